@@ -1,0 +1,95 @@
+// Imports run downward only, and never in a circle. `npm run imports` holds it.
+
+/** The floors of the house from the ground up; rooms on one floor may share a line. */
+const FLOORS = [
+  ['src/core/base'],
+  ['src/core/wire'],
+  ['src/core/config', 'src/core/auth'],
+  ['src/core/pool'],
+  ['src/core/net'],
+  ['src/core/session'],
+  ['src/admin'],
+  ['src/takeover'],
+];
+
+/** Rooms beside each other that must not know each other, although one comes first in the list above. */
+const STRANGERS = [['src/takeover', 'src/admin']];
+
+/** Node's own asynchronous modules: on a thread that never yields they would never answer. */
+const NEVER_ANSWERS = '^(node:)?(net|tls|dns|http|https|http2|dgram|stream|timers|child_process|cluster)(/|$)';
+
+const inside = (rooms) => `^(${rooms.join('|')})/`;
+
+const upward = FLOORS.slice(0, -1).map((rooms, at) => ({
+  name: `no-upward-from-${rooms.map((room) => room.split('/').at(-1)).join('-')}`,
+  comment: 'a lower floor declares a slot, the upper one fills it',
+  severity: 'error',
+  from: { path: inside(rooms) },
+  to: { path: `^src/(main\\.ts$|cli/|demo/)|${inside(FLOORS.slice(at + 1).flat())}` },
+}));
+
+const strangers = STRANGERS.map(([from, to]) => ({
+  name: `no-${from.split('/').at(-1)}-to-${to.split('/').at(-1)}`,
+  severity: 'error',
+  from: { path: inside([from]) },
+  to: { path: inside([to]) },
+}));
+
+module.exports = {
+  forbidden: [
+    {
+      name: 'no-circular',
+      comment:
+        'records of one room may name one another as types (a pool its database, a database its pools): such names are gone at run time',
+      severity: 'error',
+      from: {},
+      to: { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } },
+    },
+    { name: 'resolvable', severity: 'error', from: {}, to: { couldNotResolve: true } },
+    ...upward,
+    ...strangers,
+    {
+      name: 'no-main-from-takeover',
+      severity: 'error',
+      from: { path: inside(['src/takeover']) },
+      to: { path: '^src/(main\\.ts$|cli/|demo/)' },
+    },
+    {
+      name: 'cli-knows-base-and-config',
+      severity: 'error',
+      from: { path: inside(['src/cli']) },
+      to: { path: '^src/', pathNot: inside(['src/cli', 'src/core/base', 'src/core/config']) },
+    },
+    {
+      name: 'demo-stands-alone',
+      comment: 'the demo starts the pooler as a user would',
+      severity: 'error',
+      from: { path: inside(['src/demo']) },
+      to: { path: '^src/', pathNot: inside(['src/demo']) },
+    },
+    {
+      name: 'nobody-needs-the-demo',
+      severity: 'error',
+      from: { path: '^src/', pathNot: inside(['src/demo']) },
+      to: { path: inside(['src/demo']) },
+    },
+    {
+      name: 'nothing-that-never-answers',
+      severity: 'error',
+      from: { path: '^src/(core|admin|takeover)/' },
+      to: { path: NEVER_ANSWERS },
+    },
+    {
+      name: 'no-development-packages',
+      severity: 'error',
+      from: { path: '^src/', pathNot: inside(['src/demo']) },
+      to: { dependencyTypes: ['npm-dev'], dependencyTypesNot: ['type-only'], pathNot: '@types/' },
+    },
+  ],
+  options: {
+    doNotFollow: { path: 'node_modules' },
+    tsPreCompilationDeps: true,
+    tsConfig: { fileName: 'tsconfig.json' },
+    enhancedResolveOptions: { exportsFields: ['exports'], conditionNames: ['node', 'require', 'import', 'types'] },
+  },
+};

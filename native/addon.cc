@@ -1,0 +1,38 @@
+/*
+ * Registration: makes the state of an environment, exports the two shared memories and lets each binding file add its
+ * functions. Loaded by src/core/base/native.ts only.
+ */
+#include "addon.h"
+
+#include <new>
+
+namespace tsb {
+
+static void stateEnd(napi_env, void *data, void *) {
+  State *state = static_cast<State *>(data);
+  if (state->loop) state->loop->ops->destroy(state->loop);
+  posixEnd(state);
+  state->turn.unmap();
+  delete state;
+}
+
+static Napi::Object init(Napi::Env env, Napi::Object exports) {
+  State *state = new (std::nothrow) State();
+  if (!state || !state->turn.map()) {
+    delete state;
+    Napi::Error::New(env, "no memory for the arena").ThrowAsJavaScriptException();
+    return exports;
+  }
+  if (napi_set_instance_data(env, state, stateEnd, nullptr) != napi_ok) return exports;
+  // without finalizers: the memories live as long as the environment
+  exports.Set("arena", Napi::ArrayBuffer::New(env, state->turn.arena, kArenaSize));
+  exports.Set("ring", Napi::ArrayBuffer::New(env, state->turn.ring, kRingSize));
+  bindLoop(env, exports, state);
+  bindSocket(env, exports, state);
+  bindPosix(env, exports, state);
+  return exports;
+}
+
+NODE_API_MODULE(tsbouncer, init)
+
+}  // namespace tsb

@@ -1,0 +1,91 @@
+/*
+ * What the binding files share: the state of one JavaScript environment (the main thread, or a worker: each has its
+ * own loop, so nothing here is static) and the conversions every function needs.
+ *
+ * Strings are byte strings on the JavaScript side: one char is one byte, so they cross as latin1.
+ */
+#pragma once
+
+#include <napi.h>
+
+#include <string>
+
+#include "address.h"
+#include "loop.h"
+#include "turn.h"
+
+namespace tsb {
+
+struct State {
+  Turn turn;
+  /** null until loopInit */
+  Loop *loop;
+  /** openlog() does not copy its argument */
+  std::string *syslogIdent;
+};
+
+/** Each adds its functions to the exports; `state` is given to them as callback data. */
+void bindLoop(Napi::Env env, Napi::Object exports, State *state);
+void bindSocket(Napi::Env env, Napi::Object exports, State *state);
+void bindPosix(Napi::Env env, Napi::Object exports, State *state);
+/** Undoes what the process holds on behalf of this environment. */
+void posixEnd(State *state);
+
+inline State *stateOf(const Napi::CallbackInfo &info) { return static_cast<State *>(info.Data()); }
+
+/** An integer argument; `missing` when it is not a number. */
+inline int argInt(const Napi::CallbackInfo &info, size_t i, int missing = -1) {
+  int32_t value = missing;
+  napi_get_value_int32(info.Env(), info[i], &value);
+  return value;
+}
+
+inline std::string byteString(napi_env env, napi_value value) {
+  size_t length = 0;
+  if (napi_get_value_string_latin1(env, value, nullptr, 0, &length) != napi_ok) return std::string();
+  std::string bytes(length, '\0');
+  napi_get_value_string_latin1(env, value, &bytes[0], length + 1, &length);
+  return bytes;
+}
+
+/** A string argument as bytes; empty when it is not a string. */
+inline std::string argBytes(const Napi::CallbackInfo &info, size_t i) { return byteString(info.Env(), info[i]); }
+
+inline Napi::Value toString(Napi::Env env, const std::string &bytes) {
+  napi_value value;
+  napi_create_string_latin1(env, bytes.data(), bytes.size(), &value);
+  return Napi::Value(env, value);
+}
+
+inline Napi::Value toInt(Napi::Env env, int value) { return Napi::Number::New(env, value); }
+
+/** As SockAddr in src/core/base/native.ts. */
+inline Napi::Object toSockAddr(Napi::Env env, const AddressText &text) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("family", toInt(env, text.family));
+  object.Set("host", toString(env, text.host));
+  object.Set("port", toInt(env, text.port));
+  return object;
+}
+
+/** Throws an Error that carries .syscall and .errno (positive), for log lines in the original's words. */
+inline Napi::Value throwErrno(Napi::Env env, const char *syscall, int err) {
+  Napi::Error error = Napi::Error::New(env, std::string(syscall) + ": " + strerror(err));
+  error.Set("syscall", syscall);
+  error.Set("errno", toInt(env, err));
+  error.ThrowAsJavaScriptException();
+  return env.Undefined();
+}
+
+/** The bytes of a Uint8Array argument; false when it is none. */
+inline bool bytesOf(napi_env env, napi_value value, uint8_t **bytes, size_t *length) {
+  napi_typedarray_type type;
+  void *data = nullptr;
+  bool typed = false;
+  if (napi_is_typedarray(env, value, &typed) != napi_ok || !typed) return false;
+  if (napi_get_typedarray_info(env, value, &type, length, &data, nullptr, nullptr) != napi_ok) return false;
+  *bytes = static_cast<uint8_t *>(data);
+  return type == napi_uint8_array;
+}
+
+}  // namespace tsb

@@ -1,0 +1,209 @@
+/*
+ * The loop's functions for JavaScript. Those of the hot path are raw Node-API callbacks that take integers and return
+ * one: several run for every packet, and an argument wrapper would cost more than the work.
+ */
+#include <errno.h>
+#include <netdb.h>
+#include <uv.h>
+
+#include "addon.h"
+#include "address.h"
+
+namespace tsb {
+
+static const LoopOps *const kBackends[] = {&kLoopUv};
+
+/* ---- hot: integers in, one integer out ---- */
+
+/** Reads N integers (what is no number becomes -1, which no call accepts) and returns the state. */
+template <size_t N>
+static inline State *readInts(napi_env env, napi_callback_info info, int32_t (&ints)[N]) {
+  napi_value args[N];
+  size_t count = N;
+  void *data = nullptr;
+  napi_get_cb_info(env, info, &count, args, nullptr, &data);
+  for (size_t i = 0; i < N; i++)
+    if (napi_get_value_int32(env, args[i], &ints[i]) != napi_ok) ints[i] = -1;
+  return static_cast<State *>(data);
+}
+
+static inline napi_value intResult(napi_env env, int32_t value) {
+  napi_value result;
+  napi_create_int32(env, value, &result);
+  return result;
+}
+
+static napi_value wait(napi_env env, napi_callback_info info) {
+  int32_t a[1];
+  State *state = readInts(env, info, a);
+  if (!state->loop) {
+    napi_throw_error(env, nullptr, "wait() before loopInit()");
+    return nullptr;
+  }
+  return intResult(env, state->loop->ops->wait(state->loop, a[0]));
+}
+
+/** For the many calls that take a handle and nothing else. */
+template <int (*LoopOps::*Op)(Loop *, int)>
+static napi_value onHandle(napi_env env, napi_callback_info info) {
+  int32_t a[1];
+  Loop *loop = readInts(env, info, a)->loop;
+  return intResult(env, loop ? (loop->ops->*Op)(loop, a[0]) : -EBADF);
+}
+
+static napi_value listenStart(napi_env env, napi_callback_info info) {
+  int32_t a[2];
+  Loop *loop = readInts(env, info, a)->loop;
+  return intResult(env, loop ? loop->ops->listenStart(loop, a[0], a[1] > 0) : -EBADF);
+}
+
+/** send and keep: a handle and a piece of the arena. */
+template <int (*LoopOps::*Op)(Loop *, int, const uint8_t *, size_t)>
+static napi_value onPiece(napi_env env, napi_callback_info info) {
+  int32_t a[3];
+  State *state = readInts(env, info, a);
+  Loop *loop = state->loop;
+  if (!loop) return intResult(env, -EBADF);
+  if (!state->turn.inArena(a[1], a[2])) return intResult(env, -EFAULT);
+  return intResult(env, (loop->ops->*Op)(loop, a[0], state->turn.arena + a[1], static_cast<size_t>(a[2])));
+}
+
+static napi_value sendBytes(napi_env env, napi_callback_info info) {
+  napi_value args[4];
+  size_t count = 4;
+  void *data = nullptr;
+  int32_t handle = -1, offset = -1, length = -1;
+  uint8_t *bytes;
+  size_t size;
+  napi_get_cb_info(env, info, &count, args, nullptr, &data);
+  napi_get_value_int32(env, args[0], &handle);
+  napi_get_value_int32(env, args[2], &offset);
+  napi_get_value_int32(env, args[3], &length);
+  Loop *loop = static_cast<State *>(data)->loop;
+  if (!loop) return intResult(env, -EBADF);
+  if (!bytesOf(env, args[1], &bytes, &size) || offset < 0 || length < 0 ||
+      static_cast<size_t>(offset) + static_cast<size_t>(length) > size)
+    return intResult(env, -EFAULT);
+  return intResult(env, loop->ops->send(loop, handle, bytes + offset, static_cast<size_t>(length)));
+}
+
+/* ---- the others ---- */
+
+static Napi::Value loopInit(const Napi::CallbackInfo &info) {
+  State *state = stateOf(info);
+  const std::string name = argBytes(info, 0);
+  int recvMax = argInt(info, 1);
+  int err = 0;
+  if (state->loop) {
+    Napi::Error::New(info.Env(), "loopInit() called twice").ThrowAsJavaScriptException();
+    return info.Env().Undefined();
+  }
+  if (recvMax < kRecvMaxLeast) recvMax = kRecvMaxLeast;
+  if (recvMax > kRecvMaxMost) recvMax = kRecvMaxMost;
+  for (const LoopOps *ops : kBackends) {
+    if (name != ops->name) continue;
+    state->loop = ops->create(&state->turn, recvMax, &err);
+    if (!state->loop) return throwErrno(info.Env(), "loopInit", -err);
+    return toString(info.Env(), ops->name);
+  }
+  Napi::Error::New(info.Env(), "unknown loop backend: " + name).ThrowAsJavaScriptException();
+  return info.Env().Undefined();
+}
+
+static Napi::Value libuvVersion(const Napi::CallbackInfo &info) {
+  return toString(info.Env(), std::string("libuv ") + uv_version_string());
+}
+
+static Napi::Value loopBreak(const Napi::CallbackInfo &info) {
+  Loop *loop = stateOf(info)->loop;
+  if (loop) loop->ops->breakWait(loop);
+  return info.Env().Undefined();
+}
+
+static Napi::Value wakeFd(const Napi::CallbackInfo &info) {
+  Loop *loop = stateOf(info)->loop;
+  return toInt(info.Env(), loop ? loop->ops->wakeFd(loop) : -EBADF);
+}
+
+static Napi::Value connect(const Napi::CallbackInfo &info) {
+  Loop *loop = stateOf(info)->loop;
+  Address addr;
+  if (!loop) return toInt(info.Env(), -EBADF);
+  const int err = toAddress(argInt(info, 0), argBytes(info, 1), argInt(info, 2, 0), &addr);
+  return toInt(info.Env(), err < 0 ? err : loop->ops->connect(loop, addr.sa(), addr.length));
+}
+
+static Napi::Value takeUnsent(const Napi::CallbackInfo &info) {
+  Loop *loop = stateOf(info)->loop;
+  const int handle = argInt(info, 0);
+  int length = loop ? loop->ops->unsent(loop, handle) : 0;
+  if (length < 0) length = 0;
+  Napi::Uint8Array bytes = Napi::Uint8Array::New(info.Env(), static_cast<size_t>(length));
+  if (length > 0) loop->ops->takeUnsent(loop, handle, bytes.Data());
+  return bytes;
+}
+
+static Napi::Value resolve(const Napi::CallbackInfo &info) {
+  Loop *loop = stateOf(info)->loop;
+  return toInt(info.Env(), loop ? loop->ops->resolve(loop, argBytes(info, 0).c_str()) : -EBADF);
+}
+
+static Napi::Value resolveResult(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  Loop *loop = stateOf(info)->loop;
+  const int id = argInt(info, 0);
+  Napi::Array list = Napi::Array::New(env);
+  if (!loop) return list;
+  uint32_t count = 0;
+  for (const addrinfo *a = loop->ops->resolved(loop, id); a; a = a->ai_next)
+    if (a->ai_family == AF_INET || a->ai_family == AF_INET6)
+      list.Set(count++, toSockAddr(env, fromSockaddr(a->ai_addr, a->ai_addrlen)));
+  loop->ops->resolveEnd(loop, id);
+  return list;
+}
+
+static Napi::Value resolveCancel(const Napi::CallbackInfo &info) {
+  Loop *loop = stateOf(info)->loop;
+  if (loop) loop->ops->resolveEnd(loop, argInt(info, 0));
+  return info.Env().Undefined();
+}
+
+/* ---- registration ---- */
+
+static void addRaw(Napi::Env env, Napi::Object exports, State *state, const char *name, napi_callback callback) {
+  napi_value function;
+  if (napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, state, &function) == napi_ok)
+    exports.Set(name, function);
+}
+
+void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
+  addRaw(env, exports, state, "wait", wait);
+  addRaw(env, exports, state, "signalStart", onHandle<&LoopOps::signalStart>);
+  addRaw(env, exports, state, "open", onHandle<&LoopOps::open>);
+  addRaw(env, exports, state, "listenOpen", onHandle<&LoopOps::listenOpen>);
+  addRaw(env, exports, state, "listenStart", listenStart);
+  addRaw(env, exports, state, "watchFd", onHandle<&LoopOps::watchFd>);
+  addRaw(env, exports, state, "fdOf", onHandle<&LoopOps::fdOf>);
+  addRaw(env, exports, state, "close", onHandle<&LoopOps::close>);
+  addRaw(env, exports, state, "detach", onHandle<&LoopOps::detach>);
+  addRaw(env, exports, state, "recvStart", onHandle<&LoopOps::recvStart>);
+  addRaw(env, exports, state, "recvStop", onHandle<&LoopOps::recvStop>);
+  addRaw(env, exports, state, "keep", onPiece<&LoopOps::keep>);
+  addRaw(env, exports, state, "keptLength", onHandle<&LoopOps::keptLength>);
+  addRaw(env, exports, state, "takeKept", onHandle<&LoopOps::takeKept>);
+  addRaw(env, exports, state, "send", onPiece<&LoopOps::send>);
+  addRaw(env, exports, state, "sendBytes", sendBytes);
+  addRaw(env, exports, state, "unsent", onHandle<&LoopOps::unsent>);
+
+  exports.Set("loopInit", Napi::Function::New<loopInit>(env, "loopInit", state));
+  exports.Set("libuvVersion", Napi::Function::New<libuvVersion>(env, "libuvVersion", state));
+  exports.Set("loopBreak", Napi::Function::New<loopBreak>(env, "loopBreak", state));
+  exports.Set("wakeFd", Napi::Function::New<wakeFd>(env, "wakeFd", state));
+  exports.Set("connect", Napi::Function::New<connect>(env, "connect", state));
+  exports.Set("takeUnsent", Napi::Function::New<takeUnsent>(env, "takeUnsent", state));
+  exports.Set("resolve", Napi::Function::New<resolve>(env, "resolve", state));
+  exports.Set("resolveResult", Napi::Function::New<resolveResult>(env, "resolveResult", state));
+  exports.Set("resolveCancel", Napi::Function::New<resolveCancel>(env, "resolveCancel", state));
+}
+
+}  // namespace tsb

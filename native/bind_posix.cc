@@ -1,0 +1,180 @@
+/* What Node's own modules lack of POSIX, for JavaScript: descriptors, sessions, limits, accounts, texts, syslog. */
+#include <errno.h>
+#include <grp.h>
+#include <netdb.h>
+#include <pwd.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#include <vector>
+
+#include "addon.h"
+
+namespace tsb {
+
+/** Largest record of the account data base that is read; sysconf may give no limit. */
+constexpr size_t kAccountMax = 1 << 20;
+
+/* ---- descriptors, process ---- */
+
+static Napi::Value closeFd(const Napi::CallbackInfo &info) {
+  return toInt(info.Env(), ::close(argInt(info, 0)) < 0 ? -errno : 0);
+}
+
+static Napi::Value dup2(const Napi::CallbackInfo &info) {
+  const int fd = ::dup2(argInt(info, 0), argInt(info, 1));
+  return toInt(info.Env(), fd < 0 ? -errno : fd);
+}
+
+static Napi::Value setsid(const Napi::CallbackInfo &info) {
+  const pid_t session = ::setsid();
+  return toInt(info.Env(), session < 0 ? -errno : session);
+}
+
+static Napi::Value rlimitNofile(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return throwErrno(env, "getrlimit", errno);
+  const auto number = [env](rlim_t value) {
+    return Napi::Number::New(env, value == RLIM_INFINITY ? -1.0 : static_cast<double>(value));
+  };
+  Napi::Array list = Napi::Array::New(env, 2);
+  list.Set(0u, number(limit.rlim_cur));
+  list.Set(1u, number(limit.rlim_max));
+  return list;
+}
+
+static Napi::Value errnoText(const Napi::CallbackInfo &info) {
+  return toString(info.Env(), ::strerror(argInt(info, 0, 0)));
+}
+
+static Napi::Value gaiText(const Napi::CallbackInfo &info) {
+  return toString(info.Env(), ::gai_strerror(argInt(info, 0, 0)));
+}
+
+/* ---- accounts ---- */
+
+/** Calls one of the get...r functions with a buffer that grows until the record fits; null when there is none. */
+template <typename Record, typename Call>
+static bool account(Record *record, std::vector<char> *buffer, Call call) {
+  for (size_t size = 1024; size <= kAccountMax; size *= 4) {
+    Record *found = nullptr;
+    buffer->resize(size);
+    const int err = call(record, buffer->data(), size, &found);
+    if (err == EINTR) size /= 4;
+    if (err == 0) return found != nullptr;
+    if (err != ERANGE && err != EINTR) return false;
+  }
+  return false;
+}
+
+static Napi::Value userByName(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  const std::string name = argBytes(info, 0);
+  passwd user;
+  std::vector<char> buffer;
+  const bool found = account(&user, &buffer, [&](passwd *record, char *bytes, size_t size, passwd **result) {
+    return getpwnam_r(name.c_str(), record, bytes, size, result);
+  });
+  if (!found) return env.Null();
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("uid", Napi::Number::New(env, user.pw_uid));
+  object.Set("gid", Napi::Number::New(env, user.pw_gid));
+  return object;
+}
+
+static Napi::Value userById(const Napi::CallbackInfo &info) {
+  const uid_t uid = static_cast<uid_t>(argInt(info, 0));
+  passwd user;
+  std::vector<char> buffer;
+  const bool found = account(&user, &buffer, [&](passwd *record, char *bytes, size_t size, passwd **result) {
+    return getpwuid_r(uid, record, bytes, size, result);
+  });
+  return found ? toString(info.Env(), user.pw_name) : info.Env().Null();
+}
+
+static Napi::Value groupByName(const Napi::CallbackInfo &info) {
+  const std::string name = argBytes(info, 0);
+  group record;
+  std::vector<char> buffer;
+  const bool found = account(&record, &buffer, [&](group *into, char *bytes, size_t size, group **result) {
+    return getgrnam_r(name.c_str(), into, bytes, size, result);
+  });
+  return Napi::Number::New(info.Env(), found ? static_cast<double>(record.gr_gid) : -1.0);
+}
+
+static Napi::Value chown(const Napi::CallbackInfo &info) {
+  const std::string path = argBytes(info, 0);
+  const int result = ::chown(path.c_str(), static_cast<uid_t>(argInt(info, 1)), static_cast<gid_t>(argInt(info, 2)));
+  return toInt(info.Env(), result < 0 ? -errno : 0);
+}
+
+/* ---- syslog ---- */
+
+struct Facility {
+  const char *name;
+  int code;
+};
+
+/* the names that the original's syslog_facility knows */
+static const Facility kFacilities[] = {
+    {"auth", LOG_AUTH},     {"authpriv", LOG_AUTHPRIV}, {"daemon", LOG_DAEMON}, {"user", LOG_USER},
+    {"local0", LOG_LOCAL0}, {"local1", LOG_LOCAL1},     {"local2", LOG_LOCAL2}, {"local3", LOG_LOCAL3},
+    {"local4", LOG_LOCAL4}, {"local5", LOG_LOCAL5},     {"local6", LOG_LOCAL6}, {"local7", LOG_LOCAL7},
+};
+
+void posixEnd(State *state) {
+  if (!state->syslogIdent) return;
+  ::closelog();
+  delete state->syslogIdent;
+  state->syslogIdent = nullptr;
+}
+
+/* An unknown facility logs as daemon, like the original; false tells the caller. */
+static Napi::Value openlog(const Napi::CallbackInfo &info) {
+  State *state = stateOf(info);
+  const std::string name = argBytes(info, 1);
+  int code = LOG_DAEMON;
+  bool known = false;
+  for (const Facility &facility : kFacilities) {
+    if (name != facility.name) continue;
+    code = facility.code;
+    known = true;
+  }
+  posixEnd(state);
+  state->syslogIdent = new std::string(argBytes(info, 0));
+  ::openlog(state->syslogIdent->c_str(), LOG_PID, code);
+  return Napi::Boolean::New(info.Env(), known);
+}
+
+static Napi::Value writeSyslog(const Napi::CallbackInfo &info) {
+  ::syslog(argInt(info, 0, LOG_INFO), "%s", argBytes(info, 1).c_str());
+  return info.Env().Undefined();
+}
+
+static Napi::Value closelog(const Napi::CallbackInfo &info) {
+  posixEnd(stateOf(info));
+  return info.Env().Undefined();
+}
+
+/* ---- registration ---- */
+
+void bindPosix(Napi::Env env, Napi::Object exports, State *state) {
+  exports.Set("closeFd", Napi::Function::New<closeFd>(env, "closeFd", state));
+  exports.Set("dup2", Napi::Function::New<dup2>(env, "dup2", state));
+  exports.Set("setsid", Napi::Function::New<setsid>(env, "setsid", state));
+  exports.Set("rlimitNofile", Napi::Function::New<rlimitNofile>(env, "rlimitNofile", state));
+  exports.Set("strerror", Napi::Function::New<errnoText>(env, "strerror", state));
+  exports.Set("gaiStrerror", Napi::Function::New<gaiText>(env, "gaiStrerror", state));
+  exports.Set("getpwnam", Napi::Function::New<userByName>(env, "getpwnam", state));
+  exports.Set("getpwuid", Napi::Function::New<userById>(env, "getpwuid", state));
+  exports.Set("getgrnam", Napi::Function::New<groupByName>(env, "getgrnam", state));
+  exports.Set("chown", Napi::Function::New<chown>(env, "chown", state));
+  exports.Set("openlog", Napi::Function::New<openlog>(env, "openlog", state));
+  exports.Set("syslog", Napi::Function::New<writeSyslog>(env, "syslog", state));
+  exports.Set("closelog", Napi::Function::New<closelog>(env, "closelog", state));
+}
+
+}  // namespace tsb

@@ -1,0 +1,93 @@
+/*
+ * What an event loop backend must offer, and the limits that all backends share. bind_loop.cc calls through the table
+ * and knows no backend; a backend knows nothing of JavaScript. The shape is that of completions: a backend receives on
+ * its own and reports where the bytes lie, so that readiness (libuv) and completion (io_uring) fit behind it equally.
+ *
+ * Everywhere: a handle is an index > 0, errors are -errno, and an unknown handle is -EBADF, never a crash.
+ */
+#pragma once
+
+#include <sys/socket.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "turn.h"
+
+struct addrinfo;
+
+namespace tsb {
+
+/** Most handles of one loop; far above any descriptor limit in practice. */
+constexpr int kHandlesMax = 1 << 20;
+/** Bounds of recvMax, the most bytes of one receive. */
+constexpr int kRecvMaxLeast = 1024;
+constexpr int kRecvMaxMost = 1 << 20;
+/** With less arena left than this (or recvMax, when that is smaller), a receive waits for the next turn: a short
+ *  receive would cost a system call for little. */
+constexpr size_t kRecvRoomLeast = 16 * 1024;
+/** Most kept bytes that are delivered again; TypeScript's own packet limits are lower. Beyond it the next delivery is
+ *  -EMSGSIZE. */
+constexpr size_t kKeptMax = 1 << 20;
+/** Most unsent bytes of one handle; beyond it send() is -ENOBUFS. TypeScript stops its sources long before. */
+constexpr size_t kUnsentMax = 256u << 20;
+/** Connections accepted from one listener in one turn, so that a flood of them does not starve the others. */
+constexpr int kAcceptMax = 128;
+/** Name lookups under way or not fetched yet. */
+constexpr size_t kLookupsMax = 65536;
+
+struct LoopOps;
+
+/** What all backends' loops have in front. */
+struct Loop {
+  const LoopOps *ops;
+};
+
+struct LoopOps {
+  const char *name;
+
+  /** Returns the loop, or null with *err = -errno. `turn` is borrowed and outlives the loop. */
+  Loop *(*create)(Turn *turn, int recvMax, int *err);
+  /** Closes every descriptor the loop owns. */
+  void (*destroy)(Loop *loop);
+
+  /** One turn: fills the ring. timeoutMs: -1 no limit, 0 do not block. Returns the number of records. */
+  int (*wait)(Loop *loop, int timeoutMs);
+  void (*breakWait)(Loop *loop);
+  int (*wakeFd)(Loop *loop);
+  int (*signalStart)(Loop *loop, int signum);
+
+  int (*open)(Loop *loop, int fd);
+  int (*connect)(Loop *loop, const sockaddr *addr, socklen_t length);
+  int (*listenOpen)(Loop *loop, int fd);
+  int (*listenStart)(Loop *loop, int handle, bool on);
+  int (*watchFd)(Loop *loop, int fd);
+  int (*fdOf)(Loop *loop, int handle);
+  int (*close)(Loop *loop, int handle);
+  /** As close, but returns the descriptor, open. */
+  int (*detach)(Loop *loop, int handle);
+
+  int (*recvStart)(Loop *loop, int handle);
+  int (*recvStop)(Loop *loop, int handle);
+  int (*keep)(Loop *loop, int handle, const uint8_t *bytes, size_t length);
+  int (*keptLength)(Loop *loop, int handle);
+  /** Offset in the arena, -1 when nothing is kept, -ENOBUFS when the turn's side space is used up. */
+  int (*takeKept)(Loop *loop, int handle);
+
+  /** Returns the bytes that are queued now. */
+  int (*send)(Loop *loop, int handle, const uint8_t *bytes, size_t length);
+  int (*unsent)(Loop *loop, int handle);
+  /** Moves the unsent bytes into `into`, which holds unsent() bytes. */
+  int (*takeUnsent)(Loop *loop, int handle, uint8_t *into);
+
+  /** Returns a request id > 0. A name that cannot even be asked for is reported as a record too. */
+  int (*resolve)(Loop *loop, const char *name);
+  /** The addresses of a finished request, or null. They live until resolveEnd. */
+  const addrinfo *(*resolved)(Loop *loop, int id);
+  /** Forgets a request, finished or not. */
+  void (*resolveEnd)(Loop *loop, int id);
+};
+
+extern const LoopOps kLoopUv;
+
+}  // namespace tsb

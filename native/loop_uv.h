@@ -1,0 +1,120 @@
+/*
+ * The libuv backend's own state, shared by its three files: loop_uv.cc (life, the wait, signals, wake-ups),
+ * loop_uv_io.cc (what happens on handles) and loop_uv_resolve.cc (name lookups). Nobody else includes this.
+ *
+ * libuv tells when a descriptor is ready; this backend then does the receiving, sending and accepting, so that what
+ * TypeScript sees are completions.
+ */
+#pragma once
+
+#include <uv.h>
+
+#include <unordered_map>
+#include <vector>
+
+#include "bytes.h"
+#include "loop.h"
+
+namespace tsb {
+
+struct UvLoop;
+
+enum class SlotKind : uint8_t {
+  kFree,     // in the free list
+  kClosing,  // libuv still owns the struct until its close callback
+  kStream,
+  kListener,
+  kWatch,
+};
+
+/** One handle. Never moves: libuv links it into its queues. */
+struct Slot {
+  uv_poll_t poll;
+  UvLoop *loop;
+  int handle;
+  int fd;
+  SlotKind kind;
+  /** what libuv watches now (UV_READABLE | UV_WRITABLE), possibly more than is wanted */
+  uint8_t armed;
+  bool reading;  // for a listener: accepting
+  bool connecting;
+  bool unixListener;
+  /** in `pending`: kept bytes to deliver again, a connect that ended at once */
+  bool pendingKept;
+  bool pendingConnect;
+  int connectResult;
+  /** turn of the last RECV or READABLE record: one a turn, because kept bytes go in front of the *next* delivery */
+  uint32_t lastTurn;
+  Bytes kept;
+  Bytes unsent;
+};
+
+struct Lookup {
+  uv_getaddrinfo_t request;
+  UvLoop *loop;
+  int id;
+  addrinfo *found;
+  bool running;
+  bool cancelled;
+};
+
+constexpr int kSignalsMax = 65;
+
+struct UvLoop : Loop {
+  uv_loop_t uv;
+  Turn *turn;
+  int recvMax;
+  uint32_t turnNumber;
+  bool breakAsked;
+  bool timedOut;
+  uv_timer_t bound;
+  uv_poll_t wakePoll;
+  int wakeFd;
+  uv_signal_t *signals[kSignalsMax];
+  /** by handle; index 0 stays empty so that a zeroed field is never somebody's handle */
+  std::vector<Slot *> slots;
+  std::vector<int> freeSlots;
+  /** handles whose next record does not wait for the kernel */
+  std::vector<int> pending;
+  std::unordered_map<int, Lookup *> lookups;
+  int lastLookup;
+};
+
+inline UvLoop *uvLoop(Loop *loop) { return static_cast<UvLoop *>(loop); }
+
+inline bool slotLive(const Slot *slot) { return slot->kind != SlotKind::kFree && slot->kind != SlotKind::kClosing; }
+
+/** The slot of a live handle, or null. */
+inline Slot *slotOf(Loop *loop, int handle) {
+  UvLoop *l = uvLoop(loop);
+  if (handle <= 0 || static_cast<size_t>(handle) >= l->slots.size()) return nullptr;
+  Slot *slot = l->slots[handle];
+  return slotLive(slot) ? slot : nullptr;
+}
+
+/* loop_uv_io.cc */
+int ioOpen(Loop *loop, int fd);
+int ioConnect(Loop *loop, const sockaddr *addr, socklen_t length);
+int ioListenOpen(Loop *loop, int fd);
+int ioListenStart(Loop *loop, int handle, bool on);
+int ioWatchFd(Loop *loop, int fd);
+int ioFdOf(Loop *loop, int handle);
+int ioClose(Loop *loop, int handle);
+int ioDetach(Loop *loop, int handle);
+int ioRecvStart(Loop *loop, int handle);
+int ioRecvStop(Loop *loop, int handle);
+int ioKeep(Loop *loop, int handle, const uint8_t *bytes, size_t length);
+int ioKeptLength(Loop *loop, int handle);
+int ioTakeKept(Loop *loop, int handle);
+int ioSend(Loop *loop, int handle, const uint8_t *bytes, size_t length);
+int ioUnsent(Loop *loop, int handle);
+int ioTakeUnsent(Loop *loop, int handle, uint8_t *into);
+/** Adds the records that need no kernel event; what finds no room stays pending. */
+void ioDeliverPending(UvLoop *l);
+
+/* loop_uv_resolve.cc */
+int lookupStart(Loop *loop, const char *name);
+const addrinfo *lookupFound(Loop *loop, int id);
+void lookupEnd(Loop *loop, int id);
+
+}  // namespace tsb

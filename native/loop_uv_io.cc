@@ -1,0 +1,411 @@
+/*
+ * The libuv backend: what happens on handles. TypeScript's calls change what a slot wants; onPoll does the receiving,
+ * sending, connecting and accepting when the descriptor is ready, and adds the records.
+ *
+ * System calls are what a pooler pays for, so registrations are lazy: recvStop only sets a flag, and the kernel is
+ * told when an event arrives that nobody wants any more. Most stops are followed by a start before that.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <new>
+
+#include "loop_uv.h"
+
+namespace tsb {
+
+static void onPoll(uv_poll_t *poll, int status, int events);
+
+/* ---- slots ---- */
+
+static int slotNew(UvLoop *l, int fd, SlotKind kind) {
+  if (fd < 0) return -EBADF;
+  Slot *slot;
+  if (!l->freeSlots.empty()) {
+    slot = l->slots[l->freeSlots.back()];
+  } else {
+    if (l->slots.size() > static_cast<size_t>(kHandlesMax)) return -EMFILE;
+    slot = new (std::nothrow) Slot();
+    if (!slot) return -ENOMEM;
+    slot->handle = static_cast<int>(l->slots.size());
+    slot->kind = SlotKind::kFree;
+    slot->loop = l;
+    l->slots.push_back(slot);
+    l->freeSlots.push_back(slot->handle);
+  }
+  // also makes the descriptor non-blocking, and refuses what cannot be polled or is wrapped already
+  const int err = uv_poll_init(&l->uv, &slot->poll, fd);
+  if (err < 0) return err;
+  l->freeSlots.pop_back();
+  slot->poll.data = slot;
+  slot->fd = fd;
+  slot->kind = kind;
+  slot->armed = 0;
+  slot->reading = false;
+  slot->connecting = false;
+  slot->unixListener = false;
+  slot->pendingKept = false;
+  slot->pendingConnect = false;
+  slot->connectResult = 0;
+  slot->lastTurn = l->turnNumber - 1;
+  return slot->handle;
+}
+
+/* Runs inside the next wait, so a number is never reused in the turn that closed it. */
+static void onClosed(uv_handle_t *handle) {
+  Slot *slot = static_cast<Slot *>(handle->data);
+  slot->kind = SlotKind::kFree;
+  slot->loop->freeSlots.push_back(slot->handle);
+}
+
+/* uv_close stops the polling and takes the descriptor out of epoll at once; only after that may it be closed. */
+static int forget(Slot *slot) {
+  const int fd = slot->fd;
+  uv_close(reinterpret_cast<uv_handle_t *>(&slot->poll), onClosed);
+  slot->kind = SlotKind::kClosing;
+  slot->fd = -1;
+  slot->kept.clear();
+  slot->unsent.clear();
+  return fd;
+}
+
+/* Tells libuv what is wanted, when it has to know: something new is wanted, or what just happened is not. */
+static void arm(Slot *slot, int happened) {
+  const int wanted = (slot->reading ? UV_READABLE : 0) |
+                     (slot->unsent.length > 0 || (slot->connecting && !slot->pendingConnect) ? UV_WRITABLE : 0);
+  if ((wanted & ~slot->armed) == 0 && (happened & slot->armed & ~wanted) == 0) return;
+  slot->armed = static_cast<uint8_t>(wanted);
+  if (wanted)
+    uv_poll_start(&slot->poll, wanted, onPoll);
+  else
+    uv_poll_stop(&slot->poll);
+}
+
+static void setPending(Slot *slot) {
+  if (!slot->pendingKept && !slot->pendingConnect) slot->loop->pending.push_back(slot->handle);
+}
+
+/* ---- receiving ---- */
+
+static ssize_t recvRetry(int fd, uint8_t *place, size_t most) {
+  ssize_t n;
+  do n = recv(fd, place, most, MSG_DONTWAIT);
+  while (n < 0 && errno == EINTR);
+  return n;
+}
+
+/* The end of a stream is told once: reading stops by itself, else level-triggered polling would tell it every turn. */
+static void endOfStream(Slot *slot, int result) {
+  slot->reading = false;
+  slot->lastTurn = slot->loop->turnNumber;
+  slot->loop->turn->add(kRecv, slot->handle, result, 0);
+}
+
+/*
+ * One receive into the arena, behind the kept bytes. `redeliver`: the kept bytes are due even when nothing arrives.
+ * Returns false when there was no room and the event must be left for the next turn.
+ */
+static bool receive(Slot *slot, bool redeliver) {
+  UvLoop *l = slot->loop;
+  Turn *turn = l->turn;
+  const size_t kept = slot->kept.length;
+  const size_t recvMax = static_cast<size_t>(l->recvMax);
+  if (slot->lastTurn == l->turnNumber || turn->full()) return false;
+  if (kept > kKeptMax) {
+    endOfStream(slot, -EMSGSIZE);
+    return true;
+  }
+  const size_t room = turn->recvRoom();
+  if (room < kept + (recvMax < kRecvRoomLeast ? recvMax : kRecvRoomLeast)) return false;
+  uint8_t *place = turn->recvPlace();
+  ssize_t n = recvRetry(slot->fd, place + kept, room - kept < recvMax ? room - kept : recvMax);
+  if (n <= 0) {
+    const int result = n < 0 ? -errno : 0;
+    if (!redeliver) {
+      if (result != -EAGAIN && result != -EWOULDBLOCK) endOfStream(slot, result);
+      return true;
+    }
+    n = 0;  // an end or an error is still there next turn
+  }
+  if (kept > 0) {
+    memcpy(place, slot->kept.first(), kept);
+    slot->kept.clear();
+  }
+  const int length = static_cast<int>(kept + static_cast<size_t>(n));
+  slot->lastTurn = l->turnNumber;
+  turn->add(kRecv, slot->handle, length, turn->recvTake(static_cast<size_t>(length)));
+  return true;
+}
+
+/* ---- sending ---- */
+
+static ssize_t sendRetry(int fd, const uint8_t *bytes, size_t length) {
+  ssize_t n;
+  do n = send(fd, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+  while (n < 0 && errno == EINTR);
+  return n;
+}
+
+static bool wouldBlock(int err) { return err == EAGAIN || err == EWOULDBLOCK; }
+
+static void flushUnsent(Slot *slot) {
+  const ssize_t n = sendRetry(slot->fd, slot->unsent.first(), slot->unsent.length);
+  if (n < 0) {
+    const int err = errno;
+    if (wouldBlock(err)) return;
+    slot->unsent.clear();
+    slot->loop->turn->add(kDrain, slot->handle, -err, 0);
+    return;
+  }
+  slot->unsent.drop(static_cast<size_t>(n));
+  if (slot->unsent.length == 0) slot->loop->turn->add(kDrain, slot->handle, 0, 0);
+}
+
+/* ---- accepting, connecting ---- */
+
+static void acceptSome(Slot *slot) {
+  Turn *turn = slot->loop->turn;
+  bool accepted = false;
+  for (int i = 0; i < kAcceptMax && !turn->full(); i++) {
+    const int fd = accept4(slot->fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+      turn->add(kAccept, slot->handle, fd, slot->unixListener ? 1 : 0);
+      accepted = true;
+      continue;
+    }
+    const int err = errno;
+    // the peer gave up while it was queued: the original does not speak of it either
+    if (err == EINTR || err == ECONNABORTED) continue;
+    // behind a success nothing is said yet: with its last descriptor used up, the kernel answers EMFILE even when nobody
+    // waits, and if somebody does, the next turn says it
+    if (!accepted && !wouldBlock(err)) turn->add(kAccept, slot->handle, -err, slot->unixListener ? 1 : 0);
+    return;
+  }
+}
+
+static void connected(Slot *slot) {
+  int err = 0;
+  socklen_t length = sizeof(err);
+  if (getsockopt(slot->fd, SOL_SOCKET, SO_ERROR, &err, &length) < 0) err = errno;
+  slot->connecting = false;
+  slot->loop->turn->add(kConnect, slot->handle, -err, 0);
+}
+
+/* ---- events ---- */
+
+static void onStream(Slot *slot, int events) {
+  if (slot->connecting) {
+    if (!slot->pendingConnect && (events & UV_WRITABLE)) connected(slot);
+    return;  // whatever else there is comes again, in a turn of its own
+  }
+  if ((events & UV_WRITABLE) && slot->unsent.length > 0) flushUnsent(slot);
+  if ((events & UV_READABLE) && slot->reading) receive(slot, false);
+}
+
+static void onPoll(uv_poll_t *poll, int status, int events) {
+  Slot *slot = static_cast<Slot *>(poll->data);
+  Turn *turn = slot->loop->turn;
+  if (status < 0) {
+    // libuv saw an error condition and stopped polling; the calls below learn which one it is
+    events = slot->armed;
+    slot->armed = 0;
+  }
+  if (!turn->full()) {
+    switch (slot->kind) {
+      case SlotKind::kStream:
+        onStream(slot, events);
+        break;
+      case SlotKind::kListener:
+        if (slot->reading) acceptSome(slot);
+        break;
+      case SlotKind::kWatch:
+        if (slot->lastTurn == slot->loop->turnNumber) break;
+        slot->lastTurn = slot->loop->turnNumber;
+        turn->add(kReadable, slot->handle, 0, 0);
+        break;
+      case SlotKind::kFree:
+      case SlotKind::kClosing:
+        return;
+    }
+  }
+  arm(slot, events);
+}
+
+void ioDeliverPending(UvLoop *l) {
+  size_t left = 0;
+  for (size_t i = 0; i < l->pending.size(); i++) {
+    const int handle = l->pending[i];
+    Slot *slot = l->slots[handle];
+    if (!slotLive(slot)) continue;
+    if (slot->pendingConnect) {
+      if (l->turn->full()) {
+        l->pending[left++] = handle;
+        continue;
+      }
+      slot->pendingConnect = false;
+      slot->connecting = false;
+      l->turn->add(kConnect, handle, slot->connectResult, 0);
+      arm(slot, 0);
+    } else if (slot->pendingKept) {
+      // stopped again, or taken away, since
+      if (slot->reading && slot->kept.length > 0 && !receive(slot, true)) {
+        l->pending[left++] = handle;
+        continue;
+      }
+      slot->pendingKept = false;
+    }
+  }
+  l->pending.resize(left);
+}
+
+/* ---- calls ---- */
+
+int ioOpen(Loop *loop, int fd) { return slotNew(uvLoop(loop), fd, SlotKind::kStream); }
+
+int ioConnect(Loop *loop, const sockaddr *addr, socklen_t length) {
+  const int fd = socket(addr->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0) return -errno;
+  const int handle = slotNew(uvLoop(loop), fd, SlotKind::kStream);
+  if (handle < 0) {
+    close(fd);
+    return handle;
+  }
+  Slot *slot = slotOf(loop, handle);
+  int err = 0;
+  if (connect(fd, addr, length) < 0) err = errno;
+  if (err == EINPROGRESS || err == EINTR) {
+    slot->connecting = true;
+    arm(slot, 0);
+  } else {
+    setPending(slot);
+    slot->connecting = true;
+    slot->pendingConnect = true;
+    slot->connectResult = -err;
+  }
+  return handle;
+}
+
+int ioListenOpen(Loop *loop, int fd) {
+  sockaddr_storage addr;
+  socklen_t length = sizeof(addr);
+  if (getsockname(fd, reinterpret_cast<sockaddr *>(&addr), &length) < 0) return -errno;
+  const int handle = slotNew(uvLoop(loop), fd, SlotKind::kListener);
+  if (handle > 0) slotOf(loop, handle)->unixListener = addr.ss_family == AF_UNIX;
+  return handle;
+}
+
+int ioListenStart(Loop *loop, int handle, bool on) {
+  Slot *slot = slotOf(loop, handle);
+  if (!slot || slot->kind != SlotKind::kListener) return -EBADF;
+  slot->reading = on;
+  if (on) arm(slot, 0);
+  return 0;
+}
+
+int ioWatchFd(Loop *loop, int fd) {
+  const int handle = slotNew(uvLoop(loop), fd, SlotKind::kWatch);
+  if (handle < 0) return handle;
+  Slot *slot = slotOf(loop, handle);
+  slot->reading = true;
+  arm(slot, 0);
+  return handle;
+}
+
+int ioFdOf(Loop *loop, int handle) {
+  const Slot *slot = slotOf(loop, handle);
+  return slot ? slot->fd : -EBADF;
+}
+
+int ioClose(Loop *loop, int handle) {
+  Slot *slot = slotOf(loop, handle);
+  if (!slot) return -EBADF;
+  const bool owned = slot->kind != SlotKind::kWatch;
+  const int fd = forget(slot);
+  if (owned) close(fd);
+  return 0;
+}
+
+int ioDetach(Loop *loop, int handle) {
+  Slot *slot = slotOf(loop, handle);
+  return slot ? forget(slot) : -EBADF;
+}
+
+int ioRecvStart(Loop *loop, int handle) {
+  Slot *slot = slotOf(loop, handle);
+  if (!slot || slot->kind != SlotKind::kStream) return -EBADF;
+  if (slot->reading) return 0;
+  slot->reading = true;
+  if (slot->kept.length > 0 && !slot->pendingKept) {
+    setPending(slot);
+    slot->pendingKept = true;
+  }
+  arm(slot, 0);
+  return 0;
+}
+
+int ioRecvStop(Loop *loop, int handle) {
+  Slot *slot = slotOf(loop, handle);
+  if (!slot || slot->kind != SlotKind::kStream) return -EBADF;
+  slot->reading = false;
+  return 0;
+}
+
+int ioKeep(Loop *loop, int handle, const uint8_t *bytes, size_t length) {
+  Slot *slot = slotOf(loop, handle);
+  if (!slot || slot->kind != SlotKind::kStream) return -EBADF;
+  return slot->kept.append(bytes, length) ? 0 : -ENOMEM;
+}
+
+int ioKeptLength(Loop *loop, int handle) {
+  const Slot *slot = slotOf(loop, handle);
+  return slot ? static_cast<int>(slot->kept.length) : -EBADF;
+}
+
+int ioTakeKept(Loop *loop, int handle) {
+  Slot *slot = slotOf(loop, handle);
+  if (!slot) return -EBADF;
+  if (slot->kept.length == 0) return -1;
+  const int offset = slot->loop->turn->sideTake(slot->kept.length);
+  if (offset < 0) return -ENOBUFS;
+  memcpy(slot->loop->turn->arena + offset, slot->kept.first(), slot->kept.length);
+  slot->kept.clear();
+  return offset;
+}
+
+int ioSend(Loop *loop, int handle, const uint8_t *bytes, size_t length) {
+  Slot *slot = slotOf(loop, handle);
+  if (!slot || slot->kind != SlotKind::kStream) return -EBADF;
+  if (length == 0) return static_cast<int>(slot->unsent.length);
+  if (slot->unsent.length == 0 && !slot->connecting) {
+    const ssize_t n = sendRetry(slot->fd, bytes, length);
+    if (n < 0 && !wouldBlock(errno)) return -errno;
+    if (n > 0) {
+      bytes += n;
+      length -= static_cast<size_t>(n);
+    }
+    if (length == 0) return 0;
+  }
+  if (length > kUnsentMax - slot->unsent.length) return -ENOBUFS;
+  if (!slot->unsent.append(bytes, length)) return -ENOMEM;
+  arm(slot, 0);
+  return static_cast<int>(slot->unsent.length);
+}
+
+int ioUnsent(Loop *loop, int handle) {
+  const Slot *slot = slotOf(loop, handle);
+  return slot ? static_cast<int>(slot->unsent.length) : -EBADF;
+}
+
+int ioTakeUnsent(Loop *loop, int handle, uint8_t *into) {
+  Slot *slot = slotOf(loop, handle);
+  if (!slot) return -EBADF;
+  const size_t length = slot->unsent.length;
+  if (length > 0) memcpy(into, slot->unsent.first(), length);
+  slot->unsent.clear();
+  return static_cast<int>(length);
+}
+
+}  // namespace tsb

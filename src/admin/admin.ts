@@ -1,0 +1,292 @@
+/*
+ * The console: the admin database `pgbouncer`, who may log in to it, its packets, SHUTDOWN, and the answers to commands
+ * that had to wait. The session code calls it through adminSlot.
+ */
+import { nextOf } from '../core/base/list';
+import { fatal, logDebug, logInfo, slogInfo, slogWarning, wantDebug } from '../core/base/log';
+import { native } from '../core/base/native';
+import { PauseMode, runState, ShutdownMode, setShutdown } from '../core/base/runstate';
+import { equalNoCase, strlistContains } from '../core/base/strutil';
+import { PGBOUNCER_COMPAT_VERSION } from '../core/base/version';
+import { AuthType, cf, PoolMode } from '../core/config/settings';
+import { isUnixAddr } from '../core/net/addr';
+import { cleanupTcpSockets } from '../core/net/listener';
+import { addDatabase, forceUserCredentials } from '../core/pool/database';
+import { getPool, type PgPool } from '../core/pool/pool';
+import { isDead, type PgSocket } from '../core/pool/socket';
+import { findOrAddGlobalUser } from '../core/pool/user';
+import { resumeAll } from '../core/session/janitor';
+import { checkDbConnectionCount, checkUserConnectionCount } from '../core/session/limits';
+import { disconnectClient } from '../core/session/objects';
+import { adminSlot } from '../core/session/slots';
+import { writeAuthenticationOk, writeParameterStatus } from '../core/wire/messages';
+import { PqMsg } from '../core/wire/packets';
+import { PktBuf } from '../core/wire/pktbuf';
+import { PktReader } from '../core/wire/reader';
+import {
+  type Command,
+  cmdSet,
+  commandTable,
+  countPausedDatabases,
+  execCommand,
+  fullResume,
+  touchPools,
+} from './commands';
+import { parseQuery, QueryKind } from './parse';
+import { adminError, adminReady, setCurrentQuery, syntaxError } from './reply';
+
+/** The name of the admin database, and of the user who needs no password on a Unix socket. */
+const ADMIN_NAME = 'pgbouncer';
+/** Connections "to the server" of the admin database: only a new process that takes over makes one. */
+const ADMIN_POOL_SIZE = 2;
+/** SQLSTATE query_canceled */
+const QUERY_CANCELED = '57014';
+
+/** What a client of the console is told about its server. */
+const welcomeParams: readonly (readonly [string, string])[] = [
+  ['server_version', `${PGBOUNCER_COMPAT_VERSION}/bouncer`],
+  ['client_encoding', 'UTF8'],
+  ['server_encoding', 'UTF8'],
+  ['DateStyle', 'ISO'],
+  ['TimeZone', 'GMT'],
+  ['standard_conforming_strings', 'on'],
+  ['is_superuser', 'on'],
+];
+
+let adminPool: PgPool | null = null;
+
+function pool(): PgPool {
+  return adminPool ?? fatal('admin_setup was not called');
+}
+
+/* ---- SHUTDOWN ---- */
+
+function shutdownModeOf(arg: string): ShutdownMode | null {
+  if (arg === '') return ShutdownMode.IMMEDIATE;
+  if (equalNoCase(arg, 'WAIT_FOR_CLIENTS')) return ShutdownMode.WAIT_FOR_CLIENTS;
+  if (equalNoCase(arg, 'WAIT_FOR_SERVERS')) return ShutdownMode.WAIT_FOR_SERVERS;
+  return null;
+}
+
+function cmdShutdown(admin: PgSocket, arg: string): boolean {
+  const mode = shutdownModeOf(arg);
+  if (mode === null) return syntaxError(admin);
+  if (!admin.adminUser) return adminError(admin, 'admin access needed');
+
+  if (mode === ShutdownMode.IMMEDIATE) {
+    logInfo('SHUTDOWN command issued');
+    globalThis.cfShutdown = 2;
+    runState.shutdownMode = ShutdownMode.IMMEDIATE;
+    native.loopBreak();
+    // not answered: the connection stays open until the process is gone, and whoever takes over waits for just that
+    return true;
+  }
+
+  setShutdown(mode);
+  if (mode === ShutdownMode.WAIT_FOR_SERVERS) {
+    runState.pauseMode = PauseMode.PAUSE;
+    logInfo('SHUTDOWN WAIT_FOR_SERVERS command issued');
+  } else {
+    logInfo('SHUTDOWN WAIT_FOR_CLIENTS command issued');
+  }
+  cleanupTcpSockets();
+  touchPools(null);
+  return adminReady(admin, 'SHUTDOWN');
+}
+
+// says itself who may use it: a bad argument comes first
+const commands: readonly Command[] = [
+  ...commandTable,
+  { word: 'shutdown', adminOnly: false, takesArg: true, run: cmdShutdown },
+];
+
+/* ---- packets ---- */
+
+function runQuery(admin: PgSocket, query: string): boolean {
+  const parsed = parseQuery(query);
+  switch (parsed.kind) {
+    case QueryKind.COMMAND:
+      return execCommand(commands, admin, parsed.name, parsed.arg);
+    case QueryKind.SET:
+      return cmdSet(admin, parsed.name, parsed.arg);
+    case QueryKind.BAD_ARGUMENTS:
+      return adminError(admin, 'bad arguments');
+    case QueryKind.SYNTAX_ERROR:
+      return syntaxError(admin);
+  }
+}
+
+function handleQuery(admin: PgSocket, body: Buffer, off: number, end: number): boolean {
+  const query = new PktReader(body, off, end).str();
+  if (query === null) {
+    disconnectClient(admin, true, 'incomplete query');
+    return false;
+  }
+  if (wantDebug()) logDebug(`got admin query: ${query}`);
+  setCurrentQuery(query);
+  const alive = runQuery(admin, query);
+  setCurrentQuery(null);
+  if (!alive && !isDead(admin)) disconnectClient(admin, true, 'failure');
+  return alive && !isDead(admin);
+}
+
+/** One complete packet of a client of the console. @returns false when the client was disconnected */
+export function adminHandleClient(admin: PgSocket, type: number, body: Buffer, off: number, end: number): boolean {
+  switch (type) {
+    case PqMsg.Query:
+      return handleQuery(admin, body, off, end);
+    case PqMsg.Terminate:
+      disconnectClient(admin, false, 'close req');
+      return false;
+    case PqMsg.Parse:
+    case PqMsg.Bind:
+    case PqMsg.Execute:
+      // as good as any unknown packet, but people ask
+      adminError(admin, 'extended query protocol not supported by admin console');
+      disconnectClient(admin, true, 'bad packet');
+      return false;
+    default:
+      adminError(admin, `unsupported packet type for admin console: ${type}`);
+      disconnectClient(admin, true, 'bad packet');
+      return false;
+  }
+}
+
+/* ---- login ---- */
+
+/** True for a peer on a Unix socket that runs as the same user as we do. */
+function isOwnUid(client: PgSocket): boolean {
+  if (!isUnixAddr(client.remoteAddr)) return false;
+  const cred = native.peerCred(native.fdOf(client.handle));
+  return cred !== null && cred[0] === process.getuid?.();
+}
+
+/**
+ * A login to the admin database whose user was not looked up yet: lets in user `pgbouncer` from our own uid, and decides
+ * who it is while the user name is still known, which it is not any more later with auth_type=any.
+ * @returns true when the client is let in; false means that the ordinary login goes on, or that it was disconnected
+ */
+export function adminPreLogin(client: PgSocket, username: string): boolean {
+  client.adminUser = false;
+  client.ownUser = false;
+
+  if (username === ADMIN_NAME && isOwnUid(client)) {
+    client.loginUser = pool().db.forcedUser;
+    client.ownUser = true;
+    client.adminUser = true;
+    if (!checkDbConnectionCount(client)) return false;
+    if (cf.logConnections) slogInfo(client, 'pgbouncer access from unix socket');
+    return true;
+  }
+
+  if (cf.authType !== AuthType.ANY) return false;
+  if (strlistContains(cf.adminUsers, username)) {
+    client.loginUser = pool().db.forcedUser;
+    client.adminUser = true;
+    return checkDbConnectionCount(client);
+  }
+  if (strlistContains(cf.statsUsers, username)) {
+    client.loginUser = pool().db.forcedUser;
+    return checkDbConnectionCount(client) && checkUserConnectionCount(client);
+  }
+  return false;
+}
+
+/** The user is known, the password not yet asked for. @returns false when it may not use the console: disconnected */
+export function adminPostLogin(client: PgSocket): boolean {
+  if (cf.authType === AuthType.ANY) return true;
+  const username = client.loginUser?.name ?? '';
+  if (client.adminUser || strlistContains(cf.adminUsers, username)) {
+    client.adminUser = true;
+    return true;
+  }
+  if (strlistContains(cf.statsUsers, username)) return true;
+  disconnectClient(client, true, 'not allowed');
+  return false;
+}
+
+/* ---- commands that waited ---- */
+
+/** Answers every client of the console that waits. */
+function answerWaiting(tag: () => string): void {
+  for (let admin = pool().activeClientList.head; admin !== null; ) {
+    const next = nextOf(admin);
+    if (admin.waitForResponse) {
+      if (adminReady(admin, tag())) admin.waitForResponse = false;
+      else disconnectClient(admin, false, 'dead admin');
+    }
+    admin = next;
+  }
+}
+
+function pausedTag(): string {
+  if (runState.pauseMode === PauseMode.SUSPEND) return 'SUSPEND';
+  // otherwise single databases are paused
+  if (runState.pauseMode === PauseMode.PAUSE || countPausedDatabases() > 0) return 'PAUSE';
+  return fatal('admin_pause_done: bad state');
+}
+
+/** PAUSE or SUSPEND is complete. A pooler that was suspended by somebody who has gone resumes work. */
+export function adminPauseDone(): void {
+  answerWaiting(pausedTag);
+  if (pool().activeClientList.count === 0 && runState.pauseMode === PauseMode.SUSPEND) {
+    logInfo('admin disappeared when suspended, doing RESUME');
+    runState.pauseMode = PauseMode.NONE;
+    resumeAll();
+    touchPools(null);
+  }
+}
+
+/** WAIT_CLOSE is complete. */
+export function adminWaitCloseDone(): void {
+  answerWaiting(() => 'WAIT_CLOSE');
+}
+
+/**
+ * A cancel request for a client of the console: ends PAUSE and SUSPEND. Where the original then leaves the client without
+ * an answer, it gets the error that PostgreSQL gives.
+ */
+export function adminHandleCancel(admin: PgSocket): void {
+  if (!admin.waitForResponse) slogWarning(admin, 'admin cancel request for non-waiting client?');
+  if (runState.shutdownMode !== ShutdownMode.NONE) return;
+  if (runState.pauseMode !== PauseMode.NONE) fullResume();
+  if (!admin.waitForResponse) return;
+  admin.waitForResponse = false;
+  if (!adminError(admin, 'canceling statement due to user request', QUERY_CANCELED)) {
+    disconnectClient(admin, false, 'dead admin');
+  }
+}
+
+/* ---- start ---- */
+
+function welcomeMessage(): Buffer {
+  const buf = new PktBuf();
+  writeAuthenticationOk(buf);
+  for (const [name, value] of welcomeParams) writeParameterStatus(buf, name, value);
+  return buf.copy();
+}
+
+/** Makes the admin database, its user and its pool, and registers the console. Called once, after the config is loaded. */
+export function adminSetup(): void {
+  const db = addDatabase(ADMIN_NAME);
+  db.port = cf.listenPort;
+  db.poolSize = ADMIN_POOL_SIZE;
+  db.admin = true;
+  db.poolMode = PoolMode.STMT;
+  db.dbname = ADMIN_NAME;
+  db.startupParams = [['database', ADMIN_NAME]];
+  const user = forceUserCredentials(db, ADMIN_NAME, '');
+
+  adminPool = getPool(db, user);
+  adminPool.welcomeMsg = welcomeMessage();
+  adminPool.welcomeMsgReady = true;
+  // a user of that name must exist, with a password that nobody can give
+  findOrAddGlobalUser(ADMIN_NAME, '');
+
+  adminSlot.preLogin = adminPreLogin;
+  adminSlot.postLogin = adminPostLogin;
+  adminSlot.handleClient = adminHandleClient;
+  adminSlot.handleCancel = adminHandleCancel;
+  adminSlot.pauseDone = adminPauseDone;
+  adminSlot.waitCloseDone = adminWaitCloseDone;
+}

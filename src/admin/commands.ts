@@ -1,0 +1,300 @@
+/*
+ * The commands that change something, but for SHUTDOWN, which is in admin.ts: one row each. A handler returns what the
+ * functions of reply.ts return.
+ */
+import { nextOf } from '../core/base/list';
+import { logError, logInfo } from '../core/base/log';
+import { PauseMode, runState, ShutdownMode } from '../core/base/runstate';
+import { getCachedTime } from '../core/base/time';
+import { SetResult, setConfigParam } from '../core/config/settings';
+import { suspendPooler } from '../core/net/listener';
+import { databaseList, findDatabase, type PgDatabase } from '../core/pool/database';
+import { type PgPool, peerPoolList, poolList, poolServerCount, touchPool } from '../core/pool/pool';
+import type { PgSocket } from '../core/pool/socket';
+import { killPool, resumeAll } from '../core/session/janitor';
+import { disconnectClient, sendPoolerError } from '../core/session/objects';
+import { findOrRegisterDatabase, tagDatabaseDirty } from '../core/session/registry';
+import { reloadSlot } from '../core/session/slots';
+import { writeNotice } from '../core/wire/messages';
+import { pktbufTemp } from '../core/wire/pktbuf';
+import { consoleHooks } from './hooks';
+import { accessError, adminError, adminFlush, adminReady, syntaxError } from './reply';
+import { cmdShow, fakeSet } from './show';
+
+/** A command and whoever carries it out. */
+export interface Command {
+  readonly word: string;
+  /** only for admin_users; the others get an error */
+  readonly adminOnly: boolean;
+  /** an argument that must not be there makes the command unknown, even to those who may not use it */
+  readonly takesArg: boolean;
+  readonly run: (admin: PgSocket, arg: string) => boolean;
+}
+
+/** SQLSTATE config_file_error */
+const CONFIG_FILE_ERROR = 'F0000';
+
+export function countPausedDatabases(): number {
+  let count = 0;
+  for (let db = databaseList.head; db !== null; db = nextOf(db)) if (db.paused) count++;
+  return count;
+}
+
+function countDbActive(db: PgDatabase): number {
+  let count = 0;
+  for (const pool of db.pools) count += poolServerCount(pool);
+  return count;
+}
+
+/**
+ * Has the end of this turn look at the pools of a database (null = at all): only touched pools are looked at, and what
+ * the command changed concerns those that nothing else happened to.
+ */
+export function touchPools(db: PgDatabase | null): void {
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) if (db === null || pool.db === db) touchPool(pool);
+  if (db !== null) return;
+  for (let pool = peerPoolList.head; pool !== null; pool = nextOf(pool)) touchPool(pool);
+}
+
+/** The database that a command is for; null when it is none that `verb` fits, which the client was then told. */
+function targetDatabase(
+  admin: PgSocket,
+  name: string,
+  verb: string,
+  find: (name: string) => PgDatabase | null,
+): { db: PgDatabase | null; told: boolean } {
+  const db = find(name);
+  if (db === null) return { db: null, told: adminError(admin, `no such database: ${name}`) };
+  if (db.admin) return { db: null, told: adminError(admin, `cannot ${verb} admin db: ${name}`) };
+  return { db, told: true };
+}
+
+function cmdReload(admin: PgSocket): boolean {
+  logInfo('RELOAD command issued');
+  const loaded = reloadSlot.loadConfig();
+  if (!loaded) logError('RELOAD Failed, see logs for more details');
+  const tlsReady = consoleHooks.tlsSetup();
+  if (!tlsReady) logError('TLS configuration could not be reloaded, keeping old configuration');
+  if (loaded && tlsReady) return adminReady(admin, 'RELOAD');
+  return sendPoolerError(admin, true, false, CONFIG_FILE_ERROR, 'RELOAD failed, see logs for additional details');
+}
+
+/** Ends PAUSE or SUSPEND of the whole pooler. */
+export function fullResume(): void {
+  const mode = runState.pauseMode;
+  runState.pauseMode = PauseMode.NONE;
+  if (mode === PauseMode.SUSPEND) resumeAll();
+  touchPools(null);
+}
+
+function cmdResume(admin: PgSocket, arg: string): boolean {
+  if (arg === '') {
+    logInfo('RESUME command issued');
+    if (runState.shutdownMode !== ShutdownMode.NONE) return adminError(admin, 'pooler is shutting down');
+    if (runState.pauseMode === PauseMode.NONE) return adminError(admin, 'pooler is not paused/suspended');
+    fullResume();
+    return adminReady(admin, 'RESUME');
+  }
+  const db = findDatabase(arg);
+  logInfo(`RESUME '${arg}' command issued`);
+  if (db === null) return adminError(admin, `no such database: ${arg}`);
+  if (!db.paused) return adminError(admin, `database ${arg} is not paused`);
+  db.paused = false;
+  touchPools(db);
+  return adminReady(admin, 'RESUME');
+}
+
+/** Answered by pauseDone when every buffer is empty. */
+function cmdSuspend(admin: PgSocket): boolean {
+  if (runState.pauseMode !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
+  // buffers of paused databases would never become empty
+  if (countPausedDatabases() > 0) return adminError(admin, 'cannot suspend with paused databases');
+
+  logInfo('SUSPEND command issued');
+  runState.pauseMode = PauseMode.SUSPEND;
+  admin.waitForResponse = true;
+  suspendPooler();
+  runState.suspendStart = getCachedTime();
+  touchPools(null);
+  return true;
+}
+
+/** Answered by pauseDone when no server connection is left. */
+function cmdPause(admin: PgSocket, arg: string): boolean {
+  if (runState.pauseMode !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
+  if (arg === '') {
+    logInfo('PAUSE command issued');
+    runState.pauseMode = PauseMode.PAUSE;
+    admin.waitForResponse = true;
+    touchPools(null);
+    return true;
+  }
+  logInfo(`PAUSE '${arg}' command issued`);
+  const { db, told } = targetDatabase(admin, arg, 'pause', (name) => findOrRegisterDatabase(admin, name));
+  if (db === null) return told;
+  db.paused = true;
+  touchPools(db);
+  if (countDbActive(db) === 0) return adminReady(admin, 'PAUSE');
+  admin.waitForResponse = true;
+  return true;
+}
+
+function cmdReconnect(admin: PgSocket, arg: string): boolean {
+  if (arg === '') {
+    logInfo('RECONNECT command issued');
+    for (let db = databaseList.head; db !== null; db = nextOf(db)) {
+      if (!db.admin && db.pools.length > 0) tagDatabaseDirty(db);
+    }
+    touchPools(null);
+    return adminReady(admin, 'RECONNECT');
+  }
+  logInfo(`RECONNECT '${arg}' command issued`);
+  const { db, told } = targetDatabase(admin, arg, 'reconnect', (name) => findOrRegisterDatabase(admin, name));
+  if (db === null) return told;
+  tagDatabaseDirty(db);
+  touchPools(db);
+  return adminReady(admin, 'RECONNECT');
+}
+
+function cmdDisable(admin: PgSocket, arg: string): boolean {
+  if (arg === '') return adminError(admin, 'a database is required');
+  logInfo(`DISABLE '${arg}' command issued`);
+  const { db, told } = targetDatabase(admin, arg, 'disable', (name) => findOrRegisterDatabase(admin, name));
+  if (db === null) return told;
+  db.disabled = true;
+  return adminReady(admin, 'DISABLE');
+}
+
+function cmdEnable(admin: PgSocket, arg: string): boolean {
+  if (arg === '') return adminError(admin, 'a database is required');
+  logInfo(`ENABLE '${arg}' command issued`);
+  const { db, told } = targetDatabase(admin, arg, 'enable', findDatabase);
+  if (db === null) return told;
+  db.disabled = false;
+  touchPools(db);
+  return adminReady(admin, 'ENABLE');
+}
+
+/** Pauses the databases and drops every connection: of one database, or (null) of all but the admin database. */
+function killPools(db: PgDatabase | null): void {
+  // killing a pool may take it out of the list, so this walks a copy
+  const pools: PgPool[] = [];
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
+    if (db === null ? !pool.db.admin : pool.db === db) pools.push(pool);
+  }
+  for (const pool of pools) {
+    pool.db.paused = true;
+    if (!pool.dead) killPool(pool);
+  }
+}
+
+function cmdKill(admin: PgSocket, arg: string): boolean {
+  if (runState.pauseMode !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
+  if (arg === '') {
+    logInfo('KILL command issued');
+    killPools(null);
+    return adminReady(admin, 'KILL');
+  }
+  logInfo(`KILL '${arg}' command issued`);
+  const { db, told } = targetDatabase(admin, arg, 'kill', (name) => findOrRegisterDatabase(admin, name));
+  if (db === null) return told;
+  // without a pool too: clients to come have to wait
+  db.paused = true;
+  killPools(db);
+  return adminReady(admin, 'KILL');
+}
+
+function findClientIn(pool: PgPool, id: number): PgSocket | null {
+  const lists = [pool.activeClientList, pool.waitingClientList, pool.activeCancelReqList, pool.waitingCancelReqList];
+  for (const list of lists) {
+    for (let sk = list.head; sk !== null; sk = nextOf(sk)) if (sk.id === id) return sk;
+  }
+  return null;
+}
+
+function findClient(id: number): PgSocket | null {
+  for (const pools of [poolList, peerPoolList]) {
+    for (let pool = pools.head; pool !== null; pool = nextOf(pool)) {
+      const client = findClientIn(pool, id);
+      if (client !== null) return client;
+    }
+  }
+  return null;
+}
+
+function cmdKillClient(admin: PgSocket, arg: string): boolean {
+  // the number that the text begins with, as scanf reads it: what follows does not matter
+  const id = /^[ \t-\r]*([+-]?[0-9]+)/.exec(arg);
+  if (id === null) return adminError(admin, 'invalid client pointer supplied');
+  const client = findClient(Number(id[1]));
+  if (client === null) return adminError(admin, 'client not found');
+  disconnectClient(client, true, 'admin forced disconnect');
+  return adminReady(admin, 'KILL_CLIENT');
+}
+
+/** Answered by waitCloseDone when no server connection is left that has to be closed. */
+function cmdWaitClose(admin: PgSocket, arg: string): boolean {
+  let active = 0;
+  if (arg === '') {
+    logInfo('WAIT_CLOSE command issued');
+    for (let db = databaseList.head; db !== null; db = nextOf(db)) {
+      if (db.pools.length === 0) continue;
+      db.waitClose = true;
+      active += countDbActive(db);
+    }
+    touchPools(null);
+  } else {
+    logInfo(`WAIT_CLOSE '${arg}' command issued`);
+    const { db, told } = targetDatabase(admin, arg, 'wait in', (name) => findOrRegisterDatabase(admin, name));
+    if (db === null) return told;
+    db.waitClose = true;
+    active = countDbActive(db);
+    touchPools(db);
+  }
+  if (active === 0) return adminReady(admin, 'WAIT_CLOSE');
+  admin.waitForResponse = true;
+  return true;
+}
+
+/** SET key = value: for this process only, the config file stays as it is. */
+export function cmdSet(admin: PgSocket, key: string, value: string): boolean {
+  const faked = fakeSet(admin, key);
+  if (faked !== null) return faked;
+  if (!admin.adminUser) return accessError(admin);
+
+  const res = setConfigParam(key, value);
+  // a setting that is fixed while the process runs is passed over in silence
+  if (res !== SetResult.OK && res !== SetResult.READ_ONLY) return adminError(admin, 'SET failed');
+  const buf = pktbufTemp();
+  if ((key.includes('_tls_') || key.includes('_tls13_')) && !consoleHooks.tlsSetup()) {
+    writeNotice(buf, 'TLS settings could not be applied, still using old configuration');
+  }
+  return adminFlush(admin, buf, `SET ${key}=${value}`);
+}
+
+export const commandTable: readonly Command[] = [
+  { word: 'disable', adminOnly: true, takesArg: true, run: cmdDisable },
+  { word: 'enable', adminOnly: true, takesArg: true, run: cmdEnable },
+  { word: 'kill', adminOnly: true, takesArg: true, run: cmdKill },
+  { word: 'kill_client', adminOnly: true, takesArg: true, run: cmdKillClient },
+  { word: 'pause', adminOnly: true, takesArg: true, run: cmdPause },
+  { word: 'reconnect', adminOnly: true, takesArg: true, run: cmdReconnect },
+  { word: 'reload', adminOnly: true, takesArg: false, run: cmdReload },
+  { word: 'resume', adminOnly: true, takesArg: true, run: cmdResume },
+  { word: 'select', adminOnly: false, takesArg: true, run: cmdShow },
+  { word: 'show', adminOnly: false, takesArg: true, run: cmdShow },
+  { word: 'suspend', adminOnly: true, takesArg: false, run: cmdSuspend },
+  { word: 'wait_close', adminOnly: true, takesArg: true, run: cmdWaitClose },
+];
+
+/** Carries out a command of `table`, once it is clear that this client may. */
+export function execCommand(table: readonly Command[], admin: PgSocket, word: string, arg: string): boolean {
+  const wanted = word.toLowerCase();
+  for (const command of table) {
+    if (command.word !== wanted) continue;
+    if (!command.takesArg && arg !== '') return syntaxError(admin);
+    if (command.adminOnly && !admin.adminUser) return accessError(admin);
+    return command.run(admin, arg);
+  }
+  return syntaxError(admin);
+}

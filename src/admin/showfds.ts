@@ -1,0 +1,151 @@
+/*
+ * SHOW FDS: every socket of the pooler, as a row. For the process owner on a Unix socket each row is one message that
+ * carries the descriptor itself (SCM_RIGHTS): that is how a new process takes over from this one.
+ */
+import { constants } from 'node:os';
+import { nextOf, type StatList } from '../core/base/list';
+import { logError, slogDebug, wantDebug } from '../core/base/log';
+import { native } from '../core/base/native';
+import { AuthType, cf } from '../core/config/settings';
+import { addrHost, isUnixAddr } from '../core/net/addr';
+import { forEachPoolerFd } from '../core/net/listener';
+import { sendPacket } from '../core/net/sbuf';
+import { type PgPool, poolList } from '../core/pool/pool';
+import { isServerSocket, type PgAddr, type PgSocket } from '../core/pool/socket';
+import { loginClientList } from '../core/pool/state';
+import { Var } from '../core/pool/varcache';
+import { type ColumnValue, writeDataRow, writeRowDescription } from '../core/wire/messages';
+import { pktbufTemp } from '../core/wire/pktbuf';
+import { showColumns } from './columns';
+import { consoleHooks } from './hooks';
+import { accessError, adminReady } from './reply';
+
+/** How long a receiver may take none of the bytes before we give up on it. */
+const STALL_MAX_MS = 10_000;
+/** Between two tries. */
+const NAP_MS = 1;
+
+const { EAGAIN, EINTR } = constants.errno;
+const napCell = new Int32Array(new SharedArrayBuffer(4));
+
+/**
+ * Sends everything now, waiting for the receiver when it is slow: rows with descriptors cannot be queued, so the loop
+ * stands still meanwhile, as in the original.
+ * @param fd descriptor that goes with the first byte, -1 = none
+ * @returns false when the socket failed or the receiver stalls (logged)
+ */
+function sendNow(admin: PgSocket, bytes: Uint8Array, fd: number): boolean {
+  const socket = native.fdOf(admin.handle);
+  let sent = 0;
+  let stalledMs = 0;
+  while (sent < bytes.length) {
+    const res = native.sendFds(socket, bytes.subarray(sent), fd >= 0 && sent === 0 ? [fd] : []);
+    if (res > 0) {
+      sent += res;
+      stalledMs = 0;
+    } else if (res !== -EINTR) {
+      if (res !== -EAGAIN || stalledMs >= STALL_MAX_MS) {
+        logError(`send_one_fd: sendmsg error: ${native.strerror(-res)}`);
+        return false;
+      }
+      Atomics.wait(napCell, 0, 0, NAP_MS);
+      stalledMs += NAP_MS;
+    }
+  }
+  return true;
+}
+
+/** True when the rows carry the descriptors. */
+function mayHaveFds(admin: PgSocket): boolean {
+  return isUnixAddr(admin.remoteAddr) && admin.ownUser && !consoleHooks.isTls(admin);
+}
+
+/** What is queued for the socket must not be overtaken by what is sent beside the queue. */
+function flushQueue(admin: PgSocket): boolean {
+  return native.unsent(admin.handle) === 0 || sendNow(admin, native.takeUnsent(admin.handle), -1);
+}
+
+function sendOneFd(admin: PgSocket, fd: number, row: ColumnValue[]): boolean {
+  const buf = pktbufTemp();
+  writeDataRow(buf, showColumns.fds.types, [fd, ...row]);
+  if (buf.failed) return false;
+  const withFd = mayHaveFds(admin);
+  if (wantDebug()) slogDebug(admin, `sending socket list: fd=${fd}, len=${withFd ? 1 : 0}`);
+  return withFd ? sendNow(admin, buf.written(), fd) : sendPacket(admin, buf);
+}
+
+/** A secret that the new process cannot read from its auth_file: of users found by auth_query, and of PAM's. */
+function passwordOf(sk: PgSocket): string | null {
+  const user = sk.loginUser;
+  if (user === null || user.globalUser?.credentials === user) return null;
+  const fromAuthQuery = sk.pool !== null && sk.pool.db.authUser !== null;
+  return fromAuthQuery || cf.authType === AuthType.PAM ? user.passwd : null;
+}
+
+/** The row of a connection, without its descriptor. */
+export function fdRow(sk: PgSocket): ColumnValue[] {
+  const link = sk.link;
+  const keys = sk.pool?.user?.scramPassthroughValid ? sk.pool.user : null;
+  return [
+    isServerSocket(sk) ? 'server' : 'client',
+    sk.loginUser?.name ?? null,
+    sk.pool?.db.name ?? null,
+    addrHost(sk.remoteAddr),
+    sk.remoteAddr.port,
+    sk.cancelKey.readBigUInt64BE(0),
+    link !== null && link.handle >= 0 ? native.fdOf(link.handle) : 0,
+    sk.vars[Var.CLIENT_ENCODING] ?? null,
+    sk.vars[Var.STD_STRINGS] ?? null,
+    sk.vars[Var.DATESTYLE] ?? null,
+    sk.vars[Var.TIMEZONE] ?? null,
+    passwordOf(sk),
+    keys?.scramClientKey ?? null,
+    keys?.scramServerKey ?? null,
+  ];
+}
+
+function sendSocketFd(admin: PgSocket, sk: PgSocket): boolean {
+  // a connection that is not open yet has no descriptor; TLS state cannot travel in these rows
+  if (sk.handle < 0 || consoleHooks.isTls(sk) || (sk.link !== null && consoleHooks.isTls(sk.link))) return true;
+  return sendOneFd(admin, native.fdOf(sk.handle), fdRow(sk));
+}
+
+function sendPoolerFd(admin: PgSocket, fd: number, addr: PgAddr): boolean {
+  const row: ColumnValue[] = ['pooler', null, null, addrHost(addr), addr.port, 0, 0];
+  while (row.length < showColumns.fds.names.length - 1) row.push(null);
+  return sendOneFd(admin, fd, row);
+}
+
+function sendList(admin: PgSocket, list: StatList<PgSocket>): boolean {
+  for (let sk = list.head; sk !== null; sk = nextOf(sk)) if (!sendSocketFd(admin, sk)) return false;
+  return true;
+}
+
+function sendPool(admin: PgSocket, pool: PgPool): boolean {
+  return (
+    sendList(admin, pool.activeClientList) &&
+    sendList(admin, pool.waitingClientList) &&
+    sendList(admin, pool.activeServerList) &&
+    sendList(admin, pool.idleServerList) &&
+    sendList(admin, pool.usedServerList) &&
+    sendList(admin, pool.testedServerList) &&
+    sendList(admin, pool.newServerList)
+  );
+}
+
+/** SHOW FDS, for administrators only: it shows cancel keys and secrets, and stops the loop. */
+export function showFds(admin: PgSocket): boolean {
+  if (!admin.adminUser) return accessError(admin);
+
+  const buf = pktbufTemp();
+  writeRowDescription(buf, showColumns.fds.types, showColumns.fds.names);
+  if (!sendPacket(admin, buf)) return false;
+  if (mayHaveFds(admin) && !flushQueue(admin)) return false;
+
+  if (!forEachPoolerFd((fd, addr) => sendPoolerFd(admin, fd, addr))) return false;
+  if (!sendList(admin, loginClientList)) return false;
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
+    if (!pool.db.admin && !sendPool(admin, pool)) return false;
+  }
+  return adminReady(admin, 'SHOW');
+}

@@ -1,0 +1,28 @@
+/*
+ * Switching to the user that -u or the setting `user` names, as the original's change_user.
+ */
+import { die } from '../core/base/log';
+import { native } from '../core/base/native';
+
+/** Gives up root for `name` with all its groups; ends the process when that is not possible. */
+export function changeUser(name: string): void {
+  const pw = native.getpwnam(name);
+  if (pw === null) die(`could not find user '${name}' to switch to`);
+  if (process.getuid?.() === 0) {
+    try {
+      // groups first: afterwards there is no right to change them any more
+      process.setgroups?.([pw.gid]);
+      process.setgid?.(pw.gid);
+    } catch (err) {
+      die(`failed to reset groups: ${(err as Error).message}`);
+    }
+  }
+  try {
+    process.setuid?.(pw.uid);
+  } catch (err) {
+    die(`failed to assume identity of user '${name}': ${(err as Error).message}`);
+  }
+  if (process.getuid?.() !== pw.uid || process.geteuid?.() !== pw.uid) {
+    die(`failed to assume identity of user '${name}'`);
+  }
+}

@@ -1,0 +1,239 @@
+/*
+ * The log: stderr, a file, syslog; every floor calls it. Lines are the original's (lib/usual/logging.c):
+ *
+ *     2026-11-22 09:30:01.123 UTC [4711] LOG message
+ *
+ * Messages are byte strings (one char = one byte). Logging never throws; only a log file that cannot be opened ends
+ * the process, as in the original.
+ */
+import { closeSync, openSync, writeSync } from 'node:fs';
+import { relative, resolve } from 'node:path';
+import { getSystemErrorMap } from 'node:util';
+import { loadNative, SyslogPrio, syslogReset, syslogWrite } from './syslog';
+import { formatTimeMs } from './timefmt';
+
+/** Levels as the original numbers them. */
+const enum LogLevel {
+  FATAL = 0,
+  ERROR = 1,
+  WARNING = 2,
+  STATS = 3,
+  INFO = 4,
+  DEBUG = 5,
+  NOISE = 6,
+}
+
+const TAGS = ['FATAL', 'ERROR', 'WARNING', 'LOG', 'LOG', 'DEBUG', 'NOISE'];
+const PRIORITIES = [
+  SyslogPrio.CRIT,
+  SyslogPrio.ERR,
+  SyslogPrio.WARNING,
+  SyslogPrio.INFO,
+  SyslogPrio.INFO,
+  SyslogPrio.DEBUG,
+  SyslogPrio.DEBUG,
+];
+
+/** Syslog gets nothing finer than this, however verbose we are. */
+const SYSLOG_LEVEL_MAX = LogLevel.INFO;
+
+/** Longest message with its prefix, in bytes; the rest is cut off as in the original. */
+export const LOG_MESSAGE_MAX = 2047;
+
+const STDERR_FD = 2;
+
+/** The settings of the log; the upper floors fill them from the command line and the config file. */
+export const logState: {
+  /** 0 = no debug lines, 1 = DEBUG (-v), 2 = NOISE too (-vv) */
+  verbose: number;
+  /** nothing to stderr: -q, and set when the process goes to the background */
+  quiet: boolean;
+  /** byte string path; opened at the first line after resetLogging() */
+  logfile: string | null;
+  syslog: boolean;
+  syslogFacility: string | null;
+  syslogIdent: string | null;
+} = { verbose: 0, quiet: false, logfile: null, syslog: false, syslogFacility: null, syslogIdent: null };
+
+/** Filled by the floor that knows sockets: the text that names a socket, with its trailing space. */
+export const logPrefix: { fn: ((sock: unknown) => string) | null } = { fn: null };
+
+let logFd = -1;
+let exiting = false;
+const exitHooks: (() => void)[] = [];
+
+/** True when DEBUG lines are written; ask before building an expensive message. */
+export function wantDebug(): boolean {
+  return logState.verbose > 0;
+}
+
+/** True when NOISE lines are written; ask before building an expensive message. */
+export function wantNoise(): boolean {
+  return logState.verbose > 1;
+}
+
+/** The C library's text for an error number (positive or negative), or for an error thrown by fs. */
+export function strerror(err: unknown): string {
+  const errno = typeof err === 'number' ? err : (err as NodeJS.ErrnoException)?.errno;
+  if (typeof errno !== 'number') return String((err as Error)?.message ?? err);
+  const abs = Math.abs(errno);
+  return loadNative()?.strerror(abs) ?? getSystemErrorMap().get(-abs)?.[1] ?? `Unknown error ${abs}`;
+}
+
+/** Closes the log file and syslog; the next line opens them again. For log rotation and for changed settings. */
+export function resetLogging(): void {
+  if (logFd >= 0) {
+    try {
+      closeSync(logFd);
+    } catch {
+      // a descriptor the system took away needs no closing
+    }
+    logFd = -1;
+  }
+  syslogReset();
+}
+
+/** Writes all bytes or gives up: a full disk, a closed pipe or a full one lose the line, not the process. */
+function writeAll(fd: number, line: Buffer): void {
+  let done = 0;
+  try {
+    while (done < line.length) {
+      const n = writeSync(fd, line, done, line.length - done);
+      if (n <= 0) return;
+      done += n;
+    }
+  } catch {
+    // EAGAIN, EPIPE, ENOSPC, EBADF: there is nobody left to tell
+  }
+}
+
+/** Continuation lines are indented by a tab, and what then trails is cut, so that a message ends with its line. */
+function indentLines(text: string): string {
+  return text
+    .replace(/\n/g, '\n\t')
+    .slice(0, LOG_MESSAGE_MAX)
+    .replace(/[ \t\n\v\f\r]+$/, '');
+}
+
+function openLogFile(path: string, time: string): void {
+  try {
+    logFd = openSync(Buffer.from(path, 'latin1'), 'a', 0o666);
+  } catch (err) {
+    const text = `${time} ${process.pid} FATAL Cannot open logfile: '${path}': ${strerror(err)}\n`;
+    writeAll(STDERR_FD, Buffer.from(text, 'latin1'));
+    exitProcess(1);
+  }
+}
+
+function logGeneric(level: LogLevel, sock: unknown, message: string): void {
+  let text = message;
+  if (sock !== null && sock !== undefined && logPrefix.fn !== null) text = logPrefix.fn(sock) + message;
+  if (text.length > LOG_MESSAGE_MAX) text = text.slice(0, LOG_MESSAGE_MAX);
+  if (text.includes('\n')) text = indentLines(text);
+
+  const time = formatTimeMs(0);
+  const state = logState;
+  if (logFd < 0 && state.logfile !== null && state.logfile !== '') openLogFile(state.logfile, time);
+  if (!state.quiet || logFd >= 0) {
+    const line = Buffer.from(`${time} [${process.pid}] ${TAGS[level]} ${text}\n`, 'latin1');
+    if (!state.quiet) writeAll(STDERR_FD, line);
+    if (logFd >= 0) writeAll(logFd, line);
+  }
+  if (state.syslog && level <= SYSLOG_LEVEL_MAX) {
+    syslogWrite(PRIORITIES[level] as SyslogPrio, text, state.syslogIdent, state.syslogFacility);
+  }
+}
+
+export function logNoise(message: string): void {
+  if (logState.verbose > 1) logGeneric(LogLevel.NOISE, null, message);
+}
+
+export function logDebug(message: string): void {
+  if (logState.verbose > 0) logGeneric(LogLevel.DEBUG, null, message);
+}
+
+export function logInfo(message: string): void {
+  logGeneric(LogLevel.INFO, null, message);
+}
+
+/** The periodic statistics line; tagged LOG like logInfo. */
+export function logStats(message: string): void {
+  logGeneric(LogLevel.STATS, null, message);
+}
+
+export function logWarning(message: string): void {
+  logGeneric(LogLevel.WARNING, null, message);
+}
+
+export function logError(message: string): void {
+  logGeneric(LogLevel.ERROR, null, message);
+}
+
+/* The same, with the socket's name in front (logPrefix). `sock` may be null: no prefix then. */
+
+export function slogNoise(sock: unknown, message: string): void {
+  if (logState.verbose > 1) logGeneric(LogLevel.NOISE, sock, message);
+}
+
+export function slogDebug(sock: unknown, message: string): void {
+  if (logState.verbose > 0) logGeneric(LogLevel.DEBUG, sock, message);
+}
+
+export function slogInfo(sock: unknown, message: string): void {
+  logGeneric(LogLevel.INFO, sock, message);
+}
+
+export function slogWarning(sock: unknown, message: string): void {
+  logGeneric(LogLevel.WARNING, sock, message);
+}
+
+export function slogError(sock: unknown, message: string): void {
+  logGeneric(LogLevel.ERROR, sock, message);
+}
+
+/** Registers something to be done before the process ends (remove the pidfile, unlink sockets). Last in, first out. */
+export function atExit(hook: () => void): void {
+  exitHooks.push(hook);
+}
+
+/** Runs the exit hooks, newest first and once only, and ends the process. A hook that throws does not stop the rest. */
+export function exitProcess(code: number): never {
+  if (!exiting) {
+    exiting = true;
+    for (let hook = exitHooks.pop(); hook !== undefined; hook = exitHooks.pop()) {
+      try {
+        hook();
+      } catch (err) {
+        logError(`exit hook failed: ${(err as Error)?.message ?? err}`);
+      }
+    }
+  }
+  process.exit(code);
+}
+
+/** `@file:line in function name(): ` of whoever called fatal(). */
+function callerPlace(): string {
+  const frame = new Error().stack?.split('\n')[3] ?? '';
+  const match = /at (?:new )?(?:([^\s(]+) \()?(.*?):(\d+):\d+\)?$/.exec(frame);
+  if (match === null) return '@?:0 in function ?()';
+  const file = relative(resolve(__dirname, '..', '..'), (match[2] as string).replace(/^file:\/\//, ''));
+  return `@${file}:${match[3]} in function ${match[1] ?? '?'}()`;
+}
+
+/** A programmer's error: logs the message with the place it was found at and ends the process with code 1. */
+export function fatal(message: string): never {
+  logGeneric(LogLevel.FATAL, null, `${callerPlace()}: ${message}`);
+  exitProcess(1);
+}
+
+/** As fatal(), for a system call that must not fail; adds the system's text and the error number. */
+export function fatalErrno(message: string, errno: number): never {
+  logGeneric(LogLevel.FATAL, null, `${callerPlace()}: ${message}: ${strerror(errno)} [${Math.abs(errno)}]`);
+  exitProcess(1);
+}
+
+/** The world is not as we need it (config, ports, files): logs FATAL and ends the process with code 1. */
+export function die(message: string): never {
+  logGeneric(LogLevel.FATAL, null, message);
+  exitProcess(1);
+}

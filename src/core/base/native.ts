@@ -1,0 +1,208 @@
+/*
+ * The native facade: the only file that loads the addon. Handles are small integers, bytes live in one arena that
+ * TypeScript reads in place, and one call waits. Nothing here is owned by the garbage collector, because on a thread
+ * that never yields no finalizer ever runs.
+ */
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+
+/** What a ready record says happened. */
+export const enum Ev {
+  /** a connection was accepted: handle = listener, result = new fd (non-blocking, close-on-exec) or -errno, offset = 1
+   *  when the listener is a Unix socket. After an error stop the listener for a while: it comes again every turn. */
+  ACCEPT = 1,
+  /** an outgoing connect ended: result = 0 or -errno; the handle stays, to be closed by the caller */
+  CONNECT = 2,
+  /** bytes arrived: result = byte count (at most kept bytes + recvMax), offset = where in the arena; result 0 = end of
+   *  file; < 0 = -errno. At most one per handle and turn. After an end or an error receiving has stopped by itself. */
+  RECV = 3,
+  /** queued output is all written (result 0) or failed and was dropped (result = -errno) */
+  DRAIN = 4,
+  /** a signal: handle = signal number */
+  SIGNAL = 5,
+  /** somebody wrote to the wake-up descriptor (several writes may give one record) */
+  WAKE = 6,
+  /** a name was resolved: handle = request id given by resolve(), result = number of addresses or an EAI_ code < 0 */
+  RESOLVED = 7,
+  /** a watched descriptor is readable (handle from watchFd): once a turn for as long as it is */
+  READABLE = 8,
+}
+
+/** int32 fields of one ready record in the ring. */
+export const enum Rec {
+  KIND = 0,
+  HANDLE = 1,
+  RESULT = 2,
+  OFFSET = 3,
+  SIZE = 4,
+}
+
+/** Address families as the facade names them. */
+export const enum Family {
+  UNIX = 1,
+  INET = 4,
+  INET6 = 6,
+}
+
+/** One socket address. `port` is 0 for Unix sockets; `host` is then the path ('@' in front = abstract). */
+export interface SockAddr {
+  family: Family;
+  host: string;
+  port: number;
+}
+
+export interface Native {
+  /** every received byte of this turn lies here; valid until the next wait() */
+  arena: ArrayBuffer;
+  /** Int32 records, Rec.SIZE each */
+  ring: ArrayBuffer;
+
+  /**
+   * Makes the loop of this environment. `backend` is 'libuv' (others later). `recvMax` = most bytes of one receive.
+   * Returns the backend's name. Throws when called twice or when the backend is unknown. recvMax is brought into
+   * 1 KB .. 1 MB.
+   */
+  loopInit(backend: string, recvMax: number): string;
+  /** 'libuv 1.46.0' and so on, for -V */
+  libuvVersion(): string;
+  /** Submits what was queued, waits up to timeoutMs (-1 = no limit, 0 = do not block), returns the number of ready
+   *  records. Throws before loopInit. */
+  wait(timeoutMs: number): number;
+  /** Makes a wait() in progress or the next one return at once. */
+  loopBreak(): void;
+  /** eventfd that other threads write 8 bytes to in order to wake the loop (Ev.WAKE) */
+  wakeFd(): number;
+  /** Starts delivering Ev.SIGNAL for a signal number, over whatever handler Node has. Returns 0 or -errno. */
+  signalStart(signum: number): number;
+
+  /** Wraps a connected socket; makes it non-blocking; not reading yet. Returns a handle > 0 (0 is never one) or
+   *  -errno. */
+  open(fd: number): number;
+  /** Starts connecting; Ev.CONNECT follows on a later turn, even when the kernel is done (or refuses) at once.
+   *  Returns a handle, or -errno when there is no socket or the address is bad (-EINVAL, -ENAMETOOLONG). `host`:
+   *  numeric IPv4/IPv6, or a Unix path as bytes ('@' in front = abstract). Socket options: tuneSocket(fdOf(handle),
+   *  ...). */
+  connect(family: Family, host: string, port: number): number;
+  /** A listening socket: starts (1) or stops (0) accepting. Handle from listenOpen. Returns 0 or -EBADF. */
+  listenStart(handle: number, on: number): number;
+  /** Wraps a listening fd; not accepting yet. Returns a handle > 0 or -errno. */
+  listenOpen(fd: number): number;
+  /** Watches a descriptor for readability without reading it (Ev.READABLE); makes it non-blocking; close() forgets it
+   *  without closing the fd. Returns a handle > 0 or -errno (-EPERM for regular files). */
+  watchFd(fd: number): number;
+  /** the descriptor behind a handle, or -EBADF */
+  fdOf(handle: number): number;
+  /** Forgets the handle, closes the descriptor, drops kept and unsent bytes. Returns 0 or -EBADF. Records of it that
+   *  are still in the ring must be ignored by the caller. Handle numbers are reused only after the next wait(). */
+  close(handle: number): number;
+  /** Forgets the handle and gives the descriptor back, open (or -EBADF). Take kept and unsent bytes first: they are
+   *  dropped. */
+  detach(handle: number): number;
+
+  /** Starts receiving. Bytes kept earlier are delivered first, on the next turn, whether or not more arrive. Nothing
+   *  happens when it is receiving already. Returns 0 or -EBADF. */
+  recvStart(handle: number): number;
+  /** Stops receiving; nothing is delivered until recvStart. Costs no system call. Returns 0 or -EBADF. */
+  recvStop(handle: number): number;
+  /** Gives back the unprocessed tail of the bytes just delivered: they come again in front of what arrives next (alone
+   *  only after recvStop and recvStart). Several calls append. More than 1 MB kept makes the next delivery -EMSGSIZE.
+   *  Returns 0, -EBADF, -EFAULT (outside the arena) or -ENOMEM. */
+  keep(handle: number, offset: number, length: number): number;
+  /** Copies the kept bytes into the arena and forgets them: returns their offset, -1 when there are none, or -ENOBUFS
+   *  when 2 MB were taken in this turn already (they stay kept); keptLength() before tells how many. */
+  takeKept(handle: number): number;
+  keptLength(handle: number): number;
+
+  /** Sends bytes of the arena: at once as far as the socket takes them, the rest is queued. Returns the number of
+   *  bytes now queued (0 = all sent; else Ev.DRAIN follows) or -errno (-ENOBUFS: more than 256 MB queued, -EFAULT:
+   *  outside the arena). */
+  send(handle: number, offset: number, length: number): number;
+  /** Likewise from any Uint8Array (Buffer). */
+  sendBytes(handle: number, bytes: Uint8Array, offset: number, length: number): number;
+  /** bytes queued and not sent yet, or -EBADF */
+  unsent(handle: number): number;
+  /** Takes the queued bytes away from a handle (handover); no Ev.DRAIN follows. */
+  takeUnsent(handle: number): Uint8Array;
+
+  /** Resolves a host name off the loop (getaddrinfo, SOCK_STREAM). Returns a request id > 0 (or -errno); Ev.RESOLVED
+   *  follows. Every finished request must be ended by resolveResult or resolveCancel. */
+  resolve(name: string): number;
+  /** Addresses of a finished request (numeric hosts, port 0), in getaddrinfo's order; forgets the request. */
+  resolveResult(id: number): SockAddr[];
+  /** Forgets a request, finished or not; no Ev.RESOLVED follows unless it is in the ring already. */
+  resolveCancel(id: number): void;
+
+  /* posix: no loop involved; -errno on failure unless said otherwise */
+  /** Blocking getaddrinfo with AI_PASSIVE for listen_addr; host null = any. Throws Error with .message and .code =
+   *  the gai_strerror text, .errno = the EAI_ number. */
+  getaddrinfoPassive(host: string | null, port: number): SockAddr[];
+  /** socket+options+bind+listen. reuseport/deferAccept 0|1. Returns fd, or throws Error with .syscall ('bind'...) and
+   *  .errno. */
+  listenTcp(addr: SockAddr, backlog: number, reuseport: number): number;
+  listenUnix(path: string, backlog: number): number;
+  /** Close-on-exec, non-blocking and TCP options, as tune_socket: keepalive family in seconds, user timeout in ms,
+   *  buffer in bytes (0 = leave alone); TCP_NODELAY always. Throws with .syscall (the step as the original logs it:
+   *  'setsockopt/TCP_NODELAY'...) and .errno. isUnix = only close-on-exec and non-blocking. */
+  tuneSocket(
+    fd: number,
+    isUnix: boolean,
+    keepalive: number,
+    keepidle: number,
+    keepintvl: number,
+    keepcnt: number,
+    userTimeout: number,
+    bufferSize: number,
+  ): void;
+  /** TCP_DEFER_ACCEPT on a listener. 0 or -errno. */
+  deferAccept(fd: number, on: number): number;
+  /** Local address; throws with .syscall and .errno. Unix: host = path, '' when unnamed. */
+  sockName(fd: number): SockAddr;
+  /** Peer's address, likewise. */
+  peerName(fd: number): SockAddr;
+  /** SO_PEERCRED: [uid, gid, pid] or null */
+  peerCred(fd: number): [number, number, number] | null;
+  /** connects to a Unix socket only to see whether somebody listens; never blocks */
+  unixProbe(path: string): boolean;
+  /** connected blocking Unix sockets, close-on-exec; throws with .syscall and .errno */
+  socketPair(): [number, number];
+  closeFd(fd: number): number;
+  dup2(from: number, to: number): number;
+  setsid(): number;
+  /** [soft, hard] of RLIMIT_NOFILE; -1 = unlimited */
+  rlimitNofile(): [number, number];
+  /** strerror text */
+  strerror(errno: number): string;
+  /** gai_strerror text */
+  gaiStrerror(code: number): string;
+  /** uid, gid of a user name, or null */
+  getpwnam(name: string): { uid: number; gid: number } | null;
+  getpwuid(uid: number): string | null;
+  /** gid of a group name or -1 */
+  getgrnam(name: string): number;
+  chown(path: string, uid: number, gid: number): number;
+  /** false = unknown facility; the log is opened as daemon then, like the original's */
+  openlog(ident: string, facility: string): boolean;
+  syslog(priority: number, text: string): void;
+  closelog(): void;
+  /** Sends bytes (at least one) with up to 250 descriptors as SCM_RIGHTS. Returns bytes sent or -errno. */
+  sendFds(fd: number, bytes: Uint8Array, fds: number[]): number;
+  /** Receives up to max bytes (1 MB) and any descriptors (close-on-exec). result = byte count, 0 at the end, or
+   *  -errno */
+  recvFds(fd: number, max: number): { result: number; bytes: Uint8Array; fds: number[] };
+}
+
+/** Walks up to the package's root, because this file is compiled into more than one folder. */
+function findAddon(): string {
+  const name = join('build', 'Release', 'tsbouncer.node');
+  let dir = __dirname;
+  while (!existsSync(join(dir, name)) && dirname(dir) !== dir) dir = dirname(dir);
+  return join(dir, name);
+}
+
+/** The addon's functions, for this environment (thread). */
+export const native: Native = require(findAddon()) as Native;
+
+/** Every received byte of the turn, read in place. */
+export const arena: Buffer = Buffer.from(native.arena);
+/** The ready records of the turn. */
+export const ring: Int32Array = new Int32Array(native.ring);

@@ -1,0 +1,92 @@
+/*
+ * Small functions over byte strings (one char = one byte), with the semantics of the C functions the original uses:
+ * only ASCII has case and white space, whatever the locale.
+ */
+import { timingSafeEqual } from 'node:crypto';
+
+/** C's isspace() in the "C" locale, on a char code. */
+export function isSpace(code: number): boolean {
+  return code === 0x20 || (code >= 0x09 && code <= 0x0d);
+}
+
+function isSeparatorAt(list: string, pos: number): boolean {
+  if (pos < 0 || pos >= list.length) return true;
+  const code = list.charCodeAt(pos);
+  return code === 0x2c /* , */ || isSpace(code);
+}
+
+/** True when `word` is one of the words of a list separated by commas or white space. Case matters. */
+export function strlistContains(list: string, word: string): boolean {
+  const len = word.length;
+  let from = 0;
+  for (;;) {
+    const at = list.indexOf(word, from);
+    if (at < 0) return false;
+    if (isSeparatorAt(list, at - 1) && isSeparatorAt(list, at + len)) return true;
+    from = at + len;
+    // an empty word matches everywhere: move on, and stop at the end
+    if (from < list.length) from++;
+    else if (len === 0) return false;
+  }
+}
+
+/** Without ASCII white space at both ends. */
+export function trimSpace(text: string): string {
+  let start = 0;
+  let end = text.length;
+  while (start < end && isSpace(text.charCodeAt(start))) start++;
+  while (end > start && isSpace(text.charCodeAt(end - 1))) end--;
+  return text.slice(start, end);
+}
+
+/**
+ * Splits a comma-separated list and trims each word, as libusual's parse_word_list(): 'a,,b' has an empty word in the
+ * middle, a comma at the very end adds none, '' has no words (but ' ' has an empty one).
+ */
+export function parseWordList(text: string): string[] {
+  const words: string[] = [];
+  let pos = 0;
+  while (pos < text.length) {
+    let comma = text.indexOf(',', pos);
+    if (comma < 0) comma = text.length;
+    words.push(trimSpace(text.slice(pos, comma)));
+    pos = comma + 1;
+  }
+  return words;
+}
+
+/** An SQL string literal: 'it''s', or E'back\\slash' when there are backslashes; null becomes NULL. */
+export function pgQuoteLiteral(text: string | null): string {
+  if (text === null) return 'NULL';
+  const quoted = text.replace(/'/g, "''");
+  if (!quoted.includes('\\')) return `'${quoted}'`;
+  return `E'${quoted.replace(/\\/g, '\\\\')}'`;
+}
+
+/** The text up to its first NUL: what a C function would see of it. */
+export function cstr(text: string): string {
+  const nul = text.indexOf('\0');
+  return nul < 0 ? text : text.slice(0, nul);
+}
+
+/** ASCII lower case; other bytes stay, so that UTF-8 is not damaged. */
+export function asciiLower(text: string): string {
+  return text.replace(/[A-Z]+/g, (run) => run.toLowerCase());
+}
+
+/** C's strcasecmp() as a test: equal but for the case of ASCII letters. */
+export function equalNoCase(a: string, b: string): boolean {
+  return a.length === b.length && asciiLower(a) === asciiLower(b);
+}
+
+/** Lower-case hex of bytes, at most `max` of them. */
+export function bin2hex(bytes: Uint8Array, max = bytes.length): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(max, bytes.length)).toString('hex');
+}
+
+/** Compares two secrets; how long it takes says nothing about where they differ. Their lengths are not secret. */
+export function secretEqual(a: string | Uint8Array, b: string | Uint8Array): boolean {
+  const left = typeof a === 'string' ? Buffer.from(a, 'latin1') : a;
+  const right = typeof b === 'string' ? Buffer.from(b, 'latin1') : b;
+  return left.length === right.length && timingSafeEqual(left, right);
+}

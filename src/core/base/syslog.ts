@@ -1,0 +1,67 @@
+/*
+ * The syslog end of the log. Opened at the first message, closed when logging is reset, so that a changed ident or
+ * facility takes effect as in the original. Only log.ts calls it.
+ */
+
+/** Priorities of syslog(3). */
+export const enum SyslogPrio {
+  CRIT = 2,
+  ERR = 3,
+  WARNING = 4,
+  INFO = 6,
+  DEBUG = 7,
+}
+
+const FACILITIES = [
+  'auth',
+  'authpriv',
+  'daemon',
+  'user',
+  'local0',
+  'local1',
+  'local2',
+  'local3',
+  'local4',
+  'local5',
+  'local6',
+  'local7',
+];
+
+type NativeModule = typeof import('./native');
+
+let started = false;
+
+/** The addon, loaded only when somebody needs it, so that a log line can be written before and without it. */
+export function loadNative(): NativeModule['native'] | null {
+  try {
+    return (require('./native') as NativeModule).native;
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * Sends one message, opening the connection first if need be. Never throws: a missing syslog loses the line.
+ * @param facility name as in syslog_facility; an unknown one or null means 'daemon', as in the original
+ */
+export function syslogWrite(priority: SyslogPrio, text: string, ident: string | null, facility: string | null): void {
+  const native = loadNative();
+  if (native === null) return;
+  try {
+    if (!started) {
+      const known = facility !== null && FACILITIES.includes(facility) ? facility : 'daemon';
+      native.openlog(ident ?? 'pgbouncer', known);
+      started = true;
+    }
+    native.syslog(priority, text);
+  } catch {
+    // logging must not end what it reports on
+  }
+}
+
+/** Closes the connection; the next message opens it again. */
+export function syslogReset(): void {
+  if (!started) return;
+  started = false;
+  loadNative()?.closelog();
+}

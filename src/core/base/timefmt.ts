@@ -1,0 +1,123 @@
+/*
+ * Local time as the original prints it in log lines and console columns: ISO-like digits and the zone's abbreviation as
+ * the C library names it ("CET", not "GMT+1"). ICU knows no such names, so the zone file is asked.
+ */
+import { readFileSync } from 'node:fs';
+
+/** Where the C library keeps its zones; TZDIR overrides it. */
+const ZONE_DIR = '/usr/share/zoneinfo';
+const ZONE_FILE_HEADER_LEN = 44;
+
+/** minutes east of UTC -> abbreviation; null until the zone file has been looked at */
+let zoneNames: Map<number, string> | null = null;
+
+let cachedSecond = -1;
+let cachedText = '';
+let cachedZone = '';
+
+/** POSIX TZ offset ("-1", "5:30", "+03:00") to minutes east of UTC. */
+function posixOffset(text: string): number {
+  const match = /^([+-]?)(\d+)(?::(\d+))?/.exec(text);
+  if (match === null) return 0;
+  const minutes = Number(match[2]) * 60 + Number(match[3] ?? 0);
+  return match[1] === '-' ? minutes : -minutes;
+}
+
+/** Adds the names of a POSIX TZ rule such as "CET-1CEST,M3.5.0,M10.5.0/3". Returns whether it was one. */
+function addRule(rule: string, names: Map<number, string>): boolean {
+  const match = /^(<[^>]+>|[A-Za-z]{3,})([+-]?[\d:]+)(?:(<[^>]+>|[A-Za-z]{3,})([+-]?[\d:]+)?)?/.exec(rule);
+  if (match === null) return false;
+  const bare = (name: string): string => name.replace(/[<>]/g, '');
+  const standard = posixOffset(match[2] as string);
+  names.set(standard, bare(match[1] as string));
+  if (match[3] !== undefined) {
+    names.set(match[4] === undefined ? standard + 60 : posixOffset(match[4]), bare(match[3]));
+  }
+  return true;
+}
+
+/** Reads the abbreviations of a TZif file (RFC 8536): first every type in use, then the footer's rule, which wins. */
+function addZoneFile(file: Buffer, names: Map<number, string>): void {
+  if (file.toString('latin1', 0, 4) !== 'TZif') return;
+  let header = 0;
+  let timeSize = 4;
+  const counts = (): number[] => [20, 24, 28, 32, 36, 40].map((at) => file.readUInt32BE(header + at));
+  let [isUt, isStd, leap, times, types, chars] = counts() as [number, number, number, number, number, number];
+  if ((file[4] as number) >= 0x32) {
+    // version 2 and up: a second block follows, with 64-bit times
+    header += ZONE_FILE_HEADER_LEN + times * 5 + types * 6 + chars + leap * 8 + isStd + isUt;
+    [isUt, isStd, leap, times, types, chars] = counts() as [number, number, number, number, number, number];
+    timeSize = 8;
+  }
+  const index = header + ZONE_FILE_HEADER_LEN + times * timeSize;
+  const typeAt = index + times;
+  const charAt = typeAt + types * 6;
+  const name = (type: number): string => {
+    const start = charAt + (file[typeAt + type * 6 + 5] as number);
+    return file.toString('latin1', start, file.indexOf(0, start));
+  };
+  if (times === 0 && types > 0) names.set(file.readInt32BE(typeAt) / 60, name(0));
+  for (let i = 0; i < times; i++) {
+    const type = file[index + i] as number;
+    names.set(Math.trunc(file.readInt32BE(typeAt + type * 6) / 60), name(type));
+  }
+  if (timeSize === 8) {
+    const footer = charAt + chars + leap * 12 + isStd + isUt;
+    addRule(file.toString('latin1', footer).trim(), names);
+  }
+}
+
+function loadZoneNames(): Map<number, string> {
+  const names = new Map<number, string>();
+  const tz = process.env.TZ?.replace(/^:/, '');
+  if (tz === '') return names;
+  try {
+    let path = '/etc/localtime';
+    if (tz !== undefined) path = tz.startsWith('/') ? tz : `${process.env.TZDIR ?? ZONE_DIR}/${tz}`;
+    addZoneFile(readFileSync(path), names);
+  } catch {
+    // no such file, or a damaged one: TZ may be a rule by itself; otherwise the offset is printed
+    if (tz !== undefined) addRule(tz, names);
+  }
+  return names;
+}
+
+function two(n: number): string {
+  return n < 10 ? `0${n}` : `${n}`;
+}
+
+/** Abbreviation of the local zone at `date`. */
+function zoneName(date: Date): string {
+  zoneNames ??= loadZoneNames();
+  const east = -date.getTimezoneOffset();
+  const name = zoneNames.get(east);
+  if (name !== undefined) return name;
+  if (east === 0) return 'UTC';
+  const abs = Math.abs(east);
+  return `${east < 0 ? '-' : '+'}${two(Math.floor(abs / 60))}${abs % 60 === 0 ? '' : two(abs % 60)}`;
+}
+
+/** Fills the cache for the second since the epoch: most lines of a busy second share it. */
+function fillSecond(second: number): void {
+  if (second === cachedSecond) return;
+  const date = new Date(second * 1000);
+  const year = `${date.getFullYear()}`.padStart(4, '0');
+  const day = `${year}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  cachedText = `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+  cachedZone = zoneName(date);
+  cachedSecond = second;
+}
+
+/** `2026-11-22 09:30:01.123 UTC`: the original's format_time_ms(). @param usec usec since the epoch; 0 = now */
+export function formatTimeMs(usec: number): string {
+  const ms = usec === 0 ? Date.now() : Math.floor(usec / 1000);
+  const second = Math.floor(ms / 1000);
+  fillSecond(second);
+  return `${cachedText}.${`${ms - second * 1000}`.padStart(3, '0')} ${cachedZone}`;
+}
+
+/** `2026-11-22 09:30:01 UTC`: the original's format_time_s(). @param usec usec since the epoch; 0 = now */
+export function formatTimeS(usec: number): string {
+  fillSecond(Math.floor(usec === 0 ? Date.now() / 1000 : usec / 1_000_000));
+  return `${cachedText} ${cachedZone}`;
+}

@@ -1,0 +1,57 @@
+/*
+ * Connect strings: the `key=value key='quoted value'` lists behind the names in [databases], [users] and [peers].
+ */
+import { logNoise, wantNoise } from '../base/log';
+
+/**
+ * Splits a connect string as the original's cstr_get_pair: pairs separated by spaces, spaces around '=' allowed, values
+ * with spaces in single quotes, '' for a quote within them. A key may come twice; both are returned, in order.
+ * @returns the pairs, or null for a syntax error, which an empty value is too
+ */
+export function parseConnstr(text: string): [key: string, value: string][] | null {
+  const pairs: [string, string][] = [];
+  let p = skipSpaces(text, 0);
+  while (p < text.length) {
+    const keyStart = p;
+    while (p < text.length && text[p] !== '=' && text[p] !== ' ') p++;
+    const key = text.slice(keyStart, p);
+    p = skipSpaces(text, p);
+    if (key === '' || text[p] !== '=') return null;
+    p = skipSpaces(text, p + 1);
+
+    let value: string;
+    if (text[p] === "'") {
+      const close = closingQuote(text, p + 1);
+      if (close < 0) return null;
+      value = text.slice(p + 1, close).replaceAll("''", "'");
+      p = close + 1;
+    } else {
+      const valueStart = p;
+      while (p < text.length && text[p] !== ' ') p++;
+      value = text.slice(valueStart, p);
+    }
+    if (value === '') return null;
+    if (wantNoise()) logNoise(`cstr_get_pair: "${key}"="${value}"`);
+    pairs.push([key, value]);
+    // whatever byte follows a closing quote is taken for the separator
+    p = skipSpaces(text, p + 1);
+  }
+  return pairs;
+}
+
+/** Only spaces separate here: a tab is part of a word. */
+function skipSpaces(text: string, from: number): number {
+  let p = from;
+  while (text[p] === ' ') p++;
+  return p;
+}
+
+/** Position of the quote that ends a quoted value which starts at `from`, or -1. */
+function closingQuote(text: string, from: number): number {
+  for (let p = from; p < text.length; p++) {
+    if (text[p] !== "'") continue;
+    if (text[p + 1] !== "'") return p;
+    p++;
+  }
+  return -1;
+}

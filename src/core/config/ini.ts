@@ -1,0 +1,155 @@
+/*
+ * The ini syntax of libusual's cfparser: sections, `key = value`, comment lines, %include. It knows no section and no
+ * setting; the loader hands in what to do with each. Texts are byte strings.
+ *
+ * Two things differ from the original on purpose. An error names the line that its key stands on (there: the next
+ * line with text in it, once blank lines follow), and a key may also stand in double quotes, with "" for one of them,
+ * as the original's documentation has it (there: only in single quotes).
+ */
+import { readFileSync } from 'node:fs';
+import { logDebug, logError, strerror, wantDebug } from '../base/log';
+
+/** Files within files within files: how deep. */
+const MAX_INCLUDE = 10;
+
+export interface IniHandler {
+  /** A `[name]` line. @returns false to stop loading (the reason logged) */
+  section(name: string, file: string, line: number): boolean;
+  /** A `key = value` line. @returns false to stop loading (the reason logged) */
+  value(key: string, value: string, file: string, line: number): boolean;
+}
+
+/** The bytes of a file up to the first NUL, which ends the text for the C original too. Throws as fs does. */
+export function readByteString(path: string): string {
+  const text = readFileSync(Buffer.from(path, 'latin1')).toString('latin1');
+  const nul = text.indexOf('\0');
+  return nul < 0 ? text : text.slice(0, nul);
+}
+
+/** One file being read. */
+interface Cursor {
+  readonly file: string;
+  readonly text: string;
+  pos: number;
+  /** line number of `pos`, moved along by skipSpace and by nobody else: everything else stays within a line */
+  line: number;
+  readonly depth: number;
+}
+
+/**
+ * Reads a file and everything it includes (paths relative to the working directory, as in the original).
+ * @returns false when loading stopped, after the reason was logged with file and line
+ */
+export function parseIniFile(file: string, handler: IniHandler): boolean {
+  return parseFile(file, handler, 0);
+}
+
+function parseFile(file: string, handler: IniHandler, depth: number): boolean {
+  let text: string;
+  try {
+    text = readByteString(file);
+  } catch (err) {
+    logError(`could not load file "${file}": ${strerror(err)}`);
+    return false;
+  }
+  const at: Cursor = { file, text, pos: 0, line: 1, depth };
+  for (;;) {
+    skipSpace(at);
+    if (at.pos >= text.length) return true;
+    if (/^%include[ \t]/.test(text.slice(at.pos, at.pos + 9))) {
+      if (!parseInclude(at, handler)) return false;
+      continue;
+    }
+    const c = text[at.pos];
+    if (c === '#' || c === ';') at.pos = lineEnd(at);
+    else if (c === '[') {
+      if (!parseSection(at, handler)) return false;
+    } else if (!parseKeyValue(at, handler)) return false;
+  }
+}
+
+function skipSpace(at: Cursor): void {
+  for (; at.pos < at.text.length; at.pos++) {
+    const c = at.text.charCodeAt(at.pos);
+    if (c === 10) at.line++;
+    else if (c !== 32 && (c < 9 || c > 13)) return;
+  }
+}
+
+function skipBlank(at: Cursor): void {
+  while (at.text[at.pos] === ' ' || at.text[at.pos] === '\t') at.pos++;
+}
+
+/** Position of the line feed that ends the current line, or of the end of the text. */
+function lineEnd(at: Cursor): number {
+  const end = at.text.indexOf('\n', at.pos);
+  return end < 0 ? at.text.length : end;
+}
+
+/** The rest of the line without the space around it; `pos` moves to its end. */
+function takeRest(at: Cursor): string {
+  skipBlank(at);
+  const end = lineEnd(at);
+  const rest = at.text.slice(at.pos, end).replace(/[ \t-\r]+$/, '');
+  at.pos = end;
+  return rest;
+}
+
+function parseInclude(at: Cursor, handler: IniHandler): boolean {
+  if (at.depth >= MAX_INCLUDE) {
+    logError(`include nesting level too deep (${at.file}:${at.line}), stopping loading`);
+    return false;
+  }
+  at.pos += '%include'.length;
+  const file = takeRest(at);
+  logDebug(`processing include: ${file}`);
+  if (!parseFile(file, handler, at.depth + 1)) {
+    logError(`error processing include file in configuration (${at.file}:${at.line}), stopping loading`);
+    return false;
+  }
+  logDebug(`returned to processing file ${at.file}`);
+  return true;
+}
+
+function parseSection(at: Cursor, handler: IniHandler): boolean {
+  const end = lineEnd(at);
+  const close = at.text.indexOf(']', at.pos);
+  if (close < 0 || close > end) return syntaxError(at);
+  const name = at.text.slice(at.pos + 1, close);
+  at.pos = close + 1;
+  logDebug(`parse_ini_file: [${name}]`);
+  if (!handler.section(name, at.file, at.line)) {
+    logError(`invalid section "${name}" in configuration (${at.file}:${at.line})`);
+    return false;
+  }
+  return true;
+}
+
+function parseKeyValue(at: Cursor, handler: IniHandler): boolean {
+  const key = takeKey(at);
+  if (key === null) return syntaxError(at);
+  skipBlank(at);
+  if (at.text[at.pos] !== '=') return syntaxError(at);
+  at.pos++;
+  const value = takeRest(at);
+  const debug = wantDebug();
+  if (debug) logDebug(`parse_ini_file: '${key}' = '${value}'`);
+  const ok = handler.value(key, value, at.file, at.line);
+  if (debug) logDebug(`parse_ini_file: '${key}' = '${value}' ok:${ok ? 1 : 0}`);
+  if (!ok) logError(`invalid value "${value}" for parameter ${key} in configuration (${at.file}:${at.line})`);
+  return ok;
+}
+
+/** A bare key (which may be empty: its handler then knows no such key) or a quoted one; null = broken quoting. */
+function takeKey(at: Cursor): string | null {
+  const line = at.text.slice(at.pos, lineEnd(at));
+  const m = /^(?:'([^']+)'|"((?:[^"]|"")+)"|([A-Za-z0-9_.*-]*))/.exec(line) as RegExpExecArray;
+  if (m[3] === '' && (line[0] === "'" || line[0] === '"')) return null;
+  at.pos += m[0].length;
+  return m[1] ?? m[2]?.replaceAll('""', '"') ?? (m[3] as string);
+}
+
+function syntaxError(at: Cursor): false {
+  logError(`syntax error in configuration (${at.file}:${at.line}), stopping loading`);
+  return false;
+}

@@ -1,0 +1,321 @@
+/*
+ * What one line of [databases], [users] or [peers] says, as a plain record. Called by the loader, and by the pool
+ * floor when it makes a database from the "*" line. Nothing here touches a live database or user.
+ */
+import { logError, logWarning } from '../base/log';
+import { parseConnstr } from './connstr';
+import {
+  isReservedDatabase,
+  LoadBalanceHosts,
+  loadBalanceHostsMap,
+  MAX_DBNAME,
+  MAX_PASSWORD,
+  MAX_USERNAME,
+  PoolMode,
+  poolModeMap,
+} from './settings';
+import { atoi, atoiSecondsUsec, parseLookup } from './values';
+
+/** A line of [databases]. Numbers that were not given are -1 and times 0, unless said otherwise. */
+export interface DatabaseConfig {
+  /** what clients ask for; '*' for the line that stands for every other name */
+  name: string;
+  /** names or addresses, comma-separated; a path or @name = Unix socket; null = the default Unix socket directory */
+  host: string | null;
+  port: number;
+  /** name on the server */
+  dbname: string;
+  poolSize: number;
+  minPoolSize: number;
+  resPoolSize: number;
+  poolMode: PoolMode;
+  maxDbConnections: number;
+  maxDbClientConnections: number;
+  /** usec */
+  serverLifetime: number;
+  connectQuery: string | null;
+  authUser: string | null;
+  authQuery: string | null;
+  authDbname: string | null;
+  /** the one user all server connections log in as (forced user); null = the client's */
+  user: string | null;
+  /** of the forced user; null = not given */
+  password: string | null;
+  loadBalanceHosts: LoadBalanceHosts;
+  /** usec; counts only when queryWaitTimeoutSet, since 0 given means "never" */
+  queryWaitTimeout: number;
+  queryWaitTimeoutSet: boolean;
+  /** the startup packet without its user, in the order that goes out */
+  startupParams: [key: string, value: string][];
+  /** the line's value as written */
+  connstr: string;
+}
+
+/** A line of [users]. Numbers that were not given are -1, times 0. */
+export interface UserConfig {
+  name: string;
+  poolMode: PoolMode;
+  poolSize: number;
+  resPoolSize: number;
+  maxUserConnections: number;
+  maxUserClientConnections: number;
+  /** usec */
+  transactionTimeout: number;
+  /** usec */
+  idleTransactionTimeout: number;
+  /** usec */
+  queryTimeout: number;
+  /** usec; counts only when queryWaitTimeoutSet */
+  queryWaitTimeout: number;
+  queryWaitTimeoutSet: boolean;
+  /** usec */
+  clientIdleTimeout: number;
+}
+
+/** A line of [peers]. */
+export interface PeerConfig {
+  id: number;
+  host: string;
+  port: number;
+  /** -1 = default_pool_size */
+  poolSize: number;
+}
+
+const PEER_ID_MAX = 0xffff;
+const PORT_MAX = 65535;
+
+/** Puts one value into a record. @returns null, or the error message */
+type ApplyParam<T> = (config: T, value: string) => string | null;
+
+/** Walks a connect string through a table of its keys. @returns false after logging what is wrong */
+function applyConnstr<T>(
+  config: T,
+  connstr: string,
+  params: ReadonlyMap<string, ApplyParam<T>>,
+  syntaxError: string,
+  unknownKey: string,
+): boolean {
+  const pairs = parseConnstr(connstr);
+  if (pairs === null) {
+    logError(syntaxError);
+    return false;
+  }
+  for (const [key, value] of pairs) {
+    const apply = params.get(key);
+    const error = apply === undefined ? `${unknownKey}: ${key}` : apply(config, value);
+    if (error !== null) {
+      logError(error);
+      return false;
+    }
+  }
+  return true;
+}
+
+/** Table entry for a value that always fits. */
+function plain<T>(store: (config: T, value: string) => void): ApplyParam<T> {
+  return (config, value) => {
+    store(config, value);
+    return null;
+  };
+}
+
+function applyPort(config: { port: number }, value: string): string | null {
+  const port = atoi(value);
+  if (port <= 0 || port > PORT_MAX) return `invalid port: ${value}`;
+  config.port = port;
+  return null;
+}
+
+function applyPoolMode(config: { poolMode: PoolMode }, value: string): string | null {
+  const mode = parseLookup(poolModeMap, value);
+  if (mode === null) return `invalid pool mode: ${value}`;
+  config.poolMode = mode;
+  return null;
+}
+
+/** Names and passwords that would not fit are refused; the original cuts them and warns of a bug in itself. */
+function limited<T>(what: string, limit: number, store: (config: T, value: string) => void): ApplyParam<T> {
+  return (config, value) => {
+    if (value.length >= limit) return `${what} too long in connection string`;
+    store(config, value);
+    return null;
+  };
+}
+
+/** A database record under construction: the parameters whose place in the startup packet is fixed. */
+interface DatabaseDraft extends DatabaseConfig {
+  clientEncoding: string | null;
+  datestyle: string | null;
+  timezone: string | null;
+  applicationName: string | null;
+}
+
+const databaseParams: ReadonlyMap<string, ApplyParam<DatabaseDraft>> = new Map<string, ApplyParam<DatabaseDraft>>([
+  ['dbname', plain((db, v) => (db.dbname = v))],
+  ['host', plain((db, v) => (db.host = v))],
+  ['port', applyPort],
+  ['user', limited('user name', MAX_USERNAME, (db, v) => (db.user = v))],
+  ['password', limited('password', MAX_PASSWORD, (db, v) => (db.password = v))],
+  ['auth_user', limited('auth_user', MAX_USERNAME, (db, v) => (db.authUser = v))],
+  ['auth_dbname', plain((db, v) => (db.authDbname = v))],
+  ['client_encoding', plain((db, v) => (db.clientEncoding = v))],
+  ['datestyle', plain((db, v) => (db.datestyle = v))],
+  ['timezone', plain((db, v) => (db.timezone = v))],
+  ['pool_size', plain((db, v) => (db.poolSize = atoi(v)))],
+  ['min_pool_size', plain((db, v) => (db.minPoolSize = atoi(v)))],
+  // the older name of the next one
+  ['reserve_pool', plain((db, v) => (db.resPoolSize = atoi(v)))],
+  ['reserve_pool_size', plain((db, v) => (db.resPoolSize = atoi(v)))],
+  [
+    'query_wait_timeout',
+    plain((db, v) => {
+      db.queryWaitTimeout = atoiSecondsUsec(v);
+      db.queryWaitTimeoutSet = true;
+    }),
+  ],
+  ['max_db_connections', plain((db, v) => (db.maxDbConnections = atoi(v)))],
+  ['max_db_client_connections', plain((db, v) => (db.maxDbClientConnections = atoi(v)))],
+  ['server_lifetime', plain((db, v) => (db.serverLifetime = atoiSecondsUsec(v)))],
+  [
+    'load_balance_hosts',
+    (db, v) => {
+      const strategy = parseLookup(loadBalanceHostsMap, v);
+      if (strategy === null) return `invalid load_balance_hosts: ${v}`;
+      db.loadBalanceHosts = strategy;
+      return null;
+    },
+  ],
+  ['pool_mode', applyPoolMode],
+  ['connect_query', plain((db, v) => (db.connectQuery = v))],
+  ['application_name', plain((db, v) => (db.applicationName = v))],
+  ['auth_query', plain((db, v) => (db.authQuery = v))],
+]);
+
+/**
+ * A line of [databases]. For a database that the "*" line makes: parseDatabase(name asked for, autodb.connstr).
+ * @param name key of the line
+ * @param connstr value of the line
+ * @returns the record, or null after logging why not
+ */
+export function parseDatabase(name: string, connstr: string): DatabaseConfig | null {
+  if (isReservedDatabase(name)) {
+    logError(`database name "${name}" is reserved`);
+    return null;
+  }
+  const draft: DatabaseDraft = {
+    name,
+    host: null,
+    port: 5432,
+    dbname: name,
+    poolSize: -1,
+    minPoolSize: -1,
+    resPoolSize: -1,
+    poolMode: PoolMode.INHERIT,
+    maxDbConnections: -1,
+    maxDbClientConnections: -1,
+    serverLifetime: 0,
+    connectQuery: null,
+    authUser: null,
+    authQuery: null,
+    authDbname: null,
+    user: null,
+    password: null,
+    loadBalanceHosts: LoadBalanceHosts.ROUND_ROBIN,
+    queryWaitTimeout: 0,
+    queryWaitTimeoutSet: false,
+    startupParams: [],
+    connstr,
+    clientEncoding: null,
+    datestyle: null,
+    timezone: null,
+    applicationName: null,
+  };
+  const unknownKey = 'unrecognized connection parameter';
+  if (!applyConnstr(draft, connstr, databaseParams, 'syntax error in connection string', unknownKey)) return null;
+  if (name.length >= MAX_DBNAME) {
+    logWarning(`too long db name: ${name}`);
+    logError('cannot create database, no memory?');
+    return null;
+  }
+  const { clientEncoding, datestyle, timezone, applicationName, ...config } = draft;
+  config.startupParams.push(['database', config.dbname]);
+  if (clientEncoding !== null) config.startupParams.push(['client_encoding', clientEncoding]);
+  if (datestyle !== null) config.startupParams.push(['datestyle', datestyle]);
+  if (timezone !== null) config.startupParams.push(['timezone', timezone]);
+  if (applicationName !== null) config.startupParams.push(['application_name', applicationName]);
+  return config;
+}
+
+const userParams: ReadonlyMap<string, ApplyParam<UserConfig>> = new Map<string, ApplyParam<UserConfig>>([
+  ['pool_mode', applyPoolMode],
+  ['pool_size', plain((user, v) => (user.poolSize = atoi(v)))],
+  ['reserve_pool_size', plain((user, v) => (user.resPoolSize = atoi(v)))],
+  ['max_user_connections', plain((user, v) => (user.maxUserConnections = atoi(v)))],
+  ['transaction_timeout', plain((user, v) => (user.transactionTimeout = atoiSecondsUsec(v)))],
+  ['idle_transaction_timeout', plain((user, v) => (user.idleTransactionTimeout = atoiSecondsUsec(v)))],
+  ['query_timeout', plain((user, v) => (user.queryTimeout = atoiSecondsUsec(v)))],
+  [
+    'query_wait_timeout',
+    plain((user, v) => {
+      user.queryWaitTimeout = atoiSecondsUsec(v);
+      user.queryWaitTimeoutSet = true;
+    }),
+  ],
+  ['client_idle_timeout', plain((user, v) => (user.clientIdleTimeout = atoiSecondsUsec(v)))],
+  ['max_user_client_connections', plain((user, v) => (user.maxUserClientConnections = atoi(v)))],
+]);
+
+/** A line of [users]. @returns the record, or null after logging why not */
+export function parseUser(name: string, connstr: string): UserConfig | null {
+  const user: UserConfig = {
+    name,
+    poolMode: PoolMode.INHERIT,
+    poolSize: -1,
+    resPoolSize: -1,
+    maxUserConnections: -1,
+    maxUserClientConnections: -1,
+    transactionTimeout: 0,
+    idleTransactionTimeout: 0,
+    queryTimeout: 0,
+    queryWaitTimeout: 0,
+    queryWaitTimeoutSet: false,
+    clientIdleTimeout: 0,
+  };
+  const unknownKey = 'unrecognized user parameter';
+  if (!applyConnstr(user, connstr, userParams, 'syntax error in user settings', unknownKey)) return null;
+  if (name.length >= MAX_USERNAME) {
+    logError(`user name too long in configuration: ${name}`);
+    return null;
+  }
+  return user;
+}
+
+/** A peer record under construction: the host may still be missing. */
+interface PeerDraft {
+  host: string | null;
+  port: number;
+  poolSize: number;
+}
+
+const peerParams: ReadonlyMap<string, ApplyParam<PeerDraft>> = new Map<string, ApplyParam<PeerDraft>>([
+  ['host', plain((peer, v) => (peer.host = v))],
+  ['port', applyPort],
+  ['pool_size', plain((peer, v) => (peer.poolSize = atoi(v)))],
+]);
+
+/** A line of [peers]. @returns the record, or null after logging why not */
+export function parsePeer(name: string, connstr: string): PeerConfig | null {
+  const id = /^[ \t-\r]*\+?[0-9]+$/.test(name) ? Number(name) : 0;
+  if (id < 1 || id > PEER_ID_MAX) {
+    logError('ids of peers must be a number larger than 0 and at most 65536');
+    return null;
+  }
+  const peer: PeerDraft = { host: null, port: 6432, poolSize: -1 };
+  const unknownKey = 'unrecognized connection parameter';
+  if (!applyConnstr(peer, connstr, peerParams, 'syntax error in connection string', unknownKey)) return null;
+  if (peer.host === null) {
+    logError(`host was not provided for peer ${id}`);
+    return null;
+  }
+  return { id, host: peer.host, port: peer.port, poolSize: peer.poolSize };
+}

@@ -1,0 +1,508 @@
+/*
+ * The settings: one object that everybody reads (`cf`), and one table that says how each is named, typed, defaulted
+ * and whether a running process may change it. The table is in the order of SHOW CONFIG. The loader, SET and
+ * SHOW CONFIG walk the table; a new setting is one field and one row.
+ */
+import { logError } from '../base/log';
+import {
+  formatLookup,
+  formatTimeUsec,
+  type Lookup,
+  parseInt32,
+  parseLookup,
+  parseTimeUsec,
+  parseUint32,
+} from './values';
+
+/** auth_type, and the methods that only an HBA file can name. Everything from TRUST up, except PAM, reads auth_file. */
+export const enum AuthType {
+  ANY = 0,
+  TRUST = 1,
+  PLAIN = 2,
+  MD5 = 3,
+  CERT = 4,
+  HBA = 5,
+  LDAP = 6,
+  PAM = 7,
+  SCRAM_SHA_256 = 8,
+  PEER = 9,
+  REJECT = 10,
+}
+
+export const enum PoolMode {
+  SESSION = 0,
+  TX = 1,
+  STMT = 2,
+  /** not set for this database or user: the next wider setting decides */
+  INHERIT = 3,
+}
+
+export const enum SslMode {
+  DISABLED = 0,
+  ALLOW = 1,
+  PREFER = 2,
+  REQUIRE = 3,
+  VERIFY_CA = 4,
+  VERIFY_FULL = 5,
+}
+
+export const enum LoadBalanceHosts {
+  DISABLE = 0,
+  ROUND_ROBIN = 1,
+}
+
+export const authTypeMap: readonly Lookup[] = [
+  { name: 'any', value: AuthType.ANY },
+  { name: 'trust', value: AuthType.TRUST },
+  { name: 'plain', value: AuthType.PLAIN },
+  { name: 'md5', value: AuthType.MD5 },
+  { name: 'cert', value: AuthType.CERT },
+  { name: 'hba', value: AuthType.HBA },
+  { name: 'ldap', value: AuthType.LDAP },
+  { name: 'pam', value: AuthType.PAM },
+  { name: 'scram-sha-256', value: AuthType.SCRAM_SHA_256 },
+];
+
+export const poolModeMap: readonly Lookup[] = [
+  { name: 'session', value: PoolMode.SESSION },
+  { name: 'transaction', value: PoolMode.TX },
+  { name: 'statement', value: PoolMode.STMT },
+];
+
+export const sslModeMap: readonly Lookup[] = [
+  { name: 'disable', value: SslMode.DISABLED },
+  { name: 'allow', value: SslMode.ALLOW },
+  { name: 'prefer', value: SslMode.PREFER },
+  { name: 'require', value: SslMode.REQUIRE },
+  { name: 'verify-ca', value: SslMode.VERIFY_CA },
+  { name: 'verify-full', value: SslMode.VERIFY_FULL },
+];
+
+export const loadBalanceHostsMap: readonly Lookup[] = [
+  { name: 'disable', value: LoadBalanceHosts.DISABLE },
+  { name: 'round-robin', value: LoadBalanceHosts.ROUND_ROBIN },
+];
+
+/** Longest names and passwords in bytes, each one more than what fits, as the original counts its buffers. */
+export const MAX_DBNAME = 64;
+export const MAX_USERNAME = 128;
+export const MAX_PASSWORD = 65531;
+
+/**
+ * Every field is named after its setting. Times (marked usec) are microseconds. Yes/no settings are ints as in the
+ * original: compare with 0. The literal gives each field its one place; the table's defaults are filled in below.
+ */
+const initial = {
+  adminUsers: '',
+  applicationNameAddHost: 0,
+  authDbname: null as string | null,
+  authFile: null as string | null,
+  authHbaFile: '',
+  authIdentFile: null as string | null,
+  authLdapOptions: null as string | null,
+  authQuery: '',
+  authType: AuthType.MD5 as AuthType,
+  authUser: null as string | null,
+  /** usec */
+  autodbIdleTimeout: 0,
+  /** usec */
+  cancelWaitTimeout: 0,
+  /** usec */
+  clientIdleTimeout: 0,
+  /** usec */
+  clientLoginTimeout: 0,
+  clientTls13Ciphers: null as string | null,
+  clientTlsCaFile: '',
+  clientTlsCertFile: '',
+  clientTlsCiphers: '',
+  clientTlsDheparams: '',
+  clientTlsEcdhcurve: '',
+  clientTlsKeyFile: '',
+  clientTlsProtocols: '',
+  clientTlsSslmode: SslMode.DISABLED as SslMode,
+  /** `conffile`: what RELOAD reads */
+  configFile: null as string | null,
+  defaultPoolSize: 0,
+  disablePqexec: 0,
+  /** usec */
+  dnsMaxTtl: 0,
+  /** usec */
+  dnsNxdomainTtl: 0,
+  /** usec */
+  dnsZoneCheckPeriod: 0,
+  /** usec */
+  idleTransactionTimeout: 0,
+  ignoreStartupParameters: '',
+  jobName: '',
+  listenAddr: '',
+  listenBacklog: 0,
+  listenPort: 0,
+  logConnections: 0,
+  logDisconnections: 0,
+  logPoolerErrors: 0,
+  logStats: 0,
+  logfile: '',
+  loginNotifyMessage: '',
+  maxClientConn: 0,
+  maxDbClientConnections: 0,
+  maxDbConnections: 0,
+  /** bytes */
+  maxPacketSize: 0,
+  maxPreparedStatements: 0,
+  maxUserClientConnections: 0,
+  maxUserConnections: 0,
+  minPoolSize: 0,
+  peerId: 0,
+  pidfile: '',
+  /** bytes */
+  pktBuf: 0,
+  poolMode: PoolMode.SESSION as PoolMode,
+  /** usec */
+  poolIdleTimeout: 0,
+  /** usec */
+  queryTimeout: 0,
+  /** seconds, as an int: the one timeout that is not a time to the original */
+  queryWaitNotify: 0,
+  /** usec */
+  queryWaitTimeout: 0,
+  reservePoolSize: 0,
+  /** usec */
+  reservePoolTimeout: 0,
+  resolvConf: '',
+  sbufLoopcnt: 0,
+  scramIterations: 0,
+  /** usec */
+  serverCheckDelay: 0,
+  /** '' = no check, '<empty>' = an empty query */
+  serverCheckQuery: '',
+  /** usec */
+  serverConnectTimeout: 0,
+  serverFastClose: 0,
+  /** usec */
+  serverIdleTimeout: 0,
+  /** usec */
+  serverLifetime: 0,
+  /** usec */
+  serverLoginRetry: 0,
+  serverResetQuery: '',
+  serverResetQueryAlways: 0,
+  serverRoundRobin: 0,
+  serverTls13Ciphers: null as string | null,
+  serverTlsCaFile: '',
+  serverTlsCertFile: '',
+  serverTlsCiphers: '',
+  serverTlsKeyFile: '',
+  serverTlsProtocols: '',
+  serverTlsSslmode: SslMode.PREFER as SslMode,
+  soReuseport: 0,
+  /** seconds, as an int */
+  statsPeriod: 0,
+  statsUsers: '',
+  /** usec */
+  suspendTimeout: 0,
+  syslog: 0,
+  syslogFacility: '',
+  syslogIdent: '',
+  tcpDeferAccept: 0,
+  tcpKeepalive: 0,
+  tcpKeepcnt: 0,
+  /** seconds */
+  tcpKeepidle: 0,
+  /** seconds */
+  tcpKeepintvl: 0,
+  /** bytes */
+  tcpSocketBuffer: 0,
+  /** milliseconds */
+  tcpUserTimeout: 0,
+  trackExtraParameters: '',
+  /** usec */
+  transactionTimeout: 0,
+  unixSocketDir: '',
+  unixSocketGroup: '',
+  unixSocketMode: 0,
+  user: null as string | null,
+  verbose: 0,
+};
+
+/** The type of `cf`. */
+export type Settings = typeof initial;
+
+/** Every setting of this process, at its current value. Read it anywhere; write it through the functions below. */
+export const cf: Settings = initial;
+
+/** How a setting's text is read and written. */
+export const enum SettingType {
+  STR,
+  INT,
+  UINT,
+  /** seconds as text, usec as value */
+  TIME,
+  LOOKUP,
+  /** a string that must not name the console's database */
+  AUTHDB,
+  /** an int; only its becoming zero or non-zero is a change that listeners must hear of */
+  DEFER,
+}
+
+export interface Setting {
+  readonly name: string;
+  readonly field: keyof Settings;
+  readonly type: SettingType;
+  /** text of the default; null = none: a reload without this setting keeps the value it has */
+  readonly def: string | null;
+  /** fixed once the process runs: RELOAD and SET pass over it */
+  readonly noReload: boolean;
+  readonly map: readonly Lookup[] | null;
+  /** for numbers: the smallest and largest that mean anything */
+  readonly min: number;
+  readonly max: number;
+}
+
+const DEFAULT_AUTH_QUERY =
+  'SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin';
+
+const NO_RELOAD = true;
+
+function row(
+  name: string,
+  field: keyof Settings,
+  type: SettingType,
+  def: string | null,
+  noReload = false,
+  map: readonly Lookup[] | null = null,
+  min = Number.NEGATIVE_INFINITY,
+  max = Number.POSITIVE_INFINITY,
+): Setting {
+  return { name, field, type, def, noReload, map, min, max };
+}
+
+/** A peer's id shares the cancel key with other things; this is what fits. */
+const PEER_ID_MAX = 16383;
+
+/** Every setting, in SHOW CONFIG's order. */
+export const settingsTable: readonly Setting[] = [
+  row('admin_users', 'adminUsers', SettingType.STR, ''),
+  row('application_name_add_host', 'applicationNameAddHost', SettingType.INT, '0'),
+  row('auth_dbname', 'authDbname', SettingType.AUTHDB, null),
+  row('auth_file', 'authFile', SettingType.STR, null),
+  row('auth_hba_file', 'authHbaFile', SettingType.STR, ''),
+  row('auth_ident_file', 'authIdentFile', SettingType.STR, null),
+  row('auth_ldap_options', 'authLdapOptions', SettingType.STR, null),
+  row('auth_query', 'authQuery', SettingType.STR, DEFAULT_AUTH_QUERY),
+  row('auth_type', 'authType', SettingType.LOOKUP, 'md5', false, authTypeMap),
+  row('auth_user', 'authUser', SettingType.STR, null),
+  row('autodb_idle_timeout', 'autodbIdleTimeout', SettingType.TIME, '3600'),
+  row('cancel_wait_timeout', 'cancelWaitTimeout', SettingType.TIME, '10'),
+  row('client_idle_timeout', 'clientIdleTimeout', SettingType.TIME, '0'),
+  row('client_login_timeout', 'clientLoginTimeout', SettingType.TIME, '60'),
+  row('client_tls13_ciphers', 'clientTls13Ciphers', SettingType.STR, null),
+  row('client_tls_ca_file', 'clientTlsCaFile', SettingType.STR, ''),
+  row('client_tls_cert_file', 'clientTlsCertFile', SettingType.STR, ''),
+  row('client_tls_ciphers', 'clientTlsCiphers', SettingType.STR, 'default'),
+  row('client_tls_dheparams', 'clientTlsDheparams', SettingType.STR, 'auto'),
+  row('client_tls_ecdhcurve', 'clientTlsEcdhcurve', SettingType.STR, 'auto'),
+  row('client_tls_key_file', 'clientTlsKeyFile', SettingType.STR, ''),
+  row('client_tls_protocols', 'clientTlsProtocols', SettingType.STR, 'secure'),
+  row('client_tls_sslmode', 'clientTlsSslmode', SettingType.LOOKUP, 'disable', false, sslModeMap),
+  row('conffile', 'configFile', SettingType.STR, null),
+  row('default_pool_size', 'defaultPoolSize', SettingType.INT, '20'),
+  row('disable_pqexec', 'disablePqexec', SettingType.INT, '0', NO_RELOAD),
+  row('dns_max_ttl', 'dnsMaxTtl', SettingType.TIME, '15'),
+  row('dns_nxdomain_ttl', 'dnsNxdomainTtl', SettingType.TIME, '15'),
+  row('dns_zone_check_period', 'dnsZoneCheckPeriod', SettingType.TIME, '0'),
+  row('idle_transaction_timeout', 'idleTransactionTimeout', SettingType.TIME, '0'),
+  row('ignore_startup_parameters', 'ignoreStartupParameters', SettingType.STR, ''),
+  row('job_name', 'jobName', SettingType.STR, 'pgbouncer', NO_RELOAD),
+  row('listen_addr', 'listenAddr', SettingType.STR, '', NO_RELOAD),
+  row('listen_backlog', 'listenBacklog', SettingType.INT, '128', NO_RELOAD),
+  row('listen_port', 'listenPort', SettingType.INT, '6432', NO_RELOAD),
+  row('log_connections', 'logConnections', SettingType.INT, '1'),
+  row('log_disconnections', 'logDisconnections', SettingType.INT, '1'),
+  row('log_pooler_errors', 'logPoolerErrors', SettingType.INT, '1'),
+  row('log_stats', 'logStats', SettingType.INT, '1'),
+  row('logfile', 'logfile', SettingType.STR, ''),
+  row('login_notify_message', 'loginNotifyMessage', SettingType.STR, ''),
+  row('max_client_conn', 'maxClientConn', SettingType.INT, '100'),
+  row('max_db_client_connections', 'maxDbClientConnections', SettingType.INT, '0'),
+  row('max_db_connections', 'maxDbConnections', SettingType.INT, '0'),
+  row('max_packet_size', 'maxPacketSize', SettingType.UINT, '2147483647'),
+  row('max_prepared_statements', 'maxPreparedStatements', SettingType.INT, '200'),
+  row('max_user_client_connections', 'maxUserClientConnections', SettingType.INT, '0'),
+  row('max_user_connections', 'maxUserConnections', SettingType.INT, '0'),
+  row('min_pool_size', 'minPoolSize', SettingType.INT, '0'),
+  row('peer_id', 'peerId', SettingType.INT, '0', false, null, 0, PEER_ID_MAX),
+  row('pidfile', 'pidfile', SettingType.STR, '', NO_RELOAD),
+  row('pkt_buf', 'pktBuf', SettingType.INT, '4096', NO_RELOAD, null, 1),
+  row('pool_mode', 'poolMode', SettingType.LOOKUP, 'session', false, poolModeMap),
+  row('pool_idle_timeout', 'poolIdleTimeout', SettingType.TIME, '0'),
+  row('query_timeout', 'queryTimeout', SettingType.TIME, '0'),
+  row('query_wait_notify', 'queryWaitNotify', SettingType.INT, '5'),
+  row('query_wait_timeout', 'queryWaitTimeout', SettingType.TIME, '120'),
+  row('reserve_pool_size', 'reservePoolSize', SettingType.INT, '0'),
+  row('reserve_pool_timeout', 'reservePoolTimeout', SettingType.TIME, '5'),
+  row('resolv_conf', 'resolvConf', SettingType.STR, '', NO_RELOAD),
+  row('sbuf_loopcnt', 'sbufLoopcnt', SettingType.INT, '5'),
+  row('scram_iterations', 'scramIterations', SettingType.INT, '4096'),
+  row('server_check_delay', 'serverCheckDelay', SettingType.TIME, '30'),
+  row('server_check_query', 'serverCheckQuery', SettingType.STR, '<empty>'),
+  row('server_connect_timeout', 'serverConnectTimeout', SettingType.TIME, '15'),
+  row('server_fast_close', 'serverFastClose', SettingType.INT, '0'),
+  row('server_idle_timeout', 'serverIdleTimeout', SettingType.TIME, '600'),
+  row('server_lifetime', 'serverLifetime', SettingType.TIME, '3600'),
+  row('server_login_retry', 'serverLoginRetry', SettingType.TIME, '15'),
+  row('server_reset_query', 'serverResetQuery', SettingType.STR, 'DISCARD ALL'),
+  row('server_reset_query_always', 'serverResetQueryAlways', SettingType.INT, '0'),
+  row('server_round_robin', 'serverRoundRobin', SettingType.INT, '0'),
+  row('server_tls13_ciphers', 'serverTls13Ciphers', SettingType.STR, null),
+  row('server_tls_ca_file', 'serverTlsCaFile', SettingType.STR, ''),
+  row('server_tls_cert_file', 'serverTlsCertFile', SettingType.STR, ''),
+  row('server_tls_ciphers', 'serverTlsCiphers', SettingType.STR, 'default'),
+  row('server_tls_key_file', 'serverTlsKeyFile', SettingType.STR, ''),
+  row('server_tls_protocols', 'serverTlsProtocols', SettingType.STR, 'secure'),
+  row('server_tls_sslmode', 'serverTlsSslmode', SettingType.LOOKUP, 'prefer', false, sslModeMap),
+  row('so_reuseport', 'soReuseport', SettingType.INT, '0', NO_RELOAD),
+  row('stats_period', 'statsPeriod', SettingType.INT, '60'),
+  row('stats_users', 'statsUsers', SettingType.STR, ''),
+  row('suspend_timeout', 'suspendTimeout', SettingType.TIME, '10'),
+  row('syslog', 'syslog', SettingType.INT, '0'),
+  row('syslog_facility', 'syslogFacility', SettingType.STR, 'daemon'),
+  row('syslog_ident', 'syslogIdent', SettingType.STR, 'pgbouncer'),
+  row('tcp_defer_accept', 'tcpDeferAccept', SettingType.DEFER, process.platform === 'linux' ? '1' : '0'),
+  row('tcp_keepalive', 'tcpKeepalive', SettingType.INT, '1'),
+  row('tcp_keepcnt', 'tcpKeepcnt', SettingType.INT, '0'),
+  row('tcp_keepidle', 'tcpKeepidle', SettingType.INT, '0'),
+  row('tcp_keepintvl', 'tcpKeepintvl', SettingType.INT, '0'),
+  row('tcp_socket_buffer', 'tcpSocketBuffer', SettingType.INT, '0'),
+  row('tcp_user_timeout', 'tcpUserTimeout', SettingType.INT, '0'),
+  row('track_extra_parameters', 'trackExtraParameters', SettingType.STR, 'IntervalStyle', NO_RELOAD),
+  row('transaction_timeout', 'transactionTimeout', SettingType.TIME, '0'),
+  row('unix_socket_dir', 'unixSocketDir', SettingType.STR, '/tmp', NO_RELOAD),
+  row('unix_socket_group', 'unixSocketGroup', SettingType.STR, '', NO_RELOAD),
+  row('unix_socket_mode', 'unixSocketMode', SettingType.INT, '0777', NO_RELOAD),
+  row('user', 'user', SettingType.STR, null, NO_RELOAD),
+  row('verbose', 'verbose', SettingType.INT, null),
+];
+
+const settingsByName = new Map<string, Setting>(settingsTable.map((setting) => [setting.name, setting]));
+
+/** What became of a SET. */
+export const enum SetResult {
+  OK,
+  /** no such setting; logged */
+  UNKNOWN,
+  /** fixed while the process runs; the original passes over it in silence and reports success */
+  READ_ONLY,
+  /** the text is not a value of this setting; nothing changed */
+  INVALID,
+}
+
+/** Slots that upper floors fill at start. */
+export const settingHooks: {
+  /** called after a setting got another value, when all settings of the same load have theirs */
+  onSettingChanged: ((name: string) => void) | null;
+} = { onSettingChanged: null };
+
+/** Whether the first load is over, so that noReload settings stand. */
+let configLoaded = false;
+
+export function isConfigLoaded(): boolean {
+  return configLoaded;
+}
+
+/** Called once the first config file is applied (applySettings does); with false only by tests. */
+export function setConfigLoaded(loaded: boolean): void {
+  configLoaded = loaded;
+}
+
+/** The table's row of a setting, or null. Names are compared exactly, letter case too. */
+export function findSetting(name: string): Setting | null {
+  return settingsByName.get(name) ?? null;
+}
+
+/** The console's own database: no config may name it. */
+export function isReservedDatabase(name: string): boolean {
+  return name === 'pgbouncer';
+}
+
+function inRange(setting: Setting, value: number | null): number | null {
+  return value === null || value < setting.min || value > setting.max ? null : value;
+}
+
+/** The value that a text means for a setting, or null when it is none (logged where the original does). */
+export function parseSetting(setting: Setting, text: string): string | number | null {
+  switch (setting.type) {
+    case SettingType.STR:
+      return text;
+    case SettingType.INT:
+    case SettingType.DEFER:
+      return inRange(setting, parseInt32(text));
+    case SettingType.UINT:
+      return inRange(setting, parseUint32(text));
+    case SettingType.TIME:
+      return parseTimeUsec(text);
+    case SettingType.LOOKUP:
+      return parseLookup(setting.map as readonly Lookup[], text);
+    case SettingType.AUTHDB:
+      if (isReservedDatabase(text)) {
+        logError(`cannot use the reserved "${text}" database as an auth_dbname`);
+        return null;
+      }
+      return text;
+  }
+}
+
+/** The current value as SHOW CONFIG prints it; null for a string that was never set. */
+export function formatSetting(setting: Setting): string | null {
+  const value = cf[setting.field];
+  switch (setting.type) {
+    case SettingType.TIME:
+      return formatTimeUsec(value as number);
+    case SettingType.LOOKUP:
+      return formatLookup(setting.map as readonly Lookup[], value as number);
+    default:
+      return value === null ? null : String(value);
+  }
+}
+
+/**
+ * Stores a parsed value in `cf`, without any hook.
+ * @returns whether this is a change that onSettingChanged must hear of
+ */
+export function storeSetting(setting: Setting, value: string | number): boolean {
+  const fields = cf as Record<keyof Settings, string | number | null>;
+  const old = fields[setting.field];
+  if (old === value) return false;
+  fields[setting.field] = value;
+  return setting.type !== SettingType.DEFER || (old === 0) !== (value === 0);
+}
+
+/** SET name = value, as the console gives it. */
+export function setConfigParam(name: string, value: string): SetResult {
+  const setting = findSetting(name);
+  if (setting === null) {
+    logError(`unknown parameter: pgbouncer/${name}`);
+    return SetResult.UNKNOWN;
+  }
+  if (setting.noReload && configLoaded) return SetResult.READ_ONLY;
+  const parsed = parseSetting(setting, value);
+  if (parsed === null) return SetResult.INVALID;
+  if (storeSetting(setting, parsed)) settingHooks.onSettingChanged?.(name);
+  return SetResult.OK;
+}
+
+/** The value of a setting as SHOW CONFIG prints it; null for an unknown name and for a string that was never set. */
+export function getConfigParam(name: string): string | null {
+  const setting = findSetting(name);
+  return setting === null ? null : formatSetting(setting);
+}
+
+/** Walks all settings in SHOW CONFIG's order: name, value, default (text as in the table), changeable while running. */
+export function configForEach(
+  cb: (name: string, value: string | null, def: string | null, changeable: boolean) => void,
+): void {
+  for (const setting of settingsTable) cb(setting.name, formatSetting(setting), setting.def, !setting.noReload);
+}
+
+for (const setting of settingsTable) {
+  if (setting.def !== null) storeSetting(setting, parseSetting(setting, setting.def) as string | number);
+}

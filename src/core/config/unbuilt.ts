@@ -1,0 +1,86 @@
+/*
+ * Settings that parse but whose feature is not built yet: said once in the log whenever a config is applied, so that
+ * nobody relies on what is not there. A feature that gets built takes its row out.
+ */
+import { logWarning } from '../base/log';
+import { AuthType, cf, getConfigParam, SslMode, settingsTable } from './settings';
+
+interface UnbuiltSetting {
+  readonly name: string;
+  /** what is missing */
+  readonly missing: string;
+  /** for settings of which some other values than the default do work: whether the current one does not */
+  readonly concerns: (() => boolean) | null;
+}
+
+const TLS = 'TLS is not built yet';
+const HBA = 'HBA rules are not built yet';
+
+function authTypeIsUnbuilt(): boolean {
+  switch (cf.authType) {
+    case AuthType.CERT:
+    case AuthType.HBA:
+    case AuthType.LDAP:
+    case AuthType.PAM:
+    case AuthType.PEER:
+    case AuthType.REJECT:
+      return true;
+    default:
+      return false;
+  }
+}
+
+const unbuiltSettings: readonly UnbuiltSetting[] = [
+  { name: 'auth_hba_file', missing: HBA, concerns: null },
+  { name: 'auth_ident_file', missing: HBA, concerns: null },
+  { name: 'auth_ldap_options', missing: 'LDAP authentication is not built yet', concerns: null },
+  { name: 'auth_type', missing: 'this way to authenticate is not built yet', concerns: authTypeIsUnbuilt },
+  { name: 'client_tls13_ciphers', missing: TLS, concerns: null },
+  { name: 'client_tls_ca_file', missing: TLS, concerns: null },
+  { name: 'client_tls_cert_file', missing: TLS, concerns: null },
+  { name: 'client_tls_ciphers', missing: TLS, concerns: null },
+  { name: 'client_tls_dheparams', missing: TLS, concerns: null },
+  { name: 'client_tls_ecdhcurve', missing: TLS, concerns: null },
+  { name: 'client_tls_key_file', missing: TLS, concerns: null },
+  { name: 'client_tls_protocols', missing: TLS, concerns: null },
+  { name: 'client_tls_sslmode', missing: `${TLS}, connections are plain`, concerns: null },
+  { name: 'dns_zone_check_period', missing: 'watching DNS zones is not built yet', concerns: null },
+  {
+    name: 'max_prepared_statements',
+    missing: 'rewriting prepared statements is not built yet',
+    // 0 asks for what there is
+    concerns: () => cf.maxPreparedStatements !== 0,
+  },
+  { name: 'peer_id', missing: 'peering is not built yet', concerns: null },
+  { name: 'resolv_conf', missing: 'names are resolved by the system', concerns: null },
+  { name: 'server_tls13_ciphers', missing: TLS, concerns: null },
+  { name: 'server_tls_ca_file', missing: TLS, concerns: null },
+  { name: 'server_tls_cert_file', missing: TLS, concerns: null },
+  { name: 'server_tls_ciphers', missing: TLS, concerns: null },
+  { name: 'server_tls_key_file', missing: TLS, concerns: null },
+  { name: 'server_tls_protocols', missing: TLS, concerns: null },
+  {
+    name: 'server_tls_sslmode',
+    missing: `${TLS}, connections are plain`,
+    concerns: () => cf.serverTlsSslmode !== SslMode.DISABLED,
+  },
+];
+
+/** Names of the settings that have no effect yet, whatever they are set to. */
+export const unbuiltSettingNames: readonly string[] = unbuiltSettings.map((unbuilt) => unbuilt.name);
+
+/**
+ * One warning for each setting that asks for something unbuilt; called after every applySettings().
+ * @param peers number of lines in [peers]
+ */
+export function warnUnbuiltSettings(peers = 0): void {
+  const defaults = new Map<string, string | null>(settingsTable.map((setting) => [setting.name, setting.def]));
+  for (const { name, missing, concerns } of unbuiltSettings) {
+    const value = getConfigParam(name);
+    // a setting without a default is unset as null and as ''
+    if ((value ?? '') === (defaults.get(name) ?? '')) continue;
+    if (concerns !== null && !concerns()) continue;
+    logWarning(`setting has no effect yet: ${name} = ${value} (${missing})`);
+  }
+  if (peers > 0) logWarning('section has no effect yet: [peers] (peering is not built yet)');
+}

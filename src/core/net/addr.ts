@@ -1,0 +1,92 @@
+/*
+ * Addresses of endpoints and how they are printed.
+ */
+import { hostname } from 'node:os';
+import { Family, native, type SockAddr } from '../base/native';
+import { logError, logNoise } from '../base/log';
+import { cf } from '../config/settings';
+import type { PgAddr, PgSocket } from '../pool/socket';
+import { isServerSocket } from '../pool/socket';
+
+export function isUnixAddr(addr: SockAddr): boolean {
+  return addr.family === Family.UNIX;
+}
+
+/** The address of a Unix endpoint: the port is the one that names the socket file. */
+export function unixAddr(port: number, uid: number, pid: number): PgAddr {
+  return { family: Family.UNIX, host: 'unix', port, uid, pid };
+}
+
+export function inetAddr(addr: SockAddr): PgAddr {
+  return { family: addr.family, host: addr.host, port: addr.port, uid: 0, pid: 0 };
+}
+
+/** Sets the peer's address of an open socket. */
+export function fillRemoteAddr(sk: PgSocket, fd: number, isUnix: boolean): void {
+  if (isUnix) {
+    const cred = native.peerCred(fd);
+    if (cred !== null) logNoise(`unix peer uid: ${cred[0]}`);
+    sk.remoteAddr = unixAddr(cf.listenPort, cred === null ? -1 : cred[0], cred === null ? 0 : cred[2]);
+    return;
+  }
+  try {
+    sk.remoteAddr = inetAddr(native.peerName(fd));
+  } catch (err) {
+    logError(`fill_remote_addr: getpeername(${fd}) = ${(err as Error).message}`);
+  }
+}
+
+/** Sets our own address of an open socket. */
+export function fillLocalAddr(sk: PgSocket, fd: number, isUnix: boolean): void {
+  if (isUnix) {
+    sk.localAddr = unixAddr(cf.listenPort, process.geteuid?.() ?? 0, process.pid);
+    return;
+  }
+  try {
+    sk.localAddr = inetAddr(native.sockName(fd));
+  } catch (err) {
+    logError(`fill_local_addr: getsockname(${fd}) = ${(err as Error).message}`);
+  }
+}
+
+/** Host part as SHOW and the handover print it. */
+export function addrHost(addr: PgAddr): string {
+  return addr.family === Family.UNIX ? 'unix' : addr.host;
+}
+
+/** `host:port`, IPv6 in brackets, `unix:port$pid`. */
+export function addrString(addr: PgAddr): string {
+  if (addr.family === Family.INET6) return `[${addr.host}]:${addr.port}`;
+  if (addr.family === Family.UNIX) return addr.pid > 0 ? `unix:${addr.port}$${addr.pid}` : `unix:${addr.port}`;
+  return `${addr.host}:${addr.port}`;
+}
+
+let ownHostname = '';
+
+/** Like addrString, with the pid and host of a Unix peer: for application_name_add_host. */
+export function addrDetails(addr: PgAddr): string {
+  if (addr.family !== Family.UNIX || addr.pid === 0) return addrString(addr);
+  if (ownHostname === '') ownHostname = hostname();
+  return `unix(${addr.pid}@${ownHostname}):${addr.port}`;
+}
+
+/** `from -> to` of a connection, in the direction in which it was opened. */
+export function connInfo(sk: PgSocket): string {
+  const from = isServerSocket(sk) ? sk.localAddr : sk.remoteAddr;
+  const to = isServerSocket(sk) ? sk.remoteAddr : sk.localAddr;
+  if (isUnixAddr(from)) return 'unix->unix';
+  return `${from.host}:${from.port} -> ${to.host}:${to.port}`;
+}
+
+/** What the log writes in front of a message about a socket: `C-0x2a: db/user@host:port `. */
+export function logSocketPrefix(sock: unknown): string {
+  const sk = sock as PgSocket;
+  const kind = isServerSocket(sk) ? 'S' : 'C';
+  const addr = sk.remoteAddr;
+  let host = addr.host;
+  if (addr.family === Family.UNIX) host = addr.pid > 0 ? `unix(${addr.pid})` : 'unix';
+  else if (addr.family === Family.INET6) host = `[${addr.host}]`;
+  const peerId = sk.pool?.db.peerId ?? 0;
+  const who = peerId > 0 ? `peer-${peerId}` : `${sk.pool?.db.name ?? '(nodb)'}/${sk.loginUser?.name ?? '(nouser)'}`;
+  return `${kind}-0x${sk.id.toString(16)}: ${who}@${host}:${addr.port} `;
+}

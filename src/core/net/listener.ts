@@ -1,0 +1,246 @@
+/*
+ * The listening sockets (the original's pooler.c): opening them, pausing and resuming them, and handing each accepted
+ * connection to whoever registered for it.
+ */
+import { lstatSync, unlinkSync, chmodSync } from 'node:fs';
+import { die, atExit, logDebug, logError, logInfo, logNoise, logWarning } from '../base/log';
+import { Family, native, type SockAddr } from '../base/native';
+import { runState, PauseMode } from '../base/runstate';
+import { parseWordList } from '../base/strutil';
+import { USEC } from '../base/time';
+import { newTimer, timerStart } from '../base/timer';
+import { cf } from '../config/settings';
+import type { PgAddr } from '../pool/socket';
+import { addrString, inetAddr, unixAddr } from './addr';
+import { tuneSocket } from './tune';
+
+interface ListenSocket {
+  fd: number;
+  handle: number;
+  addr: PgAddr;
+  active: boolean;
+}
+
+const sockets: ListenSocket[] = [];
+const socketsByHandle = new Map<number, ListenSocket>();
+
+/** Pause after accept() failed: usually out of descriptors, so trying at once is pointless. usec */
+const ACCEPT_PAUSE = 5 * USEC;
+const acceptTimer = newTimer(() => {
+  if (runState.pauseMode !== PauseMode.SUSPEND) resumePooler();
+});
+
+/** The session layer takes accepted descriptors here. */
+export const acceptSlot: { accept: (fd: number, isUnix: boolean) => void } = {
+  accept: (fd) => native.closeFd(fd),
+};
+
+function unixSocketPath(dir: string): string {
+  return `${dir}/.s.PGSQL.${cf.listenPort}`;
+}
+
+function fsPath(path: string): Buffer {
+  return Buffer.from(path, 'latin1');
+}
+
+function addSocket(fd: number, addr: PgAddr): void {
+  const handle = native.listenOpen(fd);
+  const ls: ListenSocket = { fd, handle, addr, active: false };
+  sockets.push(ls);
+  socketsByHandle.set(handle, ls);
+}
+
+function closeSocket(ls: ListenSocket): void {
+  socketsByHandle.delete(ls.handle);
+  native.close(ls.handle);
+}
+
+/** Closes the TCP listeners, so that another process can have the port; not while suspended, a new process has them then. */
+export function cleanupTcpSockets(): void {
+  if (runState.pauseMode === PauseMode.SUSPEND) return;
+  for (let i = sockets.length - 1; i >= 0; i--) {
+    const ls = sockets[i] as ListenSocket;
+    if (ls.addr.family === Family.UNIX) continue;
+    closeSocket(ls);
+    sockets.splice(i, 1);
+  }
+}
+
+/** Closes what is left and removes the socket file. */
+export function cleanupUnixSockets(): void {
+  if (runState.pauseMode === PauseMode.SUSPEND) return;
+  for (const ls of sockets) {
+    closeSocket(ls);
+    if (ls.addr.family !== Family.UNIX || cf.unixSocketDir.startsWith('@') || cf.unixSocketDir === '') continue;
+    try {
+      unlinkSync(fsPath(unixSocketPath(cf.unixSocketDir)));
+    } catch {
+      // somebody removed it already
+    }
+  }
+  sockets.length = 0;
+}
+
+function errorText(err: unknown): { syscall: string; message: string } {
+  const e = err as { syscall?: string; errno?: number; message: string };
+  return { syscall: e.syscall ?? 'socket', message: e.errno === undefined ? e.message : native.strerror(Math.abs(e.errno)) };
+}
+
+function listenName(addr: SockAddr): string {
+  if (addr.family === Family.UNIX) return `unix:${addr.host}`;
+  return addrString(inetAddr(addr));
+}
+
+function addListenTcp(addr: SockAddr): boolean {
+  logDebug(`add_listen: ${listenName(addr)}`);
+  let fd: number;
+  try {
+    fd = native.listenTcp(addr, cf.listenBacklog, cf.soReuseport ? 1 : 0);
+  } catch (err) {
+    const { syscall, message } = errorText(err);
+    logWarning(`cannot listen on ${listenName(addr)}: ${syscall}(): ${message}`);
+    return false;
+  }
+  if (!tuneSocket(fd, false)) {
+    native.closeFd(fd);
+    return false;
+  }
+  tuneAccept(fd, cf.tcpDeferAccept !== 0);
+  logInfo(`listening on ${listenName(addr)}`);
+  addSocket(fd, inetAddr(addr));
+  return true;
+}
+
+function changeFileMode(path: string): void {
+  if (cf.unixSocketGroup !== '') {
+    const gid = /^\d+$/.test(cf.unixSocketGroup) ? Number(cf.unixSocketGroup) : native.getgrnam(cf.unixSocketGroup);
+    if (gid < 0) die(`could not find gid for group '${cf.unixSocketGroup}'`);
+    const res = native.chown(path, -1, gid);
+    if (res < 0) die(`chown(${path}, -1, ${gid}) failed: ${native.strerror(-res)}`);
+  }
+  try {
+    chmodSync(fsPath(path), cf.unixSocketMode);
+  } catch (err) {
+    die(`failure to chmod(${path}) to 0${cf.unixSocketMode.toString(8)}: ${errorText(err).message}`);
+  }
+}
+
+/**
+ * Opens the Unix socket. A path that cannot be used ends the process: whoever configured it counts on it, and a cancel
+ * request forwarded to a missing socket would fail silently.
+ */
+function createUnixSocket(dir: string): void {
+  const path = unixSocketPath(dir);
+  const abstract = dir.startsWith('@');
+  if (!abstract) {
+    let locked = true;
+    try {
+      lstatSync(fsPath(`${path}.lock`));
+    } catch {
+      locked = false;
+    }
+    if (locked) die(`unix port ${cf.listenPort} is in use`);
+    try {
+      unlinkSync(fsPath(path));
+    } catch {
+      // no old socket file: as it should be
+    }
+  }
+  let fd: number;
+  try {
+    fd = native.listenUnix(path, cf.listenBacklog);
+  } catch (err) {
+    const { syscall, message } = errorText(err);
+    logWarning(`cannot listen on unix:${path}: ${syscall}(): ${message}`);
+    return die('failed to create unix socket');
+  }
+  if (!abstract) changeFileMode(path);
+  tuneSocket(fd, true);
+  logInfo(`listening on unix:${path}`);
+  addSocket(fd, unixAddr(cf.listenPort, 0, 0));
+}
+
+function tuneAccept(fd: number, on: boolean): void {
+  const action = on ? 'install' : 'uninstall';
+  logNoise(`${action} TCP_DEFER_ACCEPT on ${fd}`);
+  const res = native.deferAccept(fd, on ? 1 : 0);
+  if (res < 0) logWarning(`tune_accept: ${action} TCP_DEFER_ACCEPT: ${native.strerror(-res)}`);
+}
+
+/** Applies tcp_defer_accept to the sockets that are open. */
+export function poolerTuneAccept(on: boolean): void {
+  for (const ls of sockets) if (ls.addr.family !== Family.UNIX) tuneAccept(ls.fd, on);
+}
+
+function listenOnName(name: string): void {
+  const host = name === '*' ? null : name;
+  let addrs: SockAddr[];
+  try {
+    addrs = native.getaddrinfoPassive(host, cf.listenPort);
+  } catch (err) {
+    return die(`getaddrinfo('${name}', '${cf.listenPort}') = ${(err as Error).message}`);
+  }
+  // one address that fails is only warned of: names and families overlap in practice; none at all is fatal, below
+  for (const addr of addrs) addListenTcp(addr);
+}
+
+/** Opens every configured listener and starts accepting. Dies when there is none. */
+export function poolerSetup(): void {
+  atExit(cleanupUnixSockets);
+  atExit(cleanupTcpSockets);
+  const names = parseWordList(cf.listenAddr).filter((name) => name !== '');
+  for (const name of names) listenOnName(name);
+  if (names.length > 0 && sockets.length === 0) {
+    die(`failed to listen on any address in listen_addr list: ${cf.listenAddr}`);
+  }
+  if (cf.unixSocketDir !== '') createUnixSocket(cf.unixSocketDir);
+  if (sockets.length === 0) die('nowhere to listen on');
+  resumePooler();
+}
+
+/** True when somebody answers on our Unix socket: another instance runs. */
+export function checkOldProcessUnix(): boolean {
+  if (cf.unixSocketDir === '') return false;
+  return native.unixProbe(unixSocketPath(cf.unixSocketDir));
+}
+
+/** Stops accepting; connections queue in the kernel meanwhile. */
+export function suspendPooler(): void {
+  for (const ls of sockets) {
+    if (!ls.active) continue;
+    native.listenStart(ls.handle, 0);
+    ls.active = false;
+  }
+}
+
+/** Accepts again. */
+export function resumePooler(): void {
+  for (const ls of sockets) {
+    if (ls.active) continue;
+    native.listenStart(ls.handle, 1);
+    ls.active = true;
+  }
+}
+
+/** One Ev.ACCEPT record. @param result the new descriptor, or -errno */
+export function onAccept(handle: number, result: number): void {
+  const ls = socketsByHandle.get(handle);
+  if (result < 0) {
+    logError(`accept() failed: ${native.strerror(-result)}`);
+    suspendPooler();
+    timerStart(acceptTimer, ACCEPT_PAUSE, 0);
+    return;
+  }
+  if (ls === undefined) {
+    native.closeFd(result);
+    return;
+  }
+  logNoise(`new fd from accept=${result}`);
+  acceptSlot.accept(result, ls.addr.family === Family.UNIX);
+}
+
+/** Calls back for every listener until one returns false. */
+export function forEachPoolerFd(each: (fd: number, addr: PgAddr) => boolean): boolean {
+  for (const ls of sockets) if (!each(ls.fd, ls.addr)) return false;
+  return true;
+}

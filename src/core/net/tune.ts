@@ -1,0 +1,31 @@
+/*
+ * Socket options of every TCP connection and listener, from the settings.
+ */
+import { logWarning } from '../base/log';
+import { native } from '../base/native';
+import { cf } from '../config/settings';
+
+/**
+ * Keepalive family, user timeout, buffer sizes, no delay; non-blocking and close-on-exec in any case.
+ * @returns false when the kernel refused one, after a warning
+ */
+export function tuneSocket(fd: number, isUnix: boolean): boolean {
+  try {
+    native.tuneSocket(
+      fd,
+      isUnix,
+      cf.tcpKeepalive,
+      cf.tcpKeepidle,
+      cf.tcpKeepintvl,
+      cf.tcpKeepcnt,
+      cf.tcpUserTimeout,
+      cf.tcpSocketBuffer,
+    );
+    return true;
+  } catch (err) {
+    const e = err as { syscall?: string; errno?: number; message: string };
+    const text = e.errno === undefined ? e.message : native.strerror(Math.abs(e.errno));
+    logWarning(`${e.syscall ?? 'setsockopt'}(${fd}) failed: ${text}`);
+    return false;
+  }
+}

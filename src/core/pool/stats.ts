@@ -1,0 +1,59 @@
+/*
+ * Counters of a pool, in one typed array each so that counting allocates nothing, and the averages over the last
+ * stats period.
+ */
+import { getCachedTime, USEC } from '../base/time';
+
+/** Index of each counter. */
+export const enum Stat {
+  SERVER_ASSIGNMENT_COUNT = 0,
+  XACT_COUNT,
+  QUERY_COUNT,
+  /** bytes from clients */
+  CLIENT_BYTES,
+  /** bytes from servers */
+  SERVER_BYTES,
+  /** usec */
+  XACT_TIME,
+  /** usec */
+  QUERY_TIME,
+  /** usec clients waited for a server */
+  WAIT_TIME,
+  PS_CLIENT_PARSE_COUNT,
+  PS_SERVER_PARSE_COUNT,
+  PS_BIND_COUNT,
+  CLIENT_LOGIN_COUNT,
+  SIZE,
+}
+
+export type PgStats = Float64Array;
+
+export function newStats(): PgStats {
+  return new Float64Array(Stat.SIZE);
+}
+
+export function statAdd(total: PgStats, stat: PgStats): void {
+  for (let i = 0; i < Stat.SIZE; i++) total[i] = (total[i] as number) + (stat[i] as number);
+}
+
+/** usec: begin of the period whose older_stats the averages are taken against, and of the current one */
+export const statsStamps = { old: 0, now: 0 };
+
+/** Per-second rates of the counts, per-event means of the times. @returns a new set */
+export function calcAverage(cur: PgStats, old: PgStats): PgStats {
+  const avg = newStats();
+  const duration = getCachedTime() - statsStamps.old;
+  if (duration <= 0) return avg;
+  for (let i = 0; i < Stat.SIZE; i++) {
+    avg[i] = Math.floor((USEC * ((cur[i] as number) - (old[i] as number))) / duration);
+  }
+  meanTime(avg, cur, old, Stat.QUERY_TIME, Stat.QUERY_COUNT);
+  meanTime(avg, cur, old, Stat.XACT_TIME, Stat.XACT_COUNT);
+  meanTime(avg, cur, old, Stat.WAIT_TIME, Stat.SERVER_ASSIGNMENT_COUNT);
+  return avg;
+}
+
+function meanTime(avg: PgStats, cur: PgStats, old: PgStats, time: Stat, count: Stat): void {
+  const events = (cur[count] as number) - (old[count] as number);
+  avg[time] = events > 0 ? Math.floor(((cur[time] as number) - (old[time] as number)) / events) : 0;
+}

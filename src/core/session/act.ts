@@ -1,0 +1,25 @@
+/*
+ * What a packet handler tells the stream walker (client.ts, server.ts) to do with the packet it was shown.
+ */
+export const enum Act {
+  /** pass it to the other end, as it comes */
+  FORWARD,
+  /** drop it: it was handled here, or nobody wants it */
+  SKIP,
+  /** the socket was paused: keep the packet and look at it again when reading goes on */
+  WAIT,
+  /** show it again when more of it has arrived */
+  MORE,
+  /** the socket was disconnected: touch nothing */
+  DEAD,
+}
+
+/**
+ * Most bytes of one packet that the pooler has to see as a whole during login: PostgreSQL takes no authentication
+ * message longer than 65535 bytes, and the length of a startup packet has 16 bits.
+ */
+export const LOGIN_PACKET_MAX = 65536;
+/** Likewise for the packets of a working server that are looked at as a whole: ParameterStatus, answers to auth_query. */
+export const SERVER_PACKET_MAX = 256 * 1024;
+/** Likewise for a command on the console. */
+export const ADMIN_PACKET_MAX = 256 * 1024;

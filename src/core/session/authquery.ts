@@ -1,0 +1,147 @@
+/*
+ * auth_query: a user that auth_file does not know is looked up on the server, over a connection of auth_user.
+ */
+import { slogDebug, slogError, slogInfo, slogNoise, wantDebug, wantNoise, logError } from '../base/log';
+import { cf } from '../config/settings';
+import { sbufContinue, sbufPause, sendPacket } from '../net/sbuf';
+import { addDynamicCredentials, type PgDatabase } from '../pool/database';
+import { getPool } from '../pool/pool';
+import { ResponseAction } from '../pool/requests';
+import { isDead, type PgSocket } from '../pool/socket';
+import { MAX_PASSWORD, MAX_USERNAME, type PgCredentials } from '../pool/user';
+import { writeExtQuery } from '../wire/messages';
+import { PqMsg } from '../wire/packets';
+import { pktbufTemp } from '../wire/pktbuf';
+import { parseServerError, PktReader, serverErrorLine } from '../wire/reader';
+import { Act } from './act';
+import { findServer } from './find';
+import { checkUserConnectionCount } from './limits';
+import { disconnectClient, disconnectServer } from './objects';
+import { findOrRegisterDatabase } from './registry';
+
+/** Stands for the password of a user whose row has NULL: no login ever matches it. */
+const IMPOSSIBLE_PASSWORD = 'md5';
+
+/** The database to run auth_query on, or null when the client was disconnected. */
+function prepareAuthDatabase(client: PgSocket): PgDatabase | null {
+  const clientDb = client.db as PgDatabase;
+  const name = clientDb.authDbname ?? cf.authDbname;
+  const db = name === null ? clientDb : findOrRegisterDatabase(client, name);
+  if (db === null) {
+    slogError(client, `authentication database "${name}" is not configured.`);
+    disconnectClient(client, true, 'bouncer config error');
+    return null;
+  }
+  if (db.disabled) {
+    disconnectClient(client, true, `authentication database "${name}" is disabled`);
+    return null;
+  }
+  if (db.admin) {
+    slogError(client, `cannot use the reserved "${db.dbname}" database as an auth_dbname`);
+    disconnectClient(client, true, 'bouncer config error');
+    return null;
+  }
+  return db;
+}
+
+/** Starts the look-up, or queues the client until a server is there for it. */
+export function startAuthQuery(client: PgSocket, username: string): Act {
+  const clientDb = client.db as PgDatabase;
+  const db = prepareAuthDatabase(client);
+  if (db === null) return Act.DEAD;
+  client.pool = getPool(db, clientDb.authUser as PgCredentials);
+  client.waitForUserConn = true;
+  if (!findServer(client)) return isDead(client) ? Act.DEAD : Act.WAIT;
+  const query = clientDb.authQuery ?? cf.authQuery;
+  if (wantNoise()) slogNoise(client, `doing auth_conn query: ${query}`);
+  client.waitForUserConn = false;
+  client.waitForUser = true;
+  sbufPause(client);
+
+  const server = client.link as PgSocket;
+  server.ready = false;
+  // so that the server is closed when the client leaves before the answer
+  server.requests?.push(PqMsg.Sync, ResponseAction.SKIP);
+  const buf = pktbufTemp();
+  writeExtQuery(buf, query, [username]);
+  if (!sendPacket(server, buf)) disconnectServer(server, false, 'unable to send auth_query');
+  return isDead(client) ? Act.DEAD : Act.WAIT;
+}
+
+/** Reads the one row: user name and password. @returns false when the server was disconnected */
+function readUserRow(client: PgSocket, server: PgSocket, reader: PktReader): boolean {
+  const columns = reader.u16();
+  if (reader.fail) return fail(server, 'bad packet');
+  if (columns !== 2) return fail(server, `expected 2 columns from auth_query, not ${columns}`);
+  const nameLen = reader.u32();
+  if (reader.fail) return fail(server, 'bad packet');
+  if (nameLen === 0xffffffff) return fail(server, 'auth_query response contained null user name');
+  const name = reader.chars(nameLen);
+  const passwdLen = reader.u32();
+  if (name === null || reader.fail) return fail(server, 'bad packet');
+  const passwd = passwdLen === 0xffffffff ? IMPOSSIBLE_PASSWORD : reader.chars(passwdLen);
+  if (passwd === null) return fail(server, 'bad packet');
+  const user = untilNul(name).slice(0, MAX_USERNAME - 1);
+  if (wantDebug()) slogDebug(client, `successfully parsed auth_query response for user ${user}`);
+  client.loginUser = addDynamicCredentials(client.db as PgDatabase, user, untilNul(passwd).slice(0, MAX_PASSWORD - 1));
+  return checkUserConnectionCount(client);
+}
+
+/** The original keeps C strings: what follows a zero byte is not there. */
+function untilNul(text: string): string {
+  const nul = text.indexOf('\0');
+  return nul < 0 ? text : text.slice(0, nul);
+}
+
+function fail(server: PgSocket, reason: string): boolean {
+  disconnectServer(server, false, reason);
+  return false;
+}
+
+/**
+ * One complete packet of the answer.
+ * @param off body of the packet, up to `end`
+ */
+export function handleAuthQueryResponse(server: PgSocket, type: number, buf: Buffer, off: number, end: number): Act {
+  const client = server.link as PgSocket;
+  switch (type) {
+    case PqMsg.RowDescription: {
+      const reader = new PktReader(buf, off, end);
+      const columns = reader.u16();
+      if (reader.fail) fail(server, 'bad packet');
+      else if (columns !== 2) fail(server, `expected 2 columns from auth_query, not ${columns}`);
+      break;
+    }
+    case PqMsg.DataRow:
+      readUserRow(client, server, new PktReader(buf, off, end));
+      break;
+    case PqMsg.NoticeResponse:
+    case PqMsg.CommandComplete:
+    case PqMsg.ParseComplete:
+    case PqMsg.BindComplete:
+    case PqMsg.ParameterStatus:
+      break;
+    case PqMsg.ReadyForQuery:
+      finishAuthQuery(client, server);
+      break;
+    case PqMsg.ErrorResponse:
+      logError(serverErrorLine('S: error in auth_query', parseServerError(buf, off, end)));
+      fail(server, 'error response from auth_query');
+      break;
+    default:
+      fail(server, 'unexpected response from auth_query');
+  }
+  return isDead(server) ? Act.DEAD : Act.SKIP;
+}
+
+function finishAuthQuery(client: PgSocket, server: PgSocket): void {
+  if (client.loginUser === null) {
+    if (cf.logConnections) slogInfo(client, `login failed: db=${(client.db as PgDatabase).name}`);
+    disconnectClient(client, true, 'no such user');
+    return;
+  }
+  if (wantNoise()) slogNoise(client, 'auth query complete');
+  // the flush event releases the server, whatever the pool mode
+  server.resetting = true;
+  sbufContinue(client);
+}

@@ -1,0 +1,110 @@
+/*
+ * Cancel requests: a client's request to stop its query is matched by key, waits for a connection of its own, and is
+ * forwarded with the server's key. With peering it may belong to another process.
+ */
+import { logDebug, slogDebug, slogWarning } from '../base/log';
+import { cf } from '../config/settings';
+import { sbufContinue, sbufPause, sendPacket } from '../net/sbuf';
+import { findPeer } from '../pool/database';
+import { getPeerPool, type PgPool } from '../pool/pool';
+import { type PgSocket, SocketState } from '../pool/socket';
+import { changeClientState, changeServerState } from '../pool/state';
+import { writeCancelRequest } from '../wire/messages';
+import { pktbufTemp } from '../wire/pktbuf';
+import { CANCELLATION_TTL_MASK, findByCancelKey } from './cancelkeys';
+import { launchNewConnection } from './launch';
+import { disconnectClient } from './objects';
+import { adminSlot } from './slots';
+
+/** Queues a request. Some clients send more bytes after it; nobody reads them. */
+function pauseCancelRequest(req: PgSocket): void {
+  slogDebug(req, 'pause_cancel_request');
+  changeClientState(req, SocketState.CL_WAITING_CANCEL);
+  sbufPause(req);
+}
+
+function forwardToPeer(peerId: number, req: PgSocket, key: Buffer): void {
+  if (((key[7] as number) & CANCELLATION_TTL_MASK) === 0) {
+    disconnectClient(req, false, 'failed to forward cancel request because its TTL was exhausted');
+    return;
+  }
+  // one hop less; the count is in the lowest bits
+  key[7] = (key[7] as number) - 1;
+  const peer = findPeer(peerId);
+  if (peer === null) {
+    disconnectClient(req, false, 'could not find peer to forward request to');
+    return;
+  }
+  logDebug(`forwarding cancellation request to peer ${peerId}`);
+  req.cancelKey = key;
+  req.pool = getPeerPool(peer);
+  pauseCancelRequest(req);
+  launchNewConnection(req.pool, true);
+}
+
+/** A cancel request arrived. @param key the 8 bytes after the code; belongs to the request from now on */
+export function acceptCancelRequest(req: PgSocket, key: Buffer): void {
+  if (cf.peerId > 0) {
+    const peerId = (key[1] as number) + ((key[2] as number) << 8);
+    if (peerId !== cf.peerId) {
+      forwardToPeer(peerId, req, key);
+      return;
+    }
+    // our own keys carry the full count
+    key[7] = (key[7] as number) | CANCELLATION_TTL_MASK;
+  }
+
+  const client = findByCancelKey(key);
+  if (client === null) {
+    disconnectClient(req, false, 'failed cancel request');
+    return;
+  }
+  if ((client.pool as PgPool).db.admin) {
+    disconnectClient(req, false, 'cancel request for console client');
+    adminSlot.handleCancel(client);
+    return;
+  }
+  const server = client.link;
+  if (server === null) {
+    disconnectClient(req, false, 'cancel request for idle client');
+    return;
+  }
+  if (server.settingVars) {
+    disconnectClient(req, false, 'ignoring cancel request for server that is setting vars');
+    return;
+  }
+  req.canceledServer = server;
+  if (server.cancelingClients === null) server.cancelingClients = [req];
+  else server.cancelingClients.push(req);
+  req.pool = client.pool as PgPool;
+  pauseCancelRequest(req);
+  launchNewConnection(req.pool, true);
+}
+
+/** A connection is open and the first waiting cancel request goes out on it. */
+export function forwardCancelRequest(server: PgSocket): void {
+  const pool = server.pool as PgPool;
+  const req = pool.waitingCancelReqList.head as PgSocket;
+  server.link = req;
+  req.link = server;
+  let key = req.cancelKey;
+  if (pool.db.peerId === 0) {
+    if (req.canceledServer === null) {
+      // the query ended meanwhile, and the server may be busy with another client's
+      disconnectClient(req, false, 'not sending cancel request for client that is now idle');
+      return;
+    }
+    key = req.canceledServer.cancelKey;
+  }
+  const buf = pktbufTemp();
+  writeCancelRequest(buf, key);
+  if (!sendPacket(server, buf)) {
+    slogWarning(req, 'sending cancel request failed');
+    disconnectClient(req, false, 'failed to send cancel request');
+    return;
+  }
+  slogDebug(req, 'started sending cancel request');
+  changeClientState(req, SocketState.CL_ACTIVE_CANCEL);
+  changeServerState(server, SocketState.SV_ACTIVE_CANCEL);
+  sbufContinue(server);
+}

@@ -1,0 +1,303 @@
+/*
+ * The client's side of the protocol: walks the packets that arrive, decides on each, forwards runs of them to the
+ * server in one piece.
+ */
+import { slogDebug, slogError, slogNoise, wantNoise } from '../base/log';
+import { arena, native } from '../base/native';
+import { getCachedTime } from '../base/time';
+import { cf } from '../config/settings';
+import { connInfo, fillLocalAddr, fillRemoteAddr, isUnixAddr } from '../net/addr';
+import { attachHandle, blockSource, keepForLater, keepInput, sbufContinue, sbufPause, sendBytes } from '../net/sbuf';
+import { tuneSocket } from '../net/tune';
+import type { PgPool } from '../pool/pool';
+import { ResponseAction } from '../pool/requests';
+import { isDead, type PgSocket, SocketState } from '../pool/socket';
+import { changeClientState, newClient } from '../pool/state';
+import { Stat } from '../pool/stats';
+import { BACKENDKEY_LEN, NEW_HEADER_LEN, Pkt, PqMsg } from '../wire/packets';
+import { getHeader, hdr2hex, incompleteHeader, PktHdr, pktDesc } from '../wire/reader';
+import { Act, ADMIN_PACKET_MAX, LOGIN_PACKET_MAX } from './act';
+import { acceptCancelRequest } from './cancel';
+import { findServer } from './find';
+import { requestFullLoopMaint } from './janitor';
+import { handlePasswordPacket } from './login';
+import { disconnectClient, disconnectServer } from './objects';
+import { adminSlot } from './slots';
+import { decideStartupPool, resumeAfterAuthQuery, startupPacketRepeated } from './startup';
+import { finishClientLogin } from './welcome';
+
+const hdr = new PktHdr();
+const SSL_REFUSED = Buffer.from('N');
+
+/** A new connection from a listener. */
+export function acceptClient(fd: number, isUnix: boolean): void {
+  if (!tuneSocket(fd, isUnix)) {
+    native.closeFd(fd);
+    return;
+  }
+  const handle = native.open(fd);
+  if (handle < 0) {
+    native.closeFd(fd);
+    return;
+  }
+  const client = newClient();
+  client.connectTime = client.requestTime = getCachedTime();
+  fillRemoteAddr(client, fd, isUnix);
+  fillLocalAddr(client, fd, isUnix);
+  attachHandle(client, handle);
+  changeClientState(client, SocketState.CL_LOGIN);
+  slogDebug(client, `P: got connection: ${connInfo(client)}`);
+  sbufContinue(client);
+}
+
+/** The connection ended (length 0) or broke. */
+export function clientRecvFailed(client: PgSocket): void {
+  // whoever connects and leaves without a word is a monitoring probe, not an error
+  const silent = client.state === SocketState.CL_LOGIN && !client.hasKept;
+  disconnectClient(client, false, silent ? null : 'client unexpected eof');
+}
+
+/** Sends [off, end) to the client's server. @returns false when that broke, and the client with it */
+function forwardRun(client: PgSocket, off: number, end: number): boolean {
+  const server = client.link as PgSocket;
+  const res = native.send(server.handle, off, end - off);
+  if (res === 0) return true;
+  if (res < 0) {
+    disconnectServer(server, false, 'server connection closed');
+    return false;
+  }
+  blockSource(client);
+  return true;
+}
+
+/** True while packets belong to login. */
+function inStartupPhase(client: PgSocket): boolean {
+  return client.state === SocketState.CL_LOGIN || client.waitForWelcome;
+}
+
+function showPacket(client: PgSocket, off: number, end: number): Act {
+  if (incompleteHeader(arena, off, end)) {
+    if (wantNoise()) slogNoise(client, 'C: got partial header, trying to wait a bit');
+    return Act.MORE;
+  }
+  if (!getHeader(arena, off, end, cf.maxPacketSize, hdr)) {
+    disconnectClient(client, true, `bad packet header: '${hdr2hex(arena, off, end)}'`);
+    return Act.DEAD;
+  }
+  if (wantNoise()) slogNoise(client, `read pkt='${pktDesc(hdr.type)}' len=${hdr.len}`);
+  client.requestTime = getCachedTime();
+  return inStartupPhase(client) ? startupPacket(client, off, end) : workPacket(client, off, end);
+}
+
+/**
+ * Bytes of a client, in the arena at [off, end): from the socket, or kept ones that can go on now. What cannot be
+ * processed is given back to the loop.
+ */
+export function clientInput(client: PgSocket, off: number, length: number): void {
+  const end = off + length;
+  let pos = off;
+  // [run, pos) waits to be forwarded in one piece
+  let run = off;
+  while (pos < end) {
+    if (client.pktRemain > 0) {
+      const n = Math.min(client.pktRemain, end - pos);
+      client.pktRemain -= n;
+      if (client.pktSkip) {
+        if (pos > run && !forwardRun(client, run, pos)) return;
+        run = pos + n;
+      }
+      pos += n;
+      continue;
+    }
+    const act = showPacket(client, pos, end);
+    if (act === Act.FORWARD || act === Act.SKIP) {
+      client.pktRemain = hdr.len;
+      client.pktSkip = act === Act.SKIP;
+      continue;
+    }
+    if (act === Act.DEAD) return;
+    if (pos > run && !forwardRun(client, run, pos)) return;
+    if (act === Act.WAIT) keepForLater(client, pos, end);
+    else keepInput(client, pos, end);
+    return;
+  }
+  if (pos > run) forwardRun(client, run, pos);
+}
+
+/* ---- login ---- */
+
+function startupPacket(client: PgSocket, off: number, end: number): Act {
+  const len = hdr.len;
+  if (len > LOGIN_PACKET_MAX) {
+    disconnectClient(client, true, `bad packet header: '${hdr2hex(arena, off, end)}'`);
+    return Act.DEAD;
+  }
+  const type = hdr.type;
+  // whatever came along with the request was not protected by it: maybe somebody else's words
+  if (type === Pkt.SSLREQ && end - off > len) {
+    disconnectClient(client, true, 'received unencrypted data after SSL request');
+    return Act.DEAD;
+  }
+  if (type === Pkt.GSSENCREQ && end - off > len) {
+    disconnectClient(client, true, 'received unencrypted data after GSSAPI encryption request');
+    return Act.DEAD;
+  }
+  if (end - off < len) return Act.MORE;
+  if (client.waitForWelcome || client.waitForAuth) {
+    if (finishClientLogin(client)) return restoreSkip(len);
+    return isDead(client) ? Act.DEAD : Act.WAIT;
+  }
+  return restoreAct(handleStartupPacket(client, type, off + hdr.headerLen, off + len), len);
+}
+
+/** Handlers may look at other headers meanwhile; the walker needs this one's length. */
+function restoreAct(act: Act, len: number): Act {
+  hdr.len = len;
+  return act;
+}
+
+function restoreSkip(len: number): Act {
+  return restoreAct(Act.SKIP, len);
+}
+
+function refuseEncryption(client: PgSocket, what: string): Act {
+  slogNoise(client, `C: req ${what}`);
+  if (sendBytes(client, SSL_REFUSED, 1)) return Act.SKIP;
+  disconnectClient(client, false, `failed to nak ${what}`);
+  return Act.DEAD;
+}
+
+/** One complete packet of the login phase, body in arena[body, end). */
+function handleStartupPacket(client: PgSocket, type: number, body: number, end: number): Act {
+  switch (type) {
+    case Pkt.SSLREQ:
+      return refuseEncryption(client, 'SSL');
+    case Pkt.GSSENCREQ:
+      return refuseEncryption(client, 'GSS enc');
+    case Pkt.STARTUP_V2:
+      disconnectClient(client, true, 'old V2 protocol not supported');
+      return Act.DEAD;
+    case Pkt.STARTUP_V3:
+    case Pkt.STARTUP_V3_UNSUPPORTED:
+      if (startupPacketRepeated(client) || (client.startupMessageReceived && !client.waitForUser)) {
+        disconnectClient(client, true, 'client re-sent startup pkt');
+        return Act.DEAD;
+      }
+      if (client.waitForUser) return resumeAfterAuthQuery(client);
+      return decideStartupPool(client, type, arena, body, end);
+    case PqMsg.PasswordMessage:
+      return handlePasswordPacket(client, arena, body, end);
+    case Pkt.CANCEL:
+      if (end - body !== BACKENDKEY_LEN || client.startupMessageReceived) {
+        disconnectClient(client, false, 'bad cancel request');
+        return Act.DEAD;
+      }
+      acceptCancelRequest(client, Buffer.from(arena.subarray(body, end)));
+      return isDead(client) ? Act.DEAD : Act.WAIT;
+    default:
+      disconnectClient(client, false, 'bad packet');
+      return Act.DEAD;
+  }
+}
+
+/* ---- work ---- */
+
+function unknownPacket(client: PgSocket, type: number): Act {
+  slogError(client, `unknown pkt from client: ${type}/0x${type.toString(16)}`);
+  disconnectClient(client, true, 'unknown pkt');
+  return Act.DEAD;
+}
+
+/** One packet of a logged-in client, maybe not all of it yet: whether it goes to a server, and to which. */
+function workPacket(client: PgSocket, off: number, end: number): Act {
+  const type = hdr.type;
+  const len = hdr.len;
+  let trackOutstanding = false;
+  switch (type) {
+    case PqMsg.Query:
+      if (cf.disablePqexec) {
+        slogError(client, 'client used "Query" packet type');
+        disconnectClient(client, true, 'PQexec disallowed');
+        return Act.DEAD;
+      }
+      trackOutstanding = true;
+      break;
+    case PqMsg.FunctionCall:
+    case PqMsg.Sync:
+    case PqMsg.Parse:
+    case PqMsg.Bind:
+    case PqMsg.Describe:
+    case PqMsg.Execute:
+    case PqMsg.Close:
+      trackOutstanding = true;
+      break;
+    case PqMsg.Flush:
+      break;
+    case PqMsg.CopyDone:
+    case PqMsg.CopyFail:
+      // late ones, of a COPY that failed: their server is somebody else's by now
+      if (client.link === null) return Act.SKIP;
+      // after an error the server only drains the stream and will not answer this one
+      if (client.link.copyMode) trackOutstanding = true;
+      client.copyMode = false;
+      break;
+    case PqMsg.CopyData:
+      if (client.link === null) return Act.SKIP;
+      break;
+    case PqMsg.Terminate:
+      disconnectClient(client, false, 'client close request');
+      return Act.DEAD;
+    default:
+      return unknownPacket(client, type);
+  }
+
+  const pool = client.pool as PgPool;
+  const stats = pool.stats;
+  if (client.queryStart === 0) {
+    client.queryStart = getCachedTime();
+    stats[Stat.QUERY_COUNT] = (stats[Stat.QUERY_COUNT] as number) + 1;
+  }
+  if (client.xactStart === 0) {
+    client.xactStart = client.queryStart;
+    stats[Stat.XACT_COUNT] = (stats[Stat.XACT_COUNT] as number) + 1;
+  }
+  if (pool.db.admin) return adminPacket(client, type, len, off, end);
+
+  if (client.link === null && !findServer(client)) {
+    hdr.len = len;
+    return isDead(client) ? Act.DEAD : Act.WAIT;
+  }
+  hdr.len = len;
+  stats[Stat.CLIENT_BYTES] = (stats[Stat.CLIENT_BYTES] as number) + len;
+  const server = client.link as unknown as PgSocket;
+  server.ready = false;
+  server.idleTx = false;
+  if (trackOutstanding) (server.requests as NonNullable<PgSocket['requests']>).push(type, ResponseAction.FORWARD);
+  return Act.FORWARD;
+}
+
+/** One packet for the console, which wants it whole. */
+function adminPacket(client: PgSocket, type: number, len: number, off: number, end: number): Act {
+  if (len > ADMIN_PACKET_MAX) {
+    disconnectClient(client, true, 'admin query too long');
+    return Act.DEAD;
+  }
+  if (end - off < len) return Act.MORE;
+  requestFullLoopMaint();
+  const alive = adminSlot.handleClient(client, type, arena, off + NEW_HEADER_LEN, off + len);
+  if (!alive || isDead(client)) return Act.DEAD;
+  hdr.len = len;
+  // a reader slower than its own questions must not pile up answers here
+  if (native.unsent(client.handle) > 0) blockSource(client);
+  return Act.SKIP;
+}
+
+/** Pauses input while the console makes the client wait (PAUSE and friends). */
+export function pauseConsoleClient(client: PgSocket): void {
+  sbufPause(client);
+}
+
+/** True for connections over a Unix socket. */
+export function isUnixClient(client: PgSocket): boolean {
+  return isUnixAddr(client.remoteAddr);
+}

@@ -1,0 +1,218 @@
+/*
+ * Opening server connections: whether one may be opened, what has to go for it, and where to.
+ */
+import { nextOf } from '../base/list';
+import { logDebug, logError, logNoise, slogDebug, slogNoise, slogWarning, wantDebug } from '../base/log';
+import { Family, native, type SockAddr } from '../base/native';
+import { getCachedTime, USEC } from '../base/time';
+import { cf, LoadBalanceHosts } from '../config/settings';
+import { inetAddr, unixAddr } from '../net/addr';
+import { dnsResolve } from '../net/dns';
+import { attachHandle } from '../net/sbuf';
+import { tuneSocket } from '../net/tune';
+import type { PgDatabase } from '../pool/database';
+import { databaseMaxConnections, poolPoolSize, poolResPoolSize, userMaxConnections } from '../pool/limits';
+import { type PgPool, poolServerCount } from '../pool/pool';
+import { type PgSocket, Replication, sendingAuthQuery, SocketState } from '../pool/socket';
+import { changeServerState, newServer } from '../pool/state';
+import type { PgGlobalUser } from '../pool/user';
+import { disconnectServer } from './objects';
+
+/** The one that was used longest ago. */
+function older(a: PgSocket | null, b: PgSocket | null): PgSocket | null {
+  if (a === null) return b;
+  if (b === null) return a;
+  return a.requestTime < b.requestTime ? a : b;
+}
+
+/** Closes the server that idles longest in any of these pools. @returns false when none can go */
+function evictFrom(pools: readonly PgPool[]): boolean {
+  let oldest: PgSocket | null = null;
+  for (const pool of pools) {
+    oldest = older(oldest, pool.idleServerList.tail);
+    // servers under test are somebody's hope when clients wait
+    if (pool.waitingClientList.count > 0) continue;
+    oldest = older(oldest, pool.usedServerList.tail);
+    oldest = older(oldest, pool.testedServerList.tail);
+  }
+  if (oldest === null) return false;
+  disconnectServer(oldest, true, 'evicted');
+  return true;
+}
+
+function evictPoolConnection(pool: PgPool): boolean {
+  const oldest = pool.idleServerList.tail;
+  if (oldest === null) return false;
+  disconnectServer(oldest, true, 'evicted');
+  return true;
+}
+
+function databaseHasRoom(db: PgDatabase, evict: boolean): boolean {
+  const max = databaseMaxConnections(db);
+  if (max <= 0) return true;
+  while (evict && db.connectionCount >= max) if (!evictFrom(db.pools)) break;
+  if (db.connectionCount < max) return true;
+  if (wantDebug()) logDebug(`launch_new_connection: database '${db.name}' full (${db.connectionCount} >= ${max})`);
+  return false;
+}
+
+function userHasRoom(user: PgGlobalUser, evict: boolean): boolean {
+  const max = userMaxConnections(user);
+  if (max <= 0) return true;
+  while (evict && user.connectionCount >= max) if (!evictFrom(user.pools)) break;
+  if (user.connectionCount < max) return true;
+  if (wantDebug()) logDebug(`launch_new_connection: user '${user.name}' full (${user.connectionCount} >= ${max})`);
+  return false;
+}
+
+/** Whether pool_size, the reserve pool, or an eviction for a replication client leaves room. */
+function poolHasRoom(pool: PgPool, evict: boolean): boolean {
+  const size = poolPoolSize(pool);
+  let count = poolServerCount(pool);
+  if (size <= 0 || count < size || !pool.welcomeMsgReady) return true;
+  const waiter = pool.waitingClientList.head;
+  const reserve = poolResPoolSize(pool);
+  if (cf.reservePoolTimeout > 0 && reserve > 0 && waiter !== null) {
+    if (getCachedTime() - waiter.requestTime >= cf.reservePoolTimeout && count < size + reserve) {
+      slogWarning(waiter, 'taking connection from reserve_pool');
+      return true;
+    }
+  }
+  if (waiter !== null && waiter.replication !== Replication.NONE && !sendingAuthQuery(waiter)) {
+    while (evict && count >= size && evictPoolConnection(pool)) count = poolServerCount(pool);
+    if (count < size) return true;
+  }
+  if (wantDebug()) logDebug(`launch_new_connection: pool full (${count} >= ${size})`);
+  return false;
+}
+
+/**
+ * Opens one more connection of a pool if limits allow. One at a time per pool: the next is opened when this one is
+ * logged in, so that a server that refuses logins is not stormed.
+ * @param evictIfNeeded close idle connections of other pools when the database or the user is at its limit
+ */
+export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): void {
+  if (pool.newServerList.count > 0) {
+    logDebug('launch_new_connection: already progress');
+    return;
+  }
+  const now = getCachedTime();
+  if (pool.lastConnectFailed && now - pool.lastConnectTime < cf.serverLoginRetry) {
+    if (wantDebug()) {
+      const left = Math.floor((cf.serverLoginRetry - (now - pool.lastConnectTime)) / USEC);
+      logDebug(`launch_new_connection: last failed, not launching new connection yet, still waiting ${left} s`);
+    }
+    return;
+  }
+
+  const count = poolServerCount(pool);
+  const size = poolPoolSize(pool);
+  if (pool.db.peerId > 0) {
+    if (count < size) openConnection(pool);
+    else if (wantDebug()) logDebug(`launch_new_connection: peer pool full (${count} >= ${size})`);
+    return;
+  }
+  if (pool.waitingCancelReqList.count > 0 && count < 2 * size) {
+    logDebug('launch_new_connection: bypass pool limitations for cancel request');
+    openConnection(pool);
+    return;
+  }
+  if (!poolHasRoom(pool, evictIfNeeded)) return;
+  if (!databaseHasRoom(pool.db, evictIfNeeded)) return;
+  const globalUser = pool.user?.globalUser ?? null;
+  if (globalUser !== null && !userHasRoom(globalUser, evictIfNeeded)) return;
+  openConnection(pool);
+}
+
+function openConnection(pool: PgPool): void {
+  const server = newServer();
+  const now = getCachedTime();
+  server.pool = pool;
+  server.loginUser = pool.user;
+  server.connectTime = now;
+  pool.lastConnectTime = now;
+  pool.lastActiveTime = now;
+  changeServerState(server, SocketState.SV_LOGIN);
+  pool.db.connectionCount++;
+  const globalUser = pool.user?.globalUser ?? null;
+  if (globalUser !== null) globalUser.connectionCount++;
+  connectToHost(server, pickHost(pool));
+}
+
+/** One of the database's hosts, by load_balance_hosts. */
+function pickHost(pool: PgPool): string | null {
+  const host = pool.db.host;
+  if (host === null || !host.includes(',')) return host;
+  const mode = pool.db.loadBalanceHosts;
+  if (mode === LoadBalanceHosts.DISABLE && pool.lastConnectFailed) pool.rrcounter = (pool.rrcounter + 1) & 0xffff;
+  const hosts = host.split(',').filter((name) => name !== '');
+  const picked = hosts[pool.rrcounter % hosts.length] ?? null;
+  if (mode === LoadBalanceHosts.ROUND_ROBIN) pool.rrcounter = (pool.rrcounter + 1) & 0xffff;
+  return picked;
+}
+
+const IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.(?!$)|$)){4}$/;
+
+function connectToHost(server: PgSocket, host: string | null): void {
+  const db = (server.pool as PgPool).db;
+  server.host = host;
+  if (host === null || host.startsWith('/') || host.startsWith('@')) {
+    const dir = host ?? cf.unixSocketDir;
+    if (dir === '') {
+      logError(`unix socket dir not configured: ${db.name}`);
+      disconnectServer(server, false, 'cannot connect');
+      return;
+    }
+    connectServer(server, { family: Family.UNIX, host: `${dir}/.s.PGSQL.${db.port}`, port: 0 });
+  } else if (host.includes(':')) {
+    connectServer(server, { family: Family.INET6, host, port: db.port });
+  } else if (IPV4.test(host)) {
+    connectServer(server, { family: Family.INET, host, port: db.port });
+  } else {
+    slogNoise(server, `dns socket: ${host}`);
+    // the answer may come at once, so the token is stored first
+    const token = dnsResolve(host, (addr) => onServerResolved(server, addr));
+    if (server.state === SocketState.SV_LOGIN && server.handle < 0) server.dnsToken = token;
+  }
+}
+
+function onServerResolved(server: PgSocket, addr: SockAddr | null): void {
+  server.dnsToken = -1;
+  if (addr === null) {
+    disconnectServer(server, true, 'server DNS lookup failed');
+    return;
+  }
+  connectServer(server, { family: addr.family, host: addr.host, port: (server.pool as PgPool).db.port });
+}
+
+function connectServer(server: PgSocket, addr: SockAddr): void {
+  const isUnix = addr.family === Family.UNIX;
+  server.remoteAddr = isUnix ? unixAddr((server.pool as PgPool).db.port, 0, 0) : inetAddr(addr);
+  slogDebug(server, 'launching new connection to server');
+  const handle = native.connect(addr.family, addr.host, addr.port);
+  if (handle < 0) {
+    logNoise(`failed to launch new connection: ${native.strerror(-handle)}`);
+    disconnectServer(server, false, 'connect failed');
+    return;
+  }
+  attachHandle(server, handle);
+  if (!tuneSocket(native.fdOf(handle), isUnix)) disconnectServer(server, false, 'connect failed');
+}
+
+/** All servers of a pool that are not there for a cancel request, for marking. */
+export function forEachServer(pool: PgPool, each: (server: PgSocket) => void): void {
+  const lists = [
+    pool.idleServerList,
+    pool.usedServerList,
+    pool.testedServerList,
+    pool.activeServerList,
+    pool.newServerList,
+  ];
+  for (const list of lists) {
+    for (let server = list.head; server !== null; ) {
+      const next: PgSocket | null = nextOf(server);
+      each(server);
+      server = next;
+    }
+  }
+}

@@ -1,0 +1,159 @@
+/*
+ * One turn of the loop: wait, give each event to its handler, let waiting clients go on, run what is due.
+ */
+import { logError, logWarning } from '../base/log';
+import { Ev, native, Rec, ring } from '../base/native';
+import { getCachedTime, resetTimeCache } from '../base/time';
+import { runTimers, timerWaitMs } from '../base/timer';
+import { onResolved } from '../net/dns';
+import { acceptSlot, onAccept } from '../net/listener';
+import { runContinueQueue, sbufIsEmpty, socketsByHandle, unblockSource } from '../net/sbuf';
+import { isDead, isServerSocket, type PgSocket, SocketState } from '../pool/socket';
+import { acceptClient, clientInput, clientRecvFailed } from './client';
+import { perLoopMaint } from './janitor';
+import { disconnectClient, disconnectServer } from './objects';
+import { serverFlushed, serverInput, serverRecvFailed } from './server';
+import { serverConnected } from './serverlogin';
+
+acceptSlot.accept = acceptClient;
+
+/** Whoever watches signals, wake-ups or descriptors of its own registers here. */
+export const eventSlots: {
+  signal: (signum: number) => void;
+  wake: () => void;
+  readable: (handle: number) => void;
+} = { signal: () => {}, wake: () => {}, readable: () => {} };
+
+function input(sk: PgSocket, offset: number, length: number): void {
+  if (isServerSocket(sk)) serverInput(sk, offset, length);
+  else clientInput(sk, offset, length);
+}
+
+function onRecv(sk: PgSocket, result: number, offset: number): void {
+  if (result > 0) {
+    sk.hasKept = false;
+    if (isServerSocket(sk)) serverInput(sk, offset, result);
+    else clientInput(sk, offset, result);
+  } else if (isServerSocket(sk)) {
+    serverRecvFailed(sk);
+  } else {
+    clientRecvFailed(sk);
+  }
+}
+
+/** What was queued for a socket is sent, or the socket broke: whoever waited for that goes on. */
+function onDrain(sk: PgSocket, result: number): void {
+  if (result < 0) {
+    if (isServerSocket(sk)) disconnectServer(sk, false, 'server connection closed');
+    else disconnectClient(sk, false, 'unexpected eof');
+    return;
+  }
+  // a console client waits for itself
+  if (sk.blocked && sk.link === null) unblockSource(sk);
+  const source = sk.link;
+  if (source === null || !source.blocked) return;
+  unblockSource(source);
+  if (isServerSocket(source) && !source.queued && sbufIsEmpty(source)) serverFlushed(source);
+}
+
+function onConnect(server: PgSocket, result: number): void {
+  if (server.state !== SocketState.SV_LOGIN) return;
+  if (result < 0) {
+    disconnectServer(server, false, 'connect failed');
+    return;
+  }
+  server.requestTime = getCachedTime();
+  serverConnected(server);
+}
+
+function dispatch(kind: number, handle: number, result: number, offset: number): void {
+  if (kind === Ev.RECV) {
+    const sk = socketsByHandle[handle];
+    if (sk) onRecv(sk, result, offset);
+    return;
+  }
+  switch (kind) {
+    case Ev.ACCEPT:
+      onAccept(handle, result);
+      return;
+    case Ev.CONNECT: {
+      const sk = socketsByHandle[handle];
+      if (sk) onConnect(sk, result);
+      return;
+    }
+    case Ev.DRAIN: {
+      const sk = socketsByHandle[handle];
+      if (sk) onDrain(sk, result);
+      return;
+    }
+    case Ev.SIGNAL:
+      eventSlots.signal(handle);
+      return;
+    case Ev.WAKE:
+      eventSlots.wake();
+      return;
+    case Ev.RESOLVED:
+      onResolved(handle, result);
+      return;
+    case Ev.READABLE:
+      eventSlots.readable(handle);
+      return;
+    default:
+      logWarning(`unknown event of the loop: ${kind}`);
+  }
+}
+
+function runQueue(): void {
+  runContinueQueue(input);
+}
+
+/** A handler threw: a fault of ours. That one connection ends, the others go on. */
+function handlerFailed(err: unknown, handle: number): void {
+  logError(`exception in event handler: ${err instanceof Error ? (err.stack ?? err.message) : String(err)}`);
+  const sk = socketsByHandle[handle];
+  if (!sk || isDead(sk)) return;
+  try {
+    if (isServerSocket(sk)) disconnectServer(sk, false, 'internal error');
+    else disconnectClient(sk, true, 'internal error');
+  } catch (again) {
+    logError(`exception while disconnecting: ${again instanceof Error ? (again.stack ?? again.message) : String(again)}`);
+  }
+}
+
+function dispatchAll(count: number): void {
+  const size = count * Rec.SIZE;
+  let at = 0;
+  while (at < size) {
+    const handle = ring[at + Rec.HANDLE] as number;
+    try {
+      // the handler block is entered once per turn, not once per event
+      for (; at < size; at += Rec.SIZE) {
+        dispatch(
+          ring[at + Rec.KIND] as number,
+          ring[at + Rec.HANDLE] as number,
+          ring[at + Rec.RESULT] as number,
+          ring[at + Rec.OFFSET] as number,
+        );
+        runQueue();
+      }
+    } catch (err) {
+      handlerFailed(err, (ring[at + Rec.HANDLE] as number | undefined) ?? handle);
+      at += Rec.SIZE;
+    }
+  }
+}
+
+/** One turn. The original's main_loop_once(). */
+export function mainLoopOnce(): void {
+  const count = native.wait(timerWaitMs(getCachedTime()));
+  resetTimeCache();
+  dispatchAll(count);
+  try {
+    runTimers(getCachedTime());
+    runQueue();
+    perLoopMaint(runQueue);
+    runQueue();
+  } catch (err) {
+    handlerFailed(err, -1);
+  }
+}

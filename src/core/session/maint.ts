@@ -1,0 +1,296 @@
+/*
+ * What only time brings about, three times a second: timeouts, lifetimes, pool sizes, idle pools and databases, the end
+ * of a shutdown that waits.
+ */
+import { nextOf, type StatList } from '../base/list';
+import { logDebug, logInfo } from '../base/log';
+import { native } from '../base/native';
+import { PauseMode, runState, setShutdown, ShutdownMode } from '../base/runstate';
+import { getCachedTime, USEC } from '../base/time';
+import { newTimer, timerStart } from '../base/timer';
+import { cf } from '../config/settings';
+import { cleanupUnixSockets } from '../net/listener';
+import { autodatabaseIdleList, databaseList, retireAutodatabase } from '../pool/database';
+import { databaseMinPoolSize, poolPoolSize, poolResPoolSize, poolServerLifetime } from '../pool/limits';
+import {
+  getPool,
+  type PgPool,
+  peerPoolList,
+  poolClientCount,
+  poolConnectedServerCount,
+  poolList,
+  poolServerCount,
+  touchPool,
+} from '../pool/pool';
+import { type PgSocket, Replication, SocketState } from '../pool/socket';
+import { changeServerState, loginClientList, socketCounts } from '../pool/state';
+import type { PgGlobalUser } from '../pool/user';
+import { killDatabase, killPool, peerPoolsMaint, requestFullLoopMaint } from './janitor';
+import { launchNewConnection } from './launch';
+import { disconnectClient, disconnectServer, lifeOver } from './objects';
+
+/** usec between rounds */
+const MAINT_PERIOD = Math.floor(USEC / 3);
+
+/** Calls back for each element; the callback may take that element out, and nothing before it comes back. */
+function eachSafe(list: StatList<PgSocket>, each: (sk: PgSocket) => void): void {
+  for (let sk = list.head; sk !== null; ) {
+    const next: PgSocket | null = nextOf(sk);
+    each(sk);
+    // the end of one may have ended its neighbour
+    sk = next !== null && next.list !== (list as unknown) ? null : next;
+  }
+}
+
+/* ---- clients ---- */
+
+function clientIdleMaint(pool: PgPool, now: number): void {
+  eachSafe(pool.activeClientList, (client) => {
+    if (client.link !== null) return;
+    const own = client.loginUser?.globalUser?.clientIdleTimeout ?? 0;
+    const limit = own > 0 ? own : cf.clientIdleTimeout;
+    if (limit > 0 && now - client.requestTime > limit) disconnectClient(client, true, 'client_idle_timeout');
+  });
+}
+
+function effectiveQueryWaitTimeout(client: PgSocket): number {
+  const user = client.loginUser?.globalUser ?? null;
+  if (user?.queryWaitTimeoutSet) return user.queryWaitTimeout;
+  if (client.db?.queryWaitTimeoutSet) return client.db.queryWaitTimeout;
+  return cf.queryWaitTimeout;
+}
+
+function waitingClientMaint(pool: PgPool, now: number): void {
+  eachSafe(pool.waitingClientList, (client) => {
+    const age = now - (client.queryStart === 0 ? client.requestTime : client.queryStart);
+    const waitLimit = effectiveQueryWaitTimeout(client);
+    if (runState.shutdownMode === ShutdownMode.WAIT_FOR_SERVERS) {
+      disconnectClient(client, true, 'server shutting down');
+    } else if (cf.queryTimeout > 0 && age > cf.queryTimeout) {
+      disconnectClient(client, true, 'query_timeout');
+    } else if (waitLimit > 0 && age > waitLimit) {
+      disconnectClient(client, true, 'query_wait_timeout');
+    } else if (
+      client.waitForWelcome &&
+      !pool.welcomeMsgReady &&
+      cf.clientLoginTimeout > 0 &&
+      now - client.connectTime > cf.clientLoginTimeout
+    ) {
+      disconnectClient(client, true, 'client_login_timeout (server down)');
+    }
+  });
+}
+
+function cancelReqMaint(pool: PgPool, now: number): void {
+  if (cf.cancelWaitTimeout <= 0) return;
+  eachSafe(pool.waitingCancelReqList, (req) => {
+    if (now - req.requestTime > cf.cancelWaitTimeout) disconnectClient(req, false, 'cancel_wait_timeout');
+  });
+}
+
+/* ---- servers ---- */
+
+function unusedServerMaint(pool: PgPool, list: StatList<PgSocket>, idleTest: boolean, now: number): void {
+  const lifetime = poolServerLifetime(pool);
+  const minPoolSize = databaseMinPoolSize(pool.db);
+  eachSafe(list, (server) => {
+    const idle = now - server.requestTime;
+    if (server.closeNeeded) {
+      disconnectServer(server, true, 'database configuration changed');
+    } else if (server.state === SocketState.SV_IDLE && !server.ready) {
+      disconnectServer(server, true, 'SV_IDLE server got dirty');
+    } else if (server.state === SocketState.SV_USED && !server.ready) {
+      disconnectServer(server, true, 'SV_USED server got dirty');
+    } else if (
+      cf.serverIdleTimeout > 0 &&
+      idle > cf.serverIdleTimeout &&
+      (minPoolSize === 0 || poolConnectedServerCount(pool) > minPoolSize)
+    ) {
+      disconnectServer(server, true, 'server idle timeout');
+    } else if (now - server.connectTime >= lifetime) {
+      if (lifeOver(server)) {
+        disconnectServer(server, true, 'server lifetime over');
+        pool.lastLifetimeDisconnect = now;
+      }
+    } else if (runState.pauseMode === PauseMode.PAUSE) {
+      disconnectServer(server, true, 'pause mode');
+    } else if (idleTest && cf.serverCheckQuery !== '' && idle > cf.serverCheckDelay) {
+      changeServerState(server, SocketState.SV_USED);
+    }
+  });
+}
+
+function activeServerMaint(pool: PgPool, now: number): void {
+  eachSafe(pool.activeServerList, (server) => {
+    const fastClose = cf.serverFastClose && server.ready;
+    // replication goes on for ever: waiting for its end is no option
+    if (server.closeNeeded && (fastClose || server.replication !== Replication.NONE)) {
+      disconnectServer(server, true, 'database configuration changed');
+      return;
+    }
+    const client = server.link;
+    if (server.ready || client === null) return;
+    const user: PgGlobalUser | null = server.loginUser?.globalUser ?? null;
+    const queryTimeout = user !== null && user.queryTimeout > 0 ? user.queryTimeout : cf.queryTimeout;
+    const idleLimit =
+      user !== null && user.idleTransactionTimeout > 0 ? user.idleTransactionTimeout : cf.idleTransactionTimeout;
+    const xactLimit = user !== null && user.transactionTimeout > 0 ? user.transactionTimeout : cf.transactionTimeout;
+    if (queryTimeout > 0 && client.queryStart !== 0 && now - client.queryStart > queryTimeout) {
+      disconnectServer(server, true, 'query timeout');
+    } else if (idleLimit > 0 && server.idleTx && now - server.requestTime > idleLimit) {
+      disconnectServer(server, true, 'idle transaction timeout');
+    } else if (xactLimit > 0 && client.xactStart !== 0 && now - client.xactStart > xactLimit) {
+      disconnectServer(server, true, 'transaction timeout');
+    }
+  });
+}
+
+function newServerMaint(pool: PgPool, now: number): void {
+  eachSafe(pool.newServerList, (server) => {
+    const age = now - server.connectTime;
+    if (cf.serverConnectTimeout > 0 && age > cf.serverConnectTimeout) {
+      disconnectServer(server, true, 'connect timeout');
+    } else if (pool.db.peerId > 0 && cf.cancelWaitTimeout > 0 && age > cf.cancelWaitTimeout) {
+      disconnectServer(server, true, 'cancel_wait_timeout');
+    }
+  });
+}
+
+/** Closes what exceeds the limits, after they were lowered, and launches what min_pool_size wants. */
+function checkPoolSize(pool: PgPool): void {
+  const size = poolPoolSize(pool);
+  let count = poolConnectedServerCount(pool);
+  if (size > 0) {
+    for (let many = count - (size + poolResPoolSize(pool)); many > 0; many--) {
+      const server = pool.usedServerList.head ?? pool.idleServerList.head;
+      if (server === null) break;
+      disconnectServer(server, true, 'too many servers in the pool');
+      count--;
+    }
+  }
+  if (count >= databaseMinPoolSize(pool.db) || count >= size) return;
+  if (runState.pauseMode !== PauseMode.NONE || runState.reboot !== 0) return;
+  if (poolClientCount(pool) === 0 && pool.db.forcedUser === null) return;
+  logDebug('launching new connection to satisfy min_pool_size');
+  launchNewConnection(pool, false);
+}
+
+function poolMaint(pool: PgPool, now: number): void {
+  unusedServerMaint(pool, pool.usedServerList, false, now);
+  unusedServerMaint(pool, pool.testedServerList, false, now);
+  unusedServerMaint(pool, pool.idleServerList, true, now);
+  activeServerMaint(pool, now);
+  newServerMaint(pool, now);
+  checkPoolSize(pool);
+  clientIdleMaint(pool, now);
+  waitingClientMaint(pool, now);
+  cancelReqMaint(pool, now);
+  // time may have opened a way for those who wait: login retry, reserve pool, notification
+  if (pool.waitingClientList.count > 0 || pool.waitingCancelReqList.count > 0) touchPool(pool);
+}
+
+/* ---- the whole ---- */
+
+function loginMaint(now: number): void {
+  if (cf.clientLoginTimeout <= 0) return;
+  // longest connected first
+  for (;;) {
+    const client = loginClientList.head;
+    if (client === null || now - client.connectTime <= cf.clientLoginTimeout) return;
+    disconnectClient(client, true, 'client_login_timeout');
+  }
+}
+
+let round = 0;
+
+function databasesMaint(now: number): void {
+  for (let db = databaseList.head; db !== null; ) {
+    const next = nextOf(db);
+    if (db.auto && db.activeStamp !== round) retireAutodatabase(db, now);
+    db = next;
+  }
+  if (cf.autodbIdleTimeout <= 0) return;
+  for (let db = autodatabaseIdleList.head; db !== null; ) {
+    const next = nextOf(db);
+    if (!db.paused) {
+      if (now - db.inactiveTime <= cf.autodbIdleTimeout) return;
+      killDatabase(db);
+    }
+    db = next;
+  }
+}
+
+function idlePoolsMaint(now: number): void {
+  if (cf.poolIdleTimeout <= 0) return;
+  for (let pool = poolList.head; pool !== null; ) {
+    const next: PgPool | null = nextOf(pool);
+    // a forced user's pool with a minimum size would only be made anew at the next round
+    const kept = pool.db.admin || (databaseMinPoolSize(pool.db) > 0 && pool.db.forcedUser !== null);
+    if (!kept) {
+      if (poolClientCount(pool) > 0 || poolConnectedServerCount(pool) > 0) {
+        pool.lastActiveTime = now;
+      } else if (now - pool.lastActiveTime > cf.poolIdleTimeout) {
+        const age = Math.floor((now - pool.lastActiveTime) / USEC);
+        logInfo(
+          `cleaning up idle pool for user ${pool.user?.name ?? ''} on db ${pool.db.name} because: pool idle timeout (age= ${age}s)`,
+        );
+        killPool(pool);
+      }
+    }
+    pool = next;
+  }
+}
+
+function exitNow(reason: string): void {
+  logInfo(reason);
+  setShutdown(ShutdownMode.IMMEDIATE);
+  cleanupUnixSockets();
+  native.loopBreak();
+}
+
+function shutdownMaint(): void {
+  if (runState.shutdownMode === ShutdownMode.WAIT_FOR_SERVERS && socketCounts.servers === 0) {
+    exitNow('server connections dropped, exiting');
+  } else if (runState.shutdownMode === ShutdownMode.WAIT_FOR_CLIENTS && socketCounts.clients === 0) {
+    exitNow('client connections dropped, exiting');
+  }
+}
+
+function fullMaint(): void {
+  if (runState.pauseMode === PauseMode.SUSPEND) {
+    // nothing that could surprise the process that is about to take over
+    requestFullLoopMaint();
+    return;
+  }
+  round++;
+  const now = getCachedTime();
+  // pools of forced users are kept at min_pool_size even before their first client
+  for (let db = databaseList.head; db !== null; db = nextOf(db)) {
+    if (db.forcedUser !== null && databaseMinPoolSize(db) > 0) getPool(db, db.forcedUser);
+  }
+  for (let pool = poolList.head; pool !== null; ) {
+    const next: PgPool | null = nextOf(pool);
+    if (!pool.db.admin) {
+      poolMaint(pool, now);
+      if (pool.db.auto && (poolClientCount(pool) > 0 || poolServerCount(pool) > 0)) pool.db.activeStamp = round;
+    }
+    pool = next;
+  }
+  for (let pool = peerPoolList.head; pool !== null; pool = nextOf(pool)) {
+    newServerMaint(pool, now);
+    cancelReqMaint(pool, now);
+  }
+  peerPoolsMaint();
+  databasesMaint(now);
+  idlePoolsMaint(now);
+  loginMaint(now);
+  shutdownMaint();
+  if (runState.pauseMode !== PauseMode.NONE) requestFullLoopMaint();
+}
+
+const timer = newTimer(fullMaint);
+
+/** Starts the rounds. */
+export function janitorSetup(): void {
+  timerStart(timer, MAINT_PERIOD, MAINT_PERIOD);
+}

@@ -1,0 +1,353 @@
+/*
+ * Ends of connections: disconnecting clients and servers, and releasing a server from its client. These three call one
+ * another, so they live together; everything else in session/ calls them.
+ */
+import type { StatList } from '../base/list';
+import { fatal, slogDebug, slogInfo, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
+import { ShutdownMode, runState } from '../base/runstate';
+import { getCachedTime, USEC } from '../base/time';
+import { cf, PoolMode } from '../config/settings';
+import { dnsCancel } from '../net/dns';
+import { sbufClose, sbufContinue, sbufIsEmpty, sbufPause, sendBytes, sendPacket } from '../net/sbuf';
+import { connectionPoolMode, poolPoolSize, poolServerLifetime } from '../pool/limits';
+import type { PgPool } from '../pool/pool';
+import { isDead, type PgSocket, Replication, sendingAuthQuery, SocketState } from '../pool/socket';
+import { changeClientState, changeServerState } from '../pool/state';
+import { Stat } from '../pool/stats';
+import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } from '../wire/messages';
+import { pktbufTemp } from '../wire/pktbuf';
+import { forgetCancelKey } from './cancelkeys';
+
+/** Longest text of a reason, in bytes: the original formats it into a buffer of 128. */
+const REASON_MAX = 127;
+/** Likewise for the cached reason that clients are told while servers cannot be reached. */
+const CACHED_REASON_MAX = 99;
+
+/**
+ * Sends an ErrorResponse to a client.
+ * @param sendReady also send ReadyForQuery, when the session goes on
+ * @param levelFatal severity FATAL instead of ERROR: some clients expect the connection to close after it
+ * @param sqlstate null = protocol_violation, the pooler's usual one
+ * @returns false when the socket failed
+ */
+export function sendPoolerError(
+  client: PgSocket,
+  sendReady: boolean,
+  levelFatal: boolean,
+  sqlstate: string | null,
+  msg: string,
+): boolean {
+  if (cf.logPoolerErrors) slogWarning(client, `pooler error: ${msg}`);
+  const buf = pktbufTemp();
+  writeErrorResponse(buf, { severity: levelFatal ? 'FATAL' : 'ERROR', sqlstate, msg });
+  if (sendReady) writeReadyForQuery(buf);
+  return sendPacket(client, buf);
+}
+
+function logClosing(sk: PgSocket, reason: string): void {
+  const age = Math.floor((getCachedTime() - sk.connectTime) / USEC);
+  slogInfo(sk, `closing because: ${reason} (age=${age}s)`);
+}
+
+/* ---- clients ---- */
+
+/** The server of a leaving client: released when it is clean, closed when not. */
+function dropLinkedServer(client: PgSocket): void {
+  const server = client.link;
+  if (server === null) return;
+  if (server.ready && (server.requests?.count ?? 0) === 0 && sbufIsEmpty(server)) {
+    releaseServer(server);
+    return;
+  }
+  server.link = null;
+  client.link = null;
+  if (!server.ready) disconnectServer(server, true, 'client disconnect while server was not ready');
+  else if ((server.requests?.count ?? 0) > 0) disconnectServer(server, true, 'client disconnected with query in progress');
+  else disconnectServer(server, true, 'client disconnect before everything was sent to the server');
+}
+
+/** A cancel request that ends: frees its connection, and the server it was aimed at if that waited for it. */
+function dropCancelRequest(req: PgSocket): void {
+  const carrier = req.link;
+  if (carrier !== null) {
+    carrier.link = null;
+    req.link = null;
+    // tells disconnectServer that the connect did not fail
+    carrier.ready = true;
+    disconnectServer(carrier, false, 'client gave up on cancel request, so we also give up forwarding to server');
+  }
+  const target = req.canceledServer;
+  if (target === null) return;
+  req.canceledServer = null;
+  const list = target.cancelingClients;
+  if (list !== null) list.splice(list.indexOf(req), 1);
+  if (target.state === SocketState.SV_BEING_CANCELED && cancelCount(target) === 0) releaseServer(target);
+}
+
+function cancelCount(server: PgSocket): number {
+  return server.cancelingClients === null ? 0 : server.cancelingClients.length;
+}
+
+/**
+ * Ends a client connection: the one way to do it.
+ * @param notify send the reason as an error; false where the stream is broken
+ * @param reason for the log and the client; null = say nothing
+ * @param sqlstate null = protocol_violation
+ */
+export function disconnectClient(
+  client: PgSocket,
+  notify: boolean,
+  reason: string | null,
+  sqlstate: string | null = null,
+): void {
+  if (isDead(client)) return;
+  if (client.db !== null && client.contributesDbClientCount) client.db.clientConnectionCount--;
+  const globalUser = client.loginUser?.globalUser ?? null;
+  if (globalUser !== null && client.userConnectionCounted) globalUser.clientConnectionCount--;
+
+  const text = reason === null ? null : reason.slice(0, REASON_MAX);
+  if (cf.logDisconnections && text !== null) logClosing(client, text);
+
+  switch (client.state) {
+    case SocketState.CL_ACTIVE:
+    case SocketState.CL_LOGIN:
+      dropLinkedServer(client);
+      break;
+    case SocketState.CL_ACTIVE_CANCEL:
+    case SocketState.CL_WAITING_CANCEL:
+      dropCancelRequest(client);
+      break;
+    case SocketState.CL_WAITING:
+    case SocketState.CL_WAITING_LOGIN:
+      // a replication client is linked while its server still logs in
+      if (client.replication !== Replication.NONE && client.link !== null) {
+        const server = client.link;
+        server.link = null;
+        client.link = null;
+        disconnectServer(server, false, 'replication client disconnected');
+      }
+      break;
+    default:
+      fatal(`bad client state: ${client.state}, ${text ?? 'NULL'}`);
+  }
+
+  // no ReadyForQuery here, or the client would not notice that the connection is closed
+  if (notify && text !== null && client.state !== SocketState.CL_WAITING_CANCEL) {
+    sendPoolerError(client, false, true, sqlstate, text);
+  }
+
+  forgetCancelKey(client);
+  client.scram = null;
+  changeClientState(client, SocketState.CL_JUSTFREE);
+  sbufClose(client);
+}
+
+/* ---- servers ---- */
+
+/** The client of a leaving server goes too, told why as far as it is logged in. */
+function unlinkServer(server: PgSocket, reason: string): void {
+  const client = server.link;
+  if (client === null) return;
+  client.link = null;
+  server.link = null;
+  if (client.state === SocketState.CL_ACTIVE || client.state === SocketState.CL_WAITING) {
+    disconnectClient(client, true, reason);
+  } else if (client.state === SocketState.CL_ACTIVE_CANCEL) {
+    disconnectClient(client, false, 'successfully sent cancel request');
+  } else {
+    disconnectClient(client, true, 'bouncer config error');
+  }
+}
+
+/**
+ * Ends a server connection: the one way to do it.
+ * @param sendTerm send Terminate first; false where the stream is broken
+ */
+export function disconnectServer(server: PgSocket, sendTerm: boolean, reason: string): void {
+  if (isDead(server)) return;
+  const pool = server.pool as PgPool;
+  const text = reason.slice(0, REASON_MAX);
+  if (cf.logDisconnections) logClosing(server, text);
+
+  switch (server.state) {
+    case SocketState.SV_ACTIVE_CANCEL:
+    case SocketState.SV_ACTIVE:
+      unlinkServer(server, text);
+      break;
+    case SocketState.SV_TESTED:
+    case SocketState.SV_USED:
+    case SocketState.SV_IDLE:
+    case SocketState.SV_BEING_CANCELED:
+      break;
+    case SocketState.SV_LOGIN:
+      if (!server.ready) {
+        pool.lastLoginFailed = true;
+        pool.lastConnectFailed = true;
+        pool.lastConnectFailedMessage = text.slice(0, CACHED_REASON_MAX);
+      } else {
+        // it carried a cancel request, so connecting works
+        pool.lastConnectFailed = false;
+        sendTerm = false;
+      }
+      if (server.replication !== Replication.NONE) unlinkServer(server, text);
+      break;
+    default:
+      fatal(`bad server state: ${server.state}, ${text}`);
+  }
+  if (isDead(server)) return;
+
+  if (server.cancelingClients !== null) {
+    for (const req of server.cancelingClients) req.canceledServer = null;
+    server.cancelingClients = null;
+  }
+  if (sendTerm && server.handle >= 0) sendBytes(server, PACKET_TERMINATE, PACKET_TERMINATE.length);
+  if (server.dnsToken >= 0) {
+    dnsCancel(server.dnsToken);
+    server.dnsToken = -1;
+  }
+  server.scram = null;
+  pool.db.connectionCount--;
+  const globalUser = pool.user?.globalUser ?? null;
+  if (globalUser !== null) globalUser.connectionCount--;
+  changeServerState(server, SocketState.SV_JUSTFREE);
+  sbufClose(server);
+}
+
+/**
+ * Whether a server has lived long enough. Closings for that reason are spread over the lifetime, so that a pool is not
+ * relaunched all at once.
+ */
+export function lifeOver(server: PgSocket): boolean {
+  const pool = server.pool as PgPool;
+  const now = getCachedTime();
+  const lifetime = poolServerLifetime(pool);
+  if (now - server.connectTime < lifetime) return false;
+  const size = poolPoolSize(pool);
+  const gap = size > 0 ? lifetime / size : 0;
+  return now - pool.lastLifetimeDisconnect >= gap;
+}
+
+function resetOnRelease(server: PgSocket): boolean {
+  if (wantDebug()) slogDebug(server, `resetting: ${cf.serverResetQuery}`);
+  const buf = pktbufTemp();
+  writeQuery(buf, cf.serverResetQuery);
+  if (sendPacket(server, buf)) return true;
+  disconnectServer(server, false, 'reset query failed');
+  return false;
+}
+
+/** Wakes the first waiter of the pool, so that it gets the server that was just freed. */
+function reuseOnRelease(server: PgSocket): void {
+  const client = (server.pool as PgPool).waitingClientList.head;
+  if (client !== null && (client.replication === Replication.NONE || sendingAuthQuery(client))) activateClient(client);
+}
+
+/**
+ * A server that logged in, or whose client is done with it, becomes free: for the next waiter, the reset query, or the
+ * idle list.
+ * @returns false when it was closed instead
+ */
+export function releaseServer(server: PgSocket): boolean {
+  const pool = server.pool as PgPool;
+  let newState: SocketState = SocketState.SV_IDLE;
+
+  switch (server.state) {
+    case SocketState.SV_BEING_CANCELED:
+    case SocketState.SV_ACTIVE:
+      if (server.link !== null) {
+        server.link.copyMode = false;
+        server.link.link = null;
+        server.link = null;
+      }
+      if (cf.serverResetQuery !== '' && (cf.serverResetQueryAlways || connectionPoolMode(server) === PoolMode.SESSION)) {
+        newState = SocketState.SV_TESTED;
+      } else if (cf.serverCheckDelay === 0 && cf.serverCheckQuery !== '') {
+        newState = SocketState.SV_USED;
+      }
+      break;
+    case SocketState.SV_USED:
+    case SocketState.SV_TESTED:
+      break;
+    case SocketState.SV_LOGIN:
+      pool.lastLoginFailed = false;
+      pool.lastConnectFailed = false;
+      break;
+    default:
+      fatal(`bad server state in release_server (${server.state})`);
+  }
+
+  // cancel requests that are not under way yet have nothing left to cancel
+  if (server.cancelingClients !== null) {
+    server.cancelingClients = server.cancelingClients.filter((req) => {
+      if (req.state !== SocketState.CL_WAITING_CANCEL) return true;
+      req.canceledServer = null;
+      return false;
+    });
+  }
+
+  if (server.state !== SocketState.SV_LOGIN && lifeOver(server)) {
+    disconnectServer(server, true, 'server lifetime over');
+    pool.lastLifetimeDisconnect = getCachedTime();
+    return false;
+  }
+  if ((server.requests?.count ?? 0) > 0) {
+    // their answers would reach the next client
+    disconnectServer(server, true, 'client disconnected with queries in progress');
+    return true;
+  }
+  if (server.closeNeeded) {
+    disconnectServer(server, true, 'close_needed');
+    return false;
+  }
+  if (cancelCount(server) > 0) {
+    changeServerState(server, SocketState.SV_BEING_CANCELED);
+    return true;
+  }
+  if (server.replication !== Replication.NONE) {
+    if (server.link === null) {
+      disconnectServer(server, true, 'replication client was closed');
+      return false;
+    }
+    if (wantDebug()) slogDebug(server, 'release_server: new replication connection ready');
+    changeServerState(server, SocketState.SV_ACTIVE);
+    activateClient(server.link);
+    return true;
+  }
+
+  if (wantNoise()) slogNoise(server, `release_server: new state=${newState}`);
+  changeServerState(server, newState);
+  if (newState === SocketState.SV_IDLE) reuseOnRelease(server);
+  else if (newState === SocketState.SV_TESTED) return resetOnRelease(server);
+  return true;
+}
+
+/* ---- waiting ---- */
+
+/** Puts a client without a server into the queue. */
+export function pauseClient(client: PgSocket): void {
+  if (wantDebug()) slogDebug(client, 'pause_client');
+  if (runState.shutdownMode === ShutdownMode.WAIT_FOR_SERVERS) {
+    disconnectClient(client, true, 'server shutting down');
+    return;
+  }
+  changeClientState(client, SocketState.CL_WAITING);
+  sbufPause(client);
+}
+
+/** Takes a client out of the queue; the packet that made it wait is looked at again. */
+export function activateClient(client: PgSocket): void {
+  const pool = client.pool as PgPool;
+  pool.stats[Stat.WAIT_TIME] = (pool.stats[Stat.WAIT_TIME] as number) + (getCachedTime() - client.waitStart);
+  if (wantDebug()) slogDebug(client, 'activate_client');
+  changeClientState(client, SocketState.CL_ACTIVE);
+  sbufContinue(client);
+}
+
+/** Ends every client of a list. Each call takes at least the first out, so this ends. */
+export function closeClientList(list: StatList<PgSocket>, reason: string): void {
+  while (list.head !== null) disconnectClient(list.head, true, reason);
+}
+
+export function closeServerList(list: StatList<PgSocket>, reason: string): void {
+  while (list.head !== null) disconnectServer(list.head, true, reason);
+}

@@ -1,0 +1,243 @@
+/*
+ * From config records to living databases, users and peers: at start, on reload, and when a client asks for a database
+ * that only the `*` entry covers.
+ */
+import { nextOf } from '../base/list';
+import { slogInfo } from '../base/log';
+import type { AuthFileUser } from '../config/authfile';
+import { type DatabaseConfig, type ParsedConfig, type PeerConfig, parseDatabase, type UserConfig } from '../config/loader';
+import {
+  addDatabase,
+  addPeer,
+  autodatabaseIdleList,
+  databaseList,
+  findDatabase,
+  forceUserCredentials,
+  type PgDatabase,
+  peerList,
+} from '../pool/database';
+import type { PgPool } from '../pool/pool';
+import type { PgSocket } from '../pool/socket';
+import {
+  findGlobalUser,
+  findOrAddGlobalUser,
+  type PgCredentials,
+  type PgGlobalUser,
+  updateGlobalUserPasswd,
+  userList,
+} from '../pool/user';
+import { PoolMode } from '../config/settings';
+import { forEachServer } from './launch';
+import { disconnectServer } from './objects';
+import { resetWelcomeMsg } from './welcome';
+
+/** The `*` entry, or null. */
+let autodb: DatabaseConfig | null = null;
+
+/* ---- marking servers for closing ---- */
+
+/** Servers of this pool are closed when their clients are done, those logging in at once. */
+export function tagPoolDirty(pool: PgPool): void {
+  if (pool.db.admin) return;
+  resetWelcomeMsg(pool);
+  forEachServer(pool, (server) => {
+    server.closeNeeded = true;
+  });
+  while (pool.newServerList.head !== null) disconnectServer(pool.newServerList.head, true, 'connect string changed');
+}
+
+/** Likewise for all pools of a database: its connect string changed, or RECONNECT was asked for. */
+export function tagDatabaseDirty(db: PgDatabase): void {
+  for (const pool of db.pools) tagPoolDirty(pool);
+}
+
+/** A host name lost an address: servers on that address go when they are free. */
+export function tagHostAddrDirty(host: string, addr: string): void {
+  for (let db = databaseList.head; db !== null; db = nextOf(db)) {
+    if (db.host !== host) continue;
+    for (const pool of db.pools) {
+      forEachServer(pool, (server) => {
+        if (server.remoteAddr.host === addr) server.closeNeeded = true;
+      });
+    }
+  }
+}
+
+/* ---- databases ---- */
+
+function connectStringChanged(db: PgDatabase, config: DatabaseConfig): boolean {
+  return (
+    db.dbname !== config.dbname ||
+    db.host !== config.host ||
+    db.port !== config.port ||
+    (db.forcedUser?.name ?? null) !== config.user ||
+    db.connectQuery !== config.connectQuery ||
+    db.authDbname !== config.authDbname ||
+    db.authQuery !== config.authQuery ||
+    db.loadBalanceHosts !== config.loadBalanceHosts
+  );
+}
+
+function applyDatabase(config: DatabaseConfig): PgDatabase {
+  const db = addDatabase(config.name);
+  db.dead = false;
+  db.auto = false;
+  // a database that was just made has no name on the server yet
+  if (db.dbname !== '' && connectStringChanged(db, config)) tagDatabaseDirty(db);
+  db.host = config.host;
+  db.port = config.port;
+  db.dbname = config.dbname;
+  db.poolSize = config.poolSize;
+  db.minPoolSize = config.minPoolSize;
+  db.resPoolSize = config.resPoolSize;
+  db.poolMode = config.poolMode;
+  db.maxDbConnections = config.maxDbConnections;
+  db.maxDbClientConnections = config.maxDbClientConnections;
+  db.serverLifetime = config.serverLifetime;
+  db.connectQuery = config.connectQuery;
+  db.loadBalanceHosts = config.loadBalanceHosts;
+  db.queryWaitTimeout = config.queryWaitTimeout;
+  db.queryWaitTimeoutSet = config.queryWaitTimeoutSet;
+  db.startupParams = config.startupParams;
+  db.authDbname = config.authDbname;
+  db.authQuery = config.authQuery;
+  db.authUser = config.authUser === null ? null : authUserCredentials(config.authUser);
+  if (config.user === null) db.forcedUser = null;
+  else forceUserCredentials(db, config.user, config.password ?? '');
+  return db;
+}
+
+function authUserCredentials(name: string): PgCredentials {
+  return findOrAddGlobalUser(name, '').credentials;
+}
+
+function registerAutoDatabase(name: string): PgDatabase | null {
+  if (autodb === null) return null;
+  const config = parseDatabase(name, autodb.connstr);
+  if (config === null) return null;
+  const db = applyDatabase(config);
+  db.auto = true;
+  return db;
+}
+
+/** The database of that name; made from the `*` entry when there is one. */
+export function findOrRegisterDatabase(client: PgSocket | null, name: string): PgDatabase | null {
+  const known = findDatabase(name);
+  if (known !== null) return known;
+  const db = registerAutoDatabase(name);
+  if (db !== null) slogInfo(client, `registered new auto-database: ${name}`);
+  return db;
+}
+
+/** The `*` entry changed: its databases are made anew, their servers replaced. */
+function reloadAutodatabases(): void {
+  for (const list of [databaseList, autodatabaseIdleList]) {
+    for (let db = list.head; db !== null; ) {
+      const next = nextOf(db);
+      if (db.auto) {
+        const inactiveTime = db.inactiveTime;
+        const config = autodb === null ? null : parseDatabase(db.name, autodb.connstr);
+        if (config !== null && inactiveTime === 0) {
+          applyDatabase(config).auto = true;
+        }
+        tagDatabaseDirty(db);
+      }
+      db = next;
+    }
+  }
+}
+
+/* ---- users and peers ---- */
+
+function resetUser(user: PgGlobalUser): void {
+  user.poolMode = PoolMode.INHERIT;
+  user.poolSize = -1;
+  user.resPoolSize = -1;
+  user.maxUserConnections = 0;
+  user.maxUserClientConnections = 0;
+  user.transactionTimeout = 0;
+  user.idleTransactionTimeout = 0;
+  user.queryTimeout = 0;
+  user.queryWaitTimeout = 0;
+  user.queryWaitTimeoutSet = false;
+  user.clientIdleTimeout = 0;
+}
+
+function applyUser(config: UserConfig): void {
+  const user = findOrAddGlobalUser(config.name, '');
+  user.poolMode = config.poolMode;
+  user.poolSize = config.poolSize;
+  user.resPoolSize = config.resPoolSize;
+  user.maxUserConnections = config.maxUserConnections;
+  user.maxUserClientConnections = config.maxUserClientConnections;
+  user.transactionTimeout = config.transactionTimeout;
+  user.idleTransactionTimeout = config.idleTransactionTimeout;
+  user.queryTimeout = config.queryTimeout;
+  user.queryWaitTimeout = config.queryWaitTimeout;
+  user.queryWaitTimeoutSet = config.queryWaitTimeoutSet;
+  user.clientIdleTimeout = config.clientIdleTimeout;
+}
+
+function applyPeer(config: PeerConfig): void {
+  const peer = addPeer(config.id);
+  peer.dead = false;
+  peer.host = config.host;
+  peer.port = config.port;
+  peer.poolSize = config.poolSize;
+}
+
+/**
+ * Puts a config that was read without error in force: databases, users, peers.
+ * @param kill ends a database or peer that is not in the config any more
+ */
+export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => void): void {
+  const autodbChanged = (autodb?.connstr ?? null) !== (parsed.autodb?.connstr ?? null);
+  autodb = parsed.autodb;
+  for (let db = databaseList.head; db !== null; db = nextOf(db)) if (!db.admin && !db.auto) db.dead = true;
+  for (let peer = peerList.head; peer !== null; peer = nextOf(peer)) peer.dead = true;
+
+  for (const config of parsed.databases) applyDatabase(config);
+  const named = new Set(parsed.users.map((config) => config.name));
+  for (let user = userList.head; user !== null; user = nextOf(user)) if (!named.has(user.name)) resetUser(user);
+  for (const config of parsed.users) applyUser(config);
+  for (const config of parsed.peers) applyPeer(config);
+  if (autodbChanged) reloadAutodatabases();
+
+  for (const list of [databaseList, peerList]) {
+    for (let db = list.head; db !== null; ) {
+      const next = nextOf(db);
+      if (db.dead) kill(db);
+      db = next;
+    }
+  }
+}
+
+/** Users of the auth_file in force now, so that those who leave it are noticed. */
+let authFileUsers = new Set<string>();
+
+/**
+ * Puts the users of auth_file in force. Those who left it are unknown from now on: looked up by auth_query, or refused.
+ */
+export function applyAuthFile(users: AuthFileUser[]): void {
+  const listed = new Set(users.map((user) => user.name));
+  for (const name of authFileUsers) {
+    const user = findGlobalUser(name);
+    if (user !== null && !listed.has(name)) replacePassword(user, '');
+  }
+  authFileUsers = listed;
+  for (const { name, passwd } of users) {
+    const user = findOrAddGlobalUser(name, passwd);
+    if (user.credentials.passwd !== passwd) replacePassword(user, passwd);
+    // an empty password in the file is a decision, not a gap for auth_query to fill
+    user.credentials.dynamicPasswd = false;
+  }
+}
+
+/** Keys learnt with the old secret say nothing about the new one. */
+function replacePassword(user: PgGlobalUser, passwd: string): void {
+  updateGlobalUserPasswd(user, passwd);
+  user.credentials.scramPassthroughValid = false;
+  user.credentials.scramClientKey = null;
+  user.credentials.scramServerKey = null;
+  user.credentials.scramVerifier = null;
+}

@@ -1,0 +1,47 @@
+/*
+ * Loading the config as a whole, at start and again on RELOAD and SIGHUP: read and check everything first, then put it
+ * in force, so that a mistake in the file changes nothing.
+ */
+import { logState, logWarning, resetLogging } from '../base/log';
+import { loadAuthFile, requiresAuthFile, usersFileChanged } from '../config/authfile';
+import { applySettings, loadConfigFile } from '../config/loader';
+import { cf } from '../config/settings';
+import { warnUnbuiltSettings } from '../config/unbuilt';
+import { killDatabase } from './janitor';
+import { applyAuthFile, applyRecords } from './registry';
+import { reloadSlot } from './slots';
+
+/** Gives the log its settings; at start, and when one of them changed. */
+export function applyLogSettings(): void {
+  logState.verbose = cf.verbose;
+  logState.logfile = cf.logfile === '' ? null : cf.logfile;
+  logState.syslog = cf.syslog !== 0;
+  logState.syslogFacility = cf.syslogFacility;
+  logState.syslogIdent = cf.syslogIdent;
+}
+
+/**
+ * Reads cf.configFile and everything it names.
+ * @param firstLoad at start: settings that cannot change later are set
+ * @returns false when there was an error, which is logged, and everything stays as it was
+ */
+export function loadConfig(firstLoad: boolean): boolean {
+  const parsed = loadConfigFile(cf.configFile ?? '');
+  if (parsed === null) {
+    if (!firstLoad) logWarning('config file loading failed');
+    return false;
+  }
+  applySettings(parsed, firstLoad);
+  applyLogSettings();
+  applyRecords(parsed, killDatabase);
+  if (requiresAuthFile(cf.authType) && cf.authFile !== null && usersFileChanged(cf.authFile)) {
+    const users = loadAuthFile(cf.authFile, firstLoad);
+    if (users !== null) applyAuthFile(users);
+  }
+  // a reload reopens the log file: this is how it is rotated
+  if (!firstLoad) resetLogging();
+  warnUnbuiltSettings(parsed.peers.length);
+  return true;
+}
+
+reloadSlot.loadConfig = () => loadConfig(false);

@@ -1,0 +1,356 @@
+/*
+ * The server's side of the protocol: walks the packets that arrive, keeps the state of the connection, forwards runs of
+ * packets to the client in one piece, and lets the server go when its work is done.
+ */
+import { logError, slogDebug, slogError, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
+import { arena, native } from '../base/native';
+import { getCachedTime } from '../base/time';
+import { cf, PoolMode } from '../config/settings';
+import { blockSource, keepInput, sbufContinue, sbufIsEmpty } from '../net/sbuf';
+import { connectionPoolMode } from '../pool/limits';
+import type { PgPool } from '../pool/pool';
+import { type RequestQueue, ResponseAction } from '../pool/requests';
+import { isDead, type PgSocket, SocketState } from '../pool/socket';
+import { Stat } from '../pool/stats';
+import { varcacheSet, varcacheSetCanonical } from '../pool/varcache';
+import { NEW_HEADER_LEN, PqMsg, TxStatus } from '../wire/packets';
+import { getHeader, incompleteHeader, parseServerError, PktHdr, pktDesc, PktReader, serverErrorLine } from '../wire/reader';
+import { Act, SERVER_PACKET_MAX } from './act';
+import { handleAuthQueryResponse } from './authquery';
+import { disconnectClient, disconnectServer, releaseServer } from './objects';
+import { handleServerStartup } from './serverlogin';
+
+const hdr = new PktHdr();
+
+/** The connection ended or broke. */
+export function serverRecvFailed(server: PgSocket): void {
+  if (server.state === SocketState.SV_ACTIVE_CANCEL) disconnectServer(server, false, 'successfully sent cancel request');
+  else disconnectServer(server, false, 'server conn crashed?');
+}
+
+/** Sends [off, end) to the server's client. @returns false when that broke */
+function forwardRun(server: PgSocket, off: number, end: number): boolean {
+  const client = server.link as PgSocket;
+  const res = native.send(client.handle, off, end - off);
+  if (res === 0) return true;
+  if (res < 0) {
+    disconnectClient(client, false, 'unexpected eof');
+    return false;
+  }
+  blockSource(server);
+  return true;
+}
+
+function showPacket(server: PgSocket, off: number, end: number): Act {
+  if (incompleteHeader(arena, off, end)) {
+    if (wantNoise()) slogNoise(server, 'S: got partial header, trying to wait a bit');
+    return Act.MORE;
+  }
+  if (!getHeader(arena, off, end, cf.maxPacketSize, hdr)) {
+    disconnectServer(server, true, 'bad pkt header');
+    return Act.DEAD;
+  }
+  if (wantNoise()) slogNoise(server, `read pkt='${pktDesc(hdr.type)}', len=${hdr.len}`);
+  server.requestTime = getCachedTime();
+  if (server.state !== SocketState.SV_LOGIN) return workPacket(server, off, end);
+
+  const len = hdr.len;
+  const act = wholePacket(server, off, end);
+  if (act !== Act.SKIP) return act;
+  const res = handleServerStartup(server, hdr.type, arena, off + NEW_HEADER_LEN, off + len);
+  hdr.len = len;
+  return res;
+}
+
+/** SKIP when all of the packet is here, MORE when it will be, DEAD when it is larger than the pooler looks at. */
+function wholePacket(server: PgSocket, off: number, end: number): Act {
+  if (hdr.len > SERVER_PACKET_MAX) {
+    slogError(server, `too large packet '${pktDesc(hdr.type)}' from server: ${hdr.len}`);
+    disconnectServer(server, true, 'too large packet');
+    return Act.DEAD;
+  }
+  return end - off < hdr.len ? Act.MORE : Act.SKIP;
+}
+
+/** Bytes of a server, in the arena at [off, off + length). */
+export function serverInput(server: PgSocket, off: number, length: number): void {
+  const end = off + length;
+  let pos = off;
+  // [run, pos) waits to be forwarded in one piece
+  let run = off;
+  while (pos < end) {
+    if (server.pktRemain > 0) {
+      const n = Math.min(server.pktRemain, end - pos);
+      server.pktRemain -= n;
+      if (server.pktSkip) {
+        if (pos > run && !forwardRun(server, run, pos)) return;
+        run = pos + n;
+      }
+      pos += n;
+      continue;
+    }
+    const act = showPacket(server, pos, end);
+    if (act === Act.FORWARD || act === Act.SKIP) {
+      server.pktRemain = hdr.len;
+      server.pktSkip = act === Act.SKIP;
+      continue;
+    }
+    if (act === Act.DEAD) return;
+    if (pos > run && !forwardRun(server, run, pos)) return;
+    keepInput(server, pos, end);
+    return;
+  }
+  if (pos > run && !forwardRun(server, run, pos)) return;
+  if (sbufIsEmpty(server) && !isDead(server)) serverFlushed(server);
+}
+
+/**
+ * Everything that the server said has been sent on (the original's SBUF_EV_FLUSH): a server that is ready may go to the
+ * next client.
+ */
+export function serverFlushed(server: PgSocket): void {
+  if (!server.ready) return;
+  const client = server.link;
+  if (server.settingVars && client !== null) {
+    // the server may spell a value its own way: from now on the client does too
+    varcacheSetCanonical(server.vars, client.vars);
+    server.settingVars = false;
+    if (wantNoise()) slogNoise(server, 'done setting vars unpausing client');
+    sbufContinue(client);
+    return;
+  }
+  const state = server.state;
+  if (state !== SocketState.SV_TESTED && !server.resetting && connectionPoolMode(server) === PoolMode.SESSION) return;
+  server.resetting = false;
+  switch (state) {
+    case SocketState.SV_ACTIVE:
+    case SocketState.SV_ACTIVE_CANCEL:
+    case SocketState.SV_TESTED:
+      if (client !== null) {
+        if ((server.requests as RequestQueue).count > 0) return;
+        // the rest of a failed COPY is still on its way to this server
+        if (client.copyMode) return;
+      }
+      releaseServer(server);
+      return;
+    case SocketState.SV_BEING_CANCELED:
+    case SocketState.SV_IDLE:
+      return;
+    default:
+      slogWarning(server, `EV_FLUSH with state=${state}`);
+  }
+}
+
+/* ---- work ---- */
+
+/** Set while one packet is handled: its answer belongs to a request that the client did not make. */
+let ignorePacket = false;
+
+/** Takes the oldest request off the queue when it is of this type. */
+function popRequest(server: PgSocket, type: number): boolean {
+  const requests = server.requests as RequestQueue;
+  if (requests.count === 0 || requests.firstType() !== type) return false;
+  ignorePacket = requests.firstAction() === ResponseAction.SKIP;
+  requests.shift();
+  return true;
+}
+
+function loadParameter(server: PgSocket, off: number, end: number): boolean {
+  const reader = new PktReader(arena, off, end);
+  const name = reader.str();
+  const value = reader.str();
+  if (name === null || value === null) {
+    disconnectServer(server, true, 'broken ParameterStatus packet');
+    return false;
+  }
+  if (wantDebug()) slogDebug(server, `S: param: ${name} = ${value}`);
+  varcacheSet(server.vars, name, value);
+  const client = server.link;
+  if (client !== null) {
+    if (wantDebug()) slogDebug(client, `setting client var: ${name}='${value}'`);
+    varcacheSet(client.vars, name, value);
+  }
+  return true;
+}
+
+function endCopy(server: PgSocket, failed: boolean): void {
+  slogDebug(server, failed ? 'COPY failed' : 'COPY finished');
+  server.copyMode = false;
+  // Syncs that were sent inside COPY get no answer
+  (server.requests as RequestQueue).clearUntil(PqMsg.CopyDone, failed ? PqMsg.CopyFail : PqMsg.CopyDone);
+}
+
+/** One packet of a working server, maybe not all of it yet. */
+function workPacket(server: PgSocket, off: number, end: number): Act {
+  const type = hdr.type;
+  const len = hdr.len;
+  let ready = false;
+  let idleTx = false;
+  let asyncResponse = false;
+  ignorePacket = false;
+
+  switch (type) {
+    case PqMsg.DataRow:
+    case PqMsg.CopyData:
+    case PqMsg.NoticeResponse:
+    case PqMsg.CopyOutResponse:
+    case PqMsg.ParameterDescription:
+    case PqMsg.CopyDone:
+    case PqMsg.FunctionCallResponse:
+      break;
+
+    case PqMsg.ReadyForQuery: {
+      if (end - off < NEW_HEADER_LEN + 1) return Act.MORE;
+      const requests = server.requests as RequestQueue;
+      if (!popReadyRequest(server) && server.queryFailed) requests.clearUntil(PqMsg.Sync, PqMsg.Sync);
+      server.queryFailed = false;
+      const status = arena[off + NEW_HEADER_LEN];
+      if (status === TxStatus.Idle) {
+        ready = true;
+      } else if (connectionPoolMode(server) === PoolMode.STMT) {
+        disconnectServer(server, true, 'transaction blocks not allowed in statement pooling mode');
+        return Act.DEAD;
+      } else if (status === TxStatus.InTransaction || status === TxStatus.Failed) {
+        idleTx = true;
+      }
+      break;
+    }
+
+    case PqMsg.ParameterStatus: {
+      const act = wholePacket(server, off, end);
+      if (act !== Act.SKIP) return act;
+      if (!loadParameter(server, off + NEW_HEADER_LEN, off + len)) return Act.DEAD;
+      break;
+    }
+
+    case PqMsg.ErrorResponse:
+      if (server.settingVars) {
+        // the client's startup packet had values that the server refuses: such a client is not kept
+        logError(serverErrorLine('varcache_apply failed', parseServerError(arena, off + NEW_HEADER_LEN, Math.min(end, off + len))));
+        disconnectServer(server, true, 'invalid server parameter');
+        return Act.DEAD;
+      }
+      if (server.copyMode) endCopy(server, true);
+      server.queryFailed = true;
+      break;
+
+    case PqMsg.CommandComplete:
+      if (server.copyMode) endCopy(server, false);
+      popRequest(server, PqMsg.Execute);
+      break;
+
+    case PqMsg.NotificationResponse:
+      // LISTEN: says nothing about the state of the connection
+      idleTx = server.idleTx;
+      ready = server.ready;
+      asyncResponse = true;
+      break;
+
+    case PqMsg.CopyInResponse:
+    case PqMsg.CopyBothResponse:
+      slogDebug(server, 'COPY started');
+      server.copyMode = true;
+      if (server.link !== null) server.link.copyMode = true;
+      break;
+
+    case PqMsg.ParseComplete:
+      popRequest(server, PqMsg.Parse);
+      break;
+    case PqMsg.BindComplete:
+      popRequest(server, PqMsg.Bind);
+      break;
+    case PqMsg.CloseComplete:
+      popRequest(server, PqMsg.Close);
+      break;
+    case PqMsg.NoData:
+    case PqMsg.RowDescription:
+      popRequest(server, PqMsg.Describe);
+      break;
+    case PqMsg.EmptyQueryResponse:
+    case PqMsg.PortalSuspended:
+      popRequest(server, PqMsg.Execute);
+      break;
+
+    default:
+      if (type === PqMsg.CopyFail) break;
+      slogError(server, `unknown pkt: '${pktDesc(type)}'`);
+      disconnectServer(server, true, 'unknown pkt');
+      return Act.DEAD;
+  }
+  return deliver(server, off, end, len, ready, idleTx, asyncResponse);
+}
+
+/** ReadyForQuery answers the oldest request when that is a Sync, a Query or a FunctionCall. */
+function popReadyRequest(server: PgSocket): boolean {
+  return popRequest(server, PqMsg.Sync) || popRequest(server, PqMsg.Query) || popRequest(server, PqMsg.FunctionCall);
+}
+
+/** Decides where a packet goes, and counts. */
+function deliver(
+  server: PgSocket,
+  off: number,
+  end: number,
+  len: number,
+  ready: boolean,
+  idleTx: boolean,
+  asyncResponse: boolean,
+): Act {
+  const client = server.link;
+  if (client !== null && client.state === SocketState.CL_LOGIN && !server.settingVars) {
+    const act = wholePacket(server, off, end);
+    if (act !== Act.SKIP) return act;
+    server.idleTx = idleTx;
+    server.ready = ready;
+    countBytes(server, len);
+    const res = handleAuthQueryResponse(server, hdr.type, arena, off + NEW_HEADER_LEN, off + len);
+    hdr.len = len;
+    return res;
+  }
+  server.idleTx = idleTx;
+  server.ready = ready;
+  countBytes(server, len);
+  if (server.settingVars) return Act.SKIP;
+  if (client === null) {
+    if (server.state !== SocketState.SV_TESTED) {
+      slogWarning(server, `got packet '${pktDesc(hdr.type)}' from server when not linked`);
+    }
+    return Act.SKIP;
+  }
+  if (ignorePacket) {
+    if (wantNoise()) slogNoise(server, `not forwarding packet with type '${pktDesc(hdr.type)}' from server`);
+    return Act.SKIP;
+  }
+  if ((ready || idleTx) && (server.requests as RequestQueue).count === 0) countTimes(server, client, ready, asyncResponse);
+  return Act.FORWARD;
+}
+
+function countBytes(server: PgSocket, len: number): void {
+  const stats = (server.pool as PgPool).stats;
+  stats[Stat.SERVER_BYTES] = (stats[Stat.SERVER_BYTES] as number) + len;
+}
+
+/**
+ * Ends the clocks of a query and of a transaction. Of pipelined queries the whole series is timed: the server is taken
+ * that long.
+ */
+function countTimes(server: PgSocket, client: PgSocket, ready: boolean, asyncResponse: boolean): void {
+  const stats = (server.pool as PgPool).stats;
+  const now = getCachedTime();
+  if (client.queryStart !== 0) {
+    const total = now - client.queryStart;
+    client.queryStart = 0;
+    stats[Stat.QUERY_TIME] = (stats[Stat.QUERY_TIME] as number) + total;
+    if (wantDebug()) slogDebug(client, `query time: ${total} us`);
+  } else if (!asyncResponse) {
+    slogWarning(client, 'FIXME: query end, but query_start == 0');
+  }
+  if (!ready) return;
+  if (client.xactStart !== 0) {
+    const total = now - client.xactStart;
+    client.xactStart = 0;
+    stats[Stat.XACT_TIME] = (stats[Stat.XACT_TIME] as number) + total;
+    if (wantDebug()) slogDebug(client, `transaction time: ${total} us`);
+  } else if (!asyncResponse) {
+    slogWarning(client, 'FIXME: transaction end, but xact_start == 0');
+  }
+}

@@ -1,0 +1,361 @@
+/*
+ * Every packet the pooler itself writes, to clients and to servers. Each function appends one packet to a buffer; the
+ * ones that never vary are built once, below. Formats: chapter "Message Formats" of PostgreSQL's manual.
+ */
+import { fatal } from '../base/log';
+import { formatTimeS } from '../base/timefmt';
+import { AuthReq, BACKENDKEY_LEN, ErrField, Pkt, PqMsg, PqTarget, TxStatus, TypeOid } from './packets';
+import { PktBuf } from './pktbuf';
+
+/** SQLSTATE of an error that names none: protocol_violation. */
+export const SQLSTATE_DEFAULT = '08P01';
+
+/** What a pooler error says: the original's send_pooler_error(). */
+export interface PoolerError {
+  severity: 'FATAL' | 'ERROR';
+  /** null = SQLSTATE_DEFAULT */
+  sqlstate: string | null;
+  /** byte string */
+  msg: string;
+}
+
+/** A column: number for i, q, N, T (usec); BigInt for q, N; byte string for s; bytes for b; null for SQL's NULL. */
+export type ColumnValue = string | number | bigint | Uint8Array | null;
+
+function writeEmpty(buf: PktBuf, type: number): void {
+  buf.startPacket(type);
+  buf.finishPacket();
+}
+
+/* ---- to clients ---- */
+
+function writeFields(buf: PktBuf, type: number, severity: string, sqlstate: string, msg: string): void {
+  buf.startPacket(type);
+  buf.putChar(ErrField.Severity);
+  buf.putString(severity);
+  buf.putChar(ErrField.SqlState);
+  buf.putString(sqlstate);
+  buf.putChar(ErrField.Message);
+  buf.putString(msg);
+  buf.putChar(0);
+  buf.finishPacket();
+}
+
+export function writeErrorResponse(buf: PktBuf, error: PoolerError): void {
+  writeFields(buf, PqMsg.ErrorResponse, error.severity, error.sqlstate ?? SQLSTATE_DEFAULT, error.msg);
+}
+
+export function writeNotice(buf: PktBuf, msg: string): void {
+  writeFields(buf, PqMsg.NoticeResponse, 'NOTICE', '00000', msg);
+}
+
+export function writeReadyForQuery(buf: PktBuf, status: TxStatus = TxStatus.Idle): void {
+  buf.startPacket(PqMsg.ReadyForQuery);
+  buf.putChar(status);
+  buf.finishPacket();
+}
+
+export function writeParameterStatus(buf: PktBuf, name: string, value: string): void {
+  buf.startPacket(PqMsg.ParameterStatus);
+  buf.putString(name);
+  buf.putString(value);
+  buf.finishPacket();
+}
+
+export function writeCommandComplete(buf: PktBuf, tag: string): void {
+  buf.startPacket(PqMsg.CommandComplete);
+  buf.putString(tag);
+  buf.finishPacket();
+}
+
+/** @param key BACKENDKEY_LEN bytes */
+export function writeBackendKeyData(buf: PktBuf, key: Buffer): void {
+  buf.startPacket(PqMsg.BackendKeyData);
+  buf.putSlice(key, 0, BACKENDKEY_LEN);
+  buf.finishPacket();
+}
+
+/**
+ * Says that we speak 3.0 and know no protocol extensions.
+ * @param count number of extensions (_pq_. parameters) that the client asked for
+ * @param names their names, each with its terminating NUL
+ */
+export function writeNegotiateProtocolVersion(buf: PktBuf, count: number, names: Uint8Array): void {
+  buf.startPacket(PqMsg.NegotiateProtocolVersion);
+  buf.putUint32(Pkt.STARTUP_V3);
+  buf.putUint32(count);
+  buf.putBytes(names);
+  buf.finishPacket();
+}
+
+function startAuth(buf: PktBuf, code: AuthReq): void {
+  buf.startPacket(PqMsg.AuthenticationRequest);
+  buf.putUint32(code);
+}
+
+export function writeAuthenticationOk(buf: PktBuf): void {
+  startAuth(buf, AuthReq.OK);
+  buf.finishPacket();
+}
+
+export function writeAuthCleartext(buf: PktBuf): void {
+  startAuth(buf, AuthReq.PASSWORD);
+  buf.finishPacket();
+}
+
+/** @param salt 4 random bytes */
+export function writeAuthMd5(buf: PktBuf, salt: Uint8Array): void {
+  startAuth(buf, AuthReq.MD5);
+  buf.putBytes(salt);
+  buf.finishPacket();
+}
+
+/** @param mechanisms names in order of preference */
+export function writeAuthSASL(buf: PktBuf, mechanisms: readonly string[]): void {
+  startAuth(buf, AuthReq.SASL);
+  for (const mechanism of mechanisms) buf.putString(mechanism);
+  buf.putChar(0);
+  buf.finishPacket();
+}
+
+export function writeAuthSASLContinue(buf: PktBuf, message: string): void {
+  startAuth(buf, AuthReq.SASL_CONT);
+  buf.putChars(message);
+  buf.finishPacket();
+}
+
+export function writeAuthSASLFinal(buf: PktBuf, message: string): void {
+  startAuth(buf, AuthReq.SASL_FIN);
+  buf.putChars(message);
+  buf.finishPacket();
+}
+
+/* ---- result sets of the console ---- */
+
+function putColumnType(buf: PktBuf, letter: string): void {
+  switch (letter) {
+    case 'i':
+      buf.putUint32(TypeOid.INT4);
+      buf.putUint16(4);
+      break;
+    case 'q':
+      buf.putUint32(TypeOid.INT8);
+      buf.putUint16(8);
+      break;
+    case 'N':
+      buf.putUint32(TypeOid.NUMERIC);
+      buf.putUint16(-1);
+      break;
+    case 's':
+    case 'T':
+      buf.putUint32(TypeOid.TEXT);
+      buf.putUint16(-1);
+      break;
+    case 'b':
+      buf.putUint32(TypeOid.BYTEA);
+      buf.putUint16(-1);
+      break;
+    default:
+      fatal('bad tupdesc');
+  }
+}
+
+/**
+ * Describes the columns of a result set.
+ * @param tupdesc one letter a column: i = int4, q = int8, s = text, b = bytea, N = uint64 as numeric, T = usec as text
+ * @param names one a letter
+ */
+export function writeRowDescription(buf: PktBuf, tupdesc: string, names: readonly string[]): void {
+  if (names.length !== tupdesc.length) fatal(`tupdesc ${tupdesc} with ${names.length} names`);
+  buf.startPacket(PqMsg.RowDescription);
+  buf.putUint16(tupdesc.length);
+  for (let i = 0; i < tupdesc.length; i++) {
+    buf.putString(names[i] as string);
+    buf.putUint32(0); // no table
+    buf.putUint16(0); // no column of it
+    putColumnType(buf, tupdesc[i] as string);
+    buf.putUint32(-1); // no type modifier
+    buf.putUint16(0); // text format
+  }
+  buf.finishPacket();
+}
+
+function columnText(letter: string, value: string | number | bigint | Uint8Array): string {
+  switch (letter) {
+    case 'i':
+      return `${Number(value) | 0}`;
+    case 'q':
+    case 'N':
+      // unsigned 64 bits, as the original's %llu
+      return Number(value) < 0 ? `${BigInt.asUintN(64, BigInt(value as number | bigint))}` : `${value}`;
+    case 's':
+      return value as string;
+    case 'b':
+      return `\\x${Buffer.from(value as Uint8Array).toString('hex')}`;
+    case 'T':
+      return formatTimeS(value as number);
+    default:
+      return fatal(`bad tupdesc: ${letter}`);
+  }
+}
+
+/** One row of a result set; tupdesc as in writeRowDescription(). */
+export function writeDataRow(buf: PktBuf, tupdesc: string, values: readonly ColumnValue[]): void {
+  if (values.length !== tupdesc.length) fatal(`tupdesc ${tupdesc} with ${values.length} values`);
+  buf.startPacket(PqMsg.DataRow);
+  buf.putUint16(tupdesc.length);
+  for (let i = 0; i < tupdesc.length; i++) {
+    const value = values[i] as ColumnValue;
+    if (value === null) {
+      buf.putUint32(-1);
+    } else {
+      const text = columnText(tupdesc[i] as string, value);
+      buf.putUint32(text.length);
+      buf.putChars(text);
+    }
+  }
+  buf.finishPacket();
+}
+
+/* ---- to servers ---- */
+
+/** Begins a StartupMessage; then come parameters and finishStartup(). */
+export function startStartup(buf: PktBuf): void {
+  buf.startPacket(Pkt.STARTUP_V3);
+}
+
+export function putStartupParam(buf: PktBuf, name: string, value: string): void {
+  buf.putString(name);
+  buf.putString(value);
+}
+
+export function finishStartup(buf: PktBuf): void {
+  buf.putChar(0);
+  buf.finishPacket();
+}
+
+/** @param key BACKENDKEY_LEN bytes, as the server gave them */
+export function writeCancelRequest(buf: PktBuf, key: Buffer): void {
+  buf.startPacket(Pkt.CANCEL);
+  buf.putSlice(key, 0, BACKENDKEY_LEN);
+  buf.finishPacket();
+}
+
+export function writeSSLRequest(buf: PktBuf): void {
+  writeEmpty(buf, Pkt.SSLREQ);
+}
+
+/** @param password plain, or what md5 makes of it */
+export function writePassword(buf: PktBuf, password: string): void {
+  buf.startPacket(PqMsg.PasswordMessage);
+  buf.putString(password);
+  buf.finishPacket();
+}
+
+export function writeSASLInitialResponse(buf: PktBuf, mechanism: string, message: string): void {
+  buf.startPacket(PqMsg.SASLInitialResponse);
+  buf.putString(mechanism);
+  buf.putUint32(message.length);
+  buf.putChars(message);
+  buf.finishPacket();
+}
+
+export function writeSASLResponse(buf: PktBuf, message: string): void {
+  buf.startPacket(PqMsg.SASLResponse);
+  buf.putChars(message);
+  buf.finishPacket();
+}
+
+export function writeQuery(buf: PktBuf, sql: string): void {
+  buf.startPacket(PqMsg.Query);
+  buf.putString(sql);
+  buf.finishPacket();
+}
+
+/** @param queryAndParameters the query with its NUL, the number of parameter types and the types, as they came */
+export function writeParse(buf: PktBuf, statement: string, queryAndParameters: Uint8Array): void {
+  buf.startPacket(PqMsg.Parse);
+  buf.putString(statement);
+  buf.putBytes(queryAndParameters);
+  buf.finishPacket();
+}
+
+export function writeDescribeStmt(buf: PktBuf, statement: string): void {
+  buf.startPacket(PqMsg.Describe);
+  buf.putChar(PqTarget.Statement);
+  buf.putString(statement);
+  buf.finishPacket();
+}
+
+export function writeCloseStmt(buf: PktBuf, statement: string): void {
+  buf.startPacket(PqMsg.Close);
+  buf.putChar(PqTarget.Statement);
+  buf.putString(statement);
+  buf.finishPacket();
+}
+
+/** Parse, Bind, Describe, Execute and Sync of a query with text parameters: what auth_query runs. */
+export function writeExtQuery(buf: PktBuf, query: string, args: readonly string[]): void {
+  buf.startPacket(PqMsg.Parse);
+  buf.putChar(0); // unnamed statement
+  buf.putString(query);
+  buf.putUint16(0); // the server decides the types
+  buf.finishPacket();
+
+  buf.startPacket(PqMsg.Bind);
+  buf.putChar(0); // unnamed portal
+  buf.putChar(0); // unnamed statement
+  buf.putUint16(0); // all parameters are text
+  buf.putUint16(args.length);
+  for (const arg of args) {
+    buf.putUint32(arg.length);
+    buf.putChars(arg);
+  }
+  buf.putUint16(0); // all results are text
+  buf.finishPacket();
+
+  buf.startPacket(PqMsg.Describe);
+  buf.putChar(PqTarget.Portal);
+  buf.putChar(0);
+  buf.finishPacket();
+
+  buf.startPacket(PqMsg.Execute);
+  buf.putChar(0);
+  buf.putUint32(0); // no limit of rows
+  buf.finishPacket();
+
+  writeEmpty(buf, PqMsg.Sync);
+}
+
+/* ---- packets that never vary ---- */
+
+function constant(type: number): Buffer {
+  const buf = new PktBuf(16);
+  writeEmpty(buf, type);
+  return buf.copy();
+}
+
+function readyForQuery(): Buffer {
+  const buf = new PktBuf(16);
+  writeReadyForQuery(buf);
+  return buf.copy();
+}
+
+export const PACKET_SYNC = constant(PqMsg.Sync);
+export const PACKET_TERMINATE = constant(PqMsg.Terminate);
+export const PACKET_PARSE_COMPLETE = constant(PqMsg.ParseComplete);
+export const PACKET_CLOSE_COMPLETE = constant(PqMsg.CloseComplete);
+export const PACKET_SSL_REQUEST = constant(Pkt.SSLREQ);
+export const PACKET_READY_IDLE = readyForQuery();
+
+export function writeTerminate(buf: PktBuf): void {
+  buf.putBytes(PACKET_TERMINATE);
+}
+
+export function writeParseComplete(buf: PktBuf): void {
+  buf.putBytes(PACKET_PARSE_COMPLETE);
+}
+
+export function writeCloseComplete(buf: PktBuf): void {
+  buf.putBytes(PACKET_CLOSE_COMPLETE);
+}

@@ -1,0 +1,165 @@
+/*
+ * The writer of packets: a buffer that grows, and the few primitives every packet is made of. messages.ts builds whole
+ * packets with it; sessions keep one where a packet has to wait.
+ */
+import { Buffer } from 'node:buffer';
+
+/** First size of a buffer, in bytes. */
+const PKTBUF_START = 512;
+/** No packet that the pooler builds itself comes near this; a buffer asked to grow beyond it fails instead. */
+export const PKTBUF_MAX = 256 * 1024 * 1024;
+/** Strings up to this length are copied by hand, which beats the call into C++. */
+const SHORT_STRING = 24;
+
+export class PktBuf {
+  /** the bytes; valid up to `pos` */
+  buf: Buffer;
+  /** bytes written */
+  pos: number;
+  /** where the length of the packet under construction goes */
+  pktlenPos: number;
+  /** a write did not fit PKTBUF_MAX; the contents must not be sent */
+  failed: boolean;
+
+  /** @param size first size in bytes */
+  constructor(size: number = PKTBUF_START) {
+    this.buf = Buffer.allocUnsafeSlow(size);
+    this.pos = 0;
+    this.pktlenPos = 0;
+    this.failed = false;
+  }
+
+  /** Forgets the contents, keeps the memory. */
+  reset(): void {
+    this.pos = 0;
+    this.pktlenPos = 0;
+    this.failed = false;
+  }
+
+  /** Makes room for `len` more bytes. Returns false, and fails the buffer, when that is too much. */
+  reserve(len: number): boolean {
+    const need = this.pos + len;
+    if (need <= this.buf.length) return !this.failed;
+    if (this.failed) return false;
+    if (need > PKTBUF_MAX) {
+      this.failed = true;
+      return false;
+    }
+    let size = Math.max(this.buf.length, 16);
+    while (size < need) size *= 2;
+    const grown = Buffer.allocUnsafeSlow(size);
+    this.buf.copy(grown, 0, 0, this.pos);
+    this.buf = grown;
+    return true;
+  }
+
+  putChar(byte: number): void {
+    if (!this.reserve(1)) return;
+    this.buf[this.pos++] = byte;
+  }
+
+  putUint16(value: number): void {
+    if (!this.reserve(2)) return;
+    const { buf, pos } = this;
+    buf[pos] = value >>> 8;
+    buf[pos + 1] = value;
+    this.pos = pos + 2;
+  }
+
+  /** Negative numbers are written in two's complement. */
+  putUint32(value: number): void {
+    if (!this.reserve(4)) return;
+    const { buf, pos } = this;
+    buf[pos] = value >>> 24;
+    buf[pos + 1] = value >>> 16;
+    buf[pos + 2] = value >>> 8;
+    buf[pos + 3] = value;
+    this.pos = pos + 4;
+  }
+
+  /** A number must be a safe integer; what may be larger is given as BigInt. */
+  putUint64(value: number | bigint): void {
+    if (typeof value === 'bigint') {
+      this.putUint32(Number(BigInt.asIntN(32, value >> 32n)));
+      this.putUint32(Number(BigInt.asIntN(32, value)));
+    } else {
+      this.putUint32(Math.floor(value / 0x1_0000_0000));
+      this.putUint32(value);
+    }
+  }
+
+  /** The bytes of a byte string, without a terminator. */
+  putChars(text: string): void {
+    const len = text.length;
+    if (!this.reserve(len)) return;
+    if (len <= SHORT_STRING) {
+      const { buf, pos } = this;
+      for (let i = 0; i < len; i++) buf[pos + i] = text.charCodeAt(i);
+    } else {
+      this.buf.write(text, this.pos, 'latin1');
+    }
+    this.pos += len;
+  }
+
+  /** A byte string and its terminating NUL. */
+  putString(text: string): void {
+    this.putChars(text);
+    this.putChar(0);
+  }
+
+  putBytes(bytes: Uint8Array): void {
+    if (!this.reserve(bytes.length)) return;
+    this.buf.set(bytes, this.pos);
+    this.pos += bytes.length;
+  }
+
+  /** Copies `len` bytes of `src` from offset `off`, making no view of them. */
+  putSlice(src: Buffer, off: number, len: number): void {
+    if (!this.reserve(len)) return;
+    src.copy(this.buf, this.pos, off, off + len);
+    this.pos += len;
+  }
+
+  /**
+   * Begins a packet; finishPacket() fills in its length.
+   * @param type a type byte (PqMsg), or a startup code (Pkt, >= 256) for a packet that has no type byte
+   */
+  startPacket(type: number): void {
+    if (type < 256) {
+      this.putChar(type);
+      this.pktlenPos = this.pos;
+      this.putUint32(0);
+    } else {
+      this.pktlenPos = this.pos;
+      this.putUint32(0);
+      this.putUint32(type);
+    }
+  }
+
+  finishPacket(): void {
+    if (this.failed) return;
+    this.buf.writeUInt32BE(this.pos - this.pktlenPos, this.pktlenPos);
+    this.pktlenPos = 0;
+  }
+
+  /** A view of what was written, valid until the next write or reset. */
+  written(): Buffer {
+    return this.buf.subarray(0, this.pos);
+  }
+
+  /** A copy of what was written, for keeping. */
+  copy(): Buffer {
+    return Buffer.from(this.written());
+  }
+}
+
+/** Above this the shared buffer is not kept for the next packet. */
+const TEMP_KEEP_MAX = 1024 * 1024;
+let temp: PktBuf | null = null;
+
+/** The shared buffer, emptied: for what is built and sent before anything else is built. */
+export function pktbufTemp(): PktBuf {
+  if (temp === null || temp.buf.length > TEMP_KEEP_MAX) temp = new PktBuf();
+  temp.reset();
+  return temp;
+}

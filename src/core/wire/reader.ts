@@ -1,0 +1,229 @@
+/*
+ * Reading packets: headers, and the bodies of those packets the pooler looks into. Nothing here trusts a length that
+ * came off a wire; a read beyond the end fails and says so, it never throws and never reads a neighbour's bytes.
+ */
+import { bin2hex } from '../base/strutil';
+import { ErrField, NEW_HEADER_LEN, OLD_HEADER_LEN, Pkt } from './packets';
+
+/** A cursor over [pos, end) of a buffer. After the first failed read `fail` stays true and every read fails. */
+export class PktReader {
+  buf: Buffer;
+  pos: number;
+  /** first offset that is not ours */
+  end: number;
+  fail: boolean;
+
+  /** @param pos @param end offsets into `buf`; cut down to its length */
+  constructor(buf: Buffer, pos = 0, end: number = buf.length) {
+    this.buf = buf;
+    this.pos = pos;
+    this.end = Math.min(end, buf.length);
+    this.fail = pos < 0 || pos > this.end;
+  }
+
+  /** Points the reader at other bytes, so that one reader can serve many packets. */
+  set(buf: Buffer, pos: number, end: number): this {
+    this.buf = buf;
+    this.pos = pos;
+    this.end = Math.min(end, buf.length);
+    this.fail = pos < 0 || pos > this.end;
+    return this;
+  }
+
+  /** bytes left */
+  avail(): number {
+    return this.fail ? 0 : this.end - this.pos;
+  }
+
+  private need(len: number): boolean {
+    // written so that a NaN or negative length fails too
+    if (!this.fail && len >= 0 && len <= this.end - this.pos) return true;
+    this.fail = true;
+    return false;
+  }
+
+  /** One byte; 0 when there is none. */
+  u8(): number {
+    if (!this.need(1)) return 0;
+    return this.buf[this.pos++] as number;
+  }
+
+  u16(): number {
+    if (!this.need(2)) return 0;
+    const value = this.buf.readUInt16BE(this.pos);
+    this.pos += 2;
+    return value;
+  }
+
+  u32(): number {
+    if (!this.need(4)) return 0;
+    const value = this.buf.readUInt32BE(this.pos);
+    this.pos += 4;
+    return value;
+  }
+
+  /** Signed; -1 stands for NULL in several packets. */
+  i32(): number {
+    return this.u32() | 0;
+  }
+
+  /** A byte string up to its NUL, which is consumed; null (and fail) when there is no NUL before the end. */
+  str(): string | null {
+    if (this.fail) return null;
+    const nul = this.buf.indexOf(0, this.pos);
+    if (nul < 0 || nul >= this.end) {
+      this.fail = true;
+      return null;
+    }
+    const text = this.buf.toString('latin1', this.pos, nul);
+    this.pos = nul + 1;
+    return text;
+  }
+
+  /** `len` bytes as a byte string; null when there are not so many. */
+  chars(len: number): string | null {
+    if (!this.need(len)) return null;
+    const text = this.buf.toString('latin1', this.pos, this.pos + len);
+    this.pos += len;
+    return text;
+  }
+
+  /** A view of `len` bytes, valid as long as the buffer's contents; null when there are not so many. */
+  bytes(len: number): Buffer | null {
+    if (!this.need(len)) return null;
+    const view = this.buf.subarray(this.pos, this.pos + len);
+    this.pos += len;
+    return view;
+  }
+
+  /** Passes over `len` bytes. */
+  skip(len: number): boolean {
+    if (!this.need(len)) return false;
+    this.pos += len;
+    return true;
+  }
+
+  /** All that is left, as a byte string. */
+  rest(): string {
+    const left = this.fail ? 0 : this.end - this.pos;
+    return this.chars(left) ?? '';
+  }
+}
+
+/** Type and length of a packet, as getHeader() found them. */
+export class PktHdr {
+  /** type byte (PqMsg), or a startup code (Pkt) */
+  type = 0;
+  /** whole length in bytes, header included */
+  len = 0;
+  /** NEW_HEADER_LEN or OLD_HEADER_LEN */
+  headerLen = 0;
+}
+
+/** True when more bytes are needed before getHeader() can say anything. */
+export function incompleteHeader(buf: Buffer, off: number, end: number): boolean {
+  const avail = end - off;
+  if (avail >= OLD_HEADER_LEN) return false;
+  if (avail < NEW_HEADER_LEN) return true;
+  return buf[off] === 0;
+}
+
+/**
+ * Reads a packet header at `off`: of a regular packet, or of a startup-phase one (first byte 0), whose code is mapped
+ * to the Pkt it belongs to. Returns false when it is no sane header, or not wholly there.
+ * @param maxPacketSize max_packet_size, in bytes
+ */
+export function getHeader(buf: Buffer, off: number, end: number, maxPacketSize: number, hdr: PktHdr): boolean {
+  if (end - off < NEW_HEADER_LEN || end > buf.length) return false;
+  const type = buf[off] as number;
+  let len: number;
+  if (type !== 0) {
+    len = buf.readUInt32BE(off + 1) + 1;
+    hdr.type = type;
+    hdr.headerLen = NEW_HEADER_LEN;
+  } else {
+    // the length of a startup-phase packet fits 16 bits
+    if (end - off < OLD_HEADER_LEN || buf[off + 1] !== 0) return false;
+    len = buf.readUInt16BE(off + 2);
+    const kind = startupKind(buf.readUInt32BE(off + 4));
+    if (kind === 0) return false;
+    hdr.type = kind;
+    hdr.headerLen = OLD_HEADER_LEN;
+  }
+  if (len < hdr.headerLen || len > maxPacketSize) return false;
+  hdr.len = len;
+  return true;
+}
+
+function startupKind(code: number): number {
+  if (code === Pkt.CANCEL || code === Pkt.SSLREQ || code === Pkt.GSSENCREQ || code === Pkt.STARTUP_V2) return code;
+  if (code === Pkt.STARTUP_V3) return Pkt.STARTUP_V3;
+  if (code > Pkt.STARTUP_V3 && code < Pkt.STARTUP_V4) return Pkt.STARTUP_V3_UNSUPPORTED;
+  return 0;
+}
+
+/** The letter of a packet type for log lines: '!' for startup-phase packets. */
+export function pktDesc(type: number): string {
+  return type > 256 ? '!' : String.fromCharCode(type);
+}
+
+/** The start of what should have been a header, in hex, for `bad packet header: '...'`. At most OLD_HEADER_LEN bytes. */
+export function hdr2hex(buf: Buffer, off: number, end: number): string {
+  return bin2hex(buf.subarray(off, end), OLD_HEADER_LEN);
+}
+
+/** What an ErrorResponse or NoticeResponse says; a field that was not sent is null. */
+export interface ServerError {
+  level: string | null;
+  sqlstate: string | null;
+  msg: string | null;
+}
+
+/** Reads the fields in the body [off, end) of an ErrorResponse. A broken packet yields what was readable of it. */
+export function parseServerError(buf: Buffer, off: number, end: number): ServerError {
+  const error: ServerError = { level: null, sqlstate: null, msg: null };
+  const reader = new PktReader(buf, off, end);
+  for (;;) {
+    const field = reader.u8();
+    if (field === 0) break;
+    const value = reader.str();
+    if (value === null) break;
+    if (field === ErrField.Severity) error.level = value;
+    else if (field === ErrField.Message) error.msg = value;
+    else if (field === ErrField.SqlState) error.sqlstate = value;
+  }
+  return error;
+}
+
+/** The text of the original's log_server_error(): for logError(). `note` says in which situation it came. */
+export function serverErrorLine(note: string, error: ServerError): string {
+  if (error.msg === null || error.level === null) return `${note}: partial error message, cannot log`;
+  return `${note}: ${error.level}: ${error.msg}`;
+}
+
+/**
+ * Reads the body of a DataRow of text columns. Columns the row does not have are null, further ones are ignored.
+ * @param asked how many columns the caller wants
+ * @returns the values, and the row's own number of columns; null when the packet is broken
+ */
+export function scanTextRow(reader: PktReader, asked: number): { ncol: number; values: (string | null)[] } | null {
+  const ncol = reader.u16();
+  if (reader.fail) return null;
+  const values: (string | null)[] = [];
+  for (let i = 0; i < asked; i++) {
+    if (i >= ncol) {
+      values.push(null);
+      continue;
+    }
+    const len = reader.i32();
+    values.push(len < 0 ? null : reader.chars(len));
+    if (reader.fail) return null;
+  }
+  return { ncol, values };
+}
+
+/** Bytes of a bytea in hex format; null when it is not one (the caller logs "invalid bytea value"). */
+export function parseBytea(text: string): Buffer | null {
+  if (!text.startsWith('\\x')) return null;
+  return Buffer.from(text.slice(2), 'hex');
+}

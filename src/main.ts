@@ -1,0 +1,116 @@
+#!/usr/bin/env node
+/*
+ * tsbouncer: the order of starting, and the loop.
+ */
+import { writeSync } from 'node:fs';
+import { adminSetup } from './admin/admin';
+import { claimDaemon, daemonReady, isDaemonChild, launchDaemon, requireDaemonSettings } from './cli/daemon';
+import { type Options, parseOptions } from './cli/options';
+import { checkPidfile, writePidfile } from './cli/pidfile';
+import { changeUser } from './cli/user';
+import { nextOf } from './core/base/list';
+import { die, exitProcess, fatal, logInfo, logPrefix, logState } from './core/base/log';
+import { native } from './core/base/native';
+import { runState } from './core/base/runstate';
+import { PGBOUNCER_COMPAT_VERSION, TSBOUNCER_VERSION } from './core/base/version';
+import { cf, settingHooks } from './core/config/settings';
+import { logSocketPrefix } from './core/net/addr';
+import { dnsSlot } from './core/net/dns';
+import { checkOldProcessUnix, poolerSetup, poolerTuneAccept } from './core/net/listener';
+import { databaseList } from './core/pool/database';
+import { userList } from './core/pool/user';
+import { initVarLookup } from './core/pool/varcache';
+import { mainLoopOnce } from './core/session/mainloop';
+import { janitorSetup } from './core/session/maint';
+import { tagHostAddrDirty } from './core/session/registry';
+import { applyLogSettings, loadConfig } from './core/session/reload';
+import { statsSetup } from './core/session/statslog';
+import { signalSetup } from './signals';
+
+/** Most bytes of one receive: large enough that COPY costs few system calls, small enough to stay in the cache. */
+const RECV_MAX = 64 * 1024;
+
+function readOptions(): Options {
+  const options = parseOptions(process.argv.slice(2));
+  if (!('exitCode' in options)) return options;
+  if (options.stdout !== '') writeSync(1, options.stdout);
+  if (options.stderr !== '') writeSync(2, options.stderr);
+  process.exit(options.exitCode);
+}
+
+/** Settings whose change has to be told to somebody. */
+function settingChanged(name: string): void {
+  if (name === 'tcp_defer_accept') poolerTuneAccept(cf.tcpDeferAccept !== 0);
+  else if (name === 'stats_period') statsSetup();
+  else if (name === 'verbose' || name.startsWith('syslog') || name === 'logfile') applyLogSettings();
+}
+
+function checkLimits(): void {
+  const [soft, hard] = native.rlimitNofile();
+  let fdCount = cf.maxClientConn + 10;
+  for (let db = databaseList.head; db !== null; db = nextOf(db)) {
+    const size = db.poolSize >= 0 ? db.poolSize : cf.defaultPoolSize;
+    fdCount += db.forcedUser !== null ? size : size * userList.count;
+  }
+  logInfo(
+    `kernel file descriptor limit: ${soft} (hard: ${hard}); max_client_conn: ${cf.maxClientConn}, ` +
+      `max expected fd use: ${fdCount}`,
+  );
+}
+
+function main(): void {
+  claimDaemon();
+  const options = readOptions();
+  runState.reboot = options.reboot ? 1 : 0;
+  runState.daemon = options.daemon;
+  logState.quiet = options.quiet;
+  cf.verbose = options.verbose;
+  logState.verbose = options.verbose;
+  cf.configFile = options.configFile;
+
+  const backend = native.loopInit('libuv', RECV_MAX);
+  if (!loadConfig(true)) die('cannot load config file');
+  initVarLookup(cf.trackExtraParameters);
+  logPrefix.fn = logSocketPrefix;
+
+  const user = options.user ?? cf.user;
+  if (user !== null && user !== '') changeUser(user);
+  if (process.getuid?.() === 0) die('PgBouncer should not run as root');
+  adminSetup();
+
+  if (runState.reboot) die('cannot reboot: online reboot (-R) is not built yet in this version of tsbouncer');
+  if (!isDaemonChild()) {
+    if (checkOldProcessUnix()) die('unix socket is in use, cannot continue');
+    checkPidfile(cf.pidfile);
+  }
+  if (runState.daemon) {
+    requireDaemonSettings(cf.pidfile, cf.logfile, cf.syslog);
+    if (!isDaemonChild()) {
+      launchDaemon();
+      return;
+    }
+  }
+
+  checkLimits();
+  dnsSlot.addressGone = (name, addr) => tagHostAddrDirty(name, addr.host);
+  settingHooks.onSettingChanged = settingChanged;
+  signalSetup();
+  janitorSetup();
+  statsSetup();
+  poolerSetup();
+  writePidfile(cf.pidfile);
+  logInfo(
+    `process up: tsbouncer ${TSBOUNCER_VERSION} (compatible with PgBouncer ${PGBOUNCER_COMPAT_VERSION}), ` +
+      `${native.libuvVersion()} (${backend}), tls: OpenSSL ${process.versions.openssl}, node ${process.version}`,
+  );
+  daemonReady();
+
+  try {
+    while (cfShutdown < 2) mainLoopOnce();
+  } catch (err) {
+    fatal(`main loop: ${err instanceof Error ? (err.stack ?? err.message) : String(err)}`);
+  }
+  exitProcess(0);
+}
+
+main();

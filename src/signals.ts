@@ -1,0 +1,89 @@
+/*
+ * What the signals do. They arrive as events of the loop, so nothing here is restricted in what it may call.
+ */
+import { constants } from 'node:os';
+import { fullResume, touchPools } from './admin/commands';
+import { die, exitProcess, logInfo } from './core/base/log';
+import { native } from './core/base/native';
+import { PauseMode, runState, setShutdown, ShutdownMode } from './core/base/runstate';
+import { cleanupTcpSockets } from './core/net/listener';
+import { requestFullLoopMaint } from './core/session/janitor';
+import { eventSlots } from './core/session/mainloop';
+import { reloadSlot } from './core/session/slots';
+
+function beginShutdown(name: string, waitsFor: string): void {
+  if (globalThis.cfShutdown > 0) {
+    logInfo(`got ${name} while shutting down, fast exit`);
+    exitProcess(0);
+  }
+  logInfo(`got ${name}, shutting down, ${waitsFor}`);
+  if (runState.reboot !== 0) die('takeover was in progress, going down immediately');
+  if (runState.pauseMode === PauseMode.SUSPEND) die('suspend was in progress, going down immediately');
+}
+
+function onTerm(): void {
+  beginShutdown('SIGTERM', 'waiting for all clients disconnect');
+  setShutdown(ShutdownMode.WAIT_FOR_CLIENTS);
+  cleanupTcpSockets();
+}
+
+function onInt(): void {
+  beginShutdown('SIGINT', 'waiting for all servers connections to be released');
+  runState.pauseMode = PauseMode.PAUSE;
+  setShutdown(ShutdownMode.WAIT_FOR_SERVERS);
+  cleanupTcpSockets();
+  touchPools(null);
+}
+
+function onQuit(): void {
+  logInfo('got SIGQUIT, fast exit');
+  globalThis.cfShutdown = 2;
+  native.loopBreak();
+}
+
+function onUsr1(): void {
+  if (runState.pauseMode !== PauseMode.NONE) {
+    logInfo('got SIGUSR1, but already paused/suspended');
+    return;
+  }
+  logInfo('got SIGUSR1, pausing all activity');
+  runState.pauseMode = PauseMode.PAUSE;
+}
+
+function onUsr2(): void {
+  if (globalThis.cfShutdown > 0) {
+    logInfo('got SIGUSR2 while shutting down, ignoring');
+  } else if (runState.pauseMode === PauseMode.SUSPEND) {
+    logInfo('got SIGUSR2, continuing from SUSPEND');
+    fullResume();
+  } else if (runState.pauseMode === PauseMode.PAUSE) {
+    logInfo('got SIGUSR2, continuing from PAUSE');
+    fullResume();
+  } else {
+    logInfo('got SIGUSR2, but not paused/suspended');
+  }
+}
+
+function onHup(): void {
+  logInfo('got SIGHUP, re-reading config');
+  reloadSlot.loadConfig();
+}
+
+const handlers = new Map<number, () => void>([
+  [constants.signals.SIGTERM, onTerm],
+  [constants.signals.SIGINT, onInt],
+  [constants.signals.SIGQUIT, onQuit],
+  [constants.signals.SIGUSR1, onUsr1],
+  [constants.signals.SIGUSR2, onUsr2],
+  [constants.signals.SIGHUP, onHup],
+]);
+
+/** Takes the signals over from Node. */
+export function signalSetup(): void {
+  eventSlots.signal = (signum) => {
+    handlers.get(signum)?.();
+    // a mode may have changed for every pool
+    requestFullLoopMaint();
+  };
+  for (const signum of handlers.keys()) native.signalStart(signum);
+}

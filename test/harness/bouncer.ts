@@ -1,0 +1,244 @@
+/*
+ * A pooler for one test: tsbouncer, or the C original on the very same ini. Writes its files to a folder of its own, starts
+ * it as an unprivileged user, waits until it is up, keeps its log, and insists at the end that it is still alive.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Client, type ClientConfig, type QueryResult } from 'pg';
+import { freePort } from '../../src/demo/postgres';
+import { giveTo, spawnAs } from '../../src/demo/unprivileged';
+import type { PgCluster } from './cluster';
+import { LogTail } from './logtail';
+import { adopt, dropDir, installed, tempDir, user, WAIT_MS_MAX, withTimeout } from './machine';
+import { RawClient } from './rawclient';
+
+const HOST = '127.0.0.1';
+const UP = /process up: /;
+
+/** In every auth_file of the harness; they have passwords so that they can log in whatever auth_type a test sets. */
+export const ADMIN_USER = 'admin';
+export const ADMIN_PASSWORD = 'admin-password';
+export const STATS_USER = 'stats';
+export const STATS_PASSWORD = 'stats-password';
+
+/** One section of the ini; values as they stand after the `=`. */
+export type Section = Record<string, string | number>;
+
+export interface BouncerOptions {
+  /** what `*` and the default [databases] point at */
+  cluster?: PgCluster;
+  /** [databases]; default: `postgres` and `*` on the cluster */
+  databases?: Section;
+  users?: Section;
+  peers?: Section;
+  /** [pgbouncer], on top of the harness's own; null leaves one of those out */
+  settings?: Record<string, string | number | null>;
+  /** auth_file: name -> secret as it stands in the file; admin, stats and postgres are added */
+  userlist?: Record<string, string>;
+  /** more command line, in front of the ini */
+  args?: string[];
+  /** run the C original: PGBOUNCER_BIN or /usr/sbin/pgbouncer */
+  original?: boolean;
+  env?: NodeJS.ProcessEnv;
+  /** false: do not wait until it is up (it is meant to fail) */
+  wait?: boolean;
+}
+
+/** How a pooler ended. */
+export interface PoolerEnd {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+}
+
+/** Where the C original lies on this machine, or null. */
+export function originalBin(): string | null {
+  const bin = process.env.PGBOUNCER_BIN ?? '/usr/sbin/pgbouncer';
+  return existsSync(bin) ? bin : null;
+}
+
+/** The ini text of those sections. */
+export function iniText(sections: Record<string, Record<string, string | number | null>>): string {
+  const parts = Object.entries(sections).map(([name, entries]) => {
+    const lines = Object.entries(entries).filter(([, value]) => value !== null);
+    return [`[${name}]`, ...lines.map(([key, value]) => `${key} = ${value}`), ''].join('\n');
+  });
+  return `${parts.join('\n')}`;
+}
+
+function userlistText(users: Record<string, string>): string {
+  const quote = (text: string) => `"${text.replaceAll('"', '""')}"`;
+  return Object.entries(users)
+    .map(([name, secret]) => `${quote(name)} ${quote(secret)}\n`)
+    .join('');
+}
+
+export class Bouncer {
+  readonly host = HOST;
+  readonly log: LogTail;
+  /** settles when the process has ended */
+  readonly ended: Promise<PoolerEnd>;
+  private over = false;
+  private endExpected = false;
+
+  private constructor(
+    readonly dir: string,
+    readonly port: number,
+    readonly options: BouncerOptions,
+    readonly child: ChildProcess,
+  ) {
+    this.log = new LogTail(child);
+    this.ended = new Promise((settle, reject) => {
+      child.once('error', reject);
+      child.once('close', (code, signal) => {
+        this.over = true;
+        settle({ code, signal });
+      });
+    });
+  }
+
+  static async start(options: BouncerOptions = {}): Promise<Bouncer> {
+    const dir = tempDir('pooler');
+    const port = Number(options.settings?.listen_port ?? (await freePort()));
+    writeFiles(dir, port, options);
+    const { node, mainJs } = installed();
+    const bin = originalBin();
+    if (options.original === true && bin === null) throw new Error('the C original is not installed');
+    const command = options.original === true ? [bin as string] : [node, mainJs];
+    const [program, ...args] = [...command, ...(options.args ?? []), join(dir, 'pooler.ini')];
+    const child = adopt(
+      spawn(program as string, args, {
+        cwd: dir,
+        env: { ...process.env, ...options.env },
+        stdio: ['ignore', 'ignore', 'pipe'],
+        ...spawnAs(user),
+      }),
+    );
+    const bouncer = new Bouncer(dir, port, options, child);
+    if (options.wait !== false) await bouncer.waitUp();
+    return bouncer;
+  }
+
+  get pid(): number {
+    return this.child.pid as number;
+  }
+
+  get iniPath(): string {
+    return join(this.dir, 'pooler.ini');
+  }
+
+  /** Directory of its Unix socket. */
+  get socketDir(): string {
+    return this.dir;
+  }
+
+  /** Resolves when it says that it is up; throws with its log when it ends instead. */
+  async waitUp(): Promise<void> {
+    const ended = this.ended.then((end) => {
+      throw new Error(`the pooler ended with ${end.code ?? end.signal}:\n${this.log.text}`);
+    });
+    await Promise.race([this.log.wait(UP), ended]);
+  }
+
+  /** Writes ini and auth_file anew with these on top of what it was started with; RELOAD is yours. */
+  rewrite(changes: BouncerOptions): void {
+    const settings = { ...this.options.settings, ...changes.settings };
+    const userlist = { ...this.options.userlist, ...changes.userlist };
+    writeFiles(this.dir, this.port, { ...this.options, ...changes, settings, userlist });
+  }
+
+  /** Replaces the whole ini text; RELOAD is yours. */
+  writeIni(text: string): void {
+    writeFileSync(this.iniPath, text, 'latin1');
+  }
+
+  /** A connection of the driver `pg`, open; trust user `postgres` on database `postgres` unless said otherwise. */
+  async connect(config: ClientConfig = {}): Promise<Client> {
+    const client = new Client({ host: HOST, port: this.port, user: 'postgres', database: 'postgres', ...config });
+    // a connection that the pooler ends must fail the query that waits, not the test process
+    client.on('error', () => {});
+    await withTimeout(client.connect(), 'a connection through the pooler');
+    return client;
+  }
+
+  /** One query on a connection of its own. */
+  async sql(text: string, config: ClientConfig = {}): Promise<QueryResult> {
+    const client = await this.connect(config);
+    try {
+      return await withTimeout(client.query(text), `the answer to ${text}`);
+    } finally {
+      await client.end();
+    }
+  }
+
+  /** A connection to the console that stays open. */
+  console(config: ClientConfig = {}): Promise<Client> {
+    return this.connect({ user: ADMIN_USER, password: ADMIN_PASSWORD, database: 'pgbouncer', ...config });
+  }
+
+  /** One console command on a connection of its own; returns its rows (of the last result, if several). */
+  async admin(text: string, config: ClientConfig = {}): Promise<Record<string, string | number | null>[]> {
+    const client = await this.console(config);
+    try {
+      const result = await withTimeout(client.query(text), `the console's answer to ${text}`);
+      const last = Array.isArray(result) ? result.at(-1) : result;
+      return last?.rows ?? [];
+    } finally {
+      await client.end().catch(() => {});
+    }
+  }
+
+  /** A connection that speaks bytes. */
+  raw(): Promise<RawClient> {
+    return RawClient.connect({ host: HOST, port: this.port });
+  }
+
+  /** Like LogTail.wait(). */
+  logWait(pattern: RegExp, from = 0, timeoutMs: number = WAIT_MS_MAX): Promise<RegExpExecArray> {
+    return this.log.wait(pattern, from, timeoutMs);
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    this.child.kill(signal);
+  }
+
+  /** Waits for an end that the test brought about. */
+  expectEnd(timeoutMs: number = WAIT_MS_MAX): Promise<PoolerEnd> {
+    this.endExpected = true;
+    return withTimeout(this.ended, () => `the pooler to end:\n${this.log.text.slice(-4096)}`, timeoutMs);
+  }
+
+  /** Ends it now. Throws when it had ended already and nobody expected that. */
+  async stop(): Promise<void> {
+    const died = this.over && !this.endExpected;
+    if (!this.over) {
+      this.child.kill('SIGQUIT');
+      await withTimeout(this.ended, 'the pooler to stop').catch(() => this.child.kill('SIGKILL'));
+    }
+    dropDir(this.dir);
+    if (died && this.options.wait !== false) throw new Error(`the pooler died:\n${this.log.text.slice(-8192)}`);
+  }
+}
+
+function writeFiles(dir: string, port: number, options: BouncerOptions): void {
+  const cluster = options.cluster;
+  const databases = options.databases ?? (cluster === undefined ? {} : { '*': `host=${HOST} port=${cluster.port}` });
+  const settings = {
+    listen_addr: HOST,
+    listen_port: port,
+    unix_socket_dir: dir,
+    auth_type: 'trust',
+    auth_file: join(dir, 'userlist.txt'),
+    admin_users: ADMIN_USER,
+    stats_users: STATS_USER,
+    ...options.settings,
+  };
+  const sections: Record<string, Record<string, string | number | null>> = { databases };
+  if (options.users !== undefined) sections.users = options.users;
+  if (options.peers !== undefined) sections.peers = options.peers;
+  sections.pgbouncer = settings;
+  const userlist = { postgres: '', [ADMIN_USER]: ADMIN_PASSWORD, [STATS_USER]: STATS_PASSWORD, ...options.userlist };
+  writeFileSync(join(dir, 'pooler.ini'), iniText(sections), 'latin1');
+  writeFileSync(join(dir, 'userlist.txt'), userlistText(userlist), 'latin1');
+  giveTo(user, dir);
+}

@@ -1,0 +1,171 @@
+/*
+ * A real PostgreSQL for one test file: the machine's own server (PG_BIN, or the newest under /usr/lib/postgresql), else the
+ * one of the npm package. Runs as an unprivileged user, on a free port of 127.0.0.1 and a Unix socket, without fsync.
+ */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Client, type ClientConfig, type QueryResult } from 'pg';
+import {
+  embeddedPostgres,
+  freePort,
+  initDb,
+  type PostgresServer,
+  startPostgres,
+  stopPostgres,
+  systemPostgres,
+} from '../../src/demo/postgres';
+import { LogTail } from './logtail';
+import { adopt, dropDir, tempDir, user, WAIT_MS_MAX, withTimeout } from './machine';
+
+const HOST = '127.0.0.1';
+const HBA_TRUST = ['local all all trust', 'host all all 127.0.0.1/32 trust', 'host all all ::1/128 trust'];
+const RELOADED = /received SIGHUP, reloading configuration files/;
+
+/** How createUser() stores a password; 'none' = the user has none. */
+export type Secret = 'scram' | 'md5' | 'none';
+
+export interface ClusterOptions {
+  /** `name: value` each, on top of the test's own settings */
+  settings?: Record<string, string | number>;
+  /** lines of pg_hba.conf; default: everybody is trusted */
+  hba?: string[];
+}
+
+export class PgCluster {
+  readonly host = HOST;
+  /** superuser, trusted on the Unix socket whatever setHba() says */
+  readonly superuser = 'postgres';
+  log: LogTail;
+
+  private constructor(
+    readonly dir: string,
+    readonly bin: string,
+    readonly port: number,
+    private server: PostgresServer,
+    private readonly settings: string[],
+  ) {
+    this.log = new LogTail(server.child);
+    this.log.text = server.log.text;
+  }
+
+  /** Makes and starts one. Stop it with stop(), or let the end of the process do it. */
+  static async start(options: ClusterOptions = {}): Promise<PgCluster> {
+    const dir = tempDir('pg');
+    const bin = systemPostgres() ?? embeddedPostgres(user, tempDir('pgbin'));
+    initDb(bin, join(dir, 'data'), user);
+    writeHba(dir, options.hba ?? HBA_TRUST);
+    const base = {
+      listen_addresses: `${HOST}`,
+      unix_socket_directories: dir,
+      fsync: 'off',
+      full_page_writes: 'off',
+      synchronous_commit: 'off',
+      max_connections: 200,
+      shared_buffers: '32MB',
+      log_connections: 'on',
+      log_disconnections: 'on',
+      ...options.settings,
+    };
+    const settings = Object.entries(base).map(([name, value]) => `${name}=${value}`);
+    const port = await freePort();
+    const server = await startPostgres(bin, join(dir, 'data'), port, settings, user);
+    adopt(server.child);
+    return new PgCluster(dir, bin, port, server, settings);
+  }
+
+  /** Directory of the Unix socket `.s.PGSQL.<port>`. */
+  get socketDir(): string {
+    return this.dir;
+  }
+
+  get pid(): number {
+    return this.server.child.pid as number;
+  }
+
+  /** A connect string for [databases]; `extra` as in `user=x pool_size=3`. */
+  connstr(dbname = 'postgres', extra = ''): string {
+    return `host=${this.host} port=${this.port} dbname=${dbname} ${extra}`.trim();
+  }
+
+  /** One query on a connection of its own, as superuser through the Unix socket unless said otherwise. */
+  async sql(text: string, config: ClientConfig = {}): Promise<QueryResult> {
+    const client = new Client({
+      host: this.socketDir,
+      port: this.port,
+      user: this.superuser,
+      database: 'postgres',
+      ...config,
+    });
+    await client.connect();
+    try {
+      return await client.query(text);
+    } finally {
+      await client.end();
+    }
+  }
+
+  /** Makes a login role whose password is stored in that form; owns nothing. */
+  async createUser(name: string, password: string, secret: Secret = 'scram', attributes = ''): Promise<void> {
+    const encryption = secret === 'md5' ? 'md5' : 'scram-sha-256';
+    const withPassword = secret === 'none' ? '' : `PASSWORD '${password.replaceAll("'", "''")}'`;
+    await this.sql(
+      `SET password_encryption = '${encryption}'; CREATE ROLE "${name}" LOGIN ${attributes} ${withPassword}`,
+    );
+  }
+
+  /** How the role's password is stored: `md5…`, `SCRAM-SHA-256$…` or null. */
+  async storedSecret(name: string): Promise<string | null> {
+    const result = await this.sql(`SELECT rolpassword FROM pg_authid WHERE rolname = '${name}'`);
+    return result.rows[0]?.rolpassword ?? null;
+  }
+
+  /** Demands this method of everybody who comes over TCP; the superuser's Unix socket stays trusted. */
+  async setAuth(method: 'trust' | 'password' | 'md5' | 'scram-sha-256' | 'reject'): Promise<void> {
+    await this.setHba(['local all postgres trust', `host all all ${HOST}/32 ${method}`, `local all all ${method}`]);
+  }
+
+  /** Replaces pg_hba.conf and has it read. */
+  async setHba(lines: string[]): Promise<void> {
+    writeHba(this.dir, lines);
+    await this.reload();
+  }
+
+  /** Sends SIGHUP; connections made after this see the new files. */
+  async reload(): Promise<void> {
+    const from = this.log.mark();
+    this.server.child.kill('SIGHUP');
+    await this.log.wait(RELOADED, from);
+  }
+
+  /** Ends the sessions that match, as a broken server would. Returns how many. */
+  async killBackends(where = 'true'): Promise<number> {
+    const mine = "pid <> pg_backend_pid() AND backend_type = 'client backend'";
+    const result = await this.sql(
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE ${mine} AND (${where})`,
+    );
+    return result.rowCount ?? 0;
+  }
+
+  /** Stops the server and keeps its data. */
+  async halt(mode: 'fast' | 'immediate' = 'fast'): Promise<void> {
+    await withTimeout(stopPostgres(this.server, mode), 'PostgreSQL to stop', 2 * WAIT_MS_MAX);
+  }
+
+  /** Starts it again on the same port. */
+  async resume(): Promise<void> {
+    this.server = await startPostgres(this.bin, join(this.dir, 'data'), this.port, this.settings, user);
+    adopt(this.server.child);
+    const before = this.log.text;
+    this.log = new LogTail(this.server.child);
+    this.log.text = before + this.server.log.text;
+  }
+
+  async stop(): Promise<void> {
+    if (this.server.child.exitCode === null && this.server.child.signalCode === null) await this.halt('immediate');
+    dropDir(this.dir);
+  }
+}
+
+function writeHba(dir: string, lines: string[]): void {
+  writeFileSync(join(dir, 'data', 'pg_hba.conf'), `${lines.join('\n')}\n`);
+}

@@ -1,0 +1,9 @@
+/*
+ * The harness in one import: a PostgreSQL, a pooler, a raw client, and the machine around them. docs: CONTRIBUTING.md.
+ */
+export { freePort } from '../../src/demo/postgres';
+export * from './bouncer';
+export * from './cluster';
+export * from './logtail';
+export * from './machine';
+export * from './rawclient';

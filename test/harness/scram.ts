@@ -1,0 +1,52 @@
+/*
+ * The client's half of SCRAM-SHA-256 and of md5, for RawClient: written from RFC 5802 and RFC 7677, apart from the
+ * pooler's own code on purpose, so that one checks the other.
+ */
+import { createHash, createHmac, pbkdf2Sync, randomBytes, timingSafeEqual } from 'node:crypto';
+
+function hmac(key: Buffer, text: string): Buffer {
+  return createHmac('sha256', key).update(text, 'latin1').digest();
+}
+
+/** The answer to an md5 challenge. */
+export function md5Answer(user: string, password: string, salt: Buffer): string {
+  const inner = createHash('md5')
+    .update(password + user, 'latin1')
+    .digest('hex');
+  return `md5${createHash('md5').update(inner, 'latin1').update(salt).digest('hex')}`;
+}
+
+export class ScramClient {
+  private readonly nonce = randomBytes(18).toString('base64');
+  private serverSignature: Buffer = Buffer.alloc(0);
+
+  constructor(private readonly password: string) {}
+
+  first(): string {
+    return `n,,n=,r=${this.nonce}`;
+  }
+
+  /** The second message, from the server's first. */
+  final(serverFirst: string): string {
+    const match = /^r=([^,]+),s=([^,]+),i=(\d+)/.exec(serverFirst);
+    if (match === null || !match[1]?.startsWith(this.nonce)) throw new Error(`bad SCRAM challenge: ${serverFirst}`);
+    const salt = Buffer.from(match[2] as string, 'base64');
+    const salted = pbkdf2Sync(Buffer.from(this.password, 'latin1'), salt, Number(match[3]), 32, 'sha256');
+    const clientKey = hmac(salted, 'Client Key');
+    const storedKey = createHash('sha256').update(clientKey).digest();
+    const bare = `c=biws,r=${match[1]}`;
+    const authMessage = `n=,r=${this.nonce},${serverFirst},${bare}`;
+    const signature = hmac(storedKey, authMessage);
+    const proof = Buffer.from(clientKey.map((byte, at) => byte ^ (signature[at] as number)));
+    this.serverSignature = hmac(hmac(salted, 'Server Key'), authMessage);
+    return `${bare},p=${proof.toString('base64')}`;
+  }
+
+  /** Throws unless the server knows the password too. */
+  check(serverFinal: string): void {
+    const given = Buffer.from(/^v=([^,]+)/.exec(serverFinal)?.[1] ?? '', 'base64');
+    if (given.length !== this.serverSignature.length || !timingSafeEqual(given, this.serverSignature)) {
+      throw new Error(`the server's SCRAM signature is wrong: ${serverFinal}`);
+    }
+  }
+}
