@@ -4,6 +4,9 @@
  */
 #include <errno.h>
 #include <netdb.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "addon.h"
@@ -40,7 +43,9 @@ static napi_value wait(napi_env env, napi_callback_info info) {
     napi_throw_error(env, nullptr, "wait() before loopInit()");
     return nullptr;
   }
-  return intResult(env, state->loop->ops->wait(state->loop, a[0]));
+  const int count = state->loop->ops->wait(state->loop, a[0]);
+  state->turn.stampClock();
+  return intResult(env, count);
 }
 
 /** For the many calls that take a handle and nothing else. */
@@ -129,8 +134,19 @@ static Napi::Value connect(const Napi::CallbackInfo &info) {
   Loop *loop = stateOf(info)->loop;
   Address addr;
   if (!loop) return toInt(info.Env(), -EBADF);
-  const int err = toAddress(argInt(info, 0), argBytes(info, 1), argInt(info, 2, 0), &addr);
-  return toInt(info.Env(), err < 0 ? err : loop->ops->connect(loop, addr.sa(), addr.length));
+  const int fd = argInt(info, 3, -1);
+  int res = toAddress(argInt(info, 0), argBytes(info, 1), argInt(info, 2, 0), &addr);
+  if (res >= 0) return toInt(info.Env(), loop->ops->connect(loop, fd, addr.sa(), addr.length));
+  if (fd >= 0) close(fd);
+  return toInt(info.Env(), res);
+}
+
+/* Options such as buffer sizes count only when they are set before the connection is made: the window is agreed on then. */
+static Napi::Value newSocket(const Napi::CallbackInfo &info) {
+  const int asked = argInt(info, 0);
+  const int family = asked == kUnix ? AF_UNIX : asked == kInet6 ? AF_INET6 : AF_INET;
+  const int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  return toInt(info.Env(), fd < 0 ? -errno : fd);
 }
 
 static Napi::Value takeUnsent(const Napi::CallbackInfo &info) {
@@ -141,6 +157,32 @@ static Napi::Value takeUnsent(const Napi::CallbackInfo &info) {
   Napi::Uint8Array bytes = Napi::Uint8Array::New(info.Env(), static_cast<size_t>(length));
   if (length > 0) loop->ops->takeUnsent(loop, handle, bytes.Data());
   return bytes;
+}
+
+/** A copy of the kept bytes; they stay kept. Uses a backend's own calls, so that each need not have one more. */
+static Napi::Value copyKept(const Napi::CallbackInfo &info) {
+  State *state = stateOf(info);
+  Loop *loop = state->loop;
+  const int handle = argInt(info, 0);
+  const int length = loop ? loop->ops->keptLength(loop, handle) : 0;
+  Napi::Uint8Array bytes = Napi::Uint8Array::New(info.Env(), length > 0 ? static_cast<size_t>(length) : 0);
+  if (length <= 0) return bytes;
+  const size_t used = state->turn.sideUsed;
+  const int offset = loop->ops->takeKept(loop, handle);
+  if (offset < 0) return info.Env().Null();
+  memcpy(bytes.Data(), state->turn.arena + offset, static_cast<size_t>(length));
+  const int err = loop->ops->keep(loop, handle, bytes.Data(), static_cast<size_t>(length));
+  state->turn.sideUsed = used;
+  return err < 0 ? info.Env().Null() : Napi::Value(bytes);
+}
+
+static Napi::Value keepBytes(const Napi::CallbackInfo &info) {
+  Loop *loop = stateOf(info)->loop;
+  uint8_t *bytes;
+  size_t length;
+  if (!loop) return toInt(info.Env(), -EBADF);
+  if (!bytesOf(info.Env(), info[1], &bytes, &length)) return toInt(info.Env(), -EFAULT);
+  return toInt(info.Env(), loop->ops->keep(loop, argInt(info, 0), bytes, length));
 }
 
 static Napi::Value resolve(const Napi::CallbackInfo &info) {
@@ -199,8 +241,11 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("libuvVersion", Napi::Function::New<libuvVersion>(env, "libuvVersion", state));
   exports.Set("loopBreak", Napi::Function::New<loopBreak>(env, "loopBreak", state));
   exports.Set("wakeFd", Napi::Function::New<wakeFd>(env, "wakeFd", state));
+  exports.Set("socket", Napi::Function::New<newSocket>(env, "socket", state));
   exports.Set("connect", Napi::Function::New<connect>(env, "connect", state));
   exports.Set("takeUnsent", Napi::Function::New<takeUnsent>(env, "takeUnsent", state));
+  exports.Set("copyKept", Napi::Function::New<copyKept>(env, "copyKept", state));
+  exports.Set("keepBytes", Napi::Function::New<keepBytes>(env, "keepBytes", state));
   exports.Set("resolve", Napi::Function::New<resolve>(env, "resolve", state));
   exports.Set("resolveResult", Napi::Function::New<resolveResult>(env, "resolveResult", state));
   exports.Set("resolveCancel", Napi::Function::New<resolveCancel>(env, "resolveCancel", state));

@@ -7,6 +7,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -280,6 +281,28 @@ static Napi::Value recvFds(const Napi::CallbackInfo &info) {
   return object;
 }
 
+/* ---- waiting for one descriptor, one datagram ---- */
+
+/* For the handover only: both sides then talk to nobody else. */
+static Napi::Value pollFd(const Napi::CallbackInfo &info) {
+  pollfd one = {argInt(info, 0), static_cast<short>(argInt(info, 1, 0) > 0 ? POLLOUT : POLLIN), 0};
+  const int n = poll(&one, 1, argInt(info, 2, 0));
+  return toInt(info.Env(), n < 0 ? -errno : n);
+}
+
+static Napi::Value sendDatagram(const Napi::CallbackInfo &info) {
+  Address addr;
+  const std::string text = argBytes(info, 1);
+  const int bad = toAddress(kUnix, argBytes(info, 0), 0, &addr);
+  if (bad < 0) return toInt(info.Env(), bad);
+  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return toInt(info.Env(), -errno);
+  const ssize_t n = sendto(fd, text.data(), text.size(), MSG_NOSIGNAL, addr.sa(), addr.length);
+  const int err = n < 0 ? -errno : 0;
+  close(fd);
+  return toInt(info.Env(), err);
+}
+
 /* ---- registration ---- */
 
 void bindSocket(Napi::Env env, Napi::Object exports, State *state) {
@@ -293,6 +316,8 @@ void bindSocket(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("tuneSocket", Napi::Function::New<tuneSocket>(env, "tuneSocket", state));
   exports.Set("deferAccept", Napi::Function::New<deferAccept>(env, "deferAccept", state));
   exports.Set("socketPair", Napi::Function::New<socketPair>(env, "socketPair", state));
+  exports.Set("pollFd", Napi::Function::New<pollFd>(env, "pollFd", state));
+  exports.Set("sendDatagram", Napi::Function::New<sendDatagram>(env, "sendDatagram", state));
   exports.Set("sendFds", Napi::Function::New<sendFds>(env, "sendFds", state));
   exports.Set("recvFds", Napi::Function::New<recvFds>(env, "recvFds", state));
 }

@@ -58,7 +58,7 @@ struct LoopOps {
   int (*signalStart)(Loop *loop, int signum);
 
   int (*open)(Loop *loop, int fd);
-  int (*connect)(Loop *loop, const sockaddr *addr, socklen_t length);
+  int (*connect)(Loop *loop, int fd, const sockaddr *addr, socklen_t length);
   int (*listenOpen)(Loop *loop, int fd);
   int (*listenStart)(Loop *loop, int handle, bool on);
   int (*watchFd)(Loop *loop, int fd);

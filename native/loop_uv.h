@@ -94,7 +94,7 @@ inline Slot *slotOf(Loop *loop, int handle) {
 
 /* loop_uv_io.cc */
 int ioOpen(Loop *loop, int fd);
-int ioConnect(Loop *loop, const sockaddr *addr, socklen_t length);
+int ioConnect(Loop *loop, int fd, const sockaddr *addr, socklen_t length);
 int ioListenOpen(Loop *loop, int fd);
 int ioListenStart(Loop *loop, int handle, bool on);
 int ioWatchFd(Loop *loop, int fd);

@@ -10,6 +10,9 @@
 #include <limits.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 
 #include <new>
 
@@ -90,9 +93,29 @@ static void setPending(Slot *slot) {
 
 /* ---- receiving ---- */
 
+/*
+ * The two calls of the hot path. In a process with threads, which Node's is, the C library wraps them in the bookkeeping
+ * of thread cancellation; nobody cancels threads here, and on Linux the plain system call costs a tenth less.
+ */
+static inline ssize_t plainRecv(int fd, uint8_t *place, size_t most) {
+#ifdef __linux__
+  return syscall(SYS_recvfrom, fd, place, most, MSG_DONTWAIT, nullptr, nullptr);
+#else
+  return recv(fd, place, most, MSG_DONTWAIT);
+#endif
+}
+
+static inline ssize_t plainSend(int fd, const uint8_t *bytes, size_t length) {
+#ifdef __linux__
+  return syscall(SYS_sendto, fd, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT, nullptr, 0);
+#else
+  return send(fd, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+#endif
+}
+
 static ssize_t recvRetry(int fd, uint8_t *place, size_t most) {
   ssize_t n;
-  do n = recv(fd, place, most, MSG_DONTWAIT);
+  do n = plainRecv(fd, place, most);
   while (n < 0 && errno == EINTR);
   return n;
 }
@@ -144,7 +167,7 @@ static bool receive(Slot *slot, bool redeliver) {
 
 static ssize_t sendRetry(int fd, const uint8_t *bytes, size_t length) {
   ssize_t n;
-  do n = send(fd, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+  do n = plainSend(fd, bytes, length);
   while (n < 0 && errno == EINTR);
   return n;
 }
@@ -265,8 +288,8 @@ void ioDeliverPending(UvLoop *l) {
 
 int ioOpen(Loop *loop, int fd) { return slotNew(uvLoop(loop), fd, SlotKind::kStream); }
 
-int ioConnect(Loop *loop, const sockaddr *addr, socklen_t length) {
-  const int fd = socket(addr->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+int ioConnect(Loop *loop, int fd, const sockaddr *addr, socklen_t length) {
+  if (fd < 0) fd = socket(addr->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd < 0) return -errno;
   const int handle = slotNew(uvLoop(loop), fd, SlotKind::kStream);
   if (handle < 0) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <sys/mman.h>
+#include <time.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -40,7 +41,9 @@ struct Record {
   int32_t offset;
 };
 
-constexpr size_t kRingSize = kRingRecords * sizeof(Record);
+constexpr size_t kRecordsSize = kRingRecords * sizeof(Record);
+/** Behind the records: the wall clock at the end of the wait, a double in microseconds since the epoch. */
+constexpr size_t kRingSize = kRecordsSize + sizeof(double);
 
 struct Turn {
   uint8_t *arena = nullptr;
@@ -112,6 +115,14 @@ struct Turn {
     sideUsed = (sideUsed + length + 7) & ~static_cast<size_t>(7);
     if (sideUsed > kSideSpace) sideUsed = kSideSpace;
     return static_cast<int>(offset);
+  }
+
+  /** One reading of the clock serves all events of a turn. */
+  void stampClock() {
+    timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    const double usec = static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec / 1000);
+    memcpy(reinterpret_cast<uint8_t *>(ring) + kRecordsSize, &usec, sizeof(usec));
   }
 
   bool inArena(int offset, int length) const {

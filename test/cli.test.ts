@@ -126,7 +126,8 @@ it('help shows the options as the original does', async () => {
 
 it('version names every part', () => {
   const lines = versionText().split('\n');
-  assert.equal(lines[0], `tsbouncer ${TSBOUNCER_VERSION} (compatible with PgBouncer ${PGBOUNCER_COMPAT_VERSION})`);
+  assert.ok(lines[0]?.includes(`tsbouncer ${TSBOUNCER_VERSION}`));
+  assert.ok(lines[0]?.includes(`PgBouncer ${PGBOUNCER_COMPAT_VERSION}`));
   assert.match(lines[1] as string, /^loop: libuv \d+\.\d+\.\d+$/);
   assert.match(lines[2] as string, /^tls: OpenSSL \d+\.\d+\.\d+/);
   assert.match(lines[3] as string, /^node v\d+\.\d+\.\d+$/);

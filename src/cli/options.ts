@@ -7,7 +7,7 @@
  */
 import minimist from 'minimist';
 import { loadNative } from '../core/base/syslog';
-import { PGBOUNCER_COMPAT_VERSION, TSBOUNCER_VERSION } from '../core/base/version';
+import { PGBOUNCER_COMPAT_VERSION, VERSION_STRING } from '../core/base/version';
 
 /** What the user asked for. `configFile` and `user` are byte strings (one char = one byte). */
 export interface Options {
@@ -74,7 +74,7 @@ Compatible with PgBouncer ${PGBOUNCER_COMPAT_VERSION}: <https://www.pgbouncer.or
 /** The text of --version: who we are, whose behaviour we follow, and what is under the hood, one a line. */
 export function versionText(): string {
   const loop = loadNative()?.libuvVersion() ?? `libuv ${process.versions.uv}`;
-  return `tsbouncer ${TSBOUNCER_VERSION} (compatible with PgBouncer ${PGBOUNCER_COMPAT_VERSION})
+  return `${VERSION_STRING}
 loop: ${loop}
 tls: OpenSSL ${process.versions.openssl}
 node ${process.version}

@@ -1,10 +1,10 @@
 /*
  * Switching to the user that -u or the setting `user` names, as the original's change_user.
  */
-import { die } from '../core/base/log';
+import { die, strerror } from '../core/base/log';
 import { native } from '../core/base/native';
 
-/** Gives up root for `name` with all its groups; ends the process when that is not possible. */
+/** Becomes `name`, with that user's group and, from root, no other; ends the process when that is not possible. */
 export function changeUser(name: string): void {
   const pw = native.getpwnam(name);
   if (pw === null) die(`could not find user '${name}' to switch to`);
@@ -12,17 +12,15 @@ export function changeUser(name: string): void {
     try {
       // groups first: afterwards there is no right to change them any more
       process.setgroups?.([pw.gid]);
-      process.setgid?.(pw.gid);
     } catch (err) {
-      die(`failed to reset groups: ${(err as Error).message}`);
+      die(`failed to reset groups: ${strerror(err)}`);
     }
   }
   try {
+    process.setgid?.(pw.gid);
     process.setuid?.(pw.uid);
   } catch (err) {
-    die(`failed to assume identity of user '${name}': ${(err as Error).message}`);
+    die(`failed to assume identity of user '${name}': ${strerror(err)}`);
   }
-  if (process.getuid?.() !== pw.uid || process.geteuid?.() !== pw.uid) {
-    die(`failed to assume identity of user '${name}'`);
-  }
+  if (process.getuid?.() !== pw.uid || process.geteuid?.() !== pw.uid) die('setuid() failed to work');
 }

@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import minimist from 'minimist';
 import { Client } from 'pg';
 import { showLive } from './live';
-import { claimPlace, dataVersion, demoDir, releasePlace } from './place';
+import { claimPlace, dataVersion, demoDir, releasePlace, writeNew } from './place';
 import {
   embeddedPostgres,
   freePort,
@@ -104,8 +104,8 @@ function writeConfig(dir: string, port: number, postgresPort: number, user: RunU
   ];
   // as root the pooler reads its config and its addon first and becomes this user then
   if (user !== null) lines.push(`user = ${user.name}`);
-  writeFileSync(ini, `${lines.join('\n')}\n`);
-  writeFileSync(join(dir, 'userlist.txt'), `"${USER}" "${PASSWORD}"\n`);
+  writeNew(ini, `${lines.join('\n')}\n`);
+  writeNew(join(dir, 'userlist.txt'), `"${USER}" "${PASSWORD}"\n`);
   giveTo(user, dir);
   return ini;
 }

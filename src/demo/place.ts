@@ -3,7 +3,7 @@
  */
 import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { giveTo, type RunUser, userCan } from './unprivileged';
 
 const PROJECT_DIR = join(__dirname, '..', '..');
@@ -12,6 +12,7 @@ const STOP_STEP_MS = 50;
 
 /** Tries to make the folder fit for the user; false when it belongs to somebody else or cannot be reached. */
 function usable(dir: string, user: RunUser | null): boolean {
+  if (!userCan(user, 'x', dirname(dir))) return false;
   try {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     const owner = statSync(dir).uid;
@@ -78,7 +79,13 @@ export async function claimPlace(dir: string, poolerHint: string): Promise<void>
   await endLeftover(firstNumber(join(dir, 'tsbouncer.pid')), poolerHint);
   await endLeftover(firstNumber(join(dir, 'data', 'postmaster.pid')), 'postgres');
   rmSync(join(dir, 'tsbouncer.pid'), { force: true });
-  writeFileSync(lock, `${process.pid}\n`);
+  writeNew(lock, `${process.pid}\n`);
+}
+
+/** Writes a file that is surely a new one: root must not write through a link that the folder's owner has laid. */
+export function writeNew(path: string, text: string): void {
+  rmSync(path, { force: true });
+  writeFileSync(path, text, { flag: 'wx' });
 }
 
 /** Gives the folder free for the next run. The data stays. */

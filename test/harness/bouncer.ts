@@ -134,10 +134,7 @@ export class Bouncer {
 
   /** Resolves when it says that it is up; throws with its log when it ends instead. */
   async waitUp(): Promise<void> {
-    const ended = this.ended.then((end) => {
-      throw new Error(`the pooler ended with ${end.code ?? end.signal}:\n${this.log.text}`);
-    });
-    await Promise.race([this.log.wait(UP), ended]);
+    await this.log.wait(UP);
   }
 
   /** Writes ini and auth_file anew with these on top of what it was started with; RELOAD is yours. */

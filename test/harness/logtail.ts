@@ -8,16 +8,23 @@ interface Waiter {
   pattern: RegExp;
   from: number;
   settle: (match: RegExpExecArray) => void;
+  reject: (err: Error) => void;
 }
 
 export class LogTail {
   /** all of it, as a byte string */
   text = '';
   private readonly waiters = new Set<Waiter>();
+  /** how the program ended; '' while it runs */
+  private end = '';
 
   constructor(child: ChildProcess) {
     child.stderr?.on('data', (chunk: Buffer) => {
       this.text += chunk.toString('latin1');
+      for (const waiter of this.waiters) this.tryWaiter(waiter);
+    });
+    child.once('close', (code, signal) => {
+      this.end = `ended with ${code ?? signal}`;
       for (const waiter of this.waiters) this.tryWaiter(waiter);
     });
   }
@@ -27,11 +34,11 @@ export class LogTail {
     return this.text.length;
   }
 
-  /** Resolves with the match as soon as the log has one, at or after `from`. */
+  /** Resolves with the match as soon as the log has one, at or after `from`; throws when the program ends without. */
   wait(pattern: RegExp, from = 0, timeoutMs: number = WAIT_MS_MAX): Promise<RegExpExecArray> {
     let waiter: Waiter | null = null;
-    const found = new Promise<RegExpExecArray>((settle) => {
-      waiter = { pattern, from, settle };
+    const found = new Promise<RegExpExecArray>((settle, reject) => {
+      waiter = { pattern, from, settle, reject };
       this.waiters.add(waiter);
       this.tryWaiter(waiter);
     });
@@ -49,8 +56,9 @@ export class LogTail {
 
   private tryWaiter(waiter: Waiter): void {
     const match = waiter.pattern.exec(this.text.slice(waiter.from));
-    if (match === null) return;
+    if (match === null && this.end === '') return;
     this.waiters.delete(waiter);
-    waiter.settle(match);
+    if (match !== null) waiter.settle(match);
+    else waiter.reject(new Error(`it ${this.end} before it logged ${waiter.pattern}:\n${this.text.slice(-8192)}`));
   }
 }

@@ -6,7 +6,7 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
-import { test } from 'node:test';
+import { after, test } from 'node:test';
 import { giveTo, type RunUser, runUser, spawnAs, userCan } from '../../src/demo/unprivileged';
 
 /** The project's top folder, seen from dist-test/test/harness. */
@@ -22,8 +22,14 @@ export const user: RunUser | null = runUser();
 const children = new Set<ChildProcess>();
 const dirs = new Set<string>();
 
-process.on('exit', () => {
+function endChildren(): void {
   for (const child of children) child.kill('SIGKILL');
+}
+
+// a child that a test forgot would keep the test process waiting for ever
+after(endChildren);
+process.on('exit', () => {
+  endChildren();
   for (const dir of dirs) rmSync(dir, { recursive: true, force: true });
 });
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => process.exit(1));

@@ -54,7 +54,7 @@ export interface SockAddr {
 export interface Native {
   /** every received byte of this turn lies here; valid until the next wait() */
   arena: ArrayBuffer;
-  /** Int32 records, Rec.SIZE each */
+  /** Int32 records, Rec.SIZE each; the last 8 bytes are a double, the wall clock in usec at the end of the last wait() */
   ring: ArrayBuffer;
 
   /**
@@ -78,11 +78,11 @@ export interface Native {
   /** Wraps a connected socket; makes it non-blocking; not reading yet. Returns a handle > 0 (0 is never one) or
    *  -errno. */
   open(fd: number): number;
-  /** Starts connecting; Ev.CONNECT follows on a later turn, even when the kernel is done (or refuses) at once.
-   *  Returns a handle, or -errno when there is no socket or the address is bad (-EINVAL, -ENAMETOOLONG). `host`:
-   *  numeric IPv4/IPv6, or a Unix path as bytes ('@' in front = abstract). Socket options: tuneSocket(fdOf(handle),
-   *  ...). */
-  connect(family: Family, host: string, port: number): number;
+  /** An unconnected, non-blocking socket, for options that have to be set before connect(). Returns fd or -errno. */
+  socket(family: Family): number;
+  /** Starts connecting; Ev.CONNECT follows on a later turn, even when the kernel is done at once. Bytes of `host`: numeric
+   *  IPv4/IPv6, or a Unix path. `fd`: from socket(), taken over in every case; without it one is made. Returns handle or -errno. */
+  connect(family: Family, host: string, port: number, fd?: number): number;
   /** A listening socket: starts (1) or stops (0) accepting. Handle from listenOpen. Returns 0 or -EBADF. */
   listenStart(handle: number, on: number): number;
   /** Wraps a listening fd; not accepting yet. Returns a handle > 0 or -errno. */
@@ -112,6 +112,10 @@ export interface Native {
    *  when 2 MB were taken in this turn already (they stay kept); keptLength() before tells how many. */
   takeKept(handle: number): number;
   keptLength(handle: number): number;
+  /** A copy of the kept bytes, which stay kept; null when memory is exhausted. */
+  copyKept(handle: number): Uint8Array | null;
+  /** Like keep(), from any Uint8Array: bytes that another process received for this handle. */
+  keepBytes(handle: number, bytes: Uint8Array): number;
 
   /** Sends bytes of the arena: at once as far as the socket takes them, the rest is queued. Returns the number of
    *  bytes now queued (0 = all sent; else Ev.DRAIN follows) or -errno (-ENOBUFS: more than 256 MB queued, -EFAULT:
@@ -184,6 +188,10 @@ export interface Native {
   openlog(ident: string, facility: string): boolean;
   syslog(priority: number, text: string): void;
   closelog(): void;
+  /** Blocks until a descriptor is readable (forWrite 0) or writable (1). Returns 1, 0 after timeoutMs, or -errno. */
+  pollFd(fd: number, forWrite: number, timeoutMs: number): number;
+  /** Sends one datagram to a Unix socket ('@' in front = abstract). Returns 0 or -errno. */
+  sendDatagram(path: string, text: string): number;
   /** Sends bytes (at least one) with up to 250 descriptors as SCM_RIGHTS. Returns bytes sent or -errno. */
   sendFds(fd: number, bytes: Uint8Array, fds: number[]): number;
   /** Receives up to max bytes (1 MB) and any descriptors (close-on-exec). result = byte count, 0 at the end, or
@@ -205,4 +213,6 @@ export const native: Native = require(findAddon()) as Native;
 /** Every received byte of the turn, read in place. */
 export const arena: Buffer = Buffer.from(native.arena);
 /** The ready records of the turn. */
-export const ring: Int32Array = new Int32Array(native.ring);
+export const ring: Int32Array = new Int32Array(native.ring, 0, (native.ring.byteLength - 8) / 4);
+/** One element: the wall clock at the end of the last wait(), in usec. */
+export const waitClock: Float64Array = new Float64Array(native.ring, native.ring.byteLength - 8, 1);

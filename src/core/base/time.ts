@@ -13,13 +13,13 @@ export function getRealTime(): number {
   return Math.floor((performance.timeOrigin + performance.now()) * 1000);
 }
 
-/** The wall clock, in usec, as read at the first call in this turn of the loop. */
+/** The wall clock, in usec, as read when this turn of the loop began; before the first turn, at the first call. */
 export function getCachedTime(): number {
   if (cachedTime === 0) cachedTime = getRealTime();
   return cachedTime;
 }
 
-/** Forgets the reading; called once at the start of every turn. */
-export function resetTimeCache(): void {
-  cachedTime = 0;
+/** The turn's reading, from the loop, which takes it when the wait ends. @param now usec */
+export function setTimeCache(now: number): void {
+  cachedTime = now;
 }

@@ -111,12 +111,17 @@ export function onResolved(id: number, result: number): void {
   for (const waiter of waiters) waiter.done(nextAddr(req));
 }
 
+/** An address as the original prints a socket address: with a port, which a looked up name has none of. */
+function addrText(addr: SockAddr): string {
+  return addr.host.includes(':') ? `[${addr.host}]:0` : `${addr.host}:0`;
+}
+
 /** Every cached name, for SHOW DNS_HOSTS. ttl in seconds. */
 export function dnsForEachHost(each: (name: string, ttl: number, addrs: string[]) => void): void {
   const now = getCachedTime();
   for (const req of requests.values()) {
     const ttl = Math.max(0, Math.floor((req.expires - now) / USEC));
-    each(req.name, ttl, req.addrs.map((addr) => addr.host));
+    each(req.name, ttl, req.addrs.map(addrText));
   }
 }
 

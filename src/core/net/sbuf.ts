@@ -70,6 +70,7 @@ export function keepForLater(sk: PgSocket, offset: number, end: number): void {
 
 /** Hands the kept bytes of continued sockets to `input`, in order. Called after every event and after the maintenance. */
 export function runContinueQueue(input: (sk: PgSocket, offset: number, length: number) => void): void {
+  if (continueQueue.length === 0) return;
   for (let i = 0; i < continueQueue.length; i++) {
     const sk = continueQueue[i] as PgSocket;
     sk.queued = false;

@@ -96,11 +96,21 @@ export function varcacheDiff(server: (string | null)[], client: (string | null)[
   return sql;
 }
 
-/** Copies the server's spelling of every value to the client, after SET succeeded. */
-export function varcacheSetCanonical(server: (string | null)[], client: (string | null)[]): void {
+/**
+ * Copies the server's spelling of every value to the client, after SET succeeded.
+ * @param changed told of each value that the server spells differently
+ */
+export function varcacheSetCanonical(
+  server: (string | null)[],
+  client: (string | null)[],
+  changed: (name: string, from: string, to: string) => void,
+): void {
   for (let i = 0; i < server.length; i++) {
     const s = server[i] ?? null;
-    if (s !== null && client[i] !== null) client[i] = s;
+    const c = client[i] ?? null;
+    if (s === null || c === null || s === c) continue;
+    changed(names[i] as string, c, s);
+    client[i] = s;
   }
 }
 

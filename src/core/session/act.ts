@@ -16,9 +16,10 @@ export const enum Act {
 
 /**
  * Most bytes of one packet that the pooler has to see as a whole during login: PostgreSQL takes no authentication
- * message longer than 65535 bytes, and the length of a startup packet has 16 bits.
+ * message longer than 65535 bytes and the length of a startup packet has 16 bits; above that, with room for a password
+ * that is only too long, nobody means it.
  */
-export const LOGIN_PACKET_MAX = 65536;
+export const LOGIN_PACKET_MAX = 128 * 1024;
 /** Likewise for the packets of a working server that are looked at as a whole: ParameterStatus, answers to auth_query. */
 export const SERVER_PACKET_MAX = 256 * 1024;
 /** Likewise for a command on the console. */

@@ -189,14 +189,17 @@ function connectServer(server: PgSocket, addr: SockAddr): void {
   const isUnix = addr.family === Family.UNIX;
   server.remoteAddr = isUnix ? unixAddr((server.pool as PgPool).db.port, 0, 0) : inetAddr(addr);
   slogDebug(server, 'launching new connection to server');
-  const handle = native.connect(addr.family, addr.host, addr.port);
+  // options first: the receive window is agreed on while connecting
+  const fd = native.socket(addr.family);
+  const tuned = fd >= 0 && tuneSocket(fd, isUnix);
+  if (fd >= 0 && !tuned) native.closeFd(fd);
+  const handle = tuned ? native.connect(addr.family, addr.host, addr.port, fd) : Math.min(fd, -1);
   if (handle < 0) {
     logNoise(`failed to launch new connection: ${native.strerror(-handle)}`);
     disconnectServer(server, false, 'connect failed');
     return;
   }
   attachHandle(server, handle);
-  if (!tuneSocket(native.fdOf(handle), isUnix)) disconnectServer(server, false, 'connect failed');
 }
 
 /** All servers of a pool that are not there for a cancel request, for marking. */

@@ -2,8 +2,8 @@
  * One turn of the loop: wait, give each event to its handler, let waiting clients go on, run what is due.
  */
 import { logError, logWarning } from '../base/log';
-import { Ev, native, Rec, ring } from '../base/native';
-import { getCachedTime, resetTimeCache } from '../base/time';
+import { Ev, native, Rec, ring, waitClock } from '../base/native';
+import { getCachedTime, setTimeCache } from '../base/time';
 import { runTimers, timerWaitMs } from '../base/timer';
 import { onResolved } from '../net/dns';
 import { acceptSlot, onAccept } from '../net/listener';
@@ -146,7 +146,7 @@ function dispatchAll(count: number): void {
 /** One turn. The original's main_loop_once(). */
 export function mainLoopOnce(): void {
   const count = native.wait(timerWaitMs(getCachedTime()));
-  resetTimeCache();
+  setTimeCache(waitClock[0] as number);
   dispatchAll(count);
   try {
     runTimers(getCachedTime());

@@ -113,7 +113,9 @@ export function serverFlushed(server: PgSocket): void {
   const client = server.link;
   if (server.settingVars && client !== null) {
     // the server may spell a value its own way: from now on the client does too
-    varcacheSetCanonical(server.vars, client.vars);
+    varcacheSetCanonical(server.vars, client.vars, (name, from, to) => {
+      slogDebug(client, `varcache_set_canonical: setting ${name} to its canonical version ${from} -> ${to}`);
+    });
     server.settingVars = false;
     if (wantNoise()) slogNoise(server, 'done setting vars unpausing client');
     sbufContinue(client);

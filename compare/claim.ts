@@ -1,0 +1,80 @@
+/*
+ * Holds the differences that were found against the list of those that are meant. An entry takes away the lines that it
+ * describes; what is left over is unexpected. Entries remember that they were needed, so that the list stays honest.
+ */
+import type { StepDiff } from './diff';
+
+/** A difference that is meant. */
+export interface MeantDifference {
+  /** why tsbouncer does not do what that version of the original does */
+  reason: string;
+  /** lines that only the original has; with `right`: as many lines of each side are taken, in pairs */
+  left?: RegExp;
+  /** lines that only tsbouncer has */
+  right?: RegExp;
+  /** only in scenarios whose name matches */
+  scenario?: RegExp;
+  /** only in steps whose text matches */
+  step?: RegExp;
+  /** first version of the original that behaves as tsbouncer does; without it the difference is for good */
+  until?: string;
+  /** first version of the original that differs */
+  since?: string;
+}
+
+/** An entry and how often it was needed. */
+export interface Claim {
+  entry: MeantDifference;
+  count: number;
+}
+
+/** Compares versions such as `1.18.0` number by number. */
+export function versionBelow(version: string, bound: string): boolean {
+  const left = version.split('.').map(Number);
+  const right = bound.split('.').map(Number);
+  for (let at = 0; at < right.length; at++) {
+    const less = (left[at] ?? 0) - (right[at] as number);
+    if (less !== 0) return less < 0;
+  }
+  return false;
+}
+
+/** The entries that concern an original of that version. */
+export function claimsFor(list: readonly MeantDifference[], version: string): Claim[] {
+  return list
+    .filter(({ until }) => until === undefined || versionBelow(version, until))
+    .filter(({ since }) => since === undefined || !versionBelow(version, since))
+    .map((entry) => ({ entry, count: 0 }));
+}
+
+/** Takes at most `most` of the lines that match. Returns what is left. */
+function without(lines: readonly string[], pattern: RegExp, most: number): string[] {
+  let left = most;
+  return lines.filter((line) => left === 0 || !pattern.test(line) || left-- === 0);
+}
+
+function matching(lines: readonly string[], pattern: RegExp): number {
+  return lines.filter((line) => pattern.test(line)).length;
+}
+
+function takeAway(diff: StepDiff, claim: Claim): StepDiff {
+  const { scenario, step, left, right } = claim.entry;
+  if (scenario?.test(diff.scenario) === false || step?.test(diff.step) === false) return diff;
+  const leftCount = left === undefined ? 0 : matching(diff.left, left);
+  const rightCount = right === undefined ? 0 : matching(diff.right, right);
+  const paired = left !== undefined && right !== undefined;
+  const pairs = Math.min(leftCount, rightCount);
+  const taken = { left: paired ? pairs : leftCount, right: paired ? pairs : rightCount };
+  claim.count += paired ? pairs : taken.left + taken.right;
+  return {
+    ...diff,
+    left: left === undefined ? diff.left : without(diff.left, left, taken.left),
+    right: right === undefined ? diff.right : without(diff.right, right, taken.right),
+  };
+}
+
+/** What of the difference nobody meant, or null when all of it was. Counts up the claims that were needed. */
+export function unexpectedPart(diff: StepDiff, claims: readonly Claim[]): StepDiff | null {
+  const rest = claims.reduce(takeAway, diff);
+  return rest.left.length + rest.right.length === 0 ? null : rest;
+}

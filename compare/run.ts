@@ -1,0 +1,105 @@
+/*
+ * Runs scenarios on both sides and prints what differs. Called by main.ts.
+ */
+import { type Claim, unexpectedPart, versionBelow } from './claim';
+import { diffStep, type StepDiff } from './diff';
+import { type Program, type Record, type Scenario, Side, type World } from './side';
+
+/** What came of all scenarios. */
+export interface Tally {
+  scenarios: number;
+  skipped: number;
+  steps: number;
+  /** lines that differ and are meant to */
+  meant: number;
+  unexpected: StepDiff[];
+}
+
+/** How many scenarios run at the same time; most of them wait for timeouts. */
+const AT_ONCE = 3;
+
+async function transcript(side: Side, scenario: Scenario, index: { step: number }): Promise<Record[]> {
+  const records: Record[] = [];
+  for (const step of scenario.steps) {
+    index.step++;
+    records.push(await side.runStep(step));
+  }
+  records.push(...(await side.finish(scenario.raceInLog === true)));
+  return records;
+}
+
+async function runSide(side: Side, scenario: Scenario): Promise<Record[]> {
+  const index = { step: 0 };
+  try {
+    await side.start(scenario);
+    return await transcript(side, scenario, index);
+  } catch (err) {
+    return [{ text: 'the scenario', items: [], fault: (err as Error).message }];
+  } finally {
+    await side.clear();
+  }
+}
+
+/** Both sides of one scenario; steps that neither could do are faults of the scenario, and count as unexpected. */
+async function compareScenario(scenario: Scenario, programs: Program[], world: World): Promise<[StepDiff[], number]> {
+  const sides = programs.map((program) => new Side(program, world));
+  const [left, right] = (await Promise.all(sides.map((side) => runSide(side, scenario)))) as [Record[], Record[]];
+  const diffs: StepDiff[] = [];
+  for (let at = 0; at < Math.max(left.length, right.length); at++) {
+    const missing: Record = { text: 'the scenario', items: [], fault: 'not reached' };
+    const [one, two] = [left[at] ?? missing, right[at] ?? missing];
+    const diff = diffStep(scenario.name, one, two);
+    if (diff !== null) {
+      diffs.push(diff);
+    } else if (one.fault !== null) {
+      const line = `cannot be done on either side: ${one.fault}`;
+      diffs.push({ scenario: scenario.name, step: one.text, left: [line], right: [line] });
+    }
+  }
+  return [diffs, left.length];
+}
+
+function printDiff(diff: StepDiff, left: string, right: string): void {
+  console.log(`\n${diff.scenario}\n  ${diff.step}`);
+  const width = Math.max(left.length, right.length);
+  for (const line of diff.left) console.log(`    ${left.padEnd(width)} - ${line}`);
+  for (const line of diff.right) console.log(`    ${right.padEnd(width)} + ${line}`);
+}
+
+function linesOf(diff: StepDiff): number {
+  return diff.left.length + diff.right.length;
+}
+
+/**
+ * Runs them all, a few at a time, and prints unexpected differences as they are found.
+ * @param verbose prints each scenario's name, and the differences that are meant too
+ */
+export async function runAll(
+  scenarios: readonly Scenario[],
+  programs: [Program, Program],
+  world: World,
+  claims: readonly Claim[],
+  verbose: boolean,
+): Promise<Tally> {
+  const tally: Tally = { scenarios: 0, skipped: 0, steps: 0, meant: 0, unexpected: [] };
+  const queue = scenarios.filter(({ since }) => since === undefined || !versionBelow(world.originalVersion, since));
+  tally.skipped = scenarios.length - queue.length;
+  const worker = async () => {
+    for (let scenario = queue.shift(); scenario !== undefined; scenario = queue.shift()) {
+      const startMs = Date.now();
+      const [diffs, steps] = await compareScenario(scenario, programs, world);
+      tally.scenarios++;
+      tally.steps += steps;
+      for (const diff of diffs) {
+        const rest = unexpectedPart(diff, claims);
+        tally.meant += linesOf(diff) - (rest === null ? 0 : linesOf(rest));
+        if (rest !== null) tally.unexpected.push(rest);
+        const shown = verbose ? diff : rest;
+        if (shown !== null) printDiff(shown, programs[0].label, programs[1].label);
+      }
+      if (verbose) console.log(`done: ${scenario.name} (${Date.now() - startMs} ms)`);
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, worker));
+  return tally;
+}

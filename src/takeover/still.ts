@@ -1,0 +1,50 @@
+/*
+ * Standing still and going on: what the old process does before it describes its sockets, and what whoever owns them
+ * afterwards (the new process, or the old one when the new one failed) does first. Nothing is drained: bytes that were
+ * received stay kept in the loop, and bytes that were not sent yet are put aside and queued again.
+ */
+import { native } from '../core/base/native';
+import { sbufContinue } from '../core/net/sbuf';
+import { poolList, touchPool } from '../core/pool/pool';
+import { isDead, type PgSocket } from '../core/pool/socket';
+import { nextOf } from '../core/base/list';
+import { onDrain } from '../core/session/mainloop';
+
+/** A socket that stands still. */
+export interface Still {
+  sk: PgSocket;
+  /** bytes that its peer has to get before anything else; null = none */
+  unsent: Uint8Array | null;
+}
+
+/** Stops a socket in both directions. What it was about (reading, blocked) stays noted in it. */
+export function standStill(sk: PgSocket): Still {
+  native.recvStop(sk.handle);
+  return { sk, unsent: native.unsent(sk.handle) > 0 ? native.takeUnsent(sk.handle) : null };
+}
+
+/** Queues what was not sent yet; the kernel may take all of it at once. */
+function sendAgain(still: Still): void {
+  const { sk, unsent } = still;
+  if (unsent === null || isDead(sk)) return;
+  const res = native.sendBytes(sk.handle, unsent, 0, unsent.length);
+  if (res < 0) onDrain(sk, res);
+}
+
+/** Reads again where that was on, and wakes sources whose destination has nothing left to send. */
+function readAgain(sk: PgSocket): void {
+  if (isDead(sk) || sk.handle < 0) return;
+  if (sk.blocked) {
+    const destination = sk.link ?? sk;
+    if (destination.handle >= 0 && native.unsent(destination.handle) === 0) onDrain(destination, 0);
+  } else if (sk.reading) {
+    sbufContinue(sk);
+  }
+}
+
+/** Lets everything go on; the pools are looked at when this turn ends. */
+export function goOn(sockets: readonly Still[]): void {
+  for (const still of sockets) sendAgain(still);
+  for (const still of sockets) readAgain(still.sk);
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) touchPool(pool);
+}
