@@ -5,4 +5,11 @@
  */
 import type { MeantDifference } from './claim';
 
-export const meantDifferences: readonly MeantDifference[] = [];
+export const meantDifferences: readonly MeantDifference[] = [
+  {
+    reason: 'the line at start names the program, and what it is built on',
+    step: /^log$/,
+    left: /^LOG process up: PgBouncer /,
+    right: /^LOG process up: tsbouncer /,
+  },
+];

@@ -73,23 +73,24 @@ function main(): void {
   initVarLookup(cf.trackExtraParameters);
   logPrefix.fn = logSocketPrefix;
 
+  if (runState.daemon) {
+    requireDaemonSettings(cf.pidfile, cf.logfile, cf.syslog);
+    if (!isDaemonChild()) {
+      // the daemon does all that follows, and what it has to say comes out here; so the user is not changed yet: the one
+      // to be may have no right to read this program
+      launchDaemon();
+      return;
+    }
+  }
+
   const user = options.user ?? cf.user;
   if (user !== null && user !== '') changeUser(user);
   if (process.getuid?.() === 0) die('PgBouncer should not run as root');
   adminSetup();
 
   if (runState.reboot) die('cannot reboot: online reboot (-R) is not built yet in this version of tsbouncer');
-  if (!isDaemonChild()) {
-    if (checkOldProcessUnix()) die('unix socket is in use, cannot continue');
-    checkPidfile(cf.pidfile);
-  }
-  if (runState.daemon) {
-    requireDaemonSettings(cf.pidfile, cf.logfile, cf.syslog);
-    if (!isDaemonChild()) {
-      launchDaemon();
-      return;
-    }
-  }
+  if (checkOldProcessUnix()) die('unix socket is in use, cannot continue');
+  checkPidfile(cf.pidfile);
 
   checkLimits();
   dnsSlot.addressGone = (name, addr) => tagHostAddrDirty(name, addr.host);

@@ -5,7 +5,7 @@ import { constants } from 'node:os';
 import { fullResume, touchPools } from './admin/commands';
 import { die, exitProcess, logInfo } from './core/base/log';
 import { native } from './core/base/native';
-import { PauseMode, runState, setShutdown, ShutdownMode } from './core/base/runstate';
+import { PauseMode, runState, ShutdownMode, setShutdown } from './core/base/runstate';
 import { cleanupTcpSockets } from './core/net/listener';
 import { requestFullLoopMaint } from './core/session/janitor';
 import { eventSlots } from './core/session/mainloop';

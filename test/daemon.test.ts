@@ -7,7 +7,7 @@ import { spawn } from 'node:child_process';
 import { chmodSync, existsSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { giveTo, spawnAs } from '../src/demo/unprivileged';
+import { giveTo, isRoot, spawnAs } from '../src/demo/unprivileged';
 import { adopt, eventually, freePort, iniText, installed, it, type Outcome, run, tempDir, user } from './harness';
 import { RawClient } from './harness/rawclient';
 
@@ -112,6 +112,17 @@ it('relative names are seen from where it was started', async () => {
   const { node, mainJs } = installed();
   const outcome = await run(node, [mainJs, '-d', 'a.ini'], { cwd: at.dir });
   assert.deepEqual([outcome.code, outcome.stderr], [0, '']);
+  await stopDaemon(at);
+});
+
+it('root starts the daemon, the setting `user` runs it', async () => {
+  if (!isRoot() || user === null) return;
+  const at = await place({ user: user.name });
+  const { node, mainJs } = installed();
+  const outcome = await run(node, [mainJs, '-d', at.ini], { cwd: at.dir, asSelf: true });
+  assert.deepEqual([outcome.code, outcome.stderr], [0, '']);
+  const status = readFileSync(`/proc/${pidOf(at)}/status`, 'latin1');
+  assert.match(status, new RegExp(`^Uid:\\s+${user.uid}\\s+${user.uid}\\s+${user.uid}`, 'm'));
   await stopDaemon(at);
 });
 

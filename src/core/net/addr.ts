@@ -2,8 +2,8 @@
  * Addresses of endpoints and how they are printed.
  */
 import { hostname } from 'node:os';
-import { Family, native, type SockAddr } from '../base/native';
 import { logError, logNoise } from '../base/log';
+import { Family, native, type SockAddr } from '../base/native';
 import { cf } from '../config/settings';
 import type { PgAddr, PgSocket } from '../pool/socket';
 import { isServerSocket } from '../pool/socket';

@@ -100,7 +100,8 @@ export function onResolved(id: number, result: number): void {
     req.expires = getCachedTime() + cf.dnsNxdomainTtl;
   } else {
     for (const old of req.addrs) {
-      if (!addrs.some((addr) => addr.family === old.family && addr.host === old.host)) dnsSlot.addressGone(req.name, old);
+      if (!addrs.some((addr) => addr.family === old.family && addr.host === old.host))
+        dnsSlot.addressGone(req.name, old);
     }
     req.addrs = addrs;
     req.next = 0;

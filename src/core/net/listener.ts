@@ -2,10 +2,10 @@
  * The listening sockets (the original's pooler.c): opening them, pausing and resuming them, and handing each accepted
  * connection to whoever registered for it.
  */
-import { lstatSync, unlinkSync, chmodSync } from 'node:fs';
-import { die, atExit, logDebug, logError, logInfo, logNoise, logWarning } from '../base/log';
+import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
+import { atExit, die, logDebug, logError, logInfo, logNoise, logWarning } from '../base/log';
 import { Family, native, type SockAddr } from '../base/native';
-import { runState, PauseMode } from '../base/runstate';
+import { PauseMode, runState } from '../base/runstate';
 import { parseWordList } from '../base/strutil';
 import { USEC } from '../base/time';
 import { newTimer, timerStart } from '../base/timer';
@@ -83,7 +83,10 @@ export function cleanupUnixSockets(): void {
 
 function errorText(err: unknown): { syscall: string; message: string } {
   const e = err as { syscall?: string; errno?: number; message: string };
-  return { syscall: e.syscall ?? 'socket', message: e.errno === undefined ? e.message : native.strerror(Math.abs(e.errno)) };
+  return {
+    syscall: e.syscall ?? 'socket',
+    message: e.errno === undefined ? e.message : native.strerror(Math.abs(e.errno)),
+  };
 }
 
 function listenName(addr: SockAddr): string {
@@ -125,6 +128,16 @@ function changeFileMode(path: string): void {
   }
 }
 
+function listenUnix(path: string): number {
+  try {
+    return native.listenUnix(path, cf.listenBacklog);
+  } catch (err) {
+    const { syscall, message } = errorText(err);
+    logWarning(`cannot listen on unix:${path}: ${syscall}(): ${message}`);
+    return die('failed to create unix socket');
+  }
+}
+
 /**
  * Opens the Unix socket. A path that cannot be used ends the process: whoever configured it counts on it, and a cancel
  * request forwarded to a missing socket would fail silently.
@@ -146,14 +159,7 @@ function createUnixSocket(dir: string): void {
       // no old socket file: as it should be
     }
   }
-  let fd: number;
-  try {
-    fd = native.listenUnix(path, cf.listenBacklog);
-  } catch (err) {
-    const { syscall, message } = errorText(err);
-    logWarning(`cannot listen on unix:${path}: ${syscall}(): ${message}`);
-    return die('failed to create unix socket');
-  }
+  const fd = listenUnix(path);
   if (!abstract) changeFileMode(path);
   tuneSocket(fd, true);
   logInfo(`listening on unix:${path}`);
@@ -172,16 +178,17 @@ export function poolerTuneAccept(on: boolean): void {
   for (const ls of sockets) if (ls.addr.family !== Family.UNIX) tuneAccept(ls.fd, on);
 }
 
-function listenOnName(name: string): void {
-  const host = name === '*' ? null : name;
-  let addrs: SockAddr[];
+function listenAddrs(name: string): SockAddr[] {
   try {
-    addrs = native.getaddrinfoPassive(host, cf.listenPort);
+    return native.getaddrinfoPassive(name === '*' ? null : name, cf.listenPort);
   } catch (err) {
     return die(`getaddrinfo('${name}', '${cf.listenPort}') = ${(err as Error).message}`);
   }
+}
+
+function listenOnName(name: string): void {
   // one address that fails is only warned of: names and families overlap in practice; none at all is fatal, below
-  for (const addr of addrs) addListenTcp(addr);
+  for (const addr of listenAddrs(name)) addListenTcp(addr);
 }
 
 /** Opens every configured listener and starts accepting. Dies when there is none. */

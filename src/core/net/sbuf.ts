@@ -8,7 +8,7 @@
  */
 import { logNoise } from '../base/log';
 import { native } from '../base/native';
-import { type PgSocket, isDead } from '../pool/socket';
+import { isDead, type PgSocket } from '../pool/socket';
 import type { PktBuf } from '../wire/pktbuf';
 
 /** Socket of each handle; null = nobody, its late events are dropped. */

@@ -53,6 +53,8 @@ export class PgPool implements ListNode {
   welcomeMsgReady = false;
   /** ParameterStatus packets collected while the first server logs in */
   welcomeParts: [string, string][] = [];
+  /** bytes of them */
+  welcomePartsLen = 0;
   /** tracked variables as the server has them by default */
   origVars: (string | null)[] = newVarCache();
 
@@ -146,7 +148,7 @@ export function poolClientCount(pool: PgPool): number {
   return pool.activeClientList.count + pool.waitingClientList.count;
 }
 
-const touchedPools: PgPool[] = [];
+let touchedPools: PgPool[] = [];
 
 /** Something happened to this pool: the end of the turn has to look whether a waiting client can go on. */
 export function touchPool(pool: PgPool): void {
@@ -155,10 +157,18 @@ export function touchPool(pool: PgPool): void {
   touchedPools.push(pool);
 }
 
-/** Next pool that was touched, or null; a pool may be touched again while it is handled. */
-export function takeTouchedPool(): PgPool | null {
-  const pool = touchedPools.pop();
-  if (pool === undefined) return null;
-  pool.touched = false;
-  return pool;
+/** True when the end of this turn has pools to look at. */
+export function anyPoolTouched(): boolean {
+  return touchedPools.length > 0;
+}
+
+/**
+ * The pools that were touched so far. One that is touched again while they are handled comes up in the next turn, so that
+ * a connect which fails at once, again and again, cannot hold the loop.
+ */
+export function takeTouchedPools(): PgPool[] {
+  const pools = touchedPools;
+  touchedPools = [];
+  for (const pool of pools) pool.touched = false;
+  return pools;
 }

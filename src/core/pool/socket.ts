@@ -2,14 +2,15 @@
  * A client or server connection (the original's PgSocket) and its states. The state names the list the socket is in;
  * changeClientState and changeServerState (state.ts) are the only ones that move it.
  */
+
+import type { ScramState } from '../auth/scram';
 import type { ListNode, StatList } from '../base/list';
 import { Family, type SockAddr } from '../base/native';
-import type { ScramState } from '../auth/scram';
-import type { PgCredentials } from './user';
+import { BACKENDKEY_LEN } from '../wire/packets';
 import type { PgDatabase } from './database';
 import type { PgPool } from './pool';
-import { BACKENDKEY_LEN } from '../wire/packets';
 import { RequestQueue } from './requests';
+import type { PgCredentials } from './user';
 import { newVarCache } from './varcache';
 
 /** Each state corresponds to a list. */

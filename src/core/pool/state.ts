@@ -50,8 +50,10 @@ function clientList(client: PgSocket, state: SocketState): StatList<PgSocket> | 
 export function changeClientState(client: PgSocket, newState: SocketState): void {
   const oldState = client.state;
   if (oldState === SocketState.CL_LOGIN && newState === SocketState.CL_WAITING) newState = SocketState.CL_WAITING_LOGIN;
-  else if (oldState === SocketState.CL_WAITING_LOGIN && newState === SocketState.CL_ACTIVE) newState = SocketState.CL_LOGIN;
-  if (oldState === SocketState.CL_WAITING || oldState === SocketState.CL_WAITING_LOGIN) client.sentWaitNotification = false;
+  else if (oldState === SocketState.CL_WAITING_LOGIN && newState === SocketState.CL_ACTIVE)
+    newState = SocketState.CL_LOGIN;
+  if (oldState === SocketState.CL_WAITING || oldState === SocketState.CL_WAITING_LOGIN)
+    client.sentWaitNotification = false;
 
   clientList(client, oldState)?.remove(client);
   client.state = newState;

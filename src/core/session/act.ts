@@ -24,3 +24,5 @@ export const LOGIN_PACKET_MAX = 128 * 1024;
 export const SERVER_PACKET_MAX = 256 * 1024;
 /** Likewise for a command on the console. */
 export const ADMIN_PACKET_MAX = 256 * 1024;
+/** Most bytes of parameters that a server may announce while it logs in: every client of the pool is told them. */
+export const WELCOME_MAX = 256 * 1024;

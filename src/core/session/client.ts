@@ -283,6 +283,8 @@ function adminPacket(client: PgSocket, type: number, len: number, off: number, e
     return Act.DEAD;
   }
   if (end - off < len) return Act.MORE;
+  // answers of this turn's commands are still on their way: a chunk holds thousands of short ones
+  if (client.blocked || !client.reading) return Act.WAIT;
   requestFullLoopMaint();
   const alive = adminSlot.handleClient(client, type, arena, off + NEW_HEADER_LEN, off + len);
   if (!alive || isDead(client)) return Act.DEAD;

@@ -5,7 +5,7 @@ import { slogDebug, slogNoise, wantDebug, wantNoise } from '../base/log';
 import { PauseMode, runState } from '../base/runstate';
 import { sbufPause, sendPacket } from '../net/sbuf';
 import { type PgPool, poolServerCount } from '../pool/pool';
-import { type PgSocket, Replication, sendingAuthQuery, SocketState } from '../pool/socket';
+import { type PgSocket, Replication, SocketState, sendingAuthQuery } from '../pool/socket';
 import { changeServerState } from '../pool/state';
 import { Stat } from '../pool/stats';
 import { varcacheDiff, varcacheMatches } from '../pool/varcache';

@@ -11,13 +11,20 @@ import { cf } from '../config/settings';
 import { resumePooler } from '../net/listener';
 import { sbufContinue, sbufIsEmpty, sbufPause, sendPacket } from '../net/sbuf';
 import { databaseList, type PgDatabase, peerList, removeDatabase } from '../pool/database';
-import { type PgPool, peerPoolList, poolList, removePool, takeTouchedPool } from '../pool/pool';
+import { anyPoolTouched, type PgPool, peerPoolList, poolList, removePool, takeTouchedPools } from '../pool/pool';
 import { isDead, isServerSocket, type PgSocket, Replication, SocketState } from '../pool/socket';
 import { changeServerState, loginClientList } from '../pool/state';
 import { writeNotice, writeQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import { launchNewConnection } from './launch';
-import { activateClient, closeClientList, closeServerList, disconnectClient, disconnectServer, releaseServer } from './objects';
+import {
+  activateClient,
+  closeClientList,
+  closeServerList,
+  disconnectClient,
+  disconnectServer,
+  releaseServer,
+} from './objects';
 import { adminSlot } from './slots';
 
 /** Processes the input of clients that were just activated, so that each takes its server before the next is woken. */
@@ -193,7 +200,8 @@ export function requestFullLoopMaint(): void {
 /** Is called at the end of every turn. */
 export function perLoopMaint(runQueue: RunQueue): void {
   if (runState.pauseMode === PauseMode.NONE && !allPools) {
-    for (let pool = takeTouchedPool(); pool !== null; pool = takeTouchedPool()) {
+    if (!anyPoolTouched()) return;
+    for (const pool of takeTouchedPools()) {
       if (pool.dead || pool.db.admin) continue;
       // a mode of one database: whether it is reached depends on its other pools too
       if (pool.db.paused || pool.db.waitClose) allPools = true;
@@ -202,7 +210,7 @@ export function perLoopMaint(runQueue: RunQueue): void {
     if (!allPools) return;
   }
   allPools = false;
-  while (takeTouchedPool() !== null);
+  takeTouchedPools();
   fullLoopMaint(runQueue);
 }
 
@@ -213,9 +221,7 @@ function fullLoopMaint(runQueue: RunQueue): void {
   let anyWaitClose = false;
   const mode = runState.pauseMode;
   const force =
-    mode === PauseMode.SUSPEND &&
-    cf.suspendTimeout > 0 &&
-    getCachedTime() - runState.suspendStart >= cf.suspendTimeout;
+    mode === PauseMode.SUSPEND && cf.suspendTimeout > 0 && getCachedTime() - runState.suspendStart >= cf.suspendTimeout;
 
   for (let pool = poolList.head; pool !== null; ) {
     const next: PgPool | null = nextOf(pool);
@@ -236,7 +242,8 @@ function fullLoopMaint(runQueue: RunQueue): void {
     pool = next;
   }
   // a paused database without pools has nothing to wait for
-  if (mode === PauseMode.NONE && !anyPaused) for (let db = databaseList.head; db !== null; db = nextOf(db)) anyPaused ||= db.paused;
+  if (mode === PauseMode.NONE && !anyPaused)
+    for (let db = databaseList.head; db !== null; db = nextOf(db)) anyPaused ||= db.paused;
   if (!anyWaitClose) for (let db = databaseList.head; db !== null; db = nextOf(db)) anyWaitClose ||= db.waitClose;
 
   if (mode === PauseMode.SUSPEND) {

@@ -13,7 +13,7 @@ import { tuneSocket } from '../net/tune';
 import type { PgDatabase } from '../pool/database';
 import { databaseMaxConnections, poolPoolSize, poolResPoolSize, userMaxConnections } from '../pool/limits';
 import { type PgPool, poolServerCount } from '../pool/pool';
-import { type PgSocket, Replication, sendingAuthQuery, SocketState } from '../pool/socket';
+import { type PgSocket, Replication, SocketState, sendingAuthQuery } from '../pool/socket';
 import { changeServerState, newServer } from '../pool/state';
 import type { PgGlobalUser } from '../pool/user';
 import { disconnectServer } from './objects';

@@ -2,6 +2,8 @@
  * Proof of identity: asking a client for its password and checking the answer (plain, md5, SCRAM-SHA-256).
  */
 import { randomBytes } from 'node:crypto';
+import { PasswordType, passwordType } from '../auth/md5';
+import { checkMd5Password, checkPlainPassword } from '../auth/passwd';
 import { SCRAM_SHA_256, ScramState } from '../auth/scram';
 import {
   buildServerFinalMessage,
@@ -13,8 +15,6 @@ import {
   verifyClientProof,
   verifyFinalNonce,
 } from '../auth/scramServer';
-import { checkMd5Password, checkPlainPassword } from '../auth/passwd';
-import { PasswordType, passwordType } from '../auth/md5';
 import { slogDebug, slogError, slogNoise, wantDebug } from '../base/log';
 import { AuthType, cf } from '../config/settings';
 import { sendPacket } from '../net/sbuf';
@@ -22,7 +22,13 @@ import type { PgDatabase } from '../pool/database';
 import type { PgPool } from '../pool/pool';
 import { isDead, type PgSocket } from '../pool/socket';
 import type { PgCredentials } from '../pool/user';
-import { writeAuthCleartext, writeAuthMd5, writeAuthSASL, writeAuthSASLContinue, writeAuthSASLFinal } from '../wire/messages';
+import {
+  writeAuthCleartext,
+  writeAuthMd5,
+  writeAuthSASL,
+  writeAuthSASLContinue,
+  writeAuthSASLFinal,
+} from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import { PktReader } from '../wire/reader';
 import { Act } from './act';

@@ -24,7 +24,11 @@ export const eventSlots: {
   readable: (handle: number) => void;
 } = { signal: () => {}, wake: () => {}, readable: () => {} };
 
+/** Whose bytes are being processed: the one to end when that throws. */
+let current: PgSocket | null = null;
+
 function input(sk: PgSocket, offset: number, length: number): void {
+  current = sk;
   if (isServerSocket(sk)) serverInput(sk, offset, length);
   else clientInput(sk, offset, length);
 }
@@ -32,8 +36,7 @@ function input(sk: PgSocket, offset: number, length: number): void {
 function onRecv(sk: PgSocket, result: number, offset: number): void {
   if (result > 0) {
     sk.hasKept = false;
-    if (isServerSocket(sk)) serverInput(sk, offset, result);
-    else clientInput(sk, offset, result);
+    input(sk, offset, result);
   } else if (isServerSocket(sk)) {
     serverRecvFailed(sk);
   } else {
@@ -108,10 +111,10 @@ function runQueue(): void {
 }
 
 /** A handler threw: a fault of ours. That one connection ends, the others go on. */
-function handlerFailed(err: unknown, handle: number): void {
+function handlerFailed(err: unknown): void {
   logError(`exception in event handler: ${err instanceof Error ? (err.stack ?? err.message) : String(err)}`);
-  const sk = socketsByHandle[handle];
-  if (!sk || isDead(sk)) return;
+  const sk = current;
+  if (sk === null || isDead(sk)) return;
   try {
     if (isServerSocket(sk)) disconnectServer(sk, false, 'internal error');
     else disconnectClient(sk, true, 'internal error');
@@ -124,21 +127,20 @@ function dispatchAll(count: number): void {
   const size = count * Rec.SIZE;
   let at = 0;
   while (at < size) {
-    const handle = ring[at + Rec.HANDLE] as number;
     try {
       // the handler block is entered once per turn, not once per event
-      for (; at < size; at += Rec.SIZE) {
-        dispatch(
-          ring[at + Rec.KIND] as number,
-          ring[at + Rec.HANDLE] as number,
-          ring[at + Rec.RESULT] as number,
-          ring[at + Rec.OFFSET] as number,
-        );
+      while (at < size) {
+        const kind = ring[at + Rec.KIND] as number;
+        const handle = ring[at + Rec.HANDLE] as number;
+        const result = ring[at + Rec.RESULT] as number;
+        const offset = ring[at + Rec.OFFSET] as number;
+        at += Rec.SIZE;
+        current = socketsByHandle[handle] ?? null;
+        dispatch(kind, handle, result, offset);
         runQueue();
       }
     } catch (err) {
-      handlerFailed(err, (ring[at + Rec.HANDLE] as number | undefined) ?? handle);
-      at += Rec.SIZE;
+      handlerFailed(err);
     }
   }
 }
@@ -148,12 +150,13 @@ export function mainLoopOnce(): void {
   const count = native.wait(timerWaitMs(getCachedTime()));
   setTimeCache(waitClock[0] as number);
   dispatchAll(count);
+  current = null;
   try {
     runTimers(getCachedTime());
     runQueue();
     perLoopMaint(runQueue);
     runQueue();
   } catch (err) {
-    handlerFailed(err, -1);
+    handlerFailed(err);
   }
 }

@@ -5,7 +5,7 @@
 import { nextOf, type StatList } from '../base/list';
 import { logDebug, logInfo } from '../base/log';
 import { native } from '../base/native';
-import { PauseMode, runState, setShutdown, ShutdownMode } from '../base/runstate';
+import { PauseMode, runState, ShutdownMode, setShutdown } from '../base/runstate';
 import { getCachedTime, USEC } from '../base/time';
 import { newTimer, timerStart } from '../base/timer';
 import { cf } from '../config/settings';

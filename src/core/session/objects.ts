@@ -4,14 +4,14 @@
  */
 import type { StatList } from '../base/list';
 import { fatal, slogDebug, slogInfo, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
-import { ShutdownMode, runState } from '../base/runstate';
+import { runState, ShutdownMode } from '../base/runstate';
 import { getCachedTime, USEC } from '../base/time';
 import { cf, PoolMode } from '../config/settings';
 import { dnsCancel } from '../net/dns';
-import { sbufClose, sbufContinue, sbufIsEmpty, sbufPause, sendBytes, sendPacket } from '../net/sbuf';
+import { sbufClose, sbufContinue, sbufIsEmpty, sbufPause, sendBytes, sendPacket, unblockSource } from '../net/sbuf';
 import { connectionPoolMode, poolPoolSize, poolServerLifetime } from '../pool/limits';
 import type { PgPool } from '../pool/pool';
-import { isDead, type PgSocket, Replication, sendingAuthQuery, SocketState } from '../pool/socket';
+import { isDead, type PgSocket, Replication, SocketState, sendingAuthQuery } from '../pool/socket';
 import { changeClientState, changeServerState } from '../pool/state';
 import { Stat } from '../pool/stats';
 import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } from '../wire/messages';
@@ -62,7 +62,8 @@ function dropLinkedServer(client: PgSocket): void {
   server.link = null;
   client.link = null;
   if (!server.ready) disconnectServer(server, true, 'client disconnect while server was not ready');
-  else if ((server.requests?.count ?? 0) > 0) disconnectServer(server, true, 'client disconnected with query in progress');
+  else if ((server.requests?.count ?? 0) > 0)
+    disconnectServer(server, true, 'client disconnected with query in progress');
   else disconnectServer(server, true, 'client disconnect before everything was sent to the server');
 }
 
@@ -255,11 +256,17 @@ export function releaseServer(server: PgSocket): boolean {
     case SocketState.SV_BEING_CANCELED:
     case SocketState.SV_ACTIVE:
       if (server.link !== null) {
-        server.link.copyMode = false;
-        server.link.link = null;
+        const client = server.link;
+        client.copyMode = false;
+        client.link = null;
         server.link = null;
+        // it waited for this server to take its bytes, and nobody would tell it any more
+        if (client.blocked) unblockSource(client);
       }
-      if (cf.serverResetQuery !== '' && (cf.serverResetQueryAlways || connectionPoolMode(server) === PoolMode.SESSION)) {
+      if (
+        cf.serverResetQuery !== '' &&
+        (cf.serverResetQueryAlways || connectionPoolMode(server) === PoolMode.SESSION)
+      ) {
         newState = SocketState.SV_TESTED;
       } else if (cf.serverCheckDelay === 0 && cf.serverCheckQuery !== '') {
         newState = SocketState.SV_USED;

@@ -5,7 +5,14 @@
 import { nextOf } from '../base/list';
 import { slogInfo } from '../base/log';
 import type { AuthFileUser } from '../config/authfile';
-import { type DatabaseConfig, type ParsedConfig, type PeerConfig, parseDatabase, type UserConfig } from '../config/loader';
+import {
+  type DatabaseConfig,
+  type ParsedConfig,
+  type PeerConfig,
+  parseDatabase,
+  type UserConfig,
+} from '../config/loader';
+import { PoolMode } from '../config/settings';
 import {
   addDatabase,
   addPeer,
@@ -26,7 +33,6 @@ import {
   updateGlobalUserPasswd,
   userList,
 } from '../pool/user';
-import { PoolMode } from '../config/settings';
 import { forEachServer } from './launch';
 import { disconnectServer } from './objects';
 import { resetWelcomeMsg } from './welcome';

@@ -35,7 +35,7 @@ import { parseServerError, pktDesc, PktReader, serverErrorLine } from '../wire/r
 import { Act } from './act';
 import { forwardCancelRequest } from './cancel';
 import { disconnectClient, disconnectServer, releaseServer } from './objects';
-import { addWelcomeParameter, finishWelcomeMsg } from './welcome';
+import { addWelcomeParameter, finishWelcomeMsg, forgetWelcomeParts } from './welcome';
 
 /** The server is starting up or shutting down: clients may wait for it. */
 const ERRCODE_CANNOT_CONNECT_NOW = '57P03';
@@ -89,6 +89,7 @@ export function serverConnected(server: PgSocket): void {
 function sendStartupMessage(server: PgSocket): boolean {
   slogNoise(server, 'P: startup');
   const pool = server.pool as PgPool;
+  if (!pool.welcomeMsgReady) forgetWelcomeParts(pool);
   const buf = pktbufTemp();
   startStartup(buf);
   for (const [name, value] of pool.db.startupParams) putStartupParam(buf, name, value);
@@ -258,8 +259,9 @@ function loginParameter(server: PgSocket, reader: PktReader): Act {
   if (wantDebug()) slogDebug(server, `S: param: ${name} = ${value}`);
   varcacheSet(server.vars, name, value);
   if (server.link !== null) varcacheSet(server.link.vars, name, value);
-  addWelcomeParameter(server.pool as PgPool, name, value);
-  return Act.SKIP;
+  if (addWelcomeParameter(server.pool as PgPool, name, value)) return Act.SKIP;
+  disconnectServer(server, true, 'too many parameters from server');
+  return Act.DEAD;
 }
 
 function loginReady(server: PgSocket): Act {

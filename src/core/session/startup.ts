@@ -1,10 +1,11 @@
 /*
  * The startup packet of a client: its parameters, its database, its user, and how it has to authenticate.
  */
+
+import { PasswordType, passwordType } from '../auth/md5';
 import { slogDebug, slogError, slogInfo, slogWarning, wantDebug } from '../base/log';
 import { strlistContains } from '../base/strutil';
 import { AuthType, cf } from '../config/settings';
-import { PasswordType, passwordType } from '../auth/md5';
 import { addrDetails } from '../net/addr';
 import { sendPacket } from '../net/sbuf';
 import { PgDatabase } from '../pool/database';
@@ -19,8 +20,8 @@ import { pktbufTemp } from '../wire/pktbuf';
 import { PktReader } from '../wire/reader';
 import { Act } from './act';
 import { startAuthQuery } from './authquery';
-import { sendClientAuthReq } from './login';
 import { checkDbConnectionCount, checkUserConnectionCount } from './limits';
+import { sendClientAuthReq } from './login';
 import { disconnectClient } from './objects';
 import { findOrRegisterDatabase } from './registry';
 import { adminSlot } from './slots';
@@ -189,7 +190,11 @@ function readStartup(client: PgSocket, pairs: [string, string][]): StartupReques
 function negotiateProtocol(client: PgSocket, extensions: string[]): boolean {
   client.protocolNegotiated = true;
   const buf = pktbufTemp();
-  writeNegotiateProtocolVersion(buf, extensions.length, Buffer.from(extensions.map((name) => `${name}\0`).join(''), 'latin1'));
+  writeNegotiateProtocolVersion(
+    buf,
+    extensions.length,
+    Buffer.from(extensions.map((name) => `${name}\0`).join(''), 'latin1'),
+  );
   return sendPacket(client, buf);
 }
 

@@ -20,15 +20,29 @@ import {
   writeReadyForQuery,
 } from '../wire/messages';
 import { PktBuf, pktbufTemp } from '../wire/pktbuf';
+import { WELCOME_MAX } from './act';
 import { newCancelKey } from './cancelkeys';
 import { launchNewConnection } from './launch';
 import { disconnectClient, pauseClient } from './objects';
 
-/** Remembers a ParameterStatus of the first server that logs in, for the clients to come. */
-export function addWelcomeParameter(pool: PgPool, name: string, value: string): void {
-  if (pool.welcomeMsgReady) return;
+/**
+ * Remembers a ParameterStatus of the first server that logs in, for the clients to come.
+ * @returns false when the server has said more than every client should have to hear
+ */
+export function addWelcomeParameter(pool: PgPool, name: string, value: string): boolean {
+  if (pool.welcomeMsgReady) return true;
   // tracked variables are sent from each client's own values
-  if (!varcacheSet(pool.origVars, name, value)) pool.welcomeParts.push([name, value]);
+  if (varcacheSet(pool.origVars, name, value)) return true;
+  pool.welcomePartsLen += name.length + value.length;
+  if (pool.welcomePartsLen > WELCOME_MAX) return false;
+  pool.welcomeParts.push([name, value]);
+  return true;
+}
+
+/** A login that failed half-way leaves nothing for the next one to say twice. */
+export function forgetWelcomeParts(pool: PgPool): void {
+  pool.welcomeParts = [];
+  pool.welcomePartsLen = 0;
 }
 
 /** All parameters are known: clients of the pool can be welcomed. */
@@ -38,14 +52,14 @@ export function finishWelcomeMsg(pool: PgPool): void {
   writeAuthenticationOk(buf);
   for (const [name, value] of pool.welcomeParts) writeParameterStatus(buf, name, value);
   pool.welcomeMsg = buf.copy();
-  pool.welcomeParts = [];
+  forgetWelcomeParts(pool);
   pool.welcomeMsgReady = true;
 }
 
 /** Forgets them: the next server that logs in tells anew. */
 export function resetWelcomeMsg(pool: PgPool): void {
   pool.welcomeMsg = null;
-  pool.welcomeParts = [];
+  forgetWelcomeParts(pool);
   pool.welcomeMsgReady = false;
 }
 

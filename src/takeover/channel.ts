@@ -1,0 +1,126 @@
+/*
+ * The connection between the two processes once its login is done: messages of protocol 3 and the descriptors that come
+ * along with them, sent and received without the loop, because meanwhile neither side serves anybody.
+ */
+import { constants } from 'node:os';
+import { native } from '../core/base/native';
+import { PktBuf } from '../core/wire/pktbuf';
+import { writeQuery } from '../core/wire/messages';
+import { NEW_HEADER_LEN } from '../core/wire/packets';
+import { parseServerError } from '../core/wire/reader';
+
+const { EAGAIN, ETIMEDOUT } = constants.errno;
+/** The kernel holds that many descriptors in flight for this user already: it takes more when some have arrived. */
+const ETOOMANYREFS = 109;
+const RETRY_MS = 1;
+
+/** Most bytes of one receive. A sender puts a batch of descriptors with less than this. */
+const RECV_MAX = 256 * 1024;
+const FOR_READ = 0;
+const FOR_WRITE = 1;
+
+/**
+ * Sends everything, waiting for the receiver.
+ * @param fds go with the first byte
+ * @param stallMs most that may pass without progress
+ * @returns 0, or the errno (> 0) of what failed
+ */
+export function sendAll(socket: number, bytes: Uint8Array, fds: number[], stallMs: number): number {
+  let sent = 0;
+  let stalled = 0;
+  while (sent < bytes.length) {
+    const res = native.sendFds(socket, sent === 0 ? bytes : bytes.subarray(sent), sent === 0 ? fds : []);
+    if (res > 0) {
+      sent += res;
+      stalled = 0;
+    } else if (res === -ETOOMANYREFS && stalled < stallMs) {
+      native.pollFd(-1, FOR_READ, RETRY_MS);
+      stalled += RETRY_MS;
+    } else if (res === -EAGAIN) {
+      const ready = native.pollFd(socket, FOR_WRITE, stallMs);
+      if (ready === 0) return ETIMEDOUT;
+      if (ready < 0) return -ready;
+    } else {
+      return res === 0 ? ETIMEDOUT : -res;
+    }
+  }
+  return 0;
+}
+
+/** One message: its type byte and its body in `buf[off, end)`. */
+export interface ChannelMessage {
+  type: number;
+  buf: Buffer;
+  off: number;
+  end: number;
+}
+
+/** The new process's end. */
+export class Channel {
+  readonly socket: number;
+  /** descriptors that arrived, in order */
+  readonly fds: number[] = [];
+  private buf: Buffer = Buffer.alloc(0);
+  private pos = 0;
+
+  /** @param socket descriptor of a connected Unix socket; belongs to the channel from now on */
+  constructor(socket: number) {
+    this.socket = socket;
+  }
+
+  /** Sends a query. @returns 0 or the errno */
+  query(sql: string, stallMs: number): number {
+    const pkt = new PktBuf();
+    writeQuery(pkt, sql);
+    return sendAll(this.socket, pkt.written(), [], stallMs);
+  }
+
+  /**
+   * The next message, waiting for it.
+   * @param timeoutMs -1 = for ever
+   * @returns null at the end of the connection, or the errno (> 0) of what failed
+   */
+  next(timeoutMs: number): ChannelMessage | null | number {
+    for (;;) {
+      const left = this.buf.length - this.pos;
+      if (left >= NEW_HEADER_LEN) {
+        const length = this.buf.readUInt32BE(this.pos + 1) + 1;
+        if (left >= length) {
+          const off = this.pos;
+          this.pos += length;
+          return { type: this.buf[off] as number, buf: this.buf, off: off + NEW_HEADER_LEN, end: off + length };
+        }
+      }
+      const res = this.receive(timeoutMs);
+      if (res !== 0) return res < 0 ? null : res;
+    }
+  }
+
+  close(): void {
+    native.closeFd(this.socket);
+  }
+
+  /** @returns 0 when something came, -1 at the end, or an errno */
+  private receive(timeoutMs: number): number {
+    for (;;) {
+      const { result, bytes, fds } = native.recvFds(this.socket, RECV_MAX);
+      if (result > 0) {
+        const rest = this.buf.subarray(this.pos);
+        const fresh = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+        this.buf = rest.length === 0 ? fresh : Buffer.concat([rest, fresh]);
+        this.pos = 0;
+        for (const fd of fds) this.fds.push(fd);
+        return 0;
+      }
+      if (result === 0) return -1;
+      if (result !== -EAGAIN) return -result;
+      const ready = native.pollFd(this.socket, FOR_READ, timeoutMs);
+      if (ready === 0) return ETIMEDOUT;
+    }
+  }
+}
+
+/** The text of an ErrorResponse. */
+export function errorText(msg: ChannelMessage): string {
+  return parseServerError(msg.buf, msg.off, msg.end).msg ?? 'unknown error';
+}

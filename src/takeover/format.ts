@@ -1,0 +1,224 @@
+/*
+ * The format of the full handover: what both sides must agree on. docs/online-reboot.md describes it for readers.
+ *
+ * The old process answers `HANDOVER <n>;` with CopyData messages, one record each: the length of a JSON text (4 bytes), the
+ * text (latin1: one char is one byte), then raw bytes that the text announces. A record that says `fd` owns the next of the
+ * descriptors that came along as SCM_RIGHTS. CommandComplete `HANDOVER` ends it.
+ *
+ * To stay readable across versions: fields of sockets travel as lists whose names the first record gives, states and kinds
+ * travel by name, readers pass over what they do not know and take defaults for what they miss. FORMAT goes up only
+ * when that is not enough.
+ */
+import type { PgDatabase } from '../core/pool/database';
+import type { PgSocket } from '../core/pool/socket';
+
+/** Newest format that this version writes and reads. */
+export const FORMAT = 1;
+
+/** Boolean fields of a socket, in the order of their bits. */
+export const flagFields = [
+  'pktSkip',
+  'reading',
+  'blocked',
+  'contributesDbClientCount',
+  'userConnectionCounted',
+  'ready',
+  'idleTx',
+  'closeNeeded',
+  'settingVars',
+  'resetting',
+  'copyMode',
+  'queryFailed',
+  'waitForWelcome',
+  'startupMessageReceived',
+  'welcomeSent',
+  'protocolNegotiated',
+  'waitForUserConn',
+  'waitForUser',
+  'waitForAuth',
+  'sentWaitNotification',
+  'adminUser',
+  'ownUser',
+  'waitForResponse',
+] as const satisfies readonly (keyof PgSocket)[];
+
+/** Numeric fields of a socket; times in usec. */
+export const numberFields = [
+  'pktRemain',
+  'clientAuthType',
+  'replication',
+  'connectTime',
+  'requestTime',
+  'queryStart',
+  'xactStart',
+  'waitStart',
+] as const satisfies readonly (keyof PgSocket)[];
+
+/** Counters of a pool, by index (enum Stat). */
+export const statNames = [
+  'server_assignment_count',
+  'xact_count',
+  'query_count',
+  'client_bytes',
+  'server_bytes',
+  'xact_time',
+  'query_time',
+  'wait_time',
+  'ps_client_parse_count',
+  'ps_server_parse_count',
+  'ps_bind_count',
+  'client_login_count',
+] as const;
+
+export interface BeginRecord {
+  k: 'begin';
+  format: number;
+  version: string;
+  /** process id of the old process */
+  pid: number;
+  /** usec when it stood still */
+  stillSince: number;
+  /** it was in PAUSE */
+  paused: boolean;
+  flags: string[];
+  numbers: string[];
+  vars: string[];
+  stats: string[];
+  /** usec: begin of the last and of the current statistics period */
+  statsStamps: [number, number];
+  /** where systemd listens, or null */
+  notifySocket: string | null;
+}
+
+export interface ListenerRecord {
+  k: 'listener';
+  fd: true;
+  /** systemd made it, and removes its file */
+  inherited: boolean;
+}
+
+/** A secret and what was learnt with it; keys are raw bytes. */
+export interface SecretRecord {
+  name: string;
+  passwd: string;
+  scramClientKey: string | null;
+  scramServerKey: string | null;
+}
+
+export interface UserRecord extends SecretRecord {
+  k: 'user';
+}
+
+export interface DatabaseRecord {
+  k: 'database';
+  name: string;
+  paused: boolean;
+  disabled: boolean;
+  waitClose: boolean;
+  auto: boolean;
+  /** usec, 0 = in use */
+  inactiveTime: number;
+  /** see connectText() */
+  connect: string;
+  /** users found by auth_query */
+  dynamicUsers: SecretRecord[];
+}
+
+/** Whose credentials: of auth_file, forced by the database, found by auth_query, PAM's, of nobody, or left by a RELOAD. */
+export interface CredentialsRef {
+  kind: 'global' | 'forced' | 'dynamic' | 'pam' | 'mock' | 'own';
+  name: string;
+  db: string | null;
+  /** where no other record has it */
+  passwd: string | null;
+}
+
+export interface PoolRecord {
+  k: 'pool';
+  /** number that sockets refer to */
+  n: number;
+  db: string;
+  /** > 0: the pool of a peer */
+  peerId: number;
+  user: CredentialsRef | null;
+  stats: number[];
+  newerStats: number[];
+  olderStats: number[];
+  /** raw bytes, null = not known */
+  welcomeMsg: string | null;
+  origVars: (string | null)[];
+  lastLifetimeDisconnect: number;
+  lastConnectTime: number;
+  lastActiveTime: number;
+  lastConnectFailed: boolean;
+  lastConnectFailedMessage: string;
+  lastLoginFailed: boolean;
+  rrcounter: number;
+}
+
+/** family, host, port, uid, pid */
+export type AddrTuple = [number, string, number, number, number];
+
+export interface SocketRecord {
+  k: 'socket';
+  fd: true;
+  id: number;
+  state: string;
+  /** number of its pool, -1 = none yet */
+  pool: number;
+  /** bits of flagFields */
+  f: number;
+  n: number[];
+  v: (string | null)[];
+  /** raw bytes */
+  cancelKey: string;
+  remote: AddrTuple;
+  local: AddrTuple;
+  /** lengths of the raw bytes behind the text: received and not processed, queued and not sent */
+  kept: number;
+  unsent: number;
+  /* only where there is something to say */
+  link?: number;
+  /** cancel request: the server it is aimed at */
+  canceled?: number;
+  db?: string;
+  /** the database does not exist: mock authentication */
+  fake?: boolean;
+  /** who logged in; left out = the user of the pool, null = nobody yet */
+  user?: CredentialsRef | null;
+  host?: string;
+  startupOptions?: string;
+  loginSalt?: string;
+  /** fields of ScramState; bytes as `{ bytes }` */
+  scram?: Record<string, unknown>;
+  /** requests of a server: type | action << 8, the oldest first */
+  requests?: number[];
+  /** prepared statements known on this connection: not built yet */
+  prepared?: null;
+  /** state of TLS: not built yet */
+  tls?: null;
+}
+
+export interface EndRecord {
+  k: 'end';
+  listeners: number;
+  sockets: number;
+}
+
+export type HandoverRecord =
+  | BeginRecord
+  | ListenerRecord
+  | UserRecord
+  | DatabaseRecord
+  | PoolRecord
+  | SocketRecord
+  | EndRecord;
+
+/**
+ * What the servers of a database depend on: when it differs between two processes, the config was changed, and servers
+ * that were opened under the old one are closed as after RELOAD.
+ */
+export function connectText(db: PgDatabase): string {
+  const { dbname, host, port, connectQuery, authDbname, authQuery, startupParams } = db;
+  return JSON.stringify([dbname, host, port, db.forcedUser?.name ?? null, connectQuery, authDbname, authQuery, startupParams]);
+}
