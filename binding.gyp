@@ -5,6 +5,7 @@
       "sources": [
         "native/addon.cc",
         "native/address.cc",
+        "native/auth_pam.cc",
         "native/bind_loop.cc",
         "native/bind_posix.cc",
         "native/bind_socket.cc",

@@ -2,9 +2,9 @@
  * Holds the differences that were found against the list of those that are meant. An entry takes away the lines that it
  * describes; what is left over is unexpected. Entries remember that they were needed, so that the list stays honest.
  */
-import type { StepDiff } from './diff';
+import { linesOf, type StepDiff } from './diff';
 
-/** A difference that is meant. */
+/** A difference that is meant. Without `left`, `right` and `either` all that differs in those steps is meant. */
 export interface MeantDifference {
   /** why tsbouncer does not do what that version of the original does */
   reason: string;
@@ -12,6 +12,8 @@ export interface MeantDifference {
   left?: RegExp;
   /** lines that only tsbouncer has */
   right?: RegExp;
+  /** lines that either side has alone, as many as there are */
+  either?: RegExp;
   /** only in scenarios whose name matches */
   scenario?: RegExp;
   /** only in steps whose text matches */
@@ -57,24 +59,29 @@ function matching(lines: readonly string[], pattern: RegExp): number {
   return lines.filter((line) => pattern.test(line)).length;
 }
 
-function takeAway(diff: StepDiff, claim: Claim): StepDiff {
-  const { scenario, step, left, right } = claim.entry;
-  if (scenario?.test(diff.scenario) === false || step?.test(diff.step) === false) return diff;
-  const leftCount = left === undefined ? 0 : matching(diff.left, left);
-  const rightCount = right === undefined ? 0 : matching(diff.right, right);
+/** The entry's lines taken out of the diff, in pairs when it has a pattern for each side. */
+function rest(diff: StepDiff, { left, right, either }: MeantDifference): StepDiff {
+  const none = left === undefined && right === undefined && either === undefined;
+  if (none) return { ...diff, left: [], right: [] };
   const paired = left !== undefined && right !== undefined;
-  const pairs = Math.min(leftCount, rightCount);
-  const taken = { left: paired ? pairs : leftCount, right: paired ? pairs : rightCount };
-  claim.count += paired ? pairs : taken.left + taken.right;
-  return {
-    ...diff,
-    left: left === undefined ? diff.left : without(diff.left, left, taken.left),
-    right: right === undefined ? diff.right : without(diff.right, right, taken.right),
+  const pairs = paired ? Math.min(matching(diff.left, left), matching(diff.right, right)) : Number.POSITIVE_INFINITY;
+  const take = (lines: string[], own: RegExp | undefined) => {
+    const others = own === undefined ? lines : without(lines, own, pairs);
+    return either === undefined ? others : without(others, either, Number.POSITIVE_INFINITY);
   };
+  return { ...diff, left: take(diff.left, left), right: take(diff.right, right) };
+}
+
+function takeAway(diff: StepDiff, claim: Claim): StepDiff {
+  const { scenario, step } = claim.entry;
+  if (scenario?.test(diff.scenario) === false || step?.test(diff.step) === false) return diff;
+  const left = rest(diff, claim.entry);
+  claim.count += linesOf(diff) - linesOf(left);
+  return left;
 }
 
 /** What of the difference nobody meant, or null when all of it was. Counts up the claims that were needed. */
 export function unexpectedPart(diff: StepDiff, claims: readonly Claim[]): StepDiff | null {
-  const rest = claims.reduce(takeAway, diff);
-  return rest.left.length + rest.right.length === 0 ? null : rest;
+  const left = claims.reduce(takeAway, diff);
+  return linesOf(left) === 0 ? null : left;
 }

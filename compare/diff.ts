@@ -13,6 +13,11 @@ export interface StepDiff {
   right: string[];
 }
 
+/** How many lines differ. */
+export function linesOf(diff: StepDiff): number {
+  return diff.left.length + diff.right.length;
+}
+
 function cell(value: string | null): string {
   return value === null ? 'NULL' : value;
 }

@@ -4,12 +4,108 @@
  * package is older; those carry `until`, the first version that behaves like tsbouncer.
  */
 import type { MeantDifference } from './claim';
+import { olderOriginals } from './olderOriginals';
 
-export const meantDifferences: readonly MeantDifference[] = [
+const forGood: MeantDifference[] = [
   {
     reason: 'the line at start names the program, and what it is built on',
     step: /^log$/,
     left: /^LOG process up: PgBouncer /,
     right: /^LOG process up: tsbouncer /,
   },
+  {
+    reason: 'SHOW VERSION names the compatible version first, for tools that read it, and tsbouncer behind it',
+    left: /^row version=PgBouncer [\d.]+$/,
+    right: /^row version=PgBouncer [\d.]+ \(tsbouncer [\d.]+\)$/,
+  },
+  {
+    reason: '--version: as above, and what tsbouncer is built on',
+    step: /^\$ (-V|--version)$/,
+    either: /^stdout: (PgBouncer |libevent |adns: |tls: |systemd: |loop: |node )/,
+  },
+  {
+    reason: '--help ends in whom tsbouncer is compatible with, not in where to report bugs of PgBouncer',
+    step: /^\$ (-h|--help)$/,
+    either: /^stdout: (Report bugs to |PgBouncer home page: |Compatible with PgBouncer )/,
+  },
+  {
+    reason: '-d answers when the daemon serves or has failed; the original returns 0 before it knows, and says nothing',
+    scenario: /^cli: daemon$/,
+    left: /^exit 0$/,
+    right: /^exit 1$/,
+  },
+  {
+    reason: '-d prints why the daemon did not come up; the original sends that to /dev/null or the log file only',
+    scenario: /^cli: daemon$/,
+    right: /^stderr: /,
+  },
+  {
+    reason: 'a config "file" that is a folder is named as such; the original reads an empty file',
+    scenario: /^cli: usage$/,
+    step: /^\$ \/$/,
+    left: /main section missing from config file/,
+    right: /could not load file "\/": Is a directory/,
+  },
+  {
+    reason: 'a path that is too long for a Unix socket is refused as such; the original cuts it off and tries that one',
+    step: /^\$ long unix_socket_dir$/,
+    left: /cannot listen on unix:.*: bind\(\): No such file or directory$/,
+    right: /cannot listen on unix:.*: bind\(\): File name too long$/,
+  },
+  {
+    reason: 'free sockets are not kept in caches of slabs, so none are counted',
+    left: /^row list=free_(clients|servers) items=\d+$/,
+    right: /^row list=free_(clients|servers) items=0$/,
+  },
+  {
+    reason: "SHOW ACTIVE_SOCKETS: the asking client's own buffer is already empty when its command runs",
+    step: /SHOW ACTIVE_SOCKETS$/,
+    left: /^row type=C .*database=pgbouncer /,
+  },
+  {
+    reason:
+      'before the login a packet that nobody can send then is refused by its length, without waiting for it to be complete',
+    scenario: /^login: malformed startup packets$/,
+    left: /client_login_timeout/,
+    right: /bad packet header: '474554202f204854'/,
+    since: '1.25',
+  },
+  {
+    reason: 'a SASL message that cannot be read ends the login; the original leaves the client waiting for its timeout',
+    scenario: /^login: bad SCRAM messages$/,
+    left: /client_login_timeout/,
+    right: /SASL authentication failed/,
+    since: '1.25',
+  },
+  {
+    reason: 'an unknown user found out by auth_query does not cost the server connection that asked for it',
+    scenario: /^login: auth_query$/,
+    step: /^log$/,
+    left: /closing because: client disconnect before everything was sent to the server/,
+  },
+  {
+    reason:
+      'PAUSE that is canceled: the client that waits for it gets an error; the original leaves it without an answer',
+    scenario: /^console: PAUSE that is canceled$/,
+    step: /^log$/,
+    right: /canceling statement due to user request$/,
+  },
+  {
+    reason:
+      'a `*` line that leaves the config is out of force after RELOAD; the original keeps it until it is restarted',
+    scenario: /^reload: the fallback database leaves$/,
+    step: /^(login postgres on template1|log)$/,
+  },
 ];
+
+/** The original's own bug reports in its log. */
+const bugs: MeantDifference[] = [
+  {
+    reason: 'the original cuts a long error of a server off in a buffer, and calls that a bug in its log',
+    step: /^log$/,
+    left: /^WARNING bug in src\/objects\.c:\d+ - string truncated$/,
+    since: '1.25',
+  },
+];
+
+export const meantDifferences: readonly MeantDifference[] = [...forGood, ...bugs, ...olderOriginals];

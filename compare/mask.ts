@@ -10,8 +10,6 @@ export interface Names {
   ports: Map<number, string>;
   /** folder of this side's files */
   dir: string;
-  /** how the program calls itself in its usage texts */
-  program: string;
 }
 
 /** Columns of the console that show clocks, handles and memory. */
@@ -48,7 +46,6 @@ const LINK_COLUMNS = new Set(['link']);
 const PORT_COLUMNS = new Set(['port', 'local_port']);
 /** Statistics that are times, or depend on when the period began. */
 const CLOCK_STATISTICS = /^avg_|_time$/;
-/** Counts of bytes: the same answers may come over more or fewer server logins. */
 const MASKED = '#';
 
 function portName(names: Names, port: string): string {

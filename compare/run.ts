@@ -2,7 +2,7 @@
  * Runs scenarios on both sides and prints what differs. Called by main.ts.
  */
 import { type Claim, unexpectedPart, versionBelow } from './claim';
-import { diffStep, type StepDiff } from './diff';
+import { diffStep, linesOf, type StepDiff } from './diff';
 import { type Program, type Record, type Scenario, Side, type World } from './side';
 
 /** What came of all scenarios. */
@@ -24,7 +24,7 @@ async function transcript(side: Side, scenario: Scenario, index: { step: number 
     index.step++;
     records.push(await side.runStep(step));
   }
-  records.push(...(await side.finish(scenario.raceInLog === true)));
+  records.push(...(await side.finish(scenario)));
   return records;
 }
 
@@ -64,10 +64,6 @@ function printDiff(diff: StepDiff, left: string, right: string): void {
   const width = Math.max(left.length, right.length);
   for (const line of diff.left) console.log(`    ${left.padEnd(width)} - ${line}`);
   for (const line of diff.right) console.log(`    ${right.padEnd(width)} + ${line}`);
-}
-
-function linesOf(diff: StepDiff): number {
-  return diff.left.length + diff.right.length;
 }
 
 /**

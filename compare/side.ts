@@ -3,7 +3,16 @@
  * two sides at the same time, against one PostgreSQL.
  */
 import { join } from 'node:path';
-import { Bouncer, type BouncerOptions, dropDir, freePort, type PgCluster, RawClient, tempDir } from '../test/harness';
+import {
+  Bouncer,
+  type BouncerOptions,
+  dropDir,
+  eventually,
+  freePort,
+  type PgCluster,
+  RawClient,
+  tempDir,
+} from '../test/harness';
 import type { Item } from './decode';
 import { maskItem, maskLog, type Names, unordered } from './mask';
 
@@ -29,7 +38,8 @@ export interface World {
   originalVersion: string;
 }
 
-/** Configuration as scenarios write it; `{pg}`, `{dead}`, `{mute}` stand for `host=… port=…`, `{dir}` for the folder. */
+/** Configuration as scenarios write it; `{pg}`, `{dead}`, `{mute}` stand for `host=… port=…`, `{pgport}` for that
+ * port, which is taken, `{dir}` for the folder. */
 export type Config = Pick<BouncerOptions, 'databases' | 'users' | 'settings' | 'userlist' | 'args'>;
 
 /** One thing that is done on both sides, and what came of it. */
@@ -45,6 +55,8 @@ export interface Scenario extends Config {
   pooler?: boolean;
   /** the log's lines come in an order that depends on which socket is faster */
   raceInLog?: boolean;
+  /** how often the log repeats a line depends on timing (retries, periods): each line counts once, in any order */
+  repeatsInLog?: boolean;
   /** first version of the original that can run this */
   since?: string;
 }
@@ -59,11 +71,20 @@ export interface Record {
 
 const DEFAULT_DATABASES = { postgres: '{pg}', '*': '{pg}' };
 
+function removed(dir: string): boolean {
+  try {
+    dropDir(dir);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 export class Side {
   readonly clients = new Map<string, RawClient>();
   bouncer: Bouncer | null = null;
   dir = '';
-  names: Names = { ports: new Map(), dir: '', program: '' };
+  names: Names = { ports: new Map(), dir: '' };
   /** set by the step that waited for the end of the process */
   endSeen = false;
 
@@ -77,6 +98,7 @@ export class Side {
     const { cluster, deadPort, mutePort } = this.world;
     return text
       .replaceAll('{pg}', `host=127.0.0.1 port=${cluster.port}`)
+      .replaceAll('{pgport}', String(cluster.port))
       .replaceAll('{pgsocket}', `host=${cluster.socketDir} port=${cluster.port}`)
       .replaceAll('{dead}', `host=127.0.0.1 port=${deadPort}`)
       .replaceAll('{mute}', `host=127.0.0.1 port=${mutePort}`)
@@ -115,7 +137,7 @@ export class Side {
       [this.world.deadPort, 'DEAD'],
       [this.world.mutePort, 'MUTE'],
     ];
-    this.names = { ports: new Map(ports), dir: this.bouncer?.dir ?? this.dir, program: this.program.program };
+    this.names = { ports: new Map(ports), dir: this.bouncer?.dir ?? this.dir };
   }
 
   /** The pooler; throws in a scenario without one. */
@@ -150,14 +172,16 @@ export class Side {
   }
 
   /** Ends the pooler if the scenario has not, and returns its end and its log as the last records. */
-  async finish(raceInLog: boolean): Promise<Record[]> {
+  async finish({ raceInLog, repeatsInLog }: Scenario): Promise<Record[]> {
     const records: Record[] = [];
     if (this.bouncer !== null) {
       if (!this.endSeen) this.bouncer.signal('SIGQUIT');
       const end = await this.bouncer.expectEnd();
       records.push({ text: 'exit code', items: [String(end.code ?? end.signal)], fault: null });
       const lines = maskLog(this.bouncer.log.text, this.names);
-      records.push({ text: 'log', items: raceInLog ? unordered(lines) : lines, fault: null });
+      const counted = repeatsInLog === true ? [...new Set(lines)] : lines;
+      const items = raceInLog === true || repeatsInLog === true ? unordered(counted) : counted;
+      records.push({ text: 'log', items, fault: null });
     }
     return records;
   }
@@ -166,6 +190,7 @@ export class Side {
   async clear(): Promise<void> {
     for (const client of this.clients.values()) client.socket.destroy();
     await this.bouncer?.stop().catch(() => {});
-    if (this.dir !== '') dropDir(this.dir);
+    // a daemon that is just ending may still put its files there
+    if (this.dir !== '') await eventually('an end to files', () => removed(this.dir));
   }
 }

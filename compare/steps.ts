@@ -233,12 +233,19 @@ async function consoleOf(side: Side): Promise<RawClient> {
   return client;
 }
 
+/** A table of averages: what is in them depends on when the period began. */
+function withoutNumbers(item: Item): Item {
+  if (typeof item === 'string') return item;
+  return { ...item, rows: item.rows.map(([first = null, ...rest]) => [first, ...rest.map(() => '#')]) };
+}
+
 /** A console command by an admin, on a connection that stays open. */
 export function admin(command: string): Step {
   return step(`console: ${command}`, async (side) => {
     const client = await consoleOf(side);
     await client.sendMessage('Q', cstring(command));
-    return untilLetter(client, 'Z');
+    const items = await untilLetter(client, 'Z');
+    return command.includes('STATS_AVERAGES') ? items.map(withoutNumbers) : items;
   });
 }
 
@@ -351,8 +358,8 @@ export function pause(ms: number): Step {
 
 /** What a command line case wrote: log lines masked, usage texts under one name. */
 function outputLines(side: Side, text: string, label: string): string[] {
-  const { program } = side.program;
-  const own = text.replace(new RegExp(`(^|\\s|")\\S*/?${program}(?=:|"| is| \\[)`, 'gm'), '$1PROGRAM');
+  const name = `(?:\\S*/)?${side.program.program}`;
+  const own = text.replace(new RegExp(`(^|^  |Try ")${name}(?=:| is | \\[OPTION| --help")`, 'gm'), '$1PROGRAM');
   return maskLog(own, side.names).map((line) => `${label}: ${line}`);
 }
 

@@ -10,6 +10,7 @@ namespace tsb {
 
 static void stateEnd(napi_env, void *data, void *) {
   State *state = static_cast<State *>(data);
+  pamEnd(state);
   if (state->loop) state->loop->ops->destroy(state->loop);
   posixEnd(state);
   state->turn.unmap();
@@ -30,6 +31,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   bindLoop(env, exports, state);
   bindSocket(env, exports, state);
   bindPosix(env, exports, state);
+  bindPam(env, exports, state);
   return exports;
 }
 

@@ -16,20 +16,29 @@
 
 namespace tsb {
 
+struct Pam;
+
 struct State {
   Turn turn;
   /** null until loopInit */
   Loop *loop;
   /** openlog() does not copy its argument */
   std::string *syslogIdent;
+  /** null until pamOpen */
+  Pam *pam;
 };
 
 /** Each adds its functions to the exports; `state` is given to them as callback data. */
 void bindLoop(Napi::Env env, Napi::Object exports, State *state);
 void bindSocket(Napi::Env env, Napi::Object exports, State *state);
 void bindPosix(Napi::Env env, Napi::Object exports, State *state);
+void bindPam(Napi::Env env, Napi::Object exports, State *state);
 /** Undoes what the process holds on behalf of this environment. */
 void posixEnd(State *state);
+/** Adds a record for each login that PAM has finished. Returns the number of records of the turn. */
+int pamReport(State *state);
+/** Lets the thread go; a module that is busy finishes alone. */
+void pamEnd(State *state);
 
 inline State *stateOf(const Napi::CallbackInfo &info) { return static_cast<State *>(info.Data()); }
 

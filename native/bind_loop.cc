@@ -43,7 +43,8 @@ static napi_value wait(napi_env env, napi_callback_info info) {
     napi_throw_error(env, nullptr, "wait() before loopInit()");
     return nullptr;
   }
-  const int count = state->loop->ops->wait(state->loop, a[0]);
+  int count = state->loop->ops->wait(state->loop, a[0]);
+  if (state->pam) count = pamReport(state);
   state->turn.stampClock();
   return intResult(env, count);
 }

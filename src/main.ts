@@ -11,6 +11,7 @@ import { changeUser } from './cli/user';
 import { nextOf } from './core/base/list';
 import { die, exitProcess, fatal, logInfo, logPrefix, logState } from './core/base/log';
 import { native } from './core/base/native';
+import { notify, notifySetup } from './core/base/notify';
 import { runState } from './core/base/runstate';
 import { PGBOUNCER_COMPAT_VERSION, TSBOUNCER_VERSION } from './core/base/version';
 import { cf, settingHooks } from './core/config/settings';
@@ -26,6 +27,8 @@ import { tagHostAddrDirty } from './core/session/registry';
 import { applyLogSettings, loadConfig } from './core/session/reload';
 import { statsSetup } from './core/session/statslog';
 import { signalSetup } from './signals';
+import { handoverSetup } from './takeover/give';
+import { takeoverFinish, takeoverPart1 } from './takeover/take';
 
 /** Most bytes of one receive: large enough that COPY costs few system calls, small enough to stay in the cache. */
 const RECV_MAX = 64 * 1024;
@@ -88,9 +91,14 @@ function main(): void {
   if (process.getuid?.() === 0) die('PgBouncer should not run as root');
   adminSetup();
 
-  if (runState.reboot) die('cannot reboot: online reboot (-R) is not built yet in this version of tsbouncer');
-  if (checkOldProcessUnix()) die('unix socket is in use, cannot continue');
-  checkPidfile(cf.pidfile);
+  notifySetup();
+  handoverSetup();
+
+  const takeover = runState.reboot !== 0 && takeoverPart1(checkOldProcessUnix);
+  if (!takeover) {
+    if (!options.reboot && checkOldProcessUnix()) die('unix socket is in use, cannot continue');
+    checkPidfile(cf.pidfile);
+  }
 
   checkLimits();
   dnsSlot.addressGone = (name, addr) => tagHostAddrDirty(name, addr.host);
@@ -98,13 +106,17 @@ function main(): void {
   signalSetup();
   janitorSetup();
   statsSetup();
-  poolerSetup();
-  writePidfile(cf.pidfile);
+  let outcome = '';
+  if (takeover) outcome = takeoverFinish();
+  else poolerSetup();
+  writePidfile(cf.pidfile, takeover);
   logInfo(
     `process up: tsbouncer ${TSBOUNCER_VERSION} (compatible with PgBouncer ${PGBOUNCER_COMPAT_VERSION}), ` +
       `${native.libuvVersion()} (${backend}), tls: OpenSSL ${process.versions.openssl}, node ${process.version}`,
   );
-  daemonReady();
+  if (takeover) logInfo(outcome);
+  notify('READY=1', `MAINPID=${process.pid}`, 'STATUS=accepting connections');
+  daemonReady(outcome);
 
   try {
     while (cfShutdown < 2) mainLoopOnce();

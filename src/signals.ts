@@ -5,11 +5,12 @@ import { constants } from 'node:os';
 import { fullResume, touchPools } from './admin/commands';
 import { die, exitProcess, logInfo } from './core/base/log';
 import { native } from './core/base/native';
+import { notify, notifyReloading } from './core/base/notify';
 import { PauseMode, runState, ShutdownMode, setShutdown } from './core/base/runstate';
 import { cleanupTcpSockets } from './core/net/listener';
 import { requestFullLoopMaint } from './core/session/janitor';
 import { eventSlots } from './core/session/mainloop';
-import { reloadSlot } from './core/session/slots';
+import { handoverSlot, reloadSlot } from './core/session/slots';
 
 function beginShutdown(name: string, waitsFor: string): void {
   if (globalThis.cfShutdown > 0) {
@@ -17,6 +18,7 @@ function beginShutdown(name: string, waitsFor: string): void {
     exitProcess(0);
   }
   logInfo(`got ${name}, shutting down, ${waitsFor}`);
+  notify('STOPPING=1');
   if (runState.reboot !== 0) die('takeover was in progress, going down immediately');
   if (runState.pauseMode === PauseMode.SUSPEND) die('suspend was in progress, going down immediately');
 }
@@ -53,6 +55,9 @@ function onUsr1(): void {
 function onUsr2(): void {
   if (globalThis.cfShutdown > 0) {
     logInfo('got SIGUSR2 while shutting down, ignoring');
+  } else if (handoverSlot.frozen) {
+    logInfo('got SIGUSR2, continuing from SUSPEND');
+    handoverSlot.abort('handover ended by SIGUSR2');
   } else if (runState.pauseMode === PauseMode.SUSPEND) {
     logInfo('got SIGUSR2, continuing from SUSPEND');
     fullResume();
@@ -66,7 +71,14 @@ function onUsr2(): void {
 
 function onHup(): void {
   logInfo('got SIGHUP, re-reading config');
+  // the sockets may be another process's soon; if they stay ours, then
+  if (handoverSlot.frozen) {
+    handoverSlot.laterReload();
+    return;
+  }
+  notifyReloading();
   reloadSlot.loadConfig();
+  notify('READY=1');
 }
 
 const handlers = new Map<number, () => void>([

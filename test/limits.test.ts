@@ -9,7 +9,20 @@ import { PgCluster } from './harness/cluster';
 import { eventually, it } from './harness/machine';
 import type { Login, RawClient } from './harness/rawclient';
 import { cstring, message } from './harness/rawclient';
-import { ask, backendOf, backends, errorIn, login, refusal, rowsBecome, show, start, thrownOut, valueIn, withPooler } from './support';
+import {
+  ask,
+  backendOf,
+  backends,
+  errorIn,
+  login,
+  refusal,
+  rowsBecome,
+  show,
+  start,
+  thrownOut,
+  valueIn,
+  withPooler,
+} from './support';
 
 let pg: PgCluster;
 
@@ -156,7 +169,8 @@ describe('reserve pool', () => {
       await hold(pooler, 1);
       const sinceMs = Date.now();
       const late = await waiter(pooler);
-      assert.equal(valueIn(await late.until('Z')), '1');
+      // before the default of 5 seconds would let it in
+      assert.equal(valueIn(await late.until('Z', 4500)), '1');
       const tookMs = Date.now() - sinceMs;
       assert.ok(tookMs >= 1400, `a reserve connection after ${tookMs} ms`);
 
@@ -174,7 +188,10 @@ describe('limits on servers', () => {
     const databases = { postgres: pg.connstr(), own: pg.connstr('postgres', 'max_db_connections=3') };
     const settings = { ...TX, max_db_connections: 2 };
     await withPooler({ databases, settings, userlist: USERS }, async (pooler) => {
-      for (const [database, size] of [['postgres', 2], ['own', 3]] as const) {
+      for (const [database, size] of [
+        ['postgres', 2],
+        ['own', 3],
+      ] as const) {
         const holders = await hold(pooler, size - 1, { database, user: 'ann' });
         holders.push(...(await hold(pooler, 1, { database, user: 'ben' })));
         const late = await waiter(pooler, { database, user: 'ben' });
@@ -192,7 +209,10 @@ describe('limits on servers', () => {
     const users = { ann: 'max_user_connections=3' };
     const settings = { ...TX, max_user_connections: 2 };
     await withPooler({ databases, users, settings, userlist: USERS }, async (pooler) => {
-      for (const [user, size] of [['ben', 2], ['ann', 3]] as const) {
+      for (const [user, size] of [
+        ['ben', 2],
+        ['ann', 3],
+      ] as const) {
         const holders = await hold(pooler, size - 1, { user });
         holders.push(...(await hold(pooler, 1, { user, database: 'other' })));
         const from = pooler.log.mark();
@@ -215,7 +235,10 @@ describe('limits on servers', () => {
       for (const at of [1, 0, 2]) {
         await ask(clients[at] as RawClient, 'COMMIT');
         // idle since: the loop's clock has to move on in between
-        await ask(await login(pooler, { database: 'pgbouncer', user: 'admin', password: 'admin-password' }), 'SHOW VERSION');
+        await ask(
+          await login(pooler, { database: 'pgbouncer', user: 'admin', password: 'admin-password' }),
+          'SHOW VERSION',
+        );
       }
       await ask(await login(pooler, { user: 'ben' }), 'SELECT 1');
       await eventually('the eviction', async () => (await backends(pg, `pid = ${pids[1]}`)) === 0);
@@ -245,7 +268,10 @@ describe('limits on clients', () => {
     const settings = { ...TX, max_db_client_connections: 2 };
     const message = 'client connections exceeded (max_db_client_connections)';
     await withPooler({ databases, settings, userlist: USERS }, async (pooler) => {
-      for (const [database, size] of [['postgres', 2], ['own', 3]] as const) {
+      for (const [database, size] of [
+        ['postgres', 2],
+        ['own', 3],
+      ] as const) {
         const first = await login(pooler, { database });
         for (let i = 1; i < size; i++) await login(pooler, { database, user: 'ann' });
         assert.equal(await refusal(pooler, { database, user: 'ben' }), message);
@@ -269,7 +295,10 @@ describe('limits on clients', () => {
     const message = 'client connections exceeded (max_user_client_connections)';
     const databases = { postgres: pg.connstr(), other: pg.connstr() };
     await withPooler({ databases, users, settings, userlist: USERS }, async (pooler) => {
-      for (const [user, size] of [['ben', 2], ['ann', 3]] as const) {
+      for (const [user, size] of [
+        ['ben', 2],
+        ['ann', 3],
+      ] as const) {
         const first = await login(pooler, { user });
         for (let i = 1; i < size; i++) await login(pooler, { user, database: 'other' });
         assert.equal(await refusal(pooler, { user }), message);

@@ -11,6 +11,14 @@ import type { Login, Message } from './harness/rawclient';
 import { ask, errorIn, login, refusal, withPooler } from './support';
 
 let pg: PgCluster;
+/** each method of the server has a user of its own */
+const HBA = [
+  'local all all trust',
+  'host all by_password 127.0.0.1/32 password',
+  'host all by_md5 127.0.0.1/32 md5',
+  'host all by_scram 127.0.0.1/32 scram-sha-256',
+  'host all all 127.0.0.1/32 trust',
+];
 /** a SCRAM secret of the password 'right', as PostgreSQL stores it */
 let scramSecret = '';
 /** likewise md5, of user ann */
@@ -22,17 +30,16 @@ before(async () => {
   md5Secret = (await pg.storedSecret('ann')) as string;
   await pg.sql(`ALTER ROLE ann PASSWORD 'right'`);
   scramSecret = (await pg.storedSecret('ann')) as string;
-  for (const [name, kind] of [['by_password', 'scram'], ['by_md5', 'md5'], ['by_scram', 'scram'], ['by_trust', 'scram']] as const) {
+  for (const [name, kind] of [
+    ['by_password', 'scram'],
+    ['by_md5', 'md5'],
+    ['by_scram', 'scram'],
+    ['by_trust', 'scram'],
+  ] as const) {
     await pg.createUser(name, 'right', kind);
   }
   await pg.createUser('looker', '', 'none', 'SUPERUSER');
-  await pg.setHba([
-    'local all all trust',
-    'host all by_password 127.0.0.1/32 password',
-    'host all by_md5 127.0.0.1/32 md5',
-    'host all by_scram 127.0.0.1/32 scram-sha-256',
-    'host all all 127.0.0.1/32 trust',
-  ]);
+  await pg.setHba(HBA);
 });
 after(() => pg.stop());
 
@@ -118,7 +125,10 @@ describe('auth_type', () => {
       await pooler.admin('RELOAD');
       await login(pooler, { user: 'ann', password: 'newer' });
       await login(pooler, { user: 'looker', password: 'new' });
-      for (const [user, password] of [['ann', 'old'], ['by_trust', 'x']] as const) {
+      for (const [user, password] of [
+        ['ann', 'old'],
+        ['by_trust', 'x'],
+      ] as const) {
         assert.equal(await refusal(pooler, { user, password }), 'password authentication failed');
       }
     });
@@ -187,7 +197,11 @@ describe('towards the server', () => {
       const result = await pg.sql(`SELECT 'md5' || md5('right' || '${user}') AS secret`);
       return result.rows[0].secret as string;
     };
-    const userlist = { by_md5: await md5Of('by_md5'), by_scram: await md5Of('by_scram'), by_password: await md5Of('by_password') };
+    const userlist = {
+      by_md5: await md5Of('by_md5'),
+      by_scram: await md5Of('by_scram'),
+      by_password: await md5Of('by_password'),
+    };
     await withPooler({ cluster: pg, userlist }, async (pooler) => {
       assert.equal(await ask(await login(pooler, { user: 'by_md5' }), 'SELECT current_user'), 'by_md5');
       assert.equal(await refusal(pooler, { user: 'by_scram' }), 'server login failed: wrong password type');
@@ -224,7 +238,7 @@ describe('towards the server', () => {
 
   it('password of the database line; without one auth_file; a wrong one is told in the words of the server', async () => {
     const databases = {
-      good: pg.connstr('postgres', "user=by_scram password=right"),
+      good: pg.connstr('postgres', 'user=by_scram password=right'),
       quoted: pg.connstr('postgres', "user=quoter password='it''s \"so\"'"),
       bad: pg.connstr('postgres', 'user=by_scram password=wrong'),
       filed: pg.connstr('postgres', 'user=by_md5'),
@@ -232,7 +246,11 @@ describe('towards the server', () => {
     await pg.createUser('quoter', `it's "so"`, 'scram');
     await pg.setHba(['local all all trust', 'host all quoter,by_scram all scram-sha-256', 'host all by_md5 all md5']);
     await withPooler({ databases, userlist: { by_md5: 'right' } }, async (pooler) => {
-      for (const [database, user] of [['good', 'by_scram'], ['quoted', 'quoter'], ['filed', 'by_md5']] as const) {
+      for (const [database, user] of [
+        ['good', 'by_scram'],
+        ['quoted', 'quoter'],
+        ['filed', 'by_md5'],
+      ] as const) {
         assert.equal(await ask(await login(pooler, { database }), 'SELECT current_user'), user);
       }
       const client = await pooler.raw();
@@ -240,7 +258,7 @@ describe('towards the server', () => {
       assert.deepEqual([error?.M, error?.C], ['password authentication failed for user "by_scram"', '28P01']);
       await pooler.logWait(/server login failed: FATAL password authentication failed for user "by_scram"/);
     });
-    await pg.setHba(['local all all trust', 'host all by_scram all scram-sha-256', 'host all all all trust']);
+    await pg.setHba(HBA);
   });
 });
 
@@ -278,7 +296,9 @@ describe('auth_query', () => {
 
   it('auth_user, auth_query and auth_dbname of the database come before the general ones', async () => {
     await pg.sql('CREATE DATABASE secrets');
-    await pg.sql("CREATE TABLE keys AS SELECT 'by_trust'::text AS who, 'from table'::text AS secret", { database: 'secrets' });
+    await pg.sql("CREATE TABLE keys AS SELECT 'by_trust'::text AS who, 'from table'::text AS secret", {
+      database: 'secrets',
+    });
     const query = "auth_query='SELECT who, secret FROM keys WHERE who = $1'";
     const databases = {
       secrets: pg.connstr('secrets'),
@@ -306,7 +326,7 @@ describe('auth_query', () => {
       ['SELECT 1', /expected 2 columns from auth_query, not 1|bind message supplies 1 parameters/],
       ['SELECT $1::text', /closing because: expected 2 columns from auth_query, not 1/],
       ['SELECT $1::text, 1, 2', /closing because: expected 2 columns from auth_query, not 3/],
-      ["SELECT NULL::text, $1::text", /closing because: auth_query response contained null user name/],
+      ['SELECT NULL::text, $1::text', /closing because: auth_query response contained null user name/],
       ['SELECT nonsense($1)', /S: error in auth_query: ERROR: function nonsense\(unknown\) does not exist/],
     ];
     for (const [query, line] of cases) {

@@ -9,7 +9,19 @@ import type { BouncerOptions } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
 import { it } from './harness/machine';
 import { cstring, int16, int32, letters, message, type RawClient } from './harness/rawclient';
-import { ask, backendOf, backendsBecome, errorIn, login, rowsBecome, show, start, thrownOut, valueIn, withPooler } from './support';
+import {
+  ask,
+  backendOf,
+  backendsBecome,
+  errorIn,
+  login,
+  rowsBecome,
+  show,
+  start,
+  thrownOut,
+  valueIn,
+  withPooler,
+} from './support';
 
 let pg: PgCluster;
 
@@ -64,7 +76,10 @@ describe('pool_mode', () => {
 });
 
 describe('server_round_robin', () => {
-  for (const [value, order] of [[0, [0, 0, 0, 0]], [1, [2, 1, 0, 2]]] as const) {
+  for (const [value, order] of [
+    [0, [0, 0, 0, 0]],
+    [1, [2, 1, 0, 2]],
+  ] as const) {
     it(value === 0 ? 'off: the last one used comes first' : 'on: each has its turn', async () => {
       const settings = { ...TX, server_round_robin: value, server_reset_query: '' };
       await withPooler({ cluster: pg, settings }, async (pooler) => {
@@ -256,7 +271,10 @@ describe('variables', () => {
 
   it('application_name_add_host adds where the client comes from', async () => {
     await withPooler({ cluster: pg, settings: { ...TX, application_name_add_host: 1 } }, async (pooler) => {
-      for (const [params, name] of [[{ application_name: 'mine' }, 'mine'], [{}, 'app']] as const) {
+      for (const [params, name] of [
+        [{ application_name: 'mine' }, 'mine'],
+        [{}, 'app'],
+      ] as const) {
         const client = await login(pooler, { params });
         const { localPort } = client.socket;
         assert.equal(await ask(client, 'SHOW application_name'), `${name} - 127.0.0.1:${localPort}`);

@@ -21,7 +21,19 @@ import {
   SSL_REQUEST,
   startupPacket,
 } from './harness/rawclient';
-import { ask, backendOf, errorIn, login, noticesIn, refusal, rowsBecome, start, thrownOut, valueIn, withPooler } from './support';
+import {
+  ask,
+  backendOf,
+  errorIn,
+  login,
+  noticesIn,
+  refusal,
+  rowsBecome,
+  start,
+  thrownOut,
+  valueIn,
+  withPooler,
+} from './support';
 
 let pg: PgCluster;
 let pooler: Bouncer;

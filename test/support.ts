@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { Bouncer, type BouncerOptions } from './harness/bouncer';
 import type { PgCluster } from './harness/cluster';
 import { eventually } from './harness/machine';
-import { errorFields, type Login, letters, type Message, RawClient, rowValues } from './harness/rawclient';
+import { errorFields, type Login, letters, type Message, type RawClient, rowValues } from './harness/rawclient';
 
 /** A pooler for the length of one body. At its end the pooler must still be alive, or have ended as expected. */
 export async function withPooler(options: BouncerOptions, body: (pooler: Bouncer) => Promise<void>): Promise<void> {

@@ -9,7 +9,20 @@ import type { BouncerOptions } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
 import { eventually, it } from './harness/machine';
 import { cancelRequest } from './harness/rawclient';
-import { ask, backendOf, errorIn, login, noticesIn, refusal, rowsBecome, show, start, thrownOut, valueIn, withPooler } from './support';
+import {
+  ask,
+  backendOf,
+  errorIn,
+  login,
+  noticesIn,
+  refusal,
+  rowsBecome,
+  show,
+  start,
+  thrownOut,
+  valueIn,
+  withPooler,
+} from './support';
 
 let pg: PgCluster;
 
@@ -22,7 +35,9 @@ after(() => pg.stop());
 const TX = { pool_mode: 'transaction' };
 const ANN = { ann: '' };
 
-/** Longer than any timeout here, rounds of the pooler included. */
+/** Before any default would strike, so that a setting that is not heeded shows. */
+const SOON_MS = 4500;
+
 const pause = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
 
 /** Stands between pooler and PostgreSQL, so that the way there can be cut. */
@@ -120,7 +135,10 @@ describe('server_idle_timeout', () => {
   it('closes unused servers down to min_pool_size', async () => {
     const databases = { postgres: pg.connstr(), min: pg.connstr('postgres', 'min_pool_size=1') };
     await withPooler({ databases, settings: { ...TX, server_idle_timeout: 0.7 } }, async (pooler) => {
-      for (const [database, left] of [['postgres', 0], ['min', 1]] as const) {
+      for (const [database, left] of [
+        ['postgres', 0],
+        ['min', 1],
+      ] as const) {
         const clients = [await login(pooler, { database }), await login(pooler, { database })];
         for (const client of clients) await ask(client, 'BEGIN');
         for (const client of clients) await ask(client, 'COMMIT');
@@ -202,7 +220,7 @@ it('query_wait_notify tells a waiting client so, once', async () => {
     await ask(holder, 'BEGIN');
     const late = await login(pooler);
     await start(late, 'SELECT 4');
-    const notice = await late.until('N');
+    const notice = await late.until('N', SOON_MS);
     assert.deepEqual(noticesIn(notice), ['No server connection available in postgres backend, client being queued']);
     await pause(700);
     await ask(holder, 'COMMIT');
@@ -279,19 +297,25 @@ describe('transaction_timeout', () => {
 
 describe('client_login_timeout', () => {
   it('throws out whoever does not log in, not who has', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, client_login_timeout: 0.5, tcp_defer_accept: 0 } }, async (pooler) => {
-      const client = await login(pooler);
-      assert.equal(await thrownOut(await pooler.raw()), 'client_login_timeout');
-      assert.equal(await ask(client, 'SELECT 1'), '1');
-    });
+    await withPooler(
+      { cluster: pg, settings: { ...TX, client_login_timeout: 0.5, tcp_defer_accept: 0 } },
+      async (pooler) => {
+        const client = await login(pooler);
+        assert.equal(await thrownOut(await pooler.raw()), 'client_login_timeout');
+        assert.equal(await ask(client, 'SELECT 1'), '1');
+      },
+    );
   });
 
   it('also when the pooler waits for the server', async () => {
     await withGate(null, async (gate) => {
       const databases = { postgres: `host=127.0.0.1 port=${gate.port}` };
-      await withPooler({ databases, settings: { ...TX, client_login_timeout: 0.5, tcp_defer_accept: 0 } }, async (pooler) => {
-        assert.equal(await refusal(pooler), 'client_login_timeout (server down)');
-      });
+      await withPooler(
+        { databases, settings: { ...TX, client_login_timeout: 0.5, tcp_defer_accept: 0 } },
+        async (pooler) => {
+          assert.equal(await refusal(pooler), 'client_login_timeout (server down)');
+        },
+      );
     });
   });
 
@@ -312,7 +336,7 @@ describe('server_connect_timeout', () => {
       await withPooler({ databases, settings }, async (pooler) => {
         const client = await pooler.raw();
         await client.startup({ user: 'postgres', database: 'postgres' });
-        await pooler.logWait(/S-[^\n]* closing because: connect timeout \(age=0s\)/);
+        await pooler.logWait(/S-[^\n]* closing because: connect timeout \(age=0s\)/, 0, SOON_MS);
         await eventually('the next try', () => gate.count >= 2);
       });
     });
@@ -330,7 +354,7 @@ describe('server_login_retry', () => {
         const answer = client.login();
         await pooler.logWait(failed);
         const [from, sinceMs] = [pooler.log.mark(), Date.now()];
-        await pooler.logWait(failed, from);
+        await pooler.logWait(failed, from, SOON_MS);
         const tookMs = Date.now() - sinceMs;
         assert.ok(tookMs >= 1100, `tried again after ${tookMs} ms`);
         await gate.accept();
@@ -370,7 +394,7 @@ it('cancel_wait_timeout gives up a cancel request that finds no connection', asy
       await start(other, 'SELECT 1');
       await pooler.logWait(/closing because: connect failed/);
       await cancelRequest({ port: pooler.port }, client.backendPid, client.backendKey);
-      await pooler.logWait(/closing because: cancel_wait_timeout/);
+      await pooler.logWait(/closing because: cancel_wait_timeout/, 0, SOON_MS);
       assert.equal(valueIn(await client.until('Z')), '', 'the query was not cancelled');
     });
   });
@@ -416,25 +440,32 @@ describe('idle databases and pools', () => {
 
 describe('suspend_timeout', () => {
   it('ends those who do not come to rest, and the others live on', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, suspend_timeout: 0.7, tcp_defer_accept: 0 } }, async (pooler) => {
-      const other = await login(pooler);
-      const slow = await login(pooler);
-      const busy = await login(pooler);
-      const console = await pooler.console();
-      const stranger = await pooler.raw();
-      await start(busy, 'SELECT pg_sleep(1.5)');
-      slow.pause();
-      await start(slow, "SELECT repeat('x', 1000) FROM generate_series(1, 50000)");
-      await rowsBecome(pooler, 'SERVERS', { state: 'active' }, 2);
-      await console.query('SUSPEND');
-      await pooler.logWait(/C-[^\n]* closing because: suspend_timeout[^]*C-[^\n]* closing because: suspend_timeout/);
-      assert.equal(await thrownOut(stranger), 'suspend_timeout');
-      await console.query('RESUME');
-      slow.resume();
-      await slow.closed;
-      assert.equal(await ask(other, 'SELECT 7'), '7');
-      assert.equal(valueIn(await busy.until('Z')), '');
-      assert.equal(pooler.log.count(/closing because: suspend_timeout/), 2);
-    });
+    await withPooler(
+      { cluster: pg, settings: { ...TX, suspend_timeout: 0.7, tcp_defer_accept: 0 } },
+      async (pooler) => {
+        const other = await login(pooler);
+        const slow = await login(pooler);
+        const busy = await login(pooler);
+        const console = await pooler.console();
+        const stranger = await pooler.raw();
+        await start(busy, 'SELECT pg_sleep(1.5)');
+        slow.pause();
+        await start(slow, "SELECT repeat('x', 1000) FROM generate_series(1, 50000)");
+        await rowsBecome(pooler, 'SERVERS', { state: 'active' }, 2);
+        await console.query('SUSPEND');
+        await pooler.logWait(
+          /C-[^\n]* closing because: suspend_timeout[\s\S]*C-[^\n]* closing because: suspend_timeout/,
+          0,
+          SOON_MS,
+        );
+        assert.equal(await thrownOut(stranger), 'suspend_timeout');
+        await console.query('RESUME');
+        slow.resume();
+        await slow.closed;
+        assert.equal(await ask(other, 'SELECT 7'), '7');
+        assert.equal(valueIn(await busy.until('Z')), '');
+        assert.equal(pooler.log.count(/closing because: suspend_timeout/), 2);
+      },
+    );
   });
 });

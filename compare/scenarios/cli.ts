@@ -4,9 +4,9 @@
 import type { Scenario, Step } from '../side';
 import { command } from '../steps';
 
-/** A config that could be served. */
+/** A config that could be served, were its port not taken. */
 const GOOD =
-  '[databases]\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = 1\nunix_socket_dir =\nauth_type = trust\n';
+  '[databases]\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {pgport}\nunix_socket_dir =\nauth_type = trust\n';
 
 /** Configs that keep the program from starting; each one ends before it listens. */
 const badConfigs: [string, string][] = [
@@ -33,8 +33,8 @@ const badConfigs: [string, string][] = [
   ['include without a name', '%include\n'],
   ['unknown directive', '%nonsense\n'],
   ['include of itself', '%include {dir}/case.ini\n'],
-  ['missing auth_file', `${GOOD}auth_file = /does/not/exist\nlisten_port = 1\n`],
-  ['port that is not ours', GOOD],
+  ['missing auth_file', `${GOOD}auth_file = /does/not/exist\n`],
+  ['port that is taken', GOOD],
   ['bad listen_addr', `${GOOD}listen_addr = not-a-host.invalid\n`],
   ['no listening at all', '[databases]\n[pgbouncer]\nunix_socket_dir =\n'],
   ['missing unix_socket_dir', `${GOOD}listen_addr =\nunix_socket_dir = /does/not/exist\n`],
@@ -87,7 +87,7 @@ export const cli: Scenario[] = [
       command(['-d', '{ini}'], GOOD, { text: '-d without a pidfile' }),
       command(['-d', '{ini}'], `${GOOD}pidfile = {dir}/pid\n`, { text: '-d without a logfile' }),
       command(['-d', '{ini}'], `${GOOD}pidfile = {dir}/pid\nlogfile = {dir}/log\n`, {
-        text: '-d on a port that is not ours',
+        text: '-d on a port that is taken',
       }),
     ],
   },

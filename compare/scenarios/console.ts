@@ -306,7 +306,7 @@ export const consoleCommands: Scenario[] = [
     name: 'unknown packet',
     steps: [
       login('a', { user: 'admin', database: 'pgbouncer' }),
-      send('a', 'an unknown packet', message('d', Buffer.from('x'))),
+      send('a', 'an unknown packet', message('!', Buffer.from('x'))),
       closed('a'),
     ],
   },

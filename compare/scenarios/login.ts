@@ -114,6 +114,7 @@ export const login: Scenario[] = [
   },
   {
     name: 'malformed startup packets',
+    settings: { client_login_timeout: 2 },
     steps: [
       rawStartup('length 0', bytes(0, 0, 0, 0, 0, 3, 0, 0)),
       rawStartup('length 7', bytes(0, 0, 0, 7, 0, 3, 0, 0)),
@@ -143,7 +144,6 @@ export const login: Scenario[] = [
       bye('c'),
       requests('d', SSL_REQUEST, SSL_REQUEST),
       startup('d'),
-      rawStartup('SSLRequest that is too long', startupPacket(SSL_REQUEST, Buffer.alloc(4))),
     ],
   },
   {
@@ -176,7 +176,9 @@ export const login: Scenario[] = [
   },
   {
     name: 'bad SCRAM messages',
-    settings: { auth_type: 'scram-sha-256' },
+    // older ones crash
+    since: '1.25',
+    settings: { auth_type: 'scram-sha-256', client_login_timeout: 2 },
     userlist: USERLIST,
     steps: [
       '',
@@ -207,13 +209,13 @@ export const login: Scenario[] = [
       admin('DISABLE closed'),
       tryLogin({ database: 'closed' }),
     ],
-    raceInLog: true,
+    repeatsInLog: true,
   },
   {
     name: 'any database',
     settings: { server_login_retry: 1, query_wait_timeout: 3 },
     steps: [tryLogin({ database: 'second' }), tryLogin({ database: 'nowhere' })],
-    raceInLog: true,
+    repeatsInLog: true,
   },
   {
     name: 'the console',
@@ -252,7 +254,7 @@ export const login: Scenario[] = [
         tryLogin({ database: 'none' }),
         tryLogin({ database: 'wrong' }),
       ],
-      raceInLog: true,
+      repeatsInLog: true,
     }),
   ),
   {
@@ -270,7 +272,7 @@ export const login: Scenario[] = [
     databases: { rejected: '{pg} dbname=postgres user=s_reject password=secret' },
     settings: { server_login_retry: 1, query_wait_timeout: 3 },
     steps: [tryLogin({ database: 'rejected' })],
-    raceInLog: true,
+    repeatsInLog: true,
   },
   {
     name: 'auth_query',

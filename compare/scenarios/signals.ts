@@ -97,6 +97,7 @@ export const signals: Scenario[] = [
   },
   {
     name: 'INT twice',
+    since: '1.23',
     settings: TRANSACTION,
     steps: [
       login('a'),

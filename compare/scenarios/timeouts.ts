@@ -53,6 +53,7 @@ export const timeouts: Scenario[] = [
   },
   {
     name: 'client_idle_timeout',
+    since: '1.24',
     settings: { ...TRANSACTION, client_idle_timeout: 1 },
     steps: [login('a'), query('a', 'SELECT 1'), closed('a')],
     raceInLog: true,
@@ -106,17 +107,18 @@ export const timeouts: Scenario[] = [
     databases: { postgres: '{mute}' },
     settings: { server_connect_timeout: 1, server_login_retry: 1, query_wait_timeout: 4 },
     steps: [tryLogin({})],
-    raceInLog: true,
+    repeatsInLog: true,
   },
   {
     name: 'server_login_retry',
     databases: { postgres: '{dead}' },
     settings: { server_login_retry: 1, query_wait_timeout: 3 },
     steps: [connect('a'), tryLogin({}), logSaysTimes(/connect failed/, 2), tryLogin({})],
-    raceInLog: true,
+    repeatsInLog: true,
   },
   {
     name: 'cancel_wait_timeout',
+    since: '1.19',
     settings: { ...TRANSACTION, cancel_wait_timeout: 1 },
     steps: [login('a'), query('a', 'SELECT 1'), cancel('a'), bye('a')],
     raceInLog: true,
@@ -132,7 +134,7 @@ export const timeouts: Scenario[] = [
     name: 'stats_period',
     settings: { stats_period: 1 },
     steps: [logSaysTimes(/stats: /, 1)],
-    raceInLog: true,
+    repeatsInLog: true,
   },
   {
     name: 'log_stats off',

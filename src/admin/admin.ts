@@ -18,7 +18,7 @@ import { findOrAddGlobalUser } from '../core/pool/user';
 import { resumeAll } from '../core/session/janitor';
 import { checkDbConnectionCount, checkUserConnectionCount } from '../core/session/limits';
 import { disconnectClient } from '../core/session/objects';
-import { adminSlot } from '../core/session/slots';
+import { adminSlot, handoverSlot } from '../core/session/slots';
 import { writeAuthenticationOk, writeParameterStatus } from '../core/wire/messages';
 import { PqMsg } from '../core/wire/packets';
 import { PktBuf } from '../core/wire/pktbuf';
@@ -75,6 +75,8 @@ function cmdShutdown(admin: PgSocket, arg: string): boolean {
 
   if (mode === ShutdownMode.IMMEDIATE) {
     logInfo('SHUTDOWN command issued');
+    // while everything stands still, only the process that takes over may end this one
+    if (handoverSlot.frozen && !handoverSlot.shutdown(admin)) return false;
     globalThis.cfShutdown = 2;
     runState.shutdownMode = ShutdownMode.IMMEDIATE;
     native.loopBreak();
@@ -94,16 +96,27 @@ function cmdShutdown(admin: PgSocket, arg: string): boolean {
   return adminReady(admin, 'SHUTDOWN');
 }
 
+/** Our own: a new process of this program asks for everything that SHOW FDS cannot tell. See src/takeover. */
+function cmdHandover(admin: PgSocket, arg: string): boolean {
+  const refusal = handoverSlot.command(admin, arg);
+  return refusal === null ? true : adminError(admin, refusal);
+}
+
 // says itself who may use it: a bad argument comes first
 const commands: readonly Command[] = [
   ...commandTable,
   { word: 'shutdown', adminOnly: false, takesArg: true, run: cmdShutdown },
+  { word: 'handover', adminOnly: true, takesArg: true, run: cmdHandover },
 ];
 
 /* ---- packets ---- */
 
 function runQuery(admin: PgSocket, query: string): boolean {
   const parsed = parseQuery(query);
+  if (handoverSlot.frozen && parsed.name.toLowerCase() !== 'shutdown') {
+    handoverSlot.abort('only SHUTDOWN ends a handover');
+    return false;
+  }
   switch (parsed.kind) {
     case QueryKind.COMMAND:
       return execCommand(commands, admin, parsed.name, parsed.arg);

@@ -1,8 +1,9 @@
 /*
- * What the console asks of parts that may be missing from a build: TLS and prepared statement tracking. They fill this
- * slot when they start; until then the answers are those of a pooler without them.
+ * What the console asks of parts that may be missing from a build: TLS. They fill this slot when they start; until then
+ * the answers are those of a pooler without them.
  */
 import type { PgSocket } from '../core/pool/socket';
+import { preparedCount } from '../core/pool/statements';
 
 export const consoleHooks: {
   /** Applies changed TLS settings. @returns false when they cannot be applied and the old ones stay */
@@ -16,5 +17,5 @@ export const consoleHooks: {
   tlsSetup: () => true,
   isTls: () => false,
   tlsInfo: () => '',
-  preparedCount: () => 0,
+  preparedCount,
 };

@@ -21,6 +21,7 @@ import { native } from '../core/base/native';
 const MARKER = 'TSBOUNCER_DAEMON_FD';
 const REPORT_FD = 3;
 const READY_TEXT = 'ok\n';
+const STDOUT_FD = 1;
 const STDERR_FD = 2;
 
 /** The most of a failing daemon's last words that the launcher keeps, in bytes. */
@@ -65,15 +66,16 @@ export function claimDaemon(): void {
 /**
  * The daemon is up: tells the launcher, and lets go of the terminal's last descriptor. Log lines go to the log file and
  * syslog only from here on, as in the original after its fork. Does nothing in a process that has no launcher.
+ * @param outcome a line for the user, '' = none
  */
-export function daemonReady(): void {
+export function daemonReady(outcome = ''): void {
   if (reportFd < 0) return;
   logState.quiet = true;
   const devNull = openSync('/dev/null', 'r+');
   native.dup2(devNull, STDERR_FD);
   closeSync(devNull);
   try {
-    writeSync(reportFd, READY_TEXT);
+    writeSync(reportFd, outcome === '' ? READY_TEXT : `${READY_TEXT}${outcome}\n`);
   } catch {
     // the launcher is gone; the daemon is up all the same
   }
@@ -115,11 +117,14 @@ export function launchDaemon(): void {
 
   // both pipes are read to their end before 'close', so nothing that was said is lost
   daemon.on('error', (err) => die(`could not start the daemon: ${err.message}`));
-  daemon.stdio[REPORT_FD]?.on('close', () => {
-    if (report.text === READY_TEXT) process.exit(0);
-  });
+  const leaveIfReady = (): void => {
+    if (!report.text.startsWith(READY_TEXT)) return;
+    writeSync(STDOUT_FD, report.text.slice(READY_TEXT.length));
+    process.exit(0);
+  };
+  daemon.stdio[REPORT_FD]?.on('close', leaveIfReady);
   daemon.on('close', (code, signal) => {
-    if (report.text === READY_TEXT) process.exit(0);
+    leaveIfReady();
     if (lastWords.text === '') {
       const how = signal === null ? `exit code ${code}` : `signal ${signal}`;
       die(`daemon ended before it was ready: ${how}`);

@@ -3,7 +3,7 @@
  * bound, and an exit hook takes it away again. Texts are the original's (main.c, check_pidfile and write_pidfile).
  */
 import { closeSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:fs';
-import { atExit, die, logInfo, strerror } from '../core/base/log';
+import { atExit, die, logError, logInfo, strerror } from '../core/base/log';
 
 /** A pidfile holds one number; whatever is longer is none of ours, and only its beginning is looked at. */
 const PIDFILE_BYTES_MAX = 128;
@@ -80,19 +80,25 @@ export function checkPidfile(path: string | null): void {
 /**
  * Writes our number into a file that must not exist yet, and has it removed at exit. Ends the process when it cannot.
  * @param path byte string; null or empty = no pidfile wanted
+ * @param mustGoOn after a takeover: clients are connected already, so a failure is only logged
  */
-export function writePidfile(path: string | null): void {
+export function writePidfile(path: string | null, mustGoOn = false): void {
   if (path === null || path === '') return;
+  const fail = (message: string): void => {
+    if (mustGoOn) logError(message);
+    else die(message);
+  };
   let fd: number;
   try {
     fd = openSync(osPath(path), 'wx', 0o644);
   } catch (err) {
-    die(`could not open pidfile '${path}': ${strerror(err)}`);
+    fail(`could not open pidfile '${path}': ${strerror(err)}`);
+    return;
   }
   try {
     writeSync(fd, `${process.pid}\n`);
   } catch (err) {
-    die(`could not write pidfile '${path}': ${strerror(err)}`);
+    fail(`could not write pidfile '${path}': ${strerror(err)}`);
   }
   closeSync(fd);
   ownPidfile = path;

@@ -4,9 +4,9 @@
  */
 import { constants } from 'node:os';
 import { native } from '../core/base/native';
-import { PktBuf } from '../core/wire/pktbuf';
 import { writeQuery } from '../core/wire/messages';
 import { NEW_HEADER_LEN } from '../core/wire/packets';
+import { PktBuf } from '../core/wire/pktbuf';
 import { parseServerError } from '../core/wire/reader';
 
 const { EAGAIN, ETIMEDOUT } = constants.errno;

@@ -3,6 +3,7 @@
  */
 import { nextOf } from '../core/base/list';
 import { native } from '../core/base/native';
+import { notifyState } from '../core/base/notify';
 import { PauseMode } from '../core/base/runstate';
 import { TSBOUNCER_VERSION } from '../core/base/version';
 import { AuthType, cf } from '../core/config/settings';
@@ -77,7 +78,7 @@ function beginRecord(format: number, stillSince: number, pauseMode: PauseMode): 
     vars: [...varNames()],
     stats: [...statNames],
     statsStamps: [statsStamps.old, statsStamps.now],
-    notifySocket: process.env.NOTIFY_SOCKET ?? null,
+    notifySocket: notifyState.socket,
   };
 }
 

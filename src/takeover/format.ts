@@ -220,5 +220,14 @@ export type HandoverRecord =
  */
 export function connectText(db: PgDatabase): string {
   const { dbname, host, port, connectQuery, authDbname, authQuery, startupParams } = db;
-  return JSON.stringify([dbname, host, port, db.forcedUser?.name ?? null, connectQuery, authDbname, authQuery, startupParams]);
+  return JSON.stringify([
+    dbname,
+    host,
+    port,
+    db.forcedUser?.name ?? null,
+    connectQuery,
+    authDbname,
+    authQuery,
+    startupParams,
+  ]);
 }

@@ -95,7 +95,8 @@ function command(admin: PgSocket, arg: string): string | null {
   const asked = Number.parseInt(arg, 10);
   if (!(asked >= 1)) return `bad handover format: ${arg}`;
   const cred = native.peerCred(native.fdOf(admin.handle));
-  if (!admin.ownUser || cred === null || cred[0] !== process.getuid?.()) return 'handover is for the owner of the process';
+  if (!admin.ownUser || cred === null || cred[0] !== process.getuid?.())
+    return 'handover is for the owner of the process';
   if (taker !== null) return 'another handover is under way';
   if (runState.shutdownMode !== ShutdownMode.NONE || globalThis.cfShutdown > 0) return 'pooler is shutting down';
   if (runState.pauseMode === PauseMode.SUSPEND) return 'already suspended/paused';
@@ -120,7 +121,8 @@ function freeze(): void {
   const socket = native.fdOf(admin.handle);
   const batches = new Batches(socket);
   // a notice that is still queued must not be overtaken
-  if (native.unsent(admin.handle) > 0) batches.failed = sendAll(socket, native.takeUnsent(admin.handle), [], stallTime() / 1000);
+  if (native.unsent(admin.handle) > 0)
+    batches.failed = sendAll(socket, native.takeUnsent(admin.handle), [], stallTime() / 1000);
   const put = (record: HandoverRecord, raw: readonly Uint8Array[], fd: number): boolean => batches.put(record, raw, fd);
   const sent =
     batches.failed === 0 && describeAll(format, still, admin, began, pauseBefore, put) && batches.finish('HANDOVER');
@@ -131,7 +133,9 @@ function freeze(): void {
   }
   diePoint('give-described');
   const { clients, servers } = countKinds(still.map((one) => one.sk));
-  logInfo(`handover: described ${clients} clients and ${servers} servers in ${Math.round((getRealTime() - began) / 1000)} ms`);
+  logInfo(
+    `handover: described ${clients} clients and ${servers} servers in ${Math.round((getRealTime() - began) / 1000)} ms`,
+  );
   timerStart(patience, stallTime(), 0);
 }
 

@@ -3,11 +3,12 @@
  * afterwards (the new process, or the old one when the new one failed) does first. Nothing is drained: bytes that were
  * received stay kept in the loop, and bytes that were not sent yet are put aside and queued again.
  */
+
+import { nextOf } from '../core/base/list';
 import { native } from '../core/base/native';
 import { sbufContinue } from '../core/net/sbuf';
 import { poolList, touchPool } from '../core/pool/pool';
 import { isDead, type PgSocket } from '../core/pool/socket';
-import { nextOf } from '../core/base/list';
 import { onDrain } from '../core/session/mainloop';
 
 /** A socket that stands still. */

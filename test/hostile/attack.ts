@@ -14,6 +14,12 @@ const BYTEWISE_MAX = 80;
 const ANSWER_MAX = 8 * 1024 * 1024;
 const LETTERS = new Set('RKZSENTDCI123ns tGHWcdAVv');
 
+/** Closes with a reset where that is possible: not on Unix sockets, and Node loses a socket that it is shutting down. */
+export function reset(socket: Socket): void {
+  if (socket.writableEnded || socket.remoteAddress === undefined) socket.destroy();
+  else socket.resetAndDestroy();
+}
+
 const nextTurn = () => new Promise<void>((wake) => setImmediate(wake));
 
 export interface Attack {
@@ -80,8 +86,7 @@ export async function attack({ target, login, bytes, random }: Attack): Promise<
       ]);
     }
     await deliver(socket, bytes, random);
-    // Unix sockets know no reset
-    if (random.one(4)) 'path' in target ? socket.destroy() : socket.resetAndDestroy();
+    if (random.one(4)) reset(socket);
     else socket.end();
     await closed;
   };

@@ -4,6 +4,7 @@
  */
 import { createServer, type Server, type Socket } from 'node:net';
 import { cstring, int16, int32, message } from '../harness';
+import { reset } from './attack';
 import type { Random } from './random';
 import { LENGTHS } from './startups';
 
@@ -130,7 +131,7 @@ export interface Visit {
 /** Ends a visit in that way. */
 export function finish(socket: Socket, ending: Ending): void {
   if (ending === 'fin') socket.end();
-  else if (ending === 'rst') socket.resetAndDestroy();
+  else if (ending === 'rst') reset(socket);
 }
 
 /** Takes one message off the front, when it is all there. */

@@ -53,7 +53,9 @@ export const logState: {
   syslog: boolean;
   syslogFacility: string | null;
   syslogIdent: string | null;
-} = { verbose: 0, quiet: false, logfile: null, syslog: false, syslogFacility: null, syslogIdent: null };
+  /** takes every line instead of all of the above: for whoever wants to know what a config check would log */
+  sink: ((level: number, message: string) => void) | null;
+} = { verbose: 0, quiet: false, logfile: null, syslog: false, syslogFacility: null, syslogIdent: null, sink: null };
 
 /** Filled by the floor that knows sockets: the text that names a socket, with its trailing space. */
 export const logPrefix: { fn: ((sock: unknown) => string) | null } = { fn: null };
@@ -126,6 +128,10 @@ function openLogFile(path: string, time: string): void {
 }
 
 function logGeneric(level: LogLevel, sock: unknown, message: string): void {
+  if (logState.sink !== null) {
+    logState.sink(level, message);
+    return;
+  }
   let text = message;
   if (sock !== null && sock !== undefined && logPrefix.fn !== null) text = logPrefix.fn(sock) + message;
   if (text.length > LOG_MESSAGE_MAX) text = text.slice(0, LOG_MESSAGE_MAX);

@@ -26,6 +26,8 @@ export const enum Ev {
   RESOLVED = 7,
   /** a watched descriptor is readable (handle from watchFd): once a turn for as long as it is */
   READABLE = 8,
+  /** PAM is done with a login: handle = the id given to pamSubmit, result = 1 (allowed) or 0; pamMessages() ends it */
+  AUTHENTICATED = 16,
 }
 
 /** int32 fields of one ready record in the ring. */
@@ -135,6 +137,13 @@ export interface Native {
   resolveResult(id: number): SockAddr[];
   /** Forgets a request, finished or not; no Ev.RESOLVED follows unless it is in the ring already. */
   resolveCancel(id: number): void;
+
+  /** Opens libpam and starts its thread, once; needs loopInit. Returns '' or why there is no PAM here. */
+  pamOpen(): string;
+  /** Queues a login for PAM; Ev.AUTHENTICATED follows with this id. Returns 0, -EAGAIN (20 are waiting) or -ENOSYS. */
+  pamSubmit(id: number, user: string, password: string, rhost: string): number;
+  /** What went wrong in a finished login, for the log; forgets it. */
+  pamMessages(id: number): string[];
 
   /* posix: no loop involved; -errno on failure unless said otherwise */
   /** Blocking getaddrinfo with AI_PASSIVE for listen_addr; host null = any. Throws Error with .message and .code =

@@ -3,7 +3,7 @@
  * nobody relies on what is not there. A feature that gets built takes its row out.
  */
 import { logWarning } from '../base/log';
-import { AuthType, cf, getConfigParam, SslMode, settingsTable } from './settings';
+import { cf, getConfigParam, SslMode, settingsTable } from './settings';
 
 interface UnbuiltSetting {
   readonly name: string;
@@ -14,27 +14,8 @@ interface UnbuiltSetting {
 }
 
 const TLS = 'TLS is not built yet';
-const HBA = 'HBA rules are not built yet';
-
-function authTypeIsUnbuilt(): boolean {
-  switch (cf.authType) {
-    case AuthType.CERT:
-    case AuthType.HBA:
-    case AuthType.LDAP:
-    case AuthType.PAM:
-    case AuthType.PEER:
-    case AuthType.REJECT:
-      return true;
-    default:
-      return false;
-  }
-}
 
 const unbuiltSettings: readonly UnbuiltSetting[] = [
-  { name: 'auth_hba_file', missing: HBA, concerns: null },
-  { name: 'auth_ident_file', missing: HBA, concerns: null },
-  { name: 'auth_ldap_options', missing: 'LDAP authentication is not built yet', concerns: null },
-  { name: 'auth_type', missing: 'this way to authenticate is not built yet', concerns: authTypeIsUnbuilt },
   { name: 'client_tls13_ciphers', missing: TLS, concerns: null },
   { name: 'client_tls_ca_file', missing: TLS, concerns: null },
   { name: 'client_tls_cert_file', missing: TLS, concerns: null },
@@ -45,12 +26,6 @@ const unbuiltSettings: readonly UnbuiltSetting[] = [
   { name: 'client_tls_protocols', missing: TLS, concerns: null },
   { name: 'client_tls_sslmode', missing: `${TLS}, connections are plain`, concerns: null },
   { name: 'dns_zone_check_period', missing: 'watching DNS zones is not built yet', concerns: null },
-  {
-    name: 'max_prepared_statements',
-    missing: 'rewriting prepared statements is not built yet',
-    // 0 asks for what there is
-    concerns: () => cf.maxPreparedStatements !== 0,
-  },
   { name: 'peer_id', missing: 'peering is not built yet', concerns: null },
   { name: 'resolv_conf', missing: 'names are resolved by the system', concerns: null },
   { name: 'server_tls13_ciphers', missing: TLS, concerns: null },

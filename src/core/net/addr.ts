@@ -36,17 +36,26 @@ export function fillRemoteAddr(sk: PgSocket, fd: number, isUnix: boolean): void 
   }
 }
 
+/** The address that the last socket had on our side: most clients share it, so they share the object too. */
+let lastLocalAddr: PgAddr = unixAddr(0, 0, 0);
+
 /** Sets our own address of an open socket. */
 export function fillLocalAddr(sk: PgSocket, fd: number, isUnix: boolean): void {
+  let addr: PgAddr;
   if (isUnix) {
-    sk.localAddr = unixAddr(cf.listenPort, process.geteuid?.() ?? 0, process.pid);
-    return;
+    addr = unixAddr(cf.listenPort, process.geteuid?.() ?? 0, process.pid);
+  } else {
+    try {
+      addr = inetAddr(native.sockName(fd));
+    } catch (err) {
+      logError(`fill_local_addr: getsockname(${fd}) = ${(err as Error).message}`);
+      return;
+    }
   }
-  try {
-    sk.localAddr = inetAddr(native.sockName(fd));
-  } catch (err) {
-    logError(`fill_local_addr: getsockname(${fd}) = ${(err as Error).message}`);
-  }
+  const last = lastLocalAddr;
+  const same = addr.family === last.family && addr.port === last.port && addr.host === last.host && addr.uid === last.uid;
+  if (!same) lastLocalAddr = addr;
+  sk.localAddr = same ? last : addr;
 }
 
 /** Host part as SHOW and the handover print it. */

@@ -3,6 +3,7 @@
  * connection to whoever registered for it.
  */
 import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
+import { LISTEN_FDS_START, listenFdCount } from '../base/listenfds';
 import { atExit, die, logDebug, logError, logInfo, logNoise, logWarning } from '../base/log';
 import { Family, native, type SockAddr } from '../base/native';
 import { PauseMode, runState } from '../base/runstate';
@@ -19,6 +20,8 @@ interface ListenSocket {
   handle: number;
   addr: PgAddr;
   active: boolean;
+  /** the service manager made it: its address is not ours to choose, its file not ours to remove */
+  inherited: boolean;
 }
 
 const sockets: ListenSocket[] = [];
@@ -43,9 +46,9 @@ function fsPath(path: string): Buffer {
   return Buffer.from(path, 'latin1');
 }
 
-function addSocket(fd: number, addr: PgAddr): void {
+function addSocket(fd: number, addr: PgAddr, inherited = false): void {
   const handle = native.listenOpen(fd);
-  const ls: ListenSocket = { fd, handle, addr, active: false };
+  const ls: ListenSocket = { fd, handle, addr, active: false, inherited };
   sockets.push(ls);
   socketsByHandle.set(handle, ls);
 }
@@ -71,7 +74,8 @@ export function cleanupUnixSockets(): void {
   if (runState.pauseMode === PauseMode.SUSPEND) return;
   for (const ls of sockets) {
     closeSocket(ls);
-    if (ls.addr.family !== Family.UNIX || cf.unixSocketDir.startsWith('@') || cf.unixSocketDir === '') continue;
+    if (ls.inherited || ls.addr.family !== Family.UNIX || cf.unixSocketDir.startsWith('@') || cf.unixSocketDir === '')
+      continue;
     try {
       unlinkSync(fsPath(unixSocketPath(cf.unixSocketDir)));
     } catch {
@@ -178,11 +182,16 @@ export function poolerTuneAccept(on: boolean): void {
   for (const ls of sockets) if (ls.addr.family !== Family.UNIX) tuneAccept(ls.fd, on);
 }
 
+/** The resolver's text and number. */
+function gaiText(err: NodeJS.ErrnoException): string {
+  return `${err.message} [${err.errno}]`;
+}
+
 function listenAddrs(name: string): SockAddr[] {
   try {
     return native.getaddrinfoPassive(name === '*' ? null : name, cf.listenPort);
   } catch (err) {
-    return die(`getaddrinfo('${name}', '${cf.listenPort}') = ${(err as Error).message}`);
+    return die(`getaddrinfo('${name}', '${cf.listenPort}') = ${gaiText(err as NodeJS.ErrnoException)}`);
   }
 }
 
@@ -191,10 +200,46 @@ function listenOnName(name: string): void {
   for (const addr of listenAddrs(name)) addListenTcp(addr);
 }
 
-/** Opens every configured listener and starts accepting. Dies when there is none. */
-export function poolerSetup(): void {
+function registerCleanup(): void {
   atExit(cleanupUnixSockets);
   atExit(cleanupTcpSockets);
+}
+
+/** The setting as it is when nobody set it: then nobody is told that it does not count. */
+const DEFAULT_UNIX_SOCKET_DIR = '/tmp';
+
+/** Uses the sockets that the service manager passed; where it listens is its business then. */
+function useInheritedSockets(count: number): void {
+  if (cf.listenAddr !== '') logWarning('sockets passed from service manager, cf_listen_addr ignored');
+  if (cf.unixSocketDir !== '' && cf.unixSocketDir !== DEFAULT_UNIX_SOCKET_DIR) {
+    logWarning('sockets passed from service manager, cf_unix_socket_dir ignored');
+  }
+  for (let fd = LISTEN_FDS_START; fd < LISTEN_FDS_START + count; fd++) {
+    let addr: PgAddr | null = null;
+    try {
+      const name = native.sockName(fd);
+      addr = name.family === Family.UNIX ? unixAddr(cf.listenPort, 0, 0) : inetAddr(name);
+    } catch {
+      // not a socket at all
+    }
+    if (addr === null || !tuneSocket(fd, addr.family === Family.UNIX)) {
+      die(`failed to set up socket passed from service manager (fd ${fd})`);
+    }
+    if (addr.family !== Family.UNIX) tuneAccept(fd, cf.tcpDeferAccept !== 0);
+    logInfo(`socket passed from service manager (fd ${fd})`);
+    addSocket(fd, addr, true);
+  }
+}
+
+/** Opens every configured listener and starts accepting. Dies when there is none. */
+export function poolerSetup(): void {
+  registerCleanup();
+  const inherited = listenFdCount();
+  if (inherited > 0) {
+    useInheritedSockets(inherited);
+    resumePooler();
+    return;
+  }
   const names = parseWordList(cf.listenAddr).filter((name) => name !== '');
   for (const name of names) listenOnName(name);
   if (names.length > 0 && sockets.length === 0) {
@@ -207,7 +252,8 @@ export function poolerSetup(): void {
 
 /** True when somebody answers on our Unix socket: another instance runs. */
 export function checkOldProcessUnix(): boolean {
-  if (cf.unixSocketDir === '') return false;
+  // a socket of the service manager answers although nobody serves it yet
+  if (cf.unixSocketDir === '' || listenFdCount() > 0) return false;
   return native.unixProbe(unixSocketPath(cf.unixSocketDir));
 }
 
@@ -246,8 +292,71 @@ export function onAccept(handle: number, result: number): void {
   acceptSlot.accept(result, ls.addr.family === Family.UNIX);
 }
 
-/** Calls back for every listener until one returns false. */
-export function forEachPoolerFd(each: (fd: number, addr: PgAddr) => boolean): boolean {
-  for (const ls of sockets) if (!each(ls.fd, ls.addr)) return false;
+/** Calls back for every listener until one returns false. @param each told last whether the service manager made it */
+export function forEachPoolerFd(each: (fd: number, addr: PgAddr, inherited: boolean) => boolean): boolean {
+  for (const ls of sockets) if (!each(ls.fd, ls.addr, ls.inherited)) return false;
   return true;
+}
+
+/* ---- sockets that others opened ---- */
+
+/**
+ * Takes a listening socket of the process that is to be replaced; not accepting yet.
+ * @param inherited the service manager made it
+ * @returns false when it cannot be used (logged)
+ */
+export function usePoolerSocket(fd: number, isUnix: boolean, inherited: boolean): boolean {
+  if (!tuneSocket(fd, isUnix)) return false;
+  let addr: PgAddr;
+  try {
+    addr = isUnix ? unixAddr(cf.listenPort, 0, 0) : inetAddr(native.sockName(fd));
+  } catch {
+    logError('getsockname failed');
+    return false;
+  }
+  logInfo(`got pooler socket: ${addrString(addr)}`);
+  addSocket(fd, addr, inherited);
+  return true;
+}
+
+/** The addresses that listen_addr means. Dies when a name has none. */
+function configuredAddrs(): SockAddr[] {
+  const addrs: SockAddr[] = [];
+  for (const name of parseWordList(cf.listenAddr)) {
+    if (name === '') continue;
+    try {
+      addrs.push(...native.getaddrinfoPassive(name === '*' ? null : name, cf.listenPort));
+    } catch (err) {
+      die(`getaddrinfo('${name}', '${cf.listenPort}') = ${(err as Error).message}`);
+    }
+  }
+  return addrs;
+}
+
+function sameAddr(a: SockAddr, b: SockAddr): boolean {
+  return a.family === b.family && a.host === b.host && a.port === b.port;
+}
+
+/** Dies on a listen_addr that could not be used: for a process that may still give up. */
+export function checkListenAddr(): void {
+  configuredAddrs();
+}
+
+/**
+ * After a takeover: closes taken listeners that the config does not name any more and opens those that it names anew. The
+ * clients that were taken stay whatever happens here, so nothing is fatal.
+ */
+export function settleListeners(): void {
+  registerCleanup();
+  if (sockets.some((ls) => ls.inherited)) return;
+  const wanted = configuredAddrs();
+  for (let i = sockets.length - 1; i >= 0; i--) {
+    const ls = sockets[i] as ListenSocket;
+    if (ls.addr.family === Family.UNIX || wanted.some((addr) => sameAddr(addr, ls.addr))) continue;
+    logInfo(`not listening on ${addrString(ls.addr)} any more`);
+    closeSocket(ls);
+    sockets.splice(i, 1);
+  }
+  for (const addr of wanted) if (!sockets.some((ls) => sameAddr(addr, ls.addr))) addListenTcp(addr);
+  if (sockets.length === 0) logError('nowhere to listen on');
 }

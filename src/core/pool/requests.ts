@@ -2,6 +2,7 @@
  * The requests that a server still owes answers for, in order: one small integer each, in a ring that grows by doubling.
  * The pooler releases a server only when this queue is empty.
  */
+import type { RequestNote } from './prepare';
 
 /** What to do with the answer to a request (the original's ResponseAction). */
 export const enum ResponseAction {
@@ -13,31 +14,86 @@ export const enum ResponseAction {
 }
 
 const INITIAL_SLOTS = 16;
+/** Bits of an entry: the type byte, the action, whether a note belongs to it. */
+const TYPE_MASK = 0xff;
+const ACTION_SHIFT = 8;
+const ACTION_MASK = 3;
+const NOTE_BIT = 0x400;
+/** Answered notes in front of the array of notes that are worth moving the others for. */
+const NOTES_TRIM = 64;
 
 export class RequestQueue {
-  /** type | action << 8 */
   private slots: Uint16Array = new Uint16Array(INITIAL_SLOTS);
   private head = 0;
   count = 0;
+  /** entries whose answers are made up */
+  fakes = 0;
+  /** the notes of those entries that have one, in the queue's order; most requests never need it */
+  private notes: (RequestNote | null)[] | null = null;
+  private notesHead = 0;
 
-  /** Adds a request. @param type the message's type byte */
-  push(type: number, action: ResponseAction): void {
+  /**
+   * Adds a request.
+   * @param type the message's type byte
+   * @param note what to undo when the server does not carry it out; the caller takes it out with firstNote() before shift()
+   */
+  push(type: number, action: ResponseAction, note: RequestNote | null = null): void {
     if (this.count === this.slots.length) this.grow();
-    this.slots[(this.head + this.count) & (this.slots.length - 1)] = type | (action << 8);
+    let slot = type | (action << ACTION_SHIFT);
+    if (note !== null) {
+      slot |= NOTE_BIT;
+      if (this.notes === null) this.notes = [];
+      this.notes.push(note);
+    }
+    if (action === ResponseAction.FAKE) this.fakes++;
+    this.slots[(this.head + this.count) & (this.slots.length - 1)] = slot;
     this.count++;
   }
 
   /** Type byte of the oldest request, 0 when there is none. */
   firstType(): number {
-    return this.count === 0 ? 0 : (this.slots[this.head] as number) & 0xff;
+    return this.count === 0 ? 0 : (this.slots[this.head] as number) & TYPE_MASK;
   }
 
+  /** What to do with the answer of the oldest request; there must be one. */
   firstAction(): ResponseAction {
-    return ((this.slots[this.head] as number) >> 8) as ResponseAction;
+    return (((this.slots[this.head] as number) >> ACTION_SHIFT) & ACTION_MASK) as ResponseAction;
+  }
+
+  /** Note of the oldest request; there must be one. */
+  firstNote(): RequestNote | null {
+    if (((this.slots[this.head] as number) & NOTE_BIT) === 0) return null;
+    return (this.notes as (RequestNote | null)[])[this.notesHead] as RequestNote;
+  }
+
+  /** The entry `at` places behind the oldest: type | action << 8. */
+  entryAt(at: number): number {
+    return (this.slots[(this.head + at) & (this.slots.length - 1)] as number) & ~NOTE_BIT;
+  }
+
+  /** Note of the entry `at` places behind the oldest. O(at): for a handover. */
+  noteAt(at: number): RequestNote | null {
+    let place = this.notesHead;
+    for (let i = 0; i <= at; i++) {
+      if (((this.slots[(this.head + i) & (this.slots.length - 1)] as number) & NOTE_BIT) === 0) continue;
+      if (i === at) return (this.notes as (RequestNote | null)[])[place] as RequestNote;
+      place++;
+    }
+    return null;
+  }
+
+  /** The notes of all requests, the oldest first. */
+  allNotes(): RequestNote[] {
+    return this.notes === null ? [] : (this.notes.slice(this.notesHead) as RequestNote[]);
   }
 
   /** Drops the oldest request. */
   shift(): void {
+    const slot = this.slots[this.head] as number;
+    if (slot > TYPE_MASK) {
+      if ((slot & NOTE_BIT) !== 0) this.shiftNote();
+      if (((slot >> ACTION_SHIFT) & ACTION_MASK) === ResponseAction.FAKE) this.fakes--;
+    }
     this.head = (this.head + 1) & (this.slots.length - 1);
     this.count--;
   }
@@ -45,17 +101,39 @@ export class RequestQueue {
   clear(): void {
     this.head = 0;
     this.count = 0;
+    this.fakes = 0;
+    this.notes = null;
+    this.notesHead = 0;
     // a pipeline of thousands leaves a large ring behind; an idle server should not keep it
     if (this.slots.length > 1024) this.slots = new Uint16Array(INITIAL_SLOTS);
   }
 
-  /** Drops requests up to and including the first whose type is `typeA` or `typeB`; all when there is none. */
-  clearUntil(typeA: number, typeB: number): void {
+  /**
+   * Drops requests up to and including the first whose type is `typeA` or `typeB`; all when there is none.
+   * @returns the notes of what was dropped, the oldest first; null when there were none
+   */
+  clearUntil(typeA: number, typeB: number): RequestNote[] | null {
+    let dropped: RequestNote[] | null = null;
     while (this.count > 0) {
       const type = this.firstType();
+      const note = this.firstNote();
+      if (note !== null) {
+        if (dropped === null) dropped = [];
+        dropped.push(note);
+      }
       this.shift();
       if (type === typeA || type === typeB) break;
     }
+    return dropped;
+  }
+
+  private shiftNote(): void {
+    const notes = this.notes as (RequestNote | null)[];
+    notes[this.notesHead++] = null;
+    if (this.notesHead === notes.length) notes.length = 0;
+    else if (this.notesHead < NOTES_TRIM || this.notesHead * 2 < notes.length) return;
+    else notes.splice(0, this.notesHead);
+    this.notesHead = 0;
   }
 
   private grow(): void {

@@ -9,6 +9,7 @@ import { Family, type SockAddr } from '../base/native';
 import { BACKENDKEY_LEN } from '../wire/packets';
 import type { PgDatabase } from './database';
 import type { PgPool } from './pool';
+import type { ClientStatement, ServerStatements } from './prepare';
 import { RequestQueue } from './requests';
 import type { PgCredentials } from './user';
 import { newVarCache } from './varcache';
@@ -104,6 +105,14 @@ export class PgSocket implements ListNode {
 
   /** server: requests whose answers are still to come */
   requests: RequestQueue | null;
+  /** client: its prepared statements by name, null until it has one */
+  clientStatements: Map<string, ClientStatement> | null = null;
+  /** server: the prepared statements it has, null until it has one */
+  serverStatements: ServerStatements | null = null;
+  /** client: a packet that is put together here because it is handled as a whole; pktRemain bytes are still to come */
+  collect: Buffer | null = null;
+  /** bytes of it that are here */
+  collectLen = 0;
 
   clientAuthType = -1;
   contributesDbClientCount = false;
@@ -139,6 +148,8 @@ export class PgSocket implements ListNode {
   waitForUser = false;
   /** client: waits for PAM or LDAP */
   waitForAuth = false;
+  /** client: PAM or LDAP has said yes */
+  authPassed = false;
   suspended = false;
   sentWaitNotification = false;
   /** console: may change things */
@@ -174,6 +185,8 @@ export class PgSocket implements ListNode {
   /** client: the random bytes of an md5 challenge */
   loginSalt: Buffer | null = null;
   scram: ScramState | null = null;
+  /** client: how to ask the directory, from auth_ldap_options or its HBA rule */
+  ldapOptions = '';
   vars: (string | null)[];
 
   /** @param state SV_FREE makes a server, CL_FREE a client */

@@ -40,6 +40,21 @@ export function varNames(): readonly string[] {
   return names;
 }
 
+/**
+ * One string object per value: comparing a client's variables with a server's is then comparing pointers. Emptied when
+ * clients make up ever new values; the ones in use just lose the shortcut.
+ */
+const interned = new Map<string, string>();
+const INTERNED_MAX = 10_000;
+
+function intern(value: string): string {
+  const known = interned.get(value);
+  if (known !== undefined) return known;
+  if (interned.size >= INTERNED_MAX) interned.clear();
+  interned.set(value, value);
+  return value;
+}
+
 /** A fresh set of values, all unset. */
 export function newVarCache(): (string | null)[] {
   const vars: (string | null)[] = [];
@@ -54,7 +69,7 @@ export function newVarCache(): (string | null)[] {
 export function varcacheSet(vars: (string | null)[], name: string, value: string | null): boolean {
   const slot = lookup.get(name.toLowerCase());
   if (slot === undefined) return false;
-  vars[slot] = value;
+  vars[slot] = value === null ? null : intern(value);
   return value !== null;
 }
 

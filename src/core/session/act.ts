@@ -12,6 +12,10 @@ export const enum Act {
   MORE,
   /** the socket was disconnected: touch nothing */
   DEAD,
+  /** it goes to the other end in other words, see prepared.ts */
+  REWRITE,
+  /** put it together in memory of its own, and look at it again when it is whole */
+  COLLECT,
 }
 
 /**
@@ -26,3 +30,10 @@ export const SERVER_PACKET_MAX = 256 * 1024;
 export const ADMIN_PACKET_MAX = 256 * 1024;
 /** Most bytes of parameters that a server may announce while it logs in: every client of the pool is told them. */
 export const WELCOME_MAX = 256 * 1024;
+/**
+ * Likewise for a packet of a client about a named prepared statement: Parse, above all. PostgreSQL takes a little less than
+ * 1 GB; the original up to max_packet_size.
+ */
+export const PREPARED_PACKET_MAX = 64 * 1024 * 1024;
+/** From this size on such a packet is put together in memory of its own instead of being looked at again and again. */
+export const COLLECT_MIN = 16 * 1024;

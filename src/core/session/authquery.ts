@@ -1,6 +1,7 @@
 /*
  * auth_query: a user that auth_file does not know is looked up on the server, over a connection of auth_user.
  */
+import { randomBytes } from 'node:crypto';
 import { slogDebug, slogError, slogInfo, slogNoise, wantDebug, wantNoise, logError } from '../base/log';
 import { cf } from '../config/settings';
 import { sbufContinue, sbufPause, sendPacket } from '../net/sbuf';
@@ -19,8 +20,11 @@ import { checkUserConnectionCount } from './limits';
 import { disconnectClient, disconnectServer } from './objects';
 import { findOrRegisterDatabase } from './registry';
 
-/** Stands for the password of a user whose row has NULL: no login ever matches it. */
-const IMPOSSIBLE_PASSWORD = 'md5';
+/**
+ * Stands for the password of a user whose row has NULL: no login ever matches it. Random, because any fixed text is
+ * itself a password that somebody can type (the original's 'md5' is one).
+ */
+const IMPOSSIBLE_PASSWORD = randomBytes(32).toString('hex');
 
 /** The database to run auth_query on, or null when the client was disconnected. */
 function prepareAuthDatabase(client: PgSocket): PgDatabase | null {

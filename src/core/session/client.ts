@@ -13,15 +13,19 @@ import type { PgPool } from '../pool/pool';
 import { ResponseAction } from '../pool/requests';
 import { isDead, type PgSocket, SocketState } from '../pool/socket';
 import { changeClientState, newClient } from '../pool/state';
+import { preparedStatementsEnabled } from '../pool/statements';
 import { Stat } from '../pool/stats';
 import { BACKENDKEY_LEN, NEW_HEADER_LEN, Pkt, PqMsg } from '../wire/packets';
 import { getHeader, hdr2hex, incompleteHeader, PktHdr, pktDesc } from '../wire/reader';
-import { Act, ADMIN_PACKET_MAX, LOGIN_PACKET_MAX } from './act';
+import { Act, ADMIN_PACKET_MAX, COLLECT_MIN, LOGIN_PACKET_MAX, PREPARED_PACKET_MAX } from './act';
 import { acceptCancelRequest } from './cancel';
+import { collectBytes, startCollect } from './collect';
 import { findServer } from './find';
 import { requestFullLoopMaint } from './janitor';
 import { handlePasswordPacket } from './login';
-import { disconnectClient, disconnectServer } from './objects';
+import { disconnectClient } from './objects';
+import { closeStatement, Inspect, inspectPrepared, rewritePacket } from './prepared';
+import { flushRun, holdBytes, holdRun, dropHeld, held, heldIsLarge } from './run';
 import { adminSlot } from './slots';
 import { decideStartupPool, resumeAfterAuthQuery, startupPacketRepeated } from './startup';
 import { finishClientLogin } from './welcome';
@@ -57,19 +61,6 @@ export function clientRecvFailed(client: PgSocket): void {
   disconnectClient(client, false, silent ? null : 'client unexpected eof');
 }
 
-/** Sends [off, end) to the client's server. @returns false when that broke, and the client with it */
-function forwardRun(client: PgSocket, off: number, end: number): boolean {
-  const server = client.link as PgSocket;
-  const res = native.send(server.handle, off, end - off);
-  if (res === 0) return true;
-  if (res < 0) {
-    disconnectServer(server, false, 'server connection closed');
-    return false;
-  }
-  blockSource(client);
-  return true;
-}
-
 /** True while packets belong to login. */
 function inStartupPhase(client: PgSocket): boolean {
   return client.state === SocketState.CL_LOGIN || client.waitForWelcome;
@@ -86,7 +77,7 @@ function showPacket(client: PgSocket, off: number, end: number): Act {
   }
   if (wantNoise()) slogNoise(client, `read pkt='${pktDesc(hdr.type)}' len=${hdr.len}`);
   client.requestTime = getCachedTime();
-  return inStartupPhase(client) ? startupPacket(client, off, end) : workPacket(client, off, end);
+  return inStartupPhase(client) ? startupPacket(client, off, end) : workPacket(client, arena, off, end);
 }
 
 /**
@@ -98,13 +89,15 @@ export function clientInput(client: PgSocket, off: number, length: number): void
   let pos = off;
   // [run, pos) waits to be forwarded in one piece
   let run = off;
+  dropHeld();
   while (pos < end) {
     if (client.pktRemain > 0) {
       const n = Math.min(client.pktRemain, end - pos);
       client.pktRemain -= n;
       if (client.pktSkip) {
-        if (pos > run && !forwardRun(client, run, pos)) return;
+        if (pos > run && !holdRun(client, run, pos)) return;
         run = pos + n;
+        if (client.collect !== null && !collected(client, pos, n, end)) return;
       }
       pos += n;
       continue;
@@ -116,12 +109,66 @@ export function clientInput(client: PgSocket, off: number, length: number): void
       continue;
     }
     if (act === Act.DEAD) return;
-    if (pos > run && !forwardRun(client, run, pos)) return;
+    if (act === Act.REWRITE) {
+      if (pos > run && !holdRun(client, run, pos)) return;
+      const len = hdr.len;
+      const done = rewritePacket(client, hdr.type, arena, pos, end, len, held);
+      if (done < 0) return;
+      pos += done;
+      run = pos;
+      client.pktRemain = len - done;
+      client.pktSkip = false;
+      if (heldIsLarge() && !makeRoom(client, pos, end)) return;
+      continue;
+    }
+    if (act === Act.COLLECT) {
+      startCollect(client, hdr.len);
+      continue;
+    }
+    if (!flushRun(client, run, pos)) return;
     if (act === Act.WAIT) keepForLater(client, pos, end);
     else keepInput(client, pos, end);
     return;
   }
-  if (pos > run) forwardRun(client, run, pos);
+  flushRun(client, run, pos);
+}
+
+/**
+ * Few bytes about a large statement become many; when the server does not take them the client has to wait.
+ * @returns false when the input ends here
+ */
+function makeRoom(client: PgSocket, pos: number, end: number): boolean {
+  if (!flushRun(client, pos, pos)) return false;
+  if (!client.blocked) return true;
+  keepInput(client, pos, end);
+  return false;
+}
+
+/**
+ * `n` more bytes, at `pos`, of a packet that is put together; handles it when these are its last.
+ * @returns false when the input ends here
+ */
+function collected(client: PgSocket, pos: number, n: number, end: number): boolean {
+  const packet = collectBytes(client, arena, pos, n);
+  if (client.pktRemain > 0) return true;
+  const len = client.collectLen;
+  getHeader(packet, 0, len, len, hdr);
+  const type = hdr.type;
+  const act = workPacket(client, packet, 0, len);
+  if (act === Act.DEAD) return false;
+  if (act === Act.WAIT) {
+    // its last bytes come again when the client may go on
+    client.collectLen -= n;
+    client.pktRemain = n;
+    if (flushRun(client, pos, pos)) keepForLater(client, pos, end);
+    return false;
+  }
+  client.collect = null;
+  if (act === Act.SKIP) return true;
+  const done = act === Act.REWRITE ? rewritePacket(client, type, packet, 0, len, len, held) : 0;
+  if (done < 0) return false;
+  holdBytes(packet, done, len - done);
+  return !heldIsLarge() || makeRoom(client, pos + n, end);
 }
 
 /* ---- login ---- */
@@ -143,6 +190,11 @@ function startupPacket(client: PgSocket, off: number, end: number): Act {
     return Act.DEAD;
   }
   if (end - off < len) return Act.MORE;
+  if (client.waitForAuth && !client.authPassed) {
+    // somebody let it read again too early: it has still to be judged
+    sbufPause(client);
+    return Act.WAIT;
+  }
   if (client.waitForWelcome || client.waitForAuth) {
     if (finishClientLogin(client)) return restoreSkip(len);
     return isDead(client) ? Act.DEAD : Act.WAIT;
@@ -208,11 +260,27 @@ function unknownPacket(client: PgSocket, type: number): Act {
   return Act.DEAD;
 }
 
-/** One packet of a logged-in client, maybe not all of it yet: whether it goes to a server, and to which. */
-function workPacket(client: PgSocket, off: number, end: number): Act {
+/**
+ * A packet about a prepared statement of which more is needed.
+ * @param whole all of it is; else only the names in front
+ */
+function awaitMore(client: PgSocket, type: number, len: number, avail: number, whole: boolean): Act {
+  if ((whole ? len : avail) < COLLECT_MIN) return Act.MORE;
+  if (len <= PREPARED_PACKET_MAX) return Act.COLLECT;
+  slogError(client, `too large packet '${pktDesc(type)}' from client: ${len}`);
+  disconnectClient(client, true, 'too large packet');
+  return Act.DEAD;
+}
+
+/**
+ * One packet of a logged-in client, maybe not all of it yet: whether it goes to a server, and to which.
+ * @param buf the arena, or a packet that was put together
+ */
+function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Act {
   const type = hdr.type;
   const len = hdr.len;
   let trackOutstanding = false;
+  let rewrite = false;
   switch (type) {
     case PqMsg.Query:
       if (cf.disablePqexec) {
@@ -224,12 +292,35 @@ function workPacket(client: PgSocket, off: number, end: number): Act {
       break;
     case PqMsg.FunctionCall:
     case PqMsg.Sync:
+    case PqMsg.Execute:
+      trackOutstanding = true;
+      break;
     case PqMsg.Parse:
     case PqMsg.Bind:
     case PqMsg.Describe:
-    case PqMsg.Execute:
     case PqMsg.Close:
       trackOutstanding = true;
+      if (!preparedStatementsEnabled(client)) break;
+      switch (inspectPrepared(client, type, buf, off, end, len)) {
+        case Inspect.IGNORE:
+          break;
+        case Inspect.HANDLE:
+          if (type === PqMsg.Close) {
+            const stats = (client.pool as PgPool).stats;
+            stats[Stat.CLIENT_BYTES] = (stats[Stat.CLIENT_BYTES] as number) + len;
+            return closeStatement(client, buf, off, len);
+          }
+          rewrite = true;
+          break;
+        case Inspect.MORE:
+          return awaitMore(client, type, len, end - off, false);
+        case Inspect.WHOLE:
+          return awaitMore(client, type, len, end - off, true);
+        case Inspect.BROKEN:
+          slogError(client, `failed to parse prepared statement packet type '${pktDesc(type)}'`);
+          disconnectClient(client, true, 'failed to parse packet');
+          return Act.DEAD;
+      }
       break;
     case PqMsg.Flush:
       break;
@@ -272,6 +363,7 @@ function workPacket(client: PgSocket, off: number, end: number): Act {
   const server = client.link as unknown as PgSocket;
   server.ready = false;
   server.idleTx = false;
+  if (rewrite) return Act.REWRITE;
   if (trackOutstanding) (server.requests as NonNullable<PgSocket['requests']>).push(type, ResponseAction.FORWARD);
   return Act.FORWARD;
 }

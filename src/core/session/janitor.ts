@@ -25,7 +25,7 @@ import {
   disconnectServer,
   releaseServer,
 } from './objects';
-import { adminSlot } from './slots';
+import { adminSlot, handoverSlot } from './slots';
 
 /** Processes the input of clients that were just activated, so that each takes its server before the next is woken. */
 export type RunQueue = () => void;
@@ -199,6 +199,7 @@ export function requestFullLoopMaint(): void {
 
 /** Is called at the end of every turn. */
 export function perLoopMaint(runQueue: RunQueue): void {
+  if (handoverSlot.frozen) return;
   if (runState.pauseMode === PauseMode.NONE && !allPools) {
     if (!anyPoolTouched()) return;
     for (const pool of takeTouchedPools()) {

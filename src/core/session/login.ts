@@ -32,7 +32,10 @@ import {
 import { pktbufTemp } from '../wire/pktbuf';
 import { PktReader } from '../wire/reader';
 import { Act } from './act';
+import { externalAuthBegin } from './extauth';
+import { ldapLine } from './ldapauth';
 import { disconnectClient } from './objects';
+import { pamLine } from './pamauth';
 import { finishClientLogin } from './welcome';
 
 const MD5_SALT_LEN = 4;
@@ -46,6 +49,8 @@ export function sendClientAuthReq(client: PgSocket): boolean {
       writeAuthMd5(buf, client.loginSalt);
       break;
     case AuthType.PLAIN:
+    case AuthType.LDAP:
+    case AuthType.PAM:
       writeAuthCleartext(buf);
       break;
     default:
@@ -141,6 +146,8 @@ export function handlePasswordPacket(client: PgSocket, buf: Buffer, off: number,
   const passwd = reader.str();
   if (passwd === null) return refuse(client, 'bad packet');
   if (passwd === '') return refuse(client, 'empty password returned by client');
+  if (client.clientAuthType === AuthType.LDAP) return externalAuthBegin(ldapLine, client, passwd);
+  if (client.clientAuthType === AuthType.PAM) return externalAuthBegin(pamLine, client, passwd);
   if (!checkClientPasswd(client, passwd)) return refuse(client, 'password authentication failed');
   return loginDone(client);
 }

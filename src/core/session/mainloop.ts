@@ -10,10 +10,14 @@ import { acceptSlot, onAccept } from '../net/listener';
 import { runContinueQueue, sbufIsEmpty, socketsByHandle, unblockSource } from '../net/sbuf';
 import { isDead, isServerSocket, type PgSocket, SocketState } from '../pool/socket';
 import { acceptClient, clientInput, clientRecvFailed } from './client';
+import { replayExternalAuth } from './extauth';
 import { perLoopMaint } from './janitor';
+import { collectLdapAnswers } from './ldapauth';
 import { disconnectClient, disconnectServer } from './objects';
+import { onPamDone } from './pamauth';
 import { serverFlushed, serverInput, serverRecvFailed } from './server';
 import { serverConnected } from './serverlogin';
+import { handoverSlot } from './slots';
 
 acceptSlot.accept = acceptClient;
 
@@ -45,14 +49,14 @@ function onRecv(sk: PgSocket, result: number, offset: number): void {
 }
 
 /** What was queued for a socket is sent, or the socket broke: whoever waited for that goes on. */
-function onDrain(sk: PgSocket, result: number): void {
+export function onDrain(sk: PgSocket, result: number): void {
   if (result < 0) {
     if (isServerSocket(sk)) disconnectServer(sk, false, 'server connection closed');
     else disconnectClient(sk, false, 'unexpected eof');
     return;
   }
-  // a console client waits for itself
-  if (sk.blocked && sk.link === null) unblockSource(sk);
+  // a client that waits for itself: on the console, or for answers that the pooler made up
+  if (sk.blocked && (sk.link === null || (!isServerSocket(sk) && native.unsent(sk.link.handle) <= 0))) unblockSource(sk);
   const source = sk.link;
   if (source === null || !source.blocked) return;
   unblockSource(source);
@@ -69,6 +73,14 @@ function onConnect(server: PgSocket, result: number): void {
   serverConnected(server);
 }
 
+/** Connects that ended while a handover was under way: logins go on if it fails. */
+const laterConnects: { sk: PgSocket; result: number }[] = [];
+
+handoverSlot.replay = () => {
+  for (const { sk, result } of laterConnects.splice(0)) if (!isDead(sk)) onConnect(sk, result);
+  replayExternalAuth();
+};
+
 function dispatch(kind: number, handle: number, result: number, offset: number): void {
   if (kind === Ev.RECV) {
     const sk = socketsByHandle[handle];
@@ -81,7 +93,8 @@ function dispatch(kind: number, handle: number, result: number, offset: number):
       return;
     case Ev.CONNECT: {
       const sk = socketsByHandle[handle];
-      if (sk) onConnect(sk, result);
+      if (sk && handoverSlot.frozen) laterConnects.push({ sk, result });
+      else if (sk) onConnect(sk, result);
       return;
     }
     case Ev.DRAIN: {
@@ -93,6 +106,7 @@ function dispatch(kind: number, handle: number, result: number, offset: number):
       eventSlots.signal(handle);
       return;
     case Ev.WAKE:
+      collectLdapAnswers();
       eventSlots.wake();
       return;
     case Ev.RESOLVED:
@@ -100,6 +114,9 @@ function dispatch(kind: number, handle: number, result: number, offset: number):
       return;
     case Ev.READABLE:
       eventSlots.readable(handle);
+      return;
+    case Ev.AUTHENTICATED:
+      onPamDone(handle, result !== 0);
       return;
     default:
       logWarning(`unknown event of the loop: ${kind}`);
@@ -119,7 +136,9 @@ function handlerFailed(err: unknown): void {
     if (isServerSocket(sk)) disconnectServer(sk, false, 'internal error');
     else disconnectClient(sk, true, 'internal error');
   } catch (again) {
-    logError(`exception while disconnecting: ${again instanceof Error ? (again.stack ?? again.message) : String(again)}`);
+    logError(
+      `exception while disconnecting: ${again instanceof Error ? (again.stack ?? again.message) : String(again)}`,
+    );
   }
 }
 
@@ -156,6 +175,7 @@ export function mainLoopOnce(): void {
     runQueue();
     perLoopMaint(runQueue);
     runQueue();
+    if (handoverSlot.active) handoverSlot.turnEnd();
   } catch (err) {
     handlerFailed(err);
   }

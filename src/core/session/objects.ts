@@ -13,6 +13,7 @@ import { connectionPoolMode, poolPoolSize, poolServerLifetime } from '../pool/li
 import type { PgPool } from '../pool/pool';
 import { isDead, type PgSocket, Replication, SocketState, sendingAuthQuery } from '../pool/socket';
 import { changeClientState, changeServerState } from '../pool/state';
+import { freeClientStatements, freeServerStatements } from '../pool/statements';
 import { Stat } from '../pool/stats';
 import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
@@ -138,6 +139,7 @@ export function disconnectClient(
   }
 
   forgetCancelKey(client);
+  freeClientStatements(client);
   client.scram = null;
   changeClientState(client, SocketState.CL_JUSTFREE);
   sbufClose(client);
@@ -207,6 +209,7 @@ export function disconnectServer(server: PgSocket, sendTerm: boolean, reason: st
     server.dnsToken = -1;
   }
   server.scram = null;
+  freeServerStatements(server);
   pool.db.connectionCount--;
   const globalUser = pool.user?.globalUser ?? null;
   if (globalUser !== null) globalUser.connectionCount--;
@@ -230,6 +233,8 @@ export function lifeOver(server: PgSocket): boolean {
 
 function resetOnRelease(server: PgSocket): boolean {
   if (wantDebug()) slogDebug(server, `resetting: ${cf.serverResetQuery}`);
+  // until the answer is there: the turn that released it may still see it flushed, and must not release it again
+  server.ready = false;
   const buf = pktbufTemp();
   writeQuery(buf, cf.serverResetQuery);
   if (sendPacket(server, buf)) return true;

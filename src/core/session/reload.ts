@@ -7,6 +7,7 @@ import { loadAuthFile, requiresAuthFile, usersFileChanged } from '../config/auth
 import { applySettings, loadConfigFile } from '../config/loader';
 import { cf } from '../config/settings';
 import { warnUnbuiltSettings } from '../config/unbuilt';
+import { reloadHba } from './hbarules';
 import { killDatabase } from './janitor';
 import { applyAuthFile, applyRecords } from './registry';
 import { reloadSlot } from './slots';
@@ -38,6 +39,7 @@ export function loadConfig(firstLoad: boolean): boolean {
     const users = loadAuthFile(cf.authFile, firstLoad);
     if (users !== null) applyAuthFile(users);
   }
+  reloadHba();
   // a reload reopens the log file: this is how it is rotated
   if (!firstLoad) resetLogging();
   warnUnbuiltSettings(parsed.peers.length);

@@ -15,9 +15,11 @@ import { Stat } from '../pool/stats';
 import { varcacheSet, varcacheSetCanonical } from '../pool/varcache';
 import { NEW_HEADER_LEN, PqMsg, TxStatus } from '../wire/packets';
 import { getHeader, incompleteHeader, parseServerError, PktHdr, pktDesc, PktReader, serverErrorLine } from '../wire/reader';
+import { clearRequestsUntil, deallocateAll, settleNote } from '../pool/statements';
 import { Act, SERVER_PACKET_MAX } from './act';
 import { handleAuthQueryResponse } from './authquery';
 import { disconnectClient, disconnectServer, releaseServer } from './objects';
+import { answerFakes } from './prepared';
 import { handleServerStartup } from './serverlogin';
 
 const hdr = new PktHdr();
@@ -78,6 +80,7 @@ export function serverInput(server: PgSocket, off: number, length: number): void
   let pos = off;
   // [run, pos) waits to be forwarded in one piece
   let run = off;
+  const requests = server.requests as RequestQueue;
   while (pos < end) {
     if (server.pktRemain > 0) {
       const n = Math.min(server.pktRemain, end - pos);
@@ -87,6 +90,11 @@ export function serverInput(server: PgSocket, off: number, length: number): void
         run = pos + n;
       }
       pos += n;
+      if (server.pktRemain === 0 && requests.fakes > 0 && requests.firstAction() === ResponseAction.FAKE) {
+        if (pos > run && !forwardRun(server, run, pos)) return;
+        run = pos;
+        if (server.link !== null && !answerFakes(server, server.link)) return;
+      }
       continue;
     }
     const act = showPacket(server, pos, end);
@@ -151,8 +159,16 @@ let ignorePacket = false;
 /** Takes the oldest request off the queue when it is of this type. */
 function popRequest(server: PgSocket, type: number): boolean {
   const requests = server.requests as RequestQueue;
-  if (requests.count === 0 || requests.firstType() !== type) return false;
-  ignorePacket = requests.firstAction() === ResponseAction.SKIP;
+  if (requests.count === 0) return false;
+  const action = requests.firstAction();
+  if (action === ResponseAction.FAKE) {
+    slogWarning(server, `pop_outstanding_request: unexpected fake request of type ${pktDesc(requests.firstType())}`);
+    return false;
+  }
+  if (requests.firstType() !== type) return false;
+  ignorePacket = action === ResponseAction.SKIP;
+  const note = requests.firstNote();
+  if (note !== null) settleNote(note);
   requests.shift();
   return true;
 }
@@ -179,7 +195,18 @@ function endCopy(server: PgSocket, failed: boolean): void {
   slogDebug(server, failed ? 'COPY failed' : 'COPY finished');
   server.copyMode = false;
   // Syncs that were sent inside COPY get no answer
-  (server.requests as RequestQueue).clearUntil(PqMsg.CopyDone, failed ? PqMsg.CopyFail : PqMsg.CopyDone);
+  clearRequestsUntil(server, PqMsg.CopyDone, failed ? PqMsg.CopyFail : PqMsg.CopyDone);
+}
+
+/** Lengths of a whole CommandComplete with such a tag. */
+const DEALLOCATE_ALL_LEN = NEW_HEADER_LEN + 'DEALLOCATE ALL'.length + 1;
+const DISCARD_ALL_LEN = NEW_HEADER_LEN + 'DISCARD ALL'.length + 1;
+
+/** After DEALLOCATE ALL and DISCARD ALL the server has none of the statements that it is known to have. */
+function forgetDeallocated(server: PgSocket, off: number, end: number): void {
+  if (arena[off] !== 0x44 || (server.serverStatements === null && (server.link?.clientStatements ?? null) === null)) return;
+  const tag = arena.toString('latin1', off, end);
+  if (tag === 'DEALLOCATE ALL' || tag === 'DISCARD ALL') deallocateAll(server);
 }
 
 /** One packet of a working server, maybe not all of it yet. */
@@ -203,8 +230,7 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
 
     case PqMsg.ReadyForQuery: {
       if (end - off < NEW_HEADER_LEN + 1) return Act.MORE;
-      const requests = server.requests as RequestQueue;
-      if (!popReadyRequest(server) && server.queryFailed) requests.clearUntil(PqMsg.Sync, PqMsg.Sync);
+      if (!popReadyRequest(server) && server.queryFailed) clearRequestsUntil(server, PqMsg.Sync, PqMsg.Sync);
       server.queryFailed = false;
       const status = arena[off + NEW_HEADER_LEN];
       if (status === TxStatus.Idle) {
@@ -237,6 +263,10 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
       break;
 
     case PqMsg.CommandComplete:
+      if (len === DEALLOCATE_ALL_LEN || len === DISCARD_ALL_LEN) {
+        if (end - off < len) return Act.MORE;
+        forgetDeallocated(server, off + NEW_HEADER_LEN, off + len - 1);
+      }
       if (server.copyMode) endCopy(server, false);
       popRequest(server, PqMsg.Execute);
       break;

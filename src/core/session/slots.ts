@@ -29,5 +29,50 @@ export const adminSlot: AdminHandler = {
   waitCloseDone: () => {},
 };
 
+/** TLS of a connection, for logins: the code that speaks TLS fills it. Without it no connection has any. */
+export const tlsSlot: {
+  /** The handshake is done. */
+  active: (sk: PgSocket) => boolean;
+  /** The peer showed a certificate (a verified one, or nothing of it counts). */
+  peerCertProvided: (sk: PgSocket) => boolean;
+  /** Subject of the peer's certificate, for the log; '' without one. */
+  peerCertSubject: (sk: PgSocket) => string;
+  /** The certificate is for this name: one of its alternative names, or its common name. */
+  peerCertContainsName: (sk: PgSocket, name: string) => boolean;
+} = {
+  active: () => false,
+  peerCertProvided: () => false,
+  peerCertSubject: () => '',
+  peerCertContainsName: () => false,
+};
+
 /** What RELOAD and SIGHUP call; returns whether the new config is in force. */
 export const reloadSlot: { loadConfig: () => boolean } = { loadConfig: () => false };
+
+/** The giving side of a handover (src/takeover): another process of ours takes every socket of this one. */
+export const handoverSlot: {
+  /** a handover was asked for: the end of each turn is its */
+  active: boolean;
+  /** nothing moves: the sockets are described, and another process may own them soon */
+  frozen: boolean;
+  /** The console's HANDOVER. Returns null when it begins, or why not. */
+  command: (admin: PgSocket, arg: string) => string | null;
+  turnEnd: () => void;
+  /** SHUTDOWN: returns true when the sockets are another process's now. */
+  shutdown: (admin: PgSocket) => boolean;
+  /** Ends the handover; everything goes on. */
+  abort: (reason: string) => void;
+  /** A reload that has to wait until the handover has failed. */
+  laterReload: () => void;
+  /** Has the loop handle the events that came while nothing moved. */
+  replay: () => void;
+} = {
+  active: false,
+  frozen: false,
+  command: () => 'handover is not possible',
+  turnEnd: () => {},
+  shutdown: () => false,
+  abort: () => {},
+  laterReload: () => {},
+  replay: () => {},
+};

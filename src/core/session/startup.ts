@@ -3,23 +3,26 @@
  */
 
 import { PasswordType, passwordType } from '../auth/md5';
-import { slogDebug, slogError, slogInfo, slogWarning, wantDebug } from '../base/log';
+import { slogDebug, slogError, slogInfo, slogNoise, slogWarning, wantDebug } from '../base/log';
 import { strlistContains } from '../base/strutil';
+import type { HbaRule } from '../config/hba';
 import { AuthType, cf } from '../config/settings';
 import { addrDetails } from '../net/addr';
 import { sendPacket } from '../net/sbuf';
-import { PgDatabase } from '../pool/database';
+import { MAX_DBNAME, PgDatabase } from '../pool/database';
 import { getPool } from '../pool/pool';
 import { isDead, type PgSocket, Replication, replicationTypeParameters, sendingAuthQuery } from '../pool/socket';
 import { socketCounts } from '../pool/state';
-import { findGlobalCredentials, findGlobalUser, findOrAddGlobalUser, MAX_USERNAME, PgCredentials } from '../pool/user';
+import { addPamCredentials, findGlobalCredentials, findGlobalUser, findOrAddGlobalUser, MAX_USERNAME, PgCredentials } from '../pool/user';
 import { varcacheSet } from '../pool/varcache';
 import { writeNegotiateProtocolVersion } from '../wire/messages';
 import { Pkt } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
 import { PktReader } from '../wire/reader';
 import { Act } from './act';
+import { certAllows, peerAllows } from './authmethods';
 import { startAuthQuery } from './authquery';
+import { findHbaRule } from './hbarules';
 import { checkDbConnectionCount, checkUserConnectionCount } from './limits';
 import { sendClientAuthReq } from './login';
 import { disconnectClient } from './objects';
@@ -243,7 +246,7 @@ function setPool(client: PgSocket, dbname: string, username: string): Act {
   let db = findOrRegisterDatabase(client, dbname);
   if (db === null) {
     // whether a database exists is not told before authentication
-    db = new PgDatabase(dbname);
+    db = new PgDatabase(dbname.slice(0, MAX_DBNAME - 1));
     db.fake = true;
   }
   client.db = db;
@@ -260,6 +263,9 @@ function setPool(client: PgSocket, dbname: string, username: string): Act {
     if (!checkDbConnectionCount(client) || !checkUserConnectionCount(client)) return Act.DEAD;
     return finishSetPool(client);
   }
+
+  const external = externalAuthType(client, db, username);
+  if (external !== null) return setExternalUser(client, db, username, external);
 
   client.loginUser = findGlobalCredentials(username);
   if (!checkDbConnectionCount(client) || !checkUserConnectionCount(client)) return Act.DEAD;
@@ -280,6 +286,25 @@ function setPool(client: PgSocket, dbname: string, username: string): Act {
   return finishSetPool(client);
 }
 
+/** PAM or LDAP, when one of them decides about this user; no list of ours has to know him then. */
+function externalAuthType(client: PgSocket, db: PgDatabase, username: string): AuthType | null {
+  if (cf.authType === AuthType.PAM || cf.authType === AuthType.LDAP) return cf.authType;
+  if (cf.authType !== AuthType.HBA) return null;
+  return findHbaRule(client, db, username)?.method === AuthType.LDAP ? AuthType.LDAP : null;
+}
+
+/** Whoever it is has a password that is learnt when it was right. */
+function setExternalUser(client: PgSocket, db: PgDatabase, username: string, type: AuthType): Act {
+  const pam = type === AuthType.PAM;
+  if (db.authUser !== null) {
+    slogError(client, `${pam ? 'PAM' : 'LDAP'} can't be used together with database authentication`);
+    return refuse(client, 'bouncer config error');
+  }
+  client.loginUser = pam ? addPamCredentials(username, null) : findOrAddGlobalUser(username, '').credentials;
+  if (!checkDbConnectionCount(client) || !checkUserConnectionCount(client)) return Act.DEAD;
+  return finishSetPool(client);
+}
+
 /** The user is known (or mocked): asks for proof in the way that auth_type says. */
 export function finishSetPool(client: PgSocket): Act {
   client.startupMessageReceived = true;
@@ -295,6 +320,17 @@ export function finishSetPool(client: PgSocket): Act {
   if (client.ownUser) return finishLogin(client);
 
   let auth = cf.authType;
+  let rule: HbaRule | null = null;
+  if (auth === AuthType.LDAP) {
+    if (cf.authLdapOptions === null) return refuse(client, 'auth_ldap_options is null');
+    client.ldapOptions = cf.authLdapOptions;
+  } else if (auth === AuthType.HBA) {
+    rule = findHbaRule(client, db, user.name);
+    if (rule === null) return refuse(client, 'no authentication method is found');
+    auth = rule.method;
+    client.ldapOptions = rule.options;
+    slogNoise(client, `HBA Line ${rule.line} is matched`);
+  }
   // an md5 challenge cannot be answered for a SCRAM secret
   if (auth === AuthType.MD5 && passwordType(user.passwd) === PasswordType.SCRAM_SHA_256) auth = AuthType.SCRAM_SHA_256;
   client.clientAuthType = auth;
@@ -307,8 +343,16 @@ export function finishSetPool(client: PgSocket): Act {
       return finishLogin(client);
     case AuthType.PLAIN:
     case AuthType.MD5:
+    case AuthType.LDAP:
+    case AuthType.PAM:
     case AuthType.SCRAM_SHA_256:
       return sendClientAuthReq(client) ? Act.SKIP : Act.DEAD;
+    case AuthType.CERT:
+      if (!certAllows(client, rule)) return refuse(client, 'certificate authentication failed');
+      return finishLogin(client);
+    case AuthType.PEER:
+      if (!peerAllows(client, rule)) return refuse(client, 'unix socket login rejected');
+      return finishLogin(client);
     default:
       return refuse(client, 'login rejected');
   }

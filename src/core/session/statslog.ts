@@ -3,6 +3,7 @@
  */
 import { nextOf } from '../base/list';
 import { logStats } from '../base/log';
+import { notify, notifyState } from '../base/notify';
 import { getCachedTime, USEC } from '../base/time';
 import { newTimer, timerStart } from '../base/timer';
 import { cf } from '../config/settings';
@@ -22,16 +23,21 @@ function statsLine(avg: PgStats): string {
 function refreshStats(): void {
   statsStamps.old = statsStamps.now;
   statsStamps.now = getCachedTime();
+  const wanted = cf.logStats || notifyState.socket !== null;
   const total = newStats();
   const before = newStats();
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
     pool.olderStats.set(pool.newerStats);
     pool.newerStats.set(pool.stats);
-    if (!cf.logStats) continue;
+    if (!wanted) continue;
     statAdd(total, pool.stats);
     statAdd(before, pool.olderStats);
   }
-  if (cf.logStats) logStats(statsLine(calcAverage(total, before)));
+  if (!wanted) return;
+  const line = statsLine(calcAverage(total, before));
+  if (cf.logStats) logStats(line);
+  // the micro sign in UTF-8: the service manager shows this to people
+  notify(`STATUS=${line.replaceAll(' us', ' \xc2\xb5s')}`);
 }
 
 const timer = newTimer(refreshStats);

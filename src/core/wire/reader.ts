@@ -134,11 +134,13 @@ export function incompleteHeader(buf: Buffer, off: number, end: number): boolean
  * @param maxPacketSize max_packet_size, in bytes
  */
 export function getHeader(buf: Buffer, off: number, end: number, maxPacketSize: number, hdr: PktHdr): boolean {
-  if (end - off < NEW_HEADER_LEN || end > buf.length) return false;
+  if (end - off < NEW_HEADER_LEN) return false;
   const type = buf[off] as number;
   let len: number;
   if (type !== 0) {
-    len = buf.readUInt32BE(off + 1) + 1;
+    // byte by byte: every packet passes here, and Buffer's readers cost a call and checks that were made already
+    const high = ((buf[off + 1] as number) << 24) | ((buf[off + 2] as number) << 16);
+    len = ((high | ((buf[off + 3] as number) << 8) | (buf[off + 4] as number)) >>> 0) + 1;
     hdr.type = type;
     hdr.headerLen = NEW_HEADER_LEN;
   } else {

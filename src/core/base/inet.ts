@@ -1,0 +1,88 @@
+/*
+ * IP addresses as bytes, read and written as inet_pton() and inet_ntop() do. For HBA rules and whoever else has to
+ * compare addresses rather than print them.
+ */
+
+const IPV4_BYTES = 4;
+const IPV6_BYTES = 16;
+const GROUPS = 8;
+
+/** Dotted decimal, four numbers without leading zeros. @returns null when it is none */
+export function parseInet4(text: string): Uint8Array | null {
+  const parts = text.split('.');
+  if (parts.length !== IPV4_BYTES) return null;
+  const bytes = new Uint8Array(IPV4_BYTES);
+  for (let i = 0; i < IPV4_BYTES; i++) {
+    const part = parts[i] as string;
+    if (!/^(0|[1-9][0-9]{0,2})$/.test(part)) return null;
+    const value = Number(part);
+    if (value > 255) return null;
+    bytes[i] = value;
+  }
+  return bytes;
+}
+
+/** The 16-bit groups of one side of a `::`, or null. Only the very last may be an IPv4 address. */
+function parseGroups(text: string, last: boolean): number[] | null {
+  if (text === '') return [];
+  const parts = text.split(':');
+  const groups: number[] = [];
+  for (let i = 0; i < parts.length; i++) {
+    const part = parts[i] as string;
+    if (last && i === parts.length - 1 && part.includes('.')) {
+      const v4 = parseInet4(part);
+      if (v4 === null) return null;
+      groups.push((v4[0] as number) * 256 + (v4[1] as number), (v4[2] as number) * 256 + (v4[3] as number));
+    } else if (/^[0-9a-fA-F]{1,4}$/.test(part)) {
+      groups.push(Number.parseInt(part, 16));
+    } else {
+      return null;
+    }
+  }
+  return groups;
+}
+
+/** Any of the spellings of RFC 4291, without zone. @returns null when it is none */
+export function parseInet6(text: string): Uint8Array | null {
+  if (text.length > 45) return null;
+  const sides = text.split('::');
+  if (sides.length > 2) return null;
+  const head = parseGroups(sides[0] as string, sides.length === 1);
+  const tail = sides.length === 2 ? parseGroups(sides[1] as string, true) : [];
+  if (head === null || tail === null) return null;
+  const missing = GROUPS - head.length - tail.length;
+  // `::` stands for one group at least
+  if (sides.length === 2 ? missing < 1 : missing !== 0) return null;
+  const groups = [...head, ...new Array<number>(missing).fill(0), ...tail];
+  const bytes = new Uint8Array(IPV6_BYTES);
+  for (let i = 0; i < GROUPS; i++) {
+    bytes[2 * i] = (groups[i] as number) >> 8;
+    bytes[2 * i + 1] = (groups[i] as number) & 0xff;
+  }
+  return bytes;
+}
+
+/** Either family: 4 or 16 bytes. A zone (`%eth0`) is not part of the address. @returns null when it is none */
+export function parseInet(text: string): Uint8Array | null {
+  return parseInet6(text) ?? parseInet4(text);
+}
+
+/** The usual spelling of 4 or 16 bytes: RFC 5952 for the latter. */
+export function formatInet(bytes: Uint8Array): string {
+  if (bytes.length === IPV4_BYTES) return bytes.join('.');
+  const groups: number[] = [];
+  for (let i = 0; i < IPV6_BYTES; i += 2) groups.push((bytes[i] as number) * 256 + (bytes[i + 1] as number));
+  let start = -1;
+  let length = 1;
+  for (let i = 0; i < GROUPS; i++) {
+    let n = 0;
+    while (i + n < GROUPS && groups[i + n] === 0) n++;
+    if (n > length) {
+      start = i;
+      length = n;
+    }
+  }
+  const hex = (part: number[]) => part.map((group) => group.toString(16)).join(':');
+  if (start < 0) return hex(groups);
+  return `${hex(groups.slice(0, start))}::${hex(groups.slice(start + length))}`;
+}

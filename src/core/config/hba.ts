@@ -1,0 +1,294 @@
+/*
+ * auth_hba_file: who may log in from where, and how, one rule a line in the manner of pg_hba.conf. Read on every load of
+ * the config while auth_type is hba; src/core/auth/hbaeval.ts finds the rule of a client.
+ *
+ * A line that cannot be read is logged and passed over, as in the original: files are shared with servers, and some of
+ * their lines mean nothing to a pooler.
+ */
+import { posix } from 'node:path';
+import { formatInet, parseInet, parseInet4, parseInet6 } from '../base/inet';
+import { logError, logWarning, strerror } from '../base/log';
+import { type IdentMap, type IdentMaps, readLines } from './ident';
+import { AuthType } from './settings';
+import { atWord, eat, eatWord, nextToken, Tok, Tokens } from './tokens';
+
+export const enum HbaType {
+  LOCAL,
+  HOST,
+  HOSTSSL,
+  HOSTNOSSL,
+}
+
+/** A list of databases or users. */
+export interface HbaNames {
+  all: boolean;
+  /** the database that is called like the user */
+  sameuser: boolean;
+  /** physical replication, which has no database */
+  replication: boolean;
+  names: Set<string>;
+}
+
+export interface HbaRule {
+  type: HbaType;
+  method: AuthType;
+  databases: HbaNames;
+  users: HbaNames;
+  /** `all` in the address column */
+  anyAddress: boolean;
+  /** 4 or 16 bytes; empty for local and for any */
+  address: Uint8Array;
+  mask: Uint8Array;
+  /** map= */
+  identMap: IdentMap | null;
+  /** what follows the method ldap */
+  options: string;
+  /** line number in the file, from 1 */
+  line: number;
+}
+
+/** Files of names that name files of names: how deep. A file that names itself ends here. */
+const NAME_FILES_DEPTH_MAX = 10;
+const NO_BYTES = new Uint8Array(0);
+
+const types: ReadonlyMap<string, HbaType> = new Map([
+  ['local', HbaType.LOCAL],
+  ['host', HbaType.HOST],
+  ['hostssl', HbaType.HOSTSSL],
+  ['hostnossl', HbaType.HOSTNOSSL],
+]);
+
+const methods: ReadonlyMap<string, AuthType> = new Map<string, AuthType>([
+  ['trust', AuthType.TRUST],
+  ['reject', AuthType.REJECT],
+  ['md5', AuthType.MD5],
+  ['password', AuthType.PLAIN],
+  ['peer', AuthType.PEER],
+  ['cert', AuthType.CERT],
+  ['scram-sha-256', AuthType.SCRAM_SHA_256],
+  ['ldap', AuthType.LDAP],
+]);
+
+/* ---- names ---- */
+
+/** A file next to the one that names it, unless its path is absolute. */
+function besideFile(parent: string, name: string): string {
+  if (name.startsWith('/')) return name;
+  const dir = posix.dirname(parent);
+  return dir === '.' ? name : `${dir}${dir.endsWith('/') ? '' : '/'}${name}`;
+}
+
+function parseNamesFile(names: HbaNames, path: string, depth: number): boolean {
+  if (depth > NAME_FILES_DEPTH_MAX) {
+    logWarning(`nesting level of files of names too deep: ${path}`);
+    return false;
+  }
+  let lines: string[];
+  try {
+    lines = readLines(path);
+  } catch (err) {
+    logWarning(`could not open file of names ${path}: ${strerror(err)}`);
+    return false;
+  }
+  // the last line feed ends a line and begins none
+  if (lines.at(-1) === '') lines.pop();
+  return lines.every((line) => parseNames(names, new Tokens(line), path, depth));
+}
+
+/** Takes one word of a list. @returns false when it cannot be one */
+function parseName(names: HbaNames, tokens: Tokens, parent: string, depth: number): boolean {
+  if (tokens.kind === Tok.IDENT) {
+    switch (tokens.text) {
+      case 'all':
+        names.all = true;
+        return true;
+      case 'sameuser':
+        names.sameuser = true;
+        return true;
+      case 'replication':
+        names.replication = true;
+        return true;
+      case 'samerole':
+      case 'samegroup':
+        logWarning(`${tokens.text} is not supported`);
+        return false;
+    }
+    if (tokens.text.startsWith('+')) return false;
+    if (tokens.text.startsWith('@')) {
+      return parseNamesFile(names, besideFile(parent, tokens.text.slice(1)), depth + 1);
+    }
+  } else if (tokens.kind !== Tok.STRING) {
+    return false;
+  }
+  names.names.add(tokens.text);
+  return true;
+}
+
+/** A list separated by commas. The original's parse_names(), which reads users by the rules for databases too. */
+function parseNames(names: HbaNames, tokens: Tokens, parent: string, depth: number): boolean {
+  do {
+    if (!parseName(names, tokens, parent, depth)) return false;
+    nextToken(tokens);
+  } while (eat(tokens, Tok.COMMA));
+  return true;
+}
+
+function noNames(): HbaNames {
+  return { all: false, sameuser: false, replication: false, names: new Set() };
+}
+
+/* ---- addresses ---- */
+
+function maskOfBits(bits: number, length: number): Uint8Array {
+  const mask = new Uint8Array(length);
+  for (let i = 0; i < length; i++) {
+    const here = Math.min(8, Math.max(0, bits - 8 * i));
+    mask[i] = 0xff & (0xff << (8 - here));
+  }
+  return mask;
+}
+
+/** The number behind the slash. @returns null when it is none, or too large for the family */
+function parseMaskBits(text: string, length: number): Uint8Array | null {
+  if (!/^[0-9]{1,9}$/.test(text)) return null;
+  const bits = Number(text);
+  return bits > 8 * length ? null : maskOfBits(bits, length);
+}
+
+/** ADDRESS/BITS, or ADDRESS and MASK as two words. @returns false after logging what is wrong */
+function parseAddress(rule: HbaRule, tokens: Tokens, file: string): boolean {
+  const linenr = rule.line;
+  if (eatWord(tokens, 'all')) {
+    rule.anyAddress = true;
+    return true;
+  }
+  if (tokens.kind !== Tok.IDENT) {
+    logWarning(`hba line ${linenr}: did not find address - ${tokens.kind} - '${tokens.text}'`);
+    return false;
+  }
+  const slash = tokens.text.indexOf('/');
+  const text = slash < 0 ? tokens.text : tokens.text.slice(0, slash);
+  const address = parseInet(text);
+  if (address === null) {
+    logWarning(`hba line ${linenr}: failed to parse address - ${text}`);
+    return false;
+  }
+  let mask: Uint8Array | null;
+  if (slash >= 0) {
+    mask = parseMaskBits(tokens.text.slice(slash + 1), address.length);
+    if (mask === null) {
+      logWarning(`hba line ${linenr}: invalid mask`);
+      return false;
+    }
+  } else {
+    nextToken(tokens);
+    if (tokens.kind !== Tok.IDENT) {
+      logWarning(`hba line ${linenr}: did not find mask`);
+      return false;
+    }
+    mask = address.length === 4 ? parseInet4(tokens.text) : parseInet6(tokens.text);
+    if (mask === null) {
+      logWarning(`hba line ${linenr}: failed to parse mask: ${tokens.text}`);
+      return false;
+    }
+  }
+  nextToken(tokens);
+  rule.address = address;
+  rule.mask = mask;
+  // such a rule never matches; that is for its author to see
+  if (address.some((byte, i) => (byte & ~(mask[i] as number)) !== 0)) {
+    const where = `${file} line #${linenr}`;
+    logWarning(`address does not match mask in ${where}: ${formatInet(address)} / ${formatInet(mask)}`);
+  }
+  return true;
+}
+
+/* ---- method ---- */
+
+function parseMap(rule: HbaRule, maps: IdentMaps | null, tokens: Tokens): boolean {
+  if (tokens.kind !== Tok.IDENT) return true;
+  const text = tokens.text;
+  if (!text.startsWith('map=')) {
+    logWarning(`hba line ${rule.line}: Ident map ${text} is malformed. It is not in map=value format.`);
+    return false;
+  }
+  const name = text.slice('map='.length);
+  nextToken(tokens);
+  rule.identMap = maps?.get(name) ?? null;
+  if (rule.identMap === null) logWarning(`hba line ${rule.line}: Ident map ${name} is not found in ident config file`);
+  return rule.identMap !== null;
+}
+
+function parseMethod(rule: HbaRule, maps: IdentMaps | null, tokens: Tokens): boolean {
+  const method = tokens.kind === Tok.IDENT ? methods.get(tokens.text) : undefined;
+  if (method === undefined) {
+    logWarning(`hba line ${rule.line}: unsupported method: buf=${tokens.text}`);
+    return false;
+  }
+  rule.method = method;
+  if (atWord(tokens, 'ldap')) {
+    // its options have a syntax of their own, read when somebody logs in
+    rule.options = tokens.line.slice(tokens.pos);
+    return true;
+  }
+  nextToken(tokens);
+  if (!parseMap(rule, maps, tokens)) return false;
+  if (eat(tokens, Tok.EOL)) return true;
+  logWarning(`hba line ${rule.line}: unsupported parameters`);
+  return false;
+}
+
+/* ---- lines ---- */
+
+function parseRule(rules: HbaRule[], maps: IdentMaps | null, line: string, linenr: number, file: string): boolean {
+  const tokens = new Tokens(line);
+  if (tokens.kind === Tok.EOL) return true;
+  const type = tokens.kind === Tok.IDENT ? types.get(tokens.text) : undefined;
+  if (type === undefined) {
+    logWarning(`hba line ${linenr}: unknown type`);
+    return false;
+  }
+  const rule: HbaRule = {
+    type,
+    method: AuthType.REJECT,
+    databases: noNames(),
+    users: noNames(),
+    anyAddress: false,
+    address: NO_BYTES,
+    mask: NO_BYTES,
+    identMap: null,
+    options: '',
+    line: linenr,
+  };
+  nextToken(tokens);
+  if (!parseNames(rule.databases, tokens, file, 0) || !parseNames(rule.users, tokens, file, 0)) return false;
+  if (type !== HbaType.LOCAL && !parseAddress(rule, tokens, file)) return false;
+  if (!parseMethod(rule, maps, tokens)) return false;
+  rules.push(rule);
+  return true;
+}
+
+/**
+ * The rules of a text, in its order.
+ * @param lines the file's lines
+ * @param maps what map= may name; null = nothing
+ * @param file its path: files of names lie beside it
+ */
+export function parseHba(lines: string[], maps: IdentMaps | null, file: string): HbaRule[] {
+  const rules: HbaRule[] = [];
+  for (let i = 0; i < lines.length; i++) {
+    if (!parseRule(rules, maps, lines[i] as string, i + 1, file)) logWarning(`could not parse hba config line ${i + 1}`);
+  }
+  return rules;
+}
+
+/** Reads auth_hba_file. @returns null when it cannot be opened, which is logged */
+export function loadHba(path: string, maps: IdentMaps | null): HbaRule[] | null {
+  try {
+    return parseHba(readLines(path), maps, path);
+  } catch (err) {
+    logError(`could not open hba config file ${path}: ${strerror(err)}`);
+    return null;
+  }
+}
+

@@ -1,0 +1,180 @@
+/*
+ * What the pooler knows about protocol-level prepared statements: every unique query once, the names that clients gave
+ * to them, and which of them a server has prepared. Knows no packets; session/prepared.ts and pool/statements.ts use it.
+ */
+import { createHash } from 'node:crypto';
+import { type ListNode, StatList } from '../base/list';
+
+/** In front of the number of a query: the name of its statement on servers. */
+const STATEMENT_NAME_PREFIX = 'PGBOUNCER_';
+/** Bytes of a query up to which the query itself is its key; a longer one is known by its digest. */
+const KEY_TEXT_MAX = 512;
+
+/** A unique query with its parameter types: the original's PgPreparedStatement. */
+export class PgPreparedStatement {
+  readonly queryId: number;
+  /** what it is called on servers */
+  readonly name: string;
+  readonly key: string;
+  /** as in Parse: the query with its NUL, the number of parameter types and the types */
+  readonly queryAndParameters: Buffer;
+  /** clients' names, servers and Closes under way that refer to it */
+  useCount = 0;
+
+  constructor(queryId: number, key: string, queryAndParameters: Buffer) {
+    this.queryId = queryId;
+    this.name = STATEMENT_NAME_PREFIX + queryId;
+    this.key = key;
+    this.queryAndParameters = queryAndParameters;
+  }
+}
+
+/** The global query cache, by key; and the number of the newest query. */
+const preparedStatements = new Map<string, PgPreparedStatement>();
+let lastQueryId = 0;
+
+/** A digest is never some other query's text, because texts have a NUL in them. */
+function keyOf(queryAndParameters: Buffer): string {
+  if (queryAndParameters.length <= KEY_TEXT_MAX) return queryAndParameters.toString('latin1');
+  return createHash('sha256').update(queryAndParameters).digest('base64');
+}
+
+/** A copy with memory of its own, so that it does not hold on to a slab of others. */
+function copyBytes(bytes: Buffer): Buffer {
+  const copy = Buffer.allocUnsafeSlow(bytes.length);
+  bytes.copy(copy);
+  return copy;
+}
+
+/**
+ * The entry of a query, made when there is none yet. It lives for as long as somebody uses it: the caller does so at once.
+ * @param queryAndParameters a view; copied when it is kept
+ */
+export function getPreparedStatement(queryAndParameters: Buffer): PgPreparedStatement {
+  const key = keyOf(queryAndParameters);
+  const known = preparedStatements.get(key);
+  if (known !== undefined) return known;
+  const ps = new PgPreparedStatement(++lastQueryId, key, copyBytes(queryAndParameters));
+  preparedStatements.set(key, ps);
+  return ps;
+}
+
+/** Counts one user less; the last one takes the query out of the cache. */
+export function releasePreparedStatement(ps: PgPreparedStatement): void {
+  if (--ps.useCount === 0) preparedStatements.delete(ps.key);
+}
+
+/**
+ * A query that another process numbered: its servers know it under that number.
+ * @returns null when the query or the number is already taken otherwise; the caller must not go on with that server
+ */
+export function restorePreparedStatement(queryId: number, queryAndParameters: Buffer): PgPreparedStatement | null {
+  const key = keyOf(queryAndParameters);
+  const known = preparedStatements.get(key);
+  if (known !== undefined) return known.queryId === queryId ? known : null;
+  for (const ps of preparedStatements.values()) if (ps.queryId === queryId) return null;
+  const ps = new PgPreparedStatement(queryId, key, copyBytes(queryAndParameters));
+  preparedStatements.set(key, ps);
+  if (queryId > lastQueryId) lastQueryId = queryId;
+  return ps;
+}
+
+/** Takes a query out of the cache that was looked up and then not used. */
+export function dropUnusedStatement(ps: PgPreparedStatement): void {
+  if (ps.useCount === 0) preparedStatements.delete(ps.key);
+}
+
+/** Number of unique queries that somebody uses. */
+export function queryCacheSize(): number {
+  return preparedStatements.size;
+}
+
+/** Number given to the newest query. */
+export function newestQueryId(): number {
+  return lastQueryId;
+}
+
+/** Continues another process's numbering, so that no name is given twice on its servers. */
+export function raiseQueryId(queryId: number): void {
+  if (queryId > lastQueryId) lastQueryId = queryId;
+}
+
+/** A client's name for a query. */
+export class ClientStatement {
+  readonly name: string;
+  readonly ps: PgPreparedStatement;
+  /**
+   * Its Parse or its Close was skipped after an error, and clients draw different conclusions from that: one goes on to use
+   * it, another prepares it again. Both may.
+   */
+  unsure = false;
+
+  constructor(name: string, ps: PgPreparedStatement) {
+    this.name = name;
+    this.ps = ps;
+    ps.useCount++;
+  }
+}
+
+/** A query that a server has prepared, or is asked to prepare. */
+export class ServerStatement implements ListNode {
+  prev: ListNode | null = null;
+  next: ListNode | null = null;
+  list: StatList<ListNode> | null = null;
+  readonly ps: PgPreparedStatement;
+  /** its Parse failed, or the server forgot it, while its Close was under way */
+  gone = false;
+
+  constructor(ps: PgPreparedStatement) {
+    this.ps = ps;
+    ps.useCount++;
+  }
+}
+
+/** The statements of one server, the least recently used first. */
+export class ServerStatements {
+  private readonly byId = new Map<number, ServerStatement>();
+  readonly lru = new StatList<ServerStatement>('server_prepared_statements');
+
+  get count(): number {
+    return this.lru.count;
+  }
+
+  find(ps: PgPreparedStatement): ServerStatement | undefined {
+    return this.byId.get(ps.queryId);
+  }
+
+  /** Adds it as the most recently used. There must be none of the same query. */
+  add(statement: ServerStatement): void {
+    this.byId.set(statement.ps.queryId, statement);
+    this.lru.append(statement);
+  }
+
+  remove(statement: ServerStatement): void {
+    this.byId.delete(statement.ps.queryId);
+    this.lru.remove(statement);
+  }
+
+  touch(statement: ServerStatement): void {
+    if (statement.next === null) return;
+    this.lru.remove(statement);
+    this.lru.append(statement);
+  }
+}
+
+/**
+ * What hangs on an outstanding Parse or Close: what has to be undone when the server skips it, because something in front
+ * of it in the pipeline failed.
+ */
+export class RequestNote {
+  /** Parse: what it registered. Close: what it takes away, kept alive by this note. */
+  readonly closing: boolean;
+  readonly server: ServerStatement | null;
+  readonly client: ClientStatement | null;
+
+  constructor(closing: boolean, server: ServerStatement | null, client: ClientStatement | null) {
+    this.closing = closing;
+    this.server = server;
+    this.client = client;
+  }
+}

@@ -1,0 +1,273 @@
+/*
+ * The classic exchange, taking side: what the rows of SHOW FDS become. The original sends them, and so do we to it; they
+ * carry much less than the full handover, so the process that gives has to be suspended first.
+ */
+
+import { SCRAM_KEY_LEN } from '../core/auth/secret';
+import { die, fatal, logDebug, logError } from '../core/base/log';
+import { Family, native } from '../core/base/native';
+import { getCachedTime } from '../core/base/time';
+import { AuthType, cf } from '../core/config/settings';
+import { fillLocalAddr, fillRemoteAddr } from '../core/net/addr';
+import { usePoolerSocket } from '../core/net/listener';
+import { attachHandle } from '../core/net/sbuf';
+import { tuneSocket } from '../core/net/tune';
+import { addDatabase, addDynamicCredentials, type PgDatabase } from '../core/pool/database';
+import { getPool } from '../core/pool/pool';
+import { type PgSocket, SocketState } from '../core/pool/socket';
+import { newClient, newServer } from '../core/pool/state';
+import { addPamCredentials, findGlobalCredentials, findOrAddGlobalUser, type PgCredentials } from '../core/pool/user';
+import { varcacheSet } from '../core/pool/varcache';
+import { adoptCancelKey } from '../core/session/cancelkeys';
+import { findOrRegisterDatabase } from '../core/session/registry';
+import { BACKENDKEY_LEN } from '../core/wire/packets';
+import { PktReader, parseBytea, scanTextRow } from '../core/wire/reader';
+import type { ChannelMessage } from './channel';
+import { placeSocket } from './walk';
+
+/** Columns that are read; further ones are passed over. */
+const COLUMNS = 15;
+
+/** One row. Older versions send fewer columns: the missing ones are null. */
+interface FdRow {
+  oldFd: number;
+  task: string;
+  user: string | null;
+  db: string | null;
+  addr: string;
+  port: number;
+  cancelKey: Buffer;
+  linkFd: number;
+  clientEncoding: string | null;
+  stdStrings: string | null;
+  datestyle: string | null;
+  timezone: string | null;
+  password: string;
+  scramClientKey: Buffer | null;
+  scramServerKey: Buffer | null;
+}
+
+/** What the rows said, until the old process is gone. */
+export const classicState = {
+  listeners: 0,
+  clients: 0,
+  servers: 0,
+  /** sockets that stand still: every one that was taken */
+  sockets: [] as PgSocket[],
+  /** databases that this config does not have */
+  goneDatabases: [] as PgDatabase[],
+  byOldFd: new Map<number, PgSocket>(),
+  /** clients with the old descriptor of their server */
+  links: [] as { client: PgSocket; linkFd: number }[],
+};
+
+function keyOf(text: string | null): Buffer {
+  const key = Buffer.alloc(BACKENDKEY_LEN);
+  key.writeBigUInt64BE(BigInt.asUintN(64, BigInt(text ?? 0)));
+  return key;
+}
+
+function parseRow(msg: ChannelMessage): FdRow {
+  const row = scanTextRow(new PktReader(msg.buf, msg.off, msg.end), COLUMNS);
+  if (row === null) return die('invalid data from old process');
+  const at = (column: number): string | null => row.values[column] ?? null;
+  const bytes = (column: number): Buffer | null => {
+    const text = at(column);
+    return text === null ? null : (parseBytea(text) ?? die('invalid data from old process'));
+  };
+  const task = at(1);
+  const addr = at(4);
+  if (task === null || addr === null) return die('incomplete data from old process');
+  return {
+    oldFd: Number(at(0) ?? 0),
+    task,
+    user: at(2),
+    db: at(3),
+    addr,
+    port: Number(at(5) ?? 0),
+    cancelKey: keyOf(at(6)),
+    linkFd: Number(at(7) ?? 0),
+    clientEncoding: at(8),
+    stdStrings: at(9),
+    datestyle: at(10),
+    timezone: at(11),
+    password: at(12) ?? '',
+    scramClientKey: bytes(13),
+    scramServerKey: bytes(14),
+  };
+}
+
+/** The database of that name; one that this config does not have is made up and ends as after RELOAD. */
+function databaseOf(name: string): PgDatabase {
+  const known = findOrRegisterDatabase(null, name);
+  if (known !== null) return known;
+  const gone = addDatabase(name);
+  classicState.goneDatabases.push(gone);
+  return gone;
+}
+
+function applyVars(sk: PgSocket, row: FdRow): void {
+  varcacheSet(sk.vars, 'client_encoding', row.clientEncoding);
+  varcacheSet(sk.vars, 'standard_conforming_strings', row.stdStrings);
+  varcacheSet(sk.vars, 'datestyle', row.datestyle);
+  varcacheSet(sk.vars, 'timezone', row.timezone);
+}
+
+/** Wraps the descriptor; the socket is not read until the old process is gone. */
+function adoptFd(sk: PgSocket, fd: number, isUnix: boolean): boolean {
+  if (!tuneSocket(fd, isUnix)) return false;
+  const handle = native.open(fd);
+  if (handle < 0) {
+    logError(`cannot use a socket: ${native.strerror(-handle)}`);
+    return false;
+  }
+  attachHandle(sk, handle);
+  fillRemoteAddr(sk, fd, isUnix);
+  fillLocalAddr(sk, fd, isUnix);
+  sk.connectTime = sk.requestTime = getCachedTime();
+  sk.suspended = true;
+  classicState.sockets.push(sk);
+  return true;
+}
+
+/** Who the client is: the original's set_pool() in its takeover form. Null = this config cannot know. */
+function loginUserOf(db: PgDatabase, row: FdRow): PgCredentials | null {
+  const name = row.user ?? '';
+  if (cf.authType === AuthType.ANY) {
+    if (db.forcedUser === null) logError('auth_type=any requires forced user');
+    return db.forcedUser;
+  }
+  if (cf.authType === AuthType.PAM) return addPamCredentials(name, row.password);
+  const known = findGlobalCredentials(name);
+  if (known !== null && !known.dynamicPasswd) return known;
+  if (db.authUser === null && cf.authUser !== null && cf.authUser !== '') {
+    db.authUser = findOrAddGlobalUser(cf.authUser, '').credentials;
+  }
+  if (db.authUser !== null) return addDynamicCredentials(db, name, row.password);
+  // has left the auth_file: stays logged in, as after RELOAD
+  return findOrAddGlobalUser(name, '').credentials;
+}
+
+function adoptScramKeys(db: PgDatabase, row: FdRow): boolean {
+  if (row.scramClientKey === null && row.scramServerKey === null) return true;
+  if (row.scramClientKey === null || row.scramServerKey === null) {
+    logError('incomplete SCRAM key data');
+    return false;
+  }
+  if (row.scramClientKey.length !== SCRAM_KEY_LEN || row.scramServerKey.length !== SCRAM_KEY_LEN) {
+    logError('incompatible SCRAM key data');
+    return false;
+  }
+  if (db.forcedUser !== null) {
+    logError('SCRAM key data received for forced user');
+    return false;
+  }
+  if (cf.authType === AuthType.PAM) {
+    logError('SCRAM key data received for PAM user');
+    return false;
+  }
+  const name = row.user ?? '';
+  let user = findGlobalCredentials(name);
+  if (user === null && db.authUser !== null) user = addDynamicCredentials(db, name, row.password);
+  // without that user there is nobody to keep the keys for
+  if (user === null) return true;
+  user.scramClientKey = row.scramClientKey;
+  user.scramServerKey = row.scramServerKey;
+  user.scramPassthroughValid = true;
+  return true;
+}
+
+/** A row with task `client`. @returns false when it cannot be used (logged) */
+export function useClientSocket(fd: number, row: FdRow): boolean {
+  const db = databaseOf(row.db ?? '');
+  if (!adoptScramKeys(db, row)) return false;
+  const user = loginUserOf(db, row);
+  if (user === null) return false;
+  const client = newClient();
+  if (!adoptFd(client, fd, row.addr === 'unix')) return false;
+  client.db = db;
+  client.loginUser = user;
+  client.pool = getPool(db, db.forcedUser ?? user);
+  client.contributesDbClientCount = true;
+  db.clientConnectionCount++;
+  if (user.globalUser !== null) {
+    client.userConnectionCounted = true;
+    user.globalUser.clientConnectionCount++;
+  }
+  client.clientAuthType = cf.authType;
+  client.startupMessageReceived = true;
+  client.welcomeSent = true;
+  adoptCancelKey(client, row.cancelKey);
+  applyVars(client, row);
+  if (row.linkFd !== 0) {
+    // inside a transaction whose beginning nobody told
+    client.xactStart = getCachedTime();
+    classicState.links.push({ client, linkFd: row.linkFd });
+  }
+  classicState.clients++;
+  return placeSocket(client, SocketState.CL_ACTIVE);
+}
+
+/** A row with task `server`. @returns false when it cannot be used (logged) */
+export function useServerSocket(fd: number, row: FdRow): boolean {
+  const db = databaseOf(row.db ?? '');
+  const name = row.user ?? '';
+  let user: PgCredentials | null;
+  if (db.forcedUser !== null) user = db.forcedUser;
+  else if (cf.authType === AuthType.PAM) user = addPamCredentials(name, row.password);
+  else user = findGlobalCredentials(name);
+  if (user === null && db.authUser !== null) user = addDynamicCredentials(db, name, row.password);
+  user ??= findOrAddGlobalUser(name, '').credentials;
+
+  const server = newServer();
+  if (!adoptFd(server, fd, row.addr === 'unix')) return false;
+  server.pool = getPool(db, user);
+  server.loginUser = user;
+  server.host = db.host;
+  db.connectionCount++;
+  if (user.globalUser !== null) user.globalUser.connectionCount++;
+  server.cancelKey = row.cancelKey;
+  applyVars(server, row);
+  server.ready = row.linkFd === 0;
+  classicState.byOldFd.set(row.oldFd, server);
+  classicState.servers++;
+  return placeSocket(server, row.linkFd === 0 ? SocketState.SV_IDLE : SocketState.SV_ACTIVE);
+}
+
+/** One DataRow of SHOW FDS and its descriptor. Ends the process when it cannot be used: the old one goes on. */
+export function takeoverLoadFd(msg: ChannelMessage, fd: number): void {
+  logDebug(`got fd: ${fd}`);
+  const row = parseRow(msg);
+  logDebug(
+    `FD row: fd=${row.oldFd}(${fd}) linkfd=${row.linkFd} task=${row.task} user=${row.user ?? 'NULL'} ` +
+      `db=${row.db ?? 'NULL'} enc=${row.clientEncoding ?? 'NULL'}`,
+  );
+  let used: boolean;
+  switch (row.task) {
+    case 'client':
+      used = useClientSocket(fd, row);
+      break;
+    case 'server':
+      used = useServerSocket(fd, row);
+      break;
+    case 'pooler':
+      used = usePoolerSocket(fd, native.sockName(fd).family === Family.UNIX, false);
+      classicState.listeners++;
+      break;
+    default:
+      fatal(`unknown task: ${row.task}`);
+  }
+  if (!used) fatal('socket takeover failed');
+}
+
+/** All rows are here: links clients to servers by the old descriptor numbers. */
+export function takeoverPostprocessFds(): void {
+  for (const { client, linkFd } of classicState.links) {
+    const server = classicState.byOldFd.get(linkFd);
+    if (server === undefined || server.link !== null) fatal('takeover_create_link: failed to find pair');
+    client.link = server;
+    server.link = client;
+  }
+  classicState.byOldFd.clear();
+  classicState.links.length = 0;
+}

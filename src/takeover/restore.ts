@@ -1,0 +1,352 @@
+/*
+ * The reader of the full handover: makes databases, users, pools and sockets of what the old process described. Everything
+ * stays as it is described until the old process is gone: nothing is read from the sockets, nothing is sent on them. A
+ * record that makes no sense throws, and the new process gives up.
+ */
+import { ScramState } from '../core/auth/scram';
+import { native } from '../core/base/native';
+import { PauseMode, runState } from '../core/base/runstate';
+import { usePoolerSocket } from '../core/net/listener';
+import { attachHandle } from '../core/net/sbuf';
+import {
+  addDatabase,
+  addDynamicCredentials,
+  findDatabase,
+  findPeer,
+  PgDatabase,
+  retireAutodatabase,
+} from '../core/pool/database';
+import { getPeerPool, getPool, type PgPool } from '../core/pool/pool';
+import type { RequestQueue, ResponseAction } from '../core/pool/requests';
+import { isServerSocket, type PgAddr, type PgSocket } from '../core/pool/socket';
+import { newClient, newServer } from '../core/pool/state';
+import { type PgStats, statsStamps } from '../core/pool/stats';
+import { addPamCredentials, findGlobalUser, findOrAddGlobalUser, PgCredentials } from '../core/pool/user';
+import { varcacheSet } from '../core/pool/varcache';
+import { adoptCancelKey } from '../core/session/cancelkeys';
+import { findOrRegisterDatabase } from '../core/session/registry';
+import {
+  type AddrTuple,
+  type BeginRecord,
+  type CredentialsRef,
+  connectText,
+  type DatabaseRecord,
+  FORMAT,
+  flagFields,
+  type HandoverRecord,
+  numberFields,
+  type PoolRecord,
+  type SecretRecord,
+  type SocketRecord,
+  statNames,
+  type UserRecord,
+} from './format';
+import type { Still } from './still';
+import { isServerStateName, placeSocket, stateOf } from './walk';
+
+type FlagField = (typeof flagFields)[number];
+type NumberField = (typeof numberFields)[number];
+
+function bytesOf(text: string | null | undefined): Buffer | null {
+  return text === null || text === undefined ? null : Buffer.from(text, 'latin1');
+}
+
+function addrOf(tuple: AddrTuple): PgAddr {
+  const [family, host, port, uid, pid] = tuple;
+  return { family, host, port, uid, pid };
+}
+
+/** Unix sockets carry the peer's key, so a buffer of bytes is `{ bytes }`. */
+function scramOf(fields: Record<string, unknown>): ScramState {
+  const state = new ScramState() as unknown as Record<string, unknown>;
+  for (const [name, value] of Object.entries(fields)) {
+    if (!(name in state)) continue;
+    const bytes = value !== null && typeof value === 'object' ? (value as { bytes?: string }).bytes : undefined;
+    state[name] = bytes === undefined ? value : bytesOf(bytes);
+  }
+  return state as unknown as ScramState;
+}
+
+/** Takes over what was learnt with a secret, when it is still the secret. */
+function adoptSecret(user: PgCredentials, from: SecretRecord): void {
+  if (user.passwd !== from.passwd || from.scramClientKey === null || from.scramServerKey === null) return;
+  user.scramClientKey = bytesOf(from.scramClientKey);
+  user.scramServerKey = bytesOf(from.scramServerKey);
+  user.scramPassthroughValid = true;
+}
+
+/** A linked pair, or a cancel request and its target: ends that may be described later. */
+interface Tie {
+  from: PgSocket;
+  to: number;
+}
+
+export class Restorer {
+  begin: BeginRecord | null = null;
+  /** the last record came, and what it counts is what arrived */
+  complete = false;
+  listeners = 0;
+  readonly sockets: Still[] = [];
+  /** databases that the new config does not have: they end as after RELOAD, once the sockets are ours */
+  readonly goneDatabases: PgDatabase[] = [];
+
+  private flags: (FlagField | null)[] = [];
+  private numbers: (NumberField | null)[] = [];
+  private vars: string[] = [];
+  private stats: number[] = [];
+  private readonly pools = new Map<number, PgPool>();
+  /** databases whose servers were opened under another config */
+  private readonly changed = new Set<string>();
+  private readonly ownCredentials = new Map<string, PgCredentials>();
+  private readonly byId = new Map<number, PgSocket>();
+  private readonly links: Tie[] = [];
+  private readonly cancels: Tie[] = [];
+  /** sockets that arrived, used or not */
+  private arrived = 0;
+
+  /**
+   * Takes one record.
+   * @param raw the bytes behind its text
+   * @param takeFd fetches its descriptor, which arrived before it; throws when there is none
+   */
+  take(record: HandoverRecord, raw: Buffer, takeFd: () => number): void {
+    if (record.k === 'begin') {
+      this.takeBegin(record);
+      return;
+    }
+    if (this.begin === null) throw new Error(`record '${record.k}' before the first`);
+    switch (record.k) {
+      case 'listener': {
+        const fd = takeFd();
+        const isUnix = native.sockName(fd).family === 1;
+        if (!usePoolerSocket(fd, isUnix, record.inherited)) throw new Error('a listening socket cannot be used');
+        this.listeners++;
+        return;
+      }
+      case 'user':
+        this.takeUser(record);
+        return;
+      case 'database':
+        this.takeDatabase(record);
+        return;
+      case 'pool':
+        this.takePool(record);
+        return;
+      case 'socket':
+        this.takeSocket(record, raw, takeFd());
+        return;
+      case 'end':
+        this.tie();
+        if (record.sockets !== this.arrived || record.listeners !== this.listeners) {
+          throw new Error(
+            `got ${this.arrived} sockets and ${this.listeners} listeners of ${record.sockets} and ${record.listeners}`,
+          );
+        }
+        this.complete = true;
+        return;
+      default: {
+        // a newer version's: what it says of descriptors has to be obeyed
+        const unknown = record as { fd?: boolean };
+        if (unknown.fd === true) native.closeFd(takeFd());
+      }
+    }
+  }
+
+  private takeBegin(record: BeginRecord): void {
+    if (record.format < 1 || record.format > FORMAT) throw new Error(`unknown handover format ${record.format}`);
+    this.begin = record;
+    this.flags = record.flags.map((name) => flagFields.find((known) => known === name) ?? null);
+    this.numbers = record.numbers.map((name) => numberFields.find((known) => known === name) ?? null);
+    this.vars = record.vars;
+    this.stats = record.stats.map((name) => (statNames as readonly string[]).indexOf(name));
+    if (record.paused) runState.pauseMode = PauseMode.PAUSE;
+    [statsStamps.old, statsStamps.now] = record.statsStamps;
+  }
+
+  private takeUser(record: UserRecord): void {
+    const known = findGlobalUser(record.name);
+    if (known !== null) adoptSecret(known.credentials, record);
+  }
+
+  private takeDatabase(record: DatabaseRecord): void {
+    let db = findOrRegisterDatabase(null, record.name);
+    if (db?.admin) return;
+    if (db === null) {
+      // an auto-database that nobody uses, and no `*` any more
+      if (record.inactiveTime > 0) return;
+      db = addDatabase(record.name);
+      this.goneDatabases.push(db);
+    }
+    db.paused = record.paused;
+    db.disabled = record.disabled;
+    db.waitClose = record.waitClose;
+    if (connectText(db) !== record.connect) this.changed.add(db.name);
+    for (const user of record.dynamicUsers) adoptSecret(addDynamicCredentials(db, user.name, user.passwd), user);
+    if (record.inactiveTime > 0 && db.auto && db.pools.length === 0) retireAutodatabase(db, record.inactiveTime);
+  }
+
+  /** Those credentials here; what this config has no place for is made up. */
+  private credentials(ref: CredentialsRef, db: PgDatabase | null): PgCredentials {
+    const { kind, name } = ref;
+    if (kind === 'mock') {
+      const mock = new PgCredentials(name, findGlobalUser(name));
+      mock.mockAuth = true;
+      return mock;
+    }
+    if (kind === 'global') return findOrAddGlobalUser(name, '').credentials;
+    if (kind === 'pam') return addPamCredentials(name, ref.passwd);
+    if (kind === 'dynamic' && db !== null) return db.dynamicUsers.get(name) ?? addDynamicCredentials(db, name, '');
+    if (kind === 'forced' && db?.forcedUser?.name === name) return db.forcedUser;
+    const key = `${ref.db ?? ''}\0${name}`;
+    let own = this.ownCredentials.get(key);
+    if (own === undefined) {
+      own = new PgCredentials(name, findOrAddGlobalUser(name, ''));
+      own.passwd = ref.passwd ?? '';
+      this.ownCredentials.set(key, own);
+    }
+    return own;
+  }
+
+  private statsOf(values: readonly number[], into: PgStats): void {
+    for (let i = 0; i < values.length; i++) {
+      const slot = this.stats[i] ?? -1;
+      if (slot >= 0) into[slot] = values[i] as number;
+    }
+  }
+
+  private varsOf(values: readonly (string | null)[], into: (string | null)[]): void {
+    for (let i = 0; i < values.length; i++) {
+      const value = values[i] ?? null;
+      if (value !== null) varcacheSet(into, this.vars[i] as string, value);
+    }
+  }
+
+  private findPool(record: PoolRecord): PgPool | null {
+    if (record.peerId > 0) {
+      const peer = findPeer(record.peerId);
+      return peer === null ? null : getPeerPool(peer);
+    }
+    const db = findDatabase(record.db);
+    if (db === null || record.user === null) throw new Error(`pool of unknown database ${record.db}`);
+    return getPool(db, this.credentials(record.user, db));
+  }
+
+  private takePool(record: PoolRecord): void {
+    const pool = this.findPool(record);
+    // a peer that is not configured any more
+    if (pool === null) return;
+    this.pools.set(record.n, pool);
+    this.statsOf(record.stats, pool.stats);
+    this.statsOf(record.newerStats, pool.newerStats);
+    this.statsOf(record.olderStats, pool.olderStats);
+    pool.lastLifetimeDisconnect = record.lastLifetimeDisconnect;
+    pool.lastActiveTime = record.lastActiveTime;
+    pool.rrcounter = record.rrcounter;
+    // what was learnt of servers under another config, and the console's own welcome, are not for us
+    if (pool.db.admin || this.changed.has(pool.db.name)) return;
+    pool.lastConnectTime = record.lastConnectTime;
+    pool.lastConnectFailed = record.lastConnectFailed;
+    pool.lastConnectFailedMessage = record.lastConnectFailedMessage;
+    pool.lastLoginFailed = record.lastLoginFailed;
+    if (record.welcomeMsg === null) return;
+    pool.welcomeMsg = bytesOf(record.welcomeMsg);
+    pool.welcomeMsgReady = true;
+    this.varsOf(record.origVars, pool.origVars);
+  }
+
+  private takeSocket(record: SocketRecord, raw: Buffer, fd: number): void {
+    this.arrived++;
+    const state = stateOf(record.state);
+    const pool = this.pools.get(record.pool) ?? null;
+    if (state === null || (record.pool >= 0 && pool === null)) {
+      // belongs to a peer that left the config: a cancel request
+      native.closeFd(fd);
+      return;
+    }
+    const handle = native.open(fd);
+    if (handle < 0) throw new Error(`cannot use a socket: ${native.strerror(-handle)}`);
+    const sk = isServerStateName(record.state) ? newServer() : newClient();
+    attachHandle(sk, handle);
+    sk.pool = pool;
+    this.fillFields(sk, record);
+    this.fillOwners(sk, record);
+    if (!placeSocket(sk, state)) throw new Error(`a socket in state ${record.state} without a pool`);
+
+    if (record.kept > 0) {
+      const kept = raw.subarray(0, record.kept);
+      if (kept.length !== record.kept || native.keepBytes(handle, kept) < 0)
+        throw new Error('received bytes are missing');
+      sk.hasKept = true;
+    }
+    const unsent = record.unsent > 0 ? Buffer.from(raw.subarray(record.kept, record.kept + record.unsent)) : null;
+    if (unsent !== null && unsent.length !== record.unsent) throw new Error('unsent bytes are missing');
+    this.sockets.push({ sk, unsent });
+    this.byId.set(record.id, sk);
+    if (record.link !== undefined) this.links.push({ from: sk, to: record.link });
+    if (record.canceled !== undefined) this.cancels.push({ from: sk, to: record.canceled });
+  }
+
+  private fillFields(sk: PgSocket, record: SocketRecord): void {
+    for (let i = 0; i < this.flags.length; i++) {
+      const name = this.flags[i] ?? null;
+      if (name !== null) sk[name] = (record.f & (1 << i)) !== 0;
+    }
+    for (let i = 0; i < this.numbers.length; i++) {
+      const name = this.numbers[i] ?? null;
+      if (name !== null) sk[name] = record.n[i] as number;
+    }
+    this.varsOf(record.v, sk.vars);
+    sk.remoteAddr = addrOf(record.remote);
+    sk.localAddr = addrOf(record.local);
+    sk.host = record.host ?? null;
+    sk.startupOptions = record.startupOptions ?? null;
+    sk.loginSalt = bytesOf(record.loginSalt);
+    sk.scram = record.scram === undefined ? null : scramOf(record.scram);
+    const key = Buffer.from(record.cancelKey, 'latin1');
+    const requests = sk.requests as RequestQueue | null;
+    if (requests !== null) {
+      sk.cancelKey = key;
+      for (const request of record.requests ?? []) requests.push(request & 0xff, (request >> 8) as ResponseAction);
+    } else if (sk.welcomeSent) {
+      adoptCancelKey(sk, key);
+    } else {
+      sk.cancelKey = key;
+    }
+  }
+
+  /** Database, user, and the counts of both. */
+  private fillOwners(sk: PgSocket, record: SocketRecord): void {
+    if (record.db !== undefined) {
+      sk.db = record.fake ? null : findDatabase(record.db);
+      if (sk.db === null) {
+        sk.db = new PgDatabase(record.db);
+        sk.db.fake = true;
+      }
+    }
+    const poolUser = sk.pool?.user ?? null;
+    if (record.user === undefined) sk.loginUser = poolUser;
+    else sk.loginUser = record.user === null ? null : this.credentials(record.user, sk.db);
+
+    if (isServerStateName(record.state)) {
+      const db = (sk.pool as PgPool).db;
+      db.connectionCount++;
+      if (poolUser?.globalUser) poolUser.globalUser.connectionCount++;
+      if (this.changed.has(db.name)) sk.closeNeeded = true;
+      return;
+    }
+    if (sk.db !== null && sk.contributesDbClientCount) sk.db.clientConnectionCount++;
+    const globalUser = sk.loginUser?.globalUser ?? null;
+    if (globalUser !== null && sk.userConnectionCounted) globalUser.clientConnectionCount++;
+  }
+
+  private tie(): void {
+    for (const { from, to } of this.links) from.link = this.byId.get(to) ?? null;
+    for (const { from, to } of this.cancels) {
+      const server = this.byId.get(to) ?? null;
+      if (server === null || !isServerSocket(server)) continue;
+      from.canceledServer = server;
+      if (server.cancelingClients === null) server.cancelingClients = [from];
+      else server.cancelingClients.push(from);
+    }
+  }
+}

@@ -1,0 +1,381 @@
+/*
+ * The side that takes (-R): a new process logs in to the console of the running one over its Unix socket, takes every socket
+ * of it, has it shut down, and goes on in its place. src/main.ts calls takeoverPart1() before going to the background
+ * and takeoverFinish() when everything else is set up; docs/online-reboot.md draws the whole exchange.
+ *
+ * Until SHUTDOWN was acknowledged this process touches nothing: whatever fails, it dies and the old one goes on.
+ */
+import { accessSync, constants, readFileSync, unlinkSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { listenFdCount } from '../core/base/listenfds';
+import { die, fatal, logDebug, logError, logInfo, slogInfo } from '../core/base/log';
+import { native } from '../core/base/native';
+import { notify, notifyState } from '../core/base/notify';
+import { PauseMode, runState } from '../core/base/runstate';
+import { getRealTime, USEC } from '../core/base/time';
+import { newTimer, timerStart, timerStop } from '../core/base/timer';
+import { cf } from '../core/config/settings';
+import { checkListenAddr, resumePooler, settleListeners } from '../core/net/listener';
+import { socketsByHandle } from '../core/net/sbuf';
+import { findDatabase } from '../core/pool/database';
+import { getPool, type PgPool } from '../core/pool/pool';
+import { isServerSocket, type PgSocket } from '../core/pool/socket';
+import { Act } from '../core/session/act';
+import { killDatabase, resumeAll } from '../core/session/janitor';
+import { launchNewConnection } from '../core/session/launch';
+import { mainLoopOnce } from '../core/session/mainloop';
+import { disconnectServer } from '../core/session/objects';
+import { adminServerSlot } from '../core/session/serverlogin';
+import { PqMsg } from '../core/wire/packets';
+import { PktReader } from '../core/wire/reader';
+import { Channel, type ChannelMessage, errorText } from './channel';
+import { classicState, takeoverLoadFd, takeoverPostprocessFds } from './classic';
+import { diePoint } from './diepoint';
+import { FORMAT, type HandoverRecord } from './format';
+import { Restorer } from './restore';
+import { goOn } from './still';
+import { countKinds } from './walk';
+
+/** How long the old process may take none of a command. */
+const SEND_MS = 10_000;
+const FOREVER_MS = -1;
+/** How long a process whose connection ended without a word may take to be gone. */
+const DYING_MS_MAX = 5_000;
+/** Between two looks at the old pidfile: often at first, because usually it is gone already. */
+const PIDFILE_MS_FIRST = 1;
+const PIDFILE_MS = 100;
+const PIDFILE_QUICK_LOOKS = 100;
+
+/** The pseudo-server whose other end is the old process. */
+let oldBouncer: PgSocket | null = null;
+let channel: Channel | null = null;
+/** null = the classic exchange */
+let restorer: Restorer | null = null;
+/** usec when the clients were first kept waiting, and when they were served again */
+let pauseBegan = 0;
+let pauseEnded = 0;
+
+function nap(ms: number): void {
+  native.pollFd(-1, 0, ms);
+}
+
+/* ---- part 1 ---- */
+
+/** What -R needs of the config; ends the process when it is not there. */
+function requireUnixSocket(): void {
+  if (cf.unixSocketDir === '') die('cannot reboot if unix dir not configured');
+  // the new process could not put a socket of its own in the place of that one
+  if (cf.unixSocketDir.startsWith('@')) die('cannot reboot with abstract Unix socket');
+  // it is the service manager that starts this process, not its reload command: there is nothing to take over
+  if (listenFdCount() > 0) die('cannot reboot under service manager');
+}
+
+/** Whatever could fail for good after the old process is gone is tried before it is disturbed. */
+function tryWhatComesLater(): void {
+  checkListenAddr();
+  if (cf.pidfile === null || cf.pidfile === '') return;
+  try {
+    accessSync(Buffer.from(dirname(cf.pidfile), 'latin1'), constants.W_OK);
+  } catch (err) {
+    die(`could not open pidfile '${cf.pidfile}': ${(err as Error).message}`);
+  }
+}
+
+/** Opens a server connection of our own admin pool: its other end is the console of the old process. */
+function takeoverInit(): PgPool {
+  const db = findDatabase('pgbouncer');
+  if (db === null || db.forcedUser === null) return fatal('no admin pool?');
+  const pool = getPool(db, db.forcedUser);
+  logInfo('takeover_init: launching connection');
+  launchNewConnection(pool, true);
+  return pool;
+}
+
+/** An ordinary login, driven by the loop. */
+function waitForLogin(pool: PgPool): PgSocket {
+  let server: PgSocket | null = null;
+  adminServerSlot.loginDone = (loggedIn) => {
+    server = loggedIn;
+    // the loop has nothing more to do with it
+    return Act.DEAD;
+  };
+  const limit = newTimer(() => die('login failed: the old process does not answer'));
+  if (cf.serverConnectTimeout > 0) timerStart(limit, cf.serverConnectTimeout, 0);
+  while (server === null) {
+    if (pool.newServerList.count === 0) fatal('login failed');
+    mainLoopOnce();
+  }
+  timerStop(limit);
+  return server;
+}
+
+/** The login is done: asks a process of our own kind for everything, any other for what it can give. */
+function takeoverLogin(server: PgSocket): void {
+  slogInfo(server, 'login OK, sending SUSPEND');
+  const fd = native.detach(server.handle);
+  socketsByHandle[server.handle] = null;
+  server.handle = -1;
+  oldBouncer = server;
+  channel = new Channel(fd);
+  diePoint('take-login');
+
+  pauseBegan = getRealTime();
+  send(channel, `HANDOVER ${FORMAT};`);
+  const first = receive(channel);
+  if (first.type !== PqMsg.ErrorResponse) {
+    takeFull(channel, first);
+    return;
+  }
+  const refusal = errorText(first);
+  if (!refusal.startsWith('invalid command')) {
+    logError(`old bouncer sent: ${refusal}`);
+    die('something failed');
+  }
+  while (receive(channel).type !== PqMsg.ReadyForQuery);
+  takeClassic(channel);
+}
+
+function send(ch: Channel, sql: string): void {
+  const failed = ch.query(sql, SEND_MS);
+  if (failed !== 0) fatal(`command send failed: ${native.strerror(failed)}`);
+}
+
+function receive(ch: Channel): ChannelMessage {
+  const msg = ch.next(FOREVER_MS);
+  if (msg === null) return fatal('unexpected EOF');
+  if (typeof msg === 'number') return fatal(`safe_recvmsg: ${native.strerror(msg)}`);
+  return msg;
+}
+
+function commandTag(msg: ChannelMessage): string {
+  return new PktReader(msg.buf, msg.off, msg.end).str() ?? fatal('bad result pkt');
+}
+
+/** Reads what does not concern the caller; ends the process when the old one complains. */
+function passOver(msg: ChannelMessage): void {
+  if (msg.type === PqMsg.ErrorResponse) {
+    logError(`old bouncer sent: ${errorText(msg)}`);
+    die('something failed');
+  }
+  const known =
+    msg.type === PqMsg.ReadyForQuery || msg.type === PqMsg.RowDescription || msg.type === PqMsg.NoticeResponse;
+  if (!known) fatal(`takeover_parse_data: unexpected pkt: '${String.fromCharCode(msg.type)}'`);
+}
+
+function takeClassic(ch: Channel): void {
+  pauseBegan = getRealTime();
+  send(ch, 'SUSPEND;');
+  for (;;) {
+    const msg = receive(ch);
+    if (msg.type === PqMsg.DataRow) {
+      const fd = ch.fds.shift();
+      if (fd === undefined) fatal('got row without fd info');
+      takeoverLoadFd(msg, fd);
+      diePoint('take-row');
+    } else if (msg.type === PqMsg.CommandComplete) {
+      const tag = commandTag(msg);
+      logDebug(`takeover_recv_fds: CommandComplete body: ${tag}`);
+      if (tag === 'SUSPEND') {
+        logInfo('SUSPEND finished, sending SHOW FDS');
+        diePoint('take-suspended');
+        send(ch, 'SHOW FDS;');
+      } else if (tag.startsWith('SHOW')) {
+        takeoverPostprocessFds();
+        logInfo('SHOW FDS finished');
+        return;
+      } else {
+        fatal(`got bad CMD from old bouncer: ${tag}`);
+      }
+    } else {
+      passOver(msg);
+    }
+  }
+}
+
+function takeFull(ch: Channel, first: ChannelMessage): void {
+  const reader = new Restorer();
+  restorer = reader;
+  const takeFd = (): number => ch.fds.shift() ?? die('got row without fd info: out of file descriptors?');
+  for (let msg = first; ; msg = receive(ch)) {
+    if (msg.type === PqMsg.CopyData) {
+      const begun = reader.begin !== null;
+      takeRecord(reader, msg, takeFd);
+      if (!begun) {
+        logInfo('SUSPEND finished, sending SHOW FDS');
+        pauseBegan = reader.begin?.stillSince ?? pauseBegan;
+        diePoint('take-suspended');
+      }
+      diePoint('take-row');
+    } else if (msg.type === PqMsg.CommandComplete) {
+      if (!reader.complete) die('incomplete data from old process');
+      logInfo('SHOW FDS finished');
+      return;
+    } else {
+      passOver(msg);
+    }
+  }
+}
+
+function takeRecord(reader: Restorer, msg: ChannelMessage, takeFd: () => number): void {
+  try {
+    const length = msg.buf.readUInt32BE(msg.off);
+    const textEnd = msg.off + 4 + length;
+    if (textEnd > msg.end) throw new Error('record too short');
+    const record = JSON.parse(msg.buf.toString('latin1', msg.off + 4, textEnd)) as HandoverRecord;
+    reader.take(record, msg.buf.subarray(textEnd, msg.end), takeFd);
+  } catch (err) {
+    logError((err as Error).message);
+    die('invalid data from old process');
+  }
+}
+
+/**
+ * Takes every socket of the running process; returns false when there is none, and the caller boots as usual. Ends this
+ * process when something fails: the old one then goes on.
+ */
+export function takeoverPart1(oldProcessAnswers: () => boolean): boolean {
+  requireUnixSocket();
+  if (!oldProcessAnswers()) {
+    logInfo('old process not found, try to continue normally');
+    runState.reboot = 0;
+    return false;
+  }
+  tryWhatComesLater();
+  diePoint('take-start');
+  takeoverLogin(waitForLogin(takeoverInit()));
+  diePoint('take-complete');
+  runState.reboot = 0;
+  logInfo('disko over, going background');
+  return true;
+}
+
+/* ---- part 2 ---- */
+
+/** Lives and is no zombie: one whose parent never looks is as good as gone. */
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+  } catch (err) {
+    return (err as NodeJS.ErrnoException).code !== 'ESRCH';
+  }
+  try {
+    return !/^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
+  } catch {
+    return true;
+  }
+}
+
+/** The sockets are ours: everybody is served again. */
+function resumeWork(): void {
+  const goneDatabases = restorer === null ? classicState.goneDatabases : restorer.goneDatabases;
+  if (restorer === null) {
+    resumeAll();
+    // one whose client was not given: it has nobody to answer to
+    for (const sk of classicState.sockets) {
+      if (isServerSocket(sk) && !sk.ready && sk.link === null) disconnectServer(sk, true, 'client was not handed over');
+    }
+  } else {
+    goOn(restorer.sockets);
+    resumePooler();
+  }
+  for (const db of goneDatabases) killDatabase(db);
+  pauseEnded = getRealTime();
+}
+
+/**
+ * Sends SHUTDOWN and waits until the old process has no say any more. With one of our own kind that is its
+ * acknowledgement, or its death; with any other its end.
+ */
+function shutDownOld(ch: Channel): void {
+  const pid = restorer?.begin?.pid ?? 0;
+  let acknowledged = false;
+  let resumed: string | null = null;
+  const failed = ch.query('SHUTDOWN;', SEND_MS);
+  if (failed !== 0 && restorer === null) die('failed to send SHUTDOWN;');
+  diePoint('take-shutdown-sent');
+  for (;;) {
+    const msg = ch.next(FOREVER_MS);
+    if (msg === null) break;
+    if (typeof msg === 'number') {
+      if (restorer !== null) break;
+      die(`sky is falling - error while waiting result from SHUTDOWN: ${native.strerror(msg)}`);
+    }
+    if (restorer === null) continue;
+    if (msg.type === PqMsg.CommandComplete && !acknowledged) {
+      acknowledged = true;
+      resumeWork();
+    } else if (msg.type === PqMsg.ErrorResponse) {
+      resumed = errorText(msg);
+    }
+  }
+  if (restorer === null) {
+    resumeWork();
+    return;
+  }
+  if (acknowledged) return;
+  // it ended without a word: only if it is dead, what it had is ours
+  for (let waited = 0; resumed === null && isAlive(pid); waited += PIDFILE_MS_FIRST) {
+    if (waited >= DYING_MS_MAX) resumed = 'connection lost';
+    nap(PIDFILE_MS_FIRST);
+  }
+  if (resumed !== null) {
+    notify(`MAINPID=${pid}`);
+    die(`old process goes on: ${resumed}`);
+  }
+  resumeWork();
+}
+
+/** Waits until the file is gone, or names nobody who lives: the old process may have been killed. */
+function waitForPidfile(path: string): void {
+  logInfo('waiting for old pidfile to go away');
+  const file = Buffer.from(path, 'latin1');
+  for (let look = 0; ; look++) {
+    let pid: number;
+    try {
+      pid = Number.parseInt(readFileSync(file, 'latin1'), 10);
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code === 'ENOENT') return;
+      pid = 0;
+    }
+    if (pid > 0 && !isAlive(pid)) {
+      try {
+        unlinkSync(file);
+      } catch {
+        // it went by itself
+      }
+      return;
+    }
+    nap(look < PIDFILE_QUICK_LOOKS ? PIDFILE_MS_FIRST : PIDFILE_MS);
+  }
+}
+
+/**
+ * Has the old process shut down and goes on with what it had.
+ * @returns what was taken, for the operator
+ */
+export function takeoverFinish(): string {
+  const ch = channel as Channel;
+  if (restorer?.begin?.notifySocket) notifyState.socket ??= restorer.begin.notifySocket;
+  logInfo('sending SHUTDOWN;');
+  // systemd has to know its new main process before the old one is gone
+  notify(`MAINPID=${process.pid}`);
+  shutDownOld(ch);
+  diePoint('take-owned');
+  ch.close();
+  if (oldBouncer !== null) disconnectServer(oldBouncer, false, 'disko over');
+  if (cf.pidfile !== null && cf.pidfile !== '') waitForPidfile(cf.pidfile);
+  logInfo('old process killed, resuming work');
+  settleListeners();
+  if (runState.pauseMode !== PauseMode.SUSPEND) resumePooler();
+
+  const { clients, servers } = restorer === null ? classicState : countKinds(restorer.sockets.map((one) => one.sk));
+  const listeners = restorer === null ? classicState.listeners : restorer.listeners;
+  const pauseMs = Math.max(1, Math.round(((pauseEnded - pauseBegan) * 1000) / USEC));
+  oldBouncer = null;
+  channel = null;
+  restorer = null;
+  classicState.sockets.length = 0;
+  return (
+    `took over ${listeners} listening sockets, ${clients} clients, ${servers} servers; ` + `longest pause ${pauseMs} ms`
+  );
+}

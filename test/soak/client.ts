@@ -1,0 +1,234 @@
+/*
+ * One client of the soak: for as long as the soak lasts it connects, works, idles, cancels and goes, politely or not, as
+ * chance will have it. Every query carries a token that nobody else has; any other answer is a wrong one.
+ */
+import { setTimeout as pause } from 'node:timers/promises';
+import { type Bouncer, cancelRequest, cstring, errorFields, int16, int32, type Message, message, RawClient, rowValues } from '../harness';
+import { reset } from '../hostile/attack';
+import type { Random } from '../hostile/random';
+
+/** Nothing here takes longer than this, even when everybody wants a server at once. */
+const STUCK_MS = 30_000;
+const IDLE_MS_MAX = 400;
+const ACTIONS_MAX = 25;
+
+/** What the soak counts. */
+export interface Tally {
+  logins: number;
+  answers: number;
+  errors: number;
+  cancels: number;
+  cancelled: number;
+  vanished: number;
+  idles: number;
+  /** connections that ended because a server was killed under them */
+  serversLost: number;
+  /** refused at login because servers were being killed */
+  refused: number;
+}
+
+export function newTally(): Tally {
+  return { logins: 0, answers: 0, errors: 0, cancels: 0, cancelled: 0, vanished: 0, idles: 0, serversLost: 0, refused: 0 };
+}
+
+/**
+ * The server was killed, as PostgreSQL or the pooler words it; the last one when that happened while the server was being
+ * given the client's parameters.
+ */
+const KILLED =
+  /invalid server parameter|terminating connection due to administrator command|server conn crashed|server closed|server login|server connection closed/;
+const QUERY_CANCELED = '57014';
+
+/** The connection is over, through no fault of the client's own. */
+class Lost extends Error {}
+
+let lastToken = 0;
+
+export class SoakClient {
+  private conn: RawClient | null = null;
+
+  constructor(
+    private readonly bouncer: Bouncer,
+    private readonly number: number,
+    private readonly random: Random,
+    private readonly tally: Tally,
+    private readonly over: () => boolean,
+  ) {}
+
+  /** Lives until the soak is over. Throws at the first wrong answer, or when something takes too long. */
+  async run(): Promise<void> {
+    while (!this.over()) {
+      try {
+        await this.visit();
+      } catch (err) {
+        if (!(err instanceof Lost)) throw new Error(`client ${this.number}: ${err instanceof Error ? err.message : err}`, { cause: err });
+        if (err.message === 'login') this.tally.refused++;
+        else this.tally.serversLost++;
+        await this.conn?.destroy();
+      }
+    }
+    await this.conn?.destroy();
+  }
+
+  private async visit(): Promise<void> {
+    const conn = await this.bouncer.raw();
+    this.conn = conn;
+    const answer = await conn.login({ user: 'postgres', params: { application_name: `soak${this.number}` } });
+    if (answer.at(-1)?.type !== 'Z') {
+      this.checkKilled(answer);
+      throw new Lost('login');
+    }
+    this.tally.logins++;
+    const actions = this.random.between(1, ACTIONS_MAX);
+    for (let done = 0; done < actions && !this.over(); done++) await this.act(conn);
+    if (this.random.one(2)) await conn.end();
+    else await this.vanish(conn);
+  }
+
+  private act(conn: RawClient): Promise<void> {
+    const kind = this.random.below(100);
+    if (kind < 30) return this.simple(conn);
+    if (kind < 55) return this.extended(conn);
+    if (kind < 65) return this.transaction(conn);
+    if (kind < 72) return this.many(conn);
+    if (kind < 78) return this.failing(conn);
+    if (kind < 84) return this.cancelling(conn);
+    if (kind < 86) return this.racing(conn);
+    return this.idle();
+  }
+
+  private async idle(): Promise<void> {
+    this.tally.idles++;
+    await pause(this.random.below(IDLE_MS_MAX));
+  }
+
+  private token(): string {
+    return `c${this.number}-${++lastToken}`;
+  }
+
+  /** All messages up to ReadyForQuery. Throws Lost when the server was killed instead. */
+  private async answer(conn: RawClient): Promise<Message[]> {
+    const messages = await conn.until('Z', STUCK_MS);
+    if (messages.at(-1)?.type === 'Z') return messages;
+    this.checkKilled(messages);
+    throw new Lost('server');
+  }
+
+  /** A connection that ends without being asked must say why, unless the words were lost with it. */
+  private checkKilled(messages: Message[]): void {
+    const last = messages.filter((msg) => msg.type === 'E').at(-1);
+    if (last === undefined) return;
+    const { M: text = '' } = errorFields(last);
+    if (!KILLED.test(text)) throw new Error(`the connection ended: ${text}`);
+  }
+
+  /** The rows must be these, and there must be no error. */
+  private expect(messages: Message[], rows: string[]): void {
+    const error = messages.find((msg) => msg.type === 'E');
+    if (error !== undefined) throw new Error(`an error for ${rows[0]}: ${errorFields(error).C} ${errorFields(error).M}`);
+    const got = messages.filter((msg) => msg.type === 'D').map((msg) => rowValues(msg)[0]);
+    if (got.join() !== rows.join()) throw new Error(`asked for ${rows}, got ${got}`);
+    this.tally.answers++;
+  }
+
+  private async simple(conn: RawClient): Promise<void> {
+    const token = this.token();
+    await conn.sendMessage('Q', cstring(`SELECT '${token}'`));
+    this.expect(await this.answer(conn), [token]);
+  }
+
+  private async extended(conn: RawClient): Promise<void> {
+    const token = this.token();
+    await conn.send(
+      message('P', cstring(''), cstring('SELECT $1::text'), int16(0)),
+      message('B', cstring(''), cstring(''), int16(0), int16(1), int32(token.length), Buffer.from(token), int16(0)),
+      message('D', cstring('P')),
+      message('E', cstring(''), int32(0)),
+      message('S'),
+    );
+    this.expect(await this.answer(conn), [token]);
+  }
+
+  private async transaction(conn: RawClient): Promise<void> {
+    await conn.sendMessage('Q', cstring('BEGIN'));
+    this.expect(await this.answer(conn), []);
+    const token = this.token();
+    await conn.sendMessage('Q', cstring(`SELECT set_config('soak.token', '${token}', true)`));
+    this.expect(await this.answer(conn), [token]);
+    if (this.random.one(4)) await this.idle();
+    // the same server, or the token is not there
+    await conn.sendMessage('Q', cstring("SELECT current_setting('soak.token')"));
+    this.expect(await this.answer(conn), [token]);
+    await conn.sendMessage('Q', cstring('COMMIT'));
+    this.expect(await this.answer(conn), []);
+  }
+
+  private async many(conn: RawClient): Promise<void> {
+    const token = this.token();
+    const count = this.random.between(1, 300);
+    await conn.sendMessage('Q', cstring(`SELECT '${token}-' || n FROM generate_series(1, ${count}) n`));
+    this.expect(await this.answer(conn), Array.from({ length: count }, (_, n) => `${token}-${n + 1}`));
+  }
+
+  private async failing(conn: RawClient): Promise<void> {
+    const token = this.token();
+    await conn.sendMessage('Q', cstring(`SELECT "${token}"`));
+    const error = (await this.answer(conn)).find((msg) => msg.type === 'E');
+    if (error === undefined || !errorFields(error).M?.includes(token)) throw new Error(`the wrong error for ${token}`);
+    this.tally.errors++;
+  }
+
+  /** A query that only ends because it is cancelled. */
+  private async cancelling(conn: RawClient): Promise<void> {
+    const token = this.token();
+    await conn.sendMessage('Q', cstring(`SELECT '${token}', pg_sleep(600)`));
+    const ended = this.answer(conn).finally(() => {
+      waiting = false;
+    });
+    ended.catch(() => {});
+    let waiting = true;
+    // a request that comes before its query has a server is lost, as the original's is
+    while (waiting) {
+      this.tally.cancels++;
+      await cancelRequest({ port: this.bouncer.port }, conn.backendPid, conn.backendKey);
+      if (waiting) await Promise.race([ended.catch(() => {}), pause(50)]);
+    }
+    const error = (await ended).find((msg) => msg.type === 'E');
+    if (error === undefined || errorFields(error).C !== QUERY_CANCELED) throw new Error(`${token} was not cancelled`);
+    this.tally.cancelled++;
+  }
+
+  /** A cancel request that races with the end of its query: either may win, nobody else may be hit. */
+  private async racing(conn: RawClient): Promise<void> {
+    const token = this.token();
+    await conn.sendMessage('Q', cstring(`SELECT '${token}' FROM pg_sleep(0.002)`));
+    this.tally.cancels++;
+    const cancel = cancelRequest({ port: this.bouncer.port }, conn.backendPid, conn.backendKey);
+    const messages = await this.answer(conn).finally(() => cancel);
+    const error = messages.find((msg) => msg.type === 'E');
+    if (error === undefined) this.expect(messages, [token]);
+    else if (errorFields(error).C !== QUERY_CANCELED) throw new Error(`${token}: ${errorFields(error).M}`);
+    else this.tally.cancelled++;
+  }
+
+  /** Leaves without goodbye: idle, in a query, in a transaction, in the middle of a message. */
+  private async vanish(conn: RawClient): Promise<void> {
+    this.tally.vanished++;
+    const where = this.random.below(5);
+    if (where === 1) await conn.sendMessage('Q', cstring('SELECT pg_sleep(0.02)'));
+    else if (where === 2) await conn.sendMessage('Q', cstring('BEGIN'));
+    else if (where === 3) await conn.send(message('Q', cstring("SELECT 'never'")).subarray(0, 9));
+    else if (where === 4) await conn.sendMessage('Q', cstring('SELECT repeat($$x$$, 100000) FROM generate_series(1, 50)'));
+    const how = this.random.below(3);
+    if (how === 0) {
+      reset(conn.socket);
+    } else if (how === 1) {
+      conn.socket.destroy();
+    } else {
+      // half-closed: the pooler has to close the other half
+      conn.socket.end();
+      await conn.until('', STUCK_MS);
+    }
+    await conn.closed;
+  }
+}

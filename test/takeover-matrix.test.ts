@@ -1,0 +1,83 @@
+/*
+ * A new process takes over while clients are in the middle of everything: nobody loses a byte. tsbouncer to tsbouncer with
+ * all that the full handover carries; to and from the C original with what its rows carry.
+ */
+import assert from 'node:assert/strict';
+import { eventually, it, originalBin, PgCluster } from './harness';
+import { type Actor, castOf, play, type Stage } from './takeover/actors';
+import { type Kind, type Place, withPlace } from './takeover/place';
+
+let pg: PgCluster | null = null;
+
+async function cluster(): Promise<PgCluster> {
+  pg ??= await PgCluster.start();
+  return pg;
+}
+
+/** Starts of server processes so far, as PostgreSQL's own log counts them. */
+function backendStarts(server: PgCluster): number {
+  return server.log.count(/connection authorized: user=postgres database=\w+ *\n/);
+}
+
+interface Way {
+  from: Kind;
+  via: Kind[];
+}
+
+async function matrix(mode: 'session' | 'transaction', way: Way): Promise<void> {
+  const server = await cluster();
+  const full = [way.from, ...way.via].every((kind) => kind === 'ts');
+  const connstr = `host=127.0.0.1 port=${server.port} dbname=postgres`;
+  const options = {
+    cluster: server,
+    databases: {
+      postgres: connstr,
+      postgres_narrow_tcp: `${connstr} pool_size=1`,
+      postgres_narrow_unix: `${connstr} pool_size=1`,
+    },
+    settings: {
+      pool_mode: mode,
+      default_pool_size: 60,
+      ...(full ? { track_extra_parameters: 'IntervalStyle' } : {}),
+      log_connections: 0,
+      log_disconnections: 0,
+    },
+  };
+  await withPlace(options, async (place: Place) => {
+    await place.start(way.from);
+    const cast: { stage: Stage; actor: Actor }[] = [];
+    for (const unix of [false, true]) {
+      const stage: Stage = { place, unix, database: 'postgres', session: mode === 'session' };
+      for (const actor of castOf(stage, full)) cast.push({ stage, actor });
+    }
+    await play(cast, async () => {
+      await eventually('every query to have its server', async () => {
+        const pools = (await place.show('POOLS')).filter((row) => row.database === 'postgres');
+        return pools.every((row) => Number(row.sv_login) === 0 && Number(row.cl_waiting) === 0);
+      });
+      const before = backendStarts(server);
+      for (const kind of way.via) await place.reboot(kind);
+      assert.equal(backendStarts(server), before, 'a reboot opened server connections');
+    });
+    if (!full) return;
+    const warnings = place.generations.flatMap((one) => one.log.text.split('\n').filter((line) => / (WARNING|ERROR|FATAL) /.test(line)));
+    assert.deepEqual(warnings, []);
+  });
+}
+
+for (const mode of ['session', 'transaction'] as const) {
+  it(`tsbouncer to tsbouncer, twice, pool_mode ${mode}`, () => matrix(mode, { from: 'ts', via: ['ts', 'ts'] }));
+}
+
+if (originalBin() !== null) {
+  for (const mode of ['session', 'transaction'] as const) {
+    it(`the C original to tsbouncer, pool_mode ${mode}`, () => matrix(mode, { from: 'c', via: ['ts'] }));
+    it(`tsbouncer to the C original, pool_mode ${mode}`, () => matrix(mode, { from: 'ts', via: ['c'] }));
+    it(`the C original to tsbouncer to tsbouncer to the C original, pool_mode ${mode}`, () =>
+      matrix(mode, { from: 'c', via: ['ts', 'ts', 'c'] }));
+  }
+}
+
+it('the test server stops', async () => {
+  await pg?.stop();
+});

@@ -1,0 +1,381 @@
+/*
+ * What a handover carries besides open connections: logins half way, secrets learnt, cancel keys, modes, statistics; what a
+ * changed config does to it; and what the operator sees.
+ */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import type { Client } from 'pg';
+import {
+  cancelRequest,
+  errorFields,
+  eventually,
+  it,
+  letters,
+  type Message,
+  PgCluster,
+  RawClient,
+  rowValues,
+  user,
+} from './harness';
+import { ScramClient } from './harness/scram';
+import { type Place, type PlaceOptions, withPlace } from './takeover/place';
+
+let pg: PgCluster | null = null;
+
+async function cluster(): Promise<PgCluster> {
+  if (pg === null) {
+    pg = await PgCluster.start({ settings: { wal_level: 'logical', max_wal_senders: 5 } });
+    await pg.createUser('scrammer', 'secret', 'scram');
+    await pg.createUser('asked', 'answer', 'scram');
+    await pg.setHba([
+      'local all all trust',
+      'host all scrammer 127.0.0.1/32 scram-sha-256',
+      'host all asked 127.0.0.1/32 scram-sha-256',
+      'host all all 127.0.0.1/32 trust',
+      'host replication all 127.0.0.1/32 trust',
+    ]);
+  }
+  return pg;
+}
+
+async function started(options: Omit<PlaceOptions, 'cluster'>, body: (place: Place) => Promise<void>): Promise<void> {
+  await withPlace({ cluster: await cluster(), ...options }, async (place) => {
+    await place.start('ts');
+    await body(place);
+  });
+}
+
+async function login(place: Place, params: Record<string, string> = {}): Promise<RawClient> {
+  const client = await place.raw();
+  const { user: name = 'postgres', database = 'postgres', ...rest } = params;
+  assert.equal((await client.login({ user: name, database, params: rest })).at(-1)?.type, 'Z');
+  return client;
+}
+
+function valueOf(messages: Message[]): string | null {
+  const error = messages.find((msg) => msg.type === 'E');
+  if (error !== undefined) throw new Error(errorFields(error).M);
+  const row = messages.find((msg) => msg.type === 'D');
+  return row === undefined ? null : (rowValues(row)[0] ?? null);
+}
+
+async function ask(client: RawClient, sql: string): Promise<string | null> {
+  return valueOf(await client.query(sql));
+}
+
+async function admin(place: Place): Promise<Client> {
+  return place.connect({ user: 'admin', password: 'admin', database: 'pgbouncer' });
+}
+
+/* ---- logins ---- */
+
+it('logins stop half way and end in the new process: SCRAM after its first message, md5 after its challenge', () =>
+  started({ settings: { auth_type: 'scram-sha-256' }, userlist: { postgres: 'pw', scrammer: 'secret' } }, async (place) => {
+    const client = await place.raw();
+    await client.startup({ user: 'scrammer', database: 'postgres' });
+    assert.equal((await client.next())?.type, 'R');
+    const scram = new ScramClient('secret');
+    const first = Buffer.from(scram.first(), 'latin1');
+    const length = Buffer.alloc(4);
+    length.writeInt32BE(first.length);
+    await client.sendMessage('p', Buffer.from('SCRAM-SHA-256\0'), length, first);
+    const challenge = (await client.next()) as Message;
+
+    await place.reboot('ts');
+    await client.sendMessage('p', Buffer.from(scram.final(challenge.body.toString('latin1', 4)), 'latin1'));
+    const welcome = await client.until('ZE');
+    assert.equal(welcome.at(-1)?.type, 'Z', letters(welcome));
+    scram.check((welcome[0] as Message).body.toString('latin1', 4));
+    assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
+    await client.end();
+  }));
+
+it('a client without a server yet is welcomed by the new process', () =>
+  started({ databases: { postgres: 'host=127.0.0.1 port=1 dbname=postgres' } }, async (place) => {
+    // nobody answers there: the first client of the pool waits for its welcome
+    const client = await place.raw();
+    await client.startup({ user: 'postgres', database: 'postgres' });
+    place.write({ databases: { postgres: (await cluster()).connstr() } });
+    await place.reboot('ts');
+    const answer = await client.until('ZE');
+    // the first attempt may have been refused before the reboot
+    if (answer.at(-1)?.type === 'Z') assert.equal(await ask(client, 'SELECT 1'), '1');
+    await client.destroy();
+  }));
+
+it('keys learnt at a SCRAM login open servers in the new process too', () =>
+  started(
+    {
+      settings: { auth_type: 'scram-sha-256' },
+      userlist: { postgres: 'pw', scrammer: '' },
+      databases: { postgres: 'host=127.0.0.1' },
+    },
+    async (place) => {
+      const server = await cluster();
+      const secret = (await server.storedSecret('scrammer')) as string;
+      place.write({ userlist: { scrammer: secret }, databases: { postgres: server.connstr() } });
+      await (await admin(place)).query('RELOAD');
+      const client = await place.raw();
+      assert.equal((await client.login({ user: 'scrammer', password: 'secret' })).at(-1)?.type, 'Z');
+      assert.equal(await ask(client, 'SELECT 1'), '1');
+      await place.reboot('ts');
+      await (await admin(place)).query('RECONNECT');
+      // a new server connection can only be opened with what the old process learnt
+      await eventually('another server', async () => (await place.show('SERVERS')).every((row) => row.close_needed === 0));
+      assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
+      await client.end();
+    },
+  ));
+
+it('users found by auth_query stay logged in', () =>
+  started(
+    {
+      settings: { auth_type: 'md5', auth_user: 'postgres' },
+      userlist: { postgres: 'pw' },
+    },
+    async (place) => {
+      const client = await place.raw();
+      const answer = await client.login({ user: 'asked', password: 'answer' });
+      assert.equal(answer.at(-1)?.type, 'Z', JSON.stringify(answer.at(-1)?.body.toString()));
+      assert.equal(await ask(client, 'SELECT current_user'), 'asked');
+      await place.reboot('ts');
+      assert.equal(await ask(client, 'SELECT current_user'), 'asked');
+      await (await admin(place)).query('RECONNECT');
+      await client.end();
+      const again = await place.raw();
+      assert.equal((await again.login({ user: 'asked', password: 'answer' })).at(-1)?.type, 'Z');
+      await again.end();
+    },
+  ));
+
+/* ---- cancel ---- */
+
+it('a cancel key given by the old process cancels a query in the new one', () =>
+  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
+    const client = await login(place);
+    await client.sendMessage('Q', Buffer.from('SELECT pg_sleep(30)\0'));
+    await eventually('the query to run', async () => (await place.show('POOLS')).some((row) => row.sv_active === 1));
+    await place.reboot('ts');
+    await cancelRequest({ port: place.port }, client.backendPid, client.backendKey);
+    const answer = await client.until('Z');
+    assert.match(errorFields(answer.find((msg) => msg.type === 'E') as Message).M ?? '', /canceling statement/);
+    assert.equal(await ask(client, 'SELECT 1'), '1');
+    await client.end();
+  }));
+
+/* ---- modes ---- */
+
+it('paused and disabled databases stay so, their waiting clients wait on', () =>
+  started(
+    { databases: { one: 'host=127.0.0.1', two: 'host=127.0.0.1', postgres: 'host=127.0.0.1' }, settings: {} },
+    async (place) => {
+      const connstr = (await cluster()).connstr();
+      place.write({ databases: { one: connstr, two: connstr, postgres: connstr } });
+      const console1 = await admin(place);
+      await console1.query('RELOAD');
+      const client = await login(place, { database: 'one' });
+      await client.query('SELECT 1');
+      await console1.query('PAUSE one').catch(() => {});
+      await console1.query('DISABLE two');
+      await client.sendMessage('Q', Buffer.from("SELECT 'waited'\0"));
+      await eventually('the client to wait', async () => (await place.show('POOLS')).some((row) => row.cl_waiting === 1));
+      const since = Number((await place.show('CLIENTS')).find((row) => row.database === 'one')?.wait ?? 0);
+      await place.reboot('ts');
+      const databases = await place.show('DATABASES');
+      assert.equal(databases.find((row) => row.name === 'one')?.paused, 1);
+      assert.equal(databases.find((row) => row.name === 'two')?.disabled, 1);
+      await eventually('the time in the queue to go on', async () => {
+        const row = (await place.show('CLIENTS')).find((one) => one.database === 'one');
+        return Number(row?.wait) >= since && row?.state === 'waiting';
+      });
+      await assert.rejects(place.sql('SELECT 1', { database: 'two' }), /disabled/);
+      // the console client was handed over too
+      await console1.query('RESUME one');
+      assert.equal(valueOf(await client.until('Z')), 'waited');
+      await console1.query('ENABLE two');
+      assert.equal((await place.sql('SELECT 1 AS one', { database: 'two' })).rows[0].one, 1);
+      await console1.end();
+      await client.end();
+    },
+  ));
+
+it('PAUSE of everything stays', () =>
+  started({}, async (place) => {
+    const console1 = await admin(place);
+    const client = await login(place);
+    await console1.query('PAUSE');
+    await client.sendMessage('Q', Buffer.from("SELECT 'after'\0"));
+    await place.reboot('ts');
+    await assert.rejects(client.next(300), /waited/);
+    await console1.query('RESUME');
+    assert.equal(valueOf(await client.until('Z')), 'after');
+    await console1.end();
+  }));
+
+it('statistics go on from where they were, and no bogus times are logged', () =>
+  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
+    const client = await login(place);
+    for (let i = 0; i < 10; i++) await client.query('SELECT 1');
+    await client.query('BEGIN');
+    const before = (await place.show('STATS_TOTALS')).find((row) => row.database === 'postgres');
+    await place.reboot('ts');
+    const after = (await place.show('STATS_TOTALS')).find((row) => row.database === 'postgres');
+    assert.deepEqual(after, before);
+    await client.query('COMMIT');
+    assert.equal((await place.show('STATS_TOTALS')).find((row) => row.database === 'postgres')?.query_count, 12);
+    assert.equal(place.now.log.count(/xact_start == 0|query_start == 0/), 0);
+    await client.end();
+  }));
+
+it('a replication connection goes on', () =>
+  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
+    const client = await login(place, { replication: 'database' });
+    const before = valueOf(await client.query('IDENTIFY_SYSTEM'));
+    await place.reboot('ts');
+    assert.equal(valueOf(await client.query('IDENTIFY_SYSTEM')), before);
+    await client.end();
+  }));
+
+it('counts of clients and servers are right after reboots', () =>
+  started({ users: { postgres: 'max_user_client_connections=3' } }, async (place) => {
+    const clients = [await login(place), await login(place)];
+    for (const client of clients) await client.query('SELECT 1');
+    for (let i = 0; i < 3; i++) await place.reboot('ts');
+    const third = await login(place);
+    const refused = await place.raw();
+    const answer = await refused.login();
+    assert.match(errorFields(answer.at(-1) as Message).M ?? '', /max_user_client_connections/);
+    await third.end();
+    for (const client of clients) await client.end();
+    await eventually('no clients', async () => {
+      const row = (await place.show('USERS')).find((one) => one.name === 'postgres');
+      return row?.current_client_connections === 0;
+    });
+  }));
+
+/* ---- a changed config ---- */
+
+it('clients of a database that left the config are refused as after RELOAD', () =>
+  started({ databases: { stays: 'x', goes: 'x' } }, async (place) => {
+    const connstr = (await cluster()).connstr();
+    place.write({ databases: { stays: connstr, goes: connstr } });
+    await (await admin(place)).query('RELOAD');
+    const [stays, goes] = [await login(place, { database: 'stays' }), await login(place, { database: 'goes' })];
+    await stays.query('BEGIN');
+    await goes.query('BEGIN');
+    place.write({ databases: { stays: connstr } });
+    await place.reboot('ts');
+    const error = (await goes.until('E')).at(-1) as Message;
+    assert.equal(errorFields(error).M, 'database removed');
+    assert.equal(await goes.next(), null);
+    assert.match(place.now.log.text, /dropping database 'goes' as it does not exist anymore/);
+    assert.equal(await ask(stays, 'SELECT 1'), '1');
+    await stays.end();
+  }));
+
+it('a changed connect string closes servers when they are free, new limits and pool modes apply', () =>
+  started({ databases: { postgres: 'x' }, settings: { pool_mode: 'session' } }, async (place) => {
+    const server = await cluster();
+    place.write({ databases: { postgres: server.connstr() } });
+    await (await admin(place)).query('RELOAD');
+    const client = await login(place);
+    await client.query('BEGIN');
+    const pid = await ask(client, 'SELECT pg_backend_pid()');
+    place.write({
+      databases: { postgres: server.connstr('template1') },
+      settings: { pool_mode: 'transaction', max_client_conn: 2 },
+    });
+    await place.reboot('ts');
+    assert.equal(await ask(client, 'SELECT pg_backend_pid()'), pid);
+    await client.query('COMMIT');
+    assert.equal(await ask(client, 'SELECT current_database()'), 'template1');
+    const second = await login(place);
+    const third = await place.raw();
+    assert.match(errorFields((await third.login()).at(-1) as Message).M ?? '', /max_client_conn/);
+    await second.end();
+    await client.end();
+  }));
+
+it('listen addresses are opened and closed', () =>
+  started({}, async (place) => {
+    place.write({ settings: { listen_addr: '127.0.0.1,127.0.0.2' } });
+    await place.reboot('ts');
+    assert.match(place.now.log.text, /got pooler socket: 127\.0\.0\.1:[\s\S]*listening on 127\.0\.0\.2:/);
+    const other = await RawClient.connect({ host: '127.0.0.2', port: place.port });
+    assert.equal((await other.login()).at(-1)?.type, 'Z');
+    place.write({ settings: { listen_addr: '127.0.0.2' } });
+    await place.reboot('ts');
+    assert.match(place.now.log.text, /not listening on 127\.0\.0\.1:\d+ any more/);
+    await assert.rejects(place.raw(), /ECONNREFUSED/);
+    assert.equal(await ask(other, 'SELECT 1'), '1');
+    await other.end();
+    place.write();
+    await place.reboot('ts');
+    await (await place.raw()).destroy();
+  }));
+
+/* ---- for the operator ---- */
+
+it('the log of both processes has the lines of the original, in its order', () =>
+  started({}, async (place) => {
+    const old = place.now;
+    const from = old.log.mark();
+    const next = await place.reboot('ts');
+    const lines = [
+      'takeover_init: launching connection',
+      'login OK, sending SUSPEND',
+      'SUSPEND finished, sending SHOW FDS',
+      'got pooler socket: 127.0.0.1:',
+      'got pooler socket: unix:',
+      'SHOW FDS finished',
+      'disko over, going background',
+      'sending SHUTDOWN;',
+      'waiting for old pidfile to go away',
+      'old process killed, resuming work',
+      'process up: ',
+    ];
+    let at = -1;
+    for (const line of lines) {
+      const found = next.log.text.indexOf(line, at + 1);
+      assert.ok(found > at, `"${line}" is not in its place:\n${next.log.text}`);
+      at = found;
+    }
+    assert.equal(old.log.count(/SHUTDOWN command issued/, from), 1);
+    assert.equal(Number(readFileSync(place.pidfile, 'latin1')), next.pid);
+  }));
+
+it('-d: the launcher says in one line what was taken, or why not', () =>
+  withPlace({ cluster: await0() }, async (place) => {
+    const logged = { settings: { logfile: `${place.dir}/pooler.log` } };
+    place.write(logged);
+    assert.deepEqual(await place.run('-d'), { code: 0, signal: null, stdout: '', stderr: '' });
+    try {
+      const client = await login(place);
+      await client.query('BEGIN');
+      const pid = place.pidInFile();
+      const done = await place.run('-R', '-d');
+      assert.equal(done.code, 0, done.stderr);
+      assert.match(done.stdout, /^took over 2 listening sockets, 1 clients, 1 servers; longest pause \d+ ms\n$/);
+      assert.notEqual(place.pidInFile(), pid);
+      assert.equal(await ask(client, 'SELECT 1'), '1');
+      place.write({ settings: { ...logged.settings, listen_addr: 'no.such.host.invalid' } });
+      const failed = await place.run('-R', '-d');
+      assert.equal(failed.code, 1);
+      assert.match(failed.stderr, /FATAL getaddrinfo/);
+      assert.equal(await ask(client, 'SELECT 1'), '1');
+      await client.end();
+    } finally {
+      const pid = place.pidInFile();
+      if (pid > 0) process.kill(pid, 'SIGKILL');
+    }
+  }));
+
+/** The cluster of the tests before; they run in order. */
+function await0(): PgCluster {
+  return pg as PgCluster;
+}
+
+it('the test server stops', async () => {
+  assert.ok(user === null || user.uid > 0);
+  await pg?.stop();
+});
