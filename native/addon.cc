@@ -13,6 +13,7 @@ static void stateEnd(napi_env, void *data, void *) {
   pamEnd(state);
   if (state->loop) state->loop->ops->destroy(state->loop);
   posixEnd(state);
+  tlsEnd(state);
   state->turn.unmap();
   delete state;
 }
@@ -31,6 +32,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   bindLoop(env, exports, state);
   bindSocket(env, exports, state);
   bindPosix(env, exports, state);
+  bindTls(env, exports, state);
   bindPam(env, exports, state);
   return exports;
 }

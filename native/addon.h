@@ -12,6 +12,7 @@
 
 #include "address.h"
 #include "loop.h"
+#include "tls.h"
 #include "turn.h"
 
 namespace tsb {
@@ -24,6 +25,10 @@ struct State {
   Loop *loop;
   /** openlog() does not copy its argument */
   std::string *syslogIdent;
+  /** TLS contexts by id; index 0 stays empty */
+  std::vector<TlsContext *> tlsContexts;
+  /** null until the first connection */
+  BIO_METHOD *tlsBio;
   /** null until pamOpen */
   Pam *pam;
 };
@@ -32,9 +37,12 @@ struct State {
 void bindLoop(Napi::Env env, Napi::Object exports, State *state);
 void bindSocket(Napi::Env env, Napi::Object exports, State *state);
 void bindPosix(Napi::Env env, Napi::Object exports, State *state);
+void bindTls(Napi::Env env, Napi::Object exports, State *state);
 void bindPam(Napi::Env env, Napi::Object exports, State *state);
 /** Undoes what the process holds on behalf of this environment. */
 void posixEnd(State *state);
+/** Frees contexts; after the loop's connections. */
+void tlsEnd(State *state);
 /** Adds a record for each login that PAM has finished. Returns the number of records of the turn. */
 int pamReport(State *state);
 /** Lets the thread go; a module that is busy finishes alone. */

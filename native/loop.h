@@ -18,6 +18,8 @@ struct addrinfo;
 
 namespace tsb {
 
+struct TlsConn;
+
 /** Most handles of one loop; far above any descriptor limit in practice. */
 constexpr int kHandlesMax = 1 << 20;
 /** Bounds of recvMax, the most bytes of one receive. */
@@ -79,6 +81,12 @@ struct LoopOps {
   int (*unsent)(Loop *loop, int handle);
   /** Moves the unsent bytes into `into`, which holds unsent() bytes. */
   int (*takeUnsent)(Loop *loop, int handle, uint8_t *into);
+
+  /** Puts TLS on a stream and begins the handshake with the bytes given, which were received before; kTls follows. The
+   *  connection is the loop's from then on, whatever is returned. */
+  int (*tlsStart)(Loop *loop, int handle, TlsConn *conn, const uint8_t *bytes, size_t length);
+  /** The TLS connection of a handle, or null. */
+  TlsConn *(*tlsOf)(Loop *loop, int handle);
 
   /** Returns a request id > 0. A name that cannot even be asked for is reported as a record too. */
   int (*resolve)(Loop *loop, const char *name);

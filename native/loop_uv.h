@@ -14,6 +14,7 @@
 
 #include "bytes.h"
 #include "loop.h"
+#include "tls.h"
 
 namespace tsb {
 
@@ -39,10 +40,14 @@ struct Slot {
   bool reading;  // for a listener: accepting
   bool connecting;
   bool unixListener;
-  /** in `pending`: kept bytes to deliver again, a connect that ended at once */
+  /** in `pending`: bytes that the socket will not announce again (kept ones, or inside TLS), a connect that ended at once */
   bool pendingKept;
   bool pendingConnect;
   int connectResult;
+  /** null on a plain connection */
+  TlsConn *tls;
+  /** its handshake is under way: what arrives belongs to that, whether reading is on or not */
+  bool shaking;
   /** turn of the last RECV or READABLE record: one a turn, because kept bytes go in front of the *next* delivery */
   uint32_t lastTurn;
   Bytes kept;
@@ -78,6 +83,7 @@ struct UvLoop : Loop {
   std::vector<int> pending;
   std::unordered_map<int, Lookup *> lookups;
   int lastLookup;
+  TlsPool tlsPool;
 };
 
 inline UvLoop *uvLoop(Loop *loop) { return static_cast<UvLoop *>(loop); }
@@ -109,6 +115,8 @@ int ioTakeKept(Loop *loop, int handle);
 int ioSend(Loop *loop, int handle, const uint8_t *bytes, size_t length);
 int ioUnsent(Loop *loop, int handle);
 int ioTakeUnsent(Loop *loop, int handle, uint8_t *into);
+int ioTlsStart(Loop *loop, int handle, TlsConn *conn, const uint8_t *bytes, size_t length);
+TlsConn *ioTlsOf(Loop *loop, int handle);
 /** Adds the records that need no kernel event; what finds no room stays pending. */
 void ioDeliverPending(UvLoop *l);
 

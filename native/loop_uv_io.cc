@@ -10,13 +10,11 @@
 #include <limits.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <sys/syscall.h>
-#endif
 
 #include <new>
 
 #include "loop_uv.h"
+#include "plainio.h"
 
 namespace tsb {
 
@@ -53,6 +51,8 @@ static int slotNew(UvLoop *l, int fd, SlotKind kind) {
   slot->pendingKept = false;
   slot->pendingConnect = false;
   slot->connectResult = 0;
+  slot->tls = nullptr;
+  slot->shaking = false;
   slot->lastTurn = l->turnNumber - 1;
   return slot->handle;
 }
@@ -70,6 +70,8 @@ static int forget(Slot *slot) {
   uv_close(reinterpret_cast<uv_handle_t *>(&slot->poll), onClosed);
   slot->kind = SlotKind::kClosing;
   slot->fd = -1;
+  tlsConnFree(slot->tls);
+  slot->tls = nullptr;
   slot->kept.clear();
   slot->unsent.clear();
   return fd;
@@ -77,7 +79,7 @@ static int forget(Slot *slot) {
 
 /* Tells libuv what is wanted, when it has to know: something new is wanted, or what just happened is not. */
 static void arm(Slot *slot, int happened) {
-  const int wanted = (slot->reading ? UV_READABLE : 0) |
+  const int wanted = (slot->reading || slot->shaking ? UV_READABLE : 0) |
                      (slot->unsent.length > 0 || (slot->connecting && !slot->pendingConnect) ? UV_WRITABLE : 0);
   if ((wanted & ~slot->armed) == 0 && (happened & slot->armed & ~wanted) == 0) return;
   slot->armed = static_cast<uint8_t>(wanted);
@@ -93,33 +95,6 @@ static void setPending(Slot *slot) {
 
 /* ---- receiving ---- */
 
-/*
- * The two calls of the hot path. In a process with threads, which Node's is, the C library wraps them in the bookkeeping
- * of thread cancellation; nobody cancels threads here, and on Linux the plain system call costs a tenth less.
- */
-static inline ssize_t plainRecv(int fd, uint8_t *place, size_t most) {
-#ifdef __linux__
-  return syscall(SYS_recvfrom, fd, place, most, MSG_DONTWAIT, nullptr, nullptr);
-#else
-  return recv(fd, place, most, MSG_DONTWAIT);
-#endif
-}
-
-static inline ssize_t plainSend(int fd, const uint8_t *bytes, size_t length) {
-#ifdef __linux__
-  return syscall(SYS_sendto, fd, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT, nullptr, 0);
-#else
-  return send(fd, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT);
-#endif
-}
-
-static ssize_t recvRetry(int fd, uint8_t *place, size_t most) {
-  ssize_t n;
-  do n = plainRecv(fd, place, most);
-  while (n < 0 && errno == EINTR);
-  return n;
-}
-
 /* The end of a stream is told once: reading stops by itself, else level-triggered polling would tell it every turn. */
 static void endOfStream(Slot *slot, int result) {
   slot->reading = false;
@@ -127,11 +102,64 @@ static void endOfStream(Slot *slot, int result) {
   slot->loop->turn->add(kRecv, slot->handle, result, 0);
 }
 
+/** True when the next delivery, or the next step of a handshake, does not depend on the socket. */
+static bool tlsDue(const Slot *slot) {
+  return (slot->shaking || slot->reading) && tlsHasInput(slot->tls);
+}
+
+static void stepHandshake(Slot *slot) {
+  const int res = tlsHandshake(slot->tls);
+  if (res == 0) return;
+  slot->shaking = false;
+  if (res < 0) slot->reading = false;
+  slot->loop->turn->add(kTls, slot->handle, res < 0 ? res : 0, 0);
+}
+
+/* As receive(), with what is decrypted. Bytes that stay inside TLS are due in the next turn. */
+static bool receiveTls(Slot *slot, bool redeliver) {
+  UvLoop *l = slot->loop;
+  Turn *turn = l->turn;
+  if (turn->full()) return false;
+  if (slot->shaking) {
+    stepHandshake(slot);
+    return true;
+  }
+  const size_t kept = slot->kept.length;
+  if (slot->lastTurn == l->turnNumber) return false;
+  if (kept > kKeptMax) {
+    endOfStream(slot, -EMSGSIZE);
+    return true;
+  }
+  const size_t recvMax = static_cast<size_t>(l->recvMax);
+  const size_t room = turn->recvRoom();
+  if (room < kept + (recvMax < kRecvRoomLeast ? recvMax : kRecvRoomLeast)) return false;
+  uint8_t *place = turn->recvPlace();
+  ssize_t n = tlsRead(slot->tls, place + kept, room - kept < recvMax ? room - kept : recvMax);
+  if (n <= 0) {
+    if (!redeliver || kept == 0) {
+      if (n != kTlsNothing) endOfStream(slot, static_cast<int>(n));
+      return true;
+    }
+    // an end is told after the kept bytes
+    if (n != kTlsNothing) slot->tls->endDue = true;
+    n = 0;
+  }
+  if (kept > 0) {
+    memcpy(place, slot->kept.first(), kept);
+    slot->kept.clear();
+  }
+  const int length = static_cast<int>(kept + static_cast<size_t>(n));
+  slot->lastTurn = l->turnNumber;
+  turn->add(kRecv, slot->handle, length, turn->recvTake(static_cast<size_t>(length)));
+  return true;
+}
+
 /*
  * One receive into the arena, behind the kept bytes. `redeliver`: the kept bytes are due even when nothing arrives.
  * Returns false when there was no room and the event must be left for the next turn.
  */
 static bool receive(Slot *slot, bool redeliver) {
+  if (slot->tls) return receiveTls(slot, redeliver);
   UvLoop *l = slot->loop;
   Turn *turn = l->turn;
   const size_t kept = slot->kept.length;
@@ -164,15 +192,6 @@ static bool receive(Slot *slot, bool redeliver) {
 }
 
 /* ---- sending ---- */
-
-static ssize_t sendRetry(int fd, const uint8_t *bytes, size_t length) {
-  ssize_t n;
-  do n = plainSend(fd, bytes, length);
-  while (n < 0 && errno == EINTR);
-  return n;
-}
-
-static bool wouldBlock(int err) { return err == EAGAIN || err == EWOULDBLOCK; }
 
 static void flushUnsent(Slot *slot) {
   const ssize_t n = sendRetry(slot->fd, slot->unsent.first(), slot->unsent.length);
@@ -225,7 +244,13 @@ static void onStream(Slot *slot, int events) {
     return;  // whatever else there is comes again, in a turn of its own
   }
   if ((events & UV_WRITABLE) && slot->unsent.length > 0) flushUnsent(slot);
-  if ((events & UV_READABLE) && slot->reading) receive(slot, false);
+  if ((events & UV_READABLE) && (slot->reading || slot->shaking)) {
+    receive(slot, false);
+    if (slot->tls && !slot->pendingKept && tlsDue(slot)) {
+      setPending(slot);
+      slot->pendingKept = true;
+    }
+  }
 }
 
 static void onPoll(uv_poll_t *poll, int status, int events) {
@@ -274,11 +299,14 @@ void ioDeliverPending(UvLoop *l) {
       arm(slot, 0);
     } else if (slot->pendingKept) {
       // stopped again, or taken away, since
-      if (slot->reading && slot->kept.length > 0 && !receive(slot, true)) {
+      const bool due = slot->tls ? slot->shaking || tlsDue(slot) : false;
+      if ((due || (slot->reading && slot->kept.length > 0)) && !receive(slot, true)) {
         l->pending[left++] = handle;
         continue;
       }
-      slot->pendingKept = false;
+      slot->pendingKept = slot->tls && tlsDue(slot);
+      if (slot->pendingKept) l->pending[left++] = handle;
+      if (slot->tls) arm(slot, 0);
     }
   }
   l->pending.resize(left);
@@ -346,6 +374,7 @@ int ioClose(Loop *loop, int handle) {
   Slot *slot = slotOf(loop, handle);
   if (!slot) return -EBADF;
   const bool owned = slot->kind != SlotKind::kWatch;
+  if (slot->tls) tlsShutdown(slot->tls);
   const int fd = forget(slot);
   if (owned) close(fd);
   return 0;
@@ -361,7 +390,7 @@ int ioRecvStart(Loop *loop, int handle) {
   if (!slot || slot->kind != SlotKind::kStream) return -EBADF;
   if (slot->reading) return 0;
   slot->reading = true;
-  if (slot->kept.length > 0 && !slot->pendingKept) {
+  if ((slot->kept.length > 0 || (slot->tls && tlsDue(slot))) && !slot->pendingKept) {
     setPending(slot);
     slot->pendingKept = true;
   }
@@ -398,10 +427,20 @@ int ioTakeKept(Loop *loop, int handle) {
   return offset;
 }
 
+/* Records that are made are sent in their order: what the socket does not take is queued encrypted. */
+static int sendTls(Slot *slot, const uint8_t *bytes, size_t length) {
+  if (slot->unsent.length > kUnsentMax || length > kUnsentMax - slot->unsent.length) return -ENOBUFS;
+  const int err = tlsWrite(slot->tls, bytes, length);
+  if (err < 0) return err;
+  if (slot->unsent.length > 0) arm(slot, 0);
+  return static_cast<int>(slot->unsent.length);
+}
+
 int ioSend(Loop *loop, int handle, const uint8_t *bytes, size_t length) {
   Slot *slot = slotOf(loop, handle);
   if (!slot || slot->kind != SlotKind::kStream) return -EBADF;
   if (length == 0) return static_cast<int>(slot->unsent.length);
+  if (slot->tls) return sendTls(slot, bytes, length);
   if (slot->unsent.length == 0 && !slot->connecting) {
     const ssize_t n = sendRetry(slot->fd, bytes, length);
     if (n < 0 && !wouldBlock(errno)) return -errno;
@@ -429,6 +468,27 @@ int ioTakeUnsent(Loop *loop, int handle, uint8_t *into) {
   if (length > 0) memcpy(into, slot->unsent.first(), length);
   slot->unsent.clear();
   return static_cast<int>(length);
+}
+
+int ioTlsStart(Loop *loop, int handle, TlsConn *conn, const uint8_t *bytes, size_t length) {
+  Slot *slot = slotOf(loop, handle);
+  const bool possible = slot && slot->kind == SlotKind::kStream && !slot->tls && !slot->connecting;
+  if (possible) tlsConnAttach(conn, slot->fd, &slot->unsent, &slot->loop->tlsPool);
+  if (!possible || !tlsConnPrefix(conn, bytes, length)) {
+    tlsConnFree(conn);
+    return possible ? -EMSGSIZE : -EBADF;
+  }
+  slot->tls = conn;
+  slot->shaking = true;
+  // the first step is taken in the next turn, so that its result is a record like any other
+  if (!slot->pendingKept) setPending(slot);
+  slot->pendingKept = true;
+  return 0;
+}
+
+TlsConn *ioTlsOf(Loop *loop, int handle) {
+  const Slot *slot = slotOf(loop, handle);
+  return slot ? slot->tls : nullptr;
 }
 
 }  // namespace tsb

@@ -32,6 +32,7 @@ enum Kind : int32_t {
   kWake = 6,
   kResolved = 7,
   kReadable = 8,
+  kTls = 9,
   kAuthenticated = 16,
 };
 

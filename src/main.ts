@@ -4,7 +4,10 @@
  */
 import { writeSync } from 'node:fs';
 import { adminSetup } from './admin/admin';
+import { consoleHooks } from './admin/hooks';
+import { checkConfig } from './cli/check';
 import { claimDaemon, daemonReady, isDaemonChild, launchDaemon, requireDaemonSettings } from './cli/daemon';
+import { mkauth } from './cli/mkauth';
 import { type Options, parseOptions } from './cli/options';
 import { checkPidfile, writePidfile } from './cli/pidfile';
 import { changeUser } from './cli/user';
@@ -18,6 +21,7 @@ import { cf, settingHooks } from './core/config/settings';
 import { logSocketPrefix } from './core/net/addr';
 import { dnsSlot } from './core/net/dns';
 import { checkOldProcessUnix, poolerSetup, poolerTuneAccept } from './core/net/listener';
+import { sbufTlsSetup, tlsConnectionInfo } from './core/net/tls';
 import { databaseList } from './core/pool/database';
 import { userList } from './core/pool/user';
 import { initVarLookup } from './core/pool/varcache';
@@ -62,8 +66,10 @@ function checkLimits(): void {
 }
 
 function main(): void {
+  if (process.argv[2] === 'mkauth') process.exit(mkauth(process.argv.slice(3)));
   claimDaemon();
   const options = readOptions();
+  if (options.check) process.exit(checkConfig(options.configFile, options.user, options.quiet));
   runState.reboot = options.reboot ? 1 : 0;
   runState.daemon = options.daemon;
   logState.quiet = options.quiet;
@@ -75,6 +81,10 @@ function main(): void {
   if (!loadConfig(true)) die('cannot load config file');
   initVarLookup(cf.trackExtraParameters);
   logPrefix.fn = logSocketPrefix;
+  if (!sbufTlsSetup()) die('TLS setup failed');
+  consoleHooks.tlsSetup = sbufTlsSetup;
+  consoleHooks.isTls = (sk) => sk.tls;
+  consoleHooks.tlsInfo = tlsConnectionInfo;
 
   if (runState.daemon) {
     requireDaemonSettings(cf.pidfile, cf.logfile, cf.syslog);

@@ -49,7 +49,7 @@ const REFUSED: [string[], string][] = [
 ];
 
 it('one file name and nothing else: everything is off', () => {
-  const expected = { configFile: 'a.ini', daemon: false, quiet: false, reboot: false, verbose: 0, user: null };
+  const expected = { configFile: 'a.ini', daemon: false, quiet: false, check: false, reboot: false, verbose: 0, user: null };
   assert.deepEqual(options('a.ini'), expected);
   assert.deepEqual(options('--', '-a.ini'), { ...expected, configFile: '-a.ini' });
   assert.deepEqual(options('-'), { ...expected, configFile: '-' });
@@ -57,13 +57,13 @@ it('one file name and nothing else: everything is off', () => {
 
 it('letters alone, in clusters, and after the file name', () => {
   const parsed = options('-vvv', 'a.ini', '-dR', '-q', '-v');
-  const expected = { configFile: 'a.ini', daemon: true, quiet: true, reboot: true, verbose: 4, user: null };
+  const expected = { configFile: 'a.ini', daemon: true, quiet: true, check: false, reboot: true, verbose: 4, user: null };
   assert.deepEqual(parsed, expected);
 });
 
 it('long forms, and their unique beginnings', () => {
   const parsed = options('--verbose', '--daemon', '--quiet', '--reboot', '--verb', '--user=joe', 'a.ini');
-  const expected = { configFile: 'a.ini', daemon: true, quiet: true, reboot: true, verbose: 2, user: 'joe' };
+  const expected = { configFile: 'a.ini', daemon: true, quiet: true, check: false, reboot: true, verbose: 2, user: 'joe' };
   assert.deepEqual(parsed, expected);
   assert.equal(options('--da', 'a.ini').daemon, true);
   assert.equal(options('--u', 'joe', 'a.ini').user, 'joe');

@@ -139,6 +139,7 @@ it(
     const summary = { ...tally, ...done, rssKb: { idle: before.rssKb, early, end, peak: Math.max(...late) } };
     console.log(JSON.stringify(summary));
 
+    assert.ok(tally.serversLost <= done.killed, `${tally.serversLost} clients lost their server, ${done.killed} were killed`);
     assert.ok(end - early < RSS_BREATH_KB, `resident memory grew from ${early} to ${end} kB`);
     assert.ok(tally.answers > SECONDS * 100, `only ${tally.answers} answers`);
     for (const count of [tally.errors, tally.cancelled, tally.vanished, done.killed, done.commands]) assert.ok(count > 0);

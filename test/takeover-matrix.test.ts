@@ -60,7 +60,9 @@ async function matrix(mode: 'session' | 'transaction', way: Way): Promise<void> 
       assert.equal(backendStarts(server), before, 'a reboot opened server connections');
     });
     if (!full) return;
-    const warnings = place.generations.flatMap((one) => one.log.text.split('\n').filter((line) => / (WARNING|ERROR|FATAL) /.test(line)));
+    const warnings = place.generations.flatMap((one) =>
+      one.log.text.split('\n').filter((line) => / (WARNING|ERROR|FATAL) /.test(line)),
+    );
     assert.deepEqual(warnings, []);
   });
 }

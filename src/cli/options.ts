@@ -14,6 +14,8 @@ export interface Options {
   configFile: string;
   daemon: boolean;
   quiet: boolean;
+  /** --check: look at the config and everything it names, and say what is wrong with it */
+  check: boolean;
   reboot: boolean;
   /** how often -v was given */
   verbose: number;
@@ -31,7 +33,7 @@ export interface Answer {
 /** The name in front of every text; how the program is called, not where it lies. */
 export const PROGRAM_NAME = 'tsbouncer';
 
-/** The options of the table: long name, letter, and whether a value follows. */
+/** The options of the table: long name, letter ('' = none), and whether a value follows. */
 const OPTIONS: readonly { name: string; letter: string; takesValue: boolean }[] = [
   { name: 'quiet', letter: 'q', takesValue: false },
   { name: 'verbose', letter: 'v', takesValue: false },
@@ -40,6 +42,7 @@ const OPTIONS: readonly { name: string; letter: string; takesValue: boolean }[] 
   { name: 'version', letter: 'V', takesValue: false },
   { name: 'reboot', letter: 'R', takesValue: false },
   { name: 'user', letter: 'u', takesValue: true },
+  { name: 'check', letter: '', takesValue: false },
 ];
 
 type Option = (typeof OPTIONS)[number];
@@ -66,6 +69,11 @@ Options:
   -v, --verbose        increase verbosity
   -V, --version        show version, then exit
   -h, --help           show this help, then exit
+
+      --check          load all that CONFIG_FILE names, report what is wrong with it, then exit
+
+Instead of CONFIG_FILE:
+  ${program} mkauth FILE CONNSTR   write the users of a PostgreSQL server to FILE, for auth_file
 
 Compatible with PgBouncer ${PGBOUNCER_COMPAT_VERSION}: <https://www.pgbouncer.org/>
 `;
@@ -192,6 +200,7 @@ export function parseOptions(args: readonly string[], program: string = PROGRAM_
     daemon: parsed.daemon === true,
     quiet: parsed.quiet === true,
     reboot: parsed.reboot === true,
+    check: parsed.check === true,
     verbose: walk.tidy.filter((arg) => arg === '--verbose').length,
     user: lastUser === undefined ? null : byteString(lastUser),
   };

@@ -13,12 +13,21 @@ import type { PgPool } from '../core/pool/pool';
 import type { RequestQueue } from '../core/pool/requests';
 import type { PgAddr, PgSocket } from '../core/pool/socket';
 import { loginClientList } from '../core/pool/state';
+import {
+  type ClientPrepared,
+  clientPreparedEntries,
+  newestQueryId,
+  requestPreparedEntries,
+  type ServerPrepared,
+  serverPreparedEntries,
+} from '../core/pool/statements';
 import { statsStamps } from '../core/pool/stats';
 import { type PgCredentials, userList } from '../core/pool/user';
 import { varNames } from '../core/pool/varcache';
 import {
   type AddrTuple,
   type BeginRecord,
+  type ClientStatementTuple,
   type CredentialsRef,
   connectText,
   type DatabaseRecord,
@@ -78,6 +87,7 @@ function beginRecord(format: number, stillSince: number, pauseMode: PauseMode): 
     vars: [...varNames()],
     stats: [...statNames],
     statsStamps: [statsStamps.old, statsStamps.now],
+    newestQueryId: newestQueryId(),
     notifySocket: notifyState.socket,
   };
 }
@@ -118,17 +128,42 @@ function poolRecord(pool: PgPool, n: number): PoolRecord {
   };
 }
 
-/** The queue as numbers. Every entry goes once around, so the queue is as before. */
+/** The queue as numbers. */
 function requestList(queue: RequestQueue): number[] {
   const list: number[] = [];
-  for (let left = queue.count; left > 0; left--) {
-    const type = queue.firstType();
-    const action = queue.firstAction();
-    list.push(type | (action << 8));
-    queue.shift();
-    queue.push(type, action);
-  }
+  for (let at = 0; at < queue.count; at++) list.push(queue.entryAt(at));
   return list;
+}
+
+function clientTuple(entry: ClientPrepared): ClientStatementTuple {
+  return [entry.name, entry.unsure, entry.queryId];
+}
+
+/** Prepared statements of a connection, by number. @param seen told of every query behind them */
+function addStatements(record: SocketRecord, sk: PgSocket, seen: (entry: ServerPrepared) => void): void {
+  if (sk.clientStatements !== null) {
+    const entries = clientPreparedEntries(sk);
+    entries.forEach(seen);
+    record.clientStatements = entries.map(clientTuple);
+  }
+  if (sk.requests === null) return;
+  if (sk.serverStatements !== null) {
+    const entries = serverPreparedEntries(sk);
+    entries.forEach(seen);
+    record.serverStatements = entries.map((entry) => entry.queryId);
+  }
+  const notes = requestPreparedEntries(sk);
+  if (notes.length === 0) return;
+  for (const { server, client } of notes) {
+    if (server !== null) seen(server);
+    if (client !== null) seen(client);
+  }
+  record.notes = notes.map(({ at, closing, server, client }) => [
+    at,
+    closing,
+    server?.queryId ?? null,
+    client === null ? null : clientTuple(client),
+  ]);
 }
 
 function scramRecord(state: object): Record<string, unknown> {
@@ -160,7 +195,9 @@ function socketRecord(sk: PgSocket, state: string, pool: number, kept: number, u
     local: addrTuple(sk.localAddr),
     kept,
     unsent,
+    collected: sk.collect === null ? 0 : sk.collectLen,
   };
+  if (sk.ldapOptions !== '') record.ldapOptions = sk.ldapOptions;
   if (sk.link !== null) record.link = sk.link.id;
   if (sk.canceledServer !== null) record.canceled = sk.canceledServer.id;
   if (sk.db !== null) {
@@ -176,6 +213,11 @@ function socketRecord(sk: PgSocket, state: string, pool: number, kept: number, u
   if (sk.scram !== null) record.scram = scramRecord(sk.scram);
   if (sk.requests !== null && sk.requests.count > 0) record.requests = requestList(sk.requests);
   return record;
+}
+
+/** The state of a TLS connection cannot be described yet: it ends with this process, and its partner with it. */
+export function travels(sk: PgSocket): boolean {
+  return !sk.tls && sk.link?.tls !== true;
 }
 
 /**
@@ -213,16 +255,25 @@ export function describeAll(
   for (const { sk, unsent } of sockets) if (unsent !== null) unsentOf.set(sk, unsent);
   const numbers = new Map<PgPool, number>();
   let count = 0;
+  const statements = new Set<number>();
+  const putStatement = ({ queryId, query }: ServerPrepared): void => {
+    if (!ok || statements.has(queryId)) return;
+    statements.add(queryId);
+    ok = put({ k: 'statement', queryId, length: query.length }, [query], -1);
+  };
   const putSocket = (sk: PgSocket): void => {
     const state = stateName(sk.state);
-    if (!ok || state === null || sk === except || sk.handle < 0) return;
+    if (!ok || state === null || sk === except || sk.handle < 0 || !travels(sk)) return;
     const raw: Uint8Array[] = [];
     const kept = native.keptLength(sk.handle) > 0 ? native.copyKept(sk.handle) : null;
     const unsent = unsentOf.get(sk) ?? null;
     if (kept !== null) raw.push(kept);
     if (unsent !== null) raw.push(unsent);
+    if (sk.collect !== null) raw.push(sk.collect.subarray(0, sk.collectLen));
     const pool = sk.pool === null ? -1 : (numbers.get(sk.pool) ?? -1);
-    ok = put(socketRecord(sk, state, pool, kept?.length ?? 0, unsent?.length ?? 0), raw, native.fdOf(sk.handle));
+    const record = socketRecord(sk, state, pool, kept?.length ?? 0, unsent?.length ?? 0);
+    addStatements(record, sk, putStatement);
+    ok &&= put(record, raw, native.fdOf(sk.handle));
     count++;
   };
 

@@ -36,6 +36,7 @@ export const flagFields = [
   'waitForUserConn',
   'waitForUser',
   'waitForAuth',
+  'authPassed',
   'sentWaitNotification',
   'adminUser',
   'ownUser',
@@ -86,6 +87,8 @@ export interface BeginRecord {
   stats: string[];
   /** usec: begin of the last and of the current statistics period */
   statsStamps: [number, number];
+  /** number of the newest prepared statement: its servers know them as PGBOUNCER_<number> */
+  newestQueryId: number;
   /** where systemd listens, or null */
   notifySocket: string | null;
 }
@@ -156,6 +159,19 @@ export interface PoolRecord {
   rrcounter: number;
 }
 
+/** A query that was prepared by somebody: its raw bytes are the text, the number of parameter types and the types. */
+export interface StatementRecord {
+  k: 'statement';
+  queryId: number;
+  length: number;
+}
+
+/** A client's prepared statement: its name, whether its state is unsure, the number of its query. */
+export type ClientStatementTuple = [string, boolean, number];
+
+/** What hangs on an outstanding request: its place, whether it is a Close, the statements of server and client. */
+export type RequestNoteTuple = [number, boolean, number | null, ClientStatementTuple | null];
+
 /** family, host, port, uid, pid */
 export type AddrTuple = [number, string, number, number, number];
 
@@ -174,9 +190,11 @@ export interface SocketRecord {
   cancelKey: string;
   remote: AddrTuple;
   local: AddrTuple;
-  /** lengths of the raw bytes behind the text: received and not processed, queued and not sent */
+  /** lengths of the raw bytes behind the text: received and not processed, queued and not sent, of a packet that is put
+   *  together */
   kept: number;
   unsent: number;
+  collected: number;
   /* only where there is something to say */
   link?: number;
   /** cancel request: the server it is aimed at */
@@ -193,8 +211,11 @@ export interface SocketRecord {
   scram?: Record<string, unknown>;
   /** requests of a server: type | action << 8, the oldest first */
   requests?: number[];
-  /** prepared statements known on this connection: not built yet */
-  prepared?: null;
+  /** client: its prepared statements; server: the queries it has prepared, the least recently used first */
+  clientStatements?: ClientStatementTuple[];
+  serverStatements?: number[];
+  notes?: RequestNoteTuple[];
+  ldapOptions?: string;
   /** state of TLS: not built yet */
   tls?: null;
 }
@@ -211,6 +232,7 @@ export type HandoverRecord =
   | UserRecord
   | DatabaseRecord
   | PoolRecord
+  | StatementRecord
   | SocketRecord
   | EndRecord;
 

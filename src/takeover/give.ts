@@ -23,7 +23,7 @@ import { writeCommandComplete, writeReadyForQuery } from '../core/wire/messages'
 import { PqMsg } from '../core/wire/packets';
 import { PktBuf } from '../core/wire/pktbuf';
 import { sendAll } from './channel';
-import { describeAll } from './describe';
+import { describeAll, travels } from './describe';
 import { diePoint } from './diepoint';
 import { FORMAT, type HandoverRecord } from './format';
 import { goOn, type Still, standStill } from './still';
@@ -132,7 +132,11 @@ function freeze(): void {
     return;
   }
   diePoint('give-described');
-  const { clients, servers } = countKinds(still.map((one) => one.sk));
+  const moved = still.map((one) => one.sk).filter(travels);
+  if (moved.length < still.length) {
+    logWarning(`handover: ${still.length - moved.length} TLS connections cannot be handed over`);
+  }
+  const { clients, servers } = countKinds(moved);
   logInfo(
     `handover: described ${clients} clients and ${servers} servers in ${Math.round((getRealTime() - began) / 1000)} ms`,
   );

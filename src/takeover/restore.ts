@@ -17,9 +17,17 @@ import {
   retireAutodatabase,
 } from '../core/pool/database';
 import { getPeerPool, getPool, type PgPool } from '../core/pool/pool';
-import type { RequestQueue, ResponseAction } from '../core/pool/requests';
 import { isServerSocket, type PgAddr, type PgSocket } from '../core/pool/socket';
 import { newClient, newServer } from '../core/pool/state';
+import {
+  type ClientPrepared,
+  type RequestPrepared,
+  raiseQueryId,
+  restoreClientPrepared,
+  restoreRequests,
+  restoreServerPrepared,
+  type ServerPrepared,
+} from '../core/pool/statements';
 import { type PgStats, statsStamps } from '../core/pool/stats';
 import { addPamCredentials, findGlobalUser, findOrAddGlobalUser, PgCredentials } from '../core/pool/user';
 import { varcacheSet } from '../core/pool/varcache';
@@ -28,6 +36,7 @@ import { findOrRegisterDatabase } from '../core/session/registry';
 import {
   type AddrTuple,
   type BeginRecord,
+  type ClientStatementTuple,
   type CredentialsRef,
   connectText,
   type DatabaseRecord,
@@ -100,6 +109,9 @@ export class Restorer {
   private readonly ownCredentials = new Map<string, PgCredentials>();
   private readonly byId = new Map<number, PgSocket>();
   private readonly links: Tie[] = [];
+  /** prepared queries by the number they have in the old process */
+  private readonly queries = new Map<number, Buffer>();
+  private readonly requests: { server: PgSocket; requests: number[]; notes: RequestPrepared[] }[] = [];
   private readonly cancels: Tie[] = [];
   /** sockets that arrived, used or not */
   private arrived = 0;
@@ -132,6 +144,10 @@ export class Restorer {
       case 'pool':
         this.takePool(record);
         return;
+      case 'statement':
+        // the buffer it arrived in is not ours to keep
+        this.queries.set(record.queryId, Buffer.from(raw.subarray(0, record.length)));
+        return;
       case 'socket':
         this.takeSocket(record, raw, takeFd());
         return;
@@ -161,6 +177,7 @@ export class Restorer {
     this.stats = record.stats.map((name) => (statNames as readonly string[]).indexOf(name));
     if (record.paused) runState.pauseMode = PauseMode.PAUSE;
     [statsStamps.old, statsStamps.now] = record.statsStamps;
+    raiseQueryId(record.newestQueryId ?? 0);
   }
 
   private takeUser(record: UserRecord): void {
@@ -278,12 +295,55 @@ export class Restorer {
         throw new Error('received bytes are missing');
       sk.hasKept = true;
     }
+    this.takeStatements(sk, record);
+    if (record.collected > 0) {
+      const start = record.kept + record.unsent;
+      sk.collect = Buffer.from(raw.subarray(start, start + record.collected));
+      sk.collectLen = sk.collect.length;
+      if (sk.collectLen !== record.collected) throw new Error('bytes of a packet are missing');
+    }
     const unsent = record.unsent > 0 ? Buffer.from(raw.subarray(record.kept, record.kept + record.unsent)) : null;
     if (unsent !== null && unsent.length !== record.unsent) throw new Error('unsent bytes are missing');
     this.sockets.push({ sk, unsent });
     this.byId.set(record.id, sk);
     if (record.link !== undefined) this.links.push({ from: sk, to: record.link });
     if (record.canceled !== undefined) this.cancels.push({ from: sk, to: record.canceled });
+  }
+
+  private query(queryId: number): Buffer {
+    const query = this.queries.get(queryId);
+    if (query === undefined) throw new Error(`unknown prepared statement ${queryId}`);
+    return query;
+  }
+
+  private clientPrepared([name, unsure, queryId]: ClientStatementTuple): ClientPrepared {
+    return { name, unsure, queryId, query: this.query(queryId) };
+  }
+
+  private serverPrepared(queryId: number): ServerPrepared {
+    return { queryId, query: this.query(queryId) };
+  }
+
+  /** What a connection has prepared; its requests have to wait until it is linked. */
+  private takeStatements(sk: PgSocket, record: SocketRecord): void {
+    if (record.clientStatements !== undefined) {
+      restoreClientPrepared(
+        sk,
+        record.clientStatements.map((tuple) => this.clientPrepared(tuple)),
+      );
+    }
+    if (record.serverStatements !== undefined) {
+      const entries = record.serverStatements.map((queryId) => this.serverPrepared(queryId));
+      if (!restoreServerPrepared(sk, entries)) sk.closeNeeded = true;
+    }
+    if (record.requests === undefined) return;
+    const notes = (record.notes ?? []).map(([at, closing, server, client]) => ({
+      at,
+      closing,
+      server: server === null ? null : this.serverPrepared(server),
+      client: client === null ? null : this.clientPrepared(client),
+    }));
+    this.requests.push({ server: sk, requests: record.requests, notes });
   }
 
   private fillFields(sk: PgSocket, record: SocketRecord): void {
@@ -303,10 +363,14 @@ export class Restorer {
     sk.loginSalt = bytesOf(record.loginSalt);
     sk.scram = record.scram === undefined ? null : scramOf(record.scram);
     const key = Buffer.from(record.cancelKey, 'latin1');
-    const requests = sk.requests as RequestQueue | null;
-    if (requests !== null) {
+    sk.ldapOptions = record.ldapOptions ?? '';
+    if (sk.waitForAuth && !sk.authPassed) {
+      // PAM or LDAP was asked by the old process: the password, which is kept, is looked at again
+      sk.waitForAuth = false;
+      sk.reading = true;
+    }
+    if (sk.requests !== null) {
       sk.cancelKey = key;
-      for (const request of record.requests ?? []) requests.push(request & 0xff, (request >> 8) as ResponseAction);
     } else if (sk.welcomeSent) {
       adoptCancelKey(sk, key);
     } else {
@@ -341,6 +405,7 @@ export class Restorer {
 
   private tie(): void {
     for (const { from, to } of this.links) from.link = this.byId.get(to) ?? null;
+    for (const { server, requests, notes } of this.requests) restoreRequests(server, requests, notes);
     for (const { from, to } of this.cancels) {
       const server = this.byId.get(to) ?? null;
       if (server === null || !isServerSocket(server)) continue;

@@ -75,7 +75,7 @@ export class SoakClient {
     this.conn = conn;
     const answer = await conn.login({ user: 'postgres', params: { application_name: `soak${this.number}` } });
     if (answer.at(-1)?.type !== 'Z') {
-      this.checkKilled(answer);
+      this.checkKilled(conn, answer);
       throw new Lost('login');
     }
     this.tally.logins++;
@@ -110,15 +110,16 @@ export class SoakClient {
   private async answer(conn: RawClient): Promise<Message[]> {
     const messages = await conn.until('Z', STUCK_MS);
     if (messages.at(-1)?.type === 'Z') return messages;
-    this.checkKilled(messages);
+    this.checkKilled(conn, messages);
     throw new Lost('server');
   }
 
-  /** A connection that ends without being asked must say why, unless the words were lost with it. */
-  private checkKilled(messages: Message[]): void {
-    const last = messages.filter((msg) => msg.type === 'E').at(-1);
-    if (last === undefined) return;
-    const { M: text = '' } = errorFields(last);
+  /** A connection that ends without being asked must say why. */
+  private checkKilled(conn: RawClient, messages: Message[]): void {
+    // the first is PostgreSQL's own, the pooler's comes behind it
+    const error = messages.find((msg) => msg.type === 'E');
+    if (error === undefined) throw new Error(`the connection ended without a word: ${conn.error ?? 'end of file'}`);
+    const { M: text = '' } = errorFields(error);
     if (!KILLED.test(text)) throw new Error(`the connection ended: ${text}`);
   }
 

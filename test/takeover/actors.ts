@@ -341,6 +341,38 @@ const pipeline: Make = (stage) => {
   };
 };
 
+/** Bind, Execute, Sync of a named statement with one parameter. */
+function execute(name: string, value: string): Buffer {
+  const param = Buffer.from(value);
+  return Buffer.concat([
+    message('B', cstring(''), cstring(name), int16(0), int16(1), int32(param.length), param, int16(0)),
+    message('E', cstring(''), int32(0)),
+    message('S'),
+  ]);
+}
+
+const prepared: Make = (stage) => {
+  let client: RawClient;
+  const bigSql = `SELECT length('${'p'.repeat(300_000)}') + $1::int`;
+  const big = Buffer.concat([message('P', cstring('big'), cstring(bigSql), int16(0)), execute('big', '1')]);
+  return {
+    name: 'prepared statements, one of them half sent',
+    before: async () => {
+      client = await login(stage);
+      await client.send(message('P', cstring('mine'), cstring('SELECT $1::int + 1'), int16(0)), execute('mine', '1'));
+      assert.deepEqual(rowsOf(await client.until('Z')), [['2']]);
+      await client.send(big.subarray(0, 200_000));
+    },
+    after: async () => {
+      await client.send(big.subarray(200_000));
+      assert.deepEqual(rowsOf(await client.until('Z')), [['300001']]);
+      await client.send(execute('mine', '41'));
+      assert.deepEqual(rowsOf(await client.until('Z')), [['42']]);
+      await client.end();
+    },
+  };
+};
+
 const failed: Make = (stage) => {
   let client: RawClient;
   return {
@@ -444,6 +476,7 @@ const fullOnly: Make[] = [
   halfSent('most of it', 2000),
   variables,
   pipeline,
+  prepared,
   failed,
   loggingIn,
   waiting,

@@ -14,8 +14,8 @@ import {
   iniText,
   installed,
   LogTail,
-  originalBin,
   type Outcome,
+  originalBin,
   type PgCluster,
   type PoolerEnd,
   RawClient,
@@ -194,7 +194,13 @@ export class Place {
   }
 
   async connect(config: ClientConfig = {}): Promise<Client> {
-    const client = new Client({ host: '127.0.0.1', port: this.port, user: 'postgres', database: 'postgres', ...config });
+    const client = new Client({
+      host: '127.0.0.1',
+      port: this.port,
+      user: 'postgres',
+      database: 'postgres',
+      ...config,
+    });
     client.on('error', () => {});
     await withTimeout(client.connect(), 'a connection through the pooler');
     return client;

@@ -26,6 +26,9 @@ export const enum Ev {
   RESOLVED = 7,
   /** a watched descriptor is readable (handle from watchFd): once a turn for as long as it is */
   READABLE = 8,
+  /** a TLS handshake ended: result 0 = done, from now on RECV delivers decrypted bytes; < 0 = failed (see tlsError), the
+   *  handle stays, to be closed by the caller */
+  TLS = 9,
   /** PAM is done with a login: handle = the id given to pamSubmit, result = 1 (allowed) or 0; pamMessages() ends it */
   AUTHENTICATED = 16,
 }
@@ -44,6 +47,58 @@ export const enum Family {
   UNIX = 1,
   INET = 4,
   INET6 = 6,
+}
+
+/** Which end of a TLS connection a context is for. */
+export const enum TlsRole {
+  CONNECT = 0,
+  ACCEPT = 1,
+}
+
+/** How a TLS context looks at the peer's certificate. */
+export const enum TlsVerify {
+  NONE = 0,
+  /** accepting: one that is shown must be valid */
+  OPTIONAL = 1,
+  /** there must be a valid one */
+  REQUIRED = 2,
+  /** connecting: and it must carry the host name */
+  NAME = 3,
+}
+
+/** What a TLS context is made from; byte strings, '' = OpenSSL's default. */
+export interface TlsContextOptions {
+  /** bits 1 to 4: TLS 1.0 to 1.3 */
+  protocols: number;
+  verify: TlsVerify;
+  /** cipher list of TLS 1.2 and older, in OpenSSL's language; 'default', 'secure', 'normal', 'fast' are the default too */
+  ciphers: string;
+  ciphers13: string;
+  /** 'auto', 'none' or a curve's name */
+  curve: string;
+  /** 1: DH parameters of a size that fits the key */
+  dhAuto: number;
+  keyFile: string;
+  certFile: string;
+  /** authorities; default those of the system */
+  caFile: string;
+}
+
+/** What is known of a TLS connection. */
+export interface TlsInfo {
+  /** 'TLSv1.3' */
+  version: string;
+  /** the suite, in OpenSSL's spelling */
+  cipher: string;
+  /** 'ECDH=X25519', 'DH=2048' or '' */
+  exchange: string;
+  /** sequence number of the next record, each way, under the present keys */
+  recordsRead: number;
+  recordsWritten: number;
+  keyUpdatesRead: number;
+  keyUpdatesWritten: number;
+  /** length of the secret that the keys come from */
+  secretBytes: number;
 }
 
 /** One socket address. `port` is 0 for Unix sockets; `host` is then the path ('@' in front = abstract). */
@@ -127,8 +182,31 @@ export interface Native {
   sendBytes(handle: number, bytes: Uint8Array, offset: number, length: number): number;
   /** bytes queued and not sent yet, or -EBADF */
   unsent(handle: number): number;
-  /** Takes the queued bytes away from a handle (handover); no Ev.DRAIN follows. */
+  /** Takes the queued bytes away from a handle (handover); no Ev.DRAIN follows. With TLS they are encrypted already. */
   takeUnsent(handle: number): Uint8Array;
+
+  /** A TLS context. Throws Error whose message is the original's. Returns an id > 0. */
+  tlsCtxNew(role: TlsRole, options: TlsContextOptions): number;
+  /** Forgets a context; connections made with it live on. 0 and unknown ids are passed over. */
+  tlsCtxFree(id: number): void;
+  /** whether OpenSSL knows a cipher list (TLS 1.2 and older) or a curve */
+  tlsKnown(what: 'ciphers' | 'curve', value: string): boolean;
+  /** Puts TLS on an open handle as the accepting end; Ev.TLS follows, whether receiving is on or not. Bytes of the
+   *  handshake that have been received already (at most 32 KB) are given as a piece of the arena. Until the handshake is
+   *  done send() is -EIO; before it, all that was sent goes out plain. Returns 0, -EBADF (no stream, or TLS already),
+   *  -EINVAL (no such context), -EMSGSIZE, -EFAULT or -ENOMEM. */
+  tlsAccept(handle: number, context: number, offset: number, length: number): number;
+  /** Likewise as the connecting end. `host`: the name to announce and to look for in the certificate, '' = none (-EINVAL
+   *  when the context verifies names). */
+  tlsConnect(handle: number, context: number, host: string): number;
+  /** why a handshake, or receiving on a TLS handle, failed; '' when it did not */
+  tlsError(handle: number): string;
+  /** null on a plain handle */
+  tlsInfo(handle: number): TlsInfo | null;
+  tlsPeerCertProvided(handle: number): boolean;
+  /** null without a certificate */
+  tlsPeerCertSubject(handle: number): string | null;
+  tlsPeerCertContainsName(handle: number, name: string): boolean;
 
   /** Resolves a host name off the loop (getaddrinfo, SOCK_STREAM). Returns a request id > 0 (or -errno); Ev.RESOLVED
    *  follows. Every finished request must be ended by resolveResult or resolveCancel. */

@@ -63,16 +63,34 @@ export function loadAuthFile(path: string, firstLoad: boolean): AuthFileUser[] |
   }
   logDebug(`loading auth_file: "${path}"`);
   const users: AuthFileUser[] = [];
-  const error = parseAuthFile(text, users);
-  if (error === null) return users;
-  logError(error);
+  const broken = parseAuthFile(text, 0, users);
+  if (broken === null) return users;
+  logError(broken.reason);
   return firstLoad ? users : null;
 }
 
-/** Fills `users`. @returns null, or what is wrong with the first line that is */
-function parseAuthFile(text: string, users: AuthFileUser[]): string | null {
-  const broken = 'broken auth file';
-  let p = 0;
+/** A line that is no good. */
+export interface BrokenLine {
+  reason: string;
+  /** from 1 */
+  line: number;
+}
+
+/** Every broken line of an auth_file, for the config check. Throws as fs does. */
+export function findBrokenLines(path: string): BrokenLine[] {
+  const text = readByteString(path);
+  const found: BrokenLine[] = [];
+  let broken = parseAuthFile(text, 0, []);
+  while (broken !== null) {
+    found.push({ reason: broken.reason, line: text.slice(0, broken.pos).split('\n').length });
+    broken = parseAuthFile(text, lineEnd(text, broken.pos), []);
+  }
+  return found;
+}
+
+/** Fills `users` from position `from` on. @returns null, or what is wrong with the first line that is, and where */
+function parseAuthFile(text: string, from: number, users: AuthFileUser[]): { reason: string; pos: number } | null {
+  let p = from;
   for (;;) {
     while (/^[ \t-\r]/.test(text.charAt(p))) p++;
     if (p >= text.length) return null;
@@ -81,17 +99,18 @@ function parseAuthFile(text: string, users: AuthFileUser[]): string | null {
       continue;
     }
 
+    const broken = { reason: 'broken auth file', pos: p };
     if (text[p] !== '"') return broken;
     const nameStart = p + 1;
     const nameEnd = closingQuote(text, nameStart);
     if (nameEnd < 0) return broken;
-    if (nameEnd - nameStart >= MAX_USERNAME) return 'username too long in auth file';
+    if (nameEnd - nameStart >= MAX_USERNAME) return { ...broken, reason: 'username too long in auth file' };
 
     const passwdQuote = text.indexOf('"', nameEnd + 1);
     if (passwdQuote < 0) return broken;
     const passwdEnd = closingQuote(text, passwdQuote + 1);
     if (passwdEnd < 0) return broken;
-    if (passwdEnd - passwdQuote - 1 >= MAX_PASSWORD) return 'password too long in auth file';
+    if (passwdEnd - passwdQuote - 1 >= MAX_PASSWORD) return { ...broken, reason: 'password too long in auth file' };
 
     users.push({ name: unquote(text, nameStart, nameEnd), passwd: unquote(text, passwdQuote + 1, passwdEnd) });
     // further fields are somebody else's

@@ -13,6 +13,8 @@ import { logDebug, logError, strerror, wantDebug } from '../base/log';
 const MAX_INCLUDE = 10;
 
 export interface IniHandler {
+  /** true: what cannot be read is logged and the next line is looked at, instead of stopping */
+  readonly goOn?: boolean;
   /** A `[name]` line. @returns false to stop loading (the reason logged) */
   section(name: string, file: string, line: number): boolean;
   /** A `key = value` line. @returns false to stop loading (the reason logged) */
@@ -57,15 +59,21 @@ function parseFile(file: string, handler: IniHandler, depth: number): boolean {
     skipSpace(at);
     if (at.pos >= text.length) return true;
     if (/^%include[ \t]/.test(text.slice(at.pos, at.pos + 9))) {
-      if (!parseInclude(at, handler)) return false;
+      if (!parseInclude(at, handler) && !passOver(at, handler)) return false;
       continue;
     }
     const c = text[at.pos];
     if (c === '#' || c === ';') at.pos = lineEnd(at);
     else if (c === '[') {
-      if (!parseSection(at, handler)) return false;
-    } else if (!parseKeyValue(at, handler)) return false;
+      if (!parseSection(at, handler) && !passOver(at, handler)) return false;
+    } else if (!parseKeyValue(at, handler) && !passOver(at, handler)) return false;
   }
+}
+
+/** To the end of a line that was no good, for a handler that wants to hear of the others too. */
+function passOver(at: Cursor, handler: IniHandler): boolean {
+  at.pos = lineEnd(at);
+  return handler.goOn === true;
 }
 
 function skipSpace(at: Cursor): void {

@@ -47,8 +47,8 @@ export interface ParsedConfig {
 
 const MAIN_SECTION = 'pgbouncer';
 
-/** What the file said so far. */
-class Draft implements IniHandler {
+/** What the file said so far. Public for the config check, which goes on after a mistake. */
+export class Draft implements IniHandler {
   readonly settings: Map<string, SettingLine> = new Map();
   readonly databases: Map<string, DatabaseConfig> = new Map();
   readonly users: Map<string, UserConfig> = new Map();
@@ -123,7 +123,11 @@ function keep<K, V>(map: Map<K, V>, key: K, record: V | null): boolean {
  */
 export function loadConfigFile(path: string): ParsedConfig | null {
   const draft = new Draft();
-  if (!parseIniFile(path, draft)) return null;
+  return parseIniFile(path, draft) ? finishDraft(draft) : null;
+}
+
+/** The config that a file read to its end says; null, with a log line, when its main section is missing. */
+export function finishDraft(draft: Draft): ParsedConfig | null {
   if (!draft.gotMainSection) {
     logError('load_init_file: main section missing from config file');
     return null;

@@ -3,7 +3,7 @@
  * nobody relies on what is not there. A feature that gets built takes its row out.
  */
 import { logWarning } from '../base/log';
-import { cf, getConfigParam, SslMode, settingsTable } from './settings';
+import { getConfigParam, settingsTable } from './settings';
 
 interface UnbuiltSetting {
   readonly name: string;
@@ -13,32 +13,10 @@ interface UnbuiltSetting {
   readonly concerns: (() => boolean) | null;
 }
 
-const TLS = 'TLS is not built yet';
-
 const unbuiltSettings: readonly UnbuiltSetting[] = [
-  { name: 'client_tls13_ciphers', missing: TLS, concerns: null },
-  { name: 'client_tls_ca_file', missing: TLS, concerns: null },
-  { name: 'client_tls_cert_file', missing: TLS, concerns: null },
-  { name: 'client_tls_ciphers', missing: TLS, concerns: null },
-  { name: 'client_tls_dheparams', missing: TLS, concerns: null },
-  { name: 'client_tls_ecdhcurve', missing: TLS, concerns: null },
-  { name: 'client_tls_key_file', missing: TLS, concerns: null },
-  { name: 'client_tls_protocols', missing: TLS, concerns: null },
-  { name: 'client_tls_sslmode', missing: `${TLS}, connections are plain`, concerns: null },
   { name: 'dns_zone_check_period', missing: 'watching DNS zones is not built yet', concerns: null },
   { name: 'peer_id', missing: 'peering is not built yet', concerns: null },
   { name: 'resolv_conf', missing: 'names are resolved by the system', concerns: null },
-  { name: 'server_tls13_ciphers', missing: TLS, concerns: null },
-  { name: 'server_tls_ca_file', missing: TLS, concerns: null },
-  { name: 'server_tls_cert_file', missing: TLS, concerns: null },
-  { name: 'server_tls_ciphers', missing: TLS, concerns: null },
-  { name: 'server_tls_key_file', missing: TLS, concerns: null },
-  { name: 'server_tls_protocols', missing: TLS, concerns: null },
-  {
-    name: 'server_tls_sslmode',
-    missing: `${TLS}, connections are plain`,
-    concerns: () => cf.serverTlsSslmode !== SslMode.DISABLED,
-  },
 ];
 
 /** Names of the settings that have no effect yet, whatever they are set to. */

@@ -136,6 +136,8 @@ export class PgSocket implements ListNode {
   queryFailed = false;
   /** server: waits for the one-byte answer to SSLRequest */
   waitSslchar = false;
+  /** TLS is on, or its handshake is under way */
+  tls = false;
 
   /** client: no server in the pool yet, so no welcome message to send */
   waitForWelcome = false;

@@ -5,9 +5,10 @@
 import { slogDebug, slogError, slogNoise, wantNoise } from '../base/log';
 import { arena, native } from '../base/native';
 import { getCachedTime } from '../base/time';
-import { cf } from '../config/settings';
+import { cf, SslMode } from '../config/settings';
 import { connInfo, fillLocalAddr, fillRemoteAddr, isUnixAddr } from '../net/addr';
 import { attachHandle, blockSource, keepForLater, keepInput, sbufContinue, sbufPause, sendBytes } from '../net/sbuf';
+import { sbufTlsAccept, tlsState } from '../net/tls';
 import { tuneSocket } from '../net/tune';
 import type { PgPool } from '../pool/pool';
 import { ResponseAction } from '../pool/requests';
@@ -31,7 +32,10 @@ import { decideStartupPool, resumeAfterAuthQuery, startupPacketRepeated } from '
 import { finishClientLogin } from './welcome';
 
 const hdr = new PktHdr();
+const SSL_ACCEPTED = Buffer.from('S');
 const SSL_REFUSED = Buffer.from('N');
+/** A TLS handshake begins with this byte; as the length of a startup packet it would be hundreds of megabytes. */
+const TLS_HANDSHAKE = 0x16;
 
 /** A new connection from a listener. */
 export function acceptClient(fd: number, isUnix: boolean): void {
@@ -72,6 +76,7 @@ function showPacket(client: PgSocket, off: number, end: number): Act {
     return Act.MORE;
   }
   if (!getHeader(arena, off, end, cf.maxPacketSize, hdr)) {
+    if (isDirectTls(client, off)) return acceptDirectTls(client, off, end);
     disconnectClient(client, true, `bad packet header: '${hdr2hex(arena, off, end)}'`);
     return Act.DEAD;
   }
@@ -173,8 +178,41 @@ function collected(client: PgSocket, pos: number, n: number, end: number): boole
 
 /* ---- login ---- */
 
+/** True when a client begins with TLS, without asking by SSLRequest. */
+function isDirectTls(client: PgSocket, off: number): boolean {
+  if (arena[off] !== TLS_HANDSHAKE || client.tls || client.startupMessageReceived) return false;
+  if (client.state !== SocketState.CL_LOGIN || client.loginUser !== null) return false;
+  return tlsState.clientAcceptSslmode !== SslMode.DISABLED && !isUnixClient(client);
+}
+
+/** All of [off, end) is TLS's. @returns Act.DEAD in any case: there is nothing left to walk */
+function acceptDirectTls(client: PgSocket, off: number, end: number): Act {
+  slogNoise(client, 'Starting TLS handshake');
+  if (!sbufTlsAccept(client, off, end - off)) disconnectClient(client, false, 'failed to accept SSL');
+  return Act.DEAD;
+}
+
+/** SSLRequest: TLS begins behind the answer. */
+function answerSslRequest(client: PgSocket): Act {
+  if (client.tls) {
+    disconnectClient(client, false, 'SSL req inside SSL');
+    return Act.DEAD;
+  }
+  if (tlsState.clientAcceptSslmode === SslMode.DISABLED || isUnixClient(client)) return refuseEncryption(client, 'SSL');
+  slogNoise(client, 'C: req SSL');
+  slogNoise(client, 'P: SSL ack');
+  if (!sendBytes(client, SSL_ACCEPTED, 1)) {
+    disconnectClient(client, false, 'failed to ack SSL');
+    return Act.DEAD;
+  }
+  if (sbufTlsAccept(client, 0, 0)) return Act.SKIP;
+  disconnectClient(client, false, 'failed to accept SSL');
+  return Act.DEAD;
+}
+
 function startupPacket(client: PgSocket, off: number, end: number): Act {
   const len = hdr.len;
+  if (isDirectTls(client, off)) return acceptDirectTls(client, off, end);
   if (len > LOGIN_PACKET_MAX) {
     disconnectClient(client, true, `bad packet header: '${hdr2hex(arena, off, end)}'`);
     return Act.DEAD;
@@ -223,7 +261,7 @@ function refuseEncryption(client: PgSocket, what: string): Act {
 function handleStartupPacket(client: PgSocket, type: number, body: number, end: number): Act {
   switch (type) {
     case Pkt.SSLREQ:
-      return refuseEncryption(client, 'SSL');
+      return answerSslRequest(client);
     case Pkt.GSSENCREQ:
       return refuseEncryption(client, 'GSS enc');
     case Pkt.STARTUP_V2:
@@ -231,6 +269,10 @@ function handleStartupPacket(client: PgSocket, type: number, body: number, end: 
       return Act.DEAD;
     case Pkt.STARTUP_V3:
     case Pkt.STARTUP_V3_UNSUPPORTED:
+      if (tlsState.clientAcceptSslmode >= SslMode.REQUIRE && !client.tls && !isUnixClient(client)) {
+        disconnectClient(client, true, 'SSL required');
+        return Act.DEAD;
+      }
       if (startupPacketRepeated(client) || (client.startupMessageReceived && !client.waitForUser)) {
         disconnectClient(client, true, 'client re-sent startup pkt');
         return Act.DEAD;

@@ -16,7 +16,7 @@ import { collectLdapAnswers } from './ldapauth';
 import { disconnectClient, disconnectServer } from './objects';
 import { onPamDone } from './pamauth';
 import { serverFlushed, serverInput, serverRecvFailed } from './server';
-import { serverConnected } from './serverlogin';
+import { serverConnected, serverTlsReady } from './serverlogin';
 import { handoverSlot } from './slots';
 
 acceptSlot.accept = acceptClient;
@@ -41,10 +41,24 @@ function onRecv(sk: PgSocket, result: number, offset: number): void {
   if (result > 0) {
     sk.hasKept = false;
     input(sk, offset, result);
+    return;
+  }
+  if (sk.tls && result < 0) logWarning(`tls_sbufio_recv: ${native.tlsError(sk.handle)}`);
+  recvFailed(sk);
+}
+
+function recvFailed(sk: PgSocket): void {
+  if (isServerSocket(sk)) serverRecvFailed(sk);
+  else clientRecvFailed(sk);
+}
+
+/** A TLS handshake is done, or failed. */
+function onTls(sk: PgSocket, result: number): void {
+  if (result < 0) {
+    logWarning(`TLS handshake error: ${native.tlsError(sk.handle)}`);
+    recvFailed(sk);
   } else if (isServerSocket(sk)) {
-    serverRecvFailed(sk);
-  } else {
-    clientRecvFailed(sk);
+    serverTlsReady(sk);
   }
 }
 
@@ -100,6 +114,11 @@ function dispatch(kind: number, handle: number, result: number, offset: number):
     case Ev.DRAIN: {
       const sk = socketsByHandle[handle];
       if (sk) onDrain(sk, result);
+      return;
+    }
+    case Ev.TLS: {
+      const sk = socketsByHandle[handle];
+      if (sk) onTls(sk, result);
       return;
     }
     case Ev.SIGNAL:

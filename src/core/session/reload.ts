@@ -2,14 +2,17 @@
  * Loading the config as a whole, at start and again on RELOAD and SIGHUP: read and check everything first, then put it
  * in force, so that a mistake in the file changes nothing.
  */
+import { nextOf } from '../base/list';
 import { logState, logWarning, resetLogging } from '../base/log';
 import { loadAuthFile, requiresAuthFile, usersFileChanged } from '../config/authfile';
 import { applySettings, loadConfigFile } from '../config/loader';
 import { cf } from '../config/settings';
 import { warnUnbuiltSettings } from '../config/unbuilt';
+import { tlsChangeSlot } from '../net/tls';
+import { poolList } from '../pool/pool';
 import { reloadHba } from './hbarules';
 import { killDatabase } from './janitor';
-import { applyAuthFile, applyRecords } from './registry';
+import { applyAuthFile, applyRecords, tagPoolDirty } from './registry';
 import { reloadSlot } from './slots';
 
 /** Gives the log its settings; at start, and when one of them changed. */
@@ -47,3 +50,7 @@ export function loadConfig(firstLoad: boolean): boolean {
 }
 
 reloadSlot.loadConfig = () => loadConfig(false);
+
+tlsChangeSlot.serverSettingsChanged = () => {
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) tagPoolDirty(pool);
+};

@@ -20,7 +20,7 @@ import { Act, SERVER_PACKET_MAX } from './act';
 import { handleAuthQueryResponse } from './authquery';
 import { disconnectClient, disconnectServer, releaseServer } from './objects';
 import { answerFakes } from './prepared';
-import { handleServerStartup } from './serverlogin';
+import { handleServerStartup, handleSslchar } from './serverlogin';
 
 const hdr = new PktHdr();
 
@@ -76,6 +76,10 @@ function wholePacket(server: PgSocket, off: number, end: number): Act {
 
 /** Bytes of a server, in the arena at [off, off + length). */
 export function serverInput(server: PgSocket, off: number, length: number): void {
+  if (server.waitSslchar) {
+    handleSslchar(server, off, length);
+    return;
+  }
   const end = off + length;
   let pos = off;
   // [run, pos) waits to be forwarded in one piece

@@ -12,16 +12,19 @@ import {
 } from '../auth/scramClient';
 import { SCRAM_SHA_256, ScramState } from '../auth/scram';
 import { logError, logNoise, logWarning, slogDebug, slogError, slogInfo, slogNoise, wantDebug } from '../base/log';
-import { native } from '../base/native';
-import { cf } from '../config/settings';
+import { arena, native } from '../base/native';
+import { getCachedTime } from '../base/time';
+import { cf, SslMode } from '../config/settings';
 import { addrString, fillLocalAddr, isUnixAddr } from '../net/addr';
-import { sbufContinue, sendPacket } from '../net/sbuf';
+import { sbufContinue, sendBytes, sendPacket } from '../net/sbuf';
+import { sbufTlsConnect, tlsConnectionInfo, tlsState } from '../net/tls';
 import { type PgPool, poolConnectedServerCount } from '../pool/pool';
 import { isDead, type PgSocket, Replication, replicationTypeParameters, sendingAuthQuery } from '../pool/socket';
 import { findGlobalCredentials, type PgCredentials } from '../pool/user';
 import { varcacheApplyStartup, varcacheSet } from '../pool/varcache';
 import {
   finishStartup,
+  PACKET_SSL_REQUEST,
   putStartupParam,
   startStartup,
   writePassword,
@@ -39,6 +42,9 @@ import { addWelcomeParameter, finishWelcomeMsg, forgetWelcomeParts } from './wel
 
 /** The server is starting up or shutting down: clients may wait for it. */
 const ERRCODE_CANNOT_CONNECT_NOW = '57P03';
+/** Answers to SSLRequest: 'S' and 'N'. */
+const SSL_YES = 0x53;
+const SSL_NO = 0x4e;
 
 /** The console's pseudo-server of a handover (src/takeover) takes over here when its login is done or fails. */
 export const adminServerSlot: { loginDone: (server: PgSocket) => Act } = { loginDone: () => Act.DEAD };
@@ -79,11 +85,46 @@ export function serverConnected(server: PgSocket): void {
     server.ready = true;
     const reason = 'peer server was not necessary anymore, because client cancel connection was already closed';
     disconnectServer(server, false, reason);
-  } else if (sendStartupMessage(server)) {
+  } else if (beginLogin(server, isUnix)) {
     sbufContinue(server);
   } else {
     disconnectServer(server, false, 'startup pkt failed');
   }
+}
+
+/** Asks for TLS first, unless that is off; over a Unix socket nobody listens. */
+function beginLogin(server: PgSocket, isUnix: boolean): boolean {
+  if (isUnix || tlsState.serverConnectSslmode === SslMode.DISABLED) return sendStartupMessage(server);
+  slogNoise(server, 'P: SSL request');
+  server.waitSslchar = true;
+  return sendBytes(server, PACKET_SSL_REQUEST, PACKET_SSL_REQUEST.length);
+}
+
+/** The answer to SSLRequest, in the arena at `off`: one byte, and nothing else that TLS would not protect. */
+export function handleSslchar(server: PgSocket, off: number, length: number): void {
+  server.waitSslchar = false;
+  const answer = arena[off];
+  if (answer !== SSL_YES && answer !== SSL_NO) {
+    disconnectServer(server, false, 'bad sslreq answer');
+  } else if (length > 1) {
+    disconnectServer(server, false, 'received unencrypted data after SSL response');
+  } else if (answer === SSL_YES) {
+    slogNoise(server, 'launching tls');
+    if (!sbufTlsConnect(server, server.host)) disconnectServer(server, false, 'sslreq processing failed');
+  } else if (tlsState.serverConnectSslmode >= SslMode.REQUIRE) {
+    disconnectServer(server, false, 'server refused SSL');
+  } else if (!sendStartupMessage(server)) {
+    disconnectServer(server, false, 'sslreq processing failed');
+  }
+}
+
+/** The handshake is done: login begins. */
+export function serverTlsReady(server: PgSocket): void {
+  const text = `SSL established: ${tlsConnectionInfo(server)}`;
+  if (cf.logConnections) slogInfo(server, text);
+  else slogNoise(server, text);
+  server.requestTime = getCachedTime();
+  if (!sendStartupMessage(server)) disconnectServer(server, false, 'TLS startup failed');
 }
 
 function sendStartupMessage(server: PgSocket): boolean {

@@ -2,6 +2,7 @@
  * Where upper floors register themselves, so that the session code need not import them: the console, the handover, and
  * whoever loads the config.
  */
+import { tlsPeerCertContainsName, tlsPeerCertProvided, tlsPeerCertSubject } from '../net/tls';
 import type { PgSocket } from '../pool/socket';
 
 /** The console (src/admin) as the handler of the admin database. */
@@ -29,7 +30,7 @@ export const adminSlot: AdminHandler = {
   waitCloseDone: () => {},
 };
 
-/** TLS of a connection, for logins: the code that speaks TLS fills it. Without it no connection has any. */
+/** TLS of a connection, for logins. A slot so that tests can say what a client showed. */
 export const tlsSlot: {
   /** The handshake is done. */
   active: (sk: PgSocket) => boolean;
@@ -40,10 +41,10 @@ export const tlsSlot: {
   /** The certificate is for this name: one of its alternative names, or its common name. */
   peerCertContainsName: (sk: PgSocket, name: string) => boolean;
 } = {
-  active: () => false,
-  peerCertProvided: () => false,
-  peerCertSubject: () => '',
-  peerCertContainsName: () => false,
+  active: (sk) => sk.tls,
+  peerCertProvided: tlsPeerCertProvided,
+  peerCertSubject: (sk) => tlsPeerCertSubject(sk) ?? '',
+  peerCertContainsName: tlsPeerCertContainsName,
 };
 
 /** What RELOAD and SIGHUP call; returns whether the new config is in force. */

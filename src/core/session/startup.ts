@@ -9,6 +9,7 @@ import type { HbaRule } from '../config/hba';
 import { AuthType, cf } from '../config/settings';
 import { addrDetails } from '../net/addr';
 import { sendPacket } from '../net/sbuf';
+import { tlsConnectionInfo } from '../net/tls';
 import { MAX_DBNAME, PgDatabase } from '../pool/database';
 import { getPool } from '../pool/pool';
 import { isDead, type PgSocket, Replication, replicationTypeParameters, sendingAuthQuery } from '../pool/socket';
@@ -314,7 +315,8 @@ export function finishSetPool(client: PgSocket): Act {
 
   if (cf.logConnections) {
     const replication = replicationTypeParameters[client.replication];
-    slogInfo(client, `login attempt: db=${db.name} user=${user.name} tls=no replication=${replication}`);
+    const tls = client.tls ? tlsConnectionInfo(client) : 'no';
+    slogInfo(client, `login attempt: db=${db.name} user=${user.name} tls=${tls} replication=${replication}`);
   }
   if (client.pool?.db.admin && !adminSlot.postLogin(client)) return Act.DEAD;
   if (client.ownUser) return finishLogin(client);

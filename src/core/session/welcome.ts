@@ -109,7 +109,7 @@ export function finishClientLogin(client: PgSocket): boolean {
     logDebug('finish_client_login: no welcome message, pause');
     client.waitForWelcome = true;
     pauseClient(client);
-    if (runState.pauseMode === PauseMode.NONE) launchNewConnection(pool, true);
+    if (runState.pauseMode === PauseMode.NONE && !pool.db.paused) launchNewConnection(pool, true);
     return false;
   }
   client.waitForWelcome = false;

@@ -1,0 +1,231 @@
+/*
+ * npm run bench: tsbouncer and the C original side by side, every figure with its ratio. docs/performance.md says how to
+ * read it. Nothing here passes or fails.
+ */
+import { writeFileSync } from 'node:fs';
+import { cpus, release } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { type Bouncer, originalBin, PgCluster, tempDir } from '../test/harness';
+import { copyOut, cpuUsec, median, pgbench, rssKb } from './measure';
+import { login, startDoorman, startPooler } from './poolers';
+import { printTable, type Row } from './table';
+
+const { values: options } = parseArgs({
+  options: {
+    quick: { type: 'boolean', default: false },
+    json: { type: 'string' },
+    rounds: { type: 'string' },
+    seconds: { type: 'string' },
+    only: { type: 'string' },
+    help: { type: 'boolean', short: 'h', default: false },
+  },
+});
+
+const USAGE = `Usage: npm run bench -- [OPTION]...
+  --quick         one short round, for a look or for CI
+  --rounds N      rounds per figure (default 3); medians are printed
+  --seconds N     length of one pgbench run (default 4)
+  --only WORD     only figures whose name has WORD in it
+  --json FILE     also write everything, single rounds included, to FILE
+BENCH_COPY_MB says how much COPY sends (default 1024), PGBOUNCER_BIN where the C original lies.`;
+
+const ROUNDS = Number(options.rounds ?? (options.quick ? 1 : 3));
+const SECONDS = Number(options.seconds ?? (options.quick ? 1 : 4));
+const COPY_MB = Number(process.env.BENCH_COPY_MB ?? (options.quick ? 128 : 1024));
+const IDLE_CLIENTS = options.quick ? 300 : 1000;
+const POOLS = options.quick ? 1000 : 5000;
+const KB = 1024;
+
+/** A pooler and the place of its figures in a row. */
+interface Contender {
+  name: 'tsbouncer' | 'original';
+  pooler: Bouncer;
+}
+
+let cluster: PgCluster;
+let script: string;
+const rows: Row[] = [];
+
+function addRow(name: string, unit: string, goal: string, digits: number): Row {
+  const row: Row = { name, unit, goal, digits, tsbouncer: [], original: [] };
+  rows.push(row);
+  return row;
+}
+
+const wanted = (name: string) => options.only === undefined || name.includes(options.only);
+const say = (text: string) => process.stderr.write(`${text}\n`);
+
+/** In turns, so that whatever else the machine does hits both: A B, then B A. */
+async function inTurns(contenders: Contender[], one: (contender: Contender) => Promise<void>): Promise<void> {
+  for (let round = 0; round < ROUNDS; round++) {
+    const order = round % 2 === 0 ? contenders : [...contenders].reverse();
+    for (const contender of order) await one(contender);
+  }
+}
+
+/** usec of the pooler's processor time per transaction, and transactions per second. */
+async function transactions(pooler: Bouncer, protocol: 'simple' | 'extended', clients: number) {
+  const before = cpuUsec(pooler.pid);
+  const result = await pgbench({ port: pooler.port, script, clients, seconds: SECONDS, protocol });
+  return { cpu: (cpuUsec(pooler.pid) - before) / result.transactions, perSecond: result.perSecond };
+}
+
+const GOALS: Record<string, string> = {
+  'simple 1': '<= 0.95',
+  'simple 16': '<= 0.75',
+  'simple 64': '<= 0.65',
+  'extended 1': '',
+  'extended 16': '<= 0.75',
+  'extended 64': '<= 0.65',
+};
+
+async function benchTransactions(contenders: Contender[]): Promise<void> {
+  for (const protocol of ['simple', 'extended'] as const) {
+    for (const clients of [1, 16, 64]) {
+      const name = `CPU per transaction, ${protocol}, ${clients} client${clients > 1 ? 's' : ''}`;
+      if (!wanted(name)) continue;
+      say(name);
+      const cpu = addRow(name, 'us', GOALS[`${protocol} ${clients}`] ?? '', 1);
+      const speed = clients === 64 ? addRow(`transactions/s, ${protocol}, 64 clients`, '/s', '>= 1.15', 0) : null;
+      await inTurns(contenders, async ({ name: who, pooler }) => {
+        const result = await transactions(pooler, protocol, clients);
+        cpu[who].push(result.cpu);
+        speed?.[who].push(result.perSecond);
+      });
+    }
+  }
+}
+
+async function benchConnections(contenders: Contender[]): Promise<void> {
+  const name = 'new connections/s, 16 clients';
+  if (!wanted(name)) return;
+  say(name);
+  const speed = addRow(name, '/s', '>= 1.0', 0);
+  const cpu = addRow('CPU per new connection', 'us', '', 1);
+  await inTurns(contenders, async ({ name: who, pooler }) => {
+    const before = cpuUsec(pooler.pid);
+    const how = { port: pooler.port, script, clients: 16, seconds: SECONDS, protocol: 'simple', connect: true } as const;
+    const result = await pgbench(how);
+    speed[who].push(result.transactions / SECONDS);
+    cpu[who].push((cpuUsec(pooler.pid) - before) / result.transactions);
+  });
+}
+
+async function benchCopy(contenders: Contender[]): Promise<void> {
+  const name = `COPY TO STDOUT, ${COPY_MB} MB`;
+  if (!wanted(name)) return;
+  say(name);
+  const wall = addRow(`${name}, wall`, 's', '<= 1.0', 2);
+  const cpu = addRow(`${name}, pooler CPU`, 's', '<= 0.5', 2);
+  await inTurns(contenders, async ({ name: who, pooler }) => {
+    const before = cpuUsec(pooler.pid);
+    wall[who].push((await copyOut(pooler.port, COPY_MB)) / 1000);
+    cpu[who].push((cpuUsec(pooler.pid) - before) / 1e6);
+  });
+}
+
+/** On poolers of their own, that have done nothing yet. */
+async function benchMemory(kinds: Contender['name'][]): Promise<void> {
+  const name = 'resident memory';
+  if (!wanted(name)) return;
+  say(name);
+  const empty = addRow('resident memory, empty', 'MB', '<= 80 MB', 1);
+  const each = addRow(`resident memory per idle client (${IDLE_CLIENTS})`, 'kB', '<= 2.7 kB', 2);
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const who of kinds) {
+      const pooler = await startPooler({ cluster, original: who === 'original' });
+      empty[who].push(rssKb(pooler.pid) / KB);
+      // the first logins allocate what is allocated once
+      const first = await login(pooler.port, new Array<string>(20).fill('postgres'));
+      const before = rssKb(pooler.pid);
+      const clients = await login(pooler.port, new Array<string>(IDLE_CLIENTS).fill('postgres'));
+      each[who].push((rssKb(pooler.pid) - before) / IDLE_CLIENTS);
+      await Promise.all([...first, ...clients].map((client) => client.destroy()));
+      await pooler.stop();
+    }
+  }
+}
+
+/** One busy client among thousands of pools that rest, against the same client with one pool: each pooler's own ratio. */
+async function benchPools(contenders: Contender[]): Promise<void> {
+  const name = `${POOLS} pools`;
+  if (!wanted(name)) return;
+  say(name);
+  const one = addRow('one pool: CPU per transaction, 1 client', 'us', '', 1);
+  const many = addRow(`${POOLS} pools: CPU per transaction, 1 client`, 'us', '', 1);
+  const ratio = addRow(`${POOLS} pools against one: own ratio`, '', 'tsbouncer <= 1.1', 2);
+  const doorman = await startDoorman();
+  const databases = Array.from({ length: POOLS }, (_, n) => `p${n}`);
+  const crowded: Bouncer[] = [];
+  for (const { name: who } of contenders) {
+    const pooler = await startPooler({
+      cluster,
+      original: who === 'original',
+      databases: { count: POOLS, port: doorman.port },
+    });
+    for (const client of await login(pooler.port, databases)) client.destroy();
+    const { items } = (await pooler.admin('SHOW LISTS')).find((row) => row.list === 'pools') ?? {};
+    if (Number(items) < POOLS) throw new Error(`${who} has only ${items} pools`);
+    crowded.push(pooler);
+  }
+  await inTurns(contenders, async ({ name: who, pooler }) => {
+    const alone = await transactions(pooler, 'simple', 1);
+    const among = await transactions(crowded[contenders.findIndex((c) => c.name === who)] as Bouncer, 'simple', 1);
+    one[who].push(alone.cpu);
+    many[who].push(among.cpu);
+    ratio[who].push(among.cpu / alone.cpu);
+  });
+  for (const pooler of crowded) await pooler.stop();
+  doorman.server.close();
+}
+
+async function versionOf(contender: Contender): Promise<string> {
+  const [row] = await contender.pooler.admin('SHOW VERSION');
+  return String(Object.values(row ?? {})[0]);
+}
+
+async function main(): Promise<void> {
+  if (options.help) {
+    console.log(USAGE);
+    return;
+  }
+  cluster = await PgCluster.start({
+    settings: { log_connections: 'off', log_disconnections: 'off', shared_buffers: '128MB' },
+  });
+  script = join(tempDir('bench'), 's.sql');
+  writeFileSync(script, '\\set aid random(1, 100000)\nSELECT :aid;\n');
+  const kinds: Contender['name'][] = originalBin() === null ? ['tsbouncer'] : ['tsbouncer', 'original'];
+  if (kinds.length === 1) say('the C original is not installed: no ratios');
+  const contenders: Contender[] = [];
+  for (const name of kinds) contenders.push({ name, pooler: await startPooler({ cluster, original: name === 'original' }) });
+
+  const versions = await Promise.all(contenders.map(versionOf));
+  const server = (await cluster.sql('SHOW server_version')).rows[0]?.server_version as string;
+  const machine = `${cpus().length} x ${cpus()[0]?.model.trim()}, ${process.platform} ${release()}, Node ${process.version}, PostgreSQL ${server}`;
+  // all servers of the pools are there before anybody counts
+  for (const { pooler } of contenders) await pgbench({ port: pooler.port, script, clients: 64, seconds: 1, protocol: 'simple' });
+
+  await benchTransactions(contenders);
+  await benchConnections(contenders);
+  await benchCopy(contenders);
+  await benchPools(contenders);
+  for (const { pooler } of contenders) await pooler.stop();
+  await benchMemory(kinds);
+  await cluster.stop();
+
+  console.log(`${machine}\n${versions.join(' against ')}; ${ROUNDS} rounds of ${SECONDS} s, medians\n`);
+  printTable(rows, kinds.length > 1);
+  if (options.json !== undefined) {
+    const figures = rows.map((row) => ({ ...row, medians: { tsbouncer: median(row.tsbouncer), original: median(row.original) } }));
+    writeFileSync(options.json, `${JSON.stringify({ machine, versions, rounds: ROUNDS, seconds: SECONDS, figures }, null, 2)}\n`);
+  }
+}
+
+main().then(
+  () => process.exit(0),
+  (err) => {
+    console.error(err instanceof Error ? err.message : err);
+    process.exit(1);
+  },
+);

@@ -1,0 +1,82 @@
+/*
+ * The poolers under test, all on one PostgreSQL: pool of 20, transaction mode, trust, no TLS, connection logging off. And
+ * a server that only knows how to let somebody in, for pools by the thousand.
+ */
+import { createServer, type Server } from 'node:net';
+import { Bouncer, type PgCluster, RawClient } from '../test/harness';
+
+/** Logins of this process that are under way at once. */
+const LOGINS_AT_ONCE = 50;
+
+export interface PoolerOptions {
+  cluster: PgCluster;
+  original: boolean;
+  /** more databases, all on a server on that port of 127.0.0.1 */
+  databases?: { count: number; port: number };
+}
+
+/** Starts one. */
+export function startPooler({ cluster, original, databases }: PoolerOptions): Promise<Bouncer> {
+  const section: Record<string, string> = { postgres: cluster.connstr() };
+  for (let n = 0; n < (databases?.count ?? 0); n++) {
+    section[`p${n}`] = `host=127.0.0.1 port=${databases?.port} dbname=p${n}`;
+  }
+  return Bouncer.start({
+    cluster,
+    original,
+    databases: section,
+    settings: {
+      pool_mode: 'transaction',
+      default_pool_size: 20,
+      max_client_conn: 10_000,
+      log_connections: 0,
+      log_disconnections: 0,
+      log_stats: 0,
+    },
+  });
+}
+
+/** Logs clients in, some at once. @returns them, connected */
+export async function login(port: number, databases: string[]): Promise<RawClient[]> {
+  const clients: RawClient[] = [];
+  const left = [...databases];
+  const worker = async (): Promise<void> => {
+    for (let database = left.pop(); database !== undefined; database = left.pop()) {
+      const client = await RawClient.connect({ port });
+      const answer = await client.login({ database });
+      if (answer.at(-1)?.type !== 'Z') throw new Error(`a login on database ${database} failed`);
+      clients.push(client);
+    }
+  };
+  await Promise.all(Array.from({ length: LOGINS_AT_ONCE }, worker));
+  return clients;
+}
+
+/** Every login is welcome, and then the connection ends: pools stay, and hold nothing. */
+export function startDoorman(): Promise<{ port: number; server: Server }> {
+  const parameters = { server_version: '15.0', client_encoding: 'UTF8', DateStyle: 'ISO', TimeZone: 'UTC' };
+  const packet = (letter: string, body: Buffer) => {
+    const head = Buffer.alloc(5);
+    head.write(letter);
+    head.writeInt32BE(body.length + 4, 1);
+    return Buffer.concat([head, body]);
+  };
+  const welcome = Buffer.concat([
+    packet('R', Buffer.alloc(4)),
+    ...Object.entries(parameters).map(([name, value]) => packet('S', Buffer.from(`${name}\0${value}\0`))),
+    packet('S', Buffer.from('standard_conforming_strings\0on\0')),
+    packet('K', Buffer.alloc(8, 1)),
+    packet('Z', Buffer.from('I')),
+  ]);
+  const server = createServer((socket) => {
+    socket.on('error', () => socket.destroy());
+    socket.once('data', () => socket.end(welcome));
+    socket.resume();
+  });
+  return new Promise((settle) => {
+    server.listen(0, '127.0.0.1', () => {
+      const address = server.address();
+      settle({ port: typeof address === 'object' && address !== null ? address.port : 0, server });
+    });
+  });
+}

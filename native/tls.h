@@ -1,0 +1,190 @@
+/*
+ * TLS over one connected socket, through the OpenSSL that the Node binary carries. This part knows no loop and no
+ * JavaScript: a loop backend owns a TlsConn per handle and calls it when the socket is readable or bytes are to be sent;
+ * bind_tls.cc makes contexts and connections.
+ *
+ * What arrives is received into buffers of this part and given to OpenSSL record by record, so that between two calls
+ * OpenSSL holds no half record: everything a live connection consists of is either here (TlsSession, the pieces not yet
+ * decrypted) or in the loop (decrypted bytes kept, encrypted bytes unsent). What goes out is encrypted at once; what
+ * the socket does not take waits, encrypted, in the loop's queue. So a write never has to be repeated.
+ */
+#pragma once
+
+#include <openssl/ssl.h>
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bytes.h"
+
+namespace tsb {
+
+constexpr size_t kTlsRandomSize = 32;
+/** SHA-384 is the longest hash of a TLS 1.3 suite; a TLS 1.2 master secret has 48 bytes too. */
+constexpr size_t kTlsSecretMax = 64;
+
+/**
+ * All that another process needs, besides the socket and the bytes in between, to go on with this connection: the
+ * secrets as the keylog callback gave them, and how many records each side has protected with its present key.
+ */
+struct TlsSession {
+  /** TLS1_2_VERSION and so on; 0 until the handshake is done */
+  int version;
+  /** the two bytes of the suite, as in the protocol */
+  uint16_t cipher;
+  bool server;
+  /** TLS 1.2 and older: keys follow from these three */
+  uint8_t clientRandom[kTlsRandomSize];
+  uint8_t serverRandom[kTlsRandomSize];
+  uint8_t masterSecret[kTlsSecretMax];
+  size_t masterLength;
+  /** TLS 1.3: the first application traffic secrets; a key update derives the next from them, n times */
+  uint8_t clientSecret[kTlsSecretMax];
+  uint8_t serverSecret[kTlsSecretMax];
+  size_t secretLength;
+  uint32_t keyUpdatesRead;
+  uint32_t keyUpdatesWritten;
+  /** the sequence number of the next record, each way */
+  uint64_t recordsRead;
+  uint64_t recordsWritten;
+};
+
+/* ---- contexts: tls_context.cc ---- */
+
+/** Bits of TlsOptions::protocols, as in src/core/net/tls.ts. */
+enum TlsProtocol : int {
+  kTls10 = 1 << 1,
+  kTls11 = 1 << 2,
+  kTls12 = 1 << 3,
+  kTls13 = 1 << 4,
+};
+
+/** How the peer's certificate is looked at. */
+enum class TlsVerify : int {
+  kNone = 0,      // not at all
+  kOptional = 1,  // a certificate that is shown must be valid (accepting side)
+  kRequired = 2,  // there must be a valid one
+  kName = 3,      // and it must carry the host name (connecting side)
+};
+
+/** Empty strings: OpenSSL's defaults. */
+struct TlsOptions {
+  bool server;
+  int protocols;
+  TlsVerify verify;
+  bool dhAuto;
+  std::string ciphers;
+  std::string ciphers13;
+  std::string curve;
+  std::string keyFile;
+  std::string certFile;
+  std::string caFile;
+};
+
+struct TlsContext {
+  SSL_CTX *ssl;
+  bool server;
+  TlsVerify verify;
+};
+
+/** Returns null and the original's text in *error. */
+TlsContext *tlsContextNew(const TlsOptions &options, std::string *error);
+/** Connections made from it live on. */
+void tlsContextFree(TlsContext *context);
+/** A cipher list of TLS 1.2 and older that names at least one known suite. */
+bool tlsCiphersKnown(const std::string &ciphers);
+bool tlsCurveKnown(const std::string &curve);
+/** The first queued error of OpenSSL as text, or `otherwise`. */
+std::string tlsQueuedError(const char *otherwise);
+
+/* ---- connections: tls_conn.cc ---- */
+
+constexpr size_t kTlsPieceSize = 32 * 1024;
+
+/** Buffers for bytes that were received and not decrypted yet; a connection holds one only while it has such bytes. */
+struct TlsPool {
+  std::vector<uint8_t *> idle;
+  ~TlsPool();
+};
+
+struct TlsPiece {
+  uint8_t *memory;
+  size_t begin;
+  size_t end;
+  size_t length() const { return end - begin; }
+};
+
+struct TlsConn {
+  SSL *ssl;
+  /** lent by the loop, see tlsConnAttach */
+  int fd;
+  Bytes *unsent;
+  TlsPool *pool;
+  /** the second is used only while the first holds the beginning of its first record */
+  TlsPiece in[2];
+  /** bytes of the record in progress that OpenSSL has not asked for yet */
+  size_t recordLeft;
+  TlsVerify verify;
+  bool established;
+  /** the stream has ended at this result (0, or -errno) and that is not told yet */
+  bool endDue;
+  bool ended;
+  int endResult;
+  bool socketEnded;
+  int recvErrno;
+  int sendErrno;
+  /** the peer began a second handshake */
+  bool renegotiation;
+  std::string host;
+  std::string error;
+  TlsSession session;
+};
+
+/** Makes the BIO method of an environment; freed by BIO_meth_free() after the last connection. */
+BIO_METHOD *tlsBioMethod();
+/** `host`: the name to verify and to announce, or empty. Null when memory is exhausted. */
+TlsConn *tlsConnNew(const TlsContext *context, BIO_METHOD *method, const std::string &host);
+void tlsConnFree(TlsConn *conn);
+/** Lends it the socket, the queue for what the socket does not take, and the buffers. */
+void tlsConnAttach(TlsConn *conn, int fd, Bytes *unsent, TlsPool *pool);
+/** Bytes of the stream that were received before (at most kTlsPieceSize). Returns false when memory is exhausted. */
+bool tlsConnPrefix(TlsConn *conn, const uint8_t *bytes, size_t length);
+
+/** One step of the handshake, with at most one receive: 1 done, 0 not yet, < 0 = failed (conn->error says why). */
+int tlsHandshake(TlsConn *conn);
+
+constexpr ssize_t kTlsNothing = -1000000;
+/**
+ * Decrypts up to `most` bytes, with at most one receive. Returns their number, kTlsNothing when there is nothing now,
+ * 0 when the stream has ended (with close_notify or without), or -errno (conn->error says why when it was TLS's).
+ */
+ssize_t tlsRead(TlsConn *conn, uint8_t *place, size_t most);
+/** True when tlsRead would give something although the socket has nothing to receive. */
+bool tlsHasInput(const TlsConn *conn);
+/** Encrypts everything. Returns 0 or -errno. */
+int tlsWrite(TlsConn *conn, const uint8_t *bytes, size_t length);
+/** Says good-bye (close_notify), once and without waiting for an answer. */
+void tlsShutdown(TlsConn *conn);
+
+/* ---- what is known of the peer: tls_peer.cc ---- */
+
+struct TlsInfo {
+  std::string version;
+  std::string cipher;
+  /** '' or 'DH=2048', 'ECDH=X25519' */
+  std::string exchange;
+};
+
+TlsInfo tlsInfoOf(const TlsConn *conn);
+bool tlsPeerCertProvided(const TlsConn *conn);
+/** Subject in one line, slashes in front of the fields; empty without a certificate. */
+std::string tlsPeerCertSubject(const TlsConn *conn);
+/** Whether the peer's certificate is for this host name or address. */
+bool tlsPeerCertContainsName(TlsConn *conn, const std::string &name);
+/** As above, with the reason in conn->error for a failed handshake. */
+bool tlsPeerCertVerifyHost(TlsConn *conn);
+
+}  // namespace tsb

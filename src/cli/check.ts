@@ -1,0 +1,364 @@
+/*
+ * --check: loads the config file and everything it names, as a start would, but goes on after a mistake, and says all that
+ * is wrong, with file and line. Nothing is bound, written or changed. The original has no such thing.
+ *
+ * What the loaders log is what is reported; only the rest (certificates, folders, settings that contradict one another)
+ * is looked at here.
+ */
+import { X509Certificate } from 'node:crypto';
+import { accessSync, constants, readFileSync, statSync, writeSync } from 'node:fs';
+import { posix } from 'node:path';
+import { createSecureContext } from 'node:tls';
+import { logState, strerror } from '../core/base/log';
+import { native } from '../core/base/native';
+import { findBrokenLines, requiresAuthFile } from '../core/config/authfile';
+import { loadHba } from '../core/config/hba';
+import { loadIdent } from '../core/config/ident';
+import { type IniHandler, parseIniFile } from '../core/config/ini';
+import { parseLdapOptions } from '../core/config/ldapopts';
+import { applySettings, Draft, finishDraft, type ParsedConfig } from '../core/config/loader';
+import { AuthType, cf, SslMode } from '../core/config/settings';
+
+/** Log lines of this level and worse are problems. */
+const WARNING = 2;
+const STDOUT_FD = 1;
+const STDERR_FD = 2;
+
+interface Problem {
+  file: string;
+  /** 0 = the file as a whole */
+  line: number;
+  text: string;
+}
+
+/** One check of one config file. */
+interface Check {
+  configFile: string;
+  problems: Problem[];
+  /** where `section/key` stands, the last one if several */
+  places: Map<string, { file: string; line: number }>;
+}
+
+/* ---- what the loaders say ---- */
+
+/** Runs it and returns what it logged as warnings or errors. */
+function said(act: () => void): string[] {
+  const lines: string[] = [];
+  const before = logState.sink;
+  logState.sink = (level, message) => {
+    if (level <= WARNING) lines.push(message);
+  };
+  try {
+    act();
+  } finally {
+    logState.sink = before;
+  }
+  return lines;
+}
+
+function report(check: Check, file: string, line: number, text: string): void {
+  check.problems.push({ file, line, text });
+}
+
+/** Reports about a setting, where it stands, or the config as a whole when it stands nowhere. */
+function reportAt(check: Check, key: string, text: string): void {
+  const place = check.places.get(key) ?? { file: check.configFile, line: 0 };
+  report(check, place.file, place.line, text);
+}
+
+/* ---- the ini file ---- */
+
+class CheckHandler implements IniHandler {
+  readonly goOn = true;
+  readonly draft = new Draft();
+  /** in a section that nobody knows: its lines are not looked at */
+  private strange = false;
+
+  constructor(private readonly check: Check) {}
+
+  section(name: string, file: string, line: number): boolean {
+    const known = this.told(() => this.draft.section(name));
+    this.strange = !known.ok;
+    if (!known.ok) report(this.check, file, line, `unknown section: [${name}]`);
+    return true;
+  }
+
+  value(key: string, value: string, file: string, line: number): boolean {
+    if (this.strange) return true;
+    const { ok, lines } = this.told(() => this.draft.value(key, value, file, line));
+    this.check.places.set(`${this.draft.currentSection}/${key}`, { file, line });
+    for (const text of lines) report(this.check, file, line, text);
+    if (!ok && lines.length === 0) report(this.check, file, line, `invalid value "${value}" for parameter ${key}`);
+    return true;
+  }
+
+  private told(act: () => boolean): { ok: boolean; lines: string[] } {
+    let ok = false;
+    const lines = said(() => {
+      ok = act();
+    });
+    return { ok, lines };
+  }
+}
+
+/** What the reader itself says has its place at the end: `... (file:line), stopping loading`. */
+function reportSyntax(check: Check, text: string): void {
+  const match = /^(.*) \((.*):(\d+)\)/.exec(text);
+  if (match === null) report(check, check.configFile, 0, text);
+  // a bad file is reported itself: that somebody includes it is no news
+  else if (!text.startsWith('error processing include')) report(check, match[2] as string, Number(match[3]), match[1] as string);
+}
+
+function checkIni(check: Check): ParsedConfig | null {
+  const handler = new CheckHandler(check);
+  for (const text of said(() => parseIniFile(check.configFile, handler))) reportSyntax(check, text);
+  let parsed: ParsedConfig | null = null;
+  for (const text of said(() => {
+    parsed = finishDraft(handler.draft);
+  })) {
+    report(check, check.configFile, 0, text);
+  }
+  return parsed;
+}
+
+/* ---- users and rules ---- */
+
+function checkAuthFile(check: Check): void {
+  const path = cf.authFile;
+  if (path === null || path === '' || !requiresAuthFile(cf.authType)) return;
+  try {
+    for (const { reason, line } of findBrokenLines(path)) report(check, path, line, reason);
+  } catch (err) {
+    reportAt(check, 'pgbouncer/auth_file', `could not open auth_file ${path}: ${strerror(err)}`);
+  }
+}
+
+/** Loaders of rules name the line in what they say, if not in the first line of it then in the last. */
+function reportRules(check: Check, file: string, key: string, lines: string[]): void {
+  let pending: string[] = [];
+  for (const text of lines) {
+    const end = /^could not parse (?:hba|ident) config line (\d+)$/.exec(text);
+    const whole = /^address does not match mask in .* line #(\d+): /.exec(text);
+    if (/^could not open .* config file/.test(text)) {
+      reportAt(check, key, text);
+    } else if (whole !== null) {
+      report(check, file, Number(whole[1]), text);
+    } else if (end === null) {
+      pending.push(text.replace(/^(?:hba|ident) line \d+: /, ''));
+    } else {
+      report(check, file, Number(end[1]), pending.join('; ') || 'could not parse this line');
+      pending = [];
+    }
+  }
+}
+
+function checkHba(check: Check): void {
+  if (cf.authType !== AuthType.HBA) return;
+  const identFile = cf.authIdentFile;
+  let maps: ReturnType<typeof loadIdent> = null;
+  if (identFile !== null) {
+    const lines = said(() => {
+      maps = loadIdent(identFile);
+    });
+    reportRules(check, identFile, 'pgbouncer/auth_ident_file', lines);
+  }
+  const file = cf.authHbaFile;
+  let rules: ReturnType<typeof loadHba> = null;
+  const lines = said(() => {
+    rules = loadHba(file, maps);
+  });
+  reportRules(check, file, 'pgbouncer/auth_hba_file', lines);
+  for (const rule of (rules as ReturnType<typeof loadHba>) ?? []) {
+    if (rule.method === AuthType.LDAP) checkLdap(rule.options, (text) => report(check, file, rule.line, text));
+    if (rule.identMap !== null && rule.method !== AuthType.CERT && rule.method !== AuthType.PEER) {
+      report(check, file, rule.line, 'map= has no effect with this method');
+    }
+  }
+}
+
+function checkLdap(options: string, tell: (text: string) => void): void {
+  const { error, rest } = parseLdapOptions(options);
+  if (error !== '') tell(error);
+  else if (rest !== '') tell(`LDAP options end here: "${rest}"`);
+}
+
+function checkAuthentication(check: Check, parsed: ParsedConfig): void {
+  checkAuthFile(check);
+  checkHba(check);
+  if (cf.authType === AuthType.LDAP) {
+    if (cf.authLdapOptions === null) reportAt(check, 'pgbouncer/auth_type', 'auth_ldap_options is null');
+    else checkLdap(cf.authLdapOptions, (text) => reportAt(check, 'pgbouncer/auth_ldap_options', text));
+  }
+  const external = cf.authType === AuthType.LDAP || cf.authType === AuthType.PAM;
+  for (const db of parsed.databases) {
+    const place = `databases/${db.name}`;
+    if (cf.authType === AuthType.ANY && db.user === null) {
+      reportAt(check, place, `auth_type=any requires forced user: ${db.name}`);
+    }
+    if (external && db.authUser !== null) {
+      const name = cf.authType === AuthType.PAM ? 'PAM' : 'LDAP';
+      reportAt(check, place, `${name} can't be used together with database authentication: ${db.name}`);
+    }
+    const authDbname = db.authDbname ?? cf.authDbname;
+    const known = authDbname === null || parsed.autodb !== null || parsed.databases.some(({ name }) => name === authDbname);
+    if (!known) reportAt(check, place, `authentication database "${authDbname}" is not configured.`);
+  }
+  const nobody = (cf.authFile ?? '') === '' && (cf.authUser ?? '') === '' && parsed.databases.every((db) => db.authUser === null);
+  if (nobody && requiresAuthFile(cf.authType) && !external && cf.authType !== AuthType.HBA) {
+    reportAt(check, 'pgbouncer/auth_type', 'neither auth_file nor auth_user is set: there are no users');
+  }
+}
+
+/* ---- TLS ---- */
+
+/** Reads a file that a setting names. @returns null when there is none to read, which is reported */
+function readNamed(check: Check, setting: string, path: string): Buffer | null {
+  if (path === '') return null;
+  try {
+    return readFileSync(Buffer.from(path, 'latin1'));
+  } catch (err) {
+    reportAt(check, `pgbouncer/${setting}`, `could not open ${setting} ${path}: ${strerror(err)}`);
+    return null;
+  }
+}
+
+/** The first certificate of a file: readable, and of this time. */
+function checkCertificate(check: Check, setting: string, pem: Buffer): boolean {
+  try {
+    const certificate = new X509Certificate(pem);
+    const now = Date.now();
+    if (Date.parse(certificate.validTo) < now) {
+      reportAt(check, `pgbouncer/${setting}`, `the certificate expired on ${certificate.validTo}`);
+    } else if (Date.parse(certificate.validFrom) > now) {
+      reportAt(check, `pgbouncer/${setting}`, `the certificate is not valid before ${certificate.validFrom}`);
+    }
+    return true;
+  } catch (err) {
+    reportAt(check, `pgbouncer/${setting}`, `no certificate: ${(err as Error).message}`);
+    return false;
+  }
+}
+
+function checkTlsSide(
+  check: Check,
+  side: 'client' | 'server',
+  mode: SslMode,
+  paths: { key: string; cert: string; ca: string },
+): void {
+  const prefix = `${side}_tls`;
+  if (mode === SslMode.DISABLED) return;
+  const key = readNamed(check, `${prefix}_key_file`, paths.key);
+  const cert = readNamed(check, `${prefix}_cert_file`, paths.cert);
+  const ca = readNamed(check, `${prefix}_ca_file`, paths.ca);
+  const modePlace = `pgbouncer/${prefix}_sslmode`;
+  if (side === 'client' && (paths.key === '' || paths.cert === '')) {
+    reportAt(check, modePlace, 'to accept TLS connections, client_tls_key_file and client_tls_cert_file must be set');
+  } else if ((paths.key === '') !== (paths.cert === '')) {
+    reportAt(check, modePlace, `${prefix}_key_file and ${prefix}_cert_file must be set together`);
+  }
+  if (mode >= SslMode.VERIFY_CA && paths.ca === '') {
+    reportAt(check, modePlace, `to verify certificates, ${prefix}_ca_file must be set`);
+  }
+  if (ca !== null) checkCertificate(check, `${prefix}_ca_file`, ca);
+  if (cert !== null && !checkCertificate(check, `${prefix}_cert_file`, cert)) return;
+  if (cert === null || key === null) return;
+  try {
+    createSecureContext({ key, cert });
+  } catch (err) {
+    reportAt(check, `pgbouncer/${prefix}_key_file`, `key and certificate cannot be used: ${(err as Error).message}`);
+  }
+}
+
+function checkTls(check: Check): void {
+  checkTlsSide(check, 'client', cf.clientTlsSslmode, {
+    key: cf.clientTlsKeyFile,
+    cert: cf.clientTlsCertFile,
+    ca: cf.clientTlsCaFile,
+  });
+  checkTlsSide(check, 'server', cf.serverTlsSslmode, {
+    key: cf.serverTlsKeyFile,
+    cert: cf.serverTlsCertFile,
+    ca: cf.serverTlsCaFile,
+  });
+}
+
+/* ---- the system ---- */
+
+/** A folder that something will be written to. */
+function checkFolder(check: Check, setting: string, path: string): void {
+  try {
+    if (!statSync(Buffer.from(path, 'latin1')).isDirectory()) {
+      reportAt(check, `pgbouncer/${setting}`, `${path} is not a directory`);
+      return;
+    }
+    accessSync(Buffer.from(path, 'latin1'), constants.W_OK | constants.X_OK);
+  } catch (err) {
+    reportAt(check, `pgbouncer/${setting}`, `cannot write to ${path}: ${strerror(err)}`);
+  }
+}
+
+function checkSystem(check: Check): void {
+  if (cf.logfile !== '') checkFolder(check, 'logfile', posix.dirname(cf.logfile));
+  if (cf.pidfile !== '') checkFolder(check, 'pidfile', posix.dirname(cf.pidfile));
+  const sockets = cf.unixSocketDir;
+  if (sockets !== '' && !sockets.startsWith('@')) checkFolder(check, 'unix_socket_dir', sockets);
+  if (cf.unixSocketGroup !== '' && native.getgrnam(cf.unixSocketGroup) < 0 && !/^\d+$/.test(cf.unixSocketGroup)) {
+    reportAt(check, 'pgbouncer/unix_socket_group', `could not find group '${cf.unixSocketGroup}'`);
+  }
+}
+
+/** From root, files are looked at as the user who will have to read them. */
+function becomeUser(check: Check, given: string | null): void {
+  const name = given ?? cf.user ?? '';
+  if (name === '') return;
+  const pw = native.getpwnam(name);
+  if (pw === null) {
+    reportAt(check, given === null ? 'pgbouncer/user' : '', `could not find user '${name}' to switch to`);
+  } else if (process.getuid?.() === 0) {
+    process.setgroups?.([pw.gid]);
+    process.setgid?.(pw.gid);
+    process.setuid?.(pw.uid);
+  }
+}
+
+/* ---- all of it ---- */
+
+function compare(a: Problem, b: Problem): number {
+  if (a.file !== b.file) return a.file < b.file ? -1 : 1;
+  return a.line - b.line;
+}
+
+/** Everything that is wrong with a config file. @param user of the command line, or null */
+export function findProblems(configFile: string, user: string | null = null): Problem[] {
+  const check: Check = { configFile, problems: [], places: new Map() };
+  cf.configFile = configFile;
+  const parsed = checkIni(check);
+  if (parsed !== null) {
+    applySettings(parsed, true);
+    becomeUser(check, user);
+    checkAuthentication(check, parsed);
+    checkTls(check);
+    checkSystem(check);
+  }
+  return check.problems.sort(compare);
+}
+
+function write(fd: number, text: string): void {
+  writeSync(fd, Buffer.from(text, 'latin1'));
+}
+
+/**
+ * `tsbouncer --check FILE`: one line for each problem on stdout, how many on stderr.
+ * @returns the exit code: 0 = nothing found
+ */
+export function checkConfig(configFile: string, user: string | null, quiet: boolean): number {
+  const problems = findProblems(configFile, user);
+  for (const { file, line, text } of problems) {
+    write(STDOUT_FD, `${file}:${line > 0 ? `${line}:` : ''} ${text.replaceAll('\n', ' ')}\n`);
+  }
+  if (!quiet) {
+    const count = problems.length === 1 ? '1 problem' : `${problems.length || 'no'} problems`;
+    write(STDERR_FD, `${configFile}: ${count} found\n`);
+  }
+  return problems.length === 0 ? 0 : 1;
+}

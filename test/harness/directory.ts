@@ -1,0 +1,138 @@
+/*
+ * A real slapd for one test file: two users, plain and TLS ports of its own, certificates made on the spot. And a server
+ * that only pretends to be one.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { createServer, type Server, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { freePort } from '../../src/demo/postgres';
+import { giveTo, spawnAs } from '../../src/demo/unprivileged';
+import { adopt, dropDir, eventually, run, tempDir, user, withTimeout } from './machine';
+import { RawClient } from './rawclient';
+
+const SLAPD = ['/usr/sbin/slapd', '/usr/libexec/slapd', '/usr/local/libexec/slapd'];
+const SCHEMAS = ['/etc/ldap/schema', '/etc/openldap/schema', '/usr/local/etc/openldap/schema'];
+
+export const BASE_DN = 'dc=example,dc=net';
+
+/** Whether this machine has one. */
+export function hasSlapd(): boolean {
+  return SLAPD.some(existsSync) && SCHEMAS.some(existsSync);
+}
+
+function entry(dn: string, uid: string, password: string): string {
+  const lines = [`dn: ${dn}`, 'objectClass: inetOrgPerson', `uid: ${uid}`, 'sn: x', 'cn: x'];
+  return [...lines, `mail: ${uid}@example.net`, `userPassword: ${password}`, '', ''].join('\n');
+}
+
+async function openssl(dir: string, ...args: string[]): Promise<void> {
+  const made = await run('openssl', args, { cwd: dir, env: { ...process.env, OPENSSL_CONF: '/dev/null' } });
+  if (made.code !== 0) throw new Error(made.stderr);
+}
+
+async function makeCertificates(dir: string): Promise<void> {
+  writeFileSync(join(dir, 'ext'), 'subjectAltName=DNS:localhost,IP:127.0.0.1\n');
+  writeFileSync(join(dir, 'ca.cnf'), '[req]\ndistinguished_name=d\n[d]\n[v3]\nbasicConstraints=critical,CA:TRUE\n');
+  giveTo(user, dir);
+  const key = ['-newkey', 'rsa:2048', '-nodes'];
+  await openssl(dir, 'req', '-x509', ...key, '-config', 'ca.cnf', '-extensions', 'v3', '-keyout', 'ca.key', '-out', 'ca.crt', '-subj', '/CN=CA');
+  await openssl(dir, 'req', ...key, '-config', 'ca.cnf', '-keyout', 'server.key', '-out', 'server.csr', '-subj', '/CN=server');
+  const sign = ['-CA', 'ca.crt', '-CAkey', 'ca.key', '-CAcreateserial', '-extfile', 'ext'];
+  await openssl(dir, 'x509', '-req', '-in', 'server.csr', ...sign, '-out', 'server.crt');
+}
+
+export class Directory {
+  private constructor(
+    readonly dir: string,
+    readonly port: number,
+    readonly tlsPort: number,
+    private readonly child: ChildProcess,
+  ) {}
+
+  /** Environment for a pooler that trusts this directory's certificate. */
+  get trust(): NodeJS.ProcessEnv {
+    return { LDAPTLS_CACERT: join(this.dir, 'ca.crt') };
+  }
+
+  static async start(): Promise<Directory> {
+    const slapd = SLAPD.find(existsSync) as string;
+    const schemas = SCHEMAS.find(existsSync) as string;
+    const dir = tempDir('ldap');
+    mkdirSync(join(dir, 'db'));
+    await makeCertificates(dir);
+    const conf = [
+      ...['core', 'cosine', 'inetorgperson'].map((name) => `include ${schemas}/${name}.schema`),
+      'access to attrs=userPassword by anonymous auth by * none',
+      'access to * by * read',
+      `TLSCertificateFile ${dir}/server.crt`,
+      `TLSCertificateKeyFile ${dir}/server.key`,
+      `TLSCACertificateFile ${dir}/ca.crt`,
+      'database ldif',
+      `directory ${dir}/db`,
+      `suffix "${BASE_DN}"`,
+      '',
+    ];
+    const ldif = [
+      `dn: ${BASE_DN}\nobjectClass: dcObject\nobjectClass: organization\ndc: example\no: x\n\n`,
+      entry(`uid=lucy,${BASE_DN}`, 'lucy', 'right'),
+      `dn: ou=twins,${BASE_DN}\nobjectClass: organizationalUnit\nou: twins\n\n`,
+      entry(`cn=one,ou=twins,${BASE_DN}`, 'twin', 'right').replace('cn: x', 'cn: one'),
+      entry(`cn=two,ou=twins,${BASE_DN}`, 'twin', 'right').replace('cn: x', 'cn: two'),
+      `dn: ou=дом,${BASE_DN}\nobjectClass: organizationalUnit\nou: дом\n\n`,
+      entry(`uid=жук,ou=дом,${BASE_DN}`, 'жук', 'пароль'),
+    ];
+    writeFileSync(join(dir, 'slapd.conf'), conf.join('\n'));
+    writeFileSync(join(dir, 'data.ldif'), ldif.join(''));
+    giveTo(user, dir);
+    const added = await run(slapd, ['-T', 'add', '-f', join(dir, 'slapd.conf'), '-l', join(dir, 'data.ldif')]);
+    if (added.code !== 0) throw new Error(added.stderr);
+    const port = await freePort();
+    const tlsPort = await freePort();
+    const urls = `ldap://127.0.0.1:${port} ldaps://127.0.0.1:${tlsPort}`;
+    const args = ['-d', '0', '-f', join(dir, 'slapd.conf'), '-h', urls];
+    const child = adopt(spawn(slapd, args, { cwd: dir, stdio: 'ignore', ...spawnAs(user) }));
+    await eventually('slapd to listen', async () => {
+      if (child.exitCode !== null) throw new Error(`slapd ended with ${child.exitCode}`);
+      const probe = await RawClient.connect({ port }).catch(() => null);
+      await probe?.destroy();
+      return probe;
+    });
+    return new Directory(dir, port, tlsPort, child);
+  }
+
+  async stop(): Promise<void> {
+    const closed = new Promise((settle) => this.child.once('close', settle));
+    this.child.kill('SIGTERM');
+    await withTimeout(closed, 'slapd to stop');
+    dropDir(this.dir);
+  }
+}
+
+/** Listens like a directory, and does with each connection what the test says. */
+export class FalseDirectory {
+  readonly sockets: Socket[] = [];
+
+  private constructor(private readonly server: Server) {}
+
+  static async start(onSocket: (socket: Socket) => void): Promise<FalseDirectory> {
+    const server = createServer();
+    const directory = new FalseDirectory(server);
+    server.on('connection', (socket) => {
+      directory.sockets.push(socket);
+      socket.on('error', () => {});
+      onSocket(socket);
+    });
+    await new Promise<void>((settle) => server.listen(0, '127.0.0.1', settle));
+    return directory;
+  }
+
+  get port(): number {
+    return (this.server.address() as { port: number }).port;
+  }
+
+  async stop(): Promise<void> {
+    for (const socket of this.sockets) socket.destroy();
+    await new Promise((settle) => this.server.close(settle));
+  }
+}

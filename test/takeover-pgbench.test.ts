@@ -1,0 +1,91 @@
+/*
+ * Twenty reboots in a row under pgbench, with 64 clients: not one transaction fails, no server connection is opened or closed,
+ * and the last generation is no larger than the second.
+ */
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { it, onPath, PgCluster, run } from './harness';
+import { type Generation, withPlace } from './takeover/place';
+
+const REBOOTS = 20;
+const CLIENTS = 64;
+const SECONDS = 40;
+/** What garbage not collected yet may differ by. */
+const RSS_KB_MAX = 30_000;
+
+/** The program next to the server, or on the PATH. */
+function pgbenchOf(server: PgCluster): string | null {
+  const near = join(server.bin, 'pgbench');
+  if (existsSync(near)) return near;
+  return onPath('pgbench') ? 'pgbench' : null;
+}
+
+function descriptors(generation: Generation): number {
+  return readdirSync(`/proc/${generation.pid}/fd`).length;
+}
+
+function rssKb(generation: Generation): number {
+  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${generation.pid}/status`, 'latin1'))?.[1] ?? 0);
+}
+
+for (const protocol of ['simple', 'extended', 'prepared']) {
+  it(`${REBOOTS} reboots under pgbench, ${CLIENTS} clients, ${protocol} protocol`, async () => {
+    const server = await PgCluster.start();
+    const pgbench = pgbenchOf(server);
+    if (pgbench === null) {
+      await server.stop();
+      return;
+    }
+    const settings = {
+      pool_mode: 'transaction',
+      max_prepared_statements: 100,
+      log_connections: 0,
+      log_disconnections: 0,
+    };
+    await withPlace({ cluster: server, settings }, async (place) => {
+      await place.start('ts');
+      const at = ['-h', '127.0.0.1', '-p', String(place.port), '-U', 'postgres'];
+      const init = await run(pgbench, [...at, '-i', '-q', 'postgres']);
+      assert.equal(init.code, 0, init.stderr);
+      const args = [
+        ...at,
+        '-n',
+        '-S',
+        '-c',
+        String(CLIENTS),
+        '-j',
+        '2',
+        '-M',
+        protocol,
+        '-T',
+        String(SECONDS),
+        'postgres',
+      ];
+      let over = false;
+      const bench = run(pgbench, args, { timeoutMs: 110_000 }).finally(() => {
+        over = true;
+      });
+      // its pool has to be full before the servers are counted
+      while (Number((await place.show('POOLS')).find((row) => row.database === 'postgres')?.sv_active ?? 0) < 20);
+      const startsSql = `SELECT string_agg(pid || ' ' || backend_start, ',' ORDER BY pid) AS starts FROM pg_stat_activity
+        WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`;
+      const starts = (await server.sql(startsSql)).rows[0].starts;
+      let early: [number, number] = [0, 0];
+      for (let i = 1; i <= REBOOTS; i++) {
+        const generation = await place.reboot('ts');
+        if (i === 2) early = [descriptors(generation), rssKb(generation)];
+      }
+      assert.equal(over, false, 'pgbench was over before the last reboot');
+      assert.equal((await server.sql(startsSql)).rows[0].starts, starts, 'server connections changed');
+      const late = [descriptors(place.now), rssKb(place.now)] as const;
+      assert.equal(late[0], early[0], 'descriptors leak');
+      assert.ok(late[1] - early[1] < RSS_KB_MAX, `memory grew from ${early[1]} to ${late[1]} KB`);
+      const end = await bench;
+      assert.equal(end.code, 0, end.stderr);
+      assert.match(end.stdout, /number of failed transactions: 0 /);
+      assert.equal(/error|abort|lost/i.test(end.stderr), false, end.stderr);
+    });
+    await server.stop();
+  });
+}
