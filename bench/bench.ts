@@ -105,7 +105,14 @@ async function benchConnections(contenders: Contender[]): Promise<void> {
   const cpu = addRow('CPU per new connection', 'us', '', 1);
   await inTurns(contenders, async ({ name: who, pooler }) => {
     const before = cpuUsec(pooler.pid);
-    const how = { port: pooler.port, script, clients: 16, seconds: SECONDS, protocol: 'simple', connect: true } as const;
+    const how = {
+      port: pooler.port,
+      script,
+      clients: 16,
+      seconds: SECONDS,
+      protocol: 'simple',
+      connect: true,
+    } as const;
     const result = await pgbench(how);
     speed[who].push(result.transactions / SECONDS);
     cpu[who].push((cpuUsec(pooler.pid) - before) / result.transactions);
@@ -198,13 +205,15 @@ async function main(): Promise<void> {
   const kinds: Contender['name'][] = originalBin() === null ? ['tsbouncer'] : ['tsbouncer', 'original'];
   if (kinds.length === 1) say('the C original is not installed: no ratios');
   const contenders: Contender[] = [];
-  for (const name of kinds) contenders.push({ name, pooler: await startPooler({ cluster, original: name === 'original' }) });
+  for (const name of kinds)
+    contenders.push({ name, pooler: await startPooler({ cluster, original: name === 'original' }) });
 
   const versions = await Promise.all(contenders.map(versionOf));
   const server = (await cluster.sql('SHOW server_version')).rows[0]?.server_version as string;
   const machine = `${cpus().length} x ${cpus()[0]?.model.trim()}, ${process.platform} ${release()}, Node ${process.version}, PostgreSQL ${server}`;
   // all servers of the pools are there before anybody counts
-  for (const { pooler } of contenders) await pgbench({ port: pooler.port, script, clients: 64, seconds: 1, protocol: 'simple' });
+  for (const { pooler } of contenders)
+    await pgbench({ port: pooler.port, script, clients: 64, seconds: 1, protocol: 'simple' });
 
   await benchTransactions(contenders);
   await benchConnections(contenders);
@@ -217,8 +226,14 @@ async function main(): Promise<void> {
   console.log(`${machine}\n${versions.join(' against ')}; ${ROUNDS} rounds of ${SECONDS} s, medians\n`);
   printTable(rows, kinds.length > 1);
   if (options.json !== undefined) {
-    const figures = rows.map((row) => ({ ...row, medians: { tsbouncer: median(row.tsbouncer), original: median(row.original) } }));
-    writeFileSync(options.json, `${JSON.stringify({ machine, versions, rounds: ROUNDS, seconds: SECONDS, figures }, null, 2)}\n`);
+    const figures = rows.map((row) => ({
+      ...row,
+      medians: { tsbouncer: median(row.tsbouncer), original: median(row.original) },
+    }));
+    writeFileSync(
+      options.json,
+      `${JSON.stringify({ machine, versions, rounds: ROUNDS, seconds: SECONDS, figures }, null, 2)}\n`,
+    );
   }
 }
 

@@ -29,6 +29,7 @@ export function startPooler({ cluster, original, databases }: PoolerOptions): Pr
       pool_mode: 'transaction',
       default_pool_size: 20,
       max_client_conn: 10_000,
+      server_tls_sslmode: 'disable',
       log_connections: 0,
       log_disconnections: 0,
       log_stats: 0,

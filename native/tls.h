@@ -136,6 +136,8 @@ struct TlsConn {
   bool socketEnded;
   int recvErrno;
   int sendErrno;
+  /** size of the DH key that this end made, 0 without one */
+  int dhBits;
   /** the peer began a second handshake */
   bool renegotiation;
   std::string host;
@@ -179,6 +181,8 @@ struct TlsInfo {
 };
 
 TlsInfo tlsInfoOf(const TlsConn *conn);
+/** While a handshake is under way: size of the temporary DH key of this end, 0 without one. */
+int tlsOwnDhBits(SSL *ssl);
 bool tlsPeerCertProvided(const TlsConn *conn);
 /** Subject in one line, slashes in front of the fields; empty without a certificate. */
 std::string tlsPeerCertSubject(const TlsConn *conn);

@@ -178,12 +178,16 @@ BIO_METHOD *tlsBioMethod() {
 
 /* ---- life ---- */
 
-/* Called for every record and handshake message: keeps the sequence numbers. */
-static void onMessage(int written, int, int contentType, const void *buf, size_t length, SSL *, void *arg) {
+/* Called for every record and handshake message: keeps the sequence numbers, and what OpenSSL forgets. */
+static void onMessage(int written, int, int contentType, const void *buf, size_t length, SSL *ssl, void *arg) {
   TlsConn *conn = static_cast<TlsConn *>(arg);
-  if (!conn->established || length == 0) return;
+  if (length == 0) return;
   TlsSession *session = &conn->session;
   const uint8_t first = *static_cast<const uint8_t *>(buf);
+  if (!conn->established) {
+    if (written && contentType == SSL3_RT_HANDSHAKE && first == SSL3_MT_SERVER_KEY_EXCHANGE) conn->dhBits = tlsOwnDhBits(ssl);
+    return;
+  }
   if (contentType == SSL3_RT_HEADER) {
     if (written) {
       session->recordsWritten++;

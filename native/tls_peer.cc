@@ -33,10 +33,18 @@ static std::string exchangeOfClient(const TlsConn *conn) {
   return text;
 }
 
+int tlsOwnDhBits(SSL *ssl) {
+  EVP_PKEY *key = nullptr;
+  if (SSL_get_tmp_key(ssl, &key) != 1 || !key) return 0;
+  const int bits = EVP_PKEY_get_base_id(key) == EVP_PKEY_DH ? EVP_PKEY_get_size(key) * 8 : 0;
+  EVP_PKEY_free(key);
+  return bits;
+}
+
 /** As the accepting side sees it. TLS 1.3 suites do not name one. */
 static std::string exchangeOfServer(const TlsConn *conn, const SSL_CIPHER *cipher) {
   const int kind = SSL_CIPHER_get_kx_nid(cipher);
-  if (kind == NID_kx_dhe) return "DH=?";
+  if (kind == NID_kx_dhe) return conn->dhBits > 0 ? "DH=" + std::to_string(conn->dhBits) : "DH=?";
   if (kind != NID_kx_ecdhe) return "";
   const std::string curve = shortName(static_cast<int>(SSL_get_shared_group(conn->ssl, 0)));
   return curve.empty() ? "" : "ECDH=" + curve;

@@ -3,12 +3,14 @@
  * Against real ones: PostgreSQL, slapd, the machine's PAM.
  */
 import assert from 'node:assert/strict';
-import { existsSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe } from 'node:test';
+import { Client } from 'pg';
 import { giveTo } from '../src/demo/unprivileged';
 import type { Bouncer, BouncerOptions } from './harness/bouncer';
+import { type Cert, CertFolder } from './harness/certs';
 import { PgCluster } from './harness/cluster';
 import { BASE_DN, Directory, FalseDirectory, hasSlapd } from './harness/directory';
 import { dropDir, eventually, it, run, tempDir, user } from './harness/machine';
@@ -70,7 +72,10 @@ describe('HBA', () => {
       assert.equal(await refusal(pooler), 'login rejected');
       assert.equal(await refusal(pooler, { user: 'stats' }), 'no authentication method is found');
       assert.equal(await refusal(pooler, { user: 'nobody', database: 'db2' }), '"trust" authentication failed');
-      assert.equal(await refusal(pooler, { user: 'postgres', params: { replication: 'yes' } }), 'no authentication method is found');
+      assert.equal(
+        await refusal(pooler, { user: 'postgres', params: { replication: 'yes' } }),
+        'no authentication method is found',
+      );
     });
   });
 
@@ -89,9 +94,13 @@ describe('HBA', () => {
   });
 
   it('lets nobody in when there never was a file', async () => {
-    await withRules([], async (pooler) => assert.equal(await refusal(pooler, ANN), 'no authentication method is found'), {
-      settings: { auth_hba_file: join(dir, 'nosuch') },
-    });
+    await withRules(
+      [],
+      async (pooler) => assert.equal(await refusal(pooler, ANN), 'no authentication method is found'),
+      {
+        settings: { auth_hba_file: join(dir, 'nosuch') },
+      },
+    );
   });
 
   it('a certificate can only be asked for where there is TLS', async () => {
@@ -99,6 +108,74 @@ describe('HBA', () => {
       assert.equal(await refusal(pooler, ANN), 'certificate authentication failed');
       await pooler.logWait(/ERROR C-\S+ postgres\/ann@127.0.0.1:\d+ TLS connection required/);
     });
+  });
+});
+
+describe('cert', () => {
+  let certs: CertFolder;
+  let ca: Cert;
+  let tls: Record<string, string | null>;
+  before(() => {
+    certs = new CertFolder();
+    ca = certs.authority('CA');
+    const server = certs.issue(ca, 'server', { cn: 'localhost', san: 'DNS:localhost,IP:127.0.0.1' });
+    tls = { client_tls_sslmode: 'allow', client_tls_ca_file: ca.cert };
+    tls = { ...tls, client_tls_cert_file: server.cert, client_tls_key_file: server.key };
+  });
+
+  /** A login with that certificate: null when it is let in, or what it is told. */
+  async function certLogin(pooler: Bouncer, who: string, cert: Cert | null): Promise<string | null> {
+    const own = cert === null ? {} : { cert: readFileSync(cert.cert), key: readFileSync(cert.key) };
+    const client = new Client({
+      ...{ host: '127.0.0.1', port: pooler.port, user: who, database: 'postgres' },
+      ssl: { ca: readFileSync(ca.cert), ...own },
+    });
+    client.on('error', () => {});
+    try {
+      await client.connect();
+      await client.end();
+      return null;
+    } catch (err) {
+      return (err as Error).message;
+    }
+  }
+
+  it('is the name in the certificate that opened the connection', async () => {
+    const ann = certs.issue(ca, 'ann', { cn: 'ann' });
+    const other = certs.issue(ca, 'other', { cn: 'other' });
+    const settings = { ...tls, auth_type: 'cert', client_tls_sslmode: 'verify-full' };
+    await withPooler({ cluster: pg, settings, userlist: { ann: '' } }, async (pooler) => {
+      assert.equal(await certLogin(pooler, 'ann', ann), null);
+      assert.equal(await certLogin(pooler, 'ann', other), 'certificate authentication failed');
+      await pooler.logWait(/ann@127.0.0.1:\d+ TLS certificate name mismatch/);
+      assert.equal(await certLogin(pooler, 'other', other), 'certificate authentication failed', 'nobody knows him');
+    });
+  });
+
+  it('by rules, and through an ident map', async () => {
+    const robot = certs.issue(ca, 'robot', { cn: 'robot', san: 'DNS:robot.example.net' });
+    const ident = file('ident.conf', 'm robot.example.net ann', 'm "somebody else" postgres');
+    const rules = ['hostssl all ann all cert map=m', 'hostssl all postgres all cert map=m', 'host all ann all reject'];
+    const settings = { ...tls, client_tls_sslmode: 'verify-ca', auth_ident_file: ident };
+    const allow = { ...settings, client_tls_sslmode: 'allow' };
+    await withRules(
+      rules,
+      async (pooler) => {
+        assert.equal(await certLogin(pooler, 'ann', robot), null);
+        assert.equal(await certLogin(pooler, 'postgres', robot), 'certificate authentication failed');
+        await pooler.logWait(/ident map: m does not have a match/);
+      },
+      { settings },
+    );
+    await withRules(
+      rules,
+      async (pooler) => {
+        assert.equal(await certLogin(pooler, 'ann', null), 'certificate authentication failed');
+        await pooler.logWait(/TLS client certificate required/);
+        assert.equal(await refusal(pooler, { user: 'ann' }), 'login rejected', 'without TLS the last rule fits');
+      },
+      { settings: allow },
+    );
   });
 });
 
@@ -199,7 +276,11 @@ describe('PAM', { skip: pamMissing ? 'needs root, and no service file of its own
       );
       await pooler.logWait(/WARNING C-\S+ postgres\/pam_slow@\S+ PAM queue is full, waiting/);
       // the console of the same system user needs no proof, and the loop has time for it
-      const own = await run(join(pg.bin, 'psql'), ['-Xwtc', 'SHOW LISTS', `host=${pooler.socketDir} port=${pooler.port} user=pgbouncer dbname=pgbouncer`]);
+      const own = await run(join(pg.bin, 'psql'), [
+        '-Xwtc',
+        'SHOW LISTS',
+        `host=${pooler.socketDir} port=${pooler.port} user=pgbouncer dbname=pgbouncer`,
+      ]);
       assert.match(own.stdout, /login_clients +\| +25/);
       // one loses patience: nothing is left of him
       await slow[3]?.client.destroy();
@@ -226,7 +307,10 @@ describe('PAM', { skip: pamMissing ? 'needs root, and no service file of its own
     await withPooler({ cluster: pg, settings }, async (pooler) => {
       const client = await pooler.raw();
       client.login({ user: 'pam_slow', password: 'right' }).catch(() => {});
-      await eventually('the script to be asked', async () => (await run('pgrep', ['-f', join(dir, 'judge')])).code === 0);
+      await eventually(
+        'the script to be asked',
+        async () => (await run('pgrep', ['-f', join(dir, 'judge')])).code === 0,
+      );
       pooler.signal('SIGQUIT');
       assert.equal((await pooler.expectEnd()).code, 0);
       await client.destroy();
@@ -280,10 +364,17 @@ describe('LDAP', { skip: hasSlapd() ? false : 'no slapd here' }, () => {
           const user = way.includes('=mail') ? 'lucy@example.net' : 'lucy';
           const told = await outcome(pooler, way, { user, password: 'right' });
           // the directory's user is none of the server's there
-          assert.equal(told?.replace(/^.*role.*does not exist.*$/, 'no role') ?? null, user === 'lucy' ? null : 'no role', way);
+          assert.equal(
+            told?.replace(/^.*role.*does not exist.*$/, 'no role') ?? null,
+            user === 'lucy' ? null : 'no role',
+            way,
+          );
           assert.equal(await outcome(pooler, way, { user, password: 'wrong' }), 'LDAP authentication failed', way);
         }
-        assert.equal(await outcome(pooler, direct(), { user: 'жук', password: 'пароль' }), 'LDAP authentication failed');
+        assert.equal(
+          await outcome(pooler, direct(), { user: 'жук', password: 'пароль' }),
+          'LDAP authentication failed',
+        );
       },
       trusting(),
     );
@@ -300,13 +391,29 @@ describe('LDAP', { skip: hasSlapd() ? false : 'no slapd here' }, () => {
   it('tells why not, in the log only', async () => {
     await withRules(['host pgbouncer all all password'], async (pooler) => {
       const cases: [string, Login, RegExp][] = [
-        [direct(), { ...LUCY, password: 'x' }, /LDAP login failed for user uid=lucy,dc=example,dc=net on server 127\.0\.0\.1: Invalid credentials/],
-        [search(), { user: 'nosuch', password: 'x' }, /LDAP user "nosuch" does not exist\n.*LDAP search for filter "\(uid=nosuch\)" on server "127\.0\.0\.1" returned no entries\./],
+        [
+          direct(),
+          { ...LUCY, password: 'x' },
+          /LDAP login failed for user uid=lucy,dc=example,dc=net on server 127\.0\.0\.1: Invalid credentials/,
+        ],
+        [
+          search(),
+          { user: 'nosuch', password: 'x' },
+          /LDAP user "nosuch" does not exist\n.*LDAP search for filter "\(uid=nosuch\)" on server "127\.0\.0\.1" returned no entries\./,
+        ],
         [search(), { user: 'twin', password: 'right' }, /LDAP user "twin" is not unique\n.*returned 2 entries\./],
         [search(), { user: '*', password: 'right' }, /invalid character in user name for LDAP authentication/],
         [search(), { user: 'lucy)(uid=*', password: 'right' }, /invalid character in user name/],
-        [`${search()} ldapbinddn="uid=lucy,${BASE_DN}" ldapbindpasswd=x`, LUCY, /could not perform initial LDAP bind for ldapbinddn "uid=lucy,dc=example,dc=net" on server "127\.0\.0\.1": Invalid credentials/],
-        [search().replace('net', 'org'), LUCY, /could not search LDAP for filter "\(uid=lucy\)" on server "127\.0\.0\.1": No such object/],
+        [
+          `${search()} ldapbinddn="uid=lucy,${BASE_DN}" ldapbindpasswd=x`,
+          LUCY,
+          /could not perform initial LDAP bind for ldapbinddn "uid=lucy,dc=example,dc=net" on server "127\.0\.0\.1": Invalid credentials/,
+        ],
+        [
+          search().replace('net', 'org'),
+          LUCY,
+          /could not search LDAP for filter "\(uid=lucy\)" on server "127\.0\.0\.1": No such object/,
+        ],
         [`${search()} ldapsearchfilter="(uid="`, LUCY, /could not search LDAP for filter "\(uid="/],
         [direct().replace(`${ldap.port}`, '1'), LUCY, /LDAP login failed for user .*: Can't contact LDAP server/],
         ['ldapserver=127.0.0.1', LUCY, /requires argument "ldapbasedn", "ldapprefix", or "ldapsuffix" to be set/],
@@ -332,7 +439,12 @@ describe('LDAP', { skip: hasSlapd() ? false : 'no slapd here' }, () => {
     await withRules(
       ['host pgbouncer all all password'],
       async (pooler) => {
-        for (const way of [ldaps, startTls, `${direct()} ldaptls=1`, `ldapurl="ldaps://localhost:${ldap.tlsPort}/${BASE_DN}?uid?sub"`]) {
+        for (const way of [
+          ldaps,
+          startTls,
+          `${direct()} ldaptls=1`,
+          `ldapurl="ldaps://localhost:${ldap.tlsPort}/${BASE_DN}?uid?sub"`,
+        ]) {
           assert.equal(await outcome(pooler, way), null, way);
         }
         for (const way of [

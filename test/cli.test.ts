@@ -49,7 +49,15 @@ const REFUSED: [string[], string][] = [
 ];
 
 it('one file name and nothing else: everything is off', () => {
-  const expected = { configFile: 'a.ini', daemon: false, quiet: false, check: false, reboot: false, verbose: 0, user: null };
+  const expected = {
+    configFile: 'a.ini',
+    daemon: false,
+    quiet: false,
+    check: false,
+    reboot: false,
+    verbose: 0,
+    user: null,
+  };
   assert.deepEqual(options('a.ini'), expected);
   assert.deepEqual(options('--', '-a.ini'), { ...expected, configFile: '-a.ini' });
   assert.deepEqual(options('-'), { ...expected, configFile: '-' });
@@ -57,13 +65,29 @@ it('one file name and nothing else: everything is off', () => {
 
 it('letters alone, in clusters, and after the file name', () => {
   const parsed = options('-vvv', 'a.ini', '-dR', '-q', '-v');
-  const expected = { configFile: 'a.ini', daemon: true, quiet: true, check: false, reboot: true, verbose: 4, user: null };
+  const expected = {
+    configFile: 'a.ini',
+    daemon: true,
+    quiet: true,
+    check: false,
+    reboot: true,
+    verbose: 4,
+    user: null,
+  };
   assert.deepEqual(parsed, expected);
 });
 
 it('long forms, and their unique beginnings', () => {
   const parsed = options('--verbose', '--daemon', '--quiet', '--reboot', '--verb', '--user=joe', 'a.ini');
-  const expected = { configFile: 'a.ini', daemon: true, quiet: true, check: false, reboot: true, verbose: 2, user: 'joe' };
+  const expected = {
+    configFile: 'a.ini',
+    daemon: true,
+    quiet: true,
+    check: false,
+    reboot: true,
+    verbose: 2,
+    user: 'joe',
+  };
   assert.deepEqual(parsed, expected);
   assert.equal(options('--da', 'a.ini').daemon, true);
   assert.equal(options('--u', 'joe', 'a.ini').user, 'joe');
@@ -162,12 +186,6 @@ async function someIni(settings: Record<string, string | number> = {}): Promise<
 it('-q keeps even the reason to itself', async () => {
   const outcome = await tsbouncer(['-q', '/nonexistent/a.ini']);
   assert.deepEqual([outcome.code, outcome.stderr], [1, '']);
-});
-
-it('an online reboot is refused as long as there is none', async () => {
-  const outcome = await tsbouncer(['-R', await someIni()]);
-  assert.equal(outcome.code, 1);
-  assert.match(outcome.stderr, /FATAL .*reboot/i);
 });
 
 it('a user that does not exist', async () => {

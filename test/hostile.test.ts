@@ -5,10 +5,33 @@
  */
 import assert from 'node:assert/strict';
 import { after, before } from 'node:test';
-import { Bouncer, eventually, it, PgCluster, PROTOCOL_30, RawClient, rowValues, STATS_PASSWORD, STATS_USER, startupPacket } from './harness';
+import {
+  Bouncer,
+  eventually,
+  it,
+  PgCluster,
+  PROTOCOL_30,
+  RawClient,
+  rowValues,
+  STATS_PASSWORD,
+  STATS_USER,
+  startupPacket,
+} from './harness';
 import { attack, checkAnswer, eachCase, type Holding, holding, lists, reset } from './hostile/attack';
 import { CalmClients } from './hostile/calm';
-import { type Ending, FakeServer, finish, hostileAnswer, hostileLogin, NO_DATABASE, oneRow, READY, type Visit, WELCOME } from './hostile/fakeserver';
+import {
+  type Ending,
+  FakeServer,
+  finish,
+  hostileAnswer,
+  hostileLogin,
+  hostileSslAnswer,
+  NO_DATABASE,
+  oneRow,
+  READY,
+  type Visit,
+  WELCOME,
+} from './hostile/fakeserver';
 import { Random, seedFrom } from './hostile/random';
 import { hostileCommands, hostileMessages } from './hostile/sessions';
 import { hostilePassword, hostileStartup } from './hostile/startups';
@@ -19,6 +42,7 @@ const SESSIONS = 2500;
 const COMMANDS = 600;
 const SERVER_LOGINS = 500;
 const SERVER_ANSWERS = 500;
+const SERVER_SSL = 90;
 const SERVER_IDLES = 150;
 const AT_ONCE = 32;
 const CALM_CLIENTS = 3;
@@ -180,7 +204,11 @@ async function visitor(database: string, shown: Promise<void>, r: Random): Promi
   await client.closed;
 }
 
-async function serverCase(name: string, r: Random, serve: (visit: Visit, first: boolean) => Promise<void>): Promise<void> {
+async function serverCase(
+  name: string,
+  r: Random,
+  serve: (visit: Visit, first: boolean) => Promise<void>,
+): Promise<void> {
   let told = () => {};
   const shown = new Promise<void>((settle) => {
     told = settle;
@@ -207,6 +235,17 @@ it(`${SERVER_LOGINS} servers that break the login`, async () => {
       finish(socket, ending(r));
     });
   });
+});
+
+it(`${SERVER_SSL} servers that break the answer to SSLRequest`, async () => {
+  let answers = 0;
+  fake.sslAnswer = () => hostileSslAnswer(random(8, answers++));
+  const clients = await Promise.all(Array.from({ length: AT_ONCE }, () => bouncer.raw()));
+  await Promise.all(clients.map((client, n) => client.startup({ user: 'postgres', database: `ssl${n}` })));
+  // the pooler tries again and again for them
+  await eventually('enough of them', () => answers >= SERVER_SSL);
+  await Promise.all(clients.map((client) => client.destroy(true)));
+  fake.sslAnswer = () => Buffer.from('N');
 });
 
 it(`${SERVER_ANSWERS} servers that break their answer`, async () => {
@@ -262,7 +301,9 @@ function rowOf(messages: { type: string; body: Buffer }[]): (string | null)[] | 
 
 it('a server whose parameters never end', async () => {
   const flood = Buffer.concat(
-    Array.from({ length: 1000 }, (_, n) => Buffer.from(`S\0\0\0\x6eparam${String(n).padStart(4, '0')}\0${'v'.repeat(95)}\0`)),
+    Array.from({ length: 1000 }, (_, n) =>
+      Buffer.from(`S\0\0\0\x6eparam${String(n).padStart(4, '0')}\0${'v'.repeat(95)}\0`),
+    ),
   );
   let sent = 0;
   const name = 'flood';
@@ -302,12 +343,16 @@ it('afterwards it is as it was', async () => {
   assert.ok(calm.queries > 500, `only ${calm.queries} queries of the calm clients`);
   const after = await settledLists();
   assert.deepEqual(after, idleLists);
-  await eventually('descriptors to be closed', () => holding(bouncer.pid).descriptors === idle.descriptors, 5000).catch(() => {
-    assert.equal(holding(bouncer.pid).descriptors, idle.descriptors);
-  });
+  await eventually('descriptors to be closed', () => holding(bouncer.pid).descriptors === idle.descriptors, 5000).catch(
+    () => {
+      assert.equal(holding(bouncer.pid).descriptors, idle.descriptors);
+    },
+  );
   const now = holding(bouncer.pid);
   assert.ok(now.rssKb - idle.rssKb < GROWTH_KB_MAX, `resident memory grew from ${idle.rssKb} to ${now.rssKb} kB`);
   const faults = bouncer.log.text.split('\n').filter((line) => /\] FATAL |exception|internal error/.test(line));
   assert.deepEqual(faults.slice(0, 5), []);
-  console.log(`calm: ${calm.queries} queries, ${calm.logins} logins; RSS ${idle.rssKb} -> ${now.rssKb} kB, fds ${now.descriptors}`);
+  console.log(
+    `calm: ${calm.queries} queries, ${calm.logins} logins; RSS ${idle.rssKb} -> ${now.rssKb} kB, fds ${now.descriptors}`,
+  );
 });

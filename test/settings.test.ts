@@ -132,7 +132,8 @@ describe('where it is logged', () => {
     const dir = tempDir('log');
     const file = join(dir, 'pooler.log');
     await withPooler({ cluster: pg, settings: { logfile: file } }, async (pooler) => {
-      assert.match(readFileSync(file, 'latin1'), /LOG process up: /);
+      // each line goes to stderr first
+      await eventually('the last line of the start', () => /LOG process up: /.test(readFileSync(file, 'latin1')));
       renameSync(file, `${file}.1`);
       await login(pooler);
       assert.match(readFileSync(`${file}.1`, 'latin1'), /login attempt/);

@@ -104,7 +104,10 @@ function median(values: number[]): number {
 }
 
 async function allClients(tally: Tally, over: () => boolean): Promise<void> {
-  const clients = Array.from({ length: CLIENTS }, (_, n) => new SoakClient(bouncer, n, new Random(seed + n), tally, over));
+  const clients = Array.from(
+    { length: CLIENTS },
+    (_, n) => new SoakClient(bouncer, n, new Random(seed + n), tally, over),
+  );
   await Promise.all(clients.map((client) => client.run()));
 }
 
@@ -139,10 +142,14 @@ it(
     const summary = { ...tally, ...done, rssKb: { idle: before.rssKb, early, end, peak: Math.max(...late) } };
     console.log(JSON.stringify(summary));
 
-    assert.ok(tally.serversLost <= done.killed, `${tally.serversLost} clients lost their server, ${done.killed} were killed`);
+    assert.ok(
+      tally.serversLost <= done.killed,
+      `${tally.serversLost} clients lost their server, ${done.killed} were killed`,
+    );
     assert.ok(end - early < RSS_BREATH_KB, `resident memory grew from ${early} to ${end} kB`);
     assert.ok(tally.answers > SECONDS * 100, `only ${tally.answers} answers`);
-    for (const count of [tally.errors, tally.cancelled, tally.vanished, done.killed, done.commands]) assert.ok(count > 0);
+    for (const count of [tally.errors, tally.cancelled, tally.vanished, done.killed, done.commands])
+      assert.ok(count > 0);
     const faults = bouncer.log.text.split('\n').filter((line) => /\] FATAL |exception|internal error/.test(line));
     assert.deepEqual(faults.slice(0, 5), []);
   },

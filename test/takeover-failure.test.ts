@@ -55,7 +55,7 @@ async function scene(body: (scene: Scene) => Promise<void>, env: NodeJS.ProcessE
   });
 }
 
-for (const step of ['take-start', 'take-login', 'take-suspended', 'take-row', 'take-complete']) {
+for (const step of ['take-start', 'take-login', 'take-ahead', 'take-suspended', 'take-row', 'take-complete']) {
   it(`the new process is killed at ${step}: the old one goes on, then another one takes over`, () =>
     scene(async ({ place, cast }) => {
       await play(cast, async () => {

@@ -159,6 +159,30 @@ it('users found by auth_query stay logged in', () =>
     },
   ));
 
+it('a login that waits for the answer of auth_query goes on, and so does one that waits for a server to ask', () =>
+  started(
+    {
+      settings: {
+        auth_type: 'md5',
+        auth_user: 'postgres',
+        default_pool_size: 1,
+        auth_query: 'SELECT usename, passwd FROM pg_shadow WHERE usename = $1 AND pg_sleep(1.5) IS NOT NULL',
+      },
+      userlist: { postgres: 'pw' },
+    },
+    async (place) => {
+      const clients = [await place.raw(), await place.raw()];
+      const logins = clients.map((client) => client.login({ user: 'asked', password: 'answer' }));
+      await eventually('one to be asked about, one to wait', async () => {
+        const pool = (await place.show('POOLS')).find((row) => row.user === 'postgres');
+        return pool?.sv_active === 1 && pool?.cl_waiting === 1;
+      });
+      await place.reboot('ts');
+      for (const answer of await Promise.all(logins)) assert.equal(answer.at(-1)?.type, 'Z', letters(answer));
+      for (const client of clients) await client.destroy();
+    },
+  ));
+
 /* ---- cancel ---- */
 
 it('a cancel key given by the old process cancels a query in the new one', () =>

@@ -106,7 +106,8 @@ function reportSyntax(check: Check, text: string): void {
   const match = /^(.*) \((.*):(\d+)\)/.exec(text);
   if (match === null) report(check, check.configFile, 0, text);
   // a bad file is reported itself: that somebody includes it is no news
-  else if (!text.startsWith('error processing include')) report(check, match[2] as string, Number(match[3]), match[1] as string);
+  else if (!text.startsWith('error processing include'))
+    report(check, match[2] as string, Number(match[3]), match[1] as string);
 }
 
 function checkIni(check: Check): ParsedConfig | null {
@@ -200,10 +201,12 @@ function checkAuthentication(check: Check, parsed: ParsedConfig): void {
       reportAt(check, place, `${name} can't be used together with database authentication: ${db.name}`);
     }
     const authDbname = db.authDbname ?? cf.authDbname;
-    const known = authDbname === null || parsed.autodb !== null || parsed.databases.some(({ name }) => name === authDbname);
+    const known =
+      authDbname === null || parsed.autodb !== null || parsed.databases.some(({ name }) => name === authDbname);
     if (!known) reportAt(check, place, `authentication database "${authDbname}" is not configured.`);
   }
-  const nobody = (cf.authFile ?? '') === '' && (cf.authUser ?? '') === '' && parsed.databases.every((db) => db.authUser === null);
+  const nobody =
+    (cf.authFile ?? '') === '' && (cf.authUser ?? '') === '' && parsed.databases.every((db) => db.authUser === null);
   if (nobody && requiresAuthFile(cf.authType) && !external && cf.authType !== AuthType.HBA) {
     reportAt(check, 'pgbouncer/auth_type', 'neither auth_file nor auth_user is set: there are no users');
   }
@@ -252,7 +255,8 @@ function checkTlsSide(
   const ca = readNamed(check, `${prefix}_ca_file`, paths.ca);
   const modePlace = `pgbouncer/${prefix}_sslmode`;
   if (side === 'client' && (paths.key === '' || paths.cert === '')) {
-    reportAt(check, modePlace, 'to accept TLS connections, client_tls_key_file and client_tls_cert_file must be set');
+    const missing = 'client_tls_key_file and client_tls_cert_file must be set.';
+    reportAt(check, modePlace, `To allow TLS connections from clients, ${missing}`);
   } else if ((paths.key === '') !== (paths.cert === '')) {
     reportAt(check, modePlace, `${prefix}_key_file and ${prefix}_cert_file must be set together`);
   }

@@ -9,9 +9,10 @@ import { dirname, join } from 'node:path';
 import { PROGRAM_NAME } from './options';
 
 /** Roles whose time is over keep their line, without a secret. The quoting is auth_file's. */
-const QUERY = `SELECT '"' || pg_catalog.replace(rolname, '"', '""') || '" "' || pg_catalog.replace(
-  CASE WHEN rolvaliduntil < pg_catalog.now() THEN '' ELSE pg_catalog.coalesce(rolpassword, '') END, '"', '""') || '"'
-  FROM pg_catalog.pg_authid WHERE rolcanlogin ORDER BY rolname`.replace('pg_catalog.coalesce', 'coalesce');
+const QUERY = `SELECT '"' || replace(rolname, '"', '""') || '" "' || replace(secret, '"', '""') || '"'
+  FROM (SELECT rolname, CASE WHEN rolvaliduntil < now() THEN '' ELSE coalesce(rolpassword, '') END AS secret
+        FROM pg_catalog.pg_authid WHERE rolcanlogin) AS roles
+  ORDER BY rolname`;
 
 /** Most bytes of a server's answer. */
 const ANSWER_MAX = 256 * 1024 * 1024;

@@ -11,7 +11,7 @@ import { parseServerError } from '../core/wire/reader';
 
 const { EAGAIN, ETIMEDOUT } = constants.errno;
 /** The kernel holds that many descriptors in flight for this user already: it takes more when some have arrived. */
-const ETOOMANYREFS = 109;
+export const ETOOMANYREFS = 109;
 const RETRY_MS = 1;
 
 /** Most bytes of one receive. A sender puts a batch of descriptors with less than this. */

@@ -11,7 +11,7 @@ import { forEachPoolerFd } from '../core/net/listener';
 import { autodatabaseIdleList, databaseList, type PgDatabase } from '../core/pool/database';
 import type { PgPool } from '../core/pool/pool';
 import type { RequestQueue } from '../core/pool/requests';
-import type { PgAddr, PgSocket } from '../core/pool/socket';
+import { type PgAddr, type PgSocket, SocketState } from '../core/pool/socket';
 import { loginClientList } from '../core/pool/state';
 import {
   type ClientPrepared,
@@ -37,6 +37,7 @@ import {
   type PoolRecord,
   type SecretRecord,
   type SocketRecord,
+  type StillRecord,
   statNames,
 } from './format';
 import type { Still } from './still';
@@ -74,21 +75,27 @@ function credentialsRef(user: PgCredentials, db: PgDatabase | null): Credentials
   return { kind, name, db: db?.name ?? null, passwd: user.passwd };
 }
 
-function beginRecord(format: number, stillSince: number, pauseMode: PauseMode): BeginRecord {
+function beginRecord(format: number): BeginRecord {
   return {
     k: 'begin',
     format,
     version: TSBOUNCER_VERSION,
     pid: process.pid,
-    stillSince,
-    paused: pauseMode === PauseMode.PAUSE,
     flags: [...flagFields],
     numbers: [...numberFields],
     vars: [...varNames()],
     stats: [...statNames],
+    notifySocket: notifyState.socket,
+  };
+}
+
+function stillRecord(since: number, pauseMode: PauseMode): StillRecord {
+  return {
+    k: 'still',
+    since,
+    paused: pauseMode === PauseMode.PAUSE,
     statsStamps: [statsStamps.old, statsStamps.now],
     newestQueryId: newestQueryId(),
-    notifySocket: notifyState.socket,
   };
 }
 
@@ -220,69 +227,139 @@ export function travels(sk: PgSocket): boolean {
   return !sk.tls && sk.link?.tls !== true;
 }
 
-/**
- * Describes the process, which stands still.
- * @param format the version to write
- * @param sockets every socket that stands still, with what it has not sent
- * @param except the connection of the new process, which does not travel
- * @param stillSince usec
- * @param pauseMode the mode before the handover
- * @returns false when `put` gave up
- */
-export function describeAll(
-  format: number,
-  sockets: readonly Still[],
-  except: PgSocket,
-  stillSince: number,
-  pauseMode: PauseMode,
-  put: PutRecord,
-): boolean {
-  let ok = put(beginRecord(format, stillSince, pauseMode), [], -1);
-  let listeners = 0;
-  forEachPoolerFd((fd, _addr, inherited) => {
-    listeners++;
-    ok &&= put({ k: 'listener', fd: true, inherited }, [], fd);
-    return ok;
-  });
-  for (let user = userList.head; user !== null; user = nextOf(user)) {
-    ok &&= put({ k: 'user', ...secretRecord(user.credentials) }, [], -1);
-  }
-  for (const list of [databaseList, autodatabaseIdleList]) {
-    for (let db = list.head; db !== null; db = nextOf(db)) ok &&= put(databaseRecord(db), [], -1);
+/** What shows that a client did nothing since it was described ahead. */
+interface Seen {
+  requestTime: number;
+  flags: number;
+  pool: PgPool | null;
+}
+
+/** An idle client: nothing of it is on its way anywhere, and it changes only when a packet of it arrives. */
+function isIdle(sk: PgSocket): boolean {
+  return (
+    sk.state === SocketState.CL_ACTIVE &&
+    sk.link === null &&
+    sk.pktRemain === 0 &&
+    sk.collect === null &&
+    sk.canceledServer === null &&
+    !sk.hasKept
+  );
+}
+
+/** One description, from its first record to its last. */
+export class Description {
+  private readonly numbers = new Map<PgPool, number>();
+  private readonly statements = new Set<number>();
+  private readonly ahead = new Map<PgSocket, Seen>();
+  private same: number[] = [];
+  private ok = true;
+  private count = 0;
+
+  constructor(private readonly put: PutRecord) {}
+
+  /** @param format the version to write */
+  begin(format: number): boolean {
+    this.ok = this.put(beginRecord(format), [], -1);
+    return this.ok;
   }
 
-  const unsentOf = new Map<PgSocket, Uint8Array>();
-  for (const { sk, unsent } of sockets) if (unsent !== null) unsentOf.set(sk, unsent);
-  const numbers = new Map<PgPool, number>();
-  let count = 0;
-  const statements = new Set<number>();
-  const putStatement = ({ queryId, query }: ServerPrepared): void => {
-    if (!ok || statements.has(queryId)) return;
-    statements.add(queryId);
-    ok = put({ k: 'statement', queryId, length: query.length }, [query], -1);
+  /**
+   * Describes a client while the process still serves, if it is idle: most clients are, and those that stay so until
+   * everything stands still cost nothing then.
+   */
+  describeAhead(sk: PgSocket): boolean {
+    if (sk.handle < 0 || !isIdle(sk) || !travels(sk) || native.unsent(sk.handle) > 0) return this.ok;
+    const record = socketRecord(sk, 'cl_active', this.numberOf(sk.pool), 0, 0);
+    record.k = 'ahead';
+    addStatements(record, sk, this.putStatement);
+    this.write(record, [], native.fdOf(sk.handle));
+    this.ahead.set(sk, { requestTime: sk.requestTime, flags: record.f, pool: sk.pool });
+    return this.ok;
+  }
+
+  /**
+   * Describes the process, which stands still.
+   * @param sockets every socket that stands still, with what it has not sent
+   * @param except the connection of the new process, which does not travel
+   * @param since usec
+   * @param pauseMode the mode before the handover
+   * @returns false when `put` gave up
+   */
+  describeAll(sockets: readonly Still[], except: PgSocket, since: number, pauseMode: PauseMode): boolean {
+    this.write(stillRecord(since, pauseMode), [], -1);
+    let listeners = 0;
+    forEachPoolerFd((fd, _addr, inherited) => {
+      listeners++;
+      this.write({ k: 'listener', fd: true, inherited }, [], fd);
+      return this.ok;
+    });
+    for (let user = userList.head; user !== null; user = nextOf(user)) {
+      this.write({ k: 'user', ...secretRecord(user.credentials) }, [], -1);
+    }
+    for (const list of [databaseList, autodatabaseIdleList]) {
+      for (let db = list.head; db !== null; db = nextOf(db)) this.write(databaseRecord(db), [], -1);
+    }
+    const unsentOf = new Map<PgSocket, Uint8Array>();
+    for (const { sk, unsent } of sockets) if (unsent !== null) unsentOf.set(sk, unsent);
+    const each = (sk: PgSocket): void => {
+      if (sk !== except) this.putSocket(sk, unsentOf.get(sk) ?? null);
+    };
+    const pools = allPools();
+    for (const pool of pools) this.write(poolRecord(pool, this.numberOf(pool)), [], -1);
+    for (const pool of pools) eachOfPool(pool, each);
+    eachOfList(loginClientList, each);
+    this.putSame();
+    this.write({ k: 'end', listeners, sockets: this.count }, [], -1);
+    return this.ok;
+  }
+
+  private write(record: HandoverRecord, raw: readonly Uint8Array[], fd: number): void {
+    this.ok &&= this.put(record, raw, fd);
+  }
+
+  private numberOf(pool: PgPool | null): number {
+    if (pool === null) return -1;
+    let number = this.numbers.get(pool);
+    if (number === undefined) {
+      number = this.numbers.size;
+      this.numbers.set(pool, number);
+    }
+    return number;
+  }
+
+  private readonly putStatement = ({ queryId, query }: ServerPrepared): void => {
+    if (this.statements.has(queryId)) return;
+    this.statements.add(queryId);
+    this.write({ k: 'statement', queryId, length: query.length }, [query], -1);
   };
-  const putSocket = (sk: PgSocket): void => {
+
+  /** The clients that did nothing since, in one record for as many as follow one another. */
+  private putSame(): void {
+    if (this.same.length === 0) return;
+    this.write({ k: 'same', ids: this.same }, [], -1);
+    this.same = [];
+  }
+
+  private putSocket(sk: PgSocket, unsent: Uint8Array | null): void {
     const state = stateName(sk.state);
-    if (!ok || state === null || sk === except || sk.handle < 0 || !travels(sk)) return;
+    if (!this.ok || state === null || sk.handle < 0 || !travels(sk)) return;
+    this.count++;
+    const seen = this.ahead.get(sk);
+    if (seen !== undefined && seen.requestTime === sk.requestTime && seen.pool === sk.pool && unsent === null) {
+      if (isIdle(sk) && seen.flags === flagBits(sk)) {
+        this.same.push(sk.id);
+        return;
+      }
+    }
+    this.putSame();
     const raw: Uint8Array[] = [];
     const kept = native.keptLength(sk.handle) > 0 ? native.copyKept(sk.handle) : null;
-    const unsent = unsentOf.get(sk) ?? null;
     if (kept !== null) raw.push(kept);
     if (unsent !== null) raw.push(unsent);
     if (sk.collect !== null) raw.push(sk.collect.subarray(0, sk.collectLen));
-    const pool = sk.pool === null ? -1 : (numbers.get(sk.pool) ?? -1);
-    const record = socketRecord(sk, state, pool, kept?.length ?? 0, unsent?.length ?? 0);
-    addStatements(record, sk, putStatement);
-    ok &&= put(record, raw, native.fdOf(sk.handle));
-    count++;
-  };
-
-  const pools = allPools();
-  for (const pool of pools) {
-    numbers.set(pool, numbers.size);
-    ok &&= put(poolRecord(pool, numbers.size - 1), [], -1);
+    const record = socketRecord(sk, state, this.numberOf(sk.pool), kept?.length ?? 0, unsent?.length ?? 0);
+    record.fd = seen === undefined;
+    addStatements(record, sk, this.putStatement);
+    this.write(record, raw, record.fd ? native.fdOf(sk.handle) : -1);
   }
-  for (const pool of pools) eachOfPool(pool, putSocket);
-  eachOfList(loginClientList, putSocket);
-  return ok && put({ k: 'end', listeners, sockets: count }, [], -1);
 }

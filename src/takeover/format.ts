@@ -77,20 +77,25 @@ export interface BeginRecord {
   version: string;
   /** process id of the old process */
   pid: number;
-  /** usec when it stood still */
-  stillSince: number;
-  /** it was in PAUSE */
-  paused: boolean;
   flags: string[];
   numbers: string[];
   vars: string[];
   stats: string[];
+  /** where systemd listens, or null */
+  notifySocket: string | null;
+}
+
+/** Everything stands still now. What came before were idle clients only, ahead of time. */
+export interface StillRecord {
+  k: 'still';
+  /** usec */
+  since: number;
+  /** it was in PAUSE */
+  paused: boolean;
   /** usec: begin of the last and of the current statistics period */
   statsStamps: [number, number];
   /** number of the newest prepared statement: its servers know them as PGBOUNCER_<number> */
   newestQueryId: number;
-  /** where systemd listens, or null */
-  notifySocket: string | null;
 }
 
 export interface ListenerRecord {
@@ -176,8 +181,10 @@ export type RequestNoteTuple = [number, boolean, number | null, ClientStatementT
 export type AddrTuple = [number, string, number, number, number];
 
 export interface SocketRecord {
-  k: 'socket';
-  fd: true;
+  /** `ahead`: sent while the old process still serves; only what a later record names is taken */
+  k: 'socket' | 'ahead';
+  /** false: it came with the record sent ahead, which this one replaces */
+  fd: boolean;
   id: number;
   state: string;
   /** number of its pool, -1 = none yet */
@@ -220,6 +227,12 @@ export interface SocketRecord {
   tls?: null;
 }
 
+/** The next sockets in order are as they were described ahead. */
+export interface SameRecord {
+  k: 'same';
+  ids: number[];
+}
+
 export interface EndRecord {
   k: 'end';
   listeners: number;
@@ -228,12 +241,14 @@ export interface EndRecord {
 
 export type HandoverRecord =
   | BeginRecord
+  | StillRecord
   | ListenerRecord
   | UserRecord
   | DatabaseRecord
   | PoolRecord
   | StatementRecord
   | SocketRecord
+  | SameRecord
   | EndRecord;
 
 /**

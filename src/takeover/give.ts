@@ -1,14 +1,17 @@
 /*
  * The side that gives: the console's HANDOVER command, by which a new tsbouncer process takes every socket of this one.
  *
- *     command       noted; this turn's events are handled to their end, so that no received byte is on its way inside
- *     end of turn   everything stands still, is described, and sent with its descriptors, in one go
+ *     command       noted
+ *     ahead         idle clients are described and sent, some at the end of each turn, while everybody is served
+ *     still         at the end of a turn, when no received byte is on its way inside, everything stands still; the rest is
+ *                   described and sent in one go
  *     SHUTDOWN      of the same connection: acknowledged, and the process ends without touching what it gave
  *     anything else (the connection ends, time is up, another command): everything goes on as if nothing had been
  *
  * Only the acknowledgement makes the new process the owner, and only this process sends it: so no socket ever has two
  * owners, or none.
  */
+import { constants } from 'node:os';
 import { logError, logInfo, logWarning } from '../core/base/log';
 import { native } from '../core/base/native';
 import { PauseMode, runState, ShutdownMode } from '../core/base/runstate';
@@ -22,8 +25,8 @@ import { handoverSlot, reloadSlot } from '../core/session/slots';
 import { writeCommandComplete, writeReadyForQuery } from '../core/wire/messages';
 import { PqMsg } from '../core/wire/packets';
 import { PktBuf } from '../core/wire/pktbuf';
-import { sendAll } from './channel';
-import { describeAll, travels } from './describe';
+import { ETOOMANYREFS, sendAll } from './channel';
+import { Description, travels } from './describe';
 import { diePoint } from './diepoint';
 import { FORMAT, type HandoverRecord } from './format';
 import { goOn, type Still, standStill } from './still';
@@ -32,6 +35,10 @@ import { allSockets, countKinds } from './walk';
 /** Most descriptors, and about how many bytes, of one message. */
 const BATCH_FDS = 200;
 const BATCH_BYTES = 48 * 1024;
+/** Clients described at the end of one turn, while everybody is served. */
+const AHEAD_PER_TURN = 50;
+/** Between two looks whether the new process has read. usec */
+const PUMP_PAUSE = USEC / 1000;
 /** How long the new process may do nothing, when suspend_timeout is off. usec */
 const STALL_DEFAULT = 10 * USEC;
 
@@ -41,13 +48,18 @@ let format = 0;
 let still: Still[] = [];
 let pauseBefore: PauseMode = PauseMode.NONE;
 let reloadAsked = false;
+/** what is being sent, and whom it has still to tell of ahead of time */
+let batches: Batches | null = null;
+let description: Description | null = null;
+let queue: PgSocket[] = [];
+const pumpTimer = newTimer(() => {});
 
 function stallTime(): number {
   return cf.suspendTimeout > 0 ? cf.suspendTimeout : STALL_DEFAULT;
 }
 
 const patience = newTimer(() => {
-  if (taker === null || !handoverSlot.frozen) return;
+  if (taker === null) return;
   logWarning('handover: the new process does nothing, resuming work');
   abort('handover timeout');
 });
@@ -56,9 +68,13 @@ const patience = newTimer(() => {
 
 /** Collects records until a message is full. */
 class Batches {
-  private readonly pkt = new PktBuf(2 * BATCH_BYTES);
+  private pkt = new PktBuf(2 * BATCH_BYTES);
   private fds: number[] = [];
+  /** errno of the failure */
   failed = 0;
+  /** while the process serves, what the socket does not take at once waits here */
+  private waiting: { bytes: Buffer; fds: number[] }[] = [];
+  serving = true;
 
   constructor(private readonly socket: number) {}
 
@@ -79,12 +95,35 @@ class Batches {
     return this.flush();
   }
 
-  private flush(): boolean {
-    const failed = this.pkt.failed ? 12 : sendAll(this.socket, this.pkt.written(), this.fds, stallTime() / 1000);
-    this.failed = failed;
+  /** Sends as much of what waits as the socket takes. @returns true when nothing is left */
+  pump(): boolean {
+    for (let first = this.waiting[0]; first !== undefined && this.failed === 0; first = this.waiting[0]) {
+      const res = native.sendFds(this.socket, first.bytes, first.fds);
+      if (res === -constants.errno.EAGAIN || res === -ETOOMANYREFS) return false;
+      if (res <= 0) {
+        this.failed = -res;
+      } else if (res < first.bytes.length) {
+        this.waiting[0] = { bytes: first.bytes.subarray(res), fds: [] };
+      } else {
+        this.waiting.shift();
+      }
+    }
+    return this.failed === 0;
+  }
+
+  flush(): boolean {
+    if (this.pkt.failed) this.failed = constants.errno.ENOMEM;
+    if (this.failed !== 0) return false;
+    if (this.pkt.pos > 0) this.waiting.push({ bytes: this.pkt.copy(), fds: this.fds });
     this.pkt.reset();
     this.fds = [];
-    return failed === 0;
+    if (this.serving) {
+      this.pump();
+    } else {
+      for (const { bytes, fds } of this.waiting.splice(0))
+        this.failed ||= sendAll(this.socket, bytes, fds, stallTime() / 1000);
+    }
+    return this.failed === 0;
   }
 }
 
@@ -107,7 +146,52 @@ function command(admin: PgSocket, arg: string): string | null {
   return null;
 }
 
-function freeze(): void {
+/** The first turn of a handover: whom to describe ahead. */
+function beginAhead(admin: PgSocket): void {
+  const sending = new Batches(native.fdOf(admin.handle));
+  batches = sending;
+  description = new Description((record, raw, fd) => sending.put(record, raw, fd));
+  // a notice that is still queued must not be overtaken
+  if (native.unsent(admin.handle) > 0) {
+    sending.failed = sendAll(native.fdOf(admin.handle), native.takeUnsent(admin.handle), [], stallTime() / 1000);
+  }
+  queue = allSockets(admin);
+  timerStart(patience, stallTime(), 0);
+  if (!description.begin(format)) abort('handover failed');
+}
+
+/** Describes some idle clients; the last turn before everything stands still when there are no more. */
+function goAhead(sending: Batches, describing: Description): void {
+  if (!sending.pump()) {
+    // the new process is not quick enough: look again soon, and serve meanwhile
+    if (sending.failed === 0) timerStart(pumpTimer, PUMP_PAUSE, 0);
+    else failed(sending);
+    return;
+  }
+  for (let i = 0; i < AHEAD_PER_TURN; i++) {
+    const sk = queue.pop();
+    if (sk === undefined) break;
+    if (!isDead(sk) && !describing.describeAhead(sk)) {
+      failed(sending);
+      return;
+    }
+  }
+  timerStart(patience, stallTime(), 0);
+  if (!sending.flush()) failed(sending);
+  else if (queue.length === 0 && sending.pump()) freeze(sending, describing);
+  else native.loopBreak();
+}
+
+function failed(sending: Batches): void {
+  logError(`handover: sending failed: ${native.strerror(sending.failed)}`);
+  abort('handover failed');
+}
+
+function freeze(sending: Batches, describing: Description): void {
+  if (runState.pauseMode === PauseMode.SUSPEND || runState.shutdownMode !== ShutdownMode.NONE) {
+    abort('suspended or shutting down meanwhile');
+    return;
+  }
   const began = getRealTime();
   pauseBefore = runState.pauseMode;
   // the exit hooks, the signals and the janitor know this mode: hands off what another process may own
@@ -117,18 +201,9 @@ function freeze(): void {
   suspendPooler();
   still = allSockets(taker).map(standStill);
   diePoint('give-still');
-  const admin = taker as PgSocket;
-  const socket = native.fdOf(admin.handle);
-  const batches = new Batches(socket);
-  // a notice that is still queued must not be overtaken
-  if (native.unsent(admin.handle) > 0)
-    batches.failed = sendAll(socket, native.takeUnsent(admin.handle), [], stallTime() / 1000);
-  const put = (record: HandoverRecord, raw: readonly Uint8Array[], fd: number): boolean => batches.put(record, raw, fd);
-  const sent =
-    batches.failed === 0 && describeAll(format, still, admin, began, pauseBefore, put) && batches.finish('HANDOVER');
-  if (!sent) {
-    logError(`handover: sending failed: ${native.strerror(batches.failed)}`);
-    abort('handover failed');
+  sending.serving = false;
+  if (!describing.describeAll(still, taker as PgSocket, began, pauseBefore) || !sending.finish('HANDOVER')) {
+    failed(sending);
     return;
   }
   diePoint('give-described');
@@ -150,8 +225,12 @@ function thaw(): void {
   handoverSlot.active = false;
   handoverSlot.frozen = false;
   timerStop(patience);
-  if (!frozen) return;
+  timerStop(pumpTimer);
+  batches = null;
+  description = null;
+  queue = [];
   logInfo('handover failed, resuming work');
+  if (!frozen) return;
   runState.pauseMode = pauseBefore;
   const sockets = still;
   still = [];
@@ -172,7 +251,10 @@ function abort(reason: string): void {
 function turnEnd(): void {
   if (taker === null) return;
   if (isDead(taker)) thaw();
-  else if (!handoverSlot.frozen) freeze();
+  else if (handoverSlot.frozen) return;
+  else if (batches === null || description === null) beginAhead(taker);
+  else goAhead(batches, description);
+  if (taker !== null && !handoverSlot.frozen && pumpTimer.when === 0) native.loopBreak();
 }
 
 /**

@@ -7,7 +7,7 @@ import { ScramState } from '../core/auth/scram';
 import { native } from '../core/base/native';
 import { PauseMode, runState } from '../core/base/runstate';
 import { usePoolerSocket } from '../core/net/listener';
-import { attachHandle } from '../core/net/sbuf';
+import { attachHandle, sbufClose } from '../core/net/sbuf';
 import {
   addDatabase,
   addDynamicCredentials,
@@ -17,8 +17,8 @@ import {
   retireAutodatabase,
 } from '../core/pool/database';
 import { getPeerPool, getPool, type PgPool } from '../core/pool/pool';
-import { isServerSocket, type PgAddr, type PgSocket } from '../core/pool/socket';
-import { newClient, newServer } from '../core/pool/state';
+import { isServerSocket, type PgAddr, type PgSocket, SocketState } from '../core/pool/socket';
+import { newClient, newServer, socketCounts } from '../core/pool/state';
 import {
   type ClientPrepared,
   type RequestPrepared,
@@ -30,8 +30,8 @@ import {
 } from '../core/pool/statements';
 import { type PgStats, statsStamps } from '../core/pool/stats';
 import { addPamCredentials, findGlobalUser, findOrAddGlobalUser, PgCredentials } from '../core/pool/user';
-import { varcacheSet } from '../core/pool/varcache';
-import { adoptCancelKey } from '../core/session/cancelkeys';
+import { newVarCache, varcacheSet } from '../core/pool/varcache';
+import { adoptCancelKey, forgetCancelKey } from '../core/session/cancelkeys';
 import { findOrRegisterDatabase } from '../core/session/registry';
 import {
   type AddrTuple,
@@ -84,6 +84,8 @@ function adoptSecret(user: PgCredentials, from: SecretRecord): void {
   user.scramPassthroughValid = true;
 }
 
+const noBytes = Buffer.alloc(0);
+
 /** A linked pair, or a cancel request and its target: ends that may be described later. */
 interface Tie {
   from: PgSocket;
@@ -94,6 +96,8 @@ export class Restorer {
   begin: BeginRecord | null = null;
   /** the last record came, and what it counts is what arrived */
   complete = false;
+  /** usec when the old process stood still, 0 = it still serves */
+  stillSince = 0;
   listeners = 0;
   readonly sockets: Still[] = [];
   /** databases that the new config does not have: they end as after RELOAD, once the sockets are ours */
@@ -109,6 +113,8 @@ export class Restorer {
   private readonly ownCredentials = new Map<string, PgCredentials>();
   private readonly byId = new Map<number, PgSocket>();
   private readonly links: Tie[] = [];
+  /** clients that were described ahead and not named since, by the id they have in the old process */
+  private readonly ahead = new Map<number, { sk: PgSocket; record: SocketRecord }>();
   /** prepared queries by the number they have in the old process */
   private readonly queries = new Map<number, Buffer>();
   private readonly requests: { server: PgSocket; requests: number[]; notes: RequestPrepared[] }[] = [];
@@ -128,6 +134,12 @@ export class Restorer {
     }
     if (this.begin === null) throw new Error(`record '${record.k}' before the first`);
     switch (record.k) {
+      case 'still':
+        this.stillSince = record.since;
+        if (record.paused) runState.pauseMode = PauseMode.PAUSE;
+        [statsStamps.old, statsStamps.now] = record.statsStamps;
+        raiseQueryId(record.newestQueryId ?? 0);
+        return;
       case 'listener': {
         const fd = takeFd();
         const isUnix = native.sockName(fd).family === 1;
@@ -148,11 +160,18 @@ export class Restorer {
         // the buffer it arrived in is not ours to keep
         this.queries.set(record.queryId, Buffer.from(raw.subarray(0, record.length)));
         return;
+      case 'ahead':
+        this.takeAhead(record, takeFd());
+        return;
+      case 'same':
+        for (const id of record.ids) this.takeSame(id);
+        return;
       case 'socket':
-        this.takeSocket(record, raw, takeFd());
+        this.takeSocket(record, raw, record.fd ? takeFd() : -1);
         return;
       case 'end':
         this.tie();
+        this.dropAhead();
         if (record.sockets !== this.arrived || record.listeners !== this.listeners) {
           throw new Error(
             `got ${this.arrived} sockets and ${this.listeners} listeners of ${record.sockets} and ${record.listeners}`,
@@ -175,9 +194,6 @@ export class Restorer {
     this.numbers = record.numbers.map((name) => numberFields.find((known) => known === name) ?? null);
     this.vars = record.vars;
     this.stats = record.stats.map((name) => (statNames as readonly string[]).indexOf(name));
-    if (record.paused) runState.pauseMode = PauseMode.PAUSE;
-    [statsStamps.old, statsStamps.now] = record.statsStamps;
-    raiseQueryId(record.newestQueryId ?? 0);
   }
 
   private takeUser(record: UserRecord): void {
@@ -271,39 +287,84 @@ export class Restorer {
     this.varsOf(record.origVars, pool.origVars);
   }
 
-  private takeSocket(record: SocketRecord, raw: Buffer, fd: number): void {
-    this.arrived++;
-    const state = stateOf(record.state);
-    const pool = this.pools.get(record.pool) ?? null;
-    if (state === null || (record.pool >= 0 && pool === null)) {
-      // belongs to a peer that left the config: a cancel request
-      native.closeFd(fd);
-      return;
-    }
+  private fresh(record: SocketRecord, fd: number): PgSocket {
     const handle = native.open(fd);
     if (handle < 0) throw new Error(`cannot use a socket: ${native.strerror(-handle)}`);
     const sk = isServerStateName(record.state) ? newServer() : newClient();
     attachHandle(sk, handle);
-    sk.pool = pool;
+    return sk;
+  }
+
+  /** An idle client, while the old process still serves it: made ready, and in no list yet. */
+  private takeAhead(record: SocketRecord, fd: number): void {
+    const sk = this.fresh(record, fd);
     this.fillFields(sk, record);
+    this.ahead.set(record.id, { sk, record });
+  }
+
+  /** That client did nothing since. */
+  private takeSame(id: number): void {
+    const known = this.ahead.get(id);
+    if (known === undefined) throw new Error(`unknown client ${id}`);
+    this.ahead.delete(id);
+    this.place(known.sk, known.record, noBytes);
+  }
+
+  private takeSocket(record: SocketRecord, raw: Buffer, fd: number): void {
+    const known = this.ahead.get(record.id);
+    if (known === undefined && fd < 0) throw new Error(`a socket without its descriptor: ${record.id}`);
+    this.ahead.delete(record.id);
+    const sk = known?.sk ?? this.fresh(record, fd);
+    if (known !== undefined) sk.vars = newVarCache();
+    this.fillFields(sk, record);
+    this.place(sk, record, raw);
+  }
+
+  /** Clients that left while they were described. */
+  private dropAhead(): void {
+    for (const { sk } of this.ahead.values()) this.drop(sk);
+    this.ahead.clear();
+  }
+
+  private drop(sk: PgSocket): void {
+    forgetCancelKey(sk);
+    if (isServerSocket(sk)) {
+      socketCounts.servers--;
+      sk.state = SocketState.SV_JUSTFREE;
+    } else {
+      socketCounts.clients--;
+      sk.state = SocketState.CL_JUSTFREE;
+    }
+    sbufClose(sk);
+  }
+
+  private place(sk: PgSocket, record: SocketRecord, raw: Buffer): void {
+    this.arrived++;
+    const state = stateOf(record.state);
+    sk.pool = this.pools.get(record.pool) ?? null;
+    if (state === null || (record.pool >= 0 && sk.pool === null)) {
+      // belongs to a peer that left the config: a cancel request
+      this.drop(sk);
+      return;
+    }
     this.fillOwners(sk, record);
     if (!placeSocket(sk, state)) throw new Error(`a socket in state ${record.state} without a pool`);
+    this.takeStatements(sk, record);
 
     if (record.kept > 0) {
       const kept = raw.subarray(0, record.kept);
-      if (kept.length !== record.kept || native.keepBytes(handle, kept) < 0)
+      if (kept.length !== record.kept || native.keepBytes(sk.handle, kept) < 0)
         throw new Error('received bytes are missing');
       sk.hasKept = true;
     }
-    this.takeStatements(sk, record);
+    const unsent = record.unsent > 0 ? Buffer.from(raw.subarray(record.kept, record.kept + record.unsent)) : null;
+    if (unsent !== null && unsent.length !== record.unsent) throw new Error('unsent bytes are missing');
     if (record.collected > 0) {
       const start = record.kept + record.unsent;
       sk.collect = Buffer.from(raw.subarray(start, start + record.collected));
       sk.collectLen = sk.collect.length;
       if (sk.collectLen !== record.collected) throw new Error('bytes of a packet are missing');
     }
-    const unsent = record.unsent > 0 ? Buffer.from(raw.subarray(record.kept, record.kept + record.unsent)) : null;
-    if (unsent !== null && unsent.length !== record.unsent) throw new Error('unsent bytes are missing');
     this.sockets.push({ sk, unsent });
     this.byId.set(record.id, sk);
     if (record.link !== undefined) this.links.push({ from: sk, to: record.link });

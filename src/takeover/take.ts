@@ -198,14 +198,14 @@ function takeFull(ch: Channel, first: ChannelMessage): void {
   const takeFd = (): number => ch.fds.shift() ?? die('got row without fd info: out of file descriptors?');
   for (let msg = first; ; msg = receive(ch)) {
     if (msg.type === PqMsg.CopyData) {
-      const begun = reader.begin !== null;
+      const still = reader.stillSince > 0;
       takeRecord(reader, msg, takeFd);
-      if (!begun) {
+      if (!still && reader.stillSince > 0) {
         logInfo('SUSPEND finished, sending SHOW FDS');
-        pauseBegan = reader.begin?.stillSince ?? pauseBegan;
+        pauseBegan = reader.stillSince;
         diePoint('take-suspended');
       }
-      diePoint('take-row');
+      diePoint(still ? 'take-row' : 'take-ahead');
     } else if (msg.type === PqMsg.CommandComplete) {
       if (!reader.complete) die('incomplete data from old process');
       logInfo('SHOW FDS finished');

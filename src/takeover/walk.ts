@@ -29,17 +29,20 @@ const stateTable: readonly StateRow[] = [
 ];
 
 const CL_LOGIN_NAME = 'cl_login';
+/* thousands of sockets are looked up while nobody is served */
+const rowByState = new Map(stateTable.map((row) => [row.state, row]));
+const rowByName = new Map(stateTable.map((row) => [row.name, row]));
 
 /** The name of a state in the format; null = sockets in it do not travel (a server that still logs in). */
 export function stateName(state: SocketState): string | null {
   if (state === SocketState.CL_LOGIN) return CL_LOGIN_NAME;
-  return stateTable.find((row) => row.state === state)?.name ?? null;
+  return rowByState.get(state)?.name ?? null;
 }
 
 /** The state of that name, or null when this version knows none. */
 export function stateOf(name: string): SocketState | null {
   if (name === CL_LOGIN_NAME) return SocketState.CL_LOGIN;
-  return stateTable.find((row) => row.name === name)?.state ?? null;
+  return rowByName.get(name)?.state ?? null;
 }
 
 /** True for the states of server connections, by name. */
@@ -54,7 +57,7 @@ export function placeSocket(sk: PgSocket, state: SocketState): boolean {
     loginClientList.append(sk);
     return true;
   }
-  const row = stateTable.find((one) => one.state === state);
+  const row = rowByState.get(state);
   if (row === undefined || sk.pool === null) return false;
   row.list(sk.pool).append(sk);
   return true;

@@ -413,7 +413,8 @@ async function login(request: LdapRequest): Promise<void> {
   if (request.password === '') throw new Refused([]);
   const dn = request.baseDn === null ? request.directDn : await searchUser(request);
   // no DN has no `=`; the library would take a word such as EXTERNAL for a SASL mechanism
-  const named = (text: string) => new Refused([`LDAP login failed for user ${dn} on server ${request.server}: ${text}`]);
+  const named = (text: string) =>
+    new Refused([`LDAP login failed for user ${dn} on server ${request.server}: ${text}`]);
   if (/^[A-Z0-9-]*$/.test(dn)) throw named('Invalid DN syntax');
   await withClient(request, (client) => client.bind(dn, request.password)).catch((err) => {
     throw err instanceof Refused ? err : named(errorText(err));

@@ -8,6 +8,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { freePort } from '../../src/demo/postgres';
 import { giveTo, spawnAs } from '../../src/demo/unprivileged';
+import { CertFolder } from './certs';
 import { adopt, dropDir, eventually, run, tempDir, user, withTimeout } from './machine';
 import { RawClient } from './rawclient';
 
@@ -26,33 +27,18 @@ function entry(dn: string, uid: string, password: string): string {
   return [...lines, `mail: ${uid}@example.net`, `userPassword: ${password}`, '', ''].join('\n');
 }
 
-async function openssl(dir: string, ...args: string[]): Promise<void> {
-  const made = await run('openssl', args, { cwd: dir, env: { ...process.env, OPENSSL_CONF: '/dev/null' } });
-  if (made.code !== 0) throw new Error(made.stderr);
-}
-
-async function makeCertificates(dir: string): Promise<void> {
-  writeFileSync(join(dir, 'ext'), 'subjectAltName=DNS:localhost,IP:127.0.0.1\n');
-  writeFileSync(join(dir, 'ca.cnf'), '[req]\ndistinguished_name=d\n[d]\n[v3]\nbasicConstraints=critical,CA:TRUE\n');
-  giveTo(user, dir);
-  const key = ['-newkey', 'rsa:2048', '-nodes'];
-  await openssl(dir, 'req', '-x509', ...key, '-config', 'ca.cnf', '-extensions', 'v3', '-keyout', 'ca.key', '-out', 'ca.crt', '-subj', '/CN=CA');
-  await openssl(dir, 'req', ...key, '-config', 'ca.cnf', '-keyout', 'server.key', '-out', 'server.csr', '-subj', '/CN=server');
-  const sign = ['-CA', 'ca.crt', '-CAkey', 'ca.key', '-CAcreateserial', '-extfile', 'ext'];
-  await openssl(dir, 'x509', '-req', '-in', 'server.csr', ...sign, '-out', 'server.crt');
-}
-
 export class Directory {
   private constructor(
     readonly dir: string,
     readonly port: number,
     readonly tlsPort: number,
     private readonly child: ChildProcess,
+    private readonly caFile: string,
   ) {}
 
   /** Environment for a pooler that trusts this directory's certificate. */
   get trust(): NodeJS.ProcessEnv {
-    return { LDAPTLS_CACERT: join(this.dir, 'ca.crt') };
+    return { LDAPTLS_CACERT: this.caFile };
   }
 
   static async start(): Promise<Directory> {
@@ -60,14 +46,16 @@ export class Directory {
     const schemas = SCHEMAS.find(existsSync) as string;
     const dir = tempDir('ldap');
     mkdirSync(join(dir, 'db'));
-    await makeCertificates(dir);
+    const certs = new CertFolder();
+    const ca = certs.authority('CA');
+    const server = certs.issue(ca, 'server', { cn: 'server', san: 'DNS:localhost,IP:127.0.0.1' });
     const conf = [
       ...['core', 'cosine', 'inetorgperson'].map((name) => `include ${schemas}/${name}.schema`),
       'access to attrs=userPassword by anonymous auth by * none',
       'access to * by * read',
-      `TLSCertificateFile ${dir}/server.crt`,
-      `TLSCertificateKeyFile ${dir}/server.key`,
-      `TLSCACertificateFile ${dir}/ca.crt`,
+      `TLSCertificateFile ${server.cert}`,
+      `TLSCertificateKeyFile ${server.key}`,
+      `TLSCACertificateFile ${ca.cert}`,
       'database ldif',
       `directory ${dir}/db`,
       `suffix "${BASE_DN}"`,
@@ -98,7 +86,7 @@ export class Directory {
       await probe?.destroy();
       return probe;
     });
-    return new Directory(dir, port, tlsPort, child);
+    return new Directory(dir, port, tlsPort, child, ca.cert);
   }
 
   async stop(): Promise<void> {

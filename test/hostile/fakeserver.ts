@@ -3,7 +3,7 @@
  * so that each case has a pool of its own; hostile.test.ts says what to do in which.
  */
 import { createServer, type Server, type Socket } from 'node:net';
-import { cstring, int16, int32, message } from '../harness';
+import { cstring, int16, int32, message, SSL_REQUEST } from '../harness';
 import { reset } from './attack';
 import type { Random } from './random';
 import { LENGTHS } from './startups';
@@ -87,7 +87,12 @@ const LOGINS: readonly Maker[] = [
   () => errorResponse(),
   () => Buffer.concat([authentication(0), READY, READY, READY]),
   () => Buffer.concat([WELCOME, WELCOME]),
-  (r) => Buffer.concat([authentication(0), ...Array.from({ length: r.between(1, 500) }, () => parameter(r.text(20), r.text(90))), READY]),
+  (r) =>
+    Buffer.concat([
+      authentication(0),
+      ...Array.from({ length: r.between(1, 500) }, () => parameter(r.text(20), r.text(90))),
+      READY,
+    ]),
 ];
 
 const ANSWERS: readonly Maker[] = [
@@ -116,6 +121,22 @@ const ANSWERS: readonly Maker[] = [
 
 export const hostileLogin: Maker = (random) => random.pick(LOGINS)(random);
 export const hostileAnswer: Maker = (random) => random.pick(ANSWERS)(random);
+
+const NO_ENCRYPTION = Buffer.from('N');
+
+/** Anything but a plain yes or no to a request for encryption. */
+export function hostileSslAnswer(random: Random): Buffer {
+  const record = Buffer.from([22, 3, 3, random.below(256), random.below(256)]);
+  const makers: readonly Maker[] = [
+    (r) => Buffer.concat([NO_ENCRYPTION, r.bytes(r.between(1, 60))]),
+    (r) => Buffer.concat([Buffer.from('S'), r.bytes(r.between(1, 300))]),
+    (r) => Buffer.concat([Buffer.from('S'), record, r.bytes(r.below(300))]),
+    (r) => r.bytes(r.between(1, 20)),
+    () => NO_DATABASE,
+    () => WELCOME,
+  ];
+  return random.pick(makers)(random);
+}
 
 /** What is sent after the hostile bytes. */
 export type Ending = 'fin' | 'rst' | 'silence';
@@ -149,6 +170,8 @@ function databaseOf(startup: Buffer): string {
 
 export class FakeServer {
   private readonly sockets = new Set<Socket>();
+  /** what is said to a request for encryption; 'N' is the only answer that is kept */
+  sslAnswer: () => Buffer = () => NO_ENCRYPTION;
 
   private constructor(
     private readonly server: Server,
@@ -203,11 +226,15 @@ export class FakeServer {
       const whole = await message(1);
       return whole === null ? null : { type: whole.toString('latin1', 0, 1), body: whole.subarray(5) };
     };
-    const run = async () => {
-      const startup = await message(0);
+    const run = async (fake: FakeServer) => {
+      let startup = await message(0);
+      if (startup?.readInt32BE(4) === SSL_REQUEST) {
+        socket.write(fake.sslAnswer());
+        startup = await message(0);
+      }
       if (startup !== null) await serve({ socket, database: databaseOf(startup), next });
     };
-    void run();
+    void run(this);
   }
 
   async stop(): Promise<void> {

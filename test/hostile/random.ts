@@ -58,7 +58,8 @@ export class Random {
       const kind = this.below(5);
       if (kind === 0) bytes[at] = this.u32() & 0xff;
       else if (kind === 1) bytes[at] = (bytes[at] as number) ^ (1 << this.below(8));
-      else if (kind === 2) bytes = Buffer.concat([bytes.subarray(0, at), this.bytes(this.between(1, 9)), bytes.subarray(at)]);
+      else if (kind === 2)
+        bytes = Buffer.concat([bytes.subarray(0, at), this.bytes(this.between(1, 9)), bytes.subarray(at)]);
       else if (kind === 3) bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(at + this.between(1, 5))]);
       else bytes = Buffer.concat([bytes, bytes.subarray(at, at + 40)]);
     }

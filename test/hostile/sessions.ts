@@ -8,7 +8,8 @@ import { LENGTHS } from './startups';
 const SYNC = message('S');
 const query = (sql: string) => message('Q', cstring(sql));
 const parse = (name: string, sql: string) => message('P', cstring(name), cstring(sql), int16(0));
-const bind = (portal: string, name: string) => message('B', cstring(portal), cstring(name), int16(0), int16(0), int16(0));
+const bind = (portal: string, name: string) =>
+  message('B', cstring(portal), cstring(name), int16(0), int16(0), int16(0));
 const execute = (portal: string) => message('E', cstring(portal), int32(0));
 
 /** Work of a client that means well: what mutations start from. */
@@ -20,7 +21,11 @@ const SEEDS = [
   Buffer.concat([parse('', 'SELECT 2'), bind('', ''), message('D', cstring('P')), execute(''), SYNC]),
   Buffer.concat([parse('', 'SELECT $1'), message('D', cstring('S')), message('H'), SYNC]),
   Buffer.concat([message('C', cstring('Snone')), SYNC]),
-  Buffer.concat([query('CREATE TEMP TABLE t (a int); COPY t FROM STDIN'), message('d', Buffer.from('1\n')), message('c')]),
+  Buffer.concat([
+    query('CREATE TEMP TABLE t (a int); COPY t FROM STDIN'),
+    message('d', Buffer.from('1\n')),
+    message('c'),
+  ]),
   Buffer.concat([SYNC, SYNC, SYNC]),
 ];
 
@@ -43,7 +48,12 @@ const MAKERS: readonly Maker[] = [
   (r) => message('Q', r.bytes(r.below(100))),
   (r) => message('P', Buffer.from(r.text(r.below(60)), 'latin1')),
   // counts that lie
-  (r) => Buffer.concat([parse('', 'SELECT 1'), message('B', cstring(''), cstring(''), int16(r.u32() & 0xffff), r.bytes(9)), SYNC]),
+  (r) =>
+    Buffer.concat([
+      parse('', 'SELECT 1'),
+      message('B', cstring(''), cstring(''), int16(r.u32() & 0xffff), r.bytes(9)),
+      SYNC,
+    ]),
   (r) => Buffer.concat([message('B', cstring(''), cstring('nobody'), r.bytes(r.below(30))), SYNC]),
   (r) => message('F', int32(r.u32()), int16(r.below(3)), r.bytes(r.below(20))),
   // COPY without COPY
@@ -81,7 +91,18 @@ export function hostileMessages(random: Random): Buffer {
   return random.one(2) ? random.mutate(random.pick(SEEDS)) : random.pick(MAKERS)(random);
 }
 
-const COMMANDS = ['SHOW LISTS', 'SHOW POOLS', 'SHOW', 'SHOW HELP', 'SHOW FDS', 'KILL', 'SET a = b', "SELECT 'x'", ';;;', ''];
+const COMMANDS = [
+  'SHOW LISTS',
+  'SHOW POOLS',
+  'SHOW',
+  'SHOW HELP',
+  'SHOW FDS',
+  'KILL',
+  'SET a = b',
+  "SELECT 'x'",
+  ';;;',
+  '',
+];
 
 /** What a user who may only look sends to the console. */
 export function hostileCommands(random: Random): Buffer {

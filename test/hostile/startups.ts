@@ -17,13 +17,54 @@ import type { Random } from './random';
 
 /** Lengths that a header may claim, whatever follows it. */
 export const LENGTHS = [
-  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 255, 256, 9999, 10_000, 10_001, 65_535, 65_536, 65_537, 0xff_ffff, 0x100_0000,
-  1 << 30, 0x7fff_fffe, 0x7fff_ffff, 0x8000_0000, 0x8000_0004, 0xffff_fff0, 0xffff_ffff,
+  0,
+  1,
+  2,
+  3,
+  4,
+  5,
+  6,
+  7,
+  8,
+  9,
+  16,
+  255,
+  256,
+  9999,
+  10_000,
+  10_001,
+  65_535,
+  65_536,
+  65_537,
+  0xff_ffff,
+  0x100_0000,
+  1 << 30,
+  0x7fff_fffe,
+  0x7fff_ffff,
+  0x8000_0000,
+  0x8000_0004,
+  0xffff_fff0,
+  0xffff_ffff,
 ];
 
 const CODES = [
-  0, 1, 0x0001_0000, 0x0002_0000, 0x0002_0001, PROTOCOL_30, 0x0003_0001, PROTOCOL_32, 0x0003_ffff, 0x0004_0000,
-  SSL_REQUEST, GSSENC_REQUEST, CANCEL_REQUEST, CANCEL_REQUEST - 1, GSSENC_REQUEST + 1, 0x7fff_ffff, 0xffff_ffff,
+  0,
+  1,
+  0x0001_0000,
+  0x0002_0000,
+  0x0002_0001,
+  PROTOCOL_30,
+  0x0003_0001,
+  PROTOCOL_32,
+  0x0003_ffff,
+  0x0004_0000,
+  SSL_REQUEST,
+  GSSENC_REQUEST,
+  CANCEL_REQUEST,
+  CANCEL_REQUEST - 1,
+  GSSENC_REQUEST + 1,
+  0x7fff_ffff,
+  0xffff_ffff,
 ];
 
 const GOOD = { user: 'postgres', database: 'postgres' };
@@ -48,12 +89,29 @@ function params(random: Random): Buffer {
   for (let left = random.below(6); left > 0; left--) {
     pairs.push(cstring(random.text(random.between(1, 20))), cstring(random.text(random.below(200))));
   }
-  const user = random.pick([[cstring('user'), cstring('postgres')], [cstring('user'), cstring('')], [cstring('user')], []]);
+  const user = random.pick([
+    [cstring('user'), cstring('postgres')],
+    [cstring('user'), cstring('')],
+    [cstring('user')],
+    [],
+  ]);
   const end = random.pick([Buffer.alloc(1), Buffer.alloc(0), Buffer.alloc(5), random.bytes(3)]);
   return Buffer.concat([...(random.one(2) ? pairs : []), ...user, ...(random.one(2) ? pairs : []), end]);
 }
 
-const OPTIONS = ['-c', '--', '-c =', '--=', '-c a\\', '-d 5', '-cdatestyle', '   ', '--timezone=\\', '-c x=y', '\\\\\\'];
+const OPTIONS = [
+  '-c',
+  '--',
+  '-c =',
+  '--=',
+  '-c a\\',
+  '-d 5',
+  '-cdatestyle',
+  '   ',
+  '--timezone=\\',
+  '-c x=y',
+  '\\\\\\',
+];
 
 type Maker = (random: Random) => Buffer;
 
@@ -77,17 +135,26 @@ const MAKERS: readonly Maker[] = [
   (r) => startupPacket(PROTOCOL_30, { ...GOOD, options: r.text(r.below(300)) }),
   (r) => startupPacket(PROTOCOL_30, { ...GOOD, replication: r.text(r.below(9)) }),
   (r) => startupPacket(PROTOCOL_30, { ...GOOD, application_name: r.text(r.below(9000)) }),
-  (r) => startupPacket(PROTOCOL_30, { ...GOOD, [r.pick(['DateStyle', 'TimeZone', 'client_encoding'])]: r.text(r.below(60)) }),
+  (r) =>
+    startupPacket(PROTOCOL_30, {
+      ...GOOD,
+      [r.pick(['DateStyle', 'TimeZone', 'client_encoding'])]: r.text(r.below(60)),
+    }),
   (r) => startupPacket(PROTOCOL_30, { user: r.text(r.between(1, 400)), database: 'postgres' }),
   (r) => startupPacket(PROTOCOL_30, { user: 'postgres', database: `no-${r.text(r.below(300))}` }),
   (r) => startupPacket(PROTOCOL_30, { ...GOOD, [`_pq_.${r.text(20)}`]: r.text(20) }),
-  (r) => startupPacket(PROTOCOL_30, { ...GOOD, filler: 'x'.repeat(r.pick([9_000, 9_900, 30_000, 65_400, 65_600, 200_000])) }),
+  (r) =>
+    startupPacket(PROTOCOL_30, {
+      ...GOOD,
+      filler: 'x'.repeat(r.pick([9_000, 9_900, 30_000, 65_400, 65_600, 200_000])),
+    }),
   // too many of them
   (r) => Buffer.concat(Array.from({ length: r.between(2, 4) }, () => startupPacket(PROTOCOL_30, GOOD))),
   (r) => Buffer.concat(Array.from({ length: r.between(1, 30) }, () => startupPacket(SSL_REQUEST, Buffer.alloc(0)))),
   // data behind a request for encryption
   (r) => Buffer.concat([startupPacket(r.pick([SSL_REQUEST, GSSENC_REQUEST]), Buffer.alloc(0)), r.pick(SEEDS)]),
-  (r) => Buffer.concat([startupPacket(r.pick([SSL_REQUEST, GSSENC_REQUEST]), Buffer.alloc(0)), r.bytes(r.between(1, 60))]),
+  (r) =>
+    Buffer.concat([startupPacket(r.pick([SSL_REQUEST, GSSENC_REQUEST]), Buffer.alloc(0)), r.bytes(r.between(1, 60))]),
   (r) => startupPacket(r.pick([SSL_REQUEST, GSSENC_REQUEST]), r.bytes(r.between(1, 60))),
   // cancels
   (r) => startupPacket(CANCEL_REQUEST, r.bytes(r.below(24))),
@@ -132,10 +199,14 @@ export function hostilePassword(random: Random): Buffer {
     () => sasl(random.text(random.below(30)), first.length, first),
     () => sasl('SCRAM-SHA-256', first.length, random.mutate(Buffer.from(first)).toString('latin1')),
     () => Buffer.concat([sasl('SCRAM-SHA-256', first.length, first), message('p', random.bytes(random.below(200)))]),
-    () => Buffer.concat([
-      sasl('SCRAM-SHA-256', first.length, first),
-      message('p', Buffer.from(`c=biws,r=${random.bytes(20).toString('base64')},p=${random.bytes(32).toString('base64')}`)),
-    ]),
+    () =>
+      Buffer.concat([
+        sasl('SCRAM-SHA-256', first.length, first),
+        message(
+          'p',
+          Buffer.from(`c=biws,r=${random.bytes(20).toString('base64')},p=${random.bytes(32).toString('base64')}`),
+        ),
+      ]),
     () => random.pick(SEEDS),
     () => message(random.pick([...'QXPBSdc']), cstring('SELECT 1')),
     () => random.bytes(random.between(1, 100)),

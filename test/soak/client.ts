@@ -3,7 +3,18 @@
  * chance will have it. Every query carries a token that nobody else has; any other answer is a wrong one.
  */
 import { setTimeout as pause } from 'node:timers/promises';
-import { type Bouncer, cancelRequest, cstring, errorFields, int16, int32, type Message, message, RawClient, rowValues } from '../harness';
+import {
+  type Bouncer,
+  cancelRequest,
+  cstring,
+  errorFields,
+  int16,
+  int32,
+  type Message,
+  message,
+  type RawClient,
+  rowValues,
+} from '../harness';
 import { reset } from '../hostile/attack';
 import type { Random } from '../hostile/random';
 
@@ -28,7 +39,17 @@ export interface Tally {
 }
 
 export function newTally(): Tally {
-  return { logins: 0, answers: 0, errors: 0, cancels: 0, cancelled: 0, vanished: 0, idles: 0, serversLost: 0, refused: 0 };
+  return {
+    logins: 0,
+    answers: 0,
+    errors: 0,
+    cancels: 0,
+    cancelled: 0,
+    vanished: 0,
+    idles: 0,
+    serversLost: 0,
+    refused: 0,
+  };
 }
 
 /**
@@ -61,7 +82,8 @@ export class SoakClient {
       try {
         await this.visit();
       } catch (err) {
-        if (!(err instanceof Lost)) throw new Error(`client ${this.number}: ${err instanceof Error ? err.message : err}`, { cause: err });
+        if (!(err instanceof Lost))
+          throw new Error(`client ${this.number}: ${err instanceof Error ? err.message : err}`, { cause: err });
         if (err.message === 'login') this.tally.refused++;
         else this.tally.serversLost++;
         await this.conn?.destroy();
@@ -126,7 +148,8 @@ export class SoakClient {
   /** The rows must be these, and there must be no error. */
   private expect(messages: Message[], rows: string[]): void {
     const error = messages.find((msg) => msg.type === 'E');
-    if (error !== undefined) throw new Error(`an error for ${rows[0]}: ${errorFields(error).C} ${errorFields(error).M}`);
+    if (error !== undefined)
+      throw new Error(`an error for ${rows[0]}: ${errorFields(error).C} ${errorFields(error).M}`);
     const got = messages.filter((msg) => msg.type === 'D').map((msg) => rowValues(msg)[0]);
     if (got.join() !== rows.join()) throw new Error(`asked for ${rows}, got ${got}`);
     this.tally.answers++;
@@ -168,7 +191,10 @@ export class SoakClient {
     const token = this.token();
     const count = this.random.between(1, 300);
     await conn.sendMessage('Q', cstring(`SELECT '${token}-' || n FROM generate_series(1, ${count}) n`));
-    this.expect(await this.answer(conn), Array.from({ length: count }, (_, n) => `${token}-${n + 1}`));
+    this.expect(
+      await this.answer(conn),
+      Array.from({ length: count }, (_, n) => `${token}-${n + 1}`),
+    );
   }
 
   private async failing(conn: RawClient): Promise<void> {
@@ -219,7 +245,8 @@ export class SoakClient {
     if (where === 1) await conn.sendMessage('Q', cstring('SELECT pg_sleep(0.02)'));
     else if (where === 2) await conn.sendMessage('Q', cstring('BEGIN'));
     else if (where === 3) await conn.send(message('Q', cstring("SELECT 'never'")).subarray(0, 9));
-    else if (where === 4) await conn.sendMessage('Q', cstring('SELECT repeat($$x$$, 100000) FROM generate_series(1, 50)'));
+    else if (where === 4)
+      await conn.sendMessage('Q', cstring('SELECT repeat($$x$$, 100000) FROM generate_series(1, 50)'));
     const how = this.random.below(3);
     if (how === 0) {
       reset(conn.socket);

@@ -50,7 +50,11 @@ export function hbaEval(rules: readonly HbaRule[] | null, client: HbaClient): Hb
   for (const rule of rules) {
     if (!connectionMatches(rule, client, address)) continue;
     // `all` databases are those that have a name
-    if (client.physicalReplication ? !rule.databases.replication : !nameMatches(rule.databases, client.database, client.user)) {
+    if (
+      client.physicalReplication
+        ? !rule.databases.replication
+        : !nameMatches(rule.databases, client.database, client.user)
+    ) {
       continue;
     }
     if (nameMatches(rule.users, client.user, client.database)) return rule;

@@ -277,7 +277,8 @@ function parseRule(rules: HbaRule[], maps: IdentMaps | null, line: string, linen
 export function parseHba(lines: string[], maps: IdentMaps | null, file: string): HbaRule[] {
   const rules: HbaRule[] = [];
   for (let i = 0; i < lines.length; i++) {
-    if (!parseRule(rules, maps, lines[i] as string, i + 1, file)) logWarning(`could not parse hba config line ${i + 1}`);
+    if (!parseRule(rules, maps, lines[i] as string, i + 1, file))
+      logWarning(`could not parse hba config line ${i + 1}`);
   }
   return rules;
 }
@@ -291,4 +292,3 @@ export function loadHba(path: string, maps: IdentMaps | null): HbaRule[] | null 
     return null;
   }
 }
-

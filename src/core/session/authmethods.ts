@@ -14,8 +14,7 @@ import { tlsSlot } from './slots';
 /** Whether a map has a line for this user of ours and a system user that `isPeer` knows. */
 function mapAllows(map: IdentMap, username: string, isPeer: (systemUser: string) => boolean): boolean {
   return map.mappings.some(
-    ({ systemUser, postgresUser }) =>
-      (postgresUser === null || postgresUser === username) && isPeer(systemUser),
+    ({ systemUser, postgresUser }) => (postgresUser === null || postgresUser === username) && isPeer(systemUser),
   );
 }
 

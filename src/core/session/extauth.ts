@@ -4,6 +4,7 @@
  * password packet is looked at again when the answer is there.
  */
 import { logWarning, slogDebug, slogWarning } from '../base/log';
+import { getCachedTime, USEC } from '../base/time';
 import { sbufContinue, sbufPause } from '../net/sbuf';
 import type { PgSocket } from '../pool/socket';
 import { SocketState } from '../pool/socket';
@@ -14,10 +15,16 @@ import { handoverSlot } from './slots';
 
 /** Most logins under way in one line, as the original's queues have room for. */
 const RUNNING_MAX = 20;
+/** Waiting clients that are never worth looking through. */
+const WAITING_MIN = 64;
+/** usec; far more than the longest answer takes, with all its time limits used up */
+const LOST_AFTER = 300 * USEC;
 
 interface Login {
   client: PgSocket;
   passwd: string;
+  /** when it was asked about, usec; 0 = waits */
+  since: number;
 }
 
 interface Answer {
@@ -32,8 +39,12 @@ export interface AuthLine {
   readonly name: string;
   /** Asks; the answer comes to externalAuthDone(). Returns null, or why nobody can be asked. */
   readonly start: (id: number, client: PgSocket, passwd: string) => string | null;
+  /** Whoever answers has not done so for LOST_AFTER: begin with somebody else. null = there is nobody else. */
+  readonly lost: (() => void) | null;
   readonly running: Map<number, Login>;
   waiting: Login[];
+  /** at this length those who have left are looked for: they must not pile up behind a mute directory */
+  waitingMax: number;
 }
 
 let lastId = 0;
@@ -41,8 +52,8 @@ let lastId = 0;
 /** Answers that came while a handover stood still. */
 const later: Answer[] = [];
 
-export function newAuthLine(name: string, start: AuthLine['start']): AuthLine {
-  return { name, start, running: new Map(), waiting: [] };
+export function newAuthLine(name: string, start: AuthLine['start'], lost: AuthLine['lost']): AuthLine {
+  return { name, start, lost, running: new Map(), waiting: [], waitingMax: WAITING_MIN };
 }
 
 function isValid(client: PgSocket): boolean {
@@ -57,11 +68,30 @@ function startLogin(line: AuthLine, login: Login): void {
   lastId = (lastId + 1) & 0x7fffffff;
   const error = line.start(lastId, login.client, login.passwd);
   if (error === null) {
+    login.since = getCachedTime();
     line.running.set(lastId, login);
     return;
   }
   logWarning(error);
   refuse(line, login.client);
+}
+
+function joinWaiting(line: AuthLine, login: Login): void {
+  if (line.waiting.length >= line.waitingMax) {
+    line.waiting = line.waiting.filter((other) => isValid(other.client));
+    line.waitingMax = Math.max(WAITING_MIN, 2 * line.waiting.length);
+  }
+  line.waiting.push(login);
+}
+
+/** Whoever answers must not take the line with it when it is gone. Looked at only when the line is full. */
+function giveUpLost(line: AuthLine): void {
+  if (line.lost === null) return;
+  const before = getCachedTime() - LOST_AFTER;
+  const lost = [...line.running].filter(([, login]) => login.since < before);
+  if (lost.length === 0) return;
+  line.lost();
+  for (const [id] of lost) externalAuthDone(line, id, false, [`${line.name} login was never answered`]);
 }
 
 /**
@@ -73,12 +103,13 @@ export function externalAuthBegin(line: AuthLine, client: PgSocket, passwd: stri
   client.waitForAuth = true;
   client.authPassed = false;
   sbufPause(client);
-  const login = { client, passwd };
+  const login = { client, passwd, since: 0 };
+  if (line.running.size >= RUNNING_MAX) giveUpLost(line);
   if (line.running.size < RUNNING_MAX) {
     startLogin(line, login);
   } else {
     slogWarning(client, `${line.name} queue is full, waiting`);
-    line.waiting.push(login);
+    joinWaiting(line, login);
   }
   return isValid(client) ? Act.WAIT : Act.DEAD;
 }

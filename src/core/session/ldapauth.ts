@@ -4,8 +4,8 @@
  */
 import { join } from 'node:path';
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads';
-import { type LdapOptions, parseLdapOptions } from '../config/ldapopts';
 import { native } from '../base/native';
+import { type LdapOptions, parseLdapOptions } from '../config/ldapopts';
 import type { PgSocket } from '../pool/socket';
 import type { PgCredentials } from '../pool/user';
 import { externalAuthDone, newAuthLine } from './extauth';
@@ -72,7 +72,12 @@ function startLdap(id: number, client: PgSocket, passwd: string): string | null 
   return null;
 }
 
-export const ldapLine = newAuthLine('LDAP', startLdap);
+/** The thread is gone, or as good as that: the next login starts another. */
+function loseWorker(): void {
+  port = null;
+}
+
+export const ldapLine = newAuthLine('LDAP', startLdap, loseWorker);
 
 /** The loop was woken: maybe by answers. */
 export function collectLdapAnswers(): void {

@@ -14,7 +14,7 @@ function startPam(id: number, client: PgSocket, passwd: string): string | null {
   return err === 0 ? null : `PAM login could not be queued: ${native.strerror(-err)}`;
 }
 
-export const pamLine = newAuthLine('PAM', startPam);
+export const pamLine = newAuthLine('PAM', startPam, null);
 
 /** Ev.AUTHENTICATED: `id` is done. */
 export function onPamDone(id: number, allowed: boolean): void {

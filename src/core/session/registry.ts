@@ -49,7 +49,11 @@ export function tagPoolDirty(pool: PgPool): void {
   forEachServer(pool, (server) => {
     server.closeNeeded = true;
   });
+  // these logins did not fail: their clients wait for the next, instead of being refused until server_login_retry
+  const { lastLoginFailed, lastConnectFailed } = pool;
   while (pool.newServerList.head !== null) disconnectServer(pool.newServerList.head, true, 'connect string changed');
+  pool.lastLoginFailed = lastLoginFailed;
+  pool.lastConnectFailed = lastConnectFailed;
 }
 
 /** Likewise for all pools of a database: its connect string changed, or RECONNECT was asked for. */
