@@ -45,7 +45,8 @@ export async function login(port: number, databases: string[]): Promise<RawClien
     for (let database = left.pop(); database !== undefined; database = left.pop()) {
       const client = await RawClient.connect({ port });
       const answer = await client.login({ database });
-      if (answer.at(-1)?.type !== 'Z') throw new Error(`a login on database ${database} failed`);
+      const last = answer.at(-1);
+      if (last?.type !== 'Z') throw new Error(`a login on ${database} failed: ${last?.body.toString('latin1')}`);
       clients.push(client);
     }
   };

@@ -232,6 +232,8 @@ interface Seen {
   requestTime: number;
   flags: number;
   pool: PgPool | null;
+  /** it is still there */
+  met: boolean;
 }
 
 /** An idle client: nothing of it is on its way anywhere, and it changes only when a packet of it arrives. */
@@ -251,7 +253,6 @@ export class Description {
   private readonly numbers = new Map<PgPool, number>();
   private readonly statements = new Set<number>();
   private readonly ahead = new Map<PgSocket, Seen>();
-  private same: number[] = [];
   private ok = true;
   private count = 0;
 
@@ -260,7 +261,19 @@ export class Description {
   /** @param format the version to write */
   begin(format: number): boolean {
     this.ok = this.put(beginRecord(format), [], -1);
+    this.putFrame();
     return this.ok;
+  }
+
+  /** What sockets belong to. Comes twice, because it goes on changing while clients are described ahead. */
+  private putFrame(): void {
+    for (let user = userList.head; user !== null; user = nextOf(user)) {
+      this.write({ k: 'user', ...secretRecord(user.credentials) }, [], -1);
+    }
+    for (const list of [databaseList, autodatabaseIdleList]) {
+      for (let db = list.head; db !== null; db = nextOf(db)) this.write(databaseRecord(db), [], -1);
+    }
+    for (const pool of allPools()) this.write(poolRecord(pool, this.numberOf(pool)), [], -1);
   }
 
   /**
@@ -269,11 +282,13 @@ export class Description {
    */
   describeAhead(sk: PgSocket): boolean {
     if (sk.handle < 0 || !isIdle(sk) || !travels(sk) || native.unsent(sk.handle) > 0) return this.ok;
+    // its pool was made after the frame was described
+    if (sk.pool !== null && !this.numbers.has(sk.pool)) return this.ok;
     const record = socketRecord(sk, 'cl_active', this.numberOf(sk.pool), 0, 0);
     record.k = 'ahead';
     addStatements(record, sk, this.putStatement);
     this.write(record, [], native.fdOf(sk.handle));
-    this.ahead.set(sk, { requestTime: sk.requestTime, flags: record.f, pool: sk.pool });
+    this.ahead.set(sk, { requestTime: sk.requestTime, flags: record.f, pool: sk.pool, met: false });
     return this.ok;
   }
 
@@ -293,22 +308,17 @@ export class Description {
       this.write({ k: 'listener', fd: true, inherited }, [], fd);
       return this.ok;
     });
-    for (let user = userList.head; user !== null; user = nextOf(user)) {
-      this.write({ k: 'user', ...secretRecord(user.credentials) }, [], -1);
-    }
-    for (const list of [databaseList, autodatabaseIdleList]) {
-      for (let db = list.head; db !== null; db = nextOf(db)) this.write(databaseRecord(db), [], -1);
-    }
+    this.putFrame();
     const unsentOf = new Map<PgSocket, Uint8Array>();
     for (const { sk, unsent } of sockets) if (unsent !== null) unsentOf.set(sk, unsent);
     const each = (sk: PgSocket): void => {
       if (sk !== except) this.putSocket(sk, unsentOf.get(sk) ?? null);
     };
-    const pools = allPools();
-    for (const pool of pools) this.write(poolRecord(pool, this.numberOf(pool)), [], -1);
-    for (const pool of pools) eachOfPool(pool, each);
+    for (const pool of allPools()) eachOfPool(pool, each);
     eachOfList(loginClientList, each);
-    this.putSame();
+    const gone: number[] = [];
+    for (const [sk, seen] of this.ahead) if (!seen.met) gone.push(sk.id);
+    if (gone.length > 0) this.write({ k: 'gone', ids: gone }, [], -1);
     this.write({ k: 'end', listeners, sockets: this.count }, [], -1);
     return this.ok;
   }
@@ -333,25 +343,16 @@ export class Description {
     this.write({ k: 'statement', queryId, length: query.length }, [query], -1);
   };
 
-  /** The clients that did nothing since, in one record for as many as follow one another. */
-  private putSame(): void {
-    if (this.same.length === 0) return;
-    this.write({ k: 'same', ids: this.same }, [], -1);
-    this.same = [];
-  }
-
   private putSocket(sk: PgSocket, unsent: Uint8Array | null): void {
     const state = stateName(sk.state);
     if (!this.ok || state === null || sk.handle < 0 || !travels(sk)) return;
     this.count++;
     const seen = this.ahead.get(sk);
-    if (seen !== undefined && seen.requestTime === sk.requestTime && seen.pool === sk.pool && unsent === null) {
-      if (isIdle(sk) && seen.flags === flagBits(sk)) {
-        this.same.push(sk.id);
-        return;
-      }
+    if (seen !== undefined) {
+      seen.met = true;
+      const quiet = seen.requestTime === sk.requestTime && seen.pool === sk.pool && unsent === null && isIdle(sk);
+      if (quiet && seen.flags === flagBits(sk)) return;
     }
-    this.putSame();
     const raw: Uint8Array[] = [];
     const kept = native.keptLength(sk.handle) > 0 ? native.copyKept(sk.handle) : null;
     if (kept !== null) raw.push(kept);

@@ -181,7 +181,7 @@ export type RequestNoteTuple = [number, boolean, number | null, ClientStatementT
 export type AddrTuple = [number, string, number, number, number];
 
 export interface SocketRecord {
-  /** `ahead`: sent while the old process still serves; only what a later record names is taken */
+  /** `ahead`: sent while the old process still serves; holds unless a later record says otherwise */
   k: 'socket' | 'ahead';
   /** false: it came with the record sent ahead, which this one replaces */
   fd: boolean;
@@ -227,9 +227,9 @@ export interface SocketRecord {
   tls?: null;
 }
 
-/** The next sockets in order are as they were described ahead. */
-export interface SameRecord {
-  k: 'same';
+/** Clients that were described ahead and have left since. */
+export interface GoneRecord {
+  k: 'gone';
   ids: number[];
 }
 
@@ -248,7 +248,7 @@ export type HandoverRecord =
   | PoolRecord
   | StatementRecord
   | SocketRecord
-  | SameRecord
+  | GoneRecord
   | EndRecord;
 
 /**

@@ -29,7 +29,7 @@ import { ETOOMANYREFS, sendAll } from './channel';
 import { Description, travels } from './describe';
 import { diePoint } from './diepoint';
 import { FORMAT, type HandoverRecord } from './format';
-import { goOn, type Still, standStill } from './still';
+import { goOn, type Still, sendUnsent, standStill } from './still';
 import { allSockets, countKinds } from './walk';
 
 /** Most descriptors, and about how many bytes, of one message. */
@@ -234,7 +234,9 @@ function thaw(): void {
   runState.pauseMode = pauseBefore;
   const sockets = still;
   still = [];
-  goOn(sockets);
+  // inside a turn already: no other
+  sendUnsent(sockets);
+  goOn(sockets, () => {});
   resumePooler();
   handoverSlot.replay();
   if (reloadAsked) reloadSlot.loadConfig();

@@ -21,6 +21,7 @@ import { isServerSocket, type PgAddr, type PgSocket, SocketState } from '../core
 import { newClient, newServer, socketCounts } from '../core/pool/state';
 import {
   type ClientPrepared,
+  freeClientStatements,
   type RequestPrepared,
   raiseQueryId,
   restoreClientPrepared,
@@ -84,8 +85,6 @@ function adoptSecret(user: PgCredentials, from: SecretRecord): void {
   user.scramPassthroughValid = true;
 }
 
-const noBytes = Buffer.alloc(0);
-
 /** A linked pair, or a cancel request and its target: ends that may be described later. */
 interface Tie {
   from: PgSocket;
@@ -111,10 +110,8 @@ export class Restorer {
   /** databases whose servers were opened under another config */
   private readonly changed = new Set<string>();
   private readonly ownCredentials = new Map<string, PgCredentials>();
-  private readonly byId = new Map<number, PgSocket>();
+  private readonly byId = new Map<number, Still>();
   private readonly links: Tie[] = [];
-  /** clients that were described ahead and not named since, by the id they have in the old process */
-  private readonly ahead = new Map<number, { sk: PgSocket; record: SocketRecord }>();
   /** prepared queries by the number they have in the old process */
   private readonly queries = new Map<number, Buffer>();
   private readonly requests: { server: PgSocket; requests: number[]; notes: RequestPrepared[] }[] = [];
@@ -161,17 +158,14 @@ export class Restorer {
         this.queries.set(record.queryId, Buffer.from(raw.subarray(0, record.length)));
         return;
       case 'ahead':
-        this.takeAhead(record, takeFd());
-        return;
-      case 'same':
-        for (const id of record.ids) this.takeSame(id);
-        return;
       case 'socket':
         this.takeSocket(record, raw, record.fd ? takeFd() : -1);
         return;
+      case 'gone':
+        for (const id of record.ids) this.takeGone(id);
+        return;
       case 'end':
         this.tie();
-        this.dropAhead();
         if (record.sockets !== this.arrived || record.listeners !== this.listeners) {
           throw new Error(
             `got ${this.arrived} sockets and ${this.listeners} listeners of ${record.sockets} and ${record.listeners}`,
@@ -295,35 +289,39 @@ export class Restorer {
     return sk;
   }
 
-  /** An idle client, while the old process still serves it: made ready, and in no list yet. */
-  private takeAhead(record: SocketRecord, fd: number): void {
-    const sk = this.fresh(record, fd);
-    this.fillFields(sk, record);
-    this.ahead.set(record.id, { sk, record });
-  }
-
-  /** That client did nothing since. */
-  private takeSame(id: number): void {
-    const known = this.ahead.get(id);
-    if (known === undefined) throw new Error(`unknown client ${id}`);
-    this.ahead.delete(id);
-    this.place(known.sk, known.record, noBytes);
-  }
-
   private takeSocket(record: SocketRecord, raw: Buffer, fd: number): void {
-    const known = this.ahead.get(record.id);
+    const known = this.byId.get(record.id);
     if (known === undefined && fd < 0) throw new Error(`a socket without its descriptor: ${record.id}`);
-    this.ahead.delete(record.id);
-    const sk = known?.sk ?? this.fresh(record, fd);
-    if (known !== undefined) sk.vars = newVarCache();
-    this.fillFields(sk, record);
-    this.place(sk, record, raw);
+    if (known !== undefined) {
+      this.unplace(known.sk);
+      known.sk.vars = newVarCache();
+    }
+    const still = known ?? { sk: this.fresh(record, fd), unsent: null };
+    this.fillFields(still.sk, record);
+    this.place(still, record, raw);
+    if (known === undefined) {
+      this.sockets.push(still);
+      this.byId.set(record.id, still);
+    }
   }
 
-  /** Clients that left while they were described. */
-  private dropAhead(): void {
-    for (const { sk } of this.ahead.values()) this.drop(sk);
-    this.ahead.clear();
+  /** A client that left after it was described ahead. */
+  private takeGone(id: number): void {
+    const known = this.byId.get(id);
+    if (known === undefined) throw new Error(`unknown client ${id}`);
+    this.byId.delete(id);
+    this.unplace(known.sk);
+    this.drop(known.sk);
+  }
+
+  /** Undoes place(), for a client that was described ahead. */
+  private unplace(sk: PgSocket): void {
+    this.arrived--;
+    sk.list?.remove(sk);
+    freeClientStatements(sk);
+    if (sk.db !== null && sk.contributesDbClientCount) sk.db.clientConnectionCount--;
+    const globalUser = sk.loginUser?.globalUser ?? null;
+    if (globalUser !== null && sk.userConnectionCounted) globalUser.clientConnectionCount--;
   }
 
   private drop(sk: PgSocket): void {
@@ -338,7 +336,8 @@ export class Restorer {
     sbufClose(sk);
   }
 
-  private place(sk: PgSocket, record: SocketRecord, raw: Buffer): void {
+  private place(still: Still, record: SocketRecord, raw: Buffer): void {
+    const { sk } = still;
     this.arrived++;
     const state = stateOf(record.state);
     sk.pool = this.pools.get(record.pool) ?? null;
@@ -357,16 +356,16 @@ export class Restorer {
         throw new Error('received bytes are missing');
       sk.hasKept = true;
     }
-    const unsent = record.unsent > 0 ? Buffer.from(raw.subarray(record.kept, record.kept + record.unsent)) : null;
-    if (unsent !== null && unsent.length !== record.unsent) throw new Error('unsent bytes are missing');
+    if (record.unsent > 0) {
+      still.unsent = Buffer.from(raw.subarray(record.kept, record.kept + record.unsent));
+      if (still.unsent.length !== record.unsent) throw new Error('unsent bytes are missing');
+    }
     if (record.collected > 0) {
       const start = record.kept + record.unsent;
       sk.collect = Buffer.from(raw.subarray(start, start + record.collected));
       sk.collectLen = sk.collect.length;
       if (sk.collectLen !== record.collected) throw new Error('bytes of a packet are missing');
     }
-    this.sockets.push({ sk, unsent });
-    this.byId.set(record.id, sk);
     if (record.link !== undefined) this.links.push({ from: sk, to: record.link });
     if (record.canceled !== undefined) this.cancels.push({ from: sk, to: record.canceled });
   }
@@ -465,10 +464,10 @@ export class Restorer {
   }
 
   private tie(): void {
-    for (const { from, to } of this.links) from.link = this.byId.get(to) ?? null;
+    for (const { from, to } of this.links) from.link = this.byId.get(to)?.sk ?? null;
     for (const { server, requests, notes } of this.requests) restoreRequests(server, requests, notes);
     for (const { from, to } of this.cancels) {
-      const server = this.byId.get(to) ?? null;
+      const server = this.byId.get(to)?.sk ?? null;
       if (server === null || !isServerSocket(server)) continue;
       from.canceledServer = server;
       if (server.cancelingClients === null) server.cancelingClients = [from];

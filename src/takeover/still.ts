@@ -8,8 +8,11 @@ import { nextOf } from '../core/base/list';
 import { native } from '../core/base/native';
 import { sbufContinue } from '../core/net/sbuf';
 import { poolList, touchPool } from '../core/pool/pool';
-import { isDead, type PgSocket } from '../core/pool/socket';
+import { isDead, type PgSocket, SocketState } from '../core/pool/socket';
 import { onDrain } from '../core/session/mainloop';
+
+/** Idle clients that go on between two turns of the loop. */
+const IDLE_SLICE = 250;
 
 /** A socket that stands still. */
 export interface Still {
@@ -43,9 +46,30 @@ function readAgain(sk: PgSocket): void {
   }
 }
 
-/** Lets everything go on; the pools are looked at when this turn ends. */
-export function goOn(sockets: readonly Still[]): void {
+/** Somebody waits for it, or it for somebody. */
+function isBusy(sk: PgSocket): boolean {
+  return sk.link !== null || sk.hasKept || sk.blocked || sk.state !== SocketState.CL_ACTIVE;
+}
+
+/** The first step of going on: what peers have to get before anything else. */
+export function sendUnsent(sockets: readonly Still[]): void {
   for (const still of sockets) sendAgain(still);
-  for (const still of sockets) readAgain(still.sk);
+}
+
+/**
+ * The second: lets everything go on; the pools are looked at when this turn ends. Busy sockets come first: the idle clients, of which there
+ * may be thousands, take their time with the kernel.
+ * @param betweenSlices is called now and then, so that the busy ones are served meanwhile
+ */
+export function goOn(sockets: readonly Still[], betweenSlices: () => void): void {
+  const idle: PgSocket[] = [];
+  for (const { sk } of sockets) {
+    if (isBusy(sk)) readAgain(sk);
+    else idle.push(sk);
+  }
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) touchPool(pool);
+  for (let i = 0; i < idle.length; i++) {
+    readAgain(idle[i] as PgSocket);
+    if ((i + 1) % IDLE_SLICE === 0) betweenSlices();
+  }
 }

@@ -33,7 +33,7 @@ import { classicState, takeoverLoadFd, takeoverPostprocessFds } from './classic'
 import { diePoint } from './diepoint';
 import { FORMAT, type HandoverRecord } from './format';
 import { Restorer } from './restore';
-import { goOn } from './still';
+import { goOn, sendUnsent } from './still';
 import { countKinds } from './walk';
 
 /** How long the old process may take none of a command. */
@@ -265,6 +265,12 @@ function isAlive(pid: number): boolean {
   }
 }
 
+/** Serves who is served already. */
+function oneTurn(): void {
+  native.loopBreak();
+  mainLoopOnce();
+}
+
 /** The sockets are ours: everybody is served again. */
 function resumeWork(): void {
   const goneDatabases = restorer === null ? classicState.goneDatabases : restorer.goneDatabases;
@@ -275,10 +281,11 @@ function resumeWork(): void {
       if (isServerSocket(sk) && !sk.ready && sk.link === null) disconnectServer(sk, true, 'client was not handed over');
     }
   } else {
-    goOn(restorer.sockets);
+    sendUnsent(restorer.sockets);
     resumePooler();
   }
   for (const db of goneDatabases) killDatabase(db);
+  if (restorer !== null) goOn(restorer.sockets, oneTurn);
   pauseEnded = getRealTime();
 }
 

@@ -2,6 +2,7 @@
  * auth_type ldap: the password is a directory's to judge. The asking is done by src/workers/ldap.ts on a thread of its
  * own, which is started at the first such login; its answers lie in a port that is emptied when it wakes the loop.
  */
+import { accessSync, constants } from 'node:fs';
 import { join } from 'node:path';
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads';
 import { native } from '../base/native';
@@ -67,7 +68,15 @@ function requestOf(id: number, options: LdapOptions, user: string, passwd: strin
 function startLdap(id: number, client: PgSocket, passwd: string): string | null {
   const { options, error } = parseLdapOptions(client.ldapOptions);
   if (options === null) return error;
-  port ??= startWorker();
+  if (port === null) {
+    try {
+      // what fails in the thread's first moments nobody would ever hear of
+      accessSync(WORKER, constants.R_OK);
+      port = startWorker();
+    } catch (err) {
+      return `LDAP authentication is not supported: ${(err as Error).message}`;
+    }
+  }
   port.postMessage(requestOf(id, options, (client.loginUser as PgCredentials).name, passwd));
   return null;
 }
