@@ -443,8 +443,8 @@ describe('auth_file', () => {
   });
 });
 
-describe('settings that are not built yet', () => {
-  const warnings = (peers = 0): string[] => logged(() => warnUnbuiltSettings(peers));
+describe('settings without effect', () => {
+  const warnings = (): string[] => logged(() => warnUnbuiltSettings());
 
   it('are silent at their defaults', () => {
     assert.deepEqual(warnings(), []);
@@ -457,11 +457,11 @@ describe('settings that are not built yet', () => {
       const setting = findSetting(name);
       assert.ok(setting, name);
       const type = setting.type;
-      const value = name === 'auth_type' ? 'hba' : type === SettingType.LOOKUP ? 'require' : '7';
+      const value = type === SettingType.LOOKUP ? 'require' : '7';
       assert.equal(setConfigParam(name, value), SetResult.OK);
       const messages = warnings();
       assert.equal(messages.length, 1, name);
-      assert.ok(messages[0]?.startsWith(`WARNING setting has no effect yet: ${name} = ${value} (`), messages[0]);
+      assert.ok(messages[0]?.startsWith(`WARNING setting has no effect: ${name} = ${value} (`), messages[0]);
       toDefaults();
     }
   });
@@ -478,10 +478,6 @@ describe('settings that are not built yet', () => {
       setConfigParam(name, value);
       assert.deepEqual(warnings(), [], name);
     }
-  });
-
-  it('include peers', () => {
-    assert.deepEqual(warnings(2), ['WARNING section has no effect yet: [peers] (peering is not built yet)']);
   });
 });
 

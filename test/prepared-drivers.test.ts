@@ -51,7 +51,10 @@ describe('pg', () => {
         }),
       );
       const expected = (i: number) => Array.from({ length: 50 }, (_, n) => i + n + (n % 5));
-      assert.deepEqual(answers, clients.map((_, i) => expected(i)));
+      assert.deepEqual(
+        answers,
+        clients.map((_, i) => expected(i)),
+      );
     } finally {
       await Promise.all(clients.map((client) => client.end()));
     }
@@ -89,7 +92,11 @@ describe('postgres', () => {
       const some = Array.from({ length: 400 }, (_, n) => n);
       const all = some.map(async (n) => {
         if (n % 7 === 0) return (await sql`SELECT ${n}::int AS n, 'seven' AS why`)[0]?.n;
-        if (n % 11 === 0) return sql`SELECT 1 / ${0}::int`.then(() => null, () => n);
+        if (n % 11 === 0)
+          return sql`SELECT 1 / ${0}::int`.then(
+            () => null,
+            () => n,
+          );
         return sql.begin(async (tx) => (await tx`SELECT ${n}::int AS n`)[0]?.n);
       });
       assert.deepEqual(await withTimeout(Promise.all(all), 'the answers', RUN_MS_MAX), some);
@@ -125,7 +132,11 @@ describe('pgbench', { skip: pgbench === null && 'there is no pgbench on this mac
 
   for (const clients of [1, 16, 64]) {
     it(`prepared, ${clients} clients on ${POOL_SIZE} servers`, () =>
-      bench('postgres', clients, '\\set n random(1, 1000)\nSELECT :n;\nBEGIN;\nSELECT :n + 1;\nSELECT 2 * :n;\nEND;\n'));
+      bench(
+        'postgres',
+        clients,
+        '\\set n random(1, 1000)\nSELECT :n;\nBEGIN;\nSELECT :n + 1;\nSELECT 2 * :n;\nEND;\n',
+      ));
   }
 
   it('prepared, with more statements than a server keeps', async () => {

@@ -190,7 +190,16 @@ describe('a named statement', () => {
       const portal = message('D', Buffer.from('P'), cstring('c'));
       const run = message('E', cstring('c'), int32(0));
       const closePortal = message('C', Buffer.from('P'), cstring('c'));
-      await client.send(parse('', 'SELECT 6'), describeStatement(''), bind('', [], 'c'), portal, run, closePortal, close(''), SYNC);
+      await client.send(
+        parse('', 'SELECT 6'),
+        describeStatement(''),
+        bind('', [], 'c'),
+        portal,
+        run,
+        closePortal,
+        close(''),
+        SYNC,
+      );
       assert.equal(letters(await client.until('Z')), '1tT2TDC33Z');
       assert.deepEqual(await onServer(client), []);
     }));
@@ -249,11 +258,14 @@ describe('the statements of a server', () => {
   }
 
   it('are forgotten when the reset query drops them', () =>
-    withTx({ default_pool_size: 1, server_reset_query_always: 1, server_reset_query: 'DISCARD ALL' }, async (pooler) => {
-      const client = await login(pooler);
-      await prepare(client, 'q', 'SELECT 8');
-      for (let i = 0; i < 3; i++) assert.equal(await use(client, 'q'), '8');
-    }));
+    withTx(
+      { default_pool_size: 1, server_reset_query_always: 1, server_reset_query: 'DISCARD ALL' },
+      async (pooler) => {
+        const client = await login(pooler);
+        await prepare(client, 'q', 'SELECT 8');
+        for (let i = 0; i < 3; i++) assert.equal(await use(client, 'q'), '8');
+      },
+    ));
 });
 
 describe('an answer that no server gave', () => {
@@ -262,7 +274,16 @@ describe('an answer that no server gave', () => {
       const [a, b] = [await login(pooler), await login(pooler)];
       await prepare(b, 'x', 'SELECT 2');
       const run = [parse('', 'SELECT 1'), bind(''), EXECUTE];
-      await a.send(...run, parse('y', 'SELECT 2'), close('y'), ...run, parse('z', 'SELECT 2'), bind('z'), EXECUTE, SYNC);
+      await a.send(
+        ...run,
+        parse('y', 'SELECT 2'),
+        close('y'),
+        ...run,
+        parse('z', 'SELECT 2'),
+        bind('z'),
+        EXECUTE,
+        SYNC,
+      );
       assert.equal(letters(await a.until('Z')), '12DC1312DC12DCZ');
     }));
 
@@ -408,7 +429,10 @@ describe('packets about statements', () => {
       await ask(b, 'BEGIN');
       await a.send(bind('large', ['1']), EXECUTE, bind('large', ['2']), EXECUTE, SYNC);
       const rows = (await a.until('Z')).filter((msg) => msg.type === 'D').map(rowValues);
-      assert.deepEqual(rows, [[String(5 << 20), '1'], [String(5 << 20), '2']]);
+      assert.deepEqual(rows, [
+        [String(5 << 20), '1'],
+        [String(5 << 20), '2'],
+      ]);
       // unnamed ones are not put together
       await a.send(parse('', `SELECT length('${text}')`), bind(''), EXECUTE, SYNC);
       assert.equal(letters(await a.until('Z')), '12DCZ');

@@ -221,7 +221,12 @@ function serverPrepared(statement: ServerStatement): ServerPrepared {
 }
 
 function clientPrepared(statement: ClientStatement): ClientPrepared {
-  return { name: statement.name, unsure: statement.unsure, queryId: statement.ps.queryId, query: statement.ps.queryAndParameters };
+  return {
+    name: statement.name,
+    unsure: statement.unsure,
+    queryId: statement.ps.queryId,
+    query: statement.ps.queryAndParameters,
+  };
 }
 
 export function clientPreparedEntries(client: PgSocket): ClientPrepared[] {
@@ -285,7 +290,11 @@ export function restoreServerPrepared(server: PgSocket, entries: readonly Server
  * has one, of its client (server.link) were restored.
  * @param requests type | action << 8, the oldest first
  */
-export function restoreRequests(server: PgSocket, requests: readonly number[], entries: readonly RequestPrepared[]): void {
+export function restoreRequests(
+  server: PgSocket,
+  requests: readonly number[],
+  entries: readonly RequestPrepared[],
+): void {
   const queue = server.requests as RequestQueue;
   const notes = new Map(entries.map((entry) => [entry.at, entry]));
   requests.forEach((request, at) => {

@@ -144,7 +144,8 @@ export function answerFakes(server: PgSocket, client: PgSocket): boolean {
   const buf = pktbufTemp();
   while (requests.count > 0 && requests.firstAction() === ResponseAction.FAKE) {
     const type = requests.firstType();
-    if (wantDebug()) slogDebug(client, `Queuing fake ${type === PqMsg.Parse ? 'ParseComplete' : 'CloseComplete'} packet`);
+    if (wantDebug())
+      slogDebug(client, `Queuing fake ${type === PqMsg.Parse ? 'ParseComplete' : 'CloseComplete'} packet`);
     buf.putBytes(fakePacket(type));
     settleFirst(requests);
   }
@@ -214,10 +215,7 @@ function handleParse(client: PgSocket, server: PgSocket, buf: Buffer, off: numbe
   const known = server.serverStatements?.find(ps) !== undefined;
   if (wantDebug()) {
     const what = known ? 'mapping' : 'creating mapping for';
-    slogDebug(
-      client,
-      `handle_parse_command: ${what} statement '${name}' to '${ps.name}' (query '${queryText(ps)}')`,
-    );
+    slogDebug(client, `handle_parse_command: ${what} statement '${name}' to '${ps.name}' (query '${queryText(ps)}')`);
   }
   if (known) return answerInTurn(client, server, PqMsg.Parse, new RequestNote(false, null, named));
 
@@ -295,7 +293,14 @@ function handleBind(
 }
 
 /** Describe of a named statement. @returns false when the client was disconnected */
-function handleDescribe(client: PgSocket, server: PgSocket, buf: Buffer, off: number, len: number, out: PktBuf): boolean {
+function handleDescribe(
+  client: PgSocket,
+  server: PgSocket,
+  buf: Buffer,
+  off: number,
+  len: number,
+  out: PktBuf,
+): boolean {
   const nameAt = off + NEW_HEADER_LEN + 1;
   const name = buf.toString('latin1', nameAt, findNul(buf, nameAt, off + len));
   const ps = clientStatement(client, name);

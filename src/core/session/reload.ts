@@ -45,7 +45,7 @@ export function loadConfig(firstLoad: boolean): boolean {
   reloadHba();
   // a reload reopens the log file: this is how it is rotated
   if (!firstLoad) resetLogging();
-  warnUnbuiltSettings(parsed.peers.length);
+  warnUnbuiltSettings();
   return true;
 }
 
