@@ -29,7 +29,7 @@ function rssKb(generation: Generation): number {
   return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${generation.pid}/status`, 'latin1'))?.[1] ?? 0);
 }
 
-for (const protocol of ['simple', 'extended', 'prepared']) {
+for (const protocol of ['simple', 'extended']) {
   it(`${REBOOTS} reboots under pgbench, ${CLIENTS} clients, ${protocol} protocol`, async () => {
     const server = await PgCluster.start();
     const pgbench = pgbenchOf(server);
@@ -89,3 +89,39 @@ for (const protocol of ['simple', 'extended', 'prepared']) {
     await server.stop();
   });
 }
+
+it('reboots while clients come and go all the time, and others use prepared statements', async () => {
+  const server = await PgCluster.start();
+  const pgbench = pgbenchOf(server);
+  if (pgbench === null) {
+    await server.stop();
+    return;
+  }
+  const settings = {
+    pool_mode: 'transaction',
+    max_prepared_statements: 100,
+    log_connections: 0,
+    log_disconnections: 0,
+  };
+  await withPlace({ cluster: server, settings }, async (place) => {
+    await place.start('ts');
+    const tcp = ['-h', '127.0.0.1', '-p', String(place.port), '-U', 'postgres'];
+    const unix = ['-h', place.dir, '-p', String(place.port), '-U', 'postgres'];
+    const init = await run(pgbench, [...tcp, '-i', '-q', 'postgres']);
+    assert.equal(init.code, 0, init.stderr);
+    const load = ['-n', '-S', '-c', '8', '-T', '10', 'postgres'];
+    const both = [
+      run(pgbench, [...tcp, '-C', ...load], { timeoutMs: 60_000 }),
+      run(pgbench, [...unix, '-M', 'prepared', ...load], { timeoutMs: 60_000 }),
+    ];
+    for (let i = 0; i < 5; i++) await place.reboot('ts');
+    for (const end of await Promise.all(both)) {
+      assert.equal(end.code, 0, end.stderr);
+      assert.match(end.stdout, /number of failed transactions: 0 /);
+      assert.equal(/error|abort|lost/i.test(end.stderr), false, end.stderr);
+    }
+    const lists = Object.fromEntries((await place.show('LISTS')).map((row) => [row.list, Number(row.items)]));
+    assert.equal(lists.used_clients, 1, 'only the console is left');
+  });
+  await server.stop();
+});
