@@ -5,6 +5,7 @@
 #include "loop_uv.h"
 
 #include <errno.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -12,10 +13,10 @@
 
 namespace tsb {
 
-static void onBound(uv_timer_t *timer) { static_cast<UvLoop *>(timer->data)->timedOut = true; }
+/** Events that one wait takes from the kernel. */
+constexpr int kEventsMax = 1024;
 
-static void onWake(uv_poll_t *poll, int, int) {
-  UvLoop *l = static_cast<UvLoop *>(poll->data);
+static void onWake(UvLoop *l) {
   uint64_t count;
   // another thread may drain it never, only this one: one read empties an eventfd
   if (read(l->wakeFd, &count, sizeof(count)) == static_cast<ssize_t>(sizeof(count)))
@@ -47,15 +48,19 @@ static Loop *create(Turn *turn, int recvMax, int *err) {
     delete l;
     return nullptr;
   }
-  uv_timer_init(&l->uv, &l->bound);
-  l->bound.data = l;
-  l->wakePoll.data = l;
-  if ((*err = uv_poll_init(&l->uv, &l->wakePoll, l->wakeFd)) < 0 ||
-      (*err = uv_poll_start(&l->wakePoll, UV_READABLE, onWake)) < 0) {
+  uv_async_init(&l->uv, &l->alive, nullptr);
+  l->epollFd = epoll_create1(EPOLL_CLOEXEC);
+  // members that are not slots are known by addresses that no slot has
+  epoll_event wake = {EPOLLIN, {&l->wakeFd}};
+  epoll_event uv = {EPOLLIN, {&l->uv}};
+  if (l->epollFd < 0 || epoll_ctl(l->epollFd, EPOLL_CTL_ADD, l->wakeFd, &wake) < 0 ||
+      epoll_ctl(l->epollFd, EPOLL_CTL_ADD, uv_backend_fd(&l->uv), &uv) < 0) {
+    *err = -errno;
     close(l->wakeFd);
     delete l;  // only when the kernel is out of memory at start: libuv's loop is not worth unwinding then
     return nullptr;
   }
+  uv_run(&l->uv, UV_RUN_NOWAIT);
   return l;
 }
 
@@ -74,9 +79,9 @@ static void destroy(Loop *loop) {
   }
   for (int signum = 0; signum < kSignalsMax; signum++)
     if (l->signals[signum]) uv_close(reinterpret_cast<uv_handle_t *>(l->signals[signum]), onSignalClosed);
-  uv_close(reinterpret_cast<uv_handle_t *>(&l->wakePoll), nullptr);
   close(l->wakeFd);
-  uv_close(reinterpret_cast<uv_handle_t *>(&l->bound), nullptr);
+  close(l->epollFd);
+  uv_close(reinterpret_cast<uv_handle_t *>(&l->alive), nullptr);
   std::vector<int> ids;
   for (const auto &entry : l->lookups) ids.push_back(entry.first);
   for (int id : ids) lookupEnd(l, id);
@@ -94,24 +99,21 @@ static int wait(Loop *loop, int timeoutMs) {
   Turn *turn = l->turn;
   turn->begin();
   l->turnNumber++;
+  ioReuse(l);
   ioDeliverPending(l);
-  const bool block = timeoutMs != 0 && turn->count == 0 && !l->breakAsked;
+  const bool block = timeoutMs != 0 && turn->count == 0 && !l->breakAsked && l->pending.empty();
   l->breakAsked = false;
-  if (!block) {
-    uv_run(&l->uv, UV_RUN_NOWAIT);
-    return turn->count;
+  epoll_event events[kEventsMax];
+  const int n = epoll_wait(l->epollFd, events, kEventsMax, block ? timeoutMs : 0);
+  for (int i = 0; i < n; i++) {
+    void *member = events[i].data.ptr;
+    if (member == &l->wakeFd)
+      onWake(l);
+    else if (member == &l->uv)
+      uv_run(&l->uv, UV_RUN_NOWAIT);
+    else
+      ioEvent(static_cast<Slot *>(member), events[i].events);
   }
-  l->timedOut = false;
-  if (timeoutMs > 0) {
-    uv_update_time(&l->uv);
-    uv_timer_start(&l->bound, onBound, static_cast<uint64_t>(timeoutMs), 0);
-  } else {
-    uv_timer_stop(&l->bound);
-  }
-  // libuv also returns for its own reasons (a handle closed, a write that went on without finishing): the caller has
-  // nothing to do then. Every event without a record makes progress or is no longer watched, so this does not spin.
-  do uv_run(&l->uv, UV_RUN_ONCE);
-  while (turn->count == 0 && !l->timedOut && !l->breakAsked);
   return turn->count;
 }
 
@@ -138,6 +140,8 @@ static int signalStart(Loop *loop, int signum) {
     return err;
   }
   l->signals[signum] = signal;
+  // registers it: libuv tells the kernel only when its loop turns
+  uv_run(&l->uv, UV_RUN_NOWAIT);
   return 0;
 }
 

@@ -22,21 +22,24 @@ struct UvLoop;
 
 enum class SlotKind : uint8_t {
   kFree,     // in the free list
-  kClosing,  // libuv still owns the struct until its close callback
+  kClosing,  // until the next wait, so that its number is not reused in this turn
   kStream,
   kListener,
   kWatch,
 };
 
-/** One handle. Never moves: libuv links it into its queues. */
+/** One handle. Never moves: the kernel keeps its address. */
 struct Slot {
-  uv_poll_t poll;
   UvLoop *loop;
   int handle;
   int fd;
   SlotKind kind;
-  /** what libuv watches now (UV_READABLE | UV_WRITABLE), possibly more than is wanted */
-  uint8_t armed;
+  /** what the kernel watches now (epoll's bits); 0 = not registered */
+  uint32_t armed;
+  /** the kernel said that there is something to receive, and we have not seen the end of it */
+  bool readable;
+  /** and that the stream ends behind it, or broke: no further edge will say so */
+  bool ending;
   bool reading;  // for a listener: accepting
   bool connecting;
   bool unixListener;
@@ -67,14 +70,17 @@ constexpr int kSignalsMax = 65;
 
 struct UvLoop : Loop {
   uv_loop_t uv;
+  /** never sent: it keeps libuv's loop alive, so that its set is registered with the kernel before a name is looked up */
+  uv_async_t alive;
   Turn *turn;
   int recvMax;
   uint32_t turnNumber;
   bool breakAsked;
-  bool timedOut;
-  uv_timer_t bound;
-  uv_poll_t wakePoll;
+  /** what waits: sockets, the wake-up descriptor, and libuv's own set as one member */
+  int epollFd;
   int wakeFd;
+  /** slots closed since the last wait */
+  std::vector<int> closing;
   uv_signal_t *signals[kSignalsMax];
   /** by handle; index 0 stays empty so that a zeroed field is never somebody's handle */
   std::vector<Slot *> slots;
@@ -119,6 +125,10 @@ int ioTlsStart(Loop *loop, int handle, TlsConn *conn, const uint8_t *bytes, size
 TlsConn *ioTlsOf(Loop *loop, int handle);
 /** Adds the records that need no kernel event; what finds no room stays pending. */
 void ioDeliverPending(UvLoop *l);
+/** What epoll said of one slot. */
+void ioEvent(Slot *slot, uint32_t events);
+/** Slots closed in the last turn may be used again. */
+void ioReuse(UvLoop *l);
 
 /* loop_uv_resolve.cc */
 int lookupStart(Loop *loop, const char *name);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -18,7 +19,7 @@
 
 namespace tsb {
 
-static void onPoll(uv_poll_t *poll, int status, int events);
+static void setPending(Slot *slot);
 
 /* ---- slots ---- */
 
@@ -37,14 +38,15 @@ static int slotNew(UvLoop *l, int fd, SlotKind kind) {
     l->slots.push_back(slot);
     l->freeSlots.push_back(slot->handle);
   }
-  // also makes the descriptor non-blocking, and refuses what cannot be polled or is wrapped already
-  const int err = uv_poll_init(&l->uv, &slot->poll, fd);
-  if (err < 0) return err;
+  const int flags = fcntl(fd, F_GETFL);
+  if (flags < 0) return -errno;
+  if (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) return -errno;
   l->freeSlots.pop_back();
-  slot->poll.data = slot;
   slot->fd = fd;
   slot->kind = kind;
   slot->armed = 0;
+  slot->readable = false;
+  slot->ending = false;
   slot->reading = false;
   slot->connecting = false;
   slot->unixListener = false;
@@ -57,17 +59,19 @@ static int slotNew(UvLoop *l, int fd, SlotKind kind) {
   return slot->handle;
 }
 
-/* Runs inside the next wait, so a number is never reused in the turn that closed it. */
-static void onClosed(uv_handle_t *handle) {
-  Slot *slot = static_cast<Slot *>(handle->data);
-  slot->kind = SlotKind::kFree;
-  slot->loop->freeSlots.push_back(slot->handle);
+void ioReuse(UvLoop *l) {
+  for (const int handle : l->closing) {
+    l->slots[handle]->kind = SlotKind::kFree;
+    l->freeSlots.push_back(handle);
+  }
+  l->closing.clear();
 }
 
-/* uv_close stops the polling and takes the descriptor out of epoll at once; only after that may it be closed. */
+/* Takes the descriptor out of epoll by name: it may live on in another process, and then closing it here does not. */
 static int forget(Slot *slot) {
   const int fd = slot->fd;
-  uv_close(reinterpret_cast<uv_handle_t *>(&slot->poll), onClosed);
+  if (slot->armed) epoll_ctl(slot->loop->epollFd, EPOLL_CTL_DEL, fd, nullptr);
+  slot->loop->closing.push_back(slot->handle);
   slot->kind = SlotKind::kClosing;
   slot->fd = -1;
   tlsConnFree(slot->tls);
@@ -77,16 +81,24 @@ static int forget(Slot *slot) {
   return fd;
 }
 
-/* Tells libuv what is wanted, when it has to know: something new is wanted, or what just happened is not. */
-static void arm(Slot *slot, int happened) {
-  const int wanted = (slot->reading || slot->shaking ? UV_READABLE : 0) |
-                     (slot->unsent.length > 0 || (slot->connecting && !slot->pendingConnect) ? UV_WRITABLE : 0);
-  if ((wanted & ~slot->armed) == 0 && (happened & slot->armed & ~wanted) == 0) return;
-  slot->armed = static_cast<uint8_t>(wanted);
-  if (wanted)
-    uv_poll_start(&slot->poll, wanted, onPoll);
-  else
-    uv_poll_stop(&slot->poll);
+/*
+ * A plain stream is registered once, for edges of both directions, and never again: stopping, starting and blocked
+ * sends cost no call. TLS does not say when it has drained its socket, so such a stream is watched by level, like
+ * listeners are.
+ */
+static uint32_t wantedEvents(const Slot *slot) {
+  if (slot->kind == SlotKind::kStream && !slot->tls) return EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+  return (slot->reading || slot->shaking ? EPOLLIN : 0u) | (slot->unsent.length > 0 ? EPOLLOUT : 0u);
+}
+
+/* Tells the kernel what is wanted, when it has to know. */
+static void arm(Slot *slot) {
+  const uint32_t wanted = wantedEvents(slot);
+  if (wanted == slot->armed) return;
+  epoll_event event = {wanted, {slot}};
+  const int op = wanted == 0 ? EPOLL_CTL_DEL : slot->armed == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+  epoll_ctl(slot->loop->epollFd, op, slot->fd, &event);
+  slot->armed = wanted;
 }
 
 static void setPending(Slot *slot) {
@@ -95,9 +107,10 @@ static void setPending(Slot *slot) {
 
 /* ---- receiving ---- */
 
-/* The end of a stream is told once: reading stops by itself, else level-triggered polling would tell it every turn. */
+/* The end of a stream is told once: reading stops by itself. */
 static void endOfStream(Slot *slot, int result) {
   slot->reading = false;
+  slot->readable = false;
   slot->lastTurn = slot->loop->turnNumber;
   slot->loop->turn->add(kRecv, slot->handle, result, 0);
 }
@@ -172,11 +185,16 @@ static bool receive(Slot *slot, bool redeliver) {
   const size_t room = turn->recvRoom();
   if (room < kept + (recvMax < kRecvRoomLeast ? recvMax : kRecvRoomLeast)) return false;
   uint8_t *place = turn->recvPlace();
-  ssize_t n = recvRetry(slot->fd, place + kept, room - kept < recvMax ? room - kept : recvMax);
+  const size_t most = room - kept < recvMax ? room - kept : recvMax;
+  ssize_t n = recvRetry(slot->fd, place + kept, most);
+  // less than asked for: the socket is empty, and the next byte is an edge
+  if (n > 0 && static_cast<size_t>(n) < most && !slot->ending) slot->readable = false;
   if (n <= 0) {
     const int result = n < 0 ? -errno : 0;
+    const bool nothing = result == -EAGAIN || result == -EWOULDBLOCK;
+    if (nothing) slot->readable = slot->ending = false;
     if (!redeliver) {
-      if (result != -EAGAIN && result != -EWOULDBLOCK) endOfStream(slot, result);
+      if (!nothing) endOfStream(slot, result);
       return true;
     }
     n = 0;  // an end or an error is still there next turn
@@ -238,48 +256,48 @@ static void connected(Slot *slot) {
 
 /* ---- events ---- */
 
-static void onStream(Slot *slot, int events) {
+/** True when a delivery is due that no event will announce. */
+static bool due(const Slot *slot) {
+  if (slot->tls) return tlsDue(slot);
+  return slot->reading && slot->readable && !slot->connecting;
+}
+
+static void onStream(Slot *slot, uint32_t events) {
+  const uint32_t broken = EPOLLHUP | EPOLLERR;
+  if (events & (EPOLLIN | EPOLLRDHUP | broken)) slot->readable = true;
+  if (events & (EPOLLRDHUP | broken)) slot->ending = true;
   if (slot->connecting) {
-    if (!slot->pendingConnect && (events & UV_WRITABLE)) connected(slot);
-    return;  // whatever else there is comes again, in a turn of its own
+    if (slot->pendingConnect || !(events & (EPOLLOUT | broken))) return;
+    connected(slot);
   }
-  if ((events & UV_WRITABLE) && slot->unsent.length > 0) flushUnsent(slot);
-  if ((events & UV_READABLE) && (slot->reading || slot->shaking)) {
-    receive(slot, false);
-    if (slot->tls && !slot->pendingKept && tlsDue(slot)) {
-      setPending(slot);
-      slot->pendingKept = true;
-    }
+  if ((events & (EPOLLOUT | broken)) && slot->unsent.length > 0) flushUnsent(slot);
+  const bool readNow = slot->tls ? (events & ~static_cast<uint32_t>(EPOLLOUT)) != 0 : slot->readable;
+  if (readNow && (slot->reading || slot->shaking)) receive(slot, false);
+  if (!slot->pendingKept && due(slot)) {
+    setPending(slot);
+    slot->pendingKept = true;
   }
 }
 
-static void onPoll(uv_poll_t *poll, int status, int events) {
-  Slot *slot = static_cast<Slot *>(poll->data);
+void ioEvent(Slot *slot, uint32_t events) {
   Turn *turn = slot->loop->turn;
-  if (status < 0) {
-    // libuv saw an error condition and stopped polling; the calls below learn which one it is
-    events = slot->armed;
-    slot->armed = 0;
+  switch (slot->kind) {
+    case SlotKind::kStream:
+      onStream(slot, events);
+      break;
+    case SlotKind::kListener:
+      if (slot->reading && !turn->full()) acceptSome(slot);
+      break;
+    case SlotKind::kWatch:
+      if (slot->lastTurn == slot->loop->turnNumber || turn->full()) break;
+      slot->lastTurn = slot->loop->turnNumber;
+      turn->add(kReadable, slot->handle, 0, 0);
+      break;
+    case SlotKind::kFree:
+    case SlotKind::kClosing:
+      return;
   }
-  if (!turn->full()) {
-    switch (slot->kind) {
-      case SlotKind::kStream:
-        onStream(slot, events);
-        break;
-      case SlotKind::kListener:
-        if (slot->reading) acceptSome(slot);
-        break;
-      case SlotKind::kWatch:
-        if (slot->lastTurn == slot->loop->turnNumber) break;
-        slot->lastTurn = slot->loop->turnNumber;
-        turn->add(kReadable, slot->handle, 0, 0);
-        break;
-      case SlotKind::kFree:
-      case SlotKind::kClosing:
-        return;
-    }
-  }
-  arm(slot, events);
+  arm(slot);
 }
 
 void ioDeliverPending(UvLoop *l) {
@@ -296,17 +314,18 @@ void ioDeliverPending(UvLoop *l) {
       slot->pendingConnect = false;
       slot->connecting = false;
       l->turn->add(kConnect, handle, slot->connectResult, 0);
-      arm(slot, 0);
+      if (slot->unsent.length > 0) flushUnsent(slot);
+      arm(slot);
     } else if (slot->pendingKept) {
       // stopped again, or taken away, since
-      const bool due = slot->tls ? slot->shaking || tlsDue(slot) : false;
-      if ((due || (slot->reading && slot->kept.length > 0)) && !receive(slot, true)) {
+      const bool wanted = due(slot) || slot->shaking || (slot->reading && slot->kept.length > 0);
+      if (wanted && !receive(slot, slot->kept.length > 0)) {
         l->pending[left++] = handle;
         continue;
       }
-      slot->pendingKept = slot->tls && tlsDue(slot);
+      slot->pendingKept = due(slot);
       if (slot->pendingKept) l->pending[left++] = handle;
-      if (slot->tls) arm(slot, 0);
+      arm(slot);
     }
   }
   l->pending.resize(left);
@@ -329,7 +348,7 @@ int ioConnect(Loop *loop, int fd, const sockaddr *addr, socklen_t length) {
   if (connect(fd, addr, length) < 0) err = errno;
   if (err == EINPROGRESS || err == EINTR) {
     slot->connecting = true;
-    arm(slot, 0);
+    arm(slot);
   } else {
     setPending(slot);
     slot->connecting = true;
@@ -352,7 +371,7 @@ int ioListenStart(Loop *loop, int handle, bool on) {
   Slot *slot = slotOf(loop, handle);
   if (!slot || slot->kind != SlotKind::kListener) return -EBADF;
   slot->reading = on;
-  if (on) arm(slot, 0);
+  if (on) arm(slot);
   return 0;
 }
 
@@ -361,7 +380,7 @@ int ioWatchFd(Loop *loop, int fd) {
   if (handle < 0) return handle;
   Slot *slot = slotOf(loop, handle);
   slot->reading = true;
-  arm(slot, 0);
+  arm(slot);
   return handle;
 }
 
@@ -390,11 +409,11 @@ int ioRecvStart(Loop *loop, int handle) {
   if (!slot || slot->kind != SlotKind::kStream) return -EBADF;
   if (slot->reading) return 0;
   slot->reading = true;
-  if ((slot->kept.length > 0 || (slot->tls && tlsDue(slot))) && !slot->pendingKept) {
+  if ((slot->kept.length > 0 || due(slot)) && !slot->pendingKept) {
     setPending(slot);
     slot->pendingKept = true;
   }
-  arm(slot, 0);
+  arm(slot);
   return 0;
 }
 
@@ -432,7 +451,7 @@ static int sendTls(Slot *slot, const uint8_t *bytes, size_t length) {
   if (slot->unsent.length > kUnsentMax || length > kUnsentMax - slot->unsent.length) return -ENOBUFS;
   const int err = tlsWrite(slot->tls, bytes, length);
   if (err < 0) return err;
-  if (slot->unsent.length > 0) arm(slot, 0);
+  if (slot->unsent.length > 0) arm(slot);
   return static_cast<int>(slot->unsent.length);
 }
 
@@ -452,7 +471,7 @@ int ioSend(Loop *loop, int handle, const uint8_t *bytes, size_t length) {
   }
   if (length > kUnsentMax - slot->unsent.length) return -ENOBUFS;
   if (!slot->unsent.append(bytes, length)) return -ENOMEM;
-  arm(slot, 0);
+  arm(slot);
   return static_cast<int>(slot->unsent.length);
 }
 

@@ -41,10 +41,13 @@ import {
   statNames,
 } from './format';
 import type { Still } from './still';
-import { allPools, eachOfList, eachOfPool, stateName } from './walk';
+import { allPools, eachOfList, eachOfPool, stateName, travels } from './walk';
 
-/** Takes one record, the raw bytes that belong to it, and its descriptor (-1 = none). @returns false to stop */
-export type PutRecord = (record: HandoverRecord, raw: readonly Uint8Array[], fd: number) => boolean;
+/** What a record owns: nothing, a descriptor, or the descriptor that a socket has when the record is sent. */
+export type Owned = null | number | PgSocket;
+
+/** Takes one record, the raw bytes that belong to it, and what it owns. @returns false to stop */
+export type PutRecord = (record: HandoverRecord, raw: readonly Uint8Array[], owned: Owned) => boolean;
 
 function bytesText(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1');
@@ -222,11 +225,6 @@ function socketRecord(sk: PgSocket, state: string, pool: number, kept: number, u
   return record;
 }
 
-/** The state of a TLS connection cannot be described yet: it ends with this process, and its partner with it. */
-export function travels(sk: PgSocket): boolean {
-  return !sk.tls && sk.link?.tls !== true;
-}
-
 /** What shows that a client did nothing since it was described ahead. */
 interface Seen {
   requestTime: number;
@@ -260,7 +258,7 @@ export class Description {
 
   /** @param format the version to write */
   begin(format: number): boolean {
-    this.ok = this.put(beginRecord(format), [], -1);
+    this.ok = this.put(beginRecord(format), [], null);
     this.putFrame();
     return this.ok;
   }
@@ -268,12 +266,12 @@ export class Description {
   /** What sockets belong to. Comes twice, because it goes on changing while clients are described ahead. */
   private putFrame(): void {
     for (let user = userList.head; user !== null; user = nextOf(user)) {
-      this.write({ k: 'user', ...secretRecord(user.credentials) }, [], -1);
+      this.write({ k: 'user', ...secretRecord(user.credentials) }, [], null);
     }
     for (const list of [databaseList, autodatabaseIdleList]) {
-      for (let db = list.head; db !== null; db = nextOf(db)) this.write(databaseRecord(db), [], -1);
+      for (let db = list.head; db !== null; db = nextOf(db)) this.write(databaseRecord(db), [], null);
     }
-    for (const pool of allPools()) this.write(poolRecord(pool, this.numberOf(pool)), [], -1);
+    for (const pool of allPools()) this.write(poolRecord(pool, this.numberOf(pool)), [], null);
   }
 
   /**
@@ -287,7 +285,7 @@ export class Description {
     const record = socketRecord(sk, 'cl_active', this.numberOf(sk.pool), 0, 0);
     record.k = 'ahead';
     addStatements(record, sk, this.putStatement);
-    this.write(record, [], native.fdOf(sk.handle));
+    this.write(record, [], sk);
     this.ahead.set(sk, { requestTime: sk.requestTime, flags: record.f, pool: sk.pool, met: false });
     return this.ok;
   }
@@ -301,7 +299,7 @@ export class Description {
    * @returns false when `put` gave up
    */
   describeAll(sockets: readonly Still[], except: PgSocket, since: number, pauseMode: PauseMode): boolean {
-    this.write(stillRecord(since, pauseMode), [], -1);
+    this.write(stillRecord(since, pauseMode), [], null);
     let listeners = 0;
     forEachPoolerFd((fd, _addr, inherited) => {
       listeners++;
@@ -318,13 +316,13 @@ export class Description {
     eachOfList(loginClientList, each);
     const gone: number[] = [];
     for (const [sk, seen] of this.ahead) if (!seen.met) gone.push(sk.id);
-    if (gone.length > 0) this.write({ k: 'gone', ids: gone }, [], -1);
-    this.write({ k: 'end', listeners, sockets: this.count }, [], -1);
+    if (gone.length > 0) this.write({ k: 'gone', ids: gone }, [], null);
+    this.write({ k: 'end', listeners, sockets: this.count }, [], null);
     return this.ok;
   }
 
-  private write(record: HandoverRecord, raw: readonly Uint8Array[], fd: number): void {
-    this.ok &&= this.put(record, raw, fd);
+  private write(record: HandoverRecord, raw: readonly Uint8Array[], owned: Owned): void {
+    this.ok &&= this.put(record, raw, owned);
   }
 
   private numberOf(pool: PgPool | null): number {
@@ -340,7 +338,7 @@ export class Description {
   private readonly putStatement = ({ queryId, query }: ServerPrepared): void => {
     if (this.statements.has(queryId)) return;
     this.statements.add(queryId);
-    this.write({ k: 'statement', queryId, length: query.length }, [query], -1);
+    this.write({ k: 'statement', queryId, length: query.length }, [query], null);
   };
 
   private putSocket(sk: PgSocket, unsent: Uint8Array | null): void {
@@ -361,6 +359,6 @@ export class Description {
     const record = socketRecord(sk, state, this.numberOf(sk.pool), kept?.length ?? 0, unsent?.length ?? 0);
     record.fd = seen === undefined;
     addStatements(record, sk, this.putStatement);
-    this.write(record, raw, record.fd ? native.fdOf(sk.handle) : -1);
+    this.write(record, raw, record.fd ? sk : null);
   }
 }

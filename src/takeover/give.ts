@@ -26,11 +26,11 @@ import { writeCommandComplete, writeReadyForQuery } from '../core/wire/messages'
 import { PqMsg } from '../core/wire/packets';
 import { PktBuf } from '../core/wire/pktbuf';
 import { ETOOMANYREFS, sendAll } from './channel';
-import { Description, travels } from './describe';
+import { Description, type Owned } from './describe';
 import { diePoint } from './diepoint';
 import { FORMAT, type HandoverRecord } from './format';
 import { goOn, type Still, sendUnsent, standStill } from './still';
-import { allSockets, countKinds } from './walk';
+import { allSockets, countKinds, travels } from './walk';
 
 /** Most descriptors, and about how many bytes, of one message. */
 const BATCH_FDS = 200;
@@ -69,24 +69,35 @@ const patience = newTimer(() => {
 /** Collects records until a message is full. */
 class Batches {
   private pkt = new PktBuf(2 * BATCH_BYTES);
-  private fds: number[] = [];
+  private owned: Exclude<Owned, null>[] = [];
   /** errno of the failure */
   failed = 0;
   /** while the process serves, what the socket does not take at once waits here */
-  private waiting: { bytes: Buffer; fds: number[] }[] = [];
+  private waiting: { bytes: Buffer; owned: Exclude<Owned, null>[] }[] = [];
   serving = true;
 
   constructor(private readonly socket: number) {}
 
-  put(record: HandoverRecord, raw: readonly Uint8Array[], fd: number): boolean {
+  put(record: HandoverRecord, raw: readonly Uint8Array[], owned: Owned): boolean {
     const text = JSON.stringify(record);
     this.pkt.startPacket(PqMsg.CopyData);
     this.pkt.putUint32(text.length);
     this.pkt.putChars(text);
     for (const bytes of raw) this.pkt.putBytes(bytes);
     this.pkt.finishPacket();
-    if (fd >= 0) this.fds.push(fd);
-    return this.fds.length < BATCH_FDS && this.pkt.pos < BATCH_BYTES ? true : this.flush();
+    if (owned !== null) this.owned.push(owned);
+    return this.owned.length < BATCH_FDS && this.pkt.pos < BATCH_BYTES ? true : this.flush();
+  }
+
+  /**
+   * A client may have left since its record was written, and its number may be another's by now: its record will be called
+   * off, so any descriptor will do for it.
+   */
+  private fdsOf(owned: Exclude<Owned, null>[]): number[] {
+    return owned.map((one) => {
+      if (typeof one === 'number') return one;
+      return one.handle >= 0 ? native.fdOf(one.handle) : this.socket;
+    });
   }
 
   finish(tag: string): boolean {
@@ -98,12 +109,12 @@ class Batches {
   /** Sends as much of what waits as the socket takes. @returns true when nothing is left */
   pump(): boolean {
     for (let first = this.waiting[0]; first !== undefined && this.failed === 0; first = this.waiting[0]) {
-      const res = native.sendFds(this.socket, first.bytes, first.fds);
+      const res = native.sendFds(this.socket, first.bytes, this.fdsOf(first.owned));
       if (res === -constants.errno.EAGAIN || res === -ETOOMANYREFS) return false;
       if (res <= 0) {
         this.failed = -res;
       } else if (res < first.bytes.length) {
-        this.waiting[0] = { bytes: first.bytes.subarray(res), fds: [] };
+        this.waiting[0] = { bytes: first.bytes.subarray(res), owned: [] };
       } else {
         this.waiting.shift();
       }
@@ -114,14 +125,15 @@ class Batches {
   flush(): boolean {
     if (this.pkt.failed) this.failed = constants.errno.ENOMEM;
     if (this.failed !== 0) return false;
-    if (this.pkt.pos > 0) this.waiting.push({ bytes: this.pkt.copy(), fds: this.fds });
+    if (this.pkt.pos > 0) this.waiting.push({ bytes: this.pkt.copy(), owned: this.owned });
     this.pkt.reset();
-    this.fds = [];
+    this.owned = [];
     if (this.serving) {
       this.pump();
     } else {
-      for (const { bytes, fds } of this.waiting.splice(0))
-        this.failed ||= sendAll(this.socket, bytes, fds, stallTime() / 1000);
+      for (const { bytes, owned } of this.waiting.splice(0)) {
+        this.failed ||= sendAll(this.socket, bytes, this.fdsOf(owned), stallTime() / 1000);
+      }
     }
     return this.failed === 0;
   }
@@ -150,7 +162,7 @@ function command(admin: PgSocket, arg: string): string | null {
 function beginAhead(admin: PgSocket): void {
   const sending = new Batches(native.fdOf(admin.handle));
   batches = sending;
-  description = new Description((record, raw, fd) => sending.put(record, raw, fd));
+  description = new Description((record, raw, owned) => sending.put(record, raw, owned));
   // a notice that is still queued must not be overtaken
   if (native.unsent(admin.handle) > 0) {
     sending.failed = sendAll(native.fdOf(admin.handle), native.takeUnsent(admin.handle), [], stallTime() / 1000);

@@ -10,6 +10,7 @@ import { sbufContinue } from '../core/net/sbuf';
 import { poolList, touchPool } from '../core/pool/pool';
 import { isDead, type PgSocket, SocketState } from '../core/pool/socket';
 import { onDrain } from '../core/session/mainloop';
+import { travels } from './walk';
 
 /** Idle clients that go on between two turns of the loop. */
 const IDLE_SLICE = 250;
@@ -24,6 +25,8 @@ export interface Still {
 /** Stops a socket in both directions. What it was about (reading, blocked) stays noted in it. */
 export function standStill(sk: PgSocket): Still {
   native.recvStop(sk.handle);
+  // nobody else will ever write to it, and what is queued is encrypted already
+  if (!travels(sk)) return { sk, unsent: null };
   return { sk, unsent: native.unsent(sk.handle) > 0 ? native.takeUnsent(sk.handle) : null };
 }
 

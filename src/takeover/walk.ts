@@ -110,3 +110,8 @@ export function countKinds(sockets: readonly PgSocket[]): { clients: number; ser
   const servers = sockets.filter(isServerSocket).length;
   return { clients: sockets.length - servers, servers };
 }
+
+/** The state of a TLS connection cannot be described yet: it ends with this process, and its partner with it. */
+export function travels(sk: PgSocket): boolean {
+  return !sk.tls && sk.link?.tls !== true;
+}

@@ -70,7 +70,8 @@ export function onDrain(sk: PgSocket, result: number): void {
     return;
   }
   // a client that waits for itself: on the console, or for answers that the pooler made up
-  if (sk.blocked && (sk.link === null || (!isServerSocket(sk) && native.unsent(sk.link.handle) <= 0))) unblockSource(sk);
+  if (sk.blocked && (sk.link === null || (!isServerSocket(sk) && native.unsent(sk.link.handle) <= 0)))
+    unblockSource(sk);
   const source = sk.link;
   if (source === null || !source.blocked) return;
   unblockSource(source);
@@ -87,13 +88,19 @@ function onConnect(server: PgSocket, result: number): void {
   serverConnected(server);
 }
 
-/** Connects that ended while a handover was under way: logins go on if it fails. */
-const laterConnects: { sk: PgSocket; result: number }[] = [];
+/** What happened to sockets while a handover kept them still: they go on with it if the handover fails. */
+const later: { kind: number; sk: PgSocket; result: number }[] = [];
 
 handoverSlot.replay = () => {
-  for (const { sk, result } of laterConnects.splice(0)) if (!isDead(sk)) onConnect(sk, result);
+  for (const { kind, sk, result } of later.splice(0)) if (!isDead(sk)) onSocket(kind, sk, result);
   replayExternalAuth();
 };
+
+function onSocket(kind: number, sk: PgSocket, result: number): void {
+  if (kind === Ev.CONNECT) onConnect(sk, result);
+  else if (kind === Ev.DRAIN) onDrain(sk, result);
+  else onTls(sk, result);
+}
 
 function dispatch(kind: number, handle: number, result: number, offset: number): void {
   if (kind === Ev.RECV) {
@@ -105,20 +112,12 @@ function dispatch(kind: number, handle: number, result: number, offset: number):
     case Ev.ACCEPT:
       onAccept(handle, result);
       return;
-    case Ev.CONNECT: {
-      const sk = socketsByHandle[handle];
-      if (sk && handoverSlot.frozen) laterConnects.push({ sk, result });
-      else if (sk) onConnect(sk, result);
-      return;
-    }
-    case Ev.DRAIN: {
-      const sk = socketsByHandle[handle];
-      if (sk) onDrain(sk, result);
-      return;
-    }
+    case Ev.CONNECT:
+    case Ev.DRAIN:
     case Ev.TLS: {
       const sk = socketsByHandle[handle];
-      if (sk) onTls(sk, result);
+      if (sk && handoverSlot.frozen) later.push({ kind, sk, result });
+      else if (sk) onSocket(kind, sk, result);
       return;
     }
     case Ev.SIGNAL:

@@ -176,17 +176,22 @@ function checkPoolSize(pool: PgPool): void {
 }
 
 function poolMaint(pool: PgPool, now: number): void {
-  unusedServerMaint(pool, pool.usedServerList, false, now);
-  unusedServerMaint(pool, pool.testedServerList, false, now);
-  unusedServerMaint(pool, pool.idleServerList, true, now);
-  activeServerMaint(pool, now);
-  newServerMaint(pool, now);
+  // lists that are empty cost a comparison each: of thousands of pools, most idle
+  if (poolServerCount(pool) > 0) {
+    if (pool.usedServerList.head !== null) unusedServerMaint(pool, pool.usedServerList, false, now);
+    if (pool.testedServerList.head !== null) unusedServerMaint(pool, pool.testedServerList, false, now);
+    if (pool.idleServerList.head !== null) unusedServerMaint(pool, pool.idleServerList, true, now);
+    if (pool.activeServerList.head !== null) activeServerMaint(pool, now);
+    if (pool.newServerList.head !== null) newServerMaint(pool, now);
+  }
   checkPoolSize(pool);
-  clientIdleMaint(pool, now);
-  waitingClientMaint(pool, now);
-  cancelReqMaint(pool, now);
+  if (pool.activeClientList.head !== null) clientIdleMaint(pool, now);
+  const waiting = pool.waitingClientList.head !== null;
+  const canceling = pool.waitingCancelReqList.head !== null;
+  if (waiting) waitingClientMaint(pool, now);
+  if (canceling) cancelReqMaint(pool, now);
   // time may have opened a way for those who wait: login retry, reserve pool, notification
-  if (pool.waitingClientList.count > 0 || pool.waitingCancelReqList.count > 0) touchPool(pool);
+  if (waiting || canceling) touchPool(pool);
 }
 
 /* ---- the whole ---- */
