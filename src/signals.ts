@@ -3,15 +3,15 @@
  */
 import { constants } from 'node:os';
 import { fullResume, touchPools } from './admin/commands';
-import { die, exitProcess, logError, logInfo } from './core/base/log';
+import { die, exitProcess, logInfo } from './core/base/log';
 import { native } from './core/base/native';
 import { notify, notifyReloading } from './core/base/notify';
 import { PauseMode, runState, ShutdownMode, setShutdown } from './core/base/runstate';
 import { cleanupTcpSockets } from './core/net/listener';
-import { sbufTlsSetup } from './core/net/tls';
 import { requestFullLoopMaint } from './core/session/janitor';
 import { eventSlots } from './core/session/mainloop';
-import { handoverSlot, reloadSlot } from './core/session/slots';
+import { reloadAll } from './core/session/reload';
+import { handoverSlot } from './core/session/slots';
 
 function beginShutdown(name: string, waitsFor: string): void {
   if (globalThis.cfShutdown > 0) {
@@ -78,8 +78,7 @@ function onHup(): void {
     return;
   }
   notifyReloading();
-  reloadSlot.loadConfig();
-  if (!sbufTlsSetup()) logError('TLS configuration could not be reloaded, keeping old configuration');
+  reloadAll();
   notify('READY=1');
 }
 

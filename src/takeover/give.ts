@@ -21,7 +21,8 @@ import { cf } from '../core/config/settings';
 import { resumePooler, suspendPooler } from '../core/net/listener';
 import { isDead, type PgSocket } from '../core/pool/socket';
 import { disconnectClient } from '../core/session/objects';
-import { handoverSlot, reloadSlot } from '../core/session/slots';
+import { reloadAll } from '../core/session/reload';
+import { handoverSlot } from '../core/session/slots';
 import { writeCommandComplete, writeReadyForQuery } from '../core/wire/messages';
 import { PqMsg } from '../core/wire/packets';
 import { PktBuf } from '../core/wire/pktbuf';
@@ -251,7 +252,7 @@ function thaw(): void {
   goOn(sockets, () => {});
   resumePooler();
   handoverSlot.replay();
-  if (reloadAsked) reloadSlot.loadConfig();
+  if (reloadAsked) reloadAll();
   reloadAsked = false;
 }
 

@@ -162,7 +162,13 @@ export function installed(): Installation {
 
   const copy = tempDir('tree');
   if (!treeReadable) {
-    for (const part of ['dist', 'package.json', join('build', 'Release'), join('node_modules', 'ldapts'), join('node_modules', 'minimist')]) {
+    for (const part of [
+      'dist',
+      'package.json',
+      join('build', 'Release'),
+      join('node_modules', 'ldapts'),
+      join('node_modules', 'minimist'),
+    ]) {
       cpSync(join(PROJECT_DIR, part), join(copy, part), { recursive: true });
     }
     installation.mainJs = join(copy, 'dist', 'main.js');

@@ -53,7 +53,8 @@ export function fillLocalAddr(sk: PgSocket, fd: number, isUnix: boolean): void {
     }
   }
   const last = lastLocalAddr;
-  const same = addr.family === last.family && addr.port === last.port && addr.host === last.host && addr.uid === last.uid;
+  const same =
+    addr.family === last.family && addr.port === last.port && addr.host === last.host && addr.uid === last.uid;
   if (!same) lastLocalAddr = addr;
   sk.localAddr = same ? last : addr;
 }

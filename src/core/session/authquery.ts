@@ -2,7 +2,7 @@
  * auth_query: a user that auth_file does not know is looked up on the server, over a connection of auth_user.
  */
 import { randomBytes } from 'node:crypto';
-import { slogDebug, slogError, slogInfo, slogNoise, wantDebug, wantNoise, logError } from '../base/log';
+import { logError, slogDebug, slogError, slogInfo, slogNoise, wantDebug, wantNoise } from '../base/log';
 import { cf } from '../config/settings';
 import { sbufContinue, sbufPause, sendPacket } from '../net/sbuf';
 import { addDynamicCredentials, type PgDatabase } from '../pool/database';
@@ -13,7 +13,7 @@ import { MAX_PASSWORD, MAX_USERNAME, type PgCredentials } from '../pool/user';
 import { writeExtQuery } from '../wire/messages';
 import { PqMsg } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
-import { parseServerError, PktReader, serverErrorLine } from '../wire/reader';
+import { PktReader, parseServerError, serverErrorLine } from '../wire/reader';
 import { Act } from './act';
 import { findServer } from './find';
 import { checkUserConnectionCount } from './limits';

@@ -26,7 +26,7 @@ import { requestFullLoopMaint } from './janitor';
 import { handlePasswordPacket } from './login';
 import { disconnectClient } from './objects';
 import { closeStatement, Inspect, inspectPrepared, rewritePacket } from './prepared';
-import { flushRun, holdBytes, holdRun, dropHeld, held, heldIsLarge } from './run';
+import { dropHeld, flushRun, held, heldIsLarge, holdBytes, holdRun } from './run';
 import { adminSlot } from './slots';
 import { decideStartupPool, resumeAfterAuthQuery, startupPacketRepeated } from './startup';
 import { finishClientLogin } from './welcome';

@@ -3,12 +3,13 @@
  * in force, so that a mistake in the file changes nothing.
  */
 import { nextOf } from '../base/list';
-import { logState, logWarning, resetLogging } from '../base/log';
+import { logError, logState, logWarning, resetLogging } from '../base/log';
 import { loadAuthFile, requiresAuthFile, usersFileChanged } from '../config/authfile';
 import { applySettings, loadConfigFile } from '../config/loader';
 import { cf } from '../config/settings';
 import { warnUnbuiltSettings } from '../config/unbuilt';
-import { tlsChangeSlot } from '../net/tls';
+
+import { sbufTlsSetup, tlsChangeSlot } from '../net/tls';
 import { poolList } from '../pool/pool';
 import { reloadHba } from './hbarules';
 import { killDatabase } from './janitor';
@@ -50,6 +51,12 @@ export function loadConfig(firstLoad: boolean): boolean {
 }
 
 reloadSlot.loadConfig = () => loadConfig(false);
+
+/** What SIGHUP asks for: the config, and the certificates that it names. */
+export function reloadAll(): void {
+  loadConfig(false);
+  if (!sbufTlsSetup()) logError('TLS configuration could not be reloaded, keeping old configuration');
+}
 
 tlsChangeSlot.serverSettingsChanged = () => {
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) tagPoolDirty(pool);

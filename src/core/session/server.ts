@@ -11,11 +11,19 @@ import { connectionPoolMode } from '../pool/limits';
 import type { PgPool } from '../pool/pool';
 import { type RequestQueue, ResponseAction } from '../pool/requests';
 import { isDead, type PgSocket, SocketState } from '../pool/socket';
+import { clearRequestsUntil, deallocateAll, settleNote } from '../pool/statements';
 import { Stat } from '../pool/stats';
 import { varcacheSet, varcacheSetCanonical } from '../pool/varcache';
 import { NEW_HEADER_LEN, PqMsg, TxStatus } from '../wire/packets';
-import { getHeader, incompleteHeader, parseServerError, PktHdr, pktDesc, PktReader, serverErrorLine } from '../wire/reader';
-import { clearRequestsUntil, deallocateAll, settleNote } from '../pool/statements';
+import {
+  getHeader,
+  incompleteHeader,
+  PktHdr,
+  PktReader,
+  parseServerError,
+  pktDesc,
+  serverErrorLine,
+} from '../wire/reader';
 import { Act, SERVER_PACKET_MAX } from './act';
 import { handleAuthQueryResponse } from './authquery';
 import { disconnectClient, disconnectServer, releaseServer } from './objects';
@@ -26,7 +34,8 @@ const hdr = new PktHdr();
 
 /** The connection ended or broke. */
 export function serverRecvFailed(server: PgSocket): void {
-  if (server.state === SocketState.SV_ACTIVE_CANCEL) disconnectServer(server, false, 'successfully sent cancel request');
+  if (server.state === SocketState.SV_ACTIVE_CANCEL)
+    disconnectServer(server, false, 'successfully sent cancel request');
   else disconnectServer(server, false, 'server conn crashed?');
 }
 
@@ -208,7 +217,8 @@ const DISCARD_ALL_LEN = NEW_HEADER_LEN + 'DISCARD ALL'.length + 1;
 
 /** After DEALLOCATE ALL and DISCARD ALL the server has none of the statements that it is known to have. */
 function forgetDeallocated(server: PgSocket, off: number, end: number): void {
-  if (arena[off] !== 0x44 || (server.serverStatements === null && (server.link?.clientStatements ?? null) === null)) return;
+  if (arena[off] !== 0x44 || (server.serverStatements === null && (server.link?.clientStatements ?? null) === null))
+    return;
   const tag = arena.toString('latin1', off, end);
   if (tag === 'DEALLOCATE ALL' || tag === 'DISCARD ALL') deallocateAll(server);
 }
@@ -258,7 +268,12 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
     case PqMsg.ErrorResponse:
       if (server.settingVars) {
         // the client's startup packet had values that the server refuses: such a client is not kept
-        logError(serverErrorLine('varcache_apply failed', parseServerError(arena, off + NEW_HEADER_LEN, Math.min(end, off + len))));
+        logError(
+          serverErrorLine(
+            'varcache_apply failed',
+            parseServerError(arena, off + NEW_HEADER_LEN, Math.min(end, off + len)),
+          ),
+        );
         disconnectServer(server, true, 'invalid server parameter');
         return Act.DEAD;
       }
@@ -356,7 +371,8 @@ function deliver(
     if (wantNoise()) slogNoise(server, `not forwarding packet with type '${pktDesc(hdr.type)}' from server`);
     return Act.SKIP;
   }
-  if ((ready || idleTx) && (server.requests as RequestQueue).count === 0) countTimes(server, client, ready, asyncResponse);
+  if ((ready || idleTx) && (server.requests as RequestQueue).count === 0)
+    countTimes(server, client, ready, asyncResponse);
   return Act.FORWARD;
 }
 

@@ -2,6 +2,7 @@
  * Logging in to a server: startup packet, authentication in the way the server asks for, parameters, connect_query.
  */
 import { md5Answer, PasswordType, passwordType } from '../auth/md5';
+import { SCRAM_SHA_256, ScramState } from '../auth/scram';
 import {
   buildClientFinalMessage,
   buildClientFirstMessage,
@@ -10,7 +11,6 @@ import {
   readServerFirstMessage,
   verifyServerSignature,
 } from '../auth/scramClient';
-import { SCRAM_SHA_256, ScramState } from '../auth/scram';
 import { logError, logNoise, logWarning, slogDebug, slogError, slogInfo, slogNoise, wantDebug } from '../base/log';
 import { arena, native } from '../base/native';
 import { getCachedTime } from '../base/time';
@@ -34,7 +34,7 @@ import {
 } from '../wire/messages';
 import { AuthReq, BACKENDKEY_LEN, PqMsg } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
-import { parseServerError, pktDesc, PktReader, serverErrorLine } from '../wire/reader';
+import { PktReader, parseServerError, pktDesc, serverErrorLine } from '../wire/reader';
 import { Act } from './act';
 import { forwardCancelRequest } from './cancel';
 import { disconnectClient, disconnectServer, releaseServer } from './objects';
@@ -75,7 +75,10 @@ export function serverConnected(server: PgSocket): void {
   const isUnix = isUnixAddr(server.remoteAddr);
   fillLocalAddr(server, native.fdOf(server.handle), isUnix);
   if (cf.logConnections) {
-    slogInfo(server, isUnix ? 'new connection to server' : `new connection to server (from ${addrString(server.localAddr)})`);
+    slogInfo(
+      server,
+      isUnix ? 'new connection to server' : `new connection to server (from ${addrString(server.localAddr)})`,
+    );
   }
   if (pool.waitingCancelReqList.count > 0) {
     slogDebug(server, 'use it for pending cancel req');
@@ -161,7 +164,8 @@ function sendStartupMessage(server: PgSocket): boolean {
 function serverCredentials(server: PgSocket): PgCredentials {
   const pool = server.pool as PgPool;
   const credentials = pool.user as PgCredentials;
-  if (credentials.passwd === '' && pool.db.forcedUser !== null) return findGlobalCredentials(credentials.name) ?? credentials;
+  if (credentials.passwd === '' && pool.db.forcedUser !== null)
+    return findGlobalCredentials(credentials.name) ?? credentials;
   return credentials;
 }
 

@@ -14,7 +14,14 @@ import { MAX_DBNAME, PgDatabase } from '../pool/database';
 import { getPool } from '../pool/pool';
 import { isDead, type PgSocket, Replication, replicationTypeParameters, sendingAuthQuery } from '../pool/socket';
 import { socketCounts } from '../pool/state';
-import { addPamCredentials, findGlobalCredentials, findGlobalUser, findOrAddGlobalUser, MAX_USERNAME, PgCredentials } from '../pool/user';
+import {
+  addPamCredentials,
+  findGlobalCredentials,
+  findGlobalUser,
+  findOrAddGlobalUser,
+  MAX_USERNAME,
+  PgCredentials,
+} from '../pool/user';
 import { varcacheSet } from '../pool/varcache';
 import { writeNegotiateProtocolVersion } from '../wire/messages';
 import { Pkt } from '../wire/packets';
