@@ -45,6 +45,8 @@ struct Slot {
   bool unixListener;
   /** in `pending`: bytes that the socket will not announce again (kept ones, or inside TLS), a connect that ended at once */
   bool pendingKept;
+  /** receiving was stopped and started: the kept bytes come again, with or without more */
+  bool redeliver;
   bool pendingConnect;
   int connectResult;
   /** null on a plain connection */

@@ -51,6 +51,7 @@ static int slotNew(UvLoop *l, int fd, SlotKind kind) {
   slot->connecting = false;
   slot->unixListener = false;
   slot->pendingKept = false;
+  slot->redeliver = false;
   slot->pendingConnect = false;
   slot->connectResult = 0;
   slot->tls = nullptr;
@@ -318,11 +319,12 @@ void ioDeliverPending(UvLoop *l) {
       arm(slot);
     } else if (slot->pendingKept) {
       // stopped again, or taken away, since
-      const bool wanted = due(slot) || slot->shaking || (slot->reading && slot->kept.length > 0);
-      if (wanted && !receive(slot, slot->kept.length > 0)) {
+      const bool again = slot->reading && slot->redeliver && slot->kept.length > 0;
+      if ((again || slot->shaking || due(slot)) && !receive(slot, again)) {
         l->pending[left++] = handle;
         continue;
       }
+      slot->redeliver = false;
       slot->pendingKept = due(slot);
       if (slot->pendingKept) l->pending[left++] = handle;
       arm(slot);
@@ -409,7 +411,8 @@ int ioRecvStart(Loop *loop, int handle) {
   if (!slot || slot->kind != SlotKind::kStream) return -EBADF;
   if (slot->reading) return 0;
   slot->reading = true;
-  if ((slot->kept.length > 0 || due(slot)) && !slot->pendingKept) {
+  slot->redeliver = slot->kept.length > 0;
+  if ((slot->redeliver || due(slot)) && !slot->pendingKept) {
     setPending(slot);
     slot->pendingKept = true;
   }
