@@ -308,6 +308,25 @@ test('end of stream is told once, and a failed queue drains with an error', () =
   native.close(d);
 });
 
+test('an end behind a partial packet is told, and the packet is not delivered again', () => {
+  const [a, b] = pair();
+  put(a, 'half');
+  const half = until(Ev.RECV, b);
+  native.keep(b, half.offset, half.result);
+  native.close(a);
+  assert.equal(until(Ev.RECV, b).result, 0);
+  assert.deepEqual(turn(30), []);
+  native.close(b);
+
+  const [c, d] = pair();
+  put(c, 'half');
+  native.close(c);
+  const both = until(Ev.RECV, d);
+  native.keep(d, both.offset, both.result);
+  assert.equal(until(Ev.RECV, d).result, 0);
+  native.close(d);
+});
+
 test('TCP reset: bytes first, then ECONNRESET', () => {
   const [listener, client, server] = connectedThrough(Family.INET);
   native.recvStart(server);
