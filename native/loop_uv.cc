@@ -1,6 +1,7 @@
 /*
- * The libuv backend: life of the loop, the wait, signals and wake-ups. It runs a private uv_loop_t, because Node's own
- * loop never turns again once the program's loop has begun.
+ * The libuv backend: life of the loop, the wait, signals and wake-ups. It has a private uv_loop_t, because Node's own
+ * loop never turns again once the program's loop has begun. Signals and name lookups are libuv's; its set is one member
+ * of ours, and the sockets are watched directly, since libuv offers no edges.
  */
 #include "loop_uv.h"
 

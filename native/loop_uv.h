@@ -2,7 +2,7 @@
  * The libuv backend's own state, shared by its three files: loop_uv.cc (life, the wait, signals, wake-ups),
  * loop_uv_io.cc (what happens on handles) and loop_uv_resolve.cc (name lookups). Nobody else includes this.
  *
- * libuv tells when a descriptor is ready; this backend then does the receiving, sending and accepting, so that what
+ * the kernel tells when a descriptor is ready; this backend then does the receiving, sending and accepting, so that what
  * TypeScript sees are completions.
  */
 #pragma once

@@ -1,9 +1,11 @@
 /*
- * The libuv backend: what happens on handles. TypeScript's calls change what a slot wants; onPoll does the receiving,
+ * The libuv backend: what happens on handles. TypeScript's calls change what a slot wants; ioEvent does the receiving,
  * sending, connecting and accepting when the descriptor is ready, and adds the records.
  *
- * System calls are what a pooler pays for, so registrations are lazy: recvStop only sets a flag, and the kernel is
- * told when an event arrives that nobody wants any more. Most stops are followed by a start before that.
+ * System calls are what a pooler pays for, and so is what the kernel does for each event. A plain connection is
+ * therefore registered once, for edges: stopping, starting and blocked sends cost no call, and the kernel does not look
+ * again at descriptors it has told of. The price is that an edge must be remembered (readable, ending) until the socket
+ * is seen empty: nothing announces it twice.
  */
 #include <errno.h>
 #include <fcntl.h>

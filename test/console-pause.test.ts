@@ -3,62 +3,21 @@
  * RESUME, SUSPEND, DISABLE, ENABLE, RECONNECT, WAIT_CLOSE.
  */
 import assert from 'node:assert/strict';
-import { after, before, describe } from 'node:test';
+import { describe } from 'node:test';
+import { itAlone, withCluster } from './console-support';
 import {
-  Bouncer,
+  type Bouncer,
   cancelRequest,
   cstring,
   errorFields,
   eventually,
-  it,
   letters,
-  PgCluster,
   RawClient,
   SSL_REQUEST,
 } from './harness';
 import { backendPid, fails, watch } from './harness/expect';
 
-let pg: PgCluster;
-
-before(async () => {
-  pg = await PgCluster.start();
-});
-after(async () => {
-  await pg.stop();
-});
-
-/**
- * Transaction pooling on `app` and `other`, session pooling on `sess`; no `*`, so that databases can be missing. A server whose login
- * PAUSE or KILL ended counts as one that failed, so the retry is set short.
- */
-function startPooler(settings: Record<string, string | number | null> = {}): Promise<Bouncer> {
-  const databases = {
-    app: pg.connstr(),
-    other: pg.connstr(),
-    sess: pg.connstr('postgres', 'pool_mode=session'),
-  };
-  return Bouncer.start({
-    cluster: pg,
-    databases,
-    settings: { pool_mode: 'transaction', server_login_retry: 1, ...settings },
-  });
-}
-
-/** A test with a pooler of its own. */
-function itAlone(
-  name: string,
-  body: (own: Bouncer) => Promise<void>,
-  settings: Record<string, string | number | null> = {},
-): void {
-  it(name, async () => {
-    const own = await startPooler(settings);
-    try {
-      await body(own);
-    } finally {
-      await own.stop();
-    }
-  });
-}
+withCluster();
 
 /** What a new connection is answered when it asks for TLS. */
 async function refusedEncryption(own: Bouncer): Promise<string> {

@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { after, before, describe } from 'node:test';
 import type { Client } from 'pg';
+import { cluster, itAlone, startPooler, withCluster } from './console-support';
 import {
   Bouncer,
   cstring,
@@ -15,7 +16,6 @@ import {
   int16,
   it,
   letters,
-  PgCluster,
   RawClient,
   run,
   STATS_PASSWORD,
@@ -25,48 +25,9 @@ import { fails, watch } from './harness/expect';
 
 const stats = { user: STATS_USER, password: STATS_PASSWORD };
 
-let pg: PgCluster;
 let bouncer: Bouncer;
 
-before(async () => {
-  pg = await PgCluster.start();
-});
-after(async () => {
-  await pg.stop();
-});
-
-/**
- * Transaction pooling on `app` and `other`, session pooling on `sess`; no `*`, so that databases can be missing. A server whose login
- * PAUSE or KILL ended counts as one that failed, so the retry is set short.
- */
-function startPooler(settings: Record<string, string | number | null> = {}): Promise<Bouncer> {
-  const databases = {
-    app: pg.connstr(),
-    other: pg.connstr(),
-    sess: pg.connstr('postgres', 'pool_mode=session'),
-  };
-  return Bouncer.start({
-    cluster: pg,
-    databases,
-    settings: { pool_mode: 'transaction', server_login_retry: 1, ...settings },
-  });
-}
-
-/** A test with a pooler of its own. */
-function itAlone(
-  name: string,
-  body: (own: Bouncer) => Promise<void>,
-  settings: Record<string, string | number | null> = {},
-): void {
-  it(name, async () => {
-    const own = await startPooler(settings);
-    try {
-      await body(own);
-    } finally {
-      await own.stop();
-    }
-  });
-}
+withCluster();
 
 describe('what the console understands', () => {
   let con: Client;
@@ -329,7 +290,7 @@ describe('settings', () => {
     const old = await own.connect({ database: 'app' });
     await old.query('SELECT 1');
     own.rewrite({
-      databases: { app: pg.connstr(), fresh: pg.connstr() },
+      databases: { app: cluster().connstr(), fresh: cluster().connstr() },
       settings: { default_pool_size: 3, auth_type: 'plain' },
       userlist: { carla: 'secret' },
     });
@@ -355,7 +316,7 @@ describe('settings', () => {
     const raw = await own.raw();
     await raw.login({ database: 'other' });
     await raw.query('SELECT 1');
-    own.rewrite({ databases: { app: pg.connstr() } });
+    own.rewrite({ databases: { app: cluster().connstr() } });
     await own.admin('RELOAD');
     await own.logWait(/WARNING dropping database 'other' as it does not exist anymore or inactive auto-database/);
     assert.equal(errorFields((await raw.until('')).at(-1) as never).M, 'database removed');
@@ -416,8 +377,8 @@ describe('who may log in to the console', () => {
   });
 
   it('with auth_type=any the name alone decides', async () => {
-    const databases = { app: pg.connstr('postgres', 'user=postgres') };
-    const own = await Bouncer.start({ cluster: pg, databases, settings: { auth_type: 'any' } });
+    const databases = { app: cluster().connstr('postgres', 'user=postgres') };
+    const own = await Bouncer.start({ cluster: cluster(), databases, settings: { auth_type: 'any' } });
     await own.admin('RECONNECT');
     await own.admin('SHOW POOLS', stats);
     await fails(own.admin('RECONNECT', stats), 'admin access needed');
