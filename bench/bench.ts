@@ -7,8 +7,10 @@ import { cpus, release } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { type Bouncer, originalBin, PgCluster, tempDir } from '../test/harness';
-import { copyOut, cpuUsec, median, pgbench, rssKb } from './measure';
+import { CertFolder } from '../test/harness/certs';
+import { copyOut, cpuUsec, median, type PgbenchRun, pgbench, rssKb } from './measure';
 import { login, startDoorman, startPooler } from './poolers';
+import { rebootUnderLoad } from './reboot';
 import { printTable, type Row } from './table';
 
 const { values: options } = parseArgs({
@@ -26,7 +28,7 @@ const USAGE = `Usage: npm run bench -- [OPTION]...
   --quick         one short round, for a look or for CI
   --rounds N      rounds per figure (default 3); medians are printed
   --seconds N     length of one pgbench run (default 4)
-  --only WORD     only figures whose name has WORD in it
+  --only WORD     only figures whose name has WORD in it, as simple, tls, prepared, reboot
   --json FILE     also write everything, single rounds included, to FILE
 BENCH_COPY_MB says how much COPY sends (default 1024), PGBOUNCER_BIN where the C original lies.`;
 
@@ -35,7 +37,10 @@ const SECONDS = Number(options.seconds ?? (options.quick ? 1 : 4));
 const COPY_MB = Number(process.env.BENCH_COPY_MB ?? (options.quick ? 128 : 1024));
 const IDLE_CLIENTS = options.quick ? 300 : 1000;
 const POOLS = options.quick ? 1000 : 5000;
+const REBOOT_IDLE_CLIENTS = options.quick ? [1000] : [1000, 5000];
 const KB = 1024;
+/** The original's first release that keeps track of prepared statements. */
+const PREPARED_SINCE = [1, 21];
 
 /** A pooler and the place of its figures in a row. */
 interface Contender {
@@ -53,11 +58,12 @@ function addRow(name: string, unit: string, goal: string, digits: number): Row {
   return row;
 }
 
-const wanted = (name: string) => options.only === undefined || name.includes(options.only);
+const only = options.only?.toLowerCase();
+const wanted = (name: string) => only === undefined || name.toLowerCase().includes(only);
 const say = (text: string) => process.stderr.write(`${text}\n`);
 
 /** In turns, so that whatever else the machine does hits both: A B, then B A. */
-async function inTurns(contenders: Contender[], one: (contender: Contender) => Promise<void>): Promise<void> {
+async function inTurns<T>(contenders: T[], one: (contender: T) => Promise<void>): Promise<void> {
   for (let round = 0; round < ROUNDS; round++) {
     const order = round % 2 === 0 ? contenders : [...contenders].reverse();
     for (const contender of order) await one(contender);
@@ -65,9 +71,10 @@ async function inTurns(contenders: Contender[], one: (contender: Contender) => P
 }
 
 /** usec of the pooler's processor time per transaction, and transactions per second. */
-async function transactions(pooler: Bouncer, protocol: 'simple' | 'extended', clients: number) {
+async function transactions(pooler: Bouncer, protocol: PgbenchRun['protocol'], clients: number, tls = false) {
   const before = cpuUsec(pooler.pid);
-  const result = await pgbench({ port: pooler.port, script, clients, seconds: SECONDS, protocol });
+  const run: PgbenchRun = { port: pooler.port, script, clients, seconds: SECONDS, protocol };
+  const result = await pgbench(tls ? { ...run, sslmode: 'require' } : run);
   return { cpu: (cpuUsec(pooler.pid) - before) / result.transactions, perSecond: result.perSecond };
 }
 
@@ -78,6 +85,8 @@ const GOALS: Record<string, string> = {
   'extended 1': '',
   'extended 16': '<= 0.75',
   'extended 64': '<= 0.65',
+  'prepared 16': '<= 0.75',
+  'prepared 64': '<= 0.65',
 };
 
 async function benchTransactions(contenders: Contender[]): Promise<void> {
@@ -94,6 +103,68 @@ async function benchTransactions(contenders: Contender[]): Promise<void> {
         speed?.[who].push(result.perSecond);
       });
     }
+  }
+}
+
+/** CPU per transaction at 16 and 64 clients on poolers of their own, which differ from the others in those settings. */
+async function benchVariant(
+  title: string,
+  kinds: Contender['name'][],
+  settings: Record<string, string | number>,
+  protocol: PgbenchRun['protocol'],
+  tls = false,
+): Promise<void> {
+  const counts = [16, 64].filter((clients) => wanted(`${title}, ${clients} clients`));
+  if (counts.length === 0) return;
+  const contenders: Contender[] = [];
+  for (const name of kinds) {
+    const pooler = await startPooler({ cluster, original: name === 'original', settings });
+    contenders.push({ name, pooler });
+    await transactions(pooler, protocol, 64, tls);
+  }
+  for (const clients of counts) {
+    const name = `${title}, ${clients} clients`;
+    say(name);
+    const cpu = addRow(name, 'us', tls ? '' : (GOALS[`${protocol} ${clients}`] ?? ''), 1);
+    await inTurns(contenders, async ({ name: who, pooler }) => {
+      cpu[who].push((await transactions(pooler, protocol, clients, tls)).cpu);
+    });
+  }
+  for (const { pooler } of contenders) await pooler.stop();
+}
+
+/** An original that is too old for them would only send errors. */
+async function benchPrepared(contenders: Contender[], versions: string[]): Promise<void> {
+  const able = contenders.filter(({ name }, at) => {
+    if (name === 'tsbouncer') return true;
+    const [, major, minor] = /(\d+)\.(\d+)/.exec(versions[at] ?? '') ?? [];
+    const [sinceMajor, sinceMinor] = PREPARED_SINCE as [number, number];
+    return Number(major) > sinceMajor || (Number(major) === sinceMajor && Number(minor) >= sinceMinor);
+  });
+  const kinds = able.map(({ name }) => name);
+  await benchVariant('CPU per transaction, prepared', kinds, { max_prepared_statements: 200 }, 'prepared');
+}
+
+/** TLS between pgbench and the pooler only. The certificate signs itself: `require` does not ask who did. */
+async function benchTls(kinds: Contender['name'][]): Promise<void> {
+  const { cert, key } = new CertFolder().authority('localhost');
+  const settings = { client_tls_sslmode: 'require', client_tls_cert_file: cert, client_tls_key_file: key };
+  await benchVariant('CPU per transaction, simple, client TLS', kinds, settings, 'simple', true);
+}
+
+/** A new process takes over from the old one of its own kind. */
+async function benchReboot(kinds: Contender['name'][]): Promise<void> {
+  for (const idle of REBOOT_IDLE_CLIENTS) {
+    const name = `online reboot, 16 busy and ${idle} idle clients`;
+    if (!wanted(name)) continue;
+    say(name);
+    const gap = addRow(`${name}: longest gap`, 'ms', idle === 1000 ? '<= 30 ms' : '', 1);
+    const lost = addRow(`${name}: clients lost`, '', 'none', 0);
+    await inTurns(kinds, async (who) => {
+      const result = await rebootUnderLoad(cluster, who === 'original' ? 'c' : 'ts', idle);
+      gap[who].push(result.gapMs);
+      lost[who].push(result.lost);
+    });
   }
 }
 
@@ -216,11 +287,14 @@ async function main(): Promise<void> {
     await pgbench({ port: pooler.port, script, clients: 64, seconds: 1, protocol: 'simple' });
 
   await benchTransactions(contenders);
+  await benchPrepared(contenders, versions);
+  await benchTls(kinds);
   await benchConnections(contenders);
   await benchCopy(contenders);
   await benchPools(contenders);
   for (const { pooler } of contenders) await pooler.stop();
   await benchMemory(kinds);
+  await benchReboot(kinds);
   await cluster.stop();
 
   console.log(`${machine}\n${versions.join(' against ')}; ${ROUNDS} rounds of ${SECONDS} s, medians\n`);

@@ -38,9 +38,11 @@ function clientProgram(name: string): string {
 }
 
 /** Runs it to its end. @returns what it printed, and how long it took in ms; throws when it failed */
-function runToEnd(program: string, args: string[]): Promise<{ text: string; ms: number }> {
+function runToEnd(program: string, args: string[], env: NodeJS.ProcessEnv = {}): Promise<{ text: string; ms: number }> {
   const start = process.hrtime.bigint();
-  const child = adopt(spawn(clientProgram(program), args, { env: plainEnv(), stdio: ['ignore', 'pipe', 'pipe'] }));
+  const child = adopt(
+    spawn(clientProgram(program), args, { env: { ...plainEnv(), ...env }, stdio: ['ignore', 'pipe', 'pipe'] }),
+  );
   let text = '';
   let errors = '';
   child.stdout?.on('data', (chunk: Buffer) => {
@@ -68,6 +70,8 @@ export interface PgbenchRun {
   protocol: 'simple' | 'extended' | 'prepared';
   /** a new connection for every transaction */
   connect?: boolean;
+  /** of the connection to the pooler; without it, whatever the pooler offers */
+  sslmode?: 'require';
 }
 
 export interface PgbenchResult {
@@ -77,12 +81,13 @@ export interface PgbenchResult {
 
 /** One run of pgbench, all clients in one thread, as user and on database `postgres`. */
 export async function pgbench(run: PgbenchRun): Promise<PgbenchResult> {
-  const { text } = await runToEnd('pgbench', [
+  const args = [
     ...['-n', '-h', '127.0.0.1', '-p', String(run.port), '-U', 'postgres', '-f', run.script],
     ...['-c', String(run.clients), '-j', '1', '-T', String(run.seconds), '-M', run.protocol],
     ...(run.connect === true ? ['-C'] : []),
     'postgres',
-  ]);
+  ];
+  const { text } = await runToEnd('pgbench', args, run.sslmode === undefined ? {} : { PGSSLMODE: run.sslmode });
   const transactions = Number(/transactions actually processed: (\d+)/.exec(text)?.[1]);
   const perSecond = Number(/tps = ([\d.]+)/.exec(text)?.[1]);
   if (!(transactions > 0)) throw new Error(`pgbench counted no transactions:\n${text}`);

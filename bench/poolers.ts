@@ -1,6 +1,6 @@
 /*
- * The poolers under test, all on one PostgreSQL: pool of 20, transaction mode, trust, no TLS, connection logging off. And
- * a server that only knows how to let somebody in, for pools by the thousand.
+ * The poolers under test, all on one PostgreSQL: pool of 20, transaction mode, trust, no TLS unless asked for,
+ * connection logging off. And a server that only knows how to let somebody in, for pools by the thousand.
  */
 import { createServer, type Server } from 'node:net';
 import { Bouncer, type PgCluster, RawClient } from '../test/harness';
@@ -8,15 +8,28 @@ import { Bouncer, type PgCluster, RawClient } from '../test/harness';
 /** Logins of this process that are under way at once. */
 const LOGINS_AT_ONCE = 50;
 
+/** [pgbouncer] of every pooler that is measured. */
+export const BENCH_SETTINGS = {
+  pool_mode: 'transaction',
+  default_pool_size: 20,
+  max_client_conn: 10_000,
+  server_tls_sslmode: 'disable',
+  log_connections: 0,
+  log_disconnections: 0,
+  log_stats: 0,
+};
+
 export interface PoolerOptions {
   cluster: PgCluster;
   original: boolean;
   /** more databases, all on a server on that port of 127.0.0.1 */
   databases?: { count: number; port: number };
+  /** on top of BENCH_SETTINGS */
+  settings?: Record<string, string | number>;
 }
 
 /** Starts one. */
-export function startPooler({ cluster, original, databases }: PoolerOptions): Promise<Bouncer> {
+export function startPooler({ cluster, original, databases, settings }: PoolerOptions): Promise<Bouncer> {
   const section: Record<string, string> = { postgres: cluster.connstr() };
   for (let n = 0; n < (databases?.count ?? 0); n++) {
     section[`p${n}`] = `host=127.0.0.1 port=${databases?.port} dbname=p${n}`;
@@ -25,15 +38,7 @@ export function startPooler({ cluster, original, databases }: PoolerOptions): Pr
     cluster,
     original,
     databases: section,
-    settings: {
-      pool_mode: 'transaction',
-      default_pool_size: 20,
-      max_client_conn: 10_000,
-      server_tls_sslmode: 'disable',
-      log_connections: 0,
-      log_disconnections: 0,
-      log_stats: 0,
-    },
+    settings: { ...BENCH_SETTINGS, ...settings },
   });
 }
 
