@@ -29,6 +29,11 @@ const forGood: MeantDifference[] = [
     either: /^stdout: (Report bugs to |PgBouncer home page: |Compatible with PgBouncer )/,
   },
   {
+    reason: "--check and mkauth are tsbouncer's own",
+    scenario: /^cli: usage$/,
+    right: /--check|CONFIG_FILE|mkauth/,
+  },
+  {
     reason: '-d answers when the daemon serves or has failed; the original returns 0 before it knows, and says nothing',
     scenario: /^cli: daemon$/,
     left: /^exit 0$/,
