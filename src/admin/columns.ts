@@ -59,22 +59,6 @@ export const showColumns = {
   state: columns('s:key s:value'),
 };
 
-/** Names of SHOW TOTALS behind `total_` and `avg_`, in the order of Stat. */
-export const totalNames: readonly string[] = [
-  'server_assignment_count',
-  'xact_count',
-  'query_count',
-  'client_bytes',
-  'server_bytes',
-  'xact_time',
-  'query_time',
-  'wait_time',
-  'ps_client_parse_count',
-  'ps_server_parse_count',
-  'ps_bind_count',
-  'client_login_count',
-];
-
 /** What SHOW HELP says, as the detail of a notice. */
 export const helpText = `
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION

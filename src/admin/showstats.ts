@@ -4,8 +4,7 @@
 import { nextOf } from '../core/base/list';
 import type { PgDatabase } from '../core/pool/database';
 import { poolList } from '../core/pool/pool';
-import { calcAverage, newStats, type PgStats, Stat, statAdd } from '../core/pool/stats';
-import { totalNames } from './columns';
+import { calcAverage, newStats, type PgStats, Stat, statAdd, statNames } from '../core/pool/stats';
 import type { PutRow } from './reply';
 
 /** The columns of a row are the counters in the order of Stat. */
@@ -53,10 +52,10 @@ export function totalsRows(put: PutRow): void {
     statAdd(old, pool.olderStats);
   }
   const avg = calcAverage(cur, old);
-  totalNames.forEach((name, i) => {
+  statNames.forEach((name, i) => {
     put(`total_${name}`, cur[i] as number);
   });
-  totalNames.forEach((name, i) => {
+  statNames.forEach((name, i) => {
     put(`avg_${name}`, avg[i] as number);
   });
 }

@@ -21,7 +21,7 @@ import {
   type ServerPrepared,
   serverPreparedEntries,
 } from '../core/pool/statements';
-import { statsStamps } from '../core/pool/stats';
+import { statNames, statsStamps } from '../core/pool/stats';
 import { type PgCredentials, userList } from '../core/pool/user';
 import { varNames } from '../core/pool/varcache';
 import {
@@ -38,7 +38,6 @@ import {
   type SecretRecord,
   type SocketRecord,
   type StillRecord,
-  statNames,
 } from './format';
 import type { Still } from './still';
 import { allPools, eachOfList, eachOfPool, stateName, travels } from './walk';

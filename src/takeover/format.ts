@@ -55,22 +55,6 @@ export const numberFields = [
   'waitStart',
 ] as const satisfies readonly (keyof PgSocket)[];
 
-/** Counters of a pool, by index (enum Stat). */
-export const statNames = [
-  'server_assignment_count',
-  'xact_count',
-  'query_count',
-  'client_bytes',
-  'server_bytes',
-  'xact_time',
-  'query_time',
-  'wait_time',
-  'ps_client_parse_count',
-  'ps_server_parse_count',
-  'ps_bind_count',
-  'client_login_count',
-] as const;
-
 export interface BeginRecord {
   k: 'begin';
   format: number;

@@ -29,7 +29,7 @@ import {
   restoreServerPrepared,
   type ServerPrepared,
 } from '../core/pool/statements';
-import { type PgStats, statsStamps } from '../core/pool/stats';
+import { type PgStats, statNames, statsStamps } from '../core/pool/stats';
 import { addPamCredentials, findGlobalUser, findOrAddGlobalUser, PgCredentials } from '../core/pool/user';
 import { newVarCache, varcacheSet } from '../core/pool/varcache';
 import { adoptCancelKey, forgetCancelKey } from '../core/session/cancelkeys';
@@ -48,7 +48,6 @@ import {
   type PoolRecord,
   type SecretRecord,
   type SocketRecord,
-  statNames,
   type UserRecord,
 } from './format';
 import type { Still } from './still';
@@ -187,7 +186,7 @@ export class Restorer {
     this.flags = record.flags.map((name) => flagFields.find((known) => known === name) ?? null);
     this.numbers = record.numbers.map((name) => numberFields.find((known) => known === name) ?? null);
     this.vars = record.vars;
-    this.stats = record.stats.map((name) => (statNames as readonly string[]).indexOf(name));
+    this.stats = record.stats.map((name) => statNames.indexOf(name));
   }
 
   private takeUser(record: UserRecord): void {

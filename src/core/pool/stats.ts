@@ -26,6 +26,25 @@ export const enum Stat {
   SIZE,
 }
 
+/**
+ * Name of each counter, by its index: the console's SHOW TOTALS puts `total_` and `avg_` in front of them, and a handover
+ * names its counters so, which is why a name never changes its meaning.
+ */
+export const statNames: readonly string[] = [
+  'server_assignment_count',
+  'xact_count',
+  'query_count',
+  'client_bytes',
+  'server_bytes',
+  'xact_time',
+  'query_time',
+  'wait_time',
+  'ps_client_parse_count',
+  'ps_server_parse_count',
+  'ps_bind_count',
+  'client_login_count',
+];
+
 export type PgStats = Float64Array;
 
 export function newStats(): PgStats {

@@ -383,7 +383,8 @@ function countBytes(server: PgSocket, len: number): void {
 
 /**
  * Ends the clocks of a query and of a transaction. Of pipelined queries the whole series is timed: the server is taken
- * that long.
+ * that long. The two warnings are the original's log lines to the letter, its "FIXME" included: whoever watches the log
+ * knows them so.
  */
 function countTimes(server: PgSocket, client: PgSocket, ready: boolean, asyncResponse: boolean): void {
   const stats = (server.pool as PgPool).stats;
