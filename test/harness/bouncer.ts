@@ -213,7 +213,10 @@ export class Bouncer {
       await withTimeout(this.ended, 'the pooler to stop').catch(() => this.child.kill('SIGKILL'));
     }
     dropDir(this.dir);
-    if (died && this.options.wait !== false) throw new Error(`the pooler died:\n${this.log.text.slice(-8192)}`);
+    if (died && this.options.wait !== false) {
+      const { code, signal } = await this.ended;
+      throw new Error(`the pooler died (${signal ?? `exit code ${code}`}):\n${this.log.text.slice(-8192)}`);
+    }
   }
 }
 

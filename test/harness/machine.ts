@@ -26,8 +26,9 @@ function endChildren(): void {
   for (const child of children) child.kill('SIGKILL');
 }
 
-// a child that a test forgot would keep the test process waiting for ever
-after(endChildren);
+// A child that a test forgot would keep the test process waiting for ever. Hooks run in the order of their registration:
+// this one comes after those of the test file that imports us, which still talk to their children.
+process.nextTick(() => after(endChildren));
 process.on('exit', () => {
   endChildren();
   for (const dir of dirs) rmSync(dir, { recursive: true, force: true });
