@@ -150,6 +150,19 @@ static Napi::Value newSocket(const Napi::CallbackInfo &info) {
   return toInt(info.Env(), fd < 0 ? -errno : fd);
 }
 
+static Napi::Value recvStopAll(const Napi::CallbackInfo &info) {
+  Loop *loop = stateOf(info)->loop;
+  std::vector<int> handles;
+  if (loop) {
+    loop->ops->recvStopAll(
+        loop, argInt(info, 0),
+        [](void *context, int handle) { static_cast<std::vector<int> *>(context)->push_back(handle); }, &handles);
+  }
+  Napi::Array list = Napi::Array::New(info.Env(), handles.size());
+  for (size_t i = 0; i < handles.size(); i++) list.Set(static_cast<uint32_t>(i), toInt(info.Env(), handles[i]));
+  return list;
+}
+
 static Napi::Value takeUnsent(const Napi::CallbackInfo &info) {
   Loop *loop = stateOf(info)->loop;
   const int handle = argInt(info, 0);
@@ -244,6 +257,7 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("wakeFd", Napi::Function::New<wakeFd>(env, "wakeFd", state));
   exports.Set("socket", Napi::Function::New<newSocket>(env, "socket", state));
   exports.Set("connect", Napi::Function::New<connect>(env, "connect", state));
+  exports.Set("recvStopAll", Napi::Function::New<recvStopAll>(env, "recvStopAll", state));
   exports.Set("takeUnsent", Napi::Function::New<takeUnsent>(env, "takeUnsent", state));
   exports.Set("copyKept", Napi::Function::New<copyKept>(env, "copyKept", state));
   exports.Set("keepBytes", Napi::Function::New<keepBytes>(env, "keepBytes", state));

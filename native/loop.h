@@ -71,6 +71,8 @@ struct LoopOps {
 
   int (*recvStart)(Loop *loop, int handle);
   int (*recvStop)(Loop *loop, int handle);
+  /** recvStop on every stream but one. Calls `unsent` with the handle of each that has bytes queued. */
+  void (*recvStopAll)(Loop *loop, int except, void (*unsent)(void *context, int handle), void *context);
   int (*keep)(Loop *loop, int handle, const uint8_t *bytes, size_t length);
   int (*keptLength)(Loop *loop, int handle);
   /** Offset in the arena, -1 when nothing is kept, -ENOBUFS when the turn's side space is used up. */

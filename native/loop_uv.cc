@@ -149,7 +149,7 @@ static int signalStart(Loop *loop, int signum) {
 const LoopOps kLoopUv = {
     "libuv",      create,      destroy,      wait,          breakWait,    wakeFd,   signalStart,  ioOpen,
     ioConnect,    ioListenOpen, ioListenStart, ioWatchFd,   ioFdOf,       ioClose,  ioDetach,     ioRecvStart,
-    ioRecvStop,   ioKeep,      ioKeptLength, ioTakeKept,    ioSend,       ioUnsent, ioTakeUnsent, ioTlsStart,
+    ioRecvStop,   ioRecvStopAll, ioKeep,      ioKeptLength, ioTakeKept,    ioSend,       ioUnsent, ioTakeUnsent, ioTlsStart,
     ioTlsOf,      lookupStart, lookupFound,  lookupEnd,
 };
 

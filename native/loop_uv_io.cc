@@ -429,6 +429,14 @@ int ioRecvStop(Loop *loop, int handle) {
   return 0;
 }
 
+void ioRecvStopAll(Loop *loop, int except, void (*unsent)(void *context, int handle), void *context) {
+  for (Slot *slot : uvLoop(loop)->slots) {
+    if (!slot || slot->kind != SlotKind::kStream || slot->handle == except) continue;
+    slot->reading = false;
+    if (slot->unsent.length > 0) unsent(context, slot->handle);
+  }
+}
+
 int ioKeep(Loop *loop, int handle, const uint8_t *bytes, size_t length) {
   Slot *slot = slotOf(loop, handle);
   if (!slot || slot->kind != SlotKind::kStream) return -EBADF;

@@ -39,7 +39,7 @@ import {
   type SocketRecord,
   type StillRecord,
 } from './format';
-import type { Still } from './still';
+import type { Stillness } from './still';
 import { allPools, eachOfList, eachOfPool, stateName, travels } from './walk';
 
 /** What a record owns: nothing, a descriptor, or the descriptor that a socket has when the record is sent. */
@@ -227,17 +227,20 @@ function socketRecord(sk: PgSocket, state: string, pool: number, kept: number, u
 /** What shows that a client did nothing since it was described ahead. */
 interface Seen {
   requestTime: number;
-  flags: number;
   pool: PgPool | null;
   /** it is still there */
   met: boolean;
 }
 
-/** An idle client: nothing of it is on its way anywhere, and it changes only when a packet of it arrives. */
+/**
+ * An idle client: nothing of it is on its way anywhere, and it changes only when a packet of it arrives, which its requestTime
+ * tells. The console's clients may wait for an event.
+ */
 function isIdle(sk: PgSocket): boolean {
   return (
     sk.state === SocketState.CL_ACTIVE &&
     sk.link === null &&
+    sk.pool?.db.admin === false &&
     sk.pktRemain === 0 &&
     sk.collect === null &&
     sk.canceledServer === null &&
@@ -285,19 +288,25 @@ export class Description {
     record.k = 'ahead';
     addStatements(record, sk, this.putStatement);
     this.write(record, [], sk);
-    this.ahead.set(sk, { requestTime: sk.requestTime, flags: record.f, pool: sk.pool, met: false });
+    this.ahead.set(sk, { requestTime: sk.requestTime, pool: sk.pool, met: false });
+    return this.ok;
+  }
+
+  /** The end of what is described ahead. */
+  endAhead(): boolean {
+    this.write({ k: 'aheadEnd' }, [], null);
     return this.ok;
   }
 
   /**
    * Describes the process, which stands still.
-   * @param sockets every socket that stands still, with what it has not sent
+   * @param still every socket, with what it has not sent
    * @param except the connection of the new process, which does not travel
    * @param since usec
    * @param pauseMode the mode before the handover
    * @returns false when `put` gave up
    */
-  describeAll(sockets: readonly Still[], except: PgSocket, since: number, pauseMode: PauseMode): boolean {
+  describeAll(still: Stillness, except: PgSocket, since: number, pauseMode: PauseMode): boolean {
     this.write(stillRecord(since, pauseMode), [], null);
     let listeners = 0;
     forEachPoolerFd((fd, _addr, inherited) => {
@@ -306,10 +315,8 @@ export class Description {
       return this.ok;
     });
     this.putFrame();
-    const unsentOf = new Map<PgSocket, Uint8Array>();
-    for (const { sk, unsent } of sockets) if (unsent !== null) unsentOf.set(sk, unsent);
     const each = (sk: PgSocket): void => {
-      if (sk !== except) this.putSocket(sk, unsentOf.get(sk) ?? null);
+      if (sk !== except) this.putSocket(sk, still.unsent.get(sk) ?? null);
     };
     for (const pool of allPools()) eachOfPool(pool, each);
     eachOfList(loginClientList, each);
@@ -341,15 +348,16 @@ export class Description {
   };
 
   private putSocket(sk: PgSocket, unsent: Uint8Array | null): void {
+    const seen = this.ahead.get(sk);
+    if (seen !== undefined && seen.requestTime === sk.requestTime && seen.pool === sk.pool && isIdle(sk)) {
+      this.count++;
+      seen.met = true;
+      return;
+    }
     const state = stateName(sk.state);
     if (!this.ok || state === null || sk.handle < 0 || !travels(sk)) return;
     this.count++;
-    const seen = this.ahead.get(sk);
-    if (seen !== undefined) {
-      seen.met = true;
-      const quiet = seen.requestTime === sk.requestTime && seen.pool === sk.pool && unsent === null && isIdle(sk);
-      if (quiet && seen.flags === flagBits(sk)) return;
-    }
+    if (seen !== undefined) seen.met = true;
     const raw: Uint8Array[] = [];
     const kept = native.keptLength(sk.handle) > 0 ? native.copyKept(sk.handle) : null;
     if (kept !== null) raw.push(kept);

@@ -3,7 +3,8 @@
  *
  * The old process answers `HANDOVER <n>;` with CopyData messages, one record each: the length of a JSON text (4 bytes), the
  * text (latin1: one char is one byte), then raw bytes that the text announces. A record that says `fd` owns the next of the
- * descriptors that came along as SCM_RIGHTS. CommandComplete `HANDOVER` ends it.
+ * descriptors that came along as SCM_RIGHTS. After the record `aheadEnd` it waits, still serving, for `HANDOVER READY;`.
+ * CommandComplete `HANDOVER` ends it.
  *
  * To stay readable across versions: fields of sockets travel as lists whose names the first record gives, states and kinds
  * travel by name, readers pass over what they do not know and take defaults for what they miss. FORMAT goes up only
@@ -14,6 +15,9 @@ import type { PgSocket } from '../core/pool/socket';
 
 /** Newest format that this version writes and reads. */
 export const FORMAT = 1;
+
+/** What the taker says when it has read everything up to `aheadEnd`: nothing stands still while it catches up. */
+export const READY = 'READY';
 
 /** Boolean fields of a socket, in the order of their bits. */
 export const flagFields = [
@@ -67,6 +71,11 @@ export interface BeginRecord {
   stats: string[];
   /** where systemd listens, or null */
   notifySocket: string | null;
+}
+
+/** What can be said ahead of time was said: the reader asks to go on (READY) when it has made sense of it. */
+export interface AheadEndRecord {
+  k: 'aheadEnd';
 }
 
 /** Everything stands still now. What came before were idle clients only, ahead of time. */
@@ -225,6 +234,7 @@ export interface EndRecord {
 
 export type HandoverRecord =
   | BeginRecord
+  | AheadEndRecord
   | StillRecord
   | ListenerRecord
   | UserRecord

@@ -3,6 +3,7 @@
  *
  *     command       noted
  *     ahead         idle clients are described and sent, some at the end of each turn, while everybody is served
+ *     READY         the new process has made sense of all that: it could be slower than we
  *     still         at the end of a turn, when no received byte is on its way inside, everything stands still; the rest is
  *                   described and sent in one go
  *     SHUTDOWN      of the same connection: acknowledged, and the process ends without touching what it gave
@@ -29,8 +30,9 @@ import { PktBuf } from '../core/wire/pktbuf';
 import { ETOOMANYREFS, sendAll } from './channel';
 import { Description, type Owned } from './describe';
 import { diePoint } from './diepoint';
-import { FORMAT, type HandoverRecord } from './format';
-import { goOn, type Still, sendUnsent, standStill } from './still';
+import { FORMAT, type HandoverRecord, READY } from './format';
+import { goOn, type Stillness, sendUnsent, standStill } from './still';
+import { isTakingOver } from './take';
 import { allSockets, countKinds, travels } from './walk';
 
 /** Most descriptors, and about how many bytes, of one message. */
@@ -46,13 +48,15 @@ const STALL_DEFAULT = 10 * USEC;
 /** The connection of the process that takes over, from its command to its end. */
 let taker: PgSocket | null = null;
 let format = 0;
-let still: Still[] = [];
+let still: Stillness | null = null;
 let pauseBefore: PauseMode = PauseMode.NONE;
 let reloadAsked = false;
 /** what is being sent, and whom it has still to tell of ahead of time */
 let batches: Batches | null = null;
 let description: Description | null = null;
 let queue: PgSocket[] = [];
+let aheadEnded = false;
+let takerReady = false;
 const pumpTimer = newTimer(() => {});
 
 function stallTime(): number {
@@ -107,6 +111,10 @@ class Batches {
     return this.flush();
   }
 
+  get hasWaiting(): boolean {
+    return this.waiting.length > 0;
+  }
+
   /** Sends as much of what waits as the socket takes. @returns true when nothing is left */
   pump(): boolean {
     for (let first = this.waiting[0]; first !== undefined && this.failed === 0; first = this.waiting[0]) {
@@ -144,12 +152,16 @@ class Batches {
 
 /** @returns null when the handover begins, or why not */
 function command(admin: PgSocket, arg: string): string | null {
+  if (admin === taker && aheadEnded && !takerReady && arg.toUpperCase() === READY) {
+    takerReady = true;
+    return null;
+  }
   const asked = Number.parseInt(arg, 10);
   if (!(asked >= 1)) return `bad handover format: ${arg}`;
   const cred = native.peerCred(native.fdOf(admin.handle));
   if (!admin.ownUser || cred === null || cred[0] !== process.getuid?.())
     return 'handover is for the owner of the process';
-  if (taker !== null) return 'another handover is under way';
+  if (taker !== null || isTakingOver()) return 'another handover is under way';
   if (runState.shutdownMode !== ShutdownMode.NONE || globalThis.cfShutdown > 0) return 'pooler is shutting down';
   if (runState.pauseMode === PauseMode.SUSPEND) return 'already suspended/paused';
   logInfo('HANDOVER command issued');
@@ -173,14 +185,19 @@ function beginAhead(admin: PgSocket): void {
   if (!description.begin(format)) abort('handover failed');
 }
 
-/** Describes some idle clients; the last turn before everything stands still when there are no more. */
-function goAhead(sending: Batches, describing: Description): void {
+/** Describes some idle clients. When there are no more, and the new process has read all of it, everything stands still. */
+function goAhead(admin: PgSocket, sending: Batches, describing: Description): void {
   if (!sending.pump()) {
     // the new process is not quick enough: look again soon, and serve meanwhile
-    if (sending.failed === 0) timerStart(pumpTimer, PUMP_PAUSE, 0);
-    else failed(sending);
+    if (sending.failed !== 0) failed(sending);
+    else timerStart(pumpTimer, PUMP_PAUSE, 0);
     return;
   }
+  if (takerReady) {
+    freeze(admin, sending, describing);
+    return;
+  }
+  if (aheadEnded) return;
   for (let i = 0; i < AHEAD_PER_TURN; i++) {
     const sk = queue.pop();
     if (sk === undefined) break;
@@ -190,9 +207,9 @@ function goAhead(sending: Batches, describing: Description): void {
     }
   }
   timerStart(patience, stallTime(), 0);
+  if (queue.length === 0) aheadEnded = describing.endAhead();
   if (!sending.flush()) failed(sending);
-  else if (queue.length === 0 && sending.pump()) freeze(sending, describing);
-  else native.loopBreak();
+  else if (sending.hasWaiting) timerStart(pumpTimer, PUMP_PAUSE, 0);
 }
 
 function failed(sending: Batches): void {
@@ -200,7 +217,7 @@ function failed(sending: Batches): void {
   abort('handover failed');
 }
 
-function freeze(sending: Batches, describing: Description): void {
+function freeze(admin: PgSocket, sending: Batches, describing: Description): void {
   if (runState.pauseMode === PauseMode.SUSPEND || runState.shutdownMode !== ShutdownMode.NONE) {
     abort('suspended or shutting down meanwhile');
     return;
@@ -212,17 +229,18 @@ function freeze(sending: Batches, describing: Description): void {
   runState.suspendStart = began;
   handoverSlot.frozen = true;
   suspendPooler();
-  still = allSockets(taker).map(standStill);
+  still = standStill(admin);
   diePoint('give-still');
   sending.serving = false;
-  if (!describing.describeAll(still, taker as PgSocket, began, pauseBefore) || !sending.finish('HANDOVER')) {
+  if (!describing.describeAll(still, admin, began, pauseBefore) || !sending.finish('HANDOVER')) {
     failed(sending);
     return;
   }
   diePoint('give-described');
-  const moved = still.map((one) => one.sk).filter(travels);
-  if (moved.length < still.length) {
-    logWarning(`handover: ${still.length - moved.length} TLS connections cannot be handed over`);
+  const { sockets } = still;
+  const moved = sockets.filter(travels);
+  if (moved.length < sockets.length) {
+    logWarning(`handover: ${sockets.length - moved.length} TLS connections cannot be handed over`);
   }
   const { clients, servers } = countKinds(moved);
   logInfo(
@@ -242,14 +260,17 @@ function thaw(): void {
   batches = null;
   description = null;
   queue = [];
+  aheadEnded = false;
+  takerReady = false;
   logInfo('handover failed, resuming work');
   if (!frozen) return;
   runState.pauseMode = pauseBefore;
-  const sockets = still;
-  still = [];
-  // inside a turn already: no other
-  sendUnsent(sockets);
-  goOn(sockets, () => {});
+  if (still !== null) {
+    sendUnsent(still);
+    // inside a turn already: no other
+    goOn(still.sockets, () => {});
+  }
+  still = null;
   resumePooler();
   handoverSlot.replay();
   if (reloadAsked) reloadAll();
@@ -268,8 +289,8 @@ function turnEnd(): void {
   if (isDead(taker)) thaw();
   else if (handoverSlot.frozen) return;
   else if (batches === null || description === null) beginAhead(taker);
-  else goAhead(batches, description);
-  if (taker !== null && !handoverSlot.frozen && pumpTimer.when === 0) native.loopBreak();
+  else goAhead(taker, batches, description);
+  if (taker !== null && !aheadEnded && pumpTimer.when === 0) native.loopBreak();
 }
 
 /**

@@ -50,7 +50,7 @@ import {
   type SocketRecord,
   type UserRecord,
 } from './format';
-import type { Still } from './still';
+import type { Stillness } from './still';
 import { isServerStateName, placeSocket, stateOf } from './walk';
 
 type FlagField = (typeof flagFields)[number];
@@ -97,7 +97,7 @@ export class Restorer {
   /** usec when the old process stood still, 0 = it still serves */
   stillSince = 0;
   listeners = 0;
-  readonly sockets: Still[] = [];
+  readonly still: Stillness = { sockets: [], unsent: new Map() };
   /** databases that the new config does not have: they end as after RELOAD, once the sockets are ours */
   readonly goneDatabases: PgDatabase[] = [];
 
@@ -109,7 +109,7 @@ export class Restorer {
   /** databases whose servers were opened under another config */
   private readonly changed = new Set<string>();
   private readonly ownCredentials = new Map<string, PgCredentials>();
-  private readonly byId = new Map<number, Still>();
+  private readonly byId = new Map<number, PgSocket>();
   private readonly links: Tie[] = [];
   /** prepared queries by the number they have in the old process */
   private readonly queries = new Map<number, Buffer>();
@@ -130,6 +130,8 @@ export class Restorer {
     }
     if (this.begin === null) throw new Error(`record '${record.k}' before the first`);
     switch (record.k) {
+      case 'aheadEnd':
+        return;
       case 'still':
         this.stillSince = record.since;
         if (record.paused) runState.pauseMode = PauseMode.PAUSE;
@@ -292,15 +294,15 @@ export class Restorer {
     const known = this.byId.get(record.id);
     if (known === undefined && fd < 0) throw new Error(`a socket without its descriptor: ${record.id}`);
     if (known !== undefined) {
-      this.unplace(known.sk);
-      known.sk.vars = newVarCache();
+      this.unplace(known);
+      known.vars = newVarCache();
     }
-    const still = known ?? { sk: this.fresh(record, fd), unsent: null };
-    this.fillFields(still.sk, record);
-    this.place(still, record, raw);
+    const sk = known ?? this.fresh(record, fd);
+    this.fillFields(sk, record);
+    this.place(sk, record, raw);
     if (known === undefined) {
-      this.sockets.push(still);
-      this.byId.set(record.id, still);
+      this.still.sockets.push(sk);
+      this.byId.set(record.id, sk);
     }
   }
 
@@ -309,8 +311,8 @@ export class Restorer {
     const known = this.byId.get(id);
     if (known === undefined) throw new Error(`unknown client ${id}`);
     this.byId.delete(id);
-    this.unplace(known.sk);
-    this.drop(known.sk);
+    this.unplace(known);
+    this.drop(known);
   }
 
   /** Undoes place(), for a client that was described ahead. */
@@ -335,8 +337,7 @@ export class Restorer {
     sbufClose(sk);
   }
 
-  private place(still: Still, record: SocketRecord, raw: Buffer): void {
-    const { sk } = still;
+  private place(sk: PgSocket, record: SocketRecord, raw: Buffer): void {
     this.arrived++;
     const state = stateOf(record.state);
     sk.pool = this.pools.get(record.pool) ?? null;
@@ -356,8 +357,9 @@ export class Restorer {
       sk.hasKept = true;
     }
     if (record.unsent > 0) {
-      still.unsent = Buffer.from(raw.subarray(record.kept, record.kept + record.unsent));
-      if (still.unsent.length !== record.unsent) throw new Error('unsent bytes are missing');
+      const unsent = Buffer.from(raw.subarray(record.kept, record.kept + record.unsent));
+      if (unsent.length !== record.unsent) throw new Error('unsent bytes are missing');
+      this.still.unsent.set(sk, unsent);
     }
     if (record.collected > 0) {
       const start = record.kept + record.unsent;
@@ -463,10 +465,10 @@ export class Restorer {
   }
 
   private tie(): void {
-    for (const { from, to } of this.links) from.link = this.byId.get(to)?.sk ?? null;
+    for (const { from, to } of this.links) from.link = this.byId.get(to) ?? null;
     for (const { server, requests, notes } of this.requests) restoreRequests(server, requests, notes);
     for (const { from, to } of this.cancels) {
-      const server = this.byId.get(to)?.sk ?? null;
+      const server = this.byId.get(to) ?? null;
       if (server === null || !isServerSocket(server)) continue;
       from.canceledServer = server;
       if (server.cancelingClients === null) server.cancelingClients = [from];

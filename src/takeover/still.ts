@@ -6,34 +6,39 @@
 
 import { nextOf } from '../core/base/list';
 import { native } from '../core/base/native';
-import { sbufContinue } from '../core/net/sbuf';
+import { sbufContinue, socketsByHandle } from '../core/net/sbuf';
 import { poolList, touchPool } from '../core/pool/pool';
 import { isDead, type PgSocket, SocketState } from '../core/pool/socket';
 import { onDrain } from '../core/session/mainloop';
-import { travels } from './walk';
+import { allSockets, travels } from './walk';
 
 /** Idle clients that go on between two turns of the loop. */
 const IDLE_SLICE = 250;
 
-/** A socket that stands still. */
-export interface Still {
-  sk: PgSocket;
-  /** bytes that its peer has to get before anything else; null = none */
-  unsent: Uint8Array | null;
+/** Sockets that stand still. */
+export interface Stillness {
+  sockets: PgSocket[];
+  /** bytes that a peer has to get before anything else */
+  unsent: Map<PgSocket, Uint8Array>;
 }
 
-/** Stops a socket in both directions. What it was about (reading, blocked) stays noted in it. */
-export function standStill(sk: PgSocket): Still {
-  native.recvStop(sk.handle);
-  // nobody else will ever write to it, and what is queued is encrypted already
-  if (!travels(sk)) return { sk, unsent: null };
-  return { sk, unsent: native.unsent(sk.handle) > 0 ? native.takeUnsent(sk.handle) : null };
+/**
+ * Stops every socket but one in both directions. What each was about (reading, blocked) stays noted in it.
+ * @param except the connection of the new process
+ */
+export function standStill(except: PgSocket): Stillness {
+  const unsent = new Map<PgSocket, Uint8Array>();
+  for (const handle of native.recvStopAll(except.handle)) {
+    const sk = socketsByHandle[handle];
+    // what is queued of one that stays is encrypted already, and nobody else will ever write to it
+    if (sk && travels(sk)) unsent.set(sk, native.takeUnsent(handle));
+  }
+  return { sockets: allSockets(except), unsent };
 }
 
 /** Queues what was not sent yet; the kernel may take all of it at once. */
-function sendAgain(still: Still): void {
-  const { sk, unsent } = still;
-  if (unsent === null || isDead(sk)) return;
+function sendAgain(sk: PgSocket, unsent: Uint8Array): void {
+  if (isDead(sk)) return;
   const res = native.sendBytes(sk.handle, unsent, 0, unsent.length);
   if (res < 0) onDrain(sk, res);
 }
@@ -55,8 +60,8 @@ function isBusy(sk: PgSocket): boolean {
 }
 
 /** The first step of going on: what peers have to get before anything else. */
-export function sendUnsent(sockets: readonly Still[]): void {
-  for (const still of sockets) sendAgain(still);
+export function sendUnsent(still: Stillness): void {
+  for (const [sk, unsent] of still.unsent) sendAgain(sk, unsent);
 }
 
 /**
@@ -64,15 +69,17 @@ export function sendUnsent(sockets: readonly Still[]): void {
  * may be thousands, take their time with the kernel.
  * @param betweenSlices is called now and then, so that the busy ones are served meanwhile
  */
-export function goOn(sockets: readonly Still[], betweenSlices: () => void): void {
+export function goOn(sockets: readonly PgSocket[], betweenSlices: () => void): void {
   const idle: PgSocket[] = [];
-  for (const { sk } of sockets) {
+  for (const sk of sockets) {
     if (isBusy(sk)) readAgain(sk);
     else idle.push(sk);
   }
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) touchPool(pool);
   for (let i = 0; i < idle.length; i++) {
     readAgain(idle[i] as PgSocket);
-    if ((i + 1) % IDLE_SLICE === 0) betweenSlices();
+    if ((i + 1) % IDLE_SLICE === 0) {
+      betweenSlices();
+    }
   }
 }

@@ -5,7 +5,8 @@
  *
  * Until SHUTDOWN was acknowledged this process touches nothing: whatever fails, it dies and the old one goes on.
  */
-import { accessSync, constants, readFileSync, unlinkSync } from 'node:fs';
+import { accessSync, constants as fsConstants, readFileSync, unlinkSync } from 'node:fs';
+import { constants } from 'node:os';
 import { dirname } from 'node:path';
 import { listenFdCount } from '../core/base/listenfds';
 import { die, fatal, logDebug, logError, logInfo, slogInfo } from '../core/base/log';
@@ -31,7 +32,7 @@ import { PktReader } from '../core/wire/reader';
 import { Channel, type ChannelMessage, errorText } from './channel';
 import { classicState, takeoverLoadFd, takeoverPostprocessFds } from './classic';
 import { diePoint } from './diepoint';
-import { FORMAT, type HandoverRecord } from './format';
+import { FORMAT, type HandoverRecord, READY } from './format';
 import { Restorer } from './restore';
 import { goOn, sendUnsent } from './still';
 import { countKinds } from './walk';
@@ -41,10 +42,11 @@ const SEND_MS = 10_000;
 const FOREVER_MS = -1;
 /** How long a process whose connection ended without a word may take to be gone. */
 const DYING_MS_MAX = 5_000;
-/** Between two looks at the old pidfile: often at first, because usually it is gone already. */
-const PIDFILE_MS_FIRST = 1;
-const PIDFILE_MS = 100;
-const PIDFILE_QUICK_LOOKS = 100;
+/** Between two looks whether the old process is gone: often at first, because usually it is gone soon. usec */
+const LOOK_FIRST = USEC / 1000;
+const LOOK = USEC / 10;
+const QUICK_LOOKS = 100;
+const NAP_MS = 1;
 
 /** The pseudo-server whose other end is the old process. */
 let oldBouncer: PgSocket | null = null;
@@ -55,8 +57,30 @@ let restorer: Restorer | null = null;
 let pauseBegan = 0;
 let pauseEnded = 0;
 
+/** It owns the sockets or is about to; no other process may ask it for them before it has ended the old one. */
+export function isTakingOver(): boolean {
+  return channel !== null;
+}
+
 function nap(ms: number): void {
   native.pollFd(-1, 0, ms);
+}
+
+/** Serves everybody until the old process has done something. SHUTDOWN and its like end the wait too. */
+function serveUntil(done: () => boolean): void {
+  let due = true;
+  const tick = newTimer(() => {
+    due = true;
+  });
+  for (let looks = 0; globalThis.cfShutdown < 2; ) {
+    if (due) {
+      if (done()) break;
+      due = false;
+      timerStart(tick, looks++ < QUICK_LOOKS ? LOOK_FIRST : LOOK, 0);
+    }
+    mainLoopOnce();
+  }
+  timerStop(tick);
 }
 
 /* ---- part 1 ---- */
@@ -75,7 +99,7 @@ function tryWhatComesLater(): void {
   checkListenAddr();
   if (cf.pidfile === null || cf.pidfile === '') return;
   try {
-    accessSync(Buffer.from(dirname(cf.pidfile), 'latin1'), constants.W_OK);
+    accessSync(Buffer.from(dirname(cf.pidfile), 'latin1'), fsConstants.W_OK);
   } catch (err) {
     die(`could not open pidfile '${cf.pidfile}': ${(err as Error).message}`);
   }
@@ -199,7 +223,7 @@ function takeFull(ch: Channel, first: ChannelMessage): void {
   for (let msg = first; ; msg = receive(ch)) {
     if (msg.type === PqMsg.CopyData) {
       const still = reader.stillSince > 0;
-      takeRecord(reader, msg, takeFd);
+      if (takeRecord(reader, msg, takeFd) === 'aheadEnd') send(ch, `HANDOVER ${READY};`);
       if (!still && reader.stillSince > 0) {
         logInfo('SUSPEND finished, sending SHOW FDS');
         pauseBegan = reader.stillSince;
@@ -216,16 +240,18 @@ function takeFull(ch: Channel, first: ChannelMessage): void {
   }
 }
 
-function takeRecord(reader: Restorer, msg: ChannelMessage, takeFd: () => number): void {
+/** @returns the kind of the record */
+function takeRecord(reader: Restorer, msg: ChannelMessage, takeFd: () => number): HandoverRecord['k'] {
   try {
     const length = msg.buf.readUInt32BE(msg.off);
     const textEnd = msg.off + 4 + length;
     if (textEnd > msg.end) throw new Error('record too short');
     const record = JSON.parse(msg.buf.toString('latin1', msg.off + 4, textEnd)) as HandoverRecord;
     reader.take(record, msg.buf.subarray(textEnd, msg.end), takeFd);
+    return record.k;
   } catch (err) {
     logError((err as Error).message);
-    die('invalid data from old process');
+    return die('invalid data from old process');
   }
 }
 
@@ -281,49 +307,55 @@ function resumeWork(): void {
       if (isServerSocket(sk) && !sk.ready && sk.link === null) disconnectServer(sk, true, 'client was not handed over');
     }
   } else {
-    sendUnsent(restorer.sockets);
+    sendUnsent(restorer.still);
     resumePooler();
   }
   for (const db of goneDatabases) killDatabase(db);
-  if (restorer !== null) goOn(restorer.sockets, oneTurn);
+  if (restorer !== null) goOn(restorer.still.sockets, oneTurn);
   pauseEnded = getRealTime();
 }
 
-/**
- * Sends SHUTDOWN and waits until the old process has no say any more. With one of our own kind that is its
- * acknowledgement, or its death; with any other its end.
- */
-function shutDownOld(ch: Channel): void {
-  const pid = restorer?.begin?.pid ?? 0;
-  let acknowledged = false;
-  let resumed: string | null = null;
-  const failed = ch.query('SHUTDOWN;', SEND_MS);
-  if (failed !== 0 && restorer === null) die('failed to send SHUTDOWN;');
+/** The C original says nothing any more: its end is what counts. */
+function shutDownOriginal(ch: Channel): void {
+  if (ch.query('SHUTDOWN;', SEND_MS) !== 0) die('failed to send SHUTDOWN;');
   diePoint('take-shutdown-sent');
+  for (let msg = ch.next(FOREVER_MS); msg !== null; msg = ch.next(FOREVER_MS)) {
+    if (typeof msg !== 'number') continue;
+    die(`sky is falling - error while waiting result from SHUTDOWN: ${native.strerror(msg)}`);
+  }
+  resumeWork();
+}
+
+/** The old process has closed its end; it says nothing before that. */
+function channelEnded(ch: Channel): boolean {
   for (;;) {
-    const msg = ch.next(FOREVER_MS);
-    if (msg === null) break;
-    if (typeof msg === 'number') {
-      if (restorer !== null) break;
-      die(`sky is falling - error while waiting result from SHUTDOWN: ${native.strerror(msg)}`);
-    }
-    if (restorer === null) continue;
-    if (msg.type === PqMsg.CommandComplete && !acknowledged) {
-      acknowledged = true;
+    const msg = ch.next(0);
+    if (msg === null) return true;
+    if (typeof msg === 'number') return msg !== constants.errno.ETIMEDOUT;
+  }
+}
+
+/**
+ * With one of our own kind its acknowledgement is what counts, or its death.
+ * @param pid the old process
+ */
+function shutDownOwn(ch: Channel, pid: number): void {
+  let resumed: string | null = null;
+  // whether it went or not: what comes back tells
+  ch.query('SHUTDOWN;', SEND_MS);
+  diePoint('take-shutdown-sent');
+  for (let msg = ch.next(FOREVER_MS); msg !== null && typeof msg !== 'number'; msg = ch.next(FOREVER_MS)) {
+    if (msg.type === PqMsg.CommandComplete) {
       resumeWork();
-    } else if (msg.type === PqMsg.ErrorResponse) {
-      resumed = errorText(msg);
+      serveUntil(() => channelEnded(ch));
+      return;
     }
+    if (msg.type === PqMsg.ErrorResponse) resumed = errorText(msg);
   }
-  if (restorer === null) {
-    resumeWork();
-    return;
-  }
-  if (acknowledged) return;
   // it ended without a word: only if it is dead, what it had is ours
-  for (let waited = 0; resumed === null && isAlive(pid); waited += PIDFILE_MS_FIRST) {
+  for (let waited = 0; resumed === null && isAlive(pid); waited += NAP_MS) {
     if (waited >= DYING_MS_MAX) resumed = 'connection lost';
-    nap(PIDFILE_MS_FIRST);
+    nap(NAP_MS);
   }
   if (resumed !== null) {
     notify(`MAINPID=${pid}`);
@@ -332,28 +364,21 @@ function shutDownOld(ch: Channel): void {
   resumeWork();
 }
 
-/** Waits until the file is gone, or names nobody who lives: the old process may have been killed. */
-function waitForPidfile(path: string): void {
-  logInfo('waiting for old pidfile to go away');
-  const file = Buffer.from(path, 'latin1');
-  for (let look = 0; ; look++) {
-    let pid: number;
-    try {
-      pid = Number.parseInt(readFileSync(file, 'latin1'), 10);
-    } catch (err) {
-      if ((err as NodeJS.ErrnoException).code === 'ENOENT') return;
-      pid = 0;
-    }
-    if (pid > 0 && !isAlive(pid)) {
-      try {
-        unlinkSync(file);
-      } catch {
-        // it went by itself
-      }
-      return;
-    }
-    nap(look < PIDFILE_QUICK_LOOKS ? PIDFILE_MS_FIRST : PIDFILE_MS);
+/** The file is gone, or names nobody who lives: the old process may have been killed. */
+function isPidfileFree(file: Buffer): boolean {
+  let pid: number;
+  try {
+    pid = Number.parseInt(readFileSync(file, 'latin1'), 10);
+  } catch (err) {
+    return (err as NodeJS.ErrnoException).code === 'ENOENT';
   }
+  if (!(pid > 0) || isAlive(pid)) return false;
+  try {
+    unlinkSync(file);
+  } catch {
+    // it went by itself
+  }
+  return true;
 }
 
 /**
@@ -366,16 +391,21 @@ export function takeoverFinish(): string {
   logInfo('sending SHUTDOWN;');
   // systemd has to know its new main process before the old one is gone
   notify(`MAINPID=${process.pid}`);
-  shutDownOld(ch);
+  if (restorer === null) shutDownOriginal(ch);
+  else shutDownOwn(ch, restorer.begin?.pid ?? 0);
   diePoint('take-owned');
   ch.close();
   if (oldBouncer !== null) disconnectServer(oldBouncer, false, 'disko over');
-  if (cf.pidfile !== null && cf.pidfile !== '') waitForPidfile(cf.pidfile);
+  if (cf.pidfile !== null && cf.pidfile !== '') {
+    const pidfile = Buffer.from(cf.pidfile, 'latin1');
+    logInfo('waiting for old pidfile to go away');
+    serveUntil(() => isPidfileFree(pidfile));
+  }
   logInfo('old process killed, resuming work');
   settleListeners();
   if (runState.pauseMode !== PauseMode.SUSPEND) resumePooler();
 
-  const { clients, servers } = restorer === null ? classicState : countKinds(restorer.sockets.map((one) => one.sk));
+  const { clients, servers } = restorer === null ? classicState : countKinds(restorer.still.sockets);
   const listeners = restorer === null ? classicState.listeners : restorer.listeners;
   const pauseMs = Math.max(1, Math.round(((pauseEnded - pauseBegan) * 1000) / USEC));
   oldBouncer = null;

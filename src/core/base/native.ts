@@ -161,6 +161,8 @@ export interface Native {
   recvStart(handle: number): number;
   /** Stops receiving; nothing is delivered until recvStart. Costs no system call. Returns 0 or -EBADF. */
   recvStop(handle: number): number;
+  /** recvStop() on every stream but that one, for the handover. Returns the handles that have unsent bytes. */
+  recvStopAll(except: number): number[];
   /** Gives back the unprocessed tail of the bytes just delivered: they come again in front of what arrives next (alone
    *  only after recvStop and recvStart). Several calls append. More than 1 MB kept makes the next delivery -EMSGSIZE.
    *  Returns 0, -EBADF, -EFAULT (outside the arena) or -ENOMEM. */
