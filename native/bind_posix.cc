@@ -1,8 +1,11 @@
 /* What Node's own modules lack of POSIX, for JavaScript: descriptors, sessions, limits, accounts, texts, syslog. */
+#include <dirent.h>
 #include <errno.h>
 #include <grp.h>
 #include <netdb.h>
 #include <pwd.h>
+#include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <syslog.h>
@@ -44,6 +47,40 @@ static Napi::Value rlimitNofile(const Napi::CallbackInfo &info) {
   list.Set(0u, number(limit.rlim_cur));
   list.Set(1u, number(limit.rlim_max));
   return list;
+}
+
+/* Empty where the kernel knows more CPUs than fit, which is no reason to fail. */
+static Napi::Value cpuAffinity(const Napi::CallbackInfo &info) {
+  Napi::Array list = Napi::Array::New(info.Env());
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) < 0) return list;
+  uint32_t count = 0;
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+    if (CPU_ISSET(cpu, &set)) list.Set(count++, toInt(info.Env(), cpu));
+  }
+  return list;
+}
+
+/* The kernel knows of threads only; those that end meanwhile do not count. */
+static Napi::Value setCpuAffinity(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  const Napi::Array list = info[0].As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); i++) {
+    const int cpu = list.Get(i).ToNumber().Int32Value();
+    if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_SET(cpu, &set);
+  }
+  DIR *tasks = opendir("/proc/self/task");
+  if (!tasks) return toInt(env, -errno);
+  int err = 0;
+  while (const dirent *task = readdir(tasks)) {
+    const pid_t thread = atoi(task->d_name);
+    if (thread > 0 && sched_setaffinity(thread, sizeof set, &set) < 0 && errno != ESRCH) err = -errno;
+  }
+  closedir(tasks);
+  return toInt(env, err);
 }
 
 static Napi::Value errnoText(const Napi::CallbackInfo &info) {
@@ -166,6 +203,8 @@ void bindPosix(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("dup2", Napi::Function::New<dup2>(env, "dup2", state));
   exports.Set("setsid", Napi::Function::New<setsid>(env, "setsid", state));
   exports.Set("rlimitNofile", Napi::Function::New<rlimitNofile>(env, "rlimitNofile", state));
+  exports.Set("cpuAffinity", Napi::Function::New<cpuAffinity>(env, "cpuAffinity", state));
+  exports.Set("setCpuAffinity", Napi::Function::New<setCpuAffinity>(env, "setCpuAffinity", state));
   exports.Set("strerror", Napi::Function::New<errnoText>(env, "strerror", state));
   exports.Set("gaiStrerror", Napi::Function::New<gaiText>(env, "gaiStrerror", state));
   exports.Set("getpwnam", Napi::Function::New<userByName>(env, "getpwnam", state));

@@ -11,6 +11,7 @@ import { mkauth } from './cli/mkauth';
 import { type Options, parseOptions } from './cli/options';
 import { checkPidfile, writePidfile } from './cli/pidfile';
 import { changeUser } from './cli/user';
+import { takeBackSeat } from './core/base/backseat';
 import { nextOf } from './core/base/list';
 import { die, exitProcess, fatal, logInfo, logPrefix, logState } from './core/base/log';
 import { native } from './core/base/native';
@@ -70,6 +71,7 @@ function main(): void {
   claimDaemon();
   const options = readOptions();
   if (options.check) process.exit(checkConfig(options.configFile, options.user, options.quiet));
+  if (options.reboot) takeBackSeat();
   runState.reboot = options.reboot ? 1 : 0;
   runState.daemon = options.daemon;
   logState.quiet = options.quiet;

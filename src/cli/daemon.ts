@@ -14,6 +14,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, fstatSync, openSync, writeSync } from 'node:fs';
+import { backSeatEnv } from '../core/base/backseat';
 import { die, logState } from '../core/base/log';
 import { native } from '../core/base/native';
 
@@ -108,7 +109,7 @@ export function launchDaemon(): void {
   const args = [...process.execArgv, ...process.argv.slice(1)];
   const daemon = spawn(process.execPath, args, {
     detached: true,
-    env: { ...process.env, [MARKER]: String(REPORT_FD) },
+    env: { ...process.env, [MARKER]: String(REPORT_FD), ...backSeatEnv() },
     stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
   });
   stopTogether(daemon);

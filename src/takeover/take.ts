@@ -8,6 +8,7 @@
 import { accessSync, constants as fsConstants, readFileSync, unlinkSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname } from 'node:path';
+import { leaveBackSeat } from '../core/base/backseat';
 import { listenFdCount } from '../core/base/listenfds';
 import { die, fatal, logDebug, logError, logInfo, slogInfo } from '../core/base/log';
 import { native } from '../core/base/native';
@@ -187,6 +188,7 @@ function passOver(msg: ChannelMessage): void {
 }
 
 function takeClassic(ch: Channel): void {
+  leaveBackSeat();
   pauseBegan = getRealTime();
   send(ch, 'SUSPEND;');
   for (;;) {
@@ -223,7 +225,10 @@ function takeFull(ch: Channel, first: ChannelMessage): void {
   for (let msg = first; ; msg = receive(ch)) {
     if (msg.type === PqMsg.CopyData) {
       const still = reader.stillSince > 0;
-      if (takeRecord(reader, msg, takeFd) === 'aheadEnd') send(ch, `HANDOVER ${READY};`);
+      if (takeRecord(reader, msg, takeFd) === 'aheadEnd') {
+        leaveBackSeat();
+        send(ch, `HANDOVER ${READY};`);
+      }
       if (!still && reader.stillSince > 0) {
         logInfo('SUSPEND finished, sending SHOW FDS');
         pauseBegan = reader.stillSince;
@@ -264,6 +269,7 @@ export function takeoverPart1(oldProcessAnswers: () => boolean): boolean {
   if (!oldProcessAnswers()) {
     logInfo('old process not found, try to continue normally');
     runState.reboot = 0;
+    leaveBackSeat();
     return false;
   }
   tryWhatComesLater();

@@ -263,6 +263,10 @@ export interface Native {
   setsid(): number;
   /** [soft, hard] of RLIMIT_NOFILE; -1 = unlimited */
   rlimitNofile(): [number, number];
+  /** numbers of the CPUs that this thread may run on; empty where that cannot be told */
+  cpuAffinity(): number[];
+  /** Lets every thread of this process run on those CPUs only. Returns 0 or -errno. */
+  setCpuAffinity(cpus: number[]): number;
   /** strerror text */
   strerror(errno: number): string;
   /** gai_strerror text */
