@@ -1,0 +1,60 @@
+// Builds the addon with AddressSanitizer and UndefinedBehaviorSanitizer in a copy of the tree, and runs the tests there: all
+// of them, or those whose names are given. Fails when a test fails or when any process of any test left a report.
+//
+//     node scripts/sanitize.mjs [native tls-native …]
+//
+// Needs g++ with its sanitizer libraries (Debian's g++ has them).
+import { spawnSync } from 'node:child_process';
+import { chmodSync, cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, isAbsolute, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const SANITIZERS = '-fsanitize=address,undefined';
+const NOT_COPIED = new Set(['.git', '.demo', 'build', 'dist', 'dist-test', 'node_modules']);
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const copy = mkdtempSync(join(tmpdir(), 'tsb-sanitize-'));
+process.on('exit', () => rmSync(copy, { recursive: true, force: true }));
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => process.exit(1));
+
+function step(program, args, env = {}) {
+  const { status, error } = spawnSync(program, args, { cwd: copy, stdio: 'inherit', env: { ...process.env, ...env } });
+  if (error) console.error(String(error));
+  return status ?? 1;
+}
+
+// a sanitizer has to be the first library of a process whose program was built without it
+const found = spawnSync('g++', ['-print-file-name=libasan.so'], { encoding: 'latin1' }).stdout?.trim() ?? '';
+if (!isAbsolute(found)) {
+  console.error('g++ has no libasan.so');
+  process.exit(1);
+}
+
+for (const name of readdirSync(root)) {
+  if (!NOT_COPIED.has(name)) cpSync(join(root, name), join(copy, name), { recursive: true });
+}
+symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'));
+chmodSync(copy, 0o755);
+const reports = join(copy, 'reports');
+mkdirSync(reports);
+chmodSync(reports, 0o777);
+
+const flags = `${SANITIZERS} -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g`;
+const built =
+  step('npm', ['run', 'build:native'], { CXXFLAGS: flags, LDFLAGS: SANITIZERS }) ||
+  step('npm', ['run', 'build:ts']) ||
+  step('npm', ['run', 'build:test']);
+if (built !== 0) process.exit(built);
+
+const status = step(process.execPath, ['scripts/run-tests.mjs', ...process.argv.slice(2)], {
+  LD_PRELOAD: found,
+  // Node frees little at exit, so leaks say nothing; V8 has a SIGSEGV handler of its own
+  ASAN_OPTIONS: `detect_leaks=0:allow_user_segv_handler=1:log_path=${reports}/asan`,
+  UBSAN_OPTIONS: `print_stacktrace=1:log_path=${reports}/ubsan`,
+  TSBOUNCER_SANITIZED: '1',
+});
+const files = readdirSync(reports);
+for (const name of files) console.error(`\n${name}:\n${readFileSync(join(reports, name), 'latin1')}`);
+console.log(`sanitizers: ${files.length} reports`);
+process.exit(files.length > 0 ? 1 : status);
