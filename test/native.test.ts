@@ -681,3 +681,37 @@ test('a handle number is not given out again before the next wait', () => {
   assert.ok(![a, b].includes(c) && ![a, b].includes(d));
   closeAll(c, d);
 });
+
+test('receiving stops everywhere but on one handle, and who has unsent bytes is told', () => {
+  const [a, b] = pair();
+  const [c, d] = pair();
+  for (const handle of [a, b, c, d]) native.recvStart(handle);
+  const much = Buffer.alloc(4 << 20);
+  assert.ok(native.sendBytes(a, much, 0, much.length) > 0);
+  assert.deepEqual(native.recvStopAll(d), [a]);
+  put(a, 'x');
+  put(c, 'for the one');
+  assert.equal(until(Ev.RECV, d).text, 'for the one');
+  assert.ok(turn(20).every(({ handle, kind }) => handle !== b || kind !== Ev.RECV));
+  native.recvStart(b);
+  assert.ok(until(Ev.RECV, b).result > 0);
+  closeAll(a, b, c, d);
+});
+
+test('a process can keep to some of its CPUs, with all its threads, and go back', () => {
+  const script = `
+    const { native } = require(${JSON.stringify(require.resolve('../src/core/base/native'))});
+    const { readdirSync, readFileSync } = require('node:fs');
+    const lists = () => [...new Set(readdirSync('/proc/self/task').map((thread) =>
+      /Cpus_allowed_list:\\s*(\\S+)/.exec(readFileSync('/proc/self/task/' + thread + '/status', 'latin1'))[1]))];
+    const all = native.cpuAffinity();
+    const before = lists();
+    const done = [native.setCpuAffinity([all.at(-1)]), native.cpuAffinity(), lists()];
+    console.log(JSON.stringify({ all, before, done, back: [native.setCpuAffinity(all), native.cpuAffinity(), lists()] }));`;
+  const child = spawnSync(process.execPath, ['-e', script], { encoding: 'latin1' });
+  assert.equal(child.status, 0, child.stderr);
+  const { all, before, done, back } = JSON.parse(child.stdout);
+  assert.ok(all.length > 0);
+  assert.deepEqual(done, [0, [all.at(-1)], [String(all.at(-1))]]);
+  assert.deepEqual(back, [0, all, before]);
+});

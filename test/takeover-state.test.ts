@@ -3,7 +3,7 @@
  * changed config does to it; and what the operator sees.
  */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import type { Client } from 'pg';
 import {
   cancelRequest,
@@ -393,6 +393,8 @@ it('-d: the launcher says in one line what was taken, or why not', () =>
       assert.equal(done.code, 0, done.stderr);
       assert.match(done.stdout, /^took over 2 listening sockets, 1 clients, 1 servers; longest pause \d+ ms\n$/);
       assert.notEqual(place.pidInFile(), pid);
+      // it kept to one core while it started
+      assert.deepEqual(cpusOf(place.pidInFile()), cpusOf(process.pid));
       assert.equal(await ask(client, 'SELECT 1'), '1');
       place.write({ settings: { ...logged.settings, listen_addr: 'no.such.host.invalid' } });
       const failed = await place.run('-R', '-d');
@@ -405,6 +407,15 @@ it('-d: the launcher says in one line what was taken, or why not', () =>
       if (pid > 0) process.kill(pid, 'SIGKILL');
     }
   }));
+
+/** What the kernel lets every thread of a process run on. */
+function cpusOf(pid: number): string[] {
+  const lists = readdirSync(`/proc/${pid}/task`).map((thread) => {
+    const status = readFileSync(`/proc/${pid}/task/${thread}/status`, 'latin1');
+    return /^Cpus_allowed_list:\s*(\S+)/m.exec(status)?.[1] ?? '';
+  });
+  return [...new Set(lists)];
+}
 
 /** The cluster of the tests before; they run in order. */
 function await0(): PgCluster {
