@@ -115,6 +115,14 @@ describe('auth_type', () => {
     });
   });
 
+  it('a user without a password is not let in by a SCRAM proof of the empty one', async () => {
+    const settings = { auth_type: 'scram-sha-256' };
+    await withPooler({ cluster: pg, settings, userlist: { by_trust: '' } }, async (pooler) => {
+      const { asked, error } = await attempt(pooler, { user: 'by_trust', password: '' });
+      assert.deepEqual([asked, error], [[10, 11], 'SASL authentication failed']);
+    });
+  });
+
   it('auth_file is read again on RELOAD: new secrets, new users, users that left', async () => {
     const options: BouncerOptions = { cluster: pg, settings: { auth_type: 'plain' } };
     await withPooler({ ...options, userlist: { ann: 'old', by_trust: 'x' } }, async (pooler) => {
