@@ -234,6 +234,19 @@ describe('towards the server', () => {
     });
   });
 
+  it('a forced user keeps its own password when clients log in with SCRAM secrets', async () => {
+    const databases = { forced: pg.connstr('postgres', 'user=by_scram password=right') };
+    const settings = { auth_type: 'scram-sha-256' };
+    await withPooler({ databases, settings, userlist: { ann: scramSecret } }, async (pooler) => {
+      for (let times = 0; times < 2; times++) {
+        const client = await login(pooler, { user: 'ann', password: 'right', database: 'forced' });
+        assert.equal(await ask(client, 'SELECT current_user'), 'by_scram');
+        await client.end();
+        await pooler.admin('RECONNECT');
+      }
+    });
+  });
+
   it('a SCRAM secret that differs from the one of the server does not', async () => {
     await pg.createUser('other', 'right', 'scram');
     const secret = (await pg.storedSecret('other')) as string;

@@ -132,8 +132,12 @@ function saslPacket(client: PgSocket, reader: PktReader): Act {
   }
   if (state === null) return Act.SKIP;
 
-  // keys of a real secret also open the server, for users that have the same one there
-  if (!(client.db as PgDatabase).fake) saveScramKeys(state, (client.pool as PgPool).user as PgCredentials);
+  // keys of a real secret also open the server, for users that have the same one there; a forced user has its own, which
+  // they must not replace
+  if (!(client.db as PgDatabase).fake) {
+    const opener = (client.pool as PgPool).user as PgCredentials;
+    if (opener.passwd === (client.loginUser as PgCredentials).passwd) saveScramKeys(state, opener);
+  }
   client.scram = null;
   return loginDone(client);
 }
