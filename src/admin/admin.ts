@@ -102,9 +102,10 @@ function cmdHandover(admin: PgSocket, arg: string): boolean {
   return refusal === null ? true : adminError(admin, refusal);
 }
 
-// says itself who may use it: a bad argument comes first
-const commands: readonly Command[] = [
+/** Every command. */
+export const commands: readonly Command[] = [
   ...commandTable,
+  // says itself who may use it: a bad argument comes first
   { word: 'shutdown', adminOnly: false, takesArg: true, run: cmdShutdown },
   { word: 'handover', adminOnly: true, takesArg: true, run: cmdHandover },
 ];

@@ -48,7 +48,8 @@ function showHelp(admin: PgSocket): boolean {
   return adminFlush(admin, buf, 'SHOW');
 }
 
-const showTable: readonly ShowRow[] = [
+/** Every word that may follow SHOW. */
+export const showTable: readonly ShowRow[] = [
   result('clients', clientRows),
   result('config', configRows),
   result('databases', databaseRows),

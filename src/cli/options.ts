@@ -34,7 +34,7 @@ export interface Answer {
 export const PROGRAM_NAME = 'tsbouncer';
 
 /** The options of the table: long name, letter ('' = none), and whether a value follows. */
-const OPTIONS: readonly { name: string; letter: string; takesValue: boolean }[] = [
+export const OPTIONS: readonly { name: string; letter: string; takesValue: boolean }[] = [
   { name: 'quiet', letter: 'q', takesValue: false },
   { name: 'verbose', letter: 'v', takesValue: false },
   { name: 'help', letter: 'h', takesValue: false },

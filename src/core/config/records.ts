@@ -319,3 +319,10 @@ export function parsePeer(name: string, connstr: string): PeerConfig | null {
   }
   return { id, host: peer.host, port: peer.port, poolSize: peer.poolSize };
 }
+
+/** What may stand in a line of each section, by the name of the section; for the documentation's test. */
+export const recordKeys: Readonly<Record<'databases' | 'users' | 'peers', readonly string[]>> = {
+  databases: [...databaseParams.keys()],
+  users: [...userParams.keys()],
+  peers: [...peerParams.keys()],
+};

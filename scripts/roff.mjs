@@ -1,0 +1,167 @@
+// Markdown to roff with the macros of man(7), for scripts/man.mjs. Reads what our own pages in docs/ use, and refuses the
+// rest, so that nothing gets lost on the way without a word.
+import { lexer } from 'marked';
+
+/** Text as roff reads it. @param code dashes are minus signs: what people copy must be what they have to type */
+function escapeText(text, code) {
+  let out = text.replaceAll('\\', '\\e');
+  if (code) out = out.replaceAll('-', '\\-').replaceAll("'", '\\(aq').replaceAll('`', '\\(ga');
+  else out = out.replaceAll("'", '\\(cq');
+  out = out.replaceAll('^', '\\(ha').replaceAll('~', '\\(ti');
+  return out.replace(
+    /[^\n\x20-\x7e]/gu,
+    (char) => `\\[u${char.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}]`,
+  );
+}
+
+/** marked leaves HTML's entities in its texts. */
+function unescapeHtml(text) {
+  return text
+    .replaceAll('&lt;', '<')
+    .replaceAll('&gt;', '>')
+    .replaceAll('&quot;', '"')
+    .replaceAll('&#39;', "'")
+    .replaceAll('&amp;', '&');
+}
+
+function refuse(token) {
+  throw new Error(`${token.type} is not known here: ${JSON.stringify(token.raw ?? '').slice(0, 80)}`);
+}
+
+/** A link's text; who reads a man page cannot follow a relative one. */
+function linkText(token) {
+  const text = inlines(token.tokens);
+  return /^[a-z]+:/.test(token.href) && token.href !== token.text ? `${text} <${escapeText(token.href, true)}>` : text;
+}
+
+function inline(token) {
+  switch (token.type) {
+    case 'text':
+      return token.tokens === undefined ? escapeText(unescapeHtml(token.text), false) : inlines(token.tokens);
+    case 'escape':
+      return escapeText(token.text, false);
+    case 'codespan':
+      return `\\fB${escapeText(unescapeHtml(token.text), true)}\\fR`;
+    case 'strong':
+      return `\\fB${inlines(token.tokens)}\\fR`;
+    case 'em':
+      return `\\fI${inlines(token.tokens)}\\fR`;
+    case 'link':
+      return linkText(token);
+    default:
+      return refuse(token);
+  }
+}
+
+function inlines(tokens) {
+  return tokens.map(inline).join('');
+}
+
+/** Lines of running text: none begins like a request of roff, none is empty. */
+function textLines(tokens) {
+  return inlines(tokens)
+    .split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line !== '')
+    .map((line) => (/^[.']/.test(line) ? `\\&${line}` : line));
+}
+
+function codeLines(text) {
+  return text.split('\n').map((line) => {
+    const escaped = escapeText(line, true);
+    return escaped.startsWith('.') ? `\\&${escaped}` : escaped;
+  });
+}
+
+/** One entry: a tag, and its text under it. */
+function tagged(tag, lines) {
+  return ['.TP', tag, ...(lines.length > 0 ? lines : ['\\&'])];
+}
+
+/** A cell's text without its marks. */
+function plain(cell) {
+  return unescapeHtml(cell.text).replaceAll('`', '');
+}
+
+/**
+ * A row becomes an entry: the first cell is the tag, the last one the text, and what is between stands behind it in
+ * brackets with its column's title. Tables of man pages do not fit the width of a terminal, entries always do.
+ */
+function table(token) {
+  const titles = token.header.map(plain);
+  return token.rows.flatMap((row) => {
+    const between = row
+      .slice(1, -1)
+      .map((cell, i) => `${escapeText(titles[i + 1], false)}: ${inlines(cell.tokens)}`)
+      .join('; ');
+    const lines = textLines(row.at(-1).tokens);
+    const tag = row[0].tokens.every(({ type }) => type === 'text')
+      ? `\\fB${escapeText(plain(row[0]), true)}\\fR`
+      : inlines(row[0].tokens);
+    return tagged(tag, between === '' ? lines : [...lines, '.br', `(${between})`]);
+  });
+}
+
+function list(token) {
+  return token.items.flatMap((item, i) => {
+    const mark = token.ordered ? `${Number(token.start) + i}.` : '\\(bu';
+    const [first, ...rest] = item.tokens;
+    if (first.type !== 'text' && first.type !== 'paragraph') refuse(first);
+    const lines = [`.IP ${mark} 4`, ...textLines(first.tokens)];
+    return rest.length === 0 ? lines : [...lines, '.RS 4', ...blocks(rest), '.RE'];
+  });
+}
+
+function heading(token) {
+  const text = inlines(token.tokens).replaceAll('\\fB', '').replaceAll('\\fR', '');
+  if (token.depth === 2) return [`.SH ${text.toUpperCase()}`];
+  if (token.depth === 3) return [`.SS ${text}`];
+  return refuse(token);
+}
+
+function block(token, afterHeading) {
+  // a heading has its own distance to what follows
+  const gap = afterHeading ? [] : ['.PP'];
+  switch (token.type) {
+    case 'space':
+    case 'html':
+      return [];
+    case 'heading':
+      return heading(token);
+    case 'text':
+    case 'paragraph':
+      return [...gap, ...textLines(token.tokens)];
+    case 'code':
+      return ['.IP', '.EX', ...codeLines(token.text), '.EE'];
+    case 'table':
+      return table(token);
+    case 'list':
+      return list(token);
+    default:
+      return refuse(token);
+  }
+}
+
+function blocks(tokens) {
+  const lines = [];
+  for (const token of tokens) {
+    const last = lines.findLast((line) => line.startsWith('.'));
+    const afterHeading = lines.length === 0 || (lines.at(-1) === last && /^\.(SH|SS) /.test(last));
+    lines.push(...block(token, afterHeading));
+  }
+  return lines;
+}
+
+/**
+ * A page of docs/ as the body of a man page. Its title is left out; what stands before its first section is the
+ * description.
+ * @param {string} markdown
+ * @returns {string} lines of roff
+ */
+export function roffOf(markdown) {
+  const tokens = lexer(markdown).filter((token) => !(token.type === 'heading' && token.depth === 1));
+  const first = tokens.find((token) => token.type !== 'space');
+  const lines = blocks(tokens);
+  if (first?.type !== 'heading') lines.unshift('.SH DESCRIPTION');
+  return `${lines.join('\n')}\n`;
+}
