@@ -101,6 +101,18 @@ const forGood: MeantDifference[] = [
     scenario: /^reload: the fallback database leaves$/,
     step: /^(login postgres on template1|log)$/,
   },
+  {
+    reason:
+      'a user with an empty password in auth_file is not let in by SCRAM either; the original makes a secret of it, which anybody can prove to know',
+    scenario: /^login: passwords, auth_type=scram-sha-256$/,
+    step: /^login c_empty on postgres with password ""$/,
+  },
+  {
+    reason: 'a user with an empty password in auth_file is not let in by SCRAM either: what the log says',
+    scenario: /^login: passwords, auth_type=scram-sha-256$/,
+    step: /^log$/,
+    either: /postgres\/c_empty@/,
+  },
 ];
 
 /** The original's own bug reports in its log. */
