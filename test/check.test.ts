@@ -190,8 +190,18 @@ it('certificates and keys: there, readable, in time, and for one another', async
   chmodSync(one.key, 0);
   const refused = /^tls\.ini:7: could not open .*: Permission denied$/;
   assert.match((await about(...tls(one.key, one.cert))).join(), refused);
-  assert.deepEqual(await about(...main('auth_type = trust', 'auth_file = u.txt', 'server_tls_sslmode = verify-full')), [
-    'tls.ini:6: to verify certificates, server_tls_ca_file must be set',
+  // what a start refuses in the end
+  const plain = (...lines: string[]) => about(...main('auth_file = u.txt', 'auth_type = cert', ...lines));
+  assert.deepEqual(await plain(), ['tls.ini:5: auth_type=cert requires client_tls_sslmode=SSLMODE_VERIFY_FULL']);
+  chmodSync(one.key, 0o600);
+  assert.deepEqual(await about(...tls(one.key, one.cert).map((line) => line.replace('= require', '= verify-full'))), [
+    'tls.ini:6: client_tls_sslmode requires client_tls_ca_file',
+  ]);
+  assert.deepEqual(await about(...tls(one.key, one.cert), 'client_tls_protocols = tlsv9'), [
+    'tls.ini:9: invalid client_tls_protocols: tlsv9',
+  ]);
+  assert.deepEqual(await about(...tls(one.key, one.cert), 'server_tls_ciphers = none:such'), [
+    'tls.ini:9: invalid server_tls_ciphers: none:such',
   ]);
 });
 

@@ -260,9 +260,6 @@ function checkTlsSide(
   } else if ((paths.key === '') !== (paths.cert === '')) {
     reportAt(check, modePlace, `${prefix}_key_file and ${prefix}_cert_file must be set together`);
   }
-  if (mode >= SslMode.VERIFY_CA && paths.ca === '') {
-    reportAt(check, modePlace, `to verify certificates, ${prefix}_ca_file must be set`);
-  }
   if (ca !== null) checkCertificate(check, `${prefix}_ca_file`, ca);
   if (cert !== null && !checkCertificate(check, `${prefix}_cert_file`, cert)) return;
   if (cert === null || key === null) return;
@@ -273,7 +270,12 @@ function checkTlsSide(
   }
 }
 
-function checkTls(check: Check): void {
+/**
+ * @param tryTls puts the TLS settings in force as a start does, and logs what is wrong with them: for all that this file
+ *   does not know better to say
+ */
+function checkTls(check: Check, tryTls: () => void): void {
+  const before = check.problems.length;
   checkTlsSide(check, 'client', cf.clientTlsSslmode, {
     key: cf.clientTlsKeyFile,
     cert: cf.clientTlsCertFile,
@@ -284,6 +286,12 @@ function checkTls(check: Check): void {
     cert: cf.serverTlsCertFile,
     ca: cf.serverTlsCaFile,
   });
+  // what was found already would be found once more, with fewer words
+  if (check.problems.length > before) return;
+  for (const text of said(tryTls)) {
+    const setting = /\b(auth_type|(?:client|server)_tls_[a-z]+(?:_file)?)\b/.exec(text)?.[1] ?? 'client_tls_sslmode';
+    reportAt(check, `pgbouncer/${setting}`, text);
+  }
 }
 
 /* ---- the system ---- */
@@ -332,8 +340,8 @@ function compare(a: Problem, b: Problem): number {
   return a.line - b.line;
 }
 
-/** Everything that is wrong with a config file. @param user of the command line, or null */
-export function findProblems(configFile: string, user: string | null = null): Problem[] {
+/** Everything that is wrong with a config file. @param user of the command line, or null. @param tryTls see checkTls() */
+export function findProblems(configFile: string, user: string | null, tryTls: () => void): Problem[] {
   const check: Check = { configFile, problems: [], places: new Map() };
   cf.configFile = configFile;
   const parsed = checkIni(check);
@@ -341,7 +349,7 @@ export function findProblems(configFile: string, user: string | null = null): Pr
     applySettings(parsed, true);
     becomeUser(check, user);
     checkAuthentication(check, parsed);
-    checkTls(check);
+    checkTls(check, tryTls);
     checkSystem(check);
   }
   return check.problems.sort(compare);
@@ -355,8 +363,8 @@ function write(fd: number, text: string): void {
  * `tsbouncer --check FILE`: one line for each problem on stdout, how many on stderr.
  * @returns the exit code: 0 = nothing found
  */
-export function checkConfig(configFile: string, user: string | null, quiet: boolean): number {
-  const problems = findProblems(configFile, user);
+export function checkConfig(configFile: string, user: string | null, quiet: boolean, tryTls: () => void): number {
+  const problems = findProblems(configFile, user, tryTls);
   for (const { file, line, text } of problems) {
     write(STDOUT_FD, `${file}:${line > 0 ? `${line}:` : ''} ${text.replaceAll('\n', ' ')}\n`);
   }

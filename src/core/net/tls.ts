@@ -268,6 +268,13 @@ export function serverTlsContext(): number | string {
   return context;
 }
 
+/** Puts the settings in force for a look at them, both sides; what is wrong with them is in the log. For --check. */
+export function tryTls(): void {
+  if (!sbufTlsSetup() || serverConfig === null) return;
+  const context = serverTlsContext();
+  if (typeof context === 'string') logError(`server_tls_sslmode: ${context}`);
+}
+
 /**
  * Waits for a client's handshake; Ev.TLS follows.
  * @param off bytes of the handshake that have arrived already, in the arena
