@@ -5,7 +5,17 @@
 //
 // Needs g++ with its sanitizer libraries (Debian's g++ has them).
 import { spawnSync } from 'node:child_process';
-import { chmodSync, cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import {
+  chmodSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, isAbsolute, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -40,6 +50,12 @@ const reports = join(copy, 'reports');
 mkdirSync(reports);
 chmodSync(reports, 0o777);
 
+// what poolers start themselves inherits the library, and PostgreSQL's programs do not stand it
+const bin = join(copy, 'bin');
+mkdirSync(bin);
+const psql = spawnSync('/bin/sh', ['-c', 'command -v psql'], { encoding: 'latin1' }).stdout.trim();
+writeFileSync(join(bin, 'psql'), `#!/bin/sh\nunset LD_PRELOAD\nexec "${psql}" "$@"\n`, { mode: 0o755 });
+
 const flags = `${SANITIZERS} -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g`;
 const built =
   step('npm', ['run', 'build:native'], { CXXFLAGS: flags, LDFLAGS: SANITIZERS }) ||
@@ -48,11 +64,12 @@ const built =
 if (built !== 0) process.exit(built);
 
 const status = step(process.execPath, ['scripts/run-tests.mjs', ...process.argv.slice(2)], {
+  PATH: `${bin}:${process.env.PATH}`,
   LD_PRELOAD: found,
   // Node frees little at exit, so leaks say nothing; V8 has a SIGSEGV handler of its own
   ASAN_OPTIONS: `detect_leaks=0:allow_user_segv_handler=1:log_path=${reports}/asan`,
   UBSAN_OPTIONS: `print_stacktrace=1:log_path=${reports}/ubsan`,
-  TSBOUNCER_SANITIZED: '1',
+  TSBOUNCER_PRELOAD: found,
 });
 const files = readdirSync(reports);
 for (const name of files) console.error(`\n${name}:\n${readFileSync(join(reports, name), 'latin1')}`);

@@ -3,7 +3,7 @@
  * process, and an end to waiting. Used by the rest of the harness and by tests that start programs themselves.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
 import { after, test } from 'node:test';
@@ -18,6 +18,10 @@ export const WAIT_MS_MAX = 20_000;
 
 /** As whom servers run: null when the tests themselves run as an ordinary user. */
 export const user: RunUser | null = runUser();
+
+/** A sanitizer's library (scripts/sanitize.mjs): for this process and for poolers, not for PostgreSQL, which it stops dead. */
+const preload = process.env.TSBOUNCER_PRELOAD;
+if (preload !== undefined) delete process.env.LD_PRELOAD;
 
 const children = new Set<ChildProcess>();
 const dirs = new Set<string>();
@@ -159,7 +163,7 @@ export function installed(): Installation {
   const addon = join(PROJECT_DIR, 'build', 'Release', 'tsbouncer.node');
   const treeReadable = userCan(user, 'r', mainJs) && userCan(user, 'r', addon);
   const nodeRunnable = userCan(user, 'x', process.execPath);
-  if (treeReadable && nodeRunnable) return installation;
+  if (treeReadable && nodeRunnable && preload === undefined) return installation;
 
   const copy = tempDir('tree');
   if (!treeReadable) {
@@ -179,6 +183,12 @@ export function installed(): Installation {
     installation.node = join(copy, 'bin', 'node');
     copyFileSync(process.execPath, installation.node);
     chmodSync(installation.node, 0o755);
+  }
+  if (preload !== undefined) {
+    const wrapper = join(copy, 'preloaded');
+    writeFileSync(wrapper, `#!/bin/sh\nLD_PRELOAD="${preload}" exec "${installation.node}" "$@"\n`);
+    chmodSync(wrapper, 0o755);
+    installation.node = wrapper;
   }
   return installation;
 }
