@@ -4,7 +4,7 @@
 //     node scripts/sanitize.mjs [native tls-native …]
 //
 // Needs g++ with its sanitizer libraries (Debian's g++ has them).
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import {
   chmodSync,
   cpSync,
@@ -26,12 +26,25 @@ const NOT_COPIED = new Set(['.git', '.demo', 'build', 'dist', 'dist-test', 'node
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const copy = mkdtempSync(join(tmpdir(), 'tsb-sanitize-'));
 process.on('exit', () => rmSync(copy, { recursive: true, force: true }));
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => process.exit(1));
+/** the step that runs */
+let child = null;
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.on(signal, () => {
+    child?.kill();
+    process.exit(1);
+  });
+}
 
+/** Resolves to the exit code. */
 function step(program, args, env = {}) {
-  const { status, error } = spawnSync(program, args, { cwd: copy, stdio: 'inherit', env: { ...process.env, ...env } });
-  if (error) console.error(String(error));
-  return status ?? 1;
+  return new Promise((settle) => {
+    child = spawn(program, args, { cwd: copy, stdio: 'inherit', env: { ...process.env, ...env } });
+    child.on('error', (err) => {
+      console.error(String(err));
+      settle(1);
+    });
+    child.on('close', (code) => settle(code ?? 1));
+  });
 }
 
 // a sanitizer has to be the first library of a process whose program was built without it
@@ -58,16 +71,17 @@ writeFileSync(join(bin, 'psql'), `#!/bin/sh\nunset LD_PRELOAD\nexec "${psql}" "$
 
 const flags = `${SANITIZERS} -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g`;
 const built =
-  step('npm', ['run', 'build:native'], { CXXFLAGS: flags, LDFLAGS: SANITIZERS }) ||
-  step('npm', ['run', 'build:ts']) ||
-  step('npm', ['run', 'build:test']);
+  (await step('npm', ['run', 'build:native'], { CXXFLAGS: flags, LDFLAGS: SANITIZERS })) ||
+  (await step('npm', ['run', 'build:ts'])) ||
+  (await step('npm', ['run', 'man'])) ||
+  (await step('npm', ['run', 'build:test']));
 if (built !== 0) process.exit(built);
 
-const status = step(process.execPath, ['scripts/run-tests.mjs', ...process.argv.slice(2)], {
+const status = await step(process.execPath, ['scripts/run-tests.mjs', ...process.argv.slice(2)], {
   PATH: `${bin}:${process.env.PATH}`,
   LD_PRELOAD: found,
-  // Node frees little at exit, so leaks say nothing; V8 has a SIGSEGV handler of its own
-  ASAN_OPTIONS: `detect_leaks=0:allow_user_segv_handler=1:log_path=${reports}/asan`,
+  // Node frees little at exit, so leaks say nothing; V8 has a SIGSEGV handler of its own; tests look at memory
+  ASAN_OPTIONS: `detect_leaks=0:allow_user_segv_handler=1:quarantine_size_mb=4:log_path=${reports}/asan`,
   UBSAN_OPTIONS: `print_stacktrace=1:log_path=${reports}/ubsan`,
   TSBOUNCER_PRELOAD: found,
 });
