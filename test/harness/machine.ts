@@ -118,6 +118,8 @@ export interface RunOptions {
   asSelf?: boolean;
   input?: string;
   timeoutMs?: number;
+  /** told of the process once it is there */
+  started?: (child: ChildProcess) => void;
 }
 
 /** Runs a program to its end, as the unprivileged user. Texts are byte strings. */
@@ -130,6 +132,7 @@ export function run(program: string, args: string[], options: RunOptions = {}): 
       ...(options.asSelf === true ? {} : spawnAs(user)),
     }),
   );
+  options.started?.(child);
   const outcome: Outcome = { code: null, signal: null, stdout: '', stderr: '' };
   child.stdout?.on('data', (chunk: Buffer) => {
     outcome.stdout += chunk.toString('latin1');
