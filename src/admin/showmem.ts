@@ -3,7 +3,8 @@
  */
 import { nextOf } from '../core/base/list';
 import { native } from '../core/base/native';
-import { dnsCounts, dnsForEachHost, dnsForEachZone } from '../core/net/dns';
+import { dnsCounts, dnsForEachHost } from '../core/net/dns';
+import { dnsForEachZone } from '../core/net/dnszones';
 import { databaseList, peerList } from '../core/pool/database';
 import { type PgPool, peerPoolList, poolList } from '../core/pool/pool';
 import { loginClientList, socketCounts } from '../core/pool/state';

@@ -15,9 +15,7 @@ interface UnbuiltSetting {
 }
 
 const unbuiltSettings: readonly UnbuiltSetting[] = [
-  { name: 'dns_zone_check_period', missing: 'watching DNS zones is not built yet', concerns: null },
   { name: 'pkt_buf', missing: 'the loop receives into one area that all connections share', concerns: null },
-  { name: 'resolv_conf', missing: 'names are resolved by the system', concerns: null },
   { name: 'sbuf_loopcnt', missing: 'each connection is received from once a turn', concerns: null },
 ];
 

@@ -1,11 +1,15 @@
 /*
  * Host names of servers: resolved off the loop, cached for dns_max_ttl (failures for dns_nxdomain_ttl), and handed out
  * round robin. One request per name is in flight, whoever asks meanwhile waits for it.
+ *
+ * Who resolves: the system, unless `resolv_conf` or `dns_zone_check_period` is set; then c-ares (namethread.ts).
  */
-import { logDebug, logNoise, logWarning } from '../base/log';
+import { logDebug, logNoise, logState, logWarning } from '../base/log';
 import { native, type SockAddr } from '../base/native';
 import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
+import { zoneCounts, zoneRegister, zoneSlot } from './dnszones';
+import { askNameThread } from './namethread';
 
 interface Waiter {
   token: number;
@@ -15,13 +19,14 @@ interface Waiter {
 class DnsRequest {
   name: string;
   addrs: SockAddr[] = [];
+  /** the last answer that had addresses: a failure in between hides no change */
+  lastGood: SockAddr[] = [];
   /** next address to hand out */
   next = 0;
   /** usec until which the answer counts */
   expires = 0;
   resolved = false;
-  /** id of the resolution in flight, -1 = none */
-  requestId = -1;
+  inFlight = false;
   waiters: Waiter[] = [];
 
   constructor(name: string) {
@@ -30,18 +35,32 @@ class DnsRequest {
 }
 
 const requests = new Map<string, DnsRequest>();
-const inFlight = new Map<number, DnsRequest>();
+/** by the loop's id: those that the system resolves */
+const bySystem = new Map<number, DnsRequest>();
+let inFlightCount = 0;
 let lastToken = 0;
-let queryCount = 0;
 
 /** Told when a name lost an address: servers connected to it are to be closed when they are free. */
 export const dnsSlot: { addressGone: (name: string, addr: SockAddr) => void } = { addressGone: () => {} };
 
-function nextAddr(req: DnsRequest): SockAddr | null {
-  if (req.addrs.length === 0) return null;
-  const addr = req.addrs[req.next % req.addrs.length] as SockAddr;
-  req.next = (req.next + 1) % req.addrs.length;
-  return addr;
+zoneSlot.askAgain = (host) => {
+  const req = requests.get(host);
+  if (req === undefined || req.inFlight || !req.resolved) return;
+  req.expires = 0;
+  launch(req);
+};
+
+/** An address as the original prints a socket address: with a port, which a looked up name has none of. */
+function addrText(addr: SockAddr): string {
+  return addr.host.includes(':') ? `[${addr.host}]:0` : `${addr.host}:0`;
+}
+
+function deliver(req: DnsRequest, done: Waiter['done']): void {
+  const count = req.addrs.length;
+  const addr = count === 0 ? null : (req.addrs[req.next % count] as SockAddr);
+  if (addr !== null) req.next = (req.next + 1) % count;
+  logNoise(`dns: deliver_info(${req.name}) addr=${addr === null ? 'NULL' : addrText(addr)}`);
+  done(addr);
 }
 
 /**
@@ -50,33 +69,47 @@ function nextAddr(req: DnsRequest): SockAddr | null {
  * @returns a token for dnsCancel, -1 when `done` was called already
  */
 export function dnsResolve(name: string, done: (addr: SockAddr | null) => void): number {
-  const key = name.toLowerCase();
-  let req = requests.get(key);
+  let req = requests.get(name);
   if (req === undefined) {
+    logNoise(`dns: new req: ${name}`);
     req = new DnsRequest(name);
-    requests.set(key, req);
+    requests.set(name, req);
+    zoneRegister(name);
   }
-  if (req.requestId < 0 && req.resolved && getCachedTime() < req.expires) {
-    logNoise(`dns: using cached answer for ${name}`);
-    done(nextAddr(req));
-    return -1;
+  if (!req.inFlight && req.resolved) {
+    if (getCachedTime() <= req.expires) {
+      deliver(req, done);
+      return -1;
+    }
+    logNoise(`dns: ttl over: ${name}`);
   }
   const token = ++lastToken;
   req.waiters.push({ token, done });
-  if (req.requestId < 0) launch(req);
-  return token;
+  if (!req.inFlight) launch(req);
+  return req.inFlight ? token : -1;
 }
 
 function launch(req: DnsRequest): void {
   logDebug(`dns: resolving ${req.name}`);
-  queryCount++;
-  req.requestId = native.resolve(req.name);
-  inFlight.set(req.requestId, req);
+  req.inFlight = true;
+  inFlightCount++;
+  if (cf.resolvConf !== '' || cf.dnsZoneCheckPeriod > 0) {
+    logNoise(`dns: ares_gethostbyname(${req.name})`);
+    askNameThread('host', req.name, ({ error, addrs }) => {
+      logNoise(`dns: xares_host_cb(${req.name})=${error || 'Successful completion'}`);
+      if (error !== '') logDebug(`DNS lookup failed: ${req.name} - ${error}`);
+      gotResult(req, addrs, 0);
+    });
+    return;
+  }
+  const id = native.resolve(req.name);
+  if (id > 0) bySystem.set(id, req);
+  else gotResult(req, [], id);
 }
 
 /** The one who asked has gone; the answer is still cached for the next. */
 export function dnsCancel(token: number): void {
-  for (const req of inFlight.values()) {
+  for (const req of requests.values()) {
     const i = req.waiters.findIndex((waiter) => waiter.token === token);
     if (i >= 0) {
       req.waiters.splice(i, 1);
@@ -87,51 +120,53 @@ export function dnsCancel(token: number): void {
 
 /** One Ev.RESOLVED record. @param result number of addresses, or an EAI code < 0 */
 export function onResolved(id: number, result: number): void {
-  const req = inFlight.get(id);
+  const req = bySystem.get(id);
   const addrs = native.resolveResult(id);
   if (req === undefined) return;
-  inFlight.delete(id);
-  req.requestId = -1;
+  bySystem.delete(id);
+  gotResult(req, result > 0 ? addrs : [], result);
+}
+
+/** Who is connected where the name does not lead any more is to leave. */
+function tellGone(req: DnsRequest, addrs: SockAddr[]): void {
+  const now = new Set(addrs.map(addrText));
+  for (const old of req.lastGood) if (!now.has(addrText(old))) dnsSlot.addressGone(req.name, old);
+}
+
+function gotResult(req: DnsRequest, addrs: SockAddr[], result: number): void {
+  inFlightCount--;
+  req.inFlight = false;
   req.resolved = true;
-  if (result <= 0) {
+  // a failure takes the old answer away: connecting to that would hide it
+  req.addrs = addrs;
+  req.next = 0;
+  if (addrs.length === 0) {
     logWarning(`DNS lookup failed: ${req.name}: result=${result}`);
-    // an old answer that cannot be refreshed is gone: connecting to it would hide the failure
-    req.addrs = [];
     req.expires = getCachedTime() + cf.dnsNxdomainTtl;
   } else {
-    for (const old of req.addrs) {
-      if (!addrs.some((addr) => addr.family === old.family && addr.host === old.host))
-        dnsSlot.addressGone(req.name, old);
-    }
-    req.addrs = addrs;
-    req.next = 0;
+    tellGone(req, addrs);
+    req.lastGood = addrs;
+    if (logState.verbose > 1)
+      for (const [at, addr] of addrs.entries()) logNoise(`DNS: ${req.name}[${at}] = ${addrText(addr)} [STREAM]`);
     req.expires = getCachedTime() + cf.dnsMaxTtl;
   }
   const waiters = req.waiters;
   req.waiters = [];
-  for (const waiter of waiters) waiter.done(nextAddr(req));
+  for (const waiter of waiters) deliver(req, waiter.done);
 }
 
-/** An address as the original prints a socket address: with a port, which a looked up name has none of. */
-function addrText(addr: SockAddr): string {
-  return addr.host.includes(':') ? `[${addr.host}]:0` : `${addr.host}:0`;
-}
-
-/** Every cached name, for SHOW DNS_HOSTS. ttl in seconds. */
+/** Every cached name in order, for SHOW DNS_HOSTS. ttl in seconds. */
 export function dnsForEachHost(each: (name: string, ttl: number, addrs: string[]) => void): void {
   const now = getCachedTime();
-  for (const req of requests.values()) {
+  const sorted = [...requests.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+  for (const req of sorted) {
     const ttl = Math.max(0, Math.floor((req.expires - now) / USEC));
     each(req.name, ttl, req.addrs.map(addrText));
   }
 }
 
-/** Zones are known to resolvers that can ask for SOA records; the system resolver cannot. */
-export function dnsForEachZone(_each: (zone: string, serial: number, count: number) => void): void {
-  return;
-}
-
-/** Counts for SHOW LISTS. */
+/** Counts for SHOW LISTS. The original counts no pending ones either. */
 export function dnsCounts(): { names: number; zones: number; queries: number; pending: number } {
-  return { names: requests.size, zones: 0, queries: queryCount, pending: inFlight.size };
+  const { zones, asking } = zoneCounts();
+  return { names: requests.size, zones, queries: inFlightCount + asking, pending: 0 };
 }

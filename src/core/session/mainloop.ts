@@ -7,6 +7,7 @@ import { getCachedTime, setTimeCache } from '../base/time';
 import { runTimers, timerWaitMs } from '../base/timer';
 import { onResolved } from '../net/dns';
 import { acceptSlot, onAccept } from '../net/listener';
+import { collectNameAnswers } from '../net/namethread';
 import { runContinueQueue, sbufIsEmpty, socketsByHandle, unblockSource } from '../net/sbuf';
 import { isDead, isServerSocket, type PgSocket, SocketState } from '../pool/socket';
 import { acceptClient, clientInput, clientRecvFailed } from './client';
@@ -125,6 +126,7 @@ function dispatch(kind: number, handle: number, result: number, offset: number):
       return;
     case Ev.WAKE:
       collectLdapAnswers();
+      collectNameAnswers();
       eventSlots.wake();
       return;
     case Ev.RESOLVED:

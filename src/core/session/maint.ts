@@ -9,7 +9,9 @@ import { PauseMode, runState, ShutdownMode, setShutdown } from '../base/runstate
 import { getCachedTime, USEC } from '../base/time';
 import { newTimer, timerStart } from '../base/timer';
 import { cf } from '../config/settings';
+import { zoneCacheMaint } from '../net/dnszones';
 import { cleanupUnixSockets } from '../net/listener';
+import { nameThreadMaint } from '../net/namethread';
 import { autodatabaseIdleList, databaseList, retireAutodatabase } from '../pool/database';
 import { databaseMinPoolSize, poolPoolSize, poolResPoolSize, poolServerLifetime } from '../pool/limits';
 import {
@@ -290,6 +292,8 @@ function fullMaint(): void {
   idlePoolsMaint(now);
   loginMaint(now);
   shutdownMaint();
+  zoneCacheMaint();
+  nameThreadMaint();
   if (runState.pauseMode !== PauseMode.NONE) requestFullLoopMaint();
 }
 

@@ -64,10 +64,10 @@ export function tagDatabaseDirty(db: PgDatabase): void {
 /** A host name lost an address: servers on that address go when they are free. */
 export function tagHostAddrDirty(host: string, addr: string): void {
   for (let db = databaseList.head; db !== null; db = nextOf(db)) {
-    if (db.host !== host) continue;
     for (const pool of db.pools) {
       forEachServer(pool, (server) => {
-        if (server.remoteAddr.host === addr) server.closeNeeded = true;
+        // whether the name is the whole of db.host or one of a list, where the original overlooks it
+        if (server.host === host && server.remoteAddr.host === addr) server.closeNeeded = true;
       });
     }
   }

@@ -1,0 +1,262 @@
+/*
+ * Names, resolved by c-ares on a thread of their own: with servers and options of a resolv.conf, and with what the system's
+ * resolver cannot be asked for, the serial number of a zone. Started by src/core/net/namethread.ts at the first such
+ * question; gets one message for each and answers each with one, then wakes the loop. Knows nothing of the rest of the
+ * pooler.
+ *
+ * Node's resolvers only ask what they are told to; hosts file, search list and family are c-ares's rules done here.
+ */
+import { Resolver } from 'node:dns/promises';
+import { readFileSync, statSync, writeSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { domainToASCII } from 'node:url';
+import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
+import { oneFamily } from './families';
+import {
+  addressOf,
+  candidates,
+  hostsAddresses,
+  isLocalhost,
+  type NameAddress,
+  parseResolvConf,
+  type ResolvConf,
+} from './resolvconf';
+
+/** One question. Texts are JavaScript strings. Field for field what namethread.ts sends. */
+export interface NameQuestion {
+  id: number;
+  /** the addresses of a host, or the serial number of a zone */
+  kind: 'host' | 'zone';
+  name: string;
+}
+
+/** The answer. `id` 0: the thread ends. */
+export interface NameAnswer {
+  id: number;
+  /** c-ares's words for how it went; '' = well */
+  error: string;
+  addresses: NameAddress[];
+  serial: number;
+}
+
+/** What the thread is given. */
+export interface NameWorkerData {
+  port: MessagePort;
+  /** eventfd of the loop */
+  wakeFd: number;
+  /** path of the resolv.conf as bytes */
+  resolvConf: Uint8Array;
+}
+
+const HOSTS = '/etc/hosts';
+/** No question takes longer, whatever times and tries the file asks for. */
+const ANSWER_MS_MAX = 60_000;
+
+/** ares_strerror() of what a question can meet. */
+const TEXTS: Readonly<Record<string, string>> = {
+  ENODATA: 'DNS server returned answer with no data',
+  EFORMERR: 'DNS server claims query was misformatted',
+  ESERVFAIL: 'DNS server returned general failure',
+  ENOTFOUND: 'Domain name not found',
+  ENOTIMP: 'DNS server does not implement requested operation',
+  EREFUSED: 'DNS server refused query',
+  EBADNAME: 'Misformatted domain name',
+  EBADRESP: 'Misformatted DNS reply',
+  ECONNREFUSED: 'Could not contact DNS servers',
+  ETIMEOUT: 'Timeout while contacting DNS servers',
+  ECANCELLED: 'DNS query cancelled',
+};
+/** After these the next domain of the search list is tried. */
+const GOES_ON = new Set(['ENODATA', 'ENOTFOUND', 'ESERVFAIL']);
+
+class Failed extends Error {
+  constructor(readonly code: string) {
+    super(TEXTS[code] ?? code);
+  }
+}
+
+function codeOf(err: unknown): string {
+  const { code } = err as { code?: unknown };
+  return typeof code === 'string' ? code : 'EBADNAME';
+}
+
+/* ---- the files ---- */
+
+interface CachedFile {
+  readonly path: string | Buffer;
+  mark: string;
+  text: string;
+}
+
+/** Reads it again when it changed. @returns whether there is a new text; a file that is gone leaves the old one */
+function refresh(file: CachedFile): boolean {
+  try {
+    const stat = statSync(file.path);
+    const mark = `${stat.ino}/${stat.mtimeMs}/${stat.size}`;
+    if (mark === file.mark) return false;
+    file.text = readFileSync(file.path, 'utf8');
+    file.mark = mark;
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+const hosts: CachedFile = { path: HOSTS, mark: '', text: '' };
+
+interface Asking {
+  conf: ResolvConf;
+  /** one, or with `rotate` one for each order of the servers */
+  resolvers: Resolver[];
+  next: number;
+}
+
+function newAsking(text: string): Asking {
+  const conf = parseResolvConf(text, process.env, hostname());
+  const starts = conf.rotate ? conf.servers.map((_, at) => at) : [0];
+  const resolvers = starts.map((start) => {
+    const resolver = new Resolver({ timeout: conf.timeoutMs, tries: conf.tries });
+    resolver.setServers([...conf.servers.slice(start), ...conf.servers.slice(0, start)]);
+    return resolver;
+  });
+  return { conf, resolvers, next: 0 };
+}
+
+function nextResolver(asking: Asking): Resolver {
+  const resolver = asking.resolvers[asking.next % asking.resolvers.length] as Resolver;
+  asking.next = (asking.next + 1) % asking.resolvers.length;
+  return resolver;
+}
+
+/* ---- questions ---- */
+
+/** What goes over the wire: other letters than ASCII's are written in ASCII. */
+function wireName(name: string): string {
+  const ascii = /^[\0-\x7f]*$/.test(name) ? name : domainToASCII(name);
+  if (ascii === '') throw new Failed('EBADNAME');
+  return ascii;
+}
+
+interface Part {
+  addresses: NameAddress[];
+  /** '' when there are addresses */
+  code: string;
+}
+
+async function part(asked: Promise<string[]>): Promise<Part> {
+  try {
+    return { addresses: (await asked).flatMap((text) => addressOf(text) ?? []), code: '' };
+  } catch (err) {
+    return { addresses: [], code: codeOf(err) };
+  }
+}
+
+/** A and AAAA at once. When one is there the other gets as long again as a server has to answer. */
+async function bothFamilies(asking: Asking, name: string): Promise<Part> {
+  const resolver = nextResolver(asking);
+  const parts: Part[] = [];
+  const each = [resolver.resolve4(name), resolver.resolve6(name)].map(async (asked) => {
+    const got = await part(asked);
+    parts.push(got);
+    return got;
+  });
+  const first = await Promise.race(each);
+  let timer: NodeJS.Timeout | undefined;
+  const enough = new Promise((settle) => {
+    if (first.addresses.length > 0) timer = setTimeout(settle, asking.conf.timeoutMs);
+  });
+  await Promise.race([Promise.all(each), enough]);
+  clearTimeout(timer);
+  const addresses = parts.flatMap((got) => got.addresses);
+  // a name that has neither is one thing, a server that failed to say so another
+  const code = parts.map((got) => got.code).find((one) => !GOES_ON.has(one)) ?? first.code;
+  return addresses.length > 0 ? { addresses, code: '' } : { addresses, code };
+}
+
+async function fromServers(asking: Asking, name: string): Promise<NameAddress[]> {
+  let code = 'ENOTFOUND';
+  for (const candidate of candidates(asking.conf, wireName(name))) {
+    const got = await bothFamilies(asking, candidate);
+    if (got.addresses.length > 0) return oneFamily(got.addresses);
+    code = got.code;
+    if (!GOES_ON.has(code)) break;
+  }
+  throw new Failed(code);
+}
+
+function fromHosts(name: string): NameAddress[] {
+  refresh(hosts);
+  const found = hostsAddresses(hosts.text, name);
+  if (found.length > 0 || !isLocalhost(name)) return found;
+  return [
+    { family: 4, host: '127.0.0.1' },
+    { family: 6, host: '::1' },
+  ];
+}
+
+async function addressesOf(asking: Asking, name: string): Promise<NameAddress[]> {
+  let failure = new Failed('ENOTFOUND');
+  for (const lookup of asking.conf.lookups) {
+    if (lookup === 'f') {
+      const found = await oneFamily(fromHosts(name));
+      if (found.length > 0) return found;
+    } else if (!isLocalhost(name)) {
+      try {
+        return await fromServers(asking, name);
+      } catch (err) {
+        failure = err instanceof Failed ? err : new Failed(codeOf(err));
+      }
+    }
+  }
+  throw failure;
+}
+
+async function serialOf(asking: Asking, zone: string): Promise<number> {
+  let code = 'ENOTFOUND';
+  for (const candidate of candidates(asking.conf, wireName(zone))) {
+    try {
+      return (await nextResolver(asking).resolveSoa(candidate)).serial >>> 0;
+    } catch (err) {
+      code = codeOf(err);
+      if (!GOES_ON.has(code)) break;
+    }
+  }
+  throw new Failed(code);
+}
+
+async function answer(asking: Asking, { id, kind, name }: NameQuestion): Promise<NameAnswer> {
+  const result: NameAnswer = { id, error: '', addresses: [], serial: 0 };
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Failed('ETIMEOUT')), ANSWER_MS_MAX);
+  });
+  try {
+    if (kind === 'host') result.addresses = await Promise.race([addressesOf(asking, name), late]);
+    else result.serial = await Promise.race([serialOf(asking, name), late]);
+  } catch (err) {
+    result.error = err instanceof Error && err.message !== '' ? err.message : String(err);
+  }
+  clearTimeout(timer);
+  return result;
+}
+
+function serve({ port, wakeFd, resolvConf }: NameWorkerData): void {
+  const one = Buffer.alloc(8);
+  one.writeBigUInt64LE(1n);
+  const tell = (result: NameAnswer) => {
+    port.postMessage(result);
+    writeSync(wakeFd, one);
+  };
+  const file: CachedFile = { path: Buffer.from(resolvConf), mark: '', text: '' };
+  refresh(file);
+  let asking = newAsking(file.text);
+  port.on('message', (question: NameQuestion) => {
+    if (refresh(file)) asking = newAsking(file.text);
+    void answer(asking, question).then(tell);
+  });
+  // an error that nobody waits for must not take the thread away from those who do
+  process.on('uncaughtException', () => {});
+  process.on('exit', () => tell({ id: 0, error: 'the thread ended', addresses: [], serial: 0 }));
+}
+
+if (parentPort !== null) serve(workerData as NameWorkerData);
