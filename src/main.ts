@@ -22,7 +22,7 @@ import { cf, settingHooks } from './core/config/settings';
 import { logSocketPrefix } from './core/net/addr';
 import { dnsSlot } from './core/net/dns';
 import { checkOldProcessUnix, poolerSetup, poolerTuneAccept } from './core/net/listener';
-import { sbufTlsSetup, tlsConnectionInfo, tryTls } from './core/net/tls';
+import { sbufTlsSetup, tlsConnectionInfo } from './core/net/tls';
 import { databaseList } from './core/pool/database';
 import { userList } from './core/pool/user';
 import { initVarLookup } from './core/pool/varcache';
@@ -70,7 +70,7 @@ function main(): void {
   if (process.argv[2] === 'mkauth') process.exit(mkauth(process.argv.slice(3)));
   claimDaemon();
   const options = readOptions();
-  if (options.check) process.exit(checkConfig(options.configFile, options.user, options.quiet, tryTls));
+  if (options.check) process.exit(checkConfig(options.configFile, options.user, options.quiet));
   if (options.reboot) takeBackSeat();
   runState.reboot = options.reboot ? 1 : 0;
   runState.daemon = options.daemon;

@@ -168,41 +168,116 @@ it('certificates and keys: there, readable, in time, and for one another', async
   const two = certs.issue(ca, 'two', { cn: 'x' });
   const old = file('old.crt', ...EXPIRED);
   const junk = file('junk.crt', 'no certificate');
-  const tls = (key: string, cert: string): string[] =>
+  const tls = (key: string, cert: string, ...more: string[]): string[] =>
     main(
       'auth_type = trust',
       `auth_file = ${file('u.txt', '"a" ""')}`,
       'client_tls_sslmode = require',
       `client_tls_key_file = ${key}`,
       `client_tls_cert_file = ${cert}`,
+      ...more,
     );
   const about = (...lines: string[]) => problems(file('tls.ini', ...lines));
   assert.deepEqual(await about(...tls(one.key, one.cert)), []);
   assert.match(
     (await about(...tls(one.key, two.cert))).join(),
-    /^tls\.ini:7: key and certificate cannot be used: .*mismatch/,
+    /^tls\.ini:7: TLS setup failed: failed to load private key file .*: error:\w+:.*key values mismatch$/,
   );
   assert.match((await about(...tls(one.key, old))).join(), /tls\.ini:8: the certificate expired on Jan {2}1 /);
-  assert.match((await about(...tls(one.key, junk))).join(), /^tls\.ini:8: no certificate: /);
-  assert.deepEqual(await about(...tls(one.key, `${dir}/nosuch`)), [
-    'tls.ini:8: could not open client_tls_cert_file nosuch: No such file or directory',
-  ]);
+  assert.match(
+    (await about(...tls(one.key, junk))).join(),
+    /^tls\.ini:8: TLS setup failed: failed to load certificate /,
+  );
+  assert.match(
+    (await about(...tls(one.key, `${dir}/nosuch`))).join(),
+    /^tls\.ini:8: TLS setup failed: failed to load certificate file "nosuch": error:\w+:.*No such file or directory$/,
+  );
   chmodSync(one.key, 0);
-  const refused = /^tls\.ini:7: could not open .*: Permission denied$/;
+  const refused = /^tls\.ini:7: TLS setup failed: failed to load private key file .*Permission denied$/;
   assert.match((await about(...tls(one.key, one.cert))).join(), refused);
-  // what a start refuses in the end
-  const plain = (...lines: string[]) => about(...main('auth_file = u.txt', 'auth_type = cert', ...lines));
-  assert.deepEqual(await plain(), ['tls.ini:5: auth_type=cert requires client_tls_sslmode=SSLMODE_VERIFY_FULL']);
-  chmodSync(one.key, 0o600);
-  assert.deepEqual(await about(...tls(one.key, one.cert).map((line) => line.replace('= require', '= verify-full'))), [
-    'tls.ini:6: client_tls_sslmode requires client_tls_ca_file',
+
+  const both = await about(
+    ...tls(
+      two.key,
+      junk,
+      `client_tls_ca_file = ${dir}/nosuch`,
+      'server_tls_protocols = tlsv9',
+      'client_tls_ciphers = all',
+    ),
+  );
+  assert.equal(both.length, 3, both.join('\n'));
+  assert.match(both[0] as string, /^tls\.ini:8: TLS setup failed: failed to load certificate file/);
+  assert.match(both[1] as string, /^tls\.ini:9: TLS setup failed: failed to load CA: /);
+  assert.equal(both[2], 'tls.ini:10: invalid server_tls_protocols: tlsv9');
+
+  const rest = ['auth_type = trust', 'auth_file = u.txt'];
+  assert.deepEqual(await about(...main(...rest, 'client_tls_sslmode = prefer')), [
+    'tls.ini:6: To allow TLS connections from clients, client_tls_key_file and client_tls_cert_file must be set.',
   ]);
-  assert.deepEqual(await about(...tls(one.key, one.cert), 'client_tls_protocols = tlsv9'), [
-    'tls.ini:9: invalid client_tls_protocols: tlsv9',
+  const server = await about(
+    ...main(
+      ...rest,
+      'server_tls_sslmode = verify-full',
+      `server_tls_ca_file = ${junk}`,
+      `server_tls_key_file = ${two.key}`,
+    ),
+  );
+  assert.equal(server[1], 'tls.ini:8: TLS connect error: private/public key mismatch');
+  assert.match(server[0] ?? '', /^tls\.ini:7: TLS connect error: failed to load CA: /);
+  assert.deepEqual(
+    await about(...tls(two.key, two.cert, 'client_tls_ecdhcurve = nosuch', 'client_tls13_ciphers = NO')),
+    ['tls.ini:9: invalid client_tls_ecdhecurve: nosuch'],
+  );
+  assert.deepEqual(await about(...tls(two.key, two.cert, 'client_tls13_ciphers = NO')), [
+    'tls.ini:9: TLS setup failed: failed to set the TLSv1.3 cipher suites',
   ]);
-  assert.deepEqual(await about(...tls(one.key, one.cert), 'server_tls_ciphers = none:such'), [
+  const noAuthority = tls(two.key, two.cert).map((line) => line.replace('= require', '= verify-full'));
+  assert.deepEqual(await about(...noAuthority), ['tls.ini:6: client_tls_sslmode requires client_tls_ca_file']);
+  assert.deepEqual(await about(...tls(two.key, two.cert), 'server_tls_ciphers = none:such'), [
     'tls.ini:9: invalid server_tls_ciphers: none:such',
   ]);
+  assert.deepEqual(await about(...main('auth_type = cert', 'auth_file = u.txt')), [
+    'tls.ini:4: auth_type=cert requires client_tls_sslmode=SSLMODE_VERIFY_FULL',
+  ]);
+});
+
+it('what a start says about TLS is what --check says', async () => {
+  const certs = new CertFolder();
+  const one = certs.issue(certs.authority('CA'), 'one', { cn: 'x' });
+  const cases: Record<string, string>[] = [
+    { client_tls_sslmode: 'require' },
+    { client_tls_sslmode: 'require', client_tls_key_file: one.key, client_tls_cert_file: join(dir, 'nosuch.crt') },
+    { client_tls_sslmode: 'require', client_tls_key_file: one.cert, client_tls_cert_file: one.cert },
+    {
+      client_tls_sslmode: 'verify-full',
+      client_tls_key_file: one.key,
+      client_tls_cert_file: one.cert,
+      client_tls_ca_file: one.key,
+    },
+    {
+      client_tls_sslmode: 'allow',
+      client_tls_key_file: one.key,
+      client_tls_cert_file: one.cert,
+      client_tls_ciphers: 'no',
+    },
+    { server_tls_sslmode: 'prefer', server_tls_protocols: 'none' },
+  ];
+  for (const settings of cases) {
+    await withPooler({ settings, wait: false }, async (pooler) => {
+      assert.equal((await pooler.expectEnd()).code, 1);
+      const { stdout } = await tsbouncer('--check', pooler.iniPath);
+      const text = /:\d+: (.*)\n/.exec(stdout)?.[1] ?? stdout;
+      assert.ok(pooler.log.text.includes(`ERROR ${text}\n`), `"${text}" is not in\n${pooler.log.text}`);
+    });
+  }
+});
+
+it('a resolv_conf that is not there', async () => {
+  const ini = file(
+    'r.ini',
+    ...main('auth_type = trust', `auth_file = ${file('u.txt', '"a" ""')}`, `resolv_conf = ${dir}/no`),
+  );
+  assert.deepEqual(await problems(ini), ['r.ini:6: could not open resolv_conf no: No such file or directory']);
 });
 
 it('mkauth writes what a pooler reads', async () => {

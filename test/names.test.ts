@@ -44,7 +44,7 @@ async function withNames(
 ): Promise<void> {
   const names = await NameServer.start();
   const path = names.conf(dir, ...conf);
-  const databases = Object.fromEntries(hosts.map((host) => [`"${host}"`, dbLine(host)]));
+  const databases = Object.fromEntries(hosts.map((host) => [host, dbLine(host)]));
   const common = { pool_mode: 'transaction', verbose: 1, server_login_retry: 0.1, resolv_conf: path };
   // the domain of this machine is not to be searched
   const options: BouncerOptions = {

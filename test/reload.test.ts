@@ -154,6 +154,7 @@ describe('settings', () => {
         listen_port: 1,
         pidfile: '/nowhere/a.pid',
         pkt_buf: 77,
+        resolv_conf: '/nowhere',
         so_reuseport: 1,
         track_extra_parameters: 'search_path',
         unix_socket_dir: '/nowhere',

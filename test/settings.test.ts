@@ -11,7 +11,7 @@ import { iniText } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
 import { LogTail } from './harness/logtail';
 import { adopt, eventually, installed, it, onPath, tempDir, user } from './harness/machine';
-import { ask, login, refusal, rowsBecome, withPooler } from './support';
+import { ask, login, refusal, rowsBecome, show, withPooler } from './support';
 
 const PYTHON = existsSync('/usr/bin/python3') ? '/usr/bin/python3' : 'python3';
 
@@ -228,6 +228,23 @@ it('pidfile holds the process id while it lives', async () => {
     pooler.signal('SIGQUIT');
     await pooler.expectEnd();
     assert.equal(existsSync(file), false);
+  });
+});
+
+it('job_name is shown and nothing else: it names a service on Windows only', async () => {
+  const settings = { job_name: 'night-shift', verbose: 2 };
+  await withPooler({ cluster: pg, settings }, async (pooler) => {
+    assert.deepEqual(await show(pooler, 'CONFIG', { key: 'job_name' }), [
+      { key: 'job_name', value: 'night-shift', default: 'pgbouncer', changeable: 'no' },
+    ]);
+    assert.equal((await show(pooler, 'CONFIG', { key: 'syslog_ident' }))[0]?.value, 'pgbouncer');
+    await pooler.sql('SELECT 1');
+    assert.equal(pooler.log.count(/night-shift/), 1, 'the setting itself, when it is read');
+  });
+  // its other name exists nowhere else
+  await withPooler({ cluster: pg, settings: { service_name: 'x' }, wait: false }, async (pooler) => {
+    assert.equal((await pooler.expectEnd()).code, 1);
+    await pooler.logWait(/ERROR unknown parameter: pgbouncer\/service_name/);
   });
 });
 

@@ -241,6 +241,8 @@ describe('settings', () => {
         await pooler.admin("SET client_tls_ciphers = 'DHE-RSA-AES256-GCM-SHA384'", { ssl: trusting });
         assert.equal(await attempt(pooler, { ...trusting, ciphers: 'ALL' }), '1');
         await pooler.logWait(/tls=TLSv1\.2\/DHE-RSA-AES256-GCM-SHA384\/DH=2048/);
+        await pooler.admin("SET client_tls_ciphers = 'all'", { ssl: trusting });
+        assert.equal(await attempt(pooler, { ...trusting, ciphers: 'ECDHE-RSA-AES128-SHA' }), '1');
         await pooler.admin("SET client_tls_protocols = 'secure:!tlsv1.2'", { ssl: trusting });
         await pooler.admin("SET client_tls13_ciphers = 'TLS_CHACHA20_POLY1305_SHA256'", { ssl: trusting });
         assert.equal(await attempt(pooler, trusting), '1');

@@ -5,10 +5,8 @@
  * What the loaders log is what is reported; only the rest (certificates, folders, settings that contradict one another)
  * is looked at here.
  */
-import { X509Certificate } from 'node:crypto';
-import { accessSync, constants, readFileSync, statSync, writeSync } from 'node:fs';
+import { accessSync, constants, statSync, writeSync } from 'node:fs';
 import { posix } from 'node:path';
-import { createSecureContext } from 'node:tls';
 import { logState, strerror } from '../core/base/log';
 import { native } from '../core/base/native';
 import { findBrokenLines, requiresAuthFile } from '../core/config/authfile';
@@ -17,7 +15,8 @@ import { loadIdent } from '../core/config/ident';
 import { type IniHandler, parseIniFile } from '../core/config/ini';
 import { parseLdapOptions } from '../core/config/ldapopts';
 import { applySettings, Draft, finishDraft, type ParsedConfig } from '../core/config/loader';
-import { AuthType, cf, SslMode } from '../core/config/settings';
+import { AuthType, cf } from '../core/config/settings';
+import { findTlsProblems } from './checktls';
 
 /** Log lines of this level and worse are problems. */
 const WARNING = 2;
@@ -212,88 +211,6 @@ function checkAuthentication(check: Check, parsed: ParsedConfig): void {
   }
 }
 
-/* ---- TLS ---- */
-
-/** Reads a file that a setting names. @returns null when there is none to read, which is reported */
-function readNamed(check: Check, setting: string, path: string): Buffer | null {
-  if (path === '') return null;
-  try {
-    return readFileSync(Buffer.from(path, 'latin1'));
-  } catch (err) {
-    reportAt(check, `pgbouncer/${setting}`, `could not open ${setting} ${path}: ${strerror(err)}`);
-    return null;
-  }
-}
-
-/** The first certificate of a file: readable, and of this time. */
-function checkCertificate(check: Check, setting: string, pem: Buffer): boolean {
-  try {
-    const certificate = new X509Certificate(pem);
-    const now = Date.now();
-    if (Date.parse(certificate.validTo) < now) {
-      reportAt(check, `pgbouncer/${setting}`, `the certificate expired on ${certificate.validTo}`);
-    } else if (Date.parse(certificate.validFrom) > now) {
-      reportAt(check, `pgbouncer/${setting}`, `the certificate is not valid before ${certificate.validFrom}`);
-    }
-    return true;
-  } catch (err) {
-    reportAt(check, `pgbouncer/${setting}`, `no certificate: ${(err as Error).message}`);
-    return false;
-  }
-}
-
-function checkTlsSide(
-  check: Check,
-  side: 'client' | 'server',
-  mode: SslMode,
-  paths: { key: string; cert: string; ca: string },
-): void {
-  const prefix = `${side}_tls`;
-  if (mode === SslMode.DISABLED) return;
-  const key = readNamed(check, `${prefix}_key_file`, paths.key);
-  const cert = readNamed(check, `${prefix}_cert_file`, paths.cert);
-  const ca = readNamed(check, `${prefix}_ca_file`, paths.ca);
-  const modePlace = `pgbouncer/${prefix}_sslmode`;
-  if (side === 'client' && (paths.key === '' || paths.cert === '')) {
-    const missing = 'client_tls_key_file and client_tls_cert_file must be set.';
-    reportAt(check, modePlace, `To allow TLS connections from clients, ${missing}`);
-  } else if ((paths.key === '') !== (paths.cert === '')) {
-    reportAt(check, modePlace, `${prefix}_key_file and ${prefix}_cert_file must be set together`);
-  }
-  if (ca !== null) checkCertificate(check, `${prefix}_ca_file`, ca);
-  if (cert !== null && !checkCertificate(check, `${prefix}_cert_file`, cert)) return;
-  if (cert === null || key === null) return;
-  try {
-    createSecureContext({ key, cert });
-  } catch (err) {
-    reportAt(check, `pgbouncer/${prefix}_key_file`, `key and certificate cannot be used: ${(err as Error).message}`);
-  }
-}
-
-/**
- * @param tryTls puts the TLS settings in force as a start does, and logs what is wrong with them: for all that this file
- *   does not know better to say
- */
-function checkTls(check: Check, tryTls: () => void): void {
-  const before = check.problems.length;
-  checkTlsSide(check, 'client', cf.clientTlsSslmode, {
-    key: cf.clientTlsKeyFile,
-    cert: cf.clientTlsCertFile,
-    ca: cf.clientTlsCaFile,
-  });
-  checkTlsSide(check, 'server', cf.serverTlsSslmode, {
-    key: cf.serverTlsKeyFile,
-    cert: cf.serverTlsCertFile,
-    ca: cf.serverTlsCaFile,
-  });
-  // what was found already would be found once more, with fewer words
-  if (check.problems.length > before) return;
-  for (const text of said(tryTls)) {
-    const setting = /\b(auth_type|(?:client|server)_tls_[a-z]+(?:_file)?)\b/.exec(text)?.[1] ?? 'client_tls_sslmode';
-    reportAt(check, `pgbouncer/${setting}`, text);
-  }
-}
-
 /* ---- the system ---- */
 
 /** A folder that something will be written to. */
@@ -309,6 +226,14 @@ function checkFolder(check: Check, setting: string, path: string): void {
   }
 }
 
+function checkReadable(check: Check, setting: string, path: string): void {
+  try {
+    accessSync(Buffer.from(path, 'latin1'), constants.R_OK);
+  } catch (err) {
+    reportAt(check, `pgbouncer/${setting}`, `could not open ${setting} ${path}: ${strerror(err)}`);
+  }
+}
+
 function checkSystem(check: Check): void {
   if (cf.logfile !== '') checkFolder(check, 'logfile', posix.dirname(cf.logfile));
   if (cf.pidfile !== '') checkFolder(check, 'pidfile', posix.dirname(cf.pidfile));
@@ -317,6 +242,7 @@ function checkSystem(check: Check): void {
   if (cf.unixSocketGroup !== '' && native.getgrnam(cf.unixSocketGroup) < 0 && !/^\d+$/.test(cf.unixSocketGroup)) {
     reportAt(check, 'pgbouncer/unix_socket_group', `could not find group '${cf.unixSocketGroup}'`);
   }
+  if (cf.resolvConf !== '') checkReadable(check, 'resolv_conf', cf.resolvConf);
 }
 
 /** From root, files are looked at as the user who will have to read them. */
@@ -340,8 +266,8 @@ function compare(a: Problem, b: Problem): number {
   return a.line - b.line;
 }
 
-/** Everything that is wrong with a config file. @param user of the command line, or null. @param tryTls see checkTls() */
-export function findProblems(configFile: string, user: string | null, tryTls: () => void): Problem[] {
+/** Everything that is wrong with a config file. @param user of the command line, or null */
+export function findProblems(configFile: string, user: string | null = null): Problem[] {
   const check: Check = { configFile, problems: [], places: new Map() };
   cf.configFile = configFile;
   const parsed = checkIni(check);
@@ -349,7 +275,7 @@ export function findProblems(configFile: string, user: string | null, tryTls: ()
     applySettings(parsed, true);
     becomeUser(check, user);
     checkAuthentication(check, parsed);
-    checkTls(check, tryTls);
+    for (const { setting, text } of findTlsProblems(said)) reportAt(check, `pgbouncer/${setting}`, text);
     checkSystem(check);
   }
   return check.problems.sort(compare);
@@ -363,8 +289,8 @@ function write(fd: number, text: string): void {
  * `tsbouncer --check FILE`: one line for each problem on stdout, how many on stderr.
  * @returns the exit code: 0 = nothing found
  */
-export function checkConfig(configFile: string, user: string | null, quiet: boolean, tryTls: () => void): number {
-  const problems = findProblems(configFile, user, tryTls);
+export function checkConfig(configFile: string, user: string | null, quiet: boolean): number {
+  const problems = findProblems(configFile, user);
   for (const { file, line, text } of problems) {
     write(STDOUT_FD, `${file}:${line > 0 ? `${line}:` : ''} ${text.replaceAll('\n', ' ')}\n`);
   }

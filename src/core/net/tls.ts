@@ -5,45 +5,19 @@
  */
 import { statSync } from 'node:fs';
 import { logError, logNoise, logWarning } from '../base/log';
-import { native, TlsRole, TlsVerify } from '../base/native';
-import { AuthType, cf, SslMode } from '../config/settings';
+import { native, TlsRole } from '../base/native';
+import { cf, SslMode } from '../config/settings';
+import {
+  missingTlsSettings,
+  newTlsContext,
+  readClientTlsConfig,
+  readServerTlsConfig,
+  type TlsConfig,
+} from '../config/tlsconfig';
 import type { PgSocket } from '../pool/socket';
 
 /** Longest text about a connection: the original formats it into a buffer of 96. */
 const INFO_MAX = 95;
-
-const enum Protocol {
-  TLS1_0 = 1 << 1,
-  TLS1_1 = 1 << 2,
-  TLS1_2 = 1 << 3,
-  TLS1_3 = 1 << 4,
-  ALL = TLS1_0 | TLS1_1 | TLS1_2 | TLS1_3,
-  DEFAULT = TLS1_2 | TLS1_3,
-}
-
-const protocolWords = new Map<string, number>([
-  ['all', Protocol.ALL],
-  ['default', Protocol.DEFAULT],
-  ['secure', Protocol.DEFAULT],
-  ['tlsv1', Protocol.ALL],
-  ['tlsv1.0', Protocol.TLS1_0],
-  ['tlsv1.1', Protocol.TLS1_1],
-  ['tlsv1.2', Protocol.TLS1_2],
-  ['tlsv1.3', Protocol.TLS1_3],
-]);
-
-/** One side's settings, checked as far as that needs no file. */
-interface TlsConfig {
-  readonly protocols: number;
-  readonly verify: TlsVerify;
-  readonly ciphers: string;
-  readonly ciphers13: string;
-  readonly curve: string;
-  readonly dhAuto: number;
-  readonly keyFile: string;
-  readonly certFile: string;
-  readonly caFile: string;
-}
 
 /** The modes in force. */
 export const tlsState: { clientAcceptSslmode: SslMode; serverConnectSslmode: SslMode } = {
@@ -62,127 +36,6 @@ let serverConfig: TlsConfig | null = null;
 let serverFiles = '';
 
 /* ---- settings ---- */
-
-/**
- * A list of protocols: words separated by commas or colons, `!` takes one out again.
- * @returns bits of Protocol, or null when a word is unknown
- */
-export function parseTlsProtocols(text: string): number | null {
-  let protocols = 0;
-  for (const part of text.split(/[,:]/)) {
-    const word = part.replace(/^[ \t]+/, '');
-    const negate = word.startsWith('!');
-    const bits = protocolWords.get((negate ? word.slice(1) : word).toLowerCase());
-    if (bits === undefined) return null;
-    if (!negate) protocols |= bits;
-    else protocols = (protocols === 0 ? Protocol.ALL : protocols) & ~bits;
-  }
-  return protocols;
-}
-
-/** Values as they stand in the ini; what is empty was not set. */
-interface TlsSettings {
-  prefix: string;
-  verify: TlsVerify;
-  protocols: string;
-  ciphers: string;
-  ciphers13: string | null;
-  keyFile: string;
-  certFile: string;
-  caFile: string;
-  dheparams: string;
-  ecdhcurve: string;
-}
-
-function clientVerify(mode: SslMode): TlsVerify {
-  return mode >= SslMode.VERIFY_CA ? TlsVerify.REQUIRED : TlsVerify.OPTIONAL;
-}
-
-function serverVerify(mode: SslMode): TlsVerify {
-  if (mode === SslMode.VERIFY_FULL) return TlsVerify.NAME;
-  return mode === SslMode.VERIFY_CA ? TlsVerify.REQUIRED : TlsVerify.NONE;
-}
-
-function invalid(settings: TlsSettings, name: string, value: string): null {
-  logError(`invalid ${settings.prefix}_${name}: ${value}`);
-  return null;
-}
-
-/** Checks the words; files are looked at later. @returns null after an error in the log */
-function checkSettings(settings: TlsSettings): TlsConfig | null {
-  const protocols = settings.protocols === '' ? Protocol.DEFAULT : parseTlsProtocols(settings.protocols);
-  if (protocols === null) return invalid(settings, 'protocols', settings.protocols);
-  if (!native.tlsKnown('ciphers', settings.ciphers)) return invalid(settings, 'ciphers', settings.ciphers);
-  const dheparams = settings.dheparams.toLowerCase();
-  if (!['', 'none', 'auto'].includes(dheparams)) return invalid(settings, 'dheparams', settings.dheparams);
-  // the original has its own spelling of this name
-  if (!native.tlsKnown('curve', settings.ecdhcurve)) return invalid(settings, 'ecdhecurve', settings.ecdhcurve);
-  return {
-    protocols,
-    verify: settings.verify,
-    ciphers: settings.ciphers,
-    ciphers13: settings.ciphers13 ?? '',
-    curve: settings.ecdhcurve,
-    dhAuto: dheparams === 'auto' ? 1 : 0,
-    keyFile: settings.keyFile,
-    certFile: settings.certFile,
-    caFile: settings.caFile,
-  };
-}
-
-function readServerConfig(): TlsConfig | null {
-  return checkSettings({
-    prefix: 'server_tls',
-    verify: serverVerify(cf.serverTlsSslmode),
-    protocols: cf.serverTlsProtocols,
-    ciphers: cf.serverTlsCiphers,
-    ciphers13: cf.serverTls13Ciphers,
-    keyFile: cf.serverTlsKeyFile,
-    certFile: cf.serverTlsCertFile,
-    caFile: cf.serverTlsCaFile,
-    dheparams: '',
-    ecdhcurve: '',
-  });
-}
-
-function readClientConfig(): TlsConfig | null {
-  return checkSettings({
-    prefix: 'client_tls',
-    verify: clientVerify(cf.clientTlsSslmode),
-    protocols: cf.clientTlsProtocols,
-    ciphers: cf.clientTlsCiphers,
-    ciphers13: cf.clientTls13Ciphers,
-    keyFile: cf.clientTlsKeyFile,
-    certFile: cf.clientTlsCertFile,
-    caFile: cf.clientTlsCaFile,
-    dheparams: cf.clientTlsDheparams,
-    ecdhcurve: cf.clientTlsEcdhcurve,
-  });
-}
-
-/** What the settings must have together. @returns why they cannot be used, or null */
-function missingSettings(): string | null {
-  if (cf.clientTlsSslmode !== SslMode.DISABLED && (cf.clientTlsKeyFile === '' || cf.clientTlsCertFile === '')) {
-    return 'To allow TLS connections from clients, client_tls_key_file and client_tls_cert_file must be set.';
-  }
-  if (cf.authType === AuthType.CERT) {
-    if (cf.clientTlsSslmode !== SslMode.VERIFY_FULL)
-      return 'auth_type=cert requires client_tls_sslmode=SSLMODE_VERIFY_FULL';
-    if (cf.clientTlsCaFile === '') return 'auth_type=cert requires client_tls_ca_file';
-  } else if (cf.clientTlsSslmode > SslMode.VERIFY_CA && cf.clientTlsCaFile === '') {
-    return 'client_tls_sslmode requires client_tls_ca_file';
-  }
-  return null;
-}
-
-/** @returns a context, or why there is none */
-function newContext(role: TlsRole, config: TlsConfig): number | string {
-  try {
-    return native.tlsCtxNew(role, config);
-  } catch (err) {
-    return err instanceof Error ? err.message : String(err);
-  }
-}
 
 function sameConfig(a: TlsConfig | null, b: TlsConfig | null): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
@@ -209,21 +62,21 @@ function changeRequiresReconnect(config: TlsConfig | null): boolean {
  * @returns false when they cannot be used: the reason is in the log, and everything stays as it was
  */
 export function sbufTlsSetup(): boolean {
-  const missing = missingSettings();
+  const missing = missingTlsSettings();
   if (missing !== null) {
     logError(missing);
     return false;
   }
   let newServerConfig: TlsConfig | null = null;
   if (cf.serverTlsSslmode !== SslMode.DISABLED) {
-    newServerConfig = readServerConfig();
+    newServerConfig = readServerTlsConfig();
     if (newServerConfig === null) return false;
   }
   let newClientContext = 0;
   if (cf.clientTlsSslmode !== SslMode.DISABLED) {
-    const config = readClientConfig();
+    const config = readClientTlsConfig();
     if (config === null) return false;
-    const context = newContext(TlsRole.ACCEPT, config);
+    const context = newTlsContext(TlsRole.ACCEPT, config);
     if (typeof context === 'string') {
       logError(`TLS setup failed: ${context}`);
       return false;
@@ -260,19 +113,12 @@ export function serverTlsContext(): number | string {
   if (serverConfig === null) return 'no TLS settings';
   const files = [serverConfig.keyFile, serverConfig.certFile, serverConfig.caFile].map(fileMark).join(' ');
   if (serverContext !== 0 && files === serverFiles) return serverContext;
-  const context = newContext(TlsRole.CONNECT, serverConfig);
+  const context = newTlsContext(TlsRole.CONNECT, serverConfig);
   if (typeof context === 'string') return context;
   native.tlsCtxFree(serverContext);
   serverContext = context;
   serverFiles = files;
   return context;
-}
-
-/** Puts the settings in force for a look at them, both sides; what is wrong with them is in the log. For --check. */
-export function tryTls(): void {
-  if (!sbufTlsSetup() || serverConfig === null) return;
-  const context = serverTlsContext();
-  if (typeof context === 'string') logError(`server_tls_sslmode: ${context}`);
 }
 
 /**

@@ -1,0 +1,165 @@
+/*
+ * The TLS settings: checked, and made into contexts. Apart from net/tls.ts, which puts contexts in force, because --check
+ * wants to know what a start would say and nothing more.
+ */
+import { logError } from '../base/log';
+import { native, type TlsRole, TlsVerify } from '../base/native';
+import { AuthType, cf, SslMode } from './settings';
+
+const enum Protocol {
+  TLS1_0 = 1 << 1,
+  TLS1_1 = 1 << 2,
+  TLS1_2 = 1 << 3,
+  TLS1_3 = 1 << 4,
+  ALL = TLS1_0 | TLS1_1 | TLS1_2 | TLS1_3,
+  DEFAULT = TLS1_2 | TLS1_3,
+}
+
+const protocolWords = new Map<string, number>([
+  ['all', Protocol.ALL],
+  ['default', Protocol.DEFAULT],
+  ['secure', Protocol.DEFAULT],
+  ['tlsv1', Protocol.ALL],
+  ['tlsv1.0', Protocol.TLS1_0],
+  ['tlsv1.1', Protocol.TLS1_1],
+  ['tlsv1.2', Protocol.TLS1_2],
+  ['tlsv1.3', Protocol.TLS1_3],
+]);
+
+/** One side's settings, checked as far as that needs no file. */
+export interface TlsConfig {
+  readonly protocols: number;
+  readonly verify: TlsVerify;
+  readonly ciphers: string;
+  readonly ciphers13: string;
+  readonly curve: string;
+  readonly dhAuto: number;
+  readonly keyFile: string;
+  readonly certFile: string;
+  readonly caFile: string;
+}
+
+/**
+ * A list of protocols: words separated by commas or colons, `!` takes one out again.
+ * @returns bits of Protocol, or null when a word is unknown
+ */
+export function parseTlsProtocols(text: string): number | null {
+  let protocols = 0;
+  for (const part of text.split(/[,:]/)) {
+    const word = part.replace(/^[ \t]+/, '');
+    const negate = word.startsWith('!');
+    const bits = protocolWords.get((negate ? word.slice(1) : word).toLowerCase());
+    if (bits === undefined) return null;
+    if (!negate) protocols |= bits;
+    else protocols = (protocols === 0 ? Protocol.ALL : protocols) & ~bits;
+  }
+  return protocols;
+}
+
+/** Values as they stand in the ini; what is empty was not set. */
+interface TlsSettings {
+  prefix: string;
+  verify: TlsVerify;
+  protocols: string;
+  ciphers: string;
+  ciphers13: string | null;
+  keyFile: string;
+  certFile: string;
+  caFile: string;
+  dheparams: string;
+  ecdhcurve: string;
+}
+
+function clientVerify(mode: SslMode): TlsVerify {
+  return mode >= SslMode.VERIFY_CA ? TlsVerify.REQUIRED : TlsVerify.OPTIONAL;
+}
+
+function serverVerify(mode: SslMode): TlsVerify {
+  if (mode === SslMode.VERIFY_FULL) return TlsVerify.NAME;
+  return mode === SslMode.VERIFY_CA ? TlsVerify.REQUIRED : TlsVerify.NONE;
+}
+
+function invalid(settings: TlsSettings, name: string, value: string): null {
+  logError(`invalid ${settings.prefix}_${name}: ${value}`);
+  return null;
+}
+
+/** Checks the words; files are looked at later. @returns null after an error in the log */
+function checkSettings(settings: TlsSettings): TlsConfig | null {
+  const protocols = settings.protocols === '' ? Protocol.DEFAULT : parseTlsProtocols(settings.protocols);
+  if (protocols === null) return invalid(settings, 'protocols', settings.protocols);
+  // documented in small letters, which OpenSSL does not know and the original forgot to translate
+  const ciphers = settings.ciphers.toLowerCase() === 'all' ? 'ALL' : settings.ciphers;
+  if (!native.tlsKnown('ciphers', ciphers)) return invalid(settings, 'ciphers', settings.ciphers);
+  const dheparams = settings.dheparams.toLowerCase();
+  if (!['', 'none', 'auto'].includes(dheparams)) return invalid(settings, 'dheparams', settings.dheparams);
+  // the original has its own spelling of this name
+  if (!native.tlsKnown('curve', settings.ecdhcurve)) return invalid(settings, 'ecdhecurve', settings.ecdhcurve);
+  return {
+    protocols,
+    verify: settings.verify,
+    ciphers,
+    ciphers13: settings.ciphers13 ?? '',
+    curve: settings.ecdhcurve,
+    dhAuto: dheparams === 'auto' ? 1 : 0,
+    keyFile: settings.keyFile,
+    certFile: settings.certFile,
+    caFile: settings.caFile,
+  };
+}
+
+/** The server_tls_* settings. @returns null after an error in the log */
+export function readServerTlsConfig(): TlsConfig | null {
+  return checkSettings({
+    prefix: 'server_tls',
+    verify: serverVerify(cf.serverTlsSslmode),
+    protocols: cf.serverTlsProtocols,
+    ciphers: cf.serverTlsCiphers,
+    ciphers13: cf.serverTls13Ciphers,
+    keyFile: cf.serverTlsKeyFile,
+    certFile: cf.serverTlsCertFile,
+    caFile: cf.serverTlsCaFile,
+    dheparams: '',
+    ecdhcurve: '',
+  });
+}
+
+/** The client_tls_* settings. @returns null after an error in the log */
+export function readClientTlsConfig(): TlsConfig | null {
+  return checkSettings({
+    prefix: 'client_tls',
+    verify: clientVerify(cf.clientTlsSslmode),
+    protocols: cf.clientTlsProtocols,
+    ciphers: cf.clientTlsCiphers,
+    ciphers13: cf.clientTls13Ciphers,
+    keyFile: cf.clientTlsKeyFile,
+    certFile: cf.clientTlsCertFile,
+    caFile: cf.clientTlsCaFile,
+    dheparams: cf.clientTlsDheparams,
+    ecdhcurve: cf.clientTlsEcdhcurve,
+  });
+}
+
+/** What the settings must have together. @returns why they cannot be used, or null */
+export function missingTlsSettings(): string | null {
+  if (cf.clientTlsSslmode !== SslMode.DISABLED && (cf.clientTlsKeyFile === '' || cf.clientTlsCertFile === '')) {
+    return 'To allow TLS connections from clients, client_tls_key_file and client_tls_cert_file must be set.';
+  }
+  if (cf.authType === AuthType.CERT) {
+    if (cf.clientTlsSslmode !== SslMode.VERIFY_FULL)
+      return 'auth_type=cert requires client_tls_sslmode=SSLMODE_VERIFY_FULL';
+    if (cf.clientTlsCaFile === '') return 'auth_type=cert requires client_tls_ca_file';
+  } else if (cf.clientTlsSslmode > SslMode.VERIFY_CA && cf.clientTlsCaFile === '') {
+    return 'client_tls_sslmode requires client_tls_ca_file';
+  }
+  return null;
+}
+
+/** @returns a context, or why there is none */
+export function newTlsContext(role: TlsRole, config: TlsConfig): number | string {
+  try {
+    return native.tlsCtxNew(role, config);
+  } catch (err) {
+    return err instanceof Error ? err.message : String(err);
+  }
+}
