@@ -81,6 +81,13 @@ describe('listen_addr', () => {
     assert.match(text, /FATAL failed to listen on any address in listen_addr list: 203\.0\.113\.77/);
   });
 
+  it('socket options that the kernel refuses are a failure too', async () => {
+    assert.match(
+      await failure({ tcp_keepidle: -1 }),
+      /WARNING cannot listen on 127\.0\.0\.1:\d+: tune_socket\(\): Invalid argument\n.*FATAL failed to listen on any address/,
+    );
+  });
+
   it('a name that nobody knows is fatal', async () => {
     assert.match(
       await failure({ listen_addr: 'no-such-host.invalid' }),
@@ -121,7 +128,7 @@ describe('the Unix socket', () => {
     const line = readFileSync('/etc/group', 'latin1')
       .split('\n')
       .find((each) => each.split(':')[2] === String(gid));
-    for (const group of [String(gid), line?.split(':')[0] ?? String(gid)]) {
+    for (const group of [String(gid), `0x${gid.toString(16)}`, line?.split(':')[0] ?? String(gid)]) {
       const settings = { unix_socket_mode: '0750', unix_socket_group: group };
       await withPooler({ cluster: pg, settings }, async (pooler) => {
         const stat = statSync(join(pooler.socketDir, `.s.PGSQL.${pooler.port}`));
@@ -129,10 +136,14 @@ describe('the Unix socket', () => {
         assert.equal(stat.gid, gid);
       });
     }
+    await withPooler({ cluster: pg, settings: { unix_socket_mode: -1 } }, async (pooler) => {
+      assert.equal(statSync(join(pooler.socketDir, `.s.PGSQL.${pooler.port}`)).mode & 0o7777, 0o7777);
+    });
     assert.match(
-      await failure({ unix_socket_group: 'no-such-group' }),
-      /FATAL could not find gid for group 'no-such-group'/,
+      await failure({ unix_socket_group: 0 }),
+      user === null || user.uid === 0 ? /./ : /FATAL chown\(\S+, 4294967295, 0\) failed: Operation not permitted/,
     );
+    assert.match(await failure({ unix_socket_group: 'no-such-group' }), /FATAL could not find group 'no-such-group': /);
   });
 
   it('is open to all by default, and gone at the end', async () => {

@@ -16,6 +16,7 @@ import { type IniHandler, parseIniFile } from '../core/config/ini';
 import { parseLdapOptions } from '../core/config/ldapopts';
 import { applySettings, Draft, finishDraft, type ParsedConfig } from '../core/config/loader';
 import { AuthType, cf } from '../core/config/settings';
+import { parseUint32 } from '../core/config/values';
 import { findTlsProblems } from './checktls';
 
 /** Log lines of this level and worse are problems. */
@@ -239,7 +240,11 @@ function checkSystem(check: Check): void {
   if (cf.pidfile !== '') checkFolder(check, 'pidfile', posix.dirname(cf.pidfile));
   const sockets = cf.unixSocketDir;
   if (sockets !== '' && !sockets.startsWith('@')) checkFolder(check, 'unix_socket_dir', sockets);
-  if (cf.unixSocketGroup !== '' && native.getgrnam(cf.unixSocketGroup) < 0 && !/^\d+$/.test(cf.unixSocketGroup)) {
+  if (
+    cf.unixSocketGroup !== '' &&
+    native.getgrnam(cf.unixSocketGroup) < 0 &&
+    parseUint32(cf.unixSocketGroup) === null
+  ) {
     reportAt(check, 'pgbouncer/unix_socket_group', `could not find group '${cf.unixSocketGroup}'`);
   }
   if (cf.resolvConf !== '') checkReadable(check, 'resolv_conf', cf.resolvConf);

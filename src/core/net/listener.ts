@@ -11,9 +11,10 @@ import { parseWordList } from '../base/strutil';
 import { USEC } from '../base/time';
 import { newTimer, timerStart } from '../base/timer';
 import { cf } from '../config/settings';
+import { parseUint32 } from '../config/values';
 import type { PgAddr } from '../pool/socket';
 import { addrString, inetAddr, unixAddr } from './addr';
-import { tuneSocket } from './tune';
+import { tuneSocket, tuneState } from './tune';
 
 interface ListenSocket {
   fd: number;
@@ -109,6 +110,7 @@ function addListenTcp(addr: SockAddr): boolean {
     return false;
   }
   if (!tuneSocket(fd, false)) {
+    logWarning(`cannot listen on ${listenName(addr)}: tune_socket(): ${tuneState.error}`);
     native.closeFd(fd);
     return false;
   }
@@ -118,17 +120,22 @@ function addListenTcp(addr: SockAddr): boolean {
   return true;
 }
 
+/** chown() leaves the owner; as the original prints it. */
+const NO_UID = 0xffffffff;
+/** What chmod() looks at. */
+const MODE_BITS = 0o7777;
+
 function changeFileMode(path: string): void {
   if (cf.unixSocketGroup !== '') {
-    const gid = /^\d+$/.test(cf.unixSocketGroup) ? Number(cf.unixSocketGroup) : native.getgrnam(cf.unixSocketGroup);
-    if (gid < 0) die(`could not find gid for group '${cf.unixSocketGroup}'`);
+    const gid = parseUint32(cf.unixSocketGroup) ?? native.getgrnam(cf.unixSocketGroup);
+    if (gid < 0) die(`could not find group '${cf.unixSocketGroup}': ${native.strerror(0)}`);
     const res = native.chown(path, -1, gid);
-    if (res < 0) die(`chown(${path}, -1, ${gid}) failed: ${native.strerror(-res)}`);
+    if (res < 0) die(`chown(${path}, ${NO_UID}, ${gid}) failed: ${native.strerror(-res)}`);
   }
   try {
-    chmodSync(fsPath(path), cf.unixSocketMode);
+    chmodSync(fsPath(path), cf.unixSocketMode & MODE_BITS);
   } catch (err) {
-    die(`failure to chmod(${path}) to 0${cf.unixSocketMode.toString(8)}: ${errorText(err).message}`);
+    die(`failure to chmod(${path}, 0${(cf.unixSocketMode >>> 0).toString(8)}): ${errorText(err).message}`);
   }
 }
 

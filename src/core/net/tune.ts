@@ -5,6 +5,9 @@ import { logWarning } from '../base/log';
 import { native } from '../base/native';
 import { cf } from '../config/settings';
 
+/** Why the last socket could not be tuned. */
+export const tuneState: { error: string } = { error: '' };
+
 /**
  * Keepalive family, user timeout, buffer sizes, no delay; non-blocking and close-on-exec in any case.
  * @returns false when the kernel refused one, after a warning
@@ -25,6 +28,7 @@ export function tuneSocket(fd: number, isUnix: boolean): boolean {
   } catch (err) {
     const e = err as { syscall?: string; errno?: number; message: string };
     const text = e.errno === undefined ? e.message : native.strerror(Math.abs(e.errno));
+    tuneState.error = text;
     logWarning(`${e.syscall ?? 'setsockopt'}(${fd}) failed: ${text}`);
     return false;
   }
