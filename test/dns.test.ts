@@ -78,6 +78,18 @@ describe('names', () => {
     });
   }
 
+  it('what is nearly an address is a name', async () => {
+    const databases = { octal: `host=0177.0.0.1 port=${pg.port} dbname=postgres`, colon: 'host=no:such dbname=postgres' };
+    await withPooler({ databases, settings: { ...TX, verbose: 1, query_wait_timeout: 5 } }, async (pooler) => {
+      const client = await login(pooler, { database: 'octal' });
+      assert.equal(await ask(client, 'SELECT host(inet_server_addr())'), '127.0.0.1');
+      const other = await pooler.raw();
+      await other.startup({ user: 'postgres', database: 'colon' });
+      await pooler.logWait(/S-[^\n]*colon\/postgres[^\n]* closing because: server DNS lookup failed/);
+      await other.destroy();
+    });
+  });
+
   it('a name that fails makes the client wait no longer than it will', async () => {
     const databases = { postgres: 'host=no-such-host.invalid' };
     await withPooler({ databases, settings: { ...TX, query_wait_timeout: 0.5 } }, async (pooler) => {

@@ -15,6 +15,7 @@ import { dropDir, eventually, it, tempDir, user } from './harness/machine';
 import { NameServer, nameBytes, type Question, record, reply, SERVFAIL } from './harness/nameserver';
 import type { RawClient } from './harness/rawclient';
 import { ask, login, show, withPooler } from './support';
+import { withPlace } from './takeover/place';
 
 let pg: PgCluster;
 let dir = '';
@@ -413,6 +414,74 @@ const TRICKS: Record<string, (question: Question, right: Buffer) => Buffer[]> = 
   'cut short, and no TCP': (question) => [reply(question, 0, [], 0x8780)],
   'a thousand packets': (_, right) => Array(1000).fill(right.subarray(0, 11)),
 };
+
+it('the thread that resolves dies: the pooler lives, says so, and starts another', async () => {
+  // runs in every thread of the pooler; ends the one that resolves names at its first question
+  const hook = join(dir, 'hook.js');
+  const lines = [
+    "const { isMainThread, workerData } = require('node:worker_threads');",
+    `const { existsSync, rmSync } = require('node:fs');`,
+    `const mark = ${JSON.stringify(join(dir, 'die'))};`,
+    'if (!isMainThread && workerData?.resolvConf !== undefined)',
+    "  workerData.port.on('message', () => { if (existsSync(mark)) { rmSync(mark); process.exit(1); } });",
+  ];
+  writeFileSync(hook, lines.join('\n'));
+  writeFileSync(join(dir, 'die'), '');
+  giveTo(user, dir);
+  const env = { NODE_OPTIONS: `--require ${hook}` };
+  await withNames({ settings: { dns_nxdomain_ttl: 0 }, env }, async (pooler, names) => {
+    names.names.set('one.test', { addresses: [TWO] });
+    assert.equal(await where(await begun(pooler)), TWO);
+    assert.equal(pooler.log.count(/WARNING lost the thread that resolves names: the thread ended/), 1);
+    assert.equal(pooler.log.count(LOOKUP_FAILED), 1);
+  });
+});
+
+describe('online reboot', () => {
+  it('the new process asks for itself; a lookup that is under way ends with the old one', async () => {
+    const names = await NameServer.start();
+    const settings = {
+      pool_mode: 'transaction',
+      verbose: 1,
+      server_login_retry: 0.1,
+      dns_nxdomain_ttl: 0,
+      ...WATCH,
+      resolv_conf: names.conf(dir, FAST),
+    };
+    const databases = { 'one.test': dbLine('one.test'), 'two.test': dbLine('two.test') };
+    try {
+      await withPlace({ cluster: pg, databases, settings }, async (place) => {
+        await place.start('ts');
+        names.names.set('test', { serial: 1 });
+        names.names.set('one.test', { addresses: [ONE] });
+        names.names.set('two.test', { addresses: [TWO] });
+        const old = await place.raw();
+        await old.login({ database: 'one.test' });
+        assert.equal(await where(old), ONE);
+        await place.now.log.wait(/zone 'test' serial changed: old=0 new=1/);
+        names.trick = (question, right) => (question.name === 'two.test' ? [] : [right]);
+        const waiting = await place.raw();
+        const loggedIn = waiting.login({ database: 'two.test' });
+        await place.now.log.wait(/DEBUG dns: resolving two\.test/);
+        await place.reboot('ts');
+        assert.equal(await where(old), ONE);
+        names.trick = null;
+        await loggedIn;
+        assert.equal(await where(waiting), TWO);
+        await place.now.log.wait(/zone 'test' serial changed: old=0 new=1/);
+        const asked = names.count('A one.test');
+        await ask(old, 'BEGIN');
+        const another = await place.raw();
+        await another.login({ database: 'one.test' });
+        assert.equal(await where(another), ONE);
+        assert.equal(names.count('A one.test'), asked + 1);
+        for (const client of [old, waiting, another]) await client.destroy();
+      });
+    } finally {
+      await names.stop();
+    }
+  });
+});
 
 describe('hostile name servers', () => {
   it('none of it is taken for an address, and all goes on afterwards', async () => {

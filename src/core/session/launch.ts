@@ -151,7 +151,9 @@ function pickHost(pool: PgPool): string | null {
   return picked;
 }
 
-const IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.(?!$)|$)){4}$/;
+const IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}$/;
+/** No name has a colon, but not all that has one is an address. */
+const IPV6 = /^(?=.*:)[0-9a-fA-F:.]+(?:%.+)?$/;
 
 function connectToHost(server: PgSocket, host: string | null): void {
   const db = (server.pool as PgPool).db;
@@ -164,7 +166,7 @@ function connectToHost(server: PgSocket, host: string | null): void {
       return;
     }
     connectServer(server, { family: Family.UNIX, host: `${dir}/.s.PGSQL.${db.port}`, port: 0 });
-  } else if (host.includes(':')) {
+  } else if (IPV6.test(host)) {
     connectServer(server, { family: Family.INET6, host, port: db.port });
   } else if (IPV4.test(host)) {
     connectServer(server, { family: Family.INET, host, port: db.port });
