@@ -79,7 +79,10 @@ describe('names', () => {
   }
 
   it('what is nearly an address is a name', async () => {
-    const databases = { octal: `host=0177.0.0.1 port=${pg.port} dbname=postgres`, colon: 'host=no:such dbname=postgres' };
+    const databases = {
+      octal: `host=0177.0.0.1 port=${pg.port} dbname=postgres`,
+      colon: 'host=no:such dbname=postgres',
+    };
     await withPooler({ databases, settings: { ...TX, verbose: 1, query_wait_timeout: 5 } }, async (pooler) => {
       const client = await login(pooler, { database: 'octal' });
       assert.equal(await ask(client, 'SELECT host(inet_server_addr())'), '127.0.0.1');
