@@ -49,6 +49,12 @@ export function claimsFor(list: readonly MeantDifference[], version: string): Cl
     .map((entry) => ({ entry, count: 0 }));
 }
 
+/** Whether one of the scenarios that ran could have needed the entry. */
+export function concerns({ entry }: Claim, ran: readonly string[]): boolean {
+  const { scenario } = entry;
+  return scenario === undefined || ran.some((name) => scenario.test(name));
+}
+
 /** Takes at most `most` of the lines that match. Returns what is left. */
 function without(lines: readonly string[], pattern: RegExp, most: number): string[] {
   let left = most;

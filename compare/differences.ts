@@ -9,7 +9,7 @@ import { olderOriginals } from './olderOriginals';
 const forGood: MeantDifference[] = [
   {
     reason: 'the line at start names the program, and what it is built on',
-    step: /^log$/,
+    step: /^log/,
     left: /^LOG process up: PgBouncer /,
     right: /^LOG process up: tsbouncer /,
   },
@@ -70,7 +70,7 @@ const forGood: MeantDifference[] = [
   {
     reason:
       'before the login a packet that nobody can send then is refused by its length, without waiting for it to be complete',
-    scenario: /^login: malformed startup packets$/,
+    scenario: /^login: malformed startup packets$|^tls: bytes that do not belong there$/,
     left: /client_login_timeout/,
     right: /bad packet header: '474554202f204854'/,
     since: '1.25',
@@ -85,14 +85,14 @@ const forGood: MeantDifference[] = [
   {
     reason: 'an unknown user found out by auth_query does not cost the server connection that asked for it',
     scenario: /^login: auth_query$/,
-    step: /^log$/,
+    step: /^log/,
     left: /closing because: client disconnect before everything was sent to the server/,
   },
   {
     reason:
       'PAUSE that is canceled: the client that waits for it gets an error; the original leaves it without an answer',
     scenario: /^console: PAUSE that is canceled$/,
-    step: /^log$/,
+    step: /^log/,
     right: /canceling statement due to user request$/,
   },
   {
@@ -119,7 +119,7 @@ const forGood: MeantDifference[] = [
 const bugs: MeantDifference[] = [
   {
     reason: 'the original cuts a long error of a server off in a buffer, and calls that a bug in its log',
-    step: /^log$/,
+    step: /^log/,
     left: /^WARNING bug in src\/objects\.c:\d+ - string truncated$/,
     since: '1.25',
   },

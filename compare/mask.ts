@@ -8,8 +8,8 @@ import type { Item, Table } from './decode';
 export interface Names {
   /** port number -> name */
   ports: Map<number, string>;
-  /** folder of this side's files */
-  dir: string;
+  /** folders of this side's files */
+  dirs: readonly string[];
 }
 
 /** Columns of the console that show clocks, handles and memory. */
@@ -54,8 +54,8 @@ function portName(names: Names, port: string): string {
 
 /** Texts of any origin. */
 export function maskText(text: string, names: Names): string {
-  return text
-    .replaceAll(names.dir, 'DIR')
+  return names.dirs
+    .reduce((rest, dir) => rest.replaceAll(dir, 'DIR'), text)
     .replace(/(127\.0\.0\.1|\[::1\]|localhost|0\.0\.0\.0|\*)([: ])(\d+)\b/g, (_, host, sep, port) => {
       return `${host}${sep}${portName(names, port)}`;
     })

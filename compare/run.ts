@@ -3,12 +3,15 @@
  */
 import { type Claim, unexpectedPart, versionBelow } from './claim';
 import { diffStep, linesOf, type StepDiff } from './diff';
-import { type Program, type Record, type Scenario, Side, type World } from './side';
+import { type Program, type Record, type Scenario, Side } from './side';
+import type { Stage } from './stage';
 
 /** What came of all scenarios. */
 export interface Tally {
-  scenarios: number;
-  skipped: number;
+  /** names of the scenarios that were run */
+  ran: string[];
+  /** why some were not, and their names */
+  leftOut: Map<string, string[]>;
   steps: number;
   /** lines that differ and are meant to */
   meant: number;
@@ -41,8 +44,8 @@ async function runSide(side: Side, scenario: Scenario): Promise<Record[]> {
 }
 
 /** Both sides of one scenario; steps that neither could do are faults of the scenario, and count as unexpected. */
-async function compareScenario(scenario: Scenario, programs: Program[], world: World): Promise<[StepDiff[], number]> {
-  const sides = programs.map((program) => new Side(program, world));
+async function compareScenario(scenario: Scenario, programs: Program[], stage: Stage): Promise<[StepDiff[], number]> {
+  const sides = programs.map((program) => new Side(program, stage));
   const [left, right] = (await Promise.all(sides.map((side) => runSide(side, scenario)))) as [Record[], Record[]];
   const diffs: StepDiff[] = [];
   for (let at = 0; at < Math.max(left.length, right.length); at++) {
@@ -67,16 +70,22 @@ function printDiff(diff: StepDiff, left: string, right: string): void {
 }
 
 /** Runs of a scenario before a difference counts: two processes racing for a log line differ now and then, a fault always. */
-const RUNS_MAX = 3;
+const RUNS_MAX = Number(process.env.ONCE ?? 3);
 
 /** A scenario's differences: of the first run without an unexpected one, else of the last run. */
-async function settle(scenario: Scenario, programs: Program[], world: World, claims: readonly Claim[]) {
+async function settle(scenario: Scenario, programs: Program[], stage: Stage, claims: readonly Claim[]) {
   for (let run = 1; ; run++) {
-    const [diffs, steps] = await compareScenario(scenario, programs, world);
+    const [diffs, steps] = await compareScenario(scenario, programs, stage);
     const parts = diffs.map((diff) => ({ diff, rest: unexpectedPart(diff, claims) }));
     if (run === RUNS_MAX || parts.every(({ rest }) => rest === null)) return { parts, steps };
     console.log(`once more, since it differed: ${scenario.name}`);
   }
+}
+
+/** Why this original or this machine cannot run the scenario, or null. */
+function reasonToLeaveOut({ since, needs }: Scenario, stage: Stage): string | null {
+  if (since !== undefined && versionBelow(stage.originalVersion, since)) return `as PgBouncer ${since} brought it`;
+  return needs === undefined ? null : stage.lacks(needs);
 }
 
 /**
@@ -86,18 +95,22 @@ async function settle(scenario: Scenario, programs: Program[], world: World, cla
 export async function runAll(
   scenarios: readonly Scenario[],
   programs: [Program, Program],
-  world: World,
+  stage: Stage,
   claims: readonly Claim[],
   verbose: boolean,
 ): Promise<Tally> {
-  const tally: Tally = { scenarios: 0, skipped: 0, steps: 0, meant: 0, unexpected: [] };
-  const queue = scenarios.filter(({ since }) => since === undefined || !versionBelow(world.originalVersion, since));
-  tally.skipped = scenarios.length - queue.length;
+  const tally: Tally = { ran: [], leftOut: new Map(), steps: 0, meant: 0, unexpected: [] };
+  const queue: Scenario[] = [];
+  for (const scenario of scenarios) {
+    const why = reasonToLeaveOut(scenario, stage);
+    if (why === null) queue.push(scenario);
+    else tally.leftOut.set(why, [...(tally.leftOut.get(why) ?? []), scenario.name]);
+  }
   const worker = async () => {
     for (let scenario = queue.shift(); scenario !== undefined; scenario = queue.shift()) {
       const startMs = Date.now();
-      const { parts, steps } = await settle(scenario, programs, world, claims);
-      tally.scenarios++;
+      const { parts, steps } = await settle(scenario, programs, stage, claims);
+      tally.ran.push(scenario.name);
       tally.steps += steps;
       for (const { diff, rest } of parts) {
         tally.meant += linesOf(diff) - (rest === null ? 0 : linesOf(rest));

@@ -2,19 +2,23 @@
  * One side of the comparison: a pooler, the clients that a scenario connected to it, and what they saw. A scenario runs on
  * two sides at the same time, against one PostgreSQL.
  */
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { giveTo } from '../src/demo/unprivileged';
 import {
   Bouncer,
   type BouncerOptions,
   dropDir,
   eventually,
   freePort,
-  type PgCluster,
   RawClient,
   tempDir,
+  user,
+  withTimeout,
 } from '../test/harness';
 import type { Item } from './decode';
 import { maskItem, maskLog, type Names, unordered } from './mask';
+import type { Need, Stage } from './stage';
 
 /** The two programs. */
 export interface Program {
@@ -27,20 +31,11 @@ export interface Program {
   command: readonly string[];
 }
 
-/** What all scenarios share. */
-export interface World {
-  cluster: PgCluster;
-  /** refuses connections */
-  deadPort: number;
-  /** accepts connections and never answers */
-  mutePort: number;
-  /** of the C original, as in `1.18.0` */
-  originalVersion: string;
-}
-
-/** Configuration as scenarios write it; `{pg}`, `{dead}`, `{mute}` stand for `host=… port=…`, `{pgport}` for that
- * port, which is taken, `{dir}` for the folder. */
-export type Config = Pick<BouncerOptions, 'databases' | 'users' | 'settings' | 'userlist' | 'args'>;
+/** Configuration as scenarios write it; `{pg}`, `{dead}`, `{mute}`, `{tls}` … stand for `host=… port=…`, `{pgport}` for that
+ * port, which is taken, `{dir}` for the side's folder, `{certs}` for that of the certificates
+ * and `{certs:NAME}` for the text of one, `{self}` and `{other}` for the
+ * side's own poolers. */
+export type Config = Pick<BouncerOptions, 'databases' | 'users' | 'peers' | 'settings' | 'userlist' | 'args'>;
 
 /** One thing that is done on both sides, and what came of it. */
 export interface Step {
@@ -51,6 +46,10 @@ export interface Step {
 export interface Scenario extends Config {
   name: string;
   steps: Step[];
+  /** files in `{dir}`: name -> text */
+  files?: { [name: string]: string };
+  /** a second pooler of the same program, on top of the config of the first */
+  second?: Config;
   /** false: no pooler is started, the steps run commands */
   pooler?: boolean;
   /** the log's lines come in an order that depends on which socket is faster */
@@ -59,6 +58,8 @@ export interface Scenario extends Config {
   repeatsInLog?: boolean;
   /** first version of the original that can run this */
   since?: string;
+  /** what the original must have been built with */
+  needs?: Need;
 }
 
 /** A step's outcome on one side. */
@@ -68,6 +69,9 @@ export interface Record {
   /** why the step could not be done at all */
   fault: string | null;
 }
+
+/** No step takes that long unless something hangs; longer than every wait inside of one. */
+const STEP_MS_MAX = 30_000;
 
 const DEFAULT_DATABASES = { postgres: '{pg}', '*': '{pg}' };
 
@@ -83,26 +87,27 @@ function removed(dir: string): boolean {
 export class Side {
   readonly clients = new Map<string, RawClient>();
   bouncer: Bouncer | null = null;
+  /** the second one, where the scenario has one */
+  other: Bouncer | null = null;
+  /** processes that were succeeded, oldest first */
+  readonly gone: Bouncer[] = [];
   dir = '';
-  names: Names = { ports: new Map(), dir: '' };
+  names: Names = { ports: new Map(), dirs: [] };
+  private words: { [word: string]: string } = {};
   /** set by the step that waited for the end of the process */
   endSeen = false;
 
   constructor(
     readonly program: Program,
-    readonly world: World,
+    readonly stage: Stage,
   ) {}
 
   /** Puts this side's ports and folders into a text. */
   fill(text: string): string {
-    const { cluster, deadPort, mutePort } = this.world;
+    const words = { ...this.stage.words, ...this.words };
     return text
-      .replaceAll('{pg}', `host=127.0.0.1 port=${cluster.port}`)
-      .replaceAll('{pgport}', String(cluster.port))
-      .replaceAll('{pgsocket}', `host=${cluster.socketDir} port=${cluster.port}`)
-      .replaceAll('{dead}', `host=127.0.0.1 port=${deadPort}`)
-      .replaceAll('{mute}', `host=127.0.0.1 port=${mutePort}`)
-      .replaceAll('{dir}', this.dir);
+      .replace(/\{certs:(\S+)\}/g, (_, name) => readFileSync(join(words.certs ?? '', name), 'latin1'))
+      .replace(/\{(\w+)\}/g, (whole, word) => words[word] ?? whole);
   }
 
   fillConfig(config: Config): Config {
@@ -114,6 +119,7 @@ export class Side {
     return {
       databases: filled(config.databases),
       users: filled(config.users),
+      peers: filled(config.peers),
       settings: filled(config.settings),
       userlist: config.userlist,
       args: config.args,
@@ -122,22 +128,42 @@ export class Side {
 
   async start(scenario: Scenario): Promise<void> {
     const port = await freePort();
+    const otherPort = scenario.second === undefined ? 0 : await freePort();
     this.dir = tempDir('side');
-    const config = this.fillConfig({ databases: DEFAULT_DATABASES, ...scenario });
-    if (scenario.pooler !== false) {
-      this.bouncer = await Bouncer.start({
-        ...config,
-        settings: { listen_port: port, ...config.settings },
-        original: this.program.original,
-      });
-    }
-    const ports: [number, string][] = [
+    this.words = {
+      dir: this.dir,
+      self: `host=127.0.0.1 port=${port}`,
+      other: `host=127.0.0.1 port=${otherPort}`,
+      selfport: String(port),
+      otherport: String(otherPort),
+    };
+    for (const [name, text] of Object.entries(scenario.files ?? {})) this.write(name, text);
+    if (scenario.pooler !== false) this.bouncer = await this.startPooler(port, scenario);
+    if (scenario.second !== undefined)
+      this.other = await this.startPooler(otherPort, { ...scenario, ...scenario.second });
+    const own: [number, string][] = [
       [port, 'LISTEN'],
-      [this.world.cluster.port, 'PG'],
-      [this.world.deadPort, 'DEAD'],
-      [this.world.mutePort, 'MUTE'],
+      [otherPort, 'OTHER'],
     ];
-    this.names = { ports: new Map(ports), dir: this.bouncer?.dir ?? this.dir };
+    const dirs = [this.bouncer?.dir, this.other?.dir, this.dir].filter((dir) => dir !== undefined);
+    this.names = { ports: new Map([...own, ...this.stage.ports]), dirs: [...dirs, this.stage.words.certs ?? ''] };
+  }
+
+  private startPooler(port: number, wanted: Config): Promise<Bouncer> {
+    const config = this.fillConfig({ databases: DEFAULT_DATABASES, ...wanted });
+    return Bouncer.start({
+      ...config,
+      settings: { listen_port: port, ...config.settings },
+      original: this.program.original,
+      env: this.stage.env,
+    });
+  }
+
+  /** Writes a file of the side's folder. */
+  write(name: string, text: string): void {
+    const path = join(this.dir, name);
+    writeFileSync(path, this.fill(text), 'latin1');
+    giveTo(user, path);
   }
 
   /** The pooler; throws in a scenario without one. */
@@ -153,17 +179,18 @@ export class Side {
     return client;
   }
 
-  /** Connects a client that later steps know by that name. */
+  /** Connects a client that later steps know by that name; one called `other …` to the second pooler. */
   async open(name: string, unix = false): Promise<RawClient> {
-    const path = join(this.pooler.socketDir, `.s.PGSQL.${this.pooler.port}`);
-    const client = unix ? await RawClient.connect({ path }) : await this.pooler.raw();
+    const pooler = (name.startsWith('other') ? this.other : null) ?? this.pooler;
+    const path = join(pooler.socketDir, `.s.PGSQL.${pooler.port}`);
+    const client = unix ? await RawClient.connect({ path }) : await pooler.raw();
     this.clients.set(name, client);
     return client;
   }
 
   async runStep(step: Step): Promise<Record> {
     try {
-      const items = await step.run(this);
+      const items = await withTimeout(step.run(this), 'the end of the step', STEP_MS_MAX);
       return { text: step.text, items: items.map((item) => maskItem(item, this.names)), fault: null };
     } catch (err) {
       const fault = (err as Error).message.split('\n')[0] as string;
@@ -174,14 +201,22 @@ export class Side {
   /** Ends the pooler if the scenario has not, and returns its end and its log as the last records. */
   async finish({ raceInLog, repeatsInLog }: Scenario): Promise<Record[]> {
     const records: Record[] = [];
-    if (this.bouncer !== null) {
-      if (!this.endSeen) this.bouncer.signal('SIGQUIT');
-      const end = await this.bouncer.expectEnd();
-      records.push({ text: 'exit code', items: [String(end.code ?? end.signal)], fault: null });
-      const lines = maskLog(this.bouncer.log.text, this.names);
+    const ending = async (which: string, bouncer: Bouncer) => {
+      const end = await bouncer.expectEnd();
+      records.push({ text: `exit code${which}`, items: [String(end.code ?? end.signal)], fault: null });
+      const lines = maskLog(bouncer.log.text, this.names);
       const counted = repeatsInLog === true ? [...new Set(lines)] : lines;
       const items = raceInLog === true || repeatsInLog === true ? unordered(counted) : counted;
-      records.push({ text: 'log', items, fault: null });
+      records.push({ text: `log${which}`, items, fault: null });
+    };
+    for (const old of this.gone) await ending(' of the old process', old);
+    if (this.bouncer !== null) {
+      if (!this.endSeen) this.bouncer.signal('SIGQUIT');
+      await ending('', this.bouncer);
+    }
+    if (this.other !== null) {
+      this.other.signal('SIGQUIT');
+      await ending(' of the other pooler', this.other);
     }
     return records;
   }
@@ -189,7 +224,7 @@ export class Side {
   /** Leaves nothing behind. */
   async clear(): Promise<void> {
     for (const client of this.clients.values()) client.socket.destroy();
-    await this.bouncer?.stop().catch(() => {});
+    for (const pooler of [...this.gone, this.other, this.bouncer]) await pooler?.stop().catch(() => {});
     // a daemon that is just ending may still put its files there
     if (this.dir !== '') await eventually('an end to files', () => removed(this.dir));
   }

@@ -26,12 +26,12 @@ import type { Config, Side, Step } from './side';
 /** How long an answer may take; longer than any timeout that a scenario sets. */
 const ANSWER_MS_MAX = 8_000;
 
-function step(text: string, run: Step['run']): Step {
+export function step(text: string, run: Step['run']): Step {
   return { text, run };
 }
 
 /** All up to the end of the connection, and that it ended. */
-async function untilClosed(client: RawClient): Promise<Item[]> {
+export async function untilClosed(client: RawClient): Promise<Item[]> {
   const messages = await client.until('', ANSWER_MS_MAX);
   return [...decode(messages), 'connection closed'];
 }
@@ -45,13 +45,13 @@ async function untilLetter(client: RawClient, types: string): Promise<Item[]> {
 
 /* ---- clients ---- */
 
-function who(login: Login): string {
+export function who(login: Login): string {
   const params = Object.entries(login.params ?? {}).map(([key, value]) => ` ${key}=${JSON.stringify(value)}`);
   const secret = login.password === undefined ? '' : ` with password "${login.password}"`;
   return `${login.user ?? 'postgres'} on ${login.database ?? 'postgres'}${secret}${params.join('')}`;
 }
 
-async function loggedIn(client: RawClient, login: Login): Promise<Item[]> {
+export async function loggedIn(client: RawClient, login: Login): Promise<Item[]> {
   const messages: Message[] = await client.login(login);
   if (messages.at(-1)?.type === 'Z') return decode(messages);
   return [...decode(messages), ...(await untilClosed(client))];
@@ -196,6 +196,15 @@ export function cancel(name: string, wrongKey = false): Step {
   });
 }
 
+/** The same, sent to the second pooler. */
+export function cancelAtOther(name: string): Step {
+  return step(`${name}: cancel request to the other pooler`, async (side) => {
+    const { backendPid, backendKey } = side.client(name);
+    await cancelRequest({ port: side.other?.port ?? 0 }, backendPid, backendKey);
+    return [];
+  });
+}
+
 /** Ends the server connection that the client is using, as a broken server would. */
 export function killServer(name: string): Step {
   return step(`${name}: its server is killed`, async (side) => {
@@ -203,7 +212,7 @@ export function killServer(name: string): Step {
     const answer = await client.query('SELECT pg_backend_pid()');
     const row = answer.find(({ type }) => type === 'D');
     const pid = Number(row?.body.toString('latin1', 6));
-    await side.world.cluster.killBackends(`pid = ${pid}`);
+    await side.stage.cluster.killBackends(`pid = ${pid}`);
     return [];
   });
 }
@@ -228,7 +237,8 @@ export const simple = (sql: string): Buffer => message('Q', cstring(sql));
 async function consoleOf(side: Side): Promise<RawClient> {
   const known = side.clients.get('console');
   if (known !== undefined) return known;
-  const client = await side.open('console');
+  // over the Unix socket: TLS is asked of nobody there
+  const client = await side.open('console', true);
   await client.login({ user: ADMIN_USER, password: ADMIN_PASSWORD, database: 'pgbouncer' });
   return client;
 }
@@ -336,6 +346,14 @@ export function change(text: string, config: Config): Step {
 export function appendIni(text: string): Step {
   return step(`config: more lines ${JSON.stringify(text)}`, async (side) => {
     writeFileSync(side.pooler.iniPath, side.fill(text), { flag: 'a', encoding: 'latin1' });
+    return [];
+  });
+}
+
+/** Writes a file of the side's folder anew. */
+export function rewriteFile(name: string, text: string): Step {
+  return step(`${name} is written anew`, async (side) => {
+    side.write(name, text);
     return [];
   });
 }

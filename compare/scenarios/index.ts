@@ -8,11 +8,15 @@ import { limits } from './limits';
 import { login } from './login';
 import { queries } from './queries';
 import { reload } from './reload';
+import { ruled } from './rules';
 import { signals } from './signals';
 import { timeouts } from './timeouts';
+import { tls } from './tls';
 
 export const families: Record<string, readonly Scenario[]> = {
   login,
+  tls,
+  rules: ruled,
   queries,
   limits,
   timeouts,

@@ -101,22 +101,15 @@ export class Bouncer {
     const dir = tempDir('pooler');
     const port = Number(options.settings?.listen_port ?? (await freePort()));
     writeFiles(dir, port, options);
-    const { node, mainJs } = installed();
-    const bin = originalBin();
-    if (options.original === true && bin === null) throw new Error('the C original is not installed');
-    const command = options.original === true ? [bin as string] : [node, mainJs];
-    const [program, ...args] = [...command, ...(options.args ?? []), join(dir, 'pooler.ini')];
-    const child = adopt(
-      spawn(program as string, args, {
-        cwd: dir,
-        env: { ...process.env, ...options.env },
-        stdio: ['ignore', 'ignore', 'pipe'],
-        ...spawnAs(user),
-      }),
-    );
-    const bouncer = new Bouncer(dir, port, options, child);
+    const bouncer = new Bouncer(dir, port, options, spawnPooler(dir, options, options.args ?? []));
     if (options.wait !== false) await bouncer.waitUp();
     return bouncer;
+  }
+
+  /** A second process on the same files, as `-R` starts one; not yet up. The folder goes when this one is stopped. */
+  beside(args: string[]): Bouncer {
+    const options = { ...this.options, args };
+    return new Bouncer(this.dir, this.port, options, spawnPooler(this.dir, options, args));
   }
 
   get pid(): number {
@@ -218,6 +211,22 @@ export class Bouncer {
       throw new Error(`the pooler died (${signal ?? `exit code ${code}`}):\n${this.log.text.slice(-8192)}`);
     }
   }
+}
+
+function spawnPooler(dir: string, options: BouncerOptions, args: string[]): ChildProcess {
+  const { node, mainJs } = installed();
+  const bin = originalBin();
+  if (options.original === true && bin === null) throw new Error('the C original is not installed');
+  const command = options.original === true ? [bin as string] : [node, mainJs];
+  const [program, ...rest] = [...command, ...args, join(dir, 'pooler.ini')];
+  return adopt(
+    spawn(program as string, rest, {
+      cwd: dir,
+      env: { ...process.env, ...options.env },
+      stdio: ['ignore', 'ignore', 'pipe'],
+      ...spawnAs(user),
+    }),
+  );
 }
 
 function writeFiles(dir: string, port: number, options: BouncerOptions): void {

@@ -20,6 +20,8 @@ export interface Subject {
   san?: string;
   /** 'ec' (default) or 'rsa' */
   keyType?: 'ec' | 'rsa';
+  /** how long it is good for, 2 by default; negative: it has expired */
+  days?: number;
 }
 
 const KEY_ARGS = {
@@ -78,7 +80,8 @@ export class CertFolder {
       '-subj',
       `/O=tests/CN=${subject.cn}`,
     );
-    const signing = ['-CA', ca.cert, '-CAkey', ca.key, '-CAcreateserial', '-days', '2', '-extfile', extensions];
+    const signing = ['-CA', ca.cert, '-CAkey', ca.key, '-CAcreateserial', '-extfile', extensions];
+    signing.push('-days', String(subject.days ?? 2));
     openssl('x509', '-req', '-in', request, ...signing, '-out', made.cert);
     return this.give(made);
   }

@@ -143,6 +143,11 @@ export class RawClient {
     return client;
   }
 
+  /** Speaks on a connection that somebody else made, as one inside TLS. */
+  static over(socket: Socket): RawClient {
+    return new RawClient(socket);
+  }
+
   /** Sends bytes as they are; resolves when the kernel has them. */
   send(...bytes: Buffer[]): Promise<void> {
     return new Promise((settle) => this.socket.write(Buffer.concat(bytes), () => settle()));
