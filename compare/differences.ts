@@ -58,9 +58,9 @@ const forGood: MeantDifference[] = [
     right: /cannot listen on unix:.*: bind\(\): File name too long$/,
   },
   {
-    reason: 'free sockets are not kept in caches of slabs, so none are counted',
+    reason: 'free sockets are not kept in caches of slabs, so only those are counted that are just being freed',
     left: /^row list=free_(clients|servers) items=\d+$/,
-    right: /^row list=free_(clients|servers) items=0$/,
+    right: /^row list=free_(clients|servers) items=\d+$/,
   },
   {
     reason: "SHOW ACTIVE_SOCKETS: the asking client's own buffer is already empty when its command runs",
@@ -87,6 +87,35 @@ const forGood: MeantDifference[] = [
     scenario: /^login: auth_query$/,
     step: /^log/,
     left: /closing because: client disconnect before everything was sent to the server/,
+  },
+  {
+    reason: 'a file of names that an HBA line refers to and that cannot be read is complained about',
+    scenario: /^rules: hba: names from files$/,
+    step: /^log/,
+    right: /^WARNING could not open file of names /,
+  },
+  {
+    reason: "a bad scheme in an LDAP URL is named; the original looks the URL's error up in another list, of results",
+    scenario: /^rules: ldap: ldapurl="http:/,
+    step: /^log/,
+    left: /^WARNING could not parse LDAP URL ".*": Time limit exceeded$/,
+    right: /^WARNING unsupported LDAP URL scheme: http$/,
+  },
+  {
+    reason: 'a RELOAD that fails leaves the peers as they are; the original drops them all',
+    scenario: /^peers: peers come and go$/,
+    right: /^row peer_id=\d+ |^row list=peers items=2$/,
+  },
+  {
+    reason: 'a RELOAD that fails leaves the peers as they are: what SHOW LISTS has',
+    scenario: /^peers: peers come and go$/,
+    left: /^row list=peers items=0$/,
+  },
+  {
+    reason: 'peers that are dropped are named in the log; the original prints an empty name',
+    scenario: /^peers: /,
+    step: /^log/,
+    either: /^WARNING dropping peer \d* ?as it does not exist anymore$/,
   },
   {
     reason:

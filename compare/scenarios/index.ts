@@ -6,6 +6,8 @@ import { cli } from './cli';
 import { consoleCommands } from './console';
 import { limits } from './limits';
 import { login } from './login';
+import { peers } from './peers';
+import { prepared } from './prepared';
 import { queries } from './queries';
 import { reload } from './reload';
 import { ruled } from './rules';
@@ -18,6 +20,8 @@ export const families: Record<string, readonly Scenario[]> = {
   tls,
   rules: ruled,
   queries,
+  prepared,
+  peers,
   limits,
   timeouts,
   console: consoleCommands,

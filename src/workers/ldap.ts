@@ -96,7 +96,7 @@ function errorText(err: unknown): string {
   const message = String((err as Error)?.message ?? err);
   if (typeof code === 'number') return RESULT_TEXTS[code] ?? `Unknown error ${code}`;
   if (/time[d]? ?out/i.test(message)) return 'Timed out';
-  return /filter|parenthes/i.test(message) ? 'Bad search filter' : NOT_REACHED;
+  return /filter|paren/i.test(message) ? 'Bad search filter' : NOT_REACHED;
 }
 
 /** Ends a login; the texts are for the log. */

@@ -180,6 +180,8 @@ function parseAddress(rule: HbaRule, tokens: Tokens, file: string): boolean {
       logWarning(`hba line ${linenr}: invalid mask`);
       return false;
     }
+    // a line that ends here is complained about with the address alone
+    tokens.text = tokens.text.slice(0, slash);
   } else {
     nextToken(tokens);
     if (tokens.kind !== Tok.IDENT) {
