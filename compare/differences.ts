@@ -144,6 +144,58 @@ const forGood: MeantDifference[] = [
   },
 ];
 
+/** The online reboot, which tsbouncer does with a handover of its own. */
+const handover: MeantDifference[] = [
+  {
+    reason:
+      'between two tsbouncer processes the old one is not suspended: it describes all that it has at once, and says so',
+    scenario: /^reboot: /,
+    step: /^log of the old process$/,
+    left: /^LOG SUSPEND command issued$/,
+    right: /^LOG HANDOVER command issued$/,
+  },
+  {
+    reason: 'the old process counts what it describes, and warns of what cannot be handed over',
+    scenario: /^reboot: /,
+    step: /^log of the old process$/,
+    right: /^(LOG|WARNING) handover: /,
+  },
+  {
+    reason: 'the new process says what it took over, and how long the pause was',
+    scenario: /^reboot: /,
+    step: /^log/,
+    right: /^LOG took over \d+ listening sockets, \d+ clients, \d+ servers; longest pause /,
+  },
+  {
+    reason: 'the online reboot is not deprecated here',
+    step: /^log|^-R/,
+    left: /^WARNING Online restart is deprecated, use so_reuseport instead$/,
+    since: '1.23',
+  },
+  {
+    reason: 'what is taken over does not log in or connect anew; the original logs it as if it did',
+    scenario: /^reboot: /,
+    step: /^log/,
+    left: /^LOG C: .* login attempt: |^LOG S: .* new connection to server /,
+  },
+  {
+    reason: 'times of queries and transactions go on; the original misses the beginning of those that are under way',
+    scenario: /^reboot: in the middle of a query$/,
+    step: /^log/,
+    left: /^WARNING C: .* FIXME: (transaction|query) end, but (xact|query)_start == 0$/,
+  },
+  {
+    reason: 'a process that is paused can be succeeded; the original refuses to suspend it, and the new process ends',
+    scenario: /^reboot: everything paused$/,
+  },
+  {
+    reason: 'without a Unix socket the old process cannot be found, which is said; the original then fails at its port',
+    scenario: /^reboot: no Unix socket to find the old one by$/,
+    step: /^-R/,
+    either: /^(LOG|WARNING|FATAL) /,
+  },
+];
+
 /** The original's own bug reports in its log. */
 const bugs: MeantDifference[] = [
   {
@@ -154,4 +206,4 @@ const bugs: MeantDifference[] = [
   },
 ];
 
-export const meantDifferences: readonly MeantDifference[] = [...forGood, ...bugs, ...olderOriginals];
+export const meantDifferences: readonly MeantDifference[] = [...forGood, ...bugs, ...olderOriginals, ...handover];

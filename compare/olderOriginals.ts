@@ -118,6 +118,27 @@ const newAnswers: MeantDifference[] = [
 /** Whole scenarios in which older ones do something else. */
 const newBehaviour: MeantDifference[] = [
   {
+    reason: 'HBA rules for replication, and ident maps (1.23)',
+    scenario: /^rules: hba: (host replication |lines that cannot be read)/,
+    step: /^log/,
+    left: /could not parse hba config line 1$|replication is not supported|hba line \d+: unsupported parameters/,
+    until: '1.23',
+  },
+  {
+    reason: 'HBA rules with an ident map (1.23): what is said of bad ones',
+    scenario: /^rules: hba: lines that cannot be read$/,
+    step: /^log/,
+    right: /[Ii]dent map /,
+    until: '1.23',
+  },
+  {
+    reason: 'who comes where no rule fits is told so (1.24)',
+    scenario: /^rules: /,
+    left: /login rejected( \(age=Ns\))?$/,
+    right: /no authentication method is found( \(age=Ns\))?$/,
+    until: '1.24',
+  },
+  {
     reason: 'the default ciphers, and their order, are those of OpenSSL (1.21)',
     scenario: /^tls: /,
     either: /TLSv1\.2[/ ]\S*(CHACHA20.POLY1305|AES.?256.GCM)/,
@@ -291,7 +312,8 @@ const newLogLines: MeantDifference[] = [
     reason: 'a failed login to the server is logged with its reason (1.25)',
     step: /^log/,
     left: /closing because: login failed \(/,
-    right: /closing because: (database ".*" does not exist|password authentication failed|pg_hba\.conf rejects) /,
+    right:
+      /closing because: ((database|role) ".*" does not exist|password authentication failed|pg_hba\.conf rejects) /,
     until: '1.25',
   },
 ];

@@ -172,6 +172,12 @@ export class Side {
     return this.bouncer;
   }
 
+  /** That process serves now; the one before it is kept for its log. */
+  succeed(next: Bouncer): void {
+    if (this.bouncer !== null) this.gone.push(this.bouncer);
+    this.bouncer = next;
+  }
+
   /** A client that an earlier step connected. */
   client(name: string): RawClient {
     const client = this.clients.get(name);

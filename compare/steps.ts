@@ -324,6 +324,29 @@ export function signal(name: NodeJS.Signals): Step {
   });
 }
 
+/** A new process takes over, and the old one ends. The comparison's own console connection is closed before. */
+export function reboot(): Step {
+  return step('-R', async (side) => {
+    await side.clients.get('console')?.end();
+    side.clients.delete('console');
+    const old = side.pooler;
+    const next = old.beside(['-R']);
+    await next.waitUp();
+    side.succeed(next);
+    const end = await old.expectEnd(ANSWER_MS_MAX);
+    return [`the old process: exit ${end.code ?? end.signal}`];
+  });
+}
+
+/** A new process that cannot take over, and ends. */
+export function rebootThatFails(): Step {
+  return step('-R that fails', async (side) => {
+    const next = side.pooler.beside(['-R']);
+    const end = await next.expectEnd(ANSWER_MS_MAX);
+    return [`exit ${end.code ?? end.signal}`, ...maskLog(next.log.text, side.names)];
+  });
+}
+
 /** The process ends by itself. */
 export function ended(): Step {
   return step('the process ends', async (side) => {

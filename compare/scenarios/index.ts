@@ -9,6 +9,7 @@ import { login } from './login';
 import { peers } from './peers';
 import { prepared } from './prepared';
 import { queries } from './queries';
+import { reboots } from './reboot';
 import { reload } from './reload';
 import { ruled } from './rules';
 import { signals } from './signals';
@@ -27,5 +28,6 @@ export const families: Record<string, readonly Scenario[]> = {
   console: consoleCommands,
   reload,
   signals,
+  reboot: reboots,
   cli,
 };

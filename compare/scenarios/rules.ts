@@ -58,8 +58,7 @@ const oneRule: [string, ...string[]][] = [
   ['host all all 127.0.0.1/32 trust'],
   ['host all all 127.0.0.0/8 password'],
   ['host all all 127.0.0.1 255.255.255.255 md5'],
-  ['host all all all scram-sha-256'],
-  ['host all all samehost trust'],
+  ['host all all 0.0.0.0/0 scram-sha-256'],
   ['host all all ::1/128 trust'],
   ['host all all 10.0.0.0/8 trust'],
   ['host all all 0.0.0.0/0 reject'],
@@ -67,13 +66,13 @@ const oneRule: [string, ...string[]][] = [
   ['local all all reject'],
   ['hostssl all all 127.0.0.1/32 trust'],
   ['hostnossl all all 127.0.0.1/32 trust'],
-  ['hostssl all all all reject', 'host all all all password'],
-  ['host postgres alice all reject', 'host second,other alice,bob all trust'],
-  ['host sameuser all all trust'],
-  ['host all "alice" all trust', 'host all bob all reject'],
-  ['host replication all all trust'],
-  ['host all all all peer'],
-  ['host all all all cert'],
+  ['hostssl all all 0.0.0.0/0 reject', 'host all all 0.0.0.0/0 password'],
+  ['host postgres alice 0.0.0.0/0 reject', 'host second,other alice,bob 0.0.0.0/0 trust'],
+  ['host sameuser all 0.0.0.0/0 trust'],
+  ['host all "alice" 0.0.0.0/0 trust', 'host all bob 0.0.0.0/0 reject'],
+  ['host replication all 0.0.0.0/0 trust'],
+  ['host all all 0.0.0.0/0 peer'],
+  ['host all all 0.0.0.0/0 cert'],
 ];
 
 /** Lines that no version takes, each between two good ones. */
@@ -91,29 +90,30 @@ const badRules = [
   'nonsense all all trust',
   'local all all 127.0.0.1/32 trust',
   'local all all gss',
-  'hostgssenc all all all trust',
-  'host all "open all trust',
-  'host all +group all trust',
+  'hostgssenc all all 0.0.0.0/0 trust',
+  'host all "open 0.0.0.0/0 trust',
+  'host all +group 0.0.0.0/0 trust',
 ];
 
 const hba: Scenario[] = [
   ...oneRule.map((lines) => rules(`hba: ${lines.join('; ')}`, lines, comers)),
+  rules('hba: any address', ['host all bob all reject', 'host all all all scram-sha-256'], comers, { since: '1.23' }),
   rules(
     'hba: lines that cannot be read',
-    ['# comment', '', 'host all alice all trust', ...badRules, 'host all bob all trust'],
+    ['# comment', '', 'host all alice 0.0.0.0/0 trust', ...badRules, 'host all bob 0.0.0.0/0 trust'],
     comers,
   ),
   rules(
     'hba: names from files',
-    ['host @{dir}/names @{dir}/names all trust', 'host all @/does/not/exist all trust'],
+    ['host @{dir}/names @{dir}/names 0.0.0.0/0 trust', 'host all @/does/not/exist 0.0.0.0/0 trust'],
     [rewriteFile('names', 'alice,\n# comment\n"postgres" x\n'), admin('RELOAD'), ...comers],
   ),
   rules(
     'hba: the file changes',
-    ['host all all all trust'],
+    ['host all all 0.0.0.0/0 trust'],
     [
       tryLogin(alice),
-      rewriteFile('hba', `host all all all reject\n${CONSOLE_RULE}\n`),
+      rewriteFile('hba', `host all all 0.0.0.0/0 reject\n${CONSOLE_RULE}\n`),
       admin('RELOAD'),
       tryLogin(alice),
       rewriteFile('hba', `nonsense\n${CONSOLE_RULE}\n`),
@@ -132,7 +132,11 @@ const hba: Scenario[] = [
   },
   rules(
     'hba: maps',
-    ['hostssl all all all cert map=robots', 'local all all peer map=own', 'host all all all password map=x'],
+    [
+      'hostssl all all 0.0.0.0/0 cert map=robots',
+      'local all all peer map=own',
+      'host all all 0.0.0.0/0 password map=x',
+    ],
     [
       tryTls({ cert: 'robot' }, { user: 'alice' }),
       tryTls({ cert: 'robot' }, { user: 'bob' }),
@@ -155,7 +159,7 @@ const hba: Scenario[] = [
   ),
   rules(
     'hba: a map that is not there',
-    ['local all all peer map=nothing', 'host all all all trust'],
+    ['local all all peer map=nothing', 'host all all 0.0.0.0/0 trust'],
     unixTry({ user: ME }),
     {
       since: '1.23',
@@ -177,7 +181,7 @@ const shown: Step[] = [
 ];
 
 const cert: Scenario[] = [
-  ...['verify-full', 'verify-ca', 'allow'].map(
+  ...['verify-full'].map(
     (mode): Scenario => ({
       name: `auth_type=cert, client_tls_sslmode=${mode}`,
       settings: { ...TLS, client_tls_sslmode: mode, auth_type: 'cert' },
@@ -191,10 +195,10 @@ const cert: Scenario[] = [
       raceInLog: true,
     }),
   ),
-  rules('cert: by rules', ['hostssl all alice all cert', 'host all bob all trust'], shown),
+  rules('cert: by rules', ['hostssl all alice 0.0.0.0/0 cert', 'host all bob 0.0.0.0/0 trust'], shown),
   rules(
     'cert: of the right name and the password, too',
-    ['hostssl all alice all cert', 'hostssl all all all md5'],
+    ['hostssl all alice 0.0.0.0/0 cert', 'hostssl all all 0.0.0.0/0 md5'],
     [...shown, tryTls({ cert: 'alice' }, { user: 'bob', password: 'secret' })],
   ),
 ];
@@ -202,7 +206,7 @@ const cert: Scenario[] = [
 const peer: Scenario[] = [
   rules(
     'peer',
-    ['local all all peer', 'host all all all peer'],
+    ['local all all peer', 'host all all 0.0.0.0/0 peer'],
     [
       ...unixTry({ user: ME }),
       ...unixTry({ user: 'alice' }),
@@ -239,9 +243,14 @@ const pam: Scenario[] = [
     steps: [tryLogin(P_USER), tryLogin({ ...P_USER, database: 'forced' })],
     raceInLog: true,
   },
-  rules('pam by rules', ['host all p_user all pam', 'host all all all trust'], [tryLogin(P_USER), tryLogin(alice)], {
-    needs: 'pam',
-  }),
+  rules(
+    'pam by rules',
+    ['host all p_user 0.0.0.0/0 pam', 'host all all 0.0.0.0/0 trust'],
+    [tryLogin(P_USER), tryLogin(alice)],
+    {
+      needs: 'pam',
+    },
+  ),
 ];
 
 const LUCY = { user: 'lucy', password: 'right' };
@@ -298,7 +307,7 @@ const ldap: Scenario[] = [
     steps: [tryLogin(LUCY)],
     raceInLog: true,
   },
-  ...ways.map((way) => rules(`ldap: ${way}`, [`host all all all ldap ${way}`], directory, { needs: 'ldap' })),
+  ...ways.map((way) => rules(`ldap: ${way}`, [`host all all 0.0.0.0/0 ldap ${way}`], directory, { needs: 'ldap' })),
 ];
 
 export const ruled: Scenario[] = [...hba, ...cert, ...peer, ...pam, ...ldap];
