@@ -96,7 +96,7 @@ const forGood: MeantDifference[] = [
   },
   {
     reason: "a bad scheme in an LDAP URL is named; the original looks the URL's error up in another list, of results",
-    scenario: /^rules: ldap: ldapurl="http:/,
+    scenario: /^rules: ldap by rules/,
     step: /^log/,
     left: /^WARNING could not parse LDAP URL ".*": Time limit exceeded$/,
     right: /^WARNING unsupported LDAP URL scheme: http$/,

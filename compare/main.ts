@@ -64,7 +64,10 @@ async function main(): Promise<number> {
   try {
     const claims = claimsFor(meantDifferences, originalVersion);
     const tally = await runAll(scenarios, programs(bin), stage, claims, verbose);
-    for (const [why, names] of tally.leftOut) console.log(`\nleft out, ${why}:\n  ${names.join('\n  ')}`);
+    for (const [why, names] of tally.leftOut) {
+      const list = verbose ? `:\n  ${names.join('\n  ')}` : '';
+      console.log(`left out, ${why}: ${names.length} scenarios${list}`);
+    }
     // a list that outlives its reasons would hide the next fault
     const stale = words.length > 0 ? [] : claims.filter((claim) => claim.count === 0 && concerns(claim, tally.ran));
     for (const { entry } of stale) console.log(`\nlisted, but no such difference was found: ${entry.reason}`);

@@ -119,7 +119,7 @@ const newAnswers: MeantDifference[] = [
 const newBehaviour: MeantDifference[] = [
   {
     reason: 'HBA rules for replication, and ident maps (1.23)',
-    scenario: /^rules: hba: (host replication |lines that cannot be read)/,
+    scenario: /^rules: hba: (one rule after the other|lines that cannot be read)$/,
     step: /^log/,
     left: /could not parse hba config line 1$|replication is not supported|hba line \d+: unsupported parameters/,
     until: '1.23',

@@ -19,7 +19,7 @@ export interface Tally {
 }
 
 /** How many scenarios run at the same time; most of them wait for timeouts. */
-const AT_ONCE = 3;
+const AT_ONCE = 6;
 
 async function transcript(side: Side, scenario: Scenario, index: { step: number }): Promise<Record[]> {
   const records: Record[] = [];
@@ -70,7 +70,7 @@ function printDiff(diff: StepDiff, left: string, right: string): void {
 }
 
 /** Runs of a scenario before a difference counts: two processes racing for a log line differ now and then, a fault always. */
-const RUNS_MAX = Number(process.env.ONCE ?? 3);
+const RUNS_MAX = 3;
 
 /** A scenario's differences: of the first run without an unexpected one, else of the last run. */
 async function settle(scenario: Scenario, programs: Program[], stage: Stage, claims: readonly Claim[]) {

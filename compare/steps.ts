@@ -374,8 +374,8 @@ export function appendIni(text: string): Step {
 }
 
 /** Writes a file of the side's folder anew. */
-export function rewriteFile(name: string, text: string): Step {
-  return step(`${name} is written anew`, async (side) => {
+export function rewriteFile(name: string, text: string, about = ''): Step {
+  return step(`${name} is written anew${about === '' ? '' : `: ${about}`}`, async (side) => {
     side.write(name, text);
     return [];
   });

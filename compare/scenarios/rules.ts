@@ -42,6 +42,11 @@ function unixTry(login: Login): Step[] {
   return [loginUnix('u', login), bye('u')];
 }
 
+/** Other rules from here on. */
+function newRules(...lines: string[]): Step[] {
+  return [rewriteFile('hba', `${[...lines, CONSOLE_RULE].join('\n')}\n`, lines.join('; ')), admin('RELOAD')];
+}
+
 /** Whoever might come: over TCP, TLS and the Unix socket, with the right and a wrong password. */
 const comers: Step[] = [
   tryLogin(alice),
@@ -96,7 +101,11 @@ const badRules = [
 ];
 
 const hba: Scenario[] = [
-  ...oneRule.map((lines) => rules(`hba: ${lines.join('; ')}`, lines, comers)),
+  rules(
+    'hba: one rule after the other',
+    [],
+    oneRule.flatMap((lines) => [...newRules(...lines), ...comers]),
+  ),
   rules('hba: any address', ['host all bob all reject', 'host all all all scram-sha-256'], comers, { since: '1.23' }),
   rules(
     'hba: lines that cannot be read',
@@ -307,7 +316,12 @@ const ldap: Scenario[] = [
     steps: [tryLogin(LUCY)],
     raceInLog: true,
   },
-  ...ways.map((way) => rules(`ldap: ${way}`, [`host all all 0.0.0.0/0 ldap ${way}`], directory, { needs: 'ldap' })),
+  rules(
+    'ldap by rules, one after the other',
+    [],
+    ways.flatMap((way) => [...newRules(`host all all 0.0.0.0/0 ldap ${way}`), ...directory]),
+    { needs: 'ldap' },
+  ),
 ];
 
 export const ruled: Scenario[] = [...hba, ...cert, ...peer, ...pam, ...ldap];
