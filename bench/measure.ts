@@ -79,7 +79,10 @@ export interface PgbenchResult {
   perSecond: number;
 }
 
-/** One run of pgbench, all clients in one thread, as user and on database `postgres`. */
+/**
+ * One run of pgbench, all clients in one thread, as user and on database `postgres`. Its clock runs while the clients
+ * connect: on a busy machine a short run may be over before the first transaction.
+ */
 export async function pgbench(run: PgbenchRun): Promise<PgbenchResult> {
   const args = [
     ...['-n', '-h', '127.0.0.1', '-p', String(run.port), '-U', 'postgres', '-f', run.script],
@@ -90,7 +93,7 @@ export async function pgbench(run: PgbenchRun): Promise<PgbenchResult> {
   const { text } = await runToEnd('pgbench', args, run.sslmode === undefined ? {} : { PGSSLMODE: run.sslmode });
   const transactions = Number(/transactions actually processed: (\d+)/.exec(text)?.[1]);
   const perSecond = Number(/tps = ([\d.]+)/.exec(text)?.[1]);
-  if (!(transactions > 0)) throw new Error(`pgbench counted no transactions:\n${text}`);
+  if (!(transactions >= 0)) throw new Error(`pgbench did not count its transactions:\n${text}`);
   return { transactions, perSecond };
 }
 
