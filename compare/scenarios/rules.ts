@@ -316,11 +316,9 @@ const ldap: Scenario[] = [
     steps: [tryLogin(LUCY)],
     raceInLog: true,
   },
-  rules(
-    'ldap by rules, one after the other',
-    [],
-    ways.flatMap((way) => [...newRules(`host all all 0.0.0.0/0 ldap ${way}`), ...directory]),
-    { needs: 'ldap' },
+  // a pooler each: after a RELOAD the original reads options of the old file from memory that it has freed
+  ...ways.map((way) =>
+    rules(`ldap by rules: ${way}`, [`host all all 0.0.0.0/0 ldap ${way}`], directory, { needs: 'ldap' }),
   ),
 ];
 
