@@ -19,12 +19,14 @@ export class Backend {
   private skipping = false;
   /** in COPY FROM STDIN: begun by which protocol */
   private copying: 'no' | 'simple' | 'extended' = 'no';
+  /** it has ended the connection */
+  gaveUp = false;
 
   /** Takes bytes of the other end. @returns the answer */
   process(bytes: Buffer): Buffer {
     this.pending = Buffer.concat([this.pending, bytes]);
     for (;;) {
-      if (this.pending.length < 5) break;
+      if (this.pending.length < 5 || this.gaveUp) break;
       const length = this.pending.readUInt32BE(1) + 1;
       if (this.pending.length < length) break;
       const type = this.pending.toString('latin1', 0, 1);
@@ -157,6 +159,12 @@ export class Backend {
     if (type === 'S' || type === 'H') return;
     if (type === 'd' && !body.includes('bad')) return;
     this.copying = 'no';
+    if (!'cfd'.includes(type)) {
+      // out of step with the other end
+      this.out.push(failure('unexpected message in COPY'));
+      this.gaveUp = true;
+      return;
+    }
     if (type === 'c') {
       this.out.push(complete('COPY 1'));
       if (simple) this.ready();

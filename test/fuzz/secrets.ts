@@ -147,7 +147,12 @@ const hba: Target = {
     const text = input.toString('latin1');
     if (/@["']*[./]/.test(text)) return;
     const rules = parseHba(text.split('\n'), identMaps, hbaPath);
-    for (const rule of rules) checkRule(rule, random);
+    for (const rule of rules) {
+      checkRule(rule, random);
+      const line = text.split('\n')[rule.line - 1] as string;
+      const bits = /^host[a-z]* [^ ]+ [^ ]+ [0-9a-f.:]+\/([0-9]+) /.exec(line)?.[1];
+      if (bits !== undefined && !line.includes('"')) assert.equal(prefixOf(rule.mask), Number(bits), line);
+    }
     const host = formatInet(address(random));
     const client = { isUnix: random.one(2), host, isTls: random.one(2), physicalReplication: random.one(3) };
     const found = hbaEval(rules, { ...client, database: 'ann', user: 'bob' });

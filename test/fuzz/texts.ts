@@ -175,6 +175,9 @@ const ldap: Target = {
     ',',
     'ldapport=',
     'ldapserver=',
+    'ldapport=65536',
+    'ldap://x:65536/',
+    'ldap://x:99999/',
   ],
   run(input) {
     const text = input.toString('latin1');

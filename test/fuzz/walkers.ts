@@ -7,6 +7,8 @@ import { queryCacheSize } from '../../src/core/pool/prepare';
 import type { RequestQueue } from '../../src/core/pool/requests';
 import { isDead, type PgSocket } from '../../src/core/pool/socket';
 import { preparedCount } from '../../src/core/pool/statements';
+import { clientRecvFailed } from '../../src/core/session/client';
+import { serverRecvFailed } from '../../src/core/session/server';
 import { cstring, int16, int32, message } from '../harness/rawclient';
 import type { Random } from '../hostile/random';
 import { Backend } from './backend';
@@ -52,6 +54,7 @@ interface Seen {
   client: string;
   dead: string;
   requests: number[];
+  prepared: number[];
 }
 
 function requestsOf(server: PgSocket): number[] {
@@ -68,6 +71,7 @@ function seen(world: World, client: PgSocket, server: PgSocket): Seen {
     client: withoutHex(lengthless(world.take(client))),
     dead: `${isDead(client)} ${isDead(server)}`,
     requests: requestsOf(server),
+    prepared: [preparedCount(client), preparedCount(server)],
   };
 }
 
@@ -315,9 +319,39 @@ class Customer {
   }
 }
 
+/** What keeps to no rules: whole messages in any order, and now and then half of one. */
+function rudeness(random: Random): Buffer {
+  const parts = Array.from({ length: random.between(1, 8) }, () => random.pick(RUDE));
+  if (random.one(4)) parts.push(Buffer.from(`${random.pick(['H', 'd', 'Q', 'P', 'S'])}\0\0\x04\0begun`, 'latin1'));
+  return Buffer.concat(parts);
+}
+
+const RUDE = [
+  query('SELECT rude'),
+  query('BEGIN'),
+  query('ROLLBACK'),
+  query('FAIL'),
+  query('COPY t'),
+  query('DISCARD ALL'),
+  parse('', 'COPY t'),
+  parse('rude', 'SELECT rude'),
+  parse('rude2', 'BADPARSE'),
+  bind('', ''),
+  bind('', 'rude'),
+  execute(''),
+  close('S', 'rude'),
+  message('d', Buffer.from('good')),
+  message('d', Buffer.from('bad')),
+  message('c'),
+  message('f', cstring('no')),
+  SYNC,
+  SYNC,
+  FLUSH,
+];
+
 const sharing: Target = {
   name: 'sharing',
-  cases: 400,
+  cases: 500,
   words: [],
   make: (random) => random.bytes(8),
   run(_input, random) {
@@ -325,40 +359,22 @@ const sharing: Target = {
     const world = new World({ maxPreparedStatements: limit });
     const before = queryCacheSize();
     try {
-      const servers = Array.from({ length: random.between(1, 2) }, () => ({
-        sk: world.server(),
-        backend: new Backend(),
-      }));
+      const fresh = () => ({ sk: world.server(), backend: new Backend() });
+      const servers: Shared[] = Array.from({ length: random.between(1, 2) }, fresh);
       const customers = Array.from({ length: random.between(1, 3) }, () => new Customer(world.client()));
-      const atOnce = () => (random.one(3) ? random.between(1, 20) : 60_000);
+      const rude = random.one(2);
       for (let rounds = random.between(2, 12); rounds > 0; rounds--) {
         for (const customer of customers) world.arrive(customer.sk, customer.pipeline(random));
-        for (let busy = true; busy; ) {
-          busy = false;
-          for (const { sk } of customers) {
-            if (!world.canRead(sk) || random.one(3)) continue;
-            world.deliver(sk, atOnce(), random);
-          }
-          for (const shared of servers) {
-            replaceDead(world, shared);
-            const { sk, backend } = shared;
-            const asked = world.take(sk);
-            if (asked.length > 0) world.arrive(sk, backend.process(asked));
-            if (!random.one(3)) world.deliver(sk, atOnce(), random);
-          }
-          world.turn();
-          for (const customer of customers) {
-            customer.heard = Buffer.concat([customer.heard, world.take(customer.sk)]);
-            assert.ok(!isDead(customer.sk), `a client was ended: ${customer.heard.toString('latin1').slice(-200)}`);
-            if (world.canRead(customer.sk)) busy = true;
-          }
-          for (const { sk } of servers) if (world.canRead(sk)) busy = true;
-        }
+        const guest = rude ? world.client() : null;
+        if (guest !== null) world.arrive(guest, rudeness(random));
+        round(world, servers, customers, guest, random);
         for (const { expected, heard } of customers) {
           // a client in a transaction keeps the one server there is, and the others wait
           const shown = heard.toString('latin1');
           assert.equal(shown, expected.toString('latin1', 0, heard.length));
         }
+        // whatever it has left undone
+        if (guest !== null && !isDead(guest)) clientRecvFailed(guest);
         settle(world, servers, customers, random);
         for (const { sk, backend } of servers) {
           if (isDead(sk) || sk.closeNeeded) continue;
@@ -374,6 +390,40 @@ const sharing: Target = {
     assert.equal(queryCacheSize(), before, 'queries that nobody uses');
   },
 };
+
+/** Bytes go to and fro in pieces until nothing moves any more. */
+function round(world: World, servers: Shared[], customers: Customer[], guest: PgSocket | null, random: Random): void {
+  const atOnce = () => (random.one(3) ? random.between(1, 20) : 60_000);
+  const clients = customers.map(({ sk }) => sk);
+  if (guest !== null) clients.push(guest);
+  for (let busy = true; busy; ) {
+    busy = false;
+    for (const sk of clients) if (!random.one(3)) world.deliver(sk, atOnce(), random);
+    for (const shared of servers) {
+      serve(world, shared);
+      if (!random.one(3)) world.deliver(shared.sk, atOnce(), random);
+    }
+    // some leave in the middle of it
+    if (guest !== null && random.one(12) && !isDead(guest)) clientRecvFailed(guest);
+    world.turn();
+    for (const customer of customers) {
+      customer.heard = Buffer.concat([customer.heard, world.take(customer.sk)]);
+      assert.ok(!isDead(customer.sk), `a client was ended: ${customer.heard.toString('latin1').slice(-200)}`);
+    }
+    busy = [...clients, ...servers.map(({ sk }) => sk)].some((sk) => world.canRead(sk));
+  }
+}
+
+/** What was sent to a server is answered; one that gave up is gone. */
+function serve(world: World, shared: Shared): void {
+  replaceDead(world, shared);
+  const asked = world.take(shared.sk);
+  if (asked.length > 0) world.arrive(shared.sk, shared.backend.process(asked));
+  if (shared.backend.gaveUp && !world.canRead(shared.sk)) {
+    serverRecvFailed(shared.sk);
+    replaceDead(world, shared);
+  }
+}
 
 interface Shared {
   sk: PgSocket;
@@ -393,11 +443,8 @@ function settle(world: World, servers: Shared[], customers: Customer[], random: 
     let behind = false;
     world.turn();
     for (const shared of servers) {
-      replaceDead(world, shared);
-      const { sk, backend } = shared;
-      const asked = world.take(sk);
-      if (asked.length > 0) world.arrive(sk, backend.process(asked));
-      while (world.canRead(sk)) world.deliver(sk, 60_000, random);
+      serve(world, shared);
+      while (world.canRead(shared.sk)) world.deliver(shared.sk, 60_000, random);
     }
     for (const customer of customers) {
       while (world.canRead(customer.sk)) world.deliver(customer.sk, 60_000, random);
