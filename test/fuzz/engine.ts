@@ -33,6 +33,9 @@ const INPUT_MAX = 64 * 1024;
 /** Nothing that small takes this long, on any machine, unless it never ends or grows with the square of its length. */
 const CASE_MS_MAX = 20_000;
 
+/** Most of an error that is shown. */
+const SHOWN_MAX = 4000;
+
 const secondsGiven = Number(process.env.FUZZ_SECONDS ?? '0');
 const seed = process.env.FUZZ_SEED ? Number(process.env.FUZZ_SEED) >>> 0 : USUAL_SEED;
 
@@ -130,7 +133,9 @@ function runCase(target: Target, input: Buffer, random: Random, what: string): v
   } catch (err) {
     const where = secondsGiven > 0 ? `\nkept as ${keep(target, input)}` : '';
     const shown = JSON.stringify(input.toString('latin1', 0, 600));
-    throw new Error(`${what}: ${err instanceof Error ? err.stack : String(err)}\ninput: ${shown}${where}`);
+    const said = String(err instanceof Error ? err.stack : err);
+    const short = said.length > SHOWN_MAX ? `${said.slice(0, SHOWN_MAX / 2)}\n…\n${said.slice(-SHOWN_MAX / 2)}` : said;
+    throw new Error(`${what}: ${short}\ninput: ${shown}${where}`);
   } finally {
     process.exit = exit;
     logState.sink = sink;
