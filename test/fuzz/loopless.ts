@@ -10,6 +10,7 @@ import { cf } from '../../src/core/config/settings';
 import { attachHandle, runContinueQueue, sbufClose } from '../../src/core/net/sbuf';
 import { addDatabase } from '../../src/core/pool/database';
 import { getPool, type PgPool } from '../../src/core/pool/pool';
+import { raiseQueryId } from '../../src/core/pool/prepare';
 import { isDead, isServerSocket, type PgSocket, SocketState } from '../../src/core/pool/socket';
 import { changeClientState, changeServerState, loginClientList, newClient, newServer } from '../../src/core/pool/state';
 import { findOrAddGlobalUser } from '../../src/core/pool/user';
@@ -98,6 +99,8 @@ export class World {
     Object.assign(native, fakes);
     setTimeCache(1_700_000_000_000_000);
     if (!defaults) toDefaults();
+    // names of statements keep their length
+    raiseQueryId(1_000_000_000);
     defaults = true;
     this.poolMode = options.poolMode ?? 'transaction';
     cf.poolMode = { session: 0, transaction: 1, statement: 2 }[this.poolMode] as number;
