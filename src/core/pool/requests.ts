@@ -1,7 +1,13 @@
 /*
  * The requests that a server still owes answers for, in order: one small integer each, in a ring that grows by doubling.
- * The pooler releases a server only when this queue is empty.
+ * The pooler releases a server only when this queue is empty: an entry too many keeps a server from others, one too few
+ * gives the next client somebody else's answer.
+ *
+ * CopyData, CopyDone and CopyFail stand in the queue too, as marks (of a run of CopyData only the first), because what a
+ * server does with a Sync depends on whether it comes inside a COPY. Nobody answers them: a mark that nothing stands in
+ * front of is dropped.
  */
+import { PqMsg } from '../wire/packets';
 import type { RequestNote } from './prepare';
 
 /** What to do with the answer to a request (the original's ResponseAction). */
@@ -21,6 +27,10 @@ const ACTION_MASK = 3;
 const NOTE_BIT = 0x400;
 /** Answered notes in front of the array of notes that are worth moving the others for. */
 const NOTES_TRIM = 64;
+
+function isCopyMark(type: number): boolean {
+  return type === PqMsg.CopyDone || type === PqMsg.CopyData || type === PqMsg.CopyFail;
+}
 
 export class RequestQueue {
   private slots: Uint16Array = new Uint16Array(INITIAL_SLOTS);
@@ -48,6 +58,46 @@ export class RequestQueue {
     if (action === ResponseAction.FAKE) this.fakes++;
     this.slots[(this.head + this.count) & (this.slots.length - 1)] = slot;
     this.count++;
+  }
+
+  /** Adds a mark: CopyData, CopyDone or CopyFail. */
+  markCopy(type: number): void {
+    if (this.count === 0) return;
+    if (type === PqMsg.CopyData && (this.entryAt(this.count - 1) & TYPE_MASK) === PqMsg.CopyData) return;
+    this.push(type, ResponseAction.FORWARD);
+  }
+
+  /** Whether the client has sent the end of the COPY that the oldest request began. */
+  hasCopyEnd(): boolean {
+    for (let at = 1; at < this.count; at++) {
+      const type = this.entryAt(at) & TYPE_MASK;
+      if (type === PqMsg.CopyDone || type === PqMsg.CopyFail) return true;
+      if (type !== PqMsg.CopyData && type !== PqMsg.Sync) return false;
+    }
+    return false;
+  }
+
+  /**
+   * The COPY is over that the oldest request began: drops what the server took for part of it. That is everything up to
+   * CopyDone; but when it failed on its own, a Sync behind the first data may come behind the failure too, and be answered.
+   * @param failed the server reported an error
+   */
+  endCopy(failed: boolean): void {
+    let drop = 0;
+    let data = false;
+    for (let at = 1; at < this.count; at++) {
+      const type = this.entryAt(at) & TYPE_MASK;
+      if (type === PqMsg.CopyData) data = true;
+      else if (type !== PqMsg.CopyDone && type !== PqMsg.CopyFail && (type !== PqMsg.Sync || (failed && data))) break;
+      drop++;
+      if (type === PqMsg.CopyDone || type === PqMsg.CopyFail) break;
+    }
+    if (drop === 0) return;
+    // none of these has a note, and no answer to them is made up: the oldest takes the place of the last
+    const oldest = this.slots[this.head] as number;
+    this.head = (this.head + drop) & (this.slots.length - 1);
+    this.slots[this.head] = oldest;
+    this.count -= drop;
   }
 
   /** Type byte of the oldest request, 0 when there is none. */
@@ -96,6 +146,11 @@ export class RequestQueue {
     }
     this.head = (this.head + 1) & (this.slots.length - 1);
     this.count--;
+    // the server that got past what was in front of them passes over these
+    while (this.count > 0 && isCopyMark((this.slots[this.head] as number) & TYPE_MASK)) {
+      this.head = (this.head + 1) & (this.slots.length - 1);
+      this.count--;
+    }
   }
 
   clear(): void {

@@ -2,7 +2,7 @@
  * The server variables that travel with a client: which ones are tracked, their values on each socket, and the SET
  * that makes a server match the client it is about to serve.
  */
-import { parseWordList, pgQuoteLiteral } from '../base/strutil';
+import { equalNoCase, parseWordList, pgQuoteLiteral } from '../base/strutil';
 import type { PktBuf } from '../wire/pktbuf';
 
 const STATIC_NAMES = ['DateStyle', 'client_encoding', 'TimeZone', 'standard_conforming_strings', 'application_name'];
@@ -104,7 +104,7 @@ export function varcacheDiff(server: (string | null)[], client: (string | null)[
   for (let i = 0; i < server.length; i++) {
     const c = client[i] ?? null;
     const s = server[i] ?? null;
-    if (c === null || s === null || c === s || c.toLowerCase() === s.toLowerCase()) continue;
+    if (c === null || s === null || c === s || equalNoCase(c, s)) continue;
     const name = names[i] as string;
     sql += `SET ${name}=${quoteValue(name, c)};`;
   }

@@ -7,7 +7,16 @@ import { arena, native } from '../base/native';
 import { getCachedTime } from '../base/time';
 import { cf, SslMode } from '../config/settings';
 import { connInfo, fillLocalAddr, fillRemoteAddr, isUnixAddr } from '../net/addr';
-import { attachHandle, blockSource, keepForLater, keepInput, sbufContinue, sbufPause, sendBytes } from '../net/sbuf';
+import {
+  attachHandle,
+  blockSource,
+  keepForLater,
+  keepInput,
+  sbufContinue,
+  sbufIsEmpty,
+  sbufPause,
+  sendBytes,
+} from '../net/sbuf';
 import { sbufTlsAccept, tlsState } from '../net/tls';
 import { tuneSocket } from '../net/tune';
 import type { PgPool } from '../pool/pool';
@@ -27,6 +36,7 @@ import { handlePasswordPacket } from './login';
 import { disconnectClient } from './objects';
 import { closeStatement, Inspect, inspectPrepared, rewritePacket } from './prepared';
 import { dropHeld, flushRun, held, heldIsLarge, holdBytes, holdRun } from './run';
+import { serverFlushed } from './server';
 import { adminSlot } from './slots';
 import { decideStartupPool, resumeAfterAuthQuery, startupPacketRepeated } from './startup';
 import { finishClientLogin } from './welcome';
@@ -135,7 +145,10 @@ export function clientInput(client: PgSocket, off: number, length: number): void
     else keepInput(client, pos, end);
     return;
   }
-  flushRun(client, run, pos);
+  if (!flushRun(client, run, pos)) return;
+  // the last bytes may have been those that a server with nothing left to do waited for
+  const server = client.link;
+  if (server?.ready && client.state === SocketState.CL_ACTIVE && sbufIsEmpty(server)) serverFlushed(server);
 }
 
 /**
@@ -370,13 +383,11 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ac
     case PqMsg.CopyFail:
       // late ones, of a COPY that failed: their server is somebody else's by now
       if (client.link === null) return Act.SKIP;
-      // after an error the server only drains the stream and will not answer this one
-      if (client.link.copyMode) trackOutstanding = true;
       client.copyMode = false;
-      break;
+      return copyPacket(client, client.link, type, len);
     case PqMsg.CopyData:
       if (client.link === null) return Act.SKIP;
-      break;
+      return copyPacket(client, client.link, type, len);
     case PqMsg.Terminate:
       disconnectClient(client, false, 'client close request');
       return Act.DEAD;
@@ -405,8 +416,18 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ac
   const server = client.link as unknown as PgSocket;
   server.ready = false;
   server.idleTx = false;
+  // a client that learnt of the failure of its COPY need not end it
+  if (client.copyMode && trackOutstanding && !server.copyMode) client.copyMode = false;
   if (rewrite) return Act.REWRITE;
   if (trackOutstanding) (server.requests as NonNullable<PgSocket['requests']>).push(type, ResponseAction.FORWARD);
+  return Act.FORWARD;
+}
+
+/** Part of a COPY, or of one that has failed meanwhile: the server passes over that and stays as ready as it is. */
+function copyPacket(client: PgSocket, server: PgSocket, type: number, len: number): Act {
+  const stats = (client.pool as PgPool).stats;
+  stats[Stat.CLIENT_BYTES] = (stats[Stat.CLIENT_BYTES] as number) + len;
+  (server.requests as NonNullable<PgSocket['requests']>).markCopy(type);
   return Act.FORWARD;
 }
 

@@ -146,7 +146,8 @@ function pickHost(pool: PgPool): string | null {
   const mode = pool.db.loadBalanceHosts;
   if (mode === LoadBalanceHosts.DISABLE && pool.lastConnectFailed) pool.rrcounter = (pool.rrcounter + 1) & 0xffff;
   const hosts = host.split(',').filter((name) => name !== '');
-  const picked = hosts[pool.rrcounter % hosts.length] ?? null;
+  // a list of nothing names no host: the Unix socket is for those who name none at all
+  const picked = hosts[pool.rrcounter % hosts.length] ?? '';
   if (mode === LoadBalanceHosts.ROUND_ROBIN) pool.rrcounter = (pool.rrcounter + 1) & 0xffff;
   return picked;
 }

@@ -56,7 +56,8 @@ function logClosing(sk: PgSocket, reason: string): void {
 function dropLinkedServer(client: PgSocket): void {
   const server = client.link;
   if (server === null) return;
-  if (server.ready && (server.requests?.count ?? 0) === 0 && sbufIsEmpty(server)) {
+  const whole = client.pktRemain === 0 || client.pktSkip;
+  if (server.ready && (server.requests?.count ?? 0) === 0 && whole && sbufIsEmpty(server)) {
     releaseServer(server);
     return;
   }

@@ -153,6 +153,8 @@ export function serverFlushed(server: PgSocket): void {
         if ((server.requests as RequestQueue).count > 0) return;
         // the rest of a failed COPY is still on its way to this server
         if (client.copyMode) return;
+        // as is the rest of a packet that nobody answers: the server would take the next client's words for it
+        if (client.pktRemain > 0 && !client.pktSkip) return;
       }
       releaseServer(server);
       return;
@@ -208,7 +210,7 @@ function endCopy(server: PgSocket, failed: boolean): void {
   slogDebug(server, failed ? 'COPY failed' : 'COPY finished');
   server.copyMode = false;
   // Syncs that were sent inside COPY get no answer
-  clearRequestsUntil(server, PqMsg.CopyDone, failed ? PqMsg.CopyFail : PqMsg.CopyDone);
+  (server.requests as RequestQueue).endCopy(failed);
 }
 
 /** Lengths of a whole CommandComplete with such a tag. */
@@ -301,7 +303,8 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
     case PqMsg.CopyBothResponse:
       slogDebug(server, 'COPY started');
       server.copyMode = true;
-      if (server.link !== null) server.link.copyMode = true;
+      // a client that did not wait for this may have sent everything already
+      if (server.link !== null) server.link.copyMode = !(server.requests as RequestQueue).hasCopyEnd();
       break;
 
     case PqMsg.ParseComplete:

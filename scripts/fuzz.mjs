@@ -1,0 +1,18 @@
+// Runs the fuzzer for long, each time with another seed. See CONTRIBUTING.md.
+//
+//     node scripts/fuzz.mjs [seconds [target …]]
+//
+// What fails is kept in test/fuzz/corpus, so that every later run begins with it.
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+
+const SECONDS = 300;
+
+const [seconds = String(SECONDS), ...targets] = process.argv.slice(2);
+const seed = process.env.FUZZ_SEED ?? String(Date.now() % 0x7fff_ffff);
+console.log(`FUZZ_SEED=${seed} FUZZ_SECONDS=${seconds}`);
+const env = { ...process.env, FUZZ_SEED: seed, FUZZ_SECONDS: seconds };
+if (targets.length > 0) env.FUZZ_TARGETS = targets.join(',');
+const file = fileURLToPath(new URL('../dist-test/test/fuzz.test.js', import.meta.url));
+const { status } = spawnSync(process.execPath, ['--test', '--test-reporter=spec', file], { stdio: 'inherit', env });
+process.exit(status ?? 1);

@@ -1,0 +1,248 @@
+/*
+ * Clients and servers of the pooler without a loop, a kernel or a database: sockets are byte queues, and the test decides in
+ * which pieces their bytes arrive. Everything between the two is the pooler's own.
+ */
+import { StatList } from '../../src/core/base/list';
+import { arena, native } from '../../src/core/base/native';
+import { PauseMode, runState } from '../../src/core/base/runstate';
+import { getCachedTime, setTimeCache } from '../../src/core/base/time';
+import { cf } from '../../src/core/config/settings';
+import { attachHandle, runContinueQueue, sbufClose } from '../../src/core/net/sbuf';
+import { addDatabase } from '../../src/core/pool/database';
+import { getPool, type PgPool } from '../../src/core/pool/pool';
+import { raiseQueryId } from '../../src/core/pool/prepare';
+import { isDead, isServerSocket, type PgSocket, SocketState } from '../../src/core/pool/socket';
+import { changeClientState, changeServerState, loginClientList, newClient, newServer } from '../../src/core/pool/state';
+import { findOrAddGlobalUser } from '../../src/core/pool/user';
+import { clientInput } from '../../src/core/session/client';
+import { perLoopMaint } from '../../src/core/session/janitor';
+import { disconnectClient, disconnectServer, releaseServer } from '../../src/core/session/objects';
+import { serverInput } from '../../src/core/session/server';
+import { toDefaults } from '../config-support';
+import type { Random } from '../hostile/random';
+
+/** One end of a connection as the kernel and the loop would hold it. */
+interface Line {
+  kept: Buffer;
+  sent: Buffer[];
+  closed: boolean;
+}
+
+const lines = new Map<number, Line>();
+let lastHandle = 0;
+/** Where bytes are delivered: with something in front, and something else behind. */
+const ARRIVAL = 4096;
+const BADF = -9;
+
+function sendOn(handle: number, bytes: Uint8Array): number {
+  const line = lines.get(handle);
+  if (line === undefined || line.closed) return BADF;
+  line.sent.push(Buffer.from(bytes));
+  return 0;
+}
+
+/** Replaces what of the loop the walkers call, for the rest of this process. */
+const fakes: Partial<typeof native> = {
+  send: (handle, off, len) => sendOn(handle, arena.subarray(off, off + len)),
+  sendBytes: (handle, bytes, off, len) => sendOn(handle, bytes.subarray(off, off + len)),
+  recvStart: () => 0,
+  recvStop: () => 0,
+  unsent: () => 0,
+  keep(handle, off, len) {
+    const line = lines.get(handle);
+    if (line === undefined) return BADF;
+    line.kept = Buffer.concat([line.kept, arena.subarray(off, off + len)]);
+    return 0;
+  },
+  keptLength: (handle) => lines.get(handle)?.kept.length ?? 0,
+  takeKept(handle) {
+    const line = lines.get(handle) as Line;
+    if (line.kept.length === 0) return -1;
+    line.kept.copy(arena, ARRIVAL);
+    line.kept = Buffer.alloc(0);
+    return ARRIVAL;
+  },
+  close(handle) {
+    const line = lines.get(handle);
+    if (line !== undefined) line.closed = true;
+    return 0;
+  },
+  // nobody ever answers
+  socket: () => 0,
+  tuneSocket: () => {},
+  connect() {
+    lines.set(++lastHandle, { kept: Buffer.alloc(0), sent: [], closed: false });
+    return lastHandle;
+  },
+  closeFd: () => 0,
+  open: () => fakes.connect?.(4, '', 0, 0) ?? -1,
+  keepBytes: (handle, bytes) => fakes.keep?.(handle, arena.set(bytes, 0) ?? 0, bytes.length) ?? BADF,
+  sockName: () => ({ family: 4, host: '127.0.0.1', port: 1 }),
+  listenOpen: () => -1,
+};
+
+export interface WorldOptions {
+  poolMode?: 'transaction' | 'statement' | 'session';
+  maxPreparedStatements?: number;
+}
+
+let defaults = false;
+
+/** A pool with sockets of its own. */
+export class World {
+  readonly pool: PgPool;
+  private readonly inbound = new Map<PgSocket, Buffer>();
+  private readonly lineOf = new Map<PgSocket, Line>();
+  private readonly poolMode: string;
+
+  constructor(options: WorldOptions = {}) {
+    Object.assign(native, fakes);
+    setTimeCache(1_700_000_000_000_000);
+    if (!defaults) toDefaults();
+    // names of statements keep their length
+    raiseQueryId(1_000_000_000);
+    defaults = true;
+    this.poolMode = options.poolMode ?? 'transaction';
+    cf.poolMode = { session: 0, transaction: 1, statement: 2 }[this.poolMode] as number;
+    cf.maxPreparedStatements = options.maxPreparedStatements ?? 200;
+    cf.logConnections = cf.logDisconnections = cf.logPoolerErrors = 0;
+    const db = addDatabase('fuzz');
+    this.pool = getPool(db, findOrAddGlobalUser('fuzzer', 'x').credentials);
+    this.pool.welcomeMsgReady = true;
+    this.pool.welcomeMsg = Buffer.alloc(0);
+  }
+
+  private attach(sk: PgSocket): void {
+    const handle = ++lastHandle;
+    const line: Line = { kept: Buffer.alloc(0), sent: [], closed: false };
+    lines.set(handle, line);
+    this.lineOf.set(sk, line);
+    this.inbound.set(sk, Buffer.alloc(0));
+    attachHandle(sk, handle);
+    sk.reading = true;
+    sk.connectTime = sk.requestTime = getCachedTime();
+  }
+
+  /** A client that is logged in. */
+  client(): PgSocket {
+    const client = newClient();
+    this.attach(client);
+    client.pool = this.pool;
+    client.db = this.pool.db;
+    client.loginUser = this.pool.user;
+    client.welcomeSent = true;
+    changeClientState(client, SocketState.CL_LOGIN);
+    changeClientState(client, SocketState.CL_ACTIVE);
+    return client;
+  }
+
+  /** A client that has only connected. */
+  stranger(): PgSocket {
+    const client = newClient();
+    this.attach(client);
+    client.remoteAddr = { family: 4, host: '127.0.0.1', port: 1, uid: 0, pid: 0 };
+    changeClientState(client, SocketState.CL_LOGIN);
+    return client;
+  }
+
+  /** Ends connections that came from elsewhere, as the end of the process would. */
+  endForeign(sockets: PgSocket[]): void {
+    for (const sk of sockets) {
+      sk.list?.remove(sk);
+      sk.link = null;
+    }
+    for (const list of ownLists(this.pool)) while (list.head !== null) list.remove(list.head);
+    while (loginClientList.head !== null) loginClientList.remove(loginClientList.head);
+    for (const db of [this.pool.db]) {
+      db.paused = db.disabled = db.waitClose = false;
+      db.connectionCount = db.clientConnectionCount = 0;
+    }
+    runState.pauseMode = PauseMode.NONE;
+  }
+
+  /** A server that is logged in and free. */
+  server(): PgSocket {
+    const server = newServer();
+    this.attach(server);
+    server.pool = this.pool;
+    server.loginUser = this.pool.user;
+    this.pool.db.connectionCount++;
+    const globalUser = this.pool.user?.globalUser ?? null;
+    if (globalUser !== null) globalUser.connectionCount++;
+    changeServerState(server, SocketState.SV_LOGIN);
+    server.ready = true;
+    releaseServer(server);
+    return server;
+  }
+
+  /** These bytes are on their way to the pooler. */
+  arrive(sk: PgSocket, bytes: Buffer): void {
+    this.inbound.set(sk, Buffer.concat([this.inbound.get(sk) as Buffer, bytes]));
+  }
+
+  /** True when the pooler would take something of what is on its way. */
+  canRead(sk: PgSocket): boolean {
+    return !isDead(sk) && sk.reading && !sk.blocked && (this.inbound.get(sk) as Buffer).length > 0;
+  }
+
+  /** The pooler receives at most `most` bytes more of this socket. */
+  deliver(sk: PgSocket, most: number, random: Random): void {
+    if (!this.canRead(sk)) return;
+    const line = this.lineOf.get(sk) as Line;
+    const waiting = this.inbound.get(sk) as Buffer;
+    const now = waiting.subarray(0, most);
+    this.inbound.set(sk, waiting.subarray(now.length));
+    const bytes = Buffer.concat([line.kept, now]);
+    line.kept = Buffer.alloc(0);
+    // what lies around them is somebody else's, and different each time
+    arena.fill(random.below(256), 0, ARRIVAL + bytes.length + 64);
+    bytes.copy(arena, ARRIVAL);
+    sk.hasKept = false;
+    input(sk, ARRIVAL, bytes.length);
+    this.turn();
+  }
+
+  /** The end of a turn of the loop. */
+  turn(): void {
+    runContinueQueue(input);
+    perLoopMaint(() => runContinueQueue(input));
+    runContinueQueue(input);
+  }
+
+  /** Takes what was sent on a socket since the last call. */
+  take(sk: PgSocket): Buffer {
+    const line = this.lineOf.get(sk) as Line;
+    const sent = Buffer.concat(line.sent);
+    line.sent = [];
+    return sent;
+  }
+
+  /** What of a socket's input the pooler has not processed. */
+  keptOf(sk: PgSocket): Buffer {
+    return (this.lineOf.get(sk) as Line).kept;
+  }
+
+  /** Ends every connection. */
+  end(): void {
+    for (const sk of this.inbound.keys()) {
+      if (isDead(sk)) continue;
+      if (isServerSocket(sk)) disconnectServer(sk, false, 'over');
+      else disconnectClient(sk, false, 'over');
+      sbufClose(sk);
+    }
+    while (this.pool.newServerList.head !== null) disconnectServer(this.pool.newServerList.head, false, 'over');
+    runContinueQueue(() => {});
+    lines.clear();
+    lastHandle = 0;
+    this.pool.lastConnectFailed = this.pool.lastLoginFailed = false;
+  }
+}
+
+function ownLists(pool: PgPool): StatList<PgSocket>[] {
+  return Object.values(pool).filter((value): value is StatList<PgSocket> => value instanceof StatList);
+}
+
+function input(sk: PgSocket, off: number, length: number): void {
+  if (isServerSocket(sk)) serverInput(sk, off, length);
+  else clientInput(sk, off, length);
+}
