@@ -274,6 +274,7 @@ test('SCRAM: broken messages of a server', () => {
     ['r=NONCEx,s=A,i=1', 'malformed SCRAM message (invalid salt)'],
     ['r=NONCEx,s=AAAA,i=0', 'malformed SCRAM message (invalid iteration count)'],
     ['r=NONCEx,s=AAAA,i=9x', 'malformed SCRAM message (invalid iteration count)'],
+    ['r=NONCEx,s=AAAA,i=1000001', 'malformed SCRAM message (invalid iteration count)'],
     ['r=NONCEx,s=AAAA', 'malformed SCRAM message (attribute "i" expected)'],
     ['r=NONCEx,s=AAAA,i=1,x', 'malformed SCRAM message (garbage at end of server-first-message)'],
   ] as const) {

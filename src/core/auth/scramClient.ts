@@ -56,6 +56,9 @@ export function buildClientFirstMessage(state: ScramState): string {
   return `n,,${state.clientFirstMessageBare}`;
 }
 
+/** More rounds than that, some tenths of a second, and whoever answers as the server could stop the loop. */
+const ITERATIONS_MAX = 1_000_000;
+
 /** Reads `r=nonce,s=salt,i=iterations`. */
 export function readServerFirstMessage(state: ScramState, message: string): string | null {
   const input = new AttrReader(cstr(message));
@@ -73,7 +76,8 @@ export function readServerFirstMessage(state: ScramState, message: string): stri
   const iterationsText = input.value('i');
   if (iterationsText === null) return input.error;
   const iterations = parseLong(iterationsText);
-  if (iterations === null || iterations < 1) return 'malformed SCRAM message (invalid iteration count)';
+  if (iterations === null || iterations < 1 || iterations > ITERATIONS_MAX)
+    return 'malformed SCRAM message (invalid iteration count)';
   if (!input.atEnd()) return 'malformed SCRAM message (garbage at end of server-first-message)';
 
   state.serverNonce = nonce;
