@@ -29,7 +29,7 @@ before(async () => {
   dir = tempDir('rules');
   pg = await PgCluster.start();
   // an ordinary user's servers run under the same name as the test
-  for (const name of new Set(['ann', 'lucy', 'жук', 'pam_user', ME, THEM])) {
+  for (const name of new Set(['ann', 'lucy', 'жук', 'pam_user', 'pam_slow', ME, THEM])) {
     if (name !== 'postgres') await pg.createUser(name, 'right', 'scram');
   }
 });

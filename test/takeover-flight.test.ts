@@ -18,6 +18,7 @@ import {
   letters,
   type Message,
   message,
+  originalBin,
   PgCluster,
   type RawClient,
   rowValues,
@@ -26,7 +27,7 @@ import {
 import { BASE_DN, Directory, FalseDirectory, hasSlapd } from './harness/directory';
 import { md5Answer, ScramClient } from './harness/scram';
 import { Gate } from './takeover/gate';
-import { type Place, type PlaceOptions, withPlace } from './takeover/place';
+import { type Kind, type Place, type PlaceOptions, withPlace } from './takeover/place';
 
 let pg: PgCluster | null = null;
 
@@ -43,6 +44,7 @@ async function cluster(): Promise<PgCluster> {
 async function gated(
   body: (place: Place, gate: Gate) => Promise<void>,
   more: Partial<PlaceOptions> = {},
+  kind: Kind = 'ts',
 ): Promise<void> {
   const server = await cluster();
   const gate = await Gate.open(server.port);
@@ -50,7 +52,7 @@ async function gated(
   const settings = { pool_mode: 'transaction', ...more.settings };
   try {
     await withPlace({ cluster: server, databases, ...more, settings }, async (place) => {
-      await place.start('ts');
+      await place.start(kind);
       await body(place, gate);
     });
   } finally {
@@ -167,6 +169,54 @@ it('a cancel request whose connection to the server is being made arrives', asyn
   });
   relay.kill('SIGKILL');
 });
+
+if (originalBin() !== null) {
+  it('the C original takes over: SUSPEND waits until cancel requests are delivered', () =>
+    gated(
+      async (place, gate) => {
+        const victims = [await victim(place), await victim(place)];
+        const [one, two] = victims as [RawClient, RawClient];
+        gate.holds = 'cancels';
+        const requests = [await beginCancel(place, one), await beginCancel(place, one)];
+        await gate.waitHeld(2);
+        requests.push(await beginCancel(place, two));
+        await eventually('the third to wait', async () => (await poolRow(place)).cl_waiting_cancel_req === 1);
+        await place.reboot('c', {}, async () => gate.letGo());
+        for (const client of victims) await isCanceled(client);
+        for (const request of requests) assert.deepEqual(await request.until(''), []);
+      },
+      { settings: { default_pool_size: 2, suspend_timeout: 15 } },
+    ));
+
+  for (const [from, to] of [
+    ['ts', 'c'],
+    ['c', 'ts'],
+  ] as const) {
+    const name = from === 'c' ? 'the C original to tsbouncer' : 'tsbouncer to the C original';
+    it(`a server that is in the middle of its login is not taken for one that is ready: ${name}`, () =>
+      gated(
+        async (place, gate) => {
+          const first = await loggedIn(place);
+          await first.query('BEGIN');
+          gate.holds = 'answers to logins';
+          const second = await loggedIn(place);
+          await second.sendMessage('Q', cstring("SELECT 'second'"));
+          await gate.waitHeld(1);
+          // the second gets the server of the first: nobody waits for the new one any more
+          await first.query('COMMIT');
+          assert.equal(firstValue(await second.until('Z')), 'second');
+          await first.query('BEGIN');
+          await place.reboot(to);
+          await gate.waitHeld(0);
+          gate.letGo();
+          assert.equal(firstValue(await second.query('SELECT 2')), '2');
+          for (const client of [first, second]) await client.end();
+        },
+        {},
+        from,
+      ));
+  }
+}
 
 /* ---- server connections ---- */
 

@@ -186,6 +186,8 @@ function poolSuspend(pool: PgPool, force: boolean, runQueue: RunQueue): number {
   // waiting clients cannot be suspended, but they count, and they end at the timeout
   if (force) closeClientList(pool.waitingClientList, 'suspend_timeout');
   active += pool.waitingClientList.count;
+  // nobody else could deliver them
+  if (!force) active += pool.waitingCancelReqList.count + pool.activeCancelReqList.count;
   if (active > 0) {
     poolActivate(pool, runQueue);
     return active;
@@ -198,6 +200,8 @@ function poolSuspend(pool: PgPool, force: boolean, runQueue: RunQueue): number {
   active += flushSocketList(pool.idleServerList, force);
   closeServerList(pool.testedServerList, 'close unsafe file descriptors on suspend');
   closeServerList(pool.usedServerList, 'close unsafe file descriptors on suspend');
+  // a new process would take one in the middle of its login for one that is ready
+  closeServerList(pool.newServerList, 'close unsafe file descriptors on suspend');
   return active;
 }
 
