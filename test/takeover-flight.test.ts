@@ -250,6 +250,19 @@ for (const holds of ['logins', 'answers to logins'] as const) {
     }));
 }
 
+it('a replication client whose server is in the middle of its login gets its answer', () =>
+  gated(async (place, gate) => {
+    gate.holds = 'answers to logins';
+    const client = await place.raw();
+    const welcome = client.login({ database: 'app', params: { replication: 'database' } });
+    await gate.waitHeld(1);
+    await place.reboot('ts');
+    gate.letGo();
+    assert.equal((await welcome).at(-1)?.type, 'Z', letters(await welcome));
+    assert.ok(firstValue(await client.query('IDENTIFY_SYSTEM')));
+    await client.end();
+  }));
+
 it('a server that is in the middle of its login is closed by the process that goes', () =>
   gated(async (place, gate) => {
     gate.holds = 'answers to logins';
