@@ -468,7 +468,7 @@ const sessionState: Make = (stage) => {
   };
 };
 
-const common: Make[] = [idle, transaction, running, streaming, copyIn, copyOut];
+const common: Make[] = [idle, transaction, failed, running, streaming, copyIn, copyOut];
 const fullOnly: Make[] = [
   slowReader,
   oneHugeRow,
@@ -480,7 +480,6 @@ const fullOnly: Make[] = [
   variables,
   pipeline,
   prepared,
-  failed,
   loggingIn,
   waiting,
 ];
