@@ -63,6 +63,12 @@ static napi_value listenStart(napi_env env, napi_callback_info info) {
   return intResult(env, loop ? loop->ops->listenStart(loop, a[0], a[1] > 0) : -EBADF);
 }
 
+static napi_value recvLimit(napi_env env, napi_callback_info info) {
+  int32_t a[2];
+  Loop *loop = readInts(env, info, a)->loop;
+  return intResult(env, loop ? loop->ops->recvLimit(loop, a[0], a[1]) : -EBADF);
+}
+
 /** send and keep: a handle and a piece of the arena. */
 template <int (*LoopOps::*Op)(Loop *, int, const uint8_t *, size_t)>
 static napi_value onPiece(napi_env env, napi_callback_info info) {
@@ -244,6 +250,7 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   addRaw(env, exports, state, "detach", onHandle<&LoopOps::detach>);
   addRaw(env, exports, state, "recvStart", onHandle<&LoopOps::recvStart>);
   addRaw(env, exports, state, "recvStop", onHandle<&LoopOps::recvStop>);
+  addRaw(env, exports, state, "recvLimit", recvLimit);
   addRaw(env, exports, state, "keep", onPiece<&LoopOps::keep>);
   addRaw(env, exports, state, "keptLength", onHandle<&LoopOps::keptLength>);
   addRaw(env, exports, state, "takeKept", onHandle<&LoopOps::takeKept>);

@@ -73,6 +73,8 @@ struct LoopOps {
   int (*recvStop)(Loop *loop, int handle);
   /** recvStop on every stream but one. Calls `unsent` with the handle of each that has bytes queued. */
   void (*recvStopAll)(Loop *loop, int except, void (*unsent)(void *context, int handle), void *context);
+  /** The next receive that brings something brings at most this; 0 = no limit. Of plain connections only. */
+  int (*recvLimit)(Loop *loop, int handle, int most);
   int (*keep)(Loop *loop, int handle, const uint8_t *bytes, size_t length);
   int (*keptLength)(Loop *loop, int handle);
   /** Offset in the arena, -1 when nothing is kept, -ENOBUFS when the turn's side space is used up. */

@@ -47,6 +47,8 @@ struct Slot {
   bool pendingKept;
   /** receiving was stopped and started: the kept bytes come again, with or without more */
   bool redeliver;
+  /** most bytes of the next receive, 0 = no limit */
+  size_t recvLimit;
   bool pendingConnect;
   int connectResult;
   /** null on a plain connection */
@@ -118,6 +120,7 @@ int ioDetach(Loop *loop, int handle);
 int ioRecvStart(Loop *loop, int handle);
 int ioRecvStop(Loop *loop, int handle);
 void ioRecvStopAll(Loop *loop, int except, void (*unsent)(void *context, int handle), void *context);
+int ioRecvLimit(Loop *loop, int handle, int most);
 int ioKeep(Loop *loop, int handle, const uint8_t *bytes, size_t length);
 int ioKeptLength(Loop *loop, int handle);
 int ioTakeKept(Loop *loop, int handle);

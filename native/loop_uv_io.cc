@@ -54,6 +54,7 @@ static int slotNew(UvLoop *l, int fd, SlotKind kind) {
   slot->unixListener = false;
   slot->pendingKept = false;
   slot->redeliver = false;
+  slot->recvLimit = 0;
   slot->pendingConnect = false;
   slot->connectResult = 0;
   slot->tls = nullptr;
@@ -188,7 +189,8 @@ static bool receive(Slot *slot, bool redeliver) {
   const size_t room = turn->recvRoom();
   if (room < kept + (recvMax < kRecvRoomLeast ? recvMax : kRecvRoomLeast)) return false;
   uint8_t *place = turn->recvPlace();
-  const size_t most = room - kept < recvMax ? room - kept : recvMax;
+  size_t most = room - kept < recvMax ? room - kept : recvMax;
+  if (slot->recvLimit > 0 && slot->recvLimit < most) most = slot->recvLimit;
   ssize_t n = recvRetry(slot->fd, place + kept, most);
   // less than asked for: the socket is empty, and the next byte is an edge
   if (n > 0 && static_cast<size_t>(n) < most && !slot->ending) slot->readable = false;
@@ -202,6 +204,7 @@ static bool receive(Slot *slot, bool redeliver) {
     }
     n = 0;  // an end or an error is still there next turn
   }
+  if (n > 0) slot->recvLimit = 0;
   if (kept > 0) {
     memcpy(place, slot->kept.first(), kept);
     slot->kept.clear();
@@ -435,6 +438,13 @@ void ioRecvStopAll(Loop *loop, int except, void (*unsent)(void *context, int han
     slot->reading = false;
     if (slot->unsent.length > 0) unsent(context, slot->handle);
   }
+}
+
+int ioRecvLimit(Loop *loop, int handle, int most) {
+  Slot *slot = slotOf(loop, handle);
+  if (!slot || slot->kind != SlotKind::kStream) return -EBADF;
+  slot->recvLimit = most > 0 ? static_cast<size_t>(most) : 0;
+  return 0;
 }
 
 int ioKeep(Loop *loop, int handle, const uint8_t *bytes, size_t length) {

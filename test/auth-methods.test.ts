@@ -16,6 +16,7 @@ import { BASE_DN, Directory, FalseDirectory, hasSlapd } from './harness/director
 import { dropDir, eventually, it, run, tempDir, user } from './harness/machine';
 import { type Login, RawClient } from './harness/rawclient';
 import { ask, errorIn, login, refusal, withPooler } from './support';
+import { withPlace } from './takeover/place';
 
 /** Who runs this test, and who runs the servers. */
 const ME = userInfo().username;
@@ -28,7 +29,7 @@ before(async () => {
   dir = tempDir('rules');
   pg = await PgCluster.start();
   // an ordinary user's servers run under the same name as the test
-  for (const name of new Set(['ann', 'lucy', 'жук', 'pam_user', ME, THEM])) {
+  for (const name of new Set(['ann', 'lucy', 'жук', 'pam_user', 'pam_slow', ME, THEM])) {
     if (name !== 'postgres') await pg.createUser(name, 'right', 'scram');
   }
 });
@@ -292,6 +293,29 @@ describe('PAM', { skip: pamMissing ? 'needs root, and no service file of its own
         if (at !== 3 && at !== 24) assert.equal(errorIn(messages)?.M, 'PAM authentication failed');
       }
       await login(pooler, { user: 'pam_user', password: 'right' });
+    });
+  });
+
+  it('asks again in the new process about a login that is under way at a reboot', async () => {
+    file('gate', 'closed');
+    await withPlace({ cluster: pg, settings }, async (place) => {
+      await place.start('ts');
+      const logins = await Promise.all(
+        ['right', 'wrong'].map(async (password) => {
+          const client = await place.raw();
+          return { client, answer: client.login({ user: 'pam_slow', password }) };
+        }),
+      );
+      const asking = async (): Promise<boolean> => (await run('pgrep', ['-P', String(place.now.pid)])).code === 0;
+      await eventually('the script to be asked', asking);
+      await place.reboot('ts');
+      await eventually('the script to be asked by the new process', asking);
+      rmSync(join(dir, 'gate'));
+      const [right, wrong] = await Promise.all(logins.map((login) => login.answer));
+      assert.equal(right?.at(-1)?.type, 'Z');
+      assert.equal(errorIn(wrong ?? [])?.M, 'PAM authentication failed');
+      assert.equal(await ask(logins[0]?.client as RawClient, 'SELECT 5'), '5');
+      for (const { client } of logins) await client.destroy();
     });
   });
 

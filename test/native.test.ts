@@ -170,6 +170,29 @@ test('stop and start deliver kept bytes at once, together with what waits', () =
   closeAll(a, b);
 });
 
+test('a limit holds for one delivery, and what it leaves comes without being announced again', () => {
+  const [a, b] = pair();
+  put(a, 'abcdef');
+  native.recvLimit(b, 2);
+  assert.equal(until(Ev.RECV, b).text, 'ab');
+  native.recvLimit(b, 3);
+  assert.equal(until(Ev.RECV, b).text, 'cde');
+  const last = until(Ev.RECV, b);
+  assert.equal(last.text, 'f');
+  assert.deepEqual(turn(20), []);
+  // kept bytes do not count
+  native.recvStop(b);
+  native.keep(b, last.offset, 1);
+  put(a, 'ghi');
+  native.recvLimit(b, 1);
+  native.recvStart(b);
+  assert.equal(until(Ev.RECV, b).text, 'fg');
+  native.recvLimit(b, 1);
+  native.recvLimit(b, 0);
+  assert.equal(until(Ev.RECV, b).text, 'hi');
+  closeAll(a, b);
+});
+
 test('a start that is taken back before the wait delivers nothing', () => {
   const [a, b] = pair();
   put(a, 'abc');
@@ -598,6 +621,7 @@ test('bad handles and arguments are errors, never crashes', () => {
   for (const bad of [-1, 0, b, 99999, 2 ** 31, Number.NaN, undefined as unknown as number, {} as unknown as number]) {
     assert.equal(native.recvStart(bad), -E.EBADF);
     assert.equal(native.recvStop(bad), -E.EBADF);
+    assert.equal(native.recvLimit(bad, 1), -E.EBADF);
     assert.equal(native.keep(bad, 0, 1), -E.EBADF);
     assert.equal(native.keptLength(bad), -E.EBADF);
     assert.equal(native.takeKept(bad), -E.EBADF);

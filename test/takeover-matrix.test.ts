@@ -4,8 +4,9 @@
  */
 import assert from 'node:assert/strict';
 import { eventually, it, originalBin, PgCluster } from './harness';
-import { type Actor, castOf, play, type Stage } from './takeover/actors';
+import { castOf, play } from './takeover/actors';
 import { type Kind, type Place, withPlace } from './takeover/place';
+import { castFor, type Mode, optionsOf } from './takeover/scene';
 
 let pg: PgCluster | null = null;
 
@@ -24,32 +25,13 @@ interface Way {
   via: Kind[];
 }
 
-async function matrix(mode: 'session' | 'transaction', way: Way): Promise<void> {
+async function matrix(mode: Mode, way: Way): Promise<void> {
   const server = await cluster();
   const full = [way.from, ...way.via].every((kind) => kind === 'ts');
-  const connstr = `host=127.0.0.1 port=${server.port} dbname=postgres`;
-  const options = {
-    cluster: server,
-    databases: {
-      postgres: connstr,
-      postgres_narrow_tcp: `${connstr} pool_size=1`,
-      postgres_narrow_unix: `${connstr} pool_size=1`,
-    },
-    settings: {
-      pool_mode: mode,
-      default_pool_size: 60,
-      ...(full ? { track_extra_parameters: 'IntervalStyle' } : {}),
-      log_connections: 0,
-      log_disconnections: 0,
-    },
-  };
+  const options = optionsOf(server, mode, full ? { track_extra_parameters: 'IntervalStyle' } : {});
   await withPlace(options, async (place: Place) => {
     await place.start(way.from);
-    const cast: { stage: Stage; actor: Actor }[] = [];
-    for (const unix of [false, true]) {
-      const stage: Stage = { place, unix, database: 'postgres', session: mode === 'session' };
-      for (const actor of castOf(stage, full)) cast.push({ stage, actor });
-    }
+    const cast = castFor(place, mode, (stage) => castOf(stage, full));
     await play(cast, async () => {
       await eventually('every query to have its server', async () => {
         const pools = (await place.show('POOLS')).filter((row) => row.database === 'postgres');

@@ -3,7 +3,7 @@
  * changed config does to it; and what the operator sees.
  */
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import type { Client } from 'pg';
 import {
   cancelRequest,
@@ -270,6 +270,94 @@ it('a replication connection goes on', () =>
     await client.end();
   }));
 
+it('a replication stream goes on: every change arrives, once and in order', () =>
+  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
+    const server = await cluster();
+    await server.sql('CREATE TABLE changed (i int, t text)');
+    await server.sql('CREATE PUBLICATION everything FOR TABLE changed');
+    const insert = (from: number): Promise<unknown> =>
+      server.sql(
+        `INSERT INTO changed SELECT i, repeat('r', 1000) || i FROM generate_series(${from}, ${from + 1999}) i`,
+      );
+    const client = await login(place, { replication: 'database' });
+    await client.query('CREATE_REPLICATION_SLOT stream TEMPORARY LOGICAL pgoutput');
+    const options = "(proto_version '1', publication_names 'everything')";
+    await client.sendMessage('Q', Buffer.from(`START_REPLICATION SLOT stream LOGICAL 0/0 ${options}\0`));
+    assert.equal(letters(await client.until('WE')), 'W');
+    client.pause();
+    await insert(0);
+    await place.reboot('ts');
+    await insert(2000);
+    await place.reboot('ts');
+    client.resume();
+    for (let row = 0; row < 4000; ) {
+      const data = (await client.next()) as Message;
+      assert.equal(data?.type, 'd');
+      const kind = data.body.toString('latin1', 25, 26);
+      // begin, relation, commit, keepalive
+      if (data.body[0] !== 0x77 || kind !== 'I') continue;
+      const text = data.body.toString('latin1');
+      assert.ok(text.endsWith(`${'r'.repeat(1000)}${row}`), `row ${row}: ${text.slice(-20)}`);
+      row++;
+    }
+    await client.sendMessage('c');
+    assert.match(letters(await client.until('Z')), /^d*cd*C+Z$/);
+    await client.end();
+    await server.sql('DROP PUBLICATION everything');
+    await server.sql('DROP TABLE changed');
+  }));
+
+it('console commands that wait go on waiting: PAUSE for a transaction, WAIT_CLOSE for a server', () =>
+  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
+    const client = await login(place);
+    const console1 = await admin(place);
+    await client.query('BEGIN');
+    for (const [begin, end] of [
+      ['PAUSE', 'RESUME'],
+      ['RECONNECT; WAIT_CLOSE', 'SHOW VERSION'],
+    ] as const) {
+      let done = false;
+      const commands = begin.split('; ');
+      const last = commands.pop() as string;
+      for (const command of commands) await console1.query(command);
+      const from = place.now.log.mark();
+      const waits = console1.query(last).then(() => {
+        done = true;
+      });
+      await place.now.log.wait(new RegExp(`${last} command issued`), from);
+      await place.reboot('ts');
+      assert.equal(await ask(client, 'SELECT 1'), '1');
+      assert.ok(!done, `${last} was answered too early`);
+      await client.query('COMMIT');
+      await waits;
+      await console1.query(end);
+      await client.query('BEGIN');
+    }
+    await console1.end();
+    await client.end();
+  }));
+
+it('a killed database stays killed until RESUME', () =>
+  started(
+    (connstr) => ({ databases: { one: connstr }, settings: { pool_mode: 'transaction' } }),
+    async (place) => {
+      const console1 = await admin(place);
+      const client = await login(place, { database: 'one' });
+      await client.query('SELECT 1');
+      await console1.query('KILL one');
+      await client.until('E');
+      await place.reboot('ts');
+      assert.equal((await place.show('DATABASES')).find((row) => row.name === 'one')?.paused, 1);
+      const late = place.sql('SELECT 1 AS one', { database: 'one' });
+      await eventually('a client to wait', async () =>
+        (await place.show('POOLS')).some((row) => row.database === 'one' && row.cl_waiting === 1),
+      );
+      await console1.query('RESUME one');
+      assert.equal((await late).rows[0].one, 1);
+      await console1.end();
+    },
+  ));
+
 it('counts of clients and servers are right after reboots', () =>
   started({ users: { postgres: 'max_user_client_connections=3' } }, async (place) => {
     const clients = [await login(place), await login(place)];
@@ -331,6 +419,81 @@ it('a changed connect string closes servers when they are free, new limits and p
       await client.end();
     },
   ));
+
+it('databases and users that are new are known, sizes and pool modes of single ones apply', () =>
+  started(
+    (connstr) => ({
+      databases: { one: `${connstr} pool_size=1 pool_mode=session` },
+      settings: { auth_type: 'md5', pool_mode: 'session' },
+      userlist: { postgres: 'pw', asked: 'answer' },
+    }),
+    async (place) => {
+      const connstr = (await cluster()).connstr();
+      const enter = async (user: string, password: string, database: string): Promise<RawClient> => {
+        const client = await place.raw();
+        const answer = await client.login({ user, password, database });
+        assert.equal(answer.at(-1)?.type, 'Z', JSON.stringify(answer.at(-1)?.body.toString()));
+        return client;
+      };
+      const first = await enter('postgres', 'pw', 'one');
+      await first.query('SELECT 1');
+      const leaver = await enter('asked', 'answer', 'one');
+      const second = await enter('postgres', 'pw', 'one');
+      await second.sendMessage('Q', Buffer.from("SELECT 'second'\0"));
+      await eventually('the second to wait', async () =>
+        (await place.show('POOLS')).some((row) => row.database === 'one' && row.cl_waiting === 1),
+      );
+
+      place.write({
+        databases: { one: `${connstr} pool_size=2 pool_mode=session`, two: `${connstr} pool_mode=session` },
+        users: { scrammer: 'pool_mode=transaction' },
+        userlist: { postgres: 'pw', scrammer: 'secret' },
+      });
+      // the place adds what it began with: the user who leaves has to be taken out
+      const file = `${place.dir}/userlist.txt`;
+      writeFileSync(file, readFileSync(file, 'latin1').replace(/^"asked".*\n/m, ''));
+      await place.reboot('ts');
+      // there is room for two now
+      assert.equal(firstValue(await second.until('Z')), 'second');
+      assert.equal(await ask(leaver, 'SELECT current_user'), 'asked');
+      const refused = await place.raw();
+      assert.equal((await refused.login({ user: 'asked', password: 'answer', database: 'one' })).at(-1)?.type, 'E');
+      const others = [await enter('scrammer', 'secret', 'two'), await enter('scrammer', 'secret', 'two')];
+      for (const client of others) assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
+      // transaction pooling for that user: both used one server
+      const pool = (await place.show('POOLS')).find((row) => row.database === 'two' && row.user === 'scrammer');
+      assert.deepEqual([pool?.pool_mode, Number(pool?.sv_idle) + Number(pool?.sv_used)], ['transaction', 1]);
+      for (const client of [first, second, leaver, ...others]) await client.end();
+    },
+  ));
+
+it('a pool mode that became session keeps servers with their clients', () =>
+  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
+    const clients = [await login(place), await login(place)];
+    for (const client of clients) await client.query('SELECT 1');
+    place.write({ settings: { pool_mode: 'session' } });
+    await place.reboot('ts');
+    const pids: (string | null)[] = [];
+    for (const client of clients) pids.push(await ask(client, 'SELECT pg_backend_pid()'));
+    assert.notEqual(pids[0], pids[1]);
+    for (const [i, client] of clients.entries()) assert.equal(await ask(client, 'SELECT pg_backend_pid()'), pids[i]);
+    for (const client of clients) await client.end();
+  }));
+
+it('every address in place of one, and one in place of every address', () =>
+  started({ settings: { listen_addr: '127.0.0.1' } }, async (place) => {
+    const client = await login(place);
+    place.write({ settings: { listen_addr: '*' } });
+    await place.reboot('ts');
+    const other = await RawClient.connect({ host: '127.0.0.2', port: place.port });
+    assert.equal((await other.login()).at(-1)?.type, 'Z');
+    place.write({ settings: { listen_addr: '127.0.0.1' } });
+    await place.reboot('ts');
+    await (await place.raw()).destroy();
+    await assert.rejects(RawClient.connect({ host: '127.0.0.2', port: place.port }), /ECONNREFUSED/);
+    for (const one of [client, other]) assert.equal(await ask(one, 'SELECT 1'), '1');
+    for (const one of [client, other]) await one.end();
+  }));
 
 it('listen addresses are opened and closed', () =>
   started({}, async (place) => {

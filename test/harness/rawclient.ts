@@ -197,6 +197,15 @@ export class RawClient {
     }
   }
 
+  /** Whatever comes before the end of the connection. */
+  async rest(timeoutMs: number = WAIT_MS_MAX): Promise<Buffer> {
+    await withTimeout(this.closedOrEnded(), 'the end of the connection', timeoutMs);
+    const all = Buffer.concat(this.chunks);
+    this.chunks = [];
+    this.held = 0;
+    return all;
+  }
+
   /** Sends the startup packet; the answer is yours to read. */
   startup(params: Record<string, string>, version: number = PROTOCOL_30): Promise<void> {
     return this.send(startupPacket(version, params));
@@ -254,6 +263,14 @@ export class RawClient {
     if (reset) this.socket.resetAndDestroy();
     else this.socket.destroy();
     await this.closed;
+  }
+
+  private async closedOrEnded(): Promise<void> {
+    while (!this.eof) {
+      await new Promise<void>((settle) => {
+        this.wake = settle;
+      });
+    }
   }
 
   private note(msg: Message): void {

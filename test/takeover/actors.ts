@@ -22,6 +22,8 @@ export interface Actor {
   name: string;
   /** ready to be rebooted */
   before: () => Promise<void>;
+  /** what it does between SUSPEND and the end of the old process, in the classic exchange */
+  during?: () => Promise<void>;
   /** finishes what it was about, and checks it */
   after: () => Promise<void>;
 }
@@ -34,13 +36,13 @@ export interface Stage {
   session: boolean;
 }
 
-type Make = (stage: Stage) => Actor;
+export type Make = (stage: Stage) => Actor;
 
 /** Rows of the big answers: 10 MB in all. */
-const ROWS = 10_000;
-const ROW_BYTES = 1_000;
+export const ROWS = 10_000;
+export const ROW_BYTES = 1_000;
 
-async function login(stage: Stage, params: Record<string, string> = {}): Promise<RawClient> {
+export async function login(stage: Stage, params: Record<string, string> = {}): Promise<RawClient> {
   const client = await stage.place.raw(stage.unix);
   const answer = await client.login({ database: stage.database, params });
   assert.equal(answer.at(-1)?.type, 'Z', `login: ${letters(answer)}`);
@@ -48,18 +50,18 @@ async function login(stage: Stage, params: Record<string, string> = {}): Promise
 }
 
 /** The values of the rows among those messages; an error becomes an exception. */
-function rowsOf(messages: Message[]): (string | null)[][] {
+export function rowsOf(messages: Message[]): (string | null)[][] {
   const error = messages.find((msg) => msg.type === 'E');
   if (error !== undefined) throw new Error(errorFields(error).M);
   assert.equal(messages.at(-1)?.type, 'Z', `the answer breaks off: ${letters(messages).slice(-50)}`);
   return messages.filter((msg) => msg.type === 'D').map(rowValues);
 }
 
-async function ask(client: RawClient, sql: string): Promise<string | null> {
+export async function ask(client: RawClient, sql: string): Promise<string | null> {
   return rowsOf(await client.query(sql))[0]?.[0] ?? null;
 }
 
-function query(client: RawClient, sql: string): Promise<void> {
+export function query(client: RawClient, sql: string): Promise<void> {
   return client.sendMessage('Q', cstring(sql));
 }
 
@@ -67,9 +69,9 @@ function md5(text: string): string {
   return createHash('md5').update(text, 'latin1').digest('hex');
 }
 
-const bigSql = `SELECT i, repeat(chr(65 + i % 26), ${ROW_BYTES}) FROM generate_series(1, ${ROWS}) i`;
+export const bigSql = `SELECT i, repeat(chr(65 + i % 26), ${ROW_BYTES}) FROM generate_series(1, ${ROWS}) i`;
 
-function checkBigRow(values: (string | null)[], i: number): void {
+export function checkBigRow(values: (string | null)[], i: number): void {
   assert.equal(values[0], String(i));
   assert.equal(values[1], String.fromCharCode(65 + (i % 26)).repeat(ROW_BYTES), `row ${i}`);
 }
@@ -180,9 +182,9 @@ const copyIn: Make = (stage) => {
   };
 };
 
-const copyOutSql = `COPY (SELECT i, repeat('y', ${ROW_BYTES}) FROM generate_series(1, ${ROWS}) i) TO STDOUT`;
+export const copyOutSql = `COPY (SELECT i, repeat('y', ${ROW_BYTES}) FROM generate_series(1, ${ROWS}) i) TO STDOUT`;
 
-async function checkCopyOut(client: RawClient): Promise<void> {
+export async function checkCopyOut(client: RawClient): Promise<void> {
   const messages = await client.until('ZE', 60_000);
   const data = messages.filter((msg) => msg.type === 'd');
   assert.equal(data.length, ROWS);
@@ -274,10 +276,10 @@ const copyOutPaused: Make = (stage) => {
 };
 
 /** A packet of which `part` bytes are sent before. */
-function halfSent(name: string, part: number): Make {
+function halfSent(name: string, part: number, length = 3000): Make {
   return (stage) => {
     let client: RawClient;
-    const sql = `SELECT length('${'q'.repeat(3000)}')`;
+    const sql = `SELECT length('${'q'.repeat(length)}')`;
     const packet = message('Q', cstring(sql));
     return {
       name: `a half-sent packet: ${name}`,
@@ -287,7 +289,7 @@ function halfSent(name: string, part: number): Make {
       },
       after: async () => {
         await client.send(packet.subarray(part));
-        assert.deepEqual(rowsOf(await client.until('Z')), [['3000']]);
+        assert.deepEqual(rowsOf(await client.until('Z')), [[String(length)]]);
         assert.equal(await ask(client, 'SELECT 4'), '4');
         await client.end();
       },
@@ -466,7 +468,7 @@ const sessionState: Make = (stage) => {
   };
 };
 
-const common: Make[] = [idle, transaction, running, streaming, copyIn, copyOut];
+const common: Make[] = [idle, transaction, failed, running, streaming, copyIn, copyOut];
 const fullOnly: Make[] = [
   slowReader,
   oneHugeRow,
@@ -474,10 +476,10 @@ const fullOnly: Make[] = [
   halfSent('3 bytes of its header', 3),
   halfSent('its header', 5),
   halfSent('most of it', 2000),
+  halfSent('longer than pkt_buf', 50_000, 100_000),
   variables,
   pipeline,
   prepared,
-  failed,
   loggingIn,
   waiting,
 ];
@@ -486,6 +488,11 @@ const fullOnly: Make[] = [
 export function castOf(stage: Stage, full: boolean): Actor[] {
   const makers = [...common, ...(full ? fullOnly : []), ...(stage.session ? [sessionState] : [])];
   return makers.map((make) => make(stage));
+}
+
+/** What all do between SUSPEND and the end of the old process. */
+export async function meanwhile(actors: { stage: Stage; actor: Actor }[]): Promise<void> {
+  await Promise.all(actors.map(({ actor }) => actor.during?.()));
 }
 
 /** Brings all into their states, has the reboots happen, and lets each finish; names the one that fails. */

@@ -164,10 +164,22 @@ export class Place {
     return first;
   }
 
-  /** A new process takes over and serves; the old one must have ended well. */
-  async reboot(kind: Kind, env: NodeJS.ProcessEnv = {}): Promise<Generation> {
+  /**
+   * A new process takes over and serves; the old one must have ended well.
+   * @param suspended is called when the old one has been told to SUSPEND, which it is only in the classic exchange
+   */
+  async reboot(
+    kind: Kind,
+    env: NodeJS.ProcessEnv = {},
+    suspended: (() => Promise<void>) | null = null,
+  ): Promise<Generation> {
     const old = this.now;
-    const next = await this.spawn(kind, ['-R'], env).waitUp();
+    const next = this.spawn(kind, ['-R'], env);
+    if (suspended !== null) {
+      await old.log.wait(/SUSPEND command issued/);
+      await suspended();
+    }
+    await next.waitUp();
     this.generations.push(next);
     const end = await old.waitEnd();
     if (end.code !== 0) throw new Error(`the old process ended with ${end.code ?? end.signal}:\n${old.log.text}`);

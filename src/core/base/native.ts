@@ -163,6 +163,9 @@ export interface Native {
   recvStop(handle: number): number;
   /** recvStop() on every stream but that one, for the handover. Returns the handles that have unsent bytes. */
   recvStopAll(except: number): number[];
+  /** The next receive that brings bytes brings at most `most` (0 = no limit), and then the limit is gone: for stopping at
+   *  the end of a packet. Plain connections only; kept bytes do not count. Returns 0 or -EBADF. */
+  recvLimit(handle: number, most: number): number;
   /** Gives back the unprocessed tail of the bytes just delivered: they come again in front of what arrives next (alone
    *  only after recvStop and recvStart). Several calls append. More than 1 MB kept makes the next delivery -EMSGSIZE.
    *  Returns 0, -EBADF, -EFAULT (outside the arena) or -ENOMEM. */

@@ -32,17 +32,26 @@ export type RunQueue = () => void;
 
 /* ---- suspend and resume ---- */
 
-/** Stops reading a socket that has nothing in flight. @returns true when it is suspended, or was closed by force */
+function closeSuspended(sk: PgSocket): void {
+  if (isServerSocket(sk)) disconnectServer(sk, true, 'suspend_timeout');
+  else disconnectClient(sk, true, 'suspend_timeout');
+}
+
+/**
+ * Stops reading a socket of whose input nothing is in flight. One in the middle of a packet stops at its end. @returns true
+ * when it is suspended, or was closed by force
+ */
 function suspendSocket(sk: PgSocket, force: boolean): boolean {
   if (sk.suspended) return true;
-  if (sbufIsEmpty(sk) && native.unsent(sk.handle) === 0) {
+  if (sbufIsEmpty(sk)) {
     sbufPause(sk);
     sk.suspended = true;
     return true;
   }
+  // a stream of packets would never be seen between two of them by chance
+  if (sk.pktRemain > 0 && !sk.hasKept) native.recvLimit(sk.handle, sk.pktRemain);
   if (!force) return false;
-  if (isServerSocket(sk)) disconnectServer(sk, true, 'suspend_timeout');
-  else disconnectClient(sk, true, 'suspend_timeout');
+  closeSuspended(sk);
   return true;
 }
 
@@ -51,6 +60,20 @@ function suspendSocketList(list: StatList<PgSocket>, force: boolean): number {
   for (let sk = list.head; sk !== null; ) {
     const next: PgSocket | null = nextOf(sk);
     if (!suspendSocket(sk, force)) active++;
+    sk = next;
+  }
+  return active;
+}
+
+/** Counts those that have not got everything yet, whoever it came from. */
+function flushSocketList(list: StatList<PgSocket>, force: boolean): number {
+  let active = 0;
+  for (let sk = list.head; sk !== null; ) {
+    const next: PgSocket | null = nextOf(sk);
+    if (native.unsent(sk.handle) > 0) {
+      if (force) closeSuspended(sk);
+      else active++;
+    }
     sk = next;
   }
   return active;
@@ -161,15 +184,24 @@ function poolPause(pool: PgPool): number {
 function poolSuspend(pool: PgPool, force: boolean, runQueue: RunQueue): number {
   let active = suspendSocketList(pool.activeClientList, force);
   // waiting clients cannot be suspended, but they count, and they end at the timeout
-  active += suspendSocketList(pool.waitingClientList, force);
+  if (force) closeClientList(pool.waitingClientList, 'suspend_timeout');
+  active += pool.waitingClientList.count;
+  // nobody else could deliver them
+  if (!force) active += pool.waitingCancelReqList.count + pool.activeCancelReqList.count;
   if (active > 0) {
     poolActivate(pool, runQueue);
     return active;
   }
+  // a client that is slow to take its answer holds up its server, not the other way round
   active += suspendSocketList(pool.activeServerList, force);
   active += suspendSocketList(pool.idleServerList, force);
+  active += flushSocketList(pool.activeClientList, force);
+  active += flushSocketList(pool.activeServerList, force);
+  active += flushSocketList(pool.idleServerList, force);
   closeServerList(pool.testedServerList, 'close unsafe file descriptors on suspend');
   closeServerList(pool.usedServerList, 'close unsafe file descriptors on suspend');
+  // a new process would take one in the middle of its login for one that is ready
+  closeServerList(pool.newServerList, 'close unsafe file descriptors on suspend');
   return active;
 }
 
