@@ -4,14 +4,13 @@
  * of questions is with the thread, the others wait here.
  */
 import { accessSync, constants } from 'node:fs';
-import { join } from 'node:path';
-import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads';
+import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
 import { logWarning, strerror } from '../base/log';
-import { Family, native, type SockAddr } from '../base/native';
+import { Family, type SockAddr } from '../base/native';
+import { startThread } from '../base/thread';
 import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
 
-const WORKER = join(__dirname, '..', '..', 'workers', 'names.js');
 const SYSTEM_RESOLV_CONF = '/etc/resolv.conf';
 
 /** Most questions that the thread has at a time. */
@@ -51,26 +50,14 @@ let lastId = 0;
 const running = new Map<number, Question>();
 const waiting: Question[] = [];
 
-function startThread(): MessagePort {
-  // what fails in the thread's first moments nobody would ever hear of
-  accessSync(WORKER, constants.R_OK);
+function startNameThread(): MessagePort {
   const path = Buffer.from(cf.resolvConf === '' ? SYSTEM_RESOLV_CONF : cf.resolvConf, 'latin1');
   try {
     accessSync(path, constants.R_OK);
   } catch (err) {
     logWarning(`could not open resolv_conf ${path.toString('latin1')}: ${strerror(err)}`);
   }
-  const channel = new MessageChannel();
-  const worker = new Worker(WORKER, {
-    workerData: { port: channel.port2, wakeFd: native.wakeFd(), resolvConf: path },
-    transferList: [channel.port2],
-    // of what it may write there nothing would ever be read
-    stdout: true,
-    stderr: true,
-  });
-  worker.unref();
-  channel.port1.unref();
-  return channel.port1;
+  return startThread('names.js', { resolvConf: path });
 }
 
 function failed(question: Question, error: string): void {
@@ -79,7 +66,7 @@ function failed(question: Question, error: string): void {
 
 function give(question: Question): void {
   try {
-    port ??= startThread();
+    port ??= startNameThread();
   } catch (err) {
     logWarning(`names cannot be resolved: ${(err as Error).message}`);
     failed(question, 'no thread to ask');

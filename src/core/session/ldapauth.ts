@@ -2,10 +2,8 @@
  * auth_type ldap: the password is a directory's to judge. The asking is done by src/workers/ldap.ts on a thread of its
  * own, which is started at the first such login; its answers lie in a port that is emptied when it wakes the loop.
  */
-import { accessSync, constants } from 'node:fs';
-import { join } from 'node:path';
-import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads';
-import { native } from '../base/native';
+import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
+import { startThread } from '../base/thread';
 import { type LdapOptions, parseLdapOptions } from '../config/ldapopts';
 import type { PgSocket } from '../pool/socket';
 import type { PgCredentials } from '../pool/user';
@@ -18,8 +16,6 @@ interface LdapAnswer {
   warnings: string[];
 }
 
-const WORKER = join(__dirname, '..', '..', 'workers', 'ldap.js');
-
 let port: MessagePort | null = null;
 
 /** Text as LDAP has it; inside the pooler strings are bytes. */
@@ -29,20 +25,6 @@ function toUtf8(bytes: string): string {
 
 function toBytes(text: string): string {
   return Buffer.from(text, 'utf8').toString('latin1');
-}
-
-function startWorker(): MessagePort {
-  const channel = new MessageChannel();
-  const worker = new Worker(WORKER, {
-    workerData: { port: channel.port2, wakeFd: native.wakeFd() },
-    transferList: [channel.port2],
-    // of what it may write there nothing would ever be read
-    stdout: true,
-    stderr: true,
-  });
-  worker.unref();
-  channel.port1.unref();
-  return channel.port1;
 }
 
 function requestOf(id: number, options: LdapOptions, user: string, passwd: string): object {
@@ -68,14 +50,10 @@ function requestOf(id: number, options: LdapOptions, user: string, passwd: strin
 function startLdap(id: number, client: PgSocket, passwd: string): string | null {
   const { options, error } = parseLdapOptions(client.ldapOptions);
   if (options === null) return error;
-  if (port === null) {
-    try {
-      // what fails in the thread's first moments nobody would ever hear of
-      accessSync(WORKER, constants.R_OK);
-      port = startWorker();
-    } catch (err) {
-      return `LDAP authentication is not supported: ${(err as Error).message}`;
-    }
+  try {
+    port ??= startThread('ldap.js');
+  } catch (err) {
+    return `LDAP authentication is not supported: ${(err as Error).message}`;
   }
   port.postMessage(requestOf(id, options, (client.loginUser as PgCredentials).name, passwd));
   return null;
