@@ -44,7 +44,7 @@ function file(name: string, ...lines: string[]): string {
 
 function tsbouncer(...args: string[]): Promise<Outcome> {
   const { node, mainJs } = installed();
-  return run(node, [mainJs, ...args], { cwd: dir, env: { ...process.env, PATH: `${pg.bin}:${process.env.PATH}` } });
+  return run(node, [mainJs, ...args], { cwd: dir, env: { ...process.env, PATH: `${process.env.PATH}:${pg.bin}` } });
 }
 
 /** The problems of a config, one a line, without the folder in front. */
