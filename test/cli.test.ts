@@ -7,8 +7,21 @@ import { chmodSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Answer, type Options, parseOptions, usageText, versionText } from '../src/cli/options';
 import { PGBOUNCER_COMPAT_VERSION, TSBOUNCER_VERSION } from '../src/core/base/version';
-import { giveTo, isRoot } from '../src/demo/unprivileged';
-import { freePort, iniText, installed, it, originalBin, type RunOptions, run, tempDir, user } from './harness';
+import { giveTo, type RunUser } from '../src/demo/unprivileged';
+import {
+  freePort,
+  iniText,
+  installed,
+  it,
+  itUnless,
+  noOriginal,
+  notRoot,
+  originalBin,
+  type RunOptions,
+  run,
+  tempDir,
+  user,
+} from './harness';
 
 function options(...args: string[]): Options {
   const parsed = parseOptions(args);
@@ -121,9 +134,8 @@ it('refusals: the words of the C library, exit code 1', () => {
   }
 });
 
-it('the C original refuses the same command lines in the same words', async () => {
-  const bin = originalBin();
-  if (bin === null) return;
+itUnless(noOriginal)('the C original refuses the same command lines in the same words', async () => {
+  const bin = originalBin() as string;
   for (const [args] of REFUSED) {
     const theirs = await run(bin, args, { env: { ...process.env, LC_ALL: 'C' } });
     const ours = answer(...args);
@@ -140,9 +152,8 @@ it('help and version answer where they stand', () => {
   assert.equal(answer('-x', '-V').exitCode, 1);
 });
 
-it('help shows the options as the original does', async () => {
-  const bin = originalBin();
-  if (bin === null) return;
+itUnless(noOriginal)('help shows the options as the original does', async () => {
+  const bin = originalBin() as string;
   const theirs = (await run(bin, ['--help'])).stdout.replaceAll(bin, 'tsbouncer');
   const upToOptions = (text: string) => text.slice(0, text.indexOf('\n\n', text.indexOf('Options:')));
   assert.equal(upToOptions(usageText()), upToOptions(theirs));
@@ -200,21 +211,19 @@ it('another user, without the right to become one', async () => {
   assert.match(outcome.stderr, /FATAL failed to assume identity of user 'root': Operation not permitted\n/);
 });
 
-it('root is refused', async () => {
-  if (!isRoot()) return;
+itUnless(notRoot)('root is refused', async () => {
   const outcome = await tsbouncer([await someIni()], { asSelf: true });
   assert.equal(outcome.code, 1);
   assert.match(outcome.stderr, /FATAL PgBouncer should not run as root\n/);
 });
 
-it('root may start it as somebody else: -u wins over the setting `user`', async () => {
-  if (!isRoot() || user === null) return;
-  const outcome = await tsbouncer(['-u', 'no-such-user', await someIni({ user: user.name })], { asSelf: true });
+itUnless(notRoot)('root may start it as somebody else: -u wins over the setting `user`', async () => {
+  const { name } = user as RunUser;
+  const outcome = await tsbouncer(['-u', 'no-such-user', await someIni({ user: name })], { asSelf: true });
   assert.match(outcome.stderr, /FATAL could not find user 'no-such-user' to switch to\n/);
 });
 
-it('a config that may not be read', async () => {
-  if (!isRoot()) return;
+itUnless(notRoot)('a config that may not be read', async () => {
   const path = await someIni();
   giveTo({ name: 'root', uid: 0, gid: 0 }, path);
   chmodSync(path, 0o600);

@@ -7,8 +7,21 @@ import { spawn } from 'node:child_process';
 import { chmodSync, existsSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { giveTo, isRoot, spawnAs } from '../src/demo/unprivileged';
-import { adopt, eventually, freePort, iniText, installed, it, type Outcome, run, tempDir, user } from './harness';
+import { giveTo, type RunUser, spawnAs } from '../src/demo/unprivileged';
+import {
+  adopt,
+  eventually,
+  freePort,
+  iniText,
+  installed,
+  it,
+  itUnless,
+  notRoot,
+  type Outcome,
+  run,
+  tempDir,
+  user,
+} from './harness';
 import { RawClient } from './harness/rawclient';
 
 /** A folder with an ini for a daemon in it. */
@@ -115,14 +128,14 @@ it('relative names are seen from where it was started', async () => {
   await stopDaemon(at);
 });
 
-it('root starts the daemon, the setting `user` runs it', async () => {
-  if (!isRoot() || user === null) return;
-  const at = await place({ user: user.name });
+itUnless(notRoot)('root starts the daemon, the setting `user` runs it', async () => {
+  const { name, uid } = user as RunUser;
+  const at = await place({ user: name });
   const { node, mainJs } = installed();
   const outcome = await run(node, [mainJs, '-d', at.ini], { cwd: at.dir, asSelf: true });
   assert.deepEqual([outcome.code, outcome.stderr], [0, '']);
   const status = readFileSync(`/proc/${pidOf(at)}/status`, 'latin1');
-  assert.match(status, new RegExp(`^Uid:\\s+${user.uid}\\s+${user.uid}\\s+${user.uid}`, 'm'));
+  assert.match(status, new RegExp(`^Uid:\\s+${uid}\\s+${uid}\\s+${uid}`, 'm'));
   await stopDaemon(at);
 });
 

@@ -152,7 +152,9 @@ function canHaveOwnHosts(): boolean {
   return spawnSync('unshare', args).status === 0;
 }
 
-test('a name that moves: servers on the old address go when they are free', { skip: !canHaveOwnHosts() }, async () => {
+test('a name that moves: servers on the old address go when they are free', {
+  skip: !canHaveOwnHosts() && 'needs root, and a mount namespace',
+}, async () => {
   const dir = tempDir('moving');
   const hosts = join(dir, 'hosts');
   const port = await freePort();

@@ -3,11 +3,10 @@
  * Every transaction must be processed, none may fail.
  */
 import assert from 'node:assert/strict';
-import { existsSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe } from 'node:test';
-import { systemPostgres } from '../src/demo/postgres';
-import { Bouncer, eventually, it, type Outcome, onPath, PgCluster, run } from './harness';
+import { Bouncer, eventually, it, noPgbench, type Outcome, PgCluster, pgbench, run } from './harness';
 
 const POOL_SIZE = 20;
 /** Of all clients together: a run is a second or two. */
@@ -17,16 +16,7 @@ const RUN_MS_MAX = 60_000;
 const CLIENTS = [1, 16, 64, 500];
 const SERVER_STATES = ['sv_active', 'sv_idle', 'sv_used', 'sv_tested', 'sv_login'];
 
-/** The npm package's PostgreSQL has no pgbench. */
-function findPgbench(): string | null {
-  const beside = join(systemPostgres() ?? '', 'pgbench');
-  if (existsSync(beside)) return beside;
-  return onPath('pgbench') ? 'pgbench' : null;
-}
-
-const pgbench = findPgbench();
-
-describe('pgbench', { skip: pgbench === null && 'there is no pgbench on this machine' }, () => {
+describe('pgbench', { skip: noPgbench ?? false }, () => {
   let pg: PgCluster;
   let bouncer: Bouncer;
 

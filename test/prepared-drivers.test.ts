@@ -3,12 +3,11 @@
  * clients than servers.
  */
 import assert from 'node:assert/strict';
-import { existsSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe } from 'node:test';
 import postgres from 'postgres';
-import { systemPostgres } from '../src/demo/postgres';
-import { Bouncer, it, onPath, PgCluster, run, withTimeout } from './harness';
+import { Bouncer, it, noPgbench, PgCluster, pgbench, run, withTimeout } from './harness';
 import { fails } from './harness/expect';
 
 const POOL_SIZE = 20;
@@ -106,16 +105,7 @@ describe('postgres', () => {
   });
 });
 
-/** The npm package's PostgreSQL has no pgbench. */
-function findPgbench(): string | null {
-  const beside = join(systemPostgres() ?? '', 'pgbench');
-  if (existsSync(beside)) return beside;
-  return onPath('pgbench') ? 'pgbench' : null;
-}
-
-const pgbench = findPgbench();
-
-describe('pgbench', { skip: pgbench === null && 'there is no pgbench on this machine' }, () => {
+describe('pgbench', { skip: noPgbench ?? false }, () => {
   async function bench(database: string, clients: number, script: string): Promise<void> {
     const file = join(bouncer.dir, 'script.sql');
     writeFileSync(file, script);

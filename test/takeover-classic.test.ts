@@ -3,7 +3,7 @@
  * keeps because the old process waits for them, and whom it closes at suspend_timeout. From and to the C original, and
  * between two of them for comparison.
  */
-import { it, originalBin, PgCluster } from './harness';
+import { it, itUnless, noOriginal, PgCluster } from './harness';
 import { type Actor, castOf, meanwhile, play, type Stage } from './takeover/actors';
 import { type Kind, withPlace } from './takeover/place';
 import { castFor, type Mode, optionsOf } from './takeover/scene';
@@ -34,19 +34,20 @@ async function classic(
   });
 }
 
-if (originalBin() !== null) {
-  const ways: [string, Kind, Kind][] = [
-    ['the C original to itself, for comparison', 'c', 'c'],
-    ['the C original to tsbouncer', 'c', 'ts'],
-    ['tsbouncer to the C original', 'ts', 'c'],
-  ];
-  for (const [name, from, to] of ways) {
-    for (const mode of ['session', 'transaction'] as const) {
-      it(`who is in the middle of a packet and moves on is kept: ${name}, pool_mode ${mode}`, () =>
-        classic(mode, from, to, keptCast, 15));
-      it(`who does not is closed at suspend_timeout, and nobody else: ${name}, pool_mode ${mode}`, () =>
-        classic(mode, from, to, closedCast, 4));
-    }
+const itC = itUnless(noOriginal);
+const ways: [string, Kind, Kind][] = [
+  ['the C original to itself, for comparison', 'c', 'c'],
+  ['the C original to tsbouncer', 'c', 'ts'],
+  ['tsbouncer to the C original', 'ts', 'c'],
+];
+for (const [name, from, to] of ways) {
+  for (const mode of ['session', 'transaction'] as const) {
+    itC(`who is in the middle of a packet and moves on is kept: ${name}, pool_mode ${mode}`, () =>
+      classic(mode, from, to, keptCast, 15),
+    );
+    itC(`who does not is closed at suspend_timeout, and nobody else: ${name}, pool_mode ${mode}`, () =>
+      classic(mode, from, to, closedCast, 4),
+    );
   }
 }
 

@@ -3,7 +3,7 @@
  * all that the full handover carries; to and from the C original with what its rows carry.
  */
 import assert from 'node:assert/strict';
-import { eventually, it, originalBin, PgCluster } from './harness';
+import { eventually, it, itUnless, noOriginal, PgCluster } from './harness';
 import { castOf, play } from './takeover/actors';
 import { type Kind, type Place, withPlace } from './takeover/place';
 import { castFor, type Mode, optionsOf } from './takeover/scene';
@@ -53,13 +53,13 @@ for (const mode of ['session', 'transaction'] as const) {
   it(`tsbouncer to tsbouncer, twice, pool_mode ${mode}`, () => matrix(mode, { from: 'ts', via: ['ts', 'ts'] }));
 }
 
-if (originalBin() !== null) {
-  for (const mode of ['session', 'transaction'] as const) {
-    it(`the C original to tsbouncer, pool_mode ${mode}`, () => matrix(mode, { from: 'c', via: ['ts'] }));
-    it(`tsbouncer to the C original, pool_mode ${mode}`, () => matrix(mode, { from: 'ts', via: ['c'] }));
-    it(`the C original to tsbouncer to tsbouncer to the C original, pool_mode ${mode}`, () =>
-      matrix(mode, { from: 'c', via: ['ts', 'ts', 'c'] }));
-  }
+const itC = itUnless(noOriginal);
+for (const mode of ['session', 'transaction'] as const) {
+  itC(`the C original to tsbouncer, pool_mode ${mode}`, () => matrix(mode, { from: 'c', via: ['ts'] }));
+  itC(`tsbouncer to the C original, pool_mode ${mode}`, () => matrix(mode, { from: 'ts', via: ['c'] }));
+  itC(`the C original to tsbouncer to tsbouncer to the C original, pool_mode ${mode}`, () =>
+    matrix(mode, { from: 'c', via: ['ts', 'ts', 'c'] }),
+  );
 }
 
 it('the test server stops', async () => {

@@ -4,11 +4,11 @@
  */
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { it, onPath, PgCluster, run } from './harness';
-import { type Generation, withPlace } from './takeover/place';
+import { readdirSync, readFileSync } from 'node:fs';
+import { itUnless, noPgbench, type Outcome, PgCluster, pgbench, run } from './harness';
+import { type Generation, type Place, withPlace } from './takeover/place';
 
+const program = pgbench as string;
 const REBOOTS = 20;
 const CLIENTS = 64;
 /** pgbench runs until the last reboot, but no longer than this. */
@@ -16,11 +16,27 @@ const SECONDS_MAX = 300;
 /** What garbage not collected yet may differ by. */
 const RSS_KB_MAX = 30_000;
 
-/** The program next to the server, or on the PATH. */
-function pgbenchOf(server: PgCluster): string | null {
-  const near = join(server.bin, 'pgbench');
-  if (existsSync(near)) return near;
-  return onPath('pgbench') ? 'pgbench' : null;
+const settings = { pool_mode: 'transaction', max_prepared_statements: 100, log_connections: 0, log_disconnections: 0 };
+
+const itBenched = itUnless(noPgbench);
+
+/** A pooler with pgbench's tables behind it. */
+async function benched(body: (place: Place, server: PgCluster, tcp: string[]) => Promise<void>): Promise<void> {
+  const server = await PgCluster.start();
+  await withPlace({ cluster: server, settings }, async (place) => {
+    await place.start('ts');
+    const tcp = ['-h', '127.0.0.1', '-p', String(place.port), '-U', 'postgres'];
+    const init = await run(program, [...tcp, '-i', '-q', 'postgres']);
+    assert.equal(init.code, 0, init.stderr);
+    await body(place, server, tcp);
+  });
+  await server.stop();
+}
+
+function assertNothingFailed(end: Outcome): void {
+  assert.equal(end.code, 0, end.stderr);
+  assert.match(end.stdout, /number of failed transactions: 0 /);
+  assert.equal(/error|abort|lost/i.test(end.stderr), false, end.stderr);
 }
 
 function descriptors(generation: Generation): number {
@@ -32,26 +48,10 @@ function rssKb(generation: Generation): number {
 }
 
 for (const protocol of ['simple', 'extended']) {
-  it(
+  itBenched(
     `${REBOOTS} reboots under pgbench, ${CLIENTS} clients, ${protocol} protocol`,
     async () => {
-      const server = await PgCluster.start();
-      const pgbench = pgbenchOf(server);
-      if (pgbench === null) {
-        await server.stop();
-        return;
-      }
-      const settings = {
-        pool_mode: 'transaction',
-        max_prepared_statements: 100,
-        log_connections: 0,
-        log_disconnections: 0,
-      };
-      await withPlace({ cluster: server, settings }, async (place) => {
-        await place.start('ts');
-        const at = ['-h', '127.0.0.1', '-p', String(place.port), '-U', 'postgres'];
-        const init = await run(pgbench, [...at, '-i', '-q', 'postgres']);
-        assert.equal(init.code, 0, init.stderr);
+      await benched(async (place, server, at) => {
         const args = [
           ...at,
           '-n',
@@ -71,7 +71,7 @@ for (const protocol of ['simple', 'extended']) {
         const started = (child: ChildProcess): void => {
           loader = child;
         };
-        const bench = run(pgbench, args, { timeoutMs: SECONDS_MAX * 1000, started }).finally(() => {
+        const bench = run(program, args, { timeoutMs: SECONDS_MAX * 1000, started }).finally(() => {
           over = true;
         });
         // its pool has to be full before the servers are counted
@@ -92,48 +92,26 @@ for (const protocol of ['simple', 'extended']) {
         // what ends -T ends it now
         (loader as ChildProcess | null)?.kill('SIGALRM');
         const end = await bench;
-        assert.equal(end.code, 0, end.stderr);
-        assert.match(end.stdout, /number of failed transactions: 0 /);
-        assert.equal(/error|abort|lost/i.test(end.stderr), false, end.stderr);
+        assertNothingFailed(end);
       });
-      await server.stop();
     },
     SECONDS_MAX * 1000,
   );
 }
 
-it('reboots while clients come and go all the time, and others use prepared statements', async () => {
-  const server = await PgCluster.start();
-  const pgbench = pgbenchOf(server);
-  if (pgbench === null) {
-    await server.stop();
-    return;
-  }
-  const settings = {
-    pool_mode: 'transaction',
-    max_prepared_statements: 100,
-    log_connections: 0,
-    log_disconnections: 0,
-  };
-  await withPlace({ cluster: server, settings }, async (place) => {
-    await place.start('ts');
-    const tcp = ['-h', '127.0.0.1', '-p', String(place.port), '-U', 'postgres'];
+itBenched('reboots while clients come and go all the time, and others use prepared statements', async () => {
+  await benched(async (place, _server, tcp) => {
     const unix = ['-h', place.dir, '-p', String(place.port), '-U', 'postgres'];
-    const init = await run(pgbench, [...tcp, '-i', '-q', 'postgres']);
-    assert.equal(init.code, 0, init.stderr);
     const load = ['-n', '-S', '-c', '8', '-T', '10', 'postgres'];
     const both = [
-      run(pgbench, [...tcp, '-C', ...load], { timeoutMs: 60_000 }),
-      run(pgbench, [...unix, '-M', 'prepared', ...load], { timeoutMs: 60_000 }),
+      run(program, [...tcp, '-C', ...load], { timeoutMs: 60_000 }),
+      run(program, [...unix, '-M', 'prepared', ...load], { timeoutMs: 60_000 }),
     ];
     for (let i = 0; i < 5; i++) await place.reboot('ts');
     for (const end of await Promise.all(both)) {
-      assert.equal(end.code, 0, end.stderr);
-      assert.match(end.stdout, /number of failed transactions: 0 /);
-      assert.equal(/error|abort|lost/i.test(end.stderr), false, end.stderr);
+      assertNothingFailed(end);
     }
     const lists = Object.fromEntries((await place.show('LISTS')).map((row) => [row.list, Number(row.items)]));
     assert.equal(lists.used_clients, 1, 'only the console is left');
   });
-  await server.stop();
 });

@@ -6,4 +6,5 @@ export * from './bouncer';
 export * from './cluster';
 export * from './logtail';
 export * from './machine';
+export * from './needs';
 export * from './rawclient';
