@@ -9,13 +9,15 @@ import { NEW_HEADER_LEN } from '../core/wire/packets';
 import { PktBuf } from '../core/wire/pktbuf';
 import { parseServerError } from '../core/wire/reader';
 
-const { EAGAIN, ETIMEDOUT } = constants.errno;
+const { EAGAIN, EPROTO, ETIMEDOUT } = constants.errno;
 /** The kernel holds that many descriptors in flight for this user already: it takes more when some have arrived. */
 export const ETOOMANYREFS = 109;
 const RETRY_MS = 1;
 
 /** Most bytes of one receive. A sender puts a batch of descriptors with less than this. */
 const RECV_MAX = 256 * 1024;
+/** Longest message: one connection's record, with what it has not sent yet. */
+const MESSAGE_MAX = 512 * 1024 * 1024;
 const FOR_READ = 0;
 const FOR_WRITE = 1;
 
@@ -85,6 +87,7 @@ export class Channel {
       const left = this.buf.length - this.pos;
       if (left >= NEW_HEADER_LEN) {
         const length = this.buf.readUInt32BE(this.pos + 1) + 1;
+        if (length < NEW_HEADER_LEN || length > MESSAGE_MAX) return EPROTO;
         if (left >= length) {
           const off = this.pos;
           this.pos += length;
