@@ -2,9 +2,11 @@
  * The commands that change something, but for SHUTDOWN, which is in admin.ts: one row each. A handler returns what the
  * functions of reply.ts return.
  */
+
 import { nextOf } from '../core/base/list';
 import { logError, logInfo } from '../core/base/log';
 import { PauseMode, runState, ShutdownMode } from '../core/base/runstate';
+import { asciiLower } from '../core/base/strutil';
 import { getCachedTime } from '../core/base/time';
 import { SetResult, setConfigParam } from '../core/config/settings';
 import { suspendPooler } from '../core/net/listener';
@@ -289,7 +291,7 @@ export const commandTable: readonly Command[] = [
 
 /** Carries out a command of `table`, once it is clear that this client may. */
 export function execCommand(table: readonly Command[], admin: PgSocket, word: string, arg: string): boolean {
-  const wanted = word.toLowerCase();
+  const wanted = asciiLower(word);
   for (const command of table) {
     if (command.word !== wanted) continue;
     if (!command.takesArg && arg !== '') return syntaxError(admin);

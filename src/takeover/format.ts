@@ -47,7 +47,7 @@ export const flagFields = [
   'waitForResponse',
 ] as const satisfies readonly (keyof PgSocket)[];
 
-/** Numeric fields of a socket; times in usec. */
+/** Numeric fields of a socket; times in usec since the epoch, see timeFields. */
 export const numberFields = [
   'pktRemain',
   'clientAuthType',
@@ -58,6 +58,15 @@ export const numberFields = [
   'xactStart',
   'waitStart',
 ] as const satisfies readonly (keyof PgSocket)[];
+
+/** Those of them that are times: monotonic here, since the epoch in records. */
+export const timeFields: ReadonlySet<string> = new Set([
+  'connectTime',
+  'requestTime',
+  'queryStart',
+  'xactStart',
+  'waitStart',
+]);
 
 export interface BeginRecord {
   k: 'begin';

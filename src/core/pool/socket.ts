@@ -150,7 +150,7 @@ export class PgSocket implements ListNode {
   waitForUser = false;
   /** client: waits for PAM or LDAP */
   waitForAuth = false;
-  /** client: PAM or LDAP has said yes */
+  /** client: PAM or LDAP has said yes; server: AuthenticationOk has come */
   authPassed = false;
   suspended = false;
   sentWaitNotification = false;

@@ -145,6 +145,8 @@ function dispatch(kind: number, handle: number, result: number, offset: number):
 
 function runQueue(): void {
   runContinueQueue(input);
+  // what is not the input of a socket is not the fault of the last one
+  current = null;
 }
 
 /** A handler threw: a fault of ours. That one connection ends, the others go on. */

@@ -27,7 +27,7 @@ import {
 import { type PgSocket, Replication, SocketState } from '../pool/socket';
 import { changeServerState, loginClientList, socketCounts } from '../pool/state';
 import type { PgGlobalUser } from '../pool/user';
-import { killDatabase, killPool, peerPoolsMaint, requestFullLoopMaint } from './janitor';
+import { killDatabase, killPool, peerPoolsMaint, poolHasLogins, requestFullLoopMaint } from './janitor';
 import { launchNewConnection } from './launch';
 import { disconnectClient, disconnectServer, lifeOver } from './objects';
 
@@ -236,6 +236,8 @@ function idlePoolsMaint(now: number): void {
     if (!kept) {
       if (poolClientCount(pool) > 0 || poolConnectedServerCount(pool) > 0) {
         pool.lastActiveTime = now;
+      } else if (now - pool.lastActiveTime > cf.poolIdleTimeout && poolHasLogins(pool)) {
+        pool.lastActiveTime = now;
       } else if (now - pool.lastActiveTime > cf.poolIdleTimeout) {
         const age = Math.floor((now - pool.lastActiveTime) / USEC);
         logInfo(
@@ -286,6 +288,11 @@ function fullMaint(): void {
   for (let pool = peerPoolList.head; pool !== null; pool = nextOf(pool)) {
     newServerMaint(pool, now);
     cancelReqMaint(pool, now);
+  }
+  // a client in login is in no list of its pool, and may not have one yet
+  for (let client = loginClientList.head; client !== null; client = nextOf(client)) {
+    if (client.db?.auto) client.db.activeStamp = round;
+    if (client.pool?.db.auto) client.pool.db.activeStamp = round;
   }
   peerPoolsMaint();
   databasesMaint(now);

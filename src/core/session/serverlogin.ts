@@ -269,7 +269,13 @@ function answerAuthRequest(server: PgSocket, reader: PktReader): boolean {
   if (reader.fail) return false;
   switch (request) {
     case AuthReq.OK:
+      // a server that stops in the middle of SCRAM has not proven that it knows the secret
+      if (server.scram !== null) {
+        slogError(server, 'protocol error: AuthenticationOk before the end of the SCRAM exchange');
+        return false;
+      }
       slogDebug(server, 'S: auth ok');
+      server.authPassed = true;
       return true;
     case AuthReq.PASSWORD:
       slogDebug(server, 'S: req cleartext password');
@@ -351,6 +357,14 @@ export function handleServerStartup(server: PgSocket, type: number, buf: Buffer,
       logError(serverErrorLine('S: error while executing exec_on_query', parseServerError(buf, off, end)));
     }
     return Act.SKIP;
+  }
+  // errors and notices may come at any time; all else belongs to one side of AuthenticationOk
+  const anyTime = type === PqMsg.ErrorResponse || type === PqMsg.NoticeResponse;
+  const wantsAuth = type === PqMsg.AuthenticationRequest;
+  if (!anyTime && wantsAuth === server.authPassed) {
+    slogError(server, `protocol error: '${pktDesc(type)}' ${wantsAuth ? 'after' : 'before'} AuthenticationOk`);
+    disconnectServer(server, true, 'unexpected pkt in login phase');
+    return Act.DEAD;
   }
   switch (type) {
     case PqMsg.ErrorResponse:
