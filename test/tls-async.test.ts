@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { after, before } from 'node:test';
-import { Bouncer, itUnless, PgCluster, run } from './harness';
+import { Bouncer, itUnless, PgCluster, run, tempDir } from './harness';
 import { CertFolder } from './harness/certs';
 
 const SCRIPT = `
@@ -34,10 +34,12 @@ async def main(conninfo):
 asyncio.run(main(sys.argv[1]))
 `;
 
+/** The first python3 that has psycopg: Debian's package is for Debian's own. */
+const python = ['python3', '/usr/bin/python3'].find(
+  (program) => spawnSync(program, ['-c', 'import psycopg'], { timeout: 20_000 }).status === 0,
+);
 const noPsycopg =
-  spawnSync('python3', ['-c', 'import psycopg'], { timeout: 20_000 }).status === 0
-    ? null
-    : "there is no python3 with psycopg (Debian's python3-psycopg) on this machine";
+  python === undefined ? "there is no python3 with psycopg (Debian's python3-psycopg) on this machine" : null;
 
 let pg: PgCluster;
 before(async () => {
@@ -60,7 +62,11 @@ for (const protocol of ['tlsv1.2', 'tlsv1.3']) {
     };
     const pooler = await Bouncer.start({ cluster: pg, settings });
     const conninfo = `host=127.0.0.1 port=${pooler.port} dbname=postgres user=postgres sslmode=require`;
-    const outcome = await run('python3', ['-c', SCRIPT, conninfo], { timeoutMs: 100_000 });
+    const outcome = await run(python ?? '', ['-c', SCRIPT, conninfo], {
+      timeoutMs: 100_000,
+      // libpq looks for certificates in its user's home
+      env: { ...process.env, HOME: tempDir('home') },
+    });
     assert.equal(outcome.code, 0, outcome.stdout + outcome.stderr);
     assert.match(outcome.stdout, /^340 queries, late: \[\]/);
     await pooler.stop();
