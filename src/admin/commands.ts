@@ -81,6 +81,14 @@ function cmdReload(admin: PgSocket): boolean {
   return sendPoolerError(admin, true, false, CONFIG_FILE_ERROR, 'RELOAD failed, see logs for additional details');
 }
 
+/**
+ * True when a shutdown waits for clients that a pause keeps from ending: those must be able to go on. A shutdown that
+ * waits for servers turns waiting clients away instead.
+ */
+export function clientsHeldUp(): boolean {
+  return runState.shutdownMode === ShutdownMode.WAIT_FOR_CLIENTS && runState.pauseMode !== PauseMode.NONE;
+}
+
 /** Ends PAUSE or SUSPEND of the whole pooler. */
 export function fullResume(): void {
   const mode = runState.pauseMode;
@@ -92,7 +100,8 @@ export function fullResume(): void {
 function cmdResume(admin: PgSocket, arg: string): boolean {
   if (arg === '') {
     logInfo('RESUME command issued');
-    if (runState.shutdownMode !== ShutdownMode.NONE) return adminError(admin, 'pooler is shutting down');
+    if (runState.shutdownMode !== ShutdownMode.NONE && !clientsHeldUp())
+      return adminError(admin, 'pooler is shutting down');
     if (runState.pauseMode === PauseMode.NONE) return adminError(admin, 'pooler is not paused/suspended');
     fullResume();
     return adminReady(admin, 'RESUME');

@@ -68,6 +68,9 @@ export class PgPool implements ListNode {
   lastLoginFailed = false;
   /** round-robin counter over the hosts of the database */
   rrcounter = 0;
+  /** hosts, and addresses of the present host, that failed in this attempt to connect (session/hosts.ts) */
+  hostsTried = 0;
+  addressesTried = 0;
 
   /** in the list of pools that something happened to in this turn */
   touched = false;

@@ -170,6 +170,8 @@ export class PgSocket implements ListNode {
   queryStart = 0;
   xactStart = 0;
   waitStart = 0;
+  /** server: when its answers to a pipeline without Sync were asked for */
+  flushTime = 0;
 
   cancelKey: Buffer = noKey;
   /** server: cancel requests aimed at its query */

@@ -117,6 +117,8 @@ function launchRecheck(pool: PgPool): void {
   }
   if (wantDebug()) slogDebug(server, `P: checking: ${query}`);
   changeServerState(server, SocketState.SV_TESTED);
+  // until the answer is there: a notification that comes first must not set it free
+  server.ready = false;
   const buf = pktbufTemp();
   writeQuery(buf, query === '<empty>' ? '' : query);
   if (!sendPacket(server, buf)) disconnectServer(server, false, 'test query failed');

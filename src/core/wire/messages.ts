@@ -343,6 +343,7 @@ function readyForQuery(): Buffer {
 }
 
 export const PACKET_SYNC = constant(PqMsg.Sync);
+export const PACKET_FLUSH = constant(PqMsg.Flush);
 export const PACKET_TERMINATE = constant(PqMsg.Terminate);
 export const PACKET_PARSE_COMPLETE = constant(PqMsg.ParseComplete);
 export const PACKET_CLOSE_COMPLETE = constant(PqMsg.CloseComplete);
