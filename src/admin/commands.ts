@@ -14,13 +14,13 @@ import { databaseList, findDatabase, type PgDatabase } from '../core/pool/databa
 import { type PgPool, peerPoolList, poolList, poolServerCount, touchPool } from '../core/pool/pool';
 import type { PgSocket } from '../core/pool/socket';
 import { killPool, resumeAll } from '../core/session/janitor';
-import { disconnectClient, sendPoolerError } from '../core/session/objects';
+import { disconnectClient } from '../core/session/objects';
 import { findOrRegisterDatabase, tagDatabaseDirty } from '../core/session/registry';
 import { reloadSlot } from '../core/session/slots';
 import { writeNotice } from '../core/wire/messages';
 import { pktbufTemp } from '../core/wire/pktbuf';
 import { consoleHooks } from './hooks';
-import { accessError, adminError, adminFlush, adminReady, syntaxError } from './reply';
+import { accessError, adminError, adminFail, adminFlush, adminReady, syntaxError } from './reply';
 import { cmdShow, fakeSet } from './show';
 
 /** A command and whoever carries it out. */
@@ -78,7 +78,7 @@ function cmdReload(admin: PgSocket): boolean {
   const tlsReady = consoleHooks.tlsSetup();
   if (!tlsReady) logError('TLS configuration could not be reloaded, keeping old configuration');
   if (loaded && tlsReady) return adminReady(admin, 'RELOAD');
-  return sendPoolerError(admin, true, false, CONFIG_FILE_ERROR, 'RELOAD failed, see logs for additional details');
+  return adminFail(admin, 'RELOAD failed, see logs for additional details', CONFIG_FILE_ERROR);
 }
 
 /**

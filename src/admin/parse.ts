@@ -152,3 +152,12 @@ function parseSet(text: string): ParsedQuery | null {
 export function parseQuery(query: string): ParsedQuery {
   return parseNormal(query) ?? parseSet(query) ?? syntaxError;
 }
+
+/** PostgreSQL takes blanks, semicolons and comments for an empty query: drivers ask it to see whether a connection is alive. */
+export function isEmptyQuery(query: string): boolean {
+  return query.split('\n').every((line) => {
+    const comment = line.indexOf('--');
+    const text = comment < 0 ? line : line.slice(0, comment);
+    return [...text].every((char) => ' \t\r\f;'.includes(char));
+  });
+}

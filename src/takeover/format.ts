@@ -183,6 +183,20 @@ export type RequestNoteTuple = [number, boolean, number | null, ClientStatementT
 /** family, host, port, uid, pid */
 export type AddrTuple = [number, string, number, number, number];
 
+/** A portal of the console: its name, its query, whether it ran, which columns are binary. */
+export type ConsolePortalTuple = [string, string, boolean, readonly boolean[] | null];
+
+/** What a client of the console has prepared, and how far its pipeline is. */
+export interface ConsoleRecord {
+  /** names and queries */
+  statements: [string, string][];
+  portals: ConsolePortalTuple[];
+  extended: boolean;
+  skipping: boolean;
+  syncWaits: boolean;
+  held: boolean;
+}
+
 export interface SocketRecord {
   /** `ahead`: sent while the old process still serves; holds unless a later record says otherwise */
   k: 'socket' | 'ahead';
@@ -226,6 +240,8 @@ export interface SocketRecord {
   serverStatements?: number[];
   notes?: RequestNoteTuple[];
   ldapOptions?: string;
+  /** client of the console that speaks the extended protocol; 0.1.0 has none of it */
+  console?: ConsoleRecord;
   /** state of TLS: not built yet */
   tls?: null;
 }

@@ -36,6 +36,7 @@ import { newVarCache, varcacheSet } from '../core/pool/varcache';
 import { adoptCancelKey, forgetCancelKey } from '../core/session/cancelkeys';
 import { hostsOf } from '../core/session/hosts';
 import { findOrRegisterDatabase } from '../core/session/registry';
+import { consoleOf } from './console';
 import {
   type AddrTuple,
   type BeginRecord,
@@ -435,6 +436,7 @@ export class Restorer {
     sk.scram = record.scram === undefined ? null : scramOf(record.scram);
     const key = Buffer.from(record.cancelKey, 'latin1');
     sk.ldapOptions = record.ldapOptions ?? '';
+    sk.console = record.console === undefined ? null : consoleOf(record.console);
     if (sk.waitForAuth && !sk.authPassed) {
       // PAM or LDAP was asked by the old process: the password, which is kept, is looked at again
       sk.waitForAuth = false;
