@@ -6,6 +6,7 @@
 import { ScramState } from '../core/auth/scram';
 import { native } from '../core/base/native';
 import { PauseMode, runState } from '../core/base/runstate';
+import { fromWallTime, type WallTime } from '../core/base/time';
 import { usePoolerSocket } from '../core/net/listener';
 import { attachHandle, sbufClose } from '../core/net/sbuf';
 import {
@@ -48,6 +49,7 @@ import {
   type PoolRecord,
   type SecretRecord,
   type SocketRecord,
+  timeFields,
   type UserRecord,
 } from './format';
 import type { Stillness } from './still';
@@ -133,9 +135,10 @@ export class Restorer {
       case 'aheadEnd':
         return;
       case 'still':
-        this.stillSince = record.since;
+        this.stillSince = fromWallTime(record.since);
         if (record.paused) runState.pauseMode = PauseMode.PAUSE;
-        [statsStamps.old, statsStamps.now] = record.statsStamps;
+        statsStamps.old = fromWallTime(record.statsStamps[0]);
+        statsStamps.now = fromWallTime(record.statsStamps[1]);
         raiseQueryId(record.newestQueryId ?? 0);
         return;
       case 'listener': {
@@ -197,11 +200,12 @@ export class Restorer {
   }
 
   private takeDatabase(record: DatabaseRecord): void {
+    const inactiveTime = fromWallTime(record.inactiveTime);
     let db = findOrRegisterDatabase(null, record.name);
     if (db?.admin) return;
     if (db === null) {
       // an auto-database that nobody uses, and no `*` any more
-      if (record.inactiveTime > 0) return;
+      if (inactiveTime > 0) return;
       db = addDatabase(record.name);
       this.goneDatabases.push(db);
     }
@@ -210,7 +214,7 @@ export class Restorer {
     db.waitClose = record.waitClose;
     if (connectText(db) !== record.connect) this.changed.add(db.name);
     for (const user of record.dynamicUsers) adoptSecret(addDynamicCredentials(db, user.name, user.passwd), user);
-    if (record.inactiveTime > 0 && db.auto && db.pools.length === 0) retireAutodatabase(db, record.inactiveTime);
+    if (inactiveTime > 0 && db.auto && db.pools.length === 0) retireAutodatabase(db, inactiveTime);
   }
 
   /** Those credentials here; what this config has no place for is made up. */
@@ -267,12 +271,12 @@ export class Restorer {
     this.statsOf(record.stats, pool.stats);
     this.statsOf(record.newerStats, pool.newerStats);
     this.statsOf(record.olderStats, pool.olderStats);
-    pool.lastLifetimeDisconnect = record.lastLifetimeDisconnect;
-    pool.lastActiveTime = record.lastActiveTime;
+    pool.lastLifetimeDisconnect = fromWallTime(record.lastLifetimeDisconnect);
+    pool.lastActiveTime = fromWallTime(record.lastActiveTime);
     pool.rrcounter = record.rrcounter;
     // what was learnt of servers under another config, and the console's own welcome, are not for us
     if (pool.db.admin || this.changed.has(pool.db.name)) return;
-    pool.lastConnectTime = record.lastConnectTime;
+    pool.lastConnectTime = fromWallTime(record.lastConnectTime);
     pool.lastConnectFailed = record.lastConnectFailed;
     pool.lastConnectFailedMessage = record.lastConnectFailedMessage;
     pool.lastLoginFailed = record.lastLoginFailed;
@@ -414,7 +418,8 @@ export class Restorer {
     }
     for (let i = 0; i < this.numbers.length; i++) {
       const name = this.numbers[i] ?? null;
-      if (name !== null) sk[name] = record.n[i] as number;
+      if (name === null) continue;
+      sk[name] = timeFields.has(name) ? fromWallTime(record.n[i] as WallTime) : (record.n[i] as number);
     }
     this.varsOf(record.v, sk.vars);
     sk.remoteAddr = addrOf(record.remote);
