@@ -42,7 +42,7 @@ export function setTimeCache(now: number): void {
 }
 
 function wallOffset(now: number): number {
-  if (now - offsetReadAt >= OFFSET_LIFE) {
+  if (Math.abs(now - offsetReadAt) >= OFFSET_LIFE) {
     offset = native.wallOffset();
     offsetReadAt = now;
   }
