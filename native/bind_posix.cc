@@ -83,6 +83,14 @@ static Napi::Value setCpuAffinity(const Napi::CallbackInfo &info) {
   return toInt(env, err);
 }
 
+/* ---- clocks ---- */
+
+static Napi::Value readClock(const Napi::CallbackInfo &info) { return Napi::Number::New(info.Env(), monotonicUsec()); }
+
+static Napi::Value wallOffset(const Napi::CallbackInfo &info) {
+  return Napi::Number::New(info.Env(), clockUsec(CLOCK_REALTIME) - monotonicUsec());
+}
+
 static Napi::Value errnoText(const Napi::CallbackInfo &info) {
   return toString(info.Env(), ::strerror(argInt(info, 0, 0)));
 }
@@ -199,6 +207,8 @@ static Napi::Value closelog(const Napi::CallbackInfo &info) {
 /* ---- registration ---- */
 
 void bindPosix(Napi::Env env, Napi::Object exports, State *state) {
+  exports.Set("readClock", Napi::Function::New<readClock>(env, "readClock", state));
+  exports.Set("wallOffset", Napi::Function::New<wallOffset>(env, "wallOffset", state));
   exports.Set("closeFd", Napi::Function::New<closeFd>(env, "closeFd", state));
   exports.Set("dup2", Napi::Function::New<dup2>(env, "dup2", state));
   exports.Set("setsid", Napi::Function::New<setsid>(env, "setsid", state));

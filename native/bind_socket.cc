@@ -4,10 +4,12 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -284,22 +286,28 @@ static Napi::Value recvFds(const Napi::CallbackInfo &info) {
 
 /* ---- waiting for one descriptor, one datagram ---- */
 
-/* For the handover only: both sides then talk to nobody else. */
+/* For the handover only: both sides then talk to nobody else. A signal does not end the wait: the loop handles it later. */
 static Napi::Value pollFd(const Napi::CallbackInfo &info) {
   pollfd one = {argInt(info, 0), static_cast<short>(argInt(info, 1, 0) > 0 ? POLLOUT : POLLIN), 0};
   const int timeoutMs = argInt(info, 2, 0);
-  timespec begin, now;
-  clock_gettime(CLOCK_MONOTONIC, &begin);
-  int left = timeoutMs;
-  int n;
-  // a signal (SIGHUP, say) is no reason to give up: wait for what is left of the time
-  while ((n = poll(&one, 1, left)) < 0 && errno == EINTR) {
-    if (timeoutMs < 0) continue;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    const int64_t passed = (now.tv_sec - begin.tv_sec) * INT64_C(1000) + (now.tv_nsec - begin.tv_nsec) / 1000000;
-    left = passed >= timeoutMs ? 0 : timeoutMs - static_cast<int>(passed);
+  const double end = monotonicUsec() + timeoutMs * 1e3;
+  int n = poll(&one, 1, timeoutMs);
+  while (n < 0 && errno == EINTR) {
+    const double leftMs = (end - monotonicUsec()) / 1e3;
+    n = poll(&one, 1, timeoutMs < 0 ? -1 : leftMs > 0 ? static_cast<int>(leftMs) + 1 : 0);
   }
   return toInt(info.Env(), n < 0 ? -errno : n);
+}
+
+/* Also for the handover: whether the other process reads what it was sent. Linux counts the kernel's overhead, too. */
+static Napi::Value unreadBytes(const Napi::CallbackInfo &info) {
+  int bytes = 0;
+  return toInt(info.Env(), ioctl(argInt(info, 0), SIOCOUTQ, &bytes) < 0 ? -errno : bytes);
+}
+
+/* From here on the peer's sends fail; what it has sent can still be received. */
+static Napi::Value refuseMore(const Napi::CallbackInfo &info) {
+  return toInt(info.Env(), shutdown(argInt(info, 0), SHUT_RD) < 0 ? -errno : 0);
 }
 
 static Napi::Value sendDatagram(const Napi::CallbackInfo &info) {
@@ -329,6 +337,8 @@ void bindSocket(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("deferAccept", Napi::Function::New<deferAccept>(env, "deferAccept", state));
   exports.Set("socketPair", Napi::Function::New<socketPair>(env, "socketPair", state));
   exports.Set("pollFd", Napi::Function::New<pollFd>(env, "pollFd", state));
+  exports.Set("unreadBytes", Napi::Function::New<unreadBytes>(env, "unreadBytes", state));
+  exports.Set("refuseMore", Napi::Function::New<refuseMore>(env, "refuseMore", state));
   exports.Set("sendDatagram", Napi::Function::New<sendDatagram>(env, "sendDatagram", state));
   exports.Set("sendFds", Napi::Function::New<sendFds>(env, "sendFds", state));
   exports.Set("recvFds", Napi::Function::New<recvFds>(env, "recvFds", state));

@@ -47,6 +47,21 @@ constexpr size_t kRecordsSize = kRingRecords * sizeof(Record);
 /** Behind the records: the monotonic clock at the end of the wait, a double in microseconds. */
 constexpr size_t kRingSize = kRecordsSize + sizeof(double);
 
+/**
+ * Added to the kernel's monotonic clock, which is near 0 after a boot: to TypeScript an instant of 0 means "not set", and an
+ * instant that lies before the boot still has to be a positive number. usec, 31 years
+ */
+constexpr double kClockEpoch = 1e15;
+
+inline double clockUsec(clockid_t clock) {
+  timespec now;
+  clock_gettime(clock, &now);
+  return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec / 1000);
+}
+
+/** The clock of every deadline: no step of the wall clock moves it. */
+inline double monotonicUsec() { return clockUsec(CLOCK_MONOTONIC) + kClockEpoch; }
+
 struct Turn {
   uint8_t *arena = nullptr;
   Record *ring = nullptr;
@@ -121,9 +136,7 @@ struct Turn {
 
   /** One reading of the clock serves all events of a turn. It is monotonic: deadlines must survive a step of the wall clock. */
   void stampClock() {
-    timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    const double usec = static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec / 1000);
+    const double usec = monotonicUsec();
     memcpy(reinterpret_cast<uint8_t *>(ring) + kRecordsSize, &usec, sizeof(usec));
   }
 

@@ -2,6 +2,7 @@
 //
 //     node scripts/house-rules.mjs size   no file over 800 lines
 //     node scripts/house-rules.mjs loop   nothing that the loop thread would never run
+//     node scripts/house-rules.mjs clock  no clock but that of base/time.ts
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -12,6 +13,12 @@ const SIZED_NAMES = /\.(ts|mjs|cjs|js|cc|h|cpp)$/;
 const LOOP_THREAD = ['src/core', 'src/admin', 'src/takeover'];
 const NEVER_RUNS =
   /\b(async|await|Promise|setTimeout|setInterval|setImmediate|queueMicrotask|WeakRef|FinalizationRegistry)\b|\bprocess\.(on|once|nextTick)\(/;
+
+const TIMED = [...LOOP_THREAD, 'src/workers'];
+/** The wall clock, or a second reading of the monotonic one that is not comparable with the first. */
+const OTHER_CLOCKS = /\b(Date|performance|hrtime|wallOffset)\b|\bnative\.readClock\b/;
+/** The clock itself, its declaration, the log's time stamps, and what systemd is told. */
+const CLOCK_FILES = new Set(['time', 'native', 'timefmt', 'notify'].map((name) => `src/core/base/${name}.ts`));
 
 process.chdir(fileURLToPath(new URL('..', import.meta.url)));
 
@@ -49,7 +56,20 @@ function checkLoop() {
   );
 }
 
-const checks = { size: checkSize, loop: checkLoop };
+function checkClock() {
+  return filesUnder(TIMED, /\.ts$/)
+    .filter((name) => !CLOCK_FILES.has(name))
+    .flatMap((name) =>
+      codeOnly(readFileSync(name, 'utf8'))
+        .split('\n')
+        .flatMap((line, at) => {
+          const match = OTHER_CLOCKS.exec(line);
+          return match === null ? [] : [`${name}:${at + 1}: ${match[0]}: times come from base/time.ts`];
+        }),
+    );
+}
+
+const checks = { size: checkSize, loop: checkLoop, clock: checkClock };
 const check = checks[process.argv[2]];
 if (check === undefined) {
   console.error(`usage: house-rules.mjs ${Object.keys(checks).join(' | ')}`);

@@ -3,7 +3,7 @@
  */
 import { nextOf, type StatList } from '../core/base/list';
 import { native } from '../core/base/native';
-import { getCachedTime, USEC } from '../core/base/time';
+import { getCachedTime, USEC, wallTime } from '../core/base/time';
 import { addrHost, isUnixAddr } from '../core/net/addr';
 import { sbufIsEmpty } from '../core/net/sbuf';
 import { type PgPool, peerPoolList, poolList } from '../core/pool/pool';
@@ -104,8 +104,8 @@ export function socketRow(sk: PgSocket, state: string, now: number, debug: boole
     sk.remoteAddr.port,
     hostText(sk.localAddr),
     sk.localAddr.port,
-    sk.connectTime,
-    sk.requestTime,
+    wallTime(sk.connectTime),
+    wallTime(sk.requestTime),
     Math.floor(wait / USEC),
     wait % USEC,
     sk.closeNeeded ? 1 : 0,

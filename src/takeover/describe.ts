@@ -306,7 +306,7 @@ export class Description {
    * Describes the process, which stands still.
    * @param still every socket, with what it has not sent
    * @param except the connection of the new process, which does not travel
-   * @param since usec
+   * @param since when everything stood still
    * @param pauseMode the mode before the handover
    * @returns false when `put` gave up
    */

@@ -10,6 +10,7 @@
  * travel by name, readers pass over what they do not know and take defaults for what they miss. FORMAT goes up only
  * when that is not enough.
  */
+import type { WallTime } from '../core/base/time';
 import type { PgDatabase } from '../core/pool/database';
 import type { PgSocket } from '../core/pool/socket';
 import { hostsOf } from '../core/session/hosts';
@@ -48,7 +49,7 @@ export const flagFields = [
   'waitForResponse',
 ] as const satisfies readonly (keyof PgSocket)[];
 
-/** Numeric fields of a socket; times in usec since the epoch, see timeFields. */
+/** Numeric fields of a socket. */
 export const numberFields = [
   'pktRemain',
   'clientAuthType',
@@ -60,14 +61,14 @@ export const numberFields = [
   'waitStart',
 ] as const satisfies readonly (keyof PgSocket)[];
 
-/** Those of them that are times: monotonic here, since the epoch in records. */
+/** Those of them that are instants. All times travel as wall time: two processes need not agree on another clock. */
 export const timeFields: ReadonlySet<string> = new Set([
   'connectTime',
   'requestTime',
   'queryStart',
   'xactStart',
   'waitStart',
-]);
+] satisfies (typeof numberFields)[number][]);
 
 export interface BeginRecord {
   k: 'begin';
@@ -91,12 +92,11 @@ export interface AheadEndRecord {
 /** Everything stands still now. What came before were idle clients only, ahead of time. */
 export interface StillRecord {
   k: 'still';
-  /** usec */
-  since: number;
+  since: WallTime;
   /** it was in PAUSE */
   paused: boolean;
-  /** usec: begin of the last and of the current statistics period */
-  statsStamps: [number, number];
+  /** begin of the last and of the current statistics period */
+  statsStamps: [WallTime, WallTime];
   /** number of the newest prepared statement: its servers know them as PGBOUNCER_<number> */
   newestQueryId: number;
 }
@@ -127,8 +127,8 @@ export interface DatabaseRecord {
   disabled: boolean;
   waitClose: boolean;
   auto: boolean;
-  /** usec, 0 = in use */
-  inactiveTime: number;
+  /** 0 = in use */
+  inactiveTime: WallTime;
   /** see connectText() */
   connect: string;
   /** users found by auth_query */
@@ -158,9 +158,9 @@ export interface PoolRecord {
   /** raw bytes, null = not known */
   welcomeMsg: string | null;
   origVars: (string | null)[];
-  lastLifetimeDisconnect: number;
-  lastConnectTime: number;
-  lastActiveTime: number;
+  lastLifetimeDisconnect: WallTime;
+  lastConnectTime: WallTime;
+  lastActiveTime: WallTime;
   lastConnectFailed: boolean;
   lastConnectFailedMessage: string;
   lastLoginFailed: boolean;
@@ -208,7 +208,7 @@ export interface SocketRecord {
   pool: number;
   /** bits of flagFields */
   f: number;
-  n: number[];
+  n: (number | WallTime)[];
   v: (string | null)[];
   /** raw bytes */
   cancelKey: string;

@@ -17,8 +17,7 @@ import { constants } from 'node:os';
 import { logError, logInfo, logWarning } from '../core/base/log';
 import { native } from '../core/base/native';
 import { PauseMode, runState, ShutdownMode } from '../core/base/runstate';
-import { equalNoCase } from '../core/base/strutil';
-import { getRealTime, USEC } from '../core/base/time';
+import { readClock, USEC } from '../core/base/time';
 import { newTimer, timerStart, timerStop } from '../core/base/timer';
 import { cf } from '../core/config/settings';
 import { resumePooler, suspendPooler } from '../core/net/listener';
@@ -224,7 +223,7 @@ function freeze(admin: PgSocket, sending: Batches, describing: Description): voi
     abort('suspended or shutting down meanwhile');
     return;
   }
-  const began = getRealTime();
+  const began = readClock();
   pauseBefore = runState.pauseMode;
   // the exit hooks, the signals and the janitor know this mode: hands off what another process may own
   runState.pauseMode = PauseMode.SUSPEND;
@@ -246,7 +245,7 @@ function freeze(admin: PgSocket, sending: Batches, describing: Description): voi
   }
   const { clients, servers } = countKinds(moved);
   logInfo(
-    `handover: described ${clients} clients and ${servers} servers in ${Math.round((getRealTime() - began) / 1000)} ms`,
+    `handover: described ${clients} clients and ${servers} servers in ${Math.round((readClock() - began) / 1000)} ms`,
   );
   timerStart(patience, stallTime(), 0);
 }

@@ -6,7 +6,7 @@
 import { ScramState } from '../core/auth/scram';
 import { native } from '../core/base/native';
 import { PauseMode, runState } from '../core/base/runstate';
-import { monotonicTime } from '../core/base/time';
+import { fromWallTime, type WallTime } from '../core/base/time';
 import { usePoolerSocket } from '../core/net/listener';
 import { attachHandle, sbufClose } from '../core/net/sbuf';
 import {
@@ -139,9 +139,10 @@ export class Restorer {
       case 'aheadEnd':
         return;
       case 'still':
-        this.stillSince = monotonicTime(record.since);
+        this.stillSince = fromWallTime(record.since);
         if (record.paused) runState.pauseMode = PauseMode.PAUSE;
-        [statsStamps.old, statsStamps.now] = record.statsStamps.map(monotonicTime) as [number, number];
+        statsStamps.old = fromWallTime(record.statsStamps[0]);
+        statsStamps.now = fromWallTime(record.statsStamps[1]);
         raiseQueryId(record.newestQueryId ?? 0);
         return;
       case 'listener': {
@@ -203,11 +204,12 @@ export class Restorer {
   }
 
   private takeDatabase(record: DatabaseRecord): void {
+    const inactiveTime = fromWallTime(record.inactiveTime);
     let db = findOrRegisterDatabase(null, record.name);
     if (db?.admin) return;
     if (db === null) {
       // an auto-database that nobody uses, and no `*` any more
-      if (record.inactiveTime > 0) return;
+      if (inactiveTime > 0) return;
       db = addDatabase(record.name);
       this.goneDatabases.push(db);
     }
@@ -218,8 +220,7 @@ export class Restorer {
     if (change === 'all') this.changed.add(db.name);
     else if (change === 'hosts') this.hostsChanged.add(db.name);
     for (const user of record.dynamicUsers) adoptSecret(addDynamicCredentials(db, user.name, user.passwd), user);
-    if (record.inactiveTime > 0 && db.auto && db.pools.length === 0)
-      retireAutodatabase(db, monotonicTime(record.inactiveTime));
+    if (inactiveTime > 0 && db.auto && db.pools.length === 0) retireAutodatabase(db, inactiveTime);
   }
 
   /** Those credentials here; what this config has no place for is made up. */
@@ -276,12 +277,12 @@ export class Restorer {
     this.statsOf(record.stats, pool.stats);
     this.statsOf(record.newerStats, pool.newerStats);
     this.statsOf(record.olderStats, pool.olderStats);
-    pool.lastLifetimeDisconnect = monotonicTime(record.lastLifetimeDisconnect);
-    pool.lastActiveTime = monotonicTime(record.lastActiveTime);
+    pool.lastLifetimeDisconnect = fromWallTime(record.lastLifetimeDisconnect);
+    pool.lastActiveTime = fromWallTime(record.lastActiveTime);
     pool.rrcounter = record.rrcounter;
     // what was learnt of servers under another config, and the console's own welcome, are not for us
     if (pool.db.admin || this.changed.has(pool.db.name)) return;
-    pool.lastConnectTime = monotonicTime(record.lastConnectTime);
+    pool.lastConnectTime = fromWallTime(record.lastConnectTime);
     pool.lastConnectFailed = record.lastConnectFailed;
     pool.lastConnectFailedMessage = record.lastConnectFailedMessage;
     pool.lastLoginFailed = record.lastLoginFailed;
@@ -424,8 +425,7 @@ export class Restorer {
     for (let i = 0; i < this.numbers.length; i++) {
       const name = this.numbers[i] ?? null;
       if (name === null) continue;
-      const value = record.n[i] as number;
-      sk[name] = timeFields.has(name) ? monotonicTime(value) : value;
+      sk[name] = timeFields.has(name) ? fromWallTime(record.n[i] as WallTime) : (record.n[i] as number);
     }
     this.varsOf(record.v, sk.vars);
     sk.remoteAddr = addrOf(record.remote);

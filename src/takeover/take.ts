@@ -14,7 +14,7 @@ import { die, fatal, logDebug, logError, logInfo, slogInfo } from '../core/base/
 import { native } from '../core/base/native';
 import { notify, notifyState } from '../core/base/notify';
 import { PauseMode, runState } from '../core/base/runstate';
-import { getRealTime, USEC } from '../core/base/time';
+import { readClock, USEC } from '../core/base/time';
 import { newTimer, timerStart, timerStop } from '../core/base/timer';
 import { cf } from '../core/config/settings';
 import { checkListenAddr, resumePooler, settleListeners } from '../core/net/listener';
@@ -144,7 +144,7 @@ function takeoverLogin(server: PgSocket): void {
   channel = new Channel(fd);
   diePoint('take-login');
 
-  pauseBegan = getRealTime();
+  pauseBegan = readClock();
   send(channel, `HANDOVER ${FORMAT};`);
   const first = receive(channel);
   if (first.type !== PqMsg.ErrorResponse) {
@@ -189,7 +189,7 @@ function passOver(msg: ChannelMessage): void {
 
 function takeClassic(ch: Channel): void {
   leaveBackSeat();
-  pauseBegan = getRealTime();
+  pauseBegan = readClock();
   send(ch, 'SUSPEND;');
   for (;;) {
     const msg = receive(ch);
@@ -319,7 +319,7 @@ function resumeWork(): void {
   }
   for (const db of goneDatabases) killDatabase(db);
   if (restorer !== null) goOn(restorer.still.sockets, oneTurn);
-  pauseEnded = getRealTime();
+  pauseEnded = readClock();
 }
 
 /** The C original says nothing any more: its end is what counts. */

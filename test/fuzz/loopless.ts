@@ -97,7 +97,8 @@ export class World {
 
   constructor(options: WorldOptions = {}) {
     Object.assign(native, fakes);
-    setTimeCache(1_700_000_000_000_000);
+    // the boot of every machine
+    setTimeCache(1_000_000_000_000_000);
     if (!defaults) toDefaults();
     // names of statements keep their length
     raiseQueryId(1_000_000_000);

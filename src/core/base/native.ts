@@ -262,6 +262,10 @@ export interface Native {
   /** connected blocking Unix sockets, close-on-exec; throws with .syscall and .errno */
   socketPair(): [number, number];
   closeFd(fd: number): number;
+  /** The clock of every deadline, uncached, in usec; only time.ts asks. */
+  readClock(): number;
+  /** What the wall clock is ahead of it at this moment, in usec; only time.ts asks. */
+  wallOffset(): number;
   dup2(from: number, to: number): number;
   setsid(): number;
   /** [soft, hard] of RLIMIT_NOFILE; -1 = unlimited */
@@ -284,8 +288,13 @@ export interface Native {
   openlog(ident: string, facility: string): boolean;
   syslog(priority: number, text: string): void;
   closelog(): void;
-  /** Blocks until a descriptor is readable (forWrite 0) or writable (1). Returns 1, 0 after timeoutMs, or -errno. */
+  /** Blocks until a descriptor is readable (forWrite 0) or writable (1), whatever signals arrive. Returns 1, 0 after
+   *  timeoutMs (-1 = for ever), or -errno. */
   pollFd(fd: number, forWrite: number, timeoutMs: number): number;
+  /** Of what was sent on a Unix socket, what the peer has not read yet, with the kernel's overhead. Or -errno. */
+  unreadBytes(fd: number): number;
+  /** Makes the peer's further sends fail; what it has sent already can still be received. Returns 0 or -errno. */
+  refuseMore(fd: number): number;
   /** Sends one datagram to a Unix socket ('@' in front = abstract). Returns 0 or -errno. */
   sendDatagram(path: string, text: string): number;
   /** Sends bytes (at least one) with up to 250 descriptors as SCM_RIGHTS. Returns bytes sent or -errno. */
@@ -310,5 +319,5 @@ export const native: Native = require(findAddon()) as Native;
 export const arena: Buffer = Buffer.from(native.arena);
 /** The ready records of the turn. */
 export const ring: Int32Array = new Int32Array(native.ring, 0, (native.ring.byteLength - 8) / 4);
-/** One element: the wall clock at the end of the last wait(), in usec. */
+/** One element: what readClock() returned at the end of the last wait(). */
 export const waitClock: Float64Array = new Float64Array(native.ring, native.ring.byteLength - 8, 1);

@@ -1,23 +1,38 @@
 /*
- * The clock of the loop: one reading per event loop turn, shared by everything that happens in that turn, as PgBouncer's
- * get_cached_time(). It is monotonic, in microseconds, so that a step of the wall clock moves no deadline. The wall clock
- * is for display and for other processes only: wallTime() and monotonicTime() convert, with the difference of the moment.
+ * The two clocks. Every deadline, age and duration is measured with the monotonic one: it is read once per turn of the loop and
+ * shared by everything that happens in that turn, as the original's get_cached_time(), and no step of the wall clock
+ * moves it. Wall time is for people and for other processes only: it is made of an instant when it is shown or sent. Its type
+ * keeps the two apart; `npm run clock` keeps other clocks out.
+ *
+ * An instant is a plain number of usec, never 0: many fields use 0 for "not set".
  */
+import { native } from './native';
 
 /** Microseconds in a second. */
 export const USEC = 1_000_000;
 
-let cachedTime = 0;
+/** How long an offset between the clocks is used for: what is converted at once gets the same one. usec */
+const OFFSET_LIFE = USEC / 1000;
 
-/** The monotonic clock now, in usec, uncached: what the loop reads at the end of a wait (CLOCK_MONOTONIC). */
-export function getRealTime(): number {
-  const [seconds, nanoseconds] = process.hrtime();
-  return seconds * USEC + Math.floor(nanoseconds / 1000);
+let cachedTime = 0;
+let offset = 0;
+let offsetReadAt = 0;
+
+declare const wallClock: unique symbol;
+
+/** Microseconds since 1970, or 0 for "not set". Nothing can be compared or computed with it by mistake. */
+export interface WallTime {
+  readonly [wallClock]: true;
+}
+
+/** The monotonic clock now, in usec, uncached. */
+export function readClock(): number {
+  return native.readClock();
 }
 
 /** The monotonic clock, in usec, as read when this turn of the loop began; before the first turn, at the first call. */
 export function getCachedTime(): number {
-  if (cachedTime === 0) cachedTime = getRealTime();
+  if (cachedTime === 0) cachedTime = readClock();
   return cachedTime;
 }
 
@@ -26,31 +41,26 @@ export function setTimeCache(now: number): void {
   cachedTime = now;
 }
 
-/** Two readings of the two clocks differ by up to so many usec without any step: Date.now() counts milliseconds. */
-const OFFSET_NOISE = 2000;
-
-let offset = 0;
-
-/** Usec to add to a monotonic time to make it a time since the epoch, now. */
-function wallOffset(): number {
-  const fresh = Date.now() * 1000 - getRealTime();
-  // a stable offset, or the same time would be displayed as two different seconds now and then
-  if (Math.abs(fresh - offset) > OFFSET_NOISE) offset = fresh;
+function wallOffset(now: number): number {
+  if (Math.abs(now - offsetReadAt) >= OFFSET_LIFE) {
+    offset = native.wallOffset();
+    offsetReadAt = now;
+  }
   return offset;
 }
 
-/** @param time usec, monotonic; 0 = never @returns usec since the epoch; 0 stays 0 */
-export function wallTime(time: number): number {
-  return time === 0 ? 0 : Math.max(1, Math.round(time + wallOffset()));
+/** What the wall clock says, or would say if it had always been as it is now, at an instant. 0 stays 0. */
+export function wallTime(instant: number): WallTime {
+  return (instant === 0 ? 0 : instant + wallOffset(readClock())) as unknown as WallTime;
 }
 
 /**
- * A time that another process gave, on our clock. It may lie before this machine was started, or, after a step of the wall
- * clock, in the future: a future time counts as now, or nothing that waits on it would ever be due.
- * @param time usec since the epoch; 0 = never @returns usec, monotonic; 0 stays 0
+ * The instant of a wall time that another process gave. It lies in the past: one that does not was read before the wall clock was set
+ * back, and counts as now. 0, or nothing, becomes 0.
  */
-export function monotonicTime(time: number): number {
-  if (time === 0) return 0;
-  const now = getRealTime();
-  return Math.min(now, Math.round(time - wallOffset())) || -1;
+export function fromWallTime(time: WallTime): number {
+  const usec = time as unknown as number;
+  if (!(usec > 0)) return 0;
+  const now = readClock();
+  return Math.min(Math.max(usec - wallOffset(now), 1), now);
 }

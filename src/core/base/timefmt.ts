@@ -3,6 +3,7 @@
  * the C library names it ("CET", not "GMT+1"). ICU knows no such names, so the zone file is asked.
  */
 import { readFileSync } from 'node:fs';
+import type { WallTime } from './time';
 
 /** Where the C library keeps its zones; TZDIR overrides it. */
 const ZONE_DIR = '/usr/share/zoneinfo';
@@ -108,16 +109,22 @@ function fillSecond(second: number): void {
   cachedSecond = second;
 }
 
-/** `2026-11-22 09:30:01.123 UTC`: the original's format_time_ms(). @param usec usec since the epoch; 0 = now */
-export function formatTimeMs(usec: number): string {
-  const ms = usec === 0 ? Date.now() : Math.floor(usec / 1000);
+/** usec since 1970; 0 = now, as in the original's functions */
+function usecOf(time: WallTime | 0): number {
+  const usec = time as unknown as number;
+  return usec === 0 ? Date.now() * 1000 : usec;
+}
+
+/** `2026-11-22 09:30:01.123 UTC`: the original's format_time_ms(). */
+export function formatTimeMs(time: WallTime | 0): string {
+  const ms = Math.floor(usecOf(time) / 1000);
   const second = Math.floor(ms / 1000);
   fillSecond(second);
   return `${cachedText}.${`${ms - second * 1000}`.padStart(3, '0')} ${cachedZone}`;
 }
 
-/** `2026-11-22 09:30:01 UTC`: the original's format_time_s(). @param usec usec since the epoch; 0 = now */
-export function formatTimeS(usec: number): string {
-  fillSecond(Math.floor(usec === 0 ? Date.now() / 1000 : usec / 1_000_000));
+/** `2026-11-22 09:30:01 UTC`: the original's format_time_s(). */
+export function formatTimeS(time: WallTime | 0): string {
+  fillSecond(Math.floor(usecOf(time) / 1_000_000));
   return `${cachedText} ${cachedZone}`;
 }

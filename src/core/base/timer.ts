@@ -2,7 +2,7 @@
  * The few timers of the loop thread: the janitor, the statistics period, the pause after a failed accept. A sorted array
  * is enough for them; what many sockets wait for is found by walking ordered lists at the janitor's pace.
  */
-import { getRealTime } from './time';
+import { readClock } from './time';
 
 export interface Timer {
   /** usec when it fires next; 0 = not armed */
@@ -27,7 +27,7 @@ function insert(timer: Timer): void {
 /** Fires `timer` in `delay` usec and, when `period` > 0, every `period` usec after that. Re-arms an armed one. */
 export function timerStart(timer: Timer, delay: number, period: number): void {
   timerStop(timer);
-  timer.when = getRealTime() + delay;
+  timer.when = readClock() + delay;
   timer.period = period;
   insert(timer);
 }

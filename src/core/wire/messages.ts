@@ -3,7 +3,7 @@
  * ones that never vary are built once, below. Formats: chapter "Message Formats" of PostgreSQL's manual.
  */
 import { fatal } from '../base/log';
-import { wallTime } from '../base/time';
+import type { WallTime } from '../base/time';
 import { formatTimeS } from '../base/timefmt';
 import { AuthReq, BACKENDKEY_LEN, ErrField, Pkt, PqMsg, PqTarget, TxStatus, TypeOid } from './packets';
 import { PktBuf } from './pktbuf';
@@ -21,7 +21,7 @@ export interface PoolerError {
 }
 
 /** A column: number for i, q, N, T (usec); BigInt for q, N; byte string for s; bytes for b; null for SQL's NULL. */
-export type ColumnValue = string | number | bigint | Uint8Array | null;
+export type ColumnValue = string | number | bigint | Uint8Array | WallTime | null;
 
 function writeEmpty(buf: PktBuf, type: number): void {
   buf.startPacket(type);
@@ -166,7 +166,7 @@ export type ColumnFormats = readonly boolean[] | null;
 
 /**
  * Describes the columns of a result set.
- * @param tupdesc one letter a column: i = int4, q = int8, s = text, b = bytea, N = uint64 as numeric, T = usec as text
+ * @param tupdesc one letter a column: i = int4, q = int8, s = text, b = bytea, N = uint64 as numeric, T = wall time as text
  * @param names one a letter
  */
 export function writeRowDescription(
@@ -189,7 +189,7 @@ export function writeRowDescription(
   buf.finishPacket();
 }
 
-function columnText(letter: string, value: string | number | bigint | Uint8Array): string {
+function columnText(letter: string, value: NonNullable<ColumnValue>): string {
   switch (letter) {
     case 'i':
       return `${Number(value) | 0}`;
@@ -202,7 +202,7 @@ function columnText(letter: string, value: string | number | bigint | Uint8Array
     case 'b':
       return `\\x${Buffer.from(value as Uint8Array).toString('hex')}`;
     case 'T':
-      return formatTimeS(wallTime(value as number));
+      return formatTimeS(value as WallTime);
     default:
       return fatal(`bad tupdesc: ${letter}`);
   }
