@@ -17,6 +17,7 @@ import { constants } from 'node:os';
 import { logError, logInfo, logWarning } from '../core/base/log';
 import { native } from '../core/base/native';
 import { PauseMode, runState, ShutdownMode } from '../core/base/runstate';
+import { equalNoCase } from '../core/base/strutil';
 import { readClock, USEC } from '../core/base/time';
 import { newTimer, timerStart, timerStop } from '../core/base/timer';
 import { cf } from '../core/config/settings';

@@ -222,7 +222,7 @@ function putNumeric(buf: PktBuf, text: string): void {
   for (const digit of digits) buf.putUint16(digit);
 }
 
-function putBinary(buf: PktBuf, letter: string, value: string | number | bigint | Uint8Array): void {
+function putBinary(buf: PktBuf, letter: string, value: NonNullable<ColumnValue>): void {
   switch (letter) {
     case 'i':
       buf.putUint32(4);
