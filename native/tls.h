@@ -108,10 +108,21 @@ std::string tlsQueuedError(const char *otherwise);
  */
 constexpr size_t kTlsClientRecordMax = 8 * 1024;
 constexpr size_t kTlsPieceSize = 32 * 1024;
+/**
+ * Most bytes in one record towards a client. libpq, when the application waits for the socket itself, makes room for
+ * 8192 bytes and calls SSL_read once for each time the socket is readable: the rest of a larger record stays inside
+ * OpenSSL, and the application waits for a socket that stays silent. PostgreSQL's own buffer has this size too. Records
+ * of 4096 bytes, as PgBouncer sends them, cost more and help no client that these do not help.
+ */
+constexpr size_t kTlsClientRecordMost = 8192;
 
-/** Buffers for bytes that were received and not decrypted yet; a connection holds one only while it has such bytes. */
+/** What the TLS connections of one loop share. */
 struct TlsPool {
+  /** Buffers for bytes that were received and not decrypted yet; a connection holds one only while it has such bytes. */
   std::vector<uint8_t *> idle;
+  /** The records of one tlsWrite, so that they leave in one system call; allocated by the first write that needs it. */
+  uint8_t *out = nullptr;
+  size_t outLength = 0;
   ~TlsPool();
 };
 
@@ -141,6 +152,8 @@ struct TlsConn {
   bool socketEnded;
   int recvErrno;
   int sendErrno;
+  /** set during a write of several records: they are collected in the pool's `out` */
+  bool gathering;
   /** size of the DH key that this end made, 0 without one */
   int dhBits;
   /** the peer began a second handshake */

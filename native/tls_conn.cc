@@ -26,11 +26,14 @@ constexpr size_t kRecordMost = SSL3_RT_MAX_ENCRYPTED_LENGTH + 2048;
 constexpr size_t kPoolMost = 8;
 /** A piece with less room than this behind its bytes is not received into any more. */
 constexpr size_t kPieceRoomLeast = kTlsPieceSize / 2;
+/** Room for the records of one full delivery, so that forwarding it costs one system call. */
+constexpr size_t kOutSize = 72 * 1024;
 
 /* ---- received bytes ---- */
 
 TlsPool::~TlsPool() {
   for (uint8_t *memory : idle) free(memory);
+  free(out);
 }
 
 static bool pieceTake(TlsPool *pool, TlsPiece *piece) {
@@ -140,21 +143,38 @@ static int bioRead(BIO *bio, char *into, int most) {
   return static_cast<int>(n);
 }
 
-/* Always takes everything, so that OpenSSL never has to be asked to write the same again. */
-static int bioWrite(BIO *bio, const char *bytes, int length) {
-  TlsConn *conn = static_cast<TlsConn *>(BIO_get_data(bio));
-  BIO_clear_retry_flags(bio);
+/* Sends what the socket takes and queues the rest; an error is kept in sendErrno. */
+static void sendOrQueue(TlsConn *conn, const uint8_t *bytes, size_t length) {
   size_t done = 0;
-  if (conn->sendErrno == 0 && !conn->corked && conn->unsent->length == 0) {
-    const ssize_t n = sendRetry(conn->fd, reinterpret_cast<const uint8_t *>(bytes), static_cast<size_t>(length));
+  if (conn->sendErrno == 0 && conn->unsent->length == 0) {
+    const ssize_t n = sendRetry(conn->fd, bytes, length);
     if (n >= 0)
       done = static_cast<size_t>(n);
     else if (!wouldBlock(errno))
       conn->sendErrno = errno;
   }
-  const size_t left = static_cast<size_t>(length) - done;
-  if (conn->sendErrno == 0 && left > 0 && !conn->unsent->append(reinterpret_cast<const uint8_t *>(bytes) + done, left))
+  if (conn->sendErrno == 0 && done < length && !conn->unsent->append(bytes + done, length - done))
     conn->sendErrno = ENOMEM;
+}
+
+static void sendGathered(TlsConn *conn) {
+  const size_t length = conn->pool->outLength;
+  conn->pool->outLength = 0;
+  if (length > 0) sendOrQueue(conn, conn->pool->out, length);
+}
+
+/* Always takes everything, so that OpenSSL never has to be asked to write the same again. */
+static int bioWrite(BIO *bio, const char *bytes, int length) {
+  TlsConn *conn = static_cast<TlsConn *>(BIO_get_data(bio));
+  BIO_clear_retry_flags(bio);
+  const size_t size = static_cast<size_t>(length);
+  if (conn->gathering && size <= kOutSize) {
+    if (conn->pool->outLength + size > kOutSize) sendGathered(conn);
+    memcpy(conn->pool->out + conn->pool->outLength, bytes, size);
+    conn->pool->outLength += size;
+  } else {
+    sendOrQueue(conn, reinterpret_cast<const uint8_t *>(bytes), size);
+  }
   if (conn->sendErrno == 0) return length;
   errno = conn->sendErrno;
   return -1;
@@ -385,15 +405,11 @@ ssize_t tlsRead(TlsConn *conn, uint8_t *place, size_t most) {
   return got > 0 ? static_cast<ssize_t>(got) : kTlsNothing;
 }
 
-/** Sends what a write of several records left in the queue. */
-static void uncork(TlsConn *conn) {
-  conn->corked = false;
-  if (conn->sendErrno || conn->unsent->length == 0) return;
-  const ssize_t n = sendRetry(conn->fd, conn->unsent->first(), conn->unsent->length);
-  if (n >= 0)
-    conn->unsent->drop(static_cast<size_t>(n));
-  else if (!wouldBlock(errno))
-    conn->sendErrno = errno;
+/** True when the records of a write of that length are to be collected: one record is sent from where it is. */
+static bool gatherable(TlsConn *conn, size_t length) {
+  if (length <= kTlsClientRecordMost) return false;
+  if (!conn->pool->out) conn->pool->out = static_cast<uint8_t *>(malloc(kOutSize));
+  return conn->pool->out != nullptr;
 }
 
 int tlsWrite(TlsConn *conn, const uint8_t *bytes, size_t length) {
@@ -401,12 +417,11 @@ int tlsWrite(TlsConn *conn, const uint8_t *bytes, size_t length) {
   if (conn->sendErrno) return -conn->sendErrno;
   if (length > INT_MAX) return -EMSGSIZE;
   ERR_clear_error();
-  // one record is sent as it is; of more, one system call each would cost more than putting them together
-  conn->corked = conn->unsent->length == 0 && length > kTlsClientRecordMax;
+  conn->gathering = gatherable(conn, length);
   const int res = SSL_write(conn->ssl, bytes, static_cast<int>(length));
-  if (conn->corked) uncork(conn);
-  if (conn->sendErrno) return -conn->sendErrno;
-  if (res == static_cast<int>(length)) return 0;
+  if (conn->gathering) sendGathered(conn);
+  conn->gathering = false;
+  if (res == static_cast<int>(length)) return -conn->sendErrno;
   const ssize_t why = failure(conn, res, "write");
   return why == 0 || why == kTlsNothing ? -EPROTO : static_cast<int>(why);
 }
