@@ -185,7 +185,6 @@ static bool configure(SSL_CTX *ssl, const TlsOptions &options, std::string *erro
   if (!options.server) return true;
   SSL_CTX_set_max_send_fragment(ssl, kTlsClientRecordMost);
   SSL_CTX_set_options(ssl, SSL_OP_CIPHER_SERVER_PREFERENCE);
-  SSL_CTX_set_max_send_fragment(ssl, kTlsClientRecordMax);
   SSL_CTX_set_alpn_select_cb(ssl, selectAlpn, nullptr);
   return setKeyExchange(ssl, options, error);
 }
