@@ -88,19 +88,3 @@ export class StatList<T extends ListNode> {
 export function nextOf<T extends ListNode>(node: T): T | null {
   return node.next as T | null;
 }
-
-/**
- * Inserts `node` so that the list stays ordered by `compare`, as the original's put_in_order. O(n): for lists that
- * change with the config, not with traffic.
- */
-export function putInOrder<T extends ListNode>(node: T, list: StatList<T>, compare: (a: T, b: T) => number): void {
-  for (let item = list.head; item !== null; item = nextOf(item)) {
-    const order = compare(item, node);
-    if (order === 0) throw new Error(`list ${list.name}: found existing element`);
-    if (order > 0) {
-      list.putBefore(node, item);
-      return;
-    }
-  }
-  list.append(node);
-}
