@@ -69,6 +69,15 @@ export function cstr(text: string): string {
   return nul < 0 ? text : text.slice(0, nul);
 }
 
+/** Where detach() copies: most texts are short. */
+const scratch = Buffer.allocUnsafeSlow(1024);
+
+/** The same text with memory of its own: a piece of a text keeps all of it in memory for as long as the piece is known. */
+export function detach(text: string): string {
+  if (text.length > scratch.length) return Buffer.from(text, 'latin1').toString('latin1');
+  return scratch.toString('latin1', 0, scratch.write(text, 'latin1'));
+}
+
 /** ASCII lower case; other bytes stay, so that UTF-8 is not damaged. */
 export function asciiLower(text: string): string {
   return text.replace(/[A-Z]+/g, (run) => run.toLowerCase());

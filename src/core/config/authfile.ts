@@ -4,6 +4,7 @@
  */
 import { type BigIntStats, statSync } from 'node:fs';
 import { logDebug, logError, strerror } from '../base/log';
+import { isSpace } from '../base/strutil';
 import { readByteString } from './ini';
 import { AuthType, MAX_PASSWORD, MAX_USERNAME } from './settings';
 
@@ -51,7 +52,7 @@ function identity(st: BigIntStats): string {
  * @param path file name as a byte string
  * @param firstLoad false on RELOAD and SIGHUP
  * @returns the users in the file's order (a later line of the same name replaces an earlier one), or null when the
- *   users known so far must stay as they are
+ *   users known so far must stay as they are. Their texts are pieces of the file's: detach() what is kept.
  */
 export function loadAuthFile(path: string, firstLoad: boolean): AuthFileUser[] | null {
   let text: string;
@@ -92,7 +93,7 @@ export function findBrokenLines(path: string): BrokenLine[] {
 function parseAuthFile(text: string, from: number, users: AuthFileUser[]): { reason: string; pos: number } | null {
   let p = from;
   for (;;) {
-    while (/^[ \t-\r]/.test(text.charAt(p))) p++;
+    while (isSpace(text.charCodeAt(p))) p++;
     if (p >= text.length) return null;
     if (text[p] === ';') {
       p = lineEnd(text, p);
@@ -131,5 +132,6 @@ function closingQuote(text: string, from: number): number {
 }
 
 function unquote(text: string, start: number, end: number): string {
-  return text.slice(start, end).replaceAll('""', '"');
+  const field = text.slice(start, end);
+  return field.includes('"') ? field.replaceAll('""', '"') : field;
 }

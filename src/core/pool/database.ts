@@ -2,6 +2,7 @@
  * Databases as clients name them, and peers: what the config says of each and what it is doing now.
  */
 import { type ListNode, nextOf, StatList } from '../base/list';
+import { OrderedIndex } from '../base/ordered';
 import { LoadBalanceHosts, PoolMode } from '../config/settings';
 import type { PgPool } from './pool';
 import { compareNames, findOrAddGlobalUser, PgCredentials } from './user';
@@ -82,6 +83,9 @@ export const peerList = new StatList<PgDatabase>('peer_list', (a, b) => a.peerId
 
 const databasesByName = new Map<string, PgDatabase>();
 
+const databaseOrder = new OrderedIndex(databaseList, (a: PgDatabase, b: PgDatabase) => compareNames(a.name, b.name));
+const peerOrder = new OrderedIndex(peerList, (a: PgDatabase, b: PgDatabase) => a.peerId - b.peerId);
+
 /** The database of that name; an idle auto-database becomes active again. */
 export function findDatabase(name: string): PgDatabase | null {
   const db = databasesByName.get(name);
@@ -89,7 +93,7 @@ export function findDatabase(name: string): PgDatabase | null {
   if (db.inactiveTime !== 0) {
     db.inactiveTime = 0;
     autodatabaseIdleList.remove(db);
-    databaseList.insert(db);
+    databaseOrder.insert(db);
   }
   return db;
 }
@@ -99,7 +103,7 @@ export function addDatabase(name: string): PgDatabase {
   if (db === null) {
     db = new PgDatabase(name);
     databasesByName.set(name, db);
-    databaseList.insert(db);
+    databaseOrder.insert(db);
   }
   return db;
 }
@@ -107,14 +111,14 @@ export function addDatabase(name: string): PgDatabase {
 /** Forgets a database; its pools must be gone. */
 export function removeDatabase(db: PgDatabase): void {
   if (db.inactiveTime !== 0) autodatabaseIdleList.remove(db);
-  else databaseList.remove(db);
+  else databaseOrder.remove(db);
   databasesByName.delete(db.name);
 }
 
 /** Moves an auto-database without connections to the idle list. @param now usec */
 export function retireAutodatabase(db: PgDatabase, now: number): void {
   db.inactiveTime = now;
-  databaseList.remove(db);
+  databaseOrder.remove(db);
   autodatabaseIdleList.append(db);
 }
 
@@ -128,9 +132,14 @@ export function addPeer(peerId: number): PgDatabase {
   if (peer === null) {
     peer = new PgDatabase(String(peerId));
     peer.peerId = peerId;
-    peerList.insert(peer);
+    peerOrder.insert(peer);
   }
   return peer;
+}
+
+/** Forgets a peer; its pool must be gone. */
+export function removePeer(peer: PgDatabase): void {
+  peerOrder.remove(peer);
 }
 
 /** Credentials fetched by auth_query, kept per database. */

@@ -3,11 +3,12 @@
  * cancel requests only.
  */
 import { type ListNode, StatList } from '../base/list';
+import { OrderedIndex } from '../base/ordered';
 import { getCachedTime } from '../base/time';
 import type { PgDatabase } from './database';
 import type { PgSocket } from './socket';
 import { newStats, type PgStats } from './stats';
-import { compareNames, type PgCredentials } from './user';
+import { compareNames, type PgCredentials, type PgGlobalUser } from './user';
 import { newVarCache } from './varcache';
 
 let poolSerial = 0;
@@ -77,6 +78,9 @@ export class PgPool implements ListNode {
   /** killed: a reference that is left somewhere must not bring it back */
   dead = false;
   serial = ++poolSerial;
+  /** its places in db.pools and in the global user's pools */
+  indexInDb = -1;
+  indexInUser = -1;
 
   constructor(db: PgDatabase, user: PgCredentials | null) {
     this.db = db;
@@ -95,15 +99,29 @@ function comparePools(a: PgPool, b: PgPool): number {
   return compareNames((a.user as PgCredentials).name, (b.user as PgCredentials).name) || a.serial - b.serial;
 }
 
+const poolOrder = new OrderedIndex(poolList, comparePools);
+const peerPoolOrder = new OrderedIndex(peerPoolList, (a: PgPool, b: PgPool) => a.db.peerId - b.db.peerId);
+
+/** The pool of a database and a user, or null. Looks through the shorter list: either may be very long. */
+export function findPool(db: PgDatabase, user: PgGlobalUser): PgPool | null {
+  if (db.pools.length < user.pools.length) {
+    for (const pool of db.pools) if (pool.user?.globalUser === user) return pool;
+  } else {
+    for (const pool of user.pools) if (pool.db === db) return pool;
+  }
+  return null;
+}
+
 /** The pool of a database and a user, made when there is none. */
 export function getPool(db: PgDatabase, user: PgCredentials): PgPool {
   const globalUser = user.globalUser;
   if (globalUser === null) throw new Error('get_pool: credentials without a user');
-  for (const pool of globalUser.pools) if (pool.db === db) return pool;
+  const known = findPool(db, globalUser);
+  if (known !== null) return known;
   const pool = new PgPool(db, user);
-  globalUser.pools.push(pool);
-  db.pools.push(pool);
-  poolList.insert(pool);
+  pool.indexInUser = globalUser.pools.push(pool) - 1;
+  pool.indexInDb = db.pools.push(pool) - 1;
+  poolOrder.insert(pool);
   return pool;
 }
 
@@ -111,7 +129,7 @@ export function getPool(db: PgDatabase, user: PgCredentials): PgPool {
 export function getPeerPool(peer: PgDatabase): PgPool {
   if (peer.peerPool === null) {
     peer.peerPool = new PgPool(peer, null);
-    peerPoolList.insert(peer.peerPool);
+    peerPoolOrder.insert(peer.peerPool);
   }
   return peer.peerPool;
 }
@@ -120,14 +138,24 @@ export function getPeerPool(peer: PgDatabase): PgPool {
 export function removePool(pool: PgPool): void {
   pool.dead = true;
   if (pool.user === null) {
-    peerPoolList.remove(pool);
+    peerPoolOrder.remove(pool);
     pool.db.peerPool = null;
     return;
   }
-  poolList.remove(pool);
-  const ofUser = pool.user.globalUser?.pools;
-  if (ofUser !== undefined) ofUser.splice(ofUser.indexOf(pool), 1);
-  pool.db.pools.splice(pool.db.pools.indexOf(pool), 1);
+  poolOrder.remove(pool);
+  // the last of each array takes the place that becomes free: their order means nothing
+  const ofUser = (pool.user.globalUser as PgGlobalUser).pools;
+  const lastOfUser = ofUser.pop() as PgPool;
+  if (lastOfUser !== pool) {
+    ofUser[pool.indexInUser] = lastOfUser;
+    lastOfUser.indexInUser = pool.indexInUser;
+  }
+  const ofDb = pool.db.pools;
+  const lastOfDb = ofDb.pop() as PgPool;
+  if (lastOfDb !== pool) {
+    ofDb[pool.indexInDb] = lastOfDb;
+    lastOfDb.indexInDb = pool.indexInDb;
+  }
 }
 
 /** Servers that are logged in: what pool_size and min_pool_size count. Connections that carry a cancel request are not. */

@@ -7,25 +7,35 @@ import { type ListNode, StatList } from '../base/list';
 
 /** In front of the number of a query: the name of its statement on servers. */
 const STATEMENT_NAME_PREFIX = 'PGBOUNCER_';
-/** Bytes of a query up to which the query itself is its key; a longer one is known by its digest. */
+/** Bytes of a query up to which its own text is its key; a longer one is known by its digest. */
 const KEY_TEXT_MAX = 512;
 
 /** A unique query with its parameter types: the original's PgPreparedStatement. */
 export class PgPreparedStatement {
   readonly queryId: number;
-  /** what it is called on servers */
-  readonly name: string;
   readonly key: string;
-  /** as in Parse: the query with its NUL, the number of parameter types and the types */
-  readonly queryAndParameters: Buffer;
+  /** the bytes of a query whose key is a digest; null = the key has them */
+  private readonly longBytes: Buffer | null;
   /** clients' names, servers and Closes under way that refer to it */
   useCount = 0;
 
-  constructor(queryId: number, key: string, queryAndParameters: Buffer) {
+  constructor(queryId: number, key: string, longBytes: Buffer | null) {
     this.queryId = queryId;
-    this.name = STATEMENT_NAME_PREFIX + queryId;
     this.key = key;
-    this.queryAndParameters = queryAndParameters;
+    this.longBytes = longBytes;
+  }
+
+  /** what it is called on servers */
+  get name(): string {
+    return STATEMENT_NAME_PREFIX + this.queryId;
+  }
+
+  /**
+   * As in Parse: the query with its NUL, the number of parameter types and the types. Made anew for a short query: a
+   * Buffer kept for each would take several times the bytes of the query.
+   */
+  get queryAndParameters(): Buffer {
+    return this.longBytes ?? Buffer.from(this.key, 'latin1');
   }
 }
 
@@ -46,17 +56,20 @@ function copyBytes(bytes: Buffer): Buffer {
   return copy;
 }
 
+function addStatement(queryId: number, key: string, queryAndParameters: Buffer): PgPreparedStatement {
+  const longBytes = queryAndParameters.length <= KEY_TEXT_MAX ? null : copyBytes(queryAndParameters);
+  const ps = new PgPreparedStatement(queryId, key, longBytes);
+  preparedStatements.set(key, ps);
+  return ps;
+}
+
 /**
  * The entry of a query, made when there is none yet. It lives for as long as somebody uses it: the caller does so at once.
  * @param queryAndParameters a view; copied when it is kept
  */
 export function getPreparedStatement(queryAndParameters: Buffer): PgPreparedStatement {
   const key = keyOf(queryAndParameters);
-  const known = preparedStatements.get(key);
-  if (known !== undefined) return known;
-  const ps = new PgPreparedStatement(++lastQueryId, key, copyBytes(queryAndParameters));
-  preparedStatements.set(key, ps);
-  return ps;
+  return preparedStatements.get(key) ?? addStatement(++lastQueryId, key, queryAndParameters);
 }
 
 /** Counts one user less; the last one takes the query out of the cache. */
@@ -73,8 +86,7 @@ export function restorePreparedStatement(queryId: number, queryAndParameters: Bu
   const known = preparedStatements.get(key);
   if (known !== undefined) return known.queryId === queryId ? known : null;
   for (const ps of preparedStatements.values()) if (ps.queryId === queryId) return null;
-  const ps = new PgPreparedStatement(queryId, key, copyBytes(queryAndParameters));
-  preparedStatements.set(key, ps);
+  const ps = addStatement(queryId, key, queryAndParameters);
   if (queryId > lastQueryId) lastQueryId = queryId;
   return ps;
 }

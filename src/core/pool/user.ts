@@ -3,6 +3,7 @@
  * exist per user (auth_file), per forced user of a database, and per database for users found by auth_query.
  */
 import { type ListNode, StatList } from '../base/list';
+import { OrderedIndex } from '../base/ordered';
 import { PoolMode } from '../config/settings';
 import type { PgPool } from './pool';
 
@@ -56,6 +57,8 @@ export class PgGlobalUser implements ListNode {
   /** server connections in use now */
   connectionCount = 0;
   clientConnectionCount = 0;
+  /** number of the auth_file that has this user, 0 = none; see applyAuthFile */
+  authFileRound = 0;
 
   constructor(name: string) {
     this.name = name;
@@ -73,6 +76,8 @@ const pamCredentials = new Map<string, PgCredentials>();
 export function compareNames(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0;
 }
+
+const userOrder = new OrderedIndex(userList, (a: PgGlobalUser, b: PgGlobalUser) => compareNames(a.name, b.name));
 
 export function findGlobalUser(name: string): PgGlobalUser | null {
   return usersByName.get(name) ?? null;
@@ -94,7 +99,7 @@ export function findOrAddGlobalUser(name: string, passwd: string): PgGlobalUser 
   if (user === undefined) {
     user = new PgGlobalUser(name);
     usersByName.set(name, user);
-    userList.insert(user);
+    userOrder.insert(user);
     updateGlobalUserPasswd(user, passwd);
   }
   return user;

@@ -10,7 +10,7 @@ import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
 import { resumePooler } from '../net/listener';
 import { sbufContinue, sbufIsEmpty, sbufPause, sendPacket } from '../net/sbuf';
-import { databaseList, type PgDatabase, peerList, removeDatabase } from '../pool/database';
+import { databaseList, type PgDatabase, removeDatabase, removePeer } from '../pool/database';
 import { anyPoolTouched, type PgPool, peerPoolList, poolList, removePool, takeTouchedPools } from '../pool/pool';
 import { isDead, isServerSocket, type PgSocket, Replication, SocketState } from '../pool/socket';
 import { changeServerState, loginClientList } from '../pool/state';
@@ -341,7 +341,7 @@ export function killDatabase(db: PgDatabase): void {
   if (db.peerId > 0) {
     logWarning(`dropping peer ${db.name} as it does not exist anymore`);
     if (db.peerPool !== null) killPool(db.peerPool);
-    peerList.remove(db);
+    removePeer(db);
     return;
   }
   logWarning(`dropping database '${db.name}' as it does not exist anymore or inactive auto-database`);

@@ -4,6 +4,7 @@
  */
 import { nextOf } from '../base/list';
 import { slogInfo } from '../base/log';
+import { detach } from '../base/strutil';
 import type { AuthFileUser } from '../config/authfile';
 import {
   type DatabaseConfig,
@@ -258,24 +259,26 @@ export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => voi
   }
 }
 
-/** Users of the auth_file in force now, so that those who leave it are noticed. */
-let authFileUsers = new Set<string>();
+/** Number of the last auth_file that was put in force. */
+let authFileRound = 0;
 
 /**
  * Puts the users of auth_file in force. Those who left it are unknown from now on: looked up by auth_query, or refused.
  */
 export function applyAuthFile(users: AuthFileUser[]): void {
-  const listed = new Set(users.map((user) => user.name));
-  for (const name of authFileUsers) {
-    const user = findGlobalUser(name);
-    if (user !== null && !listed.has(name)) replacePassword(user, '');
-  }
-  authFileUsers = listed;
+  const before = authFileRound++;
   for (const { name, passwd } of users) {
-    const user = findOrAddGlobalUser(name, passwd);
-    if (user.credentials.passwd !== passwd) replacePassword(user, passwd);
+    const user = findGlobalUser(name) ?? findOrAddGlobalUser(detach(name), '');
+    if (user.credentials.passwd !== passwd) replacePassword(user, detach(passwd));
     // an empty password in the file is a decision, not a gap for auth_query to fill
     user.credentials.dynamicPasswd = false;
+    user.authFileRound = authFileRound;
+  }
+  if (before === 0) return;
+  for (let user = userList.head; user !== null; user = nextOf(user)) {
+    if (user.authFileRound !== before) continue;
+    user.authFileRound = 0;
+    replacePassword(user, '');
   }
 }
 
