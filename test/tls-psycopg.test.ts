@@ -80,29 +80,30 @@ before(async () => {
 after(() => pg?.stop());
 
 for (const version of ['tlsv1.2', 'tlsv1.3']) {
-  itUnless(noPsycopg)(
-    `results of every size reach an asynchronous libpq client over ${version}`,
-    async () => {
-      const ca = (certs as CertFolder).authority(`ca-${version}`);
-      const site = (certs as CertFolder).issue(ca, `site-${version}`, { cn: 'localhost' });
-      const pooler = await Bouncer.start({
-        cluster: pg as PgCluster,
-        settings: {
-          client_tls_sslmode: 'require',
-          client_tls_protocols: version,
-          client_tls_key_file: site.key,
-          client_tls_cert_file: site.cert,
-        },
-      });
-      const conninfo = `host=${pooler.host} port=${pooler.port} user=postgres dbname=postgres sslmode=require`;
-      // no certificates or passwords of the user who runs the test
-      const env = { ...process.env, HOME: pooler.socketDir };
-      const input = combinations()
-        .map(([size, rows]) => `${size} ${rows}\n`)
-        .join('');
-      const { stdout, stderr } = await run(python as string, ['-c', CLIENT, conninfo], { input, timeoutMs: 100_000, env });
-      assert.equal(stdout, 'done\n', stderr);
-      await pooler.stop();
-    },
-  );
+  itUnless(noPsycopg)(`results of every size reach an asynchronous libpq client over ${version}`, async () => {
+    const ca = (certs as CertFolder).authority(`ca-${version}`);
+    const site = (certs as CertFolder).issue(ca, `site-${version}`, { cn: 'localhost' });
+    const pooler = await Bouncer.start({
+      cluster: pg as PgCluster,
+      settings: {
+        client_tls_sslmode: 'require',
+        client_tls_protocols: version,
+        client_tls_key_file: site.key,
+        client_tls_cert_file: site.cert,
+      },
+    });
+    const conninfo = `host=${pooler.host} port=${pooler.port} user=postgres dbname=postgres sslmode=require`;
+    // no certificates or passwords of the user who runs the test
+    const env = { ...process.env, HOME: pooler.socketDir };
+    const input = combinations()
+      .map(([size, rows]) => `${size} ${rows}\n`)
+      .join('');
+    const { stdout, stderr } = await run(python as string, ['-c', CLIENT, conninfo], {
+      input,
+      timeoutMs: 100_000,
+      env,
+    });
+    assert.equal(stdout, 'done\n', stderr);
+    await pooler.stop();
+  });
 }

@@ -3,8 +3,6 @@
  * list it is in is the single source of truth for its state, so moving an element is unlinking here, linking there.
  */
 
-import { OrderIndex } from './order';
-
 /** What an object must carry to live in a StatList. `list` is the list it is in now, or null. */
 export interface ListNode {
   prev: ListNode | null;
@@ -18,14 +16,8 @@ export class StatList<T extends ListNode> {
   tail: T | null;
   count: number;
 
-  private readonly order: OrderIndex<T> | null;
-
-  /**
-   * @param name what the list holds, for messages of failed assertions
-   * @param compare for a list that is kept in order: elements come in by insert() only
-   */
-  constructor(name: string, compare: ((a: T, b: T) => number) | null = null) {
-    this.order = compare === null ? null : new OrderIndex(compare);
+  /** @param name what the list holds, for messages of failed assertions */
+  constructor(name: string) {
     this.name = name;
     this.head = null;
     this.tail = null;
@@ -52,14 +44,6 @@ export class StatList<T extends ListNode> {
     this.head = node;
   }
 
-  /** Puts `node` where the order of the list wants it. O(log n). The list must have an order, and no equal element. */
-  insert(node: T): void {
-    if (this.order === null) throw new Error(`list ${this.name}: has no order`);
-    const next = this.order.insert(node);
-    if (next === null) this.append(node);
-    else this.putBefore(node, next);
-  }
-
   /** Puts `node` in front of `before`, which must be in this list. */
   putBefore(node: T, before: T): void {
     if (before.prev === null) {
@@ -76,7 +60,6 @@ export class StatList<T extends ListNode> {
   /** Takes `node` out. It must be in this list. */
   remove(node: T): void {
     if ((node.list as unknown) !== this) throw new Error(`list ${this.name}: removing an element that is not in it`);
-    if (this.order !== null) this.order.remove(node);
     if (node.prev !== null) node.prev.next = node.next;
     else this.head = node.next as T | null;
     if (node.next !== null) node.next.prev = node.prev;

@@ -75,11 +75,11 @@ export class PgDatabase implements ListNode {
 }
 
 /** Ordered by name, as SHOW prints them. */
-export const databaseList = new StatList<PgDatabase>('database_list', (a, b) => compareNames(a.name, b.name));
+export const databaseList = new StatList<PgDatabase>('database_list');
 /** Auto-databases without connections, the longest idle first. */
 export const autodatabaseIdleList = new StatList<PgDatabase>('autodatabase_idle_list');
 /** Ordered by peer id. */
-export const peerList = new StatList<PgDatabase>('peer_list', (a, b) => a.peerId - b.peerId);
+export const peerList = new StatList<PgDatabase>('peer_list');
 
 const databasesByName = new Map<string, PgDatabase>();
 

@@ -89,9 +89,9 @@ export class PgPool implements ListNode {
 }
 
 /** Ordered by database and user, as SHOW prints them. */
-export const poolList = new StatList<PgPool>('pool_list', comparePools);
+export const poolList = new StatList<PgPool>('pool_list');
 /** Ordered by peer id. */
-export const peerPoolList = new StatList<PgPool>('peer_pool_list', (a, b) => a.db.peerId - b.db.peerId);
+export const peerPoolList = new StatList<PgPool>('peer_pool_list');
 
 function comparePools(a: PgPool, b: PgPool): number {
   if (a.db !== b.db) return compareNames(a.db.name, b.db.name);

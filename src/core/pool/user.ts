@@ -67,7 +67,7 @@ export class PgGlobalUser implements ListNode {
 }
 
 /** All users, ordered by name. */
-export const userList = new StatList<PgGlobalUser>('user_list', (a, b) => compareNames(a.name, b.name));
+export const userList = new StatList<PgGlobalUser>('user_list');
 const usersByName = new Map<string, PgGlobalUser>();
 /** PAM users live apart: their names may clash with those of other methods. */
 const pamCredentials = new Map<string, PgCredentials>();
