@@ -45,6 +45,7 @@ export const flagFields = [
   'adminUser',
   'ownUser',
   'waitForResponse',
+  'protocol32',
 ] as const satisfies readonly (keyof PgSocket)[];
 
 /** Numeric fields of a socket; times in usec. */

@@ -30,6 +30,7 @@ import type { PgGlobalUser } from '../pool/user';
 import { killDatabase, killPool, peerPoolsMaint, requestFullLoopMaint } from './janitor';
 import { launchNewConnection } from './launch';
 import { disconnectClient, disconnectServer, lifeOver } from './objects';
+import { startupUnanswered } from './serverprotocol';
 
 /** usec between rounds */
 const MAINT_PERIOD = Math.floor(USEC / 3);
@@ -151,6 +152,7 @@ function newServerMaint(pool: PgPool, now: number): void {
   eachSafe(pool.newServerList, (server) => {
     const age = now - server.connectTime;
     if (cf.serverConnectTimeout > 0 && age > cf.serverConnectTimeout) {
+      startupUnanswered(server);
       disconnectServer(server, true, 'connect timeout');
     } else if (pool.db.peerId > 0 && cf.cancelWaitTimeout > 0 && age > cf.cancelWaitTimeout) {
       disconnectServer(server, true, 'cancel_wait_timeout');
