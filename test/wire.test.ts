@@ -321,7 +321,8 @@ test('lists of words', () => {
   assert.ok(strlistContains('abc bc', 'bc'));
   assert.ok(!strlistContains('abc,bcd', 'bc'));
   assert.ok(!strlistContains('', 'a'));
-  assert.ok(!strlistContains('abc', ''));
+  for (const list of ['', 'abc', 'a,,b', ',', ' , ', 'a,', ',a']) assert.ok(!strlistContains(list, ''), list);
+  assert.ok(strlistContains('aa,a', 'a') && strlistContains('ba,,a', 'a') && !strlistContains('aaa', 'a'));
   assert.deepEqual(parseWordList(' a , b c,,d,'), ['a', 'b c', '', 'd']);
   assert.deepEqual(parseWordList(''), []);
   assert.deepEqual(parseWordList(' '), ['']);
