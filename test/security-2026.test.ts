@@ -197,7 +197,13 @@ const REAL: Login = { user: 'seeker', database: 'postgres' };
 /** Where in the exchange of the first login the second startup packet is sent. */
 type Moment = 'behind the first' | 'behind the request' | 'behind the challenge' | 'with the proof';
 
-/** Knows seeker's password, and says who it wants to be when seeker is asked. @returns all that came back */
+const isChallenge = (msg: Message): boolean => msg.type === 'R' && msg.body.readInt32BE(0) === 11;
+
+/**
+ * Knows seeker's password, and says who it wants to be while seeker is asked: against a pooler that takes the second startup
+ * packet it gets in as the other.
+ * @returns all that came back, up to an error or to ReadyForQuery
+ */
 async function changeMind(
   bouncer: Bouncer,
   first: Login,
@@ -209,27 +215,28 @@ async function changeMind(
   const again = startupPacket(version, { ...second });
   const scram = new ScramClient('seeker-password');
   const answer: Message[] = [];
-  const take = async (): Promise<Message | null> => {
-    const msg = await client.next();
-    if (msg !== null) answer.push(msg);
-    return msg;
+  const until = async (wanted: (msg: Message) => boolean): Promise<Message | null> => {
+    for (;;) {
+      const msg = await client.next();
+      if (msg === null) return null;
+      answer.push(msg);
+      if (msg.type === 'E') return null;
+      if (wanted(msg)) return msg;
+    }
   };
   await client.send(startupPacket(version, { ...first }), moment === 'behind the first' ? again : Buffer.alloc(0));
-  await take();
+  await until((msg) => msg.type === 'R');
   if (moment === 'behind the request') await client.send(again);
   await client.send(initialResponse(scram.first()));
-  let challenge = await take();
-  if (moment === 'behind the challenge') {
-    await client.send(again);
-    const msg = await take();
-    // a pooler that asks anew is told the proof that it has challenged for
-    if (msg?.type !== 'R') challenge = msg;
-  }
-  if (challenge?.type === 'R' && challenge.body.readInt32BE(0) === 11) {
+  const challenge = await until(isChallenge);
+  if (challenge !== null) {
+    if (moment === 'behind the challenge') await client.send(again);
     const proof = message('p', Buffer.from(scram.final(challenge.body.toString('latin1', 4)), 'latin1'));
     await client.send(proof, moment === 'with the proof' ? again : Buffer.alloc(0));
+    await until((msg) => msg.type === 'Z');
+    // who is in as itself has sent an unknown packet
+    if (first === REAL && moment === 'with the proof') await until(() => false);
   }
-  answer.push(...(await client.until('')).filter((msg) => msg !== challenge));
   await client.destroy();
   return answer;
 }
