@@ -253,7 +253,7 @@ for (const version of [PROTOCOL_30, PROTOCOL_32]) {
           { user: 'victim', database: 'nowhere' },
           { user: 'ghost', database: 'postgres' },
         ];
-        const moments: Moment[] = ['behind the first', 'behind the request', 'behind the challenge', 'with the proof'];
+        const moments: Moment[] = ['behind the challenge', 'behind the first', 'behind the request', 'with the proof'];
         for (const first of [NOWHERE, REAL, { user: 'seeker', database: 'pgbouncer' }]) {
           for (const second of others) {
             for (const moment of moments) {
