@@ -72,8 +72,8 @@ test('session packets to clients', () => {
     'K\0\0\0\x0c12345678',
   );
   assert.equal(
-    bytesOf((b) => m.writeNegotiateProtocolVersion(b, 1, Buffer.from('_pq_.x\0'))),
-    'v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0',
+    bytesOf((b) => m.writeNegotiateProtocolVersion(b, Pkt.STARTUP_V32, 1, Buffer.from('_pq_.x\0'))),
+    'v\0\0\0\x13\0\x03\0\x02\0\0\0\x01_pq_.x\0',
   );
   assert.equal(
     bytesOf((b) => m.writeAuthenticationOk(b)),
@@ -104,7 +104,7 @@ test('session packets to clients', () => {
 test('packets to servers', () => {
   assert.equal(
     bytesOf((b) => {
-      m.startStartup(b);
+      m.startStartup(b, Pkt.STARTUP_V3);
       m.putStartupParam(b, 'user', 'joe');
       m.finishStartup(b);
     }),
@@ -247,7 +247,10 @@ test('headers of regular and of startup packets', () => {
   assert.deepEqual([hdr.type, hdr.len, hdr.headerLen], ['Q'.charCodeAt(0), 11, 5]);
   for (const [code, type] of [
     ['\0\x03\0\0', Pkt.STARTUP_V3],
-    ['\0\x03\0\x02', Pkt.STARTUP_V3_UNSUPPORTED],
+    ['\0\x03\0\x01', Pkt.STARTUP_V3],
+    ['\0\x03\0\x02', Pkt.STARTUP_V32],
+    ['\0\x03\0\x03', Pkt.STARTUP_V3_LATER],
+    ['\0\x03\x27\x0f', Pkt.STARTUP_V3_LATER],
     ['\0\x02\0\0', Pkt.STARTUP_V2],
     ['\x04\xd2\x16\x2e', Pkt.CANCEL],
     ['\x04\xd2\x16\x2f', Pkt.SSLREQ],
@@ -318,7 +321,8 @@ test('lists of words', () => {
   assert.ok(strlistContains('abc bc', 'bc'));
   assert.ok(!strlistContains('abc,bcd', 'bc'));
   assert.ok(!strlistContains('', 'a'));
-  assert.ok(!strlistContains('abc', ''));
+  for (const list of ['', 'abc', 'a,,b', ',', ' , ', 'a,', ',a']) assert.ok(!strlistContains(list, ''), list);
+  assert.ok(strlistContains('aa,a', 'a') && strlistContains('ba,,a', 'a') && !strlistContains('aaa', 'a'));
   assert.deepEqual(parseWordList(' a , b c,,d,'), ['a', 'b c', '', 'd']);
   assert.deepEqual(parseWordList(''), []);
   assert.deepEqual(parseWordList(' '), ['']);

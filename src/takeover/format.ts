@@ -47,6 +47,7 @@ export const flagFields = [
   'adminUser',
   'ownUser',
   'waitForResponse',
+  'protocol32',
 ] as const satisfies readonly (keyof PgSocket)[];
 
 /** Numeric fields of a socket. */

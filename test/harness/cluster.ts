@@ -29,6 +29,8 @@ export interface ClusterOptions {
   settings?: Record<string, string | number>;
   /** lines of pg_hba.conf; default: everybody is trusted */
   hba?: string[];
+  /** the server of the npm package, whatever the machine has: the newest version */
+  newest?: boolean;
 }
 
 export class PgCluster {
@@ -51,7 +53,8 @@ export class PgCluster {
   /** Makes and starts one. Stop it with stop(), or let the end of the process do it. */
   static async start(options: ClusterOptions = {}): Promise<PgCluster> {
     const dir = tempDir('pg');
-    const bin = systemPostgres() ?? embeddedPostgres(user, tempDir('pgbin'));
+    const own = options.newest === true ? null : systemPostgres();
+    const bin = own ?? embeddedPostgres(user, tempDir('pgbin'));
     initDb(bin, join(dir, 'data'), user);
     writeHba(dir, options.hba ?? HBA_TRUST);
     const base = {

@@ -28,6 +28,8 @@ export interface Login {
   password?: string;
   /** more startup parameters */
   params?: Record<string, string>;
+  /** of the protocol */
+  version?: number;
 }
 
 export function cstring(text: string): Buffer {
@@ -223,7 +225,7 @@ export class RawClient {
    */
   async login(login: Login = {}): Promise<Message[]> {
     const user = login.user ?? 'postgres';
-    await this.startup({ user, database: login.database ?? 'postgres', ...login.params });
+    await this.startup({ user, database: login.database ?? 'postgres', ...login.params }, login.version);
     const messages: Message[] = [];
     let scram: ScramClient | null = null;
     for (;;) {

@@ -145,6 +145,8 @@ export type Ending = 'fin' | 'rst' | 'silence';
 export interface Visit {
   socket: Socket;
   database: string;
+  /** of the protocol, as in the startup packet */
+  version: number;
   /** the next whole message's letter and body, or null at the end of the connection */
   next(): Promise<{ type: string; body: Buffer } | null>;
 }
@@ -232,7 +234,9 @@ export class FakeServer {
         socket.write(fake.sslAnswer());
         startup = await message(0);
       }
-      if (startup !== null) await serve({ socket, database: databaseOf(startup), next });
+      if (startup !== null) {
+        await serve({ socket, database: databaseOf(startup), version: startup.readInt32BE(4), next });
+      }
     };
     void run(this);
   }

@@ -18,15 +18,14 @@ function isSeparatorAt(list: string, pos: number): boolean {
 /** True when `word` is one of the words of a list separated by commas or white space. Case matters. */
 export function strlistContains(list: string, word: string): boolean {
   const len = word.length;
+  // a list like 'a,,b' does not name the empty word
+  if (len === 0) return false;
   let from = 0;
   for (;;) {
     const at = list.indexOf(word, from);
     if (at < 0) return false;
     if (isSeparatorAt(list, at - 1) && isSeparatorAt(list, at + len)) return true;
-    from = at + len;
-    // an empty word matches everywhere: move on, and stop at the end
-    if (from < list.length) from++;
-    else if (len === 0) return false;
+    from = at + len + 1;
   }
 }
 

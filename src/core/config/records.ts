@@ -33,6 +33,8 @@ export interface DatabaseConfig {
   maxDbClientConnections: number;
   /** usec */
   serverLifetime: number;
+  /** max_protocol_version */
+  maxProtocol32: boolean;
   connectQuery: string | null;
   authUser: string | null;
   authQuery: string | null;
@@ -185,6 +187,14 @@ const databaseParams: ReadonlyMap<string, ApplyParam<DatabaseDraft>> = new Map<s
       return null;
     },
   ],
+  [
+    'max_protocol_version',
+    (db, v) => {
+      if (v !== '3.0' && v !== '3.2' && v !== 'latest') return `invalid max_protocol_version: ${v}`;
+      db.maxProtocol32 = v !== '3.0';
+      return null;
+    },
+  ],
   ['pool_mode', applyPoolMode],
   ['connect_query', plain((db, v) => (db.connectQuery = v))],
   ['application_name', plain((db, v) => (db.applicationName = v))],
@@ -214,6 +224,7 @@ export function parseDatabase(name: string, connstr: string): DatabaseConfig | n
     maxDbConnections: -1,
     maxDbClientConnections: -1,
     serverLifetime: 0,
+    maxProtocol32: true,
     connectQuery: null,
     authUser: null,
     authQuery: null,

@@ -10,6 +10,16 @@ import { compareNames, findOrAddGlobalUser, PgCredentials } from './user';
 /** Longest database name, with its terminator. */
 export const MAX_DBNAME = 64;
 
+/** What is known of the protocol versions of a database's servers. See session/serverprotocol.ts. */
+export const enum ServerProtocol {
+  /** nothing against 3.2 */
+  ASK_32 = 0,
+  /** a server refused 3.2: the next one is asked for 3.0 */
+  TRY_30 = 1,
+  /** it is just the version: 3.0 is taken */
+  ONLY_30 = 2,
+}
+
 export class PgDatabase implements ListNode {
   prev: ListNode | null = null;
   next: ListNode | null = null;
@@ -44,8 +54,12 @@ export class PgDatabase implements ListNode {
   forcedUser: PgCredentials | null = null;
   authUser: PgCredentials | null = null;
   authQuery: string | null = null;
+  /** max_protocol_version is 3.2, not 3.0 */
+  maxProtocol32 = true;
 
   /* --- run time --- */
+  /** which version the next server is asked for */
+  serverProtocol: ServerProtocol = ServerProtocol.ASK_32;
   paused = false;
   waitClose = false;
   /** not seen in the config that is being loaded */

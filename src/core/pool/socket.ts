@@ -57,6 +57,15 @@ export const enum Replication {
   PHYSICAL = 2,
 }
 
+/** A server that has not answered the startup packet yet. See session/serverprotocol.ts. */
+export const enum ProtocolTry {
+  NONE = 0,
+  /** asked for 3.2 */
+  ASKED_32 = 1,
+  /** the connection before this one asked for 3.2 and was refused */
+  TRYING_30 = 2,
+}
+
 /** The value of the startup parameter `replication`, by Replication. */
 export const replicationTypeParameters = ['no', 'database', 'yes'];
 
@@ -145,6 +154,10 @@ export class PgSocket implements ListNode {
   startupMessageReceived = false;
   welcomeSent = false;
   protocolNegotiated = false;
+  /** client: speaks protocol 3.2 */
+  protocol32 = false;
+  /** server: what is open about its protocol version */
+  protocolTry: ProtocolTry = ProtocolTry.NONE;
   /** client: waits for a server to run auth_query on */
   waitForUserConn = false;
   /** client: waits for the result of auth_query */

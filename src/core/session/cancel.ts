@@ -10,6 +10,7 @@ import { getPeerPool, type PgPool } from '../pool/pool';
 import { type PgSocket, SocketState } from '../pool/socket';
 import { changeClientState, changeServerState } from '../pool/state';
 import { writeCancelRequest } from '../wire/messages';
+import { BACKENDKEY_LEN } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
 import { CANCELLATION_TTL_MASK, findByCancelKey } from './cancelkeys';
 import { launchNewConnection } from './launch';
@@ -42,9 +43,10 @@ function forwardToPeer(peerId: number, req: PgSocket, key: Buffer): void {
   launchNewConnection(req.pool, true);
 }
 
-/** A cancel request arrived. @param key the 8 bytes after the code; belongs to the request from now on */
+/** A cancel request arrived. @param key the bytes after the code; belongs to the request from now on */
 export function acceptCancelRequest(req: PgSocket, key: Buffer): void {
-  if (cf.peerId > 0) {
+  // a longer key names no peer: its client logged in before this process had peers
+  if (cf.peerId > 0 && key.length === BACKENDKEY_LEN) {
     const peerId = (key[1] as number) + ((key[2] as number) << 8);
     if (peerId !== cf.peerId) {
       forwardToPeer(peerId, req, key);

@@ -11,6 +11,9 @@ export const CANCELLATION_TTL_MASK = 0x03;
 
 const clientsByKey = new Map<string, PgSocket>();
 
+/** The key of a client that speaks 3.2: the secret has 32 bytes, as PostgreSQL 18's. */
+const LONG_KEY_LEN = 4 + 32;
+
 /** Random bytes are fetched in bulk: one system call serves many logins. */
 const POOL_BYTES = 4096;
 let randomPool = Buffer.alloc(0);
@@ -27,11 +30,12 @@ function takeRandom(count: number): Buffer {
 }
 
 /**
- * Gives a client a new key. With peering, bytes 1 and 2 name this process and the last bits allow three hops; the sign bit
- * is clear because some clients take the first four bytes for a process id.
+ * Gives a client a new key. With peering, bytes 1 and 2 name this process and the last bits allow three hops, and no key is
+ * longer than 8 bytes, because PgBouncer as a peer takes no longer ones; the sign bit is clear because some clients take the
+ * first four bytes for a process id.
  */
 export function newCancelKey(client: PgSocket): void {
-  const key = takeRandom(BACKENDKEY_LEN);
+  const key = takeRandom(client.protocol32 && cf.peerId === 0 ? LONG_KEY_LEN : BACKENDKEY_LEN);
   if (cf.peerId > 0) {
     key[1] = cf.peerId & 0xff;
     key[2] = (cf.peerId >> 8) & 0xff;

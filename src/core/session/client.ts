@@ -25,7 +25,7 @@ import { isDead, type PgSocket, SocketState } from '../pool/socket';
 import { changeClientState, newClient } from '../pool/state';
 import { preparedStatementsEnabled } from '../pool/statements';
 import { Stat } from '../pool/stats';
-import { BACKENDKEY_LEN, NEW_HEADER_LEN, Pkt, PqMsg } from '../wire/packets';
+import { BACKENDKEY_LEN, BACKENDKEY_MAX, NEW_HEADER_LEN, Pkt, PqMsg } from '../wire/packets';
 import { getHeader, hdr2hex, incompleteHeader, PktHdr, pktDesc } from '../wire/reader';
 import { Act, ADMIN_PACKET_MAX, COLLECT_MIN, LOGIN_PACKET_MAX, PREPARED_PACKET_MAX } from './act';
 import { acceptCancelRequest } from './cancel';
@@ -270,6 +270,11 @@ function refuseEncryption(client: PgSocket, what: string): Act {
   return Act.DEAD;
 }
 
+/** Lengths that a cancel key may have, that of 3.0 included. */
+function isKeyLength(length: number): boolean {
+  return length >= BACKENDKEY_LEN && length <= BACKENDKEY_MAX;
+}
+
 /** One complete packet of the login phase, body in arena[body, end). */
 function handleStartupPacket(client: PgSocket, type: number, body: number, end: number): Act {
   switch (type) {
@@ -281,7 +286,8 @@ function handleStartupPacket(client: PgSocket, type: number, body: number, end: 
       disconnectClient(client, true, 'old V2 protocol not supported');
       return Act.DEAD;
     case Pkt.STARTUP_V3:
-    case Pkt.STARTUP_V3_UNSUPPORTED:
+    case Pkt.STARTUP_V32:
+    case Pkt.STARTUP_V3_LATER:
       if (tlsState.clientAcceptSslmode >= SslMode.REQUIRE && !client.tls && !isUnixClient(client)) {
         disconnectClient(client, true, 'SSL required');
         return Act.DEAD;
@@ -295,7 +301,7 @@ function handleStartupPacket(client: PgSocket, type: number, body: number, end: 
     case PqMsg.PasswordMessage:
       return handlePasswordPacket(client, arena, body, end);
     case Pkt.CANCEL:
-      if (end - body !== BACKENDKEY_LEN || client.startupMessageReceived) {
+      if (!isKeyLength(end - body) || client.startupMessageReceived) {
         disconnectClient(client, false, 'bad cancel request');
         return Act.DEAD;
       }

@@ -33,6 +33,7 @@ import { PACKET_FLUSH } from '../wire/messages';
 import { killDatabase, killPool, peerPoolsMaint, poolHasLogins, requestFullLoopMaint } from './janitor';
 import { launchNewConnection } from './launch';
 import { disconnectClient, disconnectServer, LoginOutcome, lifeOver } from './objects';
+import { startupUnanswered } from './serverprotocol';
 
 /** usec between rounds */
 const MAINT_PERIOD = Math.floor(USEC / 3);
@@ -178,6 +179,7 @@ function newServerMaint(pool: PgPool, now: number): void {
   eachSafe(pool.newServerList, (server) => {
     const age = now - server.connectTime;
     if (cf.serverConnectTimeout > 0 && age > cf.serverConnectTimeout) {
+      startupUnanswered(server);
       disconnectServer(server, true, 'connect timeout', LoginOutcome.HOST_FAILED);
     } else if (pool.db.peerId > 0 && cf.cancelWaitTimeout > 0 && age > cf.cancelWaitTimeout) {
       disconnectServer(server, true, 'cancel_wait_timeout');

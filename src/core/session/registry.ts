@@ -23,6 +23,7 @@ import {
   forceUserCredentials,
   type PgDatabase,
   peerList,
+  ServerProtocol,
 } from '../pool/database';
 import type { PgPool } from '../pool/pool';
 import { type PgSocket, SocketState } from '../pool/socket';
@@ -57,6 +58,7 @@ export function tagPoolDirty(pool: PgPool): void {
 
 /** Likewise for all pools of a database: its connect string changed, or RECONNECT was asked for. */
 export function tagDatabaseDirty(db: PgDatabase): void {
+  db.serverProtocol = ServerProtocol.ASK_32;
   for (const pool of db.pools) tagPoolDirty(pool);
 }
 
@@ -128,6 +130,7 @@ function applyDatabase(config: DatabaseConfig): PgDatabase {
   db.maxDbConnections = config.maxDbConnections;
   db.maxDbClientConnections = config.maxDbClientConnections;
   db.serverLifetime = config.serverLifetime;
+  db.maxProtocol32 = config.maxProtocol32;
   db.connectQuery = config.connectQuery;
   db.loadBalanceHosts = config.loadBalanceHosts;
   db.queryWaitTimeout = config.queryWaitTimeout;

@@ -29,6 +29,7 @@ import { handleAuthQueryResponse } from './authquery';
 import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from './objects';
 import { answerFakes } from './prepared';
 import { handleForkError, handleServerStartup, handleSslchar } from './serverlogin';
+import { connectionRefused } from './serverprotocol';
 
 const hdr = new PktHdr();
 
@@ -36,7 +37,8 @@ const hdr = new PktHdr();
 export function serverRecvFailed(server: PgSocket): void {
   if (server.state === SocketState.SV_ACTIVE_CANCEL)
     disconnectServer(server, false, 'successfully sent cancel request');
-  else disconnectServer(server, false, 'server conn crashed?', LoginOutcome.HOST_FAILED);
+  else if (!connectionRefused(server))
+    disconnectServer(server, false, 'server conn crashed?', LoginOutcome.HOST_FAILED);
 }
 
 /** Sends [off, end) to the server's client. @returns false when that broke */

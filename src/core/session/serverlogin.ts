@@ -20,7 +20,14 @@ import { addrString, fillLocalAddr, isUnixAddr } from '../net/addr';
 import { sbufContinue, sendBytes, sendPacket } from '../net/sbuf';
 import { sbufTlsConnect, tlsConnectionInfo, tlsState } from '../net/tls';
 import { type PgPool, poolConnectedServerCount } from '../pool/pool';
-import { isDead, type PgSocket, Replication, replicationTypeParameters, sendingAuthQuery } from '../pool/socket';
+import {
+  isDead,
+  type PgSocket,
+  ProtocolTry,
+  Replication,
+  replicationTypeParameters,
+  sendingAuthQuery,
+} from '../pool/socket';
 import { findGlobalCredentials, type PgCredentials } from '../pool/user';
 import { varcacheApplyStartup, varcacheSet } from '../pool/varcache';
 import {
@@ -33,12 +40,13 @@ import {
   writeSASLInitialResponse,
   writeSASLResponse,
 } from '../wire/messages';
-import { AuthReq, BACKENDKEY_LEN, NEW_HEADER_LEN, PqMsg } from '../wire/packets';
+import { AuthReq, BACKENDKEY_LEN, BACKENDKEY_MAX, NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
 import { PktReader, parseServerError, pktDesc, type ServerError, serverErrorLine } from '../wire/reader';
 import { Act } from './act';
 import { forwardCancelRequest } from './cancel';
 import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from './objects';
+import { chooseProtocol, negotiateVersion, protocolRefused } from './serverprotocol';
 import { addWelcomeParameter, finishWelcomeMsg, forgetWelcomeParts } from './welcome';
 
 /** The server is starting up or shutting down: clients may wait for it. */
@@ -172,7 +180,7 @@ function sendStartupMessage(server: PgSocket): boolean {
   const pool = server.pool as PgPool;
   if (!pool.welcomeMsgReady) forgetWelcomeParts(pool);
   const buf = pktbufTemp();
-  startStartup(buf);
+  startStartup(buf, chooseProtocol(server));
   for (const [name, value] of pool.db.startupParams) putStartupParam(buf, name, value);
 
   const client = pool.waitingClientList.head;
@@ -397,9 +405,10 @@ export function handleServerStartup(server: PgSocket, type: number, buf: Buffer,
     }
     return Act.SKIP;
   }
+  if (server.protocolTry !== ProtocolTry.NONE && protocolRefused(server, type, buf, off, end)) return Act.DEAD;
   // errors and notices may come at any time; all else belongs to one side of AuthenticationOk
   const anyTime = type === PqMsg.ErrorResponse || type === PqMsg.NoticeResponse;
-  const wantsAuth = type === PqMsg.AuthenticationRequest;
+  const wantsAuth = type === PqMsg.AuthenticationRequest || type === PqMsg.NegotiateProtocolVersion;
   if (!anyTime && wantsAuth === server.authPassed) {
     slogError(server, `protocol error: '${pktDesc(type)}' ${wantsAuth ? 'after' : 'before'} AuthenticationOk`);
     disconnectServer(server, true, 'unexpected pkt in login phase');
@@ -408,6 +417,8 @@ export function handleServerStartup(server: PgSocket, type: number, buf: Buffer,
   switch (type) {
     case PqMsg.ErrorResponse:
       return loginRefused(server, buf, off, end);
+    case PqMsg.NegotiateProtocolVersion:
+      return negotiateVersion(server, new PktReader(buf, off, end)) ? Act.SKIP : Act.DEAD;
     case PqMsg.AuthenticationRequest:
       slogDebug(server, 'calling login_answer');
       if (answerAuthRequest(server, new PktReader(buf, off, end))) return Act.SKIP;
@@ -418,11 +429,11 @@ export function handleServerStartup(server: PgSocket, type: number, buf: Buffer,
     case PqMsg.ReadyForQuery:
       return loginReady(server);
     case PqMsg.BackendKeyData:
-      if (end - off < BACKENDKEY_LEN) {
+      if (end - off < BACKENDKEY_LEN || end - off > BACKENDKEY_MAX) {
         disconnectServer(server, true, 'bad cancel key');
         return Act.DEAD;
       }
-      server.cancelKey = Buffer.from(buf.subarray(off, off + BACKENDKEY_LEN));
+      server.cancelKey = Buffer.from(buf.subarray(off, end));
       return Act.SKIP;
     case PqMsg.NoticeResponse:
       slogNoise(server, `skipping pkt: ${pktDesc(type)}`);

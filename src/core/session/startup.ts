@@ -198,11 +198,13 @@ function readStartup(client: PgSocket, pairs: [string, string][]): StartupReques
   return request;
 }
 
+/** Newest version that is spoken here, or the client's own if that is older. */
 function negotiateProtocol(client: PgSocket, extensions: string[]): boolean {
   client.protocolNegotiated = true;
   const buf = pktbufTemp();
   writeNegotiateProtocolVersion(
     buf,
+    client.protocol32 ? Pkt.STARTUP_V32 : Pkt.STARTUP_V3,
     extensions.length,
     Buffer.from(extensions.map((name) => `${name}\0`).join(''), 'latin1'),
   );
@@ -211,7 +213,7 @@ function negotiateProtocol(client: PgSocket, extensions: string[]): boolean {
 
 /**
  * A complete StartupMessage.
- * @param type Pkt.STARTUP_V3, or STARTUP_V3_UNSUPPORTED for a later minor version
+ * @param type Pkt.STARTUP_V3, STARTUP_V32, or STARTUP_V3_LATER for a later minor version
  * @param off body of the packet, up to `end`
  */
 export function decideStartupPool(client: PgSocket, type: number, buf: Buffer, off: number, end: number): Act {
@@ -224,7 +226,8 @@ export function decideStartupPool(client: PgSocket, type: number, buf: Buffer, o
   if (socketCounts.clients > cf.maxClientConn && request.database !== 'pgbouncer') {
     return refuse(client, 'no more connections allowed (max_client_conn)');
   }
-  const newer = type === Pkt.STARTUP_V3_UNSUPPORTED || request.extensions.length > 0;
+  client.protocol32 = type !== Pkt.STARTUP_V3;
+  const newer = type === Pkt.STARTUP_V3_LATER || request.extensions.length > 0;
   if (newer && !client.protocolNegotiated && !negotiateProtocol(client, request.extensions)) {
     disconnectClient(client, false, 'unable to send protocol negotiation packet');
     return Act.DEAD;

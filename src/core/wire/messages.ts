@@ -5,7 +5,7 @@
 import { fatal } from '../base/log';
 import type { WallTime } from '../base/time';
 import { formatTimeS } from '../base/timefmt';
-import { AuthReq, BACKENDKEY_LEN, ErrField, Pkt, PqMsg, PqTarget, TxStatus, TypeOid } from './packets';
+import { AuthReq, ErrField, Pkt, PqMsg, PqTarget, TxStatus, TypeOid } from './packets';
 import { PktBuf } from './pktbuf';
 
 /** SQLSTATE of an error that names none: protocol_violation. */
@@ -69,21 +69,22 @@ export function writeCommandComplete(buf: PktBuf, tag: string): void {
   buf.finishPacket();
 }
 
-/** @param key BACKENDKEY_LEN bytes */
+/** @param key BACKENDKEY_LEN bytes, or up to BACKENDKEY_MAX for a client that speaks 3.2 */
 export function writeBackendKeyData(buf: PktBuf, key: Buffer): void {
   buf.startPacket(PqMsg.BackendKeyData);
-  buf.putSlice(key, 0, BACKENDKEY_LEN);
+  buf.putSlice(key, 0, key.length);
   buf.finishPacket();
 }
 
 /**
- * Says that we speak 3.0 and know no protocol extensions.
+ * Says which version the session has, and that we know no protocol extensions.
+ * @param version Pkt.STARTUP_V3 or STARTUP_V32
  * @param count number of extensions (_pq_. parameters) that the client asked for
  * @param names their names, each with its terminating NUL
  */
-export function writeNegotiateProtocolVersion(buf: PktBuf, count: number, names: Uint8Array): void {
+export function writeNegotiateProtocolVersion(buf: PktBuf, version: Pkt, count: number, names: Uint8Array): void {
   buf.startPacket(PqMsg.NegotiateProtocolVersion);
-  buf.putUint32(Pkt.STARTUP_V3);
+  buf.putUint32(version);
   buf.putUint32(count);
   buf.putBytes(names);
   buf.finishPacket();
@@ -284,9 +285,9 @@ export function writeBare(buf: PktBuf, type: PqMsg): void {
 
 /* ---- to servers ---- */
 
-/** Begins a StartupMessage; then come parameters and finishStartup(). */
-export function startStartup(buf: PktBuf): void {
-  buf.startPacket(Pkt.STARTUP_V3);
+/** Begins a StartupMessage; then come parameters and finishStartup(). @param version Pkt.STARTUP_V3 or STARTUP_V32 */
+export function startStartup(buf: PktBuf, version: Pkt): void {
+  buf.startPacket(version);
 }
 
 export function putStartupParam(buf: PktBuf, name: string, value: string): void {
@@ -299,10 +300,10 @@ export function finishStartup(buf: PktBuf): void {
   buf.finishPacket();
 }
 
-/** @param key BACKENDKEY_LEN bytes, as the server gave them */
+/** @param key all that the server gave */
 export function writeCancelRequest(buf: PktBuf, key: Buffer): void {
   buf.startPacket(Pkt.CANCEL);
-  buf.putSlice(key, 0, BACKENDKEY_LEN);
+  buf.putSlice(key, 0, key.length);
   buf.finishPacket();
 }
 

@@ -8,8 +8,10 @@ export const NEW_HEADER_LEN = 5;
 /** Bytes in front of a startup-phase packet's body: length and code, no type byte. */
 export const OLD_HEADER_LEN = 8;
 
-/** A cancel key: 4 bytes of "process id", 4 bytes of secret. */
+/** A cancel key of protocol 3.0: 4 bytes of "process id", 4 bytes of secret. The shortest that there is. */
 export const BACKENDKEY_LEN = 8;
+/** The longest of protocol 3.2: its secret has 4 to 256 bytes. */
+export const BACKENDKEY_MAX = 4 + 256;
 
 /** The type byte of a packet. Some letters mean one thing from a client and another from a server. */
 export const enum PqMsg {
@@ -98,9 +100,11 @@ export const enum AuthReq {
 /** The code of a startup-phase packet; header parsing reports it as the packet's type. All are >= 256. */
 export const enum Pkt {
   STARTUP_V2 = 0x20000,
+  /** 3.0, and 3.1, which nothing distinguishes from it */
   STARTUP_V3 = 0x30000,
-  /** stands for every 3.x with x > 0 */
-  STARTUP_V3_UNSUPPORTED = 0x30001,
+  STARTUP_V32 = 0x30002,
+  /** stands for every 3.x with x > 2 */
+  STARTUP_V3_LATER = 0x30003,
   STARTUP_V4 = 0x40000,
   CANCEL = 80877102,
   SSLREQ = 80877103,

@@ -159,9 +159,9 @@ export function getHeader(buf: Buffer, off: number, end: number, maxPacketSize: 
 
 function startupKind(code: number): number {
   if (code === Pkt.CANCEL || code === Pkt.SSLREQ || code === Pkt.GSSENCREQ || code === Pkt.STARTUP_V2) return code;
-  if (code === Pkt.STARTUP_V3) return Pkt.STARTUP_V3;
-  if (code > Pkt.STARTUP_V3 && code < Pkt.STARTUP_V4) return Pkt.STARTUP_V3_UNSUPPORTED;
-  return 0;
+  if (code < Pkt.STARTUP_V3 || code >= Pkt.STARTUP_V4) return 0;
+  if (code < Pkt.STARTUP_V32) return Pkt.STARTUP_V3;
+  return code === Pkt.STARTUP_V32 ? Pkt.STARTUP_V32 : Pkt.STARTUP_V3_LATER;
 }
 
 /** The letter of a packet type for log lines: '!' for startup-phase packets. */
