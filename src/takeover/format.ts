@@ -58,6 +58,7 @@ export const numberFields = [
   'queryStart',
   'xactStart',
   'waitStart',
+  'dropping',
 ] as const satisfies readonly (keyof PgSocket)[];
 
 export interface BeginRecord {
