@@ -250,6 +250,7 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   addRaw(env, exports, state, "detach", onHandle<&LoopOps::detach>);
   addRaw(env, exports, state, "recvStart", onHandle<&LoopOps::recvStart>);
   addRaw(env, exports, state, "recvStop", onHandle<&LoopOps::recvStop>);
+  addRaw(env, exports, state, "ended", onHandle<&LoopOps::ended>);
   addRaw(env, exports, state, "recvLimit", recvLimit);
   addRaw(env, exports, state, "keep", onPiece<&LoopOps::keep>);
   addRaw(env, exports, state, "keptLength", onHandle<&LoopOps::keptLength>);

@@ -73,6 +73,8 @@ struct LoopOps {
 
   int (*recvStart)(Loop *loop, int handle);
   int (*recvStop)(Loop *loop, int handle);
+  /** 1 when a stream that is not received from has ended or broken, with nothing to receive before that; else 0. */
+  int (*ended)(Loop *loop, int handle);
   /** recvStop on every stream but one. Calls `unsent` with the handle of each that has bytes queued. */
   void (*recvStopAll)(Loop *loop, int except, void (*unsent)(void *context, int handle), void *context);
   /** The next receive that brings something brings at most this; 0 = no limit. Of plain connections only. */

@@ -149,7 +149,7 @@ static int signalStart(Loop *loop, int signum) {
 const LoopOps kLoopUv = {
     "libuv",      create,      destroy,      wait,          breakWait,    wakeFd,   signalStart,  ioOpen,
     ioConnect,    ioListenOpen, ioListenStart, ioWatchFd,   ioFdOf,       ioClose,  ioDetach,     ioRecvStart,
-    ioRecvStop,   ioRecvStopAll, ioRecvLimit, ioKeep,       ioKeptLength, ioTakeKept, ioSend,      ioUnsent,
+    ioRecvStop,   ioEnded,     ioRecvStopAll, ioRecvLimit, ioKeep,       ioKeptLength, ioTakeKept, ioSend,      ioUnsent,
     ioTakeUnsent, ioTlsStart,  ioTlsOf,      lookupStart,   lookupFound,  lookupEnd,
 };
 

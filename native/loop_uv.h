@@ -121,6 +121,7 @@ int ioClose(Loop *loop, int handle);
 int ioDetach(Loop *loop, int handle);
 int ioRecvStart(Loop *loop, int handle);
 int ioRecvStop(Loop *loop, int handle);
+int ioEnded(Loop *loop, int handle);
 void ioRecvStopAll(Loop *loop, int except, void (*unsent)(void *context, int handle), void *context);
 int ioRecvLimit(Loop *loop, int handle, int most);
 int ioKeep(Loop *loop, int handle, const uint8_t *bytes, size_t length);

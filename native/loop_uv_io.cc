@@ -448,6 +448,18 @@ int ioRecvStop(Loop *loop, int handle) {
   return 0;
 }
 
+/* The edge of a plain stream's end is remembered; one with TLS is not watched while nothing is received from it. */
+int ioEnded(Loop *loop, int handle) {
+  const Slot *slot = slotOf(loop, handle);
+  if (!slot || slot->kind != SlotKind::kStream) return -EBADF;
+  if (!slot->tls && !slot->ending) return 0;
+  uint8_t next;
+  ssize_t n;
+  do n = recv(slot->fd, &next, 1, MSG_PEEK | MSG_DONTWAIT);
+  while (n < 0 && errno == EINTR);
+  return n == 0 || (n < 0 && !wouldBlock(errno)) ? 1 : 0;
+}
+
 void ioRecvStopAll(Loop *loop, int except, void (*unsent)(void *context, int handle), void *context) {
   for (Slot *slot : uvLoop(loop)->slots) {
     if (!slot || slot->kind != SlotKind::kStream || slot->handle == except) continue;

@@ -4,15 +4,17 @@
  */
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Bouncer } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
 import { freePort, iniText, LogTail } from './harness/index';
 import { adopt, eventually, installed, it, tempDir, user } from './harness/machine';
-import { RawClient } from './harness/rawclient';
-import { ask, login, refusal, show, withPooler } from './support';
+import { cstring, message, RawClient, SSL_REQUEST } from './harness/rawclient';
+import { ask, backendOf, login, refusal, show, withPooler } from './support';
 
 let pg: PgCluster;
 
@@ -37,6 +39,34 @@ async function hostsOf(pooler: Bouncer, count: number): Promise<(string | null)[
     hosts.push(await ask(client, 'SELECT host(inet_server_addr())'));
   }
   return hosts;
+}
+
+/** Changes the database line and has the pooler read it. */
+async function changeHosts(pooler: Bouncer, databases: Record<string, string>): Promise<void> {
+  pooler.rewrite({ databases });
+  await pooler.admin('RELOAD');
+}
+
+/** A server at the port of the real one that ends each login with that error. */
+async function refusingServer(host: string, sqlstate: string, text: string): Promise<Server> {
+  const error = message(
+    'E',
+    cstring('SFATAL'),
+    cstring('VFATAL'),
+    cstring(`C${sqlstate}`),
+    cstring(`M${text}`),
+    cstring(''),
+  );
+  const server = createServer((socket) => {
+    socket.on('error', () => {});
+    socket.on('data', (bytes) => {
+      if (bytes.length === 8 && bytes.readInt32BE(4) === SSL_REQUEST) socket.write('N');
+      else socket.end(error);
+    });
+  });
+  server.listen(pg.port, host);
+  await once(server, 'listening');
+  return server;
 }
 
 describe('names', () => {
@@ -129,6 +159,85 @@ describe('several hosts', () => {
       });
     }
   }
+
+  for (const mode of ['disable', 'round-robin']) {
+    it(`${mode}: when one refuses, the next is tried at once`, async () => {
+      const databases = { postgres: `host=127.0.0.9,127.0.0.2 port=${pg.port} load_balance_hosts=${mode}` };
+      await withPooler({ databases, settings: { ...TX, server_login_retry: 600 } }, async (pooler) => {
+        assert.deepEqual(await hostsOf(pooler, 3), ['127.0.0.2', '127.0.0.2', '127.0.0.2']);
+        assert.equal(pooler.log.count(/closing because: connect failed/), mode === 'disable' ? 1 : 3);
+      });
+    });
+  }
+
+  it('each is tried once before the login counts as failed, and then the pooler waits for server_login_retry', async () => {
+    const databases = { postgres: `host=127.0.0.7,127.0.0.8,127.0.0.9 port=${pg.port}` };
+    await withPooler({ databases, settings: { ...TX, server_login_retry: 600, verbose: 1 } }, async (pooler) => {
+      const waiter = await pooler.raw();
+      await waiter.startup({ user: 'postgres', database: 'postgres' });
+      await pooler.logWait(/(last failed, not launching new connection yet[\s\S]*){3}/);
+      assert.equal(pooler.log.count(/closing because: connect failed/), 3);
+      await waiter.destroy();
+    });
+  });
+
+  it('one that is starting up is passed over, one that refuses the user is not', async () => {
+    const ends: [string, string, string][] = [
+      ['57P03', 'the database system is starting up', '127.0.0.2'],
+      ['28000', 'no entry for you', 'no entry for you'],
+    ];
+    for (const [sqlstate, text, outcome] of ends) {
+      const refusing = await refusingServer('127.0.0.3', sqlstate, text);
+      const databases = { postgres: `host=127.0.0.3,127.0.0.2 port=${pg.port}` };
+      await withPooler({ databases, settings: { ...TX, server_login_retry: 600 } }, async (pooler) => {
+        if (sqlstate === '57P03') assert.deepEqual(await hostsOf(pooler, 1), [outcome]);
+        else assert.equal(await refusal(pooler), outcome);
+        await pooler.logWait(new RegExp(`server login failed: FATAL ${text}`));
+      });
+      refusing.close();
+    }
+  });
+
+  it('that are added by RELOAD end no server connection, one that is taken out ends its own', async () => {
+    const line = (hosts: string) => ({ postgres: `host=${hosts} port=${pg.port}` });
+    await withPooler({ databases: line('127.0.0.1'), settings: TX }, async (pooler) => {
+      const clients = [await login(pooler), await login(pooler), await login(pooler)];
+      const pids = [await backendOf(clients[0] as RawClient)];
+      await changeHosts(pooler, line('127.0.0.1,127.0.0.2'));
+      for (const client of clients) await ask(client, 'BEGIN');
+      const hosts = [];
+      for (const client of clients) hosts.push(await ask(client, 'SELECT host(inet_server_addr())'));
+      assert.deepEqual(hosts, ['127.0.0.1', '127.0.0.1', '127.0.0.2']);
+      assert.deepEqual([await backendOf(clients[0] as RawClient)], pids);
+      pids.push(await backendOf(clients[1] as RawClient));
+      for (const client of clients) await ask(client, 'COMMIT');
+
+      await changeHosts(pooler, line('127.0.0.1'));
+      await pooler.logWait(/S-[^\n]*@127.0.0.2:[^\n]* closing because: database configuration changed/);
+      for (const client of clients.slice(0, 2)) await ask(client, 'BEGIN');
+      const left = [await backendOf(clients[0] as RawClient), await backendOf(clients[1] as RawClient)];
+      assert.deepEqual(left.sort(), pids.sort());
+    });
+  });
+
+  it('that are added across a reboot end no server connection', async () => {
+    const line = (hosts: string) => ({ postgres: `host=${hosts} port=${pg.port}` });
+    await withPooler({ databases: line('127.0.0.1'), settings: TX }, async (pooler) => {
+      const client = await login(pooler);
+      const pid = await backendOf(client);
+      pooler.rewrite({ databases: line('127.0.0.2,127.0.0.1') });
+      const next = pooler.beside(['-R']);
+      await next.waitUp();
+      assert.deepEqual(await pooler.expectEnd(), { code: 0, signal: null });
+      assert.equal(await backendOf(client), pid);
+      next.rewrite({ databases: line('127.0.0.2') });
+      const last = next.beside(['-R']);
+      await last.waitUp();
+      assert.deepEqual(await next.expectEnd(), { code: 0, signal: null });
+      assert.notEqual(await backendOf(client), pid);
+      await last.stop();
+    });
+  });
 
   it('load_balance_hosts changed by RELOAD counts from then on', async () => {
     const line = (mode: string) => ({

@@ -342,6 +342,18 @@ describe('auth_query', () => {
     });
   });
 
+  it('that answers with NULLs knows no such user', async () => {
+    await pg.sql(
+      "CREATE FUNCTION out_user(IN name text, OUT usename text, OUT passwd text) AS $$ BEGIN SELECT s.name, s.secret INTO usename, passwd FROM (VALUES ('ann', 'right')) s(name, secret) WHERE s.name = $1; END $$ LANGUAGE plpgsql",
+    );
+    const settings = { ...PLAIN_TYPE, auth_query: 'SELECT usename, passwd FROM out_user($1)' };
+    await withPooler({ cluster: pg, settings, userlist: USERLIST }, async (pooler) => {
+      assert.equal(await refusal(pooler, { user: 'stranger', password: 'x' }), 'no such user');
+      await login(pooler, { user: 'ann', password: 'right' });
+      assert.equal(pooler.log.count(/S-[^\n]* closing because/), 0);
+    });
+  });
+
   it('that goes wrong is a config error to the client, and the log says why', async () => {
     const cases: [string, RegExp][] = [
       ['SELECT 1', /expected 2 columns from auth_query, not 1|bind message supplies 1 parameters/],

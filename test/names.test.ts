@@ -119,6 +119,15 @@ describe('resolv_conf', () => {
     });
   });
 
+  it('when one of several addresses refuses, the next is tried at once', async () => {
+    await withNames({ settings: { server_login_retry: 600 } }, async (pooler, names) => {
+      names.names.set('one.test', { addresses: ['127.0.0.9', TWO] });
+      assert.equal(await where(await begun(pooler)), TWO);
+      assert.equal(await where(await begun(pooler)), TWO);
+      assert.equal(pooler.log.count(/closing because: connect failed/), 2);
+    });
+  });
+
   it('search list and ndots', async () => {
     const conf = [PATIENT, 'search nowhere.test x.test', 'options ndots:2'];
     await withNames({ hosts: ['short', 'dotted.name', 'whole.test.'], conf }, async (pooler, names) => {

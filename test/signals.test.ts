@@ -267,6 +267,24 @@ itRuns('SIGUSR1 closes idle servers when nothing else happens', async (own) => {
   await own.sql('SELECT 1', { database: 'app' });
 });
 
+for (const way of ['RESUME', 'SIGUSR2'] as const) {
+  itRuns(`clients that PAUSE holds up go on by ${way} while a shutdown waits for them`, async (own) => {
+    const con = await own.console();
+    const client = await own.connect({ database: 'app' });
+    await con.query('PAUSE');
+    const held = watch(client.query('SELECT 5 AS five'), 'the query that is held up');
+    own.signal('SIGTERM');
+    await own.logWait(/LOG got SIGTERM, shutting down/);
+    assert.equal(held.settled, false);
+    if (way === 'RESUME') await con.query('RESUME');
+    else own.signal('SIGUSR2');
+    assert.equal((await held.done()).rows[0].five, 5);
+    await client.end();
+    await con.end();
+    await endsCleanly(own);
+  });
+}
+
 itRuns('SIGUSR2 ends SUSPEND too', async (own) => {
   const client = await own.connect({ database: 'app' });
   await client.query('SELECT 1');

@@ -8,7 +8,7 @@ import { after, before, describe } from 'node:test';
 import type { BouncerOptions } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
 import { eventually, it, withTimeout } from './harness/machine';
-import { cancelRequest } from './harness/rawclient';
+import { cancelRequest, cstring, errorFields, int16, int32, letters, type Message, message } from './harness/rawclient';
 import {
   ask,
   backendOf,
@@ -272,6 +272,44 @@ describe('idle_transaction_timeout', () => {
       await pooler.admin("SET idle_transaction_timeout = '0.4'");
       assert.equal(await thrownOut(other), 'idle transaction timeout');
       await pooler.logWait(/S-[^\n]* closing because: idle transaction timeout/);
+    });
+  });
+});
+
+describe('idle_transaction_timeout, of a pipeline', () => {
+  const execute = [
+    message('P', cstring(''), cstring('SELECT 1'), int16(0)),
+    message('B', cstring(''), cstring(''), int16(0), int16(0), int16(0)),
+    message('E', cstring(''), int32(0)),
+  ];
+  const wrong = message('P', cstring(''), cstring('SELECT nonsense'), int16(0));
+  const flush = message('H');
+  const cases: [string, Buffer[], string][] = [
+    ['that is answered and has no Sync', [...execute, flush], '12DCE'],
+    ['that has neither Sync nor Flush', execute, '12DCE'],
+    ['that failed and has no Sync', [wrong, flush], 'EE'],
+  ];
+  for (const [what, packets, answer] of cases) {
+    it(`ends one ${what}`, async () => {
+      const settings = { ...TX, idle_transaction_timeout: 0.6 };
+      await withPooler({ cluster: pg, settings }, async (pooler) => {
+        const client = await login(pooler);
+        await client.send(...packets);
+        const messages = await client.until('');
+        assert.equal(letters(messages), answer);
+        assert.equal(errorFields(messages.at(-1) as Message).M, 'idle transaction timeout');
+      });
+    });
+  }
+
+  it('does not end one that the server still works on', async () => {
+    await withPooler({ cluster: pg, settings: { ...TX, idle_transaction_timeout: 0.6 } }, async (pooler) => {
+      const client = await login(pooler);
+      const [, bind, run] = execute as [Buffer, Buffer, Buffer];
+      await client.send(message('P', cstring(''), cstring('SELECT pg_sleep(2)'), int16(0)), bind, run);
+      assert.equal(letters(await client.until('C')), '12DC');
+      await client.sendMessage('S');
+      assert.equal(letters(await client.until('Z')), 'Z');
     });
   });
 });

@@ -60,6 +60,7 @@ export const numberFields = [
   'queryStart',
   'xactStart',
   'waitStart',
+  'dropping',
 ] as const satisfies readonly (keyof PgSocket)[];
 
 /** Those of them that are instants. All times travel as wall time: two processes need not agree on another clock. */

@@ -159,6 +159,10 @@ export interface Native {
   /** Starts receiving. Bytes kept earlier are delivered first, on the next turn, whether or not more arrive. Nothing
    *  happens when it is receiving already. Returns 0 or -EBADF. */
   recvStart(handle: number): number;
+  /** 1 when the stream of a handle that is not being received from has ended or broken, with nothing to receive before
+   *  that; else 0, or -EBADF. Of a plain connection it is what the last wait() found out; of one with TLS the socket is
+   *  asked. */
+  ended(handle: number): number;
   /** Stops receiving; nothing is delivered until recvStart. Costs no system call. Returns 0 or -EBADF. */
   recvStop(handle: number): number;
   /** recvStop() on every stream but that one, for the handover. Returns the handles that have unsent bytes. */

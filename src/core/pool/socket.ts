@@ -66,6 +66,15 @@ export const enum ProtocolTry {
   TRYING_30 = 2,
 }
 
+/** What a client's packets are dropped for: it cancelled its request while that waited for a server. */
+export const enum Dropping {
+  NONE = 0,
+  /** the next packet is the cancelled request, or its first: it is answered with the error */
+  REQUEST,
+  /** the error is said; the rest of the pipeline up to its Sync goes too, as on a server */
+  UNTIL_SYNC,
+}
+
 /** The value of the startup parameter `replication`, by Replication. */
 export const replicationTypeParameters = ['no', 'database', 'yes'];
 
@@ -128,6 +137,11 @@ export class PgSocket implements ListNode {
   contributesDbClientCount = false;
   userConnectionCounted = false;
 
+  /** client: what of its input is dropped (Dropping) */
+  dropping: number = Dropping.NONE;
+  /** client: its connection ended or broke, without Terminate */
+  vanished = false;
+
   /** server: accepts a new query */
   ready = false;
   /** server: idle inside a transaction */
@@ -136,6 +150,8 @@ export class PgSocket implements ListNode {
   closeNeeded = false;
   /** server: is setting the client's variables */
   settingVars = false;
+  /** server: has said that its session is over; the end of the stream follows */
+  dying = false;
   /** server: runs connect_query */
   execOnConnect = false;
   /** server: release on flush although the pool mode is session (auth_query) */

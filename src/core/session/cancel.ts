@@ -4,18 +4,22 @@
  */
 import { logDebug, slogDebug, slogWarning } from '../base/log';
 import { cf } from '../config/settings';
-import { sbufContinue, sbufPause, sendPacket } from '../net/sbuf';
+import { sbufContinue, sbufPause, sendBytes, sendPacket } from '../net/sbuf';
 import { findPeer } from '../pool/database';
 import { getPeerPool, type PgPool } from '../pool/pool';
-import { type PgSocket, SocketState } from '../pool/socket';
+import { Dropping, type PgSocket, SocketState } from '../pool/socket';
 import { changeClientState, changeServerState } from '../pool/state';
-import { writeCancelRequest } from '../wire/messages';
-import { BACKENDKEY_LEN } from '../wire/packets';
+import { Stat } from '../pool/stats';
+import { PACKET_READY_IDLE, writeCancelRequest } from '../wire/messages';
+import { BACKENDKEY_LEN, PqMsg } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
+import { Act } from './act';
 import { CANCELLATION_TTL_MASK, findByCancelKey } from './cancelkeys';
 import { launchNewConnection } from './launch';
-import { disconnectClient } from './objects';
+import { activateClient, disconnectClient, disconnectServer, LoginOutcome, sendPoolerError } from './objects';
 import { adminSlot } from './slots';
+
+const ERRCODE_QUERY_CANCELED = '57014';
 
 /** Queues a request. Some clients send more bytes after it; nobody reads them. */
 function pauseCancelRequest(req: PgSocket): void {
@@ -43,6 +47,45 @@ function forwardToPeer(peerId: number, req: PgSocket, key: Buffer): void {
   launchNewConnection(req.pool, true);
 }
 
+/**
+ * Cancels the request of a client that no server has begun yet: the client leaves the queue, and its packet is looked at
+ * again at once. While its variables are set, a SET of the pooler's own runs on its server, which must not be hit: the packet
+ * is looked at when that is done.
+ */
+function cancelWaiting(client: PgSocket): void {
+  client.dropping = Dropping.REQUEST;
+  if (client.state !== SocketState.CL_WAITING) return;
+  // a replication client waits for a login of its own
+  const server = client.link;
+  if (server !== null) {
+    server.link = null;
+    client.link = null;
+    disconnectServer(server, true, 'replication client canceled its request', LoginOutcome.ABANDONED);
+  }
+  activateClient(client);
+}
+
+/** One packet of a client whose request was cancelled before a server had it: what PostgreSQL does with it. */
+export function dropCanceled(client: PgSocket, type: number, len: number): Act {
+  const stats = (client.pool as PgPool).stats;
+  stats[Stat.CLIENT_BYTES] = (stats[Stat.CLIENT_BYTES] as number) + len;
+  if (type === PqMsg.Terminate) {
+    disconnectClient(client, false, 'client close request');
+    return Act.DEAD;
+  }
+  const first = client.dropping === Dropping.REQUEST;
+  const last = type === PqMsg.Sync || (first && (type === PqMsg.Query || type === PqMsg.FunctionCall));
+  client.dropping = last ? Dropping.NONE : Dropping.UNTIL_SYNC;
+  client.queryStart = client.xactStart = 0;
+  let sent = true;
+  if (first)
+    sent = sendPoolerError(client, last, false, ERRCODE_QUERY_CANCELED, 'canceling statement due to user request');
+  else if (last) sent = sendBytes(client, PACKET_READY_IDLE, PACKET_READY_IDLE.length);
+  if (sent) return Act.SKIP;
+  disconnectClient(client, false, 'unexpected eof');
+  return Act.DEAD;
+}
+
 /** A cancel request arrived. @param key the bytes after the code; belongs to the request from now on */
 export function acceptCancelRequest(req: PgSocket, key: Buffer): void {
   // a longer key names no peer: its client logged in before this process had peers
@@ -67,12 +110,13 @@ export function acceptCancelRequest(req: PgSocket, key: Buffer): void {
     return;
   }
   const server = client.link;
-  if (server === null) {
-    disconnectClient(req, false, 'cancel request for idle client');
+  if (client.state === SocketState.CL_WAITING || server?.settingVars) {
+    disconnectClient(req, false, 'canceled a request that no server had begun');
+    cancelWaiting(client);
     return;
   }
-  if (server.settingVars) {
-    disconnectClient(req, false, 'ignoring cancel request for server that is setting vars');
+  if (server === null) {
+    disconnectClient(req, false, 'cancel request for idle client');
     return;
   }
   req.canceledServer = server;

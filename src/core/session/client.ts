@@ -21,14 +21,14 @@ import { sbufTlsAccept, tlsState } from '../net/tls';
 import { tuneSocket } from '../net/tune';
 import type { PgPool } from '../pool/pool';
 import { ResponseAction } from '../pool/requests';
-import { isDead, type PgSocket, SocketState } from '../pool/socket';
+import { Dropping, isDead, type PgSocket, SocketState } from '../pool/socket';
 import { changeClientState, newClient } from '../pool/state';
 import { preparedStatementsEnabled } from '../pool/statements';
 import { Stat } from '../pool/stats';
 import { BACKENDKEY_LEN, BACKENDKEY_MAX, NEW_HEADER_LEN, Pkt, PqMsg } from '../wire/packets';
 import { getHeader, hdr2hex, incompleteHeader, PktHdr, pktDesc } from '../wire/reader';
 import { Act, ADMIN_PACKET_MAX, COLLECT_MIN, LOGIN_PACKET_MAX, PREPARED_PACKET_MAX } from './act';
-import { acceptCancelRequest } from './cancel';
+import { acceptCancelRequest, dropCanceled } from './cancel';
 import { collectBytes, startCollect } from './collect';
 import { findServer } from './find';
 import { requestFullLoopMaint } from './janitor';
@@ -72,6 +72,7 @@ export function acceptClient(fd: number, isUnix: boolean): void {
 export function clientRecvFailed(client: PgSocket): void {
   // whoever connects and leaves without a word is a monitoring probe, not an error
   const silent = client.state === SocketState.CL_LOGIN && !client.hasKept;
+  client.vanished = true;
   disconnectClient(client, false, silent ? null : 'client unexpected eof');
 }
 
@@ -340,6 +341,7 @@ function awaitMore(client: PgSocket, type: number, len: number, avail: number, w
 function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Act {
   const type = hdr.type;
   const len = hdr.len;
+  if (client.dropping !== Dropping.NONE) return dropCanceled(client, type, len);
   let trackOutstanding = false;
   let rewrite = false;
   switch (type) {

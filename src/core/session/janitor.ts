@@ -12,7 +12,7 @@ import { resumePooler } from '../net/listener';
 import { sbufContinue, sbufIsEmpty, sbufPause, sendPacket } from '../net/sbuf';
 import { databaseList, type PgDatabase, removeDatabase, removePeer } from '../pool/database';
 import { anyPoolTouched, type PgPool, peerPoolList, poolList, removePool, takeTouchedPools } from '../pool/pool';
-import { isDead, isServerSocket, type PgSocket, Replication, SocketState } from '../pool/socket';
+import { Dropping, isDead, isServerSocket, type PgSocket, Replication, SocketState } from '../pool/socket';
 import { changeServerState, loginClientList } from '../pool/state';
 import { writeNotice, writeQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
@@ -23,8 +23,10 @@ import {
   closeServerList,
   disconnectClient,
   disconnectServer,
+  dropIfEnded,
   releaseServer,
 } from './objects';
+import { isResting } from './rest';
 import { adminSlot, handoverSlot } from './slots';
 
 /** Processes the input of clients that were just activated, so that each takes its server before the next is woken. */
@@ -43,7 +45,8 @@ function closeSuspended(sk: PgSocket): void {
  */
 function suspendSocket(sk: PgSocket, force: boolean): boolean {
   if (sk.suspended) return true;
-  if (sbufIsEmpty(sk)) {
+  // a client that still owes the Sync of a request it cancelled would be a stranger to a process that does not know of it
+  if (sbufIsEmpty(sk) && sk.dropping === Dropping.NONE) {
     sbufPause(sk);
     sk.suspended = true;
     return true;
@@ -144,12 +147,15 @@ function poolActivate(pool: PgPool, runQueue: RunQueue): void {
     launchNewConnection(pool, true);
     return;
   }
+  if (isResting(pool)) return;
   let tested = pool.testedServerList.count;
   let used = pool.usedServerList.count;
   for (let client = pool.waitingClientList.head; client !== null; ) {
     const next: PgSocket | null = nextOf(client);
     notifyWaiting(client);
-    if (client.replication !== Replication.NONE) {
+    if (dropIfEnded(client)) {
+      // it needs no server any more
+    } else if (client.replication !== Replication.NONE) {
       launchNewConnection(pool, true);
     } else if (pool.idleServerList.count > 0) {
       if (client.waitForWelcome && !pool.welcomeMsgReady) {

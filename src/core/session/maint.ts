@@ -32,7 +32,7 @@ import type { PgGlobalUser } from '../pool/user';
 import { PACKET_FLUSH } from '../wire/messages';
 import { killDatabase, killPool, peerPoolsMaint, poolHasLogins, requestFullLoopMaint } from './janitor';
 import { launchNewConnection } from './launch';
-import { disconnectClient, disconnectServer, LoginOutcome, lifeOver } from './objects';
+import { disconnectClient, disconnectServer, dropIfEnded, LoginOutcome, lifeOver } from './objects';
 import { startupUnanswered } from './serverprotocol';
 
 /** usec between rounds */
@@ -68,6 +68,8 @@ function effectiveQueryWaitTimeout(client: PgSocket): number {
 
 function waitingClientMaint(pool: PgPool, now: number): void {
   eachSafe(pool.waitingClientList, (client) => {
+    // also where no server becomes free for long: it takes a place of max_client_conn
+    if (dropIfEnded(client)) return;
     const age = now - (client.queryStart === 0 ? client.requestTime : client.queryStart);
     const waitLimit = effectiveQueryWaitTimeout(client);
     if (runState.shutdownMode === ShutdownMode.WAIT_FOR_SERVERS) {

@@ -4,6 +4,7 @@
  */
 import type { StatList } from '../base/list';
 import { fatal, slogDebug, slogInfo, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
+import { native } from '../base/native';
 import { runState, ShutdownMode } from '../base/runstate';
 import { getCachedTime, USEC } from '../base/time';
 import { cf, PoolMode } from '../config/settings';
@@ -19,6 +20,7 @@ import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } 
 import { pktbufTemp } from '../wire/pktbuf';
 import { forgetCancelKey } from './cancelkeys';
 import { endAttempt, nextPlace } from './hosts';
+import { isResting, letPoolRest } from './rest';
 
 /** Longest text of a reason, in bytes: the original formats it into a buffer of 128. */
 const REASON_MAX = 127;
@@ -59,6 +61,7 @@ function dropLinkedServer(client: PgSocket): void {
   if (server === null) return;
   const whole = client.pktRemain === 0 || client.pktSkip;
   if (server.ready && (server.requests?.count ?? 0) === 0 && whole && sbufIsEmpty(server)) {
+    if (client.vanished) letPoolRest(server.pool as PgPool);
     releaseServer(server);
     return;
   }
@@ -291,9 +294,24 @@ function resetOnRelease(server: PgSocket): boolean {
   return false;
 }
 
-/** Wakes the first waiter of the pool, so that it gets the server that was just freed. */
+/**
+ * Nothing is read from a client that waits for a server, so the loop does not say when its connection ends. It is asked before
+ * the client gets a server: that one would have to be closed, because its new client is gone in the middle of a query.
+ * @returns true when the client was disconnected
+ */
+export function dropIfEnded(client: PgSocket): boolean {
+  if (native.ended(client.handle) <= 0) return false;
+  disconnectClient(client, false, 'client unexpected eof');
+  return true;
+}
+
+/** Wakes the first waiter of the pool that is still there, so that it gets the server that was just freed. */
 function reuseOnRelease(server: PgSocket): void {
-  const client = (server.pool as PgPool).waitingClientList.head;
+  const pool = server.pool as PgPool;
+  if (isResting(pool)) return;
+  const waiting = pool.waitingClientList;
+  while (waiting.head !== null && dropIfEnded(waiting.head));
+  const client = waiting.head;
   if (client !== null && (client.replication === Replication.NONE || sendingAuthQuery(client))) activateClient(client);
 }
 

@@ -18,6 +18,7 @@ import { NEW_HEADER_LEN, PqMsg, TxStatus } from '../wire/packets';
 import {
   getHeader,
   incompleteHeader,
+  isFatal,
   PktHdr,
   PktReader,
   parseServerError,
@@ -126,7 +127,10 @@ export function serverInput(server: PgSocket, off: number, length: number): void
     return;
   }
   if (pos > run && !forwardRun(server, run, pos)) return;
-  if (sbufIsEmpty(server) && !isDead(server)) serverFlushed(server);
+  if (isDead(server) || !sbufIsEmpty(server)) return;
+  // what it said last and what the pooler adds belong together, and the end of the stream may be milliseconds away
+  if (server.dying) serverRecvFailed(server);
+  else serverFlushed(server);
 }
 
 /**
@@ -309,6 +313,7 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
       }
       if (server.copyMode) endCopy(server, true);
       server.queryFailed = true;
+      if (end - off >= len) server.dying = isFatal(arena, off + NEW_HEADER_LEN, off + len);
       break;
 
     case PqMsg.CommandComplete:

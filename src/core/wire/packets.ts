@@ -77,6 +77,7 @@ export const enum TxStatus {
 /** Field letters of ErrorResponse and NoticeResponse that the pooler reads or writes. */
 export const enum ErrField {
   Severity = 0x53, // 'S'
+  SeverityPlain = 0x56, // 'V'
   SqlState = 0x43, // 'C'
   Message = 0x4d, // 'M'
 }

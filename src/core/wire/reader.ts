@@ -197,6 +197,33 @@ export function parseServerError(buf: Buffer, off: number, end: number): ServerE
   return error;
 }
 
+/**
+ * Whether the server ends the session with this ErrorResponse: severity FATAL or PANIC, from the field that is not
+ * translated (PostgreSQL 9.6 and later), else from the one that may be. They come first.
+ */
+export function isFatal(buf: Buffer, off: number, end: number): boolean {
+  let pos = off;
+  let fatal = false;
+  for (let i = 0; i < 2; i++) {
+    const field = buf[pos] as number;
+    if (field !== ErrField.Severity && field !== ErrField.SeverityPlain) break;
+    const nul = buf.indexOf(0, pos);
+    if (nul < 0 || nul >= end) return false;
+    fatal = nul - pos === SEVERITY_LEN && isSessionEnd(buf[pos + 1] as number, buf[pos + 2] as number);
+    if (field === ErrField.SeverityPlain) return fatal;
+    pos = nul + 1;
+  }
+  return fatal;
+}
+
+/** Of a field: its letter, and FATAL or PANIC. */
+const SEVERITY_LEN = 6;
+
+/** True for the first letters of FATAL and of PANIC; no other severity has them and is as long. */
+function isSessionEnd(first: number, second: number): boolean {
+  return (first === 0x46 || first === 0x50) && second === 0x41;
+}
+
 /** The text of the original's log_server_error(): for logError(). `note` says in which situation it came. */
 export function serverErrorLine(note: string, error: ServerError): string {
   if (error.msg === null || error.level === null) return `${note}: partial error message, cannot log`;
