@@ -9,6 +9,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <vector>
@@ -286,7 +287,18 @@ static Napi::Value recvFds(const Napi::CallbackInfo &info) {
 /* For the handover only: both sides then talk to nobody else. */
 static Napi::Value pollFd(const Napi::CallbackInfo &info) {
   pollfd one = {argInt(info, 0), static_cast<short>(argInt(info, 1, 0) > 0 ? POLLOUT : POLLIN), 0};
-  const int n = poll(&one, 1, argInt(info, 2, 0));
+  const int timeoutMs = argInt(info, 2, 0);
+  timespec begin, now;
+  clock_gettime(CLOCK_MONOTONIC, &begin);
+  int left = timeoutMs;
+  int n;
+  // a signal (SIGHUP, say) is no reason to give up: wait for what is left of the time
+  while ((n = poll(&one, 1, left)) < 0 && errno == EINTR) {
+    if (timeoutMs < 0) continue;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    const int64_t passed = (now.tv_sec - begin.tv_sec) * INT64_C(1000) + (now.tv_nsec - begin.tv_nsec) / 1000000;
+    left = passed >= timeoutMs ? 0 : timeoutMs - static_cast<int>(passed);
+  }
   return toInt(info.Env(), n < 0 ? -errno : n);
 }
 

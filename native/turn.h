@@ -44,7 +44,7 @@ struct Record {
 };
 
 constexpr size_t kRecordsSize = kRingRecords * sizeof(Record);
-/** Behind the records: the wall clock at the end of the wait, a double in microseconds since the epoch. */
+/** Behind the records: the monotonic clock at the end of the wait, a double in microseconds. */
 constexpr size_t kRingSize = kRecordsSize + sizeof(double);
 
 struct Turn {
@@ -119,10 +119,10 @@ struct Turn {
     return static_cast<int>(offset);
   }
 
-  /** One reading of the clock serves all events of a turn. */
+  /** One reading of the clock serves all events of a turn. It is monotonic: deadlines must survive a step of the wall clock. */
   void stampClock() {
     timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
+    clock_gettime(CLOCK_MONOTONIC, &now);
     const double usec = static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec / 1000);
     memcpy(reinterpret_cast<uint8_t *>(ring) + kRecordsSize, &usec, sizeof(usec));
   }

@@ -119,7 +119,7 @@ export const commands: readonly Command[] = [
 
 function runQuery(admin: PgSocket, query: string): boolean {
   const parsed = parseQuery(query);
-  if (handoverSlot.frozen && parsed.name.toLowerCase() !== 'shutdown') {
+  if (handoverSlot.frozen && !equalNoCase(parsed.name, 'shutdown')) {
     handoverSlot.abort('only SHUTDOWN ends a handover');
     return false;
   }

@@ -5,6 +5,7 @@ import { nextOf } from '../core/base/list';
 import { native } from '../core/base/native';
 import { notifyState } from '../core/base/notify';
 import { PauseMode } from '../core/base/runstate';
+import { wallTime } from '../core/base/time';
 import { TSBOUNCER_VERSION } from '../core/base/version';
 import { AuthType, cf } from '../core/config/settings';
 import { forEachPoolerFd } from '../core/net/listener';
@@ -39,6 +40,7 @@ import {
   type SecretRecord,
   type SocketRecord,
   type StillRecord,
+  timeFields,
 } from './format';
 import type { Stillness } from './still';
 import { allPools, eachOfList, eachOfPool, stateName, travels } from './walk';
@@ -95,9 +97,9 @@ function beginRecord(format: number): BeginRecord {
 function stillRecord(since: number, pauseMode: PauseMode): StillRecord {
   return {
     k: 'still',
-    since,
+    since: wallTime(since),
     paused: pauseMode === PauseMode.PAUSE,
-    statsStamps: [statsStamps.old, statsStamps.now],
+    statsStamps: [wallTime(statsStamps.old), wallTime(statsStamps.now)],
     newestQueryId: newestQueryId(),
   };
 }
@@ -110,7 +112,7 @@ function databaseRecord(db: PgDatabase): DatabaseRecord {
     disabled: db.disabled,
     waitClose: db.waitClose,
     auto: db.auto,
-    inactiveTime: db.inactiveTime,
+    inactiveTime: wallTime(db.inactiveTime),
     connect: connectText(db),
     dynamicUsers: [...db.dynamicUsers.values()].map(secretRecord),
   };
@@ -128,9 +130,9 @@ function poolRecord(pool: PgPool, n: number): PoolRecord {
     olderStats: [...pool.olderStats],
     welcomeMsg: pool.welcomeMsgReady && pool.welcomeMsg !== null ? bytesText(pool.welcomeMsg) : null,
     origVars: pool.origVars,
-    lastLifetimeDisconnect: pool.lastLifetimeDisconnect,
-    lastConnectTime: pool.lastConnectTime,
-    lastActiveTime: pool.lastActiveTime,
+    lastLifetimeDisconnect: wallTime(pool.lastLifetimeDisconnect),
+    lastConnectTime: wallTime(pool.lastConnectTime),
+    lastActiveTime: wallTime(pool.lastActiveTime),
     lastConnectFailed: pool.lastConnectFailed,
     lastConnectFailedMessage: pool.lastConnectFailedMessage,
     lastLoginFailed: pool.lastLoginFailed,
@@ -198,7 +200,7 @@ function socketRecord(sk: PgSocket, state: string, pool: number, kept: number, u
     state,
     pool,
     f: flagBits(sk),
-    n: numberFields.map((name) => sk[name]),
+    n: numberFields.map((name) => (timeFields.has(name) ? wallTime(sk[name]) : sk[name])),
     v: sk.vars,
     cancelKey: bytesText(sk.cancelKey),
     remote: addrTuple(sk.remoteAddr),

@@ -12,6 +12,7 @@
  */
 import type { PgDatabase } from '../core/pool/database';
 import type { PgSocket } from '../core/pool/socket';
+import { hostsOf } from '../core/session/hosts';
 
 /** Newest format that this version writes and reads. */
 export const FORMAT = 1;
@@ -48,7 +49,7 @@ export const flagFields = [
   'protocol32',
 ] as const satisfies readonly (keyof PgSocket)[];
 
-/** Numeric fields of a socket; times in usec. */
+/** Numeric fields of a socket; times in usec since the epoch, see timeFields. */
 export const numberFields = [
   'pktRemain',
   'clientAuthType',
@@ -59,6 +60,15 @@ export const numberFields = [
   'xactStart',
   'waitStart',
 ] as const satisfies readonly (keyof PgSocket)[];
+
+/** Those of them that are times: monotonic here, since the epoch in records. */
+export const timeFields: ReadonlySet<string> = new Set([
+  'connectTime',
+  'requestTime',
+  'queryStart',
+  'xactStart',
+  'waitStart',
+]);
 
 export interface BeginRecord {
   k: 'begin';
@@ -262,6 +272,9 @@ export type HandoverRecord =
   | GoneRecord
   | EndRecord;
 
+/** Where connectText() has the hosts. */
+const HOST_PLACE = 1;
+
 /**
  * What the servers of a database depend on: when it differs between two processes, the config was changed, and servers
  * that were opened under the old one are closed as after RELOAD.
@@ -278,4 +291,19 @@ export function connectText(db: PgDatabase): string {
     authQuery,
     startupParams,
   ]);
+}
+
+/**
+ * What differs between the config that another process described by connectText() and the database here.
+ * @returns 'hosts' when it is the list of hosts alone, and some of them are in both
+ */
+export function connectChange(before: string, db: PgDatabase): 'nothing' | 'hosts' | 'all' {
+  if (connectText(db) === before) return 'nothing';
+  const old: unknown[] = JSON.parse(before);
+  const now: unknown[] = JSON.parse(connectText(db));
+  const oldHosts = hostsOf(old[HOST_PLACE] as string | null);
+  const hosts = hostsOf(db.host);
+  old[HOST_PLACE] = now[HOST_PLACE] = null;
+  const same = JSON.stringify(old) === JSON.stringify(now);
+  return same && oldHosts.some((host) => hosts.includes(host)) ? 'hosts' : 'all';
 }

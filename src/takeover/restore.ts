@@ -6,6 +6,7 @@
 import { ScramState } from '../core/auth/scram';
 import { native } from '../core/base/native';
 import { PauseMode, runState } from '../core/base/runstate';
+import { monotonicTime } from '../core/base/time';
 import { usePoolerSocket } from '../core/net/listener';
 import { attachHandle, sbufClose } from '../core/net/sbuf';
 import {
@@ -33,6 +34,7 @@ import { type PgStats, statNames, statsStamps } from '../core/pool/stats';
 import { addPamCredentials, findGlobalUser, findOrAddGlobalUser, PgCredentials } from '../core/pool/user';
 import { newVarCache, varcacheSet } from '../core/pool/varcache';
 import { adoptCancelKey, forgetCancelKey } from '../core/session/cancelkeys';
+import { hostsOf } from '../core/session/hosts';
 import { findOrRegisterDatabase } from '../core/session/registry';
 import { consoleOf } from './console';
 import {
@@ -40,7 +42,7 @@ import {
   type BeginRecord,
   type ClientStatementTuple,
   type CredentialsRef,
-  connectText,
+  connectChange,
   type DatabaseRecord,
   FORMAT,
   flagFields,
@@ -49,6 +51,7 @@ import {
   type PoolRecord,
   type SecretRecord,
   type SocketRecord,
+  timeFields,
   type UserRecord,
 } from './format';
 import type { Stillness } from './still';
@@ -109,6 +112,8 @@ export class Restorer {
   private readonly pools = new Map<number, PgPool>();
   /** databases whose servers were opened under another config */
   private readonly changed = new Set<string>();
+  /** databases whose config differs in the list of hosts only */
+  private readonly hostsChanged = new Set<string>();
   private readonly ownCredentials = new Map<string, PgCredentials>();
   private readonly byId = new Map<number, PgSocket>();
   private readonly links: Tie[] = [];
@@ -134,9 +139,9 @@ export class Restorer {
       case 'aheadEnd':
         return;
       case 'still':
-        this.stillSince = record.since;
+        this.stillSince = monotonicTime(record.since);
         if (record.paused) runState.pauseMode = PauseMode.PAUSE;
-        [statsStamps.old, statsStamps.now] = record.statsStamps;
+        [statsStamps.old, statsStamps.now] = record.statsStamps.map(monotonicTime) as [number, number];
         raiseQueryId(record.newestQueryId ?? 0);
         return;
       case 'listener': {
@@ -209,9 +214,12 @@ export class Restorer {
     db.paused = record.paused;
     db.disabled = record.disabled;
     db.waitClose = record.waitClose;
-    if (connectText(db) !== record.connect) this.changed.add(db.name);
+    const change = connectChange(record.connect, db);
+    if (change === 'all') this.changed.add(db.name);
+    else if (change === 'hosts') this.hostsChanged.add(db.name);
     for (const user of record.dynamicUsers) adoptSecret(addDynamicCredentials(db, user.name, user.passwd), user);
-    if (record.inactiveTime > 0 && db.auto && db.pools.length === 0) retireAutodatabase(db, record.inactiveTime);
+    if (record.inactiveTime > 0 && db.auto && db.pools.length === 0)
+      retireAutodatabase(db, monotonicTime(record.inactiveTime));
   }
 
   /** Those credentials here; what this config has no place for is made up. */
@@ -268,12 +276,12 @@ export class Restorer {
     this.statsOf(record.stats, pool.stats);
     this.statsOf(record.newerStats, pool.newerStats);
     this.statsOf(record.olderStats, pool.olderStats);
-    pool.lastLifetimeDisconnect = record.lastLifetimeDisconnect;
-    pool.lastActiveTime = record.lastActiveTime;
+    pool.lastLifetimeDisconnect = monotonicTime(record.lastLifetimeDisconnect);
+    pool.lastActiveTime = monotonicTime(record.lastActiveTime);
     pool.rrcounter = record.rrcounter;
     // what was learnt of servers under another config, and the console's own welcome, are not for us
     if (pool.db.admin || this.changed.has(pool.db.name)) return;
-    pool.lastConnectTime = record.lastConnectTime;
+    pool.lastConnectTime = monotonicTime(record.lastConnectTime);
     pool.lastConnectFailed = record.lastConnectFailed;
     pool.lastConnectFailedMessage = record.lastConnectFailedMessage;
     pool.lastLoginFailed = record.lastLoginFailed;
@@ -415,7 +423,9 @@ export class Restorer {
     }
     for (let i = 0; i < this.numbers.length; i++) {
       const name = this.numbers[i] ?? null;
-      if (name !== null) sk[name] = record.n[i] as number;
+      if (name === null) continue;
+      const value = record.n[i] as number;
+      sk[name] = timeFields.has(name) ? monotonicTime(value) : value;
     }
     this.varsOf(record.v, sk.vars);
     sk.remoteAddr = addrOf(record.remote);
@@ -458,7 +468,8 @@ export class Restorer {
       const db = (sk.pool as PgPool).db;
       db.connectionCount++;
       if (poolUser?.globalUser) poolUser.globalUser.connectionCount++;
-      if (this.changed.has(db.name)) sk.closeNeeded = true;
+      const hostGone = this.hostsChanged.has(db.name) && !hostsOf(db.host).includes(sk.host);
+      if (this.changed.has(db.name) || hostGone) sk.closeNeeded = true;
       return;
     }
     if (sk.db !== null && sk.contributesDbClientCount) sk.db.clientConnectionCount++;

@@ -164,7 +164,7 @@ export class PgSocket implements ListNode {
   waitForUser = false;
   /** client: waits for PAM or LDAP */
   waitForAuth = false;
-  /** client: PAM or LDAP has said yes */
+  /** client: PAM or LDAP has said yes; server: AuthenticationOk has come */
   authPassed = false;
   suspended = false;
   sentWaitNotification = false;
@@ -186,6 +186,8 @@ export class PgSocket implements ListNode {
   queryStart = 0;
   xactStart = 0;
   waitStart = 0;
+  /** server: when its answers to a pipeline without Sync were asked for */
+  flushTime = 0;
 
   cancelKey: Buffer = noKey;
   /** server: cancel requests aimed at its query */

@@ -9,10 +9,10 @@
 import { slogDebug, slogInfo } from '../base/log';
 import { ServerProtocol } from '../pool/database';
 import type { PgPool } from '../pool/pool';
-import { type PgSocket, ProtocolTry, Replication, SocketState } from '../pool/socket';
+import { type PgSocket, ProtocolTry, SocketState } from '../pool/socket';
 import { Pkt, PqMsg } from '../wire/packets';
 import { type PktReader, parseServerError } from '../wire/reader';
-import { disconnectServer } from './objects';
+import { disconnectServer, LoginOutcome } from './objects';
 
 /** How servers refuse a version: feature_not_supported, or what poolers say to whatever they do not understand. */
 const REFUSALS: readonly (string | null)[] = ['0A000', '08P01'];
@@ -39,10 +39,7 @@ function tryOlder(server: PgSocket): void {
   // a replication client waits for the next one
   if (server.link !== null) server.link.link = null;
   server.link = null;
-  server.replication = Replication.NONE;
-  // tells disconnectServer that the connect did not fail
-  server.ready = true;
-  disconnectServer(server, false, 'server refused protocol 3.2, trying 3.0');
+  disconnectServer(server, false, 'server refused protocol 3.2, trying 3.0', LoginOutcome.CONNECTED);
 }
 
 /**

@@ -3,6 +3,7 @@
  * ones that never vary are built once, below. Formats: chapter "Message Formats" of PostgreSQL's manual.
  */
 import { fatal } from '../base/log';
+import { wallTime } from '../base/time';
 import { formatTimeS } from '../base/timefmt';
 import { AuthReq, ErrField, Pkt, PqMsg, PqTarget, TxStatus, TypeOid } from './packets';
 import { PktBuf } from './pktbuf';
@@ -202,7 +203,7 @@ function columnText(letter: string, value: string | number | bigint | Uint8Array
     case 'b':
       return `\\x${Buffer.from(value as Uint8Array).toString('hex')}`;
     case 'T':
-      return formatTimeS(value as number);
+      return formatTimeS(wallTime(value as number));
     default:
       return fatal(`bad tupdesc: ${letter}`);
   }
@@ -407,6 +408,7 @@ function readyForQuery(): Buffer {
 }
 
 export const PACKET_SYNC = constant(PqMsg.Sync);
+export const PACKET_FLUSH = constant(PqMsg.Flush);
 export const PACKET_TERMINATE = constant(PqMsg.Terminate);
 export const PACKET_PARSE_COMPLETE = constant(PqMsg.ParseComplete);
 export const PACKET_CLOSE_COMPLETE = constant(PqMsg.CloseComplete);
