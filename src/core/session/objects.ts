@@ -165,7 +165,7 @@ export const enum LoginOutcome {
   HOST_FAILED,
   /** The pooler ended it for reasons of its own (PAUSE, RELOAD, RECONNECT, SUSPEND, KILL): says nothing. */
   ABANDONED,
-  /** It was opened for a cancel request, which shows that connecting works. */
+  /** Connecting works: it was opened for a cancel request, or the server wants an older protocol version. */
   CONNECTED,
 }
 

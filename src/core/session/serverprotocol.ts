@@ -9,7 +9,7 @@
 import { slogDebug, slogInfo } from '../base/log';
 import { ServerProtocol } from '../pool/database';
 import type { PgPool } from '../pool/pool';
-import { type PgSocket, ProtocolTry, Replication, SocketState } from '../pool/socket';
+import { type PgSocket, ProtocolTry, SocketState } from '../pool/socket';
 import { Pkt, PqMsg } from '../wire/packets';
 import { type PktReader, parseServerError } from '../wire/reader';
 import { disconnectServer, LoginOutcome } from './objects';
@@ -39,8 +39,7 @@ function tryOlder(server: PgSocket): void {
   // a replication client waits for the next one
   if (server.link !== null) server.link.link = null;
   server.link = null;
-  server.replication = Replication.NONE;
-  disconnectServer(server, false, 'server refused protocol 3.2, trying 3.0', LoginOutcome.ABANDONED);
+  disconnectServer(server, false, 'server refused protocol 3.2, trying 3.0', LoginOutcome.CONNECTED);
 }
 
 /**
