@@ -33,6 +33,8 @@ constexpr size_t kRecvRoomLeast = 16 * 1024;
 constexpr size_t kKeptMax = 1 << 20;
 /** Most unsent bytes of one handle; beyond it send() is -ENOBUFS. TypeScript stops its sources long before. */
 constexpr size_t kUnsentMax = 256u << 20;
+/** With more unsent bytes than this, a TLS connection is not decrypted for: its peer could make OpenSSL write without end. */
+constexpr size_t kTlsUnsentMax = 256 * 1024;
 /** Connections accepted from one listener in one turn, so that a flood of them does not starve the others. */
 constexpr int kAcceptMax = 128;
 /** Name lookups under way or not fetched yet. */

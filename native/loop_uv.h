@@ -91,6 +91,8 @@ struct UvLoop : Loop {
   std::vector<int> freeSlots;
   /** handles whose next record does not wait for the kernel */
   std::vector<int> pending;
+  /** scratch of ioDeliverPending */
+  std::vector<int> served;
   std::unordered_map<int, Lookup *> lookups;
   int lastLookup;
   TlsPool tlsPool;

@@ -22,6 +22,7 @@
 namespace tsb {
 
 static void setPending(Slot *slot);
+static bool tlsReadable(const Slot *slot);
 
 /* ---- slots ---- */
 
@@ -92,7 +93,8 @@ static int forget(Slot *slot) {
  */
 static uint32_t wantedEvents(const Slot *slot) {
   if (slot->kind == SlotKind::kStream && !slot->tls) return EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-  return (slot->reading || slot->shaking ? EPOLLIN : 0u) | (slot->unsent.length > 0 ? EPOLLOUT : 0u);
+  const bool input = slot->kind == SlotKind::kStream ? tlsReadable(slot) : slot->reading;
+  return (input ? EPOLLIN : 0u) | (slot->unsent.length > 0 ? EPOLLOUT : 0u);
 }
 
 /* Tells the kernel what is wanted, when it has to know. */
@@ -119,10 +121,16 @@ static void endOfStream(Slot *slot, int result) {
   slot->loop->turn->add(kRecv, slot->handle, result, 0);
 }
 
-/** True when the next delivery, or the next step of a handshake, does not depend on the socket. */
-static bool tlsDue(const Slot *slot) {
-  return (slot->shaking || slot->reading) && tlsHasInput(slot->tls);
+/**
+ * Whether a TLS connection may be decrypted for. What a peer sends can make OpenSSL answer (key updates, alerts): a peer
+ * that does not take those answers is not read from, or they would pile up here without end.
+ */
+static bool tlsReadable(const Slot *slot) {
+  return (slot->shaking || slot->reading) && slot->unsent.length <= kTlsUnsentMax;
 }
+
+/** True when the next delivery, or the next step of a handshake, does not depend on the socket. */
+static bool tlsDue(const Slot *slot) { return tlsReadable(slot) && tlsHasInput(slot->tls); }
 
 static void stepHandshake(Slot *slot) {
   const int res = tlsHandshake(slot->tls);
@@ -137,6 +145,7 @@ static bool receiveTls(Slot *slot, bool redeliver) {
   UvLoop *l = slot->loop;
   Turn *turn = l->turn;
   if (turn->full()) return false;
+  if (!redeliver && !tlsReadable(slot)) return true;
   if (slot->shaking) {
     stepHandshake(slot);
     return true;
@@ -306,8 +315,13 @@ void ioEvent(Slot *slot, uint32_t events) {
   arm(slot);
 }
 
+/*
+ * Streams that found no room in the arena come first in the next turn, those that were served and have more come behind
+ * them: however many streams are saturated, each gets its share.
+ */
 void ioDeliverPending(UvLoop *l) {
   size_t left = 0;
+  std::vector<int> &served = l->served;
   for (size_t i = 0; i < l->pending.size(); i++) {
     const int handle = l->pending[i];
     Slot *slot = l->slots[handle];
@@ -331,11 +345,13 @@ void ioDeliverPending(UvLoop *l) {
       }
       slot->redeliver = false;
       slot->pendingKept = due(slot);
-      if (slot->pendingKept) l->pending[left++] = handle;
+      if (slot->pendingKept) served.push_back(handle);
       arm(slot);
     }
   }
   l->pending.resize(left);
+  l->pending.insert(l->pending.end(), served.begin(), served.end());
+  served.clear();
 }
 
 /* ---- calls ---- */

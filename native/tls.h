@@ -102,6 +102,11 @@ std::string tlsQueuedError(const char *otherwise);
 
 /* ---- connections: tls_conn.cc ---- */
 
+/**
+ * Most bytes of one record towards a client. libpq reads into a buffer with room for at least 8 kB; of a larger record it
+ * leaves a part inside OpenSSL, and an asynchronous client then waits for a socket that stays silent.
+ */
+constexpr size_t kTlsClientRecordMax = 8 * 1024;
 constexpr size_t kTlsPieceSize = 32 * 1024;
 
 /** Buffers for bytes that were received and not decrypted yet; a connection holds one only while it has such bytes. */
@@ -140,6 +145,8 @@ struct TlsConn {
   int dhBits;
   /** the peer began a second handshake */
   bool renegotiation;
+  /** a write of several records is under way: they are sent together at its end */
+  bool corked;
   std::string host;
   std::string error;
   TlsSession session;

@@ -145,7 +145,7 @@ static int bioWrite(BIO *bio, const char *bytes, int length) {
   TlsConn *conn = static_cast<TlsConn *>(BIO_get_data(bio));
   BIO_clear_retry_flags(bio);
   size_t done = 0;
-  if (conn->sendErrno == 0 && conn->unsent->length == 0) {
+  if (conn->sendErrno == 0 && !conn->corked && conn->unsent->length == 0) {
     const ssize_t n = sendRetry(conn->fd, reinterpret_cast<const uint8_t *>(bytes), static_cast<size_t>(length));
     if (n >= 0)
       done = static_cast<size_t>(n);
@@ -385,12 +385,27 @@ ssize_t tlsRead(TlsConn *conn, uint8_t *place, size_t most) {
   return got > 0 ? static_cast<ssize_t>(got) : kTlsNothing;
 }
 
+/** Sends what a write of several records left in the queue. */
+static void uncork(TlsConn *conn) {
+  conn->corked = false;
+  if (conn->sendErrno || conn->unsent->length == 0) return;
+  const ssize_t n = sendRetry(conn->fd, conn->unsent->first(), conn->unsent->length);
+  if (n >= 0)
+    conn->unsent->drop(static_cast<size_t>(n));
+  else if (!wouldBlock(errno))
+    conn->sendErrno = errno;
+}
+
 int tlsWrite(TlsConn *conn, const uint8_t *bytes, size_t length) {
   if (!conn->established) return -EIO;
   if (conn->sendErrno) return -conn->sendErrno;
   if (length > INT_MAX) return -EMSGSIZE;
   ERR_clear_error();
+  // one record is sent as it is; of more, one system call each would cost more than putting them together
+  conn->corked = conn->unsent->length == 0 && length > kTlsClientRecordMax;
   const int res = SSL_write(conn->ssl, bytes, static_cast<int>(length));
+  if (conn->corked) uncork(conn);
+  if (conn->sendErrno) return -conn->sendErrno;
   if (res == static_cast<int>(length)) return 0;
   const ssize_t why = failure(conn, res, "write");
   return why == 0 || why == kTlsNothing ? -EPROTO : static_cast<int>(why);

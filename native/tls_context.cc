@@ -184,6 +184,7 @@ static bool configure(SSL_CTX *ssl, const TlsOptions &options, std::string *erro
   if (!setCiphers(ssl, options, error) || !setKeyPair(ssl, options, error) || !setVerify(ssl, options, error)) return false;
   if (!options.server) return true;
   SSL_CTX_set_options(ssl, SSL_OP_CIPHER_SERVER_PREFERENCE);
+  SSL_CTX_set_max_send_fragment(ssl, kTlsClientRecordMax);
   SSL_CTX_set_alpn_select_cb(ssl, selectAlpn, nullptr);
   return setKeyExchange(ssl, options, error);
 }

@@ -113,15 +113,18 @@ static Match matchDnsName(const ASN1_STRING *string, const Wanted &w, std::strin
   return hostMatches(text, w.name) ? Match::kYes : Match::kNo;
 }
 
-static Match matchAltNames(X509 *cert, const Wanted &w, std::string *error) {
+/** @param present set when the certificate lists names of the wanted kind: then its common name does not count (RFC 6125). */
+static Match matchAltNames(X509 *cert, const Wanted &w, bool *present, std::string *error) {
   GENERAL_NAMES *names = static_cast<GENERAL_NAMES *>(X509_get_ext_d2i(cert, NID_subject_alt_name, nullptr, nullptr));
   if (!names) return Match::kNo;
   Match match = Match::kNo;
   for (int i = 0; i < sk_GENERAL_NAME_num(names) && match == Match::kNo; i++) {
     const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
     if (name->type == GEN_DNS && w.addressLength == 0) {
+      *present = true;
       match = matchDnsName(name->d.dNSName, w, error);
     } else if (name->type == GEN_IPADD && w.addressLength > 0) {
+      *present = true;
       const ASN1_STRING *address = name->d.iPAddress;
       if (ASN1_STRING_length(address) == w.addressLength &&
           memcmp(ASN1_STRING_get0_data(address), w.address, static_cast<size_t>(w.addressLength)) == 0)
@@ -145,12 +148,16 @@ static Match matchCommonName(X509 *cert, const Wanted &w, std::string *error) {
   return hostMatches(text, w.name) ? Match::kYes : Match::kNo;
 }
 
-static Match matchName(X509 *cert, const std::string &name, std::string *error) {
+enum class CommonName { kAlways, kWithoutAltNames };
+
+static Match matchName(X509 *cert, const std::string &name, CommonName common, std::string *error) {
   // a byte string with a NUL in it names nothing
   if (name.find('\0') != std::string::npos) return Match::kNo;
   const Wanted w = wanted(name);
-  Match match = matchAltNames(cert, w, error);
-  if (match == Match::kNo) match = matchCommonName(cert, w, error);
+  bool altNames = false;
+  Match match = matchAltNames(cert, w, &altNames, error);
+  const bool byCommonName = common == CommonName::kAlways || !altNames;
+  if (match == Match::kNo && byCommonName) match = matchCommonName(cert, w, error);
   ERR_clear_error();
   return match;
 }
@@ -169,7 +176,7 @@ std::string tlsPeerCertSubject(const TlsConn *conn) {
 
 bool tlsPeerCertContainsName(TlsConn *conn, const std::string &name) {
   X509 *cert = SSL_get0_peer_certificate(conn->ssl);
-  return cert && matchName(cert, name, &conn->error) == Match::kYes;
+  return cert && matchName(cert, name, CommonName::kAlways, &conn->error) == Match::kYes;
 }
 
 bool tlsPeerCertVerifyHost(TlsConn *conn) {
@@ -178,7 +185,7 @@ bool tlsPeerCertVerifyHost(TlsConn *conn) {
     conn->error = "no server certificate";
     return false;
   }
-  const Match match = matchName(cert, conn->host, &conn->error);
+  const Match match = matchName(cert, conn->host, CommonName::kWithoutAltNames, &conn->error);
   if (match == Match::kNo) conn->error = "name `" + conn->host + "' not present in server certificate";
   return match == Match::kYes;
 }

@@ -2,7 +2,7 @@
  * What the signals do. They arrive as events of the loop, so nothing here is restricted in what it may call.
  */
 import { constants } from 'node:os';
-import { fullResume, touchPools } from './admin/commands';
+import { clientsHeldUp, fullResume, touchPools } from './admin/commands';
 import { die, exitProcess, logInfo } from './core/base/log';
 import { native } from './core/base/native';
 import { notify, notifyReloading } from './core/base/notify';
@@ -54,7 +54,7 @@ function onUsr1(): void {
 }
 
 function onUsr2(): void {
-  if (globalThis.cfShutdown > 0) {
+  if (globalThis.cfShutdown > 0 && !clientsHeldUp()) {
     logInfo('got SIGUSR2 while shutting down, ignoring');
   } else if (handoverSlot.frozen) {
     logInfo('got SIGUSR2, continuing from SUSPEND');

@@ -527,6 +527,27 @@ it('1.25.1: SCRAM messages of a server that say too little, too much or somethin
         socket.end(Buffer.concat([sasl, sasl, WELCOME]));
       });
       await refusedByAll(bouncer, 'twice');
+      // nor one that ends the exchange early, or asks again behind its end
+      const early: [string, (nonce: string) => Buffer][] = [
+        [
+          'okEarly',
+          (nonce) => Buffer.concat([authentication(11, Buffer.from(`r=${nonce}x,s=${salt},i=4096`)), WELCOME]),
+        ],
+        ['okAtOnce', () => WELCOME],
+      ];
+      for (const [database, says] of early) {
+        liar.play(database, async ({ socket, next }) => {
+          socket.write(authentication(10, cstring('SCRAM-SHA-256'), Buffer.alloc(1)));
+          const nonce = /r=(.*)$/s.exec((await next())?.body.toString('latin1') ?? '')?.[1] ?? '';
+          socket.end(Buffer.concat([says(nonce), oneRow('taken in')]));
+        });
+        await refusedByAll(bouncer, database);
+      }
+      // nor one that asks for no proof and gives none
+      liar.play('unasked', async ({ socket }) => {
+        socket.end(Buffer.concat([message('Z', Buffer.from('I')), oneRow('taken in')]));
+      });
+      await refusedByAll(bouncer, 'unasked');
     },
   ));
 

@@ -15,6 +15,7 @@ import { addDatabase, forceUserCredentials } from '../core/pool/database';
 import { getPool, type PgPool } from '../core/pool/pool';
 import { isDead, type PgSocket } from '../core/pool/socket';
 import { findOrAddGlobalUser } from '../core/pool/user';
+import { Act } from '../core/session/act';
 import { resumeAll } from '../core/session/janitor';
 import { checkDbConnectionCount, checkUserConnectionCount } from '../core/session/limits';
 import { disconnectClient } from '../core/session/objects';
@@ -32,8 +33,9 @@ import {
   fullResume,
   touchPools,
 } from './commands';
-import { parseQuery, QueryKind } from './parse';
-import { adminError, adminReady, setCurrentQuery, syntaxError } from './reply';
+import { continueReading, endExtendedProtocol, handleExtended, mustWait } from './extended';
+import { isEmptyQuery, parseQuery, QueryKind } from './parse';
+import { adminEmpty, adminError, adminReady, extendedSession, setCurrentQuery, syntaxError } from './reply';
 
 /** The name of the admin database, and of the user who needs no password on a Unix socket. */
 const ADMIN_NAME = 'pgbouncer';
@@ -41,6 +43,8 @@ const ADMIN_NAME = 'pgbouncer';
 const ADMIN_POOL_SIZE = 2;
 /** SQLSTATE query_canceled */
 const QUERY_CANCELED = '57014';
+/** SQLSTATE feature_not_supported */
+const NOT_SUPPORTED = '0A000';
 
 /** What a client of the console is told about its server. */
 const welcomeParams: readonly (readonly [string, string])[] = [
@@ -98,6 +102,7 @@ function cmdShutdown(admin: PgSocket, arg: string): boolean {
 
 /** Our own: a new process of this program asks for everything that SHOW FDS cannot tell. See src/takeover. */
 function cmdHandover(admin: PgSocket, arg: string): boolean {
+  if (extendedSession(admin) !== null) return adminError(admin, 'HANDOVER needs the simple protocol', NOT_SUPPORTED);
   const refusal = handoverSlot.command(admin, arg);
   return refusal === null ? true : adminError(admin, refusal);
 }
@@ -114,10 +119,11 @@ export const commands: readonly Command[] = [
 
 function runQuery(admin: PgSocket, query: string): boolean {
   const parsed = parseQuery(query);
-  if (handoverSlot.frozen && parsed.name.toLowerCase() !== 'shutdown') {
+  if (handoverSlot.frozen && !equalNoCase(parsed.name, 'shutdown')) {
     handoverSlot.abort('only SHUTDOWN ends a handover');
     return false;
   }
+  if (isEmptyQuery(query)) return adminEmpty(admin);
   switch (parsed.kind) {
     case QueryKind.COMMAND:
       return execCommand(commands, admin, parsed.name, parsed.arg);
@@ -130,40 +136,68 @@ function runQuery(admin: PgSocket, query: string): boolean {
   }
 }
 
-function handleQuery(admin: PgSocket, body: Buffer, off: number, end: number): boolean {
-  const query = new PktReader(body, off, end).str();
+/** Carries out a query, or a packet that mentions it, so that an error can quote it. @returns false = disconnect */
+function withQuery(admin: PgSocket, query: string, run: (admin: PgSocket, query: string) => boolean): boolean {
+  if (wantDebug()) logDebug(`got admin query: ${query}`);
+  setCurrentQuery(query);
+  const alive = run(admin, query);
+  setCurrentQuery(null);
+  return alive;
+}
+
+function handleQuery(admin: PgSocket, reader: PktReader): boolean {
+  const query = reader.str();
   if (query === null) {
     disconnectClient(admin, true, 'incomplete query');
     return false;
   }
-  if (wantDebug()) logDebug(`got admin query: ${query}`);
-  setCurrentQuery(query);
-  const alive = runQuery(admin, query);
-  setCurrentQuery(null);
-  if (!alive && !isDead(admin)) disconnectClient(admin, true, 'failure');
-  return alive && !isDead(admin);
+  if (admin.console !== null) endExtendedProtocol(admin.console);
+  return withQuery(admin, query, runQuery);
 }
 
-/** One complete packet of a client of the console. @returns false when the client was disconnected */
-export function adminHandleClient(admin: PgSocket, type: number, body: Buffer, off: number, end: number): boolean {
+function refusePacket(admin: PgSocket, type: number): false {
+  adminError(admin, `unsupported packet type for admin console: ${type}`);
+  disconnectClient(admin, true, 'bad packet');
+  return false;
+}
+
+function handlePacket(admin: PgSocket, type: number, reader: PktReader): boolean {
+  // an ERROR has passed over the rest of the pipeline
+  if (admin.console?.skipping === true && type !== PqMsg.Sync && type !== PqMsg.Terminate) return true;
   switch (type) {
     case PqMsg.Query:
-      return handleQuery(admin, body, off, end);
+      return handleQuery(admin, reader);
     case PqMsg.Terminate:
       disconnectClient(admin, false, 'close req');
       return false;
     case PqMsg.Parse:
     case PqMsg.Bind:
+    case PqMsg.Describe:
     case PqMsg.Execute:
-      // as good as any unknown packet, but people ask
-      adminError(admin, 'extended query protocol not supported by admin console');
-      disconnectClient(admin, true, 'bad packet');
-      return false;
+    case PqMsg.Close:
+    case PqMsg.Flush:
+    case PqMsg.Sync:
+      if (handoverSlot.frozen) {
+        handoverSlot.abort('only SHUTDOWN ends a handover');
+        return false;
+      }
+      return handleExtended(admin, type, reader, (query) => withQuery(admin, query, runQuery), isCommand);
     default:
-      adminError(admin, `unsupported packet type for admin console: ${type}`);
-      disconnectClient(admin, true, 'bad packet');
-      return false;
+      return refusePacket(admin, type);
   }
+}
+
+/** Words that begin a command. SET is one of the grammar's own. */
+function isCommand(word: string): boolean {
+  return commands.some((command) => equalNoCase(command.word, word));
+}
+
+/** One complete packet of a client of the console. */
+export function adminHandleClient(admin: PgSocket, type: number, body: Buffer, off: number, end: number): Act {
+  if (admin.waitForResponse && mustWait(admin, type)) return Act.WAIT;
+  const alive = handlePacket(admin, type, new PktReader(body, off, end));
+  if (!alive && !isDead(admin)) disconnectClient(admin, true, 'failure');
+  return isDead(admin) ? Act.DEAD : Act.SKIP;
 }
 
 /* ---- login ---- */
@@ -226,7 +260,8 @@ function answerWaiting(tag: () => string): void {
   for (let admin = pool().activeClientList.head; admin !== null; ) {
     const next = nextOf(admin);
     if (admin.waitForResponse) {
-      if (adminReady(admin, tag())) admin.waitForResponse = false;
+      admin.waitForResponse = false;
+      if (adminReady(admin, tag())) continueReading(admin);
       else disconnectClient(admin, false, 'dead admin');
     }
     admin = next;
@@ -266,9 +301,8 @@ export function adminHandleCancel(admin: PgSocket): void {
   if (runState.pauseMode !== PauseMode.NONE) fullResume();
   if (!admin.waitForResponse) return;
   admin.waitForResponse = false;
-  if (!adminError(admin, 'canceling statement due to user request', QUERY_CANCELED)) {
-    disconnectClient(admin, false, 'dead admin');
-  }
+  if (adminError(admin, 'canceling statement due to user request', QUERY_CANCELED)) continueReading(admin);
+  else disconnectClient(admin, false, 'dead admin');
 }
 
 /* ---- start ---- */

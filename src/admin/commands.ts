@@ -2,9 +2,11 @@
  * The commands that change something, but for SHUTDOWN, which is in admin.ts: one row each. A handler returns what the
  * functions of reply.ts return.
  */
+
 import { nextOf } from '../core/base/list';
 import { logError, logInfo } from '../core/base/log';
 import { PauseMode, runState, ShutdownMode } from '../core/base/runstate';
+import { asciiLower } from '../core/base/strutil';
 import { getCachedTime } from '../core/base/time';
 import { SetResult, setConfigParam } from '../core/config/settings';
 import { suspendPooler } from '../core/net/listener';
@@ -12,13 +14,13 @@ import { databaseList, findDatabase, type PgDatabase } from '../core/pool/databa
 import { type PgPool, peerPoolList, poolList, poolServerCount, touchPool } from '../core/pool/pool';
 import type { PgSocket } from '../core/pool/socket';
 import { killPool, resumeAll } from '../core/session/janitor';
-import { disconnectClient, sendPoolerError } from '../core/session/objects';
+import { disconnectClient } from '../core/session/objects';
 import { findOrRegisterDatabase, tagDatabaseDirty } from '../core/session/registry';
 import { reloadSlot } from '../core/session/slots';
 import { writeNotice } from '../core/wire/messages';
 import { pktbufTemp } from '../core/wire/pktbuf';
 import { consoleHooks } from './hooks';
-import { accessError, adminError, adminFlush, adminReady, syntaxError } from './reply';
+import { accessError, adminError, adminFail, adminFlush, adminReady, syntaxError } from './reply';
 import { cmdShow, fakeSet } from './show';
 
 /** A command and whoever carries it out. */
@@ -76,7 +78,15 @@ function cmdReload(admin: PgSocket): boolean {
   const tlsReady = consoleHooks.tlsSetup();
   if (!tlsReady) logError('TLS configuration could not be reloaded, keeping old configuration');
   if (loaded && tlsReady) return adminReady(admin, 'RELOAD');
-  return sendPoolerError(admin, true, false, CONFIG_FILE_ERROR, 'RELOAD failed, see logs for additional details');
+  return adminFail(admin, 'RELOAD failed, see logs for additional details', CONFIG_FILE_ERROR);
+}
+
+/**
+ * True when a shutdown waits for clients that a pause keeps from ending: those must be able to go on. A shutdown that
+ * waits for servers turns waiting clients away instead.
+ */
+export function clientsHeldUp(): boolean {
+  return runState.shutdownMode === ShutdownMode.WAIT_FOR_CLIENTS && runState.pauseMode !== PauseMode.NONE;
 }
 
 /** Ends PAUSE or SUSPEND of the whole pooler. */
@@ -90,7 +100,8 @@ export function fullResume(): void {
 function cmdResume(admin: PgSocket, arg: string): boolean {
   if (arg === '') {
     logInfo('RESUME command issued');
-    if (runState.shutdownMode !== ShutdownMode.NONE) return adminError(admin, 'pooler is shutting down');
+    if (runState.shutdownMode !== ShutdownMode.NONE && !clientsHeldUp())
+      return adminError(admin, 'pooler is shutting down');
     if (runState.pauseMode === PauseMode.NONE) return adminError(admin, 'pooler is not paused/suspended');
     fullResume();
     return adminReady(admin, 'RESUME');
@@ -289,7 +300,7 @@ export const commandTable: readonly Command[] = [
 
 /** Carries out a command of `table`, once it is clear that this client may. */
 export function execCommand(table: readonly Command[], admin: PgSocket, word: string, arg: string): boolean {
-  const wanted = word.toLowerCase();
+  const wanted = asciiLower(word);
   for (const command of table) {
     if (command.word !== wanted) continue;
     if (!command.takesArg && arg !== '') return syntaxError(admin);

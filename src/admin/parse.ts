@@ -9,6 +9,7 @@
  * The original has three regular expressions for it; this scanner accepts exactly what they match, in linear time
  * whatever the query. One query holds one command.
  */
+import { equalNoCase } from '../core/base/strutil';
 
 /** Longest texts with their quotes, each one more than what fits, as the original counts its buffers. */
 export const CMD_MAX = 16;
@@ -121,7 +122,7 @@ function parseSetValue(text: string, keyStart: number, keyEnd: number, pos: numb
 
 function parseSet(text: string): ParsedQuery | null {
   const set = skipBlanks(text, 0);
-  if (text.slice(set, set + 3).toLowerCase() !== 'set') return null;
+  if (!equalNoCase(text.slice(set, set + 3), 'set')) return null;
   const keyStart = skipBlanks(text, set + 3);
   if (keyStart === set + 3) return null;
   const keyEnd = wordEnd(text, keyStart);
@@ -150,4 +151,13 @@ function parseSet(text: string): ParsedQuery | null {
 /** Reads one query of the console. @param query byte string without its NUL */
 export function parseQuery(query: string): ParsedQuery {
   return parseNormal(query) ?? parseSet(query) ?? syntaxError;
+}
+
+/** PostgreSQL takes blanks, semicolons and comments for an empty query: drivers ask it to see whether a connection is alive. */
+export function isEmptyQuery(query: string): boolean {
+  return query.split('\n').every((line) => {
+    const comment = line.indexOf('--');
+    const text = comment < 0 ? line : line.slice(0, comment);
+    return [...text].every((char) => ' \t\r\f;'.includes(char));
+  });
 }

@@ -1,23 +1,33 @@
 /*
  * How the console answers: a result set, a command tag, an error. Every handler of a command returns what these return:
  * false means that the answer could not be delivered, and that the caller has to end the connection.
+ *
+ * The same handlers serve both protocols. In the extended one RowDescription comes from Describe and ReadyForQuery from Sync,
+ * Bind says which columns are binary, and Execute how many rows it wants.
  */
 import { logError } from '../core/base/log';
 import { sendPacket } from '../core/net/sbuf';
+import type { ConsolePortal, ConsoleSession } from '../core/pool/consolesession';
 import { isDead, type PgSocket } from '../core/pool/socket';
 import { sendPoolerError } from '../core/session/objects';
 import {
   type ColumnValue,
+  writeBare,
   writeCommandComplete,
   writeDataRow,
   writeReadyForQuery,
   writeRowDescription,
 } from '../core/wire/messages';
+import { NEW_HEADER_LEN, PqMsg } from '../core/wire/packets';
 import { type PktBuf, pktbufTemp } from '../core/wire/pktbuf';
 import type { Columns } from './columns';
 
 /** Longest error text in bytes; it may quote a whole query. */
 const ERROR_MAX = 1023;
+/** Most bytes of rows that wait for another Execute, of all portals of a client. */
+const REST_MAX = 16 * 1024 * 1024;
+/** SQLSTATE program_limit_exceeded */
+export const LIMIT_EXCEEDED = '54000';
 
 /** The query that is being handled, for the message about one that makes no sense. */
 let currentQuery: string | null = null;
@@ -26,11 +36,100 @@ export function setCurrentQuery(query: string | null): void {
   currentQuery = query;
 }
 
+/** The client's extended protocol, if the packet that is answered belongs to it. */
+export function extendedSession(admin: PgSocket): ConsoleSession | null {
+  return admin.console?.extended === true ? admin.console : null;
+}
+
+/* ---- extended protocol ---- */
+
+/** Forgets a portal and the rows that it has left. */
+export function dropPortal(session: ConsoleSession, name: string): void {
+  session.restBytes -= session.portals.get(name)?.rest?.length ?? 0;
+  session.portals.delete(name);
+}
+
+/** Sync: the implicit transaction ends, and with it every portal. */
+export function endPipeline(session: ConsoleSession): void {
+  session.skipping = false;
+  session.executing = null;
+  for (const name of session.portals.keys()) dropPortal(session, name);
+}
+
+/** The end of the answer to an Execute, or to any packet that failed. A Sync that came meanwhile is answered too. */
+function endExtended(session: ConsoleSession, buf: PktBuf): void {
+  session.executing = null;
+  if (!session.syncWaits) return;
+  session.syncWaits = false;
+  endPipeline(session);
+  writeReadyForQuery(buf);
+}
+
+/** @returns the offset behind the first `limit` DataRows of `rows`, or -1 when there are fewer */
+function endOfRows(rows: Buffer, limit: number): number {
+  let off = 0;
+  for (let left = limit; left > 0; left--) {
+    if (off + NEW_HEADER_LEN > rows.length) return -1;
+    off += 1 + rows.readUInt32BE(off + 1);
+  }
+  return off;
+}
+
+/** Keeps what an Execute with a row limit does not want yet. @returns false when that is too much */
+function keepRest(session: ConsoleSession, portal: ConsolePortal, rest: Buffer): boolean {
+  session.restBytes -= portal.rest?.length ?? 0;
+  portal.rest = null;
+  if (session.restBytes + rest.length > REST_MAX) return false;
+  portal.rest = Buffer.from(rest);
+  session.restBytes += rest.length;
+  return true;
+}
+
+/** Sends the rows in `buf`, which holds nothing else, or as many of them as Execute wants. */
+function sendRows(admin: PgSocket, session: ConsoleSession, buf: PktBuf): boolean {
+  const portal = session.executing;
+  const rows = buf.written();
+  const end = portal === null || portal.limit === 0 ? -1 : endOfRows(rows, portal.limit);
+  if (portal === null || end < 0) return adminFlush(admin, buf, 'SHOW');
+  if (!keepRest(session, portal, rows.subarray(end))) {
+    return adminError(admin, 'too many rows for an Execute with a row limit', LIMIT_EXCEEDED);
+  }
+  buf.pos = end;
+  writeBare(buf, PqMsg.PortalSuspended);
+  endExtended(session, buf);
+  return sendPacket(admin, buf);
+}
+
+/** Another Execute of a portal whose rows did not all go out. */
+export function sendRest(admin: PgSocket, session: ConsoleSession, portal: ConsolePortal): boolean {
+  const rest = portal.rest as Buffer;
+  session.restBytes -= rest.length;
+  portal.rest = null;
+  session.executing = portal;
+  const buf = pktbufTemp();
+  buf.putBytes(rest);
+  return sendRows(admin, session, buf);
+}
+
+/* ---- answers ---- */
+
+/** Sends an ERROR and is ready for what comes next: in the extended protocol, for Sync. Does not log. */
+export function adminFail(admin: PgSocket, message: string, sqlstate: string | null): boolean {
+  const session = extendedSession(admin);
+  if (session === null) return sendPoolerError(admin, true, false, sqlstate, message);
+  const ready = session.syncWaits;
+  session.skipping = !ready;
+  session.executing = null;
+  session.syncWaits = false;
+  if (ready) endPipeline(session);
+  return sendPoolerError(admin, ready, false, sqlstate, message);
+}
+
 /** Logs and sends an ERROR, SQLSTATE 08P01 unless another is named, and is ready for the next query. */
 export function adminError(admin: PgSocket, message: string, sqlstate: string | null = null): boolean {
   const text = message.slice(0, ERROR_MAX);
   logError(text);
-  return sendPoolerError(admin, true, false, sqlstate, text);
+  return adminFail(admin, text, sqlstate);
 }
 
 /** What a user who only may look gets for a command that changes something. */
@@ -44,9 +143,21 @@ export function syntaxError(admin: PgSocket): boolean {
 
 /** Ends the answer in `buf` with a command tag and sends it. */
 export function adminFlush(admin: PgSocket, buf: PktBuf, tag: string): boolean {
+  const session = extendedSession(admin);
   writeCommandComplete(buf, tag);
-  writeReadyForQuery(buf);
-  if (buf.failed) return sendPoolerError(admin, true, false, null, 'result prepare failed');
+  if (session === null) writeReadyForQuery(buf);
+  else if (!buf.failed) endExtended(session, buf);
+  if (buf.failed) return adminFail(admin, 'result prepare failed', null);
+  return sendPacket(admin, buf);
+}
+
+/** Answers a query that holds no command. */
+export function adminEmpty(admin: PgSocket): boolean {
+  const buf = pktbufTemp();
+  const session = extendedSession(admin);
+  writeBare(buf, PqMsg.EmptyQueryResponse);
+  if (session === null) writeReadyForQuery(buf);
+  else endExtended(session, buf);
   return sendPacket(admin, buf);
 }
 
@@ -63,7 +174,9 @@ export type PutRow = (...values: ColumnValue[]) => void;
 /** Answers with a result set. @param rows calls its parameter once a row */
 export function sendResult(admin: PgSocket, columns: Columns, rows: (put: PutRow) => void): boolean {
   const buf = pktbufTemp();
-  writeRowDescription(buf, columns.types, columns.names);
-  rows((...values) => writeDataRow(buf, columns.types, values));
-  return adminFlush(admin, buf, 'SHOW');
+  const session = extendedSession(admin);
+  if (session === null) writeRowDescription(buf, columns.types, columns.names);
+  const formats = session?.executing?.formats ?? null;
+  rows((...values) => writeDataRow(buf, columns.types, values, formats));
+  return session === null || buf.failed ? adminFlush(admin, buf, 'SHOW') : sendRows(admin, session, buf);
 }

@@ -7,7 +7,7 @@ import { equalNoCase } from '../core/base/strutil';
 import { VERSION_STRING } from '../core/base/version';
 import { configForEach } from '../core/config/settings';
 import type { PgSocket } from '../core/pool/socket';
-import { writeDataRow, writeNotice, writeRowDescription } from '../core/wire/messages';
+import { writeNotice } from '../core/wire/messages';
 import { PqMsg } from '../core/wire/packets';
 import { pktbufTemp } from '../core/wire/pktbuf';
 import { type Columns, helpText, showColumns } from './columns';
@@ -21,12 +21,14 @@ import { statsAveragesRows, statsRows, statsTotalsRows, totalsRows } from './sho
 /** One word after SHOW: a result set, or an answer of its own kind. */
 interface ShowRow {
   readonly word: string;
+  /** null: the answer has no rows */
+  readonly columns: Columns | null;
   readonly run: (admin: PgSocket) => boolean;
 }
 
 function result(word: keyof typeof showColumns, rows: (put: PutRow) => void): ShowRow {
   const columns: Columns = showColumns[word];
-  return { word, run: (admin) => sendResult(admin, columns, rows) };
+  return { word, columns, run: (admin) => sendResult(admin, columns, rows) };
 }
 
 function configRows(put: PutRow): void {
@@ -53,8 +55,8 @@ export const showTable: readonly ShowRow[] = [
   result('clients', clientRows),
   result('config', configRows),
   result('databases', databaseRows),
-  { word: 'fds', run: showFds },
-  { word: 'help', run: showHelp },
+  { word: 'fds', columns: showColumns.fds, run: showFds },
+  { word: 'help', columns: null, run: showHelp },
   result('lists', listRows),
   result('peers', peerRows),
   result('peer_pools', peerPoolRows),
@@ -81,24 +83,37 @@ const fakeParams: readonly { readonly name: string; readonly value: string }[] =
   { name: 'standard_conforming_strings', value: 'on' },
   { name: 'datestyle', value: 'ISO' },
   { name: 'timezone', value: 'GMT' },
+  // what JDBC, psycopg, Rails and their like set when they connect
+  { name: 'extra_float_digits', value: '1' },
+  { name: 'application_name', value: '' },
+  { name: 'client_min_messages', value: 'notice' },
+  { name: 'intervalstyle', value: 'postgres' },
 ];
 
 /** SET of such a parameter: accepted and forgotten. Null when it is none. */
 export function fakeSet(admin: PgSocket, key: string): boolean | null {
-  if (!fakeParams.some((param) => equalNoCase(param.name, key))) return null;
+  if (findFake(key) === undefined) return null;
   const buf = pktbufTemp();
   writeNotice(buf, 'SET ignored');
   return adminFlush(admin, buf, 'SET');
 }
 
+function findFake(word: string): (typeof fakeParams)[number] | undefined {
+  return fakeParams.find((param) => equalNoCase(param.name, word));
+}
+
+function findShow(word: string): ShowRow | undefined {
+  return showTable.find((row) => equalNoCase(row.word, word));
+}
+
 export function cmdShow(admin: PgSocket, arg: string): boolean {
-  for (const param of fakeParams) {
-    if (!equalNoCase(param.name, arg)) continue;
-    const buf = pktbufTemp();
-    writeRowDescription(buf, 's', [param.name]);
-    writeDataRow(buf, 's', [param.value]);
-    return adminFlush(admin, buf, 'SHOW');
-  }
-  for (const row of showTable) if (equalNoCase(row.word, arg)) return row.run(admin);
-  return syntaxError(admin);
+  const fake = findFake(arg);
+  if (fake !== undefined) return sendResult(admin, { types: 's', names: [fake.name] }, (put) => put(fake.value));
+  return findShow(arg)?.run(admin) ?? syntaxError(admin);
+}
+
+/** The columns of SHOW with that word: null when it has no rows, undefined when there is no such word. */
+export function columnsOf(arg: string): Columns | null | undefined {
+  const fake = findFake(arg);
+  return fake === undefined ? findShow(arg)?.columns : { types: 's', names: [fake.name] };
 }

@@ -18,7 +18,7 @@ import { type ColumnValue, writeDataRow, writeRowDescription } from '../core/wir
 import { pktbufTemp } from '../core/wire/pktbuf';
 import { showColumns } from './columns';
 import { consoleHooks } from './hooks';
-import { accessError, adminReady } from './reply';
+import { accessError, adminReady, extendedSession, sendResult } from './reply';
 
 /** How long a receiver may take none of the bytes before we give up on it. */
 const STALL_MAX_MS = 10_000;
@@ -65,6 +65,9 @@ function flushQueue(admin: PgSocket): boolean {
   return native.unsent(admin.handle) === 0 || sendNow(admin, native.takeUnsent(admin.handle), -1);
 }
 
+/** Takes one row: the descriptor, and the columns behind it. @returns false to give up */
+type PutFd = (fd: number, row: ColumnValue[]) => boolean;
+
 function sendOneFd(admin: PgSocket, fd: number, row: ColumnValue[]): boolean {
   const buf = pktbufTemp();
   writeDataRow(buf, showColumns.fds.types, [fd, ...row]);
@@ -104,48 +107,61 @@ export function fdRow(sk: PgSocket): ColumnValue[] {
   ];
 }
 
-function sendSocketFd(admin: PgSocket, sk: PgSocket): boolean {
+function socketFd(put: PutFd, sk: PgSocket): boolean {
   // a connection that is not open yet has no descriptor; TLS state cannot travel in these rows
   if (sk.handle < 0 || consoleHooks.isTls(sk) || (sk.link !== null && consoleHooks.isTls(sk.link))) return true;
-  return sendOneFd(admin, native.fdOf(sk.handle), fdRow(sk));
+  return put(native.fdOf(sk.handle), fdRow(sk));
 }
 
-function sendPoolerFd(admin: PgSocket, fd: number, addr: PgAddr): boolean {
+function poolerFd(put: PutFd, fd: number, addr: PgAddr): boolean {
   const row: ColumnValue[] = ['pooler', null, null, addrHost(addr), addr.port, 0, 0];
   while (row.length < showColumns.fds.names.length - 1) row.push(null);
-  return sendOneFd(admin, fd, row);
+  return put(fd, row);
 }
 
-function sendList(admin: PgSocket, list: StatList<PgSocket>): boolean {
-  for (let sk = list.head; sk !== null; sk = nextOf(sk)) if (!sendSocketFd(admin, sk)) return false;
+function listFds(put: PutFd, list: StatList<PgSocket>): boolean {
+  for (let sk = list.head; sk !== null; sk = nextOf(sk)) if (!socketFd(put, sk)) return false;
   return true;
 }
 
-function sendPool(admin: PgSocket, pool: PgPool): boolean {
+function poolFds(put: PutFd, pool: PgPool): boolean {
   return (
-    sendList(admin, pool.activeClientList) &&
-    sendList(admin, pool.waitingClientList) &&
-    sendList(admin, pool.activeServerList) &&
-    sendList(admin, pool.idleServerList) &&
-    sendList(admin, pool.usedServerList) &&
-    sendList(admin, pool.testedServerList) &&
-    sendList(admin, pool.newServerList)
+    listFds(put, pool.activeClientList) &&
+    listFds(put, pool.waitingClientList) &&
+    listFds(put, pool.activeServerList) &&
+    listFds(put, pool.idleServerList) &&
+    listFds(put, pool.usedServerList) &&
+    listFds(put, pool.testedServerList) &&
+    listFds(put, pool.newServerList)
   );
+}
+
+function everyFd(put: PutFd): boolean {
+  if (!forEachPoolerFd((fd, addr) => poolerFd(put, fd, addr))) return false;
+  if (!listFds(put, loginClientList)) return false;
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
+    if (!pool.db.admin && !poolFds(put, pool)) return false;
+  }
+  return true;
 }
 
 /** SHOW FDS, for administrators only: it shows cancel keys and secrets, and stops the loop. */
 export function showFds(admin: PgSocket): boolean {
   if (!admin.adminUser) return accessError(admin);
+  // a driver wants to look: descriptors go to a new process, which speaks the simple protocol
+  if (extendedSession(admin) !== null) {
+    return sendResult(admin, showColumns.fds, (putRow) => {
+      everyFd((fd, row) => {
+        putRow(fd, ...row);
+        return true;
+      });
+    });
+  }
 
   const buf = pktbufTemp();
   writeRowDescription(buf, showColumns.fds.types, showColumns.fds.names);
   if (!sendPacket(admin, buf)) return false;
   if (mayHaveFds(admin) && !flushQueue(admin)) return false;
-
-  if (!forEachPoolerFd((fd, addr) => sendPoolerFd(admin, fd, addr))) return false;
-  if (!sendList(admin, loginClientList)) return false;
-  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
-    if (!pool.db.admin && !sendPool(admin, pool)) return false;
-  }
+  if (!everyFd((fd, row) => sendOneFd(admin, fd, row))) return false;
   return adminReady(admin, 'SHOW');
 }

@@ -25,6 +25,7 @@ import {
 import { statNames, statsStamps } from '../core/pool/stats';
 import { type PgCredentials, userList } from '../core/pool/user';
 import { varNames } from '../core/pool/varcache';
+import { consoleRecord } from './console';
 import {
   type AddrTuple,
   type BeginRecord,
@@ -209,6 +210,7 @@ function socketRecord(sk: PgSocket, state: string, pool: number, kept: number, u
     collected: sk.collect === null ? 0 : sk.collectLen,
   };
   if (sk.ldapOptions !== '') record.ldapOptions = sk.ldapOptions;
+  if (sk.console !== null) record.console = consoleRecord(sk.console);
   if (sk.link !== null) record.link = sk.link.id;
   if (sk.canceledServer !== null) record.canceled = sk.canceledServer.id;
   if (sk.db !== null) {

@@ -13,6 +13,7 @@
 import type { WallTime } from '../core/base/time';
 import type { PgDatabase } from '../core/pool/database';
 import type { PgSocket } from '../core/pool/socket';
+import { hostsOf } from '../core/session/hosts';
 
 /** Newest format that this version writes and reads. */
 export const FORMAT = 1;
@@ -182,6 +183,20 @@ export type RequestNoteTuple = [number, boolean, number | null, ClientStatementT
 /** family, host, port, uid, pid */
 export type AddrTuple = [number, string, number, number, number];
 
+/** A portal of the console: its name, its query, whether it ran, which columns are binary. */
+export type ConsolePortalTuple = [string, string, boolean, readonly boolean[] | null];
+
+/** What a client of the console has prepared, and how far its pipeline is. */
+export interface ConsoleRecord {
+  /** names and queries */
+  statements: [string, string][];
+  portals: ConsolePortalTuple[];
+  extended: boolean;
+  skipping: boolean;
+  syncWaits: boolean;
+  held: boolean;
+}
+
 export interface SocketRecord {
   /** `ahead`: sent while the old process still serves; holds unless a later record says otherwise */
   k: 'socket' | 'ahead';
@@ -225,6 +240,8 @@ export interface SocketRecord {
   serverStatements?: number[];
   notes?: RequestNoteTuple[];
   ldapOptions?: string;
+  /** client of the console that speaks the extended protocol; 0.1.0 has none of it */
+  console?: ConsoleRecord;
   /** state of TLS: not built yet */
   tls?: null;
 }
@@ -254,6 +271,9 @@ export type HandoverRecord =
   | GoneRecord
   | EndRecord;
 
+/** Where connectText() has the hosts. */
+const HOST_PLACE = 1;
+
 /**
  * What the servers of a database depend on: when it differs between two processes, the config was changed, and servers
  * that were opened under the old one are closed as after RELOAD.
@@ -270,4 +290,19 @@ export function connectText(db: PgDatabase): string {
     authQuery,
     startupParams,
   ]);
+}
+
+/**
+ * What differs between the config that another process described by connectText() and the database here.
+ * @returns 'hosts' when it is the list of hosts alone, and some of them are in both
+ */
+export function connectChange(before: string, db: PgDatabase): 'nothing' | 'hosts' | 'all' {
+  if (connectText(db) === before) return 'nothing';
+  const old: unknown[] = JSON.parse(before);
+  const now: unknown[] = JSON.parse(connectText(db));
+  const oldHosts = hostsOf(old[HOST_PLACE] as string | null);
+  const hosts = hostsOf(db.host);
+  old[HOST_PLACE] = now[HOST_PLACE] = null;
+  const same = JSON.stringify(old) === JSON.stringify(now);
+  return same && oldHosts.some((host) => hosts.includes(host)) ? 'hosts' : 'all';
 }

@@ -12,10 +12,12 @@
  * Only the acknowledgement makes the new process the owner, and only this process sends it: so no socket ever has two
  * owners, or none.
  */
+
 import { constants } from 'node:os';
 import { logError, logInfo, logWarning } from '../core/base/log';
 import { native } from '../core/base/native';
 import { PauseMode, runState, ShutdownMode } from '../core/base/runstate';
+import { equalNoCase } from '../core/base/strutil';
 import { readClock, USEC } from '../core/base/time';
 import { newTimer, timerStart, timerStop } from '../core/base/timer';
 import { cf } from '../core/config/settings';
@@ -152,7 +154,7 @@ class Batches {
 
 /** @returns null when the handover begins, or why not */
 function command(admin: PgSocket, arg: string): string | null {
-  if (admin === taker && aheadEnded && !takerReady && arg.toUpperCase() === READY) {
+  if (admin === taker && aheadEnded && !takerReady && equalNoCase(arg, READY)) {
     takerReady = true;
     return null;
   }

@@ -34,13 +34,15 @@ import { type PgStats, statNames, statsStamps } from '../core/pool/stats';
 import { addPamCredentials, findGlobalUser, findOrAddGlobalUser, PgCredentials } from '../core/pool/user';
 import { newVarCache, varcacheSet } from '../core/pool/varcache';
 import { adoptCancelKey, forgetCancelKey } from '../core/session/cancelkeys';
+import { hostsOf } from '../core/session/hosts';
 import { findOrRegisterDatabase } from '../core/session/registry';
+import { consoleOf } from './console';
 import {
   type AddrTuple,
   type BeginRecord,
   type ClientStatementTuple,
   type CredentialsRef,
-  connectText,
+  connectChange,
   type DatabaseRecord,
   FORMAT,
   flagFields,
@@ -110,6 +112,8 @@ export class Restorer {
   private readonly pools = new Map<number, PgPool>();
   /** databases whose servers were opened under another config */
   private readonly changed = new Set<string>();
+  /** databases whose config differs in the list of hosts only */
+  private readonly hostsChanged = new Set<string>();
   private readonly ownCredentials = new Map<string, PgCredentials>();
   private readonly byId = new Map<number, PgSocket>();
   private readonly links: Tie[] = [];
@@ -212,7 +216,9 @@ export class Restorer {
     db.paused = record.paused;
     db.disabled = record.disabled;
     db.waitClose = record.waitClose;
-    if (connectText(db) !== record.connect) this.changed.add(db.name);
+    const change = connectChange(record.connect, db);
+    if (change === 'all') this.changed.add(db.name);
+    else if (change === 'hosts') this.hostsChanged.add(db.name);
     for (const user of record.dynamicUsers) adoptSecret(addDynamicCredentials(db, user.name, user.passwd), user);
     if (inactiveTime > 0 && db.auto && db.pools.length === 0) retireAutodatabase(db, inactiveTime);
   }
@@ -430,6 +436,7 @@ export class Restorer {
     sk.scram = record.scram === undefined ? null : scramOf(record.scram);
     const key = Buffer.from(record.cancelKey, 'latin1');
     sk.ldapOptions = record.ldapOptions ?? '';
+    sk.console = record.console === undefined ? null : consoleOf(record.console);
     if (sk.waitForAuth && !sk.authPassed) {
       // PAM or LDAP was asked by the old process: the password, which is kept, is looked at again
       sk.waitForAuth = false;
@@ -461,7 +468,8 @@ export class Restorer {
       const db = (sk.pool as PgPool).db;
       db.connectionCount++;
       if (poolUser?.globalUser) poolUser.globalUser.connectionCount++;
-      if (this.changed.has(db.name)) sk.closeNeeded = true;
+      const hostGone = this.hostsChanged.has(db.name) && !hostsOf(db.host).includes(sk.host);
+      if (this.changed.has(db.name) || hostGone) sk.closeNeeded = true;
       return;
     }
     if (sk.db !== null && sk.contributesDbClientCount) sk.db.clientConnectionCount++;

@@ -3,6 +3,8 @@
  * list it is in is the single source of truth for its state, so moving an element is unlinking here, linking there.
  */
 
+import { OrderIndex } from './order';
+
 /** What an object must carry to live in a StatList. `list` is the list it is in now, or null. */
 export interface ListNode {
   prev: ListNode | null;
@@ -16,8 +18,14 @@ export class StatList<T extends ListNode> {
   tail: T | null;
   count: number;
 
-  /** @param name what the list holds, for messages of failed assertions */
-  constructor(name: string) {
+  private readonly order: OrderIndex<T> | null;
+
+  /**
+   * @param name what the list holds, for messages of failed assertions
+   * @param compare for a list that is kept in order: elements come in by insert() only
+   */
+  constructor(name: string, compare: ((a: T, b: T) => number) | null = null) {
+    this.order = compare === null ? null : new OrderIndex(compare);
     this.name = name;
     this.head = null;
     this.tail = null;
@@ -44,6 +52,14 @@ export class StatList<T extends ListNode> {
     this.head = node;
   }
 
+  /** Puts `node` where the order of the list wants it. O(log n). The list must have an order, and no equal element. */
+  insert(node: T): void {
+    if (this.order === null) throw new Error(`list ${this.name}: has no order`);
+    const next = this.order.insert(node);
+    if (next === null) this.append(node);
+    else this.putBefore(node, next);
+  }
+
   /** Puts `node` in front of `before`, which must be in this list. */
   putBefore(node: T, before: T): void {
     if (before.prev === null) {
@@ -60,6 +76,7 @@ export class StatList<T extends ListNode> {
   /** Takes `node` out. It must be in this list. */
   remove(node: T): void {
     if ((node.list as unknown) !== this) throw new Error(`list ${this.name}: removing an element that is not in it`);
+    if (this.order !== null) this.order.remove(node);
     if (node.prev !== null) node.prev.next = node.next;
     else this.head = node.next as T | null;
     if (node.next !== null) node.next.prev = node.prev;
@@ -87,20 +104,4 @@ export class StatList<T extends ListNode> {
 /** The element after `node` in its list, or null. Fetch it before the body of a loop may unlink `node`. */
 export function nextOf<T extends ListNode>(node: T): T | null {
   return node.next as T | null;
-}
-
-/**
- * Inserts `node` so that the list stays ordered by `compare`, as the original's put_in_order. O(n): for lists that
- * change with the config, not with traffic.
- */
-export function putInOrder<T extends ListNode>(node: T, list: StatList<T>, compare: (a: T, b: T) => number): void {
-  for (let item = list.head; item !== null; item = nextOf(item)) {
-    const order = compare(item, node);
-    if (order === 0) throw new Error(`list ${list.name}: found existing element`);
-    if (order > 0) {
-      list.putBefore(node, item);
-      return;
-    }
-  }
-  list.append(node);
 }

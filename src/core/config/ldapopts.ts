@@ -2,7 +2,7 @@
  * The options of an LDAP login, as auth_ldap_options or the tail of an HBA line has them: key=value pairs or a URL. Read
  * when somebody logs in, and by --check. What is said wrong is told in the original's words.
  */
-import { isSpace } from '../base/strutil';
+import { asciiLower, isSpace, trimSpace } from '../base/strutil';
 
 export const enum LdapScope {
   BASE = 'base',
@@ -118,7 +118,7 @@ function parseLdapUrl(options: LdapOptions, url: string): string | null {
   const wrong = (what: string) => `could not parse LDAP URL "${url}": ${what}`;
   const match = /^([A-Za-z]+):\/\/([^/?]*)(?:\/(.*))?$/s.exec(url);
   if (match === null) return wrong('no scheme://host');
-  const scheme = (match[1] as string).toLowerCase();
+  const scheme = asciiLower(match[1] as string);
   if (scheme !== 'ldap' && scheme !== 'ldaps') return `unsupported LDAP URL scheme: ${scheme}`;
   const host = /^(\[[^\]]*\]|[^:]*)(?::([0-9]{1,5}))?$/.exec(match[2] as string);
   if (host === null || Number(host[2] ?? 0) > 65535) return wrong('bad host or port');
@@ -243,7 +243,7 @@ export function parseLdapOptions(given: string): LdapParse {
   const error = validate(options);
   if (error !== null) return { options: null, error, rest: '' };
   if (options.port === 0) options.port = options.scheme === 'ldaps' ? LDAPS_PORT : LDAP_PORT;
-  return { options, error: '', rest: text.slice(pos).trim() };
+  return { options, error: '', rest: trimSpace(text.slice(pos)) };
 }
 
 /** What the original refuses in a user name that becomes part of a search filter. */

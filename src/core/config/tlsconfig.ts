@@ -2,8 +2,10 @@
  * The TLS settings: checked, and made into contexts. Apart from net/tls.ts, which puts contexts in force, because --check
  * wants to know what a start would say and nothing more.
  */
+
 import { logError } from '../base/log';
 import { native, type TlsRole, TlsVerify } from '../base/native';
+import { asciiLower, equalNoCase } from '../base/strutil';
 import { AuthType, cf, SslMode } from './settings';
 
 const enum Protocol {
@@ -48,7 +50,7 @@ export function parseTlsProtocols(text: string): number | null {
   for (const part of text.split(/[,:]/)) {
     const word = part.replace(/^[ \t]+/, '');
     const negate = word.startsWith('!');
-    const bits = protocolWords.get((negate ? word.slice(1) : word).toLowerCase());
+    const bits = protocolWords.get(asciiLower(negate ? word.slice(1) : word));
     if (bits === undefined) return null;
     if (!negate) protocols |= bits;
     else protocols = (protocols === 0 ? Protocol.ALL : protocols) & ~bits;
@@ -89,9 +91,9 @@ function checkSettings(settings: TlsSettings): TlsConfig | null {
   const protocols = settings.protocols === '' ? Protocol.DEFAULT : parseTlsProtocols(settings.protocols);
   if (protocols === null) return invalid(settings, 'protocols', settings.protocols);
   // documented in small letters, which OpenSSL does not know and the original forgot to translate
-  const ciphers = settings.ciphers.toLowerCase() === 'all' ? 'ALL' : settings.ciphers;
+  const ciphers = equalNoCase(settings.ciphers, 'all') ? 'ALL' : settings.ciphers;
   if (!native.tlsKnown('ciphers', ciphers)) return invalid(settings, 'ciphers', settings.ciphers);
-  const dheparams = settings.dheparams.toLowerCase();
+  const dheparams = asciiLower(settings.dheparams);
   if (!['', 'none', 'auto'].includes(dheparams)) return invalid(settings, 'dheparams', settings.dheparams);
   // the original has its own spelling of this name
   if (!native.tlsKnown('curve', settings.ecdhcurve)) return invalid(settings, 'ecdhecurve', settings.ecdhcurve);

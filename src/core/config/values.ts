@@ -3,6 +3,7 @@
  * original uses (strtol with base 0, strtoul, strtod, atoi, %g). Called by the settings table and by the loader; knows
  * no setting by name.
  */
+import { asciiLower } from '../base/strutil';
 import { USEC } from '../base/time';
 
 /** One row of a name <-> number map; null-terminated in the original, an array here. */
@@ -102,7 +103,7 @@ export function formatTimeUsec(usec: number): string {
 
 /** The value that a name stands for, letter case ignored; null for an unknown name. */
 export function parseLookup(map: readonly Lookup[], text: string): number | null {
-  const wanted = text.toLowerCase();
+  const wanted = asciiLower(text);
   for (const row of map) {
     if (row.name === wanted) return row.value;
   }

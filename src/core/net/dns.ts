@@ -107,6 +107,11 @@ function launch(req: DnsRequest): void {
   else gotResult(req, [], id);
 }
 
+/** How many addresses are known of a name; 0 when it is none that was looked up. */
+export function dnsAddressCount(name: string): number {
+  return requests.get(name)?.addrs.length ?? 0;
+}
+
 /** The one who asked has gone; the answer is still cached for the next. */
 export function dnsCancel(token: number): void {
   for (const req of requests.values()) {

@@ -3,7 +3,9 @@
  * its serial number, one after the other, once a period; when that grew, the zone's names are looked up again, and
  * connections to addresses that went away are closed when they are free. After the original's zone code in dnslookup.c.
  */
+
 import { logDebug, logInfo, logNoise, logWarning } from '../base/log';
+import { asciiLower, equalNoCase } from '../base/strutil';
 import { newTimer, timerStart, timerStop } from '../base/timer';
 import { cf } from '../config/settings';
 import { askNameThread } from './namethread';
@@ -40,7 +42,7 @@ export function zoneRegister(host: string): void {
   if (dot < 0 || dot === host.length - 1) return;
   const name = host.slice(dot + 1);
   logDebug(`zone_register(${host}): name=${name}`);
-  const zone = zones.find((each) => each.name.toLowerCase() === name.toLowerCase());
+  const zone = zones.find((each) => equalNoCase(each.name, name));
   if (zone === undefined) zones.push({ name, serial: 0, hosts: [host] });
   else zone.hosts.push(host);
 }
@@ -91,7 +93,7 @@ export function zoneCacheMaint(): void {
 /** Every zone by name, for SHOW DNS_ZONES. */
 export function dnsForEachZone(each: (zone: string, serial: number, count: number) => void): void {
   const sorted = zones
-    .map((zone) => ({ zone, key: zone.name.toLowerCase() }))
+    .map((zone) => ({ zone, key: asciiLower(zone.name) }))
     .sort((a, b) => (a.key < b.key ? -1 : Number(a.key > b.key)));
   for (const { zone } of sorted) each(zone.name, zone.serial, zone.hosts.length);
 }

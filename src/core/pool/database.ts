@@ -1,7 +1,7 @@
 /*
  * Databases as clients name them, and peers: what the config says of each and what it is doing now.
  */
-import { type ListNode, nextOf, putInOrder, StatList } from '../base/list';
+import { type ListNode, nextOf, StatList } from '../base/list';
 import { LoadBalanceHosts, PoolMode } from '../config/settings';
 import type { PgPool } from './pool';
 import { compareNames, findOrAddGlobalUser, PgCredentials } from './user';
@@ -74,17 +74,13 @@ export class PgDatabase implements ListNode {
 }
 
 /** Ordered by name, as SHOW prints them. */
-export const databaseList = new StatList<PgDatabase>('database_list');
+export const databaseList = new StatList<PgDatabase>('database_list', (a, b) => compareNames(a.name, b.name));
 /** Auto-databases without connections, the longest idle first. */
 export const autodatabaseIdleList = new StatList<PgDatabase>('autodatabase_idle_list');
 /** Ordered by peer id. */
-export const peerList = new StatList<PgDatabase>('peer_list');
+export const peerList = new StatList<PgDatabase>('peer_list', (a, b) => a.peerId - b.peerId);
 
 const databasesByName = new Map<string, PgDatabase>();
-
-function putDatabase(db: PgDatabase): void {
-  putInOrder(db, databaseList, (a, b) => compareNames(a.name, b.name));
-}
 
 /** The database of that name; an idle auto-database becomes active again. */
 export function findDatabase(name: string): PgDatabase | null {
@@ -93,7 +89,7 @@ export function findDatabase(name: string): PgDatabase | null {
   if (db.inactiveTime !== 0) {
     db.inactiveTime = 0;
     autodatabaseIdleList.remove(db);
-    putDatabase(db);
+    databaseList.insert(db);
   }
   return db;
 }
@@ -103,7 +99,7 @@ export function addDatabase(name: string): PgDatabase {
   if (db === null) {
     db = new PgDatabase(name);
     databasesByName.set(name, db);
-    putDatabase(db);
+    databaseList.insert(db);
   }
   return db;
 }
@@ -132,7 +128,7 @@ export function addPeer(peerId: number): PgDatabase {
   if (peer === null) {
     peer = new PgDatabase(String(peerId));
     peer.peerId = peerId;
-    putInOrder(peer, peerList, (a, b) => a.peerId - b.peerId);
+    peerList.insert(peer);
   }
   return peer;
 }

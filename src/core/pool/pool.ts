@@ -2,7 +2,7 @@
  * A pool: the connections of one database and user pair, in one list per state. Peers have pools without a user, for
  * cancel requests only.
  */
-import { type ListNode, putInOrder, StatList } from '../base/list';
+import { type ListNode, StatList } from '../base/list';
 import { getCachedTime } from '../base/time';
 import type { PgDatabase } from './database';
 import type { PgSocket } from './socket';
@@ -68,6 +68,9 @@ export class PgPool implements ListNode {
   lastLoginFailed = false;
   /** round-robin counter over the hosts of the database */
   rrcounter = 0;
+  /** hosts, and addresses of the present host, that failed in this attempt to connect (session/hosts.ts) */
+  hostsTried = 0;
+  addressesTried = 0;
 
   /** in the list of pools that something happened to in this turn */
   touched = false;
@@ -82,9 +85,9 @@ export class PgPool implements ListNode {
 }
 
 /** Ordered by database and user, as SHOW prints them. */
-export const poolList = new StatList<PgPool>('pool_list');
+export const poolList = new StatList<PgPool>('pool_list', comparePools);
 /** Ordered by peer id. */
-export const peerPoolList = new StatList<PgPool>('peer_pool_list');
+export const peerPoolList = new StatList<PgPool>('peer_pool_list', (a, b) => a.db.peerId - b.db.peerId);
 
 function comparePools(a: PgPool, b: PgPool): number {
   if (a.db !== b.db) return compareNames(a.db.name, b.db.name);
@@ -100,7 +103,7 @@ export function getPool(db: PgDatabase, user: PgCredentials): PgPool {
   const pool = new PgPool(db, user);
   globalUser.pools.push(pool);
   db.pools.push(pool);
-  putInOrder(pool, poolList, comparePools);
+  poolList.insert(pool);
   return pool;
 }
 
@@ -108,7 +111,7 @@ export function getPool(db: PgDatabase, user: PgCredentials): PgPool {
 export function getPeerPool(peer: PgDatabase): PgPool {
   if (peer.peerPool === null) {
     peer.peerPool = new PgPool(peer, null);
-    putInOrder(peer.peerPool, peerPoolList, (a, b) => a.db.peerId - b.db.peerId);
+    peerPoolList.insert(peer.peerPool);
   }
   return peer.peerPool;
 }

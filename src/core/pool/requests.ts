@@ -100,6 +100,21 @@ export class RequestQueue {
     this.count -= drop;
   }
 
+  /** True when the newest request is part of a pipeline that no Sync has ended. False when there is none. */
+  owesSync(): boolean {
+    if (this.count === 0) return false;
+    switch (this.entryAt(this.count - 1) & TYPE_MASK) {
+      case PqMsg.Parse:
+      case PqMsg.Bind:
+      case PqMsg.Describe:
+      case PqMsg.Close:
+      case PqMsg.Execute:
+        return true;
+      default:
+        return false;
+    }
+  }
+
   /** Type byte of the oldest request, 0 when there is none. */
   firstType(): number {
     return this.count === 0 ? 0 : (this.slots[this.head] as number) & TYPE_MASK;

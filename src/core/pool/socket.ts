@@ -7,6 +7,7 @@ import type { ScramState } from '../auth/scram';
 import type { ListNode, StatList } from '../base/list';
 import { Family, type SockAddr } from '../base/native';
 import { BACKENDKEY_LEN } from '../wire/packets';
+import type { ConsoleSession } from './consolesession';
 import type { PgDatabase } from './database';
 import type { PgPool } from './pool';
 import type { ClientStatement, ServerStatements } from './prepare';
@@ -150,7 +151,7 @@ export class PgSocket implements ListNode {
   waitForUser = false;
   /** client: waits for PAM or LDAP */
   waitForAuth = false;
-  /** client: PAM or LDAP has said yes */
+  /** client: PAM or LDAP has said yes; server: AuthenticationOk has come */
   authPassed = false;
   suspended = false;
   sentWaitNotification = false;
@@ -160,6 +161,8 @@ export class PgSocket implements ListNode {
   ownUser = false;
   /** console: waits for PAUSE, SUSPEND or WAIT_CLOSE to complete */
   waitForResponse = false;
+  /** console: its extended protocol, null until the client uses that */
+  console: ConsoleSession | null = null;
 
   replication: Replication = Replication.NONE;
   startupOptions: string | null = null;
@@ -170,6 +173,8 @@ export class PgSocket implements ListNode {
   queryStart = 0;
   xactStart = 0;
   waitStart = 0;
+  /** server: when its answers to a pipeline without Sync were asked for */
+  flushTime = 0;
 
   cancelKey: Buffer = noKey;
   /** server: cancel requests aimed at its query */

@@ -2,7 +2,7 @@
  * Users: the global user carries settings and counts; credentials carry a secret. One global user per name; credentials
  * exist per user (auth_file), per forced user of a database, and per database for users found by auth_query.
  */
-import { type ListNode, putInOrder, StatList } from '../base/list';
+import { type ListNode, StatList } from '../base/list';
 import { PoolMode } from '../config/settings';
 import type { PgPool } from './pool';
 
@@ -64,7 +64,7 @@ export class PgGlobalUser implements ListNode {
 }
 
 /** All users, ordered by name. */
-export const userList = new StatList<PgGlobalUser>('user_list');
+export const userList = new StatList<PgGlobalUser>('user_list', (a, b) => compareNames(a.name, b.name));
 const usersByName = new Map<string, PgGlobalUser>();
 /** PAM users live apart: their names may clash with those of other methods. */
 const pamCredentials = new Map<string, PgCredentials>();
@@ -94,7 +94,7 @@ export function findOrAddGlobalUser(name: string, passwd: string): PgGlobalUser 
   if (user === undefined) {
     user = new PgGlobalUser(name);
     usersByName.set(name, user);
-    putInOrder(user, userList, (a, b) => compareNames(a.name, b.name));
+    userList.insert(user);
     updateGlobalUserPasswd(user, passwd);
   }
   return user;

@@ -2,7 +2,7 @@
  * The server variables that travel with a client: which ones are tracked, their values on each socket, and the SET
  * that makes a server match the client it is about to serve.
  */
-import { equalNoCase, parseWordList, pgQuoteLiteral } from '../base/strutil';
+import { asciiLower, equalNoCase, parseWordList, pgQuoteLiteral } from '../base/strutil';
 import type { PktBuf } from '../wire/pktbuf';
 
 const STATIC_NAMES = ['DateStyle', 'client_encoding', 'TimeZone', 'standard_conforming_strings', 'application_name'];
@@ -29,7 +29,7 @@ export function initVarLookup(extra: string): void {
   names = [];
   lookup.clear();
   for (const name of [...STATIC_NAMES, ...words]) {
-    const key = name.toLowerCase();
+    const key = asciiLower(name);
     if (name === '' || lookup.has(key)) continue;
     lookup.set(key, names.length);
     names.push(name);
@@ -42,12 +42,15 @@ export function varNames(): readonly string[] {
 
 /**
  * One string object per value: comparing a client's variables with a server's is then comparing pointers. Emptied when
- * clients make up ever new values; the ones in use just lose the shortcut.
+ * clients make up ever new values; those in use only lose the shortcut. Clients reach it before they log in, so a long value
+ * is not kept, and all of them together are at most INTERNED_MAX * INTERNED_LENGTH_MAX bytes.
  */
 const interned = new Map<string, string>();
-const INTERNED_MAX = 10_000;
+const INTERNED_MAX = 2000;
+const INTERNED_LENGTH_MAX = 256;
 
 function intern(value: string): string {
+  if (value.length > INTERNED_LENGTH_MAX) return value;
   const known = interned.get(value);
   if (known !== undefined) return known;
   if (interned.size >= INTERNED_MAX) interned.clear();
@@ -67,7 +70,7 @@ export function newVarCache(): (string | null)[] {
  * @returns true when it is tracked and the value is not null
  */
 export function varcacheSet(vars: (string | null)[], name: string, value: string | null): boolean {
-  const slot = lookup.get(name.toLowerCase());
+  const slot = lookup.get(asciiLower(name));
   if (slot === undefined) return false;
   vars[slot] = value === null ? null : intern(value);
   return value !== null;
@@ -75,7 +78,7 @@ export function varcacheSet(vars: (string | null)[], name: string, value: string
 
 /** The value of a tracked variable, or null. */
 export function varcacheGet(vars: (string | null)[], name: string): string | null {
-  const slot = lookup.get(name.toLowerCase());
+  const slot = lookup.get(asciiLower(name));
   return slot === undefined ? null : (vars[slot] ?? null);
 }
 
@@ -91,7 +94,7 @@ export function varcacheMatches(server: (string | null)[], client: (string | nul
 
 /** search_path is reported quoted already, so quoting it again would change its meaning. */
 function quoteValue(name: string, value: string): string {
-  if (name.toLowerCase() !== 'search_path') return pgQuoteLiteral(value);
+  if (!equalNoCase(name, 'search_path')) return pgQuoteLiteral(value);
   return value === '""' ? "''" : value;
 }
 

@@ -79,7 +79,8 @@ function readUserRow(client: PgSocket, server: PgSocket, reader: PktReader): boo
   if (columns !== 2) return fail(server, `expected 2 columns from auth_query, not ${columns}`);
   const nameLen = reader.u32();
   if (reader.fail) return fail(server, 'bad packet');
-  if (nameLen === 0xffffffff) return fail(server, 'auth_query response contained null user name');
+  // a function with OUT parameters answers one row of NULLs when it finds nothing: no such user
+  if (nameLen === 0xffffffff) return true;
   const name = reader.chars(nameLen);
   const passwdLen = reader.u32();
   if (name === null || reader.fail) return fail(server, 'bad packet');

@@ -355,7 +355,7 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ac
     case PqMsg.Describe:
     case PqMsg.Close:
       trackOutstanding = true;
-      if (!preparedStatementsEnabled(client)) break;
+      if (!preparedStatementsEnabled(client) || client.db?.admin === true) break;
       switch (inspectPrepared(client, type, buf, off, end, len)) {
         case Inspect.IGNORE:
           break;
@@ -441,8 +441,9 @@ function adminPacket(client: PgSocket, type: number, len: number, off: number, e
   // answers of this turn's commands are still on their way: a chunk holds thousands of short ones
   if (client.blocked || !client.reading) return Act.WAIT;
   requestFullLoopMaint();
-  const alive = adminSlot.handleClient(client, type, arena, off + NEW_HEADER_LEN, off + len);
-  if (!alive || isDead(client)) return Act.DEAD;
+  const act = adminSlot.handleClient(client, type, arena, off + NEW_HEADER_LEN, off + len);
+  if (isDead(client)) return Act.DEAD;
+  if (act !== Act.SKIP) return act;
   hdr.len = len;
   // a reader slower than its own questions must not pile up answers here
   if (native.unsent(client.handle) > 0) blockSource(client);

@@ -117,6 +117,8 @@ function launchRecheck(pool: PgPool): void {
   }
   if (wantDebug()) slogDebug(server, `P: checking: ${query}`);
   changeServerState(server, SocketState.SV_TESTED);
+  // until the answer is there: a notification that comes first must not set it free
+  server.ready = false;
   const buf = pktbufTemp();
   writeQuery(buf, query === '<empty>' ? '' : query);
   if (!sendPacket(server, buf)) disconnectServer(server, false, 'test query failed');
@@ -310,9 +312,28 @@ function killPoolBecause(pool: PgPool, reason: string): void {
     pool.testedServerList,
     pool.newServerList,
   ];
+  // those that are still logging in refer to the pool without being in one of its lists
+  closeLogins((client) => client.pool === pool, reason);
   for (const list of clientLists) closeClientList(list, reason);
   for (const list of serverLists) closeServerList(list, reason);
   removePool(pool);
+}
+
+/** Disconnects those clients in login of which `concerned` says so. */
+function closeLogins(concerned: (client: PgSocket) => boolean, reason: string): void {
+  for (let client = loginClientList.head; client !== null; ) {
+    const next: PgSocket | null = nextOf(client);
+    if (concerned(client) && !isDead(client)) disconnectClient(client, true, reason);
+    // the end of one may have ended its neighbour
+    client = next !== null && next.list === null ? loginClientList.head : next;
+  }
+}
+
+/** Whether a client that is logging in refers to the pool: it is in none of the pool's lists. */
+export function poolHasLogins(pool: PgPool): boolean {
+  for (let client = loginClientList.head; client !== null; client = nextOf(client))
+    if (client.pool === pool) return true;
+  return false;
 }
 
 /** Ends a database, or a peer, that is not in the config any more or was an auto-database long unused. */
@@ -325,11 +346,7 @@ export function killDatabase(db: PgDatabase): void {
   }
   logWarning(`dropping database '${db.name}' as it does not exist anymore or inactive auto-database`);
   // clients that are still logging in to it count for it and would use it
-  for (let client = loginClientList.head; client !== null; ) {
-    const next: PgSocket | null = nextOf(client);
-    if (client.db === db && !isDead(client)) disconnectClient(client, true, 'database removed');
-    client = next !== null && next.list === null ? loginClientList.head : next;
-  }
+  closeLogins((client) => client.db === db, 'database removed');
   while (db.pools.length > 0) killPool(db.pools[0] as PgPool);
   removeDatabase(db);
 }

@@ -5,7 +5,7 @@ import { nextOf } from '../base/list';
 import { logDebug, logError, logNoise, slogDebug, slogNoise, slogWarning, wantDebug } from '../base/log';
 import { Family, native, type SockAddr } from '../base/native';
 import { getCachedTime, USEC } from '../base/time';
-import { cf, LoadBalanceHosts } from '../config/settings';
+import { cf } from '../config/settings';
 import { inetAddr, unixAddr } from '../net/addr';
 import { dnsResolve } from '../net/dns';
 import { attachHandle } from '../net/sbuf';
@@ -16,7 +16,8 @@ import { type PgPool, poolServerCount } from '../pool/pool';
 import { type PgSocket, Replication, SocketState, sendingAuthQuery } from '../pool/socket';
 import { changeServerState, newServer } from '../pool/state';
 import type { PgGlobalUser } from '../pool/user';
-import { disconnectServer } from './objects';
+import { attemptGoesOn, endAttempt, pickHost } from './hosts';
+import { disconnectServer, LoginOutcome } from './objects';
 
 /** The one that was used longest ago. */
 function older(a: PgSocket | null, b: PgSocket | null): PgSocket | null {
@@ -97,7 +98,7 @@ export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): void 
     return;
   }
   const now = getCachedTime();
-  if (pool.lastConnectFailed && now - pool.lastConnectTime < cf.serverLoginRetry) {
+  if (pool.lastConnectFailed && !attemptGoesOn(pool) && now - pool.lastConnectTime < cf.serverLoginRetry) {
     if (wantDebug()) {
       const left = Math.floor((cf.serverLoginRetry - (now - pool.lastConnectTime)) / USEC);
       logDebug(`launch_new_connection: last failed, not launching new connection yet, still waiting ${left} s`);
@@ -127,6 +128,8 @@ export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): void 
 function openConnection(pool: PgPool): void {
   const server = newServer();
   const now = getCachedTime();
+  // what failed so long ago is not part of this attempt any more
+  if (now - pool.lastConnectTime >= cf.serverLoginRetry) endAttempt(pool);
   server.pool = pool;
   server.loginUser = pool.user;
   server.connectTime = now;
@@ -137,19 +140,6 @@ function openConnection(pool: PgPool): void {
   const globalUser = pool.user?.globalUser ?? null;
   if (globalUser !== null) globalUser.connectionCount++;
   connectToHost(server, pickHost(pool));
-}
-
-/** One of the database's hosts, by load_balance_hosts. */
-function pickHost(pool: PgPool): string | null {
-  const host = pool.db.host;
-  if (host === null || !host.includes(',')) return host;
-  const mode = pool.db.loadBalanceHosts;
-  if (mode === LoadBalanceHosts.DISABLE && pool.lastConnectFailed) pool.rrcounter = (pool.rrcounter + 1) & 0xffff;
-  const hosts = host.split(',').filter((name) => name !== '');
-  // a list of nothing names no host: the Unix socket is for those who name none at all
-  const picked = hosts[pool.rrcounter % hosts.length] ?? '';
-  if (mode === LoadBalanceHosts.ROUND_ROBIN) pool.rrcounter = (pool.rrcounter + 1) & 0xffff;
-  return picked;
 }
 
 const IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}$/;
@@ -182,7 +172,7 @@ function connectToHost(server: PgSocket, host: string | null): void {
 function onServerResolved(server: PgSocket, addr: SockAddr | null): void {
   server.dnsToken = -1;
   if (addr === null) {
-    disconnectServer(server, true, 'server DNS lookup failed');
+    disconnectServer(server, true, 'server DNS lookup failed', LoginOutcome.HOST_FAILED);
     return;
   }
   connectServer(server, { family: addr.family, host: addr.host, port: (server.pool as PgPool).db.port });
@@ -199,19 +189,20 @@ function connectServer(server: PgSocket, addr: SockAddr): void {
   const handle = tuned ? native.connect(addr.family, addr.host, addr.port, fd) : Math.min(fd, -1);
   if (handle < 0) {
     logNoise(`failed to launch new connection: ${native.strerror(-handle)}`);
-    disconnectServer(server, false, 'connect failed');
+    disconnectServer(server, false, 'connect failed', LoginOutcome.HOST_FAILED);
     return;
   }
   attachHandle(server, handle);
 }
 
-/** All servers of a pool that are not there for a cancel request, for marking. */
+/** All servers of a pool but those that carry a cancel request, for marking. `each` may end the one it is called with. */
 export function forEachServer(pool: PgPool, each: (server: PgSocket) => void): void {
   const lists = [
     pool.idleServerList,
     pool.usedServerList,
     pool.testedServerList,
     pool.activeServerList,
+    pool.beingCanceledServerList,
     pool.newServerList,
   ];
   for (const list of lists) {

@@ -14,10 +14,10 @@ import { acceptClient, clientInput, clientRecvFailed } from './client';
 import { replayExternalAuth } from './extauth';
 import { perLoopMaint } from './janitor';
 import { collectLdapAnswers } from './ldapauth';
-import { disconnectClient, disconnectServer } from './objects';
+import { disconnectClient, disconnectServer, LoginOutcome } from './objects';
 import { onPamDone } from './pamauth';
 import { serverFlushed, serverInput, serverRecvFailed } from './server';
-import { serverConnected, serverTlsReady } from './serverlogin';
+import { serverConnected, serverTlsFailed, serverTlsReady } from './serverlogin';
 import { handoverSlot } from './slots';
 
 acceptSlot.accept = acceptClient;
@@ -57,7 +57,8 @@ function recvFailed(sk: PgSocket): void {
 function onTls(sk: PgSocket, result: number): void {
   if (result < 0) {
     logWarning(`TLS handshake error: ${native.tlsError(sk.handle)}`);
-    recvFailed(sk);
+    if (isServerSocket(sk)) serverTlsFailed(sk);
+    else clientRecvFailed(sk);
   } else if (isServerSocket(sk)) {
     serverTlsReady(sk);
   }
@@ -66,7 +67,7 @@ function onTls(sk: PgSocket, result: number): void {
 /** What was queued for a socket is sent, or the socket broke: whoever waited for that goes on. */
 export function onDrain(sk: PgSocket, result: number): void {
   if (result < 0) {
-    if (isServerSocket(sk)) disconnectServer(sk, false, 'server connection closed');
+    if (isServerSocket(sk)) disconnectServer(sk, false, 'server connection closed', LoginOutcome.HOST_FAILED);
     else disconnectClient(sk, false, 'unexpected eof');
     return;
   }
@@ -82,7 +83,7 @@ export function onDrain(sk: PgSocket, result: number): void {
 function onConnect(server: PgSocket, result: number): void {
   if (server.state !== SocketState.SV_LOGIN) return;
   if (result < 0) {
-    disconnectServer(server, false, 'connect failed');
+    disconnectServer(server, false, 'connect failed', LoginOutcome.HOST_FAILED);
     return;
   }
   server.requestTime = getCachedTime();
@@ -145,6 +146,8 @@ function dispatch(kind: number, handle: number, result: number, offset: number):
 
 function runQueue(): void {
   runContinueQueue(input);
+  // what is not the input of a socket is not the fault of the last one
+  current = null;
 }
 
 /** A handler threw: a fault of ours. That one connection ends, the others go on. */

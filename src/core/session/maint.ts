@@ -12,6 +12,7 @@ import { cf } from '../config/settings';
 import { zoneCacheMaint } from '../net/dnszones';
 import { cleanupUnixSockets } from '../net/listener';
 import { nameThreadMaint } from '../net/namethread';
+import { sendBytes } from '../net/sbuf';
 import { autodatabaseIdleList, databaseList, retireAutodatabase } from '../pool/database';
 import { databaseMinPoolSize, poolPoolSize, poolResPoolSize, poolServerLifetime } from '../pool/limits';
 import {
@@ -24,12 +25,14 @@ import {
   poolServerCount,
   touchPool,
 } from '../pool/pool';
+import type { RequestQueue } from '../pool/requests';
 import { type PgSocket, Replication, SocketState } from '../pool/socket';
 import { changeServerState, loginClientList, socketCounts } from '../pool/state';
 import type { PgGlobalUser } from '../pool/user';
-import { killDatabase, killPool, peerPoolsMaint, requestFullLoopMaint } from './janitor';
+import { PACKET_FLUSH } from '../wire/messages';
+import { killDatabase, killPool, peerPoolsMaint, poolHasLogins, requestFullLoopMaint } from './janitor';
 import { launchNewConnection } from './launch';
-import { disconnectClient, disconnectServer, lifeOver } from './objects';
+import { disconnectClient, disconnectServer, LoginOutcome, lifeOver } from './objects';
 
 /** usec between rounds */
 const MAINT_PERIOD = Math.floor(USEC / 3);
@@ -122,6 +125,27 @@ function unusedServerMaint(pool: PgPool, list: StatList<PgSocket>, idleTest: boo
   });
 }
 
+/**
+ * How long a server has been waiting for the rest of a pipeline. It holds what the pipeline has locked, as in an idle
+ * transaction, but no ReadyForQuery says so before the Sync. usec, 0 = it is not waiting for that
+ */
+function pipelineIdle(server: PgSocket, client: PgSocket, limit: number, now: number): number {
+  if (client.state !== SocketState.CL_ACTIVE || server.settingVars || server.copyMode) return 0;
+  const silent = now - Math.max(client.requestTime, server.requestTime);
+  const requests = server.requests as RequestQueue;
+  if (requests.count === 0) return silent;
+  if (!requests.owesSync()) return 0;
+  // behind an error the server passes over everything up to the Sync
+  if (server.queryFailed) return silent;
+  // it may be done long ago, and its answers wait for a Sync or Flush: whether it still works shows when they are asked for
+  const quiet = client.pktRemain === 0 && native.unsent(server.handle) === 0;
+  if (silent > limit / 2 && quiet && server.flushTime <= client.requestTime) {
+    server.flushTime = now;
+    sendBytes(server, PACKET_FLUSH, PACKET_FLUSH.length);
+  }
+  return 0;
+}
+
 function activeServerMaint(pool: PgPool, now: number): void {
   eachSafe(pool.activeServerList, (server) => {
     const fastClose = cf.serverFastClose && server.ready;
@@ -139,7 +163,10 @@ function activeServerMaint(pool: PgPool, now: number): void {
     const xactLimit = user !== null && user.transactionTimeout > 0 ? user.transactionTimeout : cf.transactionTimeout;
     if (queryTimeout > 0 && client.queryStart !== 0 && now - client.queryStart > queryTimeout) {
       disconnectServer(server, true, 'query timeout');
-    } else if (idleLimit > 0 && server.idleTx && now - server.requestTime > idleLimit) {
+    } else if (
+      idleLimit > 0 &&
+      (server.idleTx ? now - server.requestTime : pipelineIdle(server, client, idleLimit, now)) > idleLimit
+    ) {
       disconnectServer(server, true, 'idle transaction timeout');
     } else if (xactLimit > 0 && client.xactStart !== 0 && now - client.xactStart > xactLimit) {
       disconnectServer(server, true, 'transaction timeout');
@@ -151,7 +178,7 @@ function newServerMaint(pool: PgPool, now: number): void {
   eachSafe(pool.newServerList, (server) => {
     const age = now - server.connectTime;
     if (cf.serverConnectTimeout > 0 && age > cf.serverConnectTimeout) {
-      disconnectServer(server, true, 'connect timeout');
+      disconnectServer(server, true, 'connect timeout', LoginOutcome.HOST_FAILED);
     } else if (pool.db.peerId > 0 && cf.cancelWaitTimeout > 0 && age > cf.cancelWaitTimeout) {
       disconnectServer(server, true, 'cancel_wait_timeout');
     }
@@ -236,6 +263,8 @@ function idlePoolsMaint(now: number): void {
     if (!kept) {
       if (poolClientCount(pool) > 0 || poolConnectedServerCount(pool) > 0) {
         pool.lastActiveTime = now;
+      } else if (now - pool.lastActiveTime > cf.poolIdleTimeout && poolHasLogins(pool)) {
+        pool.lastActiveTime = now;
       } else if (now - pool.lastActiveTime > cf.poolIdleTimeout) {
         const age = Math.floor((now - pool.lastActiveTime) / USEC);
         logInfo(
@@ -286,6 +315,11 @@ function fullMaint(): void {
   for (let pool = peerPoolList.head; pool !== null; pool = nextOf(pool)) {
     newServerMaint(pool, now);
     cancelReqMaint(pool, now);
+  }
+  // a client in login is in no list of its pool, and may not have one yet
+  for (let client = loginClientList.head; client !== null; client = nextOf(client)) {
+    if (client.db?.auto) client.db.activeStamp = round;
+    if (client.pool?.db.auto) client.pool.db.activeStamp = round;
   }
   peerPoolsMaint();
   databasesMaint(now);

@@ -18,6 +18,7 @@ import { Stat } from '../pool/stats';
 import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import { forgetCancelKey } from './cancelkeys';
+import { endAttempt, nextPlace } from './hosts';
 
 /** Longest text of a reason, in bytes: the original formats it into a buffer of 128. */
 const REASON_MAX = 127;
@@ -75,9 +76,8 @@ function dropCancelRequest(req: PgSocket): void {
   if (carrier !== null) {
     carrier.link = null;
     req.link = null;
-    // tells disconnectServer that the connect did not fail
-    carrier.ready = true;
-    disconnectServer(carrier, false, 'client gave up on cancel request, so we also give up forwarding to server');
+    const reason = 'client gave up on cancel request, so we also give up forwarding to server';
+    disconnectServer(carrier, false, reason, LoginOutcome.CONNECTED);
   }
   const target = req.canceledServer;
   if (target === null) return;
@@ -127,7 +127,7 @@ export function disconnectClient(
         const server = client.link;
         server.link = null;
         client.link = null;
-        disconnectServer(server, false, 'replication client disconnected');
+        disconnectServer(server, false, 'replication client disconnected', LoginOutcome.ABANDONED);
       }
       break;
     default:
@@ -148,6 +148,24 @@ export function disconnectClient(
 
 /* ---- servers ---- */
 
+/** What the end of a connection that has not logged in yet says about its server. */
+export const enum LoginOutcome {
+  /** The login failed: clients are told why, and the next attempt waits for server_login_retry. */
+  FAILED,
+  /**
+   * The host cannot be reached or does not serve now: the next host is tried at once, and the login failed only when all
+   * of them did. These are: a name without address, a connect that is refused or times out, a connection that breaks
+   * before the login is over, "the database system is starting up" and the like (57P03), and a server that cannot fork.
+   * A refused password, TLS that is refused or fails, and every other error of the server are not: another host would
+   * hide what is wrong with this one.
+   */
+  HOST_FAILED,
+  /** The pooler ended it for reasons of its own (PAUSE, RELOAD, RECONNECT, SUSPEND, KILL): says nothing. */
+  ABANDONED,
+  /** It was opened for a cancel request, which shows that connecting works. */
+  CONNECTED,
+}
+
 /** The client of a leaving server goes too, told why as far as it is logged in. */
 function unlinkServer(server: PgSocket, reason: string): void {
   const client = server.link;
@@ -163,11 +181,49 @@ function unlinkServer(server: PgSocket, reason: string): void {
   }
 }
 
+/** The replication client that a login was for waits for the next one. */
+function letWait(server: PgSocket): void {
+  if (server.link !== null) server.link.link = null;
+  server.link = null;
+}
+
+/** A connection ends before it has logged in: whether clients of its pool are told, and when the next is opened. */
+function loginEnded(server: PgSocket, reason: string, outcome: LoginOutcome): void {
+  const pool = server.pool as PgPool;
+  switch (outcome) {
+    case LoginOutcome.HOST_FAILED:
+      if (nextPlace(pool, server.host)) {
+        letWait(server);
+        return;
+      }
+      break;
+    case LoginOutcome.FAILED:
+      endAttempt(pool);
+      break;
+    case LoginOutcome.CONNECTED:
+      pool.lastConnectFailed = false;
+      return;
+    case LoginOutcome.ABANDONED:
+      letWait(server);
+      return;
+  }
+  pool.lastLoginFailed = true;
+  pool.lastConnectFailed = true;
+  pool.lastConnectFailedMessage = reason.slice(0, CACHED_REASON_MAX);
+  unlinkServer(server, reason);
+}
+
 /**
  * Ends a server connection: the one way to do it.
  * @param sendTerm send Terminate first; false where the stream is broken
+ * @param outcome what this says about the server when the connection has not logged in yet; else without meaning
  */
-export function disconnectServer(server: PgSocket, sendTerm: boolean, reason: string): void {
+export function disconnectServer(
+  server: PgSocket,
+  sendTerm: boolean,
+  reason: string,
+  outcome: LoginOutcome = LoginOutcome.FAILED,
+): void {
   if (isDead(server)) return;
   const pool = server.pool as PgPool;
   const text = reason.slice(0, REASON_MAX);
@@ -184,16 +240,7 @@ export function disconnectServer(server: PgSocket, sendTerm: boolean, reason: st
     case SocketState.SV_BEING_CANCELED:
       break;
     case SocketState.SV_LOGIN:
-      if (!server.ready) {
-        pool.lastLoginFailed = true;
-        pool.lastConnectFailed = true;
-        pool.lastConnectFailedMessage = text.slice(0, CACHED_REASON_MAX);
-      } else {
-        // it carried a cancel request, so connecting works
-        pool.lastConnectFailed = false;
-        sendTerm = false;
-      }
-      if (server.replication !== Replication.NONE) unlinkServer(server, text);
+      loginEnded(server, text, outcome);
       break;
     default:
       fatal(`bad server state: ${server.state}, ${text}`);
@@ -236,6 +283,7 @@ function resetOnRelease(server: PgSocket): boolean {
   if (wantDebug()) slogDebug(server, `resetting: ${cf.serverResetQuery}`);
   // until the answer is there: the turn that released it may still see it flushed, and must not release it again
   server.ready = false;
+  server.resetting = true;
   const buf = pktbufTemp();
   writeQuery(buf, cf.serverResetQuery);
   if (sendPacket(server, buf)) return true;
@@ -284,6 +332,7 @@ export function releaseServer(server: PgSocket): boolean {
     case SocketState.SV_LOGIN:
       pool.lastLoginFailed = false;
       pool.lastConnectFailed = false;
+      endAttempt(pool);
       break;
     default:
       fatal(`bad server state in release_server (${server.state})`);
@@ -309,7 +358,7 @@ export function releaseServer(server: PgSocket): boolean {
     return true;
   }
   if (server.closeNeeded) {
-    disconnectServer(server, true, 'close_needed');
+    disconnectServer(server, true, 'close_needed', LoginOutcome.ABANDONED);
     return false;
   }
   if (cancelCount(server) > 0) {
@@ -318,7 +367,7 @@ export function releaseServer(server: PgSocket): boolean {
   }
   if (server.replication !== Replication.NONE) {
     if (server.link === null) {
-      disconnectServer(server, true, 'replication client was closed');
+      disconnectServer(server, true, 'replication client was closed', LoginOutcome.ABANDONED);
       return false;
     }
     if (wantDebug()) slogDebug(server, 'release_server: new replication connection ready');
@@ -361,6 +410,7 @@ export function closeClientList(list: StatList<PgSocket>, reason: string): void 
   while (list.head !== null) disconnectClient(list.head, true, reason);
 }
 
+/** Likewise for servers, which did nothing to deserve it: no login of theirs has failed. */
 export function closeServerList(list: StatList<PgSocket>, reason: string): void {
-  while (list.head !== null) disconnectServer(list.head, true, reason);
+  while (list.head !== null) disconnectServer(list.head, true, reason, LoginOutcome.ABANDONED);
 }

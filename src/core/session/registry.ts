@@ -24,7 +24,7 @@ import {
   peerList,
 } from '../pool/database';
 import type { PgPool } from '../pool/pool';
-import type { PgSocket } from '../pool/socket';
+import { type PgSocket, SocketState } from '../pool/socket';
 import {
   findGlobalUser,
   findOrAddGlobalUser,
@@ -33,8 +33,9 @@ import {
   updateGlobalUserPasswd,
   userList,
 } from '../pool/user';
+import { endAttempt, hostsOf } from './hosts';
 import { forEachServer } from './launch';
-import { disconnectServer } from './objects';
+import { closeServerList, disconnectServer, LoginOutcome } from './objects';
 import { resetWelcomeMsg } from './welcome';
 
 /** The `*` entry, or null. */
@@ -49,16 +50,35 @@ export function tagPoolDirty(pool: PgPool): void {
   forEachServer(pool, (server) => {
     server.closeNeeded = true;
   });
-  // these logins did not fail: their clients wait for the next, instead of being refused until server_login_retry
-  const { lastLoginFailed, lastConnectFailed } = pool;
-  while (pool.newServerList.head !== null) disconnectServer(pool.newServerList.head, true, 'connect string changed');
-  pool.lastLoginFailed = lastLoginFailed;
-  pool.lastConnectFailed = lastConnectFailed;
+  closeServerList(pool.newServerList, 'connect string changed');
+  endAttempt(pool);
 }
 
 /** Likewise for all pools of a database: its connect string changed, or RECONNECT was asked for. */
 export function tagDatabaseDirty(db: PgDatabase): void {
   for (const pool of db.pools) tagPoolDirty(pool);
+}
+
+/**
+ * The list of hosts changed and nothing else: only servers on a host that left it go.
+ * @param host the new list, as the connect string has it
+ */
+function tagHostsGone(db: PgDatabase, host: string | null): void {
+  const hosts = hostsOf(host);
+  // nothing stays, and what was learnt of the old servers says nothing about the new
+  if (!hostsOf(db.host).some((name) => hosts.includes(name))) {
+    tagDatabaseDirty(db);
+    return;
+  }
+  for (const pool of db.pools) {
+    forEachServer(pool, (server) => {
+      if (hosts.includes(server.host)) return;
+      if (server.state === SocketState.SV_LOGIN)
+        disconnectServer(server, true, 'connect string changed', LoginOutcome.ABANDONED);
+      else server.closeNeeded = true;
+    });
+    endAttempt(pool);
+  }
 }
 
 /** A host name lost an address: servers on that address go when they are free. */
@@ -75,10 +95,10 @@ export function tagHostAddrDirty(host: string, addr: string): void {
 
 /* ---- databases ---- */
 
+/** Whether servers that were opened so far are of no use any more, wherever they are. */
 function connectStringChanged(db: PgDatabase, config: DatabaseConfig): boolean {
   return (
     db.dbname !== config.dbname ||
-    db.host !== config.host ||
     db.port !== config.port ||
     (db.forcedUser?.name ?? null) !== config.user ||
     db.connectQuery !== config.connectQuery ||
@@ -93,7 +113,10 @@ function applyDatabase(config: DatabaseConfig): PgDatabase {
   db.dead = false;
   db.auto = false;
   // a database that was just made has no name on the server yet
-  if (db.dbname !== '' && connectStringChanged(db, config)) tagDatabaseDirty(db);
+  if (db.dbname !== '') {
+    if (connectStringChanged(db, config)) tagDatabaseDirty(db);
+    else if (db.host !== config.host) tagHostsGone(db, config.host);
+  }
   db.host = config.host;
   db.port = config.port;
   db.dbname = config.dbname;
@@ -139,8 +162,20 @@ export function findOrRegisterDatabase(client: PgSocket | null, name: string): P
   return db;
 }
 
-/** The `*` entry changed: its databases are made anew, their servers replaced. */
-function reloadAutodatabases(): void {
+/** True when two connect strings of the `*` entry differ in nothing but the hosts. */
+function sameButHosts(before: string, now: string): boolean {
+  const [a, b] = [before, now].map((connstr) => {
+    const config = parseDatabase('*', connstr);
+    return config === null ? connstr : JSON.stringify({ ...config, connstr: '', host: null });
+  });
+  return a === b;
+}
+
+/**
+ * The `*` entry changed: its databases are made anew, their servers replaced.
+ * @param onlyHosts in its hosts alone: servers whose host is still listed stay
+ */
+function reloadAutodatabases(onlyHosts: boolean): void {
   for (const list of [databaseList, autodatabaseIdleList]) {
     for (let db = list.head; db !== null; ) {
       const next = nextOf(db);
@@ -150,7 +185,7 @@ function reloadAutodatabases(): void {
         if (config !== null && inactiveTime === 0) {
           applyDatabase(config).auto = true;
         }
-        tagDatabaseDirty(db);
+        if (config === null || !onlyHosts) tagDatabaseDirty(db);
       }
       db = next;
     }
@@ -202,6 +237,7 @@ function applyPeer(config: PeerConfig): void {
  */
 export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => void): void {
   const autodbChanged = (autodb?.connstr ?? null) !== (parsed.autodb?.connstr ?? null);
+  const onlyHosts = autodb !== null && parsed.autodb !== null && sameButHosts(autodb.connstr, parsed.autodb.connstr);
   autodb = parsed.autodb;
   for (let db = databaseList.head; db !== null; db = nextOf(db)) if (!db.admin && !db.auto) db.dead = true;
   for (let peer = peerList.head; peer !== null; peer = nextOf(peer)) peer.dead = true;
@@ -211,7 +247,7 @@ export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => voi
   for (let user = userList.head; user !== null; user = nextOf(user)) if (!named.has(user.name)) resetUser(user);
   for (const config of parsed.users) applyUser(config);
   for (const config of parsed.peers) applyPeer(config);
-  if (autodbChanged) reloadAutodatabases();
+  if (autodbChanged) reloadAutodatabases(onlyHosts);
 
   for (const list of [databaseList, peerList]) {
     for (let db = list.head; db !== null; ) {

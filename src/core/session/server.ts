@@ -26,9 +26,9 @@ import {
 } from '../wire/reader';
 import { Act, SERVER_PACKET_MAX } from './act';
 import { handleAuthQueryResponse } from './authquery';
-import { disconnectClient, disconnectServer, releaseServer } from './objects';
+import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from './objects';
 import { answerFakes } from './prepared';
-import { handleServerStartup, handleSslchar } from './serverlogin';
+import { handleForkError, handleServerStartup, handleSslchar } from './serverlogin';
 
 const hdr = new PktHdr();
 
@@ -36,7 +36,7 @@ const hdr = new PktHdr();
 export function serverRecvFailed(server: PgSocket): void {
   if (server.state === SocketState.SV_ACTIVE_CANCEL)
     disconnectServer(server, false, 'successfully sent cancel request');
-  else disconnectServer(server, false, 'server conn crashed?');
+  else disconnectServer(server, false, 'server conn crashed?', LoginOutcome.HOST_FAILED);
 }
 
 /** Sends [off, end) to the server's client. @returns false when that broke */
@@ -57,13 +57,15 @@ function showPacket(server: PgSocket, off: number, end: number): Act {
     if (wantNoise()) slogNoise(server, 'S: got partial header, trying to wait a bit');
     return Act.MORE;
   }
+  const loggingIn = server.state === SocketState.SV_LOGIN;
+  if (loggingIn && !server.execOnConnect && handleForkError(server, arena, off, end)) return Act.DEAD;
   if (!getHeader(arena, off, end, cf.maxPacketSize, hdr)) {
     disconnectServer(server, true, 'bad pkt header');
     return Act.DEAD;
   }
   if (wantNoise()) slogNoise(server, `read pkt='${pktDesc(hdr.type)}', len=${hdr.len}`);
   server.requestTime = getCachedTime();
-  if (server.state !== SocketState.SV_LOGIN) return workPacket(server, off, end);
+  if (!loggingIn) return workPacket(server, off, end);
 
   const len = hdr.len;
   const act = wholePacket(server, off, end);
@@ -225,6 +227,26 @@ function forgetDeallocated(server: PgSocket, off: number, end: number): void {
   if (tag === 'DEALLOCATE ALL' || tag === 'DISCARD ALL') deallocateAll(server);
 }
 
+/** Which query a server in SV_TESTED runs. */
+function testedQuery(server: PgSocket): string {
+  return server.resetting ? 'reset query' : 'test query';
+}
+
+/**
+ * server_reset_query or server_check_query failed: the state of the session is unknown, so that no client may have it.
+ * @returns MORE until all of the packet is here, which says why
+ */
+function testFailed(server: PgSocket, off: number, end: number): Act {
+  const len = hdr.len;
+  const act = wholePacket(server, off, end);
+  if (act !== Act.SKIP) return act;
+  const name = server.resetting ? 'server_reset_query' : 'server_check_query';
+  const error = parseServerError(arena, off + NEW_HEADER_LEN, off + len);
+  slogWarning(server, serverErrorLine(`${name} failed`, error));
+  disconnectServer(server, true, `${testedQuery(server)} failed`);
+  return Act.DEAD;
+}
+
 /** One packet of a working server, maybe not all of it yet. */
 function workPacket(server: PgSocket, off: number, end: number): Act {
   const type = hdr.type;
@@ -251,6 +273,9 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
       const status = arena[off + NEW_HEADER_LEN];
       if (status === TxStatus.Idle) {
         ready = true;
+      } else if (server.state === SocketState.SV_TESTED) {
+        disconnectServer(server, true, `${testedQuery(server)} left a transaction open`);
+        return Act.DEAD;
       } else if (connectionPoolMode(server) === PoolMode.STMT) {
         disconnectServer(server, true, 'transaction blocks not allowed in statement pooling mode');
         return Act.DEAD;
@@ -268,6 +293,7 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
     }
 
     case PqMsg.ErrorResponse:
+      if (server.state === SocketState.SV_TESTED) return testFailed(server, off, end);
       if (server.settingVars) {
         // the client's startup packet had values that the server refuses: such a client is not kept
         logError(

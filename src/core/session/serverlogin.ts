@@ -13,6 +13,7 @@ import {
 } from '../auth/scramClient';
 import { logError, logNoise, logWarning, slogDebug, slogError, slogInfo, slogNoise, wantDebug } from '../base/log';
 import { arena, native } from '../base/native';
+import { trimSpace } from '../base/strutil';
 import { getCachedTime } from '../base/time';
 import { cf, SslMode } from '../config/settings';
 import { addrString, fillLocalAddr, isUnixAddr } from '../net/addr';
@@ -32,12 +33,12 @@ import {
   writeSASLInitialResponse,
   writeSASLResponse,
 } from '../wire/messages';
-import { AuthReq, BACKENDKEY_LEN, PqMsg } from '../wire/packets';
+import { AuthReq, BACKENDKEY_LEN, NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
-import { PktReader, parseServerError, pktDesc, serverErrorLine } from '../wire/reader';
+import { PktReader, parseServerError, pktDesc, type ServerError, serverErrorLine } from '../wire/reader';
 import { Act } from './act';
 import { forwardCancelRequest } from './cancel';
-import { disconnectClient, disconnectServer, releaseServer } from './objects';
+import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from './objects';
 import { addWelcomeParameter, finishWelcomeMsg, forgetWelcomeParts } from './welcome';
 
 /** The server is starting up or shutting down: clients may wait for it. */
@@ -45,6 +46,11 @@ const ERRCODE_CANNOT_CONNECT_NOW = '57P03';
 /** Answers to SSLRequest: 'S' and 'N'. */
 const SSL_YES = 0x53;
 const SSL_NO = 0x4e;
+/** What follows the letter of an ErrorResponse is its length when it lies between these, as for libpq; else it is text. */
+const ERROR_LENGTH_MIN = 8;
+const ERROR_LENGTH_MAX = 30000;
+/** Longest text of such an error that is looked at. */
+const FORK_ERROR_MAX = 1000;
 
 /** The console's pseudo-server of a handover (src/takeover) takes over here when its login is done or fails. */
 export const adminServerSlot: { loginDone: (server: PgSocket) => Act } = { loginDone: () => Act.DEAD };
@@ -55,15 +61,13 @@ function killPoolLogins(pool: PgPool, sqlstate: string | null, msg: string): voi
   while (pool.waitingClientList.head !== null) disconnectClient(pool.waitingClientList.head, true, msg, sqlstate);
 }
 
-/** Likewise, in the server's own words. @returns them, or null */
-function killPoolLoginsServerError(pool: PgPool, buf: Buffer, off: number, end: number): string | null {
-  const { level, msg, sqlstate } = parseServerError(buf, off, end);
+/** Likewise, in the server's own words. */
+function killPoolLoginsServerError(pool: PgPool, { level, msg, sqlstate }: ServerError): void {
   logWarning(level !== null && msg !== null ? `server login failed: ${level} ${msg}` : 'server login failed');
   if (sqlstate !== ERRCODE_CANNOT_CONNECT_NOW) {
     logNoise(`kill_pool_logins_server_error: sqlstate: ${sqlstate ?? 'NULL'}`);
     killPoolLogins(pool, sqlstate, msg ?? 'server login failed');
   }
-  return msg;
 }
 
 /* ---- connect ---- */
@@ -84,10 +88,8 @@ export function serverConnected(server: PgSocket): void {
     slogDebug(server, 'use it for pending cancel req');
     forwardCancelRequest(server);
   } else if (pool.db.peerId > 0) {
-    // tells disconnectServer that the connect did not fail
-    server.ready = true;
     const reason = 'peer server was not necessary anymore, because client cancel connection was already closed';
-    disconnectServer(server, false, reason);
+    disconnectServer(server, false, reason, LoginOutcome.CONNECTED);
   } else if (beginLogin(server, isUnix)) {
     sbufContinue(server);
   } else {
@@ -103,11 +105,41 @@ function beginLogin(server: PgSocket, isUnix: boolean): boolean {
   return sendBytes(server, PACKET_SSL_REQUEST, PACKET_SSL_REQUEST.length);
 }
 
+/** The text of an error without a length, behind its letter, in one line. */
+function forkErrorText(buf: Buffer, off: number, end: number): string {
+  const text = buf.toString('latin1', off + 1, Math.min(end, off + 1 + FORK_ERROR_MAX));
+  const nul = text.indexOf('\0');
+  // a line break inside would begin a line of the log that is not ours
+  return trimSpace((nul < 0 ? text : text.slice(0, nul)).replace(/[\r\n]+/g, ' '));
+}
+
+/**
+ * A server that cannot start a process for a connection says so in the way of protocol 2: the letter of an error, and a
+ * text that ends with a zero byte, without a length. It comes in one piece, and the connection ends behind it.
+ * @returns true when that is what [off, end) is; the server was disconnected
+ */
+export function handleForkError(server: PgSocket, buf: Buffer, off: number, end: number): boolean {
+  if (buf[off] !== PqMsg.ErrorResponse || end - off < NEW_HEADER_LEN) return false;
+  const length = buf.readUInt32BE(off + 1);
+  if (length >= ERROR_LENGTH_MIN && length <= ERROR_LENGTH_MAX) return false;
+  forkFailed(server, forkErrorText(buf, off, end));
+  return true;
+}
+
+function forkFailed(server: PgSocket, text: string): void {
+  logWarning(`server login failed: ${text}`);
+  disconnectServer(server, false, text, LoginOutcome.HOST_FAILED);
+}
+
 /** The answer to SSLRequest, in the arena at `off`: one byte, and nothing else that TLS would not protect. */
 export function handleSslchar(server: PgSocket, off: number, length: number): void {
   server.waitSslchar = false;
   const answer = arena[off];
-  if (answer !== SSL_YES && answer !== SSL_NO) {
+  if (answer === PqMsg.ErrorResponse && tlsState.serverConnectSslmode < SslMode.REQUIRE) {
+    forkFailed(server, forkErrorText(arena, off, off + length));
+  } else if (answer !== SSL_YES && answer !== SSL_NO) {
+    // where TLS is required, clients hear nothing that came without it: anybody may have said it
+    if (answer === PqMsg.ErrorResponse) logWarning(`server login failed: ${forkErrorText(arena, off, off + length)}`);
     disconnectServer(server, false, 'bad sslreq answer');
   } else if (length > 1) {
     disconnectServer(server, false, 'received unencrypted data after SSL response');
@@ -128,6 +160,11 @@ export function serverTlsReady(server: PgSocket): void {
   else slogNoise(server, text);
   server.requestTime = getCachedTime();
   if (!sendStartupMessage(server)) disconnectServer(server, false, 'TLS startup failed');
+}
+
+/** The handshake failed: as when the server refuses TLS, no other host is tried instead. */
+export function serverTlsFailed(server: PgSocket): void {
+  disconnectServer(server, false, 'server conn crashed?');
 }
 
 function sendStartupMessage(server: PgSocket): boolean {
@@ -269,7 +306,13 @@ function answerAuthRequest(server: PgSocket, reader: PktReader): boolean {
   if (reader.fail) return false;
   switch (request) {
     case AuthReq.OK:
+      // a server that stops in the middle of SCRAM has not proven that it knows the secret
+      if (server.scram !== null) {
+        slogError(server, 'protocol error: AuthenticationOk before the end of the SCRAM exchange');
+        return false;
+      }
       slogDebug(server, 'S: auth ok');
+      server.authPassed = true;
       return true;
     case AuthReq.PASSWORD:
       slogDebug(server, 'S: req cleartext password');
@@ -333,13 +376,15 @@ function loginReady(server: PgSocket): Act {
 
 /** The server refused the login. Waiting clients hear it too, since they would meet the same. */
 function loginRefused(server: PgSocket, buf: Buffer, off: number, end: number): Act {
+  const error = parseServerError(buf, off, end);
+  const outcome = error.sqlstate === ERRCODE_CANNOT_CONNECT_NOW ? LoginOutcome.HOST_FAILED : LoginOutcome.FAILED;
   if (server.replication === Replication.NONE) {
-    const msg = killPoolLoginsServerError(server.pool as PgPool, buf, off, end);
-    disconnectServer(server, true, msg ?? '(null)');
+    killPoolLoginsServerError(server.pool as PgPool, error);
+    disconnectServer(server, true, error.msg ?? '(null)', outcome);
   } else {
     // replication needs rights of its own: says nothing about ordinary clients
-    logError(serverErrorLine('S: login failed', parseServerError(buf, off, end)));
-    disconnectServer(server, true, 'login failed');
+    logError(serverErrorLine('S: login failed', error));
+    disconnectServer(server, true, 'login failed', outcome);
   }
   return Act.DEAD;
 }
@@ -351,6 +396,14 @@ export function handleServerStartup(server: PgSocket, type: number, buf: Buffer,
       logError(serverErrorLine('S: error while executing exec_on_query', parseServerError(buf, off, end)));
     }
     return Act.SKIP;
+  }
+  // errors and notices may come at any time; all else belongs to one side of AuthenticationOk
+  const anyTime = type === PqMsg.ErrorResponse || type === PqMsg.NoticeResponse;
+  const wantsAuth = type === PqMsg.AuthenticationRequest;
+  if (!anyTime && wantsAuth === server.authPassed) {
+    slogError(server, `protocol error: '${pktDesc(type)}' ${wantsAuth ? 'after' : 'before'} AuthenticationOk`);
+    disconnectServer(server, true, 'unexpected pkt in login phase');
+    return Act.DEAD;
   }
   switch (type) {
     case PqMsg.ErrorResponse:

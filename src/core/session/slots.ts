@@ -4,6 +4,7 @@
  */
 import { tlsPeerCertContainsName, tlsPeerCertProvided, tlsPeerCertSubject } from '../net/tls';
 import type { PgSocket } from '../pool/socket';
+import { Act } from './act';
 
 /** The console (src/admin) as the handler of the admin database. */
 export interface AdminHandler {
@@ -11,8 +12,8 @@ export interface AdminHandler {
   preLogin: (client: PgSocket, username: string) => boolean;
   /** After the user is known. False: the client was disconnected. */
   postLogin: (client: PgSocket) => boolean;
-  /** One complete packet, body in buf[off, end). False: the client was disconnected. */
-  handleClient: (client: PgSocket, type: number, body: Buffer, off: number, end: number) => boolean;
+  /** One complete packet, body in buf[off, end). @returns Act.SKIP, WAIT or DEAD */
+  handleClient: (client: PgSocket, type: number, body: Buffer, off: number, end: number) => Act;
   /** A cancel request for a console client: it gives up waiting. */
   handleCancel: (client: PgSocket) => void;
   /** PAUSE or SUSPEND is complete. */
@@ -24,7 +25,7 @@ export interface AdminHandler {
 export const adminSlot: AdminHandler = {
   preLogin: () => false,
   postLogin: () => true,
-  handleClient: () => false,
+  handleClient: () => Act.DEAD,
   handleCancel: () => {},
   pauseDone: () => {},
   waitCloseDone: () => {},

@@ -4,7 +4,7 @@
 
 import { PasswordType, passwordType } from '../auth/md5';
 import { slogDebug, slogError, slogInfo, slogNoise, slogWarning, wantDebug } from '../base/log';
-import { strlistContains } from '../base/strutil';
+import { asciiLower, isSpace, strlistContains } from '../base/strutil';
 import type { HbaRule } from '../config/hba';
 import { AuthType, cf } from '../config/settings';
 import { addrDetails } from '../net/addr';
@@ -56,7 +56,7 @@ function readEscapedToken(text: string, start: number): { token: string; next: n
     if (c === '\\') {
       i++;
       if (i < text.length) token += text[i];
-    } else if (/\s/.test(c)) {
+    } else if (isSpace(text.charCodeAt(i))) {
       break;
     } else {
       token += c;
@@ -122,7 +122,7 @@ const FALSE_WORDS = ['false', 'no', 'off', '0'];
 
 /** A boolean as PostgreSQL reads one: any unique beginning of a word. null = none */
 function parseBool(text: string): boolean | null {
-  const word = text.toLowerCase();
+  const word = asciiLower(text);
   if (word === '' || word === 'o') return null;
   if (TRUE_WORDS.some((full) => full.startsWith(word))) return true;
   if (FALSE_WORDS.some((full) => full.startsWith(word))) return false;

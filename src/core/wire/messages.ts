@@ -161,12 +161,20 @@ function putColumnType(buf: PktBuf, letter: string): void {
   }
 }
 
+/** The format of each column of a result: true = binary. Null = all are text. */
+export type ColumnFormats = readonly boolean[] | null;
+
 /**
  * Describes the columns of a result set.
  * @param tupdesc one letter a column: i = int4, q = int8, s = text, b = bytea, N = uint64 as numeric, T = wall time as text
  * @param names one a letter
  */
-export function writeRowDescription(buf: PktBuf, tupdesc: string, names: readonly string[]): void {
+export function writeRowDescription(
+  buf: PktBuf,
+  tupdesc: string,
+  names: readonly string[],
+  formats: ColumnFormats = null,
+): void {
   if (names.length !== tupdesc.length) fatal(`tupdesc ${tupdesc} with ${names.length} names`);
   buf.startPacket(PqMsg.RowDescription);
   buf.putUint16(tupdesc.length);
@@ -176,7 +184,7 @@ export function writeRowDescription(buf: PktBuf, tupdesc: string, names: readonl
     buf.putUint16(0); // no column of it
     putColumnType(buf, tupdesc[i] as string);
     buf.putUint32(-1); // no type modifier
-    buf.putUint16(0); // text format
+    buf.putUint16(formats?.[i] === true ? 1 : 0);
   }
   buf.finishPacket();
 }
@@ -200,22 +208,78 @@ function columnText(letter: string, value: NonNullable<ColumnValue>): string {
   }
 }
 
+/** A whole number that is not negative, in numeric's binary form: digits of base 10000, without zeros at the end. */
+function putNumeric(buf: PktBuf, text: string): void {
+  const digits: number[] = [];
+  for (let end = text.length; end > 0; end -= 4) digits.unshift(Number(text.slice(Math.max(0, end - 4), end)));
+  const weight = digits.length - 1;
+  while (digits.at(-1) === 0) digits.pop();
+  buf.putUint32(8 + 2 * digits.length);
+  buf.putUint16(digits.length);
+  buf.putUint16(digits.length === 0 ? 0 : weight);
+  buf.putUint16(0); // positive
+  buf.putUint16(0); // no digits behind the point
+  for (const digit of digits) buf.putUint16(digit);
+}
+
+function putBinary(buf: PktBuf, letter: string, value: NonNullable<ColumnValue>): void {
+  switch (letter) {
+    case 'i':
+      buf.putUint32(4);
+      buf.putUint32(Number(value));
+      break;
+    case 'q':
+      buf.putUint32(8);
+      buf.putUint64(typeof value === 'bigint' ? value : Math.trunc(value as number));
+      break;
+    case 'N':
+      putNumeric(buf, columnText(letter, value));
+      break;
+    case 'b':
+      buf.putUint32((value as Uint8Array).length);
+      buf.putBytes(value as Uint8Array);
+      break;
+    default:
+      putText(buf, columnText(letter, value));
+  }
+}
+
+function putText(buf: PktBuf, text: string): void {
+  buf.putUint32(text.length);
+  buf.putChars(text);
+}
+
 /** One row of a result set; tupdesc as in writeRowDescription(). */
-export function writeDataRow(buf: PktBuf, tupdesc: string, values: readonly ColumnValue[]): void {
+export function writeDataRow(
+  buf: PktBuf,
+  tupdesc: string,
+  values: readonly ColumnValue[],
+  formats: ColumnFormats = null,
+): void {
   if (values.length !== tupdesc.length) fatal(`tupdesc ${tupdesc} with ${values.length} values`);
   buf.startPacket(PqMsg.DataRow);
   buf.putUint16(tupdesc.length);
   for (let i = 0; i < tupdesc.length; i++) {
     const value = values[i] as ColumnValue;
-    if (value === null) {
-      buf.putUint32(-1);
-    } else {
-      const text = columnText(tupdesc[i] as string, value);
-      buf.putUint32(text.length);
-      buf.putChars(text);
-    }
+    if (value === null) buf.putUint32(-1);
+    else if (formats?.[i] === true) putBinary(buf, tupdesc[i] as string, value);
+    else putText(buf, columnText(tupdesc[i] as string, value));
   }
   buf.finishPacket();
+}
+
+/* ---- answers of the console in the extended protocol ---- */
+
+/** ParameterDescription of a statement without parameters. */
+export function writeNoParameters(buf: PktBuf): void {
+  buf.startPacket(PqMsg.ParameterDescription);
+  buf.putUint16(0);
+  buf.finishPacket();
+}
+
+/** A packet that is its type alone: ParseComplete, BindComplete, NoData and their like. */
+export function writeBare(buf: PktBuf, type: PqMsg): void {
+  writeEmpty(buf, type);
 }
 
 /* ---- to servers ---- */
@@ -343,6 +407,7 @@ function readyForQuery(): Buffer {
 }
 
 export const PACKET_SYNC = constant(PqMsg.Sync);
+export const PACKET_FLUSH = constant(PqMsg.Flush);
 export const PACKET_TERMINATE = constant(PqMsg.Terminate);
 export const PACKET_PARSE_COMPLETE = constant(PqMsg.ParseComplete);
 export const PACKET_CLOSE_COMPLETE = constant(PqMsg.CloseComplete);

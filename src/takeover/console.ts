@@ -1,0 +1,29 @@
+/*
+ * The extended protocol of the console in a handover: what a client has prepared, and how far its pipeline is, as a record
+ * and back. Used by describe.ts and restore.ts.
+ */
+import { ConsoleSession } from '../core/pool/consolesession';
+import type { ConsolePortalTuple, ConsoleRecord } from './format';
+
+/** A portal that has rows left does not travel: its next Execute is told that it does not exist. */
+export function consoleRecord(session: ConsoleSession): ConsoleRecord {
+  const { extended, skipping, syncWaits, held } = session;
+  const portals: ConsolePortalTuple[] = [];
+  for (const [name, portal] of session.portals) {
+    if (portal.rest === null) portals.push([name, portal.query, portal.done, portal.formats]);
+  }
+  return { statements: [...session.statements], portals, extended, skipping, syncWaits, held };
+}
+
+export function consoleOf(record: ConsoleRecord): ConsoleSession {
+  const session = new ConsoleSession();
+  for (const [name, query] of record.statements) session.statements.set(name, query);
+  for (const [name, query, done, formats] of record.portals) {
+    session.portals.set(name, { query, formats, done, rest: null, limit: 0 });
+  }
+  session.extended = record.extended;
+  session.skipping = record.skipping;
+  session.syncWaits = record.syncWaits;
+  session.held = record.held;
+  return session;
+}
