@@ -134,7 +134,7 @@ struct Turn {
     return static_cast<int>(offset);
   }
 
-  /** One reading of the clock serves all events of a turn. It is monotonic: deadlines must survive a step of the wall clock. */
+  /** One reading of the clock serves all events of a turn. */
   void stampClock() {
     const double usec = monotonicUsec();
     memcpy(reinterpret_cast<uint8_t *>(ring) + kRecordsSize, &usec, sizeof(usec));

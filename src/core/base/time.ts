@@ -36,7 +36,7 @@ export function getCachedTime(): number {
   return cachedTime;
 }
 
-/** The turn's reading, from the loop, which takes it when the wait ends. @param now usec, monotonic */
+/** The turn's reading, from the loop, which takes it when the wait ends. @param now usec */
 export function setTimeCache(now: number): void {
   cachedTime = now;
 }
