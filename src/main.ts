@@ -67,7 +67,10 @@ function checkLimits(): void {
 }
 
 function main(): void {
-  if (process.argv[2] === 'mkauth') process.exit(mkauth(process.argv.slice(3)));
+  if (process.argv[2] === 'mkauth') {
+    mkauth(process.argv.slice(3)).then(process.exit);
+    return;
+  }
   claimDaemon();
   const options = readOptions();
   if (options.check) process.exit(checkConfig(options.configFile, options.user, options.quiet));

@@ -1,16 +1,14 @@
 /*
- * The commands that do not start a pooler: --check, which finds everything that is wrong with a config at once, and
- * mkauth, which writes an auth_file from a server's roles.
+ * --check, which starts no pooler and finds everything that is wrong with a config at once.
  */
 import assert from 'node:assert/strict';
-import { chmodSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before } from 'node:test';
 import { giveTo } from '../src/demo/unprivileged';
 import { CertFolder } from './harness/certs';
-import { PgCluster } from './harness/cluster';
 import { dropDir, installed, it, type Outcome, run, tempDir, user } from './harness/machine';
-import { login, withPooler } from './support';
+import { withPooler } from './support';
 
 /** A certificate of 2001. */
 const EXPIRED = [
@@ -25,13 +23,10 @@ const EXPIRED = [
 ];
 
 let dir = '';
-let pg: PgCluster;
-before(async () => {
+before(() => {
   dir = tempDir('check');
-  pg = await PgCluster.start();
 });
-after(async () => {
-  await pg.stop();
+after(() => {
   dropDir(dir);
 });
 
@@ -44,7 +39,7 @@ function file(name: string, ...lines: string[]): string {
 
 function tsbouncer(...args: string[]): Promise<Outcome> {
   const { node, mainJs } = installed();
-  return run(node, [mainJs, ...args], { cwd: dir, env: { ...process.env, PATH: `${process.env.PATH}:${pg.bin}` } });
+  return run(node, [mainJs, ...args], { cwd: dir });
 }
 
 /** The problems of a config, one a line, without the folder in front. */
@@ -278,49 +273,4 @@ it('a resolv_conf that is not there', async () => {
     ...main('auth_type = trust', `auth_file = ${file('u.txt', '"a" ""')}`, `resolv_conf = ${dir}/no`),
   );
   assert.deepEqual(await problems(ini), ['r.ini:6: could not open resolv_conf no: No such file or directory']);
-});
-
-it('mkauth writes what a pooler reads', async () => {
-  await pg.createUser('ann', 'right', 'scram');
-  await pg.sql(`SET password_encryption = md5; CREATE ROLE "o""dd" LOGIN PASSWORD 'x'`);
-  await pg.createUser('bare', '', 'none');
-  await pg.createUser('gone', 'right', 'scram', `VALID UNTIL '2001-01-01'`);
-  await pg.sql('CREATE ROLE grp NOLOGIN');
-  const path = join(dir, 'userlist.txt');
-  const connstr = `host=${pg.socketDir} port=${pg.port} user=postgres dbname=postgres`;
-  const made = await tsbouncer('mkauth', path, connstr);
-  assert.deepEqual([made.code, made.stdout, made.stderr], [0, '', '']);
-  const text = readFileSync(path, 'latin1');
-  const secret = await pg.storedSecret('ann');
-  assert.match(text, /^"gone" ""$/m);
-  assert.match(text, /^"bare" ""$/m);
-  assert.match(text, /^"o""dd" "md5[0-9a-f]{32}"$/m);
-  assert.ok(text.includes(`"ann" "${secret}"\n`));
-  assert.ok(!text.includes('grp'));
-  assert.equal(statSync(path).mode & 0o777, 0o600);
-  assert.deepEqual(
-    readdirSync(dir).filter((name) => name.startsWith('.mkauth')),
-    [],
-  );
-  assert.equal((await tsbouncer('mkauth', '-', connstr)).stdout, text);
-
-  await withPooler({ cluster: pg, settings: { auth_type: 'scram-sha-256', auth_file: path } }, async (pooler) => {
-    await login(pooler, { user: 'ann', password: 'right' });
-  });
-});
-
-it('mkauth leaves a file alone that would not change, and does no harm when it fails', async () => {
-  const path = join(dir, 'same.txt');
-  const connstr = `host=${pg.socketDir} port=${pg.port} user=postgres dbname=postgres`;
-  await tsbouncer('mkauth', path, connstr);
-  const before = statSync(path);
-  await tsbouncer('mkauth', path, connstr);
-  assert.equal(statSync(path).ino, before.ino);
-  const failed = await tsbouncer('mkauth', path, `host=${pg.socketDir} port=1 user=postgres`);
-  assert.equal(failed.code, 1);
-  assert.match(failed.stderr, /connection to server/);
-  assert.equal(statSync(path).ino, before.ino);
-  assert.equal((await tsbouncer('mkauth', join(dir, 'nosuch', 'x'), connstr)).code, 1);
-  const usage = await tsbouncer('mkauth', path);
-  assert.deepEqual([usage.code, usage.stdout], [1, 'usage: mkauth DSTFN CONNSTR\n']);
 });

@@ -1,11 +1,12 @@
 /*
- * Certificates for one test file, made on the spot with the openssl command: authorities, and what they sign.
+ * Certificates for one test file, made on the spot: authorities, and what they sign.
  */
-import { execFileSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, X509Certificate } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { giveTo } from '../../src/demo/unprivileged';
 import { tempDir, user } from './machine';
+import { makeCertificate, type Name, type Statement } from './x509';
 
 /** Files of a certificate and its key. */
 export interface Cert {
@@ -24,13 +25,25 @@ export interface Subject {
   days?: number;
 }
 
-const KEY_ARGS = {
-  ec: ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1'],
-  rsa: ['-newkey', 'rsa:2048'],
-};
+const DAY_MS = 24 * 60 * 60 * 1000;
+const ORGANIZATION = 'tests';
 
-function openssl(...args: string[]): void {
-  execFileSync('openssl', args, { stdio: 'pipe' });
+function newKey(type: 'ec' | 'rsa'): KeyObject {
+  if (type === 'rsa') return generateKeyPairSync('rsa', { modulusLength: 2048 }).privateKey;
+  return generateKeyPairSync('ec', { namedCurve: 'prime256v1' }).privateKey;
+}
+
+/** Good since yesterday, or since two days before it expired. */
+function validity(days: number): Pick<Statement, 'notBefore' | 'notAfter'> {
+  const now = Date.now();
+  const notAfter = now + days * DAY_MS;
+  return { notBefore: new Date(Math.min(now, notAfter - DAY_MS) - DAY_MS), notAfter: new Date(notAfter) };
+}
+
+/** The issuer of what that certificate signs. */
+function nameIn(certFile: string): Name {
+  const { subject } = new X509Certificate(readFileSync(certFile));
+  return { o: ORGANIZATION, cn: /^CN=(.*)$/m.exec(subject)?.[1] as string };
 }
 
 export class CertFolder {
@@ -38,55 +51,31 @@ export class CertFolder {
 
   /** An authority of that name. */
   authority(name: string): Cert {
-    const made = { cert: join(this.dir, `${name}.crt`), key: join(this.dir, `${name}.key`) };
-    const extensions = ['-addext', 'basicConstraints=critical,CA:TRUE', '-addext', 'keyUsage=keyCertSign,cRLSign'];
-    const subject = ['-subj', `/O=tests/CN=${name}`];
-    openssl(
-      'req',
-      '-x509',
-      ...KEY_ARGS.ec,
-      '-nodes',
-      '-days',
-      '2',
-      '-keyout',
-      made.key,
-      '-out',
-      made.cert,
-      ...subject,
-      ...extensions,
-    );
-    return this.give(made);
+    const key = newKey('ec');
+    const self = { o: ORGANIZATION, cn: name };
+    const publicKey = createPublicKey(key);
+    const statement = { issuer: self, subject: self, publicKey, authority: true, ...validity(2) };
+    return this.write(name, key, makeCertificate(statement, key));
   }
 
   /** A certificate signed by `ca`, in files of that name (replaced when they exist). */
   issue(ca: Cert, name: string, subject: Subject): Cert {
-    const made = { cert: join(this.dir, `${name}.crt`), key: join(this.dir, `${name}.key`) };
-    const request = join(this.dir, `${name}.csr`);
-    const extensions = join(this.dir, `${name}.ext`);
-    writeFileSync(
-      extensions,
-      subject.san === undefined ? 'basicConstraints=CA:FALSE\n' : `subjectAltName=${subject.san}\n`,
-    );
-    const keyArgs = KEY_ARGS[subject.keyType ?? 'ec'];
-    openssl(
-      'req',
-      '-new',
-      ...keyArgs,
-      '-nodes',
-      '-keyout',
-      made.key,
-      '-out',
-      request,
-      '-subj',
-      `/O=tests/CN=${subject.cn}`,
-    );
-    const signing = ['-CA', ca.cert, '-CAkey', ca.key, '-CAcreateserial', '-extfile', extensions];
-    signing.push('-days', String(subject.days ?? 2));
-    openssl('x509', '-req', '-in', request, ...signing, '-out', made.cert);
-    return this.give(made);
+    const key = newKey(subject.keyType ?? 'ec');
+    const statement: Statement = {
+      issuer: nameIn(ca.cert),
+      subject: { o: ORGANIZATION, cn: subject.cn },
+      publicKey: createPublicKey(key),
+      authority: false,
+      ...validity(subject.days ?? 2),
+      ...(subject.san === undefined ? {} : { san: subject.san }),
+    };
+    return this.write(name, key, makeCertificate(statement, createPrivateKey(readFileSync(ca.key))));
   }
 
-  private give(made: Cert): Cert {
+  private write(name: string, key: KeyObject, certificate: string): Cert {
+    const made = { cert: join(this.dir, `${name}.crt`), key: join(this.dir, `${name}.key`) };
+    writeFileSync(made.key, key.export({ type: 'pkcs8', format: 'pem' }), { mode: 0o600 });
+    writeFileSync(made.cert, certificate);
     giveTo(user, this.dir);
     return made;
   }
