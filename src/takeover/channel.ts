@@ -4,6 +4,7 @@
  */
 import { constants } from 'node:os';
 import { native } from '../core/base/native';
+import { readClock, USEC } from '../core/base/time';
 import { writeQuery } from '../core/wire/messages';
 import { NEW_HEADER_LEN } from '../core/wire/packets';
 import { PktBuf } from '../core/wire/pktbuf';
@@ -29,27 +30,25 @@ const FOR_WRITE = 1;
  */
 export function sendAll(socket: number, bytes: Uint8Array, fds: number[], stallMs: number): number {
   let sent = 0;
-  let stalled = 0;
+  let progress = readClock();
   while (sent < bytes.length) {
     const res = native.sendFds(socket, sent === 0 ? bytes : bytes.subarray(sent), sent === 0 ? fds : []);
     if (res > 0) {
       sent += res;
-      stalled = 0;
-    } else if (res === -ETOOMANYREFS && stalled < stallMs) {
-      native.pollFd(-1, FOR_READ, RETRY_MS);
-      stalled += RETRY_MS;
-    } else if (res === -EAGAIN) {
-      const ready = native.pollFd(socket, FOR_WRITE, stallMs);
-      if (ready === 0) return ETIMEDOUT;
-      if (ready < 0) return -ready;
-    } else {
-      return res === 0 ? ETIMEDOUT : -res;
+      progress = readClock();
+      continue;
     }
+    if (res !== -ETOOMANYREFS && res !== -EAGAIN) return res === 0 ? ETIMEDOUT : -res;
+    const leftMs = stallMs - ((readClock() - progress) * 1000) / USEC;
+    if (leftMs <= 0) return ETIMEDOUT;
+    // no event tells when the kernel takes descriptors again
+    if (res === -ETOOMANYREFS) native.pollFd(-1, FOR_READ, RETRY_MS);
+    else if (native.pollFd(socket, FOR_WRITE, Math.ceil(leftMs)) < 0) return EPROTO;
   }
   return 0;
 }
 
-/** One message: its type byte and its body in `buf[off, end)`. */
+/** One message: its type byte and its body in `buf[off, end)`, until the next one is asked for. */
 export interface ChannelMessage {
   type: number;
   buf: Buffer;
@@ -62,8 +61,10 @@ export class Channel {
   readonly socket: number;
   /** descriptors that arrived, in order */
   readonly fds: number[] = [];
-  private buf: Buffer = Buffer.alloc(0);
+  /** received and not given out: `buf[pos, end)` */
+  private buf: Buffer = Buffer.alloc(RECV_MAX);
   private pos = 0;
+  private end = 0;
 
   /** @param socket descriptor of a connected Unix socket; belongs to the channel from now on */
   constructor(socket: number) {
@@ -79,12 +80,12 @@ export class Channel {
 
   /**
    * The next message, waiting for it.
-   * @param timeoutMs -1 = for ever
+   * @param timeoutMs most that may pass without a byte
    * @returns null at the end of the connection, or the errno (> 0) of what failed
    */
   next(timeoutMs: number): ChannelMessage | null | number {
     for (;;) {
-      const left = this.buf.length - this.pos;
+      const left = this.end - this.pos;
       if (left >= NEW_HEADER_LEN) {
         const length = this.buf.readUInt32BE(this.pos + 1) + 1;
         if (length < NEW_HEADER_LEN || length > MESSAGE_MAX) return EPROTO;
@@ -99,8 +100,24 @@ export class Channel {
     }
   }
 
+  /** From here on the other process can answer nothing more; what it has said already is still to be read. */
+  refuseMore(): void {
+    native.refuseMore(this.socket);
+  }
+
   close(): void {
     native.closeFd(this.socket);
+  }
+
+  /** Makes room behind what is there. A long message that comes in many pieces is copied about twice in all. */
+  private makeRoom(more: number): void {
+    if (this.end + more <= this.buf.length) return;
+    const old = this.buf;
+    const left = this.end - this.pos;
+    if (left + more > old.length || left > old.length / 2) this.buf = Buffer.alloc(Math.max(left + more, 2 * left));
+    old.copy(this.buf, 0, this.pos, this.end);
+    this.pos = 0;
+    this.end = left;
   }
 
   /** @returns 0 when something came, -1 at the end, or an errno */
@@ -108,17 +125,16 @@ export class Channel {
     for (;;) {
       const { result, bytes, fds } = native.recvFds(this.socket, RECV_MAX);
       if (result > 0) {
-        const rest = this.buf.subarray(this.pos);
-        const fresh = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
-        this.buf = rest.length === 0 ? fresh : Buffer.concat([rest, fresh]);
-        this.pos = 0;
+        this.makeRoom(bytes.length);
+        this.buf.set(bytes, this.end);
+        this.end += bytes.length;
         for (const fd of fds) this.fds.push(fd);
         return 0;
       }
       if (result === 0) return -1;
       if (result !== -EAGAIN) return -result;
       const ready = native.pollFd(this.socket, FOR_READ, timeoutMs);
-      if (ready === 0) return ETIMEDOUT;
+      if (ready <= 0) return ready === 0 ? ETIMEDOUT : -ready;
     }
   }
 }

@@ -44,8 +44,15 @@ const BATCH_BYTES = 48 * 1024;
 const AHEAD_PER_TURN = 50;
 /** Between two looks whether the new process has read. usec */
 const PUMP_PAUSE = USEC / 1000;
-/** How long the new process may do nothing, when suspend_timeout is off. usec */
+/** How long the new process may do nothing while this one serves, when suspend_timeout is off. usec */
 const STALL_DEFAULT = 10 * USEC;
+/**
+ * How long the new process may neither read nor answer while everything stands still: clients wait for it. It needs some
+ * milliseconds between two reads, on a slow machine with 10,000 connections some tens. usec
+ */
+const FROZEN_STALL = 1.5 * USEC;
+/** Between two looks whether it has read. usec */
+const FROZEN_LOOK = USEC / 10;
 
 /** The connection of the process that takes over, from its command to its end. */
 let taker: PgSocket | null = null;
@@ -65,11 +72,41 @@ function stallTime(): number {
   return cf.suspendTimeout > 0 ? cf.suspendTimeout : STALL_DEFAULT;
 }
 
-const patience = newTimer(() => {
+function frozenStallTime(): number {
+  return Math.min(stallTime(), FROZEN_STALL);
+}
+
+function giveUp(): void {
   if (taker === null) return;
-  logWarning('handover: the new process does nothing, resuming work');
+  logWarning('handover timed out waiting for the new process, resuming');
   abort('handover timeout');
+}
+
+const patience = newTimer(giveUp);
+
+/** While everything stands still: what the new process has not read yet, and when that last became less. */
+let unread = 0;
+let lastRead = 0;
+
+const frozenTimer = newTimer(() => {
+  if (taker === null) return;
+  const left = native.unreadBytes(native.fdOf(taker.handle));
+  const now = readClock();
+  if (left !== unread) {
+    unread = left;
+    lastRead = now;
+  } else if (now - lastRead >= frozenStallTime()) {
+    giveUp();
+  }
 });
+
+/** Everything was sent: the new process has to read it and to say SHUTDOWN. */
+function awaitShutdown(admin: PgSocket): void {
+  timerStop(patience);
+  unread = native.unreadBytes(native.fdOf(admin.handle));
+  lastRead = readClock();
+  timerStart(frozenTimer, FROZEN_LOOK, FROZEN_LOOK);
+}
 
 /* ---- sending ---- */
 
@@ -105,6 +142,11 @@ class Batches {
       if (typeof one === 'number') return one;
       return one.handle >= 0 ? native.fdOf(one.handle) : this.socket;
     });
+  }
+
+  /** Bytes that have to go first. */
+  startWith(bytes: Buffer): void {
+    this.waiting.push({ bytes, owned: [] });
   }
 
   finish(tag: string): boolean {
@@ -143,7 +185,7 @@ class Batches {
       this.pump();
     } else {
       for (const { bytes, owned } of this.waiting.splice(0)) {
-        this.failed ||= sendAll(this.socket, bytes, this.fdsOf(owned), stallTime() / 1000);
+        this.failed ||= sendAll(this.socket, bytes, this.fdsOf(owned), (frozenStallTime() * 1000) / USEC);
       }
     }
     return this.failed === 0;
@@ -179,9 +221,7 @@ function beginAhead(admin: PgSocket): void {
   batches = sending;
   description = new Description((record, raw, owned) => sending.put(record, raw, owned));
   // a notice that is still queued must not be overtaken
-  if (native.unsent(admin.handle) > 0) {
-    sending.failed = sendAll(native.fdOf(admin.handle), native.takeUnsent(admin.handle), [], stallTime() / 1000);
-  }
+  if (native.unsent(admin.handle) > 0) sending.startWith(Buffer.from(native.takeUnsent(admin.handle)));
   queue = allSockets(admin);
   timerStart(patience, stallTime(), 0);
   if (!description.begin(format)) abort('handover failed');
@@ -248,7 +288,7 @@ function freeze(admin: PgSocket, sending: Batches, describing: Description): voi
   logInfo(
     `handover: described ${clients} clients and ${servers} servers in ${Math.round((readClock() - began) / 1000)} ms`,
   );
-  timerStart(patience, stallTime(), 0);
+  awaitShutdown(admin);
 }
 
 /** The new process is gone or unfit: everything goes on. */
@@ -258,6 +298,7 @@ function thaw(): void {
   handoverSlot.active = false;
   handoverSlot.frozen = false;
   timerStop(patience);
+  timerStop(frozenTimer);
   timerStop(pumpTimer);
   batches = null;
   description = null;
@@ -304,7 +345,7 @@ function shutdown(admin: PgSocket): boolean {
   const pkt = new PktBuf();
   writeCommandComplete(pkt, 'SHUTDOWN');
   diePoint('give-shutdown');
-  const failed = sendAll(native.fdOf(admin.handle), pkt.written(), [], stallTime() / 1000);
+  const failed = sendAll(native.fdOf(admin.handle), pkt.written(), [], (frozenStallTime() * 1000) / USEC);
   if (failed !== 0) {
     // it did not hear it: it takes nothing from a process that lives
     abort('handover failed');

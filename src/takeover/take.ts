@@ -10,7 +10,7 @@ import { constants } from 'node:os';
 import { dirname } from 'node:path';
 import { leaveBackSeat } from '../core/base/backseat';
 import { listenFdCount } from '../core/base/listenfds';
-import { die, fatal, logDebug, logError, logInfo, slogInfo } from '../core/base/log';
+import { die, fatal, logDebug, logError, logInfo, logWarning, slogInfo } from '../core/base/log';
 import { native } from '../core/base/native';
 import { notify, notifyState } from '../core/base/notify';
 import { PauseMode, runState } from '../core/base/runstate';
@@ -40,7 +40,12 @@ import { countKinds } from './walk';
 
 /** How long the old process may take none of a command. */
 const SEND_MS = 10_000;
-const FOREVER_MS = -1;
+/** How long it may say nothing when it is asked for something: it serves its clients meanwhile. */
+const ANSWER_MS = 10_000;
+/** How long a SUSPEND of the classic exchange may take where suspend_timeout sets no end to it. */
+const SUSPEND_MS_MAX = 600_000;
+/** How long it may take to end once its sockets belong to this process, which serves meanwhile. usec */
+const END_MAX = 10 * USEC;
 /** How long a process whose connection ended without a word may take to be gone. */
 const DYING_MS_MAX = 5_000;
 /** Between two looks whether the old process is gone: often at first, because usually it is gone soon. usec */
@@ -67,21 +72,28 @@ function nap(ms: number): void {
   native.pollFd(-1, 0, ms);
 }
 
-/** Serves everybody until the old process has done something. SHUTDOWN and its like end the wait too. */
-function serveUntil(done: () => boolean): void {
+/**
+ * Serves everybody until the old process has done something. SHUTDOWN and its like end the wait too.
+ * @returns false when it has not done it within END_MAX
+ */
+function serveUntil(done: () => boolean): boolean {
+  const end = readClock() + END_MAX;
   let due = true;
+  let isDone = false;
   const tick = newTimer(() => {
     due = true;
   });
   for (let looks = 0; globalThis.cfShutdown < 2; ) {
     if (due) {
-      if (done()) break;
+      isDone = done();
+      if (isDone || readClock() >= end) break;
       due = false;
       timerStart(tick, looks++ < QUICK_LOOKS ? LOOK_FIRST : LOOK, 0);
     }
     mainLoopOnce();
   }
   timerStop(tick);
+  return isDone || globalThis.cfShutdown >= 2;
 }
 
 /* ---- part 1 ---- */
@@ -125,7 +137,7 @@ function waitForLogin(pool: PgPool): PgSocket {
     return Act.DEAD;
   };
   const limit = newTimer(() => die('login failed: the old process does not answer'));
-  if (cf.serverConnectTimeout > 0) timerStart(limit, cf.serverConnectTimeout, 0);
+  timerStart(limit, cf.serverConnectTimeout > 0 ? cf.serverConnectTimeout : (ANSWER_MS * USEC) / 1000, 0);
   while (server === null) {
     if (pool.newServerList.count === 0) fatal('login failed');
     mainLoopOnce();
@@ -165,9 +177,12 @@ function send(ch: Channel, sql: string): void {
   if (failed !== 0) fatal(`command send failed: ${native.strerror(failed)}`);
 }
 
-function receive(ch: Channel): ChannelMessage {
-  const msg = ch.next(FOREVER_MS);
+function receive(ch: Channel, timeoutMs = ANSWER_MS): ChannelMessage {
+  const msg = ch.next(timeoutMs);
   if (msg === null) return fatal('unexpected EOF');
+  if (msg === constants.errno.ETIMEDOUT) {
+    return die(`the old process has not answered for ${timeoutMs / 1000} s, giving up: it keeps its clients`);
+  }
   if (typeof msg === 'number') return fatal(`safe_recvmsg: ${native.strerror(msg)}`);
   return msg;
 }
@@ -191,8 +206,11 @@ function takeClassic(ch: Channel): void {
   leaveBackSeat();
   pauseBegan = readClock();
   send(ch, 'SUSPEND;');
+  // it answers when its clients have got everything, or when suspend_timeout has closed those that have not
+  const suspendMs = cf.suspendTimeout > 0 ? (cf.suspendTimeout * 1000) / USEC + ANSWER_MS : SUSPEND_MS_MAX;
+  let suspended = false;
   for (;;) {
-    const msg = receive(ch);
+    const msg = receive(ch, suspended ? ANSWER_MS : suspendMs);
     if (msg.type === PqMsg.DataRow) {
       const fd = ch.fds.shift();
       if (fd === undefined) fatal('got row without fd info');
@@ -202,6 +220,7 @@ function takeClassic(ch: Channel): void {
       const tag = commandTag(msg);
       logDebug(`takeover_recv_fds: CommandComplete body: ${tag}`);
       if (tag === 'SUSPEND') {
+        suspended = true;
         logInfo('SUSPEND finished, sending SHOW FDS');
         diePoint('take-suspended');
         send(ch, 'SHOW FDS;');
@@ -227,11 +246,13 @@ function takeFull(ch: Channel, first: ChannelMessage): void {
       const still = reader.stillSince > 0;
       if (takeRecord(reader, msg, takeFd) === 'aheadEnd') {
         leaveBackSeat();
+        pauseBegan = readClock();
         send(ch, `HANDOVER ${READY};`);
       }
       if (!still && reader.stillSince > 0) {
         logInfo('SUSPEND finished, sending SHOW FDS');
-        pauseBegan = reader.stillSince;
+        // a wall clock that was set meanwhile must not make it longer than it can be
+        pauseBegan = Math.max(pauseBegan, reader.stillSince);
         diePoint('take-suspended');
       }
       diePoint(still ? 'take-row' : 'take-ahead');
@@ -322,13 +343,18 @@ function resumeWork(): void {
   pauseEnded = readClock();
 }
 
-/** The C original says nothing any more: its end is what counts. */
+/**
+ * The C original says nothing any more: its end is what counts. SHUTDOWN cannot be taken back: it will end as soon as it can, so
+ * giving up would leave its clients without any process.
+ */
 function shutDownOriginal(ch: Channel): void {
   if (ch.query('SHUTDOWN;', SEND_MS) !== 0) die('failed to send SHUTDOWN;');
   diePoint('take-shutdown-sent');
-  for (let msg = ch.next(FOREVER_MS); msg !== null; msg = ch.next(FOREVER_MS)) {
+  for (let msg = ch.next(ANSWER_MS); msg !== null; msg = ch.next(ANSWER_MS)) {
     if (typeof msg !== 'number') continue;
-    die(`sky is falling - error while waiting result from SHUTDOWN: ${native.strerror(msg)}`);
+    if (msg === constants.errno.ETIMEDOUT)
+      logWarning('the old process was told to shut down and does not end, waiting');
+    else die(`sky is falling - error while waiting result from SHUTDOWN: ${native.strerror(msg)}`);
   }
   resumeWork();
 }
@@ -342,36 +368,62 @@ function channelEnded(ch: Channel): boolean {
   }
 }
 
+/** What the old process says to SHUTDOWN: that the sockets are given, or why not; '' = its connection has ended. */
+function shutdownAnswer(ch: Channel): 'given' | string {
+  let refusal = '';
+  let timeoutMs = ANSWER_MS;
+  for (;;) {
+    const msg = ch.next(timeoutMs);
+    if (msg === constants.errno.ETIMEDOUT && timeoutMs > 0) {
+      // an answer may come at this very moment: it counts if it is here, and cannot be given any more if it is not
+      ch.refuseMore();
+      timeoutMs = 0;
+      refusal = `no answer for ${ANSWER_MS / 1000} s`;
+    } else if (msg === null || typeof msg === 'number') {
+      return refusal;
+    } else if (msg.type === PqMsg.CommandComplete) {
+      return 'given';
+    } else if (msg.type === PqMsg.ErrorResponse) {
+      refusal = errorText(msg);
+    }
+  }
+}
+
 /**
  * With one of our own kind its acknowledgement is what counts, or its death.
  * @param pid the old process
  */
 function shutDownOwn(ch: Channel, pid: number): void {
-  let resumed: string | null = null;
   // whether it went or not: what comes back tells
   ch.query('SHUTDOWN;', SEND_MS);
   diePoint('take-shutdown-sent');
-  for (let msg = ch.next(FOREVER_MS); msg !== null && typeof msg !== 'number'; msg = ch.next(FOREVER_MS)) {
-    if (msg.type === PqMsg.CommandComplete) {
-      resumeWork();
-      serveUntil(() => channelEnded(ch));
-      return;
-    }
-    if (msg.type === PqMsg.ErrorResponse) resumed = errorText(msg);
+  let answer = shutdownAnswer(ch);
+  if (answer === 'given') {
+    resumeWork();
+    if (!serveUntil(() => channelEnded(ch))) logWarning('the old process has given everything and does not end');
+    return;
   }
-  // it ended without a word: only if it is dead, what it had is ours
-  for (let waited = 0; resumed === null && isAlive(pid); waited += NAP_MS) {
-    if (waited >= DYING_MS_MAX) resumed = 'connection lost';
+  // closed without acknowledgement: take over only once the old process is gone
+  for (let waited = 0; answer === '' && isAlive(pid); waited += NAP_MS) {
+    if (waited >= DYING_MS_MAX) answer = 'connection lost';
     nap(NAP_MS);
   }
-  if (resumed !== null) {
+  if (answer !== '') {
     notify(`MAINPID=${pid}`);
-    die(`old process goes on: ${resumed}`);
+    die(`handover failed, old process keeps running: ${answer}`);
   }
   resumeWork();
 }
 
-/** The file is gone, or names nobody who lives: the old process may have been killed. */
+function removeFile(file: Buffer): void {
+  try {
+    unlinkSync(file);
+  } catch {
+    // it went by itself
+  }
+}
+
+/** The file is gone, or names no process that is alive: the old process may have been killed. */
 function isPidfileFree(file: Buffer): boolean {
   let pid: number;
   try {
@@ -380,11 +432,7 @@ function isPidfileFree(file: Buffer): boolean {
     return (err as NodeJS.ErrnoException).code === 'ENOENT';
   }
   if (!(pid > 0) || isAlive(pid)) return false;
-  try {
-    unlinkSync(file);
-  } catch {
-    // it went by itself
-  }
+  removeFile(file);
   return true;
 }
 
@@ -406,7 +454,10 @@ export function takeoverFinish(): string {
   if (cf.pidfile !== null && cf.pidfile !== '') {
     const pidfile = Buffer.from(cf.pidfile, 'latin1');
     logInfo('waiting for old pidfile to go away');
-    serveUntil(() => isPidfileFree(pidfile));
+    if (!serveUntil(() => isPidfileFree(pidfile))) {
+      logWarning('the old process has not removed its pidfile, replacing it');
+      removeFile(pidfile);
+    }
   }
   logInfo('old process killed, resuming work');
   settleListeners();
