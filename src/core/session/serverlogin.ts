@@ -406,9 +406,11 @@ export function handleServerStartup(server: PgSocket, type: number, buf: Buffer,
     return Act.SKIP;
   }
   if (server.protocolTry !== ProtocolTry.NONE && protocolRefused(server, type, buf, off, end)) return Act.DEAD;
-  // errors and notices may come at any time; all else belongs to one side of AuthenticationOk
-  const anyTime = type === PqMsg.ErrorResponse || type === PqMsg.NoticeResponse;
-  const wantsAuth = type === PqMsg.AuthenticationRequest || type === PqMsg.NegotiateProtocolVersion;
+  // errors and notices may come at any time, and negotiateVersion() has rules of its own; all else belongs to one side of
+  // AuthenticationOk
+  const anyTime =
+    type === PqMsg.ErrorResponse || type === PqMsg.NoticeResponse || type === PqMsg.NegotiateProtocolVersion;
+  const wantsAuth = type === PqMsg.AuthenticationRequest;
   if (!anyTime && wantsAuth === server.authPassed) {
     slogError(server, `protocol error: '${pktDesc(type)}' ${wantsAuth ? 'after' : 'before'} AuthenticationOk`);
     disconnectServer(server, true, 'unexpected pkt in login phase');
