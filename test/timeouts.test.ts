@@ -491,6 +491,10 @@ describe('suspend_timeout', () => {
         slow.pause();
         await start(slow, "SELECT repeat('x', 1000) FROM generate_series(1, 50000)");
         await rowsBecome(pooler, 'SERVERS', { state: 'active' }, 2);
+        // a suspend that comes before the result finds nothing to wait for
+        await eventually('rows that the slow client does not take', async () =>
+          (await show(pooler, 'SOCKETS', { type: 'S' })).some((row) => Number(row.send_avail) > 0),
+        );
         await withTimeout(console.query('SUSPEND'), 'SUSPEND', SOON_MS);
         await pooler.logWait(
           /C-[^\n]* closing because: suspend_timeout[\s\S]*C-[^\n]* closing because: suspend_timeout/,

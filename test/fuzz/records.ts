@@ -183,7 +183,7 @@ function startupRun(bytes: Buffer, sizes: number[], random: Random): string[] {
     world.arrive(client, bytes);
     for (const size of sizes) world.deliver(client, size, random);
     // the pooler's own choice each time: a cancel key, a salt
-    const chosen = /K\0\0\0\f[\s\S]{8}|R\0\0\0\f\0{3}[^\0\n][\s\S]{4}/g;
+    const chosen = /K\0\0\0(?:\f[\s\S]{8}|\([\s\S]{36})|R\0\0\0\f\0{3}[^\0\n][\s\S]{4}/g;
     const said = world
       .take(client)
       .toString('latin1')
