@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <vector>
@@ -298,6 +299,15 @@ static Napi::Value pollFd(const Napi::CallbackInfo &info) {
   return toInt(info.Env(), n < 0 ? -errno : n);
 }
 
+/* Likewise for the handover only: where no event tells that a try may succeed now. */
+static Napi::Value sleepMs(const Napi::CallbackInfo &info) {
+  const int ms = argInt(info, 0, 0);
+  timespec left = {ms > 0 ? ms / 1000 : 0, ms > 0 ? ms % 1000 * 1000000L : 0};
+  while (nanosleep(&left, &left) < 0 && errno == EINTR) {
+  }
+  return info.Env().Undefined();
+}
+
 /* Also for the handover: whether the other process reads what it was sent. Linux counts the kernel's overhead, too. */
 static Napi::Value unreadBytes(const Napi::CallbackInfo &info) {
   int bytes = 0;
@@ -336,6 +346,7 @@ void bindSocket(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("deferAccept", Napi::Function::New<deferAccept>(env, "deferAccept", state));
   exports.Set("socketPair", Napi::Function::New<socketPair>(env, "socketPair", state));
   exports.Set("pollFd", Napi::Function::New<pollFd>(env, "pollFd", state));
+  exports.Set("sleepMs", Napi::Function::New<sleepMs>(env, "sleepMs", state));
   exports.Set("unreadBytes", Napi::Function::New<unreadBytes>(env, "unreadBytes", state));
   exports.Set("refuseMore", Napi::Function::New<refuseMore>(env, "refuseMore", state));
   exports.Set("sendDatagram", Napi::Function::New<sendDatagram>(env, "sendDatagram", state));

@@ -43,12 +43,17 @@ struct Slot {
   bool reading;  // for a listener: accepting
   bool connecting;
   bool unixListener;
-  /** in `pending`: bytes that the socket will not announce again (kept ones, or inside TLS), a connect that ended at once */
+  /** in `pending`, for one of the three reasons that follow */
+  bool pending;
+  /** bytes that the socket will not announce again: kept ones, or inside TLS */
   bool pendingKept;
+  /** -errno of a call that failed behind the caller's back, to be told as the handle's next record; 0 = none */
+  int failed;
   /** receiving was stopped and started: the kept bytes come again, with or without more */
   bool redeliver;
   /** most bytes of the next receive, 0 = no limit */
   size_t recvLimit;
+  /** a connect that ended at once */
   bool pendingConnect;
   int connectResult;
   /** null on a plain connection */
@@ -92,6 +97,7 @@ struct UvLoop : Loop {
   /** handles whose next record does not wait for the kernel */
   std::vector<int> pending;
   /** scratch of ioDeliverPending */
+  std::vector<int> delivering;
   std::vector<int> served;
   std::unordered_map<int, Lookup *> lookups;
   int lastLookup;

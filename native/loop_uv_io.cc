@@ -53,7 +53,9 @@ static int slotNew(UvLoop *l, int fd, SlotKind kind) {
   slot->reading = false;
   slot->connecting = false;
   slot->unixListener = false;
+  slot->pending = false;
   slot->pendingKept = false;
+  slot->failed = 0;
   slot->redeliver = false;
   slot->recvLimit = 0;
   slot->pendingConnect = false;
@@ -97,18 +99,33 @@ static uint32_t wantedEvents(const Slot *slot) {
   return (input ? EPOLLIN : 0u) | (slot->unsent.length > 0 ? EPOLLOUT : 0u);
 }
 
-/* Tells the kernel what is wanted, when it has to know. */
-static void arm(Slot *slot) {
+/* Tells the kernel what is wanted, when it has to know. Returns 0 or -errno. */
+static int watch(Slot *slot) {
   const uint32_t wanted = wantedEvents(slot);
-  if (wanted == slot->armed) return;
+  if (wanted == slot->armed) return 0;
   epoll_event event = {wanted, {slot}};
   const int op = wanted == 0 ? EPOLL_CTL_DEL : slot->armed == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
-  epoll_ctl(slot->loop->epollFd, op, slot->fd, &event);
+  // what cannot be removed is not there, and nothing is lost
+  if (epoll_ctl(slot->loop->epollFd, op, slot->fd, &event) < 0 && wanted != 0) return -errno;
   slot->armed = wanted;
+  return 0;
 }
 
 static void setPending(Slot *slot) {
-  if (!slot->pendingKept && !slot->pendingConnect) slot->loop->pending.push_back(slot->handle);
+  if (slot->pending) return;
+  slot->pending = true;
+  slot->loop->pending.push_back(slot->handle);
+}
+
+/** The next record of the handle is that error: without it the connection would be mute, or the listener deaf, for ever. */
+static void failLater(Slot *slot, int err) {
+  setPending(slot);
+  slot->failed = err;
+}
+
+static void arm(Slot *slot) {
+  const int err = watch(slot);
+  if (err < 0) failLater(slot, err);
 }
 
 /* ---- receiving ---- */
@@ -239,6 +256,31 @@ static void flushUnsent(Slot *slot) {
   if (slot->unsent.length == 0) slot->loop->turn->add(kDrain, slot->handle, 0, 0);
 }
 
+/* Tells of a failure by the record that the caller waits for. A stream that nothing is expected of keeps it for later. */
+static bool tellFailure(Slot *slot) {
+  Turn *turn = slot->loop->turn;
+  if (turn->full()) return false;
+  const int err = slot->failed;
+  if (slot->kind == SlotKind::kListener) {
+    turn->add(kAccept, slot->handle, err, slot->unixListener ? 1 : 0);
+  } else if (slot->connecting) {
+    slot->connecting = slot->pendingConnect = false;
+    turn->add(kConnect, slot->handle, err, 0);
+  } else if (slot->unsent.length > 0) {
+    slot->unsent.clear();
+    turn->add(kDrain, slot->handle, err, 0);
+  } else if (slot->shaking) {
+    slot->shaking = slot->reading = false;
+    turn->add(kTls, slot->handle, err, 0);
+  } else if (slot->reading) {
+    endOfStream(slot, err);
+  } else {
+    return true;
+  }
+  slot->failed = 0;
+  return true;
+}
+
 /* ---- accepting, connecting ---- */
 
 static void acceptSome(Slot *slot) {
@@ -315,43 +357,45 @@ void ioEvent(Slot *slot, uint32_t events) {
   arm(slot);
 }
 
+/* The next record of a pending slot. Returns false when the turn has no room for it. */
+static bool deliver(Slot *slot) {
+  if (slot->failed != 0) return tellFailure(slot);
+  if (slot->pendingConnect) {
+    if (slot->loop->turn->full()) return false;
+    slot->pendingConnect = false;
+    slot->connecting = false;
+    slot->loop->turn->add(kConnect, slot->handle, slot->connectResult, 0);
+    if (slot->unsent.length > 0) flushUnsent(slot);
+    arm(slot);
+  } else if (slot->pendingKept) {
+    // stopped again, or taken away, since
+    const bool again = slot->reading && slot->redeliver && slot->kept.length > 0;
+    if ((again || slot->shaking || due(slot)) && !receive(slot, again)) return false;
+    slot->redeliver = false;
+    slot->pendingKept = due(slot);
+    arm(slot);
+  }
+  return true;
+}
+
 /*
  * Streams that found no room in the arena come first in the next turn, those that were served and have more come behind
  * them: however many streams are saturated, each gets its share.
  */
 void ioDeliverPending(UvLoop *l) {
-  size_t left = 0;
-  std::vector<int> &served = l->served;
-  for (size_t i = 0; i < l->pending.size(); i++) {
-    const int handle = l->pending[i];
+  l->delivering.swap(l->pending);
+  for (const int handle : l->delivering) {
     Slot *slot = l->slots[handle];
     if (!slotLive(slot)) continue;
-    if (slot->pendingConnect) {
-      if (l->turn->full()) {
-        l->pending[left++] = handle;
-        continue;
-      }
-      slot->pendingConnect = false;
-      slot->connecting = false;
-      l->turn->add(kConnect, handle, slot->connectResult, 0);
-      if (slot->unsent.length > 0) flushUnsent(slot);
-      arm(slot);
-    } else if (slot->pendingKept) {
-      // stopped again, or taken away, since
-      const bool again = slot->reading && slot->redeliver && slot->kept.length > 0;
-      if ((again || slot->shaking || due(slot)) && !receive(slot, again)) {
-        l->pending[left++] = handle;
-        continue;
-      }
-      slot->redeliver = false;
-      slot->pendingKept = due(slot);
-      if (slot->pendingKept) served.push_back(handle);
-      arm(slot);
-    }
+    slot->pending = false;
+    if (!deliver(slot))
+      setPending(slot);
+    else if (slot->pendingKept)
+      l->served.push_back(handle);
   }
-  l->pending.resize(left);
-  l->pending.insert(l->pending.end(), served.begin(), served.end());
-  served.clear();
+  l->delivering.clear();
+  for (const int handle : l->served) setPending(l->slots[handle]);
+  l->served.clear();
 }
 
 /* ---- calls ---- */
@@ -403,8 +447,9 @@ int ioWatchFd(Loop *loop, int fd) {
   if (handle < 0) return handle;
   Slot *slot = slotOf(loop, handle);
   slot->reading = true;
-  arm(slot);
-  return handle;
+  const int err = watch(slot);
+  if (err < 0) forget(slot);
+  return err < 0 ? err : handle;
 }
 
 int ioFdOf(Loop *loop, int handle) {
@@ -432,6 +477,7 @@ int ioRecvStart(Loop *loop, int handle) {
   if (!slot || slot->kind != SlotKind::kStream) return -EBADF;
   if (slot->reading) return 0;
   slot->reading = true;
+  if (slot->failed != 0) setPending(slot);
   slot->redeliver = slot->kept.length > 0;
   if ((slot->redeliver || due(slot)) && !slot->pendingKept) {
     setPending(slot);
@@ -478,7 +524,10 @@ int ioRecvLimit(Loop *loop, int handle, int most) {
 int ioKeep(Loop *loop, int handle, const uint8_t *bytes, size_t length) {
   Slot *slot = slotOf(loop, handle);
   if (!slot || slot->kind != SlotKind::kStream) return -EBADF;
-  return slot->kept.append(bytes, length) ? 0 : -ENOMEM;
+  if (slot->kept.append(bytes, length)) return 0;
+  // bytes are lost: whatever came behind them would be taken for something else
+  failLater(slot, -ENOMEM);
+  return -ENOMEM;
 }
 
 int ioKeptLength(Loop *loop, int handle) {
@@ -551,7 +600,7 @@ int ioTlsStart(Loop *loop, int handle, TlsConn *conn, const uint8_t *bytes, size
   slot->tls = conn;
   slot->shaking = true;
   // the first step is taken in the next turn, so that its result is a record like any other
-  if (!slot->pendingKept) setPending(slot);
+  setPending(slot);
   slot->pendingKept = true;
   return 0;
 }

@@ -3,9 +3,12 @@
 //     node scripts/house-rules.mjs size   no file over 800 lines
 //     node scripts/house-rules.mjs loop   nothing that the loop thread would never run
 //     node scripts/house-rules.mjs clock  no clock but that of base/time.ts
+//     node scripts/house-rules.mjs ascii  no matching that depends on more than ASCII: texts are byte strings
+//     node scripts/house-rules.mjs results  no result of the addon that is not looked at
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import ts from 'typescript';
 
 const LINES_MAX = 800;
 const SIZED = ['src', 'native', 'test', 'bench', 'compare', 'scripts'];
@@ -19,6 +22,11 @@ const TIMED = [...LOOP_THREAD, 'src/workers'];
 const OTHER_CLOCKS = /\b(Date|performance|hrtime|wallOffset)\b|\bnative\.readClock\b/;
 /** The clock itself, its declaration, the log's time stamps, and what systemd is told. */
 const CLOCK_FILES = new Set(['time', 'native', 'timefmt', 'notify'].map((name) => `src/core/base/${name}.ts`));
+
+/** Byte strings hold one byte per character: A0 is a space to these, C0 the capital of E0. */
+const UNICODE_AWARE = /\\[sSwWbB]|\.(?:trim|trimStart|trimEnd|toLowerCase|toUpperCase|localeCompare)\b|\btoLocale/;
+const ASCII_FILE = 'src/core/base/strutil.ts';
+const NATIVE_FILE = 'src/core/base/native.ts';
 
 process.chdir(fileURLToPath(new URL('..', import.meta.url)));
 
@@ -45,31 +53,64 @@ function checkSize() {
     .map(({ name, lines }) => `${name}: ${lines} lines, more than ${LINES_MAX}`);
 }
 
-function checkLoop() {
-  return filesUnder(LOOP_THREAD, /\.ts$/).flatMap((name) =>
+/** Every place in the code of those files that matches. */
+function findAll(files, pattern, why) {
+  return files.flatMap((name) =>
     codeOnly(readFileSync(name, 'utf8'))
       .split('\n')
       .flatMap((line, at) => {
-        const match = NEVER_RUNS.exec(line);
-        return match === null ? [] : [`${name}:${at + 1}: ${match[0]} never runs on the loop thread`];
+        const match = pattern.exec(line);
+        return match === null ? [] : [`${name}:${at + 1}: ${match[0]}: ${why}`];
       }),
   );
 }
 
+const checkLoop = () => findAll(filesUnder(LOOP_THREAD, /\.ts$/), NEVER_RUNS, 'never runs on the loop thread');
+
 function checkClock() {
-  return filesUnder(TIMED, /\.ts$/)
-    .filter((name) => !CLOCK_FILES.has(name))
-    .flatMap((name) =>
-      codeOnly(readFileSync(name, 'utf8'))
-        .split('\n')
-        .flatMap((line, at) => {
-          const match = OTHER_CLOCKS.exec(line);
-          return match === null ? [] : [`${name}:${at + 1}: ${match[0]}: times come from base/time.ts`];
-        }),
-    );
+  const files = filesUnder(TIMED, /\.ts$/).filter((name) => !CLOCK_FILES.has(name));
+  return findAll(files, OTHER_CLOCKS, 'times come from base/time.ts');
 }
 
-const checks = { size: checkSize, loop: checkLoop, clock: checkClock };
+function checkAscii() {
+  const files = filesUnder(LOOP_THREAD, /\.ts$/).filter((name) => name !== ASCII_FILE);
+  return findAll(files, UNICODE_AWARE, `also matches bytes above 7F; ${ASCII_FILE} has what matches ASCII only`);
+}
+
+/** The names in the interface Native that return something. */
+function nativeResults() {
+  const source = parseSource(NATIVE_FILE);
+  const facade = source.statements.find((node) => ts.isInterfaceDeclaration(node) && node.name.text === 'Native');
+  const methods = facade.members.filter(ts.isMethodSignature);
+  return new Set(
+    methods.filter((node) => node.type.kind !== ts.SyntaxKind.VoidKeyword).map((node) => node.name.getText(source)),
+  );
+}
+
+const parseSource = (name) => ts.createSourceFile(name, readFileSync(name, 'utf8'), ts.ScriptTarget.Latest, true);
+
+function checkResults() {
+  const results = nativeResults();
+  return filesUnder(['src'], /\.ts$/).flatMap((name) => {
+    const source = parseSource(name);
+    const faults = [];
+    const visit = (node) => {
+      const call = ts.isExpressionStatement(node) ? node.expression : undefined;
+      if (call && ts.isCallExpression(call) && ts.isPropertyAccessExpression(call.expression)) {
+        const { expression, name: method } = call.expression;
+        if (expression.getText(source) === 'native' && results.has(method.text)) {
+          const { line } = source.getLineAndCharacterOfPosition(node.getStart(source));
+          faults.push(`${name}:${line + 1}: the result of native.${method.text}() is not looked at`);
+        }
+      }
+      ts.forEachChild(node, visit);
+    };
+    visit(source);
+    return faults;
+  });
+}
+
+const checks = { size: checkSize, loop: checkLoop, clock: checkClock, ascii: checkAscii, results: checkResults };
 const check = checks[process.argv[2]];
 if (check === undefined) {
   console.error(`usage: house-rules.mjs ${Object.keys(checks).join(' | ')}`);

@@ -3,7 +3,7 @@
  */
 import { constants } from 'node:os';
 import { clientsHeldUp, fullResume, touchPools } from './admin/commands';
-import { die, exitProcess, logInfo } from './core/base/log';
+import { die, exitProcess, fatalErrno, logInfo } from './core/base/log';
 import { native } from './core/base/native';
 import { notify, notifyReloading } from './core/base/notify';
 import { PauseMode, runState, ShutdownMode, setShutdown } from './core/base/runstate';
@@ -98,5 +98,8 @@ export function signalSetup(): void {
     // a mode may have changed for every pool
     requestFullLoopMaint();
   };
-  for (const signum of handlers.keys()) native.signalStart(signum);
+  for (const signum of handlers.keys()) {
+    const res = native.signalStart(signum);
+    if (res < 0) fatalErrno(`cannot take over signal ${signum}`, -res);
+  }
 }

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, readSync, rmSync, writeSync } from 'node:fs';
+import { mkdtempSync, openSync, readdirSync, readSync, rmSync, writeSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -613,6 +613,35 @@ test('detach gives the descriptor back, with what waits in the socket', () => {
   assert.equal(until(Ev.RECV, again).text, 'left');
   assert.notEqual(again, b);
   closeAll(a, again);
+});
+
+// the kernel watches no regular file (EPERM), which stands here for every refusal: no memory, no room in its tables
+const unwatchable = () => openSync(join(dir, 'unwatchable'), 'w+');
+
+test('a connection that the kernel refuses to watch ends with an error instead of being mute', () => {
+  const handle = native.open(unwatchable());
+  native.recvStart(handle);
+  assert.equal(until(Ev.RECV, handle).result, -E.EPERM);
+  assert.deepEqual(turn(0), []);
+  native.recvStart(handle);
+  assert.equal(until(Ev.RECV, handle).result, -E.EPERM, 'and again for who insists');
+  closeAll(handle);
+});
+
+test('an error that comes while nobody reads waits for the next reader', () => {
+  const handle = native.open(unwatchable());
+  native.recvStart(handle);
+  native.recvStop(handle);
+  assert.deepEqual(turn(0), []);
+  native.recvStart(handle);
+  assert.equal(until(Ev.RECV, handle).result, -E.EPERM);
+  closeAll(handle);
+});
+
+test('a descriptor that cannot be watched gives no handle', () => {
+  const fd = unwatchable();
+  assert.equal(native.watchFd(fd), -E.EPERM);
+  native.closeFd(fd);
 });
 
 test('bad handles and arguments are errors, never crashes', () => {

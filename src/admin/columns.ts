@@ -11,7 +11,7 @@ export interface Columns {
 }
 
 function columns(spec: string): Columns {
-  const words = spec.trim().split(/\s+/);
+  const words = spec.split(/[ \n]+/);
   return { types: words.map((word) => word[0]).join(''), names: words.map((word) => word.slice(2)) };
 }
 

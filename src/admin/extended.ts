@@ -3,6 +3,7 @@
  * statement is a query as written; the first Execute of its portal runs it through the same handlers as a simple query.
  * admin.ts calls this.
  */
+import { asciiLower } from '../core/base/strutil';
 import { sbufContinue, sbufPause, sendPacket } from '../core/net/sbuf';
 import { type ConsolePortal, ConsoleSession } from '../core/pool/consolesession';
 import type { PgSocket } from '../core/pool/socket';
@@ -94,7 +95,7 @@ export function continueReading(admin: PgSocket): void {
 /** The columns of the answer; null when it has none. */
 function describe(query: string): Columns | null {
   const parsed = parseQuery(query);
-  const word = parsed.name.toLowerCase();
+  const word = asciiLower(parsed.name);
   if (parsed.kind !== QueryKind.COMMAND || (word !== 'show' && word !== 'select')) return null;
   return columnsOf(parsed.arg) ?? null;
 }
@@ -104,7 +105,7 @@ function refuseQuery(admin: PgSocket, query: string, isCommand: (word: string) =
   if (isEmptyQuery(query)) return null;
   const parsed = parseQuery(query);
   if (parsed.kind === QueryKind.BAD_ARGUMENTS) return adminError(admin, 'bad arguments');
-  const word = parsed.name.toLowerCase();
+  const word = asciiLower(parsed.name);
   const known = parsed.kind === QueryKind.SET || (parsed.kind === QueryKind.COMMAND && isCommand(word));
   const shown = (word !== 'show' && word !== 'select') || columnsOf(parsed.arg) !== undefined;
   if (known && shown) return null;

@@ -15,7 +15,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, fstatSync, openSync, writeSync } from 'node:fs';
 import { backSeatEnv } from '../core/base/backseat';
-import { die, logState } from '../core/base/log';
+import { die, logState, logWarning } from '../core/base/log';
 import { native } from '../core/base/native';
 
 /** Tells the fresh process that it is the daemon and where its launcher listens. */
@@ -73,7 +73,8 @@ export function daemonReady(outcome = ''): void {
   if (reportFd < 0) return;
   logState.quiet = true;
   const devNull = openSync('/dev/null', 'r+');
-  native.dup2(devNull, STDERR_FD);
+  const res = native.dup2(devNull, STDERR_FD);
+  if (res < 0) logWarning(`cannot let go of the standard error: ${native.strerror(-res)}`);
   closeSync(devNull);
   try {
     writeSync(reportFd, outcome === '' ? READY_TEXT : `${READY_TEXT}${outcome}\n`);

@@ -42,7 +42,7 @@ export function sendAll(socket: number, bytes: Uint8Array, fds: number[], stallM
     const leftMs = stallMs - ((readClock() - progress) * 1000) / USEC;
     if (leftMs <= 0) return ETIMEDOUT;
     // no event tells when the kernel takes descriptors again
-    if (res === -ETOOMANYREFS) native.pollFd(-1, FOR_READ, RETRY_MS);
+    if (res === -ETOOMANYREFS) native.sleepMs(RETRY_MS);
     else if (native.pollFd(socket, FOR_WRITE, Math.ceil(leftMs)) < 0) return EPROTO;
   }
   return 0;

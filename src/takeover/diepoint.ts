@@ -17,7 +17,7 @@ export function diePoint(step: string): void {
     // once: some steps come again and again
     stopAt = undefined;
     process.kill(process.pid, 'SIGSTOP');
-    native.pollFd(-1, 0, STOPPING_MS);
+    native.sleepMs(STOPPING_MS);
   }
   if (step !== dieAt) return;
   process.kill(process.pid, 'SIGKILL');

@@ -69,7 +69,7 @@ export function isTakingOver(): boolean {
 }
 
 function nap(ms: number): void {
-  native.pollFd(-1, 0, ms);
+  native.sleepMs(ms);
 }
 
 /**
@@ -312,7 +312,7 @@ function isAlive(pid: number): boolean {
     return (err as NodeJS.ErrnoException).code !== 'ESRCH';
   }
   try {
-    return !/^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
+    return !/^State:[ \t]+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
   } catch {
     return true;
   }

@@ -3,6 +3,7 @@
  * few cores the clients notice. So the new process, and its launcher, keep to one core until the old process is to stand
  * still. Called by main.ts, the launcher and src/takeover.
  */
+import { logWarning } from './log';
 import { native } from './native';
 
 /** Tells the daemon where it may run once it has left the back seat: the launcher's own list was longer before. */
@@ -32,6 +33,7 @@ export function takeBackSeat(): void {
 
 /** Runs wherever this process may run. */
 export function leaveBackSeat(): void {
-  if (cpus !== null) native.setCpuAffinity(cpus);
+  const res = cpus === null ? 0 : native.setCpuAffinity(cpus);
+  if (res < 0) logWarning(`cannot go back to all CPUs: ${native.strerror(-res)}`);
   cpus = null;
 }

@@ -220,7 +220,7 @@ export function exitProcess(code: number): never {
 /** `@file:line in function name(): ` of whoever called fatal(). */
 function callerPlace(): string {
   const frame = new Error().stack?.split('\n')[3] ?? '';
-  const match = /at (?:new )?(?:([^\s(]+) \()?(.*?):(\d+):\d+\)?$/.exec(frame);
+  const match = /at (?:new )?(?:([^ (]+) \()?(.*?):(\d+):\d+\)?$/.exec(frame);
   if (match === null) return '@?:0 in function ?()';
   const file = relative(resolve(__dirname, '..', '..'), (match[2] as string).replace(/^file:\/\//, ''));
   return `@${file}:${match[3]} in function ${match[1] ?? '?'}()`;

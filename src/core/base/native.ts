@@ -108,6 +108,11 @@ export interface SockAddr {
   port: number;
 }
 
+/**
+ * What a call returns must be looked at, which `npm run results` checks. Calls on a handle that can fail only for reasons
+ * of the kernel's (no memory, no room in its tables) return nothing: the handle's next record tells of it instead, as
+ * RECV, DRAIN, CONNECT, TLS or ACCEPT with a negative result, and so ends the connection where every other error does.
+ */
 export interface Native {
   /** every received byte of this turn lies here; valid until the next wait() */
   arena: ArrayBuffer;
@@ -140,8 +145,8 @@ export interface Native {
   /** Starts connecting; Ev.CONNECT follows on a later turn, even when the kernel is done at once. Bytes of `host`: numeric
    *  IPv4/IPv6, or a Unix path. `fd`: from socket(), taken over in every case; without it one is made. Returns handle or -errno. */
   connect(family: Family, host: string, port: number, fd?: number): number;
-  /** A listening socket: starts (1) or stops (0) accepting. Handle from listenOpen. Returns 0 or -EBADF. */
-  listenStart(handle: number, on: number): number;
+  /** A listening socket: starts (1) or stops (0) accepting. Handle from listenOpen. */
+  listenStart(handle: number, on: number): void;
   /** Wraps a listening fd; not accepting yet. Returns a handle > 0 or -errno. */
   listenOpen(fd: number): number;
   /** Watches a descriptor for readability without reading it (Ev.READABLE); makes it non-blocking; close() forgets it
@@ -149,31 +154,31 @@ export interface Native {
   watchFd(fd: number): number;
   /** the descriptor behind a handle, or -EBADF */
   fdOf(handle: number): number;
-  /** Forgets the handle, closes the descriptor, drops kept and unsent bytes. Returns 0 or -EBADF. Records of it that
-   *  are still in the ring must be ignored by the caller. Handle numbers are reused only after the next wait(). */
-  close(handle: number): number;
+  /** Forgets the handle, closes the descriptor, drops kept and unsent bytes. Records of it that are still in the ring
+   *  must be ignored by the caller. Handle numbers are reused only after the next wait(). */
+  close(handle: number): void;
   /** Forgets the handle and gives the descriptor back, open (or -EBADF). Take kept and unsent bytes first: they are
    *  dropped. */
   detach(handle: number): number;
 
   /** Starts receiving. Bytes kept earlier are delivered first, on the next turn, whether or not more arrive. Nothing
-   *  happens when it is receiving already. Returns 0 or -EBADF. */
-  recvStart(handle: number): number;
+   *  happens when it is receiving already. */
+  recvStart(handle: number): void;
   /** 1 when the stream of a handle that is not being received from has ended or broken, with nothing to receive before
    *  that; else 0, or -EBADF. Of a plain connection it is what the last wait() found out; of one with TLS the socket is
    *  asked. */
   ended(handle: number): number;
-  /** Stops receiving; nothing is delivered until recvStart. Costs no system call. Returns 0 or -EBADF. */
-  recvStop(handle: number): number;
+  /** Stops receiving; nothing is delivered until recvStart. Costs no system call. */
+  recvStop(handle: number): void;
   /** recvStop() on every stream but that one, for the handover. Returns the handles that have unsent bytes. */
   recvStopAll(except: number): number[];
   /** The next receive that brings bytes brings at most `most` (0 = no limit), and then the limit is gone: for stopping at
-   *  the end of a packet. Plain connections only; kept bytes do not count. Returns 0 or -EBADF. */
-  recvLimit(handle: number, most: number): number;
+   *  the end of a packet. Plain connections only; kept bytes do not count. */
+  recvLimit(handle: number, most: number): void;
   /** Gives back the unprocessed tail of the bytes just delivered: they come again in front of what arrives next (alone
-   *  only after recvStop and recvStart). Several calls append. More than 1 MB kept makes the next delivery -EMSGSIZE.
-   *  Returns 0, -EBADF, -EFAULT (outside the arena) or -ENOMEM. */
-  keep(handle: number, offset: number, length: number): number;
+   *  only after recvStop and recvStart). Several calls append. More than 1 MB kept makes the next delivery -EMSGSIZE, and
+   *  bytes that find no memory make it -ENOMEM. */
+  keep(handle: number, offset: number, length: number): void;
   /** Copies the kept bytes into the arena and forgets them: returns their offset, -1 when there are none, or -ENOBUFS
    *  when 2 MB were taken in this turn already (they stay kept); keptLength() before tells how many. */
   takeKept(handle: number): number;
@@ -265,7 +270,7 @@ export interface Native {
   unixProbe(path: string): boolean;
   /** connected blocking Unix sockets, close-on-exec; throws with .syscall and .errno */
   socketPair(): [number, number];
-  closeFd(fd: number): number;
+  closeFd(fd: number): void;
   /** The clock of every deadline, uncached, in usec; only time.ts asks. */
   readClock(): number;
   /** What the wall clock is ahead of it at this moment, in usec; only time.ts asks. */
@@ -288,8 +293,8 @@ export interface Native {
   /** gid of a group name or -1 */
   getgrnam(name: string): number;
   chown(path: string, uid: number, gid: number): number;
-  /** false = unknown facility; the log is opened as daemon then, like the original's */
-  openlog(ident: string, facility: string): boolean;
+  /** An unknown facility opens the log as daemon, as the original does. */
+  openlog(ident: string, facility: string): void;
   syslog(priority: number, text: string): void;
   closelog(): void;
   /** Blocks until a descriptor is readable (forWrite 0) or writable (1), whatever signals arrive. Returns 1, 0 after
@@ -297,8 +302,10 @@ export interface Native {
   pollFd(fd: number, forWrite: number, timeoutMs: number): number;
   /** Of what was sent on a Unix socket, what the peer has not read yet, with the kernel's overhead. Or -errno. */
   unreadBytes(fd: number): number;
-  /** Makes the peer's further sends fail; what it has sent already can still be received. Returns 0 or -errno. */
-  refuseMore(fd: number): number;
+  /** Makes the peer's further sends fail; what it has sent already can still be received. */
+  refuseMore(fd: number): void;
+  /** Stops the thread for a while: only where nobody is served, as in a handover. Signals do not shorten it. */
+  sleepMs(ms: number): void;
   /** Sends one datagram to a Unix socket ('@' in front = abstract). Returns 0 or -errno. */
   sendDatagram(path: string, text: string): number;
   /** Sends bytes (at least one) with up to 250 descriptors as SCM_RIGHTS. Returns bytes sent or -errno. */

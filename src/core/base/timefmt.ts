@@ -64,7 +64,7 @@ function addZoneFile(file: Buffer, names: Map<number, string>): void {
   }
   if (timeSize === 8) {
     const footer = charAt + chars + leap * 12 + isStd + isUt;
-    addRule(file.toString('latin1', footer).trim(), names);
+    addRule(file.toString('latin1', footer).replace(/\n/g, ''), names);
   }
 }
 
