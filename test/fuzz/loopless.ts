@@ -6,6 +6,7 @@ import { StatList } from '../../src/core/base/list';
 import { arena, native } from '../../src/core/base/native';
 import { PauseMode, runState } from '../../src/core/base/runstate';
 import { getCachedTime, setTimeCache } from '../../src/core/base/time';
+import { runTimers } from '../../src/core/base/timer';
 import { cf } from '../../src/core/config/settings';
 import { attachHandle, runContinueQueue, sbufClose } from '../../src/core/net/sbuf';
 import { addDatabase } from '../../src/core/pool/database';
@@ -33,6 +34,7 @@ let lastHandle = 0;
 /** Where bytes are delivered: with something in front, and something else behind. */
 const ARRIVAL = 4096;
 const BADF = -9;
+const TURN_USEC = 500;
 
 function sendOn(handle: number, bytes: Uint8Array): number {
   const line = lines.get(handle);
@@ -67,6 +69,7 @@ const fakes: Partial<typeof native> = {
     if (line !== undefined) line.closed = true;
     return 0;
   },
+  readClock: () => getCachedTime(),
   // nobody ever answers
   socket: () => 0,
   tuneSocket: () => {},
@@ -97,8 +100,8 @@ export class World {
 
   constructor(options: WorldOptions = {}) {
     Object.assign(native, fakes);
-    // the boot of every machine
-    setTimeCache(1_000_000_000_000_000);
+    // the boot of every machine; later worlds go on from where the last one ended, since timers outlive it
+    if (!defaults) setTimeCache(1_000_000_000_000_000);
     if (!defaults) toDefaults();
     // names of statements keep their length
     raiseQueryId(1_000_000_000);
@@ -203,8 +206,10 @@ export class World {
     this.turn();
   }
 
-  /** The end of a turn of the loop. */
+  /** The end of a turn of the loop, which took some time. */
   turn(): void {
+    setTimeCache(getCachedTime() + TURN_USEC);
+    runTimers(getCachedTime());
     runContinueQueue(input);
     perLoopMaint(() => runContinueQueue(input));
     runContinueQueue(input);

@@ -9,14 +9,20 @@ import { native } from './native';
 
 const WORKERS = join(__dirname, '..', '..', 'workers');
 
+export interface Thread {
+  /** our end of the port */
+  readonly port: MessagePort;
+  /** Ends the thread, whatever it is doing. Answers that lie in the port are lost. */
+  readonly end: () => void;
+}
+
 /**
  * Starts a thread.
  * @param file the program, in src/workers
  * @param data what it gets besides its end of the port and the descriptor that wakes the loop
- * @returns our end of the port
  * @throws Error when the program is not there
  */
-export function startThread(file: string, data: object = {}): MessagePort {
+export function startThread(file: string, data: object = {}): Thread {
   const program = join(WORKERS, file);
   // what fails in the thread's first moments nobody would ever hear of
   accessSync(program, constants.R_OK);
@@ -30,5 +36,12 @@ export function startThread(file: string, data: object = {}): MessagePort {
   });
   worker.unref();
   channel.port1.unref();
-  return channel.port1;
+  return {
+    port: channel.port1,
+    end: () => {
+      channel.port1.close();
+      // the thread stops wherever it is; the promise says when, and the loop waits for nothing
+      void worker.terminate();
+    },
+  };
 }

@@ -4,10 +4,10 @@
  * of questions is with the thread, the others wait here.
  */
 import { accessSync, constants } from 'node:fs';
-import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
+import { receiveMessageOnPort } from 'node:worker_threads';
 import { logWarning, strerror } from '../base/log';
 import { Family, type SockAddr } from '../base/native';
-import { startThread } from '../base/thread';
+import { startThread, type Thread } from '../base/thread';
 import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
 
@@ -44,13 +44,13 @@ interface Question {
   done: (answer: NameAnswer) => void;
 }
 
-let port: MessagePort | null = null;
+let thread: Thread | null = null;
 let lastId = 0;
 /** by id, oldest first */
 const running = new Map<number, Question>();
 const waiting: Question[] = [];
 
-function startNameThread(): MessagePort {
+function startNameThread(): Thread {
   const path = Buffer.from(cf.resolvConf === '' ? SYSTEM_RESOLV_CONF : cf.resolvConf, 'latin1');
   try {
     accessSync(path, constants.R_OK);
@@ -66,7 +66,7 @@ function failed(question: Question, error: string): void {
 
 function give(question: Question): void {
   try {
-    port ??= startNameThread();
+    thread ??= startNameThread();
   } catch (err) {
     logWarning(`names cannot be resolved: ${(err as Error).message}`);
     failed(question, 'no thread to ask');
@@ -75,7 +75,11 @@ function give(question: Question): void {
   lastId = (lastId % 0x7fffffff) + 1;
   question.since = getCachedTime();
   running.set(lastId, question);
-  port.postMessage({ id: lastId, kind: question.kind, name: Buffer.from(question.name, 'latin1').toString('utf8') });
+  thread.port.postMessage({
+    id: lastId,
+    kind: question.kind,
+    name: Buffer.from(question.name, 'latin1').toString('utf8'),
+  });
 }
 
 function giveWaiting(): void {
@@ -95,9 +99,10 @@ export function askNameThread(kind: Question['kind'], name: string, done: (answe
   giveWaiting();
 }
 
-/** The thread is gone, or as good as that: who waits for it hears so, and the next question starts another. */
+/** The thread answers no more: it is ended, its questions fail, and the next question starts another. */
 function loseThread(why: string): void {
-  port = null;
+  thread?.end();
+  thread = null;
   const lost = [...running.values()];
   running.clear();
   logWarning(`lost the thread that resolves names: ${why}`);
@@ -120,8 +125,8 @@ function onAnswer({ id, error, addresses, serial }: ThreadAnswer): void {
 
 /** The loop was woken: maybe by answers. */
 export function collectNameAnswers(): void {
-  while (port !== null) {
-    const got = receiveMessageOnPort(port);
+  while (thread !== null) {
+    const got = receiveMessageOnPort(thread.port);
     if (got === undefined) break;
     onAnswer(got.message as ThreadAnswer);
   }

@@ -39,7 +39,7 @@ export interface AuthLine {
   readonly name: string;
   /** Asks; the answer comes to externalAuthDone(). Returns null, or why nobody can be asked. */
   readonly start: (id: number, client: PgSocket, passwd: string) => string | null;
-  /** Whoever answers has not done so for LOST_AFTER: begin with somebody else. null = there is nobody else. */
+  /** A login was not answered for LOST_AFTER: ends the thread, so that the next login starts another. null = no thread. */
   readonly lost: (() => void) | null;
   readonly running: Map<number, Login>;
   waiting: Login[];
@@ -84,12 +84,12 @@ function joinWaiting(line: AuthLine, login: Login): void {
   line.waiting.push(login);
 }
 
-/** Whoever answers must not take the line with it when it is gone. Looked at only when the line is full. */
+/** A thread that answers no more must not keep the line full for ever: all its logins fail. Looked at when the line is full. */
 function giveUpLost(line: AuthLine): void {
   if (line.lost === null) return;
   const before = getCachedTime() - LOST_AFTER;
-  const lost = [...line.running].filter(([, login]) => login.since < before);
-  if (lost.length === 0) return;
+  const lost = [...line.running];
+  if (!lost.some(([, login]) => login.since < before)) return;
   line.lost();
   for (const [id] of lost) externalAuthDone(line, id, false, [`${line.name} login was never answered`]);
 }

@@ -2,8 +2,8 @@
  * auth_type ldap: the password is a directory's to judge. The asking is done by src/workers/ldap.ts on a thread of its
  * own, which is started at the first such login; its answers lie in a port that is emptied when it wakes the loop.
  */
-import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
-import { startThread } from '../base/thread';
+import { receiveMessageOnPort } from 'node:worker_threads';
+import { startThread, type Thread } from '../base/thread';
 import { type LdapOptions, parseLdapOptions } from '../config/ldapopts';
 import type { PgSocket } from '../pool/socket';
 import type { PgCredentials } from '../pool/user';
@@ -16,7 +16,7 @@ interface LdapAnswer {
   warnings: string[];
 }
 
-let port: MessagePort | null = null;
+let thread: Thread | null = null;
 
 /** Text as LDAP has it; inside the pooler strings are bytes. */
 function toUtf8(bytes: string): string {
@@ -51,24 +51,26 @@ function startLdap(id: number, client: PgSocket, passwd: string): string | null 
   const { options, error } = parseLdapOptions(client.ldapOptions);
   if (options === null) return error;
   try {
-    port ??= startThread('ldap.js');
+    thread ??= startThread('ldap.js');
   } catch (err) {
     return `LDAP authentication is not supported: ${(err as Error).message}`;
   }
-  port.postMessage(requestOf(id, options, (client.loginUser as PgCredentials).name, passwd));
+  thread.port.postMessage(requestOf(id, options, (client.loginUser as PgCredentials).name, passwd));
   return null;
 }
 
-/** The thread is gone, or as good as that: the next login starts another. */
+/** The thread answers no more: it is ended, and the next login starts another. */
 function loseWorker(): void {
-  port = null;
+  thread?.end();
+  thread = null;
 }
 
 export const ldapLine = newAuthLine('LDAP', startLdap, loseWorker);
 
 /** The loop was woken: maybe by answers. */
 export function collectLdapAnswers(): void {
-  if (port === null) return;
+  if (thread === null) return;
+  const { port } = thread;
   for (let got = receiveMessageOnPort(port); got !== undefined; got = receiveMessageOnPort(port)) {
     const { id, allowed, warnings } = got.message as LdapAnswer;
     externalAuthDone(ldapLine, id, allowed, warnings.map(toBytes));
