@@ -11,6 +11,7 @@ import { type Cert, CertFolder } from '../test/harness/certs';
 import { copyOut, cpuUsec, median, type PgbenchRun, pgbench, rssKb } from './measure';
 import { login, startDoorman, startPooler } from './poolers';
 import { rebootUnderLoad } from './reboot';
+import { streamsBesideQueries } from './streams';
 import { printTable, type Row } from './table';
 
 const { values: options } = parseArgs({
@@ -28,7 +29,7 @@ const USAGE = `Usage: npm run bench -- [OPTION]...
   --quick         one short round, for a look or for CI
   --rounds N      rounds per figure (default 3); medians are printed
   --seconds N     length of one pgbench run (default 4)
-  --only WORD     only figures whose name has WORD in it, as simple, tls, prepared, reboot
+  --only WORD     only figures whose name has WORD in it, as simple, tls, prepared, reboot, streams
   --json FILE     also write everything, single rounds included, to FILE
 BENCH_COPY_MB says how much COPY sends (default 1024), PGBOUNCER_BIN where the C original lies.`;
 
@@ -38,6 +39,8 @@ const COPY_MB = Number(process.env.BENCH_COPY_MB ?? (options.quick ? 128 : 1024)
 const IDLE_CLIENTS = options.quick ? 300 : 1000;
 const POOLS = options.quick ? 1000 : 5000;
 const REBOOT_IDLE_CLIENTS = options.quick ? [1000] : [1000, 5000];
+/** fewer and more than fill what the loop receives in one turn */
+const STREAMS = options.quick ? [200] : [16, 500];
 const KB = 1024;
 /** The original's first release that keeps track of prepared statements. */
 const PREPARED_SINCE = [1, 21];
@@ -286,6 +289,29 @@ async function benchPools(contenders: Contender[]): Promise<void> {
   doorman.server.close();
 }
 
+/** On poolers of their own, one after the other: both ends of the streams need a processor each. */
+async function benchStreams(kinds: Contender['name'][]): Promise<void> {
+  for (const streams of STREAMS) {
+    const name = `${streams} endless streams`;
+    if (!wanted(name)) continue;
+    say(name);
+    const seconds = options.quick ? 2 : 10;
+    const least = addRow(`${name}, least that one got in ${seconds} s`, 'MB', '', 1);
+    const most = addRow(`${name}, most that one got`, 'MB', '', 1);
+    const starved = addRow(`${name}, how many got nothing`, '', '0', 0);
+    const p99 = addRow(`${name}, p99 of small queries beside them`, 'ms', '', 1);
+    const perSecond = addRow(`${name}, small queries/s beside them`, '/s', '', 0);
+    await inTurns(kinds, async (who) => {
+      const figures = await streamsBesideQueries({ cluster, original: who === 'original', streams, seconds });
+      least[who].push(figures.least);
+      most[who].push(figures.most);
+      starved[who].push(figures.starved);
+      p99[who].push(figures.p99);
+      perSecond[who].push(figures.perSecond);
+    });
+  }
+}
+
 async function versionOf(contender: Contender): Promise<string> {
   const [row] = await contender.pooler.admin('SHOW VERSION');
   return String(Object.values(row ?? {})[0]);
@@ -325,6 +351,7 @@ async function main(): Promise<void> {
   for (const { pooler } of contenders) await pooler.stop();
   await benchMemory(kinds);
   await benchReboot(kinds);
+  await benchStreams(kinds);
   await cluster.stop();
 
   console.log(`${machine}\n${versions.join(' against ')}; ${ROUNDS} rounds of ${SECONDS} s, medians\n`);
