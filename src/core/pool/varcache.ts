@@ -41,13 +41,17 @@ export function varNames(): readonly string[] {
 }
 
 /**
- * One string object per value: comparing a client's variables with a server's is then comparing pointers. Emptied when
- * clients make up ever new values; the ones in use just lose the shortcut.
+ * One string object per value: comparing a client's variables with a server's is then comparing pointers. Only values of
+ * servers and of clients that are logged in get here, and only short ones, so that nobody can fill the memory with them.
+ * Emptied when clients make up ever new values; the ones in use just lose the shortcut.
  */
 const interned = new Map<string, string>();
 const INTERNED_MAX = 10_000;
+/** bytes of one value */
+const INTERNED_LENGTH_MAX = 128;
 
 function intern(value: string): string {
+  if (value.length > INTERNED_LENGTH_MAX) return value;
   const known = interned.get(value);
   if (known !== undefined) return known;
   if (interned.size >= INTERNED_MAX) interned.clear();
@@ -71,6 +75,22 @@ export function varcacheSet(vars: (string | null)[], name: string, value: string
   if (slot === undefined) return false;
   vars[slot] = value === null ? null : intern(value);
   return value !== null;
+}
+
+/** Likewise for a client that is not logged in: what it says is kept with its connection and nowhere else. */
+export function varcacheSetUnproven(vars: (string | null)[], name: string, value: string): boolean {
+  const slot = lookup.get(name.toLowerCase());
+  if (slot === undefined) return false;
+  vars[slot] = value;
+  return true;
+}
+
+/** Gives equal values one string object, when a client has logged in. */
+export function internVars(vars: (string | null)[]): void {
+  for (let i = 0; i < vars.length; i++) {
+    const value = vars[i] ?? null;
+    if (value !== null) vars[i] = intern(value);
+  }
 }
 
 /** The value of a tracked variable, or null. */

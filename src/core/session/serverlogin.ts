@@ -264,13 +264,23 @@ function loginScramFinal(server: PgSocket, message: string): boolean {
   return false;
 }
 
+/** A server that leaves out the end of SCRAM has not shown that it knows the secret. */
+function authenticationOk(server: PgSocket): boolean {
+  if (server.scram !== null) {
+    slogError(server, 'protocol error: AuthenticationOk before the end of the SCRAM exchange');
+    return false;
+  }
+  slogDebug(server, 'S: auth ok');
+  server.authOk = true;
+  return true;
+}
+
 function answerAuthRequest(server: PgSocket, reader: PktReader): boolean {
   const request = reader.u32();
   if (reader.fail) return false;
   switch (request) {
     case AuthReq.OK:
-      slogDebug(server, 'S: auth ok');
-      return true;
+      return authenticationOk(server);
     case AuthReq.PASSWORD:
       slogDebug(server, 'S: req cleartext password');
       return sendPassword(server, serverCredentials(server).passwd);
@@ -344,8 +354,28 @@ function loginRefused(server: PgSocket, buf: Buffer, off: number, end: number): 
   return Act.DEAD;
 }
 
+/** The order of a login: what comes before AuthenticationOk, and what behind it. @returns why this packet breaks it, or null */
+function outOfOrder(server: PgSocket, type: number): string | null {
+  switch (type) {
+    case PqMsg.AuthenticationRequest:
+      return server.authOk ? 'authentication request after AuthenticationOk' : null;
+    case PqMsg.ParameterStatus:
+    case PqMsg.BackendKeyData:
+    case PqMsg.ReadyForQuery:
+      return server.authOk ? null : `${pktDesc(type)} before AuthenticationOk`;
+    default:
+      return null;
+  }
+}
+
 /** One complete packet of a server that is logging in, body in buf[off, end). */
 export function handleServerStartup(server: PgSocket, type: number, buf: Buffer, off: number, end: number): Act {
+  const fault = outOfOrder(server, type);
+  if (fault !== null) {
+    slogError(server, `protocol error: ${fault}`);
+    disconnectServer(server, true, 'server broke the order of its login');
+    return Act.DEAD;
+  }
   if (server.execOnConnect && type !== PqMsg.ReadyForQuery && type !== PqMsg.ParameterStatus) {
     if (type === PqMsg.ErrorResponse) {
       logError(serverErrorLine('S: error while executing exec_on_query', parseServerError(buf, off, end)));
