@@ -299,43 +299,6 @@ describe('the console', () => {
   });
 });
 
-describe('a client in the middle of its login', () => {
-  const options = {
-    settings: { auth_type: 'plain', pool_idle_timeout: 1 },
-    userlist: { ann: 'right', postgres: 'right' },
-  };
-  /** Sent its startup packet, asked for its password. */
-  const halfWay = async (to: Bouncer): Promise<RawClient> => {
-    const client = await to.raw();
-    await client.send(startupPacket(PROTOCOL_30, { user: 'postgres', database: 'postgres' }));
-    assert.equal((await client.next())?.type, 'R');
-    return client;
-  };
-
-  it('is told when its database is killed', () =>
-    withPooler({ cluster: pg, ...options }, async (own) => {
-      const first = await halfWay(own);
-      const second = await halfWay(own);
-      await own.admin('KILL postgres');
-      for (const client of [first, second]) assert.equal(await thrownOut(client), 'database removed');
-    }));
-
-  it('keeps its pool from being forgotten as idle', () =>
-    withPooler({ cluster: pg, ...options }, async (own) => {
-      const slow = await halfWay(own);
-      // a pool of another user, without clients, is forgotten after its time: that of the slow client is not
-      const gone = await own.raw();
-      await gone.send(startupPacket(PROTOCOL_30, { user: 'ann', database: 'postgres' }));
-      assert.equal((await gone.next())?.type, 'R');
-      await gone.destroy();
-      await own.logWait(/cleaning up idle pool for user ann/);
-      await slow.sendMessage('p', cstring('right'));
-      assert.equal((await slow.until('ZE')).at(-1)?.type, 'Z');
-      assert.equal(await ask(slow, 'SELECT 1'), '1');
-      await slow.end();
-    }));
-});
-
 it('options with a byte that is a space in Unicode only are taken as they are', async () => {
   const client = await pooler.raw();
   const name = Buffer.from('voilà', 'utf8').toString('latin1');

@@ -13,7 +13,7 @@ import { suspendPooler } from '../core/net/listener';
 import { databaseList, findDatabase, type PgDatabase } from '../core/pool/database';
 import { type PgPool, peerPoolList, poolList, poolServerCount, touchPool } from '../core/pool/pool';
 import type { PgSocket } from '../core/pool/socket';
-import { killPool, resumeAll } from '../core/session/janitor';
+import { closeLogins, killPool, resumeAll } from '../core/session/janitor';
 import { disconnectClient } from '../core/session/objects';
 import { findOrRegisterDatabase, tagDatabaseDirty } from '../core/session/registry';
 import { reloadSlot } from '../core/session/slots';
@@ -197,6 +197,7 @@ function killPools(db: PgDatabase | null): void {
     pool.db.paused = true;
     if (!pool.dead) killPool(pool);
   }
+  closeLogins(db, 'database removed');
 }
 
 function cmdKill(admin: PgSocket, arg: string): boolean {

@@ -11,7 +11,7 @@ import { addrHost, isUnixAddr } from '../core/net/addr';
 import { forEachPoolerFd } from '../core/net/listener';
 import { sendPacket } from '../core/net/sbuf';
 import { type PgPool, poolList } from '../core/pool/pool';
-import { isServerSocket, type PgAddr, type PgSocket } from '../core/pool/socket';
+import { isServerSocket, type PgAddr, type PgSocket, shownDatabase } from '../core/pool/socket';
 import { loginClientList } from '../core/pool/state';
 import { Var } from '../core/pool/varcache';
 import { type ColumnValue, writeDataRow, writeRowDescription } from '../core/wire/messages';
@@ -81,7 +81,7 @@ function sendOneFd(admin: PgSocket, fd: number, row: ColumnValue[]): boolean {
 function passwordOf(sk: PgSocket): string | null {
   const user = sk.loginUser;
   if (user === null || user.globalUser?.credentials === user) return null;
-  const fromAuthQuery = sk.pool !== null && sk.pool.db.authUser !== null;
+  const fromAuthQuery = (shownDatabase(sk)?.authUser ?? null) !== null;
   return fromAuthQuery || cf.authType === AuthType.PAM ? user.passwd : null;
 }
 
@@ -92,7 +92,7 @@ export function fdRow(sk: PgSocket): ColumnValue[] {
   return [
     isServerSocket(sk) ? 'server' : 'client',
     sk.loginUser?.name ?? null,
-    sk.pool?.db.name ?? null,
+    shownDatabase(sk)?.name ?? null,
     addrHost(sk.remoteAddr),
     sk.remoteAddr.port,
     sk.cancelKey.readBigUInt64BE(0),

@@ -7,7 +7,7 @@ import { getCachedTime, USEC, wallTime } from '../core/base/time';
 import { addrHost, isUnixAddr } from '../core/net/addr';
 import { sbufIsEmpty } from '../core/net/sbuf';
 import { type PgPool, peerPoolList, poolList } from '../core/pool/pool';
-import { isServerSocket, type PgAddr, type PgSocket, Replication } from '../core/pool/socket';
+import { isServerSocket, type PgAddr, type PgSocket, Replication, shownDatabase } from '../core/pool/socket';
 import { loginClientList } from '../core/pool/state';
 import { Var } from '../core/pool/varcache';
 import type { ColumnValue } from '../core/wire/messages';
@@ -94,10 +94,11 @@ function bufferValues(sk: PgSocket): number[] {
 /** @param now usec. @param debug with the columns of SHOW SOCKETS */
 export function socketRow(sk: PgSocket, state: string, now: number, debug: boolean): ColumnValue[] {
   const wait = sk.queryStart > 0 ? now - sk.queryStart : 0;
+  const db = shownDatabase(sk);
   const row: ColumnValue[] = [
     isServerSocket(sk) ? 'S' : 'C',
     sk.loginUser?.name ?? '(nouser)',
-    sk.pool !== null && sk.pool.db.peerId === 0 ? sk.pool.db.name : '(nodb)',
+    db !== null && db.peerId === 0 ? db.name : '(nodb)',
     replicationNames[sk.replication] ?? (replicationNames[Replication.NONE] as string),
     sk.link === null && state === 'active' ? 'idle' : state,
     hostText(sk.remoteAddr),

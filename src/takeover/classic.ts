@@ -14,6 +14,7 @@ import { attachHandle } from '../core/net/sbuf';
 import { tuneSocket } from '../core/net/tune';
 import { addDatabase, addDynamicCredentials, type PgDatabase } from '../core/pool/database';
 import { getPool } from '../core/pool/pool';
+import { keepOwners } from '../core/pool/provisional';
 import { type PgSocket, SocketState } from '../core/pool/socket';
 import { newClient, newServer } from '../core/pool/state';
 import { addPamCredentials, findGlobalCredentials, findOrAddGlobalUser, type PgCredentials } from '../core/pool/user';
@@ -187,6 +188,7 @@ export function useClientSocket(fd: number, row: FdRow): boolean {
   if (!adoptFd(client, fd, row.addr === 'unix')) return false;
   client.db = db;
   client.loginUser = user;
+  keepOwners(client);
   client.pool = getPool(db, db.forcedUser ?? user);
   client.contributesDbClientCount = true;
   db.clientConnectionCount++;
@@ -221,6 +223,7 @@ export function useServerSocket(fd: number, row: FdRow): boolean {
 
   const server = newServer();
   if (!adoptFd(server, fd, row.addr === 'unix')) return false;
+  if (user.globalUser !== null) user.globalUser.provisional = false;
   server.pool = getPool(db, user);
   server.loginUser = user;
   server.host = db.host;

@@ -18,6 +18,7 @@ import {
   retireAutodatabase,
 } from '../core/pool/database';
 import { getPeerPool, getPool, type PgPool } from '../core/pool/pool';
+import { keepOwners, uncountClient } from '../core/pool/provisional';
 import { isServerSocket, type PgAddr, type PgSocket, SocketState } from '../core/pool/socket';
 import { newClient, newServer, socketCounts } from '../core/pool/state';
 import {
@@ -31,7 +32,7 @@ import {
   type ServerPrepared,
 } from '../core/pool/statements';
 import { type PgStats, statNames, statsStamps } from '../core/pool/stats';
-import { addPamCredentials, findGlobalUser, findOrAddGlobalUser, PgCredentials } from '../core/pool/user';
+import { addPamCredentials, findGlobalUser, findOrAddLoginUser, PgCredentials } from '../core/pool/user';
 import { newVarCache, varcacheSet } from '../core/pool/varcache';
 import { adoptCancelKey, forgetCancelKey } from '../core/session/cancelkeys';
 import { hostsOf } from '../core/session/hosts';
@@ -231,14 +232,14 @@ export class Restorer {
       mock.mockAuth = true;
       return mock;
     }
-    if (kind === 'global') return findOrAddGlobalUser(name, '').credentials;
+    if (kind === 'global') return findOrAddLoginUser(name).credentials;
     if (kind === 'pam') return addPamCredentials(name, ref.passwd);
     if (kind === 'dynamic' && db !== null) return db.dynamicUsers.get(name) ?? addDynamicCredentials(db, name, '');
     if (kind === 'forced' && db?.forcedUser?.name === name) return db.forcedUser;
     const key = `${ref.db ?? ''}\0${name}`;
     let own = this.ownCredentials.get(key);
     if (own === undefined) {
-      own = new PgCredentials(name, findOrAddGlobalUser(name, ''));
+      own = new PgCredentials(name, findOrAddLoginUser(name));
       own.passwd = ref.passwd ?? '';
       this.ownCredentials.set(key, own);
     }
@@ -266,7 +267,11 @@ export class Restorer {
     }
     const db = findDatabase(record.db);
     if (db === null || record.user === null) throw new Error(`pool of unknown database ${record.db}`);
-    return getPool(db, this.credentials(record.user, db));
+    const credentials = this.credentials(record.user, db);
+    // a pool shows that a login has succeeded
+    db.provisional = false;
+    if (credentials.globalUser !== null) credentials.globalUser.provisional = false;
+    return getPool(db, credentials);
   }
 
   private takePool(record: PoolRecord): void {
@@ -330,9 +335,7 @@ export class Restorer {
     this.arrived--;
     sk.list?.remove(sk);
     freeClientStatements(sk);
-    if (sk.db !== null && sk.contributesDbClientCount) sk.db.clientConnectionCount--;
-    const globalUser = sk.loginUser?.globalUser ?? null;
-    if (globalUser !== null && sk.userConnectionCounted) globalUser.clientConnectionCount--;
+    uncountClient(sk);
   }
 
   private drop(sk: PgSocket): void {
@@ -357,6 +360,12 @@ export class Restorer {
       return;
     }
     this.fillOwners(sk, record);
+    if (state === SocketState.CL_LOGIN) {
+      // a login has no pool but that on which its auth_query runs; older versions gave it one
+      if (!sk.waitForUser) sk.pool = null;
+    } else if (state !== SocketState.CL_WAITING_LOGIN && !isServerSocket(sk)) {
+      keepOwners(sk);
+    }
     if (!placeSocket(sk, state)) throw new Error(`a socket in state ${record.state} without a pool`);
     this.takeStatements(sk, record);
 

@@ -222,7 +222,8 @@ function spawnPooler(dir: string, options: BouncerOptions, args: string[]): Chil
   return adopt(
     spawn(program as string, rest, {
       cwd: dir,
-      env: { ...process.env, ...options.env },
+      // it looks at its own records several times a second, and ends when something is broken: see core/session/invariants.ts
+      env: { ...process.env, TSBOUNCER_CHECK: '1', ...options.env },
       stdio: ['ignore', 'ignore', 'pipe'],
       ...spawnAs(user),
     }),

@@ -6,7 +6,7 @@ import { logError, logNoise } from '../base/log';
 import { Family, native, type SockAddr } from '../base/native';
 import { cf } from '../config/settings';
 import type { PgAddr, PgSocket } from '../pool/socket';
-import { isServerSocket } from '../pool/socket';
+import { isServerSocket, shownDatabase } from '../pool/socket';
 
 export function isUnixAddr(addr: SockAddr): boolean {
   return addr.family === Family.UNIX;
@@ -97,6 +97,7 @@ export function logSocketPrefix(sock: unknown): string {
   if (addr.family === Family.UNIX) host = addr.pid > 0 ? `unix(${addr.pid})` : 'unix';
   else if (addr.family === Family.INET6) host = `[${addr.host}]`;
   const peerId = sk.pool?.db.peerId ?? 0;
-  const who = peerId > 0 ? `peer-${peerId}` : `${sk.pool?.db.name ?? '(nodb)'}/${sk.loginUser?.name ?? '(nouser)'}`;
+  const who =
+    peerId > 0 ? `peer-${peerId}` : `${shownDatabase(sk)?.name ?? '(nodb)'}/${sk.loginUser?.name ?? '(nouser)'}`;
   return `${kind}-0x${sk.id.toString(16)}: ${who}@${host}:${addr.port} `;
 }

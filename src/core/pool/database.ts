@@ -5,7 +5,7 @@ import { type ListNode, nextOf, StatList } from '../base/list';
 import { OrderedIndex } from '../base/ordered';
 import { LoadBalanceHosts, PoolMode } from '../config/settings';
 import type { PgPool } from './pool';
-import { compareNames, findOrAddGlobalUser, PgCredentials } from './user';
+import { compareNames, findOrAddGlobalUser, findOrAddLoginUser, PgCredentials } from './user';
 
 /** Longest database name, with its terminator. */
 export const MAX_DBNAME = 64;
@@ -66,6 +66,8 @@ export class PgDatabase implements ListNode {
   dead = false;
   /** made from the `*` entry */
   auto = false;
+  /** made for logins that have not succeeded yet: forgotten with the last client that asks for it */
+  provisional = false;
   disabled = false;
   /** the console */
   admin = false;
@@ -154,6 +156,26 @@ export function addPeer(peerId: number): PgDatabase {
 /** Forgets a peer; its pool must be gone. */
 export function removePeer(peer: PgDatabase): void {
   peerOrder.remove(peer);
+}
+
+/** Credentials that auth_query found in this database for a login that succeeded, or null. */
+export function findDatabaseCredentials(db: PgDatabase, name: string): PgCredentials | null {
+  return db.dynamicUsers.get(name) ?? null;
+}
+
+/**
+ * Credentials that auth_query found for a login. Those of a user who was never logged in are the client's alone until it has
+ * proven that it is that user; it must be counted for the user.
+ */
+export function dynamicLoginCredentials(db: PgDatabase, name: string, passwd: string): PgCredentials {
+  let credentials = db.dynamicUsers.get(name);
+  if (credentials === undefined) {
+    credentials = new PgCredentials(name, findOrAddLoginUser(name));
+    credentials.provisional = true;
+  }
+  credentials.passwd = passwd;
+  credentials.dynamicPasswd = true;
+  return credentials;
 }
 
 /** Credentials fetched by auth_query, kept per database. */

@@ -102,7 +102,7 @@ export class PgSocket implements ListNode {
 
   /** the other end of the packets */
   link: PgSocket | null = null;
-  /** parent pool, null until login decides */
+  /** parent pool; null while a client logs in, but for that on which auth_query runs or which it waits for */
   pool: PgPool | null = null;
   /** client: its database (may be a fake one during mock authentication) */
   db: PgDatabase | null = null;
@@ -241,6 +241,16 @@ export function isServerSocket(sk: PgSocket): boolean {
 /** True once a socket was disconnected: its handle is gone and no event of it may be handled any more. */
 export function isDead(sk: PgSocket): boolean {
   return sk.state === SocketState.CL_JUSTFREE || sk.state === SocketState.SV_JUSTFREE;
+}
+
+/**
+ * The database in whose name a socket is shown: that of its pool, or, as it has none while it logs in, the one that it
+ * proves itself for. Null for one that is only pretended to be asked for its password.
+ */
+export function shownDatabase(sk: PgSocket): PgDatabase | null {
+  if (sk.pool !== null) return sk.pool.db;
+  if (!sk.startupMessageReceived || sk.db === null || sk.db.fake || sk.loginUser === null) return null;
+  return sk.loginUser.mockAuth ? null : sk.db;
 }
 
 /** True while a client's login waits for auth_query (its server connection or its result). */

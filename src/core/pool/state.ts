@@ -57,6 +57,8 @@ export function changeClientState(client: PgSocket, newState: SocketState): void
 
   clientList(client, oldState)?.remove(client);
   client.state = newState;
+  // it asks for that of auth_query anew: meanwhile that pool may end, and would not know of this client
+  if (newState === SocketState.CL_LOGIN) client.pool = null;
   const list = clientList(client, newState);
   if (list === null) {
     socketCounts.clients--;

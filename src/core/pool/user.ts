@@ -19,6 +19,8 @@ export class PgCredentials {
   mockAuth = false;
   /** the password must be fetched anew for every login */
   dynamicPasswd = false;
+  /** found by auth_query for a login that has not succeeded yet: only its client knows them */
+  provisional = false;
   globalUser: PgGlobalUser | null;
   /** for passing SCRAM through to the server: learnt at the client's login */
   scramClientKey: Buffer | null = null;
@@ -39,6 +41,8 @@ export class PgGlobalUser implements ListNode {
   next: ListNode | null = null;
   list: StatList<ListNode> | null = null;
   name: string;
+  /** made for logins that have not succeeded yet: forgotten with the last client that asks for it */
+  provisional = false;
   credentials: PgCredentials;
   /** pools whose user this is */
   pools: PgPool[] = [];
@@ -93,23 +97,42 @@ export function updateGlobalUserPasswd(user: PgGlobalUser, passwd: string): void
   user.credentials.dynamicPasswd = passwd === '';
 }
 
-/** The user of that name, made with `passwd` when there is none yet. */
-export function findOrAddGlobalUser(name: string, passwd: string): PgGlobalUser {
-  let user = usersByName.get(name);
-  if (user === undefined) {
-    user = new PgGlobalUser(name);
-    usersByName.set(name, user);
-    userOrder.insert(user);
-    updateGlobalUserPasswd(user, passwd);
-  }
+function addGlobalUser(name: string, passwd: string): PgGlobalUser {
+  const user = new PgGlobalUser(name);
+  usersByName.set(name, user);
+  userOrder.insert(user);
+  updateGlobalUserPasswd(user, passwd);
   return user;
 }
 
-/** The credentials of a PAM user, made when missing. @param passwd null leaves the known one */
+/** The user of that name, made with `passwd` when there is none yet. */
+export function findOrAddGlobalUser(name: string, passwd: string): PgGlobalUser {
+  const user = usersByName.get(name) ?? addGlobalUser(name, passwd);
+  user.provisional = false;
+  return user;
+}
+
+/** Likewise, for a login: one that is made is provisional until the login succeeds. The client must be counted for it. */
+export function findOrAddLoginUser(name: string): PgGlobalUser {
+  const known = usersByName.get(name);
+  if (known !== undefined) return known;
+  const user = addGlobalUser(name, '');
+  user.provisional = true;
+  return user;
+}
+
+/** Forgets a user that has no pool and no client. */
+export function forgetGlobalUser(user: PgGlobalUser): void {
+  userOrder.remove(user);
+  usersByName.delete(user.name);
+  pamCredentials.delete(user.name);
+}
+
+/** The credentials of a PAM user, made when missing; the user is provisional then. @param passwd null leaves the known one */
 export function addPamCredentials(name: string, passwd: string | null): PgCredentials {
   let credentials = pamCredentials.get(name);
   if (credentials === undefined) {
-    credentials = new PgCredentials(name, findOrAddGlobalUser(name, ''));
+    credentials = new PgCredentials(name, findOrAddLoginUser(name));
     pamCredentials.set(name, credentials);
   }
   if (passwd !== null) credentials.passwd = passwd;

@@ -41,13 +41,14 @@ export function varNames(): readonly string[] {
 }
 
 /**
- * One string object per value: comparing a client's variables with a server's is then comparing pointers. Emptied when
- * clients make up ever new values; those in use only lose the shortcut. Clients reach it before they log in, so a long value
- * is not kept, and all of them together are at most INTERNED_MAX * INTERNED_LENGTH_MAX bytes.
+ * One string object per value: comparing a client's variables with a server's is then comparing pointers. Only values of
+ * servers and of clients that are logged in get here, and only short ones, so that nobody can fill the memory with them.
+ * Emptied when clients make up ever new values; the ones in use just lose the shortcut.
  */
 const interned = new Map<string, string>();
-const INTERNED_MAX = 2000;
-const INTERNED_LENGTH_MAX = 256;
+const INTERNED_MAX = 10_000;
+/** bytes of one value */
+const INTERNED_LENGTH_MAX = 128;
 
 function intern(value: string): string {
   if (value.length > INTERNED_LENGTH_MAX) return value;
@@ -74,6 +75,22 @@ export function varcacheSet(vars: (string | null)[], name: string, value: string
   if (slot === undefined) return false;
   vars[slot] = value === null ? null : intern(value);
   return value !== null;
+}
+
+/** Likewise for a client that is not logged in: what it says is kept with its connection and nowhere else. */
+export function varcacheSetUnproven(vars: (string | null)[], name: string, value: string): boolean {
+  const slot = lookup.get(asciiLower(name));
+  if (slot === undefined) return false;
+  vars[slot] = value;
+  return true;
+}
+
+/** Gives equal values one string object, when a client has logged in. */
+export function internVars(vars: (string | null)[]): void {
+  for (let i = 0; i < vars.length; i++) {
+    const value = vars[i] ?? null;
+    if (value !== null) vars[i] = intern(value);
+  }
 }
 
 /** The value of a tracked variable, or null. */

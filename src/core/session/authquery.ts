@@ -5,8 +5,9 @@ import { randomBytes } from 'node:crypto';
 import { logError, slogDebug, slogError, slogInfo, slogNoise, wantDebug, wantNoise } from '../base/log';
 import { cf } from '../config/settings';
 import { sbufContinue, sbufPause, sendPacket } from '../net/sbuf';
-import { addDynamicCredentials, type PgDatabase } from '../pool/database';
+import { dynamicLoginCredentials, type PgDatabase } from '../pool/database';
 import { getPool } from '../pool/pool';
+import { uncountUser } from '../pool/provisional';
 import { ResponseAction } from '../pool/requests';
 import { isDead, type PgSocket } from '../pool/socket';
 import { MAX_PASSWORD, MAX_USERNAME, type PgCredentials } from '../pool/user';
@@ -88,7 +89,13 @@ function readUserRow(client: PgSocket, server: PgSocket, reader: PktReader): boo
   if (passwd === null) return fail(server, 'bad packet');
   const user = untilNul(name).slice(0, MAX_USERNAME - 1);
   if (wantDebug()) slogDebug(client, `successfully parsed auth_query response for user ${user}`);
-  client.loginUser = addDynamicCredentials(client.db as PgDatabase, user, untilNul(passwd).slice(0, MAX_PASSWORD - 1));
+  // a query that returns more than one row: the last one counts
+  uncountUser(client);
+  client.loginUser = dynamicLoginCredentials(
+    client.db as PgDatabase,
+    user,
+    untilNul(passwd).slice(0, MAX_PASSWORD - 1),
+  );
   return checkUserConnectionCount(client);
 }
 
@@ -146,7 +153,8 @@ function finishAuthQuery(client: PgSocket, server: PgSocket): void {
     return;
   }
   if (wantNoise()) slogNoise(client, 'auth query complete');
-  // the flush event releases the server, whatever the pool mode
+  // the flush event releases the server, whatever the pool mode; the client has no more to do with that pool
   server.resetting = true;
+  client.pool = null;
   sbufContinue(client);
 }

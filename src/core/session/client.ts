@@ -38,7 +38,7 @@ import { closeStatement, Inspect, inspectPrepared, rewritePacket } from './prepa
 import { dropHeld, flushRun, held, heldIsLarge, holdBytes, holdRun } from './run';
 import { serverFlushed } from './server';
 import { adminSlot } from './slots';
-import { decideStartupPool, resumeAfterAuthQuery, startupPacketRepeated } from './startup';
+import { decideStartupPool, resumeAfterAuthQuery } from './startup';
 import { finishClientLogin } from './welcome';
 
 const hdr = new PktHdr();
@@ -293,7 +293,7 @@ function handleStartupPacket(client: PgSocket, type: number, body: number, end: 
         disconnectClient(client, true, 'SSL required');
         return Act.DEAD;
       }
-      if (startupPacketRepeated(client) || (client.startupMessageReceived && !client.waitForUser)) {
+      if (client.startupMessageReceived && !client.waitForUser) {
         disconnectClient(client, true, 'client re-sent startup pkt');
         return Act.DEAD;
       }

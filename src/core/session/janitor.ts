@@ -11,8 +11,17 @@ import { cf } from '../config/settings';
 import { resumePooler } from '../net/listener';
 import { sbufContinue, sbufIsEmpty, sbufPause, sendPacket } from '../net/sbuf';
 import { databaseList, type PgDatabase, removeDatabase, removePeer } from '../pool/database';
-import { anyPoolTouched, type PgPool, peerPoolList, poolList, removePool, takeTouchedPools } from '../pool/pool';
-import { Dropping, isDead, isServerSocket, type PgSocket, Replication, SocketState } from '../pool/socket';
+import {
+  anyPoolTouched,
+  type PgPool,
+  peerPoolList,
+  poolClientCount,
+  poolList,
+  poolServerCount,
+  removePool,
+  takeTouchedPools,
+} from '../pool/pool';
+import { Dropping, isServerSocket, type PgSocket, Replication, SocketState } from '../pool/socket';
 import { changeServerState, loginClientList } from '../pool/state';
 import { writeNotice, writeQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
@@ -297,6 +306,25 @@ function fullLoopMaint(runQueue: RunQueue): void {
 
 /* ---- ends of pools and databases ---- */
 
+/**
+ * Ends the logins to a database, wherever they wait: a login has no pool yet, and would make one when it succeeds.
+ * @param db null = all but the admin database
+ */
+export function closeLogins(db: PgDatabase | null, reason: string): void {
+  const logins: PgSocket[] = [];
+  const take = (client: PgSocket): void => {
+    if (client.db === null || client.db.admin || (db !== null && client.db !== db)) return;
+    logins.push(client);
+  };
+  for (let client = loginClientList.head; client !== null; client = nextOf(client)) take(client);
+  // those that wait for a server on which to run auth_query, perhaps that of another database
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
+    for (let client = pool.waitingClientList.head; client !== null; client = nextOf(client))
+      if (client.state === SocketState.CL_WAITING_LOGIN) take(client);
+  }
+  for (const client of logins) disconnectClient(client, true, reason);
+}
+
 /** Closes every connection of a pool and forgets it. */
 export function killPool(pool: PgPool): void {
   killPoolBecause(pool, pool.db.peerId > 0 ? 'peer removed' : 'database removed');
@@ -318,28 +346,9 @@ function killPoolBecause(pool: PgPool, reason: string): void {
     pool.testedServerList,
     pool.newServerList,
   ];
-  // those that are still logging in refer to the pool without being in one of its lists
-  closeLogins((client) => client.pool === pool, reason);
   for (const list of clientLists) closeClientList(list, reason);
   for (const list of serverLists) closeServerList(list, reason);
   removePool(pool);
-}
-
-/** Disconnects those clients in login of which `concerned` says so. */
-function closeLogins(concerned: (client: PgSocket) => boolean, reason: string): void {
-  for (let client = loginClientList.head; client !== null; ) {
-    const next: PgSocket | null = nextOf(client);
-    if (concerned(client) && !isDead(client)) disconnectClient(client, true, reason);
-    // the end of one may have ended its neighbour
-    client = next !== null && next.list === null ? loginClientList.head : next;
-  }
-}
-
-/** Whether a client that is logging in refers to the pool: it is in none of the pool's lists. */
-export function poolHasLogins(pool: PgPool): boolean {
-  for (let client = loginClientList.head; client !== null; client = nextOf(client))
-    if (client.pool === pool) return true;
-  return false;
 }
 
 /** Ends a database, or a peer, that is not in the config any more or was an auto-database long unused. */
@@ -351,10 +360,23 @@ export function killDatabase(db: PgDatabase): void {
     return;
   }
   logWarning(`dropping database '${db.name}' as it does not exist anymore or inactive auto-database`);
-  // clients that are still logging in to it count for it and would use it
-  closeLogins((client) => client.db === db, 'database removed');
+  endDatabase(db);
+}
+
+function endDatabase(db: PgDatabase): void {
+  closeLogins(db, 'database removed');
   while (db.pools.length > 0) killPool(db.pools[0] as PgPool);
-  removeDatabase(db);
+  // the last client of one that was never logged in to has taken it along
+  if (db.list !== null) removeDatabase(db);
+}
+
+/**
+ * Forgets an auto-database to which no login ever succeeded. It has a pool, because auth_query was to run in it, and waits
+ * here until that pool has no connection left.
+ */
+export function killUnproven(db: PgDatabase): void {
+  for (const pool of db.pools) if (poolClientCount(pool) > 0 || poolServerCount(pool) > 0) return;
+  endDatabase(db);
 }
 
 /** Pools of peers are looked at when a request waits in them. */

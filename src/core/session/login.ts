@@ -19,7 +19,7 @@ import { slogDebug, slogError, slogNoise, wantDebug } from '../base/log';
 import { AuthType, cf } from '../config/settings';
 import { sendPacket } from '../net/sbuf';
 import type { PgDatabase } from '../pool/database';
-import type { PgPool } from '../pool/pool';
+import { admitClient } from '../pool/provisional';
 import { isDead, type PgSocket } from '../pool/socket';
 import type { PgCredentials } from '../pool/user';
 import {
@@ -135,7 +135,7 @@ function saslPacket(client: PgSocket, reader: PktReader): Act {
   // keys of a real secret also open the server, for users that have the same one there; a forced user has its own, which
   // they must not replace
   if (!(client.db as PgDatabase).fake) {
-    const opener = (client.pool as PgPool).user as PgCredentials;
+    const opener = admitClient(client).user as PgCredentials;
     if (opener.passwd === (client.loginUser as PgCredentials).passwd) saveScramKeys(state, opener);
   }
   client.scram = null;

@@ -3,7 +3,7 @@
  * of a shutdown that waits.
  */
 import { nextOf, type StatList } from '../base/list';
-import { logDebug, logInfo } from '../base/log';
+import { fatal, logDebug, logInfo } from '../base/log';
 import { native } from '../base/native';
 import { PauseMode, runState, ShutdownMode, setShutdown } from '../base/runstate';
 import { getCachedTime, USEC } from '../base/time';
@@ -30,7 +30,8 @@ import { type PgSocket, Replication, SocketState } from '../pool/socket';
 import { changeServerState, loginClientList, socketCounts } from '../pool/state';
 import type { PgGlobalUser } from '../pool/user';
 import { PACKET_FLUSH } from '../wire/messages';
-import { killDatabase, killPool, peerPoolsMaint, poolHasLogins, requestFullLoopMaint } from './janitor';
+import { brokenInvariant } from './invariants';
+import { killDatabase, killPool, killUnproven, peerPoolsMaint, requestFullLoopMaint } from './janitor';
 import { launchNewConnection } from './launch';
 import { disconnectClient, disconnectServer, dropIfEnded, LoginOutcome, lifeOver } from './objects';
 import { startupUnanswered } from './serverprotocol';
@@ -244,7 +245,11 @@ let round = 0;
 function databasesMaint(now: number): void {
   for (let db = databaseList.head; db !== null; ) {
     const next = nextOf(db);
-    if (db.auto && db.activeStamp !== round) retireAutodatabase(db, now);
+    // a client that is still logging in has no pool that would show it
+    if (db.auto && db.activeStamp !== round && db.clientConnectionCount === 0) {
+      if (db.provisional) killUnproven(db);
+      else retireAutodatabase(db, now);
+    }
     db = next;
   }
   if (cf.autodbIdleTimeout <= 0) return;
@@ -266,8 +271,6 @@ function idlePoolsMaint(now: number): void {
     const kept = pool.db.admin || (databaseMinPoolSize(pool.db) > 0 && pool.db.forcedUser !== null);
     if (!kept) {
       if (poolClientCount(pool) > 0 || poolConnectedServerCount(pool) > 0) {
-        pool.lastActiveTime = now;
-      } else if (now - pool.lastActiveTime > cf.poolIdleTimeout && poolHasLogins(pool)) {
         pool.lastActiveTime = now;
       } else if (now - pool.lastActiveTime > cf.poolIdleTimeout) {
         const age = Math.floor((now - pool.lastActiveTime) / USEC);
@@ -335,7 +338,14 @@ function fullMaint(): void {
   if (runState.pauseMode !== PauseMode.NONE) requestFullLoopMaint();
 }
 
-const timer = newTimer(fullMaint);
+/** A round of a pooler that is under test. */
+function checkedMaint(): void {
+  fullMaint();
+  const broken = brokenInvariant();
+  if (broken !== null) fatal(broken);
+}
+
+const timer = newTimer(process.env.TSBOUNCER_CHECK === '1' ? checkedMaint : fullMaint);
 
 /** Starts the rounds. */
 export function janitorSetup(): void {

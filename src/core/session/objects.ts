@@ -12,6 +12,7 @@ import { dnsCancel } from '../net/dns';
 import { sbufClose, sbufContinue, sbufIsEmpty, sbufPause, sendBytes, sendPacket, unblockSource } from '../net/sbuf';
 import { connectionPoolMode, poolPoolSize, poolServerLifetime } from '../pool/limits';
 import type { PgPool } from '../pool/pool';
+import { uncountClient } from '../pool/provisional';
 import { isDead, type PgSocket, Replication, SocketState, sendingAuthQuery } from '../pool/socket';
 import { changeClientState, changeServerState } from '../pool/state';
 import { freeClientStatements, freeServerStatements } from '../pool/statements';
@@ -107,10 +108,6 @@ export function disconnectClient(
   sqlstate: string | null = null,
 ): void {
   if (isDead(client)) return;
-  if (client.db !== null && client.contributesDbClientCount) client.db.clientConnectionCount--;
-  const globalUser = client.loginUser?.globalUser ?? null;
-  if (globalUser !== null && client.userConnectionCounted) globalUser.clientConnectionCount--;
-
   const text = reason === null ? null : reason.slice(0, REASON_MAX);
   if (cf.logDisconnections && text !== null) logClosing(client, text);
 
@@ -145,6 +142,7 @@ export function disconnectClient(
   forgetCancelKey(client);
   freeClientStatements(client);
   client.scram = null;
+  uncountClient(client);
   changeClientState(client, SocketState.CL_JUSTFREE);
   sbufClose(client);
 }

@@ -157,12 +157,21 @@ function registerAutoDatabase(name: string): PgDatabase | null {
   return db;
 }
 
-/** The database of that name; made from the `*` entry when there is one. */
-export function findOrRegisterDatabase(client: PgSocket | null, name: string): PgDatabase | null {
+/** The database of that name; made from the `*` entry when there is one, and provisional until a login to it succeeds. */
+export function findOrRegisterLoginDatabase(client: PgSocket | null, name: string): PgDatabase | null {
   const known = findDatabase(name);
   if (known !== null) return known;
   const db = registerAutoDatabase(name);
-  if (db !== null) slogInfo(client, `registered new auto-database: ${name}`);
+  if (db === null) return null;
+  db.provisional = true;
+  slogInfo(client, `registered new auto-database: ${name}`);
+  return db;
+}
+
+/** Likewise, for the console and the config: it stays until it has not been used for autodb_idle_timeout. */
+export function findOrRegisterDatabase(client: PgSocket | null, name: string): PgDatabase | null {
+  const db = findOrRegisterLoginDatabase(client, name);
+  if (db !== null) db.provisional = false;
   return db;
 }
 
@@ -246,20 +255,18 @@ export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => voi
   for (let db = databaseList.head; db !== null; db = nextOf(db)) if (!db.admin && !db.auto) db.dead = true;
   for (let peer = peerList.head; peer !== null; peer = nextOf(peer)) peer.dead = true;
 
-  for (const config of parsed.databases) applyDatabase(config);
+  for (const config of parsed.databases) applyDatabase(config).provisional = false;
   const named = new Set(parsed.users.map((config) => config.name));
   for (let user = userList.head; user !== null; user = nextOf(user)) if (!named.has(user.name)) resetUser(user);
   for (const config of parsed.users) applyUser(config);
   for (const config of parsed.peers) applyPeer(config);
   if (autodbChanged) reloadAutodatabases(onlyHosts);
 
-  for (const list of [databaseList, peerList]) {
-    for (let db = list.head; db !== null; ) {
-      const next = nextOf(db);
-      if (db.dead) kill(db);
-      db = next;
-    }
-  }
+  // the end of one may take another along, of which it had the last client
+  const gone: PgDatabase[] = [];
+  for (const list of [databaseList, peerList])
+    for (let db = list.head; db !== null; db = nextOf(db)) if (db.dead) gone.push(db);
+  for (const db of gone) kill(db);
 }
 
 /** Number of the last auth_file that was put in force. */

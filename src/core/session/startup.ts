@@ -11,18 +11,19 @@ import { addrDetails } from '../net/addr';
 import { sendPacket } from '../net/sbuf';
 import { tlsConnectionInfo } from '../net/tls';
 import { MAX_DBNAME, PgDatabase } from '../pool/database';
-import { getPool } from '../pool/pool';
-import { isDead, type PgSocket, Replication, replicationTypeParameters, sendingAuthQuery } from '../pool/socket';
+import { uncountUser } from '../pool/provisional';
+import { isDead, type PgSocket, Replication, replicationTypeParameters } from '../pool/socket';
 import { socketCounts } from '../pool/state';
 import {
   addPamCredentials,
   findGlobalCredentials,
   findGlobalUser,
   findOrAddGlobalUser,
+  findOrAddLoginUser,
   MAX_USERNAME,
   PgCredentials,
 } from '../pool/user';
-import { varcacheSet } from '../pool/varcache';
+import { varcacheSetUnproven } from '../pool/varcache';
 import { writeNegotiateProtocolVersion } from '../wire/messages';
 import { Pkt } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
@@ -34,7 +35,7 @@ import { findHbaRule } from './hbarules';
 import { checkDbConnectionCount, checkUserConnectionCount } from './limits';
 import { sendClientAuthReq } from './login';
 import { disconnectClient } from './objects';
-import { findOrRegisterDatabase } from './registry';
+import { findOrRegisterLoginDatabase } from './registry';
 import { adminSlot } from './slots';
 import { finishClientLogin } from './welcome';
 
@@ -94,7 +95,7 @@ function setStartupOptions(client: PgSocket, options: string): string | null {
     if (equals < 0) return unsupported;
     const key = token.slice(0, equals);
     const value = token.slice(equals + 1);
-    if (varcacheSet(client.vars, key, value)) {
+    if (varcacheSetUnproven(client.vars, key, value)) {
       if (wantDebug()) slogDebug(client, `got var from options: ${key}=${value}`);
     } else if (
       strlistContains(cf.ignoreStartupParameters, key) ||
@@ -114,7 +115,7 @@ function setAppname(client: PgSocket, given: string | null): void {
   if (cf.applicationNameAddHost) name = `${name ?? 'app'} - ${addrDetails(client.remoteAddr)}`;
   if (name === null) return;
   if (wantDebug()) slogDebug(client, `using application_name: ${name}`);
-  varcacheSet(client.vars, 'application_name', name);
+  varcacheSetUnproven(client.vars, 'application_name', name);
 }
 
 const TRUE_WORDS = ['true', 'yes', 'on', '1'];
@@ -183,7 +184,7 @@ function readStartup(client: PgSocket, pairs: [string, string][]): StartupReques
     } else if (key.startsWith('_pq_.')) {
       if (wantDebug()) slogDebug(client, `ignoring protocol extension parameter: ${key}=${value}`);
       request.extensions.push(key);
-    } else if (varcacheSet(client.vars, key, value)) {
+    } else if (varcacheSetUnproven(client.vars, key, value)) {
       if (wantDebug()) slogDebug(client, `got var: ${key}=${value}`);
     } else if (strlistContains(cf.ignoreStartupParameters, key)) {
       if (wantDebug()) slogDebug(client, `ignoring startup parameter: ${key}=${value}`);
@@ -254,7 +255,7 @@ function useMockUser(client: PgSocket, username: string): boolean {
 
 /** Finds database and user, then goes on to authentication, now or after auth_query. */
 function setPool(client: PgSocket, dbname: string, username: string): Act {
-  let db = findOrRegisterDatabase(client, dbname);
+  let db = findOrRegisterLoginDatabase(client, dbname);
   if (db === null) {
     // whether a database exists is not told before authentication
     db = new PgDatabase(dbname.slice(0, MAX_DBNAME - 1));
@@ -289,6 +290,7 @@ function setPool(client: PgSocket, dbname: string, username: string): Act {
     if (db.fake) {
       slogDebug(client, 'not running auth_query because database is fake');
     } else {
+      uncountUser(client);
       client.loginUser = null;
       return startAuthQuery(client, username);
     }
@@ -311,7 +313,7 @@ function setExternalUser(client: PgSocket, db: PgDatabase, username: string, typ
     slogError(client, `${pam ? 'PAM' : 'LDAP'} can't be used together with database authentication`);
     return refuse(client, 'bouncer config error');
   }
-  client.loginUser = pam ? addPamCredentials(username, null) : findOrAddGlobalUser(username, '').credentials;
+  client.loginUser = pam ? addPamCredentials(username, null) : findOrAddLoginUser(username).credentials;
   if (!checkDbConnectionCount(client) || !checkUserConnectionCount(client)) return Act.DEAD;
   return finishSetPool(client);
 }
@@ -321,14 +323,15 @@ export function finishSetPool(client: PgSocket): Act {
   client.startupMessageReceived = true;
   const db = client.db as PgDatabase;
   const user = client.loginUser as PgCredentials;
-  if (!user.mockAuth && !db.fake) client.pool = getPool(db, db.forcedUser ?? user);
+  // the pool of auth_query, if it ran: the client gets its own when it has proven who it is
+  client.pool = null;
 
   if (cf.logConnections) {
     const replication = replicationTypeParameters[client.replication];
     const tls = client.tls ? tlsConnectionInfo(client) : 'no';
     slogInfo(client, `login attempt: db=${db.name} user=${user.name} tls=${tls} replication=${replication}`);
   }
-  if (client.pool?.db.admin && !adminSlot.postLogin(client)) return Act.DEAD;
+  if (db.admin && !user.mockAuth && !adminSlot.postLogin(client)) return Act.DEAD;
   if (client.ownUser) return finishLogin(client);
 
   let auth = cf.authType;
@@ -378,9 +381,4 @@ function finishLogin(client: PgSocket): Act {
 export function resumeAfterAuthQuery(client: PgSocket): Act {
   client.waitForUser = false;
   return finishSetPool(client);
-}
-
-/** True when a second startup packet is an error, false when it is the first one shown again. */
-export function startupPacketRepeated(client: PgSocket): boolean {
-  return client.pool !== null && !sendingAuthQuery(client);
 }

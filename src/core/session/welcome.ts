@@ -8,6 +8,7 @@ import { cf } from '../config/settings';
 import { sendPacket } from '../net/sbuf';
 import type { PgDatabase } from '../pool/database';
 import type { PgPool } from '../pool/pool';
+import { admitClient } from '../pool/provisional';
 import { type PgSocket, SocketState } from '../pool/socket';
 import { changeClientState } from '../pool/state';
 import { Stat } from '../pool/stats';
@@ -98,7 +99,7 @@ export function finishClientLogin(client: PgSocket): boolean {
     return false;
   }
 
-  const pool = client.pool as PgPool;
+  const pool = admitClient(client);
   if (client.state === SocketState.CL_LOGIN) {
     changeClientState(client, SocketState.CL_ACTIVE);
     pool.stats[Stat.CLIENT_LOGIN_COUNT] = (pool.stats[Stat.CLIENT_LOGIN_COUNT] as number) + 1;
