@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { giveTo } from '../src/demo/unprivileged';
 import { PgCluster, tempDir, user } from '../test/harness';
 import { CertFolder } from '../test/harness/certs';
-import { BASE_DN, Directory, hasSlapd } from '../test/harness/directory';
+import { BASE_DN, Directory, noSlapd } from '../test/harness/directory';
 import { Front, type Manners } from './fronts';
 
 /** What an original may have been built without, or a machine may not have. */
@@ -138,7 +138,7 @@ export class Stage {
       // whatever ends this process
       if (stage.hasPamRules) process.on('exit', () => rmSync(PAM_SERVICE, { force: true }));
     }
-    if (stage.builtWith('libldap') && hasSlapd()) {
+    if (stage.builtWith('libldap') && noSlapd === null) {
       stage.directory = await Directory.start();
       words.ldapport = String(stage.directory.port);
       words.ldapsport = String(stage.directory.tlsPort);

@@ -4,6 +4,7 @@
 //     node scripts/house-rules.mjs loop   nothing that the loop thread would never run
 //     node scripts/house-rules.mjs clock  no clock but that of base/time.ts
 //     node scripts/house-rules.mjs ascii  no matching that depends on more than ASCII: texts are byte strings
+//     node scripts/house-rules.mjs limits  no test, hook or program of a test without a limit
 //     node scripts/house-rules.mjs results  no result of the addon that is not looked at
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
@@ -26,6 +27,9 @@ const CLOCK_FILES = new Set(['time', 'native', 'timefmt', 'notify'].map((name) =
 /** Byte strings hold one byte per character: A0 is a space to these, C0 the capital of E0. */
 const UNICODE_AWARE = /\\[sSwWbB]|\.(?:trim|trimStart|trimEnd|toLowerCase|toUpperCase|localeCompare)\b|\btoLocale/;
 const ASCII_FILE = 'src/core/base/strutil.ts';
+const UNLIMITED =
+  /from 'node:test'|(?<![.\w])(?:spawnSync|execFile|execSync|execFileSync|fork)\(|\badopt\(\s*spawn\(|= spawn\(/;
+const HARNESS_FILES = new Set(['test/harness/limits.ts', 'test/harness/machine.ts']);
 const NATIVE_FILE = 'src/core/base/native.ts';
 
 process.chdir(fileURLToPath(new URL('..', import.meta.url)));
@@ -77,6 +81,20 @@ function checkAscii() {
   return findAll(files, UNICODE_AWARE, `also matches bytes above 7F; ${ASCII_FILE} has what matches ASCII only`);
 }
 
+/** Tests take their tests, hooks and programs from the harness, where each has a limit and none outlives the test. */
+function checkLimits() {
+  return filesUnder(['test'], /\.ts$/)
+    .filter((name) => !HARNESS_FILES.has(name))
+    .flatMap((name) =>
+      readFileSync(name, 'utf8')
+        .split('\n')
+        .flatMap((line, at) => {
+          const match = UNLIMITED.exec(line);
+          return match === null ? [] : [`${name}:${at + 1}: ${match[0]}: has no limit; test/harness has what has one`];
+        }),
+    );
+}
+
 /** The names in the interface Native that return something. */
 function nativeResults() {
   const source = parseSource(NATIVE_FILE);
@@ -110,7 +128,14 @@ function checkResults() {
   });
 }
 
-const checks = { size: checkSize, loop: checkLoop, clock: checkClock, ascii: checkAscii, results: checkResults };
+const checks = {
+  size: checkSize,
+  loop: checkLoop,
+  clock: checkClock,
+  ascii: checkAscii,
+  results: checkResults,
+  limits: checkLimits,
+};
 const check = checks[process.argv[2]];
 if (check === undefined) {
   console.error(`usage: house-rules.mjs ${Object.keys(checks).join(' | ')}`);

@@ -2,7 +2,6 @@
  * The console without sockets: its grammar, the columns of every SHOW, the rows of those that only read the pools.
  */
 import assert from 'node:assert/strict';
-import { describe, test } from 'node:test';
 import { helpText, showColumns } from '../src/admin/columns';
 import { parseQuery, QueryKind } from '../src/admin/parse';
 import { databaseRows, peerRows, poolRows, userRows } from '../src/admin/showpools';
@@ -14,6 +13,7 @@ import { getPool } from '../src/core/pool/pool';
 import { Stat } from '../src/core/pool/stats';
 import { findOrAddGlobalUser } from '../src/core/pool/user';
 import type { ColumnValue } from '../src/core/wire/messages';
+import { describe, test } from './harness/limits';
 
 function command(query: string, name: string, arg: string): void {
   assert.deepEqual(parseQuery(query), { kind: QueryKind.COMMAND, name, arg }, JSON.stringify(query));

@@ -6,13 +6,13 @@ import assert from 'node:assert/strict';
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
-import { after, before, describe } from 'node:test';
 import { Client } from 'pg';
 import { giveTo } from '../src/demo/unprivileged';
 import type { Bouncer, BouncerOptions } from './harness/bouncer';
 import { type Cert, CertFolder } from './harness/certs';
 import { PgCluster } from './harness/cluster';
-import { BASE_DN, Directory, FalseDirectory, hasSlapd } from './harness/directory';
+import { BASE_DN, Directory, FalseDirectory, noSlapd } from './harness/directory';
+import { after, before, describe } from './harness/limits';
 import { dropDir, eventually, it, run, tempDir, user } from './harness/machine';
 import { type Login, RawClient } from './harness/rawclient';
 import { ask, errorIn, login, refusal, withPooler } from './support';
@@ -346,7 +346,7 @@ describe('PAM', { skip: pamMissing ? 'needs root, and no service file of its own
 
 /* ---- LDAP ---- */
 
-describe('LDAP', { skip: hasSlapd() ? false : 'no slapd here' }, () => {
+describe('LDAP', { skip: noSlapd ?? false }, () => {
   let ldap: Directory;
   before(async () => {
     ldap = await Directory.start();

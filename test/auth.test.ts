@@ -1,6 +1,5 @@
 /* Passwords: md5, SASLprep, SCRAM on both sides, against the RFCs, each other, and broken messages. */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import { md5Answer, pgMd5Encrypt } from '../src/core/auth/md5';
 import { checkMd5Password, checkPlainPassword } from '../src/core/auth/passwd';
 import { saslprep } from '../src/core/auth/saslprep';
@@ -9,6 +8,7 @@ import * as client from '../src/core/auth/scramClient';
 import * as server from '../src/core/auth/scramServer';
 import { base64Decode, formatScramSecret, PasswordType, parseScramSecret, passwordType } from '../src/core/auth/secret';
 import { logState } from '../src/core/base/log';
+import { test } from './harness/limits';
 
 logState.quiet = true;
 

@@ -5,7 +5,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
-import { after, before, describe } from 'node:test';
 import {
   Bouncer,
   CANCEL_REQUEST,
@@ -22,6 +21,7 @@ import {
   rowValues,
   startupPacket,
 } from './harness';
+import { after, before, describe } from './harness/limits';
 
 let pg: PgCluster;
 

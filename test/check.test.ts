@@ -4,9 +4,9 @@
 import assert from 'node:assert/strict';
 import { chmodSync, existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before } from 'node:test';
 import { giveTo } from '../src/demo/unprivileged';
 import { CertFolder } from './harness/certs';
+import { after, before } from './harness/limits';
 import { dropDir, installed, it, type Outcome, run, tempDir, user } from './harness/machine';
 import { withPooler } from './support';
 

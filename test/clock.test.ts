@@ -6,7 +6,6 @@
  */
 import assert from 'node:assert/strict';
 import { createServer, type Server } from 'node:net';
-import { after, before, describe } from 'node:test';
 import { native, waitClock } from '../src/core/base/native';
 import {
   fromWallTime,
@@ -21,6 +20,7 @@ import { newTimer, runTimers, timerStart, timerStop, timerWaitMs } from '../src/
 import { freePort, it, PgCluster } from './harness';
 import type { Bouncer } from './harness/bouncer';
 import { WallClock } from './harness/clock';
+import { after, before, describe } from './harness/limits';
 import { errorFields, type RawClient } from './harness/rawclient';
 import { ask, login, start, withPooler } from './support';
 import { withPlace } from './takeover/place';

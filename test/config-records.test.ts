@@ -5,7 +5,6 @@
 import assert from 'node:assert/strict';
 import { readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, it } from 'node:test';
 import { loadAuthFile, requiresAuthFile, usersFileChanged } from '../src/core/config/authfile';
 import { applySettings, loadConfigFile, type ParsedConfig, parseDatabase } from '../src/core/config/loader';
 import {
@@ -23,6 +22,7 @@ import {
 } from '../src/core/config/settings';
 import { unbuiltSettingNames, warnUnbuiltSettings } from '../src/core/config/unbuilt';
 import { dir, load, loadBad, logged, resetSettingsAround, SHOW_CONFIG, toDefaults, write } from './config-support';
+import { describe, it } from './harness/limits';
 
 resetSettingsAround();
 

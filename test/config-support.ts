@@ -5,7 +5,6 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, afterEach, beforeEach } from 'node:test';
 import { logState, resetLogging } from '../src/core/base/log';
 import { loadConfigFile, type ParsedConfig } from '../src/core/config/loader';
 import {
@@ -16,6 +15,7 @@ import {
   settingHooks,
   settingsTable,
 } from '../src/core/config/settings';
+import { after, afterEach, beforeEach } from './harness/limits';
 
 /** Folder of the files that the tests write. */
 export const dir = mkdtempSync(join(tmpdir(), 'tsbouncer-config-'));

@@ -4,7 +4,6 @@
  */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
-import { describe, it } from 'node:test';
 import { parseConnstr } from '../src/core/config/connstr';
 import { loadConfigFile } from '../src/core/config/loader';
 import {
@@ -32,6 +31,7 @@ import {
   parseUint32,
 } from '../src/core/config/values';
 import { dir, load, loadBad, logged, resetSettingsAround, SHOW_CONFIG, write } from './config-support';
+import { describe, it } from './harness/limits';
 
 resetSettingsAround();
 

@@ -3,7 +3,6 @@
  * drivers `pg` and `postgres`, which prepare what they send.
  */
 import assert from 'node:assert/strict';
-import { after, before, describe } from 'node:test';
 import type { Client, QueryConfig } from 'pg';
 import postgres from 'postgres';
 import { itAlone, startPooler, withCluster } from './console-support';
@@ -24,6 +23,7 @@ import {
   rowValues,
 } from './harness';
 import { fails } from './harness/expect';
+import { after, before, describe } from './harness/limits';
 
 const ADMIN = { user: 'admin', database: 'pgbouncer', password: ADMIN_PASSWORD };
 const SYNC = message('S');

@@ -3,7 +3,6 @@
  * RESUME, SUSPEND, DISABLE, ENABLE, RECONNECT, WAIT_CLOSE.
  */
 import assert from 'node:assert/strict';
-import { describe } from 'node:test';
 import { itAlone, withCluster } from './console-support';
 import {
   type Bouncer,
@@ -16,6 +15,7 @@ import {
   SSL_REQUEST,
 } from './harness';
 import { backendPid, fails, watch } from './harness/expect';
+import { describe } from './harness/limits';
 
 withCluster();
 

@@ -4,11 +4,11 @@
  * the documentation in admin.test.ts.
  */
 import assert from 'node:assert/strict';
-import { after, before, describe } from 'node:test';
 import type { Client } from 'pg';
 import { showColumns } from '../src/admin/columns';
 import { Bouncer, eventually, it, PgCluster, STATS_PASSWORD, STATS_USER } from './harness';
 import { backendPid, fails } from './harness/expect';
+import { after, before, describe } from './harness/limits';
 
 type Row = Record<string, string | number | Buffer | null>;
 

@@ -1,8 +1,9 @@
 /*
  * What the tests of the console share: one PostgreSQL for a file, and poolers with the databases that they speak of.
  */
-import { after, before } from 'node:test';
+
 import { Bouncer, it, PgCluster } from './harness';
+import { after, before } from './harness/limits';
 
 let pg: PgCluster;
 

@@ -4,7 +4,6 @@
  */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
-import { after, before, describe } from 'node:test';
 import type { Client } from 'pg';
 import { cluster, itAlone, startPooler, withCluster } from './console-support';
 import {
@@ -20,6 +19,7 @@ import {
   STATS_USER,
 } from './harness';
 import { fails, watch } from './harness/expect';
+import { after, before, describe } from './harness/limits';
 
 const stats = { user: STATS_USER, password: STATS_PASSWORD };
 

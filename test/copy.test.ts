@@ -5,7 +5,6 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { after, before, describe } from 'node:test';
 import {
   Bouncer,
   cstring,
@@ -19,6 +18,7 @@ import {
   withTimeout,
 } from './harness';
 import { backendPid, fails } from './harness/expect';
+import { after, before, describe } from './harness/limits';
 
 const MODES = ['session', 'transaction', 'statement'] as const;
 const LINES = 100_000;

@@ -3,24 +3,25 @@
  * not, and a pidfile of the living is told from one of the dead.
  */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { chmodSync, existsSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { giveTo, type RunUser, spawnAs } from '../src/demo/unprivileged';
 import {
-  adopt,
   eventually,
   freePort,
   iniText,
   installed,
   it,
   itUnless,
+  LogTail,
   notRoot,
   type Outcome,
   run,
+  startProgram,
   tempDir,
   user,
+  withTimeout,
 } from './harness';
 import { RawClient } from './harness/rawclient';
 
@@ -83,13 +84,13 @@ async function serves(at: Place): Promise<boolean> {
 
 /** The pid of a process that has ended: no living one has it for a while. */
 async function deadPid(): Promise<number> {
-  const child = spawn('/bin/true', { stdio: 'ignore' });
-  await new Promise((settle) => child.once('close', settle));
+  const child = startProgram('/bin/true', [], { stdio: 'ignore' });
+  await withTimeout(new Promise((settle) => child.once('close', settle)), 'true to end');
   return child.pid as number;
 }
 
 function sleeper(): number {
-  return adopt(spawn('sleep', ['1000'], { stdio: 'ignore', ...spawnAs(user) })).pid as number;
+  return startProgram('sleep', ['1000'], { stdio: 'ignore', ...spawnAs(user) }).pid as number;
 }
 
 it('-d returns 0 when the daemon serves, and says nothing', async () => {
@@ -258,17 +259,11 @@ it("somebody else's pidfile is left alone at exit", async () => {
 it('in the foreground the pidfile is there while it runs, and gone after', async () => {
   const at = await place();
   const { node, mainJs } = installed();
-  const child = adopt(spawn(node, [mainJs, at.ini], { stdio: ['ignore', 'ignore', 'pipe'], ...spawnAs(user) }));
-  let text = '';
-  await new Promise<void>((settle) => {
-    child.stderr?.on('data', (chunk) => {
-      text += chunk;
-      if (text.includes('process up')) settle();
-    });
-  });
+  const child = startProgram(node, [mainJs, at.ini], { stdio: ['ignore', 'ignore', 'pipe'], ...spawnAs(user) });
+  await new LogTail(child).wait(/process up/);
   assert.equal(pidOf(at), child.pid);
   const closed = new Promise<number | null>((settle) => child.once('close', settle));
   child.kill('SIGTERM');
-  assert.equal(await closed, 0);
+  assert.equal(await withTimeout(closed, 'the pooler to end'), 0);
   assert.equal(existsSync(at.pidfile), false);
 });

@@ -3,16 +3,16 @@
  * and without balancing, and servers that leave an address which the name lost.
  */
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
-import { after, before, describe, test } from 'node:test';
 import type { Bouncer } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
 import { freePort, iniText, LogTail } from './harness/index';
-import { adopt, eventually, installed, it, tempDir, user } from './harness/machine';
+import { after, before, describe, runSync } from './harness/limits';
+import { eventually, installed, it, startProgram, tempDir, user } from './harness/machine';
+import { itUnless, notLinux, notRoot } from './harness/needs';
 import { cstring, message, RawClient, SSL_REQUEST } from './harness/rawclient';
 import { ask, backendOf, login, refusal, show, withPooler } from './support';
 
@@ -252,18 +252,16 @@ describe('several hosts', () => {
   });
 });
 
-/** Only root may give a process an /etc/hosts of its own. */
-function canHaveOwnHosts(): boolean {
-  if (process.platform !== 'linux' || user === null) return false;
+/** Why no process can have an /etc/hosts of its own, or null. */
+function noOwnHosts(): string | null {
+  if ((notLinux ?? notRoot) !== null) return notLinux ?? notRoot;
   const hosts = join(tempDir('hosts'), 'hosts');
   writeFileSync(hosts, '');
   const args = ['-m', 'sh', '-c', 'mount --bind "$0" /etc/hosts && exec setpriv --version', hosts];
-  return spawnSync('unshare', args).status === 0;
+  return runSync('unshare', args).status === 0 ? null : 'needs a mount namespace';
 }
 
-test('a name that moves: servers on the old address go when they are free', {
-  skip: !canHaveOwnHosts() && 'needs root, and a mount namespace',
-}, async () => {
+itUnless(noOwnHosts())('a name that moves: servers on the old address go when they are free', async () => {
   const dir = tempDir('moving');
   const hosts = join(dir, 'hosts');
   const port = await freePort();
@@ -282,9 +280,8 @@ test('a name that moves: servers on the old address go when they are free', {
   const { node, mainJs } = installed();
   const { uid, gid } = user as NonNullable<typeof user>;
   const script = `mount --bind "$0" /etc/hosts && exec setpriv --reuid ${uid} --regid ${gid} --clear-groups "$@"`;
-  const child = adopt(
-    spawn('unshare', ['-m', 'sh', '-c', script, hosts, node, mainJs, join(dir, 'pooler.ini')], { cwd: '/' }),
-  );
+  const args = ['-m', 'sh', '-c', script, hosts, node, mainJs, join(dir, 'pooler.ini')];
+  const child = startProgram('unshare', args, { cwd: '/' });
   const ended = new Promise((settle) => child.once('close', settle));
   try {
     const log = new LogTail(child);

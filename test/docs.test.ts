@@ -3,10 +3,8 @@
  * a config loads, links lead somewhere, and the man pages that are made of docs/ are without a fault.
  */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
-import { before, describe, test } from 'node:test';
 import { commands } from '../src/admin/admin';
 import { showColumns } from '../src/admin/columns';
 import { showTable } from '../src/admin/show';
@@ -17,7 +15,9 @@ import { statNames } from '../src/core/pool/stats';
 import { giveTo } from '../src/demo/unprivileged';
 import { CertFolder } from './harness/certs';
 import { PgCluster } from './harness/cluster';
+import { before, describe, runSync } from './harness/limits';
 import { installed, it, PROJECT_DIR, run, tempDir, user } from './harness/machine';
+import { itUnless, noProgram } from './harness/needs';
 import { ask, login, refusal, withPooler } from './support';
 
 const DOCS = join(PROJECT_DIR, 'docs');
@@ -275,22 +275,21 @@ const MAN_PAGES = ['tsbouncer.1', 'tsbouncer.5'];
 
 /** A test that needs a program of the system. */
 function itWith(program: string, name: string, body: () => void): void {
-  const there = spawnSync('sh', ['-c', `command -v ${program}`]).status === 0;
-  test(name, { skip: there ? false : `${program} is not installed` }, body);
+  itUnless(noProgram(program))(name, body);
 }
 
 describe('man pages', () => {
   let dir = '';
   before(() => {
     dir = tempDir('man');
-    const made = spawnSync(process.execPath, [join(PROJECT_DIR, 'scripts', 'man.mjs'), dir], { encoding: 'utf8' });
+    const made = runSync(process.execPath, [join(PROJECT_DIR, 'scripts', 'man.mjs'), dir]);
     assert.deepEqual([made.status, made.stderr], [0, '']);
   });
 
   /** A formatter's complaints; its output. */
   function format(program: string, ...args: string[]): { text: string; complaints: string } {
     const env = { ...process.env, MANWIDTH: '80', MANPAGER: 'cat', LC_ALL: 'C.UTF-8' };
-    const { stdout, stderr, status } = spawnSync(program, args, { encoding: 'utf8', env });
+    const { stdout, stderr, status } = runSync(program, args, { env });
     assert.equal(status, 0, `${program} ${args.join(' ')}\n${stdout}${stderr}`);
     return { text: stdout, complaints: stderr };
   }
@@ -339,7 +338,7 @@ describe('man pages', () => {
 
   it('what the pages cannot hold is refused instead of lost', () => {
     const source = `import { roffOf } from ${JSON.stringify(join(PROJECT_DIR, 'scripts', 'roff.mjs'))}; roffOf('> quoted');`;
-    const made = spawnSync(process.execPath, ['--input-type=module', '-e', source], { encoding: 'utf8' });
+    const made = runSync(process.execPath, ['--input-type=module', '-e', source]);
     assert.notEqual(made.status, 0);
     assert.match(made.stderr, /blockquote is not known here/);
   });

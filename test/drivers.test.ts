@@ -7,11 +7,11 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { after, before, describe } from 'node:test';
 import { type Client, Pool } from 'pg';
 import postgres from 'postgres';
 import { Bouncer, eventually, it, PgCluster, withTimeout } from './harness';
 import { backendPid, fails } from './harness/expect';
+import { after, before, describe } from './harness/limits';
 
 const MODES = ['session', 'transaction', 'statement'] as const;
 /** Modes that can hold a transaction open. */

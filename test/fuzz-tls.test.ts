@@ -4,10 +4,10 @@
  */
 import assert from 'node:assert/strict';
 import { type Duplex, Transform } from 'node:stream';
-import { after, before } from 'node:test';
 import { connect as tlsConnect } from 'node:tls';
 import { Bouncer, eventually, it, PgCluster, SSL_REQUEST } from './harness';
 import { CertFolder } from './harness/certs';
+import { after, before } from './harness/limits';
 import { eachCase, holding } from './hostile/attack';
 import { Random } from './hostile/random';
 

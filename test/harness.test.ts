@@ -2,7 +2,6 @@
  * The harness itself: if its server, its pooler or its raw client lie, every other test lies with them.
  */
 import assert from 'node:assert/strict';
-import { after, before } from 'node:test';
 import {
   Bouncer,
   cancelRequest,
@@ -16,6 +15,7 @@ import {
   rowValues,
   type Secret,
 } from './harness';
+import { after, before } from './harness/limits';
 
 let cluster: PgCluster;
 

@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
 import { type HbaClient, hbaEval } from '../src/core/auth/hbaeval';
 import { formatInet, parseInet, parseInet4, parseInet6 } from '../src/core/base/inet';
 import { logState } from '../src/core/base/log';
@@ -11,6 +10,7 @@ import { type HbaRule, HbaType, loadHba, parseHba } from '../src/core/config/hba
 import { loadIdent, parseIdent } from '../src/core/config/ident';
 import { type LdapParse, LdapScope, parseLdapOptions } from '../src/core/config/ldapopts';
 import { AuthType } from '../src/core/config/settings';
+import { after, test } from './harness/limits';
 import { Random } from './hostile/random';
 
 logState.quiet = true;

@@ -4,7 +4,6 @@
  * HOSTILE_SEED.
  */
 import assert from 'node:assert/strict';
-import { after, before } from 'node:test';
 import {
   Bouncer,
   eventually,
@@ -17,6 +16,7 @@ import {
   STATS_USER,
   startupPacket,
 } from './harness';
+import { after, before } from './harness/limits';
 import { attack, checkAnswer, eachCase, type Holding, holding, lists, reset } from './hostile/attack';
 import { CalmClients } from './hostile/calm';
 import {

@@ -3,8 +3,8 @@
  * None of them waits for something that does not exist any more.
  */
 import assert from 'node:assert/strict';
-import { after, before, describe } from 'node:test';
 import { type Bouncer, cstring, it, type Message, PgCluster, type RawClient } from './harness';
+import { after, before, describe } from './harness/limits';
 import { ask, errorIn, login, rowsBecome, thrownOut, withPooler } from './support';
 
 let pg: PgCluster;

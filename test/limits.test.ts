@@ -3,9 +3,9 @@
  * the one who is too many. Each limit general, per database and per user, and who wins where they disagree.
  */
 import assert from 'node:assert/strict';
-import { after, before, describe } from 'node:test';
 import type { Bouncer } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
+import { after, before, describe } from './harness/limits';
 import { eventually, it } from './harness/machine';
 import type { Login, RawClient } from './harness/rawclient';
 import { cstring, message } from './harness/rawclient';

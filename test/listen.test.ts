@@ -5,11 +5,12 @@ import assert from 'node:assert/strict';
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
-import { after, before, describe, test } from 'node:test';
 import { Bouncer } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
 import { freePort } from './harness/index';
-import { eventually, it, onPath, run, tempDir, user } from './harness/machine';
+import { after, before, describe } from './harness/limits';
+import { eventually, it, run, tempDir, user } from './harness/machine';
+import { itUnless, noProgram, noPython, notLinux, python } from './harness/needs';
 import { RawClient } from './harness/rawclient';
 import { ask, login, valueIn, withPooler } from './support';
 
@@ -193,7 +194,7 @@ describe('the Unix socket', () => {
     assert.match(text, /FATAL failed to create unix socket/);
   });
 
-  test('may be abstract', { skip: process.platform !== 'linux' }, async () => {
+  itUnless(notLinux)('may be abstract', async () => {
     const name = `@tsb-${process.pid}`;
     await withPooler({ cluster: pg, settings: { unix_socket_dir: name } }, async (inner) => {
       // Node cannot connect there, a pooler can
@@ -206,14 +207,14 @@ describe('the Unix socket', () => {
   });
 });
 
-test('listen_backlog', { skip: !onPath('ss') }, async () => {
+itUnless(noProgram('ss'))('listen_backlog', async () => {
   await withPooler({ cluster: pg, settings: { listen_backlog: 37 } }, async (pooler) => {
     const { stdout } = await run('ss', ['-ltnH', `sport = :${pooler.port}`]);
     assert.match(stdout, /LISTEN\s+0\s+37\s/);
   });
 });
 
-test('tcp_defer_accept: who says nothing is not accepted', { skip: process.platform !== 'linux' }, async () => {
+itUnless(notLinux)('tcp_defer_accept: who says nothing is not accepted', async () => {
   await withPooler({ cluster: pg, settings: { verbose: 1 } }, async (pooler) => {
     const line = /got connection: /;
     const silent = await pooler.raw();
@@ -259,8 +260,6 @@ for fd in fds:
     print(kind, *values)
 `;
 
-const PYTHON = existsSync('/usr/bin/python3') ? '/usr/bin/python3' : 'python3';
-
 describe('options of the sockets', () => {
   /** Options by kind: keepalive, idle, interval, count, user timeout, send and receive buffer, no delay, defer accept. */
   async function optionsWith(settings: Record<string, string | number>): Promise<Map<string, number[]>> {
@@ -268,7 +267,7 @@ describe('options of the sockets', () => {
     await withPooler({ cluster: pg, settings }, async (pooler) => {
       await ask(await login(pooler), 'SELECT 1');
       const path = join(pooler.socketDir, `.s.PGSQL.${pooler.port}`);
-      const outcome = await run(PYTHON, ['-c', OPTIONS_SCRIPT, path, String(pg.port)]);
+      const outcome = await run(python, ['-c', OPTIONS_SCRIPT, path, String(pg.port)]);
       assert.equal(outcome.code, 0, outcome.stderr);
       for (const line of outcome.stdout.trim().split('\n')) {
         const [kind, ...values] = line.split(' ');
@@ -279,9 +278,9 @@ describe('options of the sockets', () => {
     return byKind;
   }
 
-  const skip = process.platform !== 'linux' || !onPath(PYTHON);
+  const itLooks = itUnless(notLinux ?? noPython);
 
-  test('tcp_keepalive and its family, tcp_user_timeout, tcp_socket_buffer', { skip }, async () => {
+  itLooks('tcp_keepalive and its family, tcp_user_timeout, tcp_socket_buffer', async () => {
     const settings = {
       tcp_keepalive: 1,
       tcp_keepidle: 111,
@@ -296,7 +295,7 @@ describe('options of the sockets', () => {
     }
   });
 
-  test('their defaults, and tcp_keepalive off', { skip }, async () => {
+  itLooks('their defaults, and tcp_keepalive off', async () => {
     const byKind = await optionsWith({});
     for (const [kind, values] of byKind) {
       assert.equal(values[0], 1, `keepalive of ${kind}`);

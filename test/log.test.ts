@@ -1,10 +1,9 @@
 /* The log: line format, levels, outputs, and what happens when the process ends. Each case runs in its own process. */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { after, runSync, test } from './harness/limits';
 
 const core = join(__dirname, '..', 'src', 'core', 'base');
 const dir = mkdtempSync(join(tmpdir(), 'tsbouncer-log-'));
@@ -12,8 +11,7 @@ after(() => rmSync(dir, { recursive: true, force: true }));
 
 function run(body: string, env: Record<string, string> = { TZ: 'UTC' }) {
   const script = `const log = require(${JSON.stringify(join(core, 'log.js'))});\n${body}`;
-  const result = spawnSync(process.execPath, ['-e', script], { env: { ...process.env, ...env } });
-  return { status: result.status, stdout: result.stdout.toString('latin1'), stderr: result.stderr.toString('latin1') };
+  return runSync(process.execPath, ['-e', script], { env: { ...process.env, ...env } });
 }
 
 function tails(text: string): string[] {
@@ -87,14 +85,14 @@ test('a log file that fails to take bytes is no error', () => {
 
 test('times carry the abbreviation of the local zone, summer and winter', () => {
   const format = (usec: string, TZ: string): string =>
-    spawnSync(
+    runSync(
       process.execPath,
       [
         '-e',
         `const f=require(${JSON.stringify(join(core, 'timefmt.js'))});console.log(f.formatTimeS(${usec}), f.formatTimeMs(${usec}))`,
       ],
       { env: { ...process.env, TZ } },
-    ).stdout.toString();
+    ).stdout;
   assert.equal(format('1751371200123456', 'UTC'), '2025-07-01 12:00:00 UTC 2025-07-01 12:00:00.123 UTC\n');
   assert.equal(format('1751371200000000', 'Europe/Tallinn'), '2025-07-01 15:00:00 EEST 2025-07-01 15:00:00.000 EEST\n');
   assert.equal(format('1735732800000000', 'Europe/Tallinn'), '2025-01-01 14:00:00 EET 2025-01-01 14:00:00.000 EET\n');

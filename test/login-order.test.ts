@@ -2,8 +2,8 @@
  * The order of a server's login: a server that leaves a step out, or says something too early, is not believed.
  */
 import assert from 'node:assert/strict';
-import { after, before, describe } from 'node:test';
 import { Bouncer, cstring, int32, it, message } from './harness';
+import { after, before, describe } from './harness/limits';
 import { oneRow, READY, WELCOME } from './hostile/fakeserver';
 import { authentication, LyingServer } from './security/place';
 import { errorIn, login } from './support';

@@ -3,9 +3,9 @@
  * auth_query with all that can go wrong with it, and what strangers can learn from being refused (nothing).
  */
 import assert from 'node:assert/strict';
-import { after, before, describe } from 'node:test';
 import type { Bouncer, BouncerOptions } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
+import { after, before, describe } from './harness/limits';
 import { it } from './harness/machine';
 import type { Login, Message } from './harness/rawclient';
 import { ask, errorIn, login, refusal, withPooler } from './support';

@@ -5,13 +5,13 @@
 import assert from 'node:assert/strict';
 import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, describe } from 'node:test';
 import { type ConnInfo, readConnInfo } from '../src/cli/conninfo';
 import { fetchRows } from '../src/cli/pgclient';
 import { plainEnv } from '../src/demo/postgres';
 import { giveTo } from '../src/demo/unprivileged';
 import { CertFolder } from './harness/certs';
 import { PgCluster } from './harness/cluster';
+import { after, before, describe } from './harness/limits';
 import { dropDir, installed, it, type Outcome, run, tempDir, user, withTimeout } from './harness/machine';
 import { cstring, int32, message } from './harness/rawclient';
 import { FakeServer, oneRow, READY, type Visit, WELCOME } from './hostile/fakeserver';

@@ -5,12 +5,12 @@
 import assert from 'node:assert/strict';
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, describe, test } from 'node:test';
 import { giveTo } from '../src/demo/unprivileged';
 import { compareWays } from '../src/workers/families';
 import { addressOf, candidates, hostsAddresses, parseResolvConf } from '../src/workers/resolvconf';
 import type { Bouncer, BouncerOptions } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
+import { after, before, describe, test } from './harness/limits';
 import { dropDir, eventually, it, tempDir, user } from './harness/machine';
 import { NameServer, nameBytes, type Question, record, reply, SERVFAIL } from './harness/nameserver';
 import type { RawClient } from './harness/rawclient';
@@ -346,6 +346,7 @@ describe('dns_zone_check_period', () => {
         await begun(pooler);
         await begun(pooler, 'nodot');
         await pooler.logWait(/zone 'gone' serial changed: old=0 new=5/);
+        await pooler.logWait(/zone 'test' serial changed: old=0 new=1/);
         names.names.delete('gone');
         await pooler.logWait(/DEBUG failure to get zone 'gone' serial/);
         names.names.set('test', { serial: 2 });

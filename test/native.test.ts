@@ -3,13 +3,12 @@
  * spun on. The loop runs on this thread; tests that need somebody else use a worker or a child.
  */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { mkdtempSync, openSync, readdirSync, readSync, rmSync, writeSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
 import { Worker } from 'node:worker_threads';
 import { arena, Ev, Family, native, Rec, ring } from '../src/core/base/native';
+import { after, runSync, test, withTimeout } from './harness/limits';
 
 const RECV_MAX = 65536;
 const E = constants.errno;
@@ -471,8 +470,8 @@ test('running out of descriptors is one ACCEPT record a turn', () => {
     require('fs').closeSync(held[0]);
     native.listenStart(h, 1);
     console.log(native.wait(1000), ring[0], ring[2] > 0);`;
-  const child = spawnSync('/bin/sh', ['-c', 'ulimit -n 64; exec "$0" -e "$1"', process.execPath, script]);
-  assert.equal(String(child.stdout), `1 1 ${-E.EMFILE} 1 0 0\n1 1 true\n`, String(child.stderr));
+  const child = runSync('/bin/sh', ['-c', 'ulimit -n 64; exec "$0" -e "$1"', process.execPath, script]);
+  assert.equal(child.stdout, `1 1 ${-E.EMFILE} 1 0 0\n1 1 true\n`, child.stderr);
 });
 
 test('signals arrive, SIGUSR1 and repeated starts included', () => {
@@ -521,7 +520,7 @@ test('a worker has a loop of its own, and its end releases it', async () => {
       worker.once('error', reject);
     });
     assert.deepEqual(answer, [1, Ev.RECV, 2]);
-    await new Promise((resolve) => worker.once('exit', resolve));
+    await withTimeout(new Promise((resolve) => worker.once('exit', resolve)), 'the worker to end');
   }
   assert.ok(descriptors() <= before + 2, `${before} -> ${descriptors()}`);
 });
@@ -761,7 +760,7 @@ test('a process can keep to some of its CPUs, with all its threads, and go back'
     const before = lists();
     const done = [native.setCpuAffinity([all.at(-1)]), native.cpuAffinity(), lists()];
     console.log(JSON.stringify({ all, before, done, back: [native.setCpuAffinity(all), native.cpuAffinity(), lists()] }));`;
-  const child = spawnSync(process.execPath, ['-e', script], { encoding: 'latin1' });
+  const child = runSync(process.execPath, ['-e', script]);
   assert.equal(child.status, 0, child.stderr);
   const { all, before, done, back } = JSON.parse(child.stdout);
   assert.ok(all.length > 0);

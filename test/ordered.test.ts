@@ -2,9 +2,9 @@
  * Lists that stay in order while elements come and go: against an array that is sorted anew each time.
  */
 import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
 import { type ListNode, nextOf, StatList } from '../src/core/base/list';
 import { OrderedIndex } from '../src/core/base/ordered';
+import { describe, it } from './harness/limits';
 import { Random } from './hostile/random';
 
 class Item implements ListNode {

@@ -5,8 +5,8 @@
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, describe } from 'node:test';
 import { Bouncer, eventually, it, noPgbench, type Outcome, PgCluster, pgbench, run } from './harness';
+import { after, before, describe } from './harness/limits';
 
 const POOL_SIZE = 20;
 /** Of all clients together: a run is a second or two. */

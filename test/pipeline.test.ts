@@ -4,7 +4,6 @@
  * go too early.
  */
 import assert from 'node:assert/strict';
-import { after, before, describe } from 'node:test';
 import {
   Bouncer,
   cstring,
@@ -19,6 +18,7 @@ import {
   type RawClient,
   rowValues,
 } from './harness';
+import { after, before, describe } from './harness/limits';
 
 const MODES = ['session', 'transaction', 'statement'];
 

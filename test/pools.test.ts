@@ -4,9 +4,9 @@
  */
 import assert from 'node:assert/strict';
 import { hostname } from 'node:os';
-import { after, before, describe } from 'node:test';
 import type { Bouncer, BouncerOptions } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
+import { after, before, describe } from './harness/limits';
 import { it } from './harness/machine';
 import { cstring, int16, int32, letters, message, type RawClient } from './harness/rawclient';
 import {

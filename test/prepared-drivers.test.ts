@@ -5,10 +5,10 @@
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, describe } from 'node:test';
 import postgres from 'postgres';
 import { Bouncer, it, noPgbench, PgCluster, pgbench, run, withTimeout } from './harness';
 import { fails } from './harness/expect';
+import { after, before, describe } from './harness/limits';
 
 const POOL_SIZE = 20;
 const TRANSACTIONS = 4000;

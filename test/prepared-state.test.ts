@@ -3,7 +3,6 @@
  * handover carries. Checked against a model that remembers everything.
  */
 import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
 import {
   getPreparedStatement,
   type PgPreparedStatement,
@@ -30,6 +29,7 @@ import {
   settleFirst,
 } from '../src/core/pool/statements';
 import { PqMsg } from '../src/core/wire/packets';
+import { describe, it } from './harness/limits';
 
 function query(text: string): PgPreparedStatement {
   return getPreparedStatement(Buffer.from(`${text}\0\0\0`, 'latin1'));

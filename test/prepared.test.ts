@@ -3,9 +3,9 @@
  * means what, where made-up answers appear in a pipeline, and what an error in its middle leaves behind.
  */
 import assert from 'node:assert/strict';
-import { after, before, describe } from 'node:test';
 import type { Bouncer } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
+import { after, before, describe } from './harness/limits';
 import { it } from './harness/machine';
 import { cstring, int16, int32, letters, message, type RawClient, rowValues } from './harness/rawclient';
 import { ask, errorIn, login, rowsBecome, show, start, withPooler } from './support';

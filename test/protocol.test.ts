@@ -5,7 +5,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server } from 'node:net';
-import { after, before, describe } from 'node:test';
 import {
   ADMIN_PASSWORD,
   Bouncer,
@@ -26,6 +25,7 @@ import {
   type RawClient,
   rowValues,
 } from './harness';
+import { after, before, describe } from './harness/limits';
 import { FakeServer, type Visit } from './hostile/fakeserver';
 
 const PROTOCOL_31 = 0x0003_0001;

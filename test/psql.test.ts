@@ -3,41 +3,31 @@
  * \copy, Ctrl-C, and how it connects.
  */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { createReadStream, existsSync, writeFileSync } from 'node:fs';
+import { createReadStream, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { after, before, describe } from 'node:test';
-import { systemPostgres } from '../src/demo/postgres';
 import { giveTo, spawnAs } from '../src/demo/unprivileged';
 import {
-  adopt,
   Bouncer,
   eventually,
   it,
+  noPsql,
   type Outcome,
-  onPath,
   PgCluster,
+  psql,
   run,
+  startProgram,
   tempDir,
   user,
   withTimeout,
 } from './harness';
+import { after, before, describe } from './harness/limits';
 
 const MODES = ['session', 'transaction', 'statement'];
 const COPY_LINES = 100_000;
 
-/** The npm package's PostgreSQL has no psql. */
-function findPsql(): string | null {
-  const beside = join(systemPostgres() ?? '', 'psql');
-  if (existsSync(beside)) return beside;
-  return onPath('psql') ? 'psql' : null;
-}
-
-const psql = findPsql();
-
-describe('psql', { skip: psql === null && 'there is no psql on this machine' }, () => {
+describe('psql', { skip: noPsql ?? false }, () => {
   let pg: PgCluster;
   let bouncer: Bouncer;
   let dir: string;
@@ -133,7 +123,7 @@ describe('psql', { skip: psql === null && 'there is no psql on this machine' }, 
 
     it(`${mode} pooling: Ctrl-C`, async () => {
       const args = ['-X', '-d', mode, '-c', `SELECT pg_sleep(600) /* ${mode} */`];
-      const child = adopt(spawn(psql as string, args, { env: environment(), ...spawnAs(user) }));
+      const child = startProgram(psql as string, args, { env: environment(), ...spawnAs(user) });
       let stderr = '';
       child.stderr?.on('data', (chunk: Buffer) => {
         stderr += chunk;

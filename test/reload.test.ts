@@ -5,9 +5,9 @@
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, describe } from 'node:test';
 import type { Bouncer } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
+import { after, before, describe } from './harness/limits';
 import { eventually, it } from './harness/machine';
 import { ask, backendOf, login, refusal, rowsBecome, show, thrownOut, withPooler } from './support';
 

@@ -13,7 +13,6 @@
  * security.test.ts has the earlier ones.
  */
 import assert from 'node:assert/strict';
-import { after, before } from 'node:test';
 import {
   ADMIN_PASSWORD,
   ADMIN_USER,
@@ -32,6 +31,7 @@ import {
   type RawClient,
   startupPacket,
 } from './harness';
+import { after, before } from './harness/limits';
 import { ScramClient } from './harness/scram';
 import { authentication, LyingServer, refusedWith, underAttack } from './security/place';
 

@@ -5,7 +5,6 @@
  * and every packet that was begun is whole.
  */
 import assert from 'node:assert/strict';
-import { after, before } from 'node:test';
 import {
   type Bouncer,
   cstring,
@@ -18,6 +17,7 @@ import {
   PgCluster,
   rowValues,
 } from './harness';
+import { after, before } from './harness/limits';
 import { underAttack } from './security/place';
 
 let cluster: PgCluster;

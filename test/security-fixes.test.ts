@@ -21,7 +21,6 @@
  */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { after, before } from 'node:test';
 import { connect as tlsConnect } from 'node:tls';
 import {
   ADMIN_USER,
@@ -42,6 +41,7 @@ import {
 } from './harness';
 import { CertFolder } from './harness/certs';
 import { fails } from './harness/expect';
+import { after, before } from './harness/limits';
 import { holding } from './hostile/attack';
 import { oneRow, READY, WELCOME } from './hostile/fakeserver';
 import { authentication, errorResponse, LyingServer, refusedWith, underAttack } from './security/place';

@@ -19,7 +19,6 @@
  */
 import assert from 'node:assert/strict';
 import { createHash, createHmac, pbkdf2Sync } from 'node:crypto';
-import { after, before } from 'node:test';
 import {
   ADMIN_PASSWORD,
   ADMIN_USER,
@@ -39,6 +38,7 @@ import {
 } from './harness';
 import { CertFolder } from './harness/certs';
 import { fails } from './harness/expect';
+import { after, before } from './harness/limits';
 import { oneRow, READY, WELCOME } from './hostile/fakeserver';
 import { authentication, errorResponse, LyingServer, refusedWith, underAttack } from './security/place';
 

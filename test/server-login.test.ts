@@ -5,7 +5,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
-import { after, before, describe } from 'node:test';
 import {
   type Bouncer,
   cstring,
@@ -20,6 +19,7 @@ import {
   type RawClient,
   SSL_REQUEST,
 } from './harness';
+import { after, before, describe } from './harness/limits';
 import { ask, backendOf, errorIn, login, rowsBecome, start, withPooler } from './support';
 
 let pg: PgCluster;

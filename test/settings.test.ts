@@ -2,18 +2,16 @@
  * Settings of the process itself: what it logs and where, statistics, pidfile, and SET and SHOW CONFIG over all of them.
  */
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, describe, test } from 'node:test';
 import { findSetting, SettingType, settingsTable } from '../src/core/config/settings';
 import { iniText } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
+import { after, before, describe, runSync, withTimeout } from './harness/limits';
 import { LogTail } from './harness/logtail';
-import { adopt, eventually, installed, it, onPath, tempDir, user } from './harness/machine';
+import { eventually, installed, it, startProgram, tempDir, user } from './harness/machine';
+import { itUnless, noPython, notLinux, notRoot, python } from './harness/needs';
 import { ask, login, refusal, rowsBecome, show, withPooler } from './support';
-
-const PYTHON = existsSync('/usr/bin/python3') ? '/usr/bin/python3' : 'python3';
 
 let pg: PgCluster;
 
@@ -118,13 +116,11 @@ while True: print(s.recv(9000).decode('latin1'), file=sys.stderr, flush=True)
 const OWN_DEV = `d="$0.dev" && mkdir -p $d && mount -t tmpfs none $d && for f in null zero random urandom; do
   : > $d/$f; mount --bind /dev/$f $d/$f; done && ln -s "$0" $d/log && mount --rbind $d /dev`;
 
-/** Only root may have one. */
-function canHaveOwnDev(): boolean {
-  if (process.platform !== 'linux' || user === null || !onPath(PYTHON)) return false;
-  return (
-    spawnSync('unshare', ['-m', 'sh', '-c', `${OWN_DEV} && exec setpriv --version`, join(tempDir('dev'), 'log')])
-      .status === 0
-  );
+/** Why no process can have one, or null. */
+function noOwnDev(): string | null {
+  if ((notLinux ?? notRoot ?? noPython) !== null) return notLinux ?? notRoot ?? noPython;
+  const args = ['-m', 'sh', '-c', `${OWN_DEV} && exec setpriv --version`, join(tempDir('dev'), 'log')];
+  return runSync('unshare', args).status === 0 ? null : 'needs a mount namespace';
 }
 
 describe('where it is logged', () => {
@@ -169,7 +165,7 @@ describe('where it is logged', () => {
     });
   });
 
-  test('syslog, under syslog_ident and syslog_facility', { skip: !canHaveOwnDev() }, async () => {
+  itUnless(noOwnDev())('syslog, under syslog_ident and syslog_facility', async () => {
     const dir = tempDir('syslog');
     const [path, ini] = [join(dir, 'log'), join(dir, 'pooler.ini')];
     const write = (settings: Record<string, string | number>) => {
@@ -177,13 +173,13 @@ describe('where it is logged', () => {
       writeFileSync(ini, iniText({ databases: { a: 'port=1' }, pgbouncer: { ...fixed, ...settings } }));
     };
     write({ syslog: 1, syslog_ident: 'pool-one', syslog_facility: 'local3' });
-    const listener = adopt(spawn(PYTHON, ['-u', '-c', SYSLOG_SCRIPT, path], { stdio: ['ignore', 'ignore', 'pipe'] }));
+    const listener = startProgram(python, ['-u', '-c', SYSLOG_SCRIPT, path], { stdio: ['ignore', 'ignore', 'pipe'] });
     const heard = new LogTail(listener);
     await heard.wait(/ready/);
     const { uid, gid } = user as NonNullable<typeof user>;
     const drop = `exec setpriv --reuid ${uid} --regid ${gid} --clear-groups "$@"`;
     const { node, mainJs } = installed();
-    const child = adopt(spawn('unshare', ['-m', 'sh', '-c', `${OWN_DEV} && ${drop}`, path, node, mainJs, ini]));
+    const child = startProgram('unshare', ['-m', 'sh', '-c', `${OWN_DEV} && ${drop}`, path, node, mainJs, ini], {});
     const ended = new Promise((settle) => child.once('close', settle));
     try {
       const log = new LogTail(child);
@@ -205,7 +201,7 @@ describe('where it is logged', () => {
       assert.equal(heard.count(/got SIGUSR2/), 1);
     } finally {
       child.kill('SIGQUIT');
-      await ended;
+      await withTimeout(ended, 'the pooler to end');
       listener.kill();
     }
   });

@@ -6,9 +6,9 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before } from 'node:test';
 import { Bouncer, errorFields, eventually, it, PgCluster, RawClient } from './harness';
 import { fails, watch } from './harness/expect';
+import { after, before } from './harness/limits';
 
 let pg: PgCluster;
 

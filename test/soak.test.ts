@@ -4,9 +4,9 @@
  * SOAK_SEED gives a run's choices again, as far as the timing lets it.
  */
 import assert from 'node:assert/strict';
-import { after, before } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Bouncer, eventually, it, PgCluster } from './harness';
+import { after, before } from './harness/limits';
 import { holding, lists } from './hostile/attack';
 import { Random, seedFrom } from './hostile/random';
 import { newTally, SoakClient, type Tally } from './soak/client';

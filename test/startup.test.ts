@@ -3,9 +3,9 @@
  * holds, cancel requests, and who gets onto the console.
  */
 import assert from 'node:assert/strict';
-import { after, before, describe } from 'node:test';
 import { Bouncer } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
+import { after, before, describe } from './harness/limits';
 import { installed, it, run } from './harness/machine';
 import {
   CANCEL_REQUEST,

@@ -3,12 +3,10 @@
  * dies after it gave everything, the new one has everything.
  */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { giveTo, spawnAs } from '../src/demo/unprivileged';
 import {
-  adopt,
   eventually,
   installed,
   it,
@@ -18,6 +16,7 @@ import {
   PgCluster,
   RawClient,
   rowValues,
+  startProgram,
   user,
 } from './harness';
 import { type Actor, castOf, play, type Stage } from './takeover/actors';
@@ -104,13 +103,11 @@ it('the new process is out of file descriptors: the old one goes on', () =>
   scene(async ({ place, cast }) => {
     await play(cast, async () => {
       const { node, mainJs } = installed();
-      const child = adopt(
-        spawn('/bin/sh', ['-c', `ulimit -n 40; exec "${node}" "${mainJs}" -R "${place.ini}"`], {
-          cwd: place.dir,
-          stdio: ['ignore', 'ignore', 'pipe'],
-          ...spawnAs(user),
-        }),
-      );
+      const child = startProgram('/bin/sh', ['-c', `ulimit -n 40; exec "${node}" "${mainJs}" -R "${place.ini}"`], {
+        cwd: place.dir,
+        stdio: ['ignore', 'ignore', 'pipe'],
+        ...spawnAs(user),
+      });
       const next = new Generation('ts', child);
       assert.notEqual((await next.waitEnd()).code, 0);
       await place.now.log.wait(/handover failed, resuming work/);
@@ -146,12 +143,10 @@ net.createServer((from) => {
 /** A connection to the console as a new process makes it. */
 async function taker(place: Place): Promise<RawClient> {
   const path = join(place.dir, `relay${place.relays++}`);
-  const relay = adopt(
-    spawn(installed().node, ['-e', RELAY, place.socketPath, path], {
-      stdio: ['ignore', 'ignore', 'pipe'],
-      ...spawnAs(user),
-    }),
-  );
+  const relay = startProgram(installed().node, ['-e', RELAY, place.socketPath, path], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+    ...spawnAs(user),
+  });
   await new LogTail(relay).wait(/listening/);
   const client = await RawClient.connect({ path });
   client.socket.once('close', () => relay.kill());
@@ -315,8 +310,6 @@ it('without -R an answering socket is fatal', () =>
   }));
 
 it('-R as another user is refused by the old process, which goes on', async () => {
-  // needs a second unprivileged user: only root can be one
-  if (process.getuid?.() !== 0) return;
   await withPlace({ cluster: await0() }, async (place) => {
     await place.start('ts');
     const { node, mainJs } = installed();
@@ -327,8 +320,9 @@ it('-R as another user is refused by the old process, which goes on', async () =
     );
     giveTo(user, place.dir);
     const uid = (user?.uid ?? 0) === 65533 ? 65532 : 65533;
-    const child = spawn(node, [mainJs, '-R', ini], { cwd: '/', stdio: ['ignore', 'ignore', 'pipe'], uid, gid: uid });
-    const other = new Generation('ts', adopt(child));
+    const as = { uid, gid: uid };
+    const child = startProgram(node, [mainJs, '-R', ini], { cwd: '/', stdio: ['ignore', 'ignore', 'pipe'], ...as });
+    const other = new Generation('ts', child);
     assert.equal((await other.waitEnd()).code, 1);
     assert.match(other.log.text, /login failed/);
     assert.equal((await place.sql('SELECT 1 AS one')).rows[0].one, 1);

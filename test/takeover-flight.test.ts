@@ -3,10 +3,8 @@
  * and server connections that are not open yet.
  */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { connect } from 'node:net';
 import {
-  adopt,
   CANCEL_REQUEST,
   cstring,
   errorFields,
@@ -23,9 +21,10 @@ import {
   PgCluster,
   type RawClient,
   rowValues,
+  startProgram,
   startupPacket,
 } from './harness';
-import { BASE_DN, Directory, FalseDirectory, hasSlapd } from './harness/directory';
+import { BASE_DN, Directory, FalseDirectory, noSlapd } from './harness/directory';
 import { md5Answer, ScramClient } from './harness/scram';
 import { Gate } from './takeover/gate';
 import { type Kind, type Place, type PlaceOptions, withPlace } from './takeover/place';
@@ -147,9 +146,8 @@ relay.listen({ port: 0, host: '127.0.0.1', backlog: 1 }, () => console.error('po
 
 it('a cancel request whose connection to the server is being made arrives', async () => {
   const server = await cluster();
-  const relay = adopt(
-    spawn(installed().node, ['-e', NARROW_RELAY, String(server.port)], { stdio: ['ignore', 'ignore', 'pipe'] }),
-  );
+  const args = ['-e', NARROW_RELAY, String(server.port)];
+  const relay = startProgram(installed().node, args, { stdio: ['ignore', 'ignore', 'pipe'] });
   const port = Number((await new LogTail(relay).wait(/port (\d+)\n/))[1]);
   const databases = { app: `host=127.0.0.1 port=${port} dbname=postgres` };
   await withPlace({ cluster: server, databases, settings: { pool_mode: 'transaction' } }, async (place) => {
@@ -370,7 +368,7 @@ async function directoryLogin(): Promise<void> {
   }
 }
 
-if (hasSlapd()) it('a login that waits for a directory is decided by the new process', directoryLogin);
+itUnless(noSlapd)('a login that waits for a directory is decided by the new process', directoryLogin);
 
 it('the test server stops', async () => {
   await pg?.stop();

@@ -2,7 +2,6 @@
  * Across a reboot: the long cancel keys of protocol 3.2, of clients and of servers, and the console in the extended protocol.
  */
 import assert from 'node:assert/strict';
-import { after, before } from 'node:test';
 import {
   cancelRequest,
   cstring,
@@ -18,6 +17,7 @@ import {
   PROTOCOL_32,
   type RawClient,
 } from './harness';
+import { after, before } from './harness/limits';
 import { type Place, withPlace } from './takeover/place';
 
 let pg: PgCluster;

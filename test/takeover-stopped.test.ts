@@ -5,8 +5,8 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before } from 'node:test';
 import { eventually, it, PgCluster } from './harness';
+import { after, before } from './harness/limits';
 import { ask, query, rowsOf } from './takeover/actors';
 import { type Generation, type Place, withPlace } from './takeover/place';
 

@@ -3,11 +3,10 @@
  * to process.
  */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { spawnAs } from '../src/demo/unprivileged';
-import { adopt, installed, it, LogTail, onPath, PgCluster, user } from './harness';
+import { installed, it, itUnless, LogTail, noPython, PgCluster, python, startProgram, user } from './harness';
 import { Generation, type Place, withPlace } from './takeover/place';
 
 let pg: PgCluster | null = null;
@@ -28,19 +27,18 @@ while True:
 `;
 
 async function notifyListener(place: Place, path: string): Promise<LogTail> {
-  const child = spawn('python3', ['-c', LISTENER, path], {
+  const child = startProgram(python, ['-c', LISTENER, path], {
     cwd: place.dir,
     stdio: ['ignore', 'ignore', 'pipe'],
     ...spawnAs(user),
   });
-  const tail = new LogTail(adopt(child));
+  const tail = new LogTail(child);
   await tail.wait(/listening/);
   return tail;
 }
 
 for (const kind of ['a file', 'an abstract name']) {
-  it(`READY, RELOADING, MAINPID across a reboot, STOPPING; NOTIFY_SOCKET is ${kind}`, async () => {
-    if (!onPath('python3')) return;
+  itUnless(noPython)(`READY, RELOADING, MAINPID across a reboot, STOPPING; NOTIFY_SOCKET is ${kind}`, async () => {
     await withPlace({ cluster: await cluster() }, async (place) => {
       const path = kind === 'a file' ? join(place.dir, 'notify') : `@${place.dir}/notify`;
       const heard = await notifyListener(place, path);
@@ -83,13 +81,12 @@ os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2')
 os.execv(sys.argv[3], sys.argv[3:])
 `;
 
-it('sockets passed by the service manager are used, and go from process to process', async () => {
-  if (!onPath('python3')) return;
+itUnless(noPython)('sockets passed by the service manager are used, and go from process to process', async () => {
   await withPlace({ cluster: await cluster() }, async (place) => {
     const { node, mainJs } = installed();
     const args = ['-c', ACTIVATOR, String(place.port), place.socketPath, node, mainJs, place.ini];
-    const child = spawn('python3', args, { cwd: place.dir, stdio: ['ignore', 'ignore', 'pipe'], ...spawnAs(user) });
-    const first = await new Generation('ts', adopt(child)).waitUp();
+    const child = startProgram(python, args, { cwd: place.dir, stdio: ['ignore', 'ignore', 'pipe'], ...spawnAs(user) });
+    const first = await new Generation('ts', child).waitUp();
     place.generations.push(first);
     assert.match(first.log.text, /WARNING sockets passed from service manager, cf_listen_addr ignored/);
     assert.match(first.log.text, /LOG socket passed from service manager \(fd 3\)/);

@@ -4,9 +4,9 @@
  */
 import assert from 'node:assert/strict';
 import { connect, createServer, type Server, type Socket } from 'node:net';
-import { after, before, describe } from 'node:test';
 import type { BouncerOptions } from './harness/bouncer';
 import { PgCluster } from './harness/cluster';
+import { after, before, describe } from './harness/limits';
 import { eventually, it, withTimeout } from './harness/machine';
 import { cancelRequest, cstring, errorFields, int16, int32, letters, type Message, message } from './harness/rawclient';
 import {

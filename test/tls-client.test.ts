@@ -3,15 +3,16 @@
  * protocols count, what the log and SHOW say, and what an attacker or a broken client gets.
  */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import type { ChildProcessWithoutNullStreams } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, describe } from 'node:test';
 import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'node:tls';
 import { Bouncer, type BouncerOptions } from './harness/bouncer';
 import { type Cert, CertFolder } from './harness/certs';
 import { PgCluster } from './harness/cluster';
-import { adopt, it, withTimeout } from './harness/machine';
+import { after, before, describe } from './harness/limits';
+import { it, startProgram, withTimeout } from './harness/machine';
+import { itUnless, noProgram } from './harness/needs';
 import { errorFields, GSSENC_REQUEST, PROTOCOL_30, RawClient, SSL_REQUEST, startupPacket } from './harness/rawclient';
 
 const certs = new CertFolder();
@@ -206,23 +207,24 @@ describe('how a client begins', () => {
       await pooler.logWait(/closing because: client_login_timeout/);
     }));
 
-  it('renegotiation is refused', () =>
+  itUnless(noProgram('openssl'))('renegotiation is refused', () =>
     withPooler({ client_tls_sslmode: 'require' }, async (pooler) => {
       const args = ['s_client', '-connect', `127.0.0.1:${pooler.port}`, '-tls1_2', '-alpn', 'postgresql'];
-      const child = spawn('openssl', args, { stdio: ['pipe', 'pipe', 'pipe'] });
-      adopt(child);
+      const child = startProgram('openssl', args, {}) as ChildProcessWithoutNullStreams;
       const over = new Promise((settle) => child.once('close', settle));
-      await new Promise<void>((settle) => {
+      const shaken = new Promise<void>((settle) => {
         let said = '';
         child.stdout.on('data', (chunk: Buffer) => {
           said += chunk.toString('latin1');
           if (said.includes('Verify return code')) settle();
         });
       });
+      await withTimeout(shaken, 'the end of the handshake');
       child.stdin.write('R\n');
       await pooler.logWait(/WARNING tls_sbufio_recv: unexpected handshake, closing connection/);
       await withTimeout(over, 'openssl to notice');
-    }));
+    }),
+  );
 });
 
 describe('settings', () => {
@@ -401,11 +403,10 @@ describe('a TLS session', () => {
       await Promise.all(clients.map((client) => client.end()));
     }));
 
-  it('ends with close_notify when the pooler closes, and needs none from the client', () =>
+  itUnless(noProgram('openssl'))('ends with close_notify when the pooler closes, and needs none from the client', () =>
     withPooler({ client_tls_sslmode: 'require' }, async (pooler) => {
       const args = ['s_client', '-connect', `127.0.0.1:${pooler.port}`, '-alpn', 'postgresql', '-msg', '-quiet'];
-      const child = spawn('openssl', args, { stdio: ['pipe', 'pipe', 'pipe'] });
-      adopt(child);
+      const child = startProgram('openssl', args, {}) as ChildProcessWithoutNullStreams;
       let said = '';
       for (const stream of [child.stdout, child.stderr]) {
         stream.on('data', (chunk: Buffer) => {
@@ -426,5 +427,6 @@ describe('a TLS session', () => {
       await new Promise((settle) => socket.once('close', settle));
       await pooler.admin('SHOW VERSION', { ssl: trusting });
       assert.equal(pooler.log.count(/WARNING|unexpected eof/, from), 0);
-    }));
+    }),
+  );
 });

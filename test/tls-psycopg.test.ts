@@ -4,11 +4,10 @@
  * result whose last record is larger than what libpq makes room for is never finished. psycopg 3 reads in this way.
  */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
-import { after, before } from 'node:test';
 import { Bouncer } from './harness/bouncer';
 import { CertFolder } from './harness/certs';
 import { PgCluster } from './harness/cluster';
+import { after, before, runSync } from './harness/limits';
 import { run } from './harness/machine';
 import { itUnless } from './harness/needs';
 
@@ -65,7 +64,7 @@ function combinations(): [number, number][] {
 
 /** The first interpreter that has psycopg 3: the distribution's package belongs to the distribution's own. */
 function findPython(): string | null {
-  const has = (python: string) => spawnSync(python, ['-c', 'import psycopg']).status === 0;
+  const has = (python: string) => runSync(python, ['-c', 'import psycopg']).status === 0;
   return ['python3', '/usr/bin/python3'].find(has) ?? null;
 }
 

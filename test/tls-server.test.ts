@@ -6,11 +6,11 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
-import { after, before, describe } from 'node:test';
 import { giveTo } from '../src/demo/unprivileged';
 import { Bouncer, type BouncerOptions } from './harness/bouncer';
 import { type Cert, CertFolder } from './harness/certs';
 import { PgCluster } from './harness/cluster';
+import { after, before, describe } from './harness/limits';
 import { eventually, it, user } from './harness/machine';
 import { message } from './harness/rawclient';
 

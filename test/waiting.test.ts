@@ -2,11 +2,10 @@
  * Clients that wait for a server: they can cancel their request, and their connection can end, without costing a server.
  */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { after, before, describe } from 'node:test';
+import type { Readable } from 'node:stream';
 import { connect as tlsConnect } from 'node:tls';
 import {
   type Bouncer,
@@ -24,10 +23,12 @@ import {
   message,
   PgCluster,
   RawClient,
+  startProgram,
   startupPacket,
   withTimeout,
 } from './harness';
 import { CertFolder } from './harness/certs';
+import { after, before, describe } from './harness/limits';
 import { ask, backendOf, login, rowsBecome, start, withPooler } from './support';
 
 let pg: PgCluster;
@@ -322,11 +323,11 @@ describe('a program that is killed while some of its clients wait', () => {
     const common = { default_pool_size: LINKED, max_client_conn: 200 };
     await withPooler({ cluster: pg, settings: { ...common, ...settings } }, async (pooler) => {
       const args = [join(__dirname, 'harness', 'rawclient.js'), pooler.port, LINKED, WAITING, hold, lastFirst];
-      const program = spawn(process.execPath, ['-e', PROGRAM, ...args.map(String)], {
+      const program = startProgram(process.execPath, ['-e', PROGRAM, ...args.map(String)], {
         stdio: ['ignore', 'pipe', 'inherit'],
       });
       try {
-        await withTimeout(once(program.stdout, 'data'), 'the program');
+        await withTimeout(once(program.stdout as Readable, 'data'), 'the program');
         await queueIs(pooler, WAITING);
         program.kill('SIGKILL');
         await eventually('all of its clients to be gone', () => {

@@ -1,6 +1,5 @@
 /* Packets, byte for byte: what is written, what is read back, and what broken input does. */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import {
   bin2hex,
   cstr,
@@ -25,6 +24,7 @@ import {
   scanTextRow,
   serverErrorLine,
 } from '../src/core/wire/reader';
+import { test } from './harness/limits';
 
 function bytesOf(write: (buf: PktBuf) => void): string {
   const buf = new PktBuf(1);

@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { randomInt } from 'node:crypto';
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
+import { accessSync, constants, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { basename, dirname, join } from 'node:path';
 import { giveTo, type RunUser, spawnAs, userCan } from './unprivileged';
@@ -31,7 +31,16 @@ export function systemPostgres(): string | null {
   if (!existsSync(SYSTEM_ROOT)) return null;
   const versions = readdirSync(SYSTEM_ROOT).sort((a, b) => Number(b) - Number(a));
   const bins = versions.map((version) => join(SYSTEM_ROOT, version, 'bin'));
-  return bins.find((bin) => existsSync(join(bin, 'initdb'))) ?? null;
+  return bins.find((bin) => runnable(join(bin, 'initdb'))) ?? null;
+}
+
+function runnable(program: string): boolean {
+  try {
+    accessSync(program, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** npm may have been told to skip install scripts; the one of this package only makes these links. */
@@ -87,8 +96,8 @@ export function embeddedPostgres(user: RunUser | null, copyDir: string): string 
 
 /** The major version of those programs, as a data folder's PG_VERSION names it. */
 export function serverVersion(bin: string): string {
-  const run = spawnSync(join(bin, 'postgres'), ['--version'], { cwd: '/', encoding: 'utf8' });
-  return /(\d+)/.exec(run.stdout)?.[1] ?? '';
+  const run = spawnSync(join(bin, 'postgres'), ['--version'], { cwd: '/', encoding: 'utf8', timeout: START_MS_MAX });
+  return /(\d+)/.exec(run.stdout ?? '')?.[1] ?? '';
 }
 
 /** Ports that the kernel does not give to outgoing connections: one of those would be taken again in no time. */
@@ -117,7 +126,8 @@ export function plainEnv(): NodeJS.ProcessEnv {
 /** Makes a data folder (superuser `postgres`, everybody trusted, UTF-8). Throws with initdb's own words. */
 export function initDb(bin: string, dataDir: string, user: RunUser | null): void {
   const args = ['-D', dataDir, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--no-locale', '-N'];
-  const run = spawnSync(join(bin, 'initdb'), args, { cwd: '/', env: plainEnv(), encoding: 'utf8', ...spawnAs(user) });
+  const how = { cwd: '/', env: plainEnv(), encoding: 'utf8' as const, timeout: START_MS_MAX, ...spawnAs(user) };
+  const run = spawnSync(join(bin, 'initdb'), args, how);
   if (run.status !== 0) throw new Error(`initdb failed: ${run.error?.message ?? run.stdout + run.stderr}`);
 }
 

@@ -2,15 +2,16 @@
  * A pooler for one test: tsbouncer, or the C original on the very same ini. Writes its files to a folder of its own, starts
  * it as an unprivileged user, waits until it is up, keeps its log, and insists at the end that it is still alive.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, writeFileSync } from 'node:fs';
+import type { ChildProcess } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Client, type ClientConfig, type QueryResult } from 'pg';
 import { freePort } from '../../src/demo/postgres';
 import { giveTo, spawnAs } from '../../src/demo/unprivileged';
 import type { PgCluster } from './cluster';
+import { WAIT_MS_MAX, watchQueries, withTimeout } from './limits';
 import { LogTail } from './logtail';
-import { adopt, dropDir, installed, tempDir, user, WAIT_MS_MAX, withTimeout } from './machine';
+import { dropDir, executable, installed, startProgram, tempDir, user } from './machine';
 import { RawClient } from './rawclient';
 
 const HOST = '127.0.0.1';
@@ -54,7 +55,7 @@ export interface PoolerEnd {
 /** Where the C original lies on this machine, or null. */
 export function originalBin(): string | null {
   const bin = process.env.PGBOUNCER_BIN ?? '/usr/sbin/pgbouncer';
-  return existsSync(bin) ? bin : null;
+  return executable(bin) ? bin : null;
 }
 
 /** The ini text of those sections. */
@@ -88,8 +89,7 @@ export class Bouncer {
     readonly child: ChildProcess,
   ) {
     this.log = new LogTail(child);
-    this.ended = new Promise((settle, reject) => {
-      child.once('error', reject);
+    this.ended = new Promise((settle) => {
       child.once('close', (code, signal) => {
         this.over = true;
         settle({ code, signal });
@@ -148,7 +148,7 @@ export class Bouncer {
     // a connection that the pooler ends must fail the query that waits, not the test process
     client.on('error', () => {});
     await withTimeout(client.connect(), 'a connection through the pooler');
-    return client;
+    return watchQueries(client);
   }
 
   /** One query on a connection of its own. */
@@ -219,15 +219,13 @@ function spawnPooler(dir: string, options: BouncerOptions, args: string[]): Chil
   if (options.original === true && bin === null) throw new Error('the C original is not installed');
   const command = options.original === true ? [bin as string] : [node, mainJs];
   const [program, ...rest] = [...command, ...args, join(dir, 'pooler.ini')];
-  return adopt(
-    spawn(program as string, rest, {
-      cwd: dir,
-      // it looks at its own records several times a second, and ends when something is broken: see core/session/invariants.ts
-      env: { ...process.env, TSBOUNCER_CHECK: '1', ...options.env },
-      stdio: ['ignore', 'ignore', 'pipe'],
-      ...spawnAs(user),
-    }),
-  );
+  return startProgram(program as string, rest, {
+    cwd: dir,
+    // it looks at its own records several times a second, and ends when something is broken: see core/session/invariants.ts
+    env: { ...process.env, TSBOUNCER_CHECK: '1', ...options.env },
+    stdio: ['ignore', 'ignore', 'pipe'],
+    ...spawnAs(user),
+  });
 }
 
 function writeFiles(dir: string, port: number, options: BouncerOptions): void {

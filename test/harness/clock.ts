@@ -2,10 +2,10 @@
  * A wall clock that a test can set: a library, preloaded into a pooler, shifts what CLOCK_REALTIME and its older forms say
  * by the number of seconds in a file. The monotonic clock stays as it is.
  */
-import { spawnSync } from 'node:child_process';
 import { openSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { giveTo } from '../../src/demo/unprivileged';
+import { runSync } from './limits';
 import { tempDir, user } from './machine';
 
 const SOURCE = `
@@ -55,6 +55,9 @@ extern "C" time_t time(time_t *now) noexcept {
 
 let library = '';
 
+/** On a busy machine. */
+const COMPILE_MS_MAX = 60_000;
+
 /** Compiles the library once for each test process. The compiler that builds the addon is there. */
 function buildLibrary(): string {
   if (library !== '') return library;
@@ -63,7 +66,7 @@ function buildLibrary(): string {
   library = join(dir, 'clock.so');
   writeFileSync(source, SOURCE);
   const args = ['-shared', '-fPIC', '-O1', '-o', library, source, '-ldl'];
-  const { status, error, stderr } = spawnSync(process.env.CXX ?? 'g++', args, { encoding: 'latin1' });
+  const { status, error, stderr } = runSync(process.env.CXX ?? 'g++', args, { timeout: COMPILE_MS_MAX });
   if (status !== 0) throw new Error(`the clock library cannot be built: ${error?.message ?? stderr}`);
   giveTo(user, dir);
   return library;

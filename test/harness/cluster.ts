@@ -15,7 +15,7 @@ import {
   systemPostgres,
 } from '../../src/demo/postgres';
 import { LogTail } from './logtail';
-import { adopt, dropDir, tempDir, user, WAIT_MS_MAX, withTimeout } from './machine';
+import { adopt, dropDir, TEST_MS_MAX, tempDir, user, WAIT_MS_MAX, withTimeout } from './machine';
 
 const HOST = '127.0.0.1';
 const HBA_TRUST = ['local all all trust', 'host all all 127.0.0.1/32 trust', 'host all all ::1/128 trust'];
@@ -99,9 +99,10 @@ export class PgCluster {
       database: 'postgres',
       ...config,
     });
-    await client.connect();
+    client.on('error', () => {});
+    await withTimeout(client.connect(), 'a connection to PostgreSQL');
     try {
-      return await client.query(text);
+      return await withTimeout(client.query(text), `PostgreSQL's answer to ${text}`, TEST_MS_MAX);
     } finally {
       await client.end();
     }

@@ -2,14 +2,14 @@
  * A real slapd for one test file: two users, plain and TLS ports of its own, certificates made on the spot. And a server
  * that only pretends to be one.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { freePort } from '../../src/demo/postgres';
 import { giveTo, spawnAs } from '../../src/demo/unprivileged';
 import { CertFolder } from './certs';
-import { adopt, dropDir, eventually, run, tempDir, user, withTimeout } from './machine';
+import { dropDir, eventually, executable, howEnded, run, startProgram, tempDir, user, withTimeout } from './machine';
 import { RawClient } from './rawclient';
 
 const SLAPD = ['/usr/sbin/slapd', '/usr/libexec/slapd', '/usr/local/libexec/slapd'];
@@ -17,10 +17,9 @@ const SCHEMAS = ['/etc/ldap/schema', '/etc/openldap/schema', '/usr/local/etc/ope
 
 export const BASE_DN = 'dc=example,dc=net';
 
-/** Whether this machine has one. */
-export function hasSlapd(): boolean {
-  return SLAPD.some(existsSync) && SCHEMAS.some(existsSync);
-}
+/** Why there can be no test with a directory, or null. */
+export const noSlapd =
+  SLAPD.some(executable) && SCHEMAS.some((folder) => existsSync(folder)) ? null : 'there is no slapd on this machine';
 
 function entry(dn: string, uid: string, password: string): string {
   const lines = [`dn: ${dn}`, 'objectClass: inetOrgPerson', `uid: ${uid}`, 'sn: x', 'cn: x'];
@@ -42,8 +41,8 @@ export class Directory {
   }
 
   static async start(): Promise<Directory> {
-    const slapd = SLAPD.find(existsSync) as string;
-    const schemas = SCHEMAS.find(existsSync) as string;
+    const slapd = SLAPD.find(executable) as string;
+    const schemas = SCHEMAS.find((folder) => existsSync(folder)) as string;
     const dir = tempDir('ldap');
     mkdirSync(join(dir, 'db'));
     const certs = new CertFolder();
@@ -79,9 +78,9 @@ export class Directory {
     const tlsPort = await freePort();
     const urls = `ldap://127.0.0.1:${port} ldaps://127.0.0.1:${tlsPort}`;
     const args = ['-d', '0', '-f', join(dir, 'slapd.conf'), '-h', urls];
-    const child = adopt(spawn(slapd, args, { cwd: dir, stdio: 'ignore', ...spawnAs(user) }));
+    const child = startProgram(slapd, args, { cwd: dir, stdio: 'ignore', ...spawnAs(user) });
     await eventually('slapd to listen', async () => {
-      if (child.exitCode !== null) throw new Error(`slapd ended with ${child.exitCode}`);
+      if (child.exitCode !== null) throw new Error(`slapd ${howEnded(child)}`);
       const probe = await RawClient.connect({ port }).catch(() => null);
       await probe?.destroy();
       return probe;

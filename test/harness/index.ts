@@ -4,6 +4,7 @@
 export { freePort } from '../../src/demo/postgres';
 export * from './bouncer';
 export * from './cluster';
+export { runSync, waitingFor, watchQueries } from './limits';
 export * from './logtail';
 export * from './machine';
 export * from './needs';

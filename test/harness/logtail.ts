@@ -2,7 +2,8 @@
  * The log of a running program: everything it has written to stderr, and a way to wait for a line.
  */
 import type { ChildProcess } from 'node:child_process';
-import { WAIT_MS_MAX, withTimeout } from './machine';
+import { WAIT_MS_MAX, withTimeout } from './limits';
+import { howEnded } from './machine';
 
 interface Waiter {
   pattern: RegExp;
@@ -23,8 +24,8 @@ export class LogTail {
       this.text += chunk.toString('latin1');
       for (const waiter of this.waiters) this.tryWaiter(waiter);
     });
-    child.once('close', (code, signal) => {
-      this.end = `ended with ${code ?? signal}`;
+    child.once('close', () => {
+      this.end = howEnded(child);
       for (const waiter of this.waiters) this.tryWaiter(waiter);
     });
   }

@@ -2,19 +2,27 @@
  * What every test needs of the machine: a folder of its own, an unprivileged user, children that never outlive the test
  * process, and an end to waiting. Used by the rest of the harness and by tests that start programs themselves.
  */
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
+import {
+  chmodSync,
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
-import { after, test } from 'node:test';
 import { giveTo, type RunUser, runUser, spawnAs, userCan } from '../../src/demo/unprivileged';
+import { after, WAIT_MS_MAX, withTimeout } from './limits';
+
+export { eventually, it, TEST_MS_MAX, test, WAIT_MS_MAX, withTimeout } from './limits';
 
 /** The project's top folder, seen from dist-test/test/harness. */
 export const PROJECT_DIR = resolve(__dirname, '..', '..', '..');
-
-/** Most that one test may take, and one wait inside it, unless it says otherwise. */
-export const TEST_MS_MAX = 120_000;
-export const WAIT_MS_MAX = 20_000;
 
 /** As whom servers run: null when the tests themselves run as an ordinary user. */
 export const user: RunUser | null = runUser();
@@ -39,47 +47,6 @@ process.on('exit', () => {
 });
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => process.exit(1));
 
-/** A test with an end to it. */
-export function it(name: string, body: () => Promise<void> | void, timeoutMs: number = TEST_MS_MAX): void {
-  test(name, { timeout: timeoutMs }, async () => {
-    await body();
-  });
-}
-
-/** The promise's outcome, or an error that says what was waited for. `what` may be a function, for texts that grow. */
-export async function withTimeout<T>(
-  promise: Promise<T>,
-  what: string | (() => string),
-  timeoutMs: number = WAIT_MS_MAX,
-): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => {
-      reject(new Error(`waited ${timeoutMs} ms for ${typeof what === 'string' ? what : what()}`));
-    }, timeoutMs);
-  });
-  try {
-    return await Promise.race([promise, late]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-/** Asks again and again until the answer is neither false, null nor undefined: for what has no event to wait for. */
-export async function eventually<T>(
-  what: string,
-  ask: () => Promise<T> | T,
-  timeoutMs: number = WAIT_MS_MAX,
-): Promise<NonNullable<T>> {
-  const endMs = Date.now() + timeoutMs;
-  for (;;) {
-    const answer = await ask();
-    if (answer !== false && answer !== null && answer !== undefined) return answer as NonNullable<T>;
-    if (Date.now() > endMs) throw new Error(`waited ${timeoutMs} ms for ${what}`);
-    await new Promise((wake) => setTimeout(wake, 20));
-  }
-}
-
 /** A fresh folder with a short path (Unix sockets live in it), owned by the unprivileged user, removed at exit. */
 export function tempDir(purpose: string): string {
   const dir = mkdtempSync(join(tmpdir(), `tsb-${purpose}-`));
@@ -95,11 +62,33 @@ export function dropDir(dir: string): void {
   rmSync(dir, { recursive: true, force: true });
 }
 
-/** Sees to it that the child is gone when this process is. */
-export function adopt(child: ChildProcess): ChildProcess {
+/** Why a child could not be started. */
+const startFailures = new WeakMap<ChildProcess, Error>();
+
+/**
+ * Sees to it that the child is gone when this process is. A program that cannot be executed is a child that ends at once:
+ * howEnded() says why.
+ */
+export function adopt<Child extends ChildProcess>(child: Child): Child {
   children.add(child);
   child.once('close', () => children.delete(child));
+  child.on('error', (err) => {
+    startFailures.set(child, err);
+    // without a process there is no event for who waits for its output
+    children.delete(child);
+  });
   return child;
+}
+
+/** How a child ended, in words. */
+export function howEnded(child: ChildProcess): string {
+  const failure = startFailures.get(child);
+  return failure === undefined ? `ended with ${child.exitCode ?? child.signalCode}` : `failed: ${failure.message}`;
+}
+
+/** Starts a program that lives no longer than this process. */
+export function startProgram(program: string, args: string[], options: SpawnOptions): ChildProcess {
+  return adopt(spawn(program, args, options));
 }
 
 /** How a program that ran to its end ended. */
@@ -124,14 +113,12 @@ export interface RunOptions {
 
 /** Runs a program to its end, as the unprivileged user. Texts are byte strings. */
 export function run(program: string, args: string[], options: RunOptions = {}): Promise<Outcome> {
-  const child = adopt(
-    spawn(program, args, {
-      cwd: options.cwd ?? '/',
-      env: options.env ?? process.env,
-      stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
-      ...(options.asSelf === true ? {} : spawnAs(user)),
-    }),
-  );
+  const child = startProgram(program, args, {
+    cwd: options.cwd ?? '/',
+    env: options.env ?? process.env,
+    stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
+    ...(options.asSelf === true ? {} : spawnAs(user)),
+  });
   options.started?.(child);
   const outcome: Outcome = { code: null, signal: null, stdout: '', stderr: '' };
   child.stdout?.on('data', (chunk: Buffer) => {
@@ -140,12 +127,14 @@ export function run(program: string, args: string[], options: RunOptions = {}): 
   child.stderr?.on('data', (chunk: Buffer) => {
     outcome.stderr += chunk.toString('latin1');
   });
+  // a program that ends before it has read all that
+  child.stdin?.on('error', () => {});
   child.stdin?.end(options.input);
   const ended = new Promise<Outcome>((settle, reject) => {
     child.once('error', reject);
     child.once('close', (code, signal) => settle({ ...outcome, code, signal }));
   });
-  const what = () => `${basename(program)} ${args.join(' ')}\n${outcome.stderr}`;
+  const what = () => `${basename(program)} ${args.join(' ')} to end\n${outcome.stderr}`;
   return withTimeout(ended, what, options.timeoutMs ?? WAIT_MS_MAX);
 }
 
@@ -196,7 +185,19 @@ export function installed(): Installation {
   return installation;
 }
 
-/** Whether a program of that name is on the PATH. */
+/** Whether that is the path of a program which the servers' user, and this one, can run. */
+export function executable(path: string): boolean {
+  return existsSync(path) && statSync(path).isFile() && userCan(null, 'x', path) && userCan(user, 'x', path);
+}
+
+/** The path of a program of that name on the PATH that can be run, or null. */
+export function findProgram(name: string): string | null {
+  if (name.includes('/')) return executable(name) ? name : null;
+  const folders = (process.env.PATH ?? '').split(':').filter((folder) => folder !== '');
+  return folders.map((folder) => join(folder, name)).find(executable) ?? null;
+}
+
+/** Whether a program of that name is on the PATH and can be run. */
 export function onPath(program: string): boolean {
-  return spawnSync('/bin/sh', ['-c', `command -v "$1"`, 'sh', program]).status === 0;
+  return findProgram(program) !== null;
 }

@@ -2,13 +2,12 @@
  * One place that poolers succeed one another in: an ini, a port, a Unix socket, a pidfile, and generation after generation of
  * tsbouncer or of the C original, each taking over from the one before.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Client, type ClientConfig, type QueryResult } from 'pg';
 import { giveTo, spawnAs } from '../../src/demo/unprivileged';
 import {
-  adopt,
   dropDir,
   freePort,
   iniText,
@@ -20,8 +19,10 @@ import {
   type PoolerEnd,
   RawClient,
   run,
+  startProgram,
   tempDir,
   user,
+  watchQueries,
   withTimeout,
 } from '../harness';
 
@@ -146,14 +147,12 @@ export class Place {
   /** Starts a process with those arguments in front of the ini; it need not come up. */
   spawn(kind: Kind, args: string[] = [], env: NodeJS.ProcessEnv = {}): Generation {
     const [program, ...first] = this.command(kind);
-    const child = adopt(
-      spawn(program, [...first, ...args, this.ini], {
-        cwd: this.dir,
-        env: { ...process.env, ...env },
-        stdio: ['ignore', 'ignore', 'pipe'],
-        ...spawnAs(user),
-      }),
-    );
+    const child = startProgram(program, [...first, ...args, this.ini], {
+      cwd: this.dir,
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'ignore', 'pipe'],
+      ...spawnAs(user),
+    });
     return new Generation(kind, child);
   }
 
@@ -215,7 +214,7 @@ export class Place {
     });
     client.on('error', () => {});
     await withTimeout(client.connect(), 'a connection through the pooler');
-    return client;
+    return watchQueries(client);
   }
 
   async sql(text: string, config: ClientConfig = {}): Promise<QueryResult> {

@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# The README's two lines on a machine that has Node, python3, make and g++, and nothing of PostgreSQL or PgBouncer.
+#
+#     scripts/fresh-machine.sh [USER]
+#
+# Takes such a machine from this one: in a mount namespace of its own, what a fresh machine lacks is not there. Needs root
+# for that; the lines run as USER (default: root). Fails when something is still there that should not be, when a test
+# fails, and when no test says that it lacks something, because then nothing was hidden.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# programs that tests use when they are there
+HIDDEN=(
+  psql pgbench pg_ctl pg_config pg_dump pg_isready pg_basebackup pg_recvlogical initdb postgres pg_ctlcluster
+  pgbouncer slapd slapadd ldapadd ldapsearch ldapmodify ldapwhoami socat openssl ss mandoc groff man
+)
+# folders that are empty on a fresh machine
+EMPTY=(/usr/lib/postgresql /usr/share/postgresql /etc/ldap/schema)
+# where Python finds psycopg; an empty folder would still be a module
+MODULES=/usr/lib/python3/dist-packages
+PLACES=(/usr/local/sbin /usr/local/bin /usr/sbin /usr/bin /sbin /bin)
+
+fail() {
+  echo "FAILED: $*" >&2
+  exit 1
+}
+
+if [ "${TSBOUNCER_FRESH:-}" != inside ]; then
+  [ "$(id -u)" = 0 ] || fail "only root can hide what this machine has"
+  export TSBOUNCER_FRESH=inside
+  exec unshare --mount --propagation private "$0" "$@"
+fi
+
+runner=${1:-root}
+unset PG_BIN PGBOUNCER_BIN TSBOUNCER_FRESH NODE_TEST_CONTEXT
+scratch=$(mktemp -d)
+mount -t tmpfs tmpfs "$scratch"
+chmod 755 "$scratch"
+
+# Puts a layer over a folder, so that what is removed there is removed in this namespace only.
+declare -A layered=()
+layer() {
+  [ -z "${layered[$1]:-}" ] || return 0
+  local upper=$scratch/layer${#layered[@]}
+  mkdir "$upper" "$upper.work"
+  mount -t overlay overlay -o "lowerdir=$1,upperdir=$upper,workdir=$upper.work" "$1"
+  layered[$1]=yes
+}
+
+IFS=: read -r -a path <<<"$PATH"
+for folder in "${path[@]}" "${PLACES[@]}"; do
+  [ -d "$folder" ] || continue
+  folder=$(realpath "$folder")
+  for program in "${HIDDEN[@]}"; do
+    [ -e "$folder/$program" ] || [ -L "$folder/$program" ] || continue
+    layer "$folder"
+    rm "$folder/$program"
+  done
+done
+if compgen -G "$MODULES/psycopg*" >/dev/null; then
+  layer "$MODULES"
+  rm -r "$MODULES"/psycopg*
+fi
+for folder in "${EMPTY[@]}"; do
+  [ ! -d "$folder" ] || mount -t tmpfs -o mode=755 tmpfs "$folder"
+done
+
+hash -r
+for program in "${HIDDEN[@]}"; do
+  ! command -v "$program" >/dev/null || fail "$program is still there: $(command -v "$program")"
+done
+for folder in "${EMPTY[@]}"; do
+  [ ! -d "$folder" ] || [ -z "$(ls -A "$folder")" ] || fail "$folder is not empty"
+done
+! /usr/bin/python3 -c 'import psycopg' 2>/dev/null || fail "python3 still has psycopg"
+for program in node npm python3 make g++; do
+  command -v "$program" >/dev/null || fail "$program is hidden too"
+done
+echo "hidden: ${HIDDEN[*]}, psycopg, and all in ${EMPTY[*]}"
+
+# what is committed or about to be, without what was built
+copy=$scratch/tsbouncer
+mkdir "$copy"
+git ls-files -z --cached --others --exclude-standard | tar -c --null -T - | tar -x -C "$copy"
+chown -R "$runner" "$copy"
+cd "$copy"
+
+as_runner() {
+  if [ "$runner" = root ]; then "$@"; else runuser -u "$runner" -- env HOME="$copy" "$@"; fi
+}
+
+# what users type is what is run
+for ending in 'npm run demo' 'npm test'; do
+  line=$(grep -m1 "^npm ci .*$ending\$" README.md) || fail "the README has no line that ends with '$ending'"
+  [ "$ending" = 'npm test' ] || line="$line -- --once"
+  echo "$runner: $line"
+  as_runner bash -euo pipefail -c "$line" </dev/null 2>&1 | tee "$scratch/output"
+done
+grep -q '^ℹ fail 0$' "$scratch/output" || fail "the tests do not say that none failed"
+! grep -q '^ℹ skipped 0$' "$scratch/output" || fail "no test lacked anything: nothing was hidden"
