@@ -13,7 +13,7 @@ import { type Cert, CertFolder } from './harness/certs';
 import { PgCluster } from './harness/cluster';
 import { BASE_DN, Directory, FalseDirectory, noSlapd } from './harness/directory';
 import { after, before, describe } from './harness/limits';
-import { dropDir, eventually, it, run, tempDir, user } from './harness/machine';
+import { dropDir, eventually, installed, it, run, tempDir, user } from './harness/machine';
 import { type Login, RawClient } from './harness/rawclient';
 import { ask, errorIn, login, refusal, withPooler } from './support';
 import { withPlace } from './takeover/place';
@@ -61,6 +61,32 @@ async function unixLogin(pooler: Bouncer, who: Login): Promise<string | null> {
   const answer = await client.login(who);
   await client.destroy();
   return errorIn(answer)?.M ?? null;
+}
+
+/** A client of the pooler's Unix socket in a program of its own: sends one query and prints all that it is told. */
+const ASKS = `
+  const [path, user, database, sql] = process.argv.slice(1);
+  const packet = (type, body) => {
+    const length = Buffer.alloc(4);
+    length.writeInt32BE(body.length + 4);
+    return Buffer.concat([Buffer.from(type), length, body]);
+  };
+  const socket = require('net').connect(path);
+  let said = '';
+  socket.on('data', (bytes) => {
+    said += bytes.toString('latin1');
+    // ready for a query, and ready again behind its answer
+    if (said.split('Z\\0\\0\\0\\x05I').length > 2) socket.end();
+  });
+  socket.on('close', () => process.stdout.write(said, 'latin1'));
+  socket.write(packet('', Buffer.from('\\0\\x03\\0\\0user\\0' + user + '\\0database\\0' + database + '\\0\\0')));
+  socket.write(packet('Q', Buffer.from(sql + '\\0')));
+`;
+
+/** What that client is told, as the system user that the servers run as: bytes. */
+async function saidToThem(pooler: Bouncer, who: string, database: string, sql: string): Promise<string> {
+  const path = join(pooler.socketDir, `.s.PGSQL.${pooler.port}`);
+  return (await run(installed().node, ['-e', ASKS, path, who, database, sql])).stdout;
 }
 
 const ANN = { user: 'ann', password: 'right' };
@@ -195,10 +221,9 @@ describe('peer', () => {
         assert.equal(await unixLogin(pooler, { user: 'nobody-at-all' }), 'unix socket login rejected');
         assert.equal(await refusal(pooler, { user: ME }), 'unix socket login rejected');
         // as another system user
-        const conninfo = (who: string) => `host=${pooler.socketDir} port=${pooler.port} dbname=postgres user=${who}`;
-        const psql = (who: string) => run(join(pg.bin, 'psql'), ['-Xwtc', 'SELECT 1', conninfo(who)]);
-        assert.equal((await psql(THEM)).stdout.trim(), '1');
-        if (THEM !== ME) assert.match((await psql(ME)).stderr, /unix socket login rejected/);
+        const row = 'D\0\0\0\v\0\x01\0\0\0\x011';
+        assert.ok((await saidToThem(pooler, THEM, 'postgres', 'SELECT 1')).includes(row));
+        if (THEM !== ME) assert.match(await saidToThem(pooler, ME, 'postgres', ''), /unix socket login rejected/);
       },
       more,
     );
@@ -278,12 +303,8 @@ describe('PAM', { skip: pamMissing ? 'needs root, and no service file of its own
       );
       await pooler.logWait(/WARNING C-\S+ postgres\/pam_slow@\S+ PAM queue is full, waiting/);
       // the console of the same system user needs no proof, and the loop has time for it
-      const own = await run(join(pg.bin, 'psql'), [
-        '-Xwtc',
-        'SHOW LISTS',
-        `host=${pooler.socketDir} port=${pooler.port} user=pgbouncer dbname=pgbouncer`,
-      ]);
-      assert.match(own.stdout, /login_clients +\| +25/);
+      const own = await saidToThem(pooler, 'pgbouncer', 'pgbouncer', 'SHOW LISTS');
+      assert.ok(own.includes('login_clients\0\0\0\x0225'), own);
       // one loses patience: nothing is left of him
       await slow[3]?.client.destroy();
       await slow[24]?.client.destroy();

@@ -131,11 +131,11 @@ export class World {
   client(): PgSocket {
     const client = newClient();
     this.attach(client);
-    client.pool = this.pool;
     client.db = this.pool.db;
     client.loginUser = this.pool.user;
     client.welcomeSent = true;
     changeClientState(client, SocketState.CL_LOGIN);
+    client.pool = this.pool;
     changeClientState(client, SocketState.CL_ACTIVE);
     return client;
   }
