@@ -523,7 +523,7 @@ test('protocols that share no peer are not connected', () => {
   );
 });
 
-test('ALPN: postgresql is chosen, anything else is refused', async () => {
+itUnless(noProgram('openssl'))('ALPN: postgresql is chosen, anything else is refused', async () => {
   await withOpenssl(['-alpn', 'postgresql'], async () => {});
   await assert.rejects(withOpenssl(['-alpn', 'http/1.1'], async () => {}));
 });

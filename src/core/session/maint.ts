@@ -52,6 +52,9 @@ function eachSafe(list: StatList<PgSocket>, each: (sk: PgSocket) => void): void 
 /* ---- clients ---- */
 
 function clientIdleMaint(pool: PgPool, now: number): void {
+  // all clients of such a pool have the same user: thousands of idle ones cost nothing where no limit is set
+  const userLimit = pool.user?.globalUser?.clientIdleTimeout ?? 0;
+  if (cf.clientIdleTimeout <= 0 && pool.db.forcedUser === null && userLimit <= 0) return;
   eachSafe(pool.activeClientList, (client) => {
     if (client.link !== null) return;
     const own = client.loginUser?.globalUser?.clientIdleTimeout ?? 0;
