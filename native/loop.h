@@ -28,6 +28,9 @@ constexpr int kRecvMaxMost = 1 << 20;
 /** With less arena left than this (or recvMax, when that is smaller), a receive waits for the next turn: a short
  *  receive would cost a system call for little. */
 constexpr size_t kRecvRoomLeast = 16 * 1024;
+/** Of the arena, what streams that always have more must leave to those that have something now: a small query does not
+ *  queue behind large results. */
+constexpr size_t kEventsRoom = kRecvSpace / 4;
 /** Most kept bytes that are delivered again; TypeScript's own packet limits are lower. Beyond it the next delivery is
  *  -EMSGSIZE. */
 constexpr size_t kKeptMax = 1 << 20;

@@ -83,6 +83,8 @@ struct UvLoop : Loop {
   uv_async_t alive;
   Turn *turn;
   int recvMax;
+  /** part of the arena that ioDeliverPending leaves to the events of the turn */
+  size_t reserved;
   uint32_t turnNumber;
   bool breakAsked;
   /** what waits: sockets, the wake-up descriptor, and libuv's own set as one member */

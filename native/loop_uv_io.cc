@@ -157,6 +157,12 @@ static void stepHandshake(Slot *slot) {
   slot->loop->turn->add(kTls, slot->handle, res < 0 ? res : 0, 0);
 }
 
+/** What is left of the arena for a stream that is to receive now. */
+static size_t recvRoom(const UvLoop *l) {
+  const size_t room = l->turn->recvRoom();
+  return room > l->reserved ? room - l->reserved : 0;
+}
+
 /* As receive(), with what is decrypted. Bytes that stay inside TLS are due in the next turn. */
 static bool receiveTls(Slot *slot, bool redeliver) {
   UvLoop *l = slot->loop;
@@ -174,7 +180,7 @@ static bool receiveTls(Slot *slot, bool redeliver) {
     return true;
   }
   const size_t recvMax = static_cast<size_t>(l->recvMax);
-  const size_t room = turn->recvRoom();
+  const size_t room = recvRoom(l);
   if (room < kept + (recvMax < kRecvRoomLeast ? recvMax : kRecvRoomLeast)) return false;
   uint8_t *place = turn->recvPlace();
   ssize_t n = tlsRead(slot->tls, place + kept, room - kept < recvMax ? room - kept : recvMax);
@@ -212,7 +218,7 @@ static bool receive(Slot *slot, bool redeliver) {
     endOfStream(slot, -EMSGSIZE);
     return true;
   }
-  const size_t room = turn->recvRoom();
+  const size_t room = recvRoom(l);
   if (room < kept + (recvMax < kRecvRoomLeast ? recvMax : kRecvRoomLeast)) return false;
   uint8_t *place = turn->recvPlace();
   size_t most = room - kept < recvMax ? room - kept : recvMax;
@@ -329,7 +335,8 @@ static void onStream(Slot *slot, uint32_t events) {
   }
   if ((events & (EPOLLOUT | broken)) && slot->unsent.length > 0) flushUnsent(slot);
   const bool readNow = slot->tls ? (events & ~static_cast<uint32_t>(EPOLLOUT)) != 0 : slot->readable;
-  if (readNow && (slot->reading || slot->shaking)) receive(slot, false);
+  // one that is pending has its place in the queue already
+  if (readNow && !slot->pendingKept && (slot->reading || slot->shaking)) receive(slot, false);
   if (!slot->pendingKept && due(slot)) {
     setPending(slot);
     slot->pendingKept = true;
@@ -383,6 +390,7 @@ static bool deliver(Slot *slot) {
  * them: however many streams are saturated, each gets its share.
  */
 void ioDeliverPending(UvLoop *l) {
+  l->reserved = kEventsRoom;
   l->delivering.swap(l->pending);
   for (const int handle : l->delivering) {
     Slot *slot = l->slots[handle];
@@ -394,6 +402,7 @@ void ioDeliverPending(UvLoop *l) {
       l->served.push_back(handle);
   }
   l->delivering.clear();
+  l->reserved = 0;
   for (const int handle : l->served) setPending(l->slots[handle]);
   l->served.clear();
 }

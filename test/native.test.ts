@@ -614,6 +614,36 @@ test('detach gives the descriptor back, with what waits in the socket', () => {
   closeAll(a, again);
 });
 
+test('500 saturated streams get equal shares, and a small query beside them waits for none of them', () => {
+  const STREAMS = 500;
+  const TURNS = 100;
+  const [asker, answerer] = pair();
+  const block = Buffer.alloc(RECV_MAX, 'x');
+  const streams = Array.from({ length: STREAMS }, pair);
+  const refill = (source: number): void => {
+    while (native.unsent(source) === 0) native.sendBytes(source, block, 0, block.length);
+  };
+  for (const [source] of streams) refill(source);
+  const got = new Map(streams.map(([, sink]) => [sink, 0]));
+  for (let n = 0; n < TURNS; n++) {
+    put(asker, 'small');
+    let answered = 0;
+    for (const { kind, handle, result, text } of turn(0)) {
+      if (kind === Ev.DRAIN) refill(handle);
+      if (kind !== Ev.RECV) continue;
+      const before = got.get(handle);
+      if (before !== undefined) got.set(handle, before + result);
+      if (handle === answerer) answered += text.length;
+    }
+    assert.equal(answered, 'small'.length, `turn ${n}: the small query had to wait`);
+  }
+  const shares = [...got.values()].sort((a, b) => a - b);
+  const [least, most] = [shares[0] as number, shares.at(-1) as number];
+  assert.ok(least > 0, 'a stream got nothing');
+  assert.ok(most <= 2 * least, `a stream got ${most} bytes, another ${least}`);
+  closeAll(asker, answerer, ...streams.flat());
+});
+
 // the kernel watches no regular file (EPERM), which stands here for every refusal: no memory, no room in its tables
 const unwatchable = () => openSync(join(dir, 'unwatchable'), 'w+');
 
