@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The README's two lines on a machine that has Node, python3, make and g++, and nothing of PostgreSQL or PgBouncer.
 #
-#     scripts/fresh-machine.sh [USER]
+#     scripts/fresh-machine.sh [USER [TEST ...]]
 #
 # Takes such a machine from this one: in a mount namespace of its own, what a fresh machine lacks is not there. Needs root
-# for that; the lines run as USER (default: root). Fails when something is still there that should not be, when a test
+# for that; the lines run as USER (default: root), the second perhaps with some tests only. Fails when something is still there that should not be, when a test
 # fails, and when no test says that it lacks something, because then nothing was hidden.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,6 +32,7 @@ if [ "${TSBOUNCER_FRESH:-}" != inside ]; then
 fi
 
 runner=${1:-root}
+tests=("${@:2}")
 unset PG_BIN PGBOUNCER_BIN TSBOUNCER_FRESH NODE_TEST_CONTEXT
 scratch=$(mktemp -d)
 mount -t tmpfs tmpfs "$scratch"
@@ -93,6 +94,7 @@ as_runner() {
 for ending in 'npm run demo' 'npm test'; do
   line=$(grep -m1 "^npm ci .*$ending\$" README.md) || fail "the README has no line that ends with '$ending'"
   [ "$ending" = 'npm test' ] || line="$line -- --once"
+  [ "$ending" != 'npm test' ] || [ ${#tests[@]} -eq 0 ] || line="$line -- ${tests[*]}"
   echo "$runner: $line"
   as_runner bash -euo pipefail -c "$line" </dev/null 2>&1 | tee "$scratch/output"
 done
