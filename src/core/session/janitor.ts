@@ -370,12 +370,17 @@ function endDatabase(db: PgDatabase): void {
   if (db.list !== null) removeDatabase(db);
 }
 
+/** Servers of a pool that are in the middle of something. */
+function busyServers(pool: PgPool): number {
+  return poolServerCount(pool) - pool.idleServerList.count - pool.usedServerList.count;
+}
+
 /**
- * Forgets an auto-database to which no login ever succeeded. It has a pool, because auth_query was to run in it, and waits
- * here until that pool has no connection left.
+ * Forgets an auto-database to which no login ever succeeded, once nothing goes on in it. It may have a pool, because
+ * auth_query was to run in it: the servers of that are closed, or made-up names of databases would fill the pooler with them.
  */
 export function killUnproven(db: PgDatabase): void {
-  for (const pool of db.pools) if (poolClientCount(pool) > 0 || poolServerCount(pool) > 0) return;
+  for (const pool of db.pools) if (poolClientCount(pool) > 0 || busyServers(pool) > 0) return;
   endDatabase(db);
 }
 

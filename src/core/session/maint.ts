@@ -249,9 +249,9 @@ function databasesMaint(now: number): void {
   for (let db = databaseList.head; db !== null; ) {
     const next = nextOf(db);
     // a client that is still logging in has no pool that would show it
-    if (db.auto && db.activeStamp !== round && db.clientConnectionCount === 0) {
+    if (db.auto && db.clientConnectionCount === 0) {
       if (db.provisional) killUnproven(db);
-      else retireAutodatabase(db, now);
+      else if (db.activeStamp !== round) retireAutodatabase(db, now);
     }
     db = next;
   }
