@@ -4,8 +4,8 @@
 #     scripts/fresh-machine.sh [USER [TEST ...]]
 #
 # Takes such a machine from this one: in a mount namespace of its own, what a fresh machine lacks is not there. Needs root
-# for that; the lines run as USER (default: root), the second perhaps with some tests only. Fails when something is still there that should not be, when a test
-# fails, and when no test says that it lacks something, because then nothing was hidden.
+# for that; the lines run as USER (default: root), the second perhaps with some tests only. Fails when something is still
+# there that should not be, when a test fails, and when no test says that it lacks something: then nothing was hidden.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,16 +25,20 @@ fail() {
   exit 1
 }
 
-if [ "${TSBOUNCER_FRESH:-}" != inside ]; then
+if [ -z "${FRESH_SCRATCH:-}" ]; then
   [ "$(id -u)" = 0 ] || fail "only root can hide what this machine has"
-  export TSBOUNCER_FRESH=inside
-  exec unshare --mount --propagation private "$0" "$@"
+  unshare --mount --propagation private true || fail "this machine allows no mount namespace"
+  scratch=$(mktemp -d)
+  status=0
+  FRESH_SCRATCH=$scratch unshare --mount --propagation private "$0" "$@" || status=$?
+  rmdir "$scratch"
+  exit "$status"
 fi
 
 runner=${1:-root}
 tests=("${@:2}")
-unset PG_BIN PGBOUNCER_BIN TSBOUNCER_FRESH NODE_TEST_CONTEXT
-scratch=$(mktemp -d)
+scratch=$FRESH_SCRATCH
+unset PG_BIN PGBOUNCER_BIN FRESH_SCRATCH TEST_SKIPS NODE_TEST_CONTEXT
 mount -t tmpfs tmpfs "$scratch"
 chmod 755 "$scratch"
 

@@ -14,6 +14,7 @@ import { fileURLToPath } from 'node:url';
 
 const FILE_MS_MAX = 10 * 60_000;
 const FILES_AT_ONCE = 2;
+const NO_REASON = 'no reason is given';
 
 const dir = fileURLToPath(new URL('../dist-test/test/', import.meta.url));
 const wanted = process.argv.slice(2).map((name) => `${name.replace(/(\.test)?(\.[tj]s)?$/, '')}.test.js`);
@@ -34,7 +35,7 @@ results.on('test:fail', () => {
 const skipped = new Map();
 results.on('test:pass', ({ name, skip }) => {
   if (skip === undefined || skip === false) return;
-  const reason = typeof skip === 'string' && skip !== '' ? skip : 'no reason is given';
+  const reason = typeof skip === 'string' && skip !== '' ? skip : NO_REASON;
   skipped.set(reason, [...(skipped.get(reason) ?? []), name]);
 });
 results.on('end', () => {
@@ -42,6 +43,10 @@ results.on('end', () => {
     for (const [reason, names] of skipped) {
       console.log(`\nskipped, because ${reason}:`);
       for (const name of names) console.log(`  - ${name}`);
+    }
+    if (skipped.has(NO_REASON)) {
+      console.error('\nFAILED: a test that is skipped has to say why');
+      process.exitCode = 1;
     }
     if (skipped.size > 0 && process.env.TEST_SKIPS === 'refuse') {
       console.error('\nFAILED: tests were skipped where everything has to be there');

@@ -94,7 +94,7 @@ export async function eventually<T>(
 }
 
 async function limited(body: Body, limitMs: number): Promise<void> {
-  // some tests settle waits of an earlier one never: they are none of this one's
+  // a wait that an earlier test has left open says nothing about this one
   const before = new Set(waits);
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
