@@ -2,7 +2,7 @@
  * The server variables that travel with a client: which ones are tracked, their values on each socket, and the SET
  * that makes a server match the client it is about to serve.
  */
-import { asciiLower, equalNoCase, parseWordList, pgQuoteLiteral } from '../base/strutil';
+import { asciiLower, detach, equalNoCase, parseWordList, pgQuoteLiteral } from '../base/strutil';
 import type { PktBuf } from '../wire/pktbuf';
 
 const STATIC_NAMES = ['DateStyle', 'client_encoding', 'TimeZone', 'standard_conforming_strings', 'application_name'];
@@ -42,21 +42,21 @@ export function varNames(): readonly string[] {
 
 /**
  * One string object per value: comparing a client's variables with a server's is then comparing pointers. Only values of
- * servers and of clients that are logged in get here, and only short ones, so that nobody can fill the memory with them.
- * Emptied when clients make up ever new values; the ones in use just lose the shortcut.
+ * servers and of clients that have logged in are kept, and no long ones. Emptied when clients make up ever new values; those
+ * in use only lose the shortcut.
  */
 const interned = new Map<string, string>();
-const INTERNED_MAX = 10_000;
-/** bytes of one value */
-const INTERNED_LENGTH_MAX = 128;
+const INTERNED_MAX = 2000;
+const INTERNED_LENGTH_MAX = 256;
 
 function intern(value: string): string {
   if (value.length > INTERNED_LENGTH_MAX) return value;
   const known = interned.get(value);
   if (known !== undefined) return known;
   if (interned.size >= INTERNED_MAX) interned.clear();
-  interned.set(value, value);
-  return value;
+  const own = detach(value);
+  interned.set(own, own);
+  return own;
 }
 
 /** A fresh set of values, all unset. */

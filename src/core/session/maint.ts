@@ -326,11 +326,6 @@ function fullMaint(): void {
     newServerMaint(pool, now);
     cancelReqMaint(pool, now);
   }
-  // a client in login is in no list of its pool, and may not have one yet
-  for (let client = loginClientList.head; client !== null; client = nextOf(client)) {
-    if (client.db?.auto) client.db.activeStamp = round;
-    if (client.pool?.db.auto) client.pool.db.activeStamp = round;
-  }
   peerPoolsMaint();
   databasesMaint(now);
   idlePoolsMaint(now);

@@ -282,6 +282,7 @@ export function applyAuthFile(users: AuthFileUser[]): void {
     if (user.credentials.passwd !== passwd) replacePassword(user, detach(passwd));
     // an empty password in the file is a decision, not a gap for auth_query to fill
     user.credentials.dynamicPasswd = false;
+    user.provisional = false;
     user.authFileRound = authFileRound;
   }
   if (before === 0) return;
