@@ -12,6 +12,7 @@ import { type Options, parseOptions } from './cli/options';
 import { checkPidfile, writePidfile } from './cli/pidfile';
 import { changeUser } from './cli/user';
 import { takeBackSeat } from './core/base/backseat';
+import { keepYoungGenerationSmall } from './core/base/heap';
 import { nextOf } from './core/base/list';
 import { die, exitProcess, fatal, logInfo, logPrefix, logState } from './core/base/log';
 import { native } from './core/base/native';
@@ -82,6 +83,7 @@ function main(): void {
   logState.verbose = options.verbose;
   cf.configFile = options.configFile;
 
+  keepYoungGenerationSmall();
   const backend = native.loopInit('libuv', RECV_MAX);
   if (!loadConfig(true)) die('cannot load config file');
   initVarLookup(cf.trackExtraParameters);
