@@ -6,6 +6,7 @@ import { StatList } from '../../src/core/base/list';
 import { arena, native } from '../../src/core/base/native';
 import { PauseMode, runState } from '../../src/core/base/runstate';
 import { getCachedTime, setTimeCache } from '../../src/core/base/time';
+import { runTimers } from '../../src/core/base/timer';
 import { cf } from '../../src/core/config/settings';
 import { attachHandle, runContinueQueue, sbufClose } from '../../src/core/net/sbuf';
 import { addDatabase } from '../../src/core/pool/database';
@@ -33,6 +34,8 @@ let lastHandle = 0;
 /** Where bytes are delivered: with something in front, and something else behind. */
 const ARRIVAL = 4096;
 const BADF = -9;
+/** usec between two turns */
+const TURN = 1000;
 
 function sendOn(handle: number, bytes: Uint8Array): number {
   const line = lines.get(handle);
@@ -97,9 +100,11 @@ export class World {
 
   constructor(options: WorldOptions = {}) {
     Object.assign(native, fakes);
-    // the boot of every machine
-    setTimeCache(1_000_000_000_000_000);
-    if (!defaults) toDefaults();
+    if (!defaults) {
+      // the boot of every machine
+      setTimeCache(1_000_000_000_000_000);
+      toDefaults();
+    }
     // names of statements keep their length
     raiseQueryId(1_000_000_000);
     defaults = true;
@@ -203,8 +208,10 @@ export class World {
     this.turn();
   }
 
-  /** The end of a turn of the loop. */
+  /** The end of a turn of the loop, some milliseconds after the last. */
   turn(): void {
+    setTimeCache(getCachedTime() + TURN);
+    runTimers(getCachedTime());
     runContinueQueue(input);
     perLoopMaint(() => runContinueQueue(input));
     runContinueQueue(input);

@@ -72,6 +72,11 @@ export function getPreparedStatement(queryAndParameters: Buffer): PgPreparedStat
   return preparedStatements.get(key) ?? addStatement(++lastQueryId, key, queryAndParameters);
 }
 
+/** The entry of a query, if there is one. */
+export function findPreparedStatement(queryAndParameters: Buffer): PgPreparedStatement | null {
+  return preparedStatements.get(keyOf(queryAndParameters)) ?? null;
+}
+
 /** Counts one user less; the last one takes the query out of the cache. */
 export function releasePreparedStatement(ps: PgPreparedStatement): void {
   if (--ps.useCount === 0) preparedStatements.delete(ps.key);
@@ -116,7 +121,7 @@ export class ClientStatement {
   readonly name: string;
   readonly ps: PgPreparedStatement;
   /**
-   * Its Parse or its Close was skipped after an error, and drivers draw different conclusions from that: one goes on to use
+   * Its Parse failed or was skipped after an error, or its Close was, and drivers draw different conclusions from that: one goes on to use
    * it (psycopg), another prepares it again. Both may.
    */
   unsure = false;
@@ -242,6 +247,8 @@ export class RequestNote {
   readonly kind: NoteKind;
   readonly server: ServerStatement | null;
   readonly client: ClientStatement | null;
+  /** the part of the pipeline that the request is in (RequestQueue.segment) */
+  segment = 0;
 
   constructor(kind: NoteKind, server: ServerStatement | null, client: ClientStatement | null) {
     this.kind = kind;

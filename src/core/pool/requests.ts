@@ -8,7 +8,7 @@
  * front of is dropped.
  */
 import { PqMsg } from '../wire/packets';
-import type { NoteKind, RequestNote } from './prepare';
+import type { NoteKind, PgPreparedStatement, RequestNote } from './prepare';
 
 /** What to do with the answer to a request (the original's ResponseAction). */
 export const enum ResponseAction {
@@ -76,6 +76,7 @@ export class RequestQueue {
     let slot = type | (action << ACTION_SHIFT);
     if (note !== null) {
       slot |= NOTE_BIT;
+      note.segment = this.segment;
       if (this.notes === null) this.notes = [];
       this.notes.push(note);
     }
@@ -113,6 +114,16 @@ export class RequestQueue {
   hasNote(kind: NoteKind): boolean {
     if (this.notes === null) return false;
     for (let i = this.notesHead; i < this.notes.length; i++) if (this.notes[i]?.kind === kind) return true;
+    return false;
+  }
+
+  /** True when an earlier part of the pipeline prepares or closes this query on the server: it may be skipped. */
+  mayChange(ps: PgPreparedStatement): boolean {
+    if (this.notes === null) return false;
+    for (let i = this.notesHead; i < this.notes.length; i++) {
+      const note = this.notes[i];
+      if (note?.server?.ps === ps && note.segment !== this.segment) return true;
+    }
     return false;
   }
 

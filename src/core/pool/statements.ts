@@ -135,8 +135,8 @@ export function settleFirst(server: PgSocket): void {
   requests.shift();
 }
 
-/** A Parse was not carried out: the server has no such statement. @param failed it failed itself; else it was skipped */
-function undoParse(server: PgSocket, note: RequestNote, failed: boolean): void {
+/** A Parse was not carried out: the server has no such statement. */
+function undoParse(server: PgSocket, note: RequestNote): void {
   const statement = note.server;
   if (statement !== null) {
     statement.gone = true;
@@ -150,10 +150,6 @@ function undoParse(server: PgSocket, note: RequestNote, failed: boolean): void {
   }
   const named = note.client;
   if (named === null) return;
-  if (failed || named.gone) {
-    dropClientStatement(server.link, named);
-    return;
-  }
   named.settle();
   named.unsure = true;
 }
@@ -202,18 +198,21 @@ function keepClientStatement(client: PgSocket | null, statement: ClientStatement
  */
 export function clearRequestsUntil(server: PgSocket, typeA: number, typeB: number): void {
   const requests = server.requests as RequestQueue;
-  const failed = requests.count === 0 ? null : requests.firstNote();
   const dropped = requests.clearUntil(typeA, typeB);
   if (wantNoise()) slogNoise(server, `clear_outstanding_requests_until_sync: still outstanding ${requests.count}`);
   if (requests.droppedUnnamed !== 0 && !requests.hasUnnamedParse()) {
     // none is left, or an older one of which nothing is known here
     server.unnamedSeq = 0;
-    if (requests.droppedUnnamed === UNNAMED && server.link !== null) server.link.unnamedSeq = 0;
+    const client = server.link;
+    if (requests.droppedUnnamed === UNNAMED && client !== null) {
+      client.unnamedSeq = 0;
+      client.deallocating = null;
+    }
   }
   if (dropped === null) return;
   for (let i = dropped.length - 1; i >= 0; i--) {
     const note = dropped[i] as RequestNote;
-    if (note.kind === NoteKind.PARSE) undoParse(server, note, note === failed);
+    if (note.kind === NoteKind.PARSE) undoParse(server, note);
     else if (note.kind === NoteKind.CLOSE) undoClose(server, note);
     else settleNote(server, note);
   }

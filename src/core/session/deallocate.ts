@@ -13,7 +13,7 @@ import type { PktBuf } from '../wire/pktbuf';
 
 /** Longest packet that is looked at: names have 63 bytes at most, and may be quoted. */
 export const DEALLOCATE_MAX = 256;
-/** Bytes of a name that count, as in PostgreSQL. */
+/** Bytes of a name in SQL that count. */
 const NAME_MAX = 63;
 /** What the server gets, and the tag of its answer. Nothing listens on that channel. */
 const SUBSTITUTE = 'UNLISTEN tsbouncer_deallocate';
@@ -45,19 +45,20 @@ function lowerCase(name: string): string {
 export function deallocateTarget(text: string): string | null {
   if (DISCARD.test(text)) return '';
   const [, quoted, plain] = DEALLOCATE.exec(text) ?? [];
-  if (quoted !== undefined) return quoted.replaceAll('""', '"').slice(0, NAME_MAX);
+  if (quoted !== undefined) return quoted.replaceAll('""', '"');
   if (plain === undefined) return null;
   const name = lowerCase(plain);
-  return name === 'all' ? '' : name.slice(0, NAME_MAX);
+  return name === 'all' ? '' : name;
 }
 
-/** What of a client's a text takes away; null = nothing that is known here. */
+/** What of a client's a text takes away, if that is not gone already (closing); null = nothing that is known here. */
 function deallocationOf(client: PgSocket, text: string): Deallocation | null {
   const name = deallocateTarget(text);
   if (name === null) return null;
   if (name === '') return new Deallocation(null);
-  const statement = client.clientStatements?.get(name);
-  return statement === undefined || statement.closing ? null : new Deallocation(statement);
+  const statements = client.clientStatements;
+  const statement = statements?.get(name) ?? statements?.get(name.slice(0, NAME_MAX));
+  return statement === undefined ? null : new Deallocation(statement);
 }
 
 /** Likewise for a whole query packet. */

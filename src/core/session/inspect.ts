@@ -7,7 +7,7 @@ import { slogDebug, slogError, slogNoise, wantNoise } from '../base/log';
 import { cf } from '../config/settings';
 import { sbufContinue, sbufPause, sendBytes } from '../net/sbuf';
 import type { PgPool } from '../pool/pool';
-import { NoteKind } from '../pool/prepare';
+import { findPreparedStatement, NoteKind, type PgPreparedStatement } from '../pool/prepare';
 import type { RequestQueue } from '../pool/requests';
 import type { PgSocket } from '../pool/socket';
 import { preparedStatementsEnabled, serversChange } from '../pool/statements';
@@ -19,7 +19,7 @@ import { Act, COLLECT_MIN, PREPARED_PACKET_MAX } from './act';
 import { DEALLOCATE_MAX, mayDeallocate, parseDeallocation, queryDeallocation } from './deallocate';
 import { findNul, nameOf } from './names';
 import { disconnectClient } from './objects';
-import { closeStatement } from './prepared';
+import { closeStatement, parseBody } from './prepared';
 import { UNNAMED_MAX, unnamedUnsure } from './unnamed';
 
 /** What inspectPrepared found out about a packet. */
@@ -79,13 +79,22 @@ export function inspectPrepared(
 /* ---- waiting for answers ---- */
 
 /** True while what the client's requests did to its named statements is open: it depends on answers that have not come. */
-function namedUnsure(client: PgSocket, server: PgSocket, type: number, name: string): boolean {
+function namedUnsure(
+  client: PgSocket,
+  server: PgSocket,
+  type: number,
+  name: string,
+  parsed: PgPreparedStatement | null,
+): boolean {
   const requests = server.requests as RequestQueue;
   // behind an error the server passes over everything up to the Sync: the packet means nothing
   if (server.queryFailed && !requests.hasSync()) return false;
   if (requests.hasNote(NoteKind.DEALLOCATE)) return true;
   const statement = client.clientStatements?.get(name);
-  if (statement === undefined || type === PqMsg.Close) return false;
+  if (type === PqMsg.Close) return false;
+  const ps = type === PqMsg.Parse ? parsed : (statement?.ps ?? null);
+  if (ps !== null && requests.mayChange(ps)) return true;
+  if (statement === undefined) return false;
   // what fails in front of it in the same part of the pipeline has the server pass over this packet too
   if (statement.pending && statement.segment !== requests.segment) return true;
   // before the client is told that its name is in use, everything is answered that might have freed the name
@@ -145,10 +154,10 @@ function unnamedStatement(client: PgSocket, type: number, buf: Buffer, off: numb
     if (!whole || len > DEALLOCATE_MAX || !isDeallocateParse(client, buf, off, len)) return Act.FORWARD;
     const what = parseDeallocation(client, buf, off, len);
     const name = what?.statement?.name ?? '';
-    if (server?.requests?.hasNotes() && namedUnsure(client, server, type, name)) {
+    if (server?.requests?.hasNotes() && namedUnsure(client, server, type, name, null)) {
       return holdPacket(client, server);
     }
-    return Act.REWRITE;
+    return what?.statement?.closing ? Act.FORWARD : Act.REWRITE;
   }
   return server !== null && type !== PqMsg.Close && unnamedUnsure(server) ? holdPacket(client, server) : Act.FORWARD;
 }
@@ -192,7 +201,9 @@ export function statementPacket(
   if (server !== null) {
     const requests = server.requests as RequestQueue;
     if (requests.count > 0 && (type === PqMsg.Parse || requests.hasNotes())) {
-      if (namedUnsure(client, server, type, nameOf(type, buf, off))) return holdPacket(client, server);
+      const body = type === PqMsg.Parse && requests.hasNotes() ? parseBody(buf.subarray(off, off + len)) : null;
+      const parsed = body === null ? null : findPreparedStatement(body);
+      if (namedUnsure(client, server, type, nameOf(type, buf, off), parsed)) return holdPacket(client, server);
     }
   }
   if (type !== PqMsg.Close) return Act.REWRITE;
@@ -214,6 +225,8 @@ export function queryPacket(client: PgSocket, buf: Buffer, off: number, end: num
   if (what === null) return Act.FORWARD;
   const server = client.link;
   const name = what.statement?.name ?? '';
-  if (server?.requests?.hasNotes() && namedUnsure(client, server, PqMsg.Query, name)) return holdPacket(client, server);
-  return Act.REWRITE;
+  if (server?.requests?.hasNotes() && namedUnsure(client, server, PqMsg.Query, name, null))
+    return holdPacket(client, server);
+  // one that is closed already is unknown to the server too
+  return what.statement?.closing ? Act.FORWARD : Act.REWRITE;
 }

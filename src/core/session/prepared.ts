@@ -184,22 +184,27 @@ function refuseParse(client: PgSocket, server: PgSocket, old: ClientStatement, b
   requests.push(PqMsg.Parse, ResponseAction.FORWARD, new RequestNote(NoteKind.DUPLICATE, null, old));
 }
 
+/** What of a whole Parse is behind the name: the query and the types of parameters; null = it is broken. */
+export function parseBody(packet: Buffer): Buffer | null {
+  const nameEnd = packet.indexOf(0, NEW_HEADER_LEN);
+  const queryEnd = packet.indexOf(0, nameEnd + 1);
+  const typesAt = queryEnd + 3;
+  if (queryEnd < 0 || typesAt > packet.length) return null;
+  const bodyEnd = typesAt + 4 * packet.readUInt16BE(queryEnd + 1);
+  return bodyEnd > packet.length ? null : packet.subarray(nameEnd + 1, bodyEnd);
+}
+
 /**
  * Parse of a named statement, all of it: sent on under the common name, or answered here when the server has it.
  * @returns false when the client was disconnected
  */
 function handleParse(client: PgSocket, server: PgSocket, buf: Buffer, off: number, len: number, out: PktBuf): boolean {
-  const packet = buf.subarray(off, off + len);
-  const nameEnd = packet.indexOf(0, NEW_HEADER_LEN);
-  const queryEnd = packet.indexOf(0, nameEnd + 1);
-  const typesAt = queryEnd + 3;
-  const bodyEnd = queryEnd < 0 || typesAt > len ? len + 1 : typesAt + 4 * packet.readUInt16BE(queryEnd + 1);
-  if (bodyEnd > len) {
+  const body = parseBody(buf.subarray(off, off + len));
+  if (body === null) {
     disconnectClient(client, true, 'broken Parse packet');
     return false;
   }
-  const name = packet.toString('latin1', NEW_HEADER_LEN, nameEnd);
-  const body = packet.subarray(nameEnd + 1, bodyEnd);
+  const name = nameOf(PqMsg.Parse, buf, off);
   const stats = (client.pool as PgPool).stats;
   stats[Stat.PS_CLIENT_PARSE_COUNT] = (stats[Stat.PS_CLIENT_PARSE_COUNT] as number) + 1;
   const old = client.clientStatements?.get(name);
@@ -272,6 +277,8 @@ function handleBind(client: PgSocket, server: PgSocket, buf: Buffer, off: number
   const ps = clientStatement(client, name);
   const requests = server.requests as RequestQueue;
   let common = UNKNOWN_PREFIX + name;
+  // what is executed next is not the unnamed statement
+  client.deallocating = null;
   if (ps === null) {
     requests.push(PqMsg.Bind, ResponseAction.FORWARD);
   } else {

@@ -91,6 +91,7 @@ export function supplyUnnamed(client: PgSocket, server: PgSocket, type: number, 
     writeCloseStmt(out, '');
     requests.push(PqMsg.Close, ResponseAction.SKIP);
     client.unnamedSeq = server.unnamedSeq = 0;
+    client.deallocating = null;
   }
   requests.push(type, ResponseAction.FORWARD);
 }
