@@ -5,7 +5,7 @@
 import { StatList } from '../../src/core/base/list';
 import { arena, native } from '../../src/core/base/native';
 import { PauseMode, runState } from '../../src/core/base/runstate';
-import { getCachedTime, setTimeCache } from '../../src/core/base/time';
+import { getCachedTime, readClock, setTimeCache } from '../../src/core/base/time';
 import { runTimers } from '../../src/core/base/timer';
 import { cf } from '../../src/core/config/settings';
 import { attachHandle, runContinueQueue, sbufClose } from '../../src/core/net/sbuf';
@@ -100,11 +100,9 @@ export class World {
 
   constructor(options: WorldOptions = {}) {
     Object.assign(native, fakes);
-    if (!defaults) {
-      // the boot of every machine
-      setTimeCache(1_000_000_000_000_000);
-      toDefaults();
-    }
+    // timers are armed by this clock
+    setTimeCache(readClock());
+    if (!defaults) toDefaults();
     // names of statements keep their length
     raiseQueryId(1_000_000_000);
     defaults = true;
