@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import {
   getPreparedStatement,
+  NoteKind,
   type PgPreparedStatement,
   queryCacheSize,
   RequestNote,
@@ -46,13 +47,21 @@ function linked(): { client: PgSocket; server: PgSocket; requests: RequestQueue 
 function prepareOn(server: PgSocket, ps: PgPreparedStatement, client: PgSocket | null = null, name = ''): void {
   const statement = new ServerStatement(ps);
   const named = client === null ? null : addClientStatement(client, name, ps);
-  (server.requests as RequestQueue).push(PqMsg.Parse, ResponseAction.FORWARD, new RequestNote(false, statement, named));
+  (server.requests as RequestQueue).push(
+    PqMsg.Parse,
+    ResponseAction.FORWARD,
+    new RequestNote(NoteKind.PARSE, statement, named),
+  );
   addServerStatement(server, statement);
 }
 
 function evictFrom(server: PgSocket): void {
   const oldest = server.serverStatements?.lru.head as ServerStatement;
-  (server.requests as RequestQueue).push(PqMsg.Close, ResponseAction.SKIP, new RequestNote(true, oldest, null));
+  (server.requests as RequestQueue).push(
+    PqMsg.Close,
+    ResponseAction.SKIP,
+    new RequestNote(NoteKind.CLOSE, oldest, null),
+  );
   server.serverStatements?.remove(oldest);
 }
 
@@ -62,16 +71,16 @@ function names(server: PgSocket): string[] {
 
 describe('the query cache', () => {
   it('keeps a query for as long as a client, a server or a Close under way uses it', () => {
-    const { client, server, requests } = linked();
+    const { client, server } = linked();
     prepareOn(server, query('q'), client, 'name');
     assert.equal(queryCacheSize(), 1);
     assert.equal(query('q'), query('q'));
-    settleFirst(requests);
+    settleFirst(server);
     freeClientStatements(client);
     evictFrom(server);
     assert.equal(preparedCount(server), 0);
     assert.equal(queryCacheSize(), 1);
-    settleFirst(requests);
+    settleFirst(server);
     assert.equal(queryCacheSize(), 0);
   });
 
@@ -93,7 +102,7 @@ describe('requests with notes', () => {
     const notes: RequestNote[] = [];
     let shifted = 0;
     for (let i = 0; i < 5000; i++) {
-      const note = i % 3 === 0 ? new RequestNote(false, null, null) : null;
+      const note = i % 3 === 0 ? new RequestNote(NoteKind.PARSE, null, null) : null;
       if (note !== null) notes.push(note);
       requests.push(PqMsg.Parse, i % 5 === 0 ? ResponseAction.FAKE : ResponseAction.FORWARD, note);
       if (i % 4 === 3) {
@@ -150,7 +159,7 @@ describe('any sequence of pipelines, errors and DISCARD ALLs', () => {
             real.clear();
             deallocateAll(server);
           }
-          settleFirst(requests);
+          settleFirst(server);
         }
         clearRequestsUntil(server, PqMsg.Sync, PqMsg.Sync);
         assert.equal(requests.count, 0);
@@ -168,7 +177,7 @@ describe('a handover', () => {
   it('carries names, statements in their order, and what hangs on requests', () => {
     const from = linked();
     for (const text of ['one', 'two', 'three']) prepareOn(from.server, query(text), from.client, `my ${text}`);
-    settleFirst(from.requests);
+    settleFirst(from.server);
     evictFrom(from.server);
     const entries = JSON.stringify([
       clientPreparedEntries(from.client),
@@ -196,7 +205,7 @@ describe('a handover', () => {
     // a number that stands for something else here
     const clash = new PgSocket(SocketState.SV_FREE);
     const { queryId } = serverPreparedEntries(to.server)[0] as { queryId: number };
-    assert.equal(restoreServerPrepared(clash, [{ queryId, query: Buffer.from('other\0\0\0') }]), false);
+    assert.equal(restoreServerPrepared(clash, [{ queryId, query: Buffer.from('other\0\0\0'), stale: false }]), false);
     freeClientStatements(to.client);
     freeServerStatements(to.server);
     freeServerStatements(clash);

@@ -132,10 +132,9 @@ describe('a named statement', () => {
       const [a, b] = [await login(pooler), await login(pooler)];
       await prepare(a, 'q', 'SELECT 1');
       await b.send(bind('q'), EXECUTE, SYNC);
-      const answer = await b.until('');
-      assert.equal(errorIn(answer)?.M, 'prepared statement did not exist');
-      assert.equal(errorIn(answer)?.S, 'FATAL');
-      await pooler.logWait(/prepared statement 'q' not found/);
+      const error = errorIn(await b.until('Z'));
+      assert.deepEqual([error?.S, error?.C, error?.M], ['ERROR', '26000', 'prepared statement "q" does not exist']);
+      assert.equal(await use(a, 'q'), '1');
     }));
 
   it('cannot be prepared twice', () =>
@@ -143,8 +142,9 @@ describe('a named statement', () => {
       const client = await login(pooler);
       await prepare(client, 'q', 'SELECT 1');
       await client.send(parse('q', 'SELECT 2'), SYNC);
-      assert.equal(errorIn(await client.until(''))?.M, 'prepared statement name is already in use');
-      await pooler.logWait(/prepared statement 'q' was already prepared/);
+      const error = errorIn(await client.until('Z'));
+      assert.deepEqual([error?.S, error?.C, error?.M], ['ERROR', '42P05', 'prepared statement "q" already exists']);
+      assert.equal(await use(client, 'q'), '1');
     }));
 
   it('that is closed leaves its name free and answers in its place', () =>

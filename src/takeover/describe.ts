@@ -11,6 +11,7 @@ import { AuthType, cf } from '../core/config/settings';
 import { forEachPoolerFd } from '../core/net/listener';
 import { autodatabaseIdleList, databaseList, type PgDatabase } from '../core/pool/database';
 import type { PgPool } from '../core/pool/pool';
+import { NoteKind } from '../core/pool/prepare';
 import type { RequestQueue } from '../core/pool/requests';
 import { type PgAddr, type PgSocket, SocketState } from '../core/pool/socket';
 import { loginClientList } from '../core/pool/state';
@@ -151,8 +152,11 @@ function clientTuple(entry: ClientPrepared): ClientStatementTuple {
   return [entry.name, entry.unsure, entry.queryId];
 }
 
+/** What a client's and a server's statement have in common. */
+type NumberedQuery = Pick<ServerPrepared, 'queryId' | 'query'>;
+
 /** Prepared statements of a connection, by number. @param seen told of every query behind them */
-function addStatements(record: SocketRecord, sk: PgSocket, seen: (entry: ServerPrepared) => void): void {
+function addStatements(record: SocketRecord, sk: PgSocket, seen: (entry: NumberedQuery) => void): void {
   if (sk.clientStatements !== null) {
     const entries = clientPreparedEntries(sk);
     entries.forEach(seen);
@@ -163,6 +167,8 @@ function addStatements(record: SocketRecord, sk: PgSocket, seen: (entry: ServerP
     const entries = serverPreparedEntries(sk);
     entries.forEach(seen);
     record.serverStatements = entries.map((entry) => entry.queryId);
+    const stale = entries.filter((entry) => entry.stale).map((entry) => entry.queryId);
+    if (stale.length > 0) record.staleStatements = stale;
   }
   const notes = requestPreparedEntries(sk);
   if (notes.length === 0) return;
@@ -170,11 +176,12 @@ function addStatements(record: SocketRecord, sk: PgSocket, seen: (entry: ServerP
     if (server !== null) seen(server);
     if (client !== null) seen(client);
   }
-  record.notes = notes.map(({ at, closing, server, client }) => [
+  record.notes = notes.map(({ at, kind, server, client }) => [
     at,
-    closing,
+    kind !== NoteKind.PARSE,
     server?.queryId ?? null,
     client === null ? null : clientTuple(client),
+    kind === NoteKind.DEALLOCATE,
   ]);
 }
 
@@ -189,6 +196,8 @@ function scramRecord(state: object): Record<string, unknown> {
 function flagBits(sk: PgSocket): number {
   let bits = 0;
   for (let i = 0; i < flagFields.length; i++) if (sk[flagFields[i] as (typeof flagFields)[number]]) bits |= 1 << i;
+  // a packet that waits for answers of its server is looked at again by the new process
+  if (sk.link?.holding === true) bits |= 1 << flagFields.indexOf('reading');
   return bits;
 }
 
@@ -224,7 +233,13 @@ function socketRecord(sk: PgSocket, state: string, pool: number, kept: number, u
   if (sk.startupOptions !== null) record.startupOptions = sk.startupOptions;
   if (sk.loginSalt !== null) record.loginSalt = bytesText(sk.loginSalt);
   if (sk.scram !== null) record.scram = scramRecord(sk.scram);
-  if (sk.requests !== null && sk.requests.count > 0) record.requests = requestList(sk.requests);
+  if (sk.requests !== null && sk.requests.count > 0) {
+    record.requests = requestList(sk.requests);
+    record.subjects = record.requests.map((_, at) => (sk.requests as RequestQueue).subjectAt(at));
+  }
+  if (sk.unnamedSeq !== 0 && sk.unnamed !== null && sk.unnamedLen > 0) {
+    record.unnamed = bytesText(sk.unnamed.subarray(0, sk.unnamedLen));
+  }
   return record;
 }
 
@@ -345,7 +360,7 @@ export class Description {
     return number;
   }
 
-  private readonly putStatement = ({ queryId, query }: ServerPrepared): void => {
+  private readonly putStatement = ({ queryId, query }: NumberedQuery): void => {
     if (this.statements.has(queryId)) return;
     this.statements.add(queryId);
     this.write({ k: 'statement', queryId, length: query.length }, [query], null);

@@ -48,6 +48,7 @@ export const flagFields = [
   'ownUser',
   'waitForResponse',
   'protocol32',
+  'failedTx',
 ] as const satisfies readonly (keyof PgSocket)[];
 
 /** Numeric fields of a socket. */
@@ -179,8 +180,11 @@ export interface StatementRecord {
 /** A client's prepared statement: its name, whether its state is unsure, the number of its query. */
 export type ClientStatementTuple = [string, boolean, number];
 
-/** What hangs on an outstanding request: its place, whether it is a Close, the statements of server and client. */
-export type RequestNoteTuple = [number, boolean, number | null, ClientStatementTuple | null];
+/**
+ * What hangs on an outstanding request: its place, whether it takes the statements away, the statements of server and client;
+ * true for a DEALLOCATE, which is a Close to version 0.1.0.
+ */
+export type RequestNoteTuple = [number, boolean, number | null, ClientStatementTuple | null, boolean?];
 
 /** family, host, port, uid, pid */
 export type AddrTuple = [number, string, number, number, number];
@@ -241,6 +245,13 @@ export interface SocketRecord {
   clientStatements?: ClientStatementTuple[];
   serverStatements?: number[];
   notes?: RequestNoteTuple[];
+  /* from 0.2.0 on */
+  /** server: number of the query whose statement each of the requests uses, 0 = none */
+  subjects?: number[];
+  /** server: numbers of statements that are prepared again in front of their next use */
+  staleStatements?: number[];
+  /** client: the body of its Parse of the unnamed statement, raw bytes */
+  unnamed?: string;
   ldapOptions?: string;
   /** client of the console that speaks the extended protocol; 0.1.0 has none of it */
   console?: ConsoleRecord;

@@ -18,6 +18,7 @@ import {
   retireAutodatabase,
 } from '../core/pool/database';
 import { getPeerPool, getPool, type PgPool } from '../core/pool/pool';
+import { NoteKind } from '../core/pool/prepare';
 import { keepOwners, uncountClient } from '../core/pool/provisional';
 import { isServerSocket, type PgAddr, type PgSocket, SocketState } from '../core/pool/socket';
 import { newClient, newServer, socketCounts } from '../core/pool/state';
@@ -37,6 +38,7 @@ import { newVarCache, varcacheSet } from '../core/pool/varcache';
 import { adoptCancelKey, forgetCancelKey } from '../core/session/cancelkeys';
 import { hostsOf } from '../core/session/hosts';
 import { findOrRegisterDatabase } from '../core/session/registry';
+import { restoreUnnamed } from '../core/session/unnamed';
 import { consoleOf } from './console';
 import {
   type AddrTuple,
@@ -120,7 +122,12 @@ export class Restorer {
   private readonly links: Tie[] = [];
   /** prepared queries by the number they have in the old process */
   private readonly queries = new Map<number, Buffer>();
-  private readonly requests: { server: PgSocket; requests: number[]; notes: RequestPrepared[] }[] = [];
+  private readonly requests: {
+    server: PgSocket;
+    requests: number[];
+    notes: RequestPrepared[];
+    subjects: number[];
+  }[] = [];
   private readonly cancels: Tie[] = [];
   /** sockets that arrived, used or not */
   private arrived = 0;
@@ -400,8 +407,8 @@ export class Restorer {
     return { name, unsure, queryId, query: this.query(queryId) };
   }
 
-  private serverPrepared(queryId: number): ServerPrepared {
-    return { queryId, query: this.query(queryId) };
+  private serverPrepared(queryId: number, stale = false): ServerPrepared {
+    return { queryId, query: this.query(queryId), stale };
   }
 
   /** What a connection has prepared; its requests have to wait until it is linked. */
@@ -413,17 +420,19 @@ export class Restorer {
       );
     }
     if (record.serverStatements !== undefined) {
-      const entries = record.serverStatements.map((queryId) => this.serverPrepared(queryId));
+      const stale = new Set(record.staleStatements ?? []);
+      const entries = record.serverStatements.map((queryId) => this.serverPrepared(queryId, stale.has(queryId)));
       if (!restoreServerPrepared(sk, entries)) sk.closeNeeded = true;
     }
+    if (record.unnamed !== undefined) restoreUnnamed(sk, Buffer.from(record.unnamed, 'latin1'));
     if (record.requests === undefined) return;
-    const notes = (record.notes ?? []).map(([at, closing, server, client]) => ({
+    const notes = (record.notes ?? []).map(([at, closing, server, client, deallocate]) => ({
       at,
-      closing,
+      kind: deallocate ? NoteKind.DEALLOCATE : closing ? NoteKind.CLOSE : NoteKind.PARSE,
       server: server === null ? null : this.serverPrepared(server),
       client: client === null ? null : this.clientPrepared(client),
     }));
-    this.requests.push({ server: sk, requests: record.requests, notes });
+    this.requests.push({ server: sk, requests: record.requests, notes, subjects: record.subjects ?? [] });
   }
 
   private fillFields(sk: PgSocket, record: SocketRecord): void {
@@ -487,8 +496,13 @@ export class Restorer {
   }
 
   private tie(): void {
-    for (const { from, to } of this.links) from.link = this.byId.get(to) ?? null;
-    for (const { server, requests, notes } of this.requests) restoreRequests(server, requests, notes);
+    for (const { from, to } of this.links) {
+      from.link = this.byId.get(to) ?? null;
+      // whether its client's transaction has begun is not known here: nothing of it is repeated
+      if (from.requests !== null) from.requests.total++;
+    }
+    for (const { server, requests, notes, subjects } of this.requests)
+      restoreRequests(server, requests, notes, subjects);
     for (const { from, to } of this.cancels) {
       const server = this.byId.get(to) ?? null;
       if (server === null || !isServerSocket(server)) continue;

@@ -5,8 +5,14 @@
 import { cstring, int16, int32, message } from '../harness/rawclient';
 
 const complete = (tag: string) => message('C', cstring(tag));
-const failure = (text: string) =>
-  message('E', cstring('SERROR'), cstring('CXX000'), cstring(`M${text}`), Buffer.alloc(1));
+const failure = (text: string, code: string) =>
+  message('E', cstring('SERROR'), cstring(`C${code}`), cstring(`M${text}`), Buffer.alloc(1));
+const UNKNOWN = '26000';
+
+/** What PostgreSQL says of a statement that is not there. */
+function notThere(name: string): string {
+  return name === '' ? 'unnamed prepared statement does not exist' : `prepared statement "${name}" does not exist`;
+}
 
 /** What a query is: its first word. */
 export class Backend {
@@ -45,8 +51,8 @@ export class Backend {
     this.out.push(message('Z', Buffer.from(this.status)));
   }
 
-  private fail(text: string, simple: boolean): void {
-    this.out.push(failure(text));
+  private fail(text: string, simple: boolean, code = 'XX000'): void {
+    this.out.push(failure(text, code));
     if (this.status === 'T') this.status = 'E';
     if (simple) this.ready();
     else this.skipping = true;
@@ -71,9 +77,11 @@ export class Backend {
         this.run(first, true);
         return;
       case 'P':
-        if (this.status === 'E') this.fail('aborted', false);
+        if (first === '') this.statements.delete('');
+        if (this.status === 'E' && second !== '' && !second.startsWith('ROLLBACK')) this.fail('aborted', false);
         else if (second.startsWith('BADPARSE')) this.fail('syntax', false);
-        else if (first !== '' && this.statements.has(first)) this.fail('exists', false);
+        else if (first !== '' && this.statements.has(first))
+          this.fail(`prepared statement "${first}" already exists`, false, '42P05');
         else {
           this.statements.set(first, second);
           this.out.push(message('1'));
@@ -81,7 +89,7 @@ export class Backend {
         return;
       case 'B': {
         const query = this.statements.get(second);
-        if (query === undefined) this.fail('no statement', false);
+        if (query === undefined) this.fail(notThere(second), false, UNKNOWN);
         else if (this.status === 'E' && !query.startsWith('ROLLBACK')) this.fail('aborted', false);
         else if (query.startsWith('BADBIND')) this.fail('bad bind', false);
         else {
@@ -92,7 +100,8 @@ export class Backend {
       }
       case 'D': {
         const query = (kind === 'S' ? this.statements : this.portals).get(first.slice(1));
-        if (query === undefined) this.fail('nothing to describe', false);
+        if (query === undefined && kind === 'S') this.fail(notThere(first.slice(1)), false, UNKNOWN);
+        else if (query === undefined) this.fail('nothing to describe', false);
         else {
           if (kind === 'S') this.out.push(message('t', int16(0)));
           this.out.push(query.startsWith('SELECT') ? message('T', int16(1), cstring(query)) : message('n'));
@@ -137,11 +146,17 @@ export class Backend {
         this.out.push(message('G', Buffer.alloc(3)));
         return;
       case 'DEALLOCATE':
-      case 'DISCARD':
-        this.statements.clear();
-        this.out.push(complete(`${word} ALL`));
+      case 'DISCARD': {
+        const name = query.split(' ')[1] as string;
+        if (name !== 'ALL' && !this.statements.delete(name)) {
+          this.fail(notThere(name), simple, UNKNOWN);
+          return;
+        }
+        if (name === 'ALL') for (const key of this.statements.keys()) if (key !== '') this.statements.delete(key);
+        this.out.push(complete(name === 'ALL' ? `${word} ALL` : word));
         if (simple) this.ready();
         return;
+      }
       case '':
         this.out.push(message('I'));
         if (simple) this.ready();
@@ -161,7 +176,7 @@ export class Backend {
     this.copying = 'no';
     if (!'cfd'.includes(type)) {
       // out of step with the other end
-      this.out.push(failure('unexpected message in COPY'));
+      this.out.push(failure('unexpected message in COPY', 'XX000'));
       this.gaveUp = true;
       return;
     }

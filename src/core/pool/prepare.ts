@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { type ListNode, StatList } from '../base/list';
 
 /** In front of the number of a query: the name of its statement on servers. */
-const STATEMENT_NAME_PREFIX = 'PGBOUNCER_';
+export const STATEMENT_NAME_PREFIX = 'PGBOUNCER_';
 /** Bytes of a query up to which its own text is its key; a longer one is known by its digest. */
 const KEY_TEXT_MAX = 512;
 
@@ -72,6 +72,11 @@ export function getPreparedStatement(queryAndParameters: Buffer): PgPreparedStat
   return preparedStatements.get(key) ?? addStatement(++lastQueryId, key, queryAndParameters);
 }
 
+/** The entry of a query, if there is one. */
+export function findPreparedStatement(queryAndParameters: Buffer): PgPreparedStatement | null {
+  return preparedStatements.get(keyOf(queryAndParameters)) ?? null;
+}
+
 /** Counts one user less; the last one takes the query out of the cache. */
 export function releasePreparedStatement(ps: PgPreparedStatement): void {
   if (--ps.useCount === 0) preparedStatements.delete(ps.key);
@@ -116,15 +121,47 @@ export class ClientStatement {
   readonly name: string;
   readonly ps: PgPreparedStatement;
   /**
-   * Its Parse or its Close was skipped after an error, and clients draw different conclusions from that: one goes on to use
-   * it, another prepares it again. Both may.
+   * Its Parse failed or was skipped after an error, or its Close was, and drivers draw different conclusions from that: one goes on to use
+   * it (psycopg), another prepares it again. Both may.
    */
   unsure = false;
+  /** its Parse, Close or DEALLOCATE is not answered yet */
+  pending = false;
+  /** the part of the pipeline (RequestQueue.segment) that this request is in; -1 = it may fail on its own */
+  segment = 0;
+  /** it is taken away unless its Close or DEALLOCATE fails: the name is as good as free */
+  closing = false;
+  private released = false;
 
   constructor(name: string, ps: PgPreparedStatement) {
     this.name = name;
     this.ps = ps;
     ps.useCount++;
+  }
+
+  /** Its request is on its way. @param segment as the field */
+  awaitAnswer(segment: number, closing: boolean): void {
+    this.pending = true;
+    this.segment = segment;
+    this.closing = closing;
+  }
+
+  /** Its request was answered or skipped, and the statement is there. */
+  settle(): void {
+    this.pending = false;
+    this.closing = false;
+  }
+
+  /** The query is not this client's any more; once. */
+  release(): void {
+    if (this.released) return;
+    this.released = true;
+    releasePreparedStatement(this.ps);
+  }
+
+  /** True when it is gone for good, so that no skipped Close brings it back. */
+  get gone(): boolean {
+    return this.released;
   }
 }
 
@@ -136,6 +173,8 @@ export class ServerStatement implements ListNode {
   readonly ps: PgPreparedStatement;
   /** its Parse failed, or the server forgot it, while its Close was under way */
   gone = false;
+  /** the server cannot use it any more, or has lost it: it is closed and prepared again in front of its next use */
+  stale = false;
 
   constructor(ps: PgPreparedStatement) {
     this.ps = ps;
@@ -156,6 +195,10 @@ export class ServerStatements {
     return this.byId.get(ps.queryId);
   }
 
+  findById(queryId: number): ServerStatement | undefined {
+    return this.byId.get(queryId);
+  }
+
   /** Adds it as the most recently used. There must be none of the same query. */
   add(statement: ServerStatement): void {
     this.byId.set(statement.ps.queryId, statement);
@@ -174,18 +217,41 @@ export class ServerStatements {
   }
 }
 
+/** What DEALLOCATE takes away. */
+export class Deallocation {
+  /** null = ALL */
+  readonly statement: ClientStatement | null;
+
+  constructor(statement: ClientStatement | null) {
+    this.statement = statement;
+  }
+}
+
+/** What a request with a note does. */
+export const enum NoteKind {
+  /** Parse: what it registered */
+  PARSE,
+  /** Close: what it takes away, kept alive by the note */
+  CLOSE,
+  /** SQL's DEALLOCATE: what it takes away; without a client's statement, ALL */
+  DEALLOCATE,
+  /** Parse of a name that the client has: the statement of that name */
+  DUPLICATE,
+}
+
 /**
- * What hangs on an outstanding Parse or Close: what has to be undone when the server skips it, because something in front
- * of it in the pipeline failed.
+ * What hangs on an outstanding Parse, Close or DEALLOCATE: what has to be undone when the server skips it, because something
+ * in front of it in the pipeline failed.
  */
 export class RequestNote {
-  /** Parse: what it registered. Close: what it takes away, kept alive by this note. */
-  readonly closing: boolean;
+  readonly kind: NoteKind;
   readonly server: ServerStatement | null;
   readonly client: ClientStatement | null;
+  /** the part of the pipeline that the request is in (RequestQueue.segment) */
+  segment = 0;
 
-  constructor(closing: boolean, server: ServerStatement | null, client: ClientStatement | null) {
-    this.closing = closing;
+  constructor(kind: NoteKind, server: ServerStatement | null, client: ClientStatement | null) {
+    this.kind = kind;
     this.server = server;
     this.client = client;
   }

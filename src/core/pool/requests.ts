@@ -8,7 +8,7 @@
  * front of is dropped.
  */
 import { PqMsg } from '../wire/packets';
-import type { RequestNote } from './prepare';
+import type { NoteKind, PgPreparedStatement, RequestNote } from './prepare';
 
 /** What to do with the answer to a request (the original's ResponseAction). */
 export const enum ResponseAction {
@@ -17,6 +17,19 @@ export const enum ResponseAction {
   SKIP = 1,
   /** the request was not sent: make up the answer at this place of the pipeline */
   FAKE = 2,
+}
+
+/** The subject of a client's Parse of the unnamed statement: no query has this number. */
+export const UNNAMED = 0xffff_ffff;
+/** The subject of the pooler's own Parse of a client's unnamed statement, on another server than before. */
+export const UNNAMED_AGAIN = 0xffff_fffe;
+
+/** An entry, taken out of its queue. */
+export interface Request {
+  readonly type: number;
+  readonly action: ResponseAction;
+  readonly note: RequestNote | null;
+  readonly subject: number;
 }
 
 const INITIAL_SLOTS = 16;
@@ -34,10 +47,20 @@ function isCopyMark(type: number): boolean {
 
 export class RequestQueue {
   private slots: Uint16Array = new Uint16Array(INITIAL_SLOTS);
+  /** which statement an entry is about: see push() */
+  private subjects: Uint32Array = new Uint32Array(INITIAL_SLOTS);
   private head = 0;
   count = 0;
+  /** entries that were ever added */
+  total = 0;
+  /** `total` when the server was last idle outside a transaction: nothing was asked of it since while both are equal */
+  readyTotal = 0;
+  /** Syncs that were ever added. What lies between two of them succeeds up to some place and is skipped behind it. */
+  segment = 0;
   /** entries whose answers are made up */
   fakes = 0;
+  /** UNNAMED or UNNAMED_AGAIN: the last clearUntil() dropped such a Parse; 0 = none, UNNAMED goes before */
+  droppedUnnamed = 0;
   /** the notes of those entries that have one, in the queue's order; most requests never need it */
   private notes: (RequestNote | null)[] | null = null;
   private notesHead = 0;
@@ -46,18 +69,82 @@ export class RequestQueue {
    * Adds a request.
    * @param type the message's type byte
    * @param note what to undo when the server does not carry it out; the caller takes it out with firstNote() before shift()
+   * @param subject number of the query whose statement on the server it uses; for a Parse UNNAMED; else 0
    */
-  push(type: number, action: ResponseAction, note: RequestNote | null = null): void {
+  push(type: number, action: ResponseAction, note: RequestNote | null = null, subject = 0): void {
     if (this.count === this.slots.length) this.grow();
     let slot = type | (action << ACTION_SHIFT);
     if (note !== null) {
       slot |= NOTE_BIT;
+      note.segment = this.segment;
       if (this.notes === null) this.notes = [];
       this.notes.push(note);
     }
     if (action === ResponseAction.FAKE) this.fakes++;
-    this.slots[(this.head + this.count) & (this.slots.length - 1)] = slot;
+    if (type === PqMsg.Sync) this.segment++;
+    const place = (this.head + this.count) & (this.slots.length - 1);
+    this.slots[place] = slot;
+    this.subjects[place] = subject;
     this.count++;
+    this.total++;
+  }
+
+  /** The server is idle outside a transaction, and has answered everything. */
+  markReady(): void {
+    if (this.count === 0) this.readyTotal = this.total;
+  }
+
+  /** True while nothing was asked of the server since it was last idle outside a transaction. */
+  atStart(): boolean {
+    return this.total === this.readyTotal;
+  }
+
+  /** True when a Sync is among the requests: what fails now ends before what comes next. */
+  hasSync(): boolean {
+    for (let at = 0; at < this.count; at++) if ((this.entryAt(at) & TYPE_MASK) === PqMsg.Sync) return true;
+    return false;
+  }
+
+  /** True when one of the requests has a note. */
+  hasNotes(): boolean {
+    return this.notes !== null && this.notes.length > this.notesHead;
+  }
+
+  /** True when one of the requests has a note of this kind. */
+  hasNote(kind: NoteKind): boolean {
+    if (this.notes === null) return false;
+    for (let i = this.notesHead; i < this.notes.length; i++) if (this.notes[i]?.kind === kind) return true;
+    return false;
+  }
+
+  /** True when an earlier part of the pipeline prepares or closes this query on the server: it may be skipped. */
+  mayChange(ps: PgPreparedStatement): boolean {
+    if (this.notes === null) return false;
+    for (let i = this.notesHead; i < this.notes.length; i++) {
+      const note = this.notes[i];
+      if (note?.server?.ps === ps && note.segment !== this.segment) return true;
+    }
+    return false;
+  }
+
+  /** True when one of the requests is a Parse of the unnamed statement. */
+  hasUnnamedParse(): boolean {
+    for (let at = 0; at < this.count; at++) if (this.subjectAt(at) >= UNNAMED_AGAIN) return true;
+    return false;
+  }
+
+  /** Takes everything out, settling nothing: for a batch that is sent again. */
+  takeAll(): Request[] {
+    const notes = this.allNotes();
+    const all: Request[] = [];
+    for (let at = 0; at < this.count; at++) {
+      const slot = this.slots[(this.head + at) & (this.slots.length - 1)] as number;
+      const note = (slot & NOTE_BIT) === 0 ? null : (notes.shift() ?? null);
+      const action = ((slot >> ACTION_SHIFT) & ACTION_MASK) as ResponseAction;
+      all.push({ type: slot & TYPE_MASK, action, note, subject: this.subjectAt(at) });
+    }
+    this.clear();
+    return all;
   }
 
   /** Adds a mark: CopyData, CopyDone or CopyFail. */
@@ -95,8 +182,10 @@ export class RequestQueue {
     if (drop === 0) return;
     // none of these has a note, and no answer to them is made up: the oldest takes the place of the last
     const oldest = this.slots[this.head] as number;
+    const subject = this.subjects[this.head] as number;
     this.head = (this.head + drop) & (this.slots.length - 1);
     this.slots[this.head] = oldest;
+    this.subjects[this.head] = subject;
     this.count -= drop;
   }
 
@@ -134,6 +223,11 @@ export class RequestQueue {
   /** The entry `at` places behind the oldest: type | action << 8. */
   entryAt(at: number): number {
     return (this.slots[(this.head + at) & (this.slots.length - 1)] as number) & ~NOTE_BIT;
+  }
+
+  /** Which statement the entry `at` places behind the oldest is about. */
+  subjectAt(at: number): number {
+    return this.subjects[(this.head + at) & (this.subjects.length - 1)] as number;
   }
 
   /** Note of the entry `at` places behind the oldest. O(at): for a handover. */
@@ -175,7 +269,10 @@ export class RequestQueue {
     this.notes = null;
     this.notesHead = 0;
     // a pipeline of thousands leaves a large ring behind; an idle server should not keep it
-    if (this.slots.length > 1024) this.slots = new Uint16Array(INITIAL_SLOTS);
+    if (this.slots.length > 1024) {
+      this.slots = new Uint16Array(INITIAL_SLOTS);
+      this.subjects = new Uint32Array(INITIAL_SLOTS);
+    }
   }
 
   /**
@@ -184,8 +281,11 @@ export class RequestQueue {
    */
   clearUntil(typeA: number, typeB: number): RequestNote[] | null {
     let dropped: RequestNote[] | null = null;
+    this.droppedUnnamed = 0;
     while (this.count > 0) {
       const type = this.firstType();
+      const subject = this.subjects[this.head] as number;
+      if (subject >= UNNAMED_AGAIN && subject > this.droppedUnnamed) this.droppedUnnamed = subject;
       const note = this.firstNote();
       if (note !== null) {
         if (dropped === null) dropped = [];
@@ -209,8 +309,13 @@ export class RequestQueue {
   private grow(): void {
     const old = this.slots;
     const bigger = new Uint16Array(old.length * 2);
-    for (let i = 0; i < this.count; i++) bigger[i] = old[(this.head + i) & (old.length - 1)] as number;
+    const subjects = new Uint32Array(old.length * 2);
+    for (let i = 0; i < this.count; i++) {
+      bigger[i] = old[(this.head + i) & (old.length - 1)] as number;
+      subjects[i] = this.subjectAt(i);
+    }
     this.slots = bigger;
+    this.subjects = subjects;
     this.head = 0;
   }
 }

@@ -7,10 +7,11 @@ import type { ScramState } from '../auth/scram';
 import type { ListNode, StatList } from '../base/list';
 import { Family, type SockAddr } from '../base/native';
 import { BACKENDKEY_LEN } from '../wire/packets';
+import type { Batch } from './batch';
 import type { ConsoleSession } from './consolesession';
 import type { PgDatabase } from './database';
 import type { PgPool } from './pool';
-import type { ClientStatement, ServerStatements } from './prepare';
+import type { ClientStatement, Deallocation, ServerStatements } from './prepare';
 import { RequestQueue } from './requests';
 import type { PgCredentials } from './user';
 import { newVarCache } from './varcache';
@@ -132,6 +133,25 @@ export class PgSocket implements ListNode {
   collect: Buffer | null = null;
   /** bytes of it that are here */
   collectLen = 0;
+  /**
+   * client: the body of its last Parse of the unnamed statement, in front of other bytes; null = it is not kept. See
+   * session/unnamed.ts.
+   */
+  unnamed: Buffer | null = null;
+  /** bytes of it; 0 = it is not kept */
+  unnamedLen = 0;
+  /** client, server: number of the Parse that its unnamed statement comes from; 0 = none, or not known which */
+  unnamedSeq = 0;
+  /** server: the part of the pipeline (RequestQueue.segment) that this Parse is in */
+  unnamedSegment = 0;
+  /** client: its unnamed statement is a DEALLOCATE that is handled here */
+  deallocating: Deallocation | null = null;
+  /** server: the batch of packets that may have to be sent again, null until there was one */
+  batch: Batch | null = null;
+  /** server: its client's next packet waits for answers of this server */
+  holding = false;
+  /** server: RequestQueue.total when a Flush asked for these answers */
+  flushTotal = -1;
 
   clientAuthType = -1;
   contributesDbClientCount = false;
@@ -160,6 +180,8 @@ export class PgSocket implements ListNode {
   copyMode = false;
   /** server: an ErrorResponse came, ReadyForQuery clears the requests up to Sync */
   queryFailed = false;
+  /** server: said to be in a failed transaction */
+  failedTx = false;
   /** server: waits for the one-byte answer to SSLRequest */
   waitSslchar = false;
   /** TLS is on, or its handshake is under way */

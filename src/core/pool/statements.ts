@@ -9,6 +9,7 @@ import {
   ClientStatement,
   dropUnusedStatement,
   getPreparedStatement,
+  NoteKind,
   type PgPreparedStatement,
   RequestNote,
   releasePreparedStatement,
@@ -16,12 +17,17 @@ import {
   ServerStatement,
   ServerStatements,
 } from './prepare';
-import type { RequestQueue } from './requests';
+import { type RequestQueue, type ResponseAction, UNNAMED } from './requests';
 import { isServerSocket, type PgSocket } from './socket';
 
-/** Whether packets about named statements are rewritten: session pooling leaves them to client and server. */
+/** Whether a client's next transaction may run on another server: session pooling leaves statements to client and server. */
+export function serversChange(sk: PgSocket): boolean {
+  return connectionPoolMode(sk) !== PoolMode.SESSION;
+}
+
+/** Whether packets about named statements are rewritten. */
 export function preparedStatementsEnabled(sk: PgSocket): boolean {
-  return cf.maxPreparedStatements !== 0 && connectionPoolMode(sk) !== PoolMode.SESSION;
+  return cf.maxPreparedStatements !== 0 && serversChange(sk);
 }
 
 /** Statements known on this connection: what SHOW prints. */
@@ -31,7 +37,7 @@ export function preparedCount(sk: PgSocket): number {
 
 /* ---- clients ---- */
 
-/** Remembers a client's name for a query; it must be free. */
+/** Remembers a client's name for a query; it must be free, or as good as free. */
 export function addClientStatement(client: PgSocket, name: string, ps: PgPreparedStatement): ClientStatement {
   if (client.clientStatements === null) client.clientStatements = new Map();
   const statement = new ClientStatement(name, ps);
@@ -39,19 +45,21 @@ export function addClientStatement(client: PgSocket, name: string, ps: PgPrepare
   return statement;
 }
 
-/** Forgets one of a client's names. */
-export function dropClientStatement(client: PgSocket, statement: ClientStatement): void {
-  if (client.clientStatements?.get(statement.name) !== statement) return;
-  client.clientStatements.delete(statement.name);
-  releasePreparedStatement(statement.ps);
+/** Forgets one of a client's statements. @param client null = it has left */
+export function dropClientStatement(client: PgSocket | null, statement: ClientStatement): void {
+  if (client?.clientStatements?.get(statement.name) === statement) client.clientStatements.delete(statement.name);
+  statement.release();
 }
 
 /** Forgets everything a client prepared, and the packet it was sending. */
 export function freeClientStatements(client: PgSocket): void {
   client.collect = null;
+  client.unnamed = null;
+  client.unnamedSeq = 0;
+  client.deallocating = null;
   const statements = client.clientStatements;
   if (statements === null) return;
-  for (const statement of statements.values()) releasePreparedStatement(statement.ps);
+  for (const statement of statements.values()) statement.release();
   client.clientStatements = null;
 }
 
@@ -72,27 +80,58 @@ function dropServerStatement(server: PgSocket, statement: ServerStatement): void
 /** Forgets everything about a server that goes away, with what its unanswered requests hold. */
 export function freeServerStatements(server: PgSocket): void {
   const requests = server.requests as RequestQueue;
-  for (const note of requests.allNotes()) settleNote(note);
+  for (const note of requests.allNotes()) settleNote(server, note);
   requests.clear();
+  server.batch = null;
   const statements = server.serverStatements;
   if (statements === null) return;
   for (let item = statements.lru.pop(); item !== null; item = statements.lru.pop()) releasePreparedStatement(item.ps);
   server.serverStatements = null;
 }
 
-/* ---- requests ---- */
-
-/** A request was carried out: what a Close took away is gone for good. */
-export function settleNote(note: RequestNote): void {
-  if (!note.closing) return;
-  if (note.server !== null) releasePreparedStatement(note.server.ps);
-  if (note.client !== null) releasePreparedStatement(note.client.ps);
+/**
+ * The server cannot use a statement any more, or may have lost it: it is closed and prepared again in front of its next use.
+ * @param queryId null = this holds for every statement of the server
+ */
+export function markStale(server: PgSocket, queryId: number | null): void {
+  const statements = server.serverStatements;
+  let item = statements?.lru.head ?? null;
+  for (; item !== null; item = item.next as ServerStatement | null) {
+    if (queryId === null || item.ps.queryId === queryId) item.stale = true;
+  }
+  // what is being closed comes back when the Close is skipped
+  for (const { server: statement } of (server.requests as RequestQueue).allNotes()) {
+    if (statement !== null && (queryId === null || statement.ps.queryId === queryId)) statement.stale = true;
+  }
 }
 
-/** Takes the oldest request off a queue; it was answered. */
-export function settleFirst(requests: RequestQueue): void {
+/* ---- requests ---- */
+
+/** A request was carried out, or nobody is left to whom it matters. What a Close took away is gone for good. */
+export function settleNote(server: PgSocket, note: RequestNote): void {
+  const { client } = note;
+  switch (note.kind) {
+    case NoteKind.PARSE:
+      // its Close may be on its way already
+      if (client !== null && !client.closing) client.settle();
+      return;
+    case NoteKind.DEALLOCATE:
+      // one that was carried out has released it already
+      if (client !== null) client.settle();
+      return;
+    case NoteKind.CLOSE:
+      if (note.server !== null) releasePreparedStatement(note.server.ps);
+      if (client !== null) dropClientStatement(server.link, client);
+      return;
+    case NoteKind.DUPLICATE:
+  }
+}
+
+/** Takes the oldest request off the queue of a server; it was answered. */
+export function settleFirst(server: PgSocket): void {
+  const requests = server.requests as RequestQueue;
   const note = requests.firstNote();
-  if (note !== null) settleNote(note);
+  if (note !== null) settleNote(server, note);
   requests.shift();
 }
 
@@ -109,7 +148,10 @@ function undoParse(server: PgSocket, note: RequestNote): void {
       );
     }
   }
-  if (note.client !== null) note.client.unsure = true;
+  const named = note.client;
+  if (named === null) return;
+  named.settle();
+  named.unsure = true;
 }
 
 /** A Close was not carried out: both sides still have what it should have taken away. */
@@ -132,16 +174,22 @@ function undoClose(server: PgSocket, note: RequestNote): void {
       }
     }
   }
-  const named = note.client;
-  if (named === null) return;
-  const client = server.link;
-  if (client !== null && client.clientStatements?.has(named.name) !== true) {
-    if (client.clientStatements === null) client.clientStatements = new Map();
-    named.unsure = true;
-    client.clientStatements.set(named.name, named);
-  } else {
-    releasePreparedStatement(named.ps);
+  if (note.client !== null) keepClientStatement(server.link, note.client);
+}
+
+/** A client's statement that should have been taken away is still there. */
+function keepClientStatement(client: PgSocket | null, statement: ClientStatement): void {
+  if (client === null || statement.gone) {
+    statement.release();
+    return;
   }
+  statement.settle();
+  statement.unsure = true;
+  if (client.clientStatements === null) client.clientStatements = new Map();
+  // a statement of the same name that was prepared behind the Close is undone by now
+  if (client.clientStatements.has(statement.name)) {
+    if (client.clientStatements.get(statement.name) !== statement) statement.release();
+  } else client.clientStatements.set(statement.name, statement);
 }
 
 /**
@@ -152,11 +200,21 @@ export function clearRequestsUntil(server: PgSocket, typeA: number, typeB: numbe
   const requests = server.requests as RequestQueue;
   const dropped = requests.clearUntil(typeA, typeB);
   if (wantNoise()) slogNoise(server, `clear_outstanding_requests_until_sync: still outstanding ${requests.count}`);
+  if (requests.droppedUnnamed !== 0 && !requests.hasUnnamedParse()) {
+    // none is left, or an older one of which nothing is known here
+    server.unnamedSeq = 0;
+    const client = server.link;
+    if (requests.droppedUnnamed === UNNAMED && client !== null) {
+      client.unnamedSeq = 0;
+      client.deallocating = null;
+    }
+  }
   if (dropped === null) return;
   for (let i = dropped.length - 1; i >= 0; i--) {
     const note = dropped[i] as RequestNote;
-    if (note.closing) undoClose(server, note);
-    else undoParse(server, note);
+    if (note.kind === NoteKind.PARSE) undoParse(server, note);
+    else if (note.kind === NoteKind.CLOSE) undoClose(server, note);
+    else settleNote(server, note);
   }
 }
 
@@ -167,9 +225,10 @@ export function clearRequestsUntil(server: PgSocket, typeA: number, typeB: numbe
 export function deallocateAll(server: PgSocket): void {
   const coming = new Set<ServerStatement | ClientStatement>();
   for (const note of (server.requests as RequestQueue).allNotes()) {
-    if (note.closing) {
+    if (note.kind !== NoteKind.PARSE) {
       // nothing there any more to add back
       if (note.server !== null && !coming.has(note.server)) note.server.gone = true;
+      if (note.client !== null && !coming.has(note.client)) note.client.release();
       continue;
     }
     if (note.server !== null) coming.add(note.server);
@@ -206,18 +265,21 @@ export interface ClientPrepared {
 export interface ServerPrepared {
   queryId: number;
   query: Buffer;
+  /** ServerStatement.stale */
+  stale: boolean;
 }
 
 /** What hangs on the request `at` places behind the oldest of a server. */
 export interface RequestPrepared {
   at: number;
-  closing: boolean;
+  /** PARSE, CLOSE or DEALLOCATE; that a name was in use already is not worth a journey */
+  kind: NoteKind;
   server: ServerPrepared | null;
   client: ClientPrepared | null;
 }
 
 function serverPrepared(statement: ServerStatement): ServerPrepared {
-  return { queryId: statement.ps.queryId, query: statement.ps.queryAndParameters };
+  return { queryId: statement.ps.queryId, query: statement.ps.queryAndParameters, stale: statement.stale };
 }
 
 function clientPrepared(statement: ClientStatement): ClientPrepared {
@@ -229,8 +291,14 @@ function clientPrepared(statement: ClientStatement): ClientPrepared {
   };
 }
 
+/** A client's statements, without those that an unanswered request takes away: they travel with the request. */
 export function clientPreparedEntries(client: PgSocket): ClientPrepared[] {
-  return client.clientStatements === null ? [] : [...client.clientStatements.values()].map(clientPrepared);
+  if (client.clientStatements === null) return [];
+  const entries: ClientPrepared[] = [];
+  for (const statement of client.clientStatements.values()) {
+    if (!statement.closing) entries.push(clientPrepared(statement));
+  }
+  return entries;
 }
 
 /** A server's statements, the least recently used first. */
@@ -247,10 +315,10 @@ export function requestPreparedEntries(server: PgSocket): RequestPrepared[] {
   if (requests.allNotes().length === 0) return entries;
   for (let at = 0; at < requests.count; at++) {
     const note = requests.noteAt(at);
-    if (note === null) continue;
+    if (note === null || note.kind === NoteKind.DUPLICATE || (note.server === null && note.client === null)) continue;
     entries.push({
       at,
-      closing: note.closing,
+      kind: note.kind,
       server: note.server === null ? null : serverPrepared(note.server),
       client: note.client === null ? null : clientPrepared(note.client),
     });
@@ -277,10 +345,15 @@ export function restoreClientPrepared(client: PgSocket, entries: readonly Client
  */
 export function restoreServerPrepared(server: PgSocket, entries: readonly ServerPrepared[]): boolean {
   let fits = true;
-  for (const { queryId, query } of entries) {
+  for (const { queryId, query, stale } of entries) {
     const ps = restorePreparedStatement(queryId, query);
-    if (ps === null) fits = false;
-    else if (server.serverStatements?.find(ps) === undefined) addServerStatement(server, new ServerStatement(ps));
+    if (ps === null) {
+      fits = false;
+    } else if (server.serverStatements?.find(ps) === undefined) {
+      const statement = new ServerStatement(ps);
+      statement.stale = stale;
+      addServerStatement(server, statement);
+    }
   }
   return fits;
 }
@@ -289,22 +362,25 @@ export function restoreServerPrepared(server: PgSocket, entries: readonly Server
  * The requests of a server that was taken over, with what hangs on them; after the statements of the server and, when it
  * has one, of its client (server.link) were restored.
  * @param requests type | action << 8, the oldest first
+ * @param subjects RequestQueue.subjectAt() of each; a process of version 0.1.0 does not say them
  */
 export function restoreRequests(
   server: PgSocket,
   requests: readonly number[],
   entries: readonly RequestPrepared[],
+  subjects: readonly number[] = [],
 ): void {
   const queue = server.requests as RequestQueue;
   const notes = new Map(entries.map((entry) => [entry.at, entry]));
   requests.forEach((request, at) => {
     const entry = notes.get(at);
-    queue.push(request & 0xff, (request >> 8) & 3, entry === undefined ? null : restoreNote(server, entry));
+    const note = entry === undefined ? null : restoreNote(server, entry, queue.segment);
+    queue.push(request & 0xff, ((request >> 8) & 3) as ResponseAction, note, subjects[at] ?? 0);
   });
 }
 
-function restoreNote(server: PgSocket, entry: RequestPrepared): RequestNote | null {
-  const { closing } = entry;
+function restoreNote(server: PgSocket, entry: RequestPrepared, segment: number): RequestNote | null {
+  const closing = entry.kind !== NoteKind.PARSE;
   let ofServer: ServerStatement | null = null;
   if (entry.server !== null) {
     const ps = restorePreparedStatement(entry.server.queryId, entry.server.query);
@@ -318,9 +394,18 @@ function restoreNote(server: PgSocket, entry: RequestPrepared): RequestNote | nu
     const { name, queryId, query } = entry.client;
     const ps = restorePreparedStatement(queryId, query) ?? getPreparedStatement(query);
     ofClient = closing ? new ClientStatement(name, ps) : (server.link?.clientStatements?.get(name) ?? null);
+    ofClient?.awaitAnswer(entry.kind === NoteKind.DEALLOCATE ? -1 : segment, closing);
+    // while its Close or DEALLOCATE is not answered, the client's next packet about that name may have to wait
+    if (closing && ofClient !== null) addClosing(server.link, ofClient);
     dropUnusedStatement(ps);
   }
-  return ofServer === null && ofClient === null ? null : new RequestNote(closing, ofServer, ofClient);
+  return ofServer === null && ofClient === null ? null : new RequestNote(entry.kind, ofServer, ofClient);
+}
+
+function addClosing(client: PgSocket | null, statement: ClientStatement): void {
+  if (client === null || client.clientStatements?.has(statement.name) === true) return;
+  if (client.clientStatements === null) client.clientStatements = new Map();
+  client.clientStatements.set(statement.name, statement);
 }
 
 export { newestQueryId, raiseQueryId } from './prepare';

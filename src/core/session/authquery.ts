@@ -65,6 +65,7 @@ export function startAuthQuery(client: PgSocket, username: string): Act {
 
   const server = client.link as PgSocket;
   server.ready = false;
+  server.unnamedSeq = 0;
   // so that the server is closed when the client leaves before the answer
   server.requests?.push(PqMsg.Sync, ResponseAction.SKIP);
   const buf = pktbufTemp();

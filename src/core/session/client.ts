@@ -20,25 +20,27 @@ import {
 import { sbufTlsAccept, tlsState } from '../net/tls';
 import { tuneSocket } from '../net/tune';
 import type { PgPool } from '../pool/pool';
-import { ResponseAction } from '../pool/requests';
+import { type RequestQueue, ResponseAction } from '../pool/requests';
 import { Dropping, isDead, type PgSocket, SocketState } from '../pool/socket';
 import { changeClientState, newClient } from '../pool/state';
-import { preparedStatementsEnabled } from '../pool/statements';
 import { Stat } from '../pool/stats';
 import { BACKENDKEY_LEN, BACKENDKEY_MAX, NEW_HEADER_LEN, Pkt, PqMsg } from '../wire/packets';
 import { getHeader, hdr2hex, incompleteHeader, PktHdr, pktDesc } from '../wire/reader';
-import { Act, ADMIN_PACKET_MAX, COLLECT_MIN, LOGIN_PACKET_MAX, PREPARED_PACKET_MAX } from './act';
+import { Act, ADMIN_PACKET_MAX, LOGIN_PACKET_MAX } from './act';
 import { acceptCancelRequest, dropCanceled } from './cancel';
 import { collectBytes, startCollect } from './collect';
+import { DEALLOCATE_MAX, executeDeallocate, mayDeallocate } from './deallocate';
 import { findServer } from './find';
+import { askForAnswers, queryPacket, statementPacket, unnamedFound } from './inspect';
 import { requestFullLoopMaint } from './janitor';
 import { handlePasswordPacket } from './login';
 import { disconnectClient } from './objects';
-import { closeStatement, Inspect, inspectPrepared, rewritePacket } from './prepared';
+import { rewritePacket } from './prepared';
 import { dropHeld, flushRun, held, heldIsLarge, holdBytes, holdRun } from './run';
 import { serverFlushed } from './server';
 import { adminSlot } from './slots';
 import { decideStartupPool, resumeAfterAuthQuery } from './startup';
+import { dropUnnamed, unnamedPacket } from './unnamed';
 import { finishClientLogin } from './welcome';
 
 const hdr = new PktHdr();
@@ -128,7 +130,7 @@ export function clientInput(client: PgSocket, off: number, length: number): void
     if (act === Act.REWRITE) {
       if (pos > run && !holdRun(client, run, pos)) return;
       const len = hdr.len;
-      const done = rewritePacket(client, hdr.type, arena, pos, end, len, held);
+      const done = rewritePacket(client, hdr.type, arena, pos, len, held);
       if (done < 0) return;
       pos += done;
       run = pos;
@@ -142,8 +144,10 @@ export function clientInput(client: PgSocket, off: number, length: number): void
       continue;
     }
     if (!flushRun(client, run, pos)) return;
-    if (act === Act.WAIT) keepForLater(client, pos, end);
-    else keepInput(client, pos, end);
+    if (act === Act.WAIT) {
+      askForAnswers(client);
+      keepForLater(client, pos, end);
+    } else keepInput(client, pos, end);
     return;
   }
   if (!flushRun(client, run, pos)) return;
@@ -179,12 +183,15 @@ function collected(client: PgSocket, pos: number, n: number, end: number): boole
     // its last bytes come again when the client may go on
     client.collectLen -= n;
     client.pktRemain = n;
-    if (flushRun(client, pos, pos)) keepForLater(client, pos, end);
+    if (flushRun(client, pos, pos)) {
+      askForAnswers(client);
+      keepForLater(client, pos, end);
+    }
     return false;
   }
   client.collect = null;
   if (act === Act.SKIP) return true;
-  const done = act === Act.REWRITE ? rewritePacket(client, type, packet, 0, len, len, held) : 0;
+  const done = act === Act.REWRITE ? rewritePacket(client, type, packet, 0, len, held) : 0;
   if (done < 0) return false;
   holdBytes(packet, done, len - done);
   return !heldIsLarge() || makeRoom(client, pos + n, end);
@@ -323,18 +330,6 @@ function unknownPacket(client: PgSocket, type: number): Act {
 }
 
 /**
- * A packet about a prepared statement of which more is needed.
- * @param whole all of it is; else only the names in front
- */
-function awaitMore(client: PgSocket, type: number, len: number, avail: number, whole: boolean): Act {
-  if ((whole ? len : avail) < COLLECT_MIN) return Act.MORE;
-  if (len <= PREPARED_PACKET_MAX) return Act.COLLECT;
-  slogError(client, `too large packet '${pktDesc(type)}' from client: ${len}`);
-  disconnectClient(client, true, 'too large packet');
-  return Act.DEAD;
-}
-
-/**
  * One packet of a logged-in client, maybe not all of it yet: whether it goes to a server, and to which.
  * @param buf the arena, or a packet that was put together
  */
@@ -344,6 +339,7 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ac
   if (client.dropping !== Dropping.NONE) return dropCanceled(client, type, len);
   let trackOutstanding = false;
   let rewrite = false;
+  let unnamed = false;
   switch (type) {
     case PqMsg.Query:
       if (cf.disablePqexec) {
@@ -352,6 +348,15 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ac
         return Act.DEAD;
       }
       trackOutstanding = true;
+      if (
+        len <= DEALLOCATE_MAX &&
+        mayDeallocate(buf, off + NEW_HEADER_LEN, Math.min(end, off + len), end - off >= len)
+      ) {
+        if (client.db?.admin === true) break;
+        const act = queryPacket(client, buf, off, end, len);
+        rewrite = act === Act.REWRITE;
+        if (act !== Act.FORWARD && !rewrite) return act;
+      }
       break;
     case PqMsg.FunctionCall:
     case PqMsg.Sync:
@@ -363,26 +368,12 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ac
     case PqMsg.Describe:
     case PqMsg.Close:
       trackOutstanding = true;
-      if (!preparedStatementsEnabled(client) || client.db?.admin === true) break;
-      switch (inspectPrepared(client, type, buf, off, end, len)) {
-        case Inspect.IGNORE:
-          break;
-        case Inspect.HANDLE:
-          if (type === PqMsg.Close) {
-            const stats = (client.pool as PgPool).stats;
-            stats[Stat.CLIENT_BYTES] = (stats[Stat.CLIENT_BYTES] as number) + len;
-            return closeStatement(client, buf, off, len);
-          }
-          rewrite = true;
-          break;
-        case Inspect.MORE:
-          return awaitMore(client, type, len, end - off, false);
-        case Inspect.WHOLE:
-          return awaitMore(client, type, len, end - off, true);
-        case Inspect.BROKEN:
-          slogError(client, `failed to parse prepared statement packet type '${pktDesc(type)}'`);
-          disconnectClient(client, true, 'failed to parse packet');
-          return Act.DEAD;
+      if (client.db?.admin !== true) {
+        const act = statementPacket(client, type, buf, off, end, len);
+        rewrite = act === Act.REWRITE;
+        unnamed = unnamedFound;
+        hdr.len = len;
+        if (act !== Act.FORWARD && !rewrite) return act;
       }
       break;
     case PqMsg.Flush:
@@ -426,8 +417,13 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ac
   server.idleTx = false;
   // a client that learnt of the failure of its COPY need not end it
   if (client.copyMode && trackOutstanding && !server.copyMode) client.copyMode = false;
+  const { batch } = server;
+  if (batch?.recording) batch.note(type === PqMsg.Sync);
+  if (type === PqMsg.Query) dropUnnamed(client, server);
   if (rewrite) return Act.REWRITE;
-  if (trackOutstanding) (server.requests as NonNullable<PgSocket['requests']>).push(type, ResponseAction.FORWARD);
+  if (unnamed) return unnamedPacket(client, type, buf, off, end, len);
+  if (type === PqMsg.Execute && client.deallocating !== null) executeDeallocate(client, server);
+  else if (trackOutstanding) (server.requests as RequestQueue).push(type, ResponseAction.FORWARD);
   return Act.FORWARD;
 }
 
@@ -435,7 +431,8 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ac
 function copyPacket(client: PgSocket, server: PgSocket, type: number, len: number): Act {
   const stats = (client.pool as PgPool).stats;
   stats[Stat.CLIENT_BYTES] = (stats[Stat.CLIENT_BYTES] as number) + len;
-  (server.requests as NonNullable<PgSocket['requests']>).markCopy(type);
+  (server.requests as RequestQueue).markCopy(type);
+  server.batch?.drop();
   return Act.FORWARD;
 }
 

@@ -99,6 +99,7 @@ export function findServer(client: PgSocket): boolean {
   if (!varsSent) return true;
   server.settingVars = true;
   server.ready = false;
+  server.unnamedSeq = 0;
   if (wantNoise()) slogNoise(client, 'pausing client while applying vars');
   sbufPause(client);
   return false;

@@ -131,6 +131,7 @@ function launchRecheck(pool: PgPool): void {
   changeServerState(server, SocketState.SV_TESTED);
   // until the answer is there: a notification that comes first must not set it free
   server.ready = false;
+  server.unnamedSeq = 0;
   const buf = pktbufTemp();
   writeQuery(buf, query === '<empty>' ? '' : query);
   if (!sendPacket(server, buf)) disconnectServer(server, false, 'test query failed');

@@ -285,6 +285,7 @@ function resetOnRelease(server: PgSocket): boolean {
   // until the answer is there: the turn that released it may still see it flushed, and must not release it again
   server.ready = false;
   server.resetting = true;
+  server.unnamedSeq = 0;
   const buf = pktbufTemp();
   writeQuery(buf, cf.serverResetQuery);
   if (sendPacket(server, buf)) return true;

@@ -4,12 +4,20 @@
  * Called by the client's side (client.ts) with a packet, by the server's side (server.ts) for answers to be made up.
  * Follows PgBouncer's prepare.c and the chapter "Extended Query" of PostgreSQL's protocol.
  */
-import { slogDebug, slogError, slogNoise, wantDebug, wantNoise } from '../base/log';
+import { slogDebug, slogInfo, slogNoise, wantDebug, wantNoise } from '../base/log';
 import { native } from '../base/native';
 import { cf } from '../config/settings';
 import { blockSource } from '../net/sbuf';
+import { Batch } from '../pool/batch';
 import type { PgPool } from '../pool/pool';
-import { getPreparedStatement, type PgPreparedStatement, RequestNote, ServerStatement } from '../pool/prepare';
+import {
+  type ClientStatement,
+  getPreparedStatement,
+  NoteKind,
+  type PgPreparedStatement,
+  RequestNote,
+  ServerStatement,
+} from '../pool/prepare';
 import { type RequestQueue, ResponseAction } from '../pool/requests';
 import type { PgSocket } from '../pool/socket';
 import {
@@ -28,72 +36,27 @@ import {
   writeDescribeStmt,
   writeParse,
 } from '../wire/messages';
-import { NEW_HEADER_LEN, PqMsg, PqTarget } from '../wire/packets';
+import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import { type PktBuf, pktbufTemp } from '../wire/pktbuf';
 import { pktDesc } from '../wire/reader';
 import { Act } from './act';
+import { parseDeallocation, queryDeallocation, sendDeallocate, substituteParse } from './deallocate';
+import { findNul, nameAt, nameOf } from './names';
 import { disconnectClient } from './objects';
+import { supplyUnnamed, unnamedPacket } from './unnamed';
 
 /** Most unanswered requests of one server, so that Closes, which never reach it, cannot pile up for ever. */
 const REQUESTS_MAX = 1 << 22;
 
-/** What inspectPrepared found out about a packet. */
-export const enum Inspect {
-  /** not about a named statement: passes as it is */
-  IGNORE,
-  /** about a named statement, and enough of it is here */
-  HANDLE,
-  /** more of it is needed to know */
-  MORE,
-  /** about a named statement, and all of it is needed */
-  WHOLE,
-  /** all of it is here and it makes no sense */
-  BROKEN,
-}
-
-/** Offset of the next NUL in [pos, limit), -1 when there is none. For names: they are short. */
-function findNul(buf: Buffer, pos: number, limit: number): number {
-  for (let i = pos; i < limit; i++) if (buf[i] === 0) return i;
-  return -1;
-}
-
 /**
- * Looks whether Parse, Bind, Describe or Close names a statement.
- * @param off @param end the bytes that are here, from the packet's first on; may be less or more than the packet
- * @param len of the whole packet, header included
+ * A statement on servers that is prepared so that preparing it again fails: where a client prepares a name that it has. No
+ * query has the number 0.
  */
-export function inspectPrepared(
-  client: PgSocket,
-  type: number,
-  buf: Buffer,
-  off: number,
-  end: number,
-  len: number,
-): Inspect {
-  const whole = end - off >= len;
-  const limit = whole ? off + len : end;
-  const lacking = whole ? Inspect.BROKEN : Inspect.MORE;
-  let name = off + NEW_HEADER_LEN;
-  if (type === PqMsg.Bind) {
-    name = findNul(buf, name, limit) + 1;
-    if (name === 0) return lacking;
-  } else if (type !== PqMsg.Parse) {
-    if (name >= limit) return lacking;
-    if (buf[name] !== PqTarget.Statement) return Inspect.IGNORE;
-    name++;
-  }
-  if (name >= limit) return lacking;
-  if (buf[name] === 0) return Inspect.IGNORE;
-  const nameEnd = findNul(buf, name, limit);
-  if (nameEnd < 0) return lacking;
-  if (wantNoise()) {
-    const what = type === PqMsg.Parse ? 'parse' : type === PqMsg.Bind ? 'bind' : 'describe_or_close';
-    const text = buf.toString('latin1', name, nameEnd);
-    slogNoise(client, `inspect_${what}_packet: type=${pktDesc(type)}, len=${len}, statement=${text}`);
-  }
-  // of a Bind only the names are needed; its parameters may be many
-  return whole || type === PqMsg.Bind ? Inspect.HANDLE : Inspect.WHOLE;
-}
+export const TAKEN_NAME = 'PGBOUNCER_0';
+/** In front of a name that its client does not have: no server has it then. */
+export const UNKNOWN_PREFIX = 'PGBOUNCER_0_';
+/** An empty query without parameters, as in Parse. */
+const EMPTY_QUERY = Buffer.alloc(3);
 
 /* ---- answers that no server gave ---- */
 
@@ -123,11 +86,11 @@ function answerInTurn(client: PgSocket, server: PgSocket, type: number, note: Re
   const requests = server.requests as RequestQueue;
   if (requests.count === 0 && server.pktRemain === 0) {
     if (wantNoise()) slogNoise(client, `add_outstanding_request: queueing fake response right away ${pktDesc(type)}`);
-    settleNote(note);
+    settleNote(server, note);
     return answerNow(client, type);
   }
   if (requests.count >= REQUESTS_MAX) {
-    settleNote(note);
+    settleNote(server, note);
     disconnectClient(client, true, 'too many requests without an answer');
     return false;
   }
@@ -147,7 +110,7 @@ export function answerFakes(server: PgSocket, client: PgSocket): boolean {
     if (wantDebug())
       slogDebug(client, `Queuing fake ${type === PqMsg.Parse ? 'ParseComplete' : 'CloseComplete'} packet`);
     buf.putBytes(fakePacket(type));
-    settleFirst(requests);
+    settleFirst(server);
   }
   const res = native.sendBytes(client.handle, buf.buf, 0, buf.pos);
   if (res < 0) {
@@ -177,11 +140,58 @@ function registerOnServer(server: PgSocket, statement: ServerStatement, out: Pkt
   while (statements.count > cf.maxPreparedStatements) {
     const oldest = statements.lru.head as ServerStatement;
     writeCloseStmt(out, oldest.ps.name);
-    const note = new RequestNote(true, oldest, null);
+    const note = new RequestNote(NoteKind.CLOSE, oldest, null);
     (server.requests as RequestQueue).push(PqMsg.Close, ResponseAction.SKIP, note);
     if (wantNoise()) slogNoise(server, `prepared statement '${oldest.ps.name}' deleted from server cache`);
     statements.remove(oldest);
   }
+}
+
+/** Takes a statement away from a server, which is to prepare it again behind that. */
+export function closeOnServer(server: PgSocket, statement: ServerStatement, out: PktBuf): void {
+  writeCloseStmt(out, statement.ps.name);
+  const note = new RequestNote(NoteKind.CLOSE, statement, null);
+  (server.requests as RequestQueue).push(PqMsg.Close, ResponseAction.SKIP, note);
+  server.serverStatements?.remove(statement);
+}
+
+/** Has a server prepare a statement. @param named whose client gets to see the answer; null = nobody does */
+export function parseOnServer(
+  server: PgSocket,
+  ps: PgPreparedStatement,
+  named: ClientStatement | null,
+  out: PktBuf,
+): void {
+  const stats = (server.pool as PgPool).stats;
+  stats[Stat.PS_SERVER_PARSE_COUNT] = (stats[Stat.PS_SERVER_PARSE_COUNT] as number) + 1;
+  const fresh = new ServerStatement(ps);
+  const action = named === null ? ResponseAction.SKIP : ResponseAction.FORWARD;
+  const requests = server.requests as RequestQueue;
+  requests.push(PqMsg.Parse, action, new RequestNote(NoteKind.PARSE, fresh, named));
+  writeParse(out, ps.name, ps.queryAndParameters);
+  registerOnServer(server, fresh, out);
+}
+
+/** Parse of a name that the client has: the server refuses it, unless it finds something else to refuse. */
+function refuseParse(client: PgSocket, server: PgSocket, old: ClientStatement, body: Buffer, out: PktBuf): void {
+  slogInfo(client, `prepared statement '${old.name}' was already prepared`);
+  const requests = server.requests as RequestQueue;
+  writeCloseStmt(out, TAKEN_NAME);
+  requests.push(PqMsg.Close, ResponseAction.SKIP);
+  writeParse(out, TAKEN_NAME, EMPTY_QUERY);
+  requests.push(PqMsg.Parse, ResponseAction.SKIP);
+  writeParse(out, TAKEN_NAME, body);
+  requests.push(PqMsg.Parse, ResponseAction.FORWARD, new RequestNote(NoteKind.DUPLICATE, null, old));
+}
+
+/** What of a whole Parse is behind the name: the query and the types of parameters; null = it is broken. */
+export function parseBody(packet: Buffer): Buffer | null {
+  const nameEnd = packet.indexOf(0, NEW_HEADER_LEN);
+  const queryEnd = packet.indexOf(0, nameEnd + 1);
+  const typesAt = queryEnd + 3;
+  if (queryEnd < 0 || typesAt > packet.length) return null;
+  const bodyEnd = typesAt + 4 * packet.readUInt16BE(queryEnd + 1);
+  return bodyEnd > packet.length ? null : packet.subarray(nameEnd + 1, bodyEnd);
 }
 
 /**
@@ -189,59 +199,51 @@ function registerOnServer(server: PgSocket, statement: ServerStatement, out: Pkt
  * @returns false when the client was disconnected
  */
 function handleParse(client: PgSocket, server: PgSocket, buf: Buffer, off: number, len: number, out: PktBuf): boolean {
-  const packet = buf.subarray(off, off + len);
-  const nameEnd = packet.indexOf(0, NEW_HEADER_LEN);
-  const queryEnd = packet.indexOf(0, nameEnd + 1);
-  const typesAt = queryEnd + 3;
-  const bodyEnd = queryEnd < 0 || typesAt > len ? len + 1 : typesAt + 4 * packet.readUInt16BE(queryEnd + 1);
-  if (bodyEnd > len) {
+  const body = parseBody(buf.subarray(off, off + len));
+  if (body === null) {
     disconnectClient(client, true, 'broken Parse packet');
     return false;
   }
-  const name = packet.toString('latin1', NEW_HEADER_LEN, nameEnd);
+  const name = nameOf(PqMsg.Parse, buf, off);
+  const stats = (client.pool as PgPool).stats;
+  stats[Stat.PS_CLIENT_PARSE_COUNT] = (stats[Stat.PS_CLIENT_PARSE_COUNT] as number) + 1;
   const old = client.clientStatements?.get(name);
   if (old?.unsure === true) {
     dropClientStatement(client, old);
-  } else if (old !== undefined) {
-    slogError(client, `prepared statement '${name}' was already prepared`);
-    disconnectClient(client, true, 'prepared statement name is already in use');
-    return false;
+  } else if (old !== undefined && !old.closing) {
+    refuseParse(client, server, old, body, out);
+    return true;
   }
-  const stats = (client.pool as PgPool).stats;
-  stats[Stat.PS_CLIENT_PARSE_COUNT] = (stats[Stat.PS_CLIENT_PARSE_COUNT] as number) + 1;
 
-  const ps = getPreparedStatement(packet.subarray(nameEnd + 1, bodyEnd));
+  const ps = getPreparedStatement(body);
   const named = addClientStatement(client, name, ps);
-  const known = server.serverStatements?.find(ps) !== undefined;
+  named.awaitAnswer((server.requests as RequestQueue).segment, false);
+  const there = server.serverStatements?.find(ps);
+  const known = there !== undefined && !there.stale && !server.failedTx;
   if (wantDebug()) {
     const what = known ? 'mapping' : 'creating mapping for';
     slogDebug(client, `handle_parse_command: ${what} statement '${name}' to '${ps.name}' (query '${queryText(ps)}')`);
   }
-  if (known) return answerInTurn(client, server, PqMsg.Parse, new RequestNote(false, null, named));
-
-  writeParse(out, ps.name, ps.queryAndParameters);
-  stats[Stat.PS_SERVER_PARSE_COUNT] = (stats[Stat.PS_SERVER_PARSE_COUNT] as number) + 1;
-  const statement = new ServerStatement(ps);
-  const note = new RequestNote(false, statement, named);
-  (server.requests as RequestQueue).push(PqMsg.Parse, ResponseAction.FORWARD, note);
-  registerOnServer(server, statement, out);
+  if (known) return answerInTurn(client, server, PqMsg.Parse, new RequestNote(NoteKind.PARSE, null, named));
+  // in a failed transaction the server decides
+  if (there !== undefined) closeOnServer(server, there, out);
+  parseOnServer(server, ps, named, out);
   return true;
 }
 
-/** What a client calls `name`; null when it was disconnected because that is nothing. */
+/** What a client calls `name`; null when that is nothing. */
 function clientStatement(client: PgSocket, name: string): PgPreparedStatement | null {
   const statement = client.clientStatements?.get(name);
-  if (statement !== undefined) return statement.ps;
-  slogError(client, `prepared statement '${name}' not found`);
-  disconnectClient(client, true, 'prepared statement did not exist');
+  if (statement !== undefined && !statement.closing) return statement.ps;
+  slogInfo(client, `prepared statement '${name}' not found`);
   return null;
 }
 
 /** Has the server prepare a statement it lacks; the client does not see the answer to that. */
-function ensurePrepared(client: PgSocket, server: PgSocket, ps: PgPreparedStatement, out: PktBuf): void {
+function ensurePrepared(server: PgSocket, ps: PgPreparedStatement, out: PktBuf): void {
   const statements = server.serverStatements;
   const statement = statements?.find(ps);
-  if (statement !== undefined) {
+  if (statement !== undefined && !statement.stale) {
     statements?.touch(statement);
     return;
   }
@@ -252,113 +254,144 @@ function ensurePrepared(client: PgSocket, server: PgSocket, ps: PgPreparedStatem
         `preparing '${ps.name}' before bind`,
     );
   }
-  const stats = (client.pool as PgPool).stats;
-  stats[Stat.PS_SERVER_PARSE_COUNT] = (stats[Stat.PS_SERVER_PARSE_COUNT] as number) + 1;
-  const fresh = new ServerStatement(ps);
-  (server.requests as RequestQueue).push(PqMsg.Parse, ResponseAction.SKIP, new RequestNote(false, fresh, null));
-  writeParse(out, ps.name, ps.queryAndParameters);
-  registerOnServer(server, fresh, out);
+  if (statement !== undefined) closeOnServer(server, statement, out);
+  parseOnServer(server, ps, null, out);
+}
+
+/** What begins a transaction may have to be repeated, when the server cannot use a statement any more. */
+function recordBatch(server: PgSocket): void {
+  const requests = server.requests as RequestQueue;
+  if (!requests.atStart()) return;
+  if (server.batch === null) server.batch = new Batch();
+  server.batch.begin(requests.total);
 }
 
 /** Bind: a new header with the common name. @returns bytes of the packet that it replaces, -1 when the client is gone */
-function handleBind(
-  client: PgSocket,
-  server: PgSocket,
-  buf: Buffer,
-  off: number,
-  end: number,
-  len: number,
-  out: PktBuf,
-): number {
-  const limit = Math.min(end, off + len);
+function handleBind(client: PgSocket, server: PgSocket, buf: Buffer, off: number, len: number, out: PktBuf): number {
   const portal = off + NEW_HEADER_LEN;
-  const nameAt = findNul(buf, portal, limit) + 1;
-  const nameEnd = findNul(buf, nameAt, limit);
+  const at = nameAt(PqMsg.Bind, buf, off);
+  const nameEnd = findNul(buf, at, buf.length);
   const stats = (client.pool as PgPool).stats;
   stats[Stat.PS_BIND_COUNT] = (stats[Stat.PS_BIND_COUNT] as number) + 1;
-  const name = buf.toString('latin1', nameAt, nameEnd);
+  const name = buf.toString('latin1', at, nameEnd);
   const ps = clientStatement(client, name);
-  if (ps === null) return -1;
-  ensurePrepared(client, server, ps, out);
-  if (wantDebug()) {
-    slogDebug(client, `handle_bind_command: mapped statement '${name}' (query '${queryText(ps)}') to '${ps.name}'`);
+  const requests = server.requests as RequestQueue;
+  let common = UNKNOWN_PREFIX + name;
+  // what is executed next is not the unnamed statement
+  client.deallocating = null;
+  if (ps === null) {
+    requests.push(PqMsg.Bind, ResponseAction.FORWARD);
+  } else {
+    recordBatch(server);
+    ensurePrepared(server, ps, out);
+    common = ps.name;
+    if (wantDebug()) {
+      slogDebug(client, `handle_bind_command: mapped statement '${name}' (query '${queryText(ps)}') to '${common}'`);
+    }
+    requests.push(PqMsg.Bind, ResponseAction.FORWARD, null, ps.queryId);
   }
-  (server.requests as RequestQueue).push(PqMsg.Bind, ResponseAction.FORWARD);
   out.putChar(PqMsg.Bind);
   // the length counts itself, but not the type byte
-  out.putUint32(len - 1 - name.length + ps.name.length);
-  out.putSlice(buf, portal, nameAt - portal);
-  out.putString(ps.name);
+  out.putUint32(len - 1 - name.length + common.length);
+  out.putSlice(buf, portal, at - portal);
+  out.putString(common);
   return nameEnd + 1 - off;
 }
 
-/** Describe of a named statement. @returns false when the client was disconnected */
-function handleDescribe(
+/** Describe of a named statement. */
+function handleDescribe(client: PgSocket, server: PgSocket, buf: Buffer, off: number, out: PktBuf): void {
+  const name = nameOf(PqMsg.Describe, buf, off);
+  const ps = clientStatement(client, name);
+  const requests = server.requests as RequestQueue;
+  if (ps === null) {
+    requests.push(PqMsg.Describe, ResponseAction.FORWARD);
+    writeDescribeStmt(out, UNKNOWN_PREFIX + name);
+    return;
+  }
+  recordBatch(server);
+  ensurePrepared(server, ps, out);
+  if (wantDebug()) {
+    slogDebug(client, `handle_describe_command: mapped statement '${name}' (query '${queryText(ps)}') to '${ps.name}'`);
+  }
+  requests.push(PqMsg.Describe, ResponseAction.FORWARD, null, ps.queryId);
+  writeDescribeStmt(out, ps.name);
+}
+
+/** Bind or Describe of the unnamed statement that the server does not have, or a Parse of it or a query that deallocates. */
+function rewriteOther(
   client: PgSocket,
   server: PgSocket,
+  type: number,
   buf: Buffer,
   off: number,
   len: number,
   out: PktBuf,
-): boolean {
-  const nameAt = off + NEW_HEADER_LEN + 1;
-  const name = buf.toString('latin1', nameAt, findNul(buf, nameAt, off + len));
-  const ps = clientStatement(client, name);
-  if (ps === null) return false;
-  ensurePrepared(client, server, ps, out);
-  if (wantDebug()) {
-    slogDebug(client, `handle_describe_command: mapped statement '${name}' (query '${queryText(ps)}') to '${ps.name}'`);
+): number {
+  if (type === PqMsg.Query) {
+    const what = queryDeallocation(client, buf, off, len);
+    if (what === null) return 0;
+    sendDeallocate(server, what, buf, off, len, out);
+    return len;
   }
-  (server.requests as RequestQueue).push(PqMsg.Describe, ResponseAction.FORWARD);
-  writeDescribeStmt(out, ps.name);
-  return true;
+  if (type !== PqMsg.Parse) {
+    supplyUnnamed(client, server, type, out);
+    return 0;
+  }
+  const what = parseDeallocation(client, buf, off, len);
+  const from = out.pos;
+  if (what?.statement) substituteParse(buf, off, len, out);
+  else out.putSlice(buf, off, len);
+  if (!out.failed) unnamedPacket(client, type, out.buf, from, out.pos, out.pos - from);
+  client.deallocating = what;
+  return len;
 }
 
 /**
- * A Parse, Bind or Describe that inspectPrepared said to handle, of a client that has a server.
+ * A packet that has to be rewritten (Act.REWRITE), of a client that has a server.
  * @param out where the bytes for the server go
- * @returns how many bytes of the packet that replaces, from its first on (all but for Bind); -1 when the client is gone
+ * @returns how many bytes of the packet that replaces, from its first on; -1 when the client is gone
  */
 export function rewritePacket(
   client: PgSocket,
   type: number,
   buf: Buffer,
   off: number,
-  end: number,
   len: number,
   out: PktBuf,
 ): number {
   const server = client.link as PgSocket;
-  if (type === PqMsg.Bind) return handleBind(client, server, buf, off, end, len, out);
-  const handle = type === PqMsg.Parse ? handleParse : handleDescribe;
-  return handle(client, server, buf, off, len, out) ? len : -1;
+  if (type === PqMsg.Query || buf[nameAt(type, buf, off)] === 0) {
+    return rewriteOther(client, server, type, buf, off, len, out);
+  }
+  if (type === PqMsg.Bind) return handleBind(client, server, buf, off, len, out);
+  if (type === PqMsg.Parse) return handleParse(client, server, buf, off, len, out) ? len : -1;
+  handleDescribe(client, server, buf, off, out);
+  return len;
 }
 
 /**
  * Close of a named statement: the client's name is free again; the statement stays on the servers, because other clients
  * may use it.
  */
-export function closeStatement(client: PgSocket, buf: Buffer, off: number, len: number): Act {
-  const nameAt = off + NEW_HEADER_LEN + 1;
-  const name = buf.toString('latin1', nameAt, findNul(buf, nameAt, off + len));
-  const named = client.clientStatements?.get(name) ?? null;
-  if (named !== null) {
-    client.clientStatements?.delete(name);
-    if (wantNoise()) {
-      const left = preparedCount(client);
-      slogNoise(
-        client,
-        `handle_close_command: removed '${name}' from cached prepared statements, items remaining ${left}`,
-      );
-    }
+export function closeStatement(client: PgSocket, buf: Buffer, off: number): Act {
+  const name = nameOf(PqMsg.Close, buf, off);
+  const found = client.clientStatements?.get(name);
+  const named = found === undefined || found.closing ? null : found;
+  if (named !== null && wantNoise()) {
+    const left = preparedCount(client) - 1;
+    slogNoise(
+      client,
+      `handle_close_command: removed '${name}' from cached prepared statements, items remaining ${left}`,
+    );
   }
-  // keeps the name's query until the server got past the requests in front of this one
-  const note = new RequestNote(true, null, named);
   const server = client.link;
   if (server === null) {
-    settleNote(note);
+    if (named !== null) dropClientStatement(client, named);
     slogDebug(client, 'handle_close_statement_command: no outstanding requests so instantly answering client');
     return answerNow(client, PqMsg.Close) ? Act.SKIP : Act.DEAD;
   }
+  // it goes when the server got past the requests in front of this one
+  named?.awaitAnswer((server.requests as RequestQueue).segment, true);
+  const note = new RequestNote(NoteKind.CLOSE, null, named);
   return answerInTurn(client, server, PqMsg.Close, note) ? Act.SKIP : Act.DEAD;
 }

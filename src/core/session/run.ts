@@ -45,7 +45,13 @@ export function holdRun(client: PgSocket, off: number, end: number): boolean {
  */
 export function flushRun(client: PgSocket, off: number, end: number): boolean {
   const heldLen = held.pos;
-  if (heldLen === 0) return end <= off || sent(client, native.send((client.link as PgSocket).handle, off, end - off));
+  if (heldLen === 0 && end <= off) return true;
+  const batch = (client.link as PgSocket).batch;
+  if (batch?.recording) {
+    batch.add(held.buf, 0, heldLen);
+    if (end > off) batch.add(arena, off, end);
+  }
+  if (heldLen === 0) return sent(client, native.send((client.link as PgSocket).handle, off, end - off));
   let left = off;
   if (end > off && heldLen + end - off <= HOLD_MAX) {
     held.putSlice(arena, off, end - off);

@@ -11,10 +11,12 @@ import { connectionPoolMode } from '../pool/limits';
 import type { PgPool } from '../pool/pool';
 import { type RequestQueue, ResponseAction } from '../pool/requests';
 import { isDead, type PgSocket, SocketState } from '../pool/socket';
-import { clearRequestsUntil, deallocateAll, settleNote } from '../pool/statements';
+import { clearRequestsUntil, deallocateAll, serversChange, settleNote } from '../pool/statements';
 import { Stat } from '../pool/stats';
 import { varcacheSet, varcacheSetCanonical } from '../pool/varcache';
+import { writeCommandComplete } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg, TxStatus } from '../wire/packets';
+import { PktBuf } from '../wire/pktbuf';
 import {
   getHeader,
   incompleteHeader,
@@ -27,8 +29,11 @@ import {
 } from '../wire/reader';
 import { Act, SERVER_PACKET_MAX } from './act';
 import { handleAuthQueryResponse } from './authquery';
+import { SUBSTITUTE_COMPLETE_LEN, substituteDone } from './deallocate';
+import { letGo } from './inspect';
 import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from './objects';
 import { answerFakes } from './prepared';
+import { ErrorFate, READY_LEN, renamedError, statementError } from './repair';
 import { handleForkError, handleServerStartup, handleSslchar } from './serverlogin';
 import { connectionRefused } from './serverprotocol';
 
@@ -53,6 +58,25 @@ function forwardRun(server: PgSocket, off: number, end: number): boolean {
   }
   blockSource(server);
   return true;
+}
+
+/** What a packet (Act.REWRITE) becomes for the client, null = nothing; and how many bytes from its first on that replaces. */
+let replacement: PktBuf | null = null;
+let replacedLen = 0;
+
+/** Sends what takes the place of a packet, and the made-up answers behind it. @returns false when a connection broke */
+function sendReplacement(server: PgSocket): boolean {
+  const client = server.link as PgSocket;
+  if (replacement !== null) {
+    const res = native.sendBytes(client.handle, replacement.buf, 0, replacement.pos);
+    if (res < 0) {
+      disconnectClient(client, false, 'unexpected eof');
+      return false;
+    }
+    if (res > 0) blockSource(server);
+  }
+  const requests = server.requests as RequestQueue;
+  return requests.fakes === 0 || requests.firstAction() !== ResponseAction.FAKE || answerFakes(server, client);
 }
 
 function showPacket(server: PgSocket, off: number, end: number): Act {
@@ -94,6 +118,7 @@ export function serverInput(server: PgSocket, off: number, length: number): void
     handleSslchar(server, off, length);
     return;
   }
+  if (server.holding) letGo(server);
   const end = off + length;
   let pos = off;
   // [run, pos) waits to be forwarded in one piece
@@ -123,6 +148,13 @@ export function serverInput(server: PgSocket, off: number, length: number): void
     }
     if (act === Act.DEAD) return;
     if (pos > run && !forwardRun(server, run, pos)) return;
+    run = pos;
+    if (act === Act.REWRITE) {
+      pos += replacedLen;
+      run = pos;
+      if (!sendReplacement(server)) return;
+      continue;
+    }
     keepInput(server, pos, end);
     return;
   }
@@ -191,7 +223,7 @@ function popRequest(server: PgSocket, type: number): boolean {
   if (requests.firstType() !== type) return false;
   ignorePacket = action === ResponseAction.SKIP;
   const note = requests.firstNote();
-  if (note !== null) settleNote(note);
+  if (note !== null) settleNote(server, note);
   requests.shift();
   return true;
 }
@@ -233,6 +265,10 @@ function forgetDeallocated(server: PgSocket, off: number, end: number): void {
   if (tag === 'DEALLOCATE ALL' || tag === 'DISCARD ALL') deallocateAll(server);
 }
 
+/** The answer that a client gets to a DEALLOCATE which the server never saw. */
+const deallocateComplete = new PktBuf();
+writeCommandComplete(deallocateComplete, 'DEALLOCATE');
+
 /** Which query a server in SV_TESTED runs. */
 function testedQuery(server: PgSocket): string {
   return server.resetting ? 'reset query' : 'test query';
@@ -261,6 +297,7 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
   let idleTx = false;
   let asyncResponse = false;
   ignorePacket = false;
+  let substitute: PktBuf | null = null;
 
   switch (type) {
     case PqMsg.DataRow:
@@ -277,8 +314,10 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
       if (!popReadyRequest(server) && server.queryFailed) clearRequestsUntil(server, PqMsg.Sync, PqMsg.Sync);
       server.queryFailed = false;
       const status = arena[off + NEW_HEADER_LEN];
+      server.failedTx = status === TxStatus.Failed;
       if (status === TxStatus.Idle) {
         ready = true;
+        (server.requests as RequestQueue).markReady();
       } else if (server.state === SocketState.SV_TESTED) {
         disconnectServer(server, true, `${testedQuery(server)} left a transaction open`);
         return Act.DEAD;
@@ -311,15 +350,15 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
         disconnectServer(server, true, 'invalid server parameter');
         return Act.DEAD;
       }
-      if (server.copyMode) endCopy(server, true);
-      server.queryFailed = true;
-      if (end - off >= len) server.dying = isFatal(arena, off + NEW_HEADER_LEN, off + len);
-      break;
+      return workError(server, off, end);
 
     case PqMsg.CommandComplete:
       if (len === DEALLOCATE_ALL_LEN || len === DISCARD_ALL_LEN) {
         if (end - off < len) return Act.MORE;
         forgetDeallocated(server, off + NEW_HEADER_LEN, off + len - 1);
+      } else if (len === SUBSTITUTE_COMPLETE_LEN && (server.requests as RequestQueue).hasNotes()) {
+        if (end - off < len) return Act.MORE;
+        if (substituteDone(server, arena, off)) substitute = deallocateComplete;
       }
       if (server.copyMode) endCopy(server, false);
       popRequest(server, PqMsg.Execute);
@@ -364,7 +403,40 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
       disconnectServer(server, true, 'unknown pkt');
       return Act.DEAD;
   }
-  return deliver(server, off, end, len, ready, idleTx, asyncResponse);
+  const act = deliver(server, off, end, len, ready, idleTx, asyncResponse);
+  return substitute !== null && act === Act.FORWARD ? replace(substitute, len) : act;
+}
+
+/** The client gets these bytes in the place of `len` bytes of the server. */
+function replace(by: PktBuf | null, len: number): Act {
+  replacement = by;
+  replacedLen = len;
+  return Act.REWRITE;
+}
+
+/** An error about a working client's request. */
+function workError(server: PgSocket, off: number, end: number): Act {
+  const len = hdr.len;
+  let fate = ErrorFate.FORWARD;
+  if (server.state === SocketState.SV_ACTIVE && server.link?.state === SocketState.CL_ACTIVE && serversChange(server)) {
+    if (end - off < len && len <= SERVER_PACKET_MAX) return Act.MORE;
+    if (end - off >= len) fate = statementError(server, off, end, len);
+  }
+  switch (fate) {
+    case ErrorFate.MORE:
+      return Act.MORE;
+    case ErrorFate.DEAD:
+      return Act.DEAD;
+    case ErrorFate.REPEATED:
+      countBytes(server, len + READY_LEN);
+      return replace(null, len + READY_LEN);
+    default:
+  }
+  if (server.copyMode) endCopy(server, true);
+  server.queryFailed = true;
+  if (end - off >= len) server.dying = isFatal(arena, off + NEW_HEADER_LEN, off + len);
+  const act = deliver(server, off, end, len, false, false, false);
+  return fate === ErrorFate.RENAME && act === Act.FORWARD ? replace(renamedError(), len) : act;
 }
 
 /** ReadyForQuery answers the oldest request when that is a Sync, a Query or a FunctionCall. */

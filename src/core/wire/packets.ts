@@ -80,6 +80,7 @@ export const enum ErrField {
   SeverityPlain = 0x56, // 'V'
   SqlState = 0x43, // 'C'
   Message = 0x4d, // 'M'
+  Routine = 0x52, // 'R'
 }
 
 /** The code inside AuthenticationRequest. */

@@ -1,0 +1,186 @@
+/*
+ * Errors of servers about prepared statements: a statement that a server cannot use any more, or has lost, is prepared again,
+ * and the transaction that met it first is repeated where the client cannot tell; names that only servers know become the
+ * client's. Called by server.ts with every ErrorResponse of a server that has a client.
+ */
+import { slogDebug } from '../base/log';
+import { arena, native } from '../base/native';
+import { blockSource } from '../net/sbuf';
+import { NoteKind, STATEMENT_NAME_PREFIX } from '../pool/prepare';
+import { type Request, type RequestQueue, ResponseAction, UNNAMED_AGAIN } from '../pool/requests';
+import type { PgSocket } from '../pool/socket';
+import { markStale } from '../pool/statements';
+import { ErrField, NEW_HEADER_LEN, PqMsg, TxStatus } from '../wire/packets';
+import { PktBuf } from '../wire/pktbuf';
+import { PktReader } from '../wire/reader';
+import { disconnectServer } from './objects';
+import { closeOnServer, parseOnServer, TAKEN_NAME, UNKNOWN_PREFIX } from './prepared';
+
+const UNDEFINED_STATEMENT = '26000';
+const DUPLICATE_STATEMENT = '42P05';
+const NOT_SUPPORTED = '0A000';
+/** Where PostgreSQL finds that the result of a statement has changed: its text may be translated. */
+const REVALIDATE = 'RevalidateCachedQuery';
+
+/** Length of ReadyForQuery. */
+export const READY_LEN = NEW_HEADER_LEN + 1;
+
+/** What becomes of an ErrorResponse. */
+export const enum ErrorFate {
+  /** the client gets it as it is */
+  FORWARD,
+  /** the client gets renamedError() */
+  RENAME,
+  /** the ReadyForQuery behind it is needed to know */
+  MORE,
+  /** the client gets neither: everything was sent again */
+  REPEATED,
+  /** likewise, but the server's connection broke */
+  DEAD,
+}
+
+interface Fields {
+  sqlstate: string;
+  routine: string;
+  message: string;
+  /** where the message is in the packet's bytes, with its NUL */
+  from: number;
+  to: number;
+}
+
+function readFields(off: number, end: number): Fields {
+  const fields: Fields = { sqlstate: '', routine: '', message: '', from: 0, to: 0 };
+  const reader = new PktReader(arena, off, end);
+  for (let field = reader.u8(); field !== 0; field = reader.u8()) {
+    const from = reader.pos;
+    const value = reader.str();
+    if (value === null) break;
+    if (field === ErrField.SqlState) fields.sqlstate = value;
+    else if (field === ErrField.Routine) fields.routine = value;
+    else if (field === ErrField.Message) Object.assign(fields, { message: value, from, to: reader.pos });
+  }
+  return fields;
+}
+
+/* ---- the client's names ---- */
+
+const renamed = new PktBuf();
+
+/** The packet of the last ErrorFate.RENAME. */
+export function renamedError(): PktBuf {
+  return renamed;
+}
+
+/** How the client calls what the server calls PGBOUNCER_<queryId>; null when it has no name for it any more. */
+function clientName(client: PgSocket, queryId: number): string | null {
+  for (const { name, ps } of client.clientStatements?.values() ?? []) if (ps.queryId === queryId) return name;
+  return null;
+}
+
+/** The message with the client's name in the place of the server's. */
+function renamedMessage(server: PgSocket, fields: Fields): string {
+  const { sqlstate, message } = fields;
+  const requests = server.requests as RequestQueue;
+  const note = requests.firstNote();
+  if (sqlstate === DUPLICATE_STATEMENT) {
+    const name = note?.kind === NoteKind.DUPLICATE ? note.client?.name : undefined;
+    return name === undefined ? message : message.replace(TAKEN_NAME, () => name);
+  }
+  const type = requests.firstType();
+  if (sqlstate !== UNDEFINED_STATEMENT || (type !== PqMsg.Bind && type !== PqMsg.Describe)) return message;
+  const subject = requests.subjectAt(0);
+  if (subject === 0) return message.replace(UNKNOWN_PREFIX, '');
+  const name = clientName(server.link as PgSocket, subject);
+  return name === null ? message : message.replace(STATEMENT_NAME_PREFIX + subject, () => name);
+}
+
+function rename(server: PgSocket, off: number, len: number, fields: Fields): ErrorFate {
+  const message = renamedMessage(server, fields);
+  if (message === fields.message) return ErrorFate.FORWARD;
+  renamed.reset();
+  renamed.startPacket(PqMsg.ErrorResponse);
+  renamed.putSlice(arena, off + NEW_HEADER_LEN, fields.from - off - NEW_HEADER_LEN);
+  renamed.putString(message);
+  renamed.putSlice(arena, fields.to, off + len - fields.to);
+  renamed.finishPacket();
+  return ErrorFate.RENAME;
+}
+
+/* ---- repeating ---- */
+
+/** Whether a client that gets the new result hears what is in it: else it would take it for the old one. */
+function asksForResult(requests: RequestQueue): boolean {
+  const next = requests.count > 1 ? requests.entryAt(1) & 0xff : 0;
+  return requests.firstType() === PqMsg.Describe || next === PqMsg.Describe;
+}
+
+/** Sends the batch again, behind a Close and a Parse of each statement of it that is of no use. */
+function repeat(server: PgSocket): ErrorFate {
+  const requests = server.requests as RequestQueue;
+  const batch = server.batch as NonNullable<PgSocket['batch']>;
+  const all: Request[] = requests.takeAll();
+  const out = new PktBuf();
+  for (const { subject } of all) {
+    if (subject === 0 || subject >= UNNAMED_AGAIN) continue;
+    const statement = server.serverStatements?.findById(subject);
+    if (statement?.stale !== true) continue;
+    closeOnServer(server, statement, out);
+    parseOnServer(server, statement.ps, null, out);
+  }
+  for (const { type, action, note, subject } of all) requests.push(type, action, note, subject);
+  out.putBytes(batch.bytes());
+  batch.drop();
+  const client = server.link as PgSocket;
+  const res = out.failed ? -1 : native.sendBytes(server.handle, out.buf, 0, out.pos);
+  if (res < 0) {
+    disconnectServer(server, false, 'server connection closed');
+    return ErrorFate.DEAD;
+  }
+  if (res > 0) blockSource(client);
+  return ErrorFate.REPEATED;
+}
+
+/** True when ReadyForQuery is at `off`; null when it is not there yet. */
+function readyBehind(off: number, end: number): boolean | null {
+  if (end <= off) return null;
+  if (arena[off] !== PqMsg.ReadyForQuery) return false;
+  return end - off < READY_LEN ? null : arena[off + NEW_HEADER_LEN] === TxStatus.Idle;
+}
+
+/* ---- errors ---- */
+
+/** Marks what the server cannot use. @returns true when repeating the transaction helps, and hides nothing from the client */
+function learn(server: PgSocket, fields: Fields): boolean {
+  const requests = server.requests as RequestQueue;
+  const type = requests.firstType();
+  if (type !== PqMsg.Bind && type !== PqMsg.Describe) return false;
+  const subject = requests.subjectAt(0);
+  if (subject === 0 || server.serverStatements?.findById(subject) === undefined) return false;
+  if (fields.sqlstate === UNDEFINED_STATEMENT) {
+    // one is lost, as after DEALLOCATE ALL in a function: the others are too
+    markStale(server, null);
+    return true;
+  }
+  if (fields.sqlstate !== NOT_SUPPORTED || fields.routine !== REVALIDATE) return false;
+  markStale(server, subject);
+  return asksForResult(requests);
+}
+
+/**
+ * An ErrorResponse in the arena at [off, off + len), of a server that has a client; `end` is where what is here ends. The request
+ * that failed is the oldest one.
+ */
+export function statementError(server: PgSocket, off: number, end: number, len: number): ErrorFate {
+  const requests = server.requests as RequestQueue;
+  if (requests.count === 0 || requests.firstAction() === ResponseAction.FAKE) return ErrorFate.FORWARD;
+  const fields = readFields(off + NEW_HEADER_LEN, off + len);
+  if (learn(server, fields) && server.batch?.repeatable(requests.total, requests.count)) {
+    const ready = readyBehind(off + len, end);
+    if (ready === null) return ErrorFate.MORE;
+    if (ready) {
+      slogDebug(server, `repeating a transaction whose statement is prepared again: ${fields.message}`);
+      return repeat(server);
+    }
+  }
+  return rename(server, off, len, fields);
+}

@@ -1,0 +1,110 @@
+/*
+ * The unnamed statement in transaction and statement pooling. A server has one for all its clients: the text of a client's
+ * own is kept, so that it can be parsed again where the server has another one by now. Called by client.ts, for every Parse,
+ * Bind and Describe of the unnamed statement: the usual Parse, Bind, Execute, Sync costs one copy of the Parse.
+ */
+import type { RequestQueue } from '../pool/requests';
+import { ResponseAction, UNNAMED, UNNAMED_AGAIN } from '../pool/requests';
+import type { PgSocket } from '../pool/socket';
+import { writeCloseStmt } from '../wire/messages';
+import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
+import type { PktBuf } from '../wire/pktbuf';
+import { Act } from './act';
+
+/** Largest Parse of which a copy is kept. */
+export const UNNAMED_MAX = 64 * 1024;
+/** First size of a copy. */
+const COPY_MIN = 256;
+/** A buffer larger than this, and than four times its text, is replaced by a smaller one. */
+const COPY_ROOMY = 4 * 1024;
+
+/** Number of the newest Parse of an unnamed statement, of whichever client. */
+let lastSeq = 0;
+
+function roomFor(client: PgSocket, length: number): Buffer {
+  const old = client.unnamed;
+  if (old !== null && old.length >= length && (old.length <= COPY_ROOMY || old.length <= 4 * length)) return old;
+  let size = COPY_MIN;
+  while (size < length) size *= 2;
+  client.unnamed = Buffer.allocUnsafeSlow(size);
+  return client.unnamed;
+}
+
+/** A Parse of the unnamed statement goes to the server. */
+function noteParse(client: PgSocket, server: PgSocket, buf: Buffer, off: number, end: number, len: number): void {
+  const requests = server.requests as RequestQueue;
+  client.unnamedSeq = server.unnamedSeq = ++lastSeq;
+  server.unnamedSegment = requests.segment;
+  client.deallocating = null;
+  requests.push(PqMsg.Parse, ResponseAction.FORWARD, null, UNNAMED);
+  if (len > UNNAMED_MAX || end - off < len) {
+    client.unnamed = null;
+    client.unnamedLen = 0;
+    return;
+  }
+  // behind the name, of which only the NUL is there
+  const body = off + NEW_HEADER_LEN + 1;
+  const length = off + len - body;
+  const copy = roomFor(client, length);
+  buf.copy(copy, 0, body, off + len);
+  client.unnamedLen = length;
+}
+
+/** True when a Bind or Describe has to wait: whether the server has the client's statement is being decided. */
+export function unnamedUnsure(server: PgSocket): boolean {
+  const requests = server.requests as RequestQueue;
+  return requests.count > 0 && server.unnamedSegment !== requests.segment && requests.hasUnnamedParse();
+}
+
+/** Parse, Bind or Describe of the unnamed statement, of a client that has a server. Takes it into the queue, or lets it be rewritten. */
+export function unnamedPacket(client: PgSocket, type: number, buf: Buffer, off: number, end: number, len: number): Act {
+  const server = client.link as PgSocket;
+  if (type === PqMsg.Parse) {
+    noteParse(client, server, buf, off, end, len);
+    return Act.FORWARD;
+  }
+  if (type === PqMsg.Close) {
+    client.unnamedSeq = server.unnamedSeq = 0;
+    (server.requests as RequestQueue).push(type, ResponseAction.FORWARD);
+    return Act.FORWARD;
+  }
+  if (client.unnamedSeq === 0 || client.unnamedSeq !== server.unnamedSeq) return Act.REWRITE;
+  (server.requests as RequestQueue).push(type, ResponseAction.FORWARD);
+  return Act.FORWARD;
+}
+
+/**
+ * In front of a Bind or Describe of the unnamed statement that the server does not have: parses it there, or takes away
+ * whichever the server has, so that the server says that there is none.
+ */
+export function supplyUnnamed(client: PgSocket, server: PgSocket, type: number, out: PktBuf): void {
+  const requests = server.requests as RequestQueue;
+  if (client.unnamedSeq !== 0 && client.unnamed !== null && client.unnamedLen > 0) {
+    out.startPacket(PqMsg.Parse);
+    out.putChar(0);
+    out.putSlice(client.unnamed, 0, client.unnamedLen);
+    out.finishPacket();
+    requests.push(PqMsg.Parse, ResponseAction.SKIP, null, UNNAMED_AGAIN);
+    server.unnamedSeq = client.unnamedSeq;
+    server.unnamedSegment = requests.segment;
+  } else {
+    writeCloseStmt(out, '');
+    requests.push(PqMsg.Close, ResponseAction.SKIP);
+    client.unnamedSeq = server.unnamedSeq = 0;
+    client.deallocating = null;
+  }
+  requests.push(type, ResponseAction.FORWARD);
+}
+
+/** A simple query takes away the unnamed statement. */
+export function dropUnnamed(client: PgSocket, server: PgSocket): void {
+  client.unnamedSeq = server.unnamedSeq = 0;
+  client.deallocating = null;
+}
+
+/** A client that was taken over had this unnamed statement. */
+export function restoreUnnamed(client: PgSocket, body: Buffer): void {
+  client.unnamed = body;
+  client.unnamedLen = body.length;
+  client.unnamedSeq = ++lastSeq;
+}
