@@ -201,7 +201,8 @@ const ANSWERS = [
 const QUESTIONS = [
   query('SELECT 1'),
   Buffer.concat([parse('one', 'SELECT 1'), bind('', 'one'), describe('S', 'one'), execute(''), SYNC]),
-  Buffer.concat([parse('a', 'SELECT 1'), SYNC, parse('b', 'SELECT 1'), close('S', 'a'), bind('', 'b'), SYNC]),
+  // nothing that waits for answers: when it goes on depends on the pieces
+  Buffer.concat([parse('a', 'SELECT 1'), parse('b', 'SELECT 1'), close('S', 'a'), bind('', 'b'), SYNC]),
   Buffer.concat([query('COPY'), message('d', Buffer.from('x')), message('c'), query('SELECT 2')]),
   Buffer.concat([parse('', 'x'), bind('', ''), execute(''), FLUSH]),
 ];

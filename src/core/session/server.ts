@@ -313,6 +313,7 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
       if (end - off < NEW_HEADER_LEN + 1) return Act.MORE;
       if (!popReadyRequest(server) && server.queryFailed) clearRequestsUntil(server, PqMsg.Sync, PqMsg.Sync);
       server.queryFailed = false;
+      if (server.batch?.recording) server.batch.drop();
       const status = arena[off + NEW_HEADER_LEN];
       server.failedTx = status === TxStatus.Failed;
       if (status === TxStatus.Idle) {
