@@ -139,6 +139,7 @@ pidfile||no
 pkt_buf|4096|no
 pool_mode|session|yes
 pool_idle_timeout|0|yes
+prepared_errors_fatal|0|yes
 query_timeout|0|yes
 query_wait_notify|5|yes
 query_wait_timeout|120|yes

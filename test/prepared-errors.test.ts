@@ -45,6 +45,42 @@ function withMode(mode: string, body: (pooler: Bouncer) => Promise<void>, settin
   return withPooler({ cluster: pg, settings: all }, body);
 }
 
+describe('with prepared_errors_fatal', () => {
+  const FATAL = { prepared_errors_fatal: 1 };
+  const ended = (answer: Message[], text: string) => {
+    const error = errorIn(answer);
+    assert.deepEqual([error?.S, error?.C, error?.M], ['FATAL', '08P01', text]);
+  };
+
+  it('a name that is in use ends the connection', () =>
+    withMode(
+      'transaction',
+      async (pooler) => {
+        const client = await login(pooler);
+        await exchange(client, parse('q', 'SELECT 1'));
+        assert.equal(await use(client, 'q'), '1 I');
+        ended(await exchange(client, parse('q', 'SELECT 2')), 'prepared statement name is already in use');
+        assert.equal(await client.next(), null);
+      },
+      FATAL,
+    ));
+
+  for (const [what, packet] of [
+    ['Bind', bind('unheard')],
+    ['Describe', message('D', Buffer.from('S'), cstring('unheard'))],
+  ] as const)
+    it(`${what} of an unknown name ends the connection`, () =>
+      withMode(
+        'transaction',
+        async (pooler) => {
+          const client = await login(pooler);
+          ended(await exchange(client, packet), 'prepared statement did not exist');
+          assert.equal(await client.next(), null);
+        },
+        FATAL,
+      ));
+});
+
 for (const mode of ['transaction', 'statement', 'session'] as const) {
   describe(`in ${mode} mode`, () => {
     it('a name that is in use is refused, and the session goes on', () =>

@@ -149,6 +149,7 @@ const initial = {
   /** bytes */
   maxPacketSize: 0,
   maxPreparedStatements: 0,
+  preparedErrorsFatal: 0,
   maxUserClientConnections: 0,
   maxUserConnections: 0,
   minPoolSize: 0,
@@ -335,6 +336,7 @@ export const settingsTable: readonly Setting[] = [
   row('pkt_buf', 'pktBuf', SettingType.INT, '4096', NO_RELOAD, null, 1),
   row('pool_mode', 'poolMode', SettingType.LOOKUP, 'session', false, poolModeMap),
   row('pool_idle_timeout', 'poolIdleTimeout', SettingType.TIME, '0'),
+  row('prepared_errors_fatal', 'preparedErrorsFatal', SettingType.INT, '0'),
   row('query_timeout', 'queryTimeout', SettingType.TIME, '0'),
   row('query_wait_notify', 'queryWaitNotify', SettingType.INT, '5'),
   row('query_wait_timeout', 'queryWaitTimeout', SettingType.TIME, '120'),

@@ -4,7 +4,7 @@
  * Called by the client's side (client.ts) with a packet, by the server's side (server.ts) for answers to be made up.
  * Follows PgBouncer's prepare.c and the chapter "Extended Query" of PostgreSQL's protocol.
  */
-import { slogDebug, slogInfo, slogNoise, wantDebug, wantNoise } from '../base/log';
+import { slogDebug, slogError, slogInfo, slogNoise, wantDebug, wantNoise } from '../base/log';
 import { native } from '../base/native';
 import { cf } from '../config/settings';
 import { blockSource } from '../net/sbuf';
@@ -266,6 +266,25 @@ function recordBatch(server: PgSocket): void {
   server.batch.begin(requests.total);
 }
 
+/**
+ * With prepared_errors_fatal, the end of a client that prepares a name which it has, or uses one which it has not.
+ * @returns true when the client was disconnected
+ */
+function endForName(client: PgSocket, type: number, name: string): boolean {
+  const statement = client.clientStatements?.get(name);
+  const has = statement !== undefined && !statement.closing;
+  if (type === PqMsg.Parse) {
+    if (!has || statement.unsure) return false;
+    slogError(client, `prepared statement '${name}' was already prepared`);
+    disconnectClient(client, true, 'prepared statement name is already in use');
+    return true;
+  }
+  if (has) return false;
+  slogError(client, `prepared statement '${name}' not found`);
+  disconnectClient(client, true, 'prepared statement did not exist');
+  return true;
+}
+
 /** Bind: a new header with the common name. @returns bytes of the packet that it replaces, -1 when the client is gone */
 function handleBind(client: PgSocket, server: PgSocket, buf: Buffer, off: number, len: number, out: PktBuf): number {
   const portal = off + NEW_HEADER_LEN;
@@ -363,6 +382,7 @@ export function rewritePacket(
   if (type === PqMsg.Query || buf[nameAt(type, buf, off)] === 0) {
     return rewriteOther(client, server, type, buf, off, len, out);
   }
+  if (cf.preparedErrorsFatal !== 0 && endForName(client, type, nameOf(type, buf, off))) return -1;
   if (type === PqMsg.Bind) return handleBind(client, server, buf, off, len, out);
   if (type === PqMsg.Parse) return handleParse(client, server, buf, off, len, out) ? len : -1;
   handleDescribe(client, server, buf, off, out);
