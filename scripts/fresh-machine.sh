@@ -90,6 +90,9 @@ git ls-files -z --cached --others --exclude-standard | tar -c --null -T - | tar 
 chown -R "$runner" "$copy"
 cd "$copy"
 
+# folders of the user who runs this script, as `npm run` hands them on
+unset npm_config_cache npm_config_userconfig npm_config_init_module npm_config_local_prefix
+
 as_runner() {
   if [ "$runner" = root ]; then "$@"; else runuser -u "$runner" -- env HOME="$copy" "$@"; fi
 }
