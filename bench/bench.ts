@@ -11,6 +11,14 @@ import { type Cert, CertFolder } from '../test/harness/certs';
 import { copyOut, cpuUsec, median, type PgbenchRun, pgbench, rssKb } from './measure';
 import { login, startDoorman, startPooler } from './poolers';
 import { rebootUnderLoad } from './reboot';
+import {
+  idleTlsClients,
+  type MemoryFigures,
+  slowReaders,
+  statementsOfOneClient,
+  usersFoundAtLogin,
+  usersInFile,
+} from './scale';
 import { streamsBesideQueries } from './streams';
 import { printTable, type Row } from './table';
 
@@ -29,7 +37,8 @@ const USAGE = `Usage: npm run bench -- [OPTION]...
   --quick         one short round, for a look or for CI
   --rounds N      rounds per figure (default 3); medians are printed
   --seconds N     length of one pgbench run (default 4)
-  --only WORD     only figures whose name has WORD in it, as simple, tls, prepared, reboot, streams
+  --only WORD     only figures whose name has WORD in it, as simple, tls, prepared, reboot, streams;
+                  scale: what large numbers cost, which is not measured otherwise (some minutes)
   --json FILE     also write everything, single rounds included, to FILE
 BENCH_COPY_MB says how much COPY sends (default 1024), PGBOUNCER_BIN where the C original lies.`;
 
@@ -312,6 +321,48 @@ async function benchStreams(kinds: Contender['name'][]): Promise<void> {
   }
 }
 
+function addMemory(title: string, names: Record<keyof MemoryFigures, string>) {
+  const rowOf = (word: string) => addRow(`${title}, ${word}`, 'MB', '', 1);
+  const [before, most, after] = [rowOf(names.before), rowOf(names.with), rowOf(names.after)];
+  return (who: Contender['name'], figures: MemoryFigures) => {
+    before[who].push(figures.before);
+    most[who].push(figures.with);
+    after[who].push(figures.after);
+  };
+}
+
+/** Large numbers, where the original needs minutes: only when asked for, once for each pooler. */
+async function benchScale(kinds: Contender['name'][], cert: Cert): Promise<void> {
+  if (only === undefined || !'scale'.includes(only)) return;
+  const [users, more, logins, tls, statements] = options.quick
+    ? [10_000, 100, 2000, 200, 10_000]
+    : [100_000, 1000, 20_000, 1000, 100_000];
+  const up = addRow(`scale: auth_file of ${users} users, start`, 'ms', 'tsbouncer < 1000', 0);
+  const reload = addRow(`scale: RELOAD with ${more} new users, the last is let in`, 'ms', 'tsbouncer < 1000', 0);
+  const wait = addRow('scale: longest wait of another client meanwhile', 'ms', '', 0);
+  const first = addRow(`scale: CPU per login of a new user and database, early of ${logins}`, 'us', '', 0);
+  const last = addRow('scale: the same, at the end', 'us', '', 0);
+  const tlsMemory = addMemory(`scale: ${tls} TLS clients`, { before: 'before', with: 'idle', after: 'gone' });
+  const named = { before: 'before', with: 'at rest', after: 'when it has left' };
+  const statementMemory = addMemory(`scale: one client with ${statements} prepared statements`, named);
+  const [readers, servers] = options.quick ? [200, 20] : [2000, 200];
+  const slow = addRow(`scale: ${readers} slow clients read 1 MB each from ${servers} servers`, 's', '<= 1.0', 1);
+  for (const who of kinds) {
+    const where = { cluster, original: who === 'original' };
+    say(`scale: ${who}`);
+    const figures = await usersInFile(where, users, more);
+    up[who].push(figures.up);
+    reload[who].push(figures.reload);
+    wait[who].push(figures.wait);
+    const [early, late] = await usersFoundAtLogin(where, logins);
+    first[who].push(early);
+    last[who].push(late);
+    tlsMemory(who, await idleTlsClients(where, tls, cert));
+    statementMemory(who, await statementsOfOneClient(where, statements));
+    slow[who].push(await slowReaders(where, readers, servers));
+  }
+}
+
 async function versionOf(contender: Contender): Promise<string> {
   const [row] = await contender.pooler.admin('SHOW VERSION');
   return String(Object.values(row ?? {})[0]);
@@ -325,7 +376,13 @@ async function main(): Promise<void> {
   const identity = new CertFolder().authority('localhost');
   const ssl = { ssl: 'on', ssl_cert_file: identity.cert, ssl_key_file: identity.key };
   cluster = await PgCluster.start({
-    settings: { log_connections: 'off', log_disconnections: 'off', shared_buffers: '128MB', ...ssl },
+    settings: {
+      log_connections: 'off',
+      log_disconnections: 'off',
+      shared_buffers: '128MB',
+      max_connections: 300,
+      ...ssl,
+    },
   });
   script = join(tempDir('bench'), 's.sql');
   writeFileSync(script, '\\set aid random(1, 100000)\nSELECT :aid;\n');
@@ -352,6 +409,7 @@ async function main(): Promise<void> {
   await benchMemory(kinds);
   await benchReboot(kinds);
   await benchStreams(kinds);
+  await benchScale(kinds, identity);
   await cluster.stop();
 
   console.log(`${machine}\n${versions.join(' against ')}; ${ROUNDS} rounds of ${SECONDS} s, medians\n`);

@@ -222,7 +222,7 @@ function spawnPooler(dir: string, options: BouncerOptions, args: string[]): Chil
   return startProgram(program as string, rest, {
     cwd: dir,
     // it looks at its own records several times a second, and ends when something is broken: see core/session/invariants.ts
-    env: { ...process.env, TSBOUNCER_CHECK: '1', ...options.env },
+    env: { TSBOUNCER_CHECK: '1', ...process.env, ...options.env },
     stdio: ['ignore', 'ignore', 'pipe'],
     ...spawnAs(user),
   });

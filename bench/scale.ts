@@ -1,0 +1,241 @@
+/*
+ * What large numbers cost: an auth_file of 100,000 users, logins of ever new users, clients in TLS, prepared statements of
+ * one client, and results that are read slowly. Each measurement has a pooler of its own.
+ */
+import { appendFileSync } from 'node:fs';
+import { connect as connectTls } from 'node:tls';
+import { Bouncer, cstring, int16, message, type PgCluster, RawClient, SSL_REQUEST } from '../test/harness';
+import type { Cert } from '../test/harness/certs';
+import { cpuUsec, rssKb } from './measure';
+import { BENCH_SETTINGS, login, startDoorman } from './poolers';
+
+const KB = 1024;
+/** ms; a janitor that gives memory back has run by then */
+const REST_MS = 5000;
+const AT_ONCE = 50;
+/** ms; the original needs about a minute for 100,000 users */
+const UP_MS_MAX = 300_000;
+
+const sleep = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
+
+interface Where {
+  cluster: PgCluster;
+  original: boolean;
+}
+
+/** The same names in every run, in no order. */
+function userNames(count: number, seed: number): string[] {
+  const names: string[] = [];
+  let state = seed;
+  for (let n = 0; n < count; n++) {
+    state = (state * 48271) % 0x7fffffff;
+    names.push(`u${state.toString(36)}_${n}`);
+  }
+  return names;
+}
+
+async function inGroups(count: number, one: (index: number) => Promise<void>): Promise<void> {
+  let next = 0;
+  const worker = async (): Promise<void> => {
+    for (let index = next++; index < count; index = next++) await one(index);
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, worker));
+}
+
+async function mustLogIn(client: RawClient, user: string, database: string, password = ''): Promise<void> {
+  const last = (await client.login({ user, database, password })).at(-1);
+  if (last?.type !== 'Z') throw new Error(`${user} could not log in: ${last?.body.toString('latin1')}`);
+}
+
+export interface UsersFigures {
+  /** ms from the start of the process until it says that it is up */
+  up: number;
+  /** ms from RELOAD until the last of the new users is let in */
+  reload: number;
+  /** ms that a client with small queries waited at most meanwhile */
+  wait: number;
+}
+
+/** An auth_file of that many users; then some more, and RELOAD while other clients work. */
+export async function usersInFile({ cluster, original }: Where, count: number, more: number): Promise<UsersFigures> {
+  const names = userNames(count, 1);
+  const userlist = Object.fromEntries(names.map((name) => [name, 'secret']));
+  const start = performance.now();
+  const settings = { ...BENCH_SETTINGS, auth_type: 'plain' };
+  const pooler = await Bouncer.start({ cluster, original, userlist, settings, wait: false });
+  await pooler.logWait(/process up: /, 0, UP_MS_MAX);
+  const up = performance.now() - start;
+
+  const client = await RawClient.connect({ port: pooler.port });
+  await mustLogIn(client, 'postgres', 'postgres');
+  const console = await pooler.console();
+  let over = false;
+  let wait = 0;
+  const asking = async (): Promise<void> => {
+    while (!over) {
+      const asked = performance.now();
+      await client.query('SELECT 1');
+      wait = Math.max(wait, performance.now() - asked);
+    }
+  };
+  const loop = asking();
+  const added = userNames(more, 2).map((name) => `x${name}`);
+  appendFileSync(`${pooler.dir}/userlist.txt`, added.map((name) => `"${name}" "secret"\n`).join(''));
+  await sleep(500);
+  wait = 0;
+  const told = performance.now();
+  await console.query('RELOAD');
+  for (const name of [added[0] as string, added.at(-1) as string]) {
+    const newcomer = await RawClient.connect({ port: pooler.port });
+    await mustLogIn(newcomer, name, 'postgres', 'secret');
+    await newcomer.destroy();
+  }
+  const reload = performance.now() - told;
+  await sleep(500);
+  over = true;
+  await loop;
+  await console.end();
+  await client.destroy();
+  await pooler.stop();
+  return { up, reload, wait };
+}
+
+/** CPU of a login, usec, for the first and for the last of many users and databases that the pooler did not know before. */
+export async function usersFoundAtLogin({ cluster, original }: Where, count: number): Promise<[number, number]> {
+  const doorman = await startDoorman();
+  const pooler = await Bouncer.start({
+    cluster,
+    original,
+    databases: {
+      asking: cluster.connstr('postgres'),
+      '*': `host=127.0.0.1 port=${doorman.port} auth_dbname=asking auth_user=postgres`,
+    },
+    settings: { ...BENCH_SETTINGS, auth_type: 'plain', auth_query: "SELECT $1::text, 'secret'" },
+  });
+  const names = userNames(count, 3);
+  const part = Math.floor(count / 10);
+  const perLogin = async (from: number, to: number): Promise<number> => {
+    const before = cpuUsec(pooler.pid);
+    await inGroups(to - from, async (at) => {
+      const name = names[from + at] as string;
+      const client = await RawClient.connect({ port: pooler.port });
+      await mustLogIn(client, name, `db_${name}`, 'secret');
+      await client.destroy();
+    });
+    return (cpuUsec(pooler.pid) - before) / (to - from);
+  };
+  await perLogin(0, part);
+  const first = await perLogin(part, 2 * part);
+  await perLogin(2 * part, count - part);
+  const last = await perLogin(count - part, count);
+  await pooler.stop();
+  doorman.server.close();
+  return [first, last];
+}
+
+export interface MemoryFigures {
+  /** MB of resident memory before, with all of them, and some seconds after they have left */
+  before: number;
+  with: number;
+  after: number;
+}
+
+async function tlsClient(port: number): Promise<RawClient> {
+  const plain = await RawClient.connect({ port });
+  if ((await plain.request(SSL_REQUEST)) !== 'S') throw new Error('the pooler refuses TLS');
+  plain.socket.removeAllListeners('data');
+  const socket = connectTls({ socket: plain.socket, rejectUnauthorized: false });
+  await new Promise<void>((settle, reject) => {
+    socket.once('secureConnect', settle);
+    socket.once('error', reject);
+  });
+  return RawClient.over(socket);
+}
+
+export async function idleTlsClients({ cluster, original }: Where, count: number, cert: Cert): Promise<MemoryFigures> {
+  const settings = {
+    ...BENCH_SETTINGS,
+    client_tls_sslmode: 'require',
+    client_tls_cert_file: cert.cert,
+    client_tls_key_file: cert.key,
+  };
+  const pooler = await Bouncer.start({ cluster, original, settings });
+  const clients: RawClient[] = [];
+  const before = rssKb(pooler.pid) / KB;
+  await inGroups(count, async () => {
+    const client = await tlsClient(pooler.port);
+    await mustLogIn(client, 'postgres', 'postgres');
+    clients.push(client);
+  });
+  await sleep(REST_MS);
+  const most = rssKb(pooler.pid) / KB;
+  await Promise.all(clients.map((client) => client.destroy()));
+  await sleep(REST_MS);
+  const figures = { before, with: most, after: rssKb(pooler.pid) / KB };
+  await pooler.stop();
+  return figures;
+}
+
+const PARSES_AT_ONCE = 100;
+
+/** One client prepares that many different statements, rests, and leaves. */
+export async function statementsOfOneClient({ cluster, original }: Where, count: number): Promise<MemoryFigures> {
+  const pooler = await Bouncer.start({
+    cluster,
+    original,
+    settings: { ...BENCH_SETTINGS, max_prepared_statements: 100 },
+  });
+  const [client] = (await login(pooler.port, ['postgres'])) as [RawClient];
+  const before = rssKb(pooler.pid) / KB;
+  for (let at = 0; at < count; at += PARSES_AT_ONCE) {
+    const parses = Array.from({ length: Math.min(PARSES_AT_ONCE, count - at) }, (_, n) =>
+      message('P', cstring(`s${at + n}`), cstring(`SELECT ${at + n}`), int16(0)),
+    );
+    await client.send(...parses, message('S'));
+    const answer = await client.until('Z');
+    if (answer.some((msg) => msg.type === 'E')) throw new Error('a statement could not be prepared');
+  }
+  await sleep(REST_MS);
+  const most = rssKb(pooler.pid) / KB;
+  await client.destroy();
+  await sleep(REST_MS);
+  const figures = { before, with: most, after: rssKb(pooler.pid) / KB };
+  await pooler.stop();
+  return figures;
+}
+
+/** Bytes of a result, and how much of it a slow client reads at a time, with a pause behind each part. */
+const RESULT_BYTES = 1_000_000;
+const PART_BYTES = 64 * KB;
+const PAUSE_MS = 10;
+
+async function readSlowly(client: RawClient): Promise<void> {
+  await client.sendMessage('Q', cstring(`SELECT repeat('x', ${RESULT_BYTES / 10}) FROM generate_series(1, 10)`));
+  let left = RESULT_BYTES;
+  while (left > 0) {
+    const part = await client.bytes(Math.min(PART_BYTES, left), 120_000);
+    if (part === null) throw new Error('a slow client lost its connection');
+    left -= part.length;
+    client.pause();
+    await sleep(PAUSE_MS);
+    client.resume();
+  }
+  await client.until('Z', 120_000);
+}
+
+/** @returns s until all clients have read their results */
+export async function slowReaders(where: Where, clients: number, servers: number): Promise<number> {
+  const { cluster, original } = where;
+  const pooler = await Bouncer.start({
+    cluster,
+    original,
+    settings: { ...BENCH_SETTINGS, default_pool_size: servers },
+  });
+  const readers = await login(pooler.port, new Array<string>(clients).fill('postgres'));
+  const start = performance.now();
+  await Promise.all(readers.map(readSlowly));
+  const seconds = (performance.now() - start) / 1000;
+  await Promise.all(readers.map((client) => client.destroy()));
+  await pooler.stop();
+  return seconds;
+}
