@@ -52,7 +52,9 @@ const REBOOT_IDLE_CLIENTS = options.quick ? [1000] : [1000, 5000];
 const STREAMS = options.quick ? [200] : [16, 500];
 const KB = 1024;
 /** The original's first release that keeps track of prepared statements. */
-const PREPARED_SINCE = [1, 21];
+const PREPARED_SINCE: [number, number] = [1, 21];
+/** And the first with auth_dbname. */
+const AUTH_DBNAME_SINCE: [number, number] = [1, 19];
 
 /** A pooler and the place of its figures in a row. */
 interface Contender {
@@ -156,14 +158,14 @@ async function benchVariant(kinds: Contender['name'][], variant: Variant): Promi
   for (const { pooler } of contenders) await pooler.stop();
 }
 
+function isSince(version: string | undefined, since: [number, number]): boolean {
+  const [, major, minor] = (/(\d+)\.(\d+)/.exec(version ?? '') ?? []).map(Number) as [number, number, number];
+  return major > since[0] || (major === since[0] && minor >= since[1]);
+}
+
 /** An original that is too old for them would only send errors: there is nothing to divide by then, and a line says so. */
 async function benchPrepared(contenders: Contender[], versions: string[]): Promise<void> {
-  const able = contenders.filter(({ name }, at) => {
-    if (name === 'tsbouncer') return true;
-    const [, major, minor] = /(\d+)\.(\d+)/.exec(versions[at] ?? '') ?? [];
-    const [sinceMajor, sinceMinor] = PREPARED_SINCE as [number, number];
-    return Number(major) > sinceMajor || (Number(major) === sinceMajor && Number(minor) >= sinceMinor);
-  });
+  const able = contenders.filter(({ name }, at) => name === 'tsbouncer' || isSince(versions[at], PREPARED_SINCE));
   const title = 'CPU per transaction, prepared';
   if (able.length < contenders.length && (wanted(`${title}, 16 clients`) || wanted(`${title}, 64 clients`))) {
     remarks.push(
@@ -332,7 +334,7 @@ function addMemory(title: string, names: Record<keyof MemoryFigures, string>) {
 }
 
 /** Large numbers, where the original needs minutes: only when asked for, once for each pooler. */
-async function benchScale(kinds: Contender['name'][], cert: Cert): Promise<void> {
+async function benchScale(kinds: Contender['name'][], versions: string[], cert: Cert): Promise<void> {
   if (only === undefined || !'scale'.includes(only)) return;
   const [users, more, logins, tls, statements] = options.quick
     ? [10_000, 100, 2000, 200, 10_000]
@@ -354,9 +356,11 @@ async function benchScale(kinds: Contender['name'][], cert: Cert): Promise<void>
     up[who].push(figures.up);
     reload[who].push(figures.reload);
     wait[who].push(figures.wait);
-    const [early, late] = await usersFoundAtLogin(where, logins);
-    first[who].push(early);
-    last[who].push(late);
+    if (who === 'tsbouncer' || isSince(versions[kinds.indexOf(who)], AUTH_DBNAME_SINCE)) {
+      const [early, late] = await usersFoundAtLogin(where, logins);
+      first[who].push(early);
+      last[who].push(late);
+    } else remarks.push(`${versions.at(-1)} has no auth_dbname (it came with 1.19): no ratio there`);
     tlsMemory(who, await idleTlsClients(where, tls, cert));
     statementMemory(who, await statementsOfOneClient(where, statements));
     slow[who].push(await slowReaders(where, readers, servers));
@@ -409,7 +413,7 @@ async function main(): Promise<void> {
   await benchMemory(kinds);
   await benchReboot(kinds);
   await benchStreams(kinds);
-  await benchScale(kinds, identity);
+  await benchScale(kinds, versions, identity);
   await cluster.stop();
 
   console.log(`${machine}\n${versions.join(' against ')}; ${ROUNDS} rounds of ${SECONDS} s, medians\n`);

@@ -59,15 +59,17 @@ export interface UsersFigures {
 /** An auth_file of that many users; then some more, and RELOAD while other clients work. */
 export async function usersInFile({ cluster, original }: Where, count: number, more: number): Promise<UsersFigures> {
   const names = userNames(count, 1);
-  const userlist = Object.fromEntries(names.map((name) => [name, 'secret']));
-  const start = performance.now();
+  const userlist = Object.fromEntries(['postgres', ...names].map((name) => [name, 'secret']));
+  // PostgreSQL knows none of them
+  const databases = { postgres: cluster.connstr('postgres', 'user=postgres') };
   const settings = { ...BENCH_SETTINGS, auth_type: 'plain' };
-  const pooler = await Bouncer.start({ cluster, original, userlist, settings, wait: false });
+  const start = performance.now();
+  const pooler = await Bouncer.start({ original, databases, userlist, settings, wait: false });
   await pooler.logWait(/process up: /, 0, UP_MS_MAX);
   const up = performance.now() - start;
 
   const client = await RawClient.connect({ port: pooler.port });
-  await mustLogIn(client, 'postgres', 'postgres');
+  await mustLogIn(client, 'postgres', 'postgres', 'secret');
   const console = await pooler.console();
   let over = false;
   let wait = 0;
@@ -204,23 +206,22 @@ export async function statementsOfOneClient({ cluster, original }: Where, count:
   return figures;
 }
 
-/** Bytes of a result, and how much of it a slow client reads at a time, with a pause behind each part. */
-const RESULT_BYTES = 1_000_000;
-const PART_BYTES = 64 * KB;
+/** A result of about a megabyte, and how long a slow client rests behind each row. */
+const ROWS = 20;
+const ROW_BYTES = 50_000;
 const PAUSE_MS = 10;
+const ANSWER_MS_MAX = 120_000;
 
 async function readSlowly(client: RawClient): Promise<void> {
-  await client.sendMessage('Q', cstring(`SELECT repeat('x', ${RESULT_BYTES / 10}) FROM generate_series(1, 10)`));
-  let left = RESULT_BYTES;
-  while (left > 0) {
-    const part = await client.bytes(Math.min(PART_BYTES, left), 120_000);
-    if (part === null) throw new Error('a slow client lost its connection');
-    left -= part.length;
+  await client.sendMessage('Q', cstring(`SELECT repeat('x', ${ROW_BYTES}) FROM generate_series(1, ${ROWS})`));
+  for (;;) {
+    const msg = await client.next(ANSWER_MS_MAX);
+    if (msg === null || msg.type === 'E') throw new Error('a slow client lost its connection');
+    if (msg.type === 'Z') return;
     client.pause();
     await sleep(PAUSE_MS);
     client.resume();
   }
-  await client.until('Z', 120_000);
 }
 
 /** @returns s until all clients have read their results */
