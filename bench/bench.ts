@@ -353,9 +353,11 @@ async function benchScale(kinds: Contender['name'][], versions: string[], cert: 
     const where = { cluster, original: who === 'original' };
     say(`scale: ${who}`);
     const figures = await usersInFile(where, users, more);
-    up[who].push(figures.up);
-    reload[who].push(figures.reload);
-    wait[who].push(figures.wait);
+    if (figures !== null) {
+      up[who].push(figures.up);
+      reload[who].push(figures.reload);
+      wait[who].push(figures.wait);
+    } else remarks.push(`${versions[kinds.indexOf(who)]} was not up after a minute with ${users} users`);
     if (who === 'tsbouncer' || isSince(versions[kinds.indexOf(who)], AUTH_DBNAME_SINCE)) {
       const [early, late] = await usersFoundAtLogin(where, logins);
       first[who].push(early);
