@@ -25,7 +25,7 @@ import { dnsSlot } from './core/net/dns';
 import { checkOldProcessUnix, poolerSetup, poolerTuneAccept } from './core/net/listener';
 import { sbufTlsSetup, tlsConnectionInfo } from './core/net/tls';
 import { databaseList } from './core/pool/database';
-import { userList } from './core/pool/user';
+import { userCount } from './core/pool/user';
 import { initVarLookup } from './core/pool/varcache';
 import { mainLoopOnce } from './core/session/mainloop';
 import { janitorSetup } from './core/session/maint';
@@ -59,7 +59,7 @@ function checkLimits(): void {
   let fdCount = cf.maxClientConn + 10;
   for (let db = databaseList.head; db !== null; db = nextOf(db)) {
     const size = db.poolSize >= 0 ? db.poolSize : cf.defaultPoolSize;
-    fdCount += db.forcedUser !== null ? size : size * userList.count;
+    fdCount += db.forcedUser !== null ? size : size * userCount();
   }
   logInfo(
     `kernel file descriptor limit: ${soft} (hard: ${hard}); max_client_conn: ${cf.maxClientConn}, ` +

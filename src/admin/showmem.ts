@@ -8,7 +8,7 @@ import { dnsForEachZone } from '../core/net/dnszones';
 import { databaseList, peerList } from '../core/pool/database';
 import { type PgPool, peerPoolList, poolList } from '../core/pool/pool';
 import { loginClientList, socketCounts } from '../core/pool/state';
-import { userList } from '../core/pool/user';
+import { userCount } from '../core/pool/user';
 import { varNames } from '../core/pool/varcache';
 import { forEachServer } from '../core/session/launch';
 import { consoleHooks } from './hooks';
@@ -39,7 +39,7 @@ interface Counts {
 }
 
 function countObjects(): Counts {
-  const counts: Counts = { credentials: userList.count, requests: 0, prepared: 0 };
+  const counts: Counts = { credentials: userCount(), requests: 0, prepared: 0 };
   for (let db = databaseList.head; db !== null; db = nextOf(db)) {
     counts.credentials += db.dynamicUsers.size + (db.forcedUser === null ? 0 : 1);
   }
@@ -58,7 +58,7 @@ export function memRows(put: PutRow): void {
   const row = (name: string, size: number, used: number, free: number): void => {
     put(name, size, used, free, (used + free) * size);
   };
-  row('user_cache', Size.USER, userList.count, 0);
+  row('user_cache', Size.USER, userCount(), 0);
   row('credentials_cache', Size.CREDENTIALS, counts.credentials, 0);
   row('db_cache', Size.DATABASE, databaseList.count, 0);
   row('peer_cache', Size.DATABASE, peerList.count, 0);
@@ -77,7 +77,7 @@ export function memRows(put: PutRow): void {
 export function listRows(put: PutRow): void {
   const dns = dnsCounts();
   put('databases', databaseList.count);
-  put('users', userList.count);
+  put('users', userCount());
   put('peers', peerList.count);
   put('pools', poolList.count);
   put('peer_pools', peerPoolList.count);

@@ -14,7 +14,7 @@ import {
   userMaxConnections,
 } from '../core/pool/limits';
 import { type PgPool, peerPoolList, poolList } from '../core/pool/pool';
-import { userList } from '../core/pool/user';
+import { userList, wakeAllUsers } from '../core/pool/user';
 import type { PutRow } from './reply';
 
 /** null = whatever the next wider setting says */
@@ -111,6 +111,7 @@ function paddedOrEmpty(value: number): string {
 }
 
 export function userRows(put: PutRow): void {
+  wakeAllUsers();
   for (let user = userList.head; user !== null; user = nextOf(user)) {
     put(
       user.name,

@@ -52,7 +52,7 @@ function identity(st: BigIntStats): string {
  * @param path file name as a byte string
  * @param firstLoad false on RELOAD and SIGHUP
  * @returns the users in the file's order (a later line of the same name replaces an earlier one), or null when the
- *   users known so far must stay as they are. Their texts are pieces of the file's: detach() what is kept.
+ *   users known so far must stay as they are. Their texts may be pieces of the file's, and keep all of it in memory.
  */
 export function loadAuthFile(path: string, firstLoad: boolean): AuthFileUser[] | null {
   let text: string;

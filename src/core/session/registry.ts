@@ -4,8 +4,6 @@
  */
 import { nextOf } from '../base/list';
 import { slogInfo } from '../base/log';
-import { detach } from '../base/strutil';
-import type { AuthFileUser } from '../config/authfile';
 import {
   type DatabaseConfig,
   type ParsedConfig,
@@ -27,14 +25,7 @@ import {
 } from '../pool/database';
 import type { PgPool } from '../pool/pool';
 import { type PgSocket, SocketState } from '../pool/socket';
-import {
-  findGlobalUser,
-  findOrAddGlobalUser,
-  type PgCredentials,
-  type PgGlobalUser,
-  updateGlobalUserPasswd,
-  userList,
-} from '../pool/user';
+import { findOrAddGlobalUser, type PgCredentials, type PgGlobalUser, userList } from '../pool/user';
 import { endAttempt, hostsOf } from './hosts';
 import { forEachServer } from './launch';
 import { closeServerList, disconnectServer, LoginOutcome } from './objects';
@@ -267,37 +258,4 @@ export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => voi
   for (const list of [databaseList, peerList])
     for (let db = list.head; db !== null; db = nextOf(db)) if (db.dead) gone.push(db);
   for (const db of gone) kill(db);
-}
-
-/** Number of the last auth_file that was put in force. */
-let authFileRound = 0;
-
-/**
- * Puts the users of auth_file in force. Those who left it are unknown from now on: looked up by auth_query, or refused.
- */
-export function applyAuthFile(users: AuthFileUser[]): void {
-  const before = authFileRound++;
-  for (const { name, passwd } of users) {
-    const user = findGlobalUser(name) ?? findOrAddGlobalUser(detach(name), '');
-    if (user.credentials.passwd !== passwd) replacePassword(user, detach(passwd));
-    // an empty password in the file is a decision, not a gap for auth_query to fill
-    user.credentials.dynamicPasswd = false;
-    user.provisional = false;
-    user.authFileRound = authFileRound;
-  }
-  if (before === 0) return;
-  for (let user = userList.head; user !== null; user = nextOf(user)) {
-    if (user.authFileRound !== before) continue;
-    user.authFileRound = 0;
-    replacePassword(user, '');
-  }
-}
-
-/** Keys learnt with the old secret say nothing about the new one. */
-function replacePassword(user: PgGlobalUser, passwd: string): void {
-  updateGlobalUserPasswd(user, passwd);
-  user.credentials.scramPassthroughValid = false;
-  user.credentials.scramClientKey = null;
-  user.credentials.scramServerKey = null;
-  user.credentials.scramVerifier = null;
 }

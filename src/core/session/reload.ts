@@ -11,9 +11,10 @@ import { warnUnbuiltSettings } from '../config/unbuilt';
 
 import { sbufTlsSetup, tlsChangeSlot } from '../net/tls';
 import { poolList } from '../pool/pool';
+import { applyAuthFile } from '../pool/user';
 import { reloadHba } from './hbarules';
 import { killDatabase } from './janitor';
-import { applyAuthFile, applyRecords, tagPoolDirty } from './registry';
+import { applyRecords, tagPoolDirty } from './registry';
 import { reloadSlot } from './slots';
 
 /** Gives the log its settings; at start, and when one of them changed. */
