@@ -63,7 +63,7 @@ async function unixLogin(pooler: Bouncer, who: Login): Promise<string | null> {
   return errorIn(answer)?.M ?? null;
 }
 
-/** A client of the pooler's Unix socket in a program of its own: sends one query and prints all that it is told. */
+/** A client of the pooler's Unix socket in a program of its own: logs in, sends one query, and prints all that it is told. */
 const ASKS = `
   const [path, user, database, sql] = process.argv.slice(1);
   const packet = (type, body) => {
@@ -72,15 +72,18 @@ const ASKS = `
     return Buffer.concat([Buffer.from(type), length, body]);
   };
   const socket = require('net').connect(path);
+  const ready = () => said.split('Z\\0\\0\\0\\x05I').length - 1;
   let said = '';
+  let asked = false;
   socket.on('data', (bytes) => {
     said += bytes.toString('latin1');
-    // ready for a query, and ready again behind its answer
-    if (said.split('Z\\0\\0\\0\\x05I').length > 2) socket.end();
+    if (ready() > 1) socket.end();
+    if (ready() === 0 || asked) return;
+    asked = true;
+    socket.write(packet('Q', Buffer.from(sql + '\\0')));
   });
   socket.on('close', () => process.stdout.write(said, 'latin1'));
   socket.write(packet('', Buffer.from('\\0\\x03\\0\\0user\\0' + user + '\\0database\\0' + database + '\\0\\0')));
-  socket.write(packet('Q', Buffer.from(sql + '\\0')));
 `;
 
 /** What that client is told, as the system user that the servers run as: bytes. */
