@@ -2,13 +2,14 @@
  * What all scenarios share: a PostgreSQL with its users, servers with and without TLS, certificates, a directory, PAM's rules,
  * and what the original at hand can do. Set once, cleared at the end. Called by main.ts.
  */
-import { chmodSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { giveTo } from '../src/demo/unprivileged';
 import { PgCluster, tempDir, user } from '../test/harness';
 import { CertFolder } from '../test/harness/certs';
 import { BASE_DN, Directory, noSlapd } from '../test/harness/directory';
+import { pamMissing, removePamRules, writePamRules } from '../test/harness/pam';
 import { Front, type Manners } from './fronts';
 
 /** What an original may have been built without, or a machine may not have. */
@@ -29,9 +30,6 @@ const TRUSTED_USERS = ['c_plain', 'c_md5', 'c_scram', 'c_empty', 'alice', 'bob',
 
 /** Of 127.0.0.1; a port from the kernel's range might come alive in the middle of a run. */
 const DEAD_PORT = 1;
-
-/** Where PAM looks for the rules of either program. */
-const PAM_SERVICE = '/etc/pam.d/pgbouncer';
 
 async function startCluster(): Promise<PgCluster> {
   const asked = SERVER_USERS.map(({ name, method }) => `host all ${name} 127.0.0.1/32 ${method}`);
@@ -82,20 +80,15 @@ function makeCertificates(): { folder: CertFolder; manners: Record<string, Manne
   return { folder, manners };
 }
 
-/** Passwords are judged by a script: `secret` is right. Only root may, and only where nobody else's rules lie. */
-function writePamRules(dir: string): boolean {
-  if (process.getuid?.() !== 0 || !existsSync('/etc/pam.d')) return false;
+/** Passwords are judged by a script: `secret` is right. */
+function judgeWithPam(dir: string): void {
   const script = join(dir, 'judge');
   writeFileSync(script, '#!/bin/sh\nread -r password\n[ "$password" = secret ]\n');
   chmodSync(script, 0o755);
   giveTo(user, dir);
-  const rules = [`auth required pam_exec.so expose_authtok quiet ${script}`, 'account required pam_permit.so', ''];
-  try {
-    writeFileSync(PAM_SERVICE, rules.join('\n'), { flag: 'wx' });
-    return true;
-  } catch {
-    return false;
-  }
+  writePamRules(script);
+  // whatever ends this process
+  process.on('exit', removePamRules);
 }
 
 export class Stage {
@@ -106,7 +99,8 @@ export class Stage {
   private readonly fronts: Front[] = [];
   private readonly dir = tempDir('stage');
   private directory: Directory | null = null;
-  private hasPamRules = false;
+  /** why passwords cannot be judged by PAM; null when they can */
+  private withoutPam: string | null = null;
 
   private constructor(
     readonly cluster: PgCluster,
@@ -133,11 +127,8 @@ export class Stage {
       stage.name(name, front.port);
       words[`${name}port`] = String(front.port);
     }
-    if (stage.builtWith('libpam')) {
-      stage.hasPamRules = writePamRules(stage.dir);
-      // whatever ends this process
-      if (stage.hasPamRules) process.on('exit', () => rmSync(PAM_SERVICE, { force: true }));
-    }
+    stage.withoutPam = pamMissing();
+    if (stage.builtWith('libpam') && stage.withoutPam === null) judgeWithPam(stage.dir);
     if (stage.builtWith('libldap') && noSlapd === null) {
       stage.directory = await Directory.start();
       words.ldapport = String(stage.directory.port);
@@ -157,7 +148,7 @@ export class Stage {
   lacks(need: Need): string | null {
     if (!this.builtWith(`lib${need}`)) return `as this original was built without ${need.toUpperCase()}`;
     if (need === 'ldap') return this.directory === null ? 'as this machine has no slapd' : null;
-    return this.hasPamRules ? null : `as ${PAM_SERVICE} cannot be written, or is there already`;
+    return this.withoutPam === null ? null : `as ${this.withoutPam}`;
   }
 
   async clear(): Promise<void> {

@@ -3,7 +3,7 @@
  * Against real ones: PostgreSQL, slapd, the machine's PAM.
  */
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { Client } from 'pg';
@@ -14,6 +14,7 @@ import { PgCluster } from './harness/cluster';
 import { BASE_DN, Directory, FalseDirectory, noSlapd } from './harness/directory';
 import { after, before, describe } from './harness/limits';
 import { dropDir, eventually, installed, it, run, tempDir, user } from './harness/machine';
+import { pamMissing, removePamRules, writePamRules } from './harness/pam';
 import { type Login, RawClient } from './harness/rawclient';
 import { ask, errorIn, login, refusal, withPooler } from './support';
 import { withPlace } from './takeover/place';
@@ -258,10 +259,7 @@ describe('peer', () => {
 
 /* ---- PAM ---- */
 
-const SERVICE = '/etc/pam.d/pgbouncer';
-const pamMissing = process.getuid?.() !== 0 || !existsSync('/etc/pam.d') || existsSync(SERVICE);
-
-describe('PAM', { skip: pamMissing ? 'needs root, and no service file of its own' : false }, () => {
+describe('PAM', { skip: pamMissing() ?? false }, () => {
   const settings = { auth_type: 'pam', auth_file: null };
 
   before(() => {
@@ -275,10 +273,9 @@ describe('PAM', { skip: pamMissing ? 'needs root, and no service file of its own
       '[ "$password" = right ]',
     );
     run('chmod', ['755', script], { asSelf: true });
-    const conf = [`auth required pam_exec.so expose_authtok quiet ${script}`, 'account required pam_permit.so', ''];
-    writeFileSync(SERVICE, conf.join('\n'));
+    writePamRules(script);
   });
-  after(() => rmSync(SERVICE, { force: true }));
+  after(removePamRules);
 
   it('judges passwords, and the right one opens the server', async () => {
     await pg.setAuth('scram-sha-256');

@@ -245,7 +245,7 @@ export const enum NoteKind {
  */
 export class RequestNote {
   readonly kind: NoteKind;
-  readonly server: ServerStatement | null;
+  server: ServerStatement | null;
   readonly client: ClientStatement | null;
   /** the part of the pipeline that the request is in (RequestQueue.segment) */
   segment = 0;

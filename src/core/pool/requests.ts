@@ -8,7 +8,7 @@
  * front of is dropped.
  */
 import { PqMsg } from '../wire/packets';
-import type { NoteKind, PgPreparedStatement, RequestNote } from './prepare';
+import { NoteKind, type PgPreparedStatement, type RequestNote } from './prepare';
 
 /** What to do with the answer to a request (the original's ResponseAction). */
 export const enum ResponseAction {
@@ -121,10 +121,24 @@ export class RequestQueue {
   mayChange(ps: PgPreparedStatement): boolean {
     if (this.notes === null) return false;
     for (let i = this.notesHead; i < this.notes.length; i++) {
-      const note = this.notes[i];
-      if (note?.server?.ps === ps && note.segment !== this.segment) return true;
+      const note = this.notes[i] as RequestNote;
+      // the notes are in the queue's order
+      if (note.segment === this.segment) return false;
+      if (note.server?.ps === ps) return true;
     }
     return false;
+  }
+
+  /** For each query that a request closes on the server, the first such request's note. */
+  closes(): Map<PgPreparedStatement, RequestNote> {
+    const first = new Map<PgPreparedStatement, RequestNote>();
+    if (this.notes === null) return first;
+    for (let i = this.notesHead; i < this.notes.length; i++) {
+      const note = this.notes[i] as RequestNote;
+      if (note.kind === NoteKind.CLOSE && note.server !== null && !first.has(note.server.ps))
+        first.set(note.server.ps, note);
+    }
+    return first;
   }
 
   /** True when one of the requests is a Parse of the unnamed statement. */

@@ -154,12 +154,20 @@ function undoParse(server: PgSocket, note: RequestNote): void {
   named.unsure = true;
 }
 
-/** A Close was not carried out: both sides still have what it should have taken away. */
-function undoClose(server: PgSocket, note: RequestNote): void {
+/**
+ * A Close was not carried out: both sides still have what it should have taken away.
+ * @param later the Closes that the server still owes an answer for
+ */
+function undoClose(server: PgSocket, note: RequestNote, later: ReadonlyMap<PgPreparedStatement, RequestNote>): void {
   const statement = note.server;
   if (statement !== null) {
+    const next = later.get(statement.ps);
     if (statement.gone) {
       releasePreparedStatement(statement.ps);
+    } else if (next?.server?.gone === true) {
+      // a later part of the pipeline closes the same name, for a Parse that was skipped with this Close: it closes this one
+      releasePreparedStatement(statement.ps);
+      next.server = statement;
     } else if (server.serverStatements?.find(statement.ps) !== undefined) {
       // prepared anew behind it, which fails now: what the server has then is unclear
       server.closeNeeded = true;
@@ -210,10 +218,11 @@ export function clearRequestsUntil(server: PgSocket, typeA: number, typeB: numbe
     }
   }
   if (dropped === null) return;
+  const later = requests.closes();
   for (let i = dropped.length - 1; i >= 0; i--) {
     const note = dropped[i] as RequestNote;
     if (note.kind === NoteKind.PARSE) undoParse(server, note);
-    else if (note.kind === NoteKind.CLOSE) undoClose(server, note);
+    else if (note.kind === NoteKind.CLOSE) undoClose(server, note, later);
     else settleNote(server, note);
   }
 }
