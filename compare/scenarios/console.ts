@@ -12,6 +12,7 @@ import {
   cancel,
   closed,
   ended,
+  exchange,
   execute,
   login,
   logSays,
@@ -298,8 +299,8 @@ export const consoleCommands: Scenario[] = [
     name: 'extended protocol',
     steps: [
       login('a', { user: 'admin', database: 'pgbouncer' }),
-      send('a', 'a parse', parse('', 'SHOW VERSION'), bind('', ''), execute(''), sync()),
-      closed('a'),
+      exchange('a', 'a parse', parse('', 'SHOW VERSION'), bind('', ''), execute(''), sync()),
+      bye('a'),
     ],
   },
   {
