@@ -11,9 +11,9 @@
 #include <string>
 
 #include "address.h"
-#include "loop.h"
-#include "tls.h"
-#include "turn.h"
+#include "loop/loop.h"
+#include "loop/turn.h"
+#include "tls/tls.h"
 
 namespace tsb {
 

@@ -1,6 +1,6 @@
 /*
- * The libuv backend's own state, shared by its three files: loop_uv.cc (life, the wait, signals, wake-ups),
- * loop_uv_io.cc (what happens on handles) and loop_uv_resolve.cc (name lookups). Nobody else includes this.
+ * The libuv backend's own state, shared by its three files: loop/backend_epoll.cc (life, the wait, signals, wake-ups),
+ * loop/stream.cc (what happens on handles) and loop/uvside.cc (name lookups). Nobody else includes this.
  *
  * the kernel tells when a descriptor is ready; this backend then does the receiving, sending and accepting, so that what
  * TypeScript sees are completions.
@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "bytes.h"
-#include "loop.h"
-#include "tls.h"
+#include "loop/loop.h"
+#include "tls/tls.h"
 
 namespace tsb {
 
@@ -118,7 +118,7 @@ inline Slot *slotOf(Loop *loop, int handle) {
   return slotLive(slot) ? slot : nullptr;
 }
 
-/* loop_uv_io.cc */
+/* loop/stream.cc */
 int ioOpen(Loop *loop, int fd);
 int ioConnect(Loop *loop, int fd, const sockaddr *addr, socklen_t length);
 int ioListenOpen(Loop *loop, int fd);
@@ -147,7 +147,7 @@ void ioEvent(Slot *slot, uint32_t events);
 /** Slots closed in the last turn may be used again. */
 void ioReuse(UvLoop *l);
 
-/* loop_uv_resolve.cc */
+/* loop/uvside.cc */
 int lookupStart(Loop *loop, const char *name);
 const addrinfo *lookupFound(Loop *loop, int id);
 void lookupEnd(Loop *loop, int id);

@@ -13,7 +13,7 @@
 #include <new>
 
 #include "plainio.h"
-#include "tls.h"
+#include "tls/tls.h"
 
 namespace tsb {
 

@@ -1,7 +1,7 @@
 /*
  * TLS over one connected socket, through the OpenSSL that the Node binary carries. This part knows no loop and no
  * JavaScript: a loop backend owns a TlsConn per handle and calls it when the socket is readable or bytes are to be sent;
- * bind_tls.cc makes contexts and connections.
+ * bind/tls.cc makes contexts and connections.
  *
  * What arrives is received into buffers of this part and given to OpenSSL record by record, so that between two calls
  * OpenSSL holds no half record: everything a live connection consists of is either here (TlsSession, the pieces not yet
@@ -52,7 +52,7 @@ struct TlsSession {
   uint64_t recordsWritten;
 };
 
-/* ---- contexts: tls_context.cc ---- */
+/* ---- contexts: tls/context.cc ---- */
 
 /** Bits of TlsOptions::protocols, as in src/core/net/tls.ts. */
 enum TlsProtocol : int {
@@ -100,7 +100,7 @@ bool tlsCurveKnown(const std::string &curve);
 /** The first queued error of OpenSSL as text, or `otherwise`. */
 std::string tlsQueuedError(const char *otherwise);
 
-/* ---- connections: tls_conn.cc ---- */
+/* ---- connections: tls/conn.cc ---- */
 
 constexpr size_t kTlsPieceSize = 32 * 1024;
 /**
@@ -184,7 +184,7 @@ int tlsWrite(TlsConn *conn, const uint8_t *bytes, size_t length);
 /** Says good-bye (close_notify), once and without waiting for an answer. */
 void tlsShutdown(TlsConn *conn);
 
-/* ---- what is known of the peer: tls_peer.cc ---- */
+/* ---- what is known of the peer: tls/peer.cc ---- */
 
 struct TlsInfo {
   std::string version;

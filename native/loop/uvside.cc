@@ -5,7 +5,7 @@
 #include <climits>
 #include <new>
 
-#include "loop_uv.h"
+#include "loop/stream.h"
 
 namespace tsb {
 

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "tls.h"
+#include "tls/tls.h"
 
 namespace tsb {
 

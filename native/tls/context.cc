@@ -13,7 +13,7 @@
 #include <cstring>
 #include <new>
 
-#include "tls.h"
+#include "tls/tls.h"
 
 namespace tsb {
 

@@ -3,7 +3,7 @@
  * loop never turns again once the program's loop has begun. Signals and name lookups are libuv's; its set is one member
  * of ours, and the sockets are watched directly, since libuv offers no edges.
  */
-#include "loop_uv.h"
+#include "loop/stream.h"
 
 #include <errno.h>
 #include <sys/epoll.h>

@@ -16,7 +16,7 @@
 
 #include <new>
 
-#include "loop_uv.h"
+#include "loop/stream.h"
 #include "plainio.h"
 
 namespace tsb {

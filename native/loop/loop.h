@@ -1,5 +1,5 @@
 /*
- * What an event loop backend must offer, and the limits that all backends share. bind_loop.cc calls through the table
+ * What an event loop backend must offer, and the limits that all backends share. bind/loop.cc calls through the table
  * and knows no backend; a backend knows nothing of JavaScript. The shape is that of completions: a backend receives on
  * its own and reports where the bytes lie, so that readiness (libuv) and completion (io_uring) fit behind it equally.
  *
@@ -12,7 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "turn.h"
+#include "loop/turn.h"
 
 struct addrinfo;
 
