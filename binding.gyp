@@ -6,6 +6,7 @@
         "native/addon.cc",
         "native/address.cc",
         "native/bind/loop.cc",
+        "native/bind/pam.cc",
         "native/bind/posix.cc",
         "native/bind/socket.cc",
         "native/bind/tls.cc",

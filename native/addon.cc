@@ -6,11 +6,13 @@
 
 #include <new>
 
+#include "pam/pam.h"
+
 namespace tsb {
 
 static void stateEnd(napi_env, void *data, void *) {
   State *state = static_cast<State *>(data);
-  pamEnd(state);
+  pamEnd(state->pam);
   if (state->loop) state->loop->ops->destroy(state->loop);
   posixEnd(state);
   tlsEnd(state);

@@ -43,10 +43,6 @@ void bindPam(Napi::Env env, Napi::Object exports, State *state);
 void posixEnd(State *state);
 /** Frees contexts; after the loop's connections. */
 void tlsEnd(State *state);
-/** Adds a record for each login that PAM has finished. Returns the number of records of the turn. */
-int pamReport(State *state);
-/** Lets the thread go; a module that is busy finishes alone. */
-void pamEnd(State *state);
 
 inline State *stateOf(const Napi::CallbackInfo &info) { return static_cast<State *>(info.Data()); }
 

@@ -11,6 +11,7 @@
 
 #include "addon.h"
 #include "address.h"
+#include "pam/pam.h"
 
 namespace tsb {
 
@@ -43,10 +44,10 @@ static napi_value wait(napi_env env, napi_callback_info info) {
     napi_throw_error(env, nullptr, "wait() before loopInit()");
     return nullptr;
   }
-  int count = state->loop->ops->wait(state->loop, a[0]);
-  if (state->pam) count = pamReport(state);
+  state->loop->ops->wait(state->loop, a[0]);
+  if (state->pam) pamReport(state->pam, &state->turn);
   state->turn.stampClock();
-  return intResult(env, count);
+  return intResult(env, state->turn.count);
 }
 
 /** For the many calls that take a handle and nothing else. */

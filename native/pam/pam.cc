@@ -1,10 +1,6 @@
 /*
- * PAM, on a thread of its own: a module may ask a directory or sleep after a wrong password, and the loop must not wait
- * for it. libpam is opened when it is first needed, so that machines without it (or without its headers) build and run.
- *
- * One thread, one login at a time, a bounded queue: modules are not all safe to run side by side. A finished login is one
- * record of the loop (kAuthenticated, handle = the id of the request, result = 1 or 0); pamMessages() then tells what went
- * wrong. Secrets are wiped when they have served.
+ * Authentication by libpam, which is opened when it is first needed, so that machines without the library or its
+ * headers build and run. See pam.h.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -17,7 +13,8 @@
 #include <deque>
 #include <new>
 
-#include "addon.h"
+#include "loop/turn.h"
+#include "pam/pam.h"
 
 namespace tsb {
 
@@ -69,38 +66,35 @@ struct PamLibrary {
 /* ---- requests ---- */
 
 struct PamRequest {
-  int id;
-  std::string user;
-  std::string password;
-  std::string rhost;
+  PamLogin login;
   bool allowed = false;
   std::vector<std::string> messages;
 };
 
-/** Shared by the loop and the thread; whoever leaves last frees it. */
+/** Shared by the loop's thread and the PAM thread, which frees it when it ends. */
 struct Pam {
   PamLibrary library;
   pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
   pthread_cond_t work = PTHREAD_COND_INITIALIZER;
   std::deque<PamRequest *> waiting;
   std::deque<PamRequest *> done;
-  /** what the loop has seen the record of, until its messages are fetched */
+  /** the record has been added; kept until pamMessages fetches the messages */
   std::deque<PamRequest *> reported;
-  /** the environment is gone: finish nothing more */
+  /** the environment has ended: start no further login */
   bool ended = false;
   bool busy = false;
   int wakeFd = -1;
 };
 
-/** The compiler must not see that nobody reads it any more. */
-static void wipe(std::string *secret) {
+/** `volatile`, because the compiler drops writes to memory that is never read again. */
+void pamWipe(std::string *secret) {
   volatile char *p = secret->empty() ? nullptr : &(*secret)[0];
   for (size_t i = 0; i < secret->size(); i++) p[i] = 0;
   secret->clear();
 }
 
 static void drop(PamRequest *request) {
-  wipe(&request->password);
+  pamWipe(&request->login.password);
   delete request;
 }
 
@@ -118,7 +112,7 @@ static void release(Pam *pam) {
 
 /* ---- the thread ---- */
 
-/** Answers what the modules ask: the password, to every prompt that hides what is typed. */
+/** Answers every prompt that hides its input with the password. */
 static int talk(int count, const PamMessage **messages, PamResponse **responses, void *data) {
   PamRequest *request = static_cast<PamRequest *>(data);
   if (count < 1 || !messages || !request) return kPamConvErr;
@@ -129,7 +123,7 @@ static int talk(int count, const PamMessage **messages, PamResponse **responses,
   }
   for (int i = 0; i < count; i++) {
     if (messages[i]->style == kPamPromptEchoOff) {
-      answers[i].text = strdup(request->password.c_str());
+      answers[i].text = strdup(request->login.password.c_str());
       if (answers[i].text) continue;
       request->messages.push_back("pam_conversation(): not enough memory for password");
       for (int j = 0; j < i; j++) free(answers[j].text);
@@ -151,15 +145,15 @@ static void failed(const PamLibrary &lib, PamRequest *request, const char *call,
 static bool checkPassword(const PamLibrary &lib, PamRequest *request) {
   PamConversation conversation = {talk, request};
   void *pam = nullptr;
-  int rc = lib.start(kService, request->user.c_str(), &conversation, &pam);
+  int rc = lib.start(kService, request->login.user.c_str(), &conversation, &pam);
   if (rc != kPamSuccess) {
     failed(lib, request, "pam_start()", nullptr, rc);
     return false;
   }
-  // some modules decide by where the client is, and log it
-  rc = lib.setItem(pam, kPamRhost, request->rhost.c_str());
+  // some modules decide by the client's address, and log it
+  rc = lib.setItem(pam, kPamRhost, request->login.rhost.c_str());
   if (rc != kPamSuccess) {
-    request->messages.push_back("pam_set_item(): can't set PAM_RHOST to '" + request->rhost + "'");
+    request->messages.push_back("pam_set_item(): can't set PAM_RHOST to '" + request->login.rhost + "'");
     lib.end(pam, rc);
     return false;
   }
@@ -169,7 +163,7 @@ static bool checkPassword(const PamLibrary &lib, PamRequest *request) {
     lib.end(pam, rc);
     return false;
   }
-  // the password is right; is the account allowed to log in now?
+  // the password is right; the account may still be locked or expired
   rc = lib.acctMgmt(pam, kPamSilent);
   if (rc != kPamSuccess) {
     failed(lib, request, "pam_acct_mgmt()", pam, rc);
@@ -194,13 +188,13 @@ static void *threadMain(void *data) {
     pam->busy = true;
     pthread_mutex_unlock(&pam->mutex);
     request->allowed = checkPassword(pam->library, request);
-    wipe(&request->password);
+    pamWipe(&request->login.password);
     pthread_mutex_lock(&pam->mutex);
     pam->busy = false;
     pam->done.push_back(request);
     if (pam->ended) break;
     const uint64_t one = 1;
-    // a full counter wakes as well
+    // a write that fails because the counter is full needs no retry: the loop is woken anyway
     const ssize_t written = write(pam->wakeFd, &one, sizeof(one));
     (void)written;
   }
@@ -209,7 +203,7 @@ static void *threadMain(void *data) {
   return nullptr;
 }
 
-/** Signals are the loop's business. @returns 0 or an error number */
+/** The thread blocks all signals, because the loop handles them. Returns 0 or an error number. */
 static int startThread(Pam *pam) {
   pthread_t thread;
   sigset_t all, before;
@@ -229,7 +223,7 @@ static bool symbol(void *library, const char *name, F *function) {
   return *function != nullptr;
 }
 
-/** Modules need the library's symbols too, hence RTLD_GLOBAL. @returns empty, or why there is no PAM */
+/** RTLD_GLOBAL, because PAM modules need the library's symbols too. Returns '' or the reason of the failure. */
 static std::string openLibrary(PamLibrary *lib) {
   std::string error;
   for (const char *name : kLibraries) {
@@ -249,43 +243,24 @@ static std::string openLibrary(PamLibrary *lib) {
   return error.empty() ? "no such library" : error;
 }
 
-static std::string openPam(State *state) {
-  if (state->pam) return std::string();
-  if (!state->loop) return "no loop yet";
+std::string pamOpen(int wakeFd, Pam **opened) {
   Pam *pam = new (std::nothrow) Pam();
   if (!pam) return strerror(ENOMEM);
   std::string error = openLibrary(&pam->library);
-  pam->wakeFd = state->loop->ops->wakeFd(state->loop);
+  pam->wakeFd = wakeFd;
   if (error.empty()) {
     const int err = startThread(pam);
     if (err != 0) error = strerror(err);
   }
   if (error.empty())
-    state->pam = pam;
+    *opened = pam;
   else
     delete pam;
   return error;
 }
 
-/* ---- for the loop ---- */
-
-int pamReport(State *state) {
-  Pam *pam = state->pam;
-  pthread_mutex_lock(&pam->mutex);
-  while (!pam->done.empty()) {
-    PamRequest *request = pam->done.front();
-    pam->done.pop_front();
-    pam->reported.push_back(request);
-    state->turn.add(kAuthenticated, request->id, request->allowed ? 1 : 0, 0);
-  }
-  pthread_mutex_unlock(&pam->mutex);
-  return state->turn.count;
-}
-
-void pamEnd(State *state) {
-  Pam *pam = state->pam;
+void pamEnd(Pam *pam) {
   if (!pam) return;
-  state->pam = nullptr;
   pthread_mutex_lock(&pam->mutex);
   pam->ended = true;
   pam->wakeFd = -1;
@@ -293,20 +268,12 @@ void pamEnd(State *state) {
   pthread_mutex_unlock(&pam->mutex);
 }
 
-/* ---- for JavaScript ---- */
+/* ---- for the loop's thread ---- */
 
-static Napi::Value pamOpen(const Napi::CallbackInfo &info) { return toString(info.Env(), openPam(stateOf(info))); }
-
-static Napi::Value pamSubmit(const Napi::CallbackInfo &info) {
-  State *state = stateOf(info);
-  Pam *pam = state->pam;
-  if (!pam) return toInt(info.Env(), -ENOSYS);
+int pamSubmit(Pam *pam, const PamLogin &login) {
   PamRequest *request = new (std::nothrow) PamRequest();
-  if (!request) return toInt(info.Env(), -ENOMEM);
-  request->id = argInt(info, 0);
-  request->user = argBytes(info, 1);
-  request->password = argBytes(info, 2);
-  request->rhost = argBytes(info, 3);
+  if (!request) return -ENOMEM;
+  request->login = login;
   pthread_mutex_lock(&pam->mutex);
   const bool room = pam->waiting.size() + (pam->busy ? 1 : 0) < kPamQueueMax;
   if (room) {
@@ -315,29 +282,31 @@ static Napi::Value pamSubmit(const Napi::CallbackInfo &info) {
   }
   pthread_mutex_unlock(&pam->mutex);
   if (!room) drop(request);
-  return toInt(info.Env(), room ? 0 : -EAGAIN);
+  return room ? 0 : -EAGAIN;
 }
 
-static Napi::Value pamMessages(const Napi::CallbackInfo &info) {
-  Pam *pam = stateOf(info)->pam;
-  const int id = argInt(info, 0);
-  Napi::Array messages = Napi::Array::New(info.Env());
-  if (!pam) return messages;
+void pamReport(Pam *pam, Turn *turn) {
+  pthread_mutex_lock(&pam->mutex);
+  while (!pam->done.empty()) {
+    PamRequest *request = pam->done.front();
+    pam->done.pop_front();
+    pam->reported.push_back(request);
+    turn->add(kAuthenticated, request->login.id, request->allowed ? 1 : 0, 0);
+  }
+  pthread_mutex_unlock(&pam->mutex);
+}
+
+std::vector<std::string> pamMessages(Pam *pam, int id) {
+  std::vector<std::string> messages;
   for (auto at = pam->reported.begin(); at != pam->reported.end(); ++at) {
     PamRequest *request = *at;
-    if (request->id != id) continue;
-    for (const std::string &message : request->messages) messages.Set(messages.Length(), toString(info.Env(), message));
+    if (request->login.id != id) continue;
+    messages.swap(request->messages);
     pam->reported.erase(at);
     drop(request);
     break;
   }
   return messages;
-}
-
-void bindPam(Napi::Env env, Napi::Object exports, State *state) {
-  exports.Set("pamOpen", Napi::Function::New<pamOpen>(env, "pamOpen", state));
-  exports.Set("pamSubmit", Napi::Function::New<pamSubmit>(env, "pamSubmit", state));
-  exports.Set("pamMessages", Napi::Function::New<pamMessages>(env, "pamMessages", state));
 }
 
 }  // namespace tsb
