@@ -1,19 +1,27 @@
 // Imports run downward only, and never in a circle. `npm run imports` holds it.
 
-/** The floors of the house from the ground up; rooms on one floor may share a line. */
+/**
+ * The floors of the house from the ground up. Rooms on one floor share a line. What a lower floor has to ask of an upper
+ * one is declared in core/pool/upcalls.ts.
+ */
 const FLOORS = [
   ['src/core/base'],
   ['src/core/wire'],
   ['src/core/config', 'src/core/auth'],
   ['src/core/pool'],
   ['src/core/net'],
+  ['src/core/link'],
+  ['src/core/login'],
   ['src/core/session'],
-  ['src/admin'],
-  ['src/takeover'],
+  ['src/core/life'],
+  ['src/admin', 'src/takeover'],
 ];
 
-/** Rooms beside each other that must not know each other, although one comes first in the list above. */
-const STRANGERS = [['src/takeover', 'src/admin']];
+/** Rooms on one floor that must not import one another. */
+const STRANGERS = [
+  ['src/takeover', 'src/admin'],
+  ['src/admin', 'src/takeover'],
+];
 
 /** Node's own asynchronous modules: on a thread that never yields they would never answer. */
 const NEVER_ANSWERS = '^(node:)?(net|tls|dns|http|https|http2|dgram|stream|timers|child_process|cluster)(/|$)';
@@ -22,10 +30,10 @@ const inside = (rooms) => `^(${rooms.join('|')})/`;
 
 const upward = FLOORS.slice(0, -1).map((rooms, at) => ({
   name: `no-upward-from-${rooms.map((room) => room.split('/').at(-1)).join('-')}`,
-  comment: 'a lower floor declares a slot, the upper one fills it',
+  comment: 'what a lower floor has to ask of an upper one is an upcall: core/pool/upcalls.ts, assigned in wire.ts',
   severity: 'error',
   from: { path: inside(rooms) },
-  to: { path: `^src/(main\\.ts$|cli/|demo/)|${inside(FLOORS.slice(at + 1).flat())}` },
+  to: { path: `^src/((main|wire|signals)\\.ts$|cli/|demo/)|${inside(FLOORS.slice(at + 1).flat())}` },
 }));
 
 const strangers = STRANGERS.map(([from, to]) => ({
@@ -49,10 +57,16 @@ module.exports = {
     ...upward,
     ...strangers,
     {
-      name: 'no-main-from-takeover',
+      name: 'no-main-from-the-top-floor',
       severity: 'error',
-      from: { path: inside(['src/takeover']) },
-      to: { path: '^src/(main\\.ts$|cli/|demo/)' },
+      from: { path: inside(FLOORS.at(-1)) },
+      to: { path: '^src/((main|wire|signals)\\.ts$|cli/|demo/)' },
+    },
+    {
+      name: 'only-main-wires',
+      severity: 'error',
+      from: { path: '^src/', pathNot: '^src/main\\.ts$' },
+      to: { path: '^src/wire\\.ts$' },
     },
     {
       name: 'cli-knows-no-pooler',

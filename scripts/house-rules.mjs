@@ -22,7 +22,7 @@ const TIMED = [...LOOP_THREAD, 'src/workers'];
 /** The wall clock, or a second reading of the monotonic one that is not comparable with the first. */
 const OTHER_CLOCKS = /\b(Date|performance|hrtime|wallOffset)\b|\bnative\.readClock\b/;
 /** The clock itself, its declaration, the log's time stamps, and what systemd is told. */
-const CLOCK_FILES = new Set(['time', 'native', 'timefmt', 'notify'].map((name) => `src/core/base/${name}.ts`));
+const CLOCK_FILES = new Set(['time', 'native', 'timefmt', 'systemd'].map((name) => `src/core/base/${name}.ts`));
 
 /** Byte strings hold one byte per character: A0 is a space to these, C0 the capital of E0. */
 const UNICODE_AWARE = /\\[sSwWbB]|\.(?:trim|trimStart|trimEnd|toLowerCase|toUpperCase|localeCompare)\b|\btoLocale/;

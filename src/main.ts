@@ -2,39 +2,36 @@
 /*
  * tsbouncer: the order of starting, and the loop.
  */
+
 import { writeSync } from 'node:fs';
 import { adminSetup } from './admin/admin';
-import { consoleHooks } from './admin/hooks';
 import { checkConfig } from './cli/check';
 import { claimDaemon, daemonReady, isDaemonChild, launchDaemon, requireDaemonSettings } from './cli/daemon';
 import { mkauth } from './cli/mkauth';
 import { type Options, parseOptions } from './cli/options';
 import { checkPidfile, writePidfile } from './cli/pidfile';
 import { changeUser } from './cli/user';
-import { takeBackSeat } from './core/base/backseat';
+import { takeBackSeat } from './core/base/cpu-affinity';
 import { keepYoungGenerationSmall } from './core/base/heap';
+import { runState } from './core/base/lifecycle';
 import { nextOf } from './core/base/list';
-import { die, exitProcess, fatal, logInfo, logPrefix, logState } from './core/base/log';
+import { die, exitProcess, fatal, logInfo, logState } from './core/base/log';
 import { native } from './core/base/native';
-import { notify, notifySetup } from './core/base/notify';
-import { runState } from './core/base/runstate';
+import { notify, notifySetup } from './core/base/systemd';
 import { PGBOUNCER_COMPAT_VERSION, TSBOUNCER_VERSION } from './core/base/version';
 import { cf, settingHooks } from './core/config/settings';
-import { logSocketPrefix } from './core/net/addr';
-import { dnsSlot } from './core/net/dns';
-import { checkOldProcessUnix, poolerSetup, poolerTuneAccept } from './core/net/listener';
-import { sbufTlsSetup, tlsConnectionInfo } from './core/net/tls';
+import { mainLoopOnce } from './core/life/mainloop';
+import { janitorSetup } from './core/life/maint';
+import { applyLogSettings, loadConfig } from './core/life/reload';
+import { statsSetup } from './core/life/stats-log';
+import { checkOldProcessUnix, poolerSetup, poolerTuneAccept } from './core/net/pooler';
+import { sbufTlsSetup } from './core/net/tls';
 import { databaseList } from './core/pool/database';
 import { userCount } from './core/pool/user';
 import { initVarLookup } from './core/pool/varcache';
-import { mainLoopOnce } from './core/session/mainloop';
-import { janitorSetup } from './core/session/maint';
-import { tagHostAddrDirty } from './core/session/registry';
-import { applyLogSettings, loadConfig } from './core/session/reload';
-import { statsSetup } from './core/session/statslog';
 import { signalSetup } from './signals';
-import { handoverSetup } from './takeover/give';
 import { takeoverFinish, takeoverPart1 } from './takeover/take';
+import { wireUpcalls } from './wire';
 
 /** Most bytes of one receive: large enough that COPY costs few system calls, small enough to stay in the cache. */
 const RECV_MAX = 64 * 1024;
@@ -84,14 +81,11 @@ function main(): void {
   cf.configFile = options.configFile;
 
   keepYoungGenerationSmall();
+  wireUpcalls();
   const backend = native.loopInit('libuv', RECV_MAX);
   if (!loadConfig(true)) die('cannot load config file');
   initVarLookup(cf.trackExtraParameters);
-  logPrefix.fn = logSocketPrefix;
-  if (!sbufTlsSetup()) die('TLS setup failed');
-  consoleHooks.tlsSetup = sbufTlsSetup;
-  consoleHooks.isTls = (sk) => sk.tls;
-  consoleHooks.tlsInfo = tlsConnectionInfo;
+  if (!sbufTlsSetup().ok) die('TLS setup failed');
 
   if (runState.daemon) {
     requireDaemonSettings(cf.pidfile, cf.logfile, cf.syslog);
@@ -109,7 +103,6 @@ function main(): void {
   adminSetup();
 
   notifySetup();
-  handoverSetup();
 
   const takeover = runState.reboot !== 0 && takeoverPart1(checkOldProcessUnix);
   if (!takeover) {
@@ -118,7 +111,6 @@ function main(): void {
   }
 
   checkLimits();
-  dnsSlot.addressGone = (name, addr) => tagHostAddrDirty(name, addr.host);
   settingHooks.onSettingChanged = settingChanged;
   signalSetup();
   janitorSetup();

@@ -1,17 +1,18 @@
 /*
  * What the signals do. They arrive as events of the loop, so nothing here is restricted in what it may call.
  */
+
 import { constants } from 'node:os';
-import { clientsHeldUp, fullResume, touchPools } from './admin/commands';
+import { clientsHeldUp } from './admin/commands';
+import { PauseMode, runState, ShutdownMode, setShutdown } from './core/base/lifecycle';
 import { die, exitProcess, fatalErrno, logInfo } from './core/base/log';
 import { native } from './core/base/native';
-import { notify, notifyReloading } from './core/base/notify';
-import { PauseMode, runState, ShutdownMode, setShutdown } from './core/base/runstate';
-import { cleanupTcpSockets } from './core/net/listener';
-import { requestFullLoopMaint } from './core/session/janitor';
-import { eventSlots } from './core/session/mainloop';
-import { reloadAll } from './core/session/reload';
-import { handoverSlot } from './core/session/slots';
+import { notify, notifyReloading } from './core/base/systemd';
+import { fullResume } from './core/life/pause';
+import { reloadAll } from './core/life/reload';
+import { cleanupTcpSockets } from './core/net/pooler';
+import { requestFullLoopMaint, touchPools } from './core/pool/pool';
+import { upcalls } from './core/pool/upcalls';
 
 function beginShutdown(name: string, waitsFor: string): void {
   if (globalThis.cfShutdown > 0) {
@@ -56,9 +57,9 @@ function onUsr1(): void {
 function onUsr2(): void {
   if (globalThis.cfShutdown > 0 && !clientsHeldUp()) {
     logInfo('got SIGUSR2 while shutting down, ignoring');
-  } else if (handoverSlot.frozen) {
+  } else if (upcalls.handover.frozen) {
     logInfo('got SIGUSR2, continuing from SUSPEND');
-    handoverSlot.abort('handover ended by SIGUSR2');
+    upcalls.handover.abort('handover ended by SIGUSR2');
   } else if (runState.pauseMode === PauseMode.SUSPEND) {
     logInfo('got SIGUSR2, continuing from SUSPEND');
     fullResume();
@@ -73,8 +74,8 @@ function onUsr2(): void {
 function onHup(): void {
   logInfo('got SIGHUP, re-reading config');
   // the sockets may be another process's soon; if they stay ours, then
-  if (handoverSlot.frozen) {
-    handoverSlot.laterReload();
+  if (upcalls.handover.frozen) {
+    upcalls.handover.laterReload();
     return;
   }
   notifyReloading();
@@ -91,13 +92,15 @@ const handlers = new Map<number, () => void>([
   [constants.signals.SIGHUP, onHup],
 ]);
 
+/** A signal that the loop has received. */
+export function handleSignal(signum: number): void {
+  handlers.get(signum)?.();
+  // a mode may have changed for every pool
+  requestFullLoopMaint();
+}
+
 /** Takes the signals over from Node. */
 export function signalSetup(): void {
-  eventSlots.signal = (signum) => {
-    handlers.get(signum)?.();
-    // a mode may have changed for every pool
-    requestFullLoopMaint();
-  };
   for (const signum of handlers.keys()) {
     const res = native.signalStart(signum);
     if (res < 0) fatalErrno(`cannot take over signal ${signum}`, -res);

@@ -1,11 +1,12 @@
 /*
  * The console without sockets: its grammar, the columns of every SHOW, the rows of those that only read the pools.
  */
+
 import assert from 'node:assert/strict';
 import { helpText, showColumns } from '../src/admin/columns';
 import { parseQuery, QueryKind } from '../src/admin/parse';
-import { databaseRows, peerRows, poolRows, userRows } from '../src/admin/showpools';
-import { statsAveragesRows, statsRows, statsTotalsRows, totalsRows } from '../src/admin/showstats';
+import { databaseRows, peerRows, poolRows, userRows } from '../src/admin/show-pools';
+import { statsAveragesRows, statsRows, statsTotalsRows, totalsRows } from '../src/admin/show-stats';
 import { VERSION_STRING } from '../src/core/base/version';
 import { LoadBalanceHosts, PoolMode } from '../src/core/config/settings';
 import { addDatabase, addPeer } from '../src/core/pool/database';

@@ -1,11 +1,12 @@
 /* Passwords: md5, SASLprep, SCRAM on both sides, against the RFCs, each other, and broken messages. */
+
 import assert from 'node:assert/strict';
 import { md5Answer, pgMd5Encrypt } from '../src/core/auth/md5';
 import { checkMd5Password, checkPlainPassword } from '../src/core/auth/passwd';
 import { saslprep } from '../src/core/auth/saslprep';
 import { type ScramCredentials, ScramState } from '../src/core/auth/scram';
-import * as client from '../src/core/auth/scramClient';
-import * as server from '../src/core/auth/scramServer';
+import * as client from '../src/core/auth/scram-client';
+import * as server from '../src/core/auth/scram-server';
 import { base64Decode, formatScramSecret, PasswordType, parseScramSecret, passwordType } from '../src/core/auth/secret';
 import { logState } from '../src/core/base/log';
 import { test } from './harness/limits';

@@ -2,10 +2,12 @@
  * The config floor: databases, users, peers, loading as a whole, auth_file, and the files in etc/. What is expected here
  * is what PgBouncer 1.25 does, except where a test's name says otherwise. Syntax and settings: config.test.ts.
  */
+
 import assert from 'node:assert/strict';
 import { readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { loadAuthFile, requiresAuthFile, usersFileChanged } from '../src/core/config/authfile';
+import { unbuiltSettingNames, warnUnbuiltSettings } from '../src/core/config/ineffective';
 import { applySettings, loadConfigFile, type ParsedConfig, parseDatabase } from '../src/core/config/loader';
 import {
   AuthType,
@@ -20,7 +22,6 @@ import {
   settingHooks,
   settingsTable,
 } from '../src/core/config/settings';
-import { unbuiltSettingNames, warnUnbuiltSettings } from '../src/core/config/unbuilt';
 import { dir, load, loadBad, logged, resetSettingsAround, SHOW_CONFIG, toDefaults, write } from './config-support';
 import { describe, it } from './harness/limits';
 

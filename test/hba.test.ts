@@ -1,14 +1,15 @@
 /* HBA and ident files: what a line means, which rule a client falls under, and files that mean harm. */
+
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type HbaClient, hbaEval } from '../src/core/auth/hbaeval';
+import { type HbaClient, hbaEval } from '../src/core/auth/hba-eval';
 import { formatInet, parseInet, parseInet4, parseInet6 } from '../src/core/base/inet';
 import { logState } from '../src/core/base/log';
 import { type HbaRule, HbaType, loadHba, parseHba } from '../src/core/config/hba';
 import { loadIdent, parseIdent } from '../src/core/config/ident';
-import { type LdapParse, LdapScope, parseLdapOptions } from '../src/core/config/ldapopts';
+import { type LdapParse, LdapScope, parseLdapOptions } from '../src/core/config/ldap-options';
 import { AuthType } from '../src/core/config/settings';
 import { after, test } from './harness/limits';
 import { Random } from './hostile/random';

@@ -2,11 +2,12 @@
  * mkauth, which writes an auth_file from a server's roles: what it writes, how it reaches and trusts a server, and how it
  * reads libpq's connection strings, environment and password file.
  */
+
 import assert from 'node:assert/strict';
 import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { type ConnInfo, readConnInfo } from '../src/cli/conninfo';
-import { fetchRows } from '../src/cli/pgclient';
+import { type ConnInfo, readConnInfo } from '../src/cli/connect-info';
+import { fetchRows } from '../src/cli/pg-client';
 import { plainEnv } from '../src/demo/postgres';
 import { giveTo } from '../src/demo/unprivileged';
 import { CertFolder } from './harness/certs';

@@ -2,7 +2,9 @@
  * The bookkeeping of prepared statements without a wire: who keeps a query in the cache, what an error undoes, and what a
  * handover carries. Checked against a model that remembers everything.
  */
+
 import assert from 'node:assert/strict';
+import { PgSocket, SocketState } from '../src/core/pool/bouncer';
 import {
   getPreparedStatement,
   NoteKind,
@@ -12,7 +14,6 @@ import {
   ServerStatement,
 } from '../src/core/pool/prepare';
 import { RequestQueue, ResponseAction } from '../src/core/pool/requests';
-import { PgSocket, SocketState } from '../src/core/pool/socket';
 import {
   addClientStatement,
   addServerStatement,

@@ -1,38 +1,32 @@
 /*
  * The console: the admin database `pgbouncer`, who may log in to it, its packets, SHUTDOWN, and the answers to commands
- * that had to wait. The session code calls it through adminSlot.
+ * that had to wait. The session code calls it through upcalls.admin.
  */
+
+import { PauseMode, runState, ShutdownMode, setShutdown } from '../core/base/lifecycle';
 import { nextOf } from '../core/base/list';
 import { fatal, logDebug, logInfo, slogInfo, slogWarning, wantDebug } from '../core/base/log';
 import { native } from '../core/base/native';
-import { PauseMode, runState, ShutdownMode, setShutdown } from '../core/base/runstate';
 import { equalNoCase, strlistContains } from '../core/base/strutil';
 import { PGBOUNCER_COMPAT_VERSION } from '../core/base/version';
 import { AuthType, cf, PoolMode } from '../core/config/settings';
+import { fullResume, resumeAll } from '../core/life/pause';
+import { disconnectClient } from '../core/link/objects';
+import { checkDbConnectionCount, checkUserConnectionCount } from '../core/login/admit';
 import { isUnixAddr } from '../core/net/addr';
-import { cleanupTcpSockets } from '../core/net/listener';
-import { addDatabase, forceUserCredentials } from '../core/pool/database';
-import { getPool, type PgPool } from '../core/pool/pool';
-import { isDead, type PgSocket } from '../core/pool/socket';
+import { cleanupTcpSockets } from '../core/net/pooler';
+import type { PgPool, PgSocket } from '../core/pool/bouncer';
+import { addDatabase, countPausedDatabases, forceUserCredentials } from '../core/pool/database';
+import { getPool, touchPools } from '../core/pool/pool';
+import { isDead } from '../core/pool/socket';
+import { upcalls } from '../core/pool/upcalls';
 import { findOrAddGlobalUser } from '../core/pool/user';
-import { Act } from '../core/session/act';
-import { resumeAll } from '../core/session/janitor';
-import { checkDbConnectionCount, checkUserConnectionCount } from '../core/session/limits';
-import { disconnectClient } from '../core/session/objects';
-import { adminSlot, handoverSlot } from '../core/session/slots';
 import { writeAuthenticationOk, writeParameterStatus } from '../core/wire/messages';
 import { PqMsg } from '../core/wire/packets';
 import { PktBuf } from '../core/wire/pktbuf';
 import { PktReader } from '../core/wire/reader';
-import {
-  type Command,
-  cmdSet,
-  commandTable,
-  countPausedDatabases,
-  execCommand,
-  fullResume,
-  touchPools,
-} from './commands';
+import { Verdict } from '../core/wire/verdict';
+import { type Command, cmdSet, commandTable, execCommand } from './commands';
 import { continueReading, endExtendedProtocol, handleExtended, mustWait } from './extended';
 import { isEmptyQuery, parseQuery, QueryKind } from './parse';
 import { adminEmpty, adminError, adminReady, extendedSession, setCurrentQuery, syntaxError } from './reply';
@@ -80,7 +74,7 @@ function cmdShutdown(admin: PgSocket, arg: string): boolean {
   if (mode === ShutdownMode.IMMEDIATE) {
     logInfo('SHUTDOWN command issued');
     // while everything stands still, only the process that takes over may end this one
-    if (handoverSlot.frozen && !handoverSlot.shutdown(admin)) return false;
+    if (upcalls.handover.frozen && !upcalls.handover.shutdown(admin)) return false;
     globalThis.cfShutdown = 2;
     runState.shutdownMode = ShutdownMode.IMMEDIATE;
     native.loopBreak();
@@ -103,7 +97,7 @@ function cmdShutdown(admin: PgSocket, arg: string): boolean {
 /** Our own: a new process of this program asks for everything that SHOW FDS cannot tell. See src/takeover. */
 function cmdHandover(admin: PgSocket, arg: string): boolean {
   if (extendedSession(admin) !== null) return adminError(admin, 'HANDOVER needs the simple protocol', NOT_SUPPORTED);
-  const refusal = handoverSlot.command(admin, arg);
+  const refusal = upcalls.handover.command(admin, arg);
   return refusal === null ? true : adminError(admin, refusal);
 }
 
@@ -119,8 +113,8 @@ export const commands: readonly Command[] = [
 
 function runQuery(admin: PgSocket, query: string): boolean {
   const parsed = parseQuery(query);
-  if (handoverSlot.frozen && !equalNoCase(parsed.name, 'shutdown')) {
-    handoverSlot.abort('only SHUTDOWN ends a handover');
+  if (upcalls.handover.frozen && !equalNoCase(parsed.name, 'shutdown')) {
+    upcalls.handover.abort('only SHUTDOWN ends a handover');
     return false;
   }
   if (isEmptyQuery(query)) return adminEmpty(admin);
@@ -177,8 +171,8 @@ function handlePacket(admin: PgSocket, type: number, reader: PktReader): boolean
     case PqMsg.Close:
     case PqMsg.Flush:
     case PqMsg.Sync:
-      if (handoverSlot.frozen) {
-        handoverSlot.abort('only SHUTDOWN ends a handover');
+      if (upcalls.handover.frozen) {
+        upcalls.handover.abort('only SHUTDOWN ends a handover');
         return false;
       }
       return handleExtended(admin, type, reader, (query) => withQuery(admin, query, runQuery), isCommand);
@@ -193,11 +187,11 @@ function isCommand(word: string): boolean {
 }
 
 /** One complete packet of a client of the console. */
-export function adminHandleClient(admin: PgSocket, type: number, body: Buffer, off: number, end: number): Act {
-  if (admin.waitForResponse && mustWait(admin, type)) return Act.WAIT;
+export function adminHandleClient(admin: PgSocket, type: number, body: Buffer, off: number, end: number): Verdict {
+  if (admin.waitForResponse && mustWait(admin, type)) return Verdict.PAUSED;
   const alive = handlePacket(admin, type, new PktReader(body, off, end));
   if (!alive && !isDead(admin)) disconnectClient(admin, true, 'failure');
-  return isDead(admin) ? Act.DEAD : Act.SKIP;
+  return isDead(admin) ? Verdict.DISCONNECTED : Verdict.CONSUMED;
 }
 
 /* ---- login ---- */
@@ -330,11 +324,4 @@ export function adminSetup(): void {
   adminPool.welcomeMsgReady = true;
   // a user of that name must exist, with a password that nobody can give
   findOrAddGlobalUser(ADMIN_NAME, '');
-
-  adminSlot.preLogin = adminPreLogin;
-  adminSlot.postLogin = adminPostLogin;
-  adminSlot.handleClient = adminHandleClient;
-  adminSlot.handleCancel = adminHandleCancel;
-  adminSlot.pauseDone = adminPauseDone;
-  adminSlot.waitCloseDone = adminWaitCloseDone;
 }

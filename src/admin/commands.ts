@@ -3,23 +3,24 @@
  * functions of reply.ts return.
  */
 
+import { PauseMode, runState, ShutdownMode } from '../core/base/lifecycle';
 import { nextOf } from '../core/base/list';
 import { logError, logInfo } from '../core/base/log';
-import { PauseMode, runState, ShutdownMode } from '../core/base/runstate';
 import { asciiLower } from '../core/base/strutil';
 import { getCachedTime } from '../core/base/time';
 import { SetResult, setConfigParam } from '../core/config/settings';
-import { suspendPooler } from '../core/net/listener';
-import { databaseList, findDatabase, type PgDatabase } from '../core/pool/database';
-import { type PgPool, peerPoolList, poolList, poolServerCount, touchPool } from '../core/pool/pool';
-import type { PgSocket } from '../core/pool/socket';
-import { closeLogins, killPool, resumeAll } from '../core/session/janitor';
-import { disconnectClient } from '../core/session/objects';
-import { findOrRegisterDatabase, tagDatabaseDirty } from '../core/session/registry';
-import { reloadSlot } from '../core/session/slots';
+import { fullResume } from '../core/life/pause';
+import { applyTlsSettings, reloadAll } from '../core/life/reload';
+import { tagDatabaseDirty } from '../core/link/dirty';
+import { closeLogins, killPool } from '../core/link/kill';
+import { disconnectClient } from '../core/link/objects';
+import { findOrRegisterDatabase } from '../core/link/registry';
+import { suspendPooler } from '../core/net/pooler';
+import type { PgDatabase, PgPool, PgSocket } from '../core/pool/bouncer';
+import { countPausedDatabases, databaseList, findDatabase } from '../core/pool/database';
+import { peerPoolList, poolList, poolServerCount, touchPools } from '../core/pool/pool';
 import { writeNotice } from '../core/wire/messages';
 import { pktbufTemp } from '../core/wire/pktbuf';
-import { consoleHooks } from './hooks';
 import { accessError, adminError, adminFail, adminFlush, adminReady, syntaxError } from './reply';
 import { cmdShow, fakeSet } from './show';
 
@@ -36,26 +37,10 @@ export interface Command {
 /** SQLSTATE config_file_error */
 const CONFIG_FILE_ERROR = 'F0000';
 
-export function countPausedDatabases(): number {
-  let count = 0;
-  for (let db = databaseList.head; db !== null; db = nextOf(db)) if (db.paused) count++;
-  return count;
-}
-
 function countDbActive(db: PgDatabase): number {
   let count = 0;
   for (const pool of db.pools) count += poolServerCount(pool);
   return count;
-}
-
-/**
- * Has the end of this turn look at the pools of a database (null = at all): only touched pools are looked at, and what
- * the command changed concerns those that nothing else happened to.
- */
-export function touchPools(db: PgDatabase | null): void {
-  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) if (db === null || pool.db === db) touchPool(pool);
-  if (db !== null) return;
-  for (let pool = peerPoolList.head; pool !== null; pool = nextOf(pool)) touchPool(pool);
 }
 
 /** The database that a command is for; null when it is none that `verb` fits, which the client was then told. */
@@ -73,11 +58,9 @@ function targetDatabase(
 
 function cmdReload(admin: PgSocket): boolean {
   logInfo('RELOAD command issued');
-  const loaded = reloadSlot.loadConfig();
-  if (!loaded) logError('RELOAD Failed, see logs for more details');
-  const tlsReady = consoleHooks.tlsSetup();
-  if (!tlsReady) logError('TLS configuration could not be reloaded, keeping old configuration');
-  if (loaded && tlsReady) return adminReady(admin, 'RELOAD');
+  const applied = reloadAll();
+  if (!applied.config) logError('RELOAD Failed, see logs for more details');
+  if (applied.config && applied.tls) return adminReady(admin, 'RELOAD');
   return adminFail(admin, 'RELOAD failed, see logs for additional details', CONFIG_FILE_ERROR);
 }
 
@@ -87,14 +70,6 @@ function cmdReload(admin: PgSocket): boolean {
  */
 export function clientsHeldUp(): boolean {
   return runState.shutdownMode === ShutdownMode.WAIT_FOR_CLIENTS && runState.pauseMode !== PauseMode.NONE;
-}
-
-/** Ends PAUSE or SUSPEND of the whole pooler. */
-export function fullResume(): void {
-  const mode = runState.pauseMode;
-  runState.pauseMode = PauseMode.NONE;
-  if (mode === PauseMode.SUSPEND) resumeAll();
-  touchPools(null);
 }
 
 function cmdResume(admin: PgSocket, arg: string): boolean {
@@ -278,7 +253,7 @@ export function cmdSet(admin: PgSocket, key: string, value: string): boolean {
   // a setting that is fixed while the process runs is passed over in silence
   if (res !== SetResult.OK && res !== SetResult.READ_ONLY) return adminError(admin, 'SET failed');
   const buf = pktbufTemp();
-  if ((key.includes('_tls_') || key.includes('_tls13_')) && !consoleHooks.tlsSetup()) {
+  if ((key.includes('_tls_') || key.includes('_tls13_')) && !applyTlsSettings()) {
     writeNotice(buf, 'TLS settings could not be applied, still using old configuration');
   }
   return adminFlush(admin, buf, `SET ${key}=${value}`);

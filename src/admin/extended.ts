@@ -3,10 +3,11 @@
  * statement is a query as written; the first Execute of its portal runs it through the same handlers as a simple query.
  * admin.ts calls this.
  */
+
 import { asciiLower } from '../core/base/strutil';
 import { sbufContinue, sbufPause, sendPacket } from '../core/net/sbuf';
-import { type ConsolePortal, ConsoleSession } from '../core/pool/consolesession';
-import type { PgSocket } from '../core/pool/socket';
+import type { PgSocket } from '../core/pool/bouncer';
+import { type ConsolePortal, ConsoleSession } from '../core/pool/console-session';
 import {
   type ColumnFormats,
   writeBare,

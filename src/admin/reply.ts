@@ -5,11 +5,13 @@
  * The same handlers serve both protocols. In the extended one RowDescription comes from Describe and ReadyForQuery from Sync,
  * Bind says which columns are binary, and Execute how many rows it wants.
  */
+
 import { logError } from '../core/base/log';
+import { sendPoolerError } from '../core/link/objects';
 import { sendPacket } from '../core/net/sbuf';
-import type { ConsolePortal, ConsoleSession } from '../core/pool/consolesession';
-import { isDead, type PgSocket } from '../core/pool/socket';
-import { sendPoolerError } from '../core/session/objects';
+import type { PgSocket } from '../core/pool/bouncer';
+import type { ConsolePortal, ConsoleSession } from '../core/pool/console-session';
+import { isDead } from '../core/pool/socket';
 import {
   type ColumnValue,
   writeBare,

@@ -2,21 +2,21 @@
  * SHOW (and SELECT, which some clients say instead): one row per word that may follow.
  */
 
-import { PauseMode, runState } from '../core/base/runstate';
+import { PauseMode, runState } from '../core/base/lifecycle';
 import { equalNoCase } from '../core/base/strutil';
 import { VERSION_STRING } from '../core/base/version';
 import { configForEach } from '../core/config/settings';
-import type { PgSocket } from '../core/pool/socket';
+import type { PgSocket } from '../core/pool/bouncer';
 import { writeNotice } from '../core/wire/messages';
 import { PqMsg } from '../core/wire/packets';
 import { pktbufTemp } from '../core/wire/pktbuf';
 import { type Columns, helpText, showColumns } from './columns';
 import { adminFlush, type PutRow, sendResult, syntaxError } from './reply';
-import { showFds } from './showfds';
-import { dnsHostRows, dnsZoneRows, listRows, memRows } from './showmem';
-import { databaseRows, peerPoolRows, peerRows, poolRows, userRows } from './showpools';
-import { activeSocketRows, clientRows, serverRows, socketRows } from './showsockets';
-import { statsAveragesRows, statsRows, statsTotalsRows, totalsRows } from './showstats';
+import { showFds } from './show-fds';
+import { dnsHostRows, dnsZoneRows, listRows, memRows } from './show-lists';
+import { databaseRows, peerPoolRows, peerRows, poolRows, userRows } from './show-pools';
+import { activeSocketRows, clientRows, serverRows, socketRows } from './show-sockets';
+import { statsAveragesRows, statsRows, statsTotalsRows, totalsRows } from './show-stats';
 
 /** One word after SHOW: a result set, or an answer of its own kind. */
 interface ShowRow {

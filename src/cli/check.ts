@@ -5,6 +5,7 @@
  * What the loaders log is what is reported; only the rest (certificates, folders, settings that contradict one another)
  * is looked at here.
  */
+
 import { accessSync, constants, statSync, writeSync } from 'node:fs';
 import { posix } from 'node:path';
 import { logState, strerror } from '../core/base/log';
@@ -13,11 +14,11 @@ import { findBrokenLines, requiresAuthFile } from '../core/config/authfile';
 import { loadHba } from '../core/config/hba';
 import { loadIdent } from '../core/config/ident';
 import { type IniHandler, parseIniFile } from '../core/config/ini';
-import { parseLdapOptions } from '../core/config/ldapopts';
+import { parseLdapOptions } from '../core/config/ldap-options';
 import { applySettings, Draft, finishDraft, type ParsedConfig } from '../core/config/loader';
 import { AuthType, cf } from '../core/config/settings';
 import { parseUint32 } from '../core/config/values';
-import { findTlsProblems } from './checktls';
+import { findTlsProblems } from './check-tls';
 
 /** Log lines of this level and worse are problems. */
 const WARNING = 2;

@@ -12,9 +12,10 @@
  * ends before it is ready: whatever the reason was, a FATAL line or a crash, the user sees it. Only the launcher
  * uses Node's own event loop; it never enters mainLoopOnce().
  */
+
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, fstatSync, openSync, writeSync } from 'node:fs';
-import { backSeatEnv } from '../core/base/backseat';
+import { backSeatEnv } from '../core/base/cpu-affinity';
 import { die, logState, logWarning } from '../core/base/log';
 import { native } from '../core/base/native';
 

@@ -3,11 +3,12 @@
  * auth_file, as etc/mkauth.py of the original does. FILE `-` is stdout. A file that would not change is left alone; else
  * it is replaced in one step, readable by its owner only.
  */
+
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, unlinkSync, writeSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { readConnInfo } from './conninfo';
+import { readConnInfo } from './connect-info';
 import { PROGRAM_NAME } from './options';
-import { fetchRows } from './pgclient';
+import { fetchRows } from './pg-client';
 
 /** Roles whose time is over keep their line, without a secret. */
 const QUERY = `SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END

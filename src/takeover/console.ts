@@ -1,8 +1,9 @@
 /*
  * The extended protocol of the console in a handover: what a client has prepared, and how far its pipeline is, as a record
- * and back. Used by describe.ts and restore.ts.
+ * and back. Used by snapshot-writer.ts and snapshot-reader.ts.
  */
-import { ConsoleSession } from '../core/pool/consolesession';
+
+import { ConsoleSession } from '../core/pool/console-session';
 import type { ConsolePortalTuple, ConsoleRecord } from './format';
 
 /** A portal that has rows left does not travel: its next Execute is told that it does not exist. */

@@ -10,10 +10,10 @@
  * travel by name, readers pass over what they do not know and take defaults for what they miss. FORMAT goes up only
  * when that is not enough.
  */
+
 import type { WallTime } from '../core/base/time';
-import type { PgDatabase } from '../core/pool/database';
-import type { PgSocket } from '../core/pool/socket';
-import { hostsOf } from '../core/session/hosts';
+import { hostsOf } from '../core/link/hosts';
+import type { PgDatabase, PgSocket } from '../core/pool/bouncer';
 
 /** Newest format that this version writes and reads. */
 export const FORMAT = 1;

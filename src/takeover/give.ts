@@ -14,28 +14,30 @@
  */
 
 import { constants } from 'node:os';
+import { PauseMode, runState, ShutdownMode } from '../core/base/lifecycle';
 import { logError, logInfo, logWarning } from '../core/base/log';
 import { native } from '../core/base/native';
-import { PauseMode, runState, ShutdownMode } from '../core/base/runstate';
 import { equalNoCase } from '../core/base/strutil';
 import { readClock, USEC } from '../core/base/time';
 import { newTimer, timerStart, timerStop } from '../core/base/timer';
 import { cf } from '../core/config/settings';
-import { resumePooler, suspendPooler } from '../core/net/listener';
-import { isDead, type PgSocket } from '../core/pool/socket';
-import { disconnectClient } from '../core/session/objects';
-import { reloadAll } from '../core/session/reload';
-import { handoverSlot } from '../core/session/slots';
+import { replayDeferred } from '../core/life/mainloop';
+import { reloadAll } from '../core/life/reload';
+import { disconnectClient } from '../core/link/objects';
+import { resumePooler, suspendPooler } from '../core/net/pooler';
+import type { PgSocket } from '../core/pool/bouncer';
+import { isDead } from '../core/pool/socket';
+import { upcalls } from '../core/pool/upcalls';
 import { writeCommandComplete, writeReadyForQuery } from '../core/wire/messages';
 import { PqMsg } from '../core/wire/packets';
 import { PktBuf } from '../core/wire/pktbuf';
 import { ETOOMANYREFS, sendAll } from './channel';
-import { Description, type Owned } from './describe';
-import { diePoint } from './diepoint';
+import { diePoint } from './crash-point';
 import { FORMAT, type HandoverRecord, READY } from './format';
-import { goOn, type Stillness, sendUnsent, standStill } from './still';
+import { goOn, type Stillness, sendUnsent, standStill } from './freeze';
+import { Description, type Owned } from './snapshot-writer';
+import { allSockets, countKinds, travels } from './sockets';
 import { isTakingOver } from './take';
-import { allSockets, countKinds, travels } from './walk';
 
 /** Most descriptors, and about how many bytes, of one message. */
 const BATCH_FDS = 200;
@@ -79,7 +81,7 @@ function frozenStallTime(): number {
 function giveUp(): void {
   if (taker === null) return;
   logWarning('handover timed out waiting for the new process, resuming');
-  abort('handover timeout');
+  abortHandover('handover timeout');
 }
 
 const patience = newTimer(giveUp);
@@ -195,7 +197,7 @@ class Batches {
 /* ---- the command ---- */
 
 /** @returns null when the handover begins, or why not */
-function command(admin: PgSocket, arg: string): string | null {
+export function handleHandoverCommand(admin: PgSocket, arg: string): string | null {
   if (admin === taker && aheadEnded && !takerReady && equalNoCase(arg, READY)) {
     takerReady = true;
     return null;
@@ -211,7 +213,7 @@ function command(admin: PgSocket, arg: string): string | null {
   logInfo('HANDOVER command issued');
   taker = admin;
   format = Math.min(asked, FORMAT);
-  handoverSlot.active = true;
+  upcalls.handover.active = true;
   return null;
 }
 
@@ -224,7 +226,7 @@ function beginAhead(admin: PgSocket): void {
   if (native.unsent(admin.handle) > 0) sending.startWith(Buffer.from(native.takeUnsent(admin.handle)));
   queue = allSockets(admin);
   timerStart(patience, stallTime(), 0);
-  if (!description.begin(format)) abort('handover failed');
+  if (!description.begin(format)) abortHandover('handover failed');
 }
 
 /** Describes some idle clients. When there are no more, and the new process has read all of it, everything stands still. */
@@ -256,12 +258,12 @@ function goAhead(admin: PgSocket, sending: Batches, describing: Description): vo
 
 function failed(sending: Batches): void {
   logError(`handover: sending failed: ${native.strerror(sending.failed)}`);
-  abort('handover failed');
+  abortHandover('handover failed');
 }
 
 function freeze(admin: PgSocket, sending: Batches, describing: Description): void {
   if (runState.pauseMode === PauseMode.SUSPEND || runState.shutdownMode !== ShutdownMode.NONE) {
-    abort('suspended or shutting down meanwhile');
+    abortHandover('suspended or shutting down meanwhile');
     return;
   }
   const began = readClock();
@@ -269,7 +271,7 @@ function freeze(admin: PgSocket, sending: Batches, describing: Description): voi
   // the exit hooks, the signals and the janitor know this mode: hands off what another process may own
   runState.pauseMode = PauseMode.SUSPEND;
   runState.suspendStart = began;
-  handoverSlot.frozen = true;
+  upcalls.handover.frozen = true;
   suspendPooler();
   still = standStill(admin);
   diePoint('give-still');
@@ -293,10 +295,10 @@ function freeze(admin: PgSocket, sending: Batches, describing: Description): voi
 
 /** The new process is gone or unfit: everything goes on. */
 function thaw(): void {
-  const frozen = handoverSlot.frozen;
+  const frozen = upcalls.handover.frozen;
   taker = null;
-  handoverSlot.active = false;
-  handoverSlot.frozen = false;
+  upcalls.handover.active = false;
+  upcalls.handover.frozen = false;
   timerStop(patience);
   timerStop(frozenTimer);
   timerStop(pumpTimer);
@@ -315,22 +317,22 @@ function thaw(): void {
   }
   still = null;
   resumePooler();
-  handoverSlot.replay();
+  replayDeferred();
   if (reloadAsked) reloadAll();
   reloadAsked = false;
 }
 
 /** Ends the connection of the new process, which thereby knows, and goes on. */
-function abort(reason: string): void {
+export function abortHandover(reason: string): void {
   const admin = taker;
   if (admin !== null && !isDead(admin)) disconnectClient(admin, true, reason);
   thaw();
 }
 
-function turnEnd(): void {
+export function handoverTurnEnd(): void {
   if (taker === null) return;
   if (isDead(taker)) thaw();
-  else if (handoverSlot.frozen) return;
+  else if (upcalls.handover.frozen) return;
   else if (batches === null || description === null) beginAhead(taker);
   else goAhead(taker, batches, description);
   if (taker !== null && !aheadEnded && pumpTimer.when === 0) native.loopBreak();
@@ -340,28 +342,22 @@ function turnEnd(): void {
  * SHUTDOWN while everything stands still: the point of no return. The answer tells the new process that it owns
  * everything now.
  */
-function shutdown(admin: PgSocket): boolean {
-  if (!handoverSlot.frozen || admin !== taker) return false;
+export function shutdownForHandover(admin: PgSocket): boolean {
+  if (!upcalls.handover.frozen || admin !== taker) return false;
   const pkt = new PktBuf();
   writeCommandComplete(pkt, 'SHUTDOWN');
   diePoint('give-shutdown');
   const failed = sendAll(native.fdOf(admin.handle), pkt.written(), [], (frozenStallTime() * 1000) / USEC);
   if (failed !== 0) {
     // it did not hear it: it takes nothing from a process that lives
-    abort('handover failed');
+    abortHandover('handover failed');
     return false;
   }
   diePoint('give-acknowledged');
   return true;
 }
 
-/** Registers the command; called once at start. */
-export function handoverSetup(): void {
-  handoverSlot.command = command;
-  handoverSlot.turnEnd = turnEnd;
-  handoverSlot.shutdown = shutdown;
-  handoverSlot.abort = abort;
-  handoverSlot.laterReload = () => {
-    reloadAsked = true;
-  };
+/** A reload arrived while the sockets are frozen: it happens when the handover fails. */
+export function reloadAfterHandover(): void {
+  reloadAsked = true;
 }

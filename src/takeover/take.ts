@@ -5,38 +5,39 @@
  *
  * Until SHUTDOWN was acknowledged this process touches nothing: whatever fails, it dies and the old one goes on.
  */
+
 import { accessSync, constants as fsConstants, readFileSync, unlinkSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname } from 'node:path';
-import { leaveBackSeat } from '../core/base/backseat';
-import { listenFdCount } from '../core/base/listenfds';
+import { leaveBackSeat } from '../core/base/cpu-affinity';
+import { PauseMode, runState } from '../core/base/lifecycle';
 import { die, fatal, logDebug, logError, logInfo, logWarning, slogInfo } from '../core/base/log';
 import { native } from '../core/base/native';
-import { notify, notifyState } from '../core/base/notify';
-import { PauseMode, runState } from '../core/base/runstate';
+import { listenFdCount, notify, notifyState } from '../core/base/systemd';
 import { readClock, USEC } from '../core/base/time';
 import { newTimer, timerStart, timerStop } from '../core/base/timer';
 import { cf } from '../core/config/settings';
-import { checkListenAddr, resumePooler, settleListeners } from '../core/net/listener';
+import { mainLoopOnce } from '../core/life/mainloop';
+import { resumeAll } from '../core/life/pause';
+import { killDatabase } from '../core/link/kill';
+import { launchNewConnection } from '../core/link/launch';
+import { disconnectServer } from '../core/link/objects';
+import { checkListenAddr, resumePooler, settleListeners } from '../core/net/pooler';
 import { socketsByHandle } from '../core/net/sbuf';
+import type { PgPool, PgSocket } from '../core/pool/bouncer';
 import { findDatabase } from '../core/pool/database';
-import { getPool, type PgPool } from '../core/pool/pool';
-import { isServerSocket, type PgSocket } from '../core/pool/socket';
-import { Act } from '../core/session/act';
-import { killDatabase, resumeAll } from '../core/session/janitor';
-import { launchNewConnection } from '../core/session/launch';
-import { mainLoopOnce } from '../core/session/mainloop';
-import { disconnectServer } from '../core/session/objects';
-import { adminServerSlot } from '../core/session/serverlogin';
+import { getPool } from '../core/pool/pool';
+import { isServerSocket } from '../core/pool/socket';
 import { PqMsg } from '../core/wire/packets';
 import { PktReader } from '../core/wire/reader';
+import { Verdict } from '../core/wire/verdict';
 import { Channel, type ChannelMessage, errorText } from './channel';
 import { classicState, takeoverLoadFd, takeoverPostprocessFds } from './classic';
-import { diePoint } from './diepoint';
+import { diePoint } from './crash-point';
 import { FORMAT, type HandoverRecord, READY } from './format';
-import { Restorer } from './restore';
-import { goOn, sendUnsent } from './still';
-import { countKinds } from './walk';
+import { goOn, sendUnsent } from './freeze';
+import { Restorer } from './snapshot-reader';
+import { countKinds } from './sockets';
 
 /** How long the old process may take none of a command. */
 const SEND_MS = 10_000;
@@ -56,6 +57,8 @@ const NAP_MS = 1;
 
 /** The pseudo-server whose other end is the old process. */
 let oldBouncer: PgSocket | null = null;
+/** the same connection, once it has logged in and left the loop */
+let loggedIn: PgSocket | null = null;
 let channel: Channel | null = null;
 /** null = the classic exchange */
 let restorer: Restorer | null = null;
@@ -128,22 +131,22 @@ function takeoverInit(): PgPool {
   return pool;
 }
 
-/** An ordinary login, driven by the loop. */
+/** The server connection to the old process has logged in: the loop has no more to do with it. */
+export function takeoverLoggedIn(server: PgSocket): Verdict {
+  loggedIn = server;
+  return Verdict.DISCONNECTED;
+}
+
+/** Turns the loop until the old process has accepted an ordinary login. */
 function waitForLogin(pool: PgPool): PgSocket {
-  let server: PgSocket | null = null;
-  adminServerSlot.loginDone = (loggedIn) => {
-    server = loggedIn;
-    // the loop has nothing more to do with it
-    return Act.DEAD;
-  };
   const limit = newTimer(() => die('login failed: the old process does not answer'));
   timerStart(limit, cf.serverConnectTimeout > 0 ? cf.serverConnectTimeout : (ANSWER_MS * USEC) / 1000, 0);
-  while (server === null) {
+  while (loggedIn === null) {
     if (pool.newServerList.count === 0) fatal('login failed');
     mainLoopOnce();
   }
   timerStop(limit);
-  return server;
+  return loggedIn;
 }
 
 /** The login is done: asks a process of our own kind for everything, any other for what it can give. */

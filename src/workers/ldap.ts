@@ -1,6 +1,6 @@
 /*
  * LDAP logins, on a thread of their own: the loop thread never yields, so nothing asynchronous would ever answer there.
- * Started by src/core/session/ldapauth.ts at the first such login; gets one message for each login and answers each with
+ * Started by src/core/login/ldapauth.ts at the first such login; gets one message for each login and answers each with
  * one, then wakes the loop. Knows nothing of the rest of the pooler.
  *
  * Every login opens connections of its own, which live as long as it does. StartTLS is done here and not by the library:

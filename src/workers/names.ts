@@ -1,6 +1,6 @@
 /*
  * Names, resolved by c-ares on a thread of their own: with servers and options of a resolv.conf, and with what the system's
- * resolver cannot be asked for, the serial number of a zone. Started by src/core/net/namethread.ts at the first such
+ * resolver cannot be asked for, the serial number of a zone. Started by src/core/net/name-thread.ts at the first such
  * question; gets one message for each and answers each with one, then wakes the loop. Knows nothing of the rest of the
  * pooler.
  *
@@ -22,7 +22,7 @@ import {
   type ResolvConf,
 } from './resolvconf';
 
-/** One question. Texts are JavaScript strings. Field for field what namethread.ts sends. */
+/** One question. Texts are JavaScript strings. Field for field what name-thread.ts sends. */
 export interface NameQuestion {
   id: number;
   /** the addresses of a host, or the serial number of a zone */

@@ -2,22 +2,30 @@
  * Clients and servers of the pooler without a loop, a kernel or a database: sockets are byte queues, and the test decides in
  * which pieces their bytes arrive. Everything between the two is the pooler's own.
  */
+
+import { PauseMode, runState } from '../../src/core/base/lifecycle';
 import { StatList } from '../../src/core/base/list';
 import { arena, native } from '../../src/core/base/native';
-import { PauseMode, runState } from '../../src/core/base/runstate';
 import { getCachedTime, setTimeCache } from '../../src/core/base/time';
 import { runTimers } from '../../src/core/base/timer';
 import { cf } from '../../src/core/config/settings';
+import { perLoopMaint } from '../../src/core/life/janitor';
+import { disconnectClient, disconnectServer, releaseServer } from '../../src/core/link/objects';
 import { attachHandle, runContinueQueue, sbufClose } from '../../src/core/net/sbuf';
+import { type PgPool, type PgSocket, SocketState } from '../../src/core/pool/bouncer';
 import { addDatabase } from '../../src/core/pool/database';
-import { getPool, type PgPool } from '../../src/core/pool/pool';
+import { getPool } from '../../src/core/pool/pool';
 import { raiseQueryId } from '../../src/core/pool/prepare';
-import { isDead, isServerSocket, type PgSocket, SocketState } from '../../src/core/pool/socket';
-import { changeClientState, changeServerState, loginClientList, newClient, newServer } from '../../src/core/pool/state';
+import { isDead, isServerSocket } from '../../src/core/pool/socket';
+import {
+  changeClientState,
+  changeServerState,
+  loginClientList,
+  newClient,
+  newServer,
+} from '../../src/core/pool/states';
 import { findOrAddGlobalUser } from '../../src/core/pool/user';
 import { clientInput } from '../../src/core/session/client';
-import { perLoopMaint } from '../../src/core/session/janitor';
-import { disconnectClient, disconnectServer, releaseServer } from '../../src/core/session/objects';
 import { serverInput } from '../../src/core/session/server';
 import { toDefaults } from '../config-support';
 import type { Random } from '../hostile/random';

@@ -2,13 +2,14 @@
  * Fuzz targets of what is counted in bytes: packet readers, the queue of requests, startup packets, the records of a
  * handover, and lists of hosts.
  */
+
 import assert from 'node:assert/strict';
 import { native } from '../../src/core/base/native';
 import { asciiLower } from '../../src/core/base/strutil';
 import { cf } from '../../src/core/config/settings';
+import { launchNewConnection } from '../../src/core/link/launch';
 import { RequestQueue, ResponseAction } from '../../src/core/pool/requests';
 import { isDead } from '../../src/core/pool/socket';
-import { launchNewConnection } from '../../src/core/session/launch';
 import {
   getHeader,
   incompleteHeader,
@@ -18,7 +19,7 @@ import {
   scanTextRow,
 } from '../../src/core/wire/reader';
 import type { HandoverRecord } from '../../src/takeover/format';
-import { Restorer } from '../../src/takeover/restore';
+import { Restorer } from '../../src/takeover/snapshot-reader';
 import { cstring, message, PROTOCOL_30, startupPacket } from '../harness/rawclient';
 import type { Random } from '../hostile/random';
 import type { Target } from './engine';

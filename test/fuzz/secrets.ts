@@ -2,12 +2,13 @@
  * Fuzz targets of authentication: HBA rules against Node's own address lists, SCRAM in both directions against the test's
  * own half of it, md5 and stored secrets against plain hashing, and SASLprep's promises.
  */
+
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { BlockList, isIP } from 'node:net';
 import { join } from 'node:path';
-import { hbaEval } from '../../src/core/auth/hbaeval';
+import { hbaEval } from '../../src/core/auth/hba-eval';
 import { md5Answer, pgMd5Encrypt } from '../../src/core/auth/md5';
 import { checkMd5Password, checkPlainPassword } from '../../src/core/auth/passwd';
 import { saslprep } from '../../src/core/auth/saslprep';
@@ -18,7 +19,7 @@ import {
   readServerFinalMessage,
   readServerFirstMessage,
   verifyServerSignature,
-} from '../../src/core/auth/scramClient';
+} from '../../src/core/auth/scram-client';
 import {
   buildAdhocSecret,
   buildServerFinalMessage,
@@ -27,7 +28,7 @@ import {
   readClientFirstMessage,
   verifyClientProof,
   verifyFinalNonce,
-} from '../../src/core/auth/scramServer';
+} from '../../src/core/auth/scram-server';
 import { base64Decode, formatScramSecret, parseScramSecret, passwordType } from '../../src/core/auth/secret';
 import { formatInet, parseInet } from '../../src/core/base/inet';
 import { type HbaNames, type HbaRule, HbaType, parseHba } from '../../src/core/config/hba';

@@ -2,6 +2,7 @@
  * Fuzz targets of what is read from files and from the console. Most of them print what was understood in the plainest way
  * and read that again: it must be understood the same.
  */
+
 import assert from 'node:assert/strict';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { isIP } from 'node:net';
@@ -11,7 +12,7 @@ import { findBrokenLines, loadAuthFile } from '../../src/core/config/authfile';
 import { parseConnstr } from '../../src/core/config/connstr';
 import { parseIdent } from '../../src/core/config/ident';
 import { type IniHandler, parseIniFile } from '../../src/core/config/ini';
-import { parseLdapOptions } from '../../src/core/config/ldapopts';
+import { parseLdapOptions } from '../../src/core/config/ldap-options';
 import { parseDatabase, parsePeer, parseUser } from '../../src/core/config/records';
 import { tempDir } from '../harness/machine';
 import type { Target } from './engine';

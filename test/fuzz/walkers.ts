@@ -2,10 +2,12 @@
  * Fuzz targets of the packet walkers: bytes in other pieces must come out the same, and clients that share servers must hear
  * what they would hear from a server of their own.
  */
+
 import assert from 'node:assert/strict';
+import type { PgSocket } from '../../src/core/pool/bouncer';
 import { queryCacheSize } from '../../src/core/pool/prepare';
 import type { RequestQueue } from '../../src/core/pool/requests';
-import { isDead, type PgSocket } from '../../src/core/pool/socket';
+import { isDead } from '../../src/core/pool/socket';
 import { preparedCount } from '../../src/core/pool/statements';
 import { clientRecvFailed } from '../../src/core/session/client';
 import { serverRecvFailed } from '../../src/core/session/server';

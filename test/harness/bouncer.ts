@@ -221,7 +221,7 @@ function spawnPooler(dir: string, options: BouncerOptions, args: string[]): Chil
   const [program, ...rest] = [...command, ...args, join(dir, 'pooler.ini')];
   return startProgram(program as string, rest, {
     cwd: dir,
-    // it looks at its own records several times a second, and ends when something is broken: see core/session/invariants.ts
+    // it looks at its own records several times a second, and ends when something is broken: see core/life/invariants.ts
     env: { TSBOUNCER_CHECK: '1', ...process.env, ...options.env },
     stdio: ['ignore', 'ignore', 'pipe'],
     ...spawnAs(user),

@@ -3,8 +3,9 @@
  * check the characters as typed, before normalization, and take the raw bytes when the password is not acceptable; a
  * pooler that did otherwise would derive other keys than they do. That order is why this is not a library's.
  */
+
 import { isUtf8 } from 'node:buffer';
-import { L_CAT, MAPPED_TO_NOTHING, NON_ASCII_SPACE, PROHIBITED, RAND_AL_CAT, UNASSIGNED } from './saslprepTables';
+import { L_CAT, MAPPED_TO_NOTHING, NON_ASCII_SPACE, PROHIBITED, RAND_AL_CAT, UNASSIGNED } from './saslprep-tables';
 
 function inTable(table: Uint32Array, code: number): boolean {
   let low = 0;

@@ -1,6 +1,6 @@
 /*
- * SCRAM-SHA-256 (RFC 5802, RFC 7677): what both sides share. scramServer.ts plays the server towards our clients,
- * scramClient.ts the client towards PostgreSQL. Strings are byte strings; the order of calls is that of the messages.
+ * SCRAM-SHA-256 (RFC 5802, RFC 7677): what both sides share. scram-server.ts plays the server towards our clients,
+ * scram-client.ts the client towards PostgreSQL. Strings are byte strings; the order of calls is that of the messages.
  */
 import { createHash, createHmac, pbkdf2Sync } from 'node:crypto';
 import { saslprep } from './saslprep';

@@ -1,6 +1,6 @@
 /*
  * auth_hba_file: who may log in from where, and how, one rule a line in the manner of pg_hba.conf. Read on every load of
- * the config while auth_type is hba; src/core/auth/hbaeval.ts finds the rule of a client.
+ * the config while auth_type is hba; src/core/auth/hba-eval.ts finds the rule of a client.
  *
  * A line that cannot be read is logged and passed over, as in the original: files are shared with servers, and some of
  * their lines mean nothing to a pooler.

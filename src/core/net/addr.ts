@@ -1,11 +1,12 @@
 /*
  * Addresses of endpoints and how they are printed.
  */
+
 import { hostname } from 'node:os';
 import { logError, logNoise } from '../base/log';
 import { Family, native, type SockAddr } from '../base/native';
 import { cf } from '../config/settings';
-import type { PgAddr, PgSocket } from '../pool/socket';
+import type { PgAddr, PgSocket } from '../pool/bouncer';
 import { isServerSocket, shownDatabase } from '../pool/socket';
 
 export function isUnixAddr(addr: SockAddr): boolean {
@@ -100,4 +101,9 @@ export function logSocketPrefix(sock: unknown): string {
   const who =
     peerId > 0 ? `peer-${peerId}` : `${shownDatabase(sk)?.name ?? '(nodb)'}/${sk.loginUser?.name ?? '(nouser)'}`;
   return `${kind}-0x${sk.id.toString(16)}: ${who}@${host}:${addr.port} `;
+}
+
+/** True for connections over a Unix socket. */
+export function isUnixClient(client: PgSocket): boolean {
+  return isUnixAddr(client.remoteAddr);
 }

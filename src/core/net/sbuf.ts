@@ -6,9 +6,11 @@
  * the loop reports that the queue is empty. So no connection ever queues more than one received chunk plus what the
  * pooler itself has to say.
  */
+
 import { logNoise } from '../base/log';
 import { native } from '../base/native';
-import { isDead, type PgSocket } from '../pool/socket';
+import type { PgSocket } from '../pool/bouncer';
+import { isDead } from '../pool/socket';
 import type { PktBuf } from '../wire/pktbuf';
 
 /** Socket of each handle; null = nobody, its late events are dropped. */

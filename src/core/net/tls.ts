@@ -3,6 +3,7 @@
  * RELOAD, SIGHUP and SET, and TLS put on a connection. What is in force may differ from `cf` when a change could not be
  * applied; so sessions ask `tlsState`, not `cf`. The bytes themselves are the loop's business (native/tls.h).
  */
+
 import { statSync } from 'node:fs';
 import { logError, logNoise, logWarning } from '../base/log';
 import { native, TlsRole } from '../base/native';
@@ -13,8 +14,8 @@ import {
   readClientTlsConfig,
   readServerTlsConfig,
   type TlsConfig,
-} from '../config/tlsconfig';
-import type { PgSocket } from '../pool/socket';
+} from '../config/tls-config';
+import type { PgSocket } from '../pool/bouncer';
 
 /** Longest text about a connection: the original formats it into a buffer of 96. */
 const INFO_MAX = 95;
@@ -25,8 +26,15 @@ export const tlsState: { clientAcceptSslmode: SslMode; serverConnectSslmode: Ssl
   serverConnectSslmode: SslMode.DISABLED,
 };
 
-/** Filled by session/: connections to servers that were made with other TLS settings have to go. */
-export const tlsChangeSlot: { serverSettingsChanged: () => void } = { serverSettingsChanged: () => {} };
+/** What became of changed settings. */
+interface TlsSetup {
+  /** false when they cannot be used: the reason is in the log, and everything stays as it was */
+  ok: boolean;
+  /** connections to servers that were made with the previous settings have to be replaced */
+  serversOutdated: boolean;
+}
+
+const SETUP_FAILED: TlsSetup = { ok: false, serversOutdated: false };
 
 /** Contexts of the loop, 0 = none. */
 let clientContext = 0;
@@ -59,33 +67,32 @@ function changeRequiresReconnect(config: TlsConfig | null): boolean {
 /**
  * Puts the TLS settings in force, certificates included: at start, and after every change of the config. The original's
  * sbuf_tls_setup().
- * @returns false when they cannot be used: the reason is in the log, and everything stays as it was
  */
-export function sbufTlsSetup(): boolean {
+export function sbufTlsSetup(): TlsSetup {
   const missing = missingTlsSettings();
   if (missing !== null) {
     logError(missing);
-    return false;
+    return SETUP_FAILED;
   }
   let newServerConfig: TlsConfig | null = null;
   if (cf.serverTlsSslmode !== SslMode.DISABLED) {
     newServerConfig = readServerTlsConfig();
-    if (newServerConfig === null) return false;
+    if (newServerConfig === null) return SETUP_FAILED;
   }
   let newClientContext = 0;
   if (cf.clientTlsSslmode !== SslMode.DISABLED) {
     const config = readClientTlsConfig();
-    if (config === null) return false;
+    if (config === null) return SETUP_FAILED;
     const context = newTlsContext(TlsRole.ACCEPT, config);
     if (typeof context === 'string') {
       logError(`TLS setup failed: ${context}`);
-      return false;
+      return SETUP_FAILED;
     }
     newClientContext = context;
   }
 
   const had = serverConfig !== null || newServerConfig !== null;
-  if (had && changeRequiresReconnect(newServerConfig)) tlsChangeSlot.serverSettingsChanged();
+  const serversOutdated = had && changeRequiresReconnect(newServerConfig);
   native.tlsCtxFree(clientContext);
   clientContext = newClientContext;
   tlsState.clientAcceptSslmode = cf.clientTlsSslmode;
@@ -93,7 +100,7 @@ export function sbufTlsSetup(): boolean {
   serverContext = 0;
   serverConfig = newServerConfig;
   tlsState.serverConnectSslmode = cf.serverTlsSslmode;
-  return true;
+  return { ok: true, serversOutdated };
 }
 
 /* ---- connections ---- */

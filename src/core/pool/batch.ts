@@ -1,7 +1,7 @@
 /*
  * What a client sent to a server from the first packet of a transaction up to its Sync, in the server's words: kept until
  * the first answer, because a statement that turns out to be unusable there is prepared again and everything is repeated.
- * session/run.ts adds the bytes, session/repair.ts sends them again.
+ * session/outgoing.ts adds the bytes, session/repair.ts sends them again.
  */
 import { PktBuf } from '../wire/pktbuf';
 

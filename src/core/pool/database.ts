@@ -1,94 +1,14 @@
 /*
  * Databases as clients name them, and peers: what the config says of each and what it is doing now.
  */
-import { type ListNode, nextOf, StatList } from '../base/list';
+
+import { nextOf, StatList } from '../base/list';
 import { OrderedIndex } from '../base/ordered';
-import { LoadBalanceHosts, PoolMode } from '../config/settings';
-import type { PgPool } from './pool';
-import { compareNames, findOrAddGlobalUser, findOrAddLoginUser, PgCredentials } from './user';
+import { PgCredentials, PgDatabase } from './bouncer';
+import { compareNames, findOrAddGlobalUser, findOrAddLoginUser } from './user';
 
 /** Longest database name, with its terminator. */
 export const MAX_DBNAME = 64;
-
-/** What is known of the protocol versions of a database's servers. See session/serverprotocol.ts. */
-export const enum ServerProtocol {
-  /** nothing against 3.2 */
-  ASK_32 = 0,
-  /** a server refused 3.2: the next one is asked for 3.0 */
-  TRY_30 = 1,
-  /** it is just the version: 3.0 is taken */
-  ONLY_30 = 2,
-}
-
-export class PgDatabase implements ListNode {
-  prev: ListNode | null = null;
-  next: ListNode | null = null;
-  list: StatList<ListNode> | null = null;
-  name: string;
-  /** > 0: this is a peer, not a database */
-  peerId = 0;
-  /** the pool of a peer */
-  peerPool: PgPool | null = null;
-
-  /* --- configuration; -1, 0 or null = take the general setting --- */
-  host: string | null = null;
-  port = 5432;
-  poolSize = -1;
-  minPoolSize = -1;
-  resPoolSize = -1;
-  /** usec */
-  queryWaitTimeout = 0;
-  queryWaitTimeoutSet = false;
-  poolMode: PoolMode = PoolMode.INHERIT;
-  maxDbClientConnections = -1;
-  maxDbConnections = -1;
-  /** usec */
-  serverLifetime = 0;
-  connectQuery: string | null = null;
-  loadBalanceHosts: LoadBalanceHosts = LoadBalanceHosts.ROUND_ROBIN;
-  /** name and value pairs of the startup packet, without user */
-  startupParams: [string, string][] = [];
-  /** name on the server */
-  dbname = '';
-  authDbname: string | null = null;
-  forcedUser: PgCredentials | null = null;
-  authUser: PgCredentials | null = null;
-  authQuery: string | null = null;
-  /** max_protocol_version is 3.2, not 3.0 */
-  maxProtocol32 = true;
-
-  /* --- run time --- */
-  /** which version the next server is asked for */
-  serverProtocol: ServerProtocol = ServerProtocol.ASK_32;
-  paused = false;
-  waitClose = false;
-  /** not seen in the config that is being loaded */
-  dead = false;
-  /** made from the `*` entry */
-  auto = false;
-  /** made for logins that have not succeeded yet: forgotten with the last client that asks for it */
-  provisional = false;
-  disabled = false;
-  /** the console */
-  admin = false;
-  /** not a real database: mock authentication only */
-  fake = false;
-  /** usec since an auto-database has no connection, 0 = active */
-  inactiveTime = 0;
-  /** number of the janitor's round that saw it active */
-  activeStamp = 0;
-  /** server connections in all pools */
-  connectionCount = 0;
-  clientConnectionCount = 0;
-  /** its pools */
-  pools: PgPool[] = [];
-  /** users found by auth_query here */
-  dynamicUsers = new Map<string, PgCredentials>();
-
-  constructor(name: string) {
-    this.name = name;
-  }
-}
 
 /** Ordered by name, as SHOW prints them. */
 export const databaseList = new StatList<PgDatabase>('database_list');
@@ -199,4 +119,10 @@ export function forceUserCredentials(db: PgDatabase, name: string, passwd: strin
   }
   credentials.passwd = passwd;
   return credentials;
+}
+
+export function countPausedDatabases(): number {
+  let count = 0;
+  for (let db = databaseList.head; db !== null; db = nextOf(db)) if (db.paused) count++;
+  return count;
 }

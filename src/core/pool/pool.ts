@@ -2,91 +2,11 @@
  * A pool: the connections of one database and user pair, in one list per state. Peers have pools without a user, for
  * cancel requests only.
  */
-import { type ListNode, StatList } from '../base/list';
+
+import { nextOf, StatList } from '../base/list';
 import { OrderedIndex } from '../base/ordered';
-import { getCachedTime } from '../base/time';
-import type { PgDatabase } from './database';
-import type { PgSocket } from './socket';
-import { newStats, type PgStats } from './stats';
-import { compareNames, type PgCredentials, type PgGlobalUser } from './user';
-import { newVarCache } from './varcache';
-
-let poolSerial = 0;
-
-export class PgPool implements ListNode {
-  prev: ListNode | null = null;
-  next: ListNode | null = null;
-  list: StatList<ListNode> | null = null;
-  db: PgDatabase;
-  /** null in the pool of a peer */
-  user: PgCredentials | null;
-
-  /** logged in and listened to */
-  activeClientList = new StatList<PgSocket>('active_client_list');
-  /** have a query, or a login, and no server for it */
-  waitingClientList = new StatList<PgSocket>('waiting_client_list');
-  /** cancel requests that wait for a connection to be sent on */
-  waitingCancelReqList = new StatList<PgSocket>('waiting_cancel_req_list');
-  /** cancel requests sent, not finished yet */
-  activeCancelReqList = new StatList<PgSocket>('active_cancel_req_list');
-
-  /** linked with a client */
-  activeServerList = new StatList<PgSocket>('active_server_list');
-  /** carry a cancel request */
-  activeCancelServerList = new StatList<PgSocket>('active_cancel_server_list');
-  /** free, but a cancel request aimed at them is still under way, so that it may hit the next query */
-  beingCanceledServerList = new StatList<PgSocket>('being_canceled_server_list');
-  /** ready for the next client */
-  idleServerList = new StatList<PgSocket>('idle_server_list');
-  /** just unlinked, to be checked before reuse */
-  usedServerList = new StatList<PgSocket>('used_server_list');
-  /** running the reset query or the check query */
-  testedServerList = new StatList<PgSocket>('tested_server_list');
-  /** logging in; one at a time, see launchNewConnection */
-  newServerList = new StatList<PgSocket>('new_server_list');
-
-  stats: PgStats = newStats();
-  newerStats: PgStats = newStats();
-  olderStats: PgStats = newStats();
-
-  /** AuthenticationOk and the parameters that are not tracked, as sent to each new client; null = not known yet */
-  welcomeMsg: Uint8Array | null = null;
-  welcomeMsgReady = false;
-  /** ParameterStatus packets collected while the first server logs in */
-  welcomeParts: [string, string][] = [];
-  /** bytes of them */
-  welcomePartsLen = 0;
-  /** tracked variables as the server has them by default */
-  origVars: (string | null)[] = newVarCache();
-
-  /* usec */
-  lastLifetimeDisconnect = 0;
-  lastConnectTime = 0;
-  lastActiveTime = getCachedTime();
-
-  lastConnectFailed = false;
-  lastConnectFailedMessage = '';
-  lastLoginFailed = false;
-  /** round-robin counter over the hosts of the database */
-  rrcounter = 0;
-  /** hosts, and addresses of the present host, that failed in this attempt to connect (session/hosts.ts) */
-  hostsTried = 0;
-  addressesTried = 0;
-
-  /** in the list of pools that something happened to in this turn */
-  touched = false;
-  /** killed: a reference that is left somewhere must not bring it back */
-  dead = false;
-  serial = ++poolSerial;
-  /** its places in db.pools and in the global user's pools */
-  indexInDb = -1;
-  indexInUser = -1;
-
-  constructor(db: PgDatabase, user: PgCredentials | null) {
-    this.db = db;
-    this.user = user;
-  }
-}
+import { type PgCredentials, type PgDatabase, type PgGlobalUser, PgPool, type PgSocket } from './bouncer';
+import { compareNames } from './user';
 
 /** Ordered by database and user, as SHOW prints them. */
 export const poolList = new StatList<PgPool>('pool_list');
@@ -202,4 +122,49 @@ export function takeTouchedPools(): PgPool[] {
   touchedPools = [];
   for (const pool of pools) pool.touched = false;
   return pools;
+}
+
+/** All servers of a pool but those that carry a cancel request, for marking. `each` may end the one it is called with. */
+export function forEachServer(pool: PgPool, each: (server: PgSocket) => void): void {
+  const lists = [
+    pool.idleServerList,
+    pool.usedServerList,
+    pool.testedServerList,
+    pool.activeServerList,
+    pool.beingCanceledServerList,
+    pool.newServerList,
+  ];
+  for (const list of lists) {
+    for (let server = list.head; server !== null; ) {
+      const next: PgSocket | null = nextOf(server);
+      each(server);
+      server = next;
+    }
+  }
+}
+
+/** Set when every pool has to be looked at: a console command ran, or a mode is on that concerns all of them. */
+let allPools = false;
+
+/** The end of this turn looks at every pool, not only at those that something happened to. */
+export function requestFullLoopMaint(): void {
+  allPools = true;
+}
+
+export function isFullLoopMaintRequested(): boolean {
+  return allPools;
+}
+
+export function endFullLoopMaintRequest(): void {
+  allPools = false;
+}
+
+/**
+ * Has the end of this turn look at the pools of a database (null = at all): only touched pools are looked at, and what
+ * the command changed concerns those that nothing else happened to.
+ */
+export function touchPools(db: PgDatabase | null): void {
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) if (db === null || pool.db === db) touchPool(pool);
+  if (db !== null) return;
+  for (let pool = peerPoolList.head; pool !== null; pool = nextOf(pool)) touchPool(pool);
 }

@@ -4,10 +4,11 @@
  * such login succeeds, and is forgotten with the last client that asked for it. Pools come into being here too, when a
  * client has proven who it is: a login has no pool.
  */
-import { findDatabaseCredentials, type PgDatabase, removeDatabase } from './database';
-import { getPool, type PgPool } from './pool';
-import type { PgSocket } from './socket';
-import { forgetGlobalUser, type PgCredentials } from './user';
+
+import type { PgCredentials, PgDatabase, PgPool, PgSocket } from './bouncer';
+import { findDatabaseCredentials, removeDatabase } from './database';
+import { getPool } from './pool';
+import { forgetGlobalUser } from './user';
 import { internVars } from './varcache';
 
 /** An auto-database that no client asks for any more, if no login to it ever succeeded. One with pools is left to killUnproven. */

@@ -2,9 +2,11 @@
  * The prepared statements of connections: registering, undoing what a failed pipeline left undone, forgetting, and lists
  * of them for a handover. session/ calls it; the packets are in session/prepared.ts.
  */
+
 import { slogNoise, wantNoise } from '../base/log';
 import { cf, PoolMode } from '../config/settings';
-import { connectionPoolMode } from './limits';
+import { connectionPoolMode } from './admission';
+import type { PgSocket } from './bouncer';
 import {
   ClientStatement,
   dropUnusedStatement,
@@ -18,7 +20,7 @@ import {
   ServerStatements,
 } from './prepare';
 import { type RequestQueue, type ResponseAction, UNNAMED } from './requests';
-import { isServerSocket, type PgSocket } from './socket';
+import { isServerSocket } from './socket';
 
 /** Whether a client's next transaction may run on another server: session pooling leaves statements to client and server. */
 export function serversChange(sk: PgSocket): boolean {

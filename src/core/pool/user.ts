@@ -2,75 +2,17 @@
  * Users: the global user carries settings and counts; credentials carry a secret. One global user per name; credentials
  * exist per user (auth_file), per forced user of a database, and per database for users found by auth_query.
  */
-import { type ListNode, nextOf, StatList } from '../base/list';
+
+import { nextOf, StatList } from '../base/list';
 import { OrderedIndex } from '../base/ordered';
 import { detach } from '../base/strutil';
 import type { AuthFileUser } from '../config/authfile';
-import { PoolMode } from '../config/settings';
-import type { PgPool } from './pool';
+import { PgCredentials, PgGlobalUser } from './bouncer';
 
 /** Longest user name, as NAMEDATALEN with room for cloud services' long names. */
 export const MAX_USERNAME = 128;
 /** Longest password including the terminator: PostgreSQL refuses longer authentication messages. */
 export const MAX_PASSWORD = 65531;
-
-export class PgCredentials {
-  name: string;
-  passwd = '';
-  /** not a real user: goes through the motions and always fails */
-  mockAuth = false;
-  /** the password must be fetched anew for every login */
-  dynamicPasswd = false;
-  /** found by auth_query for a login that has not succeeded yet: only its client knows them */
-  provisional = false;
-  globalUser: PgGlobalUser | null;
-  /** for passing SCRAM through to the server: learnt at the client's login */
-  scramClientKey: Buffer | null = null;
-  scramServerKey: Buffer | null = null;
-  scramPassthroughValid = false;
-  /** verifier made from a plain password, kept so that it is not derived at each login */
-  scramVerifier: string | null = null;
-  scramVerifierFor = '';
-
-  constructor(name: string, globalUser: PgGlobalUser | null) {
-    this.name = name;
-    this.globalUser = globalUser;
-  }
-}
-
-export class PgGlobalUser implements ListNode {
-  prev: ListNode | null = null;
-  next: ListNode | null = null;
-  list: StatList<ListNode> | null = null;
-  name: string;
-  /** made for logins that have not succeeded yet: forgotten with the last client that asks for it */
-  provisional = false;
-  credentials: PgCredentials;
-  /** pools whose user this is */
-  pools: PgPool[] = [];
-  poolMode: PoolMode = PoolMode.INHERIT;
-  poolSize = -1;
-  resPoolSize = -1;
-  /* usec; 0 = not set */
-  transactionTimeout = 0;
-  idleTransactionTimeout = 0;
-  queryTimeout = 0;
-  queryWaitTimeout = 0;
-  queryWaitTimeoutSet = false;
-  clientIdleTimeout = 0;
-  maxUserConnections = 0;
-  maxUserClientConnections = 0;
-  /** server connections in use now */
-  connectionCount = 0;
-  clientConnectionCount = 0;
-  /** number of the auth_file that has this user, 0 = none; see applyAuthFile */
-  authFileRound = 0;
-
-  constructor(name: string) {
-    this.name = name;
-    this.credentials = new PgCredentials(name, this);
-  }
-}
 
 /** All users that something has asked for, ordered by name. */
 export const userList = new StatList<PgGlobalUser>('user_list');

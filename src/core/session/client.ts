@@ -2,73 +2,43 @@
  * The client's side of the protocol: walks the packets that arrive, decides on each, forwards runs of them to the
  * server in one piece.
  */
-import { slogDebug, slogError, slogNoise, wantNoise } from '../base/log';
+
+import { slogError, slogNoise, wantNoise } from '../base/log';
 import { arena, native } from '../base/native';
 import { getCachedTime } from '../base/time';
 import { cf, SslMode } from '../config/settings';
-import { connInfo, fillLocalAddr, fillRemoteAddr, isUnixAddr } from '../net/addr';
-import {
-  attachHandle,
-  blockSource,
-  keepForLater,
-  keepInput,
-  sbufContinue,
-  sbufIsEmpty,
-  sbufPause,
-  sendBytes,
-} from '../net/sbuf';
+import { acceptCancelRequest, dropCanceled } from '../link/cancel';
+import { findServer } from '../link/find-server';
+import { disconnectClient } from '../link/objects';
+import { handlePasswordPacket } from '../login/login';
+import { decideStartupPool, resumeAfterAuthQuery } from '../login/startup';
+import { finishClientLogin } from '../login/welcome';
+import { isUnixClient } from '../net/addr';
+import { blockSource, keepForLater, keepInput, sbufIsEmpty, sbufPause, sendBytes } from '../net/sbuf';
 import { sbufTlsAccept, tlsState } from '../net/tls';
-import { tuneSocket } from '../net/tune';
-import type { PgPool } from '../pool/pool';
+import { Dropping, type PgPool, type PgSocket, SocketState } from '../pool/bouncer';
+import { requestFullLoopMaint } from '../pool/pool';
 import { type RequestQueue, ResponseAction } from '../pool/requests';
-import { Dropping, isDead, type PgSocket, SocketState } from '../pool/socket';
-import { changeClientState, newClient } from '../pool/state';
+import { isDead } from '../pool/socket';
 import { Stat } from '../pool/stats';
+import { upcalls } from '../pool/upcalls';
+import { ADMIN_PACKET_MAX, LOGIN_PACKET_MAX } from '../wire/limits';
 import { BACKENDKEY_LEN, BACKENDKEY_MAX, NEW_HEADER_LEN, Pkt, PqMsg } from '../wire/packets';
 import { getHeader, hdr2hex, incompleteHeader, PktHdr, pktDesc } from '../wire/reader';
-import { Act, ADMIN_PACKET_MAX, LOGIN_PACKET_MAX } from './act';
-import { acceptCancelRequest, dropCanceled } from './cancel';
-import { collectBytes, startCollect } from './collect';
+import { Verdict } from '../wire/verdict';
 import { DEALLOCATE_MAX, executeDeallocate, mayDeallocate } from './deallocate';
-import { findServer } from './find';
 import { askForAnswers, queryPacket, statementPacket, unnamedFound } from './inspect';
-import { requestFullLoopMaint } from './janitor';
-import { handlePasswordPacket } from './login';
-import { disconnectClient } from './objects';
+import { dropHeld, flushRun, held, heldIsLarge, holdBytes, holdRun } from './outgoing';
+import { collectBytes, startCollect } from './partial-packet';
 import { rewritePacket } from './prepared';
-import { dropHeld, flushRun, held, heldIsLarge, holdBytes, holdRun } from './run';
 import { serverFlushed } from './server';
-import { adminSlot } from './slots';
-import { decideStartupPool, resumeAfterAuthQuery } from './startup';
 import { dropUnnamed, unnamedPacket } from './unnamed';
-import { finishClientLogin } from './welcome';
 
 const hdr = new PktHdr();
 const SSL_ACCEPTED = Buffer.from('S');
 const SSL_REFUSED = Buffer.from('N');
 /** A TLS handshake begins with this byte; as the length of a startup packet it would be hundreds of megabytes. */
 const TLS_HANDSHAKE = 0x16;
-
-/** A new connection from a listener. */
-export function acceptClient(fd: number, isUnix: boolean): void {
-  if (!tuneSocket(fd, isUnix)) {
-    native.closeFd(fd);
-    return;
-  }
-  const handle = native.open(fd);
-  if (handle < 0) {
-    native.closeFd(fd);
-    return;
-  }
-  const client = newClient();
-  client.connectTime = client.requestTime = getCachedTime();
-  fillRemoteAddr(client, fd, isUnix);
-  fillLocalAddr(client, fd, isUnix);
-  attachHandle(client, handle);
-  changeClientState(client, SocketState.CL_LOGIN);
-  slogDebug(client, `P: got connection: ${connInfo(client)}`);
-  sbufContinue(client);
-}
 
 /** The connection ended (length 0) or broke. */
 export function clientRecvFailed(client: PgSocket): void {
@@ -83,15 +53,15 @@ function inStartupPhase(client: PgSocket): boolean {
   return client.state === SocketState.CL_LOGIN || client.waitForWelcome;
 }
 
-function showPacket(client: PgSocket, off: number, end: number): Act {
+function showPacket(client: PgSocket, off: number, end: number): Verdict {
   if (incompleteHeader(arena, off, end)) {
     if (wantNoise()) slogNoise(client, 'C: got partial header, trying to wait a bit');
-    return Act.MORE;
+    return Verdict.NEED_MORE;
   }
   if (!getHeader(arena, off, end, cf.maxPacketSize, hdr)) {
     if (isDirectTls(client, off)) return acceptDirectTls(client, off, end);
     disconnectClient(client, true, `bad packet header: '${hdr2hex(arena, off, end)}'`);
-    return Act.DEAD;
+    return Verdict.DISCONNECTED;
   }
   if (wantNoise()) slogNoise(client, `read pkt='${pktDesc(hdr.type)}' len=${hdr.len}`);
   client.requestTime = getCachedTime();
@@ -121,13 +91,13 @@ export function clientInput(client: PgSocket, off: number, length: number): void
       continue;
     }
     const act = showPacket(client, pos, end);
-    if (act === Act.FORWARD || act === Act.SKIP) {
+    if (act === Verdict.FORWARD || act === Verdict.CONSUMED) {
       client.pktRemain = hdr.len;
-      client.pktSkip = act === Act.SKIP;
+      client.pktSkip = act === Verdict.CONSUMED;
       continue;
     }
-    if (act === Act.DEAD) return;
-    if (act === Act.REWRITE) {
+    if (act === Verdict.DISCONNECTED) return;
+    if (act === Verdict.REWRITE) {
       if (pos > run && !holdRun(client, run, pos)) return;
       const len = hdr.len;
       const done = rewritePacket(client, hdr.type, arena, pos, len, held);
@@ -139,12 +109,12 @@ export function clientInput(client: PgSocket, off: number, length: number): void
       if (heldIsLarge() && !makeRoom(client, pos, end)) return;
       continue;
     }
-    if (act === Act.COLLECT) {
+    if (act === Verdict.REASSEMBLE) {
       startCollect(client, hdr.len);
       continue;
     }
     if (!flushRun(client, run, pos)) return;
-    if (act === Act.WAIT) {
+    if (act === Verdict.PAUSED) {
       askForAnswers(client);
       keepForLater(client, pos, end);
     } else keepInput(client, pos, end);
@@ -178,8 +148,8 @@ function collected(client: PgSocket, pos: number, n: number, end: number): boole
   getHeader(packet, 0, len, len, hdr);
   const type = hdr.type;
   const act = workPacket(client, packet, 0, len);
-  if (act === Act.DEAD) return false;
-  if (act === Act.WAIT) {
+  if (act === Verdict.DISCONNECTED) return false;
+  if (act === Verdict.PAUSED) {
     // its last bytes come again when the client may go on
     client.collectLen -= n;
     client.pktRemain = n;
@@ -190,8 +160,8 @@ function collected(client: PgSocket, pos: number, n: number, end: number): boole
     return false;
   }
   client.collect = null;
-  if (act === Act.SKIP) return true;
-  const done = act === Act.REWRITE ? rewritePacket(client, type, packet, 0, len, held) : 0;
+  if (act === Verdict.CONSUMED) return true;
+  const done = act === Verdict.REWRITE ? rewritePacket(client, type, packet, 0, len, held) : 0;
   if (done < 0) return false;
   holdBytes(packet, done, len - done);
   return !heldIsLarge() || makeRoom(client, pos + n, end);
@@ -206,76 +176,76 @@ function isDirectTls(client: PgSocket, off: number): boolean {
   return tlsState.clientAcceptSslmode !== SslMode.DISABLED && !isUnixClient(client);
 }
 
-/** All of [off, end) is TLS's. @returns Act.DEAD in any case: there is nothing left to walk */
-function acceptDirectTls(client: PgSocket, off: number, end: number): Act {
+/** All of [off, end) is TLS's. @returns Verdict.DISCONNECTED in any case: there is nothing left to walk */
+function acceptDirectTls(client: PgSocket, off: number, end: number): Verdict {
   slogNoise(client, 'Starting TLS handshake');
   if (!sbufTlsAccept(client, off, end - off)) disconnectClient(client, false, 'failed to accept SSL');
-  return Act.DEAD;
+  return Verdict.DISCONNECTED;
 }
 
 /** SSLRequest: TLS begins behind the answer. */
-function answerSslRequest(client: PgSocket): Act {
+function answerSslRequest(client: PgSocket): Verdict {
   if (client.tls) {
     disconnectClient(client, false, 'SSL req inside SSL');
-    return Act.DEAD;
+    return Verdict.DISCONNECTED;
   }
   if (tlsState.clientAcceptSslmode === SslMode.DISABLED || isUnixClient(client)) return refuseEncryption(client, 'SSL');
   slogNoise(client, 'C: req SSL');
   slogNoise(client, 'P: SSL ack');
   if (!sendBytes(client, SSL_ACCEPTED, 1)) {
     disconnectClient(client, false, 'failed to ack SSL');
-    return Act.DEAD;
+    return Verdict.DISCONNECTED;
   }
-  if (sbufTlsAccept(client, 0, 0)) return Act.SKIP;
+  if (sbufTlsAccept(client, 0, 0)) return Verdict.CONSUMED;
   disconnectClient(client, false, 'failed to accept SSL');
-  return Act.DEAD;
+  return Verdict.DISCONNECTED;
 }
 
-function startupPacket(client: PgSocket, off: number, end: number): Act {
+function startupPacket(client: PgSocket, off: number, end: number): Verdict {
   const len = hdr.len;
   if (isDirectTls(client, off)) return acceptDirectTls(client, off, end);
   if (len > LOGIN_PACKET_MAX) {
     disconnectClient(client, true, `bad packet header: '${hdr2hex(arena, off, end)}'`);
-    return Act.DEAD;
+    return Verdict.DISCONNECTED;
   }
   const type = hdr.type;
   // whatever came along with the request was not protected by it: maybe somebody else's words
   if (type === Pkt.SSLREQ && end - off > len) {
     disconnectClient(client, true, 'received unencrypted data after SSL request');
-    return Act.DEAD;
+    return Verdict.DISCONNECTED;
   }
   if (type === Pkt.GSSENCREQ && end - off > len) {
     disconnectClient(client, true, 'received unencrypted data after GSSAPI encryption request');
-    return Act.DEAD;
+    return Verdict.DISCONNECTED;
   }
-  if (end - off < len) return Act.MORE;
+  if (end - off < len) return Verdict.NEED_MORE;
   if (client.waitForAuth && !client.authPassed) {
     // somebody let it read again too early: it has still to be judged
     sbufPause(client);
-    return Act.WAIT;
+    return Verdict.PAUSED;
   }
   if (client.waitForWelcome || client.waitForAuth) {
     if (finishClientLogin(client)) return restoreSkip(len);
-    return isDead(client) ? Act.DEAD : Act.WAIT;
+    return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
   }
   return restoreAct(handleStartupPacket(client, type, off + hdr.headerLen, off + len), len);
 }
 
 /** Handlers may look at other headers meanwhile; the walker needs this one's length. */
-function restoreAct(act: Act, len: number): Act {
+function restoreAct(act: Verdict, len: number): Verdict {
   hdr.len = len;
   return act;
 }
 
-function restoreSkip(len: number): Act {
-  return restoreAct(Act.SKIP, len);
+function restoreSkip(len: number): Verdict {
+  return restoreAct(Verdict.CONSUMED, len);
 }
 
-function refuseEncryption(client: PgSocket, what: string): Act {
+function refuseEncryption(client: PgSocket, what: string): Verdict {
   slogNoise(client, `C: req ${what}`);
-  if (sendBytes(client, SSL_REFUSED, 1)) return Act.SKIP;
+  if (sendBytes(client, SSL_REFUSED, 1)) return Verdict.CONSUMED;
   disconnectClient(client, false, `failed to nak ${what}`);
-  return Act.DEAD;
+  return Verdict.DISCONNECTED;
 }
 
 /** Lengths that a cancel key may have, that of 3.0 included. */
@@ -284,7 +254,7 @@ function isKeyLength(length: number): boolean {
 }
 
 /** One complete packet of the login phase, body in arena[body, end). */
-function handleStartupPacket(client: PgSocket, type: number, body: number, end: number): Act {
+function handleStartupPacket(client: PgSocket, type: number, body: number, end: number): Verdict {
   switch (type) {
     case Pkt.SSLREQ:
       return answerSslRequest(client);
@@ -292,17 +262,17 @@ function handleStartupPacket(client: PgSocket, type: number, body: number, end: 
       return refuseEncryption(client, 'GSS enc');
     case Pkt.STARTUP_V2:
       disconnectClient(client, true, 'old V2 protocol not supported');
-      return Act.DEAD;
+      return Verdict.DISCONNECTED;
     case Pkt.STARTUP_V3:
     case Pkt.STARTUP_V32:
     case Pkt.STARTUP_V3_LATER:
       if (tlsState.clientAcceptSslmode >= SslMode.REQUIRE && !client.tls && !isUnixClient(client)) {
         disconnectClient(client, true, 'SSL required');
-        return Act.DEAD;
+        return Verdict.DISCONNECTED;
       }
       if (client.startupMessageReceived && !client.waitForUser) {
         disconnectClient(client, true, 'client re-sent startup pkt');
-        return Act.DEAD;
+        return Verdict.DISCONNECTED;
       }
       if (client.waitForUser) return resumeAfterAuthQuery(client);
       return decideStartupPool(client, type, arena, body, end);
@@ -311,29 +281,29 @@ function handleStartupPacket(client: PgSocket, type: number, body: number, end: 
     case Pkt.CANCEL:
       if (!isKeyLength(end - body) || client.startupMessageReceived) {
         disconnectClient(client, false, 'bad cancel request');
-        return Act.DEAD;
+        return Verdict.DISCONNECTED;
       }
       acceptCancelRequest(client, Buffer.from(arena.subarray(body, end)));
-      return isDead(client) ? Act.DEAD : Act.WAIT;
+      return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
     default:
       disconnectClient(client, false, 'bad packet');
-      return Act.DEAD;
+      return Verdict.DISCONNECTED;
   }
 }
 
 /* ---- work ---- */
 
-function unknownPacket(client: PgSocket, type: number): Act {
+function unknownPacket(client: PgSocket, type: number): Verdict {
   slogError(client, `unknown pkt from client: ${type}/0x${type.toString(16)}`);
   disconnectClient(client, true, 'unknown pkt');
-  return Act.DEAD;
+  return Verdict.DISCONNECTED;
 }
 
 /**
  * One packet of a logged-in client, maybe not all of it yet: whether it goes to a server, and to which.
  * @param buf the arena, or a packet that was put together
  */
-function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Act {
+function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Verdict {
   const type = hdr.type;
   const len = hdr.len;
   if (client.dropping !== Dropping.NONE) return dropCanceled(client, type, len);
@@ -345,7 +315,7 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ac
       if (cf.disablePqexec) {
         slogError(client, 'client used "Query" packet type');
         disconnectClient(client, true, 'PQexec disallowed');
-        return Act.DEAD;
+        return Verdict.DISCONNECTED;
       }
       trackOutstanding = true;
       if (
@@ -354,8 +324,8 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ac
       ) {
         if (client.db?.admin === true) break;
         const act = queryPacket(client, buf, off, end, len);
-        rewrite = act === Act.REWRITE;
-        if (act !== Act.FORWARD && !rewrite) return act;
+        rewrite = act === Verdict.REWRITE;
+        if (act !== Verdict.FORWARD && !rewrite) return act;
       }
       break;
     case PqMsg.FunctionCall:
@@ -370,10 +340,10 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ac
       trackOutstanding = true;
       if (client.db?.admin !== true) {
         const act = statementPacket(client, type, buf, off, end, len);
-        rewrite = act === Act.REWRITE;
+        rewrite = act === Verdict.REWRITE;
         unnamed = unnamedFound;
         hdr.len = len;
-        if (act !== Act.FORWARD && !rewrite) return act;
+        if (act !== Verdict.FORWARD && !rewrite) return act;
       }
       break;
     case PqMsg.Flush:
@@ -381,15 +351,15 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ac
     case PqMsg.CopyDone:
     case PqMsg.CopyFail:
       // late ones, of a COPY that failed: their server is somebody else's by now
-      if (client.link === null) return Act.SKIP;
+      if (client.link === null) return Verdict.CONSUMED;
       client.copyMode = false;
       return copyPacket(client, client.link, type, len);
     case PqMsg.CopyData:
-      if (client.link === null) return Act.SKIP;
+      if (client.link === null) return Verdict.CONSUMED;
       return copyPacket(client, client.link, type, len);
     case PqMsg.Terminate:
       disconnectClient(client, false, 'client close request');
-      return Act.DEAD;
+      return Verdict.DISCONNECTED;
     default:
       return unknownPacket(client, type);
   }
@@ -408,7 +378,7 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ac
 
   if (client.link === null && !findServer(client)) {
     hdr.len = len;
-    return isDead(client) ? Act.DEAD : Act.WAIT;
+    return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
   }
   hdr.len = len;
   stats[Stat.CLIENT_BYTES] = (stats[Stat.CLIENT_BYTES] as number) + len;
@@ -420,47 +390,42 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ac
   const { batch } = server;
   if (batch?.recording) batch.note(type === PqMsg.Sync);
   if (type === PqMsg.Query) dropUnnamed(client, server);
-  if (rewrite) return Act.REWRITE;
+  if (rewrite) return Verdict.REWRITE;
   if (unnamed) return unnamedPacket(client, type, buf, off, end, len);
   if (type === PqMsg.Execute && client.deallocating !== null) executeDeallocate(client, server);
   else if (trackOutstanding) (server.requests as RequestQueue).push(type, ResponseAction.FORWARD);
-  return Act.FORWARD;
+  return Verdict.FORWARD;
 }
 
 /** Part of a COPY, or of one that has failed meanwhile: the server passes over that and stays as ready as it is. */
-function copyPacket(client: PgSocket, server: PgSocket, type: number, len: number): Act {
+function copyPacket(client: PgSocket, server: PgSocket, type: number, len: number): Verdict {
   const stats = (client.pool as PgPool).stats;
   stats[Stat.CLIENT_BYTES] = (stats[Stat.CLIENT_BYTES] as number) + len;
   (server.requests as RequestQueue).markCopy(type);
   server.batch?.drop();
-  return Act.FORWARD;
+  return Verdict.FORWARD;
 }
 
 /** One packet for the console, which wants it whole. */
-function adminPacket(client: PgSocket, type: number, len: number, off: number, end: number): Act {
+function adminPacket(client: PgSocket, type: number, len: number, off: number, end: number): Verdict {
   if (len > ADMIN_PACKET_MAX) {
     disconnectClient(client, true, 'admin query too long');
-    return Act.DEAD;
+    return Verdict.DISCONNECTED;
   }
-  if (end - off < len) return Act.MORE;
+  if (end - off < len) return Verdict.NEED_MORE;
   // answers of this turn's commands are still on their way: a chunk holds thousands of short ones
-  if (client.blocked || !client.reading) return Act.WAIT;
+  if (client.blocked || !client.reading) return Verdict.PAUSED;
   requestFullLoopMaint();
-  const act = adminSlot.handleClient(client, type, arena, off + NEW_HEADER_LEN, off + len);
-  if (isDead(client)) return Act.DEAD;
-  if (act !== Act.SKIP) return act;
+  const act = upcalls.admin.handleClient(client, type, arena, off + NEW_HEADER_LEN, off + len);
+  if (isDead(client)) return Verdict.DISCONNECTED;
+  if (act !== Verdict.CONSUMED) return act;
   hdr.len = len;
   // a reader slower than its own questions must not pile up answers here
   if (native.unsent(client.handle) > 0) blockSource(client);
-  return Act.SKIP;
+  return Verdict.CONSUMED;
 }
 
 /** Pauses input while the console makes the client wait (PAUSE and friends). */
 export function pauseConsoleClient(client: PgSocket): void {
   sbufPause(client);
-}
-
-/** True for connections over a Unix socket. */
-export function isUnixClient(client: PgSocket): boolean {
-  return isUnixAddr(client.remoteAddr);
 }

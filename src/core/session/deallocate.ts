@@ -3,10 +3,11 @@
  * clients may use it there. So the client's name is freed here, and the server gets a command without effect in its place,
  * which it answers as the state of the transaction demands. Called by client.ts with queries, by server.ts with the answer.
  */
+
 import { asciiLower } from '../base/strutil';
+import type { PgSocket } from '../pool/bouncer';
 import { type ClientStatement, Deallocation, NoteKind, RequestNote } from '../pool/prepare';
 import { type RequestQueue, ResponseAction } from '../pool/requests';
-import type { PgSocket } from '../pool/socket';
 import { dropClientStatement, preparedStatementsEnabled } from '../pool/statements';
 import { writeQuery } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';

@@ -3,22 +3,23 @@
  * (prepared.ts, unnamed.ts, deallocate.ts), or has to wait because the answers to the client's own requests decide what it
  * means. Called by client.ts with every Parse, Bind, Describe, Close, and with queries that may deallocate.
  */
+
 import { slogDebug, slogError, slogNoise, wantNoise } from '../base/log';
 import { cf } from '../config/settings';
+import { disconnectClient } from '../link/objects';
 import { sbufContinue, sbufPause, sendBytes } from '../net/sbuf';
-import type { PgPool } from '../pool/pool';
+import type { PgPool, PgSocket } from '../pool/bouncer';
 import { findPreparedStatement, NoteKind, type PgPreparedStatement } from '../pool/prepare';
 import type { RequestQueue } from '../pool/requests';
-import type { PgSocket } from '../pool/socket';
 import { preparedStatementsEnabled, serversChange } from '../pool/statements';
 import { Stat } from '../pool/stats';
+import { COLLECT_MIN, PREPARED_PACKET_MAX } from '../wire/limits';
 import { PACKET_FLUSH } from '../wire/messages';
+import { findNul, nameOf } from '../wire/names';
 import { NEW_HEADER_LEN, PqMsg, PqTarget } from '../wire/packets';
 import { pktDesc } from '../wire/reader';
-import { Act, COLLECT_MIN, PREPARED_PACKET_MAX } from './act';
+import { Verdict } from '../wire/verdict';
 import { DEALLOCATE_MAX, mayDeallocate, parseDeallocation, queryDeallocation } from './deallocate';
-import { findNul, nameOf } from './names';
-import { disconnectClient } from './objects';
 import { closeStatement, parseBody } from './prepared';
 import { UNNAMED_MAX, unnamedUnsure } from './unnamed';
 
@@ -102,11 +103,11 @@ function namedUnsure(
 }
 
 /** Has the client's packet wait for the next answers of its server. */
-function holdPacket(client: PgSocket, server: PgSocket): Act {
+function holdPacket(client: PgSocket, server: PgSocket): Verdict {
   slogDebug(client, 'waiting for answers about prepared statements');
   server.holding = true;
   sbufPause(client);
-  return Act.WAIT;
+  return Verdict.PAUSED;
 }
 
 /** Everything in front of a packet is sent: asks for the answers that it waits for, if it waits for answers. */
@@ -131,12 +132,12 @@ export function letGo(server: PgSocket): void {
  * A packet about a prepared statement of which more is needed.
  * @param whole all of it is; else only the names in front
  */
-function awaitMore(client: PgSocket, type: number, len: number, avail: number, whole: boolean): Act {
-  if ((whole ? len : avail) < COLLECT_MIN) return Act.MORE;
-  if (len <= PREPARED_PACKET_MAX) return Act.COLLECT;
+function awaitMore(client: PgSocket, type: number, len: number, avail: number, whole: boolean): Verdict {
+  if ((whole ? len : avail) < COLLECT_MIN) return Verdict.NEED_MORE;
+  if (len <= PREPARED_PACKET_MAX) return Verdict.REASSEMBLE;
   slogError(client, `too large packet '${pktDesc(type)}' from client: ${len}`);
   disconnectClient(client, true, 'too large packet');
-  return Act.DEAD;
+  return Verdict.DISCONNECTED;
 }
 
 /** True when a packet is a Parse, all of it here, that deallocates a statement. */
@@ -146,20 +147,22 @@ function isDeallocateParse(client: PgSocket, buf: Buffer, off: number, len: numb
 }
 
 /** A packet about the unnamed statement: FORWARD = it goes to unnamedPacket() when the client has a server. */
-function unnamedStatement(client: PgSocket, type: number, buf: Buffer, off: number, end: number, len: number): Act {
+function unnamedStatement(client: PgSocket, type: number, buf: Buffer, off: number, end: number, len: number): Verdict {
   const server = client.link;
   if (type === PqMsg.Parse) {
     const whole = end - off >= len;
     if (!whole && len <= UNNAMED_MAX) return awaitMore(client, type, len, end - off, true);
-    if (!whole || len > DEALLOCATE_MAX || !isDeallocateParse(client, buf, off, len)) return Act.FORWARD;
+    if (!whole || len > DEALLOCATE_MAX || !isDeallocateParse(client, buf, off, len)) return Verdict.FORWARD;
     const what = parseDeallocation(client, buf, off, len);
     const name = what?.statement?.name ?? '';
     if (server?.requests?.hasNotes() && namedUnsure(client, server, type, name, null)) {
       return holdPacket(client, server);
     }
-    return what?.statement?.closing ? Act.FORWARD : Act.REWRITE;
+    return what?.statement?.closing ? Verdict.FORWARD : Verdict.REWRITE;
   }
-  return server !== null && type !== PqMsg.Close && unnamedUnsure(server) ? holdPacket(client, server) : Act.FORWARD;
+  return server !== null && type !== PqMsg.Close && unnamedUnsure(server)
+    ? holdPacket(client, server)
+    : Verdict.FORWARD;
 }
 
 /** What statementPacket() found: set when it answers FORWARD. */
@@ -176,15 +179,15 @@ export function statementPacket(
   off: number,
   end: number,
   len: number,
-): Act {
+): Verdict {
   unnamedFound = false;
-  if (!serversChange(client)) return Act.FORWARD;
+  if (!serversChange(client)) return Verdict.FORWARD;
   const found = inspectPrepared(client, type, buf, off, end, len);
   if (found === Inspect.UNNAMED) {
     unnamedFound = true;
     return unnamedStatement(client, type, buf, off, end, len);
   }
-  if (found === Inspect.IGNORE) return Act.FORWARD;
+  if (found === Inspect.IGNORE) return Verdict.FORWARD;
   if (cf.maxPreparedStatements === 0) return namelessOnly(client, type, found, end - off, len);
   switch (found) {
     case Inspect.MORE:
@@ -194,7 +197,7 @@ export function statementPacket(
     case Inspect.BROKEN:
       slogError(client, `failed to parse prepared statement packet type '${pktDesc(type)}'`);
       disconnectClient(client, true, 'failed to parse packet');
-      return Act.DEAD;
+      return Verdict.DISCONNECTED;
     default:
   }
   const server = client.link;
@@ -206,27 +209,27 @@ export function statementPacket(
       if (namedUnsure(client, server, type, nameOf(type, buf, off), parsed)) return holdPacket(client, server);
     }
   }
-  if (type !== PqMsg.Close) return Act.REWRITE;
+  if (type !== PqMsg.Close) return Verdict.REWRITE;
   const stats = (client.pool as PgPool).stats;
   stats[Stat.CLIENT_BYTES] = (stats[Stat.CLIENT_BYTES] as number) + len;
   return closeStatement(client, buf, off);
 }
 
 /** Without max_prepared_statements a named statement passes as it is, and so does what the server will not understand. */
-function namelessOnly(client: PgSocket, type: number, found: Inspect, avail: number, len: number): Act {
-  return found === Inspect.MORE ? awaitMore(client, type, len, avail, false) : Act.FORWARD;
+function namelessOnly(client: PgSocket, type: number, found: Inspect, avail: number, len: number): Verdict {
+  return found === Inspect.MORE ? awaitMore(client, type, len, avail, false) : Verdict.FORWARD;
 }
 
 /** A simple query that may be a DEALLOCATE. @returns FORWARD, REWRITE, MORE or WAIT */
-export function queryPacket(client: PgSocket, buf: Buffer, off: number, end: number, len: number): Act {
-  if (!preparedStatementsEnabled(client)) return Act.FORWARD;
-  if (end - off < len) return Act.MORE;
+export function queryPacket(client: PgSocket, buf: Buffer, off: number, end: number, len: number): Verdict {
+  if (!preparedStatementsEnabled(client)) return Verdict.FORWARD;
+  if (end - off < len) return Verdict.NEED_MORE;
   const what = queryDeallocation(client, buf, off, len);
-  if (what === null) return Act.FORWARD;
+  if (what === null) return Verdict.FORWARD;
   const server = client.link;
   const name = what.statement?.name ?? '';
   if (server?.requests?.hasNotes() && namedUnsure(client, server, PqMsg.Query, name, null))
     return holdPacket(client, server);
   // one that is closed already is unknown to the server too
-  return what.statement?.closing ? Act.FORWARD : Act.REWRITE;
+  return what.statement?.closing ? Verdict.FORWARD : Verdict.REWRITE;
 }

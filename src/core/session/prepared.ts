@@ -4,12 +4,14 @@
  * Called by the client's side (client.ts) with a packet, by the server's side (server.ts) for answers to be made up.
  * Follows PgBouncer's prepare.c and the chapter "Extended Query" of PostgreSQL's protocol.
  */
+
 import { slogDebug, slogError, slogInfo, slogNoise, wantDebug, wantNoise } from '../base/log';
 import { native } from '../base/native';
 import { cf } from '../config/settings';
+import { disconnectClient } from '../link/objects';
 import { blockSource } from '../net/sbuf';
 import { Batch } from '../pool/batch';
-import type { PgPool } from '../pool/pool';
+import type { PgPool, PgSocket } from '../pool/bouncer';
 import {
   type ClientStatement,
   getPreparedStatement,
@@ -19,7 +21,6 @@ import {
   ServerStatement,
 } from '../pool/prepare';
 import { type RequestQueue, ResponseAction } from '../pool/requests';
-import type { PgSocket } from '../pool/socket';
 import {
   addClientStatement,
   addServerStatement,
@@ -36,13 +37,12 @@ import {
   writeDescribeStmt,
   writeParse,
 } from '../wire/messages';
+import { findNul, nameAt, nameOf } from '../wire/names';
 import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import { type PktBuf, pktbufTemp } from '../wire/pktbuf';
 import { pktDesc } from '../wire/reader';
-import { Act } from './act';
+import { Verdict } from '../wire/verdict';
 import { parseDeallocation, queryDeallocation, sendDeallocate, substituteParse } from './deallocate';
-import { findNul, nameAt, nameOf } from './names';
-import { disconnectClient } from './objects';
 import { supplyUnnamed, unnamedPacket } from './unnamed';
 
 /** Most unanswered requests of one server, so that Closes, which never reach it, cannot pile up for ever. */
@@ -366,7 +366,7 @@ function rewriteOther(
 }
 
 /**
- * A packet that has to be rewritten (Act.REWRITE), of a client that has a server.
+ * A packet that has to be rewritten (Verdict.REWRITE), of a client that has a server.
  * @param out where the bytes for the server go
  * @returns how many bytes of the packet that replaces, from its first on; -1 when the client is gone
  */
@@ -393,7 +393,7 @@ export function rewritePacket(
  * Close of a named statement: the client's name is free again; the statement stays on the servers, because other clients
  * may use it.
  */
-export function closeStatement(client: PgSocket, buf: Buffer, off: number): Act {
+export function closeStatement(client: PgSocket, buf: Buffer, off: number): Verdict {
   const name = nameOf(PqMsg.Close, buf, off);
   const found = client.clientStatements?.get(name);
   const named = found === undefined || found.closing ? null : found;
@@ -408,10 +408,10 @@ export function closeStatement(client: PgSocket, buf: Buffer, off: number): Act 
   if (server === null) {
     if (named !== null) dropClientStatement(client, named);
     slogDebug(client, 'handle_close_statement_command: no outstanding requests so instantly answering client');
-    return answerNow(client, PqMsg.Close) ? Act.SKIP : Act.DEAD;
+    return answerNow(client, PqMsg.Close) ? Verdict.CONSUMED : Verdict.DISCONNECTED;
   }
   // it goes when the server got past the requests in front of this one
   named?.awaitAnswer((server.requests as RequestQueue).segment, true);
   const note = new RequestNote(NoteKind.CLOSE, null, named);
-  return answerInTurn(client, server, PqMsg.Close, note) ? Act.SKIP : Act.DEAD;
+  return answerInTurn(client, server, PqMsg.Close, note) ? Verdict.CONSUMED : Verdict.DISCONNECTED;
 }

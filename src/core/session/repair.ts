@@ -3,17 +3,18 @@
  * and the transaction that met it first is repeated where the client cannot tell; names that only servers know become the
  * client's. Called by server.ts with every ErrorResponse of a server that has a client.
  */
+
 import { slogDebug } from '../base/log';
 import { arena, native } from '../base/native';
+import { disconnectServer } from '../link/objects';
 import { blockSource } from '../net/sbuf';
+import type { PgSocket } from '../pool/bouncer';
 import { NoteKind, STATEMENT_NAME_PREFIX } from '../pool/prepare';
 import { type Request, type RequestQueue, ResponseAction, UNNAMED_AGAIN } from '../pool/requests';
-import type { PgSocket } from '../pool/socket';
 import { markStale } from '../pool/statements';
 import { ErrField, NEW_HEADER_LEN, PqMsg, TxStatus } from '../wire/packets';
 import { PktBuf } from '../wire/pktbuf';
 import { PktReader } from '../wire/reader';
-import { disconnectServer } from './objects';
 import { closeOnServer, parseOnServer, TAKEN_NAME, UNKNOWN_PREFIX } from './prepared';
 
 const UNDEFINED_STATEMENT = '26000';

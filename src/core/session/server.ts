@@ -2,18 +2,24 @@
  * The server's side of the protocol: walks the packets that arrive, keeps the state of the connection, forwards runs of
  * packets to the client in one piece, and lets the server go when its work is done.
  */
+
 import { logError, slogDebug, slogError, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
 import { arena, native } from '../base/native';
 import { getCachedTime } from '../base/time';
 import { cf, PoolMode } from '../config/settings';
+import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
+import { handleAuthQueryResponse } from '../login/auth-query';
+import { handleForkError, handleServerStartup, handleSslchar } from '../login/server-login';
+import { connectionRefused } from '../login/server-protocol';
 import { blockSource, keepInput, sbufContinue, sbufIsEmpty } from '../net/sbuf';
-import { connectionPoolMode } from '../pool/limits';
-import type { PgPool } from '../pool/pool';
+import { connectionPoolMode } from '../pool/admission';
+import { type PgPool, type PgSocket, SocketState } from '../pool/bouncer';
 import { type RequestQueue, ResponseAction } from '../pool/requests';
-import { isDead, type PgSocket, SocketState } from '../pool/socket';
+import { isDead } from '../pool/socket';
 import { clearRequestsUntil, deallocateAll, serversChange, settleNote } from '../pool/statements';
 import { Stat } from '../pool/stats';
 import { varcacheSet, varcacheSetCanonical } from '../pool/varcache';
+import { SERVER_PACKET_MAX } from '../wire/limits';
 import { writeCommandComplete } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg, TxStatus } from '../wire/packets';
 import { PktBuf } from '../wire/pktbuf';
@@ -27,15 +33,11 @@ import {
   pktDesc,
   serverErrorLine,
 } from '../wire/reader';
-import { Act, SERVER_PACKET_MAX } from './act';
-import { handleAuthQueryResponse } from './authquery';
+import { Verdict } from '../wire/verdict';
 import { SUBSTITUTE_COMPLETE_LEN, substituteDone } from './deallocate';
 import { letGo } from './inspect';
-import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from './objects';
 import { answerFakes } from './prepared';
 import { ErrorFate, READY_LEN, renamedError, statementError } from './repair';
-import { handleForkError, handleServerStartup, handleSslchar } from './serverlogin';
-import { connectionRefused } from './serverprotocol';
 
 const hdr = new PktHdr();
 
@@ -60,7 +62,7 @@ function forwardRun(server: PgSocket, off: number, end: number): boolean {
   return true;
 }
 
-/** What a packet (Act.REWRITE) becomes for the client, null = nothing; and how many bytes from its first on that replaces. */
+/** What a packet (Verdict.REWRITE) becomes for the client, null = nothing; and how many bytes from its first on that replaces. */
 let replacement: PktBuf | null = null;
 let replacedLen = 0;
 
@@ -79,16 +81,16 @@ function sendReplacement(server: PgSocket): boolean {
   return requests.fakes === 0 || requests.firstAction() !== ResponseAction.FAKE || answerFakes(server, client);
 }
 
-function showPacket(server: PgSocket, off: number, end: number): Act {
+function showPacket(server: PgSocket, off: number, end: number): Verdict {
   if (incompleteHeader(arena, off, end)) {
     if (wantNoise()) slogNoise(server, 'S: got partial header, trying to wait a bit');
-    return Act.MORE;
+    return Verdict.NEED_MORE;
   }
   const loggingIn = server.state === SocketState.SV_LOGIN;
-  if (loggingIn && !server.execOnConnect && handleForkError(server, arena, off, end)) return Act.DEAD;
+  if (loggingIn && !server.execOnConnect && handleForkError(server, arena, off, end)) return Verdict.DISCONNECTED;
   if (!getHeader(arena, off, end, cf.maxPacketSize, hdr)) {
     disconnectServer(server, true, 'bad pkt header');
-    return Act.DEAD;
+    return Verdict.DISCONNECTED;
   }
   if (wantNoise()) slogNoise(server, `read pkt='${pktDesc(hdr.type)}', len=${hdr.len}`);
   server.requestTime = getCachedTime();
@@ -96,20 +98,20 @@ function showPacket(server: PgSocket, off: number, end: number): Act {
 
   const len = hdr.len;
   const act = wholePacket(server, off, end);
-  if (act !== Act.SKIP) return act;
+  if (act !== Verdict.CONSUMED) return act;
   const res = handleServerStartup(server, hdr.type, arena, off + NEW_HEADER_LEN, off + len);
   hdr.len = len;
   return res;
 }
 
 /** SKIP when all of the packet is here, MORE when it will be, DEAD when it is larger than the pooler looks at. */
-function wholePacket(server: PgSocket, off: number, end: number): Act {
+function wholePacket(server: PgSocket, off: number, end: number): Verdict {
   if (hdr.len > SERVER_PACKET_MAX) {
     slogError(server, `too large packet '${pktDesc(hdr.type)}' from server: ${hdr.len}`);
     disconnectServer(server, true, 'too large packet');
-    return Act.DEAD;
+    return Verdict.DISCONNECTED;
   }
-  return end - off < hdr.len ? Act.MORE : Act.SKIP;
+  return end - off < hdr.len ? Verdict.NEED_MORE : Verdict.CONSUMED;
 }
 
 /** Bytes of a server, in the arena at [off, off + length). */
@@ -141,15 +143,15 @@ export function serverInput(server: PgSocket, off: number, length: number): void
       continue;
     }
     const act = showPacket(server, pos, end);
-    if (act === Act.FORWARD || act === Act.SKIP) {
+    if (act === Verdict.FORWARD || act === Verdict.CONSUMED) {
       server.pktRemain = hdr.len;
-      server.pktSkip = act === Act.SKIP;
+      server.pktSkip = act === Verdict.CONSUMED;
       continue;
     }
-    if (act === Act.DEAD) return;
+    if (act === Verdict.DISCONNECTED) return;
     if (pos > run && !forwardRun(server, run, pos)) return;
     run = pos;
-    if (act === Act.REWRITE) {
+    if (act === Verdict.REWRITE) {
       pos += replacedLen;
       run = pos;
       if (!sendReplacement(server)) return;
@@ -278,19 +280,19 @@ function testedQuery(server: PgSocket): string {
  * server_reset_query or server_check_query failed: the state of the session is unknown, so that no client may have it.
  * @returns MORE until all of the packet is here, which says why
  */
-function testFailed(server: PgSocket, off: number, end: number): Act {
+function testFailed(server: PgSocket, off: number, end: number): Verdict {
   const len = hdr.len;
   const act = wholePacket(server, off, end);
-  if (act !== Act.SKIP) return act;
+  if (act !== Verdict.CONSUMED) return act;
   const name = server.resetting ? 'server_reset_query' : 'server_check_query';
   const error = parseServerError(arena, off + NEW_HEADER_LEN, off + len);
   slogWarning(server, serverErrorLine(`${name} failed`, error));
   disconnectServer(server, true, `${testedQuery(server)} failed`);
-  return Act.DEAD;
+  return Verdict.DISCONNECTED;
 }
 
 /** One packet of a working server, maybe not all of it yet. */
-function workPacket(server: PgSocket, off: number, end: number): Act {
+function workPacket(server: PgSocket, off: number, end: number): Verdict {
   const type = hdr.type;
   const len = hdr.len;
   let ready = false;
@@ -310,7 +312,7 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
       break;
 
     case PqMsg.ReadyForQuery: {
-      if (end - off < NEW_HEADER_LEN + 1) return Act.MORE;
+      if (end - off < NEW_HEADER_LEN + 1) return Verdict.NEED_MORE;
       if (!popReadyRequest(server) && server.queryFailed) clearRequestsUntil(server, PqMsg.Sync, PqMsg.Sync);
       server.queryFailed = false;
       if (server.batch?.recording) server.batch.drop();
@@ -321,10 +323,10 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
         (server.requests as RequestQueue).markReady();
       } else if (server.state === SocketState.SV_TESTED) {
         disconnectServer(server, true, `${testedQuery(server)} left a transaction open`);
-        return Act.DEAD;
+        return Verdict.DISCONNECTED;
       } else if (connectionPoolMode(server) === PoolMode.STMT) {
         disconnectServer(server, true, 'transaction blocks not allowed in statement pooling mode');
-        return Act.DEAD;
+        return Verdict.DISCONNECTED;
       } else if (status === TxStatus.InTransaction || status === TxStatus.Failed) {
         idleTx = true;
       }
@@ -333,8 +335,8 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
 
     case PqMsg.ParameterStatus: {
       const act = wholePacket(server, off, end);
-      if (act !== Act.SKIP) return act;
-      if (!loadParameter(server, off + NEW_HEADER_LEN, off + len)) return Act.DEAD;
+      if (act !== Verdict.CONSUMED) return act;
+      if (!loadParameter(server, off + NEW_HEADER_LEN, off + len)) return Verdict.DISCONNECTED;
       break;
     }
 
@@ -349,16 +351,16 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
           ),
         );
         disconnectServer(server, true, 'invalid server parameter');
-        return Act.DEAD;
+        return Verdict.DISCONNECTED;
       }
       return workError(server, off, end);
 
     case PqMsg.CommandComplete:
       if (len === DEALLOCATE_ALL_LEN || len === DISCARD_ALL_LEN) {
-        if (end - off < len) return Act.MORE;
+        if (end - off < len) return Verdict.NEED_MORE;
         forgetDeallocated(server, off + NEW_HEADER_LEN, off + len - 1);
       } else if (len === SUBSTITUTE_COMPLETE_LEN && (server.requests as RequestQueue).hasNotes()) {
-        if (end - off < len) return Act.MORE;
+        if (end - off < len) return Verdict.NEED_MORE;
         if (substituteDone(server, arena, off)) substitute = deallocateComplete;
       }
       if (server.copyMode) endCopy(server, false);
@@ -402,32 +404,32 @@ function workPacket(server: PgSocket, off: number, end: number): Act {
       if (type === PqMsg.CopyFail) break;
       slogError(server, `unknown pkt: '${pktDesc(type)}'`);
       disconnectServer(server, true, 'unknown pkt');
-      return Act.DEAD;
+      return Verdict.DISCONNECTED;
   }
   const act = deliver(server, off, end, len, ready, idleTx, asyncResponse);
-  return substitute !== null && act === Act.FORWARD ? replace(substitute, len) : act;
+  return substitute !== null && act === Verdict.FORWARD ? replace(substitute, len) : act;
 }
 
 /** The client gets these bytes in the place of `len` bytes of the server. */
-function replace(by: PktBuf | null, len: number): Act {
+function replace(by: PktBuf | null, len: number): Verdict {
   replacement = by;
   replacedLen = len;
-  return Act.REWRITE;
+  return Verdict.REWRITE;
 }
 
 /** An error about a working client's request. */
-function workError(server: PgSocket, off: number, end: number): Act {
+function workError(server: PgSocket, off: number, end: number): Verdict {
   const len = hdr.len;
   let fate = ErrorFate.FORWARD;
   if (server.state === SocketState.SV_ACTIVE && server.link?.state === SocketState.CL_ACTIVE && serversChange(server)) {
-    if (end - off < len && len <= SERVER_PACKET_MAX) return Act.MORE;
+    if (end - off < len && len <= SERVER_PACKET_MAX) return Verdict.NEED_MORE;
     if (end - off >= len) fate = statementError(server, off, end, len);
   }
   switch (fate) {
     case ErrorFate.MORE:
-      return Act.MORE;
+      return Verdict.NEED_MORE;
     case ErrorFate.DEAD:
-      return Act.DEAD;
+      return Verdict.DISCONNECTED;
     case ErrorFate.REPEATED:
       countBytes(server, len + READY_LEN);
       return replace(null, len + READY_LEN);
@@ -437,7 +439,7 @@ function workError(server: PgSocket, off: number, end: number): Act {
   server.queryFailed = true;
   if (end - off >= len) server.dying = isFatal(arena, off + NEW_HEADER_LEN, off + len);
   const act = deliver(server, off, end, len, false, false, false);
-  return fate === ErrorFate.RENAME && act === Act.FORWARD ? replace(renamedError(), len) : act;
+  return fate === ErrorFate.RENAME && act === Verdict.FORWARD ? replace(renamedError(), len) : act;
 }
 
 /** ReadyForQuery answers the oldest request when that is a Sync, a Query or a FunctionCall. */
@@ -454,11 +456,11 @@ function deliver(
   ready: boolean,
   idleTx: boolean,
   asyncResponse: boolean,
-): Act {
+): Verdict {
   const client = server.link;
   if (client !== null && client.state === SocketState.CL_LOGIN && !server.settingVars) {
     const act = wholePacket(server, off, end);
-    if (act !== Act.SKIP) return act;
+    if (act !== Verdict.CONSUMED) return act;
     server.idleTx = idleTx;
     server.ready = ready;
     countBytes(server, len);
@@ -469,20 +471,20 @@ function deliver(
   server.idleTx = idleTx;
   server.ready = ready;
   countBytes(server, len);
-  if (server.settingVars) return Act.SKIP;
+  if (server.settingVars) return Verdict.CONSUMED;
   if (client === null) {
     if (server.state !== SocketState.SV_TESTED) {
       slogWarning(server, `got packet '${pktDesc(hdr.type)}' from server when not linked`);
     }
-    return Act.SKIP;
+    return Verdict.CONSUMED;
   }
   if (ignorePacket) {
     if (wantNoise()) slogNoise(server, `not forwarding packet with type '${pktDesc(hdr.type)}' from server`);
-    return Act.SKIP;
+    return Verdict.CONSUMED;
   }
   if ((ready || idleTx) && (server.requests as RequestQueue).count === 0)
     countTimes(server, client, ready, asyncResponse);
-  return Act.FORWARD;
+  return Verdict.FORWARD;
 }
 
 function countBytes(server: PgSocket, len: number): void {

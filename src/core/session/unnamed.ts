@@ -3,13 +3,13 @@
  * own is kept, so that it can be parsed again where the server has another one by now. Called by client.ts, for every Parse,
  * Bind and Describe of the unnamed statement: the usual Parse, Bind, Execute, Sync costs one copy of the Parse.
  */
-import type { RequestQueue } from '../pool/requests';
-import { ResponseAction, UNNAMED, UNNAMED_AGAIN } from '../pool/requests';
-import type { PgSocket } from '../pool/socket';
+
+import type { PgSocket } from '../pool/bouncer';
+import { type RequestQueue, ResponseAction, UNNAMED, UNNAMED_AGAIN } from '../pool/requests';
 import { writeCloseStmt } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import type { PktBuf } from '../wire/pktbuf';
-import { Act } from './act';
+import { Verdict } from '../wire/verdict';
 
 /** Largest Parse of which a copy is kept. */
 export const UNNAMED_MAX = 64 * 1024;
@@ -57,20 +57,27 @@ export function unnamedUnsure(server: PgSocket): boolean {
 }
 
 /** Parse, Bind or Describe of the unnamed statement, of a client that has a server. Takes it into the queue, or lets it be rewritten. */
-export function unnamedPacket(client: PgSocket, type: number, buf: Buffer, off: number, end: number, len: number): Act {
+export function unnamedPacket(
+  client: PgSocket,
+  type: number,
+  buf: Buffer,
+  off: number,
+  end: number,
+  len: number,
+): Verdict {
   const server = client.link as PgSocket;
   if (type === PqMsg.Parse) {
     noteParse(client, server, buf, off, end, len);
-    return Act.FORWARD;
+    return Verdict.FORWARD;
   }
   if (type === PqMsg.Close) {
     client.unnamedSeq = server.unnamedSeq = 0;
     (server.requests as RequestQueue).push(type, ResponseAction.FORWARD);
-    return Act.FORWARD;
+    return Verdict.FORWARD;
   }
-  if (client.unnamedSeq === 0 || client.unnamedSeq !== server.unnamedSeq) return Act.REWRITE;
+  if (client.unnamedSeq === 0 || client.unnamedSeq !== server.unnamedSeq) return Verdict.REWRITE;
   (server.requests as RequestQueue).push(type, ResponseAction.FORWARD);
-  return Act.FORWARD;
+  return Verdict.FORWARD;
 }
 
 /**

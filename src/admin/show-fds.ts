@@ -1,0 +1,168 @@
+/*
+ * SHOW FDS: every socket of the pooler, as a row. For the process owner on a Unix socket each row is one message that
+ * carries the descriptor itself (SCM_RIGHTS): that is how a new process takes over from this one.
+ */
+
+import { constants } from 'node:os';
+import { nextOf, type StatList } from '../core/base/list';
+import { logError, slogDebug, wantDebug } from '../core/base/log';
+import { native } from '../core/base/native';
+import { AuthType, cf } from '../core/config/settings';
+import { addrHost, isUnixAddr } from '../core/net/addr';
+import { forEachPoolerFd } from '../core/net/pooler';
+import { sendPacket } from '../core/net/sbuf';
+import type { PgAddr, PgPool, PgSocket } from '../core/pool/bouncer';
+import { poolList } from '../core/pool/pool';
+import { isServerSocket, shownDatabase } from '../core/pool/socket';
+import { loginClientList } from '../core/pool/states';
+import { Var } from '../core/pool/varcache';
+import { type ColumnValue, writeDataRow, writeRowDescription } from '../core/wire/messages';
+import { pktbufTemp } from '../core/wire/pktbuf';
+import { showColumns } from './columns';
+import { accessError, adminReady, extendedSession, sendResult } from './reply';
+
+/** How long a receiver may take none of the bytes before we give up on it. */
+const STALL_MAX_MS = 10_000;
+/** Between two tries. */
+const NAP_MS = 1;
+
+const { EAGAIN, EINTR } = constants.errno;
+const napCell = new Int32Array(new SharedArrayBuffer(4));
+
+/**
+ * Sends everything now, waiting for the receiver when it is slow: rows with descriptors cannot be queued, so the loop
+ * stands still meanwhile, as in the original.
+ * @param fd descriptor that goes with the first byte, -1 = none
+ * @returns false when the socket failed or the receiver stalls (logged)
+ */
+function sendNow(admin: PgSocket, bytes: Uint8Array, fd: number): boolean {
+  const socket = native.fdOf(admin.handle);
+  let sent = 0;
+  let stalledMs = 0;
+  while (sent < bytes.length) {
+    const res = native.sendFds(socket, bytes.subarray(sent), fd >= 0 && sent === 0 ? [fd] : []);
+    if (res > 0) {
+      sent += res;
+      stalledMs = 0;
+    } else if (res !== -EINTR) {
+      if (res !== -EAGAIN || stalledMs >= STALL_MAX_MS) {
+        logError(`send_one_fd: sendmsg error: ${native.strerror(-res)}`);
+        return false;
+      }
+      Atomics.wait(napCell, 0, 0, NAP_MS);
+      stalledMs += NAP_MS;
+    }
+  }
+  return true;
+}
+
+/** True when the rows carry the descriptors. */
+function mayHaveFds(admin: PgSocket): boolean {
+  return isUnixAddr(admin.remoteAddr) && admin.ownUser && !admin.tls;
+}
+
+/** What is queued for the socket must not be overtaken by what is sent beside the queue. */
+function flushQueue(admin: PgSocket): boolean {
+  return native.unsent(admin.handle) === 0 || sendNow(admin, native.takeUnsent(admin.handle), -1);
+}
+
+/** Takes one row: the descriptor, and the columns behind it. @returns false to give up */
+type PutFd = (fd: number, row: ColumnValue[]) => boolean;
+
+function sendOneFd(admin: PgSocket, fd: number, row: ColumnValue[]): boolean {
+  const buf = pktbufTemp();
+  writeDataRow(buf, showColumns.fds.types, [fd, ...row]);
+  if (buf.failed) return false;
+  const withFd = mayHaveFds(admin);
+  if (wantDebug()) slogDebug(admin, `sending socket list: fd=${fd}, len=${withFd ? 1 : 0}`);
+  return withFd ? sendNow(admin, buf.written(), fd) : sendPacket(admin, buf);
+}
+
+/** A secret that the new process cannot read from its auth_file: of users found by auth_query, and of PAM's. */
+function passwordOf(sk: PgSocket): string | null {
+  const user = sk.loginUser;
+  if (user === null || user.globalUser?.credentials === user) return null;
+  const fromAuthQuery = (shownDatabase(sk)?.authUser ?? null) !== null;
+  return fromAuthQuery || cf.authType === AuthType.PAM ? user.passwd : null;
+}
+
+/** The row of a connection, without its descriptor. */
+export function fdRow(sk: PgSocket): ColumnValue[] {
+  const link = sk.link;
+  const keys = sk.pool?.user?.scramPassthroughValid ? sk.pool.user : null;
+  return [
+    isServerSocket(sk) ? 'server' : 'client',
+    sk.loginUser?.name ?? null,
+    shownDatabase(sk)?.name ?? null,
+    addrHost(sk.remoteAddr),
+    sk.remoteAddr.port,
+    sk.cancelKey.readBigUInt64BE(0),
+    link !== null && link.handle >= 0 ? native.fdOf(link.handle) : 0,
+    sk.vars[Var.CLIENT_ENCODING] ?? null,
+    sk.vars[Var.STD_STRINGS] ?? null,
+    sk.vars[Var.DATESTYLE] ?? null,
+    sk.vars[Var.TIMEZONE] ?? null,
+    passwordOf(sk),
+    keys?.scramClientKey ?? null,
+    keys?.scramServerKey ?? null,
+  ];
+}
+
+function socketFd(put: PutFd, sk: PgSocket): boolean {
+  // a connection that is not open yet has no descriptor; TLS state cannot travel in these rows
+  if (sk.handle < 0 || sk.tls || sk.link?.tls === true) return true;
+  return put(native.fdOf(sk.handle), fdRow(sk));
+}
+
+function poolerFd(put: PutFd, fd: number, addr: PgAddr): boolean {
+  const row: ColumnValue[] = ['pooler', null, null, addrHost(addr), addr.port, 0, 0];
+  while (row.length < showColumns.fds.names.length - 1) row.push(null);
+  return put(fd, row);
+}
+
+function listFds(put: PutFd, list: StatList<PgSocket>): boolean {
+  for (let sk = list.head; sk !== null; sk = nextOf(sk)) if (!socketFd(put, sk)) return false;
+  return true;
+}
+
+function poolFds(put: PutFd, pool: PgPool): boolean {
+  return (
+    listFds(put, pool.activeClientList) &&
+    listFds(put, pool.waitingClientList) &&
+    listFds(put, pool.activeServerList) &&
+    listFds(put, pool.idleServerList) &&
+    listFds(put, pool.usedServerList) &&
+    listFds(put, pool.testedServerList) &&
+    listFds(put, pool.newServerList)
+  );
+}
+
+function everyFd(put: PutFd): boolean {
+  if (!forEachPoolerFd((fd, addr) => poolerFd(put, fd, addr))) return false;
+  if (!listFds(put, loginClientList)) return false;
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
+    if (!pool.db.admin && !poolFds(put, pool)) return false;
+  }
+  return true;
+}
+
+/** SHOW FDS, for administrators only: it shows cancel keys and secrets, and stops the loop. */
+export function showFds(admin: PgSocket): boolean {
+  if (!admin.adminUser) return accessError(admin);
+  // a driver wants to look: descriptors go to a new process, which speaks the simple protocol
+  if (extendedSession(admin) !== null) {
+    return sendResult(admin, showColumns.fds, (putRow) => {
+      everyFd((fd, row) => {
+        putRow(fd, ...row);
+        return true;
+      });
+    });
+  }
+
+  const buf = pktbufTemp();
+  writeRowDescription(buf, showColumns.fds.types, showColumns.fds.names);
+  if (!sendPacket(admin, buf)) return false;
+  if (mayHaveFds(admin) && !flushQueue(admin)) return false;
+  if (!everyFd((fd, row) => sendOneFd(admin, fd, row))) return false;
+  return adminReady(admin, 'SHOW');
+}

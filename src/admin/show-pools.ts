@@ -1,0 +1,129 @@
+/*
+ * SHOW POOLS, PEER_POOLS, DATABASES, PEERS and USERS: who is configured, and how many connections each has.
+ */
+
+import { nextOf } from '../core/base/list';
+import { getCachedTime, USEC } from '../core/base/time';
+import { cf, loadBalanceHostsMap, PoolMode, poolModeMap } from '../core/config/settings';
+import { formatLookup } from '../core/config/values';
+import {
+  databaseMaxClientConnections,
+  databaseMaxConnections,
+  poolPoolMode,
+  userMaxClientConnections,
+  userMaxConnections,
+} from '../core/pool/admission';
+import type { PgDatabase, PgPool } from '../core/pool/bouncer';
+import { databaseList, peerList } from '../core/pool/database';
+import { peerPoolList, poolList } from '../core/pool/pool';
+import { userList, wakeAllUsers } from '../core/pool/user';
+import type { PutRow } from './reply';
+
+/** null = whatever the next wider setting says */
+function poolModeName(mode: PoolMode): string | null {
+  return mode === PoolMode.INHERIT ? null : formatLookup(poolModeMap, mode);
+}
+
+/** Only a database with several hosts has a way to choose among them. */
+function loadBalanceName(db: PgDatabase): string | null {
+  return db.host?.includes(',') ? formatLookup(loadBalanceHostsMap, db.loadBalanceHosts) : null;
+}
+
+/** usec that the client at the head of the queue has waited */
+function maxWait(pool: PgPool, now: number): number {
+  const waiter = pool.waitingClientList.head;
+  return waiter !== null && waiter.queryStart > 0 ? now - waiter.queryStart : 0;
+}
+
+export function poolRows(put: PutRow): void {
+  const now = getCachedTime();
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
+    const wait = maxWait(pool, now);
+    put(
+      pool.db.name,
+      pool.user?.name ?? null,
+      pool.activeClientList.count,
+      pool.waitingClientList.count,
+      pool.activeCancelReqList.count,
+      pool.waitingCancelReqList.count,
+      pool.activeServerList.count,
+      pool.activeCancelServerList.count,
+      pool.beingCanceledServerList.count,
+      pool.idleServerList.count,
+      pool.usedServerList.count,
+      pool.testedServerList.count,
+      pool.newServerList.count,
+      Math.floor(wait / USEC),
+      wait % USEC,
+      formatLookup(poolModeMap, poolPoolMode(pool)),
+      loadBalanceName(pool.db),
+    );
+  }
+}
+
+export function peerPoolRows(put: PutRow): void {
+  for (let pool = peerPoolList.head; pool !== null; pool = nextOf(pool)) {
+    put(
+      pool.db.peerId,
+      pool.activeCancelReqList.count,
+      pool.waitingCancelReqList.count,
+      pool.activeCancelServerList.count,
+      pool.newServerList.count,
+    );
+  }
+}
+
+function setOr(value: number, general: number): number {
+  return value >= 0 ? value : general;
+}
+
+export function databaseRows(put: PutRow): void {
+  for (let db = databaseList.head; db !== null; db = nextOf(db)) {
+    put(
+      db.name,
+      db.host,
+      db.port,
+      db.dbname,
+      db.forcedUser?.name ?? null,
+      setOr(db.poolSize, cf.defaultPoolSize),
+      setOr(db.minPoolSize, cf.minPoolSize),
+      setOr(db.resPoolSize, cf.reservePoolSize),
+      Math.floor((db.serverLifetime > 0 ? db.serverLifetime : cf.serverLifetime) / USEC),
+      poolModeName(db.poolMode),
+      loadBalanceName(db),
+      databaseMaxConnections(db),
+      db.connectionCount,
+      databaseMaxClientConnections(db),
+      db.clientConnectionCount,
+      db.paused ? 1 : 0,
+      db.disabled ? 1 : 0,
+    );
+  }
+}
+
+export function peerRows(put: PutRow): void {
+  for (let peer = peerList.head; peer !== null; peer = nextOf(peer)) {
+    put(peer.peerId, peer.host, peer.port, setOr(peer.poolSize, cf.defaultPoolSize));
+  }
+}
+
+/** The original prints these two as text, right-aligned, and as empty text when they are not set. */
+function paddedOrEmpty(value: number): string {
+  return value >= 0 ? String(value).padStart(9) : '';
+}
+
+export function userRows(put: PutRow): void {
+  wakeAllUsers();
+  for (let user = userList.head; user !== null; user = nextOf(user)) {
+    put(
+      user.name,
+      paddedOrEmpty(user.poolSize),
+      paddedOrEmpty(user.resPoolSize),
+      poolModeName(user.poolMode),
+      userMaxConnections(user),
+      user.connectionCount,
+      userMaxClientConnections(user),
+      user.clientConnectionCount,
+    );
+  }
+}

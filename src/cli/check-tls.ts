@@ -1,0 +1,136 @@
+/*
+ * The TLS part of --check: makes the contexts that a start and the first connection to a server would make, and says what
+ * they would say; and looks at the dates of certificates, which nobody else does before a handshake fails.
+ */
+
+import { X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { native, TlsRole } from '../core/base/native';
+import { cf, SslMode } from '../core/config/settings';
+import {
+  missingTlsSettings,
+  newTlsContext,
+  readClientTlsConfig,
+  readServerTlsConfig,
+  type TlsConfig,
+} from '../core/config/tls-config';
+
+export interface TlsProblem {
+  /** the setting that is wrong, or that names what is */
+  setting: string;
+  text: string;
+}
+
+/** Which setting, without its prefix, an error of a context is about. */
+const ABOUT: readonly [text: RegExp, setting: string][] = [
+  [/^failed to load certificate file/, 'cert_file'],
+  [/^failed to load private key file|key mismatch$/, 'key_file'],
+  [/^failed to load CA/, 'ca_file'],
+  [/^failed to set ciphers/, 'ciphers'],
+  [/TLSv1\.3 cipher/, '13_ciphers'],
+  [/curve/, 'ecdhcurve'],
+];
+
+function settingName(prefix: string, error: string): string {
+  const about = ABOUT.find(([text]) => text.test(error))?.[1] ?? 'sslmode';
+  return about === '13_ciphers' ? `${prefix.replace('_tls', '')}_tls13_ciphers` : `${prefix}_${about}`;
+}
+
+/** @returns why there is no such context, or null */
+function contextError(role: TlsRole, config: TlsConfig): string | null {
+  const context = newTlsContext(role, config);
+  if (typeof context === 'string') return context;
+  native.tlsCtxFree(context);
+  return null;
+}
+
+/** A context ends at its first fault; a fault of key or certificate must not hide one of the authorities. */
+function contextErrors(role: TlsRole, config: TlsConfig): string[] {
+  const error = contextError(role, config);
+  if (error === null) return [];
+  if (!/certificate|key/.test(error)) return [error];
+  const other = contextError(TlsRole.CONNECT, { ...config, keyFile: '', certFile: '', curve: '' });
+  return other === null ? [error] : [error, other];
+}
+
+/** The first certificate of a file that could be loaded: whether it is of this time. */
+function checkDates(setting: string, path: string): TlsProblem[] {
+  if (path === '') return [];
+  try {
+    const { validFrom, validTo } = new X509Certificate(readFileSync(Buffer.from(path, 'latin1')));
+    if (Date.parse(validTo) < Date.now()) return [{ setting, text: `the certificate expired on ${validTo}` }];
+    if (Date.parse(validFrom) > Date.now())
+      return [{ setting, text: `the certificate is not valid before ${validFrom}` }];
+  } catch {
+    // what cannot be read is told of otherwise
+  }
+  return [];
+}
+
+interface Side {
+  prefix: 'client_tls' | 'server_tls';
+  mode: SslMode;
+  role: TlsRole;
+  read: () => TlsConfig | null;
+  /** what the log says in front of a context's error */
+  failure: string;
+  keyFile: string;
+  certFile: string;
+  caFile: string;
+}
+
+function checkSide(side: Side, said: (act: () => void) => string[]): TlsProblem[] {
+  const { prefix, role } = side;
+  if (side.mode === SslMode.DISABLED) return [];
+  const dates = [...checkDates(`${prefix}_cert_file`, side.certFile), ...checkDates(`${prefix}_ca_file`, side.caFile)];
+  const read: { config: TlsConfig | null } = { config: null };
+  const words = said(() => {
+    read.config = side.read();
+  }).map((text) => {
+    const name = /^invalid (\w+):/.exec(text)?.[1]?.replace('ecdhecurve', 'ecdhcurve');
+    return { setting: name ?? `${prefix}_sslmode`, text };
+  });
+  // that a listener has no key is told already
+  if (read.config === null || (role === TlsRole.ACCEPT && (side.keyFile === '' || side.certFile === ''))) {
+    return [...words, ...dates];
+  }
+  const files = contextErrors(role, read.config).map((error) => {
+    return { setting: settingName(prefix, error), text: `${side.failure}: ${error}` };
+  });
+  return [...words, ...files, ...dates];
+}
+
+/** Everything that is wrong with the TLS settings. @param said runs something and returns what that logged */
+export function findTlsProblems(said: (act: () => void) => string[]): TlsProblem[] {
+  const missing = missingTlsSettings();
+  const setting = missing?.startsWith('auth_type') ? 'auth_type' : 'client_tls_sslmode';
+  return [
+    ...(missing === null ? [] : [{ setting, text: missing }]),
+    ...checkSide(
+      {
+        prefix: 'client_tls',
+        mode: cf.clientTlsSslmode,
+        role: TlsRole.ACCEPT,
+        read: readClientTlsConfig,
+        failure: 'TLS setup failed',
+        keyFile: cf.clientTlsKeyFile,
+        certFile: cf.clientTlsCertFile,
+        caFile: cf.clientTlsCaFile,
+      },
+      said,
+    ),
+    ...checkSide(
+      {
+        prefix: 'server_tls',
+        mode: cf.serverTlsSslmode,
+        role: TlsRole.CONNECT,
+        read: readServerTlsConfig,
+        failure: 'TLS connect error',
+        keyFile: cf.serverTlsKeyFile,
+        certFile: cf.serverTlsCertFile,
+        caFile: cf.serverTlsCaFile,
+      },
+      said,
+    ),
+  ];
+}

@@ -1,0 +1,227 @@
+/*
+ * SCRAM towards our clients: the side that verifies. Used by the client session, in this order:
+ *
+ *     readClientFirstMessage, buildServerFirstMessage -> AuthenticationSASLContinue
+ *     readClientFinalMessage, verifyFinalNonce, verifyClientProof, buildServerFinalMessage -> AuthenticationSASLFinal
+ *
+ * The readers return null when all is well, else the text for slogError(); the caller then disconnects with "SASL
+ * authentication failed". A user who does not exist goes through the same motions, and takes as long.
+ */
+
+import { createHash, randomBytes } from 'node:crypto';
+import { cstr, secretEqual } from '../base/strutil';
+import {
+  AttrReader,
+  computeClientKey,
+  computeServerKey,
+  computeSignature,
+  computeStoredKey,
+  SCRAM_DEFAULT_SALT_LEN,
+  SCRAM_RAW_NONCE_LEN,
+  type ScramCredentials,
+  type ScramState,
+  saltedPassword,
+  sanitizeChar,
+  xorKeys,
+} from './scram';
+import {
+  base64Decode,
+  formatScramSecret,
+  PasswordType,
+  parseScramSecret,
+  passwordType,
+  SCRAM_KEY_LEN,
+  type ScramSecret,
+} from './secret';
+
+/** Error of buildServerFirstMessage() that the session logs too. */
+export const SCRAM_MD5_SECRET = 'SCRAM authentication failed: user has MD5 secret';
+
+/** RFC 5802's "printable": ASCII without space, controls and comma. */
+const PRINTABLE = /^[\x21-\x2b\x2d-\x7e]*$/;
+
+/** Secret of this process that makes mock salts unpredictable, yet the same each time somebody asks for a user. */
+let mockNonce: Buffer | null = null;
+
+/** Reads `n,,n=user,r=nonce`. The user in it is ignored: the startup packet said who it is. */
+export function readClientFirstMessage(state: ScramState, message: string): string | null {
+  const input = new AttrReader(cstr(message));
+  const flag = input.peek();
+  if (flag === 'p') return 'client requires SCRAM channel binding, but it is not supported';
+  if (flag !== 'n' && flag !== 'y') {
+    return `malformed SCRAM message (unexpected channel-binding flag "${sanitizeChar(input.text, 0)}")`;
+  }
+  input.pos++;
+  if (input.peek() !== ',') {
+    return `malformed SCRAM message (comma expected, but found character "${sanitizeChar(input.text, input.pos)}")`;
+  }
+  input.pos++;
+  if (input.peek() === 'a') return 'client uses authorization identity, but it is not supported';
+  if (input.peek() !== ',') {
+    const found = sanitizeChar(input.text, input.pos);
+    return `malformed SCRAM message (unexpected attribute "${found}" in client-first-message)`;
+  }
+  input.pos++;
+
+  const bare = input.text.slice(input.pos);
+  if (input.peek() === 'm') return 'client requires an unsupported SCRAM extension';
+  input.value('n');
+  const nonce = input.error === null ? input.value('r') : null;
+  if (nonce === null) return input.error;
+  if (!PRINTABLE.test(nonce)) return 'non-printable characters in SCRAM nonce';
+  // extensions may follow; we know none, and none is mandatory
+  while (!input.atEnd()) {
+    if (input.any() === null) return input.error;
+  }
+
+  state.cbindFlag = flag;
+  state.clientFirstMessageBare = bare;
+  state.clientNonce = nonce;
+  return null;
+}
+
+/**
+ * A SCRAM secret of a plain password, with a fresh salt.
+ * @param iterations scram_iterations
+ */
+export function buildAdhocSecret(password: string, iterations: number): ScramSecret {
+  const salt = randomBytes(SCRAM_DEFAULT_SALT_LEN);
+  const salted = saltedPassword(password, salt, iterations);
+  return {
+    iterations,
+    encodedSalt: salt.toString('base64'),
+    storedKey: computeStoredKey(computeClientKey(salted)),
+    serverKey: computeServerKey(salted),
+  };
+}
+
+/** A salt for a user who does not exist, stable for the life of this process. */
+export function mockSalt(user: string): Buffer {
+  mockNonce ??= randomBytes(32);
+  const digest = createHash('sha256').update(user, 'latin1').update(mockNonce).digest();
+  return digest.subarray(0, SCRAM_DEFAULT_SALT_LEN);
+}
+
+function adhocSecretOf(user: ScramCredentials, iterations: number): ScramSecret {
+  if (user.scramVerifier !== null && user.scramVerifierFor === user.passwd && !user.dynamicPasswd) {
+    const cached = parseScramSecret(user.scramVerifier);
+    if (cached !== null) return cached;
+  }
+  const secret = buildAdhocSecret(user.passwd, iterations);
+  if (!user.dynamicPasswd) {
+    user.scramVerifier = formatScramSecret(secret);
+    user.scramVerifierFor = user.passwd;
+  }
+  return secret;
+}
+
+/** The secret to check against; null when the user has none that SCRAM can use (md5). */
+function secretOf(state: ScramState, user: ScramCredentials, iterations: number): ScramSecret | null {
+  state.adhoc = false;
+  // an empty password is no password: the original makes a secret of it, which anybody can prove to know
+  state.mock = user.mockAuth || user.passwd === '';
+  if (state.mock) {
+    const keys = randomBytes(2 * SCRAM_KEY_LEN);
+    return {
+      iterations,
+      encodedSalt: mockSalt(user.name).toString('base64'),
+      storedKey: keys.subarray(0, SCRAM_KEY_LEN),
+      serverKey: keys.subarray(SCRAM_KEY_LEN),
+    };
+  }
+  switch (passwordType(user.passwd)) {
+    case PasswordType.SCRAM_SHA_256:
+      return parseScramSecret(user.passwd);
+    case PasswordType.PLAINTEXT:
+      state.adhoc = true;
+      return adhocSecretOf(user, iterations);
+    default:
+      return null;
+  }
+}
+
+/**
+ * The answer to the client's first message, `r=...,s=...,i=...`. A secret made from a plain password is kept in the
+ * credentials.
+ * @param iterations scram_iterations, for secrets made here
+ * @returns null when the user has an md5 secret: log SCRAM_MD5_SECRET
+ */
+export function buildServerFirstMessage(state: ScramState, user: ScramCredentials, iterations: number): string | null {
+  const secret = secretOf(state, user, iterations);
+  if (secret === null) return null;
+  state.iterations = secret.iterations;
+  state.encodedSalt = secret.encodedSalt;
+  state.storedKey = secret.storedKey;
+  state.serverKey = secret.serverKey;
+  state.serverNonce = randomBytes(SCRAM_RAW_NONCE_LEN).toString('base64');
+  const message = `r=${state.clientNonce}${state.serverNonce},s=${state.encodedSalt},i=${state.iterations}`;
+  state.serverFirstMessage = message;
+  return message;
+}
+
+/** Reads `c=biws,r=nonce,p=proof`. */
+export function readClientFinalMessage(state: ScramState, message: string): string | null {
+  const input = new AttrReader(cstr(message));
+  // "n,," or "y,," in base64, and the same that the client began with
+  const binding = input.value('c');
+  if (binding === null) return input.error;
+  if (!(binding === 'biws' && state.cbindFlag === 'n') && !(binding === 'eSws' && state.cbindFlag === 'y')) {
+    return 'unexpected SCRAM channel-binding attribute in client-final-message';
+  }
+  const nonce = input.value('r');
+  if (nonce === null) return input.error;
+
+  let proofStart: number;
+  let attr: { attr: string; value: string } | null;
+  do {
+    proofStart = input.pos - 1;
+    attr = input.any();
+  } while (attr !== null && attr.attr !== 'p');
+  if (attr === null) return input.error ?? 'could not read proof';
+
+  const proof = base64Decode(attr.value);
+  if (proof?.length !== SCRAM_KEY_LEN) {
+    return 'malformed SCRAM message (malformed proof in client-final-message)';
+  }
+  if (!input.atEnd()) return 'malformed SCRAM message (garbage at the end of client-final-message)';
+
+  state.clientFinalMessageWithoutProof = input.text.slice(0, proofStart);
+  state.clientFinalNonce = nonce;
+  state.clientProof = proof;
+  return null;
+}
+
+/** The client must return our nonce. When false, log "invalid SCRAM response (nonce does not match)". */
+export function verifyFinalNonce(state: ScramState): boolean {
+  return (
+    state.clientFinalNonce !== null &&
+    state.serverNonce !== null &&
+    state.clientFinalNonce === `${state.clientNonce}${state.serverNonce}`
+  );
+}
+
+/**
+ * Checks the proof. When true, state.clientKey and state.serverKey are good for pass-through (unless state.adhoc).
+ * When false, log "password authentication failed".
+ */
+export function verifyClientProof(state: ScramState): boolean {
+  if (state.clientProof === null || state.storedKey === null) return false;
+  const clientKey = xorKeys(state.clientProof, computeSignature(state.storedKey, state));
+  const match = secretEqual(computeStoredKey(clientKey), state.storedKey);
+  if (!match || state.mock) return false;
+  state.clientKey = clientKey;
+  return true;
+}
+
+/** `v=signature`: proves to the client that we know the secret. Only after verifyClientProof(). */
+export function buildServerFinalMessage(state: ScramState): string {
+  return `v=${computeSignature(state.serverKey as Buffer, state).toString('base64')}`;
+}
+
+/** Keeps the keys of a successful login for logging in to servers with them, unless the secret was made up here. */
+export function saveScramKeys(state: ScramState, credentials: ScramCredentials): void {
+  if (state.adhoc || state.mock || state.clientKey === null) return;
+  credentials.scramClientKey = state.clientKey;
+  credentials.scramServerKey = state.serverKey;
+  credentials.scramPassthroughValid = true;
+}

@@ -1,0 +1,106 @@
+// Puts the records of a configuration into effect: databases, users, peers; what is gone from it is closed.
+
+import { nextOf } from '../base/list';
+import { type ParsedConfig, type PeerConfig, parseDatabase, type UserConfig } from '../config/loader';
+import { PoolMode } from '../config/settings';
+import { tagDatabaseDirty } from '../link/dirty';
+import { applyDatabase, getAutodb, setAutodb } from '../link/registry';
+import type { PgDatabase, PgGlobalUser } from '../pool/bouncer';
+import { addPeer, autodatabaseIdleList, databaseList, peerList } from '../pool/database';
+import { findOrAddGlobalUser, userList } from '../pool/user';
+
+/** True when two connect strings of the `*` entry differ in nothing but the hosts. */
+function sameButHosts(before: string, now: string): boolean {
+  const [a, b] = [before, now].map((connstr) => {
+    const config = parseDatabase('*', connstr);
+    return config === null ? connstr : JSON.stringify({ ...config, connstr: '', host: null });
+  });
+  return a === b;
+}
+
+/**
+ * The `*` entry changed: its databases are made anew, their servers replaced.
+ * @param onlyHosts in its hosts alone: servers whose host is still listed stay
+ */
+function reloadAutodatabases(onlyHosts: boolean): void {
+  const template = getAutodb();
+  for (const list of [databaseList, autodatabaseIdleList]) {
+    for (let db = list.head; db !== null; ) {
+      const next = nextOf(db);
+      if (db.auto) {
+        const inactiveTime = db.inactiveTime;
+        const config = template === null ? null : parseDatabase(db.name, template.connstr);
+        if (config !== null && inactiveTime === 0) {
+          applyDatabase(config).auto = true;
+        }
+        if (config === null || !onlyHosts) tagDatabaseDirty(db);
+      }
+      db = next;
+    }
+  }
+}
+
+/* ---- users and peers ---- */
+
+function resetUser(user: PgGlobalUser): void {
+  user.poolMode = PoolMode.INHERIT;
+  user.poolSize = -1;
+  user.resPoolSize = -1;
+  user.maxUserConnections = 0;
+  user.maxUserClientConnections = 0;
+  user.transactionTimeout = 0;
+  user.idleTransactionTimeout = 0;
+  user.queryTimeout = 0;
+  user.queryWaitTimeout = 0;
+  user.queryWaitTimeoutSet = false;
+  user.clientIdleTimeout = 0;
+}
+
+function applyUser(config: UserConfig): void {
+  const user = findOrAddGlobalUser(config.name, '');
+  user.poolMode = config.poolMode;
+  user.poolSize = config.poolSize;
+  user.resPoolSize = config.resPoolSize;
+  user.maxUserConnections = config.maxUserConnections;
+  user.maxUserClientConnections = config.maxUserClientConnections;
+  user.transactionTimeout = config.transactionTimeout;
+  user.idleTransactionTimeout = config.idleTransactionTimeout;
+  user.queryTimeout = config.queryTimeout;
+  user.queryWaitTimeout = config.queryWaitTimeout;
+  user.queryWaitTimeoutSet = config.queryWaitTimeoutSet;
+  user.clientIdleTimeout = config.clientIdleTimeout;
+}
+
+function applyPeer(config: PeerConfig): void {
+  const peer = addPeer(config.id);
+  peer.dead = false;
+  peer.host = config.host;
+  peer.port = config.port;
+  peer.poolSize = config.poolSize;
+}
+
+/**
+ * Puts a config that was read without error in force: databases, users, peers.
+ * @param kill ends a database or peer that is not in the config any more
+ */
+export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => void): void {
+  const autodb = getAutodb();
+  const autodbChanged = (autodb?.connstr ?? null) !== (parsed.autodb?.connstr ?? null);
+  const onlyHosts = autodb !== null && parsed.autodb !== null && sameButHosts(autodb.connstr, parsed.autodb.connstr);
+  setAutodb(parsed.autodb);
+  for (let db = databaseList.head; db !== null; db = nextOf(db)) if (!db.admin && !db.auto) db.dead = true;
+  for (let peer = peerList.head; peer !== null; peer = nextOf(peer)) peer.dead = true;
+
+  for (const config of parsed.databases) applyDatabase(config).provisional = false;
+  const named = new Set(parsed.users.map((config) => config.name));
+  for (let user = userList.head; user !== null; user = nextOf(user)) if (!named.has(user.name)) resetUser(user);
+  for (const config of parsed.users) applyUser(config);
+  for (const config of parsed.peers) applyPeer(config);
+  if (autodbChanged) reloadAutodatabases(onlyHosts);
+
+  // the end of one may take another along, of which it had the last client
+  const gone: PgDatabase[] = [];
+  for (const list of [databaseList, peerList])
+    for (let db = list.head; db !== null; db = nextOf(db)) if (db.dead) gone.push(db);
+  for (const db of gone) kill(db);
+}

@@ -1,0 +1,81 @@
+/*
+ * What must hold between connections, pools, databases and users at the end of every turn. The tests run the pooler with
+ * TSBOUNCER_CHECK=1; then maint.ts asks here in each of its rounds and ends the process when something is broken.
+ */
+
+import { nextOf, type StatList } from '../base/list';
+import { socketsByHandle } from '../net/sbuf';
+import { type PgDatabase, type PgGlobalUser, type PgPool, type PgSocket, SocketState } from '../pool/bouncer';
+import { peerPoolList, poolList } from '../pool/pool';
+import { isDead, isServerSocket } from '../pool/socket';
+import { loginClientList } from '../pool/states';
+
+function nameOf(sk: PgSocket): string {
+  return `${isServerSocket(sk) ? 'server' : 'client'} 0x${sk.id.toString(16)} (state ${sk.state})`;
+}
+
+/** @returns what is wrong with a client, or null */
+function brokenClient(client: PgSocket): string | null {
+  const { pool, db } = client;
+  if (pool?.dead === true) return `${nameOf(client)} belongs to a pool that was killed`;
+  if (client.state === SocketState.CL_LOGIN && pool !== null && client.link === null)
+    return `${nameOf(client)} has a pool before it has logged in`;
+  if (db !== null && !db.fake && db.list === null) return `${nameOf(client)} belongs to a database that was removed`;
+  const user = client.loginUser?.globalUser ?? null;
+  if (user !== null && user.list === null) return `${nameOf(client)} belongs to a user that was forgotten`;
+  return null;
+}
+
+function brokenServer(server: PgSocket): string | null {
+  const pool = server.pool as PgPool;
+  if (pool.dead) return `${nameOf(server)} belongs to a pool that was killed`;
+  if (pool.db.list === null) return `${nameOf(server)} belongs to a database that was removed`;
+  return null;
+}
+
+/** Every connection is in a list, and what it refers to is alive. */
+function brokenSocket(sk: PgSocket): string | null {
+  if (isDead(sk)) return `${nameOf(sk)} is closed and still has its handle`;
+  if (sk.list === null) return `${nameOf(sk)} is in no list`;
+  return isServerSocket(sk) ? brokenServer(sk) : brokenClient(sk);
+}
+
+function countIn(list: StatList<PgSocket>, dbs: Map<PgDatabase, number>, users: Map<PgGlobalUser, number>): void {
+  for (let client = list.head; client !== null; client = nextOf(client)) {
+    if (client.db !== null && client.contributesDbClientCount) dbs.set(client.db, (dbs.get(client.db) ?? 0) + 1);
+    const user = client.loginUser?.globalUser ?? null;
+    if (user !== null && client.userConnectionCounted) users.set(user, (users.get(user) ?? 0) + 1);
+  }
+}
+
+/** The counts that limits are checked against, and by which provisional records are forgotten. */
+function brokenCount(): string | null {
+  const dbs = new Map<PgDatabase, number>();
+  const users = new Map<PgGlobalUser, number>();
+  countIn(loginClientList, dbs, users);
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
+    dbs.set(pool.db, dbs.get(pool.db) ?? 0);
+    const user = pool.user?.globalUser ?? null;
+    if (user !== null) users.set(user, users.get(user) ?? 0);
+    countIn(pool.activeClientList, dbs, users);
+    countIn(pool.waitingClientList, dbs, users);
+  }
+  for (const [db, count] of dbs)
+    if (db.clientConnectionCount !== count)
+      return `database ${db.name} counts ${db.clientConnectionCount} clients of ${count}`;
+  for (const [user, count] of users)
+    if (user.clientConnectionCount !== count)
+      return `user ${user.name} counts ${user.clientConnectionCount} clients of ${count}`;
+  return null;
+}
+
+/** @returns what is broken, or null */
+export function brokenInvariant(): string | null {
+  for (const sk of socketsByHandle) {
+    const broken = sk === null ? null : brokenSocket(sk);
+    if (broken !== null) return broken;
+  }
+  for (const list of [poolList, peerPoolList])
+    for (let pool = list.head; pool !== null; pool = nextOf(pool)) if (pool.dead) return 'a killed pool is in its list';
+  return brokenCount();
+}

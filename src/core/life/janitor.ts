@@ -1,0 +1,233 @@
+/*
+ * Housekeeping. At the end of every turn: pools that something happened to are looked at, waiting clients get servers or
+ * servers are launched for them. Three times a second: what only time brings about, in maint.ts.
+ */
+
+import { PauseMode, runState } from '../base/lifecycle';
+import { nextOf, type StatList } from '../base/list';
+import { logWarning, slogDebug, wantDebug } from '../base/log';
+import { getCachedTime, USEC } from '../base/time';
+import { cf } from '../config/settings';
+import { launchNewConnection } from '../link/launch';
+import {
+  activateClient,
+  closeClientList,
+  closeServerList,
+  disconnectServer,
+  dropIfEnded,
+  releaseServer,
+} from '../link/objects';
+import { isResting } from '../link/settling';
+import { sendPacket } from '../net/sbuf';
+import { type PgPool, type PgSocket, Replication, SocketState } from '../pool/bouncer';
+import { databaseList } from '../pool/database';
+import {
+  anyPoolTouched,
+  endFullLoopMaintRequest,
+  isFullLoopMaintRequested,
+  peerPoolList,
+  poolList,
+  requestFullLoopMaint,
+  takeTouchedPools,
+} from '../pool/pool';
+import { changeServerState, loginClientList } from '../pool/states';
+import { upcalls } from '../pool/upcalls';
+import { writeNotice, writeQuery } from '../wire/messages';
+import { pktbufTemp } from '../wire/pktbuf';
+import { flushSocketList, suspendSocketList } from './pause';
+
+/** Processes the input of clients that were just activated, so that each takes its server before the next is woken. */
+export type RunQueue = () => void;
+
+/* ---- end of turn ---- */
+
+/** Sends the check query to a used server, or frees it when it was used a moment ago. */
+function launchRecheck(pool: PgPool): void {
+  let server = pool.usedServerList.head;
+  while (server !== null && !server.ready) {
+    disconnectServer(server, true, 'idle server got dirty');
+    server = pool.usedServerList.head;
+  }
+  if (server === null) return;
+  const query = cf.serverCheckQuery;
+  const recent = cf.serverCheckDelay > 0 && getCachedTime() - server.requestTime < cf.serverCheckDelay;
+  if (query === '' || recent) {
+    releaseServer(server);
+    return;
+  }
+  if (wantDebug()) slogDebug(server, `P: checking: ${query}`);
+  changeServerState(server, SocketState.SV_TESTED);
+  // until the answer is there: a notification that comes first must not set it free
+  server.ready = false;
+  server.unnamedSeq = 0;
+  const buf = pktbufTemp();
+  writeQuery(buf, query === '<empty>' ? '' : query);
+  if (!sendPacket(server, buf)) disconnectServer(server, false, 'test query failed');
+}
+
+function notifyWaiting(client: PgSocket): void {
+  const due =
+    cf.queryWaitNotify > 0 &&
+    client.state === SocketState.CL_WAITING &&
+    client.welcomeSent &&
+    !client.sentWaitNotification &&
+    Math.floor((getCachedTime() - client.waitStart) / USEC) > cf.queryWaitNotify;
+  if (!due) return;
+  const buf = pktbufTemp();
+  writeNotice(buf, 'No server connection available in postgres backend, client being queued');
+  if (!sendPacket(client, buf)) logWarning('Sending queue warning failed');
+  client.sentWaitNotification = true;
+}
+
+/** Gives waiting clients servers: idle ones, tested ones, new ones. */
+function poolActivate(pool: PgPool, runQueue: RunQueue): void {
+  if (pool.waitingCancelReqList.count > 0) {
+    launchNewConnection(pool, true);
+    return;
+  }
+  if (isResting(pool)) return;
+  let tested = pool.testedServerList.count;
+  let used = pool.usedServerList.count;
+  for (let client = pool.waitingClientList.head; client !== null; ) {
+    const next: PgSocket | null = nextOf(client);
+    notifyWaiting(client);
+    if (dropIfEnded(client)) {
+      // it needs no server any more
+    } else if (client.replication !== Replication.NONE) {
+      launchNewConnection(pool, true);
+    } else if (pool.idleServerList.count > 0) {
+      if (client.waitForWelcome && !pool.welcomeMsgReady) {
+        launchNewConnection(pool, true);
+      } else {
+        activateClient(client);
+        runQueue();
+      }
+    } else if (tested > 0) {
+      tested--;
+    } else if (used > 0) {
+      launchRecheck(pool);
+      runQueue();
+      used--;
+    } else {
+      launchNewConnection(pool, true);
+      break;
+    }
+    // what just ran may have ended or moved any client
+    if (next !== null && next.list !== (pool.waitingClientList as unknown)) break;
+    client = next;
+  }
+}
+
+/** Closes what idles in a pool that is to be paused. @returns servers that are still busy */
+function poolPause(pool: PgPool): number {
+  closeServerList(pool.idleServerList, 'pause mode');
+  closeServerList(pool.usedServerList, 'pause mode');
+  closeServerList(pool.newServerList, 'pause mode');
+  return pool.activeServerList.count + pool.testedServerList.count;
+}
+
+/** @returns sockets that are still busy */
+function poolSuspend(pool: PgPool, force: boolean, runQueue: RunQueue): number {
+  let active = suspendSocketList(pool.activeClientList, force);
+  // waiting clients cannot be suspended, but they count, and they end at the timeout
+  if (force) closeClientList(pool.waitingClientList, 'suspend_timeout');
+  active += pool.waitingClientList.count;
+  // nobody else could deliver them
+  if (!force) active += pool.waitingCancelReqList.count + pool.activeCancelReqList.count;
+  if (active > 0) {
+    poolActivate(pool, runQueue);
+    return active;
+  }
+  // a client that is slow to take its answer holds up its server, not the other way round
+  active += suspendSocketList(pool.activeServerList, force);
+  active += suspendSocketList(pool.idleServerList, force);
+  active += flushSocketList(pool.activeClientList, force);
+  active += flushSocketList(pool.activeServerList, force);
+  active += flushSocketList(pool.idleServerList, force);
+  closeServerList(pool.testedServerList, 'close unsafe file descriptors on suspend');
+  closeServerList(pool.usedServerList, 'close unsafe file descriptors on suspend');
+  // a new process would take one in the middle of its login for one that is ready
+  closeServerList(pool.newServerList, 'close unsafe file descriptors on suspend');
+  return active;
+}
+
+function countCloseNeeded(list: StatList<PgSocket>): number {
+  let count = 0;
+  for (let server = list.head; server !== null; server = nextOf(server)) if (server.closeNeeded) count++;
+  return count;
+}
+
+function poolWaitClose(pool: PgPool): number {
+  return (
+    countCloseNeeded(pool.activeServerList) +
+    countCloseNeeded(pool.idleServerList) +
+    countCloseNeeded(pool.newServerList) +
+    countCloseNeeded(pool.testedServerList) +
+    countCloseNeeded(pool.usedServerList)
+  );
+}
+
+/** Is called at the end of every turn. */
+export function perLoopMaint(runQueue: RunQueue): void {
+  if (upcalls.handover.frozen) return;
+  if (runState.pauseMode === PauseMode.NONE && !isFullLoopMaintRequested()) {
+    if (!anyPoolTouched()) return;
+    for (const pool of takeTouchedPools()) {
+      if (pool.dead || pool.db.admin) continue;
+      // a mode of one database: whether it is reached depends on its other pools too
+      if (pool.db.paused || pool.db.waitClose) requestFullLoopMaint();
+      else poolActivate(pool, runQueue);
+    }
+    if (!isFullLoopMaintRequested()) return;
+  }
+  endFullLoopMaintRequest();
+  takeTouchedPools();
+  fullLoopMaint(runQueue);
+}
+
+function fullLoopMaint(runQueue: RunQueue): void {
+  let active = 0;
+  let closing = 0;
+  let anyPaused = false;
+  let anyWaitClose = false;
+  const mode = runState.pauseMode;
+  const force =
+    mode === PauseMode.SUSPEND && cf.suspendTimeout > 0 && getCachedTime() - runState.suspendStart >= cf.suspendTimeout;
+
+  for (let pool = poolList.head; pool !== null; ) {
+    const next: PgPool | null = nextOf(pool);
+    if (!pool.db.admin) {
+      if (mode === PauseMode.SUSPEND) {
+        active += poolSuspend(pool, force, runQueue);
+      } else if (mode === PauseMode.PAUSE || pool.db.paused) {
+        anyPaused = true;
+        active += poolPause(pool);
+      } else {
+        poolActivate(pool, runQueue);
+      }
+      if (pool.db.waitClose) {
+        anyWaitClose = true;
+        closing += poolWaitClose(pool);
+      }
+    }
+    pool = next;
+  }
+  // a paused database without pools has nothing to wait for
+  if (mode === PauseMode.NONE && !anyPaused)
+    for (let db = databaseList.head; db !== null; db = nextOf(db)) anyPaused ||= db.paused;
+  if (!anyWaitClose) for (let db = databaseList.head; db !== null; db = nextOf(db)) anyWaitClose ||= db.waitClose;
+
+  if (mode === PauseMode.SUSPEND) {
+    if (force) closeClientList(loginClientList, 'suspend_timeout');
+    else active += loginClientList.count;
+  }
+  if (active === 0 && (mode !== PauseMode.NONE || anyPaused)) upcalls.admin.pauseDone();
+  if (anyWaitClose && closing === 0) upcalls.admin.waitCloseDone();
+}
+
+/** Pools of peers are looked at when a request waits in them. */
+export function peerPoolsMaint(): void {
+  for (let pool = peerPoolList.head; pool !== null; pool = nextOf(pool)) {
+    if (pool.waitingCancelReqList.count > 0) launchNewConnection(pool, true);
+  }
+}

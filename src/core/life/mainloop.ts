@@ -1,0 +1,201 @@
+/*
+ * One turn of the loop: wait, give each event to its handler, let waiting clients go on, run what is due.
+ */
+
+import { logError, logWarning } from '../base/log';
+import { Ev, native, Rec, ring, waitClock } from '../base/native';
+import { getCachedTime, setTimeCache } from '../base/time';
+import { runTimers, timerWaitMs } from '../base/timer';
+import { disconnectClient, disconnectServer, LoginOutcome } from '../link/objects';
+import { replayExternalAuth } from '../login/external-auth';
+import { collectLdapAnswers } from '../login/ldapauth';
+import { onPamDone } from '../login/pam';
+import { serverConnected, serverTlsFailed, serverTlsReady } from '../login/server-login';
+import { onResolved } from '../net/dnslookup';
+import { collectNameAnswers } from '../net/name-thread';
+import { onAccept } from '../net/pooler';
+import { runContinueQueue, sbufIsEmpty, socketsByHandle, unblockSource } from '../net/sbuf';
+import { type PgSocket, SocketState } from '../pool/bouncer';
+import { isDead, isServerSocket } from '../pool/socket';
+import { upcalls } from '../pool/upcalls';
+import { acceptClient } from '../session/accept';
+import { clientInput, clientRecvFailed } from '../session/client';
+import { serverFlushed, serverInput, serverRecvFailed } from '../session/server';
+import { perLoopMaint } from './janitor';
+
+/** Whose bytes are being processed: the one to end when that throws. */
+let current: PgSocket | null = null;
+
+function input(sk: PgSocket, offset: number, length: number): void {
+  current = sk;
+  if (isServerSocket(sk)) serverInput(sk, offset, length);
+  else clientInput(sk, offset, length);
+}
+
+function onRecv(sk: PgSocket, result: number, offset: number): void {
+  if (result > 0) {
+    sk.hasKept = false;
+    input(sk, offset, result);
+    return;
+  }
+  if (sk.tls && result < 0) logWarning(`tls_sbufio_recv: ${native.tlsError(sk.handle)}`);
+  recvFailed(sk);
+}
+
+function recvFailed(sk: PgSocket): void {
+  if (isServerSocket(sk)) serverRecvFailed(sk);
+  else clientRecvFailed(sk);
+}
+
+/** A TLS handshake is done, or failed. */
+function onTls(sk: PgSocket, result: number): void {
+  if (result < 0) {
+    logWarning(`TLS handshake error: ${native.tlsError(sk.handle)}`);
+    if (isServerSocket(sk)) serverTlsFailed(sk);
+    else clientRecvFailed(sk);
+  } else if (isServerSocket(sk)) {
+    serverTlsReady(sk);
+  }
+}
+
+/** What was queued for a socket is sent, or the socket broke: whoever waited for that goes on. */
+export function onDrain(sk: PgSocket, result: number): void {
+  if (result < 0) {
+    if (isServerSocket(sk)) disconnectServer(sk, false, 'server connection closed', LoginOutcome.HOST_FAILED);
+    else disconnectClient(sk, false, 'unexpected eof');
+    return;
+  }
+  // a client that waits for itself: on the console, or for answers that the pooler made up
+  if (sk.blocked && (sk.link === null || (!isServerSocket(sk) && native.unsent(sk.link.handle) <= 0)))
+    unblockSource(sk);
+  const source = sk.link;
+  if (source === null || !source.blocked) return;
+  unblockSource(source);
+  if (isServerSocket(source) && !source.queued && sbufIsEmpty(source)) serverFlushed(source);
+}
+
+function accept(handle: number, result: number): void {
+  const accepted = onAccept(handle, result);
+  if (accepted !== null) acceptClient(result, accepted.isUnix);
+}
+
+function onConnect(server: PgSocket, result: number): void {
+  if (server.state !== SocketState.SV_LOGIN) return;
+  if (result < 0) {
+    disconnectServer(server, false, 'connect failed', LoginOutcome.HOST_FAILED);
+    return;
+  }
+  server.requestTime = getCachedTime();
+  serverConnected(server);
+}
+
+/** What happened to sockets while a handover kept them still: they go on with it if the handover fails. */
+const later: { kind: number; sk: PgSocket; result: number }[] = [];
+
+/** The handover failed: what happened meanwhile is handled now. */
+export function replayDeferred(): void {
+  for (const { kind, sk, result } of later.splice(0)) if (!isDead(sk)) onSocket(kind, sk, result);
+  replayExternalAuth();
+}
+
+function onSocket(kind: number, sk: PgSocket, result: number): void {
+  if (kind === Ev.CONNECT) onConnect(sk, result);
+  else if (kind === Ev.DRAIN) onDrain(sk, result);
+  else onTls(sk, result);
+}
+
+function dispatch(kind: number, handle: number, result: number, offset: number): void {
+  if (kind === Ev.RECV) {
+    const sk = socketsByHandle[handle];
+    if (sk) onRecv(sk, result, offset);
+    return;
+  }
+  switch (kind) {
+    case Ev.ACCEPT:
+      accept(handle, result);
+      return;
+    case Ev.CONNECT:
+    case Ev.DRAIN:
+    case Ev.TLS: {
+      const sk = socketsByHandle[handle];
+      if (sk && upcalls.handover.frozen) later.push({ kind, sk, result });
+      else if (sk) onSocket(kind, sk, result);
+      return;
+    }
+    case Ev.SIGNAL:
+      upcalls.signal(handle);
+      return;
+    case Ev.WAKE:
+      collectLdapAnswers();
+      collectNameAnswers();
+      return;
+    case Ev.RESOLVED:
+      onResolved(handle, result);
+      return;
+    case Ev.AUTHENTICATED:
+      onPamDone(handle, result !== 0);
+      return;
+    default:
+      logWarning(`unknown event of the loop: ${kind}`);
+  }
+}
+
+function runQueue(): void {
+  runContinueQueue(input);
+  // what is not the input of a socket is not the fault of the last one
+  current = null;
+}
+
+/** A handler threw: a fault of ours. That one connection ends, the others go on. */
+function handlerFailed(err: unknown): void {
+  logError(`exception in event handler: ${err instanceof Error ? (err.stack ?? err.message) : String(err)}`);
+  const sk = current;
+  if (sk === null || isDead(sk)) return;
+  try {
+    if (isServerSocket(sk)) disconnectServer(sk, false, 'internal error');
+    else disconnectClient(sk, true, 'internal error');
+  } catch (again) {
+    logError(
+      `exception while disconnecting: ${again instanceof Error ? (again.stack ?? again.message) : String(again)}`,
+    );
+  }
+}
+
+function dispatchAll(count: number): void {
+  const size = count * Rec.SIZE;
+  let at = 0;
+  while (at < size) {
+    try {
+      // the handler block is entered once per turn, not once per event
+      while (at < size) {
+        const kind = ring[at + Rec.KIND] as number;
+        const handle = ring[at + Rec.HANDLE] as number;
+        const result = ring[at + Rec.RESULT] as number;
+        const offset = ring[at + Rec.OFFSET] as number;
+        at += Rec.SIZE;
+        current = socketsByHandle[handle] ?? null;
+        dispatch(kind, handle, result, offset);
+        runQueue();
+      }
+    } catch (err) {
+      handlerFailed(err);
+    }
+  }
+}
+
+/** One turn. The original's main_loop_once(). */
+export function mainLoopOnce(): void {
+  const count = native.wait(timerWaitMs(getCachedTime()));
+  setTimeCache(waitClock[0] as number);
+  dispatchAll(count);
+  current = null;
+  try {
+    runTimers(getCachedTime());
+    runQueue();
+    perLoopMaint(runQueue);
+    runQueue();
+    if (upcalls.handover.active) upcalls.handover.turnEnd();
+  } catch (err) {
+    handlerFailed(err);
+  }
+}

@@ -1,0 +1,352 @@
+/*
+ * What only time brings about, three times a second: timeouts, lifetimes, pool sizes, idle pools and databases, the end
+ * of a shutdown that waits.
+ */
+
+import { PauseMode, runState, ShutdownMode, setShutdown } from '../base/lifecycle';
+import { nextOf, type StatList } from '../base/list';
+import { fatal, logDebug, logInfo } from '../base/log';
+import { native } from '../base/native';
+import { getCachedTime, USEC } from '../base/time';
+import { newTimer, timerStart } from '../base/timer';
+import { cf } from '../config/settings';
+import { killDatabase, killPool, killUnproven } from '../link/kill';
+import { launchNewConnection } from '../link/launch';
+import { disconnectClient, disconnectServer, dropIfEnded, LoginOutcome, lifeOver } from '../link/objects';
+import { startupUnanswered } from '../login/server-protocol';
+import { zoneCacheMaint } from '../net/dns-zones';
+import { nameThreadMaint } from '../net/name-thread';
+import { cleanupUnixSockets } from '../net/pooler';
+import { sendBytes } from '../net/sbuf';
+import { databaseMinPoolSize, poolPoolSize, poolResPoolSize, poolServerLifetime } from '../pool/admission';
+import { type PgGlobalUser, type PgPool, type PgSocket, Replication, SocketState } from '../pool/bouncer';
+import { autodatabaseIdleList, databaseList, retireAutodatabase } from '../pool/database';
+import {
+  getPool,
+  peerPoolList,
+  poolClientCount,
+  poolConnectedServerCount,
+  poolList,
+  poolServerCount,
+  requestFullLoopMaint,
+  touchPool,
+} from '../pool/pool';
+import type { RequestQueue } from '../pool/requests';
+import { changeServerState, loginClientList, socketCounts } from '../pool/states';
+import { PACKET_FLUSH } from '../wire/messages';
+import { brokenInvariant } from './invariants';
+import { peerPoolsMaint } from './janitor';
+
+/** usec between rounds */
+const MAINT_PERIOD = Math.floor(USEC / 3);
+
+/** Calls back for each element; the callback may take that element out, and nothing before it comes back. */
+function eachSafe(list: StatList<PgSocket>, each: (sk: PgSocket) => void): void {
+  for (let sk = list.head; sk !== null; ) {
+    const next: PgSocket | null = nextOf(sk);
+    each(sk);
+    // the end of one may have ended its neighbour
+    sk = next !== null && next.list !== (list as unknown) ? null : next;
+  }
+}
+
+/* ---- clients ---- */
+
+function clientIdleMaint(pool: PgPool, now: number): void {
+  // all clients of such a pool have the same user: thousands of idle ones cost nothing where no limit is set
+  const userLimit = pool.user?.globalUser?.clientIdleTimeout ?? 0;
+  if (cf.clientIdleTimeout <= 0 && pool.db.forcedUser === null && userLimit <= 0) return;
+  eachSafe(pool.activeClientList, (client) => {
+    if (client.link !== null) return;
+    const own = client.loginUser?.globalUser?.clientIdleTimeout ?? 0;
+    const limit = own > 0 ? own : cf.clientIdleTimeout;
+    if (limit > 0 && now - client.requestTime > limit) disconnectClient(client, true, 'client_idle_timeout');
+  });
+}
+
+function effectiveQueryWaitTimeout(client: PgSocket): number {
+  const user = client.loginUser?.globalUser ?? null;
+  if (user?.queryWaitTimeoutSet) return user.queryWaitTimeout;
+  if (client.db?.queryWaitTimeoutSet) return client.db.queryWaitTimeout;
+  return cf.queryWaitTimeout;
+}
+
+function waitingClientMaint(pool: PgPool, now: number): void {
+  eachSafe(pool.waitingClientList, (client) => {
+    // also where no server becomes free for long: it takes a place of max_client_conn
+    if (dropIfEnded(client)) return;
+    const age = now - (client.queryStart === 0 ? client.requestTime : client.queryStart);
+    const waitLimit = effectiveQueryWaitTimeout(client);
+    if (runState.shutdownMode === ShutdownMode.WAIT_FOR_SERVERS) {
+      disconnectClient(client, true, 'server shutting down');
+    } else if (cf.queryTimeout > 0 && age > cf.queryTimeout) {
+      disconnectClient(client, true, 'query_timeout');
+    } else if (waitLimit > 0 && age > waitLimit) {
+      disconnectClient(client, true, 'query_wait_timeout');
+    } else if (
+      client.waitForWelcome &&
+      !pool.welcomeMsgReady &&
+      cf.clientLoginTimeout > 0 &&
+      now - client.connectTime > cf.clientLoginTimeout
+    ) {
+      disconnectClient(client, true, 'client_login_timeout (server down)');
+    }
+  });
+}
+
+function cancelReqMaint(pool: PgPool, now: number): void {
+  if (cf.cancelWaitTimeout <= 0) return;
+  eachSafe(pool.waitingCancelReqList, (req) => {
+    if (now - req.requestTime > cf.cancelWaitTimeout) disconnectClient(req, false, 'cancel_wait_timeout');
+  });
+}
+
+/* ---- servers ---- */
+
+function unusedServerMaint(pool: PgPool, list: StatList<PgSocket>, idleTest: boolean, now: number): void {
+  const lifetime = poolServerLifetime(pool);
+  const minPoolSize = databaseMinPoolSize(pool.db);
+  eachSafe(list, (server) => {
+    const idle = now - server.requestTime;
+    if (server.closeNeeded) {
+      disconnectServer(server, true, 'database configuration changed');
+    } else if (server.state === SocketState.SV_IDLE && !server.ready) {
+      disconnectServer(server, true, 'SV_IDLE server got dirty');
+    } else if (server.state === SocketState.SV_USED && !server.ready) {
+      disconnectServer(server, true, 'SV_USED server got dirty');
+    } else if (
+      cf.serverIdleTimeout > 0 &&
+      idle > cf.serverIdleTimeout &&
+      (minPoolSize === 0 || poolConnectedServerCount(pool) > minPoolSize)
+    ) {
+      disconnectServer(server, true, 'server idle timeout');
+    } else if (now - server.connectTime >= lifetime) {
+      if (lifeOver(server)) {
+        disconnectServer(server, true, 'server lifetime over');
+        pool.lastLifetimeDisconnect = now;
+      }
+    } else if (runState.pauseMode === PauseMode.PAUSE) {
+      disconnectServer(server, true, 'pause mode');
+    } else if (idleTest && cf.serverCheckQuery !== '' && idle > cf.serverCheckDelay) {
+      changeServerState(server, SocketState.SV_USED);
+    }
+  });
+}
+
+/**
+ * How long a server has been waiting for the rest of a pipeline. It holds what the pipeline has locked, as in an idle
+ * transaction, but no ReadyForQuery says so before the Sync. usec, 0 = it is not waiting for that
+ */
+function pipelineIdle(server: PgSocket, client: PgSocket, limit: number, now: number): number {
+  if (client.state !== SocketState.CL_ACTIVE || server.settingVars || server.copyMode) return 0;
+  const silent = now - Math.max(client.requestTime, server.requestTime);
+  const requests = server.requests as RequestQueue;
+  if (requests.count === 0) return silent;
+  if (!requests.owesSync()) return 0;
+  // behind an error the server passes over everything up to the Sync
+  if (server.queryFailed) return silent;
+  // it may be done long ago, and its answers wait for a Sync or Flush: whether it still works shows when they are asked for
+  const quiet = client.pktRemain === 0 && native.unsent(server.handle) === 0;
+  if (silent > limit / 2 && quiet && server.flushTime <= client.requestTime) {
+    server.flushTime = now;
+    sendBytes(server, PACKET_FLUSH, PACKET_FLUSH.length);
+  }
+  return 0;
+}
+
+function activeServerMaint(pool: PgPool, now: number): void {
+  eachSafe(pool.activeServerList, (server) => {
+    const fastClose = cf.serverFastClose && server.ready;
+    // replication goes on for ever: waiting for its end is no option
+    if (server.closeNeeded && (fastClose || server.replication !== Replication.NONE)) {
+      disconnectServer(server, true, 'database configuration changed');
+      return;
+    }
+    const client = server.link;
+    if (server.ready || client === null) return;
+    const user: PgGlobalUser | null = server.loginUser?.globalUser ?? null;
+    const queryTimeout = user !== null && user.queryTimeout > 0 ? user.queryTimeout : cf.queryTimeout;
+    const idleLimit =
+      user !== null && user.idleTransactionTimeout > 0 ? user.idleTransactionTimeout : cf.idleTransactionTimeout;
+    const xactLimit = user !== null && user.transactionTimeout > 0 ? user.transactionTimeout : cf.transactionTimeout;
+    if (queryTimeout > 0 && client.queryStart !== 0 && now - client.queryStart > queryTimeout) {
+      disconnectServer(server, true, 'query timeout');
+    } else if (
+      idleLimit > 0 &&
+      (server.idleTx ? now - server.requestTime : pipelineIdle(server, client, idleLimit, now)) > idleLimit
+    ) {
+      disconnectServer(server, true, 'idle transaction timeout');
+    } else if (xactLimit > 0 && client.xactStart !== 0 && now - client.xactStart > xactLimit) {
+      disconnectServer(server, true, 'transaction timeout');
+    }
+  });
+}
+
+function newServerMaint(pool: PgPool, now: number): void {
+  eachSafe(pool.newServerList, (server) => {
+    const age = now - server.connectTime;
+    if (cf.serverConnectTimeout > 0 && age > cf.serverConnectTimeout) {
+      startupUnanswered(server);
+      disconnectServer(server, true, 'connect timeout', LoginOutcome.HOST_FAILED);
+    } else if (pool.db.peerId > 0 && cf.cancelWaitTimeout > 0 && age > cf.cancelWaitTimeout) {
+      disconnectServer(server, true, 'cancel_wait_timeout');
+    }
+  });
+}
+
+/** Closes what exceeds the limits, after they were lowered, and launches what min_pool_size wants. */
+function checkPoolSize(pool: PgPool): void {
+  const size = poolPoolSize(pool);
+  let count = poolConnectedServerCount(pool);
+  if (size > 0) {
+    for (let many = count - (size + poolResPoolSize(pool)); many > 0; many--) {
+      const server = pool.usedServerList.head ?? pool.idleServerList.head;
+      if (server === null) break;
+      disconnectServer(server, true, 'too many servers in the pool');
+      count--;
+    }
+  }
+  if (count >= databaseMinPoolSize(pool.db) || count >= size) return;
+  if (runState.pauseMode !== PauseMode.NONE || runState.reboot !== 0) return;
+  if (poolClientCount(pool) === 0 && pool.db.forcedUser === null) return;
+  logDebug('launching new connection to satisfy min_pool_size');
+  launchNewConnection(pool, false);
+}
+
+function poolMaint(pool: PgPool, now: number): void {
+  // lists that are empty cost a comparison each: of thousands of pools, most idle
+  if (poolServerCount(pool) > 0) {
+    if (pool.usedServerList.head !== null) unusedServerMaint(pool, pool.usedServerList, false, now);
+    if (pool.testedServerList.head !== null) unusedServerMaint(pool, pool.testedServerList, false, now);
+    if (pool.idleServerList.head !== null) unusedServerMaint(pool, pool.idleServerList, true, now);
+    if (pool.activeServerList.head !== null) activeServerMaint(pool, now);
+    if (pool.newServerList.head !== null) newServerMaint(pool, now);
+  }
+  checkPoolSize(pool);
+  if (pool.activeClientList.head !== null) clientIdleMaint(pool, now);
+  const waiting = pool.waitingClientList.head !== null;
+  const canceling = pool.waitingCancelReqList.head !== null;
+  if (waiting) waitingClientMaint(pool, now);
+  if (canceling) cancelReqMaint(pool, now);
+  // time may have opened a way for those who wait: login retry, reserve pool, notification
+  if (waiting || canceling) touchPool(pool);
+}
+
+/* ---- the whole ---- */
+
+function loginMaint(now: number): void {
+  if (cf.clientLoginTimeout <= 0) return;
+  // longest connected first
+  for (;;) {
+    const client = loginClientList.head;
+    if (client === null || now - client.connectTime <= cf.clientLoginTimeout) return;
+    disconnectClient(client, true, 'client_login_timeout');
+  }
+}
+
+let round = 0;
+
+function databasesMaint(now: number): void {
+  for (let db = databaseList.head; db !== null; ) {
+    const next = nextOf(db);
+    // a client that is still logging in has no pool that would show it
+    if (db.auto && db.clientConnectionCount === 0) {
+      if (db.provisional) killUnproven(db);
+      else if (db.activeStamp !== round) retireAutodatabase(db, now);
+    }
+    db = next;
+  }
+  if (cf.autodbIdleTimeout <= 0) return;
+  for (let db = autodatabaseIdleList.head; db !== null; ) {
+    const next = nextOf(db);
+    if (!db.paused) {
+      if (now - db.inactiveTime <= cf.autodbIdleTimeout) return;
+      killDatabase(db);
+    }
+    db = next;
+  }
+}
+
+function idlePoolsMaint(now: number): void {
+  if (cf.poolIdleTimeout <= 0) return;
+  for (let pool = poolList.head; pool !== null; ) {
+    const next: PgPool | null = nextOf(pool);
+    // a forced user's pool with a minimum size would only be made anew at the next round
+    const kept = pool.db.admin || (databaseMinPoolSize(pool.db) > 0 && pool.db.forcedUser !== null);
+    if (!kept) {
+      if (poolClientCount(pool) > 0 || poolConnectedServerCount(pool) > 0) {
+        pool.lastActiveTime = now;
+      } else if (now - pool.lastActiveTime > cf.poolIdleTimeout) {
+        const age = Math.floor((now - pool.lastActiveTime) / USEC);
+        logInfo(
+          `cleaning up idle pool for user ${pool.user?.name ?? ''} on db ${pool.db.name} because: pool idle timeout (age= ${age}s)`,
+        );
+        killPool(pool);
+      }
+    }
+    pool = next;
+  }
+}
+
+function exitNow(reason: string): void {
+  logInfo(reason);
+  setShutdown(ShutdownMode.IMMEDIATE);
+  cleanupUnixSockets();
+  native.loopBreak();
+}
+
+function shutdownMaint(): void {
+  if (runState.shutdownMode === ShutdownMode.WAIT_FOR_SERVERS && socketCounts.servers === 0) {
+    exitNow('server connections dropped, exiting');
+  } else if (runState.shutdownMode === ShutdownMode.WAIT_FOR_CLIENTS && socketCounts.clients === 0) {
+    exitNow('client connections dropped, exiting');
+  }
+}
+
+function fullMaint(): void {
+  if (runState.pauseMode === PauseMode.SUSPEND) {
+    // nothing that could surprise the process that is about to take over
+    requestFullLoopMaint();
+    return;
+  }
+  round++;
+  const now = getCachedTime();
+  // pools of forced users are kept at min_pool_size even before their first client
+  for (let db = databaseList.head; db !== null; db = nextOf(db)) {
+    if (db.forcedUser !== null && databaseMinPoolSize(db) > 0) getPool(db, db.forcedUser);
+  }
+  for (let pool = poolList.head; pool !== null; ) {
+    const next: PgPool | null = nextOf(pool);
+    if (!pool.db.admin) {
+      poolMaint(pool, now);
+      if (pool.db.auto && (poolClientCount(pool) > 0 || poolServerCount(pool) > 0)) pool.db.activeStamp = round;
+    }
+    pool = next;
+  }
+  for (let pool = peerPoolList.head; pool !== null; pool = nextOf(pool)) {
+    newServerMaint(pool, now);
+    cancelReqMaint(pool, now);
+  }
+  peerPoolsMaint();
+  databasesMaint(now);
+  idlePoolsMaint(now);
+  loginMaint(now);
+  shutdownMaint();
+  zoneCacheMaint();
+  nameThreadMaint();
+  if (runState.pauseMode !== PauseMode.NONE) requestFullLoopMaint();
+}
+
+/** A round of a pooler that is under test. */
+function checkedMaint(): void {
+  fullMaint();
+  const broken = brokenInvariant();
+  if (broken !== null) fatal(broken);
+}
+
+const timer = newTimer(process.env.TSBOUNCER_CHECK === '1' ? checkedMaint : fullMaint);
+
+/** Starts the rounds. */
+export function janitorSetup(): void {
+  timerStart(timer, MAINT_PERIOD, MAINT_PERIOD);
+}

@@ -1,0 +1,89 @@
+// Stops and resumes reading from all sockets: SUSPEND, RESUME and the listening sockets with them.
+
+import { PauseMode, runState } from '../base/lifecycle';
+import { nextOf, type StatList } from '../base/list';
+import { native } from '../base/native';
+import { disconnectClient, disconnectServer } from '../link/objects';
+import { resumePooler } from '../net/pooler';
+import { sbufContinue, sbufIsEmpty, sbufPause } from '../net/sbuf';
+import { Dropping, type PgSocket } from '../pool/bouncer';
+import { poolList, touchPools } from '../pool/pool';
+import { isServerSocket } from '../pool/socket';
+
+/* ---- suspend and resume ---- */
+
+function closeSuspended(sk: PgSocket): void {
+  if (isServerSocket(sk)) disconnectServer(sk, true, 'suspend_timeout');
+  else disconnectClient(sk, true, 'suspend_timeout');
+}
+
+/**
+ * Stops reading a socket of whose input nothing is in flight. One in the middle of a packet stops at its end. @returns true
+ * when it is suspended, or was closed by force
+ */
+function suspendSocket(sk: PgSocket, force: boolean): boolean {
+  if (sk.suspended) return true;
+  // a client that still owes the Sync of a request it cancelled would be a stranger to a process that does not know of it
+  if (sbufIsEmpty(sk) && sk.dropping === Dropping.NONE) {
+    sbufPause(sk);
+    sk.suspended = true;
+    return true;
+  }
+  // a stream of packets would never be seen between two of them by chance
+  if (sk.pktRemain > 0 && !sk.hasKept) native.recvLimit(sk.handle, sk.pktRemain);
+  if (!force) return false;
+  closeSuspended(sk);
+  return true;
+}
+
+export function suspendSocketList(list: StatList<PgSocket>, force: boolean): number {
+  let active = 0;
+  for (let sk = list.head; sk !== null; ) {
+    const next: PgSocket | null = nextOf(sk);
+    if (!suspendSocket(sk, force)) active++;
+    sk = next;
+  }
+  return active;
+}
+
+/** Counts those that have not got everything yet, whoever it came from. */
+export function flushSocketList(list: StatList<PgSocket>, force: boolean): number {
+  let active = 0;
+  for (let sk = list.head; sk !== null; ) {
+    const next: PgSocket | null = nextOf(sk);
+    if (native.unsent(sk.handle) > 0) {
+      if (force) closeSuspended(sk);
+      else active++;
+    }
+    sk = next;
+  }
+  return active;
+}
+
+function resumeSocketList(list: StatList<PgSocket>): void {
+  for (let sk = list.head; sk !== null; sk = nextOf(sk)) {
+    if (!sk.suspended) continue;
+    sk.suspended = false;
+    sbufContinue(sk);
+  }
+}
+
+/** Reads from everybody and accepts again, after SUSPEND. */
+export function resumeAll(): void {
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
+    if (pool.db.admin) continue;
+    resumeSocketList(pool.activeClientList);
+    resumeSocketList(pool.activeServerList);
+    resumeSocketList(pool.idleServerList);
+    resumeSocketList(pool.usedServerList);
+  }
+  resumePooler();
+}
+
+/** Ends PAUSE or SUSPEND of the whole pooler. */
+export function fullResume(): void {
+  const mode = runState.pauseMode;
+  runState.pauseMode = PauseMode.NONE;
+  if (mode === PauseMode.SUSPEND) resumeAll();
+  touchPools(null);
+}

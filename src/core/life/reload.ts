@@ -1,0 +1,71 @@
+/*
+ * Loading the config as a whole, at start and again on RELOAD and SIGHUP: read and check everything first, then put it
+ * in force, so that a mistake in the file changes nothing.
+ */
+
+import { nextOf } from '../base/list';
+import { logError, logState, logWarning, resetLogging } from '../base/log';
+import { loadAuthFile, requiresAuthFile, usersFileChanged } from '../config/authfile';
+import { warnUnbuiltSettings } from '../config/ineffective';
+import { applySettings, loadConfigFile } from '../config/loader';
+import { cf } from '../config/settings';
+import { tagPoolDirty } from '../link/dirty';
+import { killDatabase } from '../link/kill';
+import { reloadHba } from '../login/hba-rules';
+import { sbufTlsSetup } from '../net/tls';
+import { poolList } from '../pool/pool';
+import { applyAuthFile } from '../pool/user';
+import { applyRecords } from './apply-config';
+
+/** Gives the log its settings; at start, and when one of them changed. */
+export function applyLogSettings(): void {
+  logState.verbose = cf.verbose;
+  logState.logfile = cf.logfile === '' ? null : cf.logfile;
+  logState.syslog = cf.syslog !== 0;
+  logState.syslogFacility = cf.syslogFacility;
+  logState.syslogIdent = cf.syslogIdent;
+}
+
+/**
+ * Reads cf.configFile and everything it names.
+ * @param firstLoad at start: settings that cannot change later are set
+ * @returns false when there was an error, which is logged, and everything stays as it was
+ */
+export function loadConfig(firstLoad: boolean): boolean {
+  const parsed = loadConfigFile(cf.configFile ?? '');
+  if (parsed === null) {
+    if (!firstLoad) logWarning('config file loading failed');
+    return false;
+  }
+  applySettings(parsed, firstLoad);
+  applyLogSettings();
+  applyRecords(parsed, killDatabase);
+  if (requiresAuthFile(cf.authType) && cf.authFile !== null && usersFileChanged(cf.authFile)) {
+    const users = loadAuthFile(cf.authFile, firstLoad);
+    if (users !== null) applyAuthFile(users);
+  }
+  reloadHba();
+  // a reload reopens the log file: this is how it is rotated
+  if (!firstLoad) resetLogging();
+  warnUnbuiltSettings();
+  return true;
+}
+
+/**
+ * Puts changed TLS settings into effect. Connections to servers that are less safe than the new settings ask for are
+ * replaced when they become idle.
+ * @returns false when the settings cannot be used: the reason is in the log, and the current ones stay
+ */
+export function applyTlsSettings(): boolean {
+  const { ok, serversOutdated } = sbufTlsSetup();
+  if (serversOutdated) for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) tagPoolDirty(pool);
+  return ok;
+}
+
+/** RELOAD and SIGHUP: the config, and the certificates that it names. @returns which of the two took effect */
+export function reloadAll(): { config: boolean; tls: boolean } {
+  const config = loadConfig(false);
+  const tls = applyTlsSettings();
+  if (!tls) logError('TLS configuration could not be reloaded, keeping old configuration');
+  return { config, tls };
+}

@@ -1,0 +1,157 @@
+/*
+ * Cancel requests: a client's request to stop its query is matched by key, waits for a connection of its own, and is
+ * forwarded with the server's key. With peering it may belong to another process.
+ */
+
+import { logDebug, slogDebug, slogWarning } from '../base/log';
+import { cf } from '../config/settings';
+import { sbufContinue, sbufPause, sendBytes, sendPacket } from '../net/sbuf';
+import { Dropping, type PgPool, type PgSocket, SocketState } from '../pool/bouncer';
+import { CANCELLATION_TTL_MASK, findByCancelKey } from '../pool/cancel-keys';
+import { findPeer } from '../pool/database';
+import { getPeerPool } from '../pool/pool';
+import { changeClientState, changeServerState } from '../pool/states';
+import { Stat } from '../pool/stats';
+import { upcalls } from '../pool/upcalls';
+import { PACKET_READY_IDLE, writeCancelRequest } from '../wire/messages';
+import { BACKENDKEY_LEN, PqMsg } from '../wire/packets';
+import { pktbufTemp } from '../wire/pktbuf';
+import { Verdict } from '../wire/verdict';
+import { launchNewConnection } from './launch';
+import { activateClient, disconnectClient, disconnectServer, LoginOutcome, sendPoolerError } from './objects';
+
+const ERRCODE_QUERY_CANCELED = '57014';
+
+/** Queues a request. Some clients send more bytes after it; nobody reads them. */
+function pauseCancelRequest(req: PgSocket): void {
+  slogDebug(req, 'pause_cancel_request');
+  changeClientState(req, SocketState.CL_WAITING_CANCEL);
+  sbufPause(req);
+}
+
+function forwardToPeer(peerId: number, req: PgSocket, key: Buffer): void {
+  if (((key[7] as number) & CANCELLATION_TTL_MASK) === 0) {
+    disconnectClient(req, false, 'failed to forward cancel request because its TTL was exhausted');
+    return;
+  }
+  // one hop less; the count is in the lowest bits
+  key[7] = (key[7] as number) - 1;
+  const peer = findPeer(peerId);
+  if (peer === null) {
+    disconnectClient(req, false, 'could not find peer to forward request to');
+    return;
+  }
+  logDebug(`forwarding cancellation request to peer ${peerId}`);
+  req.cancelKey = key;
+  req.pool = getPeerPool(peer);
+  pauseCancelRequest(req);
+  launchNewConnection(req.pool, true);
+}
+
+/**
+ * Cancels the request of a client that no server has begun yet: the client leaves the queue, and its packet is looked at
+ * again at once. While its variables are set, a SET of the pooler's own runs on its server, which must not be hit: the packet
+ * is looked at when that is done.
+ */
+function cancelWaiting(client: PgSocket): void {
+  client.dropping = Dropping.REQUEST;
+  if (client.state !== SocketState.CL_WAITING) return;
+  // a replication client waits for a login of its own
+  const server = client.link;
+  if (server !== null) {
+    server.link = null;
+    client.link = null;
+    disconnectServer(server, true, 'replication client canceled its request', LoginOutcome.ABANDONED);
+  }
+  activateClient(client);
+}
+
+/** One packet of a client whose request was cancelled before a server had it: what PostgreSQL does with it. */
+export function dropCanceled(client: PgSocket, type: number, len: number): Verdict {
+  const stats = (client.pool as PgPool).stats;
+  stats[Stat.CLIENT_BYTES] = (stats[Stat.CLIENT_BYTES] as number) + len;
+  if (type === PqMsg.Terminate) {
+    disconnectClient(client, false, 'client close request');
+    return Verdict.DISCONNECTED;
+  }
+  const first = client.dropping === Dropping.REQUEST;
+  const last = type === PqMsg.Sync || (first && (type === PqMsg.Query || type === PqMsg.FunctionCall));
+  client.dropping = last ? Dropping.NONE : Dropping.UNTIL_SYNC;
+  client.queryStart = client.xactStart = 0;
+  let sent = true;
+  if (first)
+    sent = sendPoolerError(client, last, false, ERRCODE_QUERY_CANCELED, 'canceling statement due to user request');
+  else if (last) sent = sendBytes(client, PACKET_READY_IDLE, PACKET_READY_IDLE.length);
+  if (sent) return Verdict.CONSUMED;
+  disconnectClient(client, false, 'unexpected eof');
+  return Verdict.DISCONNECTED;
+}
+
+/** A cancel request arrived. @param key the bytes after the code; belongs to the request from now on */
+export function acceptCancelRequest(req: PgSocket, key: Buffer): void {
+  // a longer key names no peer: its client logged in before this process had peers
+  if (cf.peerId > 0 && key.length === BACKENDKEY_LEN) {
+    const peerId = (key[1] as number) + ((key[2] as number) << 8);
+    if (peerId !== cf.peerId) {
+      forwardToPeer(peerId, req, key);
+      return;
+    }
+    // our own keys carry the full count
+    key[7] = (key[7] as number) | CANCELLATION_TTL_MASK;
+  }
+
+  const client = findByCancelKey(key);
+  if (client === null) {
+    disconnectClient(req, false, 'failed cancel request');
+    return;
+  }
+  if ((client.pool as PgPool).db.admin) {
+    disconnectClient(req, false, 'cancel request for console client');
+    upcalls.admin.handleCancel(client);
+    return;
+  }
+  const server = client.link;
+  if (client.state === SocketState.CL_WAITING || server?.settingVars) {
+    disconnectClient(req, false, 'canceled a request that no server had begun');
+    cancelWaiting(client);
+    return;
+  }
+  if (server === null) {
+    disconnectClient(req, false, 'cancel request for idle client');
+    return;
+  }
+  req.canceledServer = server;
+  if (server.cancelingClients === null) server.cancelingClients = [req];
+  else server.cancelingClients.push(req);
+  req.pool = client.pool as PgPool;
+  pauseCancelRequest(req);
+  launchNewConnection(req.pool, true);
+}
+
+/** A connection is open and the first waiting cancel request goes out on it. */
+export function forwardCancelRequest(server: PgSocket): void {
+  const pool = server.pool as PgPool;
+  const req = pool.waitingCancelReqList.head as PgSocket;
+  server.link = req;
+  req.link = server;
+  let key = req.cancelKey;
+  if (pool.db.peerId === 0) {
+    if (req.canceledServer === null) {
+      // the query ended meanwhile, and the server may be busy with another client's
+      disconnectClient(req, false, 'not sending cancel request for client that is now idle');
+      return;
+    }
+    key = req.canceledServer.cancelKey;
+  }
+  const buf = pktbufTemp();
+  writeCancelRequest(buf, key);
+  if (!sendPacket(server, buf)) {
+    slogWarning(req, 'sending cancel request failed');
+    disconnectClient(req, false, 'failed to send cancel request');
+    return;
+  }
+  slogDebug(req, 'started sending cancel request');
+  changeClientState(req, SocketState.CL_ACTIVE_CANCEL);
+  changeServerState(server, SocketState.SV_ACTIVE_CANCEL);
+  sbufContinue(server);
+}

@@ -1,0 +1,64 @@
+// Opens the socket of a server connection: the host's address is looked up, then connected to.
+
+import { logError, logNoise, slogDebug, slogNoise } from '../base/log';
+import { Family, native, type SockAddr } from '../base/native';
+import { cf } from '../config/settings';
+import { inetAddr, unixAddr } from '../net/addr';
+import { dnsResolve } from '../net/dnslookup';
+import { attachHandle } from '../net/sbuf';
+import { tuneSocket } from '../net/tune';
+import { type PgPool, type PgSocket, SocketState } from '../pool/bouncer';
+import { disconnectServer, LoginOutcome } from './objects';
+
+const IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}$/;
+/** No name has a colon, but not all that has one is an address. */
+const IPV6 = /^(?=.*:)[0-9a-fA-F:.]+(?:%.+)?$/;
+
+export function connectToHost(server: PgSocket, host: string | null): void {
+  const db = (server.pool as PgPool).db;
+  server.host = host;
+  if (host === null || host.startsWith('/') || host.startsWith('@')) {
+    const dir = host ?? cf.unixSocketDir;
+    if (dir === '') {
+      logError(`unix socket dir not configured: ${db.name}`);
+      disconnectServer(server, false, 'cannot connect');
+      return;
+    }
+    connectServer(server, { family: Family.UNIX, host: `${dir}/.s.PGSQL.${db.port}`, port: 0 });
+  } else if (IPV6.test(host)) {
+    connectServer(server, { family: Family.INET6, host, port: db.port });
+  } else if (IPV4.test(host)) {
+    connectServer(server, { family: Family.INET, host, port: db.port });
+  } else {
+    slogNoise(server, `dns socket: ${host}`);
+    // the answer may come at once, so the token is stored first
+    const token = dnsResolve(host, (addr) => onServerResolved(server, addr));
+    if (server.state === SocketState.SV_LOGIN && server.handle < 0) server.dnsToken = token;
+  }
+}
+
+function onServerResolved(server: PgSocket, addr: SockAddr | null): void {
+  server.dnsToken = -1;
+  if (addr === null) {
+    disconnectServer(server, true, 'server DNS lookup failed', LoginOutcome.HOST_FAILED);
+    return;
+  }
+  connectServer(server, { family: addr.family, host: addr.host, port: (server.pool as PgPool).db.port });
+}
+
+function connectServer(server: PgSocket, addr: SockAddr): void {
+  const isUnix = addr.family === Family.UNIX;
+  server.remoteAddr = isUnix ? unixAddr((server.pool as PgPool).db.port, 0, 0) : inetAddr(addr);
+  slogDebug(server, 'launching new connection to server');
+  // options first: the receive window is agreed on while connecting
+  const fd = native.socket(addr.family);
+  const tuned = fd >= 0 && tuneSocket(fd, isUnix);
+  if (fd >= 0 && !tuned) native.closeFd(fd);
+  const handle = tuned ? native.connect(addr.family, addr.host, addr.port, fd) : Math.min(fd, -1);
+  if (handle < 0) {
+    logNoise(`failed to launch new connection: ${native.strerror(-handle)}`);
+    disconnectServer(server, false, 'connect failed', LoginOutcome.HOST_FAILED);
+    return;
+  }
+  attachHandle(server, handle);
+}

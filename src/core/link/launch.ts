@@ -1,0 +1,145 @@
+/*
+ * Opening server connections: whether one may be opened, what has to go for it, and where to.
+ */
+
+import { logDebug, slogWarning, wantDebug } from '../base/log';
+import { getCachedTime, USEC } from '../base/time';
+import { cf } from '../config/settings';
+import { databaseMaxConnections, poolPoolSize, poolResPoolSize, userMaxConnections } from '../pool/admission';
+import {
+  type PgDatabase,
+  type PgGlobalUser,
+  type PgPool,
+  type PgSocket,
+  Replication,
+  SocketState,
+} from '../pool/bouncer';
+import { poolServerCount } from '../pool/pool';
+import { sendingAuthQuery } from '../pool/socket';
+import { changeServerState, newServer } from '../pool/states';
+import { connectToHost } from './connect';
+import { attemptGoesOn, endAttempt, pickHost } from './hosts';
+import { disconnectServer } from './objects';
+
+/** The one that was used longest ago. */
+function older(a: PgSocket | null, b: PgSocket | null): PgSocket | null {
+  if (a === null) return b;
+  if (b === null) return a;
+  return a.requestTime < b.requestTime ? a : b;
+}
+
+/** Closes the server that idles longest in any of these pools. @returns false when none can go */
+function evictFrom(pools: readonly PgPool[]): boolean {
+  let oldest: PgSocket | null = null;
+  for (const pool of pools) {
+    oldest = older(oldest, pool.idleServerList.tail);
+    // servers under test are somebody's hope when clients wait
+    if (pool.waitingClientList.count > 0) continue;
+    oldest = older(oldest, pool.usedServerList.tail);
+    oldest = older(oldest, pool.testedServerList.tail);
+  }
+  if (oldest === null) return false;
+  disconnectServer(oldest, true, 'evicted');
+  return true;
+}
+
+function evictPoolConnection(pool: PgPool): boolean {
+  const oldest = pool.idleServerList.tail;
+  if (oldest === null) return false;
+  disconnectServer(oldest, true, 'evicted');
+  return true;
+}
+
+function databaseHasRoom(db: PgDatabase, evict: boolean): boolean {
+  const max = databaseMaxConnections(db);
+  if (max <= 0) return true;
+  while (evict && db.connectionCount >= max) if (!evictFrom(db.pools)) break;
+  if (db.connectionCount < max) return true;
+  if (wantDebug()) logDebug(`launch_new_connection: database '${db.name}' full (${db.connectionCount} >= ${max})`);
+  return false;
+}
+
+function userHasRoom(user: PgGlobalUser, evict: boolean): boolean {
+  const max = userMaxConnections(user);
+  if (max <= 0) return true;
+  while (evict && user.connectionCount >= max) if (!evictFrom(user.pools)) break;
+  if (user.connectionCount < max) return true;
+  if (wantDebug()) logDebug(`launch_new_connection: user '${user.name}' full (${user.connectionCount} >= ${max})`);
+  return false;
+}
+
+/** Whether pool_size, the reserve pool, or an eviction for a replication client leaves room. */
+function poolHasRoom(pool: PgPool, evict: boolean): boolean {
+  const size = poolPoolSize(pool);
+  let count = poolServerCount(pool);
+  if (size <= 0 || count < size || !pool.welcomeMsgReady) return true;
+  const waiter = pool.waitingClientList.head;
+  const reserve = poolResPoolSize(pool);
+  if (cf.reservePoolTimeout > 0 && reserve > 0 && waiter !== null) {
+    if (getCachedTime() - waiter.requestTime >= cf.reservePoolTimeout && count < size + reserve) {
+      slogWarning(waiter, 'taking connection from reserve_pool');
+      return true;
+    }
+  }
+  if (waiter !== null && waiter.replication !== Replication.NONE && !sendingAuthQuery(waiter)) {
+    while (evict && count >= size && evictPoolConnection(pool)) count = poolServerCount(pool);
+    if (count < size) return true;
+  }
+  if (wantDebug()) logDebug(`launch_new_connection: pool full (${count} >= ${size})`);
+  return false;
+}
+
+/**
+ * Opens one more connection of a pool if limits allow. One at a time per pool: the next is opened when this one is
+ * logged in, so that a server that refuses logins is not stormed.
+ * @param evictIfNeeded close idle connections of other pools when the database or the user is at its limit
+ */
+export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): void {
+  if (pool.newServerList.count > 0) {
+    logDebug('launch_new_connection: already progress');
+    return;
+  }
+  const now = getCachedTime();
+  if (pool.lastConnectFailed && !attemptGoesOn(pool) && now - pool.lastConnectTime < cf.serverLoginRetry) {
+    if (wantDebug()) {
+      const left = Math.floor((cf.serverLoginRetry - (now - pool.lastConnectTime)) / USEC);
+      logDebug(`launch_new_connection: last failed, not launching new connection yet, still waiting ${left} s`);
+    }
+    return;
+  }
+
+  const count = poolServerCount(pool);
+  const size = poolPoolSize(pool);
+  if (pool.db.peerId > 0) {
+    if (count < size) openConnection(pool);
+    else if (wantDebug()) logDebug(`launch_new_connection: peer pool full (${count} >= ${size})`);
+    return;
+  }
+  if (pool.waitingCancelReqList.count > 0 && count < 2 * size) {
+    logDebug('launch_new_connection: bypass pool limitations for cancel request');
+    openConnection(pool);
+    return;
+  }
+  if (!poolHasRoom(pool, evictIfNeeded)) return;
+  if (!databaseHasRoom(pool.db, evictIfNeeded)) return;
+  const globalUser = pool.user?.globalUser ?? null;
+  if (globalUser !== null && !userHasRoom(globalUser, evictIfNeeded)) return;
+  openConnection(pool);
+}
+
+function openConnection(pool: PgPool): void {
+  const server = newServer();
+  const now = getCachedTime();
+  // what failed so long ago is not part of this attempt any more
+  if (now - pool.lastConnectTime >= cf.serverLoginRetry) endAttempt(pool);
+  server.pool = pool;
+  server.loginUser = pool.user;
+  server.connectTime = now;
+  pool.lastConnectTime = now;
+  pool.lastActiveTime = now;
+  changeServerState(server, SocketState.SV_LOGIN);
+  pool.db.connectionCount++;
+  const globalUser = pool.user?.globalUser ?? null;
+  if (globalUser !== null) globalUser.connectionCount++;
+  connectToHost(server, pickHost(pool));
+}

@@ -1,0 +1,434 @@
+/*
+ * Ends of connections: disconnecting clients and servers, and releasing a server from its client. These three call one
+ * another, so they live together; everything else in session/ calls them.
+ */
+
+import { runState, ShutdownMode } from '../base/lifecycle';
+import type { StatList } from '../base/list';
+import { fatal, slogDebug, slogInfo, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
+import { native } from '../base/native';
+import { getCachedTime, USEC } from '../base/time';
+import { cf, PoolMode } from '../config/settings';
+import { dnsCancel } from '../net/dnslookup';
+import { sbufClose, sbufContinue, sbufIsEmpty, sbufPause, sendBytes, sendPacket, unblockSource } from '../net/sbuf';
+import { connectionPoolMode, poolPoolSize, poolServerLifetime } from '../pool/admission';
+import { type PgPool, type PgSocket, Replication, SocketState } from '../pool/bouncer';
+import { forgetCancelKey } from '../pool/cancel-keys';
+import { uncountClient } from '../pool/provisional';
+import { isDead, sendingAuthQuery } from '../pool/socket';
+import { freeClientStatements, freeServerStatements } from '../pool/statements';
+import { changeClientState, changeServerState } from '../pool/states';
+import { Stat } from '../pool/stats';
+import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } from '../wire/messages';
+import { pktbufTemp } from '../wire/pktbuf';
+import { endAttempt, nextPlace } from './hosts';
+import { isResting, letPoolRest } from './settling';
+
+/** Longest text of a reason, in bytes: the original formats it into a buffer of 128. */
+const REASON_MAX = 127;
+/** Likewise for the cached reason that clients are told while servers cannot be reached. */
+const CACHED_REASON_MAX = 99;
+
+/**
+ * Sends an ErrorResponse to a client.
+ * @param sendReady also send ReadyForQuery, when the session goes on
+ * @param levelFatal severity FATAL instead of ERROR: some clients expect the connection to close after it
+ * @param sqlstate null = protocol_violation, the pooler's usual one
+ * @returns false when the socket failed
+ */
+export function sendPoolerError(
+  client: PgSocket,
+  sendReady: boolean,
+  levelFatal: boolean,
+  sqlstate: string | null,
+  msg: string,
+): boolean {
+  if (cf.logPoolerErrors) slogWarning(client, `pooler error: ${msg}`);
+  const buf = pktbufTemp();
+  writeErrorResponse(buf, { severity: levelFatal ? 'FATAL' : 'ERROR', sqlstate, msg });
+  if (sendReady) writeReadyForQuery(buf);
+  return sendPacket(client, buf);
+}
+
+function logClosing(sk: PgSocket, reason: string): void {
+  const age = Math.floor((getCachedTime() - sk.connectTime) / USEC);
+  slogInfo(sk, `closing because: ${reason} (age=${age}s)`);
+}
+
+/* ---- clients ---- */
+
+/** The server of a leaving client: released when it is clean, closed when not. */
+function dropLinkedServer(client: PgSocket): void {
+  const server = client.link;
+  if (server === null) return;
+  const whole = client.pktRemain === 0 || client.pktSkip;
+  if (server.ready && (server.requests?.count ?? 0) === 0 && whole && sbufIsEmpty(server)) {
+    if (client.vanished) letPoolRest(server.pool as PgPool);
+    releaseServer(server);
+    return;
+  }
+  server.link = null;
+  client.link = null;
+  if (!server.ready) disconnectServer(server, true, 'client disconnect while server was not ready');
+  else if ((server.requests?.count ?? 0) > 0)
+    disconnectServer(server, true, 'client disconnected with query in progress');
+  else disconnectServer(server, true, 'client disconnect before everything was sent to the server');
+}
+
+/** A cancel request that ends: frees its connection, and the server it was aimed at if that waited for it. */
+function dropCancelRequest(req: PgSocket): void {
+  const carrier = req.link;
+  if (carrier !== null) {
+    carrier.link = null;
+    req.link = null;
+    const reason = 'client gave up on cancel request, so we also give up forwarding to server';
+    disconnectServer(carrier, false, reason, LoginOutcome.CONNECTED);
+  }
+  const target = req.canceledServer;
+  if (target === null) return;
+  req.canceledServer = null;
+  const list = target.cancelingClients;
+  if (list !== null) list.splice(list.indexOf(req), 1);
+  if (target.state === SocketState.SV_BEING_CANCELED && cancelCount(target) === 0) releaseServer(target);
+}
+
+function cancelCount(server: PgSocket): number {
+  return server.cancelingClients === null ? 0 : server.cancelingClients.length;
+}
+
+/**
+ * Ends a client connection: the one way to do it.
+ * @param notify send the reason as an error; false where the stream is broken
+ * @param reason for the log and the client; null = say nothing
+ * @param sqlstate null = protocol_violation
+ */
+export function disconnectClient(
+  client: PgSocket,
+  notify: boolean,
+  reason: string | null,
+  sqlstate: string | null = null,
+): void {
+  if (isDead(client)) return;
+  const text = reason === null ? null : reason.slice(0, REASON_MAX);
+  if (cf.logDisconnections && text !== null) logClosing(client, text);
+
+  switch (client.state) {
+    case SocketState.CL_ACTIVE:
+    case SocketState.CL_LOGIN:
+      dropLinkedServer(client);
+      break;
+    case SocketState.CL_ACTIVE_CANCEL:
+    case SocketState.CL_WAITING_CANCEL:
+      dropCancelRequest(client);
+      break;
+    case SocketState.CL_WAITING:
+    case SocketState.CL_WAITING_LOGIN:
+      // a replication client is linked while its server still logs in
+      if (client.replication !== Replication.NONE && client.link !== null) {
+        const server = client.link;
+        server.link = null;
+        client.link = null;
+        disconnectServer(server, false, 'replication client disconnected', LoginOutcome.ABANDONED);
+      }
+      break;
+    default:
+      fatal(`bad client state: ${client.state}, ${text ?? 'NULL'}`);
+  }
+
+  // no ReadyForQuery here, or the client would not notice that the connection is closed
+  if (notify && text !== null && client.state !== SocketState.CL_WAITING_CANCEL) {
+    sendPoolerError(client, false, true, sqlstate, text);
+  }
+
+  forgetCancelKey(client);
+  freeClientStatements(client);
+  client.scram = null;
+  uncountClient(client);
+  changeClientState(client, SocketState.CL_JUSTFREE);
+  sbufClose(client);
+}
+
+/* ---- servers ---- */
+
+/** What the end of a connection that has not logged in yet says about its server. */
+export const enum LoginOutcome {
+  /** The login failed: clients are told why, and the next attempt waits for server_login_retry. */
+  FAILED,
+  /**
+   * The host cannot be reached or does not serve now: the next host is tried at once, and the login failed only when all
+   * of them did. These are: a name without address, a connect that is refused or times out, a connection that breaks
+   * before the login is over, "the database system is starting up" and the like (57P03), and a server that cannot fork.
+   * A refused password, TLS that is refused or fails, and every other error of the server are not: another host would
+   * hide what is wrong with this one.
+   */
+  HOST_FAILED,
+  /** The pooler ended it for reasons of its own (PAUSE, RELOAD, RECONNECT, SUSPEND, KILL): says nothing. */
+  ABANDONED,
+  /** Connecting works: it was opened for a cancel request, or the server wants an older protocol version. */
+  CONNECTED,
+}
+
+/** The client of a leaving server goes too, told why as far as it is logged in. */
+function unlinkServer(server: PgSocket, reason: string): void {
+  const client = server.link;
+  if (client === null) return;
+  client.link = null;
+  server.link = null;
+  if (client.state === SocketState.CL_ACTIVE || client.state === SocketState.CL_WAITING) {
+    disconnectClient(client, true, reason);
+  } else if (client.state === SocketState.CL_ACTIVE_CANCEL) {
+    disconnectClient(client, false, 'successfully sent cancel request');
+  } else {
+    disconnectClient(client, true, 'bouncer config error');
+  }
+}
+
+/** The replication client that a login was for waits for the next one. */
+function letWait(server: PgSocket): void {
+  if (server.link !== null) server.link.link = null;
+  server.link = null;
+}
+
+/** A connection ends before it has logged in: whether clients of its pool are told, and when the next is opened. */
+function loginEnded(server: PgSocket, reason: string, outcome: LoginOutcome): void {
+  const pool = server.pool as PgPool;
+  switch (outcome) {
+    case LoginOutcome.HOST_FAILED:
+      if (nextPlace(pool, server.host)) {
+        letWait(server);
+        return;
+      }
+      break;
+    case LoginOutcome.FAILED:
+      endAttempt(pool);
+      break;
+    case LoginOutcome.CONNECTED:
+      pool.lastConnectFailed = false;
+      return;
+    case LoginOutcome.ABANDONED:
+      letWait(server);
+      return;
+  }
+  pool.lastLoginFailed = true;
+  pool.lastConnectFailed = true;
+  pool.lastConnectFailedMessage = reason.slice(0, CACHED_REASON_MAX);
+  unlinkServer(server, reason);
+}
+
+/**
+ * Ends a server connection: the one way to do it.
+ * @param sendTerm send Terminate first; false where the stream is broken
+ * @param outcome what this says about the server when the connection has not logged in yet; else without meaning
+ */
+export function disconnectServer(
+  server: PgSocket,
+  sendTerm: boolean,
+  reason: string,
+  outcome: LoginOutcome = LoginOutcome.FAILED,
+): void {
+  if (isDead(server)) return;
+  const pool = server.pool as PgPool;
+  const text = reason.slice(0, REASON_MAX);
+  if (cf.logDisconnections) logClosing(server, text);
+
+  switch (server.state) {
+    case SocketState.SV_ACTIVE_CANCEL:
+    case SocketState.SV_ACTIVE:
+      unlinkServer(server, text);
+      break;
+    case SocketState.SV_TESTED:
+    case SocketState.SV_USED:
+    case SocketState.SV_IDLE:
+    case SocketState.SV_BEING_CANCELED:
+      break;
+    case SocketState.SV_LOGIN:
+      loginEnded(server, text, outcome);
+      break;
+    default:
+      fatal(`bad server state: ${server.state}, ${text}`);
+  }
+  if (isDead(server)) return;
+
+  if (server.cancelingClients !== null) {
+    for (const req of server.cancelingClients) req.canceledServer = null;
+    server.cancelingClients = null;
+  }
+  if (sendTerm && server.handle >= 0) sendBytes(server, PACKET_TERMINATE, PACKET_TERMINATE.length);
+  if (server.dnsToken >= 0) {
+    dnsCancel(server.dnsToken);
+    server.dnsToken = -1;
+  }
+  server.scram = null;
+  freeServerStatements(server);
+  pool.db.connectionCount--;
+  const globalUser = pool.user?.globalUser ?? null;
+  if (globalUser !== null) globalUser.connectionCount--;
+  changeServerState(server, SocketState.SV_JUSTFREE);
+  sbufClose(server);
+}
+
+/**
+ * Whether a server has lived long enough. Closings for that reason are spread over the lifetime, so that a pool is not
+ * relaunched all at once.
+ */
+export function lifeOver(server: PgSocket): boolean {
+  const pool = server.pool as PgPool;
+  const now = getCachedTime();
+  const lifetime = poolServerLifetime(pool);
+  if (now - server.connectTime < lifetime) return false;
+  const size = poolPoolSize(pool);
+  const gap = size > 0 ? lifetime / size : 0;
+  return now - pool.lastLifetimeDisconnect >= gap;
+}
+
+function resetOnRelease(server: PgSocket): boolean {
+  if (wantDebug()) slogDebug(server, `resetting: ${cf.serverResetQuery}`);
+  // until the answer is there: the turn that released it may still see it flushed, and must not release it again
+  server.ready = false;
+  server.resetting = true;
+  server.unnamedSeq = 0;
+  const buf = pktbufTemp();
+  writeQuery(buf, cf.serverResetQuery);
+  if (sendPacket(server, buf)) return true;
+  disconnectServer(server, false, 'reset query failed');
+  return false;
+}
+
+/**
+ * Nothing is read from a client that waits for a server, so the loop does not say when its connection ends. It is asked before
+ * the client gets a server: that one would have to be closed, because its new client is gone in the middle of a query.
+ * @returns true when the client was disconnected
+ */
+export function dropIfEnded(client: PgSocket): boolean {
+  if (native.ended(client.handle) <= 0) return false;
+  disconnectClient(client, false, 'client unexpected eof');
+  return true;
+}
+
+/** Wakes the first waiter of the pool that is still there, so that it gets the server that was just freed. */
+function reuseOnRelease(server: PgSocket): void {
+  const pool = server.pool as PgPool;
+  if (isResting(pool)) return;
+  const waiting = pool.waitingClientList;
+  while (waiting.head !== null && dropIfEnded(waiting.head));
+  const client = waiting.head;
+  if (client !== null && (client.replication === Replication.NONE || sendingAuthQuery(client))) activateClient(client);
+}
+
+/**
+ * A server that logged in, or whose client is done with it, becomes free: for the next waiter, the reset query, or the
+ * idle list.
+ * @returns false when it was closed instead
+ */
+export function releaseServer(server: PgSocket): boolean {
+  const pool = server.pool as PgPool;
+  let newState: SocketState = SocketState.SV_IDLE;
+
+  switch (server.state) {
+    case SocketState.SV_BEING_CANCELED:
+    case SocketState.SV_ACTIVE:
+      if (server.link !== null) {
+        const client = server.link;
+        client.copyMode = false;
+        client.link = null;
+        server.link = null;
+        // it waited for this server to take its bytes, and nobody would tell it any more
+        if (client.blocked) unblockSource(client);
+      }
+      if (
+        cf.serverResetQuery !== '' &&
+        (cf.serverResetQueryAlways || connectionPoolMode(server) === PoolMode.SESSION)
+      ) {
+        newState = SocketState.SV_TESTED;
+      } else if (cf.serverCheckDelay === 0 && cf.serverCheckQuery !== '') {
+        newState = SocketState.SV_USED;
+      }
+      break;
+    case SocketState.SV_USED:
+    case SocketState.SV_TESTED:
+      break;
+    case SocketState.SV_LOGIN:
+      pool.lastLoginFailed = false;
+      pool.lastConnectFailed = false;
+      endAttempt(pool);
+      break;
+    default:
+      fatal(`bad server state in release_server (${server.state})`);
+  }
+
+  // cancel requests that are not under way yet have nothing left to cancel
+  if (server.cancelingClients !== null) {
+    server.cancelingClients = server.cancelingClients.filter((req) => {
+      if (req.state !== SocketState.CL_WAITING_CANCEL) return true;
+      req.canceledServer = null;
+      return false;
+    });
+  }
+
+  if (server.state !== SocketState.SV_LOGIN && lifeOver(server)) {
+    disconnectServer(server, true, 'server lifetime over');
+    pool.lastLifetimeDisconnect = getCachedTime();
+    return false;
+  }
+  if ((server.requests?.count ?? 0) > 0) {
+    // their answers would reach the next client
+    disconnectServer(server, true, 'client disconnected with queries in progress');
+    return true;
+  }
+  if (server.closeNeeded) {
+    disconnectServer(server, true, 'close_needed', LoginOutcome.ABANDONED);
+    return false;
+  }
+  if (cancelCount(server) > 0) {
+    changeServerState(server, SocketState.SV_BEING_CANCELED);
+    return true;
+  }
+  if (server.replication !== Replication.NONE) {
+    if (server.link === null) {
+      disconnectServer(server, true, 'replication client was closed', LoginOutcome.ABANDONED);
+      return false;
+    }
+    if (wantDebug()) slogDebug(server, 'release_server: new replication connection ready');
+    changeServerState(server, SocketState.SV_ACTIVE);
+    activateClient(server.link);
+    return true;
+  }
+
+  if (wantNoise()) slogNoise(server, `release_server: new state=${newState}`);
+  changeServerState(server, newState);
+  if (newState === SocketState.SV_IDLE) reuseOnRelease(server);
+  else if (newState === SocketState.SV_TESTED) return resetOnRelease(server);
+  return true;
+}
+
+/* ---- waiting ---- */
+
+/** Puts a client without a server into the queue. */
+export function pauseClient(client: PgSocket): void {
+  if (wantDebug()) slogDebug(client, 'pause_client');
+  if (runState.shutdownMode === ShutdownMode.WAIT_FOR_SERVERS) {
+    disconnectClient(client, true, 'server shutting down');
+    return;
+  }
+  changeClientState(client, SocketState.CL_WAITING);
+  sbufPause(client);
+}
+
+/** Takes a client out of the queue; the packet that made it wait is looked at again. */
+export function activateClient(client: PgSocket): void {
+  const pool = client.pool as PgPool;
+  pool.stats[Stat.WAIT_TIME] = (pool.stats[Stat.WAIT_TIME] as number) + (getCachedTime() - client.waitStart);
+  if (wantDebug()) slogDebug(client, 'activate_client');
+  changeClientState(client, SocketState.CL_ACTIVE);
+  sbufContinue(client);
+}
+
+/** Ends every client of a list. Each call takes at least the first out, so this ends. */
+export function closeClientList(list: StatList<PgSocket>, reason: string): void {
+  while (list.head !== null) disconnectClient(list.head, true, reason);
+}
+
+/** Likewise for servers, which did nothing to deserve it: no login of theirs has failed. */
+export function closeServerList(list: StatList<PgSocket>, reason: string): void {
+  while (list.head !== null) disconnectServer(list.head, true, reason, LoginOutcome.ABANDONED);
+}

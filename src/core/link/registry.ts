@@ -1,0 +1,97 @@
+// Puts a configured database into effect, and makes databases on demand from the `*` entry.
+
+import { slogInfo } from '../base/log';
+import { type DatabaseConfig, parseDatabase } from '../config/loader';
+import type { PgCredentials, PgDatabase, PgSocket } from '../pool/bouncer';
+import { addDatabase, findDatabase, forceUserCredentials } from '../pool/database';
+import { findOrAddGlobalUser } from '../pool/user';
+import { tagDatabaseDirty, tagHostsGone } from './dirty';
+
+/** The `*` entry, or null. */
+let autodb: DatabaseConfig | null = null;
+
+/** @returns the `*` entry, or null */
+export function getAutodb(): DatabaseConfig | null {
+  return autodb;
+}
+
+export function setAutodb(config: DatabaseConfig | null): void {
+  autodb = config;
+}
+
+/** Whether servers that were opened so far are of no use any more, wherever they are. */
+function connectStringChanged(db: PgDatabase, config: DatabaseConfig): boolean {
+  return (
+    db.dbname !== config.dbname ||
+    db.port !== config.port ||
+    (db.forcedUser?.name ?? null) !== config.user ||
+    db.connectQuery !== config.connectQuery ||
+    db.authDbname !== config.authDbname ||
+    db.authQuery !== config.authQuery ||
+    db.loadBalanceHosts !== config.loadBalanceHosts
+  );
+}
+
+export function applyDatabase(config: DatabaseConfig): PgDatabase {
+  const db = addDatabase(config.name);
+  db.dead = false;
+  db.auto = false;
+  // a database that was just made has no name on the server yet
+  if (db.dbname !== '') {
+    if (connectStringChanged(db, config)) tagDatabaseDirty(db);
+    else if (db.host !== config.host) tagHostsGone(db, config.host);
+  }
+  db.host = config.host;
+  db.port = config.port;
+  db.dbname = config.dbname;
+  db.poolSize = config.poolSize;
+  db.minPoolSize = config.minPoolSize;
+  db.resPoolSize = config.resPoolSize;
+  db.poolMode = config.poolMode;
+  db.maxDbConnections = config.maxDbConnections;
+  db.maxDbClientConnections = config.maxDbClientConnections;
+  db.serverLifetime = config.serverLifetime;
+  db.maxProtocol32 = config.maxProtocol32;
+  db.connectQuery = config.connectQuery;
+  db.loadBalanceHosts = config.loadBalanceHosts;
+  db.queryWaitTimeout = config.queryWaitTimeout;
+  db.queryWaitTimeoutSet = config.queryWaitTimeoutSet;
+  db.startupParams = config.startupParams;
+  db.authDbname = config.authDbname;
+  db.authQuery = config.authQuery;
+  db.authUser = config.authUser === null ? null : authUserCredentials(config.authUser);
+  if (config.user === null) db.forcedUser = null;
+  else forceUserCredentials(db, config.user, config.password ?? '');
+  return db;
+}
+
+function authUserCredentials(name: string): PgCredentials {
+  return findOrAddGlobalUser(name, '').credentials;
+}
+
+function registerAutoDatabase(name: string): PgDatabase | null {
+  if (autodb === null) return null;
+  const config = parseDatabase(name, autodb.connstr);
+  if (config === null) return null;
+  const db = applyDatabase(config);
+  db.auto = true;
+  return db;
+}
+
+/** The database of that name; made from the `*` entry when there is one, and provisional until a login to it succeeds. */
+export function findOrRegisterLoginDatabase(client: PgSocket | null, name: string): PgDatabase | null {
+  const known = findDatabase(name);
+  if (known !== null) return known;
+  const db = registerAutoDatabase(name);
+  if (db === null) return null;
+  db.provisional = true;
+  slogInfo(client, `registered new auto-database: ${name}`);
+  return db;
+}
+
+/** Likewise, for the console and the config: it stays until it has not been used for autodb_idle_timeout. */
+export function findOrRegisterDatabase(client: PgSocket | null, name: string): PgDatabase | null {
+  const db = findOrRegisterLoginDatabase(client, name);
+  if (db !== null) db.provisional = false;
+  return db;
+}

@@ -1,0 +1,45 @@
+/*
+ * The limits on clients of a database and of a user, checked at login.
+ */
+
+import { logDebug, wantDebug } from '../base/log';
+import { strlistContains } from '../base/strutil';
+import { cf } from '../config/settings';
+import { disconnectClient } from '../link/objects';
+import { databaseMaxClientConnections, userMaxClientConnections } from '../pool/admission';
+import type { PgDatabase, PgSocket } from '../pool/bouncer';
+
+function isAdminLogin(client: PgSocket): boolean {
+  const name = client.loginUser?.name ?? null;
+  return (client.db as PgDatabase).admin && name !== null && strlistContains(cf.adminUsers, name);
+}
+
+/** Counts the client for its database. @returns false when that was one too many and it was disconnected */
+export function checkDbConnectionCount(client: PgSocket): boolean {
+  const db = client.db as PgDatabase;
+  if (!client.contributesDbClientCount) {
+    client.contributesDbClientCount = true;
+    db.clientConnectionCount++;
+  }
+  const max = databaseMaxClientConnections(db);
+  if (max <= 0 || db.clientConnectionCount <= max || isAdminLogin(client)) return true;
+  if (wantDebug()) logDebug(`set_pool: db '${db.name}' full (${db.clientConnectionCount} >= ${max})`);
+  disconnectClient(client, true, 'client connections exceeded (max_db_client_connections)');
+  return false;
+}
+
+/** Counts the client for its user. @returns false when that was one too many and it was disconnected */
+export function checkUserConnectionCount(client: PgSocket): boolean {
+  const user = client.loginUser?.globalUser ?? null;
+  if (user === null) return true;
+  if (!client.userConnectionCounted) {
+    user.clientConnectionCount++;
+    client.userConnectionCounted = true;
+  }
+  if (isAdminLogin(client)) return true;
+  const max = userMaxClientConnections(user);
+  if (max <= 0 || user.clientConnectionCount <= max) return true;
+  if (wantDebug()) logDebug(`set_pool: user '${user.name}' full (${user.clientConnectionCount} >= ${max})`);
+  disconnectClient(client, true, 'client connections exceeded (max_user_client_connections)');
+  return false;
+}

@@ -1,0 +1,169 @@
+/*
+ * auth_query: a user that auth_file does not know is looked up on the server, over a connection of auth_user.
+ */
+
+import { randomBytes } from 'node:crypto';
+import { logError, slogDebug, slogError, slogInfo, slogNoise, wantDebug, wantNoise } from '../base/log';
+import { cf } from '../config/settings';
+import { findServer } from '../link/find-server';
+import { disconnectClient, disconnectServer } from '../link/objects';
+import { findOrRegisterDatabase } from '../link/registry';
+import { sbufContinue, sbufPause, sendPacket } from '../net/sbuf';
+import type { PgCredentials, PgDatabase, PgSocket } from '../pool/bouncer';
+import { dynamicLoginCredentials } from '../pool/database';
+import { getPool } from '../pool/pool';
+import { uncountUser } from '../pool/provisional';
+import { ResponseAction } from '../pool/requests';
+import { isDead } from '../pool/socket';
+import { MAX_PASSWORD, MAX_USERNAME } from '../pool/user';
+import { writeExtQuery } from '../wire/messages';
+import { PqMsg } from '../wire/packets';
+import { pktbufTemp } from '../wire/pktbuf';
+import { PktReader, parseServerError, serverErrorLine } from '../wire/reader';
+import { Verdict } from '../wire/verdict';
+import { checkUserConnectionCount } from './admit';
+
+/**
+ * Stands for the password of a user whose row has NULL: no login ever matches it. Random, because any fixed text is
+ * itself a password that somebody can type (the original's 'md5' is one).
+ */
+const IMPOSSIBLE_PASSWORD = randomBytes(32).toString('hex');
+
+/** The database to run auth_query on, or null when the client was disconnected. */
+function prepareAuthDatabase(client: PgSocket): PgDatabase | null {
+  const clientDb = client.db as PgDatabase;
+  const name = clientDb.authDbname ?? cf.authDbname;
+  const db = name === null ? clientDb : findOrRegisterDatabase(client, name);
+  if (db === null) {
+    slogError(client, `authentication database "${name}" is not configured.`);
+    disconnectClient(client, true, 'bouncer config error');
+    return null;
+  }
+  if (db.disabled) {
+    disconnectClient(client, true, `authentication database "${name}" is disabled`);
+    return null;
+  }
+  if (db.admin) {
+    slogError(client, `cannot use the reserved "${db.dbname}" database as an auth_dbname`);
+    disconnectClient(client, true, 'bouncer config error');
+    return null;
+  }
+  return db;
+}
+
+/** Starts the look-up, or queues the client until a server is there for it. */
+export function startAuthQuery(client: PgSocket, username: string): Verdict {
+  const clientDb = client.db as PgDatabase;
+  const db = prepareAuthDatabase(client);
+  if (db === null) return Verdict.DISCONNECTED;
+  client.pool = getPool(db, clientDb.authUser as PgCredentials);
+  client.waitForUserConn = true;
+  if (!findServer(client)) return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
+  const query = clientDb.authQuery ?? cf.authQuery;
+  if (wantNoise()) slogNoise(client, `doing auth_conn query: ${query}`);
+  client.waitForUserConn = false;
+  client.waitForUser = true;
+  sbufPause(client);
+
+  const server = client.link as PgSocket;
+  server.ready = false;
+  server.unnamedSeq = 0;
+  // so that the server is closed when the client leaves before the answer
+  server.requests?.push(PqMsg.Sync, ResponseAction.SKIP);
+  const buf = pktbufTemp();
+  writeExtQuery(buf, query, [username]);
+  if (!sendPacket(server, buf)) disconnectServer(server, false, 'unable to send auth_query');
+  return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
+}
+
+/** Reads the one row: user name and password. @returns false when the server was disconnected */
+function readUserRow(client: PgSocket, server: PgSocket, reader: PktReader): boolean {
+  const columns = reader.u16();
+  if (reader.fail) return fail(server, 'bad packet');
+  if (columns !== 2) return fail(server, `expected 2 columns from auth_query, not ${columns}`);
+  const nameLen = reader.u32();
+  if (reader.fail) return fail(server, 'bad packet');
+  // a function with OUT parameters answers one row of NULLs when it finds nothing: no such user
+  if (nameLen === 0xffffffff) return true;
+  const name = reader.chars(nameLen);
+  const passwdLen = reader.u32();
+  if (name === null || reader.fail) return fail(server, 'bad packet');
+  const passwd = passwdLen === 0xffffffff ? IMPOSSIBLE_PASSWORD : reader.chars(passwdLen);
+  if (passwd === null) return fail(server, 'bad packet');
+  const user = untilNul(name).slice(0, MAX_USERNAME - 1);
+  if (wantDebug()) slogDebug(client, `successfully parsed auth_query response for user ${user}`);
+  // a query that returns more than one row: the last one counts
+  uncountUser(client);
+  client.loginUser = dynamicLoginCredentials(
+    client.db as PgDatabase,
+    user,
+    untilNul(passwd).slice(0, MAX_PASSWORD - 1),
+  );
+  return checkUserConnectionCount(client);
+}
+
+/** The original keeps C strings: what follows a zero byte is not there. */
+function untilNul(text: string): string {
+  const nul = text.indexOf('\0');
+  return nul < 0 ? text : text.slice(0, nul);
+}
+
+function fail(server: PgSocket, reason: string): boolean {
+  disconnectServer(server, false, reason);
+  return false;
+}
+
+/**
+ * One complete packet of the answer.
+ * @param off body of the packet, up to `end`
+ */
+export function handleAuthQueryResponse(
+  server: PgSocket,
+  type: number,
+  buf: Buffer,
+  off: number,
+  end: number,
+): Verdict {
+  const client = server.link as PgSocket;
+  switch (type) {
+    case PqMsg.RowDescription: {
+      const reader = new PktReader(buf, off, end);
+      const columns = reader.u16();
+      if (reader.fail) fail(server, 'bad packet');
+      else if (columns !== 2) fail(server, `expected 2 columns from auth_query, not ${columns}`);
+      break;
+    }
+    case PqMsg.DataRow:
+      readUserRow(client, server, new PktReader(buf, off, end));
+      break;
+    case PqMsg.NoticeResponse:
+    case PqMsg.CommandComplete:
+    case PqMsg.ParseComplete:
+    case PqMsg.BindComplete:
+    case PqMsg.ParameterStatus:
+      break;
+    case PqMsg.ReadyForQuery:
+      finishAuthQuery(client, server);
+      break;
+    case PqMsg.ErrorResponse:
+      logError(serverErrorLine('S: error in auth_query', parseServerError(buf, off, end)));
+      fail(server, 'error response from auth_query');
+      break;
+    default:
+      fail(server, 'unexpected response from auth_query');
+  }
+  return isDead(server) ? Verdict.DISCONNECTED : Verdict.CONSUMED;
+}
+
+function finishAuthQuery(client: PgSocket, server: PgSocket): void {
+  if (client.loginUser === null) {
+    if (cf.logConnections) slogInfo(client, `login failed: db=${(client.db as PgDatabase).name}`);
+    disconnectClient(client, true, 'no such user');
+    return;
+  }
+  if (wantNoise()) slogNoise(client, 'auth query complete');
+  // the flush event releases the server, whatever the pool mode; the client has no more to do with that pool
+  server.resetting = true;
+  client.pool = null;
+  sbufContinue(client);
+}

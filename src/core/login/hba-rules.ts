@@ -1,0 +1,43 @@
+/*
+ * The HBA rules in force: read with every load of the config (reload.ts) while auth_type is hba, asked at every login.
+ */
+
+import { type HbaClient, hbaEval } from '../auth/hba-eval';
+import { logWarning } from '../base/log';
+import { type HbaRule, loadHba } from '../config/hba';
+import { type IdentMaps, loadIdent } from '../config/ident';
+import { AuthType, cf } from '../config/settings';
+import { isUnixAddr } from '../net/addr';
+import { type PgDatabase, type PgSocket, Replication } from '../pool/bouncer';
+
+/** null = never loaded: nobody has a rule then */
+let rules: HbaRule[] | null = null;
+let maps: IdentMaps | null = null;
+
+/**
+ * Reads both files, at start and on every reload. Lines that cannot be read are passed over, as in the original. A file
+ * that cannot be opened at all leaves what was in force (the original has no rule left then, and refuses everybody).
+ */
+export function reloadHba(): void {
+  if (cf.authType !== AuthType.HBA) {
+    rules = null;
+    return;
+  }
+  if (cf.authIdentFile !== null) maps = loadIdent(cf.authIdentFile) ?? maps;
+  const loaded = loadHba(cf.authHbaFile, maps);
+  if (loaded !== null) rules = loaded;
+  else if (rules !== null) logWarning('the hba rules in force stay as they are');
+}
+
+/** The rule that this client falls under when it names that user, or null. */
+export function findHbaRule(client: PgSocket, db: PgDatabase, username: string): HbaRule | null {
+  const facts: HbaClient = {
+    isUnix: isUnixAddr(client.remoteAddr),
+    host: client.remoteAddr.host,
+    isTls: client.tls,
+    physicalReplication: client.replication === Replication.PHYSICAL,
+    database: db.name,
+    user: username,
+  };
+  return hbaEval(rules, facts);
+}

@@ -1,0 +1,78 @@
+/*
+ * auth_type ldap: the password is a directory's to judge. The asking is done by src/workers/ldap.ts on a thread of its
+ * own, which is started at the first such login; its answers lie in a port that is emptied when it wakes the loop.
+ */
+
+import { receiveMessageOnPort } from 'node:worker_threads';
+import { startThread, type Thread } from '../base/thread';
+import { type LdapOptions, parseLdapOptions } from '../config/ldap-options';
+import type { PgCredentials, PgSocket } from '../pool/bouncer';
+import { externalAuthDone, newAuthLine } from './external-auth';
+
+/** What the thread is asked, and what it answers: LdapRequest and LdapAnswer of src/workers/ldap.ts. */
+interface LdapAnswer {
+  id: number;
+  allowed: boolean;
+  warnings: string[];
+}
+
+let thread: Thread | null = null;
+
+/** Text as LDAP has it; inside the pooler strings are bytes. */
+function toUtf8(bytes: string): string {
+  return Buffer.from(bytes, 'latin1').toString('utf8');
+}
+
+function toBytes(text: string): string {
+  return Buffer.from(text, 'utf8').toString('latin1');
+}
+
+function requestOf(id: number, options: LdapOptions, user: string, passwd: string): object {
+  const text = (bytes: string | null) => (bytes === null ? null : toUtf8(bytes));
+  return {
+    id,
+    user: toUtf8(user),
+    password: toUtf8(passwd),
+    tls: options.tls,
+    scheme: options.scheme,
+    server: toUtf8(options.server),
+    port: options.port,
+    baseDn: text(options.baseDn),
+    bindDn: toUtf8(options.bindDn ?? ''),
+    bindPasswd: toUtf8(options.bindPasswd ?? ''),
+    searchAttribute: text(options.searchAttribute),
+    searchFilter: text(options.searchFilter),
+    scope: options.scope,
+    directDn: toUtf8(`${options.prefix ?? ''}${user}${options.suffix ?? ''}`),
+  };
+}
+
+function startLdap(id: number, client: PgSocket, passwd: string): string | null {
+  const { options, error } = parseLdapOptions(client.ldapOptions);
+  if (options === null) return error;
+  try {
+    thread ??= startThread('ldap.js');
+  } catch (err) {
+    return `LDAP authentication is not supported: ${(err as Error).message}`;
+  }
+  thread.port.postMessage(requestOf(id, options, (client.loginUser as PgCredentials).name, passwd));
+  return null;
+}
+
+/** The thread answers no more: it is ended, and the next login starts another. */
+function loseWorker(): void {
+  thread?.end();
+  thread = null;
+}
+
+export const ldapLine = newAuthLine('LDAP', startLdap, loseWorker);
+
+/** The loop was woken: maybe by answers. */
+export function collectLdapAnswers(): void {
+  if (thread === null) return;
+  const { port } = thread;
+  for (let got = receiveMessageOnPort(port); got !== undefined; got = receiveMessageOnPort(port)) {
+    const { id, allowed, warnings } = got.message as LdapAnswer;
+    externalAuthDone(ldapLine, id, allowed, warnings.map(toBytes));
+  }
+}

@@ -1,0 +1,157 @@
+/*
+ * Proof of identity: asking a client for its password and checking the answer (plain, md5, SCRAM-SHA-256).
+ */
+
+import { randomBytes } from 'node:crypto';
+import { PasswordType, passwordType } from '../auth/md5';
+import { checkMd5Password, checkPlainPassword } from '../auth/passwd';
+import { SCRAM_SHA_256, ScramState } from '../auth/scram';
+import {
+  buildServerFinalMessage,
+  buildServerFirstMessage,
+  readClientFinalMessage,
+  readClientFirstMessage,
+  SCRAM_MD5_SECRET,
+  saveScramKeys,
+  verifyClientProof,
+  verifyFinalNonce,
+} from '../auth/scram-server';
+import { slogDebug, slogError, slogNoise, wantDebug } from '../base/log';
+import { AuthType, cf } from '../config/settings';
+import { disconnectClient } from '../link/objects';
+import { sendPacket } from '../net/sbuf';
+import type { PgCredentials, PgDatabase, PgSocket } from '../pool/bouncer';
+import { admitClient } from '../pool/provisional';
+import { isDead } from '../pool/socket';
+import {
+  writeAuthCleartext,
+  writeAuthMd5,
+  writeAuthSASL,
+  writeAuthSASLContinue,
+  writeAuthSASLFinal,
+} from '../wire/messages';
+import { pktbufTemp } from '../wire/pktbuf';
+import { PktReader } from '../wire/reader';
+import { Verdict } from '../wire/verdict';
+import { externalAuthBegin } from './external-auth';
+import { ldapLine } from './ldapauth';
+import { pamLine } from './pam';
+import { finishClientLogin } from './welcome';
+
+const MD5_SALT_LEN = 4;
+
+/** Asks for the password in the way of client.clientAuthType. @returns false when the client was disconnected */
+export function sendClientAuthReq(client: PgSocket): boolean {
+  const buf = pktbufTemp();
+  switch (client.clientAuthType) {
+    case AuthType.MD5:
+      client.loginSalt = randomBytes(MD5_SALT_LEN);
+      writeAuthMd5(buf, client.loginSalt);
+      break;
+    case AuthType.PLAIN:
+    case AuthType.LDAP:
+    case AuthType.PAM:
+      writeAuthCleartext(buf);
+      break;
+    default:
+      writeAuthSASL(buf, [SCRAM_SHA_256]);
+  }
+  if (sendPacket(client, buf)) {
+    slogNoise(client, 'Auth request sent successfully');
+    return true;
+  }
+  disconnectClient(client, false, 'failed to send auth req');
+  return false;
+}
+
+function refuse(client: PgSocket, reason: string): Verdict {
+  disconnectClient(client, true, reason);
+  return Verdict.DISCONNECTED;
+}
+
+function loginDone(client: PgSocket): Verdict {
+  if (finishClientLogin(client)) return Verdict.CONSUMED;
+  return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
+}
+
+function checkClientPasswd(client: PgSocket, passwd: string): boolean {
+  const user = client.loginUser as PgCredentials;
+  if (user.mockAuth) return false;
+  if (client.clientAuthType === AuthType.PLAIN) return checkPlainPassword(user.name, user.passwd, passwd);
+  if (client.loginSalt === null) return false;
+  return checkMd5Password(user.name, user.passwd, client.loginSalt, passwd);
+}
+
+/** The answer to the first SASL request: mechanism and client-first-message. @returns null, or what to log */
+function scramFirst(client: PgSocket, message: string): string | null {
+  const user = client.loginUser as PgCredentials;
+  const state = new ScramState();
+  client.scram = state;
+  if (wantDebug()) slogDebug(client, `SCRAM client-first-message = "${message}"`);
+  const error = readClientFirstMessage(state, message);
+  if (error !== null) return error;
+  if (!user.mockAuth && passwordType(user.passwd) === PasswordType.MD5) return SCRAM_MD5_SECRET;
+  const answer = buildServerFirstMessage(state, user, cf.scramIterations);
+  if (answer === null) return SCRAM_MD5_SECRET;
+  if (wantDebug()) slogDebug(client, `SCRAM server-first-message = "${answer}"`);
+  const buf = pktbufTemp();
+  writeAuthSASLContinue(buf, answer);
+  return sendPacket(client, buf) ? null : 'failed to send auth req';
+}
+
+function scramFinal(client: PgSocket, state: ScramState, message: string): string | null {
+  if (wantDebug()) slogDebug(client, `SCRAM client-final-message = "${message}"`);
+  const error = readClientFinalMessage(state, message);
+  if (error !== null) return error;
+  if (!verifyFinalNonce(state)) return 'invalid SCRAM response (nonce does not match)';
+  if (!verifyClientProof(state)) return 'password authentication failed';
+  const buf = pktbufTemp();
+  writeAuthSASLFinal(buf, buildServerFinalMessage(state));
+  return sendPacket(client, buf) ? null : 'failed to send auth req';
+}
+
+function saslPacket(client: PgSocket, reader: PktReader): Verdict {
+  const state = client.scram;
+  let error: string | null;
+  if (state === null) {
+    const mechanism = reader.str();
+    if (mechanism === null) return refuse(client, 'SASL authentication failed');
+    if (wantDebug()) slogDebug(client, `C: selected SASL mechanism: ${mechanism}`);
+    if (mechanism !== SCRAM_SHA_256) {
+      return refuse(client, 'client selected an invalid SASL authentication mechanism');
+    }
+    const message = reader.chars(reader.u32());
+    if (message === null || reader.fail) return refuse(client, 'SASL authentication failed');
+    error = scramFirst(client, message);
+  } else {
+    error = scramFinal(client, state, reader.rest());
+  }
+  if (error !== null) {
+    slogError(client, error);
+    return refuse(client, 'SASL authentication failed');
+  }
+  if (state === null) return Verdict.CONSUMED;
+
+  // keys of a real secret also open the server, for users that have the same one there; a forced user has its own, which
+  // they must not replace
+  if (!(client.db as PgDatabase).fake) {
+    const opener = admitClient(client).user as PgCredentials;
+    if (opener.passwd === (client.loginUser as PgCredentials).passwd) saveScramKeys(state, opener);
+  }
+  client.scram = null;
+  return loginDone(client);
+}
+
+/** A complete PasswordMessage, SASLInitialResponse or SASLResponse. @param off body of the packet, up to `end` */
+export function handlePasswordPacket(client: PgSocket, buf: Buffer, off: number, end: number): Verdict {
+  if (client.loginUser === null) return refuse(client, 'client password pkt before startup packet');
+  const reader = new PktReader(buf, off, end);
+  if (client.clientAuthType === AuthType.SCRAM_SHA_256) return saslPacket(client, reader);
+  const passwd = reader.str();
+  if (passwd === null) return refuse(client, 'bad packet');
+  if (passwd === '') return refuse(client, 'empty password returned by client');
+  if (client.clientAuthType === AuthType.LDAP) return externalAuthBegin(ldapLine, client, passwd);
+  if (client.clientAuthType === AuthType.PAM) return externalAuthBegin(pamLine, client, passwd);
+  if (!checkClientPasswd(client, passwd)) return refuse(client, 'password authentication failed');
+  return loginDone(client);
+}

@@ -1,0 +1,22 @@
+/*
+ * auth_type pam: the password is the system's to judge, by the rules in its service file `pgbouncer`.
+ */
+
+import { native } from '../base/native';
+import { addrHost } from '../net/addr';
+import type { PgCredentials, PgSocket } from '../pool/bouncer';
+import { externalAuthDone, newAuthLine } from './external-auth';
+
+function startPam(id: number, client: PgSocket, passwd: string): string | null {
+  const missing = native.pamOpen();
+  if (missing !== '') return `PAM authentication is not supported: ${missing}`;
+  const err = native.pamSubmit(id, (client.loginUser as PgCredentials).name, passwd, addrHost(client.remoteAddr));
+  return err === 0 ? null : `PAM login could not be queued: ${native.strerror(-err)}`;
+}
+
+export const pamLine = newAuthLine('PAM', startPam, null);
+
+/** Ev.AUTHENTICATED: `id` is done. */
+export function onPamDone(id: number, allowed: boolean): void {
+  externalAuthDone(pamLine, id, allowed, native.pamMessages(id));
+}

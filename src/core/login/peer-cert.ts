@@ -1,0 +1,68 @@
+/*
+ * Ways to prove who one is without a word: the system user at the other end of a Unix socket (peer), the certificate
+ * that opened the TLS connection (cert). Both may go through an ident map. Called once the user is known.
+ */
+
+import { logDebug, slogError, slogNoise } from '../base/log';
+import { native } from '../base/native';
+import type { HbaRule } from '../config/hba';
+import type { IdentMap } from '../config/ident';
+import { isUnixAddr } from '../net/addr';
+import { tlsPeerCertContainsName, tlsPeerCertProvided, tlsPeerCertSubject } from '../net/tls';
+import type { PgCredentials, PgSocket } from '../pool/bouncer';
+
+/** Whether a map has a line for this user of ours and a system user that `isPeer` knows. */
+function mapAllows(map: IdentMap, username: string, isPeer: (systemUser: string) => boolean): boolean {
+  return map.mappings.some(
+    ({ systemUser, postgresUser }) => (postgresUser === null || postgresUser === username) && isPeer(systemUser),
+  );
+}
+
+/** Name of the system user who opened a Unix socket; null when nobody can tell. */
+function unixPeerName(client: PgSocket): string | null {
+  const cred = native.peerCred(native.fdOf(client.handle));
+  return cred === null ? null : native.getpwuid(cred[0]);
+}
+
+/** auth method peer. @returns whether the login may go on; the refusal is "unix socket login rejected" */
+export function peerAllows(client: PgSocket, rule: HbaRule | null): boolean {
+  const user = client.loginUser as PgCredentials;
+  if (!isUnixAddr(client.remoteAddr) || user.mockAuth) return false;
+  const peer = unixPeerName(client);
+  const map = rule?.identMap ?? null;
+  if (map === null) return peer === user.name;
+  if (peer !== null && mapAllows(map, user.name, (name) => name === peer)) {
+    slogNoise(client, `ident map '${map.name}' is applied`);
+    return true;
+  }
+  slogError(client, `ident map ${map.name} cannot be matched`);
+  return false;
+}
+
+/** auth method cert. @returns whether the login may go on; the refusal is "certificate authentication failed" */
+export function certAllows(client: PgSocket, rule: HbaRule | null): boolean {
+  const user = client.loginUser as PgCredentials;
+  if (!client.tls) {
+    slogError(client, 'TLS connection required');
+    return false;
+  }
+  if (!tlsPeerCertProvided(client)) {
+    slogError(client, 'TLS client certificate required');
+    return false;
+  }
+  if (user.mockAuth) return false;
+  logDebug(`TLS cert login: ${tlsPeerCertSubject(client) ?? ''}`);
+
+  const map = rule?.identMap ?? null;
+  if (map === null) {
+    if (tlsPeerCertContainsName(client, user.name)) return true;
+    slogError(client, 'TLS certificate name mismatch');
+    return false;
+  }
+  if (mapAllows(map, user.name, (name) => tlsPeerCertContainsName(client, name))) {
+    slogNoise(client, `ident map: ${map.name} is applied`);
+    return true;
+  }
+  slogError(client, `ident map: ${map.name} does not have a match`);
+  return false;
+}

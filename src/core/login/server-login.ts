@@ -1,0 +1,442 @@
+/*
+ * Logging in to a server: startup packet, authentication in the way the server asks for, parameters, connect_query.
+ */
+
+import { md5Answer, PasswordType, passwordType } from '../auth/md5';
+import { SCRAM_SHA_256, ScramState } from '../auth/scram';
+import {
+  buildClientFinalMessage,
+  buildClientFirstMessage,
+  checkScramLogin,
+  readServerFinalMessage,
+  readServerFirstMessage,
+  verifyServerSignature,
+} from '../auth/scram-client';
+import { logError, logNoise, logWarning, slogDebug, slogError, slogInfo, slogNoise, wantDebug } from '../base/log';
+import { arena, native } from '../base/native';
+import { trimSpace } from '../base/strutil';
+import { getCachedTime } from '../base/time';
+import { cf, SslMode } from '../config/settings';
+import { forwardCancelRequest } from '../link/cancel';
+import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
+import { addrString, fillLocalAddr, isUnixAddr } from '../net/addr';
+import { sbufContinue, sendBytes, sendPacket } from '../net/sbuf';
+import { sbufTlsConnect, tlsConnectionInfo, tlsState } from '../net/tls';
+import { type PgCredentials, type PgPool, type PgSocket, ProtocolTry, Replication } from '../pool/bouncer';
+import { poolConnectedServerCount } from '../pool/pool';
+import { isDead, replicationTypeParameters, sendingAuthQuery } from '../pool/socket';
+import { upcalls } from '../pool/upcalls';
+import { findGlobalCredentials } from '../pool/user';
+import { varcacheApplyStartup, varcacheSet } from '../pool/varcache';
+import { addWelcomeParameter, finishWelcomeMsg, forgetWelcomeParts } from '../pool/welcome';
+import {
+  finishStartup,
+  PACKET_SSL_REQUEST,
+  putStartupParam,
+  startStartup,
+  writePassword,
+  writeQuery,
+  writeSASLInitialResponse,
+  writeSASLResponse,
+} from '../wire/messages';
+import { AuthReq, BACKENDKEY_LEN, BACKENDKEY_MAX, NEW_HEADER_LEN, PqMsg } from '../wire/packets';
+import { pktbufTemp } from '../wire/pktbuf';
+import { PktReader, parseServerError, pktDesc, type ServerError, serverErrorLine } from '../wire/reader';
+import { Verdict } from '../wire/verdict';
+import { chooseProtocol, negotiateVersion, protocolRefused } from './server-protocol';
+
+/** The server is starting up or shutting down: clients may wait for it. */
+const ERRCODE_CANNOT_CONNECT_NOW = '57P03';
+/** Answers to SSLRequest: 'S' and 'N'. */
+const SSL_YES = 0x53;
+const SSL_NO = 0x4e;
+/** What follows the letter of an ErrorResponse is its length when it lies between these, as for libpq; else it is text. */
+const ERROR_LENGTH_MIN = 8;
+const ERROR_LENGTH_MAX = 30000;
+/** Longest text of such an error that is looked at. */
+const FORK_ERROR_MAX = 1000;
+
+/** Nobody can log in: clients that wait for a server of this pool are told so, unless usable ones are left. */
+function killPoolLogins(pool: PgPool, sqlstate: string | null, msg: string): void {
+  if (poolConnectedServerCount(pool) !== 0 && pool.welcomeMsgReady) return;
+  while (pool.waitingClientList.head !== null) disconnectClient(pool.waitingClientList.head, true, msg, sqlstate);
+}
+
+/** Likewise, in the server's own words. */
+function killPoolLoginsServerError(pool: PgPool, { level, msg, sqlstate }: ServerError): void {
+  logWarning(level !== null && msg !== null ? `server login failed: ${level} ${msg}` : 'server login failed');
+  if (sqlstate !== ERRCODE_CANNOT_CONNECT_NOW) {
+    logNoise(`kill_pool_logins_server_error: sqlstate: ${sqlstate ?? 'NULL'}`);
+    killPoolLogins(pool, sqlstate, msg ?? 'server login failed');
+  }
+}
+
+/* ---- connect ---- */
+
+/** The connection is open: a waiting cancel request goes first, else login begins. */
+export function serverConnected(server: PgSocket): void {
+  const pool = server.pool as PgPool;
+  slogDebug(server, 'S: connect ok');
+  const isUnix = isUnixAddr(server.remoteAddr);
+  fillLocalAddr(server, native.fdOf(server.handle), isUnix);
+  if (cf.logConnections) {
+    slogInfo(
+      server,
+      isUnix ? 'new connection to server' : `new connection to server (from ${addrString(server.localAddr)})`,
+    );
+  }
+  if (pool.waitingCancelReqList.count > 0) {
+    slogDebug(server, 'use it for pending cancel req');
+    forwardCancelRequest(server);
+  } else if (pool.db.peerId > 0) {
+    const reason = 'peer server was not necessary anymore, because client cancel connection was already closed';
+    disconnectServer(server, false, reason, LoginOutcome.CONNECTED);
+  } else if (beginLogin(server, isUnix)) {
+    sbufContinue(server);
+  } else {
+    disconnectServer(server, false, 'startup pkt failed');
+  }
+}
+
+/** Asks for TLS first, unless that is off; over a Unix socket nobody listens. */
+function beginLogin(server: PgSocket, isUnix: boolean): boolean {
+  if (isUnix || tlsState.serverConnectSslmode === SslMode.DISABLED) return sendStartupMessage(server);
+  slogNoise(server, 'P: SSL request');
+  server.waitSslchar = true;
+  return sendBytes(server, PACKET_SSL_REQUEST, PACKET_SSL_REQUEST.length);
+}
+
+/** The text of an error without a length, behind its letter, in one line. */
+function forkErrorText(buf: Buffer, off: number, end: number): string {
+  const text = buf.toString('latin1', off + 1, Math.min(end, off + 1 + FORK_ERROR_MAX));
+  const nul = text.indexOf('\0');
+  // a line break inside would begin a line of the log that is not ours
+  return trimSpace((nul < 0 ? text : text.slice(0, nul)).replace(/[\r\n]+/g, ' '));
+}
+
+/**
+ * A server that cannot start a process for a connection says so in the way of protocol 2: the letter of an error, and a
+ * text that ends with a zero byte, without a length. It comes in one piece, and the connection ends behind it.
+ * @returns true when that is what [off, end) is; the server was disconnected
+ */
+export function handleForkError(server: PgSocket, buf: Buffer, off: number, end: number): boolean {
+  if (buf[off] !== PqMsg.ErrorResponse || end - off < NEW_HEADER_LEN) return false;
+  const length = buf.readUInt32BE(off + 1);
+  if (length >= ERROR_LENGTH_MIN && length <= ERROR_LENGTH_MAX) return false;
+  forkFailed(server, forkErrorText(buf, off, end));
+  return true;
+}
+
+function forkFailed(server: PgSocket, text: string): void {
+  logWarning(`server login failed: ${text}`);
+  disconnectServer(server, false, text, LoginOutcome.HOST_FAILED);
+}
+
+/** The answer to SSLRequest, in the arena at `off`: one byte, and nothing else that TLS would not protect. */
+export function handleSslchar(server: PgSocket, off: number, length: number): void {
+  server.waitSslchar = false;
+  const answer = arena[off];
+  if (answer === PqMsg.ErrorResponse && tlsState.serverConnectSslmode < SslMode.REQUIRE) {
+    forkFailed(server, forkErrorText(arena, off, off + length));
+  } else if (answer !== SSL_YES && answer !== SSL_NO) {
+    // where TLS is required, clients hear nothing that came without it: anybody may have said it
+    if (answer === PqMsg.ErrorResponse) logWarning(`server login failed: ${forkErrorText(arena, off, off + length)}`);
+    disconnectServer(server, false, 'bad sslreq answer');
+  } else if (length > 1) {
+    disconnectServer(server, false, 'received unencrypted data after SSL response');
+  } else if (answer === SSL_YES) {
+    slogNoise(server, 'launching tls');
+    if (!sbufTlsConnect(server, server.host)) disconnectServer(server, false, 'sslreq processing failed');
+  } else if (tlsState.serverConnectSslmode >= SslMode.REQUIRE) {
+    disconnectServer(server, false, 'server refused SSL');
+  } else if (!sendStartupMessage(server)) {
+    disconnectServer(server, false, 'sslreq processing failed');
+  }
+}
+
+/** The handshake is done: login begins. */
+export function serverTlsReady(server: PgSocket): void {
+  const text = `SSL established: ${tlsConnectionInfo(server)}`;
+  if (cf.logConnections) slogInfo(server, text);
+  else slogNoise(server, text);
+  server.requestTime = getCachedTime();
+  if (!sendStartupMessage(server)) disconnectServer(server, false, 'TLS startup failed');
+}
+
+/** The handshake failed: as when the server refuses TLS, no other host is tried instead. */
+export function serverTlsFailed(server: PgSocket): void {
+  disconnectServer(server, false, 'server conn crashed?');
+}
+
+function sendStartupMessage(server: PgSocket): boolean {
+  slogNoise(server, 'P: startup');
+  const pool = server.pool as PgPool;
+  if (!pool.welcomeMsgReady) forgetWelcomeParts(pool);
+  const buf = pktbufTemp();
+  startStartup(buf, chooseProtocol(server));
+  for (const [name, value] of pool.db.startupParams) putStartupParam(buf, name, value);
+
+  const client = pool.waitingClientList.head;
+  const replicating = client !== null && client.replication !== Replication.NONE && !sendingAuthQuery(client);
+  if (replicating) {
+    server.replication = client.replication;
+    slogDebug(server, 'send_startup_packet: creating replication connection');
+    putStartupParam(buf, 'replication', replicationTypeParameters[server.replication] as string);
+    // SET is not possible on a physical replication connection, so the variables go along here
+    varcacheApplyStartup(buf, client.vars);
+    if (client.startupOptions !== null) putStartupParam(buf, 'options', client.startupOptions);
+  }
+  putStartupParam(buf, 'user', (pool.user as PgCredentials).name);
+  finishStartup(buf);
+  if (!sendPacket(server, buf)) return false;
+  if (replicating) {
+    client.link = server;
+    server.link = client;
+  }
+  return true;
+}
+
+/* ---- authentication ---- */
+
+/** The credentials to log in with: a forced user without a password takes that of auth_file. */
+function serverCredentials(server: PgSocket): PgCredentials {
+  const pool = server.pool as PgPool;
+  const credentials = pool.user as PgCredentials;
+  if (credentials.passwd === '' && pool.db.forcedUser !== null)
+    return findGlobalCredentials(credentials.name) ?? credentials;
+  return credentials;
+}
+
+function sendPassword(server: PgSocket, passwd: string): boolean {
+  const buf = pktbufTemp();
+  writePassword(buf, passwd);
+  return sendPacket(server, buf);
+}
+
+function loginMd5(server: PgSocket, reader: PktReader): boolean {
+  const salt = reader.bytes(4);
+  if (salt === null) return false;
+  const credentials = serverCredentials(server);
+  slogDebug(server, 'P: send md5 password');
+  const answer = md5Answer(server, credentials.passwd, credentials.name, salt);
+  if (answer !== null) return sendPassword(server, answer);
+  if (passwordType(credentials.passwd) === PasswordType.SCRAM_SHA_256) {
+    killPoolLogins(server.pool as PgPool, null, 'server login failed: wrong password type');
+  }
+  return false;
+}
+
+function loginScram(server: PgSocket): boolean {
+  const error = checkScramLogin(serverCredentials(server));
+  if (error !== null) {
+    slogError(server, error);
+    killPoolLogins(server.pool as PgPool, null, 'server login failed: wrong password type');
+    return false;
+  }
+  if (server.scram !== null) {
+    slogError(server, 'protocol error: duplicate AuthenticationSASL message from server');
+    return false;
+  }
+  server.scram = new ScramState();
+  const message = buildClientFirstMessage(server.scram);
+  if (wantDebug()) slogDebug(server, `SCRAM client-first-message = "${message}"`);
+  const buf = pktbufTemp();
+  writeSASLInitialResponse(buf, SCRAM_SHA_256, message);
+  return sendPacket(server, buf);
+}
+
+function loginSasl(server: PgSocket, reader: PktReader): boolean {
+  slogDebug(server, 'S: req SASL');
+  for (;;) {
+    const mechanism = reader.str();
+    if (mechanism === null) return false;
+    if (mechanism === '') break;
+    if (wantDebug()) slogDebug(server, `S: SASL advertised mechanism: ${mechanism}`);
+    if (mechanism === SCRAM_SHA_256) return loginScram(server);
+  }
+  const reason = "none of the server's SASL authentication mechanisms are supported";
+  slogError(server, reason);
+  killPoolLogins(server.pool as PgPool, null, `server login failed: ${reason}`);
+  return false;
+}
+
+function loginScramCont(server: PgSocket, message: string): boolean {
+  const state = server.scram;
+  if (state === null) {
+    slogError(server, 'protocol error: AuthenticationSASLContinue without prior AuthenticationSASL');
+    return false;
+  }
+  if (state.serverFirstMessage !== null) {
+    slogError(server, 'SCRAM exchange protocol error: received second AuthenticationSASLContinue');
+    return false;
+  }
+  if (wantDebug()) slogDebug(server, `SCRAM server-first-message = "${message}"`);
+  const error = readServerFirstMessage(state, message);
+  if (error !== null) {
+    slogError(server, error);
+    return false;
+  }
+  const answer = buildClientFinalMessage(state, serverCredentials(server));
+  if (wantDebug()) slogDebug(server, `SCRAM client-final-message = "${answer}"`);
+  const buf = pktbufTemp();
+  writeSASLResponse(buf, answer);
+  return sendPacket(server, buf);
+}
+
+function loginScramFinal(server: PgSocket, message: string): boolean {
+  const state = server.scram;
+  server.scram = null;
+  if (state === null || state.serverFirstMessage === null) {
+    slogError(server, 'protocol error: AuthenticationSASLFinal without prior AuthenticationSASLContinue');
+    return false;
+  }
+  if (wantDebug()) slogDebug(server, `SCRAM server-final-message = "${message}"`);
+  const error = readServerFinalMessage(state, message);
+  if (error !== null) {
+    slogError(server, error);
+    return false;
+  }
+  if (verifyServerSignature(state)) return true;
+  slogError(server, 'invalid server signature');
+  killPoolLogins(server.pool as PgPool, null, 'server login failed: invalid server signature');
+  return false;
+}
+
+function answerAuthRequest(server: PgSocket, reader: PktReader): boolean {
+  const request = reader.u32();
+  if (reader.fail) return false;
+  switch (request) {
+    case AuthReq.OK:
+      // a server that stops in the middle of SCRAM has not proven that it knows the secret
+      if (server.scram !== null) {
+        slogError(server, 'protocol error: AuthenticationOk before the end of the SCRAM exchange');
+        return false;
+      }
+      slogDebug(server, 'S: auth ok');
+      server.authPassed = true;
+      return true;
+    case AuthReq.PASSWORD:
+      slogDebug(server, 'S: req cleartext password');
+      return sendPassword(server, serverCredentials(server).passwd);
+    case AuthReq.MD5:
+      slogDebug(server, 'S: req md5-crypted psw');
+      return loginMd5(server, reader);
+    case AuthReq.SASL:
+      return loginSasl(server, reader);
+    case AuthReq.SASL_CONT:
+      slogDebug(server, 'S: SASL cont');
+      return loginScramCont(server, reader.rest());
+    case AuthReq.SASL_FIN:
+      slogDebug(server, 'S: SASL final');
+      return loginScramFinal(server, reader.rest());
+    default:
+      slogError(server, `unknown/unsupported auth method: ${request}`);
+      return false;
+  }
+}
+
+/* ---- packets ---- */
+
+/** ParameterStatus during login: remembered for the clients of the pool. */
+function loginParameter(server: PgSocket, reader: PktReader): Verdict {
+  const name = reader.str();
+  const value = reader.str();
+  if (name === null || value === null) {
+    disconnectServer(server, true, 'broken ParameterStatus packet');
+    return Verdict.DISCONNECTED;
+  }
+  if (wantDebug()) slogDebug(server, `S: param: ${name} = ${value}`);
+  varcacheSet(server.vars, name, value);
+  if (server.link !== null) varcacheSet(server.link.vars, name, value);
+  if (addWelcomeParameter(server.pool as PgPool, name, value)) return Verdict.CONSUMED;
+  disconnectServer(server, true, 'too many parameters from server');
+  return Verdict.DISCONNECTED;
+}
+
+function loginReady(server: PgSocket): Verdict {
+  const pool = server.pool as PgPool;
+  if (server.execOnConnect) {
+    // its transaction status does not matter: the reset query or the first BEGIN will tell
+    server.execOnConnect = false;
+  } else if (pool.db.connectQuery !== null && pool.db.connectQuery !== '') {
+    server.execOnConnect = true;
+    slogDebug(server, 'server connect ok, send exec_on_connect');
+    const buf = pktbufTemp();
+    writeQuery(buf, pool.db.connectQuery);
+    if (sendPacket(server, buf)) return Verdict.CONSUMED;
+    disconnectServer(server, false, 'exec_on_connect query failed');
+    return Verdict.DISCONNECTED;
+  }
+  slogDebug(server, 'server login ok, start accepting queries');
+  server.ready = true;
+  finishWelcomeMsg(pool);
+  if (pool.db.admin) return upcalls.takeoverLoggedIn(server);
+  releaseServer(server);
+  return isDead(server) ? Verdict.DISCONNECTED : Verdict.CONSUMED;
+}
+
+/** The server refused the login. Waiting clients hear it too, since they would meet the same. */
+function loginRefused(server: PgSocket, buf: Buffer, off: number, end: number): Verdict {
+  const error = parseServerError(buf, off, end);
+  const outcome = error.sqlstate === ERRCODE_CANNOT_CONNECT_NOW ? LoginOutcome.HOST_FAILED : LoginOutcome.FAILED;
+  if (server.replication === Replication.NONE) {
+    killPoolLoginsServerError(server.pool as PgPool, error);
+    disconnectServer(server, true, error.msg ?? '(null)', outcome);
+  } else {
+    // replication needs rights of its own: says nothing about ordinary clients
+    logError(serverErrorLine('S: login failed', error));
+    disconnectServer(server, true, 'login failed', outcome);
+  }
+  return Verdict.DISCONNECTED;
+}
+
+/** One complete packet of a server that is logging in, body in buf[off, end). */
+export function handleServerStartup(server: PgSocket, type: number, buf: Buffer, off: number, end: number): Verdict {
+  if (server.execOnConnect && type !== PqMsg.ReadyForQuery && type !== PqMsg.ParameterStatus) {
+    if (type === PqMsg.ErrorResponse) {
+      logError(serverErrorLine('S: error while executing exec_on_query', parseServerError(buf, off, end)));
+    }
+    return Verdict.CONSUMED;
+  }
+  if (server.protocolTry !== ProtocolTry.NONE && protocolRefused(server, type, buf, off, end))
+    return Verdict.DISCONNECTED;
+  // errors and notices may come at any time, and negotiateVersion() has rules of its own; all else belongs to one side of
+  // AuthenticationOk
+  const anyTime =
+    type === PqMsg.ErrorResponse || type === PqMsg.NoticeResponse || type === PqMsg.NegotiateProtocolVersion;
+  const wantsAuth = type === PqMsg.AuthenticationRequest;
+  if (!anyTime && wantsAuth === server.authPassed) {
+    slogError(server, `protocol error: '${pktDesc(type)}' ${wantsAuth ? 'after' : 'before'} AuthenticationOk`);
+    disconnectServer(server, true, 'unexpected pkt in login phase');
+    return Verdict.DISCONNECTED;
+  }
+  switch (type) {
+    case PqMsg.ErrorResponse:
+      return loginRefused(server, buf, off, end);
+    case PqMsg.NegotiateProtocolVersion:
+      return negotiateVersion(server, new PktReader(buf, off, end)) ? Verdict.CONSUMED : Verdict.DISCONNECTED;
+    case PqMsg.AuthenticationRequest:
+      slogDebug(server, 'calling login_answer');
+      if (answerAuthRequest(server, new PktReader(buf, off, end))) return Verdict.CONSUMED;
+      disconnectServer(server, false, 'failed to answer authreq');
+      return Verdict.DISCONNECTED;
+    case PqMsg.ParameterStatus:
+      return loginParameter(server, new PktReader(buf, off, end));
+    case PqMsg.ReadyForQuery:
+      return loginReady(server);
+    case PqMsg.BackendKeyData:
+      if (end - off < BACKENDKEY_LEN || end - off > BACKENDKEY_MAX) {
+        disconnectServer(server, true, 'bad cancel key');
+        return Verdict.DISCONNECTED;
+      }
+      server.cancelKey = Buffer.from(buf.subarray(off, end));
+      return Verdict.CONSUMED;
+    case PqMsg.NoticeResponse:
+      slogNoise(server, `skipping pkt: ${pktDesc(type)}`);
+      return Verdict.CONSUMED;
+    default:
+      slogError(server, `unknown pkt from server: '${pktDesc(type)}'`);
+      disconnectServer(server, true, 'unknown pkt from server');
+      return Verdict.DISCONNECTED;
+  }
+}

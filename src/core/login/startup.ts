@@ -1,0 +1,384 @@
+/*
+ * The startup packet of a client: its parameters, its database, its user, and how it has to authenticate.
+ */
+
+import { PasswordType, passwordType } from '../auth/md5';
+import { slogDebug, slogError, slogInfo, slogNoise, slogWarning, wantDebug } from '../base/log';
+import { asciiLower, isSpace, strlistContains } from '../base/strutil';
+import type { HbaRule } from '../config/hba';
+import { AuthType, cf } from '../config/settings';
+import { disconnectClient } from '../link/objects';
+import { findOrRegisterLoginDatabase } from '../link/registry';
+import { addrDetails } from '../net/addr';
+import { sendPacket } from '../net/sbuf';
+import { tlsConnectionInfo } from '../net/tls';
+import { PgCredentials, PgDatabase, type PgSocket, Replication } from '../pool/bouncer';
+import { MAX_DBNAME } from '../pool/database';
+import { uncountUser } from '../pool/provisional';
+import { isDead, replicationTypeParameters } from '../pool/socket';
+import { socketCounts } from '../pool/states';
+import { upcalls } from '../pool/upcalls';
+import {
+  addPamCredentials,
+  findGlobalCredentials,
+  findGlobalUser,
+  findOrAddGlobalUser,
+  findOrAddLoginUser,
+  MAX_USERNAME,
+} from '../pool/user';
+import { varcacheSetUnproven } from '../pool/varcache';
+import { writeNegotiateProtocolVersion } from '../wire/messages';
+import { Pkt } from '../wire/packets';
+import { pktbufTemp } from '../wire/pktbuf';
+import { PktReader } from '../wire/reader';
+import { Verdict } from '../wire/verdict';
+import { checkDbConnectionCount, checkUserConnectionCount } from './admit';
+import { startAuthQuery } from './auth-query';
+import { findHbaRule } from './hba-rules';
+import { sendClientAuthReq } from './login';
+import { certAllows, peerAllows } from './peer-cert';
+import { finishClientLogin } from './welcome';
+
+const DEAD_OR_WAIT = (client: PgSocket): Verdict => (isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED);
+
+function refuse(client: PgSocket, reason: string): Verdict {
+  disconnectClient(client, true, reason);
+  return Verdict.DISCONNECTED;
+}
+
+/* ---- parameters ---- */
+
+/** Splits one word off `options`: a backslash takes the next character as it is, a space ends the word. */
+function readEscapedToken(text: string, start: number): { token: string; next: number } {
+  let token = '';
+  let i = start;
+  for (; i < text.length; i++) {
+    const c = text[i] as string;
+    if (c === '\\') {
+      i++;
+      if (i < text.length) token += text[i];
+    } else if (isSpace(text.charCodeAt(i))) {
+      break;
+    } else {
+      token += c;
+    }
+  }
+  return { token, next: i };
+}
+
+function skipSpaces(text: string, start: number): number {
+  let i = start;
+  while (text[i] === ' ') i++;
+  return i;
+}
+
+/**
+ * The startup parameter `options`: only `-c name=value` and `--name=value`, for tracked or ignored parameters; for a
+ * replication client, which has a server of its own, all of it as it is. @returns null, or why the client is refused
+ */
+function setStartupOptions(client: PgSocket, options: string): string | null {
+  if (client.replication !== Replication.NONE) {
+    client.startupOptions = options;
+    return null;
+  }
+  if (wantDebug()) slogDebug(client, `received options: ${options}`);
+  const unsupported = "unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed";
+  let pos = 0;
+  while (pos < options.length) {
+    pos = skipSpaces(options, pos);
+    if (options.startsWith('-c', pos)) pos = skipSpaces(options, pos + 2);
+    else if (options.startsWith('--', pos)) pos += 2;
+    else return unsupported;
+    const { token, next } = readEscapedToken(options, pos);
+    pos = next;
+    const equals = token.indexOf('=');
+    if (equals < 0) return unsupported;
+    const key = token.slice(0, equals);
+    const value = token.slice(equals + 1);
+    if (varcacheSetUnproven(client.vars, key, value)) {
+      if (wantDebug()) slogDebug(client, `got var from options: ${key}=${value}`);
+    } else if (
+      strlistContains(cf.ignoreStartupParameters, key) ||
+      strlistContains(cf.ignoreStartupParameters, 'options')
+    ) {
+      if (wantDebug()) slogDebug(client, `ignoring startup parameter from options: ${key}=${value}`);
+    } else {
+      slogWarning(client, `unsupported startup parameter in options: ${key}=${value}`);
+      return `unsupported startup parameter in options: ${key}`;
+    }
+  }
+  return null;
+}
+
+function setAppname(client: PgSocket, given: string | null): void {
+  let name = given;
+  if (cf.applicationNameAddHost) name = `${name ?? 'app'} - ${addrDetails(client.remoteAddr)}`;
+  if (name === null) return;
+  if (wantDebug()) slogDebug(client, `using application_name: ${name}`);
+  varcacheSetUnproven(client.vars, 'application_name', name);
+}
+
+const TRUE_WORDS = ['true', 'yes', 'on', '1'];
+const FALSE_WORDS = ['false', 'no', 'off', '0'];
+
+/** A boolean as PostgreSQL reads one: any unique beginning of a word. null = none */
+function parseBool(text: string): boolean | null {
+  const word = asciiLower(text);
+  if (word === '' || word === 'o') return null;
+  if (TRUE_WORDS.some((full) => full.startsWith(word))) return true;
+  if (FALSE_WORDS.some((full) => full.startsWith(word))) return false;
+  return null;
+}
+
+function setReplication(client: PgSocket, value: string): void {
+  if (value === 'database') {
+    client.replication = Replication.LOGICAL;
+    return;
+  }
+  const on = parseBool(value);
+  if (on !== null) client.replication = on ? Replication.PHYSICAL : Replication.NONE;
+}
+
+/** What a startup packet says. */
+interface StartupRequest {
+  user: string;
+  database: string;
+  appname: string | null;
+  /** names of protocol extensions (_pq_.…), which we have none of */
+  extensions: string[];
+}
+
+/** Reads name and value pairs. @returns null when there is no terminator where it belongs */
+function readPairs(buf: Buffer, off: number, end: number): [string, string][] | null {
+  const reader = new PktReader(buf, off, end);
+  const pairs: [string, string][] = [];
+  for (;;) {
+    const key = reader.str();
+    if (key === null) return null;
+    if (key === '') break;
+    const value = reader.str();
+    if (value === null) return null;
+    pairs.push([key, value]);
+  }
+  return reader.pos === end ? pairs : null;
+}
+
+/** Takes every parameter. @returns the request, or why the client is refused */
+function readStartup(client: PgSocket, pairs: [string, string][]): StartupRequest | string {
+  const request: StartupRequest = { user: '', database: '', appname: null, extensions: [] };
+  // whether it is a replication client decides how `options` is read, wherever that stands
+  for (const [key, value] of pairs) if (key === 'replication') setReplication(client, value);
+  for (const [key, value] of pairs) {
+    if (key === 'database') {
+      request.database = value;
+    } else if (key === 'user') {
+      request.user = value;
+    } else if (key === 'options') {
+      const error = setStartupOptions(client, value);
+      if (error !== null) return error;
+    } else if (key === 'application_name') {
+      setAppname(client, value);
+      request.appname = value;
+    } else if (key === 'replication') {
+      // read above
+    } else if (key.startsWith('_pq_.')) {
+      if (wantDebug()) slogDebug(client, `ignoring protocol extension parameter: ${key}=${value}`);
+      request.extensions.push(key);
+    } else if (varcacheSetUnproven(client.vars, key, value)) {
+      if (wantDebug()) slogDebug(client, `got var: ${key}=${value}`);
+    } else if (strlistContains(cf.ignoreStartupParameters, key)) {
+      if (wantDebug()) slogDebug(client, `ignoring startup parameter: ${key}=${value}`);
+    } else {
+      slogWarning(client, `unsupported startup parameter: ${key}=${value}`);
+      return `unsupported startup parameter: ${key}`;
+    }
+  }
+  if (request.user === '') return 'no username supplied';
+  if (request.database === '') request.database = request.user;
+  if (request.appname === null) setAppname(client, null);
+  return request;
+}
+
+/** Newest version that is spoken here, or the client's own if that is older. */
+function negotiateProtocol(client: PgSocket, extensions: string[]): boolean {
+  client.protocolNegotiated = true;
+  const buf = pktbufTemp();
+  writeNegotiateProtocolVersion(
+    buf,
+    client.protocol32 ? Pkt.STARTUP_V32 : Pkt.STARTUP_V3,
+    extensions.length,
+    Buffer.from(extensions.map((name) => `${name}\0`).join(''), 'latin1'),
+  );
+  return sendPacket(client, buf);
+}
+
+/**
+ * A complete StartupMessage.
+ * @param type Pkt.STARTUP_V3, STARTUP_V32, or STARTUP_V3_LATER for a later minor version
+ * @param off body of the packet, up to `end`
+ */
+export function decideStartupPool(client: PgSocket, type: number, buf: Buffer, off: number, end: number): Verdict {
+  const pairs = readPairs(buf, off, end);
+  if (pairs === null) return refuse(client, 'invalid startup packet layout: expected terminator as last byte');
+  const request = readStartup(client, pairs);
+  if (typeof request === 'string') return refuse(client, request);
+
+  // the client itself is counted already; the console stays reachable
+  if (socketCounts.clients > cf.maxClientConn && request.database !== 'pgbouncer') {
+    return refuse(client, 'no more connections allowed (max_client_conn)');
+  }
+  client.protocol32 = type !== Pkt.STARTUP_V3;
+  const newer = type === Pkt.STARTUP_V3_LATER || request.extensions.length > 0;
+  if (newer && !client.protocolNegotiated && !negotiateProtocol(client, request.extensions)) {
+    disconnectClient(client, false, 'unable to send protocol negotiation packet');
+    return Verdict.DISCONNECTED;
+  }
+  return setPool(client, request.database, request.user);
+}
+
+/* ---- database and user ---- */
+
+function failLogin(client: PgSocket, dbname: string, username: string, reason: string): Verdict {
+  disconnectClient(client, true, reason);
+  if (cf.logConnections) slogInfo(client, `login failed: db=${dbname} user=${username}`);
+  return Verdict.DISCONNECTED;
+}
+
+/** A user that nobody knows goes through the same motions as a known one, and fails at their end. */
+function useMockUser(client: PgSocket, username: string): boolean {
+  slogInfo(client, `no such user: ${username}`);
+  const mock = new PgCredentials(username, findGlobalUser(username));
+  mock.mockAuth = true;
+  client.loginUser = mock;
+  return checkDbConnectionCount(client) && checkUserConnectionCount(client);
+}
+
+/** Finds database and user, then goes on to authentication, now or after auth_query. */
+function setPool(client: PgSocket, dbname: string, username: string): Verdict {
+  let db = findOrRegisterLoginDatabase(client, dbname);
+  if (db === null) {
+    // whether a database exists is not told before authentication
+    db = new PgDatabase(dbname.slice(0, MAX_DBNAME - 1));
+    db.fake = true;
+  }
+  client.db = db;
+  if (db.admin && upcalls.admin.preLogin(client, username)) return finishSetPool(client);
+  if (isDead(client)) return Verdict.DISCONNECTED;
+  if (username.length >= MAX_USERNAME) return failLogin(client, dbname, username, 'username too long');
+
+  if (cf.authType === AuthType.ANY) {
+    if (db.forcedUser === null) {
+      slogError(client, 'auth_type=any requires forced user');
+      return refuse(client, 'bouncer config error');
+    }
+    client.loginUser = db.forcedUser;
+    if (!checkDbConnectionCount(client) || !checkUserConnectionCount(client)) return Verdict.DISCONNECTED;
+    return finishSetPool(client);
+  }
+
+  const external = externalAuthType(client, db, username);
+  if (external !== null) return setExternalUser(client, db, username, external);
+
+  client.loginUser = findGlobalCredentials(username);
+  if (!checkDbConnectionCount(client) || !checkUserConnectionCount(client)) return Verdict.DISCONNECTED;
+  if (client.loginUser !== null && !client.loginUser.dynamicPasswd) return finishSetPool(client);
+
+  if (db.authUser === null && cf.authUser !== null && cf.authUser !== '') {
+    db.authUser = findOrAddGlobalUser(cf.authUser, '').credentials;
+  }
+  if (db.authUser !== null) {
+    if (db.fake) {
+      slogDebug(client, 'not running auth_query because database is fake');
+    } else {
+      uncountUser(client);
+      client.loginUser = null;
+      return startAuthQuery(client, username);
+    }
+  }
+  if (!useMockUser(client, username)) return Verdict.DISCONNECTED;
+  return finishSetPool(client);
+}
+
+/** PAM or LDAP, when one of them decides about this user; no list of ours has to know him then. */
+function externalAuthType(client: PgSocket, db: PgDatabase, username: string): AuthType | null {
+  if (cf.authType === AuthType.PAM || cf.authType === AuthType.LDAP) return cf.authType;
+  if (cf.authType !== AuthType.HBA) return null;
+  return findHbaRule(client, db, username)?.method === AuthType.LDAP ? AuthType.LDAP : null;
+}
+
+/** Whoever it is has a password that is learnt when it was right. */
+function setExternalUser(client: PgSocket, db: PgDatabase, username: string, type: AuthType): Verdict {
+  const pam = type === AuthType.PAM;
+  if (db.authUser !== null) {
+    slogError(client, `${pam ? 'PAM' : 'LDAP'} can't be used together with database authentication`);
+    return refuse(client, 'bouncer config error');
+  }
+  client.loginUser = pam ? addPamCredentials(username, null) : findOrAddLoginUser(username).credentials;
+  if (!checkDbConnectionCount(client) || !checkUserConnectionCount(client)) return Verdict.DISCONNECTED;
+  return finishSetPool(client);
+}
+
+/** The user is known (or mocked): asks for proof in the way that auth_type says. */
+export function finishSetPool(client: PgSocket): Verdict {
+  client.startupMessageReceived = true;
+  const db = client.db as PgDatabase;
+  const user = client.loginUser as PgCredentials;
+  // the pool of auth_query, if it ran: the client gets its own when it has proven who it is
+  client.pool = null;
+
+  if (cf.logConnections) {
+    const replication = replicationTypeParameters[client.replication];
+    const tls = client.tls ? tlsConnectionInfo(client) : 'no';
+    slogInfo(client, `login attempt: db=${db.name} user=${user.name} tls=${tls} replication=${replication}`);
+  }
+  if (db.admin && !user.mockAuth && !upcalls.admin.postLogin(client)) return Verdict.DISCONNECTED;
+  if (client.ownUser) return finishLogin(client);
+
+  let auth = cf.authType;
+  let rule: HbaRule | null = null;
+  if (auth === AuthType.LDAP) {
+    if (cf.authLdapOptions === null) return refuse(client, 'auth_ldap_options is null');
+    client.ldapOptions = cf.authLdapOptions;
+  } else if (auth === AuthType.HBA) {
+    rule = findHbaRule(client, db, user.name);
+    if (rule === null) return refuse(client, 'no authentication method is found');
+    auth = rule.method;
+    client.ldapOptions = rule.options;
+    slogNoise(client, `HBA Line ${rule.line} is matched`);
+  }
+  // an md5 challenge cannot be answered for a SCRAM secret
+  if (auth === AuthType.MD5 && passwordType(user.passwd) === PasswordType.SCRAM_SHA_256) auth = AuthType.SCRAM_SHA_256;
+  client.clientAuthType = auth;
+
+  switch (auth) {
+    case AuthType.ANY:
+      return finishLogin(client);
+    case AuthType.TRUST:
+      if (user.mockAuth) return refuse(client, '"trust" authentication failed');
+      return finishLogin(client);
+    case AuthType.PLAIN:
+    case AuthType.MD5:
+    case AuthType.LDAP:
+    case AuthType.PAM:
+    case AuthType.SCRAM_SHA_256:
+      return sendClientAuthReq(client) ? Verdict.CONSUMED : Verdict.DISCONNECTED;
+    case AuthType.CERT:
+      if (!certAllows(client, rule)) return refuse(client, 'certificate authentication failed');
+      return finishLogin(client);
+    case AuthType.PEER:
+      if (!peerAllows(client, rule)) return refuse(client, 'unix socket login rejected');
+      return finishLogin(client);
+    default:
+      return refuse(client, 'login rejected');
+  }
+}
+
+function finishLogin(client: PgSocket): Verdict {
+  return finishClientLogin(client) ? Verdict.CONSUMED : DEAD_OR_WAIT(client);
+}
+
+/** The startup packet again, after auth_query has answered. */
+export function resumeAfterAuthQuery(client: PgSocket): Verdict {
+  client.waitForUser = false;
+  return finishSetPool(client);
+}

@@ -1,0 +1,76 @@
+/*
+ * The end of a client's login: the parameters of a real server, a cancel key, ReadyForQuery.
+ */
+
+import { PauseMode, runState } from '../base/lifecycle';
+import { logDebug, slogDebug, slogInfo, wantDebug } from '../base/log';
+import { getCachedTime } from '../base/time';
+import { cf } from '../config/settings';
+import { launchNewConnection } from '../link/launch';
+import { disconnectClient, pauseClient } from '../link/objects';
+import { sendPacket } from '../net/sbuf';
+import { type PgDatabase, type PgPool, type PgSocket, SocketState } from '../pool/bouncer';
+import { newCancelKey } from '../pool/cancel-keys';
+import { admitClient } from '../pool/provisional';
+import { changeClientState } from '../pool/states';
+import { Stat } from '../pool/stats';
+import { varcacheEach, varcacheFillUnset } from '../pool/varcache';
+import { writeBackendKeyData, writeNotice, writeParameterStatus, writeReadyForQuery } from '../wire/messages';
+import { pktbufTemp } from '../wire/pktbuf';
+
+function welcomeClient(client: PgSocket): boolean {
+  const pool = client.pool as PgPool;
+  const buf = pktbufTemp();
+  buf.putBytes(pool.welcomeMsg as Uint8Array);
+  varcacheFillUnset(pool.origVars, client.vars);
+  varcacheEach(client.vars, (name, value) => writeParameterStatus(buf, name, value));
+  newCancelKey(client);
+  writeBackendKeyData(buf, client.cancelKey);
+  if (cf.loginNotifyMessage !== '') writeNotice(buf, cf.loginNotifyMessage);
+  writeReadyForQuery(buf);
+  if (sendPacket(client, buf)) return true;
+  disconnectClient(client, true, 'failed to send welcome message');
+  return false;
+}
+
+/**
+ * The client has proven who it is. Lets it in, or makes it wait until the pool knows what to tell it.
+ * @returns false when it waits (its packet has to be kept) or was disconnected
+ */
+export function finishClientLogin(client: PgSocket): boolean {
+  const db = client.db as PgDatabase;
+  if (db.fake) {
+    if (cf.logConnections) slogInfo(client, `login failed: db=${db.name} user=${client.loginUser?.name ?? ''}`);
+    disconnectClient(client, true, `no such database: ${db.name}`);
+    return false;
+  }
+  if (db.disabled) {
+    disconnectClient(client, true, `database "${db.name}" is disabled`);
+    return false;
+  }
+  if (globalThis.cfShutdown > 0 && !db.admin) {
+    disconnectClient(client, true, 'pooler is shutting down');
+    return false;
+  }
+
+  const pool = admitClient(client);
+  if (client.state === SocketState.CL_LOGIN) {
+    changeClientState(client, SocketState.CL_ACTIVE);
+    pool.stats[Stat.CLIENT_LOGIN_COUNT] = (pool.stats[Stat.CLIENT_LOGIN_COUNT] as number) + 1;
+  }
+  client.waitForAuth = false;
+
+  if (!pool.welcomeMsgReady) {
+    logDebug('finish_client_login: no welcome message, pause');
+    client.waitForWelcome = true;
+    pauseClient(client);
+    if (runState.pauseMode === PauseMode.NONE && !pool.db.paused) launchNewConnection(pool, true);
+    return false;
+  }
+  client.waitForWelcome = false;
+  if (!welcomeClient(client)) return false;
+  client.welcomeSent = true;
+  if (wantDebug()) slogDebug(client, 'logged in');
+  pool.lastActiveTime = getCachedTime();
+  return true;
+}

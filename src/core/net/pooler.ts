@@ -1,0 +1,369 @@
+/*
+ * The listening sockets (the original's pooler.c): opening them, pausing and resuming them, and handing each accepted
+ * connection to whoever registered for it.
+ */
+
+import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
+import { PauseMode, runState } from '../base/lifecycle';
+import { atExit, die, logDebug, logError, logInfo, logNoise, logWarning } from '../base/log';
+import { Family, native, type SockAddr } from '../base/native';
+import { parseWordList } from '../base/strutil';
+import { LISTEN_FDS_START, listenFdCount } from '../base/systemd';
+import { USEC } from '../base/time';
+import { newTimer, timerStart } from '../base/timer';
+import { cf } from '../config/settings';
+import { parseUint32 } from '../config/values';
+import type { PgAddr } from '../pool/bouncer';
+import { addrString, inetAddr, unixAddr } from './addr';
+import { tuneSocket, tuneState } from './tune';
+
+interface ListenSocket {
+  fd: number;
+  handle: number;
+  addr: PgAddr;
+  active: boolean;
+  /** the service manager made it: its address is not ours to choose, its file not ours to remove */
+  inherited: boolean;
+}
+
+const sockets: ListenSocket[] = [];
+const socketsByHandle = new Map<number, ListenSocket>();
+
+/** Pause after accept() failed: usually out of descriptors, so trying at once is pointless. usec */
+const ACCEPT_PAUSE = 5 * USEC;
+const acceptTimer = newTimer(() => {
+  if (runState.pauseMode !== PauseMode.SUSPEND) resumePooler();
+});
+
+function unixSocketPath(dir: string): string {
+  return `${dir}/.s.PGSQL.${cf.listenPort}`;
+}
+
+function fsPath(path: string): Buffer {
+  return Buffer.from(path, 'latin1');
+}
+
+function addSocket(fd: number, addr: PgAddr, inherited = false): void {
+  const handle = native.listenOpen(fd);
+  const ls: ListenSocket = { fd, handle, addr, active: false, inherited };
+  sockets.push(ls);
+  socketsByHandle.set(handle, ls);
+}
+
+function closeSocket(ls: ListenSocket): void {
+  socketsByHandle.delete(ls.handle);
+  native.close(ls.handle);
+}
+
+/** Closes the TCP listeners, so that another process can have the port; not while suspended, a new process has them then. */
+export function cleanupTcpSockets(): void {
+  if (runState.pauseMode === PauseMode.SUSPEND) return;
+  for (let i = sockets.length - 1; i >= 0; i--) {
+    const ls = sockets[i] as ListenSocket;
+    if (ls.addr.family === Family.UNIX) continue;
+    closeSocket(ls);
+    sockets.splice(i, 1);
+  }
+}
+
+/** Closes what is left and removes the socket file. */
+export function cleanupUnixSockets(): void {
+  if (runState.pauseMode === PauseMode.SUSPEND) return;
+  for (const ls of sockets) {
+    closeSocket(ls);
+    if (ls.inherited || ls.addr.family !== Family.UNIX || cf.unixSocketDir.startsWith('@') || cf.unixSocketDir === '')
+      continue;
+    try {
+      unlinkSync(fsPath(unixSocketPath(cf.unixSocketDir)));
+    } catch {
+      // somebody removed it already
+    }
+  }
+  sockets.length = 0;
+}
+
+function errorText(err: unknown): { syscall: string; message: string } {
+  const e = err as { syscall?: string; errno?: number; message: string };
+  return {
+    syscall: e.syscall ?? 'socket',
+    message: e.errno === undefined ? e.message : native.strerror(Math.abs(e.errno)),
+  };
+}
+
+function listenName(addr: SockAddr): string {
+  if (addr.family === Family.UNIX) return `unix:${addr.host}`;
+  return addrString(inetAddr(addr));
+}
+
+function addListenTcp(addr: SockAddr): boolean {
+  logDebug(`add_listen: ${listenName(addr)}`);
+  let fd: number;
+  try {
+    fd = native.listenTcp(addr, cf.listenBacklog, cf.soReuseport ? 1 : 0);
+  } catch (err) {
+    const { syscall, message } = errorText(err);
+    logWarning(`cannot listen on ${listenName(addr)}: ${syscall}(): ${message}`);
+    return false;
+  }
+  if (!tuneSocket(fd, false)) {
+    logWarning(`cannot listen on ${listenName(addr)}: tune_socket(): ${tuneState.error}`);
+    native.closeFd(fd);
+    return false;
+  }
+  tuneAccept(fd, cf.tcpDeferAccept !== 0);
+  logInfo(`listening on ${listenName(addr)}`);
+  addSocket(fd, inetAddr(addr));
+  return true;
+}
+
+/** chown() leaves the owner; as the original prints it. */
+const NO_UID = 0xffffffff;
+/** What chmod() looks at. */
+const MODE_BITS = 0o7777;
+
+function changeFileMode(path: string): void {
+  if (cf.unixSocketGroup !== '') {
+    const gid = parseUint32(cf.unixSocketGroup) ?? native.getgrnam(cf.unixSocketGroup);
+    if (gid < 0) die(`could not find group '${cf.unixSocketGroup}': ${native.strerror(0)}`);
+    const res = native.chown(path, -1, gid);
+    if (res < 0) die(`chown(${path}, ${NO_UID}, ${gid}) failed: ${native.strerror(-res)}`);
+  }
+  try {
+    chmodSync(fsPath(path), cf.unixSocketMode & MODE_BITS);
+  } catch (err) {
+    die(`failure to chmod(${path}, 0${(cf.unixSocketMode >>> 0).toString(8)}): ${errorText(err).message}`);
+  }
+}
+
+function listenUnix(path: string): number {
+  try {
+    return native.listenUnix(path, cf.listenBacklog);
+  } catch (err) {
+    const { syscall, message } = errorText(err);
+    logWarning(`cannot listen on unix:${path}: ${syscall}(): ${message}`);
+    return die('failed to create unix socket');
+  }
+}
+
+/**
+ * Opens the Unix socket. A path that cannot be used ends the process: whoever configured it counts on it, and a cancel
+ * request forwarded to a missing socket would fail silently.
+ */
+function createUnixSocket(dir: string): void {
+  const path = unixSocketPath(dir);
+  const abstract = dir.startsWith('@');
+  if (!abstract) {
+    let locked = true;
+    try {
+      lstatSync(fsPath(`${path}.lock`));
+    } catch {
+      locked = false;
+    }
+    if (locked) die(`unix port ${cf.listenPort} is in use`);
+    try {
+      unlinkSync(fsPath(path));
+    } catch {
+      // no old socket file: as it should be
+    }
+  }
+  const fd = listenUnix(path);
+  if (!abstract) changeFileMode(path);
+  tuneSocket(fd, true);
+  logInfo(`listening on unix:${path}`);
+  addSocket(fd, unixAddr(cf.listenPort, 0, 0));
+}
+
+function tuneAccept(fd: number, on: boolean): void {
+  const action = on ? 'install' : 'uninstall';
+  logNoise(`${action} TCP_DEFER_ACCEPT on ${fd}`);
+  const res = native.deferAccept(fd, on ? 1 : 0);
+  if (res < 0) logWarning(`tune_accept: ${action} TCP_DEFER_ACCEPT: ${native.strerror(-res)}`);
+}
+
+/** Applies tcp_defer_accept to the sockets that are open. */
+export function poolerTuneAccept(on: boolean): void {
+  for (const ls of sockets) if (ls.addr.family !== Family.UNIX) tuneAccept(ls.fd, on);
+}
+
+/** The resolver's text and number. */
+function gaiText(err: NodeJS.ErrnoException): string {
+  return `${err.message} [${err.errno}]`;
+}
+
+function listenAddrs(name: string): SockAddr[] {
+  try {
+    return native.getaddrinfoPassive(name === '*' ? null : name, cf.listenPort);
+  } catch (err) {
+    return die(`getaddrinfo('${name}', '${cf.listenPort}') = ${gaiText(err as NodeJS.ErrnoException)}`);
+  }
+}
+
+function listenOnName(name: string): void {
+  // one address that fails is only warned of: names and families overlap in practice; none at all is fatal, below
+  for (const addr of listenAddrs(name)) addListenTcp(addr);
+}
+
+function registerCleanup(): void {
+  atExit(cleanupUnixSockets);
+  atExit(cleanupTcpSockets);
+}
+
+/** The setting as it is when nobody set it: then nobody is told that it does not count. */
+const DEFAULT_UNIX_SOCKET_DIR = '/tmp';
+
+/** Uses the sockets that the service manager passed; where it listens is its business then. */
+function useInheritedSockets(count: number): void {
+  if (cf.listenAddr !== '') logWarning('sockets passed from service manager, cf_listen_addr ignored');
+  if (cf.unixSocketDir !== '' && cf.unixSocketDir !== DEFAULT_UNIX_SOCKET_DIR) {
+    logWarning('sockets passed from service manager, cf_unix_socket_dir ignored');
+  }
+  for (let fd = LISTEN_FDS_START; fd < LISTEN_FDS_START + count; fd++) {
+    let addr: PgAddr | null = null;
+    try {
+      const name = native.sockName(fd);
+      addr = name.family === Family.UNIX ? unixAddr(cf.listenPort, 0, 0) : inetAddr(name);
+    } catch {
+      // not a socket at all
+    }
+    if (addr === null || !tuneSocket(fd, addr.family === Family.UNIX)) {
+      die(`failed to set up socket passed from service manager (fd ${fd})`);
+    }
+    if (addr.family !== Family.UNIX) tuneAccept(fd, cf.tcpDeferAccept !== 0);
+    logInfo(`socket passed from service manager (fd ${fd})`);
+    addSocket(fd, addr, true);
+  }
+}
+
+/** Opens every configured listener and starts accepting. Dies when there is none. */
+export function poolerSetup(): void {
+  registerCleanup();
+  const inherited = listenFdCount();
+  if (inherited > 0) {
+    useInheritedSockets(inherited);
+    resumePooler();
+    return;
+  }
+  const names = parseWordList(cf.listenAddr).filter((name) => name !== '');
+  for (const name of names) listenOnName(name);
+  if (names.length > 0 && sockets.length === 0) {
+    die(`failed to listen on any address in listen_addr list: ${cf.listenAddr}`);
+  }
+  if (cf.unixSocketDir !== '') createUnixSocket(cf.unixSocketDir);
+  if (sockets.length === 0) die('nowhere to listen on');
+  resumePooler();
+}
+
+/** True when somebody answers on our Unix socket: another instance runs. */
+export function checkOldProcessUnix(): boolean {
+  // a socket of the service manager answers although nobody serves it yet
+  if (cf.unixSocketDir === '' || listenFdCount() > 0) return false;
+  return native.unixProbe(unixSocketPath(cf.unixSocketDir));
+}
+
+/** Stops accepting; connections queue in the kernel meanwhile. */
+export function suspendPooler(): void {
+  for (const ls of sockets) {
+    if (!ls.active) continue;
+    native.listenStart(ls.handle, 0);
+    ls.active = false;
+  }
+}
+
+/** Accepts again. */
+export function resumePooler(): void {
+  for (const ls of sockets) {
+    if (ls.active) continue;
+    native.listenStart(ls.handle, 1);
+    ls.active = true;
+  }
+}
+
+/**
+ * One Ev.ACCEPT record.
+ * @param result the new descriptor, or -errno
+ * @returns whether the connection came over the Unix socket; null when there is none to use
+ */
+export function onAccept(handle: number, result: number): { isUnix: boolean } | null {
+  const ls = socketsByHandle.get(handle);
+  if (result < 0) {
+    logError(`accept() failed: ${native.strerror(-result)}`);
+    suspendPooler();
+    timerStart(acceptTimer, ACCEPT_PAUSE, 0);
+    return null;
+  }
+  if (ls === undefined) {
+    native.closeFd(result);
+    return null;
+  }
+  logNoise(`new fd from accept=${result}`);
+  return { isUnix: ls.addr.family === Family.UNIX };
+}
+
+/** Calls back for every listener until one returns false. @param each told last whether the service manager made it */
+export function forEachPoolerFd(each: (fd: number, addr: PgAddr, inherited: boolean) => boolean): boolean {
+  for (const ls of sockets) if (!each(ls.fd, ls.addr, ls.inherited)) return false;
+  return true;
+}
+
+/* ---- sockets that others opened ---- */
+
+/**
+ * Takes a listening socket of the process that is to be replaced; not accepting yet.
+ * @param inherited the service manager made it
+ * @returns false when it cannot be used (logged)
+ */
+export function usePoolerSocket(fd: number, isUnix: boolean, inherited: boolean): boolean {
+  if (!tuneSocket(fd, isUnix)) return false;
+  let addr: PgAddr;
+  try {
+    addr = isUnix ? unixAddr(cf.listenPort, 0, 0) : inetAddr(native.sockName(fd));
+  } catch {
+    logError('getsockname failed');
+    return false;
+  }
+  logInfo(`got pooler socket: ${addrString(addr)}`);
+  addSocket(fd, addr, inherited);
+  return true;
+}
+
+/** The addresses that listen_addr means. Dies when a name has none. */
+function configuredAddrs(): SockAddr[] {
+  const addrs: SockAddr[] = [];
+  for (const name of parseWordList(cf.listenAddr)) {
+    if (name === '') continue;
+    try {
+      addrs.push(...native.getaddrinfoPassive(name === '*' ? null : name, cf.listenPort));
+    } catch (err) {
+      die(`getaddrinfo('${name}', '${cf.listenPort}') = ${(err as Error).message}`);
+    }
+  }
+  return addrs;
+}
+
+function sameAddr(a: SockAddr, b: SockAddr): boolean {
+  return a.family === b.family && a.host === b.host && a.port === b.port;
+}
+
+/** Dies on a listen_addr that could not be used: for a process that may still give up. */
+export function checkListenAddr(): void {
+  configuredAddrs();
+}
+
+/**
+ * After a takeover: closes taken listeners that the config does not name any more and opens those that it names anew. The
+ * clients that were taken stay whatever happens here, so nothing is fatal.
+ */
+export function settleListeners(): void {
+  registerCleanup();
+  if (sockets.some((ls) => ls.inherited)) return;
+  const wanted = configuredAddrs();
+  for (let i = sockets.length - 1; i >= 0; i--) {
+    const ls = sockets[i] as ListenSocket;
+    if (ls.addr.family === Family.UNIX || wanted.some((addr) => sameAddr(addr, ls.addr))) continue;
+    logInfo(`not listening on ${addrString(ls.addr)} any more`);
+    closeSocket(ls);
+    sockets.splice(i, 1);
+  }
+  for (const addr of wanted) if (!sockets.some((ls) => sameAddr(addr, ls.addr))) addListenTcp(addr);
+  if (sockets.length === 0) logError('nowhere to listen on');
+}

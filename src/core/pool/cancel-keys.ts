@@ -1,0 +1,64 @@
+/*
+ * Cancel keys: each logged-in client's own, and who it belongs to, found in one step however many clients there are.
+ */
+
+import { randomBytes } from 'node:crypto';
+import { cf } from '../config/settings';
+import { BACKENDKEY_LEN } from '../wire/packets';
+import type { PgSocket } from './bouncer';
+
+/** The two lowest bits of a key count how often peers may still forward the request. */
+export const CANCELLATION_TTL_MASK = 0x03;
+
+const clientsByKey = new Map<string, PgSocket>();
+
+/** The key of a client that speaks 3.2: the secret has 32 bytes, as PostgreSQL 18's. */
+const LONG_KEY_LEN = 4 + 32;
+
+/** Random bytes are fetched in bulk: one system call serves many logins. */
+const POOL_BYTES = 4096;
+let randomPool = Buffer.alloc(0);
+let randomUsed = 0;
+
+function takeRandom(count: number): Buffer {
+  if (randomUsed + count > randomPool.length) {
+    randomPool = randomBytes(POOL_BYTES);
+    randomUsed = 0;
+  }
+  const bytes = Buffer.from(randomPool.subarray(randomUsed, randomUsed + count));
+  randomUsed += count;
+  return bytes;
+}
+
+/**
+ * Gives a client a new key. With peering, bytes 1 and 2 name this process and the last bits allow three hops, and no key is
+ * longer than 8 bytes, because PgBouncer as a peer takes no longer ones; the sign bit is clear because some clients take the
+ * first four bytes for a process id.
+ */
+export function newCancelKey(client: PgSocket): void {
+  const key = takeRandom(client.protocol32 && cf.peerId === 0 ? LONG_KEY_LEN : BACKENDKEY_LEN);
+  if (cf.peerId > 0) {
+    key[1] = cf.peerId & 0xff;
+    key[2] = (cf.peerId >> 8) & 0xff;
+    key[7] = (key[7] as number) | CANCELLATION_TTL_MASK;
+  }
+  key[0] = (key[0] as number) & 0x7f;
+  adoptCancelKey(client, key);
+}
+
+/** Registers a key that the client has already (handover). */
+export function adoptCancelKey(client: PgSocket, key: Buffer): void {
+  forgetCancelKey(client);
+  client.cancelKey = key;
+  clientsByKey.set(key.toString('latin1'), client);
+}
+
+export function forgetCancelKey(client: PgSocket): void {
+  const text = client.cancelKey.toString('latin1');
+  if (clientsByKey.get(text) === client) clientsByKey.delete(text);
+}
+
+/** The client whose key this is, or null. */
+export function findByCancelKey(key: Buffer): PgSocket | null {
+  return clientsByKey.get(key.toString('latin1')) ?? null;
+}

@@ -1,0 +1,72 @@
+/*
+ * Calls from a lower floor to an upper one. Each is declared here, assigned once, in src/wire.ts, and does nothing
+ * until then, so that tests can run the lower floors alone.
+ */
+
+import type { SockAddr } from '../base/native';
+import { Verdict } from '../wire/verdict';
+import type { PgSocket } from './bouncer';
+
+/** The console (src/admin) as the handler of the admin database. */
+interface AdminCalls {
+  /** A login to the admin database, before the user is looked up. @returns true when the console has set the user */
+  preLogin: (client: PgSocket, username: string) => boolean;
+  /** The user is known. @returns false when the client was disconnected */
+  postLogin: (client: PgSocket) => boolean;
+  /** One complete packet, body in buf[off, end). */
+  handleClient: (client: PgSocket, type: number, body: Buffer, off: number, end: number) => Verdict;
+  /** A cancel request for a console client: its command stops waiting. */
+  handleCancel: (client: PgSocket) => void;
+  /** PAUSE or SUSPEND is complete. */
+  pauseDone: () => void;
+  /** WAIT_CLOSE is complete. */
+  waitCloseDone: () => void;
+}
+
+/** The old process's side of a handover (src/takeover/give.ts). */
+interface HandoverCalls {
+  /** a handover was requested: `turnEnd` runs at the end of each turn */
+  active: boolean;
+  /** all sockets are frozen: they have been described, and the new process may own them soon */
+  frozen: boolean;
+  /** The console's HANDOVER. @returns null when the handover begins, or the reason why not */
+  command: (admin: PgSocket, arg: string) => string | null;
+  turnEnd: () => void;
+  /** SHUTDOWN while frozen. @returns true when the new process owns the sockets */
+  shutdown: (admin: PgSocket) => boolean;
+  /** Ends the handover and resumes work. */
+  abort: (reason: string) => void;
+  /** Remembers a reload until the handover has failed. */
+  laterReload: () => void;
+}
+
+export const upcalls: {
+  admin: AdminCalls;
+  handover: HandoverCalls;
+  /** A server connection of the admin database has logged in to the old process. */
+  takeoverLoggedIn: (server: PgSocket) => Verdict;
+  /** A host name lost an address: servers connected to it are to be closed when they become idle. */
+  addressGone: (name: string, addr: SockAddr) => void;
+  signal: (signum: number) => void;
+} = {
+  admin: {
+    preLogin: () => false,
+    postLogin: () => true,
+    handleClient: () => Verdict.DISCONNECTED,
+    handleCancel: () => {},
+    pauseDone: () => {},
+    waitCloseDone: () => {},
+  },
+  handover: {
+    active: false,
+    frozen: false,
+    command: () => 'handover is not possible',
+    turnEnd: () => {},
+    shutdown: () => false,
+    abort: () => {},
+    laterReload: () => {},
+  },
+  takeoverLoggedIn: () => Verdict.DISCONNECTED,
+  addressGone: () => {},
+  signal: () => {},
+};

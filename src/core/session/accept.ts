@@ -1,0 +1,31 @@
+// New client connections.
+
+import { slogDebug } from '../base/log';
+import { native } from '../base/native';
+import { getCachedTime } from '../base/time';
+import { connInfo, fillLocalAddr, fillRemoteAddr } from '../net/addr';
+import { attachHandle, sbufContinue } from '../net/sbuf';
+import { tuneSocket } from '../net/tune';
+import { SocketState } from '../pool/bouncer';
+import { changeClientState, newClient } from '../pool/states';
+
+/** A new connection from a listener. */
+export function acceptClient(fd: number, isUnix: boolean): void {
+  if (!tuneSocket(fd, isUnix)) {
+    native.closeFd(fd);
+    return;
+  }
+  const handle = native.open(fd);
+  if (handle < 0) {
+    native.closeFd(fd);
+    return;
+  }
+  const client = newClient();
+  client.connectTime = client.requestTime = getCachedTime();
+  fillRemoteAddr(client, fd, isUnix);
+  fillLocalAddr(client, fd, isUnix);
+  attachHandle(client, handle);
+  changeClientState(client, SocketState.CL_LOGIN);
+  slogDebug(client, `P: got connection: ${connInfo(client)}`);
+  sbufContinue(client);
+}

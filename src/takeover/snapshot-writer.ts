@@ -1,0 +1,397 @@
+/*
+ * The writer of the full handover: turns everything the old process knows into records, changing nothing.
+ */
+
+import { PauseMode } from '../core/base/lifecycle';
+import { nextOf } from '../core/base/list';
+import { native } from '../core/base/native';
+import { notifyState } from '../core/base/systemd';
+import { wallTime } from '../core/base/time';
+import { TSBOUNCER_VERSION } from '../core/base/version';
+import { AuthType, cf } from '../core/config/settings';
+import { forEachPoolerFd } from '../core/net/pooler';
+import {
+  type PgAddr,
+  type PgCredentials,
+  type PgDatabase,
+  type PgPool,
+  type PgSocket,
+  SocketState,
+} from '../core/pool/bouncer';
+import { autodatabaseIdleList, databaseList } from '../core/pool/database';
+import { NoteKind } from '../core/pool/prepare';
+import type { RequestQueue } from '../core/pool/requests';
+import {
+  type ClientPrepared,
+  clientPreparedEntries,
+  newestQueryId,
+  requestPreparedEntries,
+  type ServerPrepared,
+  serverPreparedEntries,
+} from '../core/pool/statements';
+import { loginClientList } from '../core/pool/states';
+import { statNames, statsStamps } from '../core/pool/stats';
+import { userList } from '../core/pool/user';
+import { varNames } from '../core/pool/varcache';
+import { consoleRecord } from './console';
+import {
+  type AddrTuple,
+  type BeginRecord,
+  type ClientStatementTuple,
+  type CredentialsRef,
+  connectText,
+  type DatabaseRecord,
+  flagFields,
+  type HandoverRecord,
+  numberFields,
+  type PoolRecord,
+  type SecretRecord,
+  type SocketRecord,
+  type StillRecord,
+  timeFields,
+} from './format';
+import type { Stillness } from './freeze';
+import { allPools, eachOfList, eachOfPool, stateName, travels } from './sockets';
+
+/** What a record owns: nothing, a descriptor, or the descriptor that a socket has when the record is sent. */
+export type Owned = null | number | PgSocket;
+
+/** Takes one record, the raw bytes that belong to it, and what it owns. @returns false to stop */
+export type PutRecord = (record: HandoverRecord, raw: readonly Uint8Array[], owned: Owned) => boolean;
+
+function bytesText(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1');
+}
+
+function addrTuple(addr: PgAddr): AddrTuple {
+  return [addr.family, addr.host, addr.port, addr.uid, addr.pid];
+}
+
+function secretRecord(user: PgCredentials): SecretRecord {
+  const learnt = user.scramPassthroughValid;
+  return {
+    name: user.name,
+    passwd: user.passwd,
+    scramClientKey: learnt && user.scramClientKey !== null ? bytesText(user.scramClientKey) : null,
+    scramServerKey: learnt && user.scramServerKey !== null ? bytesText(user.scramServerKey) : null,
+  };
+}
+
+/** @param db the database that they were found or forced for, if they were */
+function credentialsRef(user: PgCredentials, db: PgDatabase | null): CredentialsRef {
+  const { name } = user;
+  if (user.mockAuth) return { kind: 'mock', name, db: null, passwd: null };
+  if (user.globalUser?.credentials === user) return { kind: 'global', name, db: null, passwd: null };
+  if (db !== null && db.dynamicUsers.get(name) === user) return { kind: 'dynamic', name, db: db.name, passwd: null };
+  if (db !== null && db.forcedUser === user) return { kind: 'forced', name, db: db.name, passwd: user.passwd };
+  const kind = cf.authType === AuthType.PAM ? 'pam' : 'own';
+  return { kind, name, db: db?.name ?? null, passwd: user.passwd };
+}
+
+function beginRecord(format: number): BeginRecord {
+  return {
+    k: 'begin',
+    format,
+    version: TSBOUNCER_VERSION,
+    pid: process.pid,
+    flags: [...flagFields],
+    numbers: [...numberFields],
+    vars: [...varNames()],
+    stats: [...statNames],
+    notifySocket: notifyState.socket,
+  };
+}
+
+function stillRecord(since: number, pauseMode: PauseMode): StillRecord {
+  return {
+    k: 'still',
+    since: wallTime(since),
+    paused: pauseMode === PauseMode.PAUSE,
+    statsStamps: [wallTime(statsStamps.old), wallTime(statsStamps.now)],
+    newestQueryId: newestQueryId(),
+  };
+}
+
+function databaseRecord(db: PgDatabase): DatabaseRecord {
+  return {
+    k: 'database',
+    name: db.name,
+    paused: db.paused,
+    disabled: db.disabled,
+    waitClose: db.waitClose,
+    auto: db.auto,
+    inactiveTime: wallTime(db.inactiveTime),
+    connect: connectText(db),
+    dynamicUsers: [...db.dynamicUsers.values()].map(secretRecord),
+  };
+}
+
+function poolRecord(pool: PgPool, n: number): PoolRecord {
+  return {
+    k: 'pool',
+    n,
+    db: pool.db.name,
+    peerId: pool.db.peerId,
+    user: pool.user === null ? null : credentialsRef(pool.user, pool.db),
+    stats: [...pool.stats],
+    newerStats: [...pool.newerStats],
+    olderStats: [...pool.olderStats],
+    welcomeMsg: pool.welcomeMsgReady && pool.welcomeMsg !== null ? bytesText(pool.welcomeMsg) : null,
+    origVars: pool.origVars,
+    lastLifetimeDisconnect: wallTime(pool.lastLifetimeDisconnect),
+    lastConnectTime: wallTime(pool.lastConnectTime),
+    lastActiveTime: wallTime(pool.lastActiveTime),
+    lastConnectFailed: pool.lastConnectFailed,
+    lastConnectFailedMessage: pool.lastConnectFailedMessage,
+    lastLoginFailed: pool.lastLoginFailed,
+    rrcounter: pool.rrcounter,
+  };
+}
+
+/** The queue as numbers. */
+function requestList(queue: RequestQueue): number[] {
+  const list: number[] = [];
+  for (let at = 0; at < queue.count; at++) list.push(queue.entryAt(at));
+  return list;
+}
+
+function clientTuple(entry: ClientPrepared): ClientStatementTuple {
+  return [entry.name, entry.unsure, entry.queryId];
+}
+
+/** What a client's and a server's statement have in common. */
+type NumberedQuery = Pick<ServerPrepared, 'queryId' | 'query'>;
+
+/** Prepared statements of a connection, by number. @param seen told of every query behind them */
+function addStatements(record: SocketRecord, sk: PgSocket, seen: (entry: NumberedQuery) => void): void {
+  if (sk.clientStatements !== null) {
+    const entries = clientPreparedEntries(sk);
+    entries.forEach(seen);
+    record.clientStatements = entries.map(clientTuple);
+  }
+  if (sk.requests === null) return;
+  if (sk.serverStatements !== null) {
+    const entries = serverPreparedEntries(sk);
+    entries.forEach(seen);
+    record.serverStatements = entries.map((entry) => entry.queryId);
+    const stale = entries.filter((entry) => entry.stale).map((entry) => entry.queryId);
+    if (stale.length > 0) record.staleStatements = stale;
+  }
+  const notes = requestPreparedEntries(sk);
+  if (notes.length === 0) return;
+  for (const { server, client } of notes) {
+    if (server !== null) seen(server);
+    if (client !== null) seen(client);
+  }
+  record.notes = notes.map(({ at, kind, server, client }) => [
+    at,
+    kind !== NoteKind.PARSE,
+    server?.queryId ?? null,
+    client === null ? null : clientTuple(client),
+    kind === NoteKind.DEALLOCATE,
+  ]);
+}
+
+function scramRecord(state: object): Record<string, unknown> {
+  const fields: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(state)) {
+    fields[name] = value instanceof Uint8Array ? { bytes: bytesText(value) } : value;
+  }
+  return fields;
+}
+
+function flagBits(sk: PgSocket): number {
+  let bits = 0;
+  for (let i = 0; i < flagFields.length; i++) if (sk[flagFields[i] as (typeof flagFields)[number]]) bits |= 1 << i;
+  // a packet that waits for answers of its server is looked at again by the new process
+  if (sk.link?.holding === true) bits |= 1 << flagFields.indexOf('reading');
+  return bits;
+}
+
+function socketRecord(sk: PgSocket, state: string, pool: number, kept: number, unsent: number): SocketRecord {
+  const record: SocketRecord = {
+    k: 'socket',
+    fd: true,
+    id: sk.id,
+    state,
+    pool,
+    f: flagBits(sk),
+    n: numberFields.map((name) => (timeFields.has(name) ? wallTime(sk[name]) : sk[name])),
+    v: sk.vars,
+    cancelKey: bytesText(sk.cancelKey),
+    remote: addrTuple(sk.remoteAddr),
+    local: addrTuple(sk.localAddr),
+    kept,
+    unsent,
+    collected: sk.collect === null ? 0 : sk.collectLen,
+  };
+  if (sk.ldapOptions !== '') record.ldapOptions = sk.ldapOptions;
+  if (sk.console !== null) record.console = consoleRecord(sk.console);
+  if (sk.link !== null) record.link = sk.link.id;
+  if (sk.canceledServer !== null) record.canceled = sk.canceledServer.id;
+  if (sk.db !== null) {
+    record.db = sk.db.name;
+    if (sk.db.fake) record.fake = true;
+  }
+  if (sk.loginUser !== (sk.pool?.user ?? null)) {
+    record.user = sk.loginUser === null ? null : credentialsRef(sk.loginUser, sk.db);
+  }
+  if (sk.host !== null) record.host = sk.host;
+  if (sk.startupOptions !== null) record.startupOptions = sk.startupOptions;
+  if (sk.loginSalt !== null) record.loginSalt = bytesText(sk.loginSalt);
+  if (sk.scram !== null) record.scram = scramRecord(sk.scram);
+  if (sk.requests !== null && sk.requests.count > 0) {
+    record.requests = requestList(sk.requests);
+    record.subjects = record.requests.map((_, at) => (sk.requests as RequestQueue).subjectAt(at));
+  }
+  if (sk.unnamedSeq !== 0 && sk.unnamed !== null && sk.unnamedLen > 0) {
+    record.unnamed = bytesText(sk.unnamed.subarray(0, sk.unnamedLen));
+  }
+  return record;
+}
+
+/** What shows that a client did nothing since it was described ahead. */
+interface Seen {
+  requestTime: number;
+  pool: PgPool | null;
+  /** it is still there */
+  met: boolean;
+}
+
+/**
+ * An idle client: nothing of it is on its way anywhere, and it changes only when a packet of it arrives, which its requestTime
+ * tells. The console's clients may wait for an event.
+ */
+function isIdle(sk: PgSocket): boolean {
+  return (
+    sk.state === SocketState.CL_ACTIVE &&
+    sk.link === null &&
+    sk.pool?.db.admin === false &&
+    sk.pktRemain === 0 &&
+    sk.collect === null &&
+    sk.canceledServer === null &&
+    !sk.hasKept
+  );
+}
+
+/** One description, from its first record to its last. */
+export class Description {
+  private readonly numbers = new Map<PgPool, number>();
+  private readonly statements = new Set<number>();
+  private readonly ahead = new Map<PgSocket, Seen>();
+  private ok = true;
+  private count = 0;
+
+  constructor(private readonly put: PutRecord) {}
+
+  /** @param format the version to write */
+  begin(format: number): boolean {
+    this.ok = this.put(beginRecord(format), [], null);
+    this.putFrame();
+    return this.ok;
+  }
+
+  /** What sockets belong to. Comes twice, because it goes on changing while clients are described ahead. */
+  private putFrame(): void {
+    for (let user = userList.head; user !== null; user = nextOf(user)) {
+      this.write({ k: 'user', ...secretRecord(user.credentials) }, [], null);
+    }
+    for (const list of [databaseList, autodatabaseIdleList]) {
+      for (let db = list.head; db !== null; db = nextOf(db)) this.write(databaseRecord(db), [], null);
+    }
+    for (const pool of allPools()) this.write(poolRecord(pool, this.numberOf(pool)), [], null);
+  }
+
+  /**
+   * Describes a client while the process still serves, if it is idle: most clients are, and those that stay so until
+   * everything stands still cost nothing then.
+   */
+  describeAhead(sk: PgSocket): boolean {
+    if (sk.handle < 0 || !isIdle(sk) || !travels(sk) || native.unsent(sk.handle) > 0) return this.ok;
+    // its pool was made after the frame was described
+    if (sk.pool !== null && !this.numbers.has(sk.pool)) return this.ok;
+    const record = socketRecord(sk, 'cl_active', this.numberOf(sk.pool), 0, 0);
+    record.k = 'ahead';
+    addStatements(record, sk, this.putStatement);
+    this.write(record, [], sk);
+    this.ahead.set(sk, { requestTime: sk.requestTime, pool: sk.pool, met: false });
+    return this.ok;
+  }
+
+  /** The end of what is described ahead. */
+  endAhead(): boolean {
+    this.write({ k: 'aheadEnd' }, [], null);
+    return this.ok;
+  }
+
+  /**
+   * Describes the process, which stands still.
+   * @param still every socket, with what it has not sent
+   * @param except the connection of the new process, which does not travel
+   * @param since when everything stood still
+   * @param pauseMode the mode before the handover
+   * @returns false when `put` gave up
+   */
+  describeAll(still: Stillness, except: PgSocket, since: number, pauseMode: PauseMode): boolean {
+    this.write(stillRecord(since, pauseMode), [], null);
+    let listeners = 0;
+    forEachPoolerFd((fd, _addr, inherited) => {
+      listeners++;
+      this.write({ k: 'listener', fd: true, inherited }, [], fd);
+      return this.ok;
+    });
+    this.putFrame();
+    const each = (sk: PgSocket): void => {
+      if (sk !== except) this.putSocket(sk, still.unsent.get(sk) ?? null);
+    };
+    for (const pool of allPools()) eachOfPool(pool, each);
+    eachOfList(loginClientList, each);
+    const gone: number[] = [];
+    for (const [sk, seen] of this.ahead) if (!seen.met) gone.push(sk.id);
+    if (gone.length > 0) this.write({ k: 'gone', ids: gone }, [], null);
+    this.write({ k: 'end', listeners, sockets: this.count }, [], null);
+    return this.ok;
+  }
+
+  private write(record: HandoverRecord, raw: readonly Uint8Array[], owned: Owned): void {
+    this.ok &&= this.put(record, raw, owned);
+  }
+
+  private numberOf(pool: PgPool | null): number {
+    if (pool === null) return -1;
+    let number = this.numbers.get(pool);
+    if (number === undefined) {
+      number = this.numbers.size;
+      this.numbers.set(pool, number);
+    }
+    return number;
+  }
+
+  private readonly putStatement = ({ queryId, query }: NumberedQuery): void => {
+    if (this.statements.has(queryId)) return;
+    this.statements.add(queryId);
+    this.write({ k: 'statement', queryId, length: query.length }, [query], null);
+  };
+
+  private putSocket(sk: PgSocket, unsent: Uint8Array | null): void {
+    const seen = this.ahead.get(sk);
+    if (seen !== undefined && seen.requestTime === sk.requestTime && seen.pool === sk.pool && isIdle(sk)) {
+      this.count++;
+      seen.met = true;
+      return;
+    }
+    const state = stateName(sk.state);
+    if (!this.ok || state === null || sk.handle < 0 || !travels(sk)) return;
+    this.count++;
+    if (seen !== undefined) seen.met = true;
+    const raw: Uint8Array[] = [];
+    const kept = native.keptLength(sk.handle) > 0 ? native.copyKept(sk.handle) : null;
+    if (kept !== null) raw.push(kept);
+    if (unsent !== null) raw.push(unsent);
+    if (sk.collect !== null) raw.push(sk.collect.subarray(0, sk.collectLen));
+    const record = socketRecord(sk, state, this.numberOf(sk.pool), kept?.length ?? 0, unsent?.length ?? 0);
+    record.fd = seen === undefined;
+    addStatements(record, sk, this.putStatement);
+    this.write(record, raw, record.fd ? sk : null);
+  }
+}

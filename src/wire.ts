@@ -1,0 +1,47 @@
+/*
+ * Assigns every upcall: the one place that knows both the floor that calls and the floor that answers.
+ */
+
+import {
+  adminHandleCancel,
+  adminHandleClient,
+  adminPauseDone,
+  adminPostLogin,
+  adminPreLogin,
+  adminWaitCloseDone,
+} from './admin/admin';
+import { logPrefix } from './core/base/log';
+import { tagHostAddrDirty } from './core/link/dirty';
+import { logSocketPrefix } from './core/net/addr';
+import { upcalls } from './core/pool/upcalls';
+import { handleSignal } from './signals';
+import {
+  abortHandover,
+  handleHandoverCommand,
+  handoverTurnEnd,
+  reloadAfterHandover,
+  shutdownForHandover,
+} from './takeover/give';
+import { takeoverLoggedIn } from './takeover/take';
+
+/** Called once, before anything runs on the loop. */
+export function wireUpcalls(): void {
+  logPrefix.fn = logSocketPrefix;
+
+  upcalls.admin.preLogin = adminPreLogin;
+  upcalls.admin.postLogin = adminPostLogin;
+  upcalls.admin.handleClient = adminHandleClient;
+  upcalls.admin.handleCancel = adminHandleCancel;
+  upcalls.admin.pauseDone = adminPauseDone;
+  upcalls.admin.waitCloseDone = adminWaitCloseDone;
+
+  upcalls.handover.command = handleHandoverCommand;
+  upcalls.handover.turnEnd = handoverTurnEnd;
+  upcalls.handover.shutdown = shutdownForHandover;
+  upcalls.handover.abort = abortHandover;
+  upcalls.handover.laterReload = reloadAfterHandover;
+
+  upcalls.takeoverLoggedIn = takeoverLoggedIn;
+  upcalls.addressGone = (name, addr) => tagHostAddrDirty(name, addr.host);
+  upcalls.signal = handleSignal;
+}
