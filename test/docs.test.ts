@@ -263,6 +263,20 @@ it('links between pages lead somewhere', () => {
   assert.deepEqual(broken, []);
 });
 
+it('files and folders of the source that pages name exist', () => {
+  const gone: string[] = [];
+  for (const name of allPages()) {
+    if (name === 'CHANGELOG.md') continue;
+    const text = readFileSync(join(PROJECT_DIR, name), 'utf8');
+    for (const [path] of text.matchAll(
+      /(?<![\w./-])(?:src|native|test|bench|compare|scripts|tools)\/(?:[\w.-]*\w\/?)*/g,
+    )) {
+      if (!existsSync(join(PROJECT_DIR, path))) gone.push(`${name}: ${path}`);
+    }
+  }
+  assert.deepEqual(gone, []);
+});
+
 it('docs/README.md lists every page', () => {
   const index = page('README.md');
   const unlisted = readdirSync(DOCS).filter((name) => name !== 'README.md' && !index.includes(`(${name})`));
