@@ -11,6 +11,7 @@
         "native/bind/socket.cc",
         "native/bind/tls.cc",
         "native/loop/backend_epoll.cc",
+        "native/loop/handles.cc",
         "native/loop/stream.cc",
         "native/loop/uvside.cc",
         "native/pam/pam.cc",

@@ -13,7 +13,8 @@ namespace tsb {
 static void stateEnd(napi_env, void *data, void *) {
   State *state = static_cast<State *>(data);
   pamEnd(state->pam);
-  if (state->loop) state->loop->ops->destroy(state->loop);
+  uvSideEnd(state->uv);
+  if (state->streams) streamsEnd(state->streams);
   posixEnd(state);
   tlsEnd(state);
   state->turn.unmap();

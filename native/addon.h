@@ -11,8 +11,9 @@
 #include <string>
 
 #include "address.h"
-#include "loop/loop.h"
+#include "loop/stream.h"
 #include "loop/turn.h"
+#include "loop/uvside.h"
 #include "tls/tls.h"
 
 namespace tsb {
@@ -21,8 +22,9 @@ struct Pam;
 
 struct State {
   Turn turn;
-  /** null until loopInit */
-  Loop *loop;
+  /** both null until loopInit */
+  Streams *streams;
+  UvSide *uv;
   /** openlog() does not copy its argument */
   std::string *syslogIdent;
   /** TLS contexts by id; index 0 stays empty */

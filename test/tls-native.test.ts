@@ -307,6 +307,18 @@ test('an end without close_notify is an end like any other', () => {
   closeAll(server);
 });
 
+test('a connection that breaks inside a record ends with the error of the socket', () => {
+  const [client, server] = tlsPair();
+  // a Unix socket that is closed with unread bytes resets the other end
+  put(server, Buffer.from('unread'));
+  const fd = native.detach(client);
+  assert.equal(writeSync(fd, Buffer.from([0x17, 3, 3, 0, 64, 1, 2, 3])), 8);
+  native.closeFd(fd);
+  assert.equal(until(Ev.RECV, server).result, -E.ECONNRESET);
+  assert.match(native.tlsError(server), /^read failed: Connection reset by peer/);
+  closeAll(server);
+});
+
 test('what is not TLS fails the handshake', () => {
   const [client, server] = openPair();
   native.tlsAccept(server, accepting(site), 0, 0);

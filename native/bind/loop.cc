@@ -15,7 +15,13 @@
 
 namespace tsb {
 
-static const LoopOps *const kBackends[] = {&kLoopUv};
+/** The names that loopInit takes. */
+struct Backend {
+  const char *name;
+  const LoopOps *ops;
+};
+
+static const Backend kBackends[] = {{"libuv", &kLoopEpoll}};
 
 /* ---- hot: integers in, one integer out ---- */
 
@@ -40,45 +46,51 @@ static inline napi_value intResult(napi_env env, int32_t value) {
 static napi_value wait(napi_env env, napi_callback_info info) {
   int32_t a[1];
   State *state = readInts(env, info, a);
-  if (!state->loop) {
+  if (!state->streams) {
     napi_throw_error(env, nullptr, "wait() before loopInit()");
     return nullptr;
   }
-  state->loop->ops->wait(state->loop, a[0]);
+  Loop *loop = state->streams->loop;
+  loop->ops->wait(loop, a[0]);
   if (state->pam) pamReport(state->pam, &state->turn);
   state->turn.stampClock();
-  return intResult(env, state->turn.count);
+  return intResult(env, state->turn.count());
 }
 
-/** For the many calls that take a handle and nothing else. */
-template <int (*LoopOps::*Op)(Loop *, int)>
+/** For the many calls that take a handle, or a descriptor, and nothing else. */
+template <int (*Call)(Streams *, int)>
 static napi_value onHandle(napi_env env, napi_callback_info info) {
   int32_t a[1];
-  Loop *loop = readInts(env, info, a)->loop;
-  return intResult(env, loop ? (loop->ops->*Op)(loop, a[0]) : -EBADF);
+  Streams *streams = readInts(env, info, a)->streams;
+  return intResult(env, streams ? Call(streams, a[0]) : -EBADF);
 }
 
 static napi_value listenStart(napi_env env, napi_callback_info info) {
   int32_t a[2];
-  Loop *loop = readInts(env, info, a)->loop;
-  return intResult(env, loop ? loop->ops->listenStart(loop, a[0], a[1] > 0) : -EBADF);
+  Streams *streams = readInts(env, info, a)->streams;
+  return intResult(env, streams ? streamListenStart(streams, a[0], a[1] > 0) : -EBADF);
 }
 
 static napi_value recvLimit(napi_env env, napi_callback_info info) {
   int32_t a[2];
-  Loop *loop = readInts(env, info, a)->loop;
-  return intResult(env, loop ? loop->ops->recvLimit(loop, a[0], a[1]) : -EBADF);
+  Streams *streams = readInts(env, info, a)->streams;
+  return intResult(env, streams ? streamRecvLimit(streams, a[0], a[1]) : -EBADF);
+}
+
+static napi_value startSignal(napi_env env, napi_callback_info info) {
+  int32_t a[1];
+  UvSide *uv = readInts(env, info, a)->uv;
+  return intResult(env, uv ? signalStart(uv, a[0]) : -EBADF);
 }
 
 /** send and keep: a handle and a piece of the arena. */
-template <int (*LoopOps::*Op)(Loop *, int, const uint8_t *, size_t)>
+template <int (*Call)(Streams *, int, const uint8_t *, size_t)>
 static napi_value onPiece(napi_env env, napi_callback_info info) {
   int32_t a[3];
   State *state = readInts(env, info, a);
-  Loop *loop = state->loop;
-  if (!loop) return intResult(env, -EBADF);
+  if (!state->streams) return intResult(env, -EBADF);
   if (!state->turn.inArena(a[1], a[2])) return intResult(env, -EFAULT);
-  return intResult(env, (loop->ops->*Op)(loop, a[0], state->turn.arena + a[1], static_cast<size_t>(a[2])));
+  return intResult(env, Call(state->streams, a[0], state->turn.arena + a[1], static_cast<size_t>(a[2])));
 }
 
 static napi_value sendBytes(napi_env env, napi_callback_info info) {
@@ -92,35 +104,41 @@ static napi_value sendBytes(napi_env env, napi_callback_info info) {
   napi_get_value_int32(env, args[0], &handle);
   napi_get_value_int32(env, args[2], &offset);
   napi_get_value_int32(env, args[3], &length);
-  Loop *loop = static_cast<State *>(data)->loop;
-  if (!loop) return intResult(env, -EBADF);
+  Streams *streams = static_cast<State *>(data)->streams;
+  if (!streams) return intResult(env, -EBADF);
   if (!bytesOf(env, args[1], &bytes, &size) || offset < 0 || length < 0 ||
       static_cast<size_t>(offset) + static_cast<size_t>(length) > size)
     return intResult(env, -EFAULT);
-  return intResult(env, loop->ops->send(loop, handle, bytes + offset, static_cast<size_t>(length)));
+  return intResult(env, streamSend(streams, handle, bytes + offset, static_cast<size_t>(length)));
 }
 
 /* ---- the others ---- */
 
+static const LoopOps *backendOf(const std::string &name) {
+  for (const Backend &backend : kBackends)
+    if (name == backend.name) return backend.ops;
+  return nullptr;
+}
+
 static Napi::Value loopInit(const Napi::CallbackInfo &info) {
   State *state = stateOf(info);
   const std::string name = argBytes(info, 0);
-  int recvMax = argInt(info, 1);
-  int err = 0;
-  if (state->loop) {
-    Napi::Error::New(info.Env(), "loopInit() called twice").ThrowAsJavaScriptException();
+  const LoopOps *ops = backendOf(name);
+  if (state->streams || !ops) {
+    const std::string why = state->streams ? "loopInit() called twice" : "unknown loop backend: " + name;
+    Napi::Error::New(info.Env(), why).ThrowAsJavaScriptException();
     return info.Env().Undefined();
   }
+  int recvMax = argInt(info, 1);
   if (recvMax < kRecvMaxLeast) recvMax = kRecvMaxLeast;
   if (recvMax > kRecvMaxMost) recvMax = kRecvMaxMost;
-  for (const LoopOps *ops : kBackends) {
-    if (name != ops->name) continue;
-    state->loop = ops->create(&state->turn, recvMax, &err);
-    if (!state->loop) return throwErrno(info.Env(), "loopInit", -err);
-    return toString(info.Env(), ops->name);
-  }
-  Napi::Error::New(info.Env(), "unknown loop backend: " + name).ThrowAsJavaScriptException();
-  return info.Env().Undefined();
+  int err = 0;
+  state->streams = streamsNew(ops, &state->turn, {recvMax}, &err);
+  if (state->streams) state->uv = uvSideNew(state->streams, &err);
+  if (state->uv) return toString(info.Env(), name);
+  if (state->streams) streamsEnd(state->streams);
+  state->streams = nullptr;
+  return throwErrno(info.Env(), "loopInit", -err);
 }
 
 static Napi::Value libuvVersion(const Napi::CallbackInfo &info) {
@@ -128,23 +146,23 @@ static Napi::Value libuvVersion(const Napi::CallbackInfo &info) {
 }
 
 static Napi::Value loopBreak(const Napi::CallbackInfo &info) {
-  Loop *loop = stateOf(info)->loop;
-  if (loop) loop->ops->breakWait(loop);
+  Streams *streams = stateOf(info)->streams;
+  if (streams) streams->loop->breakRequested = true;
   return info.Env().Undefined();
 }
 
 static Napi::Value wakeFd(const Napi::CallbackInfo &info) {
-  Loop *loop = stateOf(info)->loop;
-  return toInt(info.Env(), loop ? loop->ops->wakeFd(loop) : -EBADF);
+  Streams *streams = stateOf(info)->streams;
+  return toInt(info.Env(), streams ? streams->loop->wakeFd : -EBADF);
 }
 
 static Napi::Value connect(const Napi::CallbackInfo &info) {
-  Loop *loop = stateOf(info)->loop;
+  Streams *streams = stateOf(info)->streams;
   Address addr;
-  if (!loop) return toInt(info.Env(), -EBADF);
+  if (!streams) return toInt(info.Env(), -EBADF);
   const int fd = argInt(info, 3, -1);
   int res = toAddress(argInt(info, 0), argBytes(info, 1), argInt(info, 2, 0), &addr);
-  if (res >= 0) return toInt(info.Env(), loop->ops->connect(loop, fd, addr.sa(), addr.length));
+  if (res >= 0) return toInt(info.Env(), streamConnect(streams, fd, addr.sa(), addr.length));
   if (fd >= 0) close(fd);
   return toInt(info.Env(), res);
 }
@@ -158,76 +176,56 @@ static Napi::Value newSocket(const Napi::CallbackInfo &info) {
 }
 
 static Napi::Value recvStopAll(const Napi::CallbackInfo &info) {
-  Loop *loop = stateOf(info)->loop;
+  Streams *streams = stateOf(info)->streams;
   std::vector<int> handles;
-  if (loop) {
-    loop->ops->recvStopAll(
-        loop, argInt(info, 0),
-        [](void *context, int handle) { static_cast<std::vector<int> *>(context)->push_back(handle); }, &handles);
-  }
+  if (streams) handles = streamRecvStopAll(streams, argInt(info, 0));
   Napi::Array list = Napi::Array::New(info.Env(), handles.size());
   for (size_t i = 0; i < handles.size(); i++) list.Set(static_cast<uint32_t>(i), toInt(info.Env(), handles[i]));
   return list;
 }
 
-static Napi::Value takeUnsent(const Napi::CallbackInfo &info) {
-  Loop *loop = stateOf(info)->loop;
+/** Bytes of a handle: as many as Length says, as Copy gives them. */
+template <int (*Length)(Streams *, int), int (*Copy)(Streams *, int, uint8_t *)>
+static Napi::Value bytesOfHandle(const Napi::CallbackInfo &info) {
+  Streams *streams = stateOf(info)->streams;
   const int handle = argInt(info, 0);
-  int length = loop ? loop->ops->unsent(loop, handle) : 0;
-  if (length < 0) length = 0;
-  Napi::Uint8Array bytes = Napi::Uint8Array::New(info.Env(), static_cast<size_t>(length));
-  if (length > 0) loop->ops->takeUnsent(loop, handle, bytes.Data());
+  const int length = streams ? Length(streams, handle) : 0;
+  Napi::Uint8Array bytes = Napi::Uint8Array::New(info.Env(), length > 0 ? static_cast<size_t>(length) : 0);
+  if (length > 0) Copy(streams, handle, bytes.Data());
   return bytes;
 }
 
-/** A copy of the kept bytes; they stay kept. Uses a backend's own calls, so that each need not have one more. */
-static Napi::Value copyKept(const Napi::CallbackInfo &info) {
-  State *state = stateOf(info);
-  Loop *loop = state->loop;
-  const int handle = argInt(info, 0);
-  const int length = loop ? loop->ops->keptLength(loop, handle) : 0;
-  Napi::Uint8Array bytes = Napi::Uint8Array::New(info.Env(), length > 0 ? static_cast<size_t>(length) : 0);
-  if (length <= 0) return bytes;
-  const size_t used = state->turn.sideUsed;
-  const int offset = loop->ops->takeKept(loop, handle);
-  if (offset < 0) return info.Env().Null();
-  memcpy(bytes.Data(), state->turn.arena + offset, static_cast<size_t>(length));
-  const int err = loop->ops->keep(loop, handle, bytes.Data(), static_cast<size_t>(length));
-  state->turn.sideUsed = used;
-  return err < 0 ? info.Env().Null() : Napi::Value(bytes);
-}
-
 static Napi::Value keepBytes(const Napi::CallbackInfo &info) {
-  Loop *loop = stateOf(info)->loop;
+  Streams *streams = stateOf(info)->streams;
   uint8_t *bytes;
   size_t length;
-  if (!loop) return toInt(info.Env(), -EBADF);
+  if (!streams) return toInt(info.Env(), -EBADF);
   if (!bytesOf(info.Env(), info[1], &bytes, &length)) return toInt(info.Env(), -EFAULT);
-  return toInt(info.Env(), loop->ops->keep(loop, argInt(info, 0), bytes, length));
+  return toInt(info.Env(), streamKeep(streams, argInt(info, 0), bytes, length));
 }
 
 static Napi::Value resolve(const Napi::CallbackInfo &info) {
-  Loop *loop = stateOf(info)->loop;
-  return toInt(info.Env(), loop ? loop->ops->resolve(loop, argBytes(info, 0).c_str()) : -EBADF);
+  UvSide *uv = stateOf(info)->uv;
+  return toInt(info.Env(), uv ? lookupStart(uv, argBytes(info, 0).c_str()) : -EBADF);
 }
 
 static Napi::Value resolveResult(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
-  Loop *loop = stateOf(info)->loop;
+  UvSide *uv = stateOf(info)->uv;
   const int id = argInt(info, 0);
   Napi::Array list = Napi::Array::New(env);
-  if (!loop) return list;
+  if (!uv) return list;
   uint32_t count = 0;
-  for (const addrinfo *a = loop->ops->resolved(loop, id); a; a = a->ai_next)
+  for (const addrinfo *a = lookupFound(uv, id); a; a = a->ai_next)
     if (a->ai_family == AF_INET || a->ai_family == AF_INET6)
       list.Set(count++, toSockAddr(env, fromSockaddr(a->ai_addr, a->ai_addrlen)));
-  loop->ops->resolveEnd(loop, id);
+  lookupEnd(uv, id);
   return list;
 }
 
 static Napi::Value resolveCancel(const Napi::CallbackInfo &info) {
-  Loop *loop = stateOf(info)->loop;
-  if (loop) loop->ops->resolveEnd(loop, argInt(info, 0));
+  UvSide *uv = stateOf(info)->uv;
+  if (uv) lookupEnd(uv, argInt(info, 0));
   return info.Env().Undefined();
 }
 
@@ -241,24 +239,24 @@ static void addRaw(Napi::Env env, Napi::Object exports, State *state, const char
 
 void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   addRaw(env, exports, state, "wait", wait);
-  addRaw(env, exports, state, "signalStart", onHandle<&LoopOps::signalStart>);
-  addRaw(env, exports, state, "open", onHandle<&LoopOps::open>);
-  addRaw(env, exports, state, "listenOpen", onHandle<&LoopOps::listenOpen>);
+  addRaw(env, exports, state, "signalStart", startSignal);
+  addRaw(env, exports, state, "open", onHandle<streamOpen>);
+  addRaw(env, exports, state, "listenOpen", onHandle<streamListen>);
   addRaw(env, exports, state, "listenStart", listenStart);
-  addRaw(env, exports, state, "watchFd", onHandle<&LoopOps::watchFd>);
-  addRaw(env, exports, state, "fdOf", onHandle<&LoopOps::fdOf>);
-  addRaw(env, exports, state, "close", onHandle<&LoopOps::close>);
-  addRaw(env, exports, state, "detach", onHandle<&LoopOps::detach>);
-  addRaw(env, exports, state, "recvStart", onHandle<&LoopOps::recvStart>);
-  addRaw(env, exports, state, "recvStop", onHandle<&LoopOps::recvStop>);
-  addRaw(env, exports, state, "ended", onHandle<&LoopOps::ended>);
+  addRaw(env, exports, state, "watchFd", onHandle<streamWatch>);
+  addRaw(env, exports, state, "fdOf", onHandle<streamFd>);
+  addRaw(env, exports, state, "close", onHandle<streamClose>);
+  addRaw(env, exports, state, "detach", onHandle<streamDetach>);
+  addRaw(env, exports, state, "recvStart", onHandle<streamRecvStart>);
+  addRaw(env, exports, state, "recvStop", onHandle<streamRecvStop>);
+  addRaw(env, exports, state, "ended", onHandle<streamEnded>);
   addRaw(env, exports, state, "recvLimit", recvLimit);
-  addRaw(env, exports, state, "keep", onPiece<&LoopOps::keep>);
-  addRaw(env, exports, state, "keptLength", onHandle<&LoopOps::keptLength>);
-  addRaw(env, exports, state, "takeKept", onHandle<&LoopOps::takeKept>);
-  addRaw(env, exports, state, "send", onPiece<&LoopOps::send>);
+  addRaw(env, exports, state, "keep", onPiece<streamKeep>);
+  addRaw(env, exports, state, "keptLength", onHandle<streamKeptLength>);
+  addRaw(env, exports, state, "takeKept", onHandle<streamTakeKept>);
+  addRaw(env, exports, state, "send", onPiece<streamSend>);
   addRaw(env, exports, state, "sendBytes", sendBytes);
-  addRaw(env, exports, state, "unsent", onHandle<&LoopOps::unsent>);
+  addRaw(env, exports, state, "unsent", onHandle<streamUnsent>);
 
   exports.Set("loopInit", Napi::Function::New<loopInit>(env, "loopInit", state));
   exports.Set("libuvVersion", Napi::Function::New<libuvVersion>(env, "libuvVersion", state));
@@ -267,8 +265,8 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("socket", Napi::Function::New<newSocket>(env, "socket", state));
   exports.Set("connect", Napi::Function::New<connect>(env, "connect", state));
   exports.Set("recvStopAll", Napi::Function::New<recvStopAll>(env, "recvStopAll", state));
-  exports.Set("takeUnsent", Napi::Function::New<takeUnsent>(env, "takeUnsent", state));
-  exports.Set("copyKept", Napi::Function::New<copyKept>(env, "copyKept", state));
+  exports.Set("takeUnsent", Napi::Function::New<bytesOfHandle<streamUnsent, streamTakeUnsent>>(env, "takeUnsent", state));
+  exports.Set("copyKept", Napi::Function::New<bytesOfHandle<streamKeptLength, streamCopyKept>>(env, "copyKept", state));
   exports.Set("keepBytes", Napi::Function::New<keepBytes>(env, "keepBytes", state));
   exports.Set("resolve", Napi::Function::New<resolve>(env, "resolve", state));
   exports.Set("resolveResult", Napi::Function::New<resolveResult>(env, "resolveResult", state));

@@ -9,8 +9,8 @@ namespace tsb {
 static Napi::Value open(const Napi::CallbackInfo &info) {
   State *state = stateOf(info);
   if (state->pam) return toString(info.Env(), std::string());
-  if (!state->loop) return toString(info.Env(), "no loop yet");
-  return toString(info.Env(), pamOpen(state->loop->ops->wakeFd(state->loop), &state->pam));
+  if (!state->streams) return toString(info.Env(), "no loop yet");
+  return toString(info.Env(), pamOpen(state->streams->loop->wakeFd, &state->pam));
 }
 
 static Napi::Value submit(const Napi::CallbackInfo &info) {

@@ -80,12 +80,12 @@ static Napi::Value tlsKnown(const Napi::CallbackInfo &info) {
 static int start(State *state, int handle, int id, bool server, const std::string &host, const uint8_t *bytes,
                  size_t length) {
   const TlsContext *context = contextOf(state, id);
-  if (!state->loop) return -EBADF;
+  if (!state->streams) return -EBADF;
   if (!context || context->server != server) return -EINVAL;
   if (context->verify == TlsVerify::kName && host.empty()) return -EINVAL;
   if (!state->tlsBio) state->tlsBio = tlsBioMethod();
   TlsConn *conn = state->tlsBio ? tlsConnNew(context, state->tlsBio, host) : nullptr;
-  return conn ? state->loop->ops->tlsStart(state->loop, handle, conn, bytes, length) : -ENOMEM;
+  return conn ? streamTlsStart(state->streams, handle, conn, bytes, length) : -ENOMEM;
 }
 
 static Napi::Value tlsAccept(const Napi::CallbackInfo &info) {
@@ -103,8 +103,8 @@ static Napi::Value tlsConnect(const Napi::CallbackInfo &info) {
 }
 
 static TlsConn *connOf(const Napi::CallbackInfo &info) {
-  Loop *loop = stateOf(info)->loop;
-  return loop ? loop->ops->tlsOf(loop, argInt(info, 0)) : nullptr;
+  Streams *streams = stateOf(info)->streams;
+  return streams ? streamTls(streams, argInt(info, 0)) : nullptr;
 }
 
 static Napi::Value tlsError(const Napi::CallbackInfo &info) {

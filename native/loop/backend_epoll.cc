@@ -1,156 +1,258 @@
 /*
- * The libuv backend: life of the loop, the wait, signals and wake-ups. It has a private uv_loop_t, because Node's own
- * loop never turns again once the program's loop has begun. Signals and name lookups are libuv's; its set is one member
- * of ours, and the sockets are watched directly, since libuv offers no edges.
+ * The epoll backend: the kernel reports readiness, and this part does the receiving, sending, connecting and accepting.
+ *
+ * System calls are what a pooler pays for, and so is what the kernel does for each event. A connection is therefore
+ * registered once, for edges of both directions: stopping, starting and blocked sends cost no call, and the kernel does not
+ * look again at descriptors it has reported. The price is that an edge must be remembered (readable, ending) until the
+ * socket is seen empty: nothing announces it twice. Listeners and watches are registered by level.
  */
-#include "loop/stream.h"
-
 #include <errno.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <new>
+
+#include "loop/stream.h"
+#include "plainio.h"
 
 namespace tsb {
 
 /** Events that one wait takes from the kernel. */
 constexpr int kEventsMax = 1024;
+constexpr uint32_t kBroken = EPOLLHUP | EPOLLERR;
 
-static void onWake(UvLoop *l) {
-  uint64_t count;
-  // another thread may drain it never, only this one: one read empties an eventfd
-  if (read(l->wakeFd, &count, sizeof(count)) == static_cast<ssize_t>(sizeof(count)))
-    l->turn->add(kWake, 0, 0, 0);
+struct EpollLoop : Loop {
+  int epollFd;
+  Lane lane;
+};
+
+static EpollLoop *epollLoop(Loop *loop) { return static_cast<EpollLoop *>(loop); }
+
+/* ---- registration ---- */
+
+static uint32_t wantedEvents(const Stream *s) {
+  if (s->kind == StreamKind::kConnection) return EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+  return s->reading ? EPOLLIN : 0u;
 }
 
-static void onSignal(uv_signal_t *signal, int signum) {
-  static_cast<UvLoop *>(signal->data)->turn->add(kSignal, signum, 0, 0);
-}
-
-static Loop *create(Turn *turn, int recvMax, int *err) {
-  UvLoop *l = new (std::nothrow) UvLoop();
-  if (!l) {
-    *err = -ENOMEM;
-    return nullptr;
-  }
-  l->ops = &kLoopUv;
-  l->turn = turn;
-  l->recvMax = recvMax;
-  l->slots.push_back(nullptr);
-  l->wakeFd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (l->wakeFd < 0) {
-    *err = -errno;
-    delete l;
-    return nullptr;
-  }
-  if ((*err = uv_loop_init(&l->uv)) < 0) {
-    close(l->wakeFd);
-    delete l;
-    return nullptr;
-  }
-  uv_async_init(&l->uv, &l->alive, nullptr);
-  l->epollFd = epoll_create1(EPOLL_CLOEXEC);
-  // members that are not slots are known by addresses that no slot has
-  epoll_event wake = {EPOLLIN, {&l->wakeFd}};
-  epoll_event uv = {EPOLLIN, {&l->uv}};
-  if (l->epollFd < 0 || epoll_ctl(l->epollFd, EPOLL_CTL_ADD, l->wakeFd, &wake) < 0 ||
-      epoll_ctl(l->epollFd, EPOLL_CTL_ADD, uv_backend_fd(&l->uv), &uv) < 0) {
-    *err = -errno;
-    close(l->wakeFd);
-    delete l;  // only when the kernel is out of memory at start: libuv's loop is not worth unwinding then
-    return nullptr;
-  }
-  uv_run(&l->uv, UV_RUN_NOWAIT);
-  return l;
-}
-
-static void onSignalClosed(uv_handle_t *handle) { delete reinterpret_cast<uv_signal_t *>(handle); }
-
-/* Also runs when a worker's environment goes away, so everything must really be released. */
-static void destroy(Loop *loop) {
-  UvLoop *l = uvLoop(loop);
-  for (size_t handle = 1; handle < l->slots.size(); handle++) {
-    Slot *slot = l->slots[handle];
-    if (!slotLive(slot)) continue;
-    if (slot->kind == SlotKind::kWatch)
-      ioDetach(l, slot->handle);
-    else
-      ioClose(l, slot->handle);
-  }
-  for (int signum = 0; signum < kSignalsMax; signum++)
-    if (l->signals[signum]) uv_close(reinterpret_cast<uv_handle_t *>(l->signals[signum]), onSignalClosed);
-  close(l->wakeFd);
-  close(l->epollFd);
-  uv_close(reinterpret_cast<uv_handle_t *>(&l->alive), nullptr);
-  std::vector<int> ids;
-  for (const auto &entry : l->lookups) ids.push_back(entry.first);
-  for (int id : ids) lookupEnd(l, id);
-  uv_run(&l->uv, UV_RUN_NOWAIT);
-  uv_run(&l->uv, UV_RUN_NOWAIT);
-  // A lookup that a pool thread is still busy with writes into this loop later: then the memory is left to the end of
-  // the process, which is better than waiting for a name server here.
-  if (uv_loop_close(&l->uv) < 0) return;
-  for (Slot *slot : l->slots) delete slot;
-  delete l;
-}
-
-static int wait(Loop *loop, int timeoutMs) {
-  UvLoop *l = uvLoop(loop);
-  Turn *turn = l->turn;
-  turn->begin();
-  l->turnNumber++;
-  ioReuse(l);
-  ioDeliverPending(l);
-  const bool block = timeoutMs != 0 && turn->count == 0 && !l->breakAsked && l->pending.empty();
-  l->breakAsked = false;
-  epoll_event events[kEventsMax];
-  const int n = epoll_wait(l->epollFd, events, kEventsMax, block ? timeoutMs : 0);
-  for (int i = 0; i < n; i++) {
-    void *member = events[i].data.ptr;
-    if (member == &l->wakeFd)
-      onWake(l);
-    else if (member == &l->uv)
-      uv_run(&l->uv, UV_RUN_NOWAIT);
-    else
-      ioEvent(static_cast<Slot *>(member), events[i].events);
-  }
-  return turn->count;
-}
-
-static void breakWait(Loop *loop) { uvLoop(loop)->breakAsked = true; }
-
-static int wakeFd(Loop *loop) { return uvLoop(loop)->wakeFd; }
-
-/* libuv installs its handler over whatever Node had, the inspector's SIGUSR1 included. */
-static int signalStart(Loop *loop, int signum) {
-  UvLoop *l = uvLoop(loop);
-  if (signum <= 0 || signum >= kSignalsMax) return -EINVAL;
-  if (l->signals[signum]) return 0;
-  uv_signal_t *signal = new (std::nothrow) uv_signal_t();
-  if (!signal) return -ENOMEM;
-  int err = uv_signal_init(&l->uv, signal);
-  if (err < 0) {
-    delete signal;
-    return err;
-  }
-  signal->data = l;
-  err = uv_signal_start(signal, onSignal, signum);
-  if (err < 0) {
-    uv_close(reinterpret_cast<uv_handle_t *>(signal), onSignalClosed);
-    return err;
-  }
-  l->signals[signum] = signal;
-  // registers it: libuv tells the kernel only when its loop turns
-  uv_run(&l->uv, UV_RUN_NOWAIT);
+/** Tells the kernel what is wanted, if that has changed. Returns 0 or -errno. */
+static int watch(Stream *s) {
+  const uint32_t wanted = wantedEvents(s);
+  if (wanted == s->epoll.armed) return 0;
+  epoll_event event = {wanted, {s}};
+  const int op = wanted == 0 ? EPOLL_CTL_DEL : EPOLL_CTL_ADD;
+  // what cannot be removed is not there, and nothing is lost
+  if (epoll_ctl(epollLoop(s->streams->loop)->epollFd, op, s->fd, &event) < 0 && wanted != 0) return -errno;
+  s->epoll.armed = wanted;
   return 0;
 }
 
-const LoopOps kLoopUv = {
-    "libuv",      create,      destroy,      wait,          breakWait,    wakeFd,   signalStart,  ioOpen,
-    ioConnect,    ioListenOpen, ioListenStart, ioWatchFd,   ioFdOf,       ioClose,  ioDetach,     ioRecvStart,
-    ioRecvStop,   ioEnded,     ioRecvStopAll, ioRecvLimit, ioKeep,       ioKeptLength, ioTakeKept, ioSend,      ioUnsent,
-    ioTakeUnsent, ioTlsStart,  ioTlsOf,      lookupStart,   lookupFound,  lookupEnd,
+static void watchOrFail(Stream *s) {
+  const int err = watch(s);
+  if (err < 0) streamFailed(s, err);
+}
+
+/* ---- receiving ---- */
+
+/** True when a receive is due that no event announces. */
+static bool due(const Stream *s) { return streamWants(s) && (s->epoll.readable || streamHasInput(s)); }
+
+/** One receive. Returns false when the turn has no room for it. */
+static bool receiveNow(Stream *s) {
+  Place place;
+  switch (streamPlace(s, &place)) {
+    case Offer::kNoRoom:
+      return false;
+    case Offer::kNothing:
+      return true;
+    case Offer::kDeliver:
+      return streamReceived(s, nullptr, -EAGAIN);
+    case Offer::kReceive:
+      break;
+  }
+  ssize_t n = recvRetry(s->fd, place.bytes, place.most);
+  if (n < 0) n = wouldBlock(errno) ? -EAGAIN : -errno;
+  if (n == -EAGAIN) s->ending = false;
+  // less than asked for: the socket is empty, and the next byte is an edge; but nothing announces the end again
+  if (n <= 0 || (static_cast<size_t>(n) < place.most && !s->ending)) s->epoll.readable = false;
+  return streamReceived(s, place.bytes, n);
+}
+
+static int receive(Loop *, Stream *s, bool on) {
+  if (!on) return 0;
+  if (s->kind == StreamKind::kConnection && due(s)) streamQueueReceive(s);
+  return watch(s);
+}
+
+/* ---- sending ---- */
+
+static int send(Loop *, Stream *s, const uint8_t *bytes, size_t length) {
+  if (s->unsent.length == 0 && !s->connecting) {
+    const ssize_t n = sendRetry(s->fd, bytes, length);
+    if (n < 0 && !wouldBlock(errno)) return -errno;
+    if (n > 0) {
+      bytes += n;
+      length -= static_cast<size_t>(n);
+    }
+    if (length == 0) return 0;
+  }
+  if (!s->unsent.append(bytes, length)) return -ENOMEM;
+  watchOrFail(s);
+  return static_cast<int>(s->unsent.length);
+}
+
+static void flushUnsent(Stream *s) {
+  if (s->unsent.length == 0) return;
+  const ssize_t n = sendRetry(s->fd, s->unsent.first(), s->unsent.length);
+  if (n >= 0)
+    streamSent(s, n);
+  else if (!wouldBlock(errno))
+    streamSent(s, -errno);
+}
+
+/* ---- connecting, accepting ---- */
+
+static void connect(Loop *, Stream *s, const sockaddr *addr, socklen_t length) {
+  const int err = ::connect(s->fd, addr, length) < 0 ? errno : 0;
+  if (err == EINPROGRESS || err == EINTR) {
+    watchOrFail(s);
+    return;
+  }
+  s->epoll.connectEnded = true;
+  s->epoll.connectResult = -err;
+  streamQueue(s);
+}
+
+static void connected(Stream *s) {
+  int err = 0;
+  socklen_t length = sizeof(err);
+  if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &err, &length) < 0) err = errno;
+  streamConnected(s, -err);
+}
+
+static void acceptSome(Stream *s) {
+  bool accepted = false;
+  for (int i = 0; i < kAcceptMax && !s->lane->section->full(); i++) {
+    const int fd = accept4(s->fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+      streamAccepted(s, fd);
+      accepted = true;
+      continue;
+    }
+    const int err = errno;
+    // the peer gave up while it was queued; PgBouncer does not log that either
+    if (err == EINTR || err == ECONNABORTED) continue;
+    // Do not report an error in the turn in which an accept succeeded: when the last free descriptor is used up, the kernel
+    // answers EMFILE even if no connection waits. If one does, the next turn reports it.
+    if (!accepted && !wouldBlock(err)) streamAccepted(s, -err);
+    return;
+  }
+}
+
+/* ---- a turn ---- */
+
+static void onConnection(Stream *s, uint32_t events) {
+  if (events & (EPOLLIN | EPOLLRDHUP | kBroken)) s->epoll.readable = true;
+  if (events & (EPOLLRDHUP | kBroken)) s->ending = true;
+  if (s->connecting) {
+    if (s->epoll.connectEnded || !(events & (EPOLLOUT | kBroken))) return;
+    connected(s);
+  }
+  if (events & (EPOLLOUT | kBroken)) flushUnsent(s);
+  // a stream in the queue has its place there
+  if (s->receiveDue) return;
+  if (due(s)) receiveNow(s);
+  if (due(s)) streamQueueReceive(s);
+}
+
+static void onEvent(Stream *s, uint32_t events) {
+  switch (s->kind) {
+    case StreamKind::kConnection:
+      onConnection(s, events);
+      break;
+    case StreamKind::kListener:
+      if (s->reading) acceptSome(s);
+      break;
+    case StreamKind::kWatch:
+      streamReadable(s);
+      break;
+    case StreamKind::kFree:
+    case StreamKind::kClosing:
+      return;
+  }
+  watchOrFail(s);
+}
+
+/** The next record of a queued stream. Returns false when the turn has no room for it. */
+static bool work(Stream *s) {
+  if (s->epoll.connectEnded && s->connecting) {
+    if (s->lane->section->full()) return false;
+    s->epoll.connectEnded = false;
+    streamConnected(s, s->epoll.connectResult);
+    flushUnsent(s);
+  } else if (s->receiveDue) {
+    if ((s->redeliver || s->shaking || due(s)) && !receiveNow(s)) return false;
+    s->receiveDue = due(s);
+  }
+  watchOrFail(s);
+  return true;
+}
+
+static int wait(Loop *loop, int timeoutMs) {
+  EpollLoop *l = epollLoop(loop);
+  turnBegin(l);
+  laneDeliver(&l->lane, work);
+  const bool block = timeoutMs != 0 && l->turn->count() == 0 && !l->breakRequested && l->lane.due.empty();
+  l->breakRequested = false;
+  epoll_event events[kEventsMax];
+  const int n = epoll_wait(l->epollFd, events, kEventsMax, block ? timeoutMs : 0);
+  for (int i = 0; i < n; i++) onEvent(static_cast<Stream *>(events[i].data.ptr), events[i].events);
+  return l->turn->join();
+}
+
+/* ---- life ---- */
+
+static Loop *create(Turn *turn, const LoopOptions &options, int *err) {
+  *err = -ENOMEM;
+  EpollLoop *l = new (std::nothrow) EpollLoop();
+  if (!l) return nullptr;
+  l->ops = &kLoopEpoll;
+  l->turn = turn;
+  l->options = options;
+  l->wakeFd = -1;
+  l->lane.turn = turn;
+  l->lane.section = &turn->sections[0];
+  l->lane.recvMax = static_cast<size_t>(options.recvMax);
+  l->epollFd = epoll_create1(EPOLL_CLOEXEC);
+  *err = -errno;
+  if (l->epollFd >= 0) return l;
+  delete l;
+  return nullptr;
+}
+
+static void destroy(Loop *loop) {
+  EpollLoop *l = epollLoop(loop);
+  close(l->epollFd);
+  delete l;
+}
+
+/* The kernel is told at the first receive(): many refusals of a descriptor then become its first record. */
+static int attach(Loop *loop, Stream *s) {
+  s->lane = &epollLoop(loop)->lane;
+  return 0;
+}
+
+/* By name: the descriptor may live on in another process, and then closing it here does not remove it. */
+static void detach(Loop *loop, Stream *s) {
+  if (s->epoll.armed) epoll_ctl(epollLoop(loop)->epollFd, EPOLL_CTL_DEL, s->fd, nullptr);
+}
+
+/* Nothing is under way between two waits: receives and sends are done when their call returns. */
+static void quiesce(Loop *) {}
+
+const LoopOps kLoopEpoll = {
+    "epoll", create, destroy, attach, detach, connect, receive, send, quiesce, wait,
 };
 
 }  // namespace tsb

@@ -1,9 +1,18 @@
 /*
- * What an event loop backend must offer, and the limits that all backends share. bind/loop.cc calls through the table
- * and knows no backend; a backend knows nothing of JavaScript. The shape is that of completions: a backend receives on
- * its own and reports where the bytes lie, so that readiness (libuv) and completion (io_uring) fit behind it equally.
+ * The contract between an event loop backend and everything else. A backend moves bytes between the kernel and memory;
+ * stream.cc keeps what a handle remembers and makes the records; uvside.cc has signals, the wake-up and name lookups.
  *
- * Everywhere: a handle is an index > 0, errors are -errno, and an unknown handle is -EBADF, never a crash.
+ * The shape is that of completions: a backend receives by itself and reports the bytes, so that readiness (epoll) and
+ * completion (io_uring) fit behind the same table. native/loop/stream.h lists what a backend calls in return.
+ *
+ * What holds for every backend, and is tested on this table (test/native/):
+ *   - the bytes of a stream arrive in their order, and leave in their order;
+ *   - a stream gives at most one RECV record a turn, because kept bytes go in front of the *next* delivery;
+ *   - kept bytes and new ones are contiguous;
+ *   - after detach() nothing is reported for the stream;
+ *   - a turn has at most kRingRecords records, and none is lost.
+ *
+ * Everywhere: errors are -errno, and an unknown handle is -EBADF, never a crash.
  */
 #pragma once
 
@@ -14,11 +23,11 @@
 
 #include "loop/turn.h"
 
-struct addrinfo;
-
 namespace tsb {
 
-struct TlsConn;
+struct Loop;
+struct Stream;
+struct Streams;
 
 /** Most handles of one loop; far above any descriptor limit in practice. */
 constexpr int kHandlesMax = 1 << 20;
@@ -28,9 +37,9 @@ constexpr int kRecvMaxMost = 1 << 20;
 /** With less arena left than this (or recvMax, when that is smaller), a receive waits for the next turn: a short
  *  receive would cost a system call for little. */
 constexpr size_t kRecvRoomLeast = 16 * 1024;
-/** Of the arena, what streams that always have more must leave to those that have something now: a small query does not
- *  queue behind large results. */
-constexpr size_t kEventsRoom = kRecvSpace / 4;
+/** One part in this many of a section: streams that always have more leave it to those that have something now, so that
+ *  a small query does not queue behind large results. */
+constexpr size_t kEventsPart = 4;
 /** Most kept bytes that are delivered again; TypeScript's own packet limits are lower. Beyond it the next delivery is
  *  -EMSGSIZE. */
 constexpr size_t kKeptMax = 1 << 20;
@@ -43,70 +52,60 @@ constexpr int kAcceptMax = 128;
 /** Name lookups under way or not fetched yet. */
 constexpr size_t kLookupsMax = 65536;
 
-struct LoopOps;
-
-/** What all backends' loops have in front. */
-struct Loop {
-  const LoopOps *ops;
+struct LoopOptions {
+  /** most bytes of one receive, between kRecvMaxLeast and kRecvMaxMost */
+  int recvMax;
 };
 
+/** The nine operations of a backend. All are called by one thread. */
 struct LoopOps {
   const char *name;
 
-  /** Returns the loop, or null with *err = -errno. `turn` is borrowed and outlives the loop. */
-  Loop *(*create)(Turn *turn, int recvMax, int *err);
-  /** Closes every descriptor the loop owns. */
+  /** Makes the loop, or returns null with *err = -errno. The turn outlives the loop. */
+  Loop *(*create)(Turn *turn, const LoopOptions &options, int *err);
+  /** Frees the loop. All streams have been detached. */
   void (*destroy)(Loop *loop);
 
+  /** The stream belongs to the loop from now on and gets its lane, for good. Nothing is received before receive().
+   *  Returns 0 or -errno. */
+  int (*attach)(Loop *loop, Stream *stream);
+  /** Ends that: the caller may close the descriptor or hand it on, and nothing is reported for the stream any more. */
+  void (*detach)(Loop *loop, Stream *stream);
+
+  /** Starts to connect a stream; streamConnected() follows, at the earliest in the next wait(). */
+  void (*connect)(Loop *loop, Stream *stream, const sockaddr *addr, socklen_t length);
+  /**
+   * Says whether input is wanted from now on: streamReceived() at most once a turn for a connection, streamAccepted() for
+   * a listener, streamReadable() for a watch. Returns 0, or -errno when the kernel does not watch such a descriptor.
+   */
+  int (*receive)(Loop *loop, Stream *stream, bool on);
+  /**
+   * Sends all the bytes, in time; the caller may reuse their memory at once. What is not handed to the kernel yet is in
+   * stream->unsent, whose length is returned; when that is above 0, streamSent() follows. A failure is -errno, now or by
+   * streamSent().
+   */
+  int (*send)(Loop *loop, Stream *stream, const uint8_t *bytes, size_t length);
+
+  /** Returns when no operation is under way in the kernel: what was received has been reported, what was sent is off
+   *  `unsent`. For a handover, after receive(off) for every stream. */
+  void (*quiesce)(Loop *loop);
   /** One turn: fills the ring. timeoutMs: -1 no limit, 0 do not block. Returns the number of records. */
   int (*wait)(Loop *loop, int timeoutMs);
-  void (*breakWait)(Loop *loop);
-  int (*wakeFd)(Loop *loop);
-  int (*signalStart)(Loop *loop, int signum);
-
-  int (*open)(Loop *loop, int fd);
-  int (*connect)(Loop *loop, int fd, const sockaddr *addr, socklen_t length);
-  int (*listenOpen)(Loop *loop, int fd);
-  int (*listenStart)(Loop *loop, int handle, bool on);
-  int (*watchFd)(Loop *loop, int fd);
-  int (*fdOf)(Loop *loop, int handle);
-  int (*close)(Loop *loop, int handle);
-  /** As close, but returns the descriptor, open. */
-  int (*detach)(Loop *loop, int handle);
-
-  int (*recvStart)(Loop *loop, int handle);
-  int (*recvStop)(Loop *loop, int handle);
-  /** 1 when a stream that is not received from has ended or broken, with nothing to receive before that; else 0. */
-  int (*ended)(Loop *loop, int handle);
-  /** recvStop on every stream but one. Calls `unsent` with the handle of each that has bytes queued. */
-  void (*recvStopAll)(Loop *loop, int except, void (*unsent)(void *context, int handle), void *context);
-  /** The next receive that brings something brings at most this; 0 = no limit. Of plain connections only. */
-  int (*recvLimit)(Loop *loop, int handle, int most);
-  int (*keep)(Loop *loop, int handle, const uint8_t *bytes, size_t length);
-  int (*keptLength)(Loop *loop, int handle);
-  /** Offset in the arena, -1 when nothing is kept, -ENOBUFS when the turn's side space is used up. */
-  int (*takeKept)(Loop *loop, int handle);
-
-  /** Returns the bytes that are queued now. */
-  int (*send)(Loop *loop, int handle, const uint8_t *bytes, size_t length);
-  int (*unsent)(Loop *loop, int handle);
-  /** Moves the unsent bytes into `into`, which holds unsent() bytes. */
-  int (*takeUnsent)(Loop *loop, int handle, uint8_t *into);
-
-  /** Puts TLS on a stream and begins the handshake with the bytes given, which were received before; kTls follows. The
-   *  connection is the loop's from then on, whatever is returned. */
-  int (*tlsStart)(Loop *loop, int handle, TlsConn *conn, const uint8_t *bytes, size_t length);
-  /** The TLS connection of a handle, or null. */
-  TlsConn *(*tlsOf)(Loop *loop, int handle);
-
-  /** Returns a request id > 0. A name that cannot even be asked for is reported as a record too. */
-  int (*resolve)(Loop *loop, const char *name);
-  /** The addresses of a finished request, or null. They live until resolveEnd. */
-  const addrinfo *(*resolved)(Loop *loop, int id);
-  /** Forgets a request, finished or not. */
-  void (*resolveEnd)(Loop *loop, int id);
 };
 
-extern const LoopOps kLoopUv;
+/** What every backend's loop begins with. */
+struct Loop {
+  const LoopOps *ops;
+  Turn *turn;
+  /** the handles; set by streamsNew */
+  Streams *streams;
+  LoopOptions options;
+  /** the next wait, or the present one, does not block */
+  bool breakRequested;
+  /** the eventfd that other threads write to; watched like any other descriptor */
+  int wakeFd;
+};
+
+extern const LoopOps kLoopEpoll;
 
 }  // namespace tsb

@@ -1,15 +1,13 @@
 /*
- * The libuv backend's own state, shared by its three files: loop/backend_epoll.cc (life, the wait, signals, wake-ups),
- * loop/stream.cc (what happens on handles) and loop/uvside.cc (name lookups). Nobody else includes this.
+ * One handle, whatever moves its bytes: kept bytes, unsent bytes, what is delivered again, TLS on it. This part makes the
+ * records; it does no input or output of its own and knows no backend, so that tests can put a backend of theirs under it.
  *
- * the kernel tells when a descriptor is ready; this backend then does the receiving, sending and accepting, so that what
- * TypeScript sees are completions.
+ * Three groups of functions: what a backend calls, what JavaScript calls, and the table of all handles.
  */
 #pragma once
 
-#include <uv.h>
+#include <sys/types.h>
 
-#include <unordered_map>
 #include <vector>
 
 #include "bytes.h"
@@ -18,138 +16,197 @@
 
 namespace tsb {
 
-struct UvLoop;
+struct Lane;
 
-enum class SlotKind : uint8_t {
+enum class StreamKind : uint8_t {
   kFree,     // in the free list
   kClosing,  // until the next wait, so that its number is not reused in this turn
-  kStream,
+  kConnection,
   kListener,
   kWatch,
 };
 
-/** One handle. Never moves: the kernel keeps its address. */
-struct Slot {
-  UvLoop *loop;
+/** What backend_epoll.cc remembers of a stream. Nothing else reads it. */
+struct EpollPart {
+  /** the events that the kernel watches for; 0 = not registered */
+  uint32_t armed;
+  /** the kernel reported that there is something to receive, and the end of it has not been seen */
+  bool readable;
+  /** connect() ended at once, with this result, which is reported in the next turn */
+  bool connectEnded;
+  int connectResult;
+};
+
+/** Never moves: the kernel and TLS keep its address. */
+struct Stream {
+  Streams *streams;
+  /** set by attach() */
+  Lane *lane;
+  /** 0 for the loop's own watches */
   int handle;
   int fd;
-  SlotKind kind;
-  /** what the kernel watches now (epoll's bits); 0 = not registered */
-  uint32_t armed;
-  /** the kernel said that there is something to receive, and we have not seen the end of it */
-  bool readable;
-  /** and that the stream ends behind it, or broke: no further edge will say so */
-  bool ending;
-  bool reading;  // for a listener: accepting
+  StreamKind kind;
+  /** input is wanted; for a listener: accepting */
+  bool reading;
   bool connecting;
   bool unixListener;
-  /** in `pending`, for one of the three reasons that follow */
-  bool pending;
-  /** bytes that the socket will not announce again: kept ones, or inside TLS */
-  bool pendingKept;
-  /** -errno of a call that failed behind the caller's back, to be told as the handle's next record; 0 = none */
-  int failed;
-  /** receiving was stopped and started: the kept bytes come again, with or without more */
+  /** in the lane's queue, for one of the three reasons that follow, or for one of the backend's */
+  bool queued;
+  /** there are bytes that the kernel does not announce again: kept ones, bytes inside TLS, or more in the socket */
+  bool receiveDue;
+  /** receiving was stopped and started: the kept bytes come again, with or without new ones */
   bool redeliver;
-  /** most bytes of the next receive, 0 = no limit */
+  /** -errno of a failure that no call returned; the handle's next record reports it. 0 = none */
+  int failed;
+  /** the stream has ended at endResult (0, or -errno), which is not reported yet because kept bytes come first */
+  bool endHeld;
+  /** the backend knows that the stream has ended or broken behind what the socket holds, or may have */
+  bool ending;
+  int endResult;
+  /** most bytes of the next receive that brings any; 0 = no limit */
   size_t recvLimit;
-  /** a connect that ended at once */
-  bool pendingConnect;
-  int connectResult;
   /** null on a plain connection */
   TlsConn *tls;
-  /** its handshake is under way: what arrives belongs to that, whether reading is on or not */
+  /** the TLS handshake is under way: what arrives belongs to it, whether reading is on or not */
   bool shaking;
-  /** turn of the last RECV or READABLE record: one a turn, because kept bytes go in front of the *next* delivery */
+  /** turn of the last RECV or READABLE record */
   uint32_t lastTurn;
   Bytes kept;
   Bytes unsent;
+  /** of the loop's own watches: called instead of making a record */
+  void (*onReadable)(void *context);
+  void *context;
+  EpollPart epoll;
 };
 
-struct Lookup {
-  uv_getaddrinfo_t request;
-  UvLoop *loop;
-  int id;
-  addrinfo *found;
-  bool running;
-  bool cancelled;
-};
-
-constexpr int kSignalsMax = 65;
-
-struct UvLoop : Loop {
-  uv_loop_t uv;
-  /** never sent: it keeps libuv's loop alive, so that its set is registered with the kernel before a name is looked up */
-  uv_async_t alive;
+/**
+ * The streams that one thread works on during a wait, and what they share. Between two waits everything belongs to the
+ * thread that calls wait().
+ */
+struct Lane {
   Turn *turn;
-  int recvMax;
-  /** part of the arena that ioDeliverPending leaves to the events of the turn */
-  size_t reserved;
-  uint32_t turnNumber;
-  bool breakAsked;
-  /** what waits: sockets, the wake-up descriptor, and libuv's own set as one member */
-  int epollFd;
-  int wakeFd;
-  /** slots closed since the last wait */
-  std::vector<int> closing;
-  uv_signal_t *signals[kSignalsMax];
-  /** by handle; index 0 stays empty so that a zeroed field is never somebody's handle */
-  std::vector<Slot *> slots;
-  std::vector<int> freeSlots;
-  /** handles whose next record does not wait for the kernel */
-  std::vector<int> pending;
-  /** scratch of ioDeliverPending */
-  std::vector<int> delivering;
-  std::vector<int> served;
-  std::unordered_map<int, Lookup *> lookups;
-  int lastLookup;
+  Section *section;
+  size_t recvMax;
+  /** streams whose next record does not depend on the kernel */
+  std::vector<Stream *> due;
+  /** scratch of laneDeliver */
+  std::vector<Stream *> delivering;
+  std::vector<Stream *> served;
   TlsPool tlsPool;
 };
 
-inline UvLoop *uvLoop(Loop *loop) { return static_cast<UvLoop *>(loop); }
+inline bool streamLive(const Stream *s) { return s->kind != StreamKind::kFree && s->kind != StreamKind::kClosing; }
 
-inline bool slotLive(const Slot *slot) { return slot->kind != SlotKind::kFree && slot->kind != SlotKind::kClosing; }
+/* ---- for backends ---- */
 
-/** The slot of a live handle, or null. */
-inline Slot *slotOf(Loop *loop, int handle) {
-  UvLoop *l = uvLoop(loop);
-  if (handle <= 0 || static_cast<size_t>(handle) >= l->slots.size()) return nullptr;
-  Slot *slot = l->slots[handle];
-  return slotLive(slot) ? slot : nullptr;
-}
+/** Begins a turn; the first thing in a wait(). */
+void turnBegin(Loop *loop);
 
-/* loop/stream.cc */
-int ioOpen(Loop *loop, int fd);
-int ioConnect(Loop *loop, int fd, const sockaddr *addr, socklen_t length);
-int ioListenOpen(Loop *loop, int fd);
-int ioListenStart(Loop *loop, int handle, bool on);
-int ioWatchFd(Loop *loop, int fd);
-int ioFdOf(Loop *loop, int handle);
-int ioClose(Loop *loop, int handle);
-int ioDetach(Loop *loop, int handle);
-int ioRecvStart(Loop *loop, int handle);
-int ioRecvStop(Loop *loop, int handle);
-int ioEnded(Loop *loop, int handle);
-void ioRecvStopAll(Loop *loop, int except, void (*unsent)(void *context, int handle), void *context);
-int ioRecvLimit(Loop *loop, int handle, int most);
-int ioKeep(Loop *loop, int handle, const uint8_t *bytes, size_t length);
-int ioKeptLength(Loop *loop, int handle);
-int ioTakeKept(Loop *loop, int handle);
-int ioSend(Loop *loop, int handle, const uint8_t *bytes, size_t length);
-int ioUnsent(Loop *loop, int handle);
-int ioTakeUnsent(Loop *loop, int handle, uint8_t *into);
-int ioTlsStart(Loop *loop, int handle, TlsConn *conn, const uint8_t *bytes, size_t length);
-TlsConn *ioTlsOf(Loop *loop, int handle);
-/** Adds the records that need no kernel event; what finds no room stays pending. */
-void ioDeliverPending(UvLoop *l);
-/** What epoll said of one slot. */
-void ioEvent(Slot *slot, uint32_t events);
-/** Slots closed in the last turn may be used again. */
-void ioReuse(UvLoop *l);
+/**
+ * Calls `work` for each stream in the lane's queue. `work` returns false when the turn has no room for the stream's next
+ * record, and the stream then comes first in the next turn; a stream that was served and has more comes behind those. So
+ * each of many saturated streams gets its share. Part of the section is left to the events of the turn.
+ */
+void laneDeliver(Lane *lane, bool (*work)(Stream *stream));
+/** Puts a stream in its lane's queue. */
+void streamQueue(Stream *s);
+/** Likewise, because a receive is due. */
+void streamQueueReceive(Stream *s);
 
-/* loop/uvside.cc */
-int lookupStart(Loop *loop, const char *name);
-const addrinfo *lookupFound(Loop *loop, int id);
-void lookupEnd(Loop *loop, int id);
+/** True when bytes may be received for a connection. */
+bool streamWants(const Stream *s);
+/** True when the next delivery, or the next step of a handshake, does not depend on the socket. When both are true after
+ *  a report, the backend queues a receive, because nothing else announces it. */
+bool streamHasInput(const Stream *s);
+
+enum class Offer {
+  kReceive,  // receive into the place
+  kDeliver,  // nothing to receive first: call streamReceived with -EAGAIN
+  kNothing,  // input is not wanted, or what there was to report has been reported
+  kNoRoom,   // the turn has no room: ask again in the next one
+};
+
+struct Place {
+  uint8_t *bytes;
+  size_t most;
+};
+
+/** Where the next bytes of a connection should be received. A backend that cannot choose the place does not ask. */
+Offer streamPlace(Stream *s, Place *place);
+/**
+ * Bytes arrived (n > 0), in the place or elsewhere; the stream ended (0) or broke (-errno); nothing is there (-EAGAIN).
+ * Returns false when the turn has no room: then the backend calls again in the next turn. With a place there is room.
+ */
+bool streamReceived(Stream *s, const uint8_t *bytes, ssize_t n);
+/** n of the unsent bytes have been sent, or sending failed with -errno. */
+void streamSent(Stream *s, ssize_t n);
+/** 0 or -errno */
+void streamConnected(Stream *s, int result);
+/** A descriptor or -errno. Asks for room first: section->full(). */
+void streamAccepted(Stream *s, int result);
+void streamReadable(Stream *s);
+/** A failure that nothing else reports. Without a record the connection would be mute, or the listener deaf, for ever. */
+void streamFailed(Stream *s, int err);
+
+/* ---- for JavaScript; by handle ---- */
+
+int streamOpen(Streams *streams, int fd);
+/** `fd` < 0: makes the socket. The descriptor is taken over, whatever is returned. */
+int streamConnect(Streams *streams, int fd, const sockaddr *addr, socklen_t length);
+int streamListen(Streams *streams, int fd);
+int streamListenStart(Streams *streams, int handle, bool on);
+int streamWatch(Streams *streams, int fd);
+int streamFd(Streams *streams, int handle);
+int streamClose(Streams *streams, int handle);
+/** As close, but returns the descriptor, open. */
+int streamDetach(Streams *streams, int handle);
+
+int streamRecvStart(Streams *streams, int handle);
+int streamRecvStop(Streams *streams, int handle);
+/** Stops every connection but one. Returns the handles of those that have unsent bytes. */
+std::vector<int> streamRecvStopAll(Streams *streams, int except);
+int streamRecvLimit(Streams *streams, int handle, int most);
+/** 1 when a stream that is not received from has ended or broken, with nothing to receive before that; else 0. */
+int streamEnded(Streams *streams, int handle);
+int streamKeep(Streams *streams, int handle, const uint8_t *bytes, size_t length);
+int streamKeptLength(Streams *streams, int handle);
+/** Copies the kept bytes, streamKeptLength() many, into `into`. They stay kept. */
+int streamCopyKept(Streams *streams, int handle, uint8_t *into);
+/** Moves the kept bytes into the arena. Returns their offset, -1 when there are none, -ENOBUFS without room there. */
+int streamTakeKept(Streams *streams, int handle);
+
+/** Returns the length of what is unsent now. */
+int streamSend(Streams *streams, int handle, const uint8_t *bytes, size_t length);
+int streamUnsent(Streams *streams, int handle);
+/** Moves the unsent bytes, streamUnsent() many, into `into`. */
+int streamTakeUnsent(Streams *streams, int handle, uint8_t *into);
+
+/** Puts TLS on a connection and begins the handshake with the bytes given, which were received before; kTls follows. The
+ *  TLS connection is owned by the stream from then on, whatever is returned. */
+int streamTlsStart(Streams *streams, int handle, TlsConn *conn, const uint8_t *bytes, size_t length);
+/** The TLS connection of a handle, or null. */
+TlsConn *streamTls(Streams *streams, int handle);
+
+/* ---- all handles of a loop ---- */
+
+struct Streams {
+  Loop *loop;
+  Turn *turn;
+  /** by handle; index 0 stays empty so that a zeroed field is never a valid handle */
+  std::vector<Stream *> all;
+  std::vector<int> freeHandles;
+  /** closed since the last wait */
+  std::vector<int> closing;
+  /** the loop's own watch of its wake-up descriptor */
+  Stream wake;
+};
+
+/** Makes the loop of that backend and the table. Returns null with *err = -errno. */
+Streams *streamsNew(const LoopOps *ops, Turn *turn, const LoopOptions &options, int *err);
+/** Closes every descriptor of every handle but those that are only watched, and frees all. */
+void streamsEnd(Streams *streams);
+/** Watches a descriptor for the loop itself: it has no handle, `onReadable` is called in the wait. Returns 0 or -errno. */
+int watchOwn(Streams *streams, Stream *stream, int fd, void (*onReadable)(void *context), void *context);
+void unwatchOwn(Stream *stream);
 
 }  // namespace tsb

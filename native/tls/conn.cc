@@ -1,6 +1,6 @@
 /*
  * One TLS connection: the handshake, decrypting what arrives, encrypting what goes out, and the BIO between OpenSSL and
- * the socket. See tls.h for who holds which bytes.
+ * the stream. See tls.h for who holds which bytes.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -12,7 +12,6 @@
 
 #include <new>
 
-#include "plainio.h"
 #include "tls/tls.h"
 
 namespace tsb {
@@ -91,27 +90,37 @@ static void inputCopy(TlsConn *conn, uint8_t *into, size_t n) {
   }
 }
 
-/** One receive behind the input. Returns false when nothing came, now or ever. */
-static bool fill(TlsConn *conn) {
-  if (conn->socketEnded || conn->recvErrno) return false;
+size_t tlsPlace(TlsConn *conn, uint8_t **bytes) {
+  if (conn->socketEnded || conn->recvErrno) return 0;
   TlsPiece *piece = &conn->in[0];
   // the beginning of a record stays where it is, so that no byte is moved
   if (piece->memory && kTlsPieceSize - piece->end < kPieceRoomLeast) piece = &conn->in[1];
   if (!piece->memory && !pieceTake(conn->pool, piece)) {
     conn->recvErrno = ENOMEM;
-    return false;
+    return 0;
   }
-  const ssize_t n = recvRetry(conn->fd, piece->memory + piece->end, kTlsPieceSize - piece->end);
+  conn->filling = piece;
+  *bytes = piece->memory + piece->end;
+  return kTlsPieceSize - piece->end;
+}
+
+bool tlsReceived(TlsConn *conn, const uint8_t *bytes, ssize_t n) {
+  uint8_t *place = conn->filling ? conn->filling->memory + conn->filling->end : nullptr;
   if (n > 0) {
-    piece->end += static_cast<size_t>(n);
-    return true;
-  }
-  if (n == 0)
+    if (bytes != place) {
+      if (tlsHasInput(conn) || tlsPlace(conn, &place) < static_cast<size_t>(n)) return false;
+      memcpy(place, bytes, static_cast<size_t>(n));
+    }
+    conn->filling->end += static_cast<size_t>(n);
+  } else if (n == 0) {
     conn->socketEnded = true;
-  else if (!wouldBlock(errno))
-    conn->recvErrno = errno;
-  if (piece->length() == 0) pieceDrop(conn->pool, piece);
-  return false;
+  } else if (n != -EAGAIN) {
+    conn->recvErrno = static_cast<int>(-n);
+  }
+  // an empty buffer serves other connections
+  if (conn->filling && conn->filling->length() == 0) pieceDrop(conn->pool, conn->filling);
+  conn->filling = nullptr;
+  return true;
 }
 
 /* ---- the BIO ---- */
@@ -127,7 +136,7 @@ static int bioRead(BIO *bio, char *into, int most) {
     return -1;
   }
   size_t n = static_cast<size_t>(most) < have ? static_cast<size_t>(most) : have;
-  if (conn->established && !conn->socketEnded) {
+  if (conn->established && !conn->socketEnded && !conn->recvErrno) {
     if (!recordReady(conn)) {
       BIO_set_retry_read(bio);
       return -1;
@@ -143,24 +152,17 @@ static int bioRead(BIO *bio, char *into, int most) {
   return static_cast<int>(n);
 }
 
-/* Sends what the socket takes and queues the rest; an error is kept in sendErrno. */
-static void sendOrQueue(TlsConn *conn, const uint8_t *bytes, size_t length) {
-  size_t done = 0;
-  if (conn->sendErrno == 0 && conn->unsent->length == 0) {
-    const ssize_t n = sendRetry(conn->fd, bytes, length);
-    if (n >= 0)
-      done = static_cast<size_t>(n);
-    else if (!wouldBlock(errno))
-      conn->sendErrno = errno;
-  }
-  if (conn->sendErrno == 0 && done < length && !conn->unsent->append(bytes + done, length - done))
-    conn->sendErrno = ENOMEM;
+/* After a failure nothing more is sent: the peer could not decrypt what comes behind the gap. */
+static void sendRecords(TlsConn *conn, const uint8_t *bytes, size_t length) {
+  if (conn->sendErrno != 0) return;
+  const int res = conn->outlet.send(conn->outlet.context, bytes, length);
+  if (res < 0) conn->sendErrno = -res;
 }
 
 static void sendGathered(TlsConn *conn) {
   const size_t length = conn->pool->outLength;
   conn->pool->outLength = 0;
-  if (length > 0) sendOrQueue(conn, conn->pool->out, length);
+  if (length > 0) sendRecords(conn, conn->pool->out, length);
 }
 
 /* Always takes everything, so that OpenSSL never has to be asked to write the same again. */
@@ -173,7 +175,7 @@ static int bioWrite(BIO *bio, const char *bytes, int length) {
     memcpy(conn->pool->out + conn->pool->outLength, bytes, size);
     conn->pool->outLength += size;
   } else {
-    sendOrQueue(conn, reinterpret_cast<const uint8_t *>(bytes), size);
+    sendRecords(conn, reinterpret_cast<const uint8_t *>(bytes), size);
   }
   if (conn->sendErrno == 0) return length;
   errno = conn->sendErrno;
@@ -268,9 +270,8 @@ void tlsConnFree(TlsConn *conn) {
   delete conn;
 }
 
-void tlsConnAttach(TlsConn *conn, int fd, Bytes *unsent, TlsPool *pool) {
-  conn->fd = fd;
-  conn->unsent = unsent;
+void tlsConnAttach(TlsConn *conn, const TlsOutlet &outlet, TlsPool *pool) {
+  conn->outlet = outlet;
   conn->pool = pool;
 }
 
@@ -343,20 +344,15 @@ static void remember(TlsConn *conn) {
 
 int tlsHandshake(TlsConn *conn) {
   ERR_clear_error();
-  bool filled = false;
-  for (;;) {
-    const int res = SSL_do_handshake(conn->ssl);
-    if (res == 1) break;
+  const int res = SSL_do_handshake(conn->ssl);
+  if (res != 1) {
     const ssize_t why = failure(conn, res, "handshake");
     if (why == 0) return fail(conn, "handshake", "unexpected EOF");
-    if (why != kTlsNothing) return static_cast<int>(why);
-    if (filled) return 0;
-    filled = true;
-    if (!fill(conn) && !conn->socketEnded && !conn->recvErrno) return 0;
+    return why == kTlsNothing ? 0 : static_cast<int>(why);
   }
   remember(conn);
   if (conn->verify != TlsVerify::kName || tlsPeerCertVerifyHost(conn)) return 1;
-  // nothing may be said to a stranger
+  // send no data to a peer with the wrong name
   conn->established = false;
   return -EPROTO;
 }
@@ -366,6 +362,8 @@ int tlsHandshake(TlsConn *conn) {
 bool tlsHasInput(const TlsConn *conn) {
   if (!conn->established) return inputLength(conn) > 0;
   if (conn->ended) return conn->endDue;
+  // at the end OpenSSL is asked once more, to learn what kind of end it is
+  if (conn->socketEnded || conn->recvErrno) return true;
   return SSL_pending(conn->ssl) > 0 || (inputLength(conn) > 0 && recordReady(conn));
 }
 
@@ -382,11 +380,9 @@ ssize_t tlsRead(TlsConn *conn, uint8_t *place, size_t most) {
     conn->endDue = false;
     return conn->endResult;
   }
-  if (!tlsHasInput(conn) && !fill(conn) && !conn->socketEnded && !conn->recvErrno) return kTlsNothing;
   ERR_clear_error();
   size_t got = 0;
-  // once more at the end of the stream, so that OpenSSL says what kind of end it is
-  while (got < most && (tlsHasInput(conn) || conn->socketEnded || conn->recvErrno)) {
+  while (got < most && tlsHasInput(conn)) {
     const int room = most - got < INT_MAX ? static_cast<int>(most - got) : INT_MAX;
     const int res = SSL_read(conn->ssl, place + got, room);
     if (conn->renegotiation) {
@@ -427,8 +423,8 @@ int tlsWrite(TlsConn *conn, const uint8_t *bytes, size_t length) {
 }
 
 void tlsShutdown(TlsConn *conn) {
-  // an unfinished handshake has no good-bye, and behind unsent bytes it would be cut off
-  if (!conn->established || conn->sendErrno || conn->unsent->length > 0) return;
+  // an unfinished handshake has no close_notify
+  if (!conn->established || conn->sendErrno) return;
   ERR_clear_error();
   SSL_shutdown(conn->ssl);
   ERR_clear_error();

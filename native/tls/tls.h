@@ -128,14 +128,20 @@ struct TlsPiece {
   size_t length() const { return end - begin; }
 };
 
+/** Where records go: takes all bytes, or returns -errno. */
+struct TlsOutlet {
+  int (*send)(void *context, const uint8_t *bytes, size_t length);
+  void *context;
+};
+
 struct TlsConn {
   SSL *ssl;
-  /** lent by the loop, see tlsConnAttach */
-  int fd;
-  Bytes *unsent;
+  TlsOutlet outlet;
   TlsPool *pool;
   /** the second is used only while the first holds the beginning of its first record */
   TlsPiece in[2];
+  /** the one that tlsPlace gave out, until tlsReceived */
+  TlsPiece *filling;
   /** bytes of the record in progress that OpenSSL has not asked for yet */
   size_t recordLeft;
   TlsVerify verify;
@@ -163,25 +169,32 @@ BIO_METHOD *tlsBioMethod();
 /** `host`: the name to verify and to announce, or empty. Null when memory is exhausted. */
 TlsConn *tlsConnNew(const TlsContext *context, BIO_METHOD *method, const std::string &host);
 void tlsConnFree(TlsConn *conn);
-/** Lends it the socket, the queue for what the socket does not take, and the buffers. */
-void tlsConnAttach(TlsConn *conn, int fd, Bytes *unsent, TlsPool *pool);
+/** Lends it the way out and the buffers. */
+void tlsConnAttach(TlsConn *conn, const TlsOutlet &outlet, TlsPool *pool);
 /** Bytes of the stream that were received before (at most kTlsPieceSize). Returns false when memory is exhausted. */
 bool tlsConnPrefix(TlsConn *conn, const uint8_t *bytes, size_t length);
 
-/** One step of the handshake, with at most one receive: 1 done, 0 not yet, < 0 = failed (conn->error says why). */
+/** Where the next bytes of the stream are to be received. Returns how many there is room for; 0 = none is wanted, because
+ *  the stream has ended or memory is exhausted, which the next tlsRead reports. */
+size_t tlsPlace(TlsConn *conn, uint8_t **bytes);
+/** n bytes have been received, there or elsewhere; or the stream has ended (0), broken (-errno), or has nothing now
+ *  (-EAGAIN). Returns false when what was received before has to be decrypted first. */
+bool tlsReceived(TlsConn *conn, const uint8_t *bytes, ssize_t n);
+
+/** One step of the handshake, with the bytes received: 1 done, 0 not yet, < 0 = failed (conn->error says why). */
 int tlsHandshake(TlsConn *conn);
 
 constexpr ssize_t kTlsNothing = -1000000;
 /**
- * Decrypts up to `most` bytes, with at most one receive. Returns their number, kTlsNothing when there is nothing now,
- * 0 when the stream has ended (with close_notify or without), or -errno (conn->error says why when it was TLS's).
+ * Decrypts up to `most` bytes. Returns their number, kTlsNothing when no whole record is there, 0 when the stream has
+ * ended (with close_notify or without), or -errno (conn->error says why when TLS failed).
  */
 ssize_t tlsRead(TlsConn *conn, uint8_t *place, size_t most);
-/** True when tlsRead would give something although the socket has nothing to receive. */
+/** True when tlsRead or tlsHandshake has something to do although the socket has nothing to receive. */
 bool tlsHasInput(const TlsConn *conn);
 /** Encrypts everything. Returns 0 or -errno. */
 int tlsWrite(TlsConn *conn, const uint8_t *bytes, size_t length);
-/** Says good-bye (close_notify), once and without waiting for an answer. */
+/** Sends close_notify, once and without waiting for an answer. Behind unsent bytes it would be cut off. */
 void tlsShutdown(TlsConn *conn);
 
 /* ---- what is known of the peer: tls/peer.cc ---- */

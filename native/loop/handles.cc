@@ -1,0 +1,385 @@
+/* The table of all handles, and the calls of JavaScript, each of which changes what one stream wants. See stream.h. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <new>
+
+#include "loop/stream.h"
+#include "plainio.h"
+
+namespace tsb {
+
+/* ---- the table ---- */
+
+/** The stream of a live handle, or null. */
+static Stream *streamOf(const Streams *streams, int handle) {
+  if (handle <= 0 || static_cast<size_t>(handle) >= streams->all.size()) return nullptr;
+  Stream *s = streams->all[static_cast<size_t>(handle)];
+  return streamLive(s) ? s : nullptr;
+}
+
+static Stream *connectionOf(const Streams *streams, int handle) {
+  Stream *s = streamOf(streams, handle);
+  return s && s->kind == StreamKind::kConnection ? s : nullptr;
+}
+
+/** A free stream, or null with *err. */
+static Stream *streamFree(Streams *streams, int *err) {
+  if (!streams->freeHandles.empty()) return streams->all[static_cast<size_t>(streams->freeHandles.back())];
+  *err = -EMFILE;
+  if (streams->all.size() > static_cast<size_t>(kHandlesMax)) return nullptr;
+  Stream *s = new (std::nothrow) Stream();
+  *err = -ENOMEM;
+  if (!s) return nullptr;
+  s->handle = static_cast<int>(streams->all.size());
+  streams->all.push_back(s);
+  streams->freeHandles.push_back(s->handle);
+  return s;
+}
+
+static int makeNonBlocking(int fd) {
+  const int flags = fcntl(fd, F_GETFL);
+  if (flags < 0) return -errno;
+  return (flags & O_NONBLOCK) || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 ? 0 : -errno;
+}
+
+/** Everything but the handle begins anew. */
+static void streamReset(Stream *s, Streams *streams, int fd, StreamKind kind) {
+  const int handle = s->handle;
+  *s = Stream();
+  s->streams = streams;
+  s->handle = handle;
+  s->fd = fd;
+  s->kind = kind;
+  s->lastTurn = streams->turn->number - 1;
+}
+
+/** Returns a stream with a handle, or null with *err. */
+static Stream *streamNew(Streams *streams, int fd, StreamKind kind, int *err) {
+  *err = -EBADF;
+  Stream *s = fd < 0 ? nullptr : streamFree(streams, err);
+  if (!s || (*err = makeNonBlocking(fd)) < 0) return nullptr;
+  streamReset(s, streams, fd, kind);
+  *err = streams->loop->ops->attach(streams->loop, s);
+  if (*err < 0) {
+    s->kind = StreamKind::kFree;
+    return nullptr;
+  }
+  streams->freeHandles.pop_back();
+  return s;
+}
+
+/** Forgets a handle; its number is free again after the next wait. Returns the descriptor. */
+static int forget(Stream *s) {
+  const int fd = s->fd;
+  s->streams->loop->ops->detach(s->streams->loop, s);
+  s->streams->closing.push_back(s->handle);
+  s->kind = StreamKind::kClosing;
+  s->fd = -1;
+  tlsConnFree(s->tls);
+  s->tls = nullptr;
+  s->kept.clear();
+  s->unsent.clear();
+  return fd;
+}
+
+void turnBegin(Loop *loop) {
+  Streams *streams = loop->streams;
+  loop->turn->begin();
+  for (const int handle : streams->closing) {
+    streams->all[static_cast<size_t>(handle)]->kind = StreamKind::kFree;
+    streams->freeHandles.push_back(handle);
+  }
+  streams->closing.clear();
+}
+
+int watchOwn(Streams *streams, Stream *s, int fd, void (*onReadable)(void *context), void *context) {
+  streamReset(s, streams, fd, StreamKind::kWatch);
+  s->onReadable = onReadable;
+  s->context = context;
+  s->reading = true;
+  const int err = streams->loop->ops->attach(streams->loop, s);
+  return err < 0 ? err : streams->loop->ops->receive(streams->loop, s, true);
+}
+
+void unwatchOwn(Stream *s) {
+  if (!streamLive(s)) return;
+  s->streams->loop->ops->detach(s->streams->loop, s);
+  s->kind = StreamKind::kFree;
+}
+
+static void onWake(void *context) {
+  const Loop *loop = static_cast<Loop *>(context);
+  uint64_t count;
+  // one read empties an eventfd, and only this thread reads it
+  if (read(loop->wakeFd, &count, sizeof(count)) == static_cast<ssize_t>(sizeof(count)))
+    loop->turn->add(kWake, 0, 0, 0);
+}
+
+Streams *streamsNew(const LoopOps *ops, Turn *turn, const LoopOptions &options, int *err) {
+  *err = -ENOMEM;
+  Streams *streams = new (std::nothrow) Streams();
+  if (!streams) return nullptr;
+  Loop *loop = ops->create(turn, options, err);
+  if (!loop) {
+    delete streams;
+    return nullptr;
+  }
+  loop->streams = streams;
+  streams->loop = loop;
+  streams->turn = turn;
+  streams->all.push_back(nullptr);
+  loop->wakeFd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  *err = loop->wakeFd < 0 ? -errno : watchOwn(streams, &streams->wake, loop->wakeFd, onWake, loop);
+  if (*err == 0) return streams;
+  streamsEnd(streams);
+  return nullptr;
+}
+
+/* Also runs when a worker's environment goes away, so everything must really be released. */
+void streamsEnd(Streams *streams) {
+  Loop *loop = streams->loop;
+  for (Stream *s : streams->all) {
+    if (!s || !streamLive(s)) continue;
+    if (s->kind == StreamKind::kWatch)
+      forget(s);
+    else
+      streamClose(streams, s->handle);
+  }
+  unwatchOwn(&streams->wake);
+  if (loop->wakeFd >= 0) close(loop->wakeFd);
+  loop->ops->destroy(loop);
+  for (Stream *s : streams->all) delete s;
+  delete streams;
+}
+
+/* ---- making and ending handles ---- */
+
+int streamOpen(Streams *streams, int fd) {
+  int err;
+  const Stream *s = streamNew(streams, fd, StreamKind::kConnection, &err);
+  return s ? s->handle : err;
+}
+
+int streamConnect(Streams *streams, int fd, const sockaddr *addr, socklen_t length) {
+  if (fd < 0) fd = socket(addr->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0) return -errno;
+  int err;
+  Stream *s = streamNew(streams, fd, StreamKind::kConnection, &err);
+  if (!s) {
+    close(fd);
+    return err;
+  }
+  s->connecting = true;
+  streams->loop->ops->connect(streams->loop, s, addr, length);
+  return s->handle;
+}
+
+int streamListen(Streams *streams, int fd) {
+  sockaddr_storage addr;
+  socklen_t length = sizeof(addr);
+  if (getsockname(fd, reinterpret_cast<sockaddr *>(&addr), &length) < 0) return -errno;
+  int err;
+  Stream *s = streamNew(streams, fd, StreamKind::kListener, &err);
+  if (!s) return err;
+  s->unixListener = addr.ss_family == AF_UNIX;
+  return s->handle;
+}
+
+int streamWatch(Streams *streams, int fd) {
+  int err;
+  Stream *s = streamNew(streams, fd, StreamKind::kWatch, &err);
+  if (!s) return err;
+  s->reading = true;
+  err = streams->loop->ops->receive(streams->loop, s, true);
+  if (err < 0) forget(s);
+  return err < 0 ? err : s->handle;
+}
+
+int streamFd(Streams *streams, int handle) {
+  const Stream *s = streamOf(streams, handle);
+  return s ? s->fd : -EBADF;
+}
+
+int streamClose(Streams *streams, int handle) {
+  Stream *s = streamOf(streams, handle);
+  if (!s) return -EBADF;
+  const bool owned = s->kind != StreamKind::kWatch;
+  if (s->tls && s->unsent.length == 0) tlsShutdown(s->tls);
+  const int fd = forget(s);
+  if (owned) close(fd);
+  return 0;
+}
+
+int streamDetach(Streams *streams, int handle) {
+  Stream *s = streamOf(streams, handle);
+  return s ? forget(s) : -EBADF;
+}
+
+/* ---- what is wanted ---- */
+
+/** Tells the backend, and reports a refusal as the next record of the handle. */
+static void receiveOrFail(Stream *s, bool on) {
+  Loop *loop = s->streams->loop;
+  const int err = loop->ops->receive(loop, s, on);
+  if (err < 0) streamFailed(s, err);
+}
+
+int streamListenStart(Streams *streams, int handle, bool on) {
+  Stream *s = streamOf(streams, handle);
+  if (!s || s->kind != StreamKind::kListener) return -EBADF;
+  s->reading = on;
+  receiveOrFail(s, on);
+  return 0;
+}
+
+int streamRecvStart(Streams *streams, int handle) {
+  Stream *s = connectionOf(streams, handle);
+  if (!s) return -EBADF;
+  if (s->reading) return 0;
+  s->reading = true;
+  if (s->failed != 0) streamQueue(s);
+  s->redeliver = s->kept.length > 0;
+  if (s->redeliver || (streamWants(s) && streamHasInput(s))) streamQueueReceive(s);
+  receiveOrFail(s, true);
+  return 0;
+}
+
+static void stopReceiving(Stream *s) {
+  s->reading = s->redeliver = false;
+  // a TLS handshake goes on
+  if (!s->shaking) receiveOrFail(s, false);
+}
+
+int streamRecvStop(Streams *streams, int handle) {
+  Stream *s = connectionOf(streams, handle);
+  if (!s) return -EBADF;
+  stopReceiving(s);
+  return 0;
+}
+
+std::vector<int> streamRecvStopAll(Streams *streams, int except) {
+  std::vector<int> unsent;
+  for (Stream *s : streams->all)
+    if (s && s->kind == StreamKind::kConnection && s->handle != except) stopReceiving(s);
+  streams->loop->ops->quiesce(streams->loop);
+  for (const Stream *s : streams->all)
+    if (s && s->kind == StreamKind::kConnection && s->handle != except && s->unsent.length > 0)
+      unsent.push_back(s->handle);
+  return unsent;
+}
+
+int streamRecvLimit(Streams *streams, int handle, int most) {
+  Stream *s = connectionOf(streams, handle);
+  if (!s) return -EBADF;
+  s->recvLimit = most > 0 ? static_cast<size_t>(most) : 0;
+  return 0;
+}
+
+/* A plain connection is asked only when the backend says that it may have ended: most have not. */
+int streamEnded(Streams *streams, int handle) {
+  const Stream *s = connectionOf(streams, handle);
+  if (!s) return -EBADF;
+  if (s->endHeld) return s->kept.length == 0 ? 1 : 0;
+  if (!s->tls && !s->ending) return 0;
+  uint8_t next;
+  ssize_t n;
+  do n = recv(s->fd, &next, 1, MSG_PEEK | MSG_DONTWAIT);
+  while (n < 0 && errno == EINTR);
+  return n == 0 || (n < 0 && !wouldBlock(errno)) ? 1 : 0;
+}
+
+/* ---- kept bytes ---- */
+
+int streamKeep(Streams *streams, int handle, const uint8_t *bytes, size_t length) {
+  Stream *s = connectionOf(streams, handle);
+  if (!s) return -EBADF;
+  if (s->kept.append(bytes, length)) return 0;
+  // bytes are lost: those that follow would be taken for something else
+  streamFailed(s, -ENOMEM);
+  return -ENOMEM;
+}
+
+int streamKeptLength(Streams *streams, int handle) {
+  const Stream *s = streamOf(streams, handle);
+  return s ? static_cast<int>(s->kept.length) : -EBADF;
+}
+
+int streamCopyKept(Streams *streams, int handle, uint8_t *into) {
+  const Stream *s = streamOf(streams, handle);
+  if (!s) return -EBADF;
+  if (s->kept.length > 0) memcpy(into, s->kept.first(), s->kept.length);
+  return static_cast<int>(s->kept.length);
+}
+
+int streamTakeKept(Streams *streams, int handle) {
+  Stream *s = streamOf(streams, handle);
+  if (!s) return -EBADF;
+  if (s->kept.length == 0) return -1;
+  const int offset = streams->turn->sideTake(s->kept.length);
+  if (offset < 0) return -ENOBUFS;
+  memcpy(streams->turn->arena + offset, s->kept.first(), s->kept.length);
+  s->kept.clear();
+  s->redeliver = false;
+  return offset;
+}
+
+/* ---- sending ---- */
+
+int streamSend(Streams *streams, int handle, const uint8_t *bytes, size_t length) {
+  Stream *s = connectionOf(streams, handle);
+  if (!s) return -EBADF;
+  if (length == 0) return static_cast<int>(s->unsent.length);
+  if (s->unsent.length > kUnsentMax || length > kUnsentMax - s->unsent.length) return -ENOBUFS;
+  if (!s->tls) return streams->loop->ops->send(streams->loop, s, bytes, length);
+  const int err = tlsWrite(s->tls, bytes, length);
+  return err < 0 ? err : static_cast<int>(s->unsent.length);
+}
+
+int streamUnsent(Streams *streams, int handle) {
+  const Stream *s = streamOf(streams, handle);
+  return s ? static_cast<int>(s->unsent.length) : -EBADF;
+}
+
+int streamTakeUnsent(Streams *streams, int handle, uint8_t *into) {
+  Stream *s = streamOf(streams, handle);
+  if (!s) return -EBADF;
+  const size_t length = s->unsent.length;
+  if (length > 0) memcpy(into, s->unsent.first(), length);
+  s->unsent.clear();
+  return static_cast<int>(length);
+}
+
+/* ---- TLS ---- */
+
+static int sendRecord(void *context, const uint8_t *bytes, size_t length) {
+  Stream *s = static_cast<Stream *>(context);
+  return s->streams->loop->ops->send(s->streams->loop, s, bytes, length);
+}
+
+int streamTlsStart(Streams *streams, int handle, TlsConn *conn, const uint8_t *bytes, size_t length) {
+  Stream *s = connectionOf(streams, handle);
+  const bool possible = s && !s->tls && !s->connecting;
+  if (possible) tlsConnAttach(conn, {sendRecord, s}, &s->lane->tlsPool);
+  if (!possible || !tlsConnPrefix(conn, bytes, length)) {
+    tlsConnFree(conn);
+    return possible ? -EMSGSIZE : -EBADF;
+  }
+  s->tls = conn;
+  s->shaking = true;
+  // the next turn takes the first step, so that its result is a record like any other
+  streamQueueReceive(s);
+  receiveOrFail(s, true);
+  return 0;
+}
+
+TlsConn *streamTls(Streams *streams, int handle) {
+  const Stream *s = streamOf(streams, handle);
+  return s ? s->tls : nullptr;
+}
+
+}  // namespace tsb
