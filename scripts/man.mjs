@@ -1,4 +1,5 @@
-// The man pages, made of docs/: tsbouncer(1) of usage.md, tsbouncer(5) of config.md. Part of the build.
+// The man pages, generated from docs/: tsbouncer(1) from usage.md, console.md and clients.md, tsbouncer(5) from config.md.
+// Part of the build.
 //
 //     node scripts/man.mjs [folder]   the default is dist/man
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -9,19 +10,27 @@ import { roffOf } from './roff.mjs';
 const TOP = fileURLToPath(new URL('..', import.meta.url));
 
 const PAGES = [
-  { section: 1, source: 'usage.md', about: 'tsbouncer \\- connection pooler for PostgreSQL', also: 5 },
-  { section: 5, source: 'config.md', about: 'tsbouncer.ini \\- configuration of tsbouncer(1)', also: 1 },
+  {
+    section: 1,
+    source: 'usage.md',
+    // pages that become a section each
+    more: ['console.md', 'clients.md'],
+    about: 'tsbouncer \\- connection pooler for PostgreSQL',
+    also: 5,
+  },
+  { section: 5, source: 'config.md', more: [], about: 'tsbouncer.ini \\- configuration of tsbouncer(1)', also: 1 },
 ];
 
-/** The day that the pages bear; the variable is for builds that have to come out the same every time. */
+/** The date of the pages; the variable is for reproducible builds. */
 function day() {
   const epoch = process.env.SOURCE_DATE_EPOCH;
   return new Date(epoch === undefined ? Date.now() : Number(epoch) * 1000).toISOString().slice(0, 10);
 }
 
-function manPage({ section, source, about, also }, version) {
+function manPage({ section, source, more, about, also }, version) {
+  const page = (name) => readFileSync(join(TOP, 'docs', name), 'utf8');
   const head = [
-    `.\\" Made of docs/${source}: change that.`,
+    `.\\" Generated from docs/${[source, ...more].join(', docs/')}: edit these.`,
     `.TH TSBOUNCER ${section} ${day()} "tsbouncer ${version}" "tsbouncer"`,
     '.SH NAME',
     about,
@@ -31,9 +40,10 @@ function manPage({ section, source, about, also }, version) {
     `.BR tsbouncer (${also}),`,
     '.BR psql (1)',
     '.PP',
-    'The folder docs of the package has more.',
+    'The folder docs of the package contains more pages.',
   ];
-  return `${head.join('\n')}\n${roffOf(readFileSync(join(TOP, 'docs', source), 'utf8'))}${foot.join('\n')}\n`;
+  const body = [roffOf(page(source)), ...more.map((name) => roffOf(page(name), true))].join('');
+  return `${head.join('\n')}\n${body}${foot.join('\n')}\n`;
 }
 
 const folder = process.argv[2] ?? join(TOP, 'dist', 'man');

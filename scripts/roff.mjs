@@ -112,14 +112,15 @@ function list(token) {
   });
 }
 
-function heading(token) {
+/** @param top the depth of the headings that begin a section */
+function heading(token, top) {
   const text = inlines(token.tokens).replaceAll('\\fB', '').replaceAll('\\fR', '');
-  if (token.depth === 2) return [`.SH ${text.toUpperCase()}`];
-  if (token.depth === 3) return [`.SS ${text}`];
+  if (token.depth === top) return [`.SH ${text.toUpperCase()}`];
+  if (token.depth === top + 1) return [`.SS ${text}`];
   return refuse(token);
 }
 
-function block(token, afterHeading) {
+function block(token, afterHeading, top) {
   // a heading has its own distance to what follows
   const gap = afterHeading ? [] : ['.PP'];
   switch (token.type) {
@@ -127,7 +128,7 @@ function block(token, afterHeading) {
     case 'html':
       return [];
     case 'heading':
-      return heading(token);
+      return heading(token, top);
     case 'text':
     case 'paragraph':
       return [...gap, ...textLines(token.tokens)];
@@ -142,26 +143,28 @@ function block(token, afterHeading) {
   }
 }
 
-function blocks(tokens) {
+function blocks(tokens, top) {
   const lines = [];
   for (const token of tokens) {
     const last = lines.findLast((line) => line.startsWith('.'));
     const afterHeading = lines.length === 0 || (lines.at(-1) === last && /^\.(SH|SS) /.test(last));
-    lines.push(...block(token, afterHeading));
+    lines.push(...block(token, afterHeading, top));
   }
   return lines;
 }
 
 /**
- * A page of docs/ as the body of a man page. Its title is left out; what stands before its first section is the
- * description.
+ * A page of docs/ as the body of a man page: its title is left out, and the text before its first section becomes the
+ * description. Or as one section of a man page, with the page's title as its heading.
  * @param {string} markdown
+ * @param {boolean} asSection
  * @returns {string} lines of roff
  */
-export function roffOf(markdown) {
+export function roffOf(markdown, asSection = false) {
+  if (asSection) return `${blocks(lexer(markdown), 1).join('\n')}\n`;
   const tokens = lexer(markdown).filter((token) => !(token.type === 'heading' && token.depth === 1));
   const first = tokens.find((token) => token.type !== 'space');
-  const lines = blocks(tokens);
+  const lines = blocks(tokens, 2);
   if (first?.type !== 'heading') lines.unshift('.SH DESCRIPTION');
   return `${lines.join('\n')}\n`;
 }
