@@ -13,7 +13,7 @@ import { checkPidfile, writePidfile } from './cli/pidfile';
 import { changeUser } from './cli/user';
 import { takeBackSeat } from './core/base/cpu-affinity';
 import { keepYoungGenerationSmall } from './core/base/heap';
-import { runState } from './core/base/lifecycle';
+import { beginTakeover, isTakingOver } from './core/base/lifecycle';
 import { nextOf } from './core/base/list';
 import { die, exitProcess, fatal, logInfo, logState } from './core/base/log';
 import { native } from './core/base/native';
@@ -72,9 +72,10 @@ function main(): void {
   claimDaemon();
   const options = readOptions();
   if (options.check) process.exit(checkConfig(options.configFile, options.user, options.quiet));
-  if (options.reboot) takeBackSeat();
-  runState.reboot = options.reboot ? 1 : 0;
-  runState.daemon = options.daemon;
+  if (options.reboot) {
+    takeBackSeat();
+    beginTakeover();
+  }
   logState.quiet = options.quiet;
   cf.verbose = options.verbose;
   logState.verbose = options.verbose;
@@ -87,7 +88,7 @@ function main(): void {
   initVarLookup(cf.trackExtraParameters);
   if (!sbufTlsSetup().ok) die('TLS setup failed');
 
-  if (runState.daemon) {
+  if (options.daemon) {
     requireDaemonSettings(cf.pidfile, cf.logfile, cf.syslog);
     if (!isDaemonChild()) {
       // the daemon does all that follows, and what it has to say comes out here; so the user is not changed yet: the one
@@ -104,7 +105,7 @@ function main(): void {
 
   notifySetup();
 
-  const takeover = runState.reboot !== 0 && takeoverPart1(checkOldProcessUnix);
+  const takeover = isTakingOver() && takeoverPart1(checkOldProcessUnix);
   if (!takeover) {
     if (!options.reboot && checkOldProcessUnix()) die('unix socket is in use, cannot continue');
     checkPidfile(cf.pidfile);

@@ -3,40 +3,42 @@
  */
 
 import { constants } from 'node:os';
-import { clientsHeldUp } from './admin/commands';
-import { PauseMode, runState, ShutdownMode, setShutdown } from './core/base/lifecycle';
+import {
+  clientsHeldUp,
+  getPauseMode,
+  isFrozen,
+  isTakingOver,
+  ownsListeners,
+  PauseMode,
+  ShutdownMode,
+} from './core/base/lifecycle';
 import { die, exitProcess, fatalErrno, logInfo } from './core/base/log';
 import { native } from './core/base/native';
 import { notify, notifyReloading } from './core/base/systemd';
-import { fullResume } from './core/life/pause';
+import { beginShutdown, pauseAll, resumeAll } from './core/life/pause';
 import { reloadAll } from './core/life/reload';
-import { cleanupTcpSockets } from './core/net/pooler';
-import { requestFullLoopMaint, touchPools } from './core/pool/pool';
+import { requestFullLoopMaint } from './core/pool/pool';
 import { upcalls } from './core/pool/upcalls';
 
-function beginShutdown(name: string, waitsFor: string): void {
+function announceShutdown(name: string, waitsFor: string): void {
   if (globalThis.cfShutdown > 0) {
     logInfo(`got ${name} while shutting down, fast exit`);
     exitProcess(0);
   }
   logInfo(`got ${name}, shutting down, ${waitsFor}`);
   notify('STOPPING=1');
-  if (runState.reboot !== 0) die('takeover was in progress, going down immediately');
-  if (runState.pauseMode === PauseMode.SUSPEND) die('suspend was in progress, going down immediately');
+  if (isTakingOver()) die('takeover was in progress, going down immediately');
+  if (!ownsListeners()) die('suspend was in progress, going down immediately');
 }
 
 function onTerm(): void {
-  beginShutdown('SIGTERM', 'waiting for all clients disconnect');
-  setShutdown(ShutdownMode.WAIT_FOR_CLIENTS);
-  cleanupTcpSockets();
+  announceShutdown('SIGTERM', 'waiting for all clients disconnect');
+  beginShutdown(ShutdownMode.WAIT_FOR_CLIENTS);
 }
 
 function onInt(): void {
-  beginShutdown('SIGINT', 'waiting for all servers connections to be released');
-  runState.pauseMode = PauseMode.PAUSE;
-  setShutdown(ShutdownMode.WAIT_FOR_SERVERS);
-  cleanupTcpSockets();
-  touchPools(null);
+  announceShutdown('SIGINT', 'waiting for all servers connections to be released');
+  beginShutdown(ShutdownMode.WAIT_FOR_SERVERS);
 }
 
 function onQuit(): void {
@@ -46,26 +48,26 @@ function onQuit(): void {
 }
 
 function onUsr1(): void {
-  if (runState.pauseMode !== PauseMode.NONE) {
+  if (getPauseMode() !== PauseMode.NONE) {
     logInfo('got SIGUSR1, but already paused/suspended');
     return;
   }
   logInfo('got SIGUSR1, pausing all activity');
-  runState.pauseMode = PauseMode.PAUSE;
+  pauseAll();
 }
 
 function onUsr2(): void {
   if (globalThis.cfShutdown > 0 && !clientsHeldUp()) {
     logInfo('got SIGUSR2 while shutting down, ignoring');
-  } else if (upcalls.handover.frozen) {
+  } else if (isFrozen()) {
     logInfo('got SIGUSR2, continuing from SUSPEND');
     upcalls.handover.abort('handover ended by SIGUSR2');
-  } else if (runState.pauseMode === PauseMode.SUSPEND) {
+  } else if (getPauseMode() === PauseMode.SUSPEND) {
     logInfo('got SIGUSR2, continuing from SUSPEND');
-    fullResume();
-  } else if (runState.pauseMode === PauseMode.PAUSE) {
+    resumeAll();
+  } else if (getPauseMode() === PauseMode.PAUSE) {
     logInfo('got SIGUSR2, continuing from PAUSE');
-    fullResume();
+    resumeAll();
   } else {
     logInfo('got SIGUSR2, but not paused/suspended');
   }
@@ -74,7 +76,7 @@ function onUsr2(): void {
 function onHup(): void {
   logInfo('got SIGHUP, re-reading config');
   // the sockets may be another process's soon; if they stay ours, then
-  if (upcalls.handover.frozen) {
+  if (isFrozen()) {
     upcalls.handover.laterReload();
     return;
   }

@@ -3,21 +3,20 @@
  * that had to wait. The session code calls it through upcalls.admin.
  */
 
-import { PauseMode, runState, ShutdownMode, setShutdown } from '../core/base/lifecycle';
+import { getPauseMode, getShutdownMode, isFrozen, PauseMode, ShutdownMode } from '../core/base/lifecycle';
 import { nextOf } from '../core/base/list';
 import { fatal, logDebug, logInfo, slogInfo, slogWarning, wantDebug } from '../core/base/log';
 import { native } from '../core/base/native';
 import { equalNoCase, strlistContains } from '../core/base/strutil';
 import { PGBOUNCER_COMPAT_VERSION } from '../core/base/version';
 import { AuthType, cf, PoolMode } from '../core/config/settings';
-import { fullResume, resumeAll } from '../core/life/pause';
+import { beginShutdown, resumeAll } from '../core/life/pause';
 import { disconnectClient } from '../core/link/objects';
 import { checkDbConnectionCount, checkUserConnectionCount } from '../core/login/admit';
 import { isUnixAddr } from '../core/net/addr';
-import { cleanupTcpSockets } from '../core/net/pooler';
 import type { PgPool, PgSocket } from '../core/pool/bouncer';
 import { addDatabase, countPausedDatabases, forceUserCredentials } from '../core/pool/database';
-import { getPool, touchPools } from '../core/pool/pool';
+import { getPool } from '../core/pool/pool';
 import { isDead } from '../core/pool/socket';
 import { upcalls } from '../core/pool/upcalls';
 import { findOrAddGlobalUser } from '../core/pool/user';
@@ -59,7 +58,7 @@ function pool(): PgPool {
 
 /* ---- SHUTDOWN ---- */
 
-function shutdownModeOf(arg: string): ShutdownMode | null {
+function shutdownModeOf(arg: string): Exclude<ShutdownMode, ShutdownMode.NONE> | null {
   if (arg === '') return ShutdownMode.IMMEDIATE;
   if (equalNoCase(arg, 'WAIT_FOR_CLIENTS')) return ShutdownMode.WAIT_FOR_CLIENTS;
   if (equalNoCase(arg, 'WAIT_FOR_SERVERS')) return ShutdownMode.WAIT_FOR_SERVERS;
@@ -74,23 +73,16 @@ function cmdShutdown(admin: PgSocket, arg: string): boolean {
   if (mode === ShutdownMode.IMMEDIATE) {
     logInfo('SHUTDOWN command issued');
     // while everything stands still, only the process that takes over may end this one
-    if (upcalls.handover.frozen && !upcalls.handover.shutdown(admin)) return false;
+    if (isFrozen() && !upcalls.handover.shutdown(admin)) return false;
     globalThis.cfShutdown = 2;
-    runState.shutdownMode = ShutdownMode.IMMEDIATE;
     native.loopBreak();
     // not answered: the connection stays open until the process is gone, and whoever takes over waits for just that
     return true;
   }
 
-  setShutdown(mode);
-  if (mode === ShutdownMode.WAIT_FOR_SERVERS) {
-    runState.pauseMode = PauseMode.PAUSE;
-    logInfo('SHUTDOWN WAIT_FOR_SERVERS command issued');
-  } else {
-    logInfo('SHUTDOWN WAIT_FOR_CLIENTS command issued');
-  }
-  cleanupTcpSockets();
-  touchPools(null);
+  const waitsForServers = mode === ShutdownMode.WAIT_FOR_SERVERS;
+  logInfo(`SHUTDOWN ${waitsForServers ? 'WAIT_FOR_SERVERS' : 'WAIT_FOR_CLIENTS'} command issued`);
+  beginShutdown(mode);
   return adminReady(admin, 'SHUTDOWN');
 }
 
@@ -113,7 +105,7 @@ export const commands: readonly Command[] = [
 
 function runQuery(admin: PgSocket, query: string): boolean {
   const parsed = parseQuery(query);
-  if (upcalls.handover.frozen && !equalNoCase(parsed.name, 'shutdown')) {
+  if (isFrozen() && !equalNoCase(parsed.name, 'shutdown')) {
     upcalls.handover.abort('only SHUTDOWN ends a handover');
     return false;
   }
@@ -171,7 +163,7 @@ function handlePacket(admin: PgSocket, type: number, reader: PktReader): boolean
     case PqMsg.Close:
     case PqMsg.Flush:
     case PqMsg.Sync:
-      if (upcalls.handover.frozen) {
+      if (isFrozen()) {
         upcalls.handover.abort('only SHUTDOWN ends a handover');
         return false;
       }
@@ -263,20 +255,18 @@ function answerWaiting(tag: () => string): void {
 }
 
 function pausedTag(): string {
-  if (runState.pauseMode === PauseMode.SUSPEND) return 'SUSPEND';
+  if (getPauseMode() === PauseMode.SUSPEND) return 'SUSPEND';
   // otherwise single databases are paused
-  if (runState.pauseMode === PauseMode.PAUSE || countPausedDatabases() > 0) return 'PAUSE';
+  if (getPauseMode() === PauseMode.PAUSE || countPausedDatabases() > 0) return 'PAUSE';
   return fatal('admin_pause_done: bad state');
 }
 
 /** PAUSE or SUSPEND is complete. A pooler that was suspended by somebody who has gone resumes work. */
 export function adminPauseDone(): void {
   answerWaiting(pausedTag);
-  if (pool().activeClientList.count === 0 && runState.pauseMode === PauseMode.SUSPEND) {
+  if (pool().activeClientList.count === 0 && getPauseMode() === PauseMode.SUSPEND) {
     logInfo('admin disappeared when suspended, doing RESUME');
-    runState.pauseMode = PauseMode.NONE;
     resumeAll();
-    touchPools(null);
   }
 }
 
@@ -291,8 +281,8 @@ export function adminWaitCloseDone(): void {
  */
 export function adminHandleCancel(admin: PgSocket): void {
   if (!admin.waitForResponse) slogWarning(admin, 'admin cancel request for non-waiting client?');
-  if (runState.shutdownMode !== ShutdownMode.NONE) return;
-  if (runState.pauseMode !== PauseMode.NONE) fullResume();
+  if (getShutdownMode() !== ShutdownMode.NONE) return;
+  if (getPauseMode() !== PauseMode.NONE) resumeAll();
   if (!admin.waitForResponse) return;
   admin.waitForResponse = false;
   if (adminError(admin, 'canceling statement due to user request', QUERY_CANCELED)) continueReading(admin);

@@ -3,19 +3,17 @@
  * functions of reply.ts return.
  */
 
-import { PauseMode, runState, ShutdownMode } from '../core/base/lifecycle';
+import { clientsHeldUp, getPauseMode, getShutdownMode, PauseMode, ShutdownMode } from '../core/base/lifecycle';
 import { nextOf } from '../core/base/list';
 import { logError, logInfo } from '../core/base/log';
 import { asciiLower } from '../core/base/strutil';
-import { getCachedTime } from '../core/base/time';
 import { SetResult, setConfigParam } from '../core/config/settings';
-import { fullResume } from '../core/life/pause';
+import { pauseAll, resumeAll, suspendAll } from '../core/life/pause';
 import { applyTlsSettings, reloadAll } from '../core/life/reload';
 import { tagDatabaseDirty } from '../core/link/dirty';
 import { closeLogins, killPool } from '../core/link/kill';
 import { disconnectClient } from '../core/link/objects';
 import { findOrRegisterDatabase } from '../core/link/registry';
-import { suspendPooler } from '../core/net/pooler';
 import type { PgDatabase, PgPool, PgSocket } from '../core/pool/bouncer';
 import { countPausedDatabases, databaseList, findDatabase } from '../core/pool/database';
 import { peerPoolList, poolList, poolServerCount, touchPools } from '../core/pool/pool';
@@ -64,21 +62,13 @@ function cmdReload(admin: PgSocket): boolean {
   return adminFail(admin, 'RELOAD failed, see logs for additional details', CONFIG_FILE_ERROR);
 }
 
-/**
- * True when a shutdown waits for clients that a pause keeps from ending: those must be able to go on. A shutdown that
- * waits for servers turns waiting clients away instead.
- */
-export function clientsHeldUp(): boolean {
-  return runState.shutdownMode === ShutdownMode.WAIT_FOR_CLIENTS && runState.pauseMode !== PauseMode.NONE;
-}
-
 function cmdResume(admin: PgSocket, arg: string): boolean {
   if (arg === '') {
     logInfo('RESUME command issued');
-    if (runState.shutdownMode !== ShutdownMode.NONE && !clientsHeldUp())
+    if (getShutdownMode() !== ShutdownMode.NONE && !clientsHeldUp())
       return adminError(admin, 'pooler is shutting down');
-    if (runState.pauseMode === PauseMode.NONE) return adminError(admin, 'pooler is not paused/suspended');
-    fullResume();
+    if (getPauseMode() === PauseMode.NONE) return adminError(admin, 'pooler is not paused/suspended');
+    resumeAll();
     return adminReady(admin, 'RESUME');
   }
   const db = findDatabase(arg);
@@ -92,27 +82,23 @@ function cmdResume(admin: PgSocket, arg: string): boolean {
 
 /** Answered by pauseDone when every buffer is empty. */
 function cmdSuspend(admin: PgSocket): boolean {
-  if (runState.pauseMode !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
+  if (getPauseMode() !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
   // buffers of paused databases would never become empty
   if (countPausedDatabases() > 0) return adminError(admin, 'cannot suspend with paused databases');
 
   logInfo('SUSPEND command issued');
-  runState.pauseMode = PauseMode.SUSPEND;
+  suspendAll();
   admin.waitForResponse = true;
-  suspendPooler();
-  runState.suspendStart = getCachedTime();
-  touchPools(null);
   return true;
 }
 
 /** Answered by pauseDone when no server connection is left. */
 function cmdPause(admin: PgSocket, arg: string): boolean {
-  if (runState.pauseMode !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
+  if (getPauseMode() !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
   if (arg === '') {
     logInfo('PAUSE command issued');
-    runState.pauseMode = PauseMode.PAUSE;
+    pauseAll();
     admin.waitForResponse = true;
-    touchPools(null);
     return true;
   }
   logInfo(`PAUSE '${arg}' command issued`);
@@ -176,7 +162,7 @@ function killPools(db: PgDatabase | null): void {
 }
 
 function cmdKill(admin: PgSocket, arg: string): boolean {
-  if (runState.pauseMode !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
+  if (getPauseMode() !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
   if (arg === '') {
     logInfo('KILL command issued');
     killPools(null);

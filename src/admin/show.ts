@@ -2,7 +2,7 @@
  * SHOW (and SELECT, which some clients say instead): one row per word that may follow.
  */
 
-import { PauseMode, runState } from '../core/base/lifecycle';
+import { getPauseMode, PauseMode } from '../core/base/lifecycle';
 import { equalNoCase } from '../core/base/strutil';
 import { VERSION_STRING } from '../core/base/version';
 import { configForEach } from '../core/config/settings';
@@ -36,7 +36,7 @@ function configRows(put: PutRow): void {
 }
 
 function stateRows(put: PutRow): void {
-  const is = (mode: PauseMode): string => (runState.pauseMode === mode ? 'yes' : 'no');
+  const is = (mode: PauseMode): string => (getPauseMode() === mode ? 'yes' : 'no');
   put('active', is(PauseMode.NONE));
   put('paused', is(PauseMode.PAUSE));
   put('suspended', is(PauseMode.SUSPEND));

@@ -14,7 +14,15 @@
  */
 
 import { constants } from 'node:os';
-import { PauseMode, runState, ShutdownMode } from '../core/base/lifecycle';
+import {
+  enterFreeze,
+  getPauseMode,
+  getShutdownMode,
+  isFrozen,
+  leaveFreeze,
+  PauseMode,
+  ShutdownMode,
+} from '../core/base/lifecycle';
 import { logError, logInfo, logWarning } from '../core/base/log';
 import { native } from '../core/base/native';
 import { equalNoCase } from '../core/base/strutil';
@@ -27,7 +35,6 @@ import { disconnectClient } from '../core/link/objects';
 import { resumePooler, suspendPooler } from '../core/net/pooler';
 import type { PgSocket } from '../core/pool/bouncer';
 import { isDead } from '../core/pool/socket';
-import { upcalls } from '../core/pool/upcalls';
 import { writeCommandComplete, writeReadyForQuery } from '../core/wire/messages';
 import { PqMsg } from '../core/wire/packets';
 import { PktBuf } from '../core/wire/pktbuf';
@@ -37,7 +44,7 @@ import { FORMAT, type HandoverRecord, READY } from './format';
 import { goOn, type Stillness, sendUnsent, standStill } from './freeze';
 import { Description, type Owned } from './snapshot-writer';
 import { allSockets, countKinds, travels } from './sockets';
-import { isTakingOver } from './take';
+import { isFinishingTakeover } from './take';
 
 /** Most descriptors, and about how many bytes, of one message. */
 const BATCH_FDS = 200;
@@ -60,7 +67,6 @@ const FROZEN_LOOK = USEC / 10;
 let taker: PgSocket | null = null;
 let format = 0;
 let still: Stillness | null = null;
-let pauseBefore: PauseMode = PauseMode.NONE;
 let reloadAsked = false;
 /** what is being sent, and whom it has still to tell of ahead of time */
 let batches: Batches | null = null;
@@ -207,13 +213,12 @@ export function handleHandoverCommand(admin: PgSocket, arg: string): string | nu
   const cred = native.peerCred(native.fdOf(admin.handle));
   if (!admin.ownUser || cred === null || cred[0] !== process.getuid?.())
     return 'handover is for the owner of the process';
-  if (taker !== null || isTakingOver()) return 'another handover is under way';
-  if (runState.shutdownMode !== ShutdownMode.NONE || globalThis.cfShutdown > 0) return 'pooler is shutting down';
-  if (runState.pauseMode === PauseMode.SUSPEND) return 'already suspended/paused';
+  if (taker !== null || isFinishingTakeover()) return 'another handover is under way';
+  if (getShutdownMode() !== ShutdownMode.NONE || globalThis.cfShutdown > 0) return 'pooler is shutting down';
+  if (getPauseMode() === PauseMode.SUSPEND) return 'already suspended/paused';
   logInfo('HANDOVER command issued');
   taker = admin;
   format = Math.min(asked, FORMAT);
-  upcalls.handover.active = true;
   return null;
 }
 
@@ -262,21 +267,17 @@ function failed(sending: Batches): void {
 }
 
 function freeze(admin: PgSocket, sending: Batches, describing: Description): void {
-  if (runState.pauseMode === PauseMode.SUSPEND || runState.shutdownMode !== ShutdownMode.NONE) {
+  if (getPauseMode() === PauseMode.SUSPEND || getShutdownMode() !== ShutdownMode.NONE) {
     abortHandover('suspended or shutting down meanwhile');
     return;
   }
   const began = readClock();
-  pauseBefore = runState.pauseMode;
-  // the exit hooks, the signals and the janitor know this mode: hands off what another process may own
-  runState.pauseMode = PauseMode.SUSPEND;
-  runState.suspendStart = began;
-  upcalls.handover.frozen = true;
+  const modeBefore = enterFreeze(began);
   suspendPooler();
   still = standStill(admin);
   diePoint('give-still');
   sending.serving = false;
-  if (!describing.describeAll(still, admin, began, pauseBefore) || !sending.finish('HANDOVER')) {
+  if (!describing.describeAll(still, admin, began, modeBefore) || !sending.finish('HANDOVER')) {
     failed(sending);
     return;
   }
@@ -295,10 +296,8 @@ function freeze(admin: PgSocket, sending: Batches, describing: Description): voi
 
 /** The new process is gone or unfit: everything goes on. */
 function thaw(): void {
-  const frozen = upcalls.handover.frozen;
+  const frozen = isFrozen();
   taker = null;
-  upcalls.handover.active = false;
-  upcalls.handover.frozen = false;
   timerStop(patience);
   timerStop(frozenTimer);
   timerStop(pumpTimer);
@@ -309,7 +308,7 @@ function thaw(): void {
   takerReady = false;
   logInfo('handover failed, resuming work');
   if (!frozen) return;
-  runState.pauseMode = pauseBefore;
+  leaveFreeze();
   if (still !== null) {
     sendUnsent(still);
     // inside a turn already: no other
@@ -332,7 +331,7 @@ export function abortHandover(reason: string): void {
 export function handoverTurnEnd(): void {
   if (taker === null) return;
   if (isDead(taker)) thaw();
-  else if (upcalls.handover.frozen) return;
+  else if (isFrozen()) return;
   else if (batches === null || description === null) beginAhead(taker);
   else goAhead(taker, batches, description);
   if (taker !== null && !aheadEnded && pumpTimer.when === 0) native.loopBreak();
@@ -343,7 +342,7 @@ export function handoverTurnEnd(): void {
  * everything now.
  */
 export function shutdownForHandover(admin: PgSocket): boolean {
-  if (!upcalls.handover.frozen || admin !== taker) return false;
+  if (!isFrozen() || admin !== taker) return false;
   const pkt = new PktBuf();
   writeCommandComplete(pkt, 'SHUTDOWN');
   diePoint('give-shutdown');

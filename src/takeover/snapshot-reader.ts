@@ -5,7 +5,7 @@
  */
 
 import { ScramState } from '../core/auth/scram';
-import { PauseMode, runState } from '../core/base/lifecycle';
+import { enterPause } from '../core/base/lifecycle';
 import { native } from '../core/base/native';
 import { fromWallTime, type WallTime } from '../core/base/time';
 import { hostsOf } from '../core/link/hosts';
@@ -143,7 +143,7 @@ export class Restorer {
         return;
       case 'still':
         this.stillSince = fromWallTime(record.since);
-        if (record.paused) runState.pauseMode = PauseMode.PAUSE;
+        if (record.paused) enterPause();
         statsStamps.old = fromWallTime(record.statsStamps[0]);
         statsStamps.now = fromWallTime(record.statsStamps[1]);
         raiseQueryId(record.newestQueryId ?? 0);

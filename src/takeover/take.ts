@@ -10,7 +10,7 @@ import { accessSync, constants as fsConstants, readFileSync, unlinkSync } from '
 import { constants } from 'node:os';
 import { dirname } from 'node:path';
 import { leaveBackSeat } from '../core/base/cpu-affinity';
-import { PauseMode, runState } from '../core/base/lifecycle';
+import { endTakeover, ownsListeners } from '../core/base/lifecycle';
 import { die, fatal, logDebug, logError, logInfo, logWarning, slogInfo } from '../core/base/log';
 import { native } from '../core/base/native';
 import { listenFdCount, notify, notifyState } from '../core/base/systemd';
@@ -18,7 +18,7 @@ import { readClock, USEC } from '../core/base/time';
 import { newTimer, timerStart, timerStop } from '../core/base/timer';
 import { cf } from '../core/config/settings';
 import { mainLoopOnce } from '../core/life/mainloop';
-import { resumeAll } from '../core/life/pause';
+import { resumeSockets } from '../core/life/pause';
 import { killDatabase } from '../core/link/kill';
 import { launchNewConnection } from '../core/link/launch';
 import { disconnectServer } from '../core/link/objects';
@@ -67,7 +67,7 @@ let pauseBegan = 0;
 let pauseEnded = 0;
 
 /** It owns the sockets or is about to; no other process may ask it for them before it has ended the old one. */
-export function isTakingOver(): boolean {
+export function isFinishingTakeover(): boolean {
   return channel !== null;
 }
 
@@ -292,7 +292,7 @@ export function takeoverPart1(oldProcessAnswers: () => boolean): boolean {
   requireUnixSocket();
   if (!oldProcessAnswers()) {
     logInfo('old process not found, try to continue normally');
-    runState.reboot = 0;
+    endTakeover();
     leaveBackSeat();
     return false;
   }
@@ -300,7 +300,7 @@ export function takeoverPart1(oldProcessAnswers: () => boolean): boolean {
   diePoint('take-start');
   takeoverLogin(waitForLogin(takeoverInit()));
   diePoint('take-complete');
-  runState.reboot = 0;
+  endTakeover();
   logInfo('disko over, going background');
   return true;
 }
@@ -331,7 +331,7 @@ function oneTurn(): void {
 function resumeWork(): void {
   const goneDatabases = restorer === null ? classicState.goneDatabases : restorer.goneDatabases;
   if (restorer === null) {
-    resumeAll();
+    resumeSockets();
     // one whose client was not given has nobody to answer to, and one that was not logged in cannot go on with that
     for (const sk of classicState.sockets) {
       if (isServerSocket(sk) && !sk.ready && sk.link === null)
@@ -464,7 +464,7 @@ export function takeoverFinish(): string {
   }
   logInfo('old process killed, resuming work');
   settleListeners();
-  if (runState.pauseMode !== PauseMode.SUSPEND) resumePooler();
+  if (ownsListeners()) resumePooler();
 
   const { clients, servers } = restorer === null ? classicState : countKinds(restorer.still.sockets);
   const listeners = restorer === null ? classicState.listeners : restorer.listeners;

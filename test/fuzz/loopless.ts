@@ -3,7 +3,7 @@
  * which pieces their bytes arrive. Everything between the two is the pooler's own.
  */
 
-import { PauseMode, runState } from '../../src/core/base/lifecycle';
+import { getPauseMode, leavePause, PauseMode } from '../../src/core/base/lifecycle';
 import { StatList } from '../../src/core/base/list';
 import { arena, native } from '../../src/core/base/native';
 import { getCachedTime, setTimeCache } from '../../src/core/base/time';
@@ -169,7 +169,7 @@ export class World {
       db.paused = db.disabled = db.waitClose = false;
       db.connectionCount = db.clientConnectionCount = 0;
     }
-    runState.pauseMode = PauseMode.NONE;
+    if (getPauseMode() !== PauseMode.NONE) leavePause();
   }
 
   /** A server that is logged in and free. */

@@ -1,27 +1,30 @@
 /*
- * What the whole process is doing: running, pausing, shutting down. Read everywhere, set by the console, the signals,
- * the janitor and the handover.
+ * What the process as a whole is doing: running, paused, suspended, frozen for a handover, taking over, shutting down.
+ * Every module reads it; only this one assigns it, and it refuses transitions that make no sense. The operations with
+ * their effects on sockets are in core/life/pause.ts.
  */
 
 declare global {
   /**
-   * 0 = running, 1 = waiting for servers or clients to go, 2 = leave the main loop now. A true global, so that
-   * `while (cfShutdown < 2) mainLoopOnce();` is the whole program; every environment (thread) has its own.
+   * 0 = running, 1 = waiting for servers or clients to leave, 2 = leave the main loop now. A true global, so that
+   * `while (cfShutdown < 2) mainLoopOnce();` is the whole program. Its setter is setShutdown(), so that the flag and the
+   * shutdown mode cannot diverge.
    */
   var cfShutdown: number;
 }
-globalThis.cfShutdown = 0;
 
-/** The original's cf_pause_mode. */
+/** PgBouncer's cf_pause_mode, and FROZEN. */
 export const enum PauseMode {
   NONE = 0,
-  /** wait for clients to finish their work, close servers */
+  /** wait for clients to finish their transactions, close servers */
   PAUSE = 1,
-  /** wait for buffers to be empty, stop reading */
+  /** wait until buffers are empty, stop reading */
   SUSPEND = 2,
+  /** nothing is read or sent: the sockets have been described to a new process, which may own them soon */
+  FROZEN = 3,
 }
 
-/** What cfShutdown = 1 waits for. */
+/** What cfShutdown = 1 waits for; PgBouncer's cf_shutdown. */
 export const enum ShutdownMode {
   NONE = 0,
   /** new connections and waiting clients are refused; ends when no server connection is left */
@@ -31,20 +34,108 @@ export const enum ShutdownMode {
   IMMEDIATE = 3,
 }
 
-export const runState = {
-  pauseMode: PauseMode.NONE as PauseMode,
-  shutdownMode: ShutdownMode.NONE as ShutdownMode,
-  /** usec when SUSPEND began */
-  suspendStart: 0,
-  /** 1 while this process is taking over from another one (-R) */
-  reboot: 0,
-  daemon: false,
-  /** set by whoever makes work that the next wait must not sleep on */
-  breakLoop: false,
-};
+let pauseMode = PauseMode.NONE;
+/** the mode that a failed handover returns to */
+let modeBeforeFreeze = PauseMode.NONE;
+let shutdownMode = ShutdownMode.NONE;
+let suspendedAt = 0;
+let takingOver = false;
 
-/** Begins or advances the shutdown; the flag and its mode always change together. */
-export function setShutdown(mode: ShutdownMode): void {
-  runState.shutdownMode = mode;
-  globalThis.cfShutdown = mode === ShutdownMode.NONE ? 0 : mode === ShutdownMode.IMMEDIATE ? 2 : 1;
+export function getPauseMode(): PauseMode {
+  return pauseMode;
 }
+
+export function getShutdownMode(): ShutdownMode {
+  return shutdownMode;
+}
+
+/** When SUSPEND or the freeze began, in usec of base/time.ts. */
+export function suspendStart(): number {
+  return suspendedAt;
+}
+
+/** True from the start of a process with -R until it has taken over, or has found no old process. */
+export function isTakingOver(): boolean {
+  return takingOver;
+}
+
+export function isFrozen(): boolean {
+  return pauseMode === PauseMode.FROZEN;
+}
+
+/** False while a new process has, or may soon have, the listening sockets: they and their files are not ours to remove. */
+export function ownsListeners(): boolean {
+  return pauseMode !== PauseMode.SUSPEND && pauseMode !== PauseMode.FROZEN;
+}
+
+/** True when a shutdown waits for clients that a pause keeps from ending: RESUME is allowed then. */
+export function clientsHeldUp(): boolean {
+  return shutdownMode === ShutdownMode.WAIT_FOR_CLIENTS && pauseMode !== PauseMode.NONE;
+}
+
+function requireMode(operation: string, ...allowed: PauseMode[]): void {
+  if (!allowed.includes(pauseMode)) throw new Error(`lifecycle: ${operation} in pause mode ${pauseMode}`);
+}
+
+export function enterPause(): void {
+  requireMode('pause', PauseMode.NONE);
+  pauseMode = PauseMode.PAUSE;
+}
+
+/** @param now usec */
+export function enterSuspend(now: number): void {
+  requireMode('suspend', PauseMode.NONE);
+  pauseMode = PauseMode.SUSPEND;
+  suspendedAt = now;
+}
+
+/** Ends PAUSE or SUSPEND. */
+export function leavePause(): void {
+  requireMode('resume', PauseMode.PAUSE, PauseMode.SUSPEND);
+  pauseMode = PauseMode.NONE;
+}
+
+/** @param now usec @returns the mode that the freeze interrupts */
+export function enterFreeze(now: number): PauseMode {
+  requireMode('freeze', PauseMode.NONE, PauseMode.PAUSE);
+  modeBeforeFreeze = pauseMode;
+  pauseMode = PauseMode.FROZEN;
+  suspendedAt = now;
+  return modeBeforeFreeze;
+}
+
+/** The handover failed: back to the mode before the freeze. */
+export function leaveFreeze(): void {
+  requireMode('thaw', PauseMode.FROZEN);
+  pauseMode = modeBeforeFreeze;
+}
+
+/** Begins or advances a shutdown. One that waits for servers pauses the pools, as PgBouncer does. */
+export function setShutdown(mode: Exclude<ShutdownMode, ShutdownMode.NONE>): void {
+  if (shutdownMode === ShutdownMode.IMMEDIATE && mode !== ShutdownMode.IMMEDIATE)
+    throw new Error(`lifecycle: shutdown mode ${mode} after an immediate shutdown`);
+  if (mode === ShutdownMode.WAIT_FOR_SERVERS) {
+    requireMode('shutdown', PauseMode.NONE, PauseMode.PAUSE, PauseMode.SUSPEND);
+    pauseMode = PauseMode.PAUSE;
+  }
+  shutdownMode = mode;
+}
+
+export function beginTakeover(): void {
+  takingOver = true;
+}
+
+export function endTakeover(): void {
+  takingOver = false;
+}
+
+Object.defineProperty(globalThis, 'cfShutdown', {
+  get(): number {
+    if (shutdownMode === ShutdownMode.NONE) return 0;
+    return shutdownMode === ShutdownMode.IMMEDIATE ? 2 : 1;
+  },
+  set(value: number) {
+    if (value !== 2) throw new RangeError(`cfShutdown = ${value}: only 2 can be assigned, use setShutdown()`);
+    setShutdown(ShutdownMode.IMMEDIATE);
+  },
+});

@@ -3,7 +3,7 @@
  * servers are launched for them. Three times a second: what only time brings about, in maint.ts.
  */
 
-import { PauseMode, runState } from '../base/lifecycle';
+import { getPauseMode, isFrozen, PauseMode, suspendStart } from '../base/lifecycle';
 import { nextOf, type StatList } from '../base/list';
 import { logWarning, slogDebug, wantDebug } from '../base/log';
 import { getCachedTime, USEC } from '../base/time';
@@ -169,8 +169,8 @@ function poolWaitClose(pool: PgPool): number {
 
 /** Is called at the end of every turn. */
 export function perLoopMaint(runQueue: RunQueue): void {
-  if (upcalls.handover.frozen) return;
-  if (runState.pauseMode === PauseMode.NONE && !isFullLoopMaintRequested()) {
+  if (isFrozen()) return;
+  if (getPauseMode() === PauseMode.NONE && !isFullLoopMaintRequested()) {
     if (!anyPoolTouched()) return;
     for (const pool of takeTouchedPools()) {
       if (pool.dead || pool.db.admin) continue;
@@ -190,9 +190,9 @@ function fullLoopMaint(runQueue: RunQueue): void {
   let closing = 0;
   let anyPaused = false;
   let anyWaitClose = false;
-  const mode = runState.pauseMode;
+  const mode = getPauseMode();
   const force =
-    mode === PauseMode.SUSPEND && cf.suspendTimeout > 0 && getCachedTime() - runState.suspendStart >= cf.suspendTimeout;
+    mode === PauseMode.SUSPEND && cf.suspendTimeout > 0 && getCachedTime() - suspendStart() >= cf.suspendTimeout;
 
   for (let pool = poolList.head; pool !== null; ) {
     const next: PgPool | null = nextOf(pool);

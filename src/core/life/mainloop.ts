@@ -2,6 +2,7 @@
  * One turn of the loop: wait, give each event to its handler, let waiting clients go on, run what is due.
  */
 
+import { isFrozen } from '../base/lifecycle';
 import { logError, logWarning } from '../base/log';
 import { Ev, native, Rec, ring, waitClock } from '../base/native';
 import { getCachedTime, setTimeCache } from '../base/time';
@@ -118,7 +119,7 @@ function dispatch(kind: number, handle: number, result: number, offset: number):
     case Ev.DRAIN:
     case Ev.TLS: {
       const sk = socketsByHandle[handle];
-      if (sk && upcalls.handover.frozen) later.push({ kind, sk, result });
+      if (sk && isFrozen()) later.push({ kind, sk, result });
       else if (sk) onSocket(kind, sk, result);
       return;
     }
@@ -194,7 +195,7 @@ export function mainLoopOnce(): void {
     runQueue();
     perLoopMaint(runQueue);
     runQueue();
-    if (upcalls.handover.active) upcalls.handover.turnEnd();
+    upcalls.handover.turnEnd();
   } catch (err) {
     handlerFailed(err);
   }

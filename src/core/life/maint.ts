@@ -3,7 +3,15 @@
  * of a shutdown that waits.
  */
 
-import { PauseMode, runState, ShutdownMode, setShutdown } from '../base/lifecycle';
+import {
+  getPauseMode,
+  getShutdownMode,
+  isTakingOver,
+  ownsListeners,
+  PauseMode,
+  ShutdownMode,
+  setShutdown,
+} from '../base/lifecycle';
 import { nextOf, type StatList } from '../base/list';
 import { fatal, logDebug, logInfo } from '../base/log';
 import { native } from '../base/native';
@@ -77,7 +85,7 @@ function waitingClientMaint(pool: PgPool, now: number): void {
     if (dropIfEnded(client)) return;
     const age = now - (client.queryStart === 0 ? client.requestTime : client.queryStart);
     const waitLimit = effectiveQueryWaitTimeout(client);
-    if (runState.shutdownMode === ShutdownMode.WAIT_FOR_SERVERS) {
+    if (getShutdownMode() === ShutdownMode.WAIT_FOR_SERVERS) {
       disconnectClient(client, true, 'server shutting down');
     } else if (cf.queryTimeout > 0 && age > cf.queryTimeout) {
       disconnectClient(client, true, 'query_timeout');
@@ -125,7 +133,7 @@ function unusedServerMaint(pool: PgPool, list: StatList<PgSocket>, idleTest: boo
         disconnectServer(server, true, 'server lifetime over');
         pool.lastLifetimeDisconnect = now;
       }
-    } else if (runState.pauseMode === PauseMode.PAUSE) {
+    } else if (getPauseMode() === PauseMode.PAUSE) {
       disconnectServer(server, true, 'pause mode');
     } else if (idleTest && cf.serverCheckQuery !== '' && idle > cf.serverCheckDelay) {
       changeServerState(server, SocketState.SV_USED);
@@ -207,7 +215,7 @@ function checkPoolSize(pool: PgPool): void {
     }
   }
   if (count >= databaseMinPoolSize(pool.db) || count >= size) return;
-  if (runState.pauseMode !== PauseMode.NONE || runState.reboot !== 0) return;
+  if (getPauseMode() !== PauseMode.NONE || isTakingOver()) return;
   if (poolClientCount(pool) === 0 && pool.db.forcedUser === null) return;
   logDebug('launching new connection to satisfy min_pool_size');
   launchNewConnection(pool, false);
@@ -296,15 +304,15 @@ function exitNow(reason: string): void {
 }
 
 function shutdownMaint(): void {
-  if (runState.shutdownMode === ShutdownMode.WAIT_FOR_SERVERS && socketCounts.servers === 0) {
+  if (getShutdownMode() === ShutdownMode.WAIT_FOR_SERVERS && socketCounts.servers === 0) {
     exitNow('server connections dropped, exiting');
-  } else if (runState.shutdownMode === ShutdownMode.WAIT_FOR_CLIENTS && socketCounts.clients === 0) {
+  } else if (getShutdownMode() === ShutdownMode.WAIT_FOR_CLIENTS && socketCounts.clients === 0) {
     exitNow('client connections dropped, exiting');
   }
 }
 
 function fullMaint(): void {
-  if (runState.pauseMode === PauseMode.SUSPEND) {
+  if (!ownsListeners()) {
     // nothing that could surprise the process that is about to take over
     requestFullLoopMaint();
     return;
@@ -334,7 +342,7 @@ function fullMaint(): void {
   shutdownMaint();
   zoneCacheMaint();
   nameThreadMaint();
-  if (runState.pauseMode !== PauseMode.NONE) requestFullLoopMaint();
+  if (getPauseMode() !== PauseMode.NONE) requestFullLoopMaint();
 }
 
 /** A round of a pooler that is under test. */

@@ -1,10 +1,19 @@
 // Stops and resumes reading from all sockets: SUSPEND, RESUME and the listening sockets with them.
 
-import { PauseMode, runState } from '../base/lifecycle';
+import {
+  enterPause,
+  enterSuspend,
+  getPauseMode,
+  leavePause,
+  PauseMode,
+  type ShutdownMode,
+  setShutdown,
+} from '../base/lifecycle';
 import { nextOf, type StatList } from '../base/list';
 import { native } from '../base/native';
+import { getCachedTime } from '../base/time';
 import { disconnectClient, disconnectServer } from '../link/objects';
-import { resumePooler } from '../net/pooler';
+import { cleanupTcpSockets, resumePooler, suspendPooler } from '../net/pooler';
 import { sbufContinue, sbufIsEmpty, sbufPause } from '../net/sbuf';
 import { Dropping, type PgSocket } from '../pool/bouncer';
 import { poolList, touchPools } from '../pool/pool';
@@ -68,8 +77,8 @@ function resumeSocketList(list: StatList<PgSocket>): void {
   }
 }
 
-/** Reads from everybody and accepts again, after SUSPEND. */
-export function resumeAll(): void {
+/** Reads from all sockets and accepts connections again, after SUSPEND. */
+export function resumeSockets(): void {
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
     if (pool.db.admin) continue;
     resumeSocketList(pool.activeClientList);
@@ -80,10 +89,30 @@ export function resumeAll(): void {
   resumePooler();
 }
 
-/** Ends PAUSE or SUSPEND of the whole pooler. */
-export function fullResume(): void {
-  const mode = runState.pauseMode;
-  runState.pauseMode = PauseMode.NONE;
-  if (mode === PauseMode.SUSPEND) resumeAll();
+/** PAUSE, SIGUSR1: servers are closed as they are released. */
+export function pauseAll(): void {
+  enterPause();
+  touchPools(null);
+}
+
+/** SUSPEND: no new connections; sockets stop reading as their buffers become empty. */
+export function suspendAll(): void {
+  enterSuspend(getCachedTime());
+  suspendPooler();
+  touchPools(null);
+}
+
+/** RESUME, SIGUSR2: ends PAUSE or SUSPEND of the whole pooler. */
+export function resumeAll(): void {
+  const suspended = getPauseMode() === PauseMode.SUSPEND;
+  leavePause();
+  if (suspended) resumeSockets();
+  touchPools(null);
+}
+
+/** Begins a shutdown that waits for servers or clients to leave: no new connections over TCP. */
+export function beginShutdown(mode: ShutdownMode.WAIT_FOR_SERVERS | ShutdownMode.WAIT_FOR_CLIENTS): void {
+  setShutdown(mode);
+  cleanupTcpSockets();
   touchPools(null);
 }

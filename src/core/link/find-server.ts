@@ -2,7 +2,7 @@
  * Giving a client a server: an idle one with the client's variables set on it, or a place in the queue.
  */
 
-import { PauseMode, runState } from '../base/lifecycle';
+import { getPauseMode, PauseMode } from '../base/lifecycle';
 import { slogDebug, slogNoise, wantDebug, wantNoise } from '../base/log';
 import { sbufPause, sendPacket } from '../net/sbuf';
 import { type PgPool, type PgSocket, Replication, SocketState } from '../pool/bouncer';
@@ -66,7 +66,7 @@ export function findServer(client: PgSocket): boolean {
   if (wantNoise()) slogNoise(client, 'find_server: client had no linked server yet');
 
   let server: PgSocket | null = null;
-  if (runState.pauseMode === PauseMode.PAUSE || pool.db.paused) {
+  if (getPauseMode() === PauseMode.PAUSE || pool.db.paused) {
     server = null;
   } else if (client.replication !== Replication.NONE && !forAuthQuery) {
     // replication clients get a connection of their own, linked when it is logged in

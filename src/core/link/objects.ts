@@ -3,7 +3,7 @@
  * another, so they live together; everything else in session/ calls them.
  */
 
-import { runState, ShutdownMode } from '../base/lifecycle';
+import { getShutdownMode, ShutdownMode } from '../base/lifecycle';
 import type { StatList } from '../base/list';
 import { fatal, slogDebug, slogInfo, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
 import { native } from '../base/native';
@@ -406,7 +406,7 @@ export function releaseServer(server: PgSocket): boolean {
 /** Puts a client without a server into the queue. */
 export function pauseClient(client: PgSocket): void {
   if (wantDebug()) slogDebug(client, 'pause_client');
-  if (runState.shutdownMode === ShutdownMode.WAIT_FOR_SERVERS) {
+  if (getShutdownMode() === ShutdownMode.WAIT_FOR_SERVERS) {
     disconnectClient(client, true, 'server shutting down');
     return;
   }

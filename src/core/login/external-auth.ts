@@ -4,12 +4,12 @@
  * password packet is looked at again when the answer is there.
  */
 
+import { isFrozen } from '../base/lifecycle';
 import { logWarning, slogDebug, slogWarning } from '../base/log';
 import { getCachedTime, USEC } from '../base/time';
 import { disconnectClient } from '../link/objects';
 import { sbufContinue, sbufPause } from '../net/sbuf';
 import { type PgCredentials, type PgSocket, SocketState } from '../pool/bouncer';
-import { upcalls } from '../pool/upcalls';
 import { Verdict } from '../wire/verdict';
 
 /** Most logins under way in one line, as the original's queues have room for. */
@@ -151,7 +151,7 @@ function finish({ line, id, allowed, warnings }: Answer): void {
  */
 export function externalAuthDone(line: AuthLine, id: number, allowed: boolean, warnings: string[]): void {
   const answer = { line, id, allowed, warnings };
-  if (upcalls.handover.frozen) later.push(answer);
+  if (isFrozen()) later.push(answer);
   else finish(answer);
 }
 

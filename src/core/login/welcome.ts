@@ -2,7 +2,7 @@
  * The end of a client's login: the parameters of a real server, a cancel key, ReadyForQuery.
  */
 
-import { PauseMode, runState } from '../base/lifecycle';
+import { getPauseMode, PauseMode } from '../base/lifecycle';
 import { logDebug, slogDebug, slogInfo, wantDebug } from '../base/log';
 import { getCachedTime } from '../base/time';
 import { cf } from '../config/settings';
@@ -64,7 +64,7 @@ export function finishClientLogin(client: PgSocket): boolean {
     logDebug('finish_client_login: no welcome message, pause');
     client.waitForWelcome = true;
     pauseClient(client);
-    if (runState.pauseMode === PauseMode.NONE && !pool.db.paused) launchNewConnection(pool, true);
+    if (getPauseMode() === PauseMode.NONE && !pool.db.paused) launchNewConnection(pool, true);
     return false;
   }
   client.waitForWelcome = false;

@@ -4,7 +4,7 @@
  */
 
 import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
-import { PauseMode, runState } from '../base/lifecycle';
+import { ownsListeners } from '../base/lifecycle';
 import { atExit, die, logDebug, logError, logInfo, logNoise, logWarning } from '../base/log';
 import { Family, native, type SockAddr } from '../base/native';
 import { parseWordList } from '../base/strutil';
@@ -32,7 +32,7 @@ const socketsByHandle = new Map<number, ListenSocket>();
 /** Pause after accept() failed: usually out of descriptors, so trying at once is pointless. usec */
 const ACCEPT_PAUSE = 5 * USEC;
 const acceptTimer = newTimer(() => {
-  if (runState.pauseMode !== PauseMode.SUSPEND) resumePooler();
+  if (ownsListeners()) resumePooler();
 });
 
 function unixSocketPath(dir: string): string {
@@ -57,7 +57,7 @@ function closeSocket(ls: ListenSocket): void {
 
 /** Closes the TCP listeners, so that another process can have the port; not while suspended, a new process has them then. */
 export function cleanupTcpSockets(): void {
-  if (runState.pauseMode === PauseMode.SUSPEND) return;
+  if (!ownsListeners()) return;
   for (let i = sockets.length - 1; i >= 0; i--) {
     const ls = sockets[i] as ListenSocket;
     if (ls.addr.family === Family.UNIX) continue;
@@ -68,7 +68,7 @@ export function cleanupTcpSockets(): void {
 
 /** Closes what is left and removes the socket file. */
 export function cleanupUnixSockets(): void {
-  if (runState.pauseMode === PauseMode.SUSPEND) return;
+  if (!ownsListeners()) return;
   for (const ls of sockets) {
     closeSocket(ls);
     if (ls.inherited || ls.addr.family !== Family.UNIX || cf.unixSocketDir.startsWith('@') || cf.unixSocketDir === '')

@@ -25,12 +25,9 @@ interface AdminCalls {
 
 /** The old process's side of a handover (src/takeover/give.ts). */
 interface HandoverCalls {
-  /** a handover was requested: `turnEnd` runs at the end of each turn */
-  active: boolean;
-  /** all sockets are frozen: they have been described, and the new process may own them soon */
-  frozen: boolean;
   /** The console's HANDOVER. @returns null when the handover begins, or the reason why not */
   command: (admin: PgSocket, arg: string) => string | null;
+  /** The end of each turn, where a handover goes on. */
   turnEnd: () => void;
   /** SHUTDOWN while frozen. @returns true when the new process owns the sockets */
   shutdown: (admin: PgSocket) => boolean;
@@ -58,8 +55,6 @@ export const upcalls: {
     waitCloseDone: () => {},
   },
   handover: {
-    active: false,
-    frozen: false,
     command: () => 'handover is not possible',
     turnEnd: () => {},
     shutdown: () => false,
