@@ -69,6 +69,13 @@ module.exports = {
       to: { path: '^src/wire\\.ts$' },
     },
     {
+      name: 'workers-know-only-messages',
+      comment: 'a thread of its own: what it imports of the pooler are types',
+      severity: 'error',
+      from: { path: inside(['src/workers']) },
+      to: { path: '^src/', pathNot: `${inside(['src/workers'])}|^src/core/base/worker-messages\\.ts$` },
+    },
+    {
       name: 'cli-knows-no-pooler',
       comment:
         'its commands read configs and speak the protocol as a client; pools, sockets and sessions are not theirs',

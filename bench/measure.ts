@@ -74,7 +74,7 @@ export interface PgbenchRun {
   sslmode?: 'require';
 }
 
-export interface PgbenchResult {
+interface PgbenchResult {
   transactions: number;
   perSecond: number;
 }

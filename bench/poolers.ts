@@ -22,7 +22,7 @@ export const BENCH_SETTINGS = {
   log_stats: 0,
 };
 
-export interface PoolerOptions {
+interface PoolerOptions {
   cluster: PgCluster;
   original: boolean;
   /** more databases, all on a server on that port of 127.0.0.1 */

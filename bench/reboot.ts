@@ -12,7 +12,7 @@ const BUSY_CLIENTS = 16;
 /** Clients that are asked at once whether they still live. */
 const CHECKS_AT_ONCE = 50;
 
-export interface RebootResult {
+interface RebootResult {
   /** longest time between two answers to the same busy client, in ms */
   gapMs: number;
   /** clients, busy or idle, whose connection ended or who got an error */

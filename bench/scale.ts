@@ -47,7 +47,7 @@ async function mustLogIn(client: RawClient, user: string, database: string, pass
   if (last?.type !== 'Z') throw new Error(`${user} could not log in: ${last?.body.toString('latin1')}`);
 }
 
-export interface UsersFigures {
+interface UsersFigures {
   /** ms from the start of the process until it says that it is up */
   up: number;
   /** ms from RELOAD until the last of the new users is let in */

@@ -11,7 +11,7 @@ const SMALL_CLIENTS = 50;
 const WARM_UP_MS = 2000;
 const MB = 1e6;
 
-export interface StreamFigures {
+interface StreamFigures {
   /** megabytes that a stream got in the period */
   least: number;
   most: number;
@@ -23,7 +23,7 @@ export interface StreamFigures {
   perSecond: number;
 }
 
-export interface StreamRun {
+interface StreamRun {
   cluster: PgCluster;
   original: boolean;
   streams: number;

@@ -53,7 +53,7 @@ function portName(names: Names, port: string): string {
 }
 
 /** Texts of any origin. */
-export function maskText(text: string, names: Names): string {
+function maskText(text: string, names: Names): string {
   return names.dirs
     .reduce((rest, dir) => rest.replaceAll(dir, 'DIR'), text)
     .replace(/(127\.0\.0\.1|\[::1\]|localhost|0\.0\.0\.0|\*)([: ])(\d+)\b/g, (_, host, sep, port) => {

@@ -10,7 +10,7 @@ import type { Side, Step } from './side';
 import { loggedIn, step, untilClosed, who } from './steps';
 
 /** How the client speaks TLS. It believes any server: the pooler's judgement is what gets compared. */
-export interface Manner {
+interface Manner {
   /** name of a certificate of the stage */
   cert?: string;
   /** without asking by an SSLRequest first */

@@ -6,12 +6,16 @@
 //     node scripts/house-rules.mjs ascii  no matching that depends on more than ASCII: texts are byte strings
 //     node scripts/house-rules.mjs limits  no test, hook or program of a test without a limit
 //     node scripts/house-rules.mjs results  no result of the addon that is not looked at
+//     node scripts/house-rules.mjs exports  no export that no other file imports
+//     node scripts/house-rules.mjs functions  no function in src and native of more than 60 lines
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 
 const LINES_MAX = 800;
+const FUNCTION_LINES_MAX = 60;
 const SIZED = ['src', 'native', 'test', 'bench', 'compare', 'scripts'];
 const SIZED_NAMES = /\.(ts|mjs|cjs|js|cc|h|cpp)$/;
 const LOOP_THREAD = ['src/core', 'src/admin', 'src/takeover'];
@@ -128,7 +132,101 @@ function checkResults() {
   });
 }
 
+/** Imports are resolved as TypeScript does: `./x` is x.ts or x/index.ts. */
+function resolveImport(from, specifier) {
+  const path = join(dirname(from), specifier);
+  return [`${path}.ts`, join(path, 'index.ts')].find((name) => existsSync(name));
+}
+
+/** What one file takes from others, as `file#name`; `file#*` for all of it. */
+function importsOf(name, source) {
+  const found = [];
+  const visit = (node) => {
+    const specifier = ts.isImportDeclaration(node) || ts.isExportDeclaration(node) ? node.moduleSpecifier : undefined;
+    const file = specifier?.text?.startsWith('.') ? resolveImport(name, specifier.text) : undefined;
+    if (file !== undefined) {
+      const names = ts.isImportDeclaration(node) ? node.importClause?.namedBindings : node.exportClause;
+      if (names?.elements === undefined) found.push(`${file}#*`);
+      else for (const element of names.elements) found.push(`${file}#${(element.propertyName ?? element.name).text}`);
+    }
+    // import('./x') and typeof import('./x') take all of it
+    if (
+      (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) ||
+      ts.isImportTypeNode(node)
+    ) {
+      const text = ts.isImportTypeNode(node) ? node.argument.literal?.text : node.arguments[0]?.text;
+      const loaded = text?.startsWith('.') ? resolveImport(name, text) : undefined;
+      if (loaded !== undefined) found.push(`${loaded}#*`);
+    }
+    ts.forEachChild(node, visit);
+  };
+  visit(source);
+  return found;
+}
+
+function exportsOf(source) {
+  return source.statements.flatMap((node) => {
+    if (!node.modifiers?.some(({ kind }) => kind === ts.SyntaxKind.ExportKeyword)) return [];
+    const named = ts.isVariableStatement(node) ? node.declarationList.declarations : [node];
+    return named.map(({ name }) => ({ name: name.getText(source), at: node.getStart(source) }));
+  });
+}
+
+function checkExports() {
+  const sources = filesUnder(SIZED, /\.ts$/).map((name) => ({ name, source: parseSource(name) }));
+  const imported = new Set(sources.flatMap(({ name, source }) => importsOf(name, source)));
+  return sources.flatMap(({ name, source }) =>
+    imported.has(`${name}#*`)
+      ? []
+      : exportsOf(source)
+          .filter((each) => !imported.has(`${name}#${each.name}`))
+          .map(({ name: what, at }) => {
+            const { line } = source.getLineAndCharacterOfPosition(at);
+            return `${name}:${line + 1}: no other file imports ${what}`;
+          }),
+  );
+}
+
+/** C++ in the house's format: a definition begins in the first column and ends with a brace there. */
+function longCppFunctions(name) {
+  const lines = codeOnly(readFileSync(name, 'utf8')).split('\n');
+  const faults = [];
+  let start = -1;
+  lines.forEach((line, at) => {
+    if (/^[A-Za-z].*\)( const| override| noexcept)* \{$/.test(line) || (start < 0 && /^ {4,}.*\) \{$/.test(line)))
+      start = at;
+    else if (line === '}' && start >= 0) {
+      if (at - start + 1 > FUNCTION_LINES_MAX)
+        faults.push(`${name}:${start + 1}: ${at - start + 1} lines in one function`);
+      start = -1;
+    }
+  });
+  return faults;
+}
+
+function checkFunctions() {
+  const faults = filesUnder(['native'], /\.cc$/).flatMap(longCppFunctions);
+  for (const name of filesUnder(['src'], /\.ts$/)) {
+    const source = parseSource(name);
+    const lineOf = (at) => source.getLineAndCharacterOfPosition(at).line + 1;
+    const visit = (node) => {
+      if (ts.isFunctionLike(node) && node.body !== undefined) {
+        const lines = lineOf(node.end) - lineOf(node.getStart(source)) + 1;
+        if (lines > FUNCTION_LINES_MAX)
+          faults.push(
+            `${name}:${lineOf(node.getStart(source))}: ${lines} lines in ${node.name?.getText(source) ?? 'a function'}`,
+          );
+      }
+      ts.forEachChild(node, visit);
+    };
+    visit(source);
+  }
+  return faults;
+}
+
 const checks = {
+  exports: checkExports,
+  functions: checkFunctions,
   size: checkSize,
   loop: checkLoop,
   clock: checkClock,

@@ -64,14 +64,8 @@ function checkLimits(): void {
   );
 }
 
-function main(): void {
-  if (process.argv[2] === 'mkauth') {
-    mkauth(process.argv.slice(3)).then(process.exit);
-    return;
-  }
-  claimDaemon();
-  const options = readOptions();
-  if (options.check) process.exit(checkConfig(options.configFile, options.user, options.quiet));
+/** The command line and the config in effect, and what needs nothing else. @returns the name of the loop's backend */
+function prepare(options: Options): string {
   if (options.reboot) {
     takeBackSeat();
     beginTakeover();
@@ -87,29 +81,25 @@ function main(): void {
   if (!loadConfig(true)) die('cannot load config file');
   initVarLookup(cf.trackExtraParameters);
   if (!sbufTlsSetup().ok) die('TLS setup failed');
+  return backend;
+}
 
-  if (options.daemon) {
-    requireDaemonSettings(cf.pidfile, cf.logfile, cf.syslog);
-    if (!isDaemonChild()) {
-      // the daemon does all that follows, and what it has to say comes out here; so the user is not changed yet: the one
-      // to be may have no right to read this program
-      launchDaemon();
-      return;
-    }
-  }
+/** Takes every socket of the old process. @returns false when there is none: this process starts alone */
+function takeOver(options: Options): boolean {
+  if (isTakingOver() && takeoverPart1(checkOldProcessUnix)) return true;
+  if (!options.reboot && checkOldProcessUnix()) die('unix socket is in use, cannot continue');
+  checkPidfile(cf.pidfile);
+  return false;
+}
 
+/** Everything between the config and the first turn of the loop. */
+function start(options: Options, backend: string): void {
   const user = options.user ?? cf.user;
   if (user !== null && user !== '') changeUser(user);
   if (process.getuid?.() === 0) die('PgBouncer should not run as root');
   adminSetup();
-
   notifySetup();
-
-  const takeover = isTakingOver() && takeoverPart1(checkOldProcessUnix);
-  if (!takeover) {
-    if (!options.reboot && checkOldProcessUnix()) die('unix socket is in use, cannot continue');
-    checkPidfile(cf.pidfile);
-  }
+  const takeover = takeOver(options);
 
   checkLimits();
   settingHooks.onSettingChanged = settingChanged;
@@ -127,6 +117,27 @@ function main(): void {
   if (takeover) logInfo(outcome);
   notify('READY=1', `MAINPID=${process.pid}`, 'STATUS=accepting connections');
   daemonReady(outcome);
+}
+
+function main(): void {
+  if (process.argv[2] === 'mkauth') {
+    mkauth(process.argv.slice(3)).then(process.exit);
+    return;
+  }
+  claimDaemon();
+  const options = readOptions();
+  if (options.check) process.exit(checkConfig(options.configFile, options.user, options.quiet));
+  const backend = prepare(options);
+  if (options.daemon) {
+    requireDaemonSettings(cf.pidfile, cf.logfile, cf.syslog);
+    if (!isDaemonChild()) {
+      // The daemon does the rest, and its errors come out here. The user is not changed yet, because the new one may have
+      // no right to read this program.
+      launchDaemon();
+      return;
+    }
+  }
+  start(options, backend);
 
   try {
     while (cfShutdown < 2) mainLoopOnce();

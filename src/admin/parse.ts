@@ -12,9 +12,9 @@
 import { equalNoCase } from '../core/base/strutil';
 
 /** Longest texts with their quotes, each one more than what fits, as the original counts its buffers. */
-export const CMD_MAX = 16;
-export const ARG_MAX = 64;
-export const VALUE_MAX = 256;
+const CMD_MAX = 16;
+const ARG_MAX = 64;
+const VALUE_MAX = 256;
 
 export enum QueryKind {
   /** name = the command, arg = its argument or '' */
@@ -27,7 +27,7 @@ export enum QueryKind {
   SYNTAX_ERROR = 3,
 }
 
-export interface ParsedQuery {
+interface ParsedQuery {
   kind: QueryKind;
   /** as written, letter case too, without quotes */
   name: string;

@@ -87,7 +87,7 @@ function passwordOf(sk: PgSocket): string | null {
 }
 
 /** The row of a connection, without its descriptor. */
-export function fdRow(sk: PgSocket): ColumnValue[] {
+function fdRow(sk: PgSocket): ColumnValue[] {
   const link = sk.link;
   const keys = sk.pool?.user?.scramPassthroughValid ? sk.pool.user : null;
   return [

@@ -69,7 +69,7 @@ const socketStates: readonly StateRow[] = [
 const replicationNames = ['none', 'logical', 'physical'];
 
 /** What stands for the address of the object: unique as long as the process lives, and the same in the log. */
-export function ptrText(sk: PgSocket): string {
+function ptrText(sk: PgSocket): string {
   return `0x${sk.id.toString(16)}`;
 }
 
@@ -95,7 +95,7 @@ function bufferValues(sk: PgSocket): number[] {
 }
 
 /** @param now usec. @param debug with the columns of SHOW SOCKETS */
-export function socketRow(sk: PgSocket, state: string, now: number, debug: boolean): ColumnValue[] {
+function socketRow(sk: PgSocket, state: string, now: number, debug: boolean): ColumnValue[] {
   const wait = sk.queryStart > 0 ? now - sk.queryStart : 0;
   const db = shownDatabase(sk);
   const row: ColumnValue[] = [

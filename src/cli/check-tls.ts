@@ -15,7 +15,7 @@ import {
   type TlsConfig,
 } from '../core/config/tls-config';
 
-export interface TlsProblem {
+interface TlsProblem {
   /** the setting that is wrong, or that names what is */
   setting: string;
   text: string;

@@ -273,7 +273,7 @@ function compare(a: Problem, b: Problem): number {
 }
 
 /** Everything that is wrong with a config file. @param user of the command line, or null */
-export function findProblems(configFile: string, user: string | null = null): Problem[] {
+function findProblems(configFile: string, user: string | null = null): Problem[] {
   const check: Check = { configFile, problems: [], places: new Map() };
   cf.configFile = configFile;
   const parsed = checkIni(check);

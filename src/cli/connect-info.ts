@@ -20,7 +20,7 @@ export interface Target {
 }
 
 /** A server is tried without TLS or with it, as sslmode says. */
-export type SslMode = 'disable' | 'allow' | 'prefer' | 'require' | 'verify-ca' | 'verify-full';
+type SslMode = 'disable' | 'allow' | 'prefer' | 'require' | 'verify-ca' | 'verify-full';
 
 export interface ConnInfo {
   /** in the order in which they are tried */

@@ -30,7 +30,7 @@ interface Message {
 }
 
 /** An ErrorResponse. */
-export class ServerError extends Error {
+class ServerError extends Error {
   constructor(
     message: string,
     readonly sqlstate: string,

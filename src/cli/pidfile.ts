@@ -106,7 +106,7 @@ export function writePidfile(path: string | null, mustGoOn = false): void {
 }
 
 /** Removes the pidfile if this process wrote it and it still names this process; silent otherwise. */
-export function removePidfile(): void {
+function removePidfile(): void {
   if (ownPidfile === '') return;
   const path = osPath(ownPidfile);
   ownPidfile = '';

@@ -179,7 +179,7 @@ function adoptScramKeys(db: PgDatabase, row: FdRow): boolean {
 }
 
 /** A row with task `client`. @returns false when it cannot be used (logged) */
-export function useClientSocket(fd: number, row: FdRow): boolean {
+function useClientSocket(fd: number, row: FdRow): boolean {
   const db = databaseOf(row.db ?? '');
   if (!adoptScramKeys(db, row)) return false;
   const user = loginUserOf(db, row);
@@ -211,7 +211,7 @@ export function useClientSocket(fd: number, row: FdRow): boolean {
 }
 
 /** A row with task `server`. @returns false when it cannot be used (logged) */
-export function useServerSocket(fd: number, row: FdRow): boolean {
+function useServerSocket(fd: number, row: FdRow): boolean {
   const db = databaseOf(row.db ?? '');
   const name = row.user ?? '';
   let user: PgCredentials | null;

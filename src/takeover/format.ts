@@ -88,7 +88,7 @@ export interface BeginRecord {
 }
 
 /** What can be said ahead of time was said: the reader asks to go on (READY) when it has made sense of it. */
-export interface AheadEndRecord {
+interface AheadEndRecord {
   k: 'aheadEnd';
 }
 
@@ -104,7 +104,7 @@ export interface StillRecord {
   newestQueryId: number;
 }
 
-export interface ListenerRecord {
+interface ListenerRecord {
   k: 'listener';
   fd: true;
   /** systemd made it, and removes its file */
@@ -171,7 +171,7 @@ export interface PoolRecord {
 }
 
 /** A query that was prepared by somebody: its raw bytes are the text, the number of parameter types and the types. */
-export interface StatementRecord {
+interface StatementRecord {
   k: 'statement';
   queryId: number;
   length: number;
@@ -184,7 +184,7 @@ export type ClientStatementTuple = [string, boolean, number];
  * What hangs on an outstanding request: its place, whether it takes the statements away, the statements of server and client;
  * true for a DEALLOCATE, which is a Close to version 0.1.0.
  */
-export type RequestNoteTuple = [number, boolean, number | null, ClientStatementTuple | null, boolean?];
+type RequestNoteTuple = [number, boolean, number | null, ClientStatementTuple | null, boolean?];
 
 /** family, host, port, uid, pid */
 export type AddrTuple = [number, string, number, number, number];
@@ -260,12 +260,12 @@ export interface SocketRecord {
 }
 
 /** Clients that were described ahead and have left since. */
-export interface GoneRecord {
+interface GoneRecord {
   k: 'gone';
   ids: number[];
 }
 
-export interface EndRecord {
+interface EndRecord {
   k: 'end';
   listeners: number;
   sockets: number;

@@ -57,7 +57,7 @@ import { allPools, eachOfList, eachOfPool, stateName, travels } from './sockets'
 export type Owned = null | number | PgSocket;
 
 /** Takes one record, the raw bytes that belong to it, and what it owns. @returns false to stop */
-export type PutRecord = (record: HandoverRecord, raw: readonly Uint8Array[], owned: Owned) => boolean;
+type PutRecord = (record: HandoverRecord, raw: readonly Uint8Array[], owned: Owned) => boolean;
 
 function bytesText(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1');

@@ -4,7 +4,7 @@
  */
 import { createSocket } from 'node:dgram';
 import { BlockList } from 'node:net';
-import type { NameAddress } from './resolvconf';
+import type { NameAddress } from '../core/base/worker-messages';
 
 /** RFC 6724's policy table: the first that contains an address counts. */
 const POLICIES: readonly [net: string, bits: number, precedence: number, label: number][] = [
@@ -52,7 +52,7 @@ function scopeOf({ family, host }: NameAddress): number {
 }
 
 /** The address we would have towards another; null when there is no way. Nothing is sent. */
-export function sourceFor(to: NameAddress): Promise<NameAddress | null> {
+function sourceFor(to: NameAddress): Promise<NameAddress | null> {
   return new Promise((settle) => {
     const socket = createSocket(to.family === 4 ? 'udp4' : 'udp6');
     const end = (from: NameAddress | null) => {
@@ -73,7 +73,7 @@ export function sourceFor(to: NameAddress): Promise<NameAddress | null> {
 }
 
 /** A destination with the address we would have towards it. */
-export interface Way {
+interface Way {
   to: NameAddress;
   from: NameAddress | null;
 }

@@ -13,43 +13,9 @@ import { existsSync, readdirSync, readFileSync, writeSync } from 'node:fs';
 import { connect as connectTcp, isIP, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { type ConnectionOptions, connect as connectTls } from 'node:tls';
-import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
+import { parentPort, workerData } from 'node:worker_threads';
 import type { Client } from 'ldapts';
-
-/** One login. Texts are JavaScript strings. Field for field what ldapauth.ts sends. */
-export interface LdapRequest {
-  id: number;
-  user: string;
-  password: string;
-  tls: boolean;
-  scheme: string;
-  server: string;
-  port: number;
-  baseDn: string | null;
-  bindDn: string;
-  bindPasswd: string;
-  /** attribute that is the user name; null when there is a filter */
-  searchAttribute: string | null;
-  searchFilter: string | null;
-  scope: 'base' | 'one' | 'sub';
-  /** the DN to bind as when there is no search */
-  directDn: string;
-}
-
-/** The answer. */
-export interface LdapAnswer {
-  id: number;
-  allowed: boolean;
-  /** lines for the log */
-  warnings: string[];
-}
-
-/** What the thread is given. */
-export interface LdapWorkerData {
-  port: MessagePort;
-  /** eventfd of the loop */
-  wakeFd: number;
-}
+import type { LdapAnswer, LdapRequest, WorkerData } from '../core/base/worker-messages';
 
 /** As the original's LDAP_OPT_NETWORK_TIMEOUT. */
 const CONNECT_MS_MAX = 3000;
@@ -431,7 +397,7 @@ async function answer(request: LdapRequest): Promise<LdapAnswer> {
   }
 }
 
-function serve({ port, wakeFd }: LdapWorkerData): void {
+function serve({ port, wakeFd }: WorkerData): void {
   const one = Buffer.alloc(8);
   one.writeBigUInt64LE(1n);
   port.on('message', (request: LdapRequest) => {
@@ -444,4 +410,4 @@ function serve({ port, wakeFd }: LdapWorkerData): void {
   process.on('uncaughtException', () => {});
 }
 
-if (parentPort !== null) serve(workerData as LdapWorkerData);
+if (parentPort !== null) serve(workerData as WorkerData);

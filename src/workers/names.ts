@@ -10,43 +10,10 @@ import { Resolver } from 'node:dns/promises';
 import { readFileSync, statSync, writeSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { domainToASCII } from 'node:url';
-import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
+import { parentPort, workerData } from 'node:worker_threads';
+import type { NameAddress, NameAnswer, NameQuestion, NameWorkerData } from '../core/base/worker-messages';
 import { oneFamily } from './families';
-import {
-  addressOf,
-  candidates,
-  hostsAddresses,
-  isLocalhost,
-  type NameAddress,
-  parseResolvConf,
-  type ResolvConf,
-} from './resolvconf';
-
-/** One question. Texts are JavaScript strings. Field for field what name-thread.ts sends. */
-export interface NameQuestion {
-  id: number;
-  /** the addresses of a host, or the serial number of a zone */
-  kind: 'host' | 'zone';
-  name: string;
-}
-
-/** The answer. `id` 0: the thread ends. */
-export interface NameAnswer {
-  id: number;
-  /** c-ares's words for how it went; '' = well */
-  error: string;
-  addresses: NameAddress[];
-  serial: number;
-}
-
-/** What the thread is given. */
-export interface NameWorkerData {
-  port: MessagePort;
-  /** eventfd of the loop */
-  wakeFd: number;
-  /** path of the resolv.conf as bytes */
-  resolvConf: Uint8Array;
-}
+import { addressOf, candidates, hostsAddresses, isLocalhost, parseResolvConf, type ResolvConf } from './resolvconf';
 
 const HOSTS = '/etc/hosts';
 /** No question takes longer, whatever times and tries the file asks for. */

@@ -3,12 +3,7 @@
  * src/workers/names.ts reads the files.
  */
 import { isIP, isIPv6, SocketAddress } from 'node:net';
-
-/** Answers to one name are of one family. */
-export interface NameAddress {
-  family: 4 | 6;
-  host: string;
-}
+import type { NameAddress } from '../core/base/worker-messages';
 
 export interface ResolvConf {
   /** `address:port` or `[address]:port`, in the order they are asked */
@@ -27,7 +22,7 @@ export interface ResolvConf {
 }
 
 /** What of the environment counts: LOCALDOMAIN and RES_OPTIONS overrule the file. */
-export type ResolvEnv = Readonly<Record<string, string | undefined>>;
+type ResolvEnv = Readonly<Record<string, string | undefined>>;
 
 const DNS_PORT = 53;
 const DEFAULT_TIMEOUT_MS = 2000;

@@ -15,7 +15,7 @@ export interface Cert {
 }
 
 /** What a certificate says. */
-export interface Subject {
+interface Subject {
   cn: string;
   /** as `DNS:localhost,IP:127.0.0.1` */
   san?: string;

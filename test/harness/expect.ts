@@ -17,7 +17,7 @@ export async function fails(answer: Promise<unknown>, message: string | RegExp, 
 }
 
 /** A promise, and whether it has settled yet. */
-export interface Watched<T> {
+interface Watched<T> {
   /** its outcome, or an error when that takes too long */
   readonly done: () => Promise<T>;
   settled: boolean;

@@ -111,7 +111,7 @@ async function limited(body: Body, limitMs: number): Promise<void> {
 }
 
 /** Options of test(). */
-export interface TestOptions {
+interface TestOptions {
   /** why it is skipped, in words; false: it is not */
   skip?: string | false;
   timeoutMs?: number;
@@ -141,7 +141,7 @@ export const beforeEach = limitHook(nodeBeforeEach);
 export const afterEach = limitHook(nodeAfterEach);
 
 /** How a program that ran to its end ended; status null when it did not, and error says why. */
-export interface SyncOutcome {
+interface SyncOutcome {
   status: number | null;
   stdout: string;
   stderr: string;

@@ -19,7 +19,7 @@ export interface Question {
 }
 
 /** What is known of one name; a name that is not in the table does not exist. */
-export interface Entry {
+interface Entry {
   addresses?: string[];
   serial?: number;
   /** instead of an answer */
@@ -27,7 +27,7 @@ export interface Entry {
 }
 
 /** The packets to answer with instead of the right one. */
-export type Trick = (question: Question, right: Buffer) => Buffer[];
+type Trick = (question: Question, right: Buffer) => Buffer[];
 
 export function nameBytes(name: string): Buffer {
   const labels = name.split('.').filter((label) => label !== '');

@@ -22,7 +22,7 @@ export function reset(socket: Socket): void {
 
 const nextTurn = () => new Promise<void>((wake) => setImmediate(wake));
 
-export interface Attack {
+interface Attack {
   target: Target;
   /** sent first; the bytes follow when ReadyForQuery, or a request for a password, has come */
   login?: Buffer;

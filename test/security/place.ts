@@ -19,7 +19,7 @@ import {
 import { FakeServer, NO_DATABASE, type Visit } from '../hostile/fakeserver';
 
 /** Waits that are short because a refused server is part of most attacks. */
-export const IMPATIENT = { server_login_retry: 1, query_wait_timeout: 5, server_connect_timeout: 5 };
+const IMPATIENT = { server_login_retry: 1, query_wait_timeout: 5, server_connect_timeout: 5 };
 
 /** Code of AuthenticationRequest and what follows it. */
 export const authentication = (code: number, ...rest: Buffer[]) => message('R', int32(code), ...rest);

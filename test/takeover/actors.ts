@@ -184,7 +184,7 @@ const copyIn: Make = (stage) => {
 
 export const copyOutSql = `COPY (SELECT i, repeat('y', ${ROW_BYTES}) FROM generate_series(1, ${ROWS}) i) TO STDOUT`;
 
-export async function checkCopyOut(client: RawClient): Promise<void> {
+async function checkCopyOut(client: RawClient): Promise<void> {
   const messages = await client.until('ZE', 60_000);
   const data = messages.filter((msg) => msg.type === 'd');
   assert.equal(data.length, ROWS);

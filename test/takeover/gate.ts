@@ -6,7 +6,7 @@ import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 import { CANCEL_REQUEST, eventually } from '../harness';
 
-export type Holds = 'nothing' | 'cancels' | 'logins' | 'answers to logins';
+type Holds = 'nothing' | 'cancels' | 'logins' | 'answers to logins';
 
 function isCancel(first: Buffer): boolean {
   return first.length >= 8 && first.readInt32BE(4) === CANCEL_REQUEST;

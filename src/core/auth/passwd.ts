@@ -9,7 +9,7 @@ import { computeServerKey, saltedPassword } from './scram';
 import { base64Decode, MD5_PASSWD_LEN, PasswordType, parseScramSecret, passwordType } from './secret';
 
 /** Does `password` belong to a SCRAM secret? Derives the keys anew, which costs the secret's iterations. */
-export function scramVerifyPlainPassword(user: string, password: string, secret: string): boolean {
+function scramVerifyPlainPassword(user: string, password: string, secret: string): boolean {
   const parsed = parseScramSecret(secret);
   const salt = parsed === null ? null : base64Decode(parsed.encodedSalt);
   if (parsed === null || salt === null) {

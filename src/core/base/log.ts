@@ -38,7 +38,7 @@ const PRIORITIES = [
 const SYSLOG_LEVEL_MAX = LogLevel.INFO;
 
 /** Longest message with its prefix, in bytes; the rest is cut off as in the original. */
-export const LOG_MESSAGE_MAX = 2047;
+const LOG_MESSAGE_MAX = 2047;
 
 const STDERR_FD = 2;
 

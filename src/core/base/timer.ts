@@ -4,7 +4,7 @@
  */
 import { readClock } from './time';
 
-export interface Timer {
+interface Timer {
   /** usec when it fires next; 0 = not armed */
   when: number;
   /** usec between firings, 0 = once */

@@ -71,7 +71,7 @@ export function loadAuthFile(path: string, firstLoad: boolean): AuthFileUser[] |
 }
 
 /** A line that is no good. */
-export interface BrokenLine {
+interface BrokenLine {
   reason: string;
   /** from 1 */
   line: number;

@@ -7,7 +7,7 @@ import { logError, logWarning, strerror } from '../base/log';
 import { atName, eat, eatWord, nextToken, Tok, Tokens } from './tokens';
 
 /** One line of a map. */
-export interface IdentMapping {
+interface IdentMapping {
   systemUser: string;
   /** null = all */
   postgresUser: string | null;

@@ -33,7 +33,7 @@ export interface LdapOptions {
 }
 
 /** Longest text of options, in bytes, as the original's buffer. */
-export const MAX_LDAP_CONFIG = 1024;
+const MAX_LDAP_CONFIG = 1024;
 const LDAP_PORT = 389;
 const LDAPS_PORT = 636;
 
@@ -245,9 +245,4 @@ export function parseLdapOptions(given: string): LdapParse {
   if (error !== null) return { options: null, error, rest: '' };
   if (options.port === 0) options.port = options.scheme === 'ldaps' ? LDAPS_PORT : LDAP_PORT;
   return { options, error: '', rest: trimSpace(text.slice(pos)) };
-}
-
-/** What the original refuses in a user name that becomes part of a search filter. */
-export function userNameFitsFilter(name: string): boolean {
-  return !/[*()\\/]/.test(name);
 }

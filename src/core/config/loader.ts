@@ -20,7 +20,7 @@ import {
 export { type DatabaseConfig, type PeerConfig, parseDatabase, type UserConfig } from './records';
 
 /** One line of [pgbouncer], already checked. */
-export interface SettingLine {
+interface SettingLine {
   name: string;
   /** the text as written */
   value: string;

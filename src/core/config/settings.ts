@@ -51,7 +51,7 @@ export const enum LoadBalanceHosts {
   ROUND_ROBIN = 1,
 }
 
-export const authTypeMap: readonly Lookup[] = [
+const authTypeMap: readonly Lookup[] = [
   { name: 'any', value: AuthType.ANY },
   { name: 'trust', value: AuthType.TRUST },
   { name: 'plain', value: AuthType.PLAIN },
@@ -69,7 +69,7 @@ export const poolModeMap: readonly Lookup[] = [
   { name: 'statement', value: PoolMode.STMT },
 ];
 
-export const sslModeMap: readonly Lookup[] = [
+const sslModeMap: readonly Lookup[] = [
   { name: 'disable', value: SslMode.DISABLED },
   { name: 'allow', value: SslMode.ALLOW },
   { name: 'prefer', value: SslMode.PREFER },
@@ -226,7 +226,7 @@ const initial = {
 };
 
 /** The type of `cf`. */
-export type Settings = typeof initial;
+type Settings = typeof initial;
 
 /** Every setting of this process, at its current value. Read it anywhere; write it through the functions below. */
 export const cf: Settings = initial;
@@ -454,7 +454,7 @@ export function parseSetting(setting: Setting, text: string): string | number | 
 }
 
 /** The current value as SHOW CONFIG prints it; null for a string that was never set. */
-export function formatSetting(setting: Setting): string | null {
+function formatSetting(setting: Setting): string | null {
   const value = cf[setting.field];
   switch (setting.type) {
     case SettingType.TIME:

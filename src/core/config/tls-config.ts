@@ -45,7 +45,7 @@ export interface TlsConfig {
  * A list of protocols: words separated by commas or colons, `!` takes one out again.
  * @returns bits of Protocol, or null when a word is unknown
  */
-export function parseTlsProtocols(text: string): number | null {
+function parseTlsProtocols(text: string): number | null {
   let protocols = 0;
   for (const part of text.split(/[,:]/)) {
     const word = part.replace(/^[ \t]+/, '');

@@ -37,7 +37,7 @@ import { pktbufTemp } from '../wire/pktbuf';
 import { flushSocketList, suspendSocketList } from './pause';
 
 /** Processes the input of clients that were just activated, so that each takes its server before the next is woken. */
-export type RunQueue = () => void;
+type RunQueue = () => void;
 
 /* ---- end of turn ---- */
 

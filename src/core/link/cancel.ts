@@ -11,7 +11,7 @@ import { CANCELLATION_TTL_MASK, findByCancelKey } from '../pool/cancel-keys';
 import { findPeer } from '../pool/database';
 import { getPeerPool } from '../pool/pool';
 import { changeClientState, changeServerState } from '../pool/states';
-import { Stat } from '../pool/stats';
+import { count, Stat } from '../pool/stats';
 import { upcalls } from '../pool/upcalls';
 import { PACKET_READY_IDLE, writeCancelRequest } from '../wire/messages';
 import { BACKENDKEY_LEN, PqMsg } from '../wire/packets';
@@ -69,7 +69,7 @@ function cancelWaiting(client: PgSocket): void {
 /** One packet of a client whose request was cancelled before a server had it: what PostgreSQL does with it. */
 export function dropCanceled(client: PgSocket, type: number, len: number): Verdict {
   const stats = (client.pool as PgPool).stats;
-  stats[Stat.CLIENT_BYTES] = (stats[Stat.CLIENT_BYTES] as number) + len;
+  count(stats, Stat.CLIENT_BYTES, len);
   if (type === PqMsg.Terminate) {
     disconnectClient(client, false, 'client close request');
     return Verdict.DISCONNECTED;

@@ -9,7 +9,7 @@ import { type PgPool, type PgSocket, Replication, SocketState } from '../pool/bo
 import { poolServerCount } from '../pool/pool';
 import { sendingAuthQuery } from '../pool/socket';
 import { changeServerState } from '../pool/states';
-import { Stat } from '../pool/stats';
+import { count, Stat } from '../pool/stats';
 import { varcacheDiff, varcacheMatches } from '../pool/varcache';
 import { writeQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
@@ -21,7 +21,7 @@ import { disconnectClient, disconnectServer, pauseClient } from './objects';
  * for something that will not come.
  * @returns false when the client was disconnected
  */
-export function checkFastFail(client: PgSocket): boolean {
+function checkFastFail(client: PgSocket): boolean {
   const pool = client.pool;
   if (pool === null || !pool.lastLoginFailed) return true;
   if (poolServerCount(pool) - pool.newServerList.count > 0) return true;
@@ -96,7 +96,7 @@ export function findServer(client: PgSocket): boolean {
   client.link = server;
   server.link = client;
   const stats = (server.pool as PgPool).stats;
-  stats[Stat.SERVER_ASSIGNMENT_COUNT] = (stats[Stat.SERVER_ASSIGNMENT_COUNT] as number) + 1;
+  count(stats, Stat.SERVER_ASSIGNMENT_COUNT, 1);
   changeServerState(server, SocketState.SV_ACTIVE);
   if (!varsSent) return true;
   server.settingVars = true;

@@ -18,7 +18,7 @@ import { uncountClient } from '../pool/provisional';
 import { isDead, sendingAuthQuery } from '../pool/socket';
 import { freeClientStatements, freeServerStatements } from '../pool/statements';
 import { changeClientState, changeServerState } from '../pool/states';
-import { Stat } from '../pool/stats';
+import { count, Stat } from '../pool/stats';
 import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import { endAttempt, nextPlace } from './hosts';
@@ -315,59 +315,57 @@ function reuseOnRelease(server: PgSocket): void {
   if (client !== null && (client.replication === Replication.NONE || sendingAuthQuery(client))) activateClient(client);
 }
 
-/**
- * A server that logged in, or whose client is done with it, becomes free: for the next waiter, the reset query, or the
- * idle list.
- * @returns false when it was closed instead
- */
-export function releaseServer(server: PgSocket): boolean {
-  const pool = server.pool as PgPool;
-  let newState: SocketState = SocketState.SV_IDLE;
+/** Separates a server from its client. @returns the state for a server that has no reason to be closed */
+function unlinkOnRelease(server: PgSocket): SocketState {
+  const client = server.link;
+  if (client !== null) {
+    client.copyMode = false;
+    client.link = null;
+    server.link = null;
+    // it waited until this server had taken its bytes, and no event would wake it any more
+    if (client.blocked) unblockSource(client);
+  }
+  if (cf.serverResetQuery !== '' && (cf.serverResetQueryAlways || connectionPoolMode(server) === PoolMode.SESSION))
+    return SocketState.SV_TESTED;
+  if (cf.serverCheckDelay === 0 && cf.serverCheckQuery !== '') return SocketState.SV_USED;
+  return SocketState.SV_IDLE;
+}
 
+function stateOnRelease(server: PgSocket): SocketState {
   switch (server.state) {
     case SocketState.SV_BEING_CANCELED:
     case SocketState.SV_ACTIVE:
-      if (server.link !== null) {
-        const client = server.link;
-        client.copyMode = false;
-        client.link = null;
-        server.link = null;
-        // it waited for this server to take its bytes, and nobody would tell it any more
-        if (client.blocked) unblockSource(client);
-      }
-      if (
-        cf.serverResetQuery !== '' &&
-        (cf.serverResetQueryAlways || connectionPoolMode(server) === PoolMode.SESSION)
-      ) {
-        newState = SocketState.SV_TESTED;
-      } else if (cf.serverCheckDelay === 0 && cf.serverCheckQuery !== '') {
-        newState = SocketState.SV_USED;
-      }
-      break;
+      return unlinkOnRelease(server);
     case SocketState.SV_USED:
     case SocketState.SV_TESTED:
-      break;
-    case SocketState.SV_LOGIN:
+      return SocketState.SV_IDLE;
+    case SocketState.SV_LOGIN: {
+      const pool = server.pool as PgPool;
       pool.lastLoginFailed = false;
       pool.lastConnectFailed = false;
       endAttempt(pool);
-      break;
+      return SocketState.SV_IDLE;
+    }
     default:
-      fatal(`bad server state in release_server (${server.state})`);
+      return fatal(`bad server state in release_server (${server.state})`);
   }
+}
 
-  // cancel requests that are not under way yet have nothing left to cancel
-  if (server.cancelingClients !== null) {
-    server.cancelingClients = server.cancelingClients.filter((req) => {
-      if (req.state !== SocketState.CL_WAITING_CANCEL) return true;
-      req.canceledServer = null;
-      return false;
-    });
-  }
+/** Cancel requests that have not been sent yet have nothing left to cancel. */
+function dropUnsentCancels(server: PgSocket): void {
+  if (server.cancelingClients === null) return;
+  server.cancelingClients = server.cancelingClients.filter((req) => {
+    if (req.state !== SocketState.CL_WAITING_CANCEL) return true;
+    req.canceledServer = null;
+    return false;
+  });
+}
 
+/** Closes a server that must not serve another client. @returns releaseServer's result, null when the server stays */
+function closeOnRelease(server: PgSocket): boolean | null {
   if (server.state !== SocketState.SV_LOGIN && lifeOver(server)) {
     disconnectServer(server, true, 'server lifetime over');
-    pool.lastLifetimeDisconnect = getCachedTime();
+    (server.pool as PgPool).lastLifetimeDisconnect = getCachedTime();
     return false;
   }
   if ((server.requests?.count ?? 0) > 0) {
@@ -379,20 +377,36 @@ export function releaseServer(server: PgSocket): boolean {
     disconnectServer(server, true, 'close_needed', LoginOutcome.ABANDONED);
     return false;
   }
+  return null;
+}
+
+/** A replication connection has logged in for the one client that it serves. */
+function releaseToReplicationClient(server: PgSocket): boolean {
+  if (server.link === null) {
+    disconnectServer(server, true, 'replication client was closed', LoginOutcome.ABANDONED);
+    return false;
+  }
+  if (wantDebug()) slogDebug(server, 'release_server: new replication connection ready');
+  changeServerState(server, SocketState.SV_ACTIVE);
+  activateClient(server.link);
+  return true;
+}
+
+/**
+ * Releases a server that has logged in, or that its client has finished with: to the next waiting client, to the reset
+ * query, or to the idle list.
+ * @returns false when it was closed instead
+ */
+export function releaseServer(server: PgSocket): boolean {
+  const newState = stateOnRelease(server);
+  dropUnsentCancels(server);
+  const closed = closeOnRelease(server);
+  if (closed !== null) return closed;
   if (cancelCount(server) > 0) {
     changeServerState(server, SocketState.SV_BEING_CANCELED);
     return true;
   }
-  if (server.replication !== Replication.NONE) {
-    if (server.link === null) {
-      disconnectServer(server, true, 'replication client was closed', LoginOutcome.ABANDONED);
-      return false;
-    }
-    if (wantDebug()) slogDebug(server, 'release_server: new replication connection ready');
-    changeServerState(server, SocketState.SV_ACTIVE);
-    activateClient(server.link);
-    return true;
-  }
+  if (server.replication !== Replication.NONE) return releaseToReplicationClient(server);
 
   if (wantNoise()) slogNoise(server, `release_server: new state=${newState}`);
   changeServerState(server, newState);
@@ -417,7 +431,7 @@ export function pauseClient(client: PgSocket): void {
 /** Takes a client out of the queue; the packet that made it wait is looked at again. */
 export function activateClient(client: PgSocket): void {
   const pool = client.pool as PgPool;
-  pool.stats[Stat.WAIT_TIME] = (pool.stats[Stat.WAIT_TIME] as number) + (getCachedTime() - client.waitStart);
+  count(pool.stats, Stat.WAIT_TIME, getCachedTime() - client.waitStart);
   if (wantDebug()) slogDebug(client, 'activate_client');
   changeClientState(client, SocketState.CL_ACTIVE);
   sbufContinue(client);

@@ -33,7 +33,7 @@ interface Answer {
   warnings: string[];
 }
 
-export interface AuthLine {
+interface AuthLine {
   /** 'PAM' or 'LDAP', for the texts */
   readonly name: string;
   /** Asks; the answer comes to externalAuthDone(). Returns null, or why nobody can be asked. */

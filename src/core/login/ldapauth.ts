@@ -5,16 +5,10 @@
 
 import { receiveMessageOnPort } from 'node:worker_threads';
 import { startThread, type Thread } from '../base/thread';
+import type { LdapAnswer, LdapRequest } from '../base/worker-messages';
 import { type LdapOptions, parseLdapOptions } from '../config/ldap-options';
 import type { PgCredentials, PgSocket } from '../pool/bouncer';
 import { externalAuthDone, newAuthLine } from './external-auth';
-
-/** What the thread is asked, and what it answers: LdapRequest and LdapAnswer of src/workers/ldap.ts. */
-interface LdapAnswer {
-  id: number;
-  allowed: boolean;
-  warnings: string[];
-}
 
 let thread: Thread | null = null;
 
@@ -27,7 +21,7 @@ function toBytes(text: string): string {
   return Buffer.from(text, 'utf8').toString('latin1');
 }
 
-function requestOf(id: number, options: LdapOptions, user: string, passwd: string): object {
+function requestOf(id: number, options: LdapOptions, user: string, passwd: string): LdapRequest {
   const text = (bytes: string | null) => (bytes === null ? null : toUtf8(bytes));
   return {
     id,

@@ -319,7 +319,7 @@ function setExternalUser(client: PgSocket, db: PgDatabase, username: string, typ
 }
 
 /** The user is known (or mocked): asks for proof in the way that auth_type says. */
-export function finishSetPool(client: PgSocket): Verdict {
+function finishSetPool(client: PgSocket): Verdict {
   client.startupMessageReceived = true;
   const db = client.db as PgDatabase;
   const user = client.loginUser as PgCredentials;

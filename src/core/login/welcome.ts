@@ -13,7 +13,7 @@ import { type PgDatabase, type PgPool, type PgSocket, SocketState } from '../poo
 import { newCancelKey } from '../pool/cancel-keys';
 import { admitClient } from '../pool/provisional';
 import { changeClientState } from '../pool/states';
-import { Stat } from '../pool/stats';
+import { count, Stat } from '../pool/stats';
 import { varcacheEach, varcacheFillUnset } from '../pool/varcache';
 import { writeBackendKeyData, writeNotice, writeParameterStatus, writeReadyForQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
@@ -56,7 +56,7 @@ export function finishClientLogin(client: PgSocket): boolean {
   const pool = admitClient(client);
   if (client.state === SocketState.CL_LOGIN) {
     changeClientState(client, SocketState.CL_ACTIVE);
-    pool.stats[Stat.CLIENT_LOGIN_COUNT] = (pool.stats[Stat.CLIENT_LOGIN_COUNT] as number) + 1;
+    count(pool.stats, Stat.CLIENT_LOGIN_COUNT, 1);
   }
   client.waitForAuth = false;
 

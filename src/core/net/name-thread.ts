@@ -10,6 +10,7 @@ import { logWarning, strerror } from '../base/log';
 import { Family, type SockAddr } from '../base/native';
 import { startThread, type Thread } from '../base/thread';
 import { getCachedTime, USEC } from '../base/time';
+import type { NameAnswer, NameQuestion } from '../base/worker-messages';
 import { cf } from '../config/settings';
 
 const SYSTEM_RESOLV_CONF = '/etc/resolv.conf';
@@ -19,15 +20,7 @@ const RUNNING_MAX = 32;
 /** usec; more than the thread takes for the longest answer */
 const LOST_AFTER = 120 * USEC;
 
-/** What the thread says: NameAnswer of src/workers/names.ts. */
-interface ThreadAnswer {
-  id: number;
-  error: string;
-  addresses: { family: 4 | 6; host: string }[];
-  serial: number;
-}
-
-export interface NameAnswer {
+interface Resolution {
   /** why there is none, in c-ares's words; '' = there is one */
   error: string;
   /** of a host; ports are 0 */
@@ -42,7 +35,7 @@ interface Question {
   name: string;
   /** when the thread got it, usec */
   since: number;
-  done: (answer: NameAnswer) => void;
+  done: (resolution: Resolution) => void;
 }
 
 let thread: Thread | null = null;
@@ -76,11 +69,12 @@ function give(question: Question): void {
   lastId = (lastId % 0x7fffffff) + 1;
   question.since = getCachedTime();
   running.set(lastId, question);
-  thread.port.postMessage({
+  const message: NameQuestion = {
     id: lastId,
     kind: question.kind,
     name: Buffer.from(question.name, 'latin1').toString('utf8'),
-  });
+  };
+  thread.port.postMessage(message);
 }
 
 function giveWaiting(): void {
@@ -95,7 +89,7 @@ function giveWaiting(): void {
  * Asks for the addresses of a host or for the serial number of a zone.
  * @param done called once, maybe before this returns
  */
-export function askNameThread(kind: Question['kind'], name: string, done: (answer: NameAnswer) => void): void {
+export function askNameThread(kind: Question['kind'], name: string, done: (resolution: Resolution) => void): void {
   waiting.push({ kind, name, since: 0, done });
   giveWaiting();
 }
@@ -110,7 +104,7 @@ function loseThread(why: string): void {
   for (const question of lost) failed(question, why);
 }
 
-function onAnswer({ id, error, addresses, serial }: ThreadAnswer): void {
+function onAnswer({ id, error, addresses, serial }: NameAnswer): void {
   if (id === 0) {
     loseThread(error);
     return;
@@ -129,7 +123,7 @@ export function collectNameAnswers(): void {
   while (thread !== null) {
     const got = receiveMessageOnPort(thread.port);
     if (got === undefined) break;
-    onAnswer(got.message as ThreadAnswer);
+    onAnswer(got.message as NameAnswer);
   }
   giveWaiting();
 }

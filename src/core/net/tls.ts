@@ -116,7 +116,7 @@ function fileMark(path: string): string {
  * certificate that is renewed in place counts for the next connection, and one that cannot be read ends only that.
  * @returns a context, or why there is none
  */
-export function serverTlsContext(): number | string {
+function serverTlsContext(): number | string {
   if (serverConfig === null) return 'no TLS settings';
   const files = [serverConfig.keyFile, serverConfig.certFile, serverConfig.caFile].map(fileMark).join(' ');
   if (serverContext !== 0 && files === serverFiles) return serverContext;

@@ -6,7 +6,7 @@
 import { PktBuf } from '../wire/pktbuf';
 
 /** Most bytes of a batch that are kept. */
-export const BATCH_MAX = 64 * 1024;
+const BATCH_MAX = 64 * 1024;
 /** A buffer that grew larger than this is not kept for the next batch. */
 const BATCH_KEEP_MAX = 4 * 1024;
 

@@ -23,7 +23,7 @@ const poolOrder = new OrderedIndex(poolList, comparePools);
 const peerPoolOrder = new OrderedIndex(peerPoolList, (a: PgPool, b: PgPool) => a.db.peerId - b.db.peerId);
 
 /** The pool of a database and a user, or null. Looks through the shorter list: either may be very long. */
-export function findPool(db: PgDatabase, user: PgGlobalUser): PgPool | null {
+function findPool(db: PgDatabase, user: PgGlobalUser): PgPool | null {
   if (db.pools.length < user.pools.length) {
     for (const pool of db.pools) if (pool.user?.globalUser === user) return pool;
   } else {

@@ -12,7 +12,7 @@ import { forgetGlobalUser } from './user';
 import { internVars } from './varcache';
 
 /** An auto-database that no client asks for any more, if no login to it ever succeeded. One with pools is left to killUnproven. */
-export function forgetUnprovenDatabase(db: PgDatabase): void {
+function forgetUnprovenDatabase(db: PgDatabase): void {
   if (db.provisional && db.clientConnectionCount === 0 && db.pools.length === 0 && db.list !== null) removeDatabase(db);
 }
 

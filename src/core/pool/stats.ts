@@ -51,6 +51,11 @@ export function newStats(): PgStats {
   return new Float64Array(Stat.SIZE);
 }
 
+/** Adds to one counter. */
+export function count(stats: PgStats, stat: Stat, n: number): void {
+  stats[stat] = (stats[stat] as number) + n;
+}
+
 export function statAdd(total: PgStats, stat: PgStats): void {
   for (let i = 0; i < Stat.SIZE; i++) total[i] = (total[i] as number) + (stat[i] as number);
 }

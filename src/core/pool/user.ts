@@ -57,7 +57,7 @@ function wakeUser(name: string): PgGlobalUser | null {
 }
 
 /** A user without a secret of its own has to be asked for at every login. */
-export function updateGlobalUserPasswd(user: PgGlobalUser, passwd: string): void {
+function updateGlobalUserPasswd(user: PgGlobalUser, passwd: string): void {
   user.credentials.passwd = passwd;
   user.credentials.dynamicPasswd = passwd === '';
 }

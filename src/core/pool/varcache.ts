@@ -93,12 +93,6 @@ export function internVars(vars: (string | null)[]): void {
   }
 }
 
-/** The value of a tracked variable, or null. */
-export function varcacheGet(vars: (string | null)[], name: string): string | null {
-  const slot = lookup.get(asciiLower(name));
-  return slot === undefined ? null : (vars[slot] ?? null);
-}
-
 /** True when both sets agree in every variable that both know: the hot path's question. */
 export function varcacheMatches(server: (string | null)[], client: (string | null)[]): boolean {
   for (let i = 0; i < server.length; i++) {

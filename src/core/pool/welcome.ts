@@ -6,7 +6,7 @@ import type { PgPool } from './bouncer';
 import { varcacheSet } from './varcache';
 
 /** Most bytes of parameters that a server may announce while it logs in: every client of the pool is told them. */
-export const WELCOME_MAX = 256 * 1024;
+const WELCOME_MAX = 256 * 1024;
 
 /**
  * Remembers a ParameterStatus of the first server that logs in, for the clients to come.

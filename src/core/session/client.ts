@@ -20,7 +20,7 @@ import { Dropping, type PgPool, type PgSocket, SocketState } from '../pool/bounc
 import { requestFullLoopMaint } from '../pool/pool';
 import { type RequestQueue, ResponseAction } from '../pool/requests';
 import { isDead } from '../pool/socket';
-import { Stat } from '../pool/stats';
+import { count, type PgStats, Stat } from '../pool/stats';
 import { upcalls } from '../pool/upcalls';
 import { ADMIN_PACKET_MAX, LOGIN_PACKET_MAX } from '../wire/limits';
 import { BACKENDKEY_LEN, BACKENDKEY_MAX, NEW_HEADER_LEN, Pkt, PqMsg } from '../wire/packets';
@@ -90,14 +90,14 @@ export function clientInput(client: PgSocket, off: number, length: number): void
       pos += n;
       continue;
     }
-    const act = showPacket(client, pos, end);
-    if (act === Verdict.FORWARD || act === Verdict.CONSUMED) {
+    const verdict = showPacket(client, pos, end);
+    if (verdict === Verdict.FORWARD || verdict === Verdict.CONSUMED) {
       client.pktRemain = hdr.len;
-      client.pktSkip = act === Verdict.CONSUMED;
+      client.pktSkip = verdict === Verdict.CONSUMED;
       continue;
     }
-    if (act === Verdict.DISCONNECTED) return;
-    if (act === Verdict.REWRITE) {
+    if (verdict === Verdict.DISCONNECTED) return;
+    if (verdict === Verdict.REWRITE) {
       if (pos > run && !holdRun(client, run, pos)) return;
       const len = hdr.len;
       const done = rewritePacket(client, hdr.type, arena, pos, len, held);
@@ -109,12 +109,12 @@ export function clientInput(client: PgSocket, off: number, length: number): void
       if (heldIsLarge() && !makeRoom(client, pos, end)) return;
       continue;
     }
-    if (act === Verdict.REASSEMBLE) {
+    if (verdict === Verdict.REASSEMBLE) {
       startCollect(client, hdr.len);
       continue;
     }
     if (!flushRun(client, run, pos)) return;
-    if (act === Verdict.PAUSED) {
+    if (verdict === Verdict.PAUSED) {
       askForAnswers(client);
       keepForLater(client, pos, end);
     } else keepInput(client, pos, end);
@@ -147,9 +147,9 @@ function collected(client: PgSocket, pos: number, n: number, end: number): boole
   const len = client.collectLen;
   getHeader(packet, 0, len, len, hdr);
   const type = hdr.type;
-  const act = workPacket(client, packet, 0, len);
-  if (act === Verdict.DISCONNECTED) return false;
-  if (act === Verdict.PAUSED) {
+  const verdict = workPacket(client, packet, 0, len);
+  if (verdict === Verdict.DISCONNECTED) return false;
+  if (verdict === Verdict.PAUSED) {
     // its last bytes come again when the client may go on
     client.collectLen -= n;
     client.pktRemain = n;
@@ -160,8 +160,8 @@ function collected(client: PgSocket, pos: number, n: number, end: number): boole
     return false;
   }
   client.collect = null;
-  if (act === Verdict.CONSUMED) return true;
-  const done = act === Verdict.REWRITE ? rewritePacket(client, type, packet, 0, len, held) : 0;
+  if (verdict === Verdict.CONSUMED) return true;
+  const done = verdict === Verdict.REWRITE ? rewritePacket(client, type, packet, 0, len, held) : 0;
   if (done < 0) return false;
   holdBytes(packet, done, len - done);
   return !heldIsLarge() || makeRoom(client, pos + n, end);
@@ -228,17 +228,17 @@ function startupPacket(client: PgSocket, off: number, end: number): Verdict {
     if (finishClientLogin(client)) return restoreSkip(len);
     return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
   }
-  return restoreAct(handleStartupPacket(client, type, off + hdr.headerLen, off + len), len);
+  return restoreLength(handleStartupPacket(client, type, off + hdr.headerLen, off + len), len);
 }
 
 /** Handlers may look at other headers meanwhile; the walker needs this one's length. */
-function restoreAct(act: Verdict, len: number): Verdict {
+function restoreLength(verdict: Verdict, len: number): Verdict {
   hdr.len = len;
-  return act;
+  return verdict;
 }
 
 function restoreSkip(len: number): Verdict {
-  return restoreAct(Verdict.CONSUMED, len);
+  return restoreLength(Verdict.CONSUMED, len);
 }
 
 function refuseEncryption(client: PgSocket, what: string): Verdict {
@@ -299,108 +299,117 @@ function unknownPacket(client: PgSocket, type: number): Verdict {
   return Verdict.DISCONNECTED;
 }
 
+/** What classify() found out about a packet besides its verdict. */
+const found = {
+  /** the server answers it */
+  answered: false,
+  /** it may concern the unnamed statement */
+  unnamed: false,
+};
+
 /**
- * One packet of a logged-in client, maybe not all of it yet: whether it goes to a server, and to which.
- * @param buf the arena, or a packet that was put together
+ * What is to be done with a packet of a logged-in client, before a server is looked for.
+ * @returns FORWARD, REWRITE, or a verdict that is final
  */
-function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Verdict {
-  const type = hdr.type;
-  const len = hdr.len;
-  if (client.dropping !== Dropping.NONE) return dropCanceled(client, type, len);
-  let trackOutstanding = false;
-  let rewrite = false;
-  let unnamed = false;
+function classify(client: PgSocket, type: number, buf: Buffer, off: number, end: number, len: number): Verdict {
+  found.answered = true;
+  found.unnamed = false;
   switch (type) {
     case PqMsg.Query:
-      if (cf.disablePqexec) {
-        slogError(client, 'client used "Query" packet type');
-        disconnectClient(client, true, 'PQexec disallowed');
-        return Verdict.DISCONNECTED;
-      }
-      trackOutstanding = true;
-      if (
-        len <= DEALLOCATE_MAX &&
-        mayDeallocate(buf, off + NEW_HEADER_LEN, Math.min(end, off + len), end - off >= len)
-      ) {
-        if (client.db?.admin === true) break;
-        const act = queryPacket(client, buf, off, end, len);
-        rewrite = act === Verdict.REWRITE;
-        if (act !== Verdict.FORWARD && !rewrite) return act;
-      }
-      break;
+      return classifyQuery(client, buf, off, end, len);
     case PqMsg.FunctionCall:
     case PqMsg.Sync:
     case PqMsg.Execute:
-      trackOutstanding = true;
-      break;
+      return Verdict.FORWARD;
     case PqMsg.Parse:
     case PqMsg.Bind:
     case PqMsg.Describe:
-    case PqMsg.Close:
-      trackOutstanding = true;
-      if (client.db?.admin !== true) {
-        const act = statementPacket(client, type, buf, off, end, len);
-        rewrite = act === Verdict.REWRITE;
-        unnamed = unnamedFound;
-        hdr.len = len;
-        if (act !== Verdict.FORWARD && !rewrite) return act;
-      }
-      break;
+    case PqMsg.Close: {
+      if (client.db?.admin === true) return Verdict.FORWARD;
+      const verdict = statementPacket(client, type, buf, off, end, len);
+      found.unnamed = unnamedFound;
+      return verdict;
+    }
     case PqMsg.Flush:
-      break;
-    case PqMsg.CopyDone:
-    case PqMsg.CopyFail:
-      // late ones, of a COPY that failed: their server is somebody else's by now
-      if (client.link === null) return Verdict.CONSUMED;
-      client.copyMode = false;
-      return copyPacket(client, client.link, type, len);
-    case PqMsg.CopyData:
-      if (client.link === null) return Verdict.CONSUMED;
-      return copyPacket(client, client.link, type, len);
+      found.answered = false;
+      return Verdict.FORWARD;
     case PqMsg.Terminate:
       disconnectClient(client, false, 'client close request');
       return Verdict.DISCONNECTED;
     default:
       return unknownPacket(client, type);
   }
+}
 
-  const pool = client.pool as PgPool;
-  const stats = pool.stats;
+function classifyQuery(client: PgSocket, buf: Buffer, off: number, end: number, len: number): Verdict {
+  if (cf.disablePqexec) {
+    slogError(client, 'client used "Query" packet type');
+    disconnectClient(client, true, 'PQexec disallowed');
+    return Verdict.DISCONNECTED;
+  }
+  if (len > DEALLOCATE_MAX || client.db?.admin === true) return Verdict.FORWARD;
+  if (!mayDeallocate(buf, off + NEW_HEADER_LEN, Math.min(end, off + len), end - off >= len)) return Verdict.FORWARD;
+  return queryPacket(client, buf, off, end, len);
+}
+
+/** The clocks of the query and of the transaction start with its first packet. */
+function startClocks(client: PgSocket, stats: PgStats): void {
   if (client.queryStart === 0) {
     client.queryStart = getCachedTime();
-    stats[Stat.QUERY_COUNT] = (stats[Stat.QUERY_COUNT] as number) + 1;
+    count(stats, Stat.QUERY_COUNT, 1);
   }
   if (client.xactStart === 0) {
     client.xactStart = client.queryStart;
-    stats[Stat.XACT_COUNT] = (stats[Stat.XACT_COUNT] as number) + 1;
+    count(stats, Stat.XACT_COUNT, 1);
   }
-  if (pool.db.admin) return adminPacket(client, type, len, off, end);
+}
 
+/**
+ * One packet of a logged-in client, of which a part may not have arrived yet: decides whether it goes to a server, and to
+ * which.
+ * @param buf the arena, or a packet that was put together
+ */
+function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Verdict {
+  const type = hdr.type;
+  const len = hdr.len;
+  if (client.dropping !== Dropping.NONE) return dropCanceled(client, type, len);
+  if (type === PqMsg.CopyData || type === PqMsg.CopyDone || type === PqMsg.CopyFail)
+    return copyPacket(client, type, len);
+  const verdict = classify(client, type, buf, off, end, len);
+  hdr.len = len;
+  if (verdict !== Verdict.FORWARD && verdict !== Verdict.REWRITE) return verdict;
+
+  const { answered, unnamed } = found;
+  const pool = client.pool as PgPool;
+  startClocks(client, pool.stats);
+  if (pool.db.admin) return adminPacket(client, type, len, off, end);
   if (client.link === null && !findServer(client)) {
     hdr.len = len;
     return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
   }
   hdr.len = len;
-  stats[Stat.CLIENT_BYTES] = (stats[Stat.CLIENT_BYTES] as number) + len;
+  count(pool.stats, Stat.CLIENT_BYTES, len);
   const server = client.link as unknown as PgSocket;
   server.ready = false;
   server.idleTx = false;
   // a client that learnt of the failure of its COPY need not end it
-  if (client.copyMode && trackOutstanding && !server.copyMode) client.copyMode = false;
-  const { batch } = server;
-  if (batch?.recording) batch.note(type === PqMsg.Sync);
+  if (client.copyMode && answered && !server.copyMode) client.copyMode = false;
+  if (server.batch?.recording) server.batch.note(type === PqMsg.Sync);
   if (type === PqMsg.Query) dropUnnamed(client, server);
-  if (rewrite) return Verdict.REWRITE;
+  if (verdict === Verdict.REWRITE) return verdict;
   if (unnamed) return unnamedPacket(client, type, buf, off, end, len);
   if (type === PqMsg.Execute && client.deallocating !== null) executeDeallocate(client, server);
-  else if (trackOutstanding) (server.requests as RequestQueue).push(type, ResponseAction.FORWARD);
+  else if (answered) (server.requests as RequestQueue).push(type, ResponseAction.FORWARD);
   return Verdict.FORWARD;
 }
 
-/** Part of a COPY, or of one that has failed meanwhile: the server passes over that and stays as ready as it is. */
-function copyPacket(client: PgSocket, server: PgSocket, type: number, len: number): Verdict {
-  const stats = (client.pool as PgPool).stats;
-  stats[Stat.CLIENT_BYTES] = (stats[Stat.CLIENT_BYTES] as number) + len;
+/** Part of a COPY, or of a failed one: the server passes over it and stays as ready as it is. */
+function copyPacket(client: PgSocket, type: number, len: number): Verdict {
+  const server = client.link;
+  // late ones, of a COPY that failed: the server has been released
+  if (server === null) return Verdict.CONSUMED;
+  if (type !== PqMsg.CopyData) client.copyMode = false;
+  count((client.pool as PgPool).stats, Stat.CLIENT_BYTES, len);
   (server.requests as RequestQueue).markCopy(type);
   server.batch?.drop();
   return Verdict.FORWARD;
@@ -416,16 +425,11 @@ function adminPacket(client: PgSocket, type: number, len: number, off: number, e
   // answers of this turn's commands are still on their way: a chunk holds thousands of short ones
   if (client.blocked || !client.reading) return Verdict.PAUSED;
   requestFullLoopMaint();
-  const act = upcalls.admin.handleClient(client, type, arena, off + NEW_HEADER_LEN, off + len);
+  const verdict = upcalls.admin.handleClient(client, type, arena, off + NEW_HEADER_LEN, off + len);
   if (isDead(client)) return Verdict.DISCONNECTED;
-  if (act !== Verdict.CONSUMED) return act;
+  if (verdict !== Verdict.CONSUMED) return verdict;
   hdr.len = len;
   // a reader slower than its own questions must not pile up answers here
   if (native.unsent(client.handle) > 0) blockSource(client);
   return Verdict.CONSUMED;
-}
-
-/** Pauses input while the console makes the client wait (PAUSE and friends). */
-export function pauseConsoleClient(client: PgSocket): void {
-  sbufPause(client);
 }

@@ -39,7 +39,7 @@ export function mayDeallocate(buf: Buffer, off: number, end: number, whole: bool
 }
 
 /** What a text deallocates: a name, '' = ALL, null = nothing. */
-export function deallocateTarget(text: string): string | null {
+function deallocateTarget(text: string): string | null {
   if (DISCARD.test(text)) return '';
   const [, quoted, plain] = DEALLOCATE.exec(text) ?? [];
   if (quoted !== undefined) return quoted.replaceAll('""', '"');

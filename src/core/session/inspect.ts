@@ -12,7 +12,7 @@ import type { PgPool, PgSocket } from '../pool/bouncer';
 import { findPreparedStatement, NoteKind, type PgPreparedStatement } from '../pool/prepare';
 import type { RequestQueue } from '../pool/requests';
 import { preparedStatementsEnabled, serversChange } from '../pool/statements';
-import { Stat } from '../pool/stats';
+import { count, Stat } from '../pool/stats';
 import { COLLECT_MIN, PREPARED_PACKET_MAX } from '../wire/limits';
 import { PACKET_FLUSH } from '../wire/messages';
 import { findNul, nameOf } from '../wire/names';
@@ -24,7 +24,7 @@ import { closeStatement, parseBody } from './prepared';
 import { UNNAMED_MAX, unnamedUnsure } from './unnamed';
 
 /** What inspectPrepared found out about a packet. */
-export const enum Inspect {
+const enum Inspect {
   /** not about a statement: passes as it is */
   IGNORE,
   /** about the unnamed statement */
@@ -44,14 +44,7 @@ export const enum Inspect {
  * @param off @param end the bytes that are here, from the packet's first on; may be less or more than the packet
  * @param len of the whole packet, header included
  */
-export function inspectPrepared(
-  client: PgSocket,
-  type: number,
-  buf: Buffer,
-  off: number,
-  end: number,
-  len: number,
-): Inspect {
+function inspectPrepared(client: PgSocket, type: number, buf: Buffer, off: number, end: number, len: number): Inspect {
   const whole = end - off >= len;
   const limit = whole ? off + len : end;
   const lacking = whole ? Inspect.BROKEN : Inspect.MORE;
@@ -211,7 +204,7 @@ export function statementPacket(
   }
   if (type !== PqMsg.Close) return Verdict.REWRITE;
   const stats = (client.pool as PgPool).stats;
-  stats[Stat.CLIENT_BYTES] = (stats[Stat.CLIENT_BYTES] as number) + len;
+  count(stats, Stat.CLIENT_BYTES, len);
   return closeStatement(client, buf, off);
 }
 

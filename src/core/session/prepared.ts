@@ -29,7 +29,7 @@ import {
   settleFirst,
   settleNote,
 } from '../pool/statements';
-import { Stat } from '../pool/stats';
+import { count, Stat } from '../pool/stats';
 import {
   PACKET_CLOSE_COMPLETE,
   PACKET_PARSE_COMPLETE,
@@ -163,7 +163,7 @@ export function parseOnServer(
   out: PktBuf,
 ): void {
   const stats = (server.pool as PgPool).stats;
-  stats[Stat.PS_SERVER_PARSE_COUNT] = (stats[Stat.PS_SERVER_PARSE_COUNT] as number) + 1;
+  count(stats, Stat.PS_SERVER_PARSE_COUNT, 1);
   const fresh = new ServerStatement(ps);
   const action = named === null ? ResponseAction.SKIP : ResponseAction.FORWARD;
   const requests = server.requests as RequestQueue;
@@ -206,7 +206,7 @@ function handleParse(client: PgSocket, server: PgSocket, buf: Buffer, off: numbe
   }
   const name = nameOf(PqMsg.Parse, buf, off);
   const stats = (client.pool as PgPool).stats;
-  stats[Stat.PS_CLIENT_PARSE_COUNT] = (stats[Stat.PS_CLIENT_PARSE_COUNT] as number) + 1;
+  count(stats, Stat.PS_CLIENT_PARSE_COUNT, 1);
   const old = client.clientStatements?.get(name);
   if (old?.unsure === true) {
     dropClientStatement(client, old);
@@ -291,7 +291,7 @@ function handleBind(client: PgSocket, server: PgSocket, buf: Buffer, off: number
   const at = nameAt(PqMsg.Bind, buf, off);
   const nameEnd = findNul(buf, at, buf.length);
   const stats = (client.pool as PgPool).stats;
-  stats[Stat.PS_BIND_COUNT] = (stats[Stat.PS_BIND_COUNT] as number) + 1;
+  count(stats, Stat.PS_BIND_COUNT, 1);
   const name = buf.toString('latin1', at, nameEnd);
   const ps = clientStatement(client, name);
   const requests = server.requests as RequestQueue;

@@ -13,11 +13,10 @@ import { handleForkError, handleServerStartup, handleSslchar } from '../login/se
 import { connectionRefused } from '../login/server-protocol';
 import { blockSource, keepInput, sbufContinue, sbufIsEmpty } from '../net/sbuf';
 import { connectionPoolMode } from '../pool/admission';
-import { type PgPool, type PgSocket, SocketState } from '../pool/bouncer';
+import { type PgSocket, SocketState } from '../pool/bouncer';
 import { type RequestQueue, ResponseAction } from '../pool/requests';
 import { isDead } from '../pool/socket';
 import { clearRequestsUntil, deallocateAll, serversChange, settleNote } from '../pool/statements';
-import { Stat } from '../pool/stats';
 import { varcacheSet, varcacheSetCanonical } from '../pool/varcache';
 import { SERVER_PACKET_MAX } from '../wire/limits';
 import { writeCommandComplete } from '../wire/messages';
@@ -34,6 +33,7 @@ import {
   serverErrorLine,
 } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
+import { countBytes, countTimes } from './counters';
 import { SUBSTITUTE_COMPLETE_LEN, substituteDone } from './deallocate';
 import { letGo } from './inspect';
 import { answerFakes } from './prepared';
@@ -97,14 +97,14 @@ function showPacket(server: PgSocket, off: number, end: number): Verdict {
   if (!loggingIn) return workPacket(server, off, end);
 
   const len = hdr.len;
-  const act = wholePacket(server, off, end);
-  if (act !== Verdict.CONSUMED) return act;
+  const verdict = wholePacket(server, off, end);
+  if (verdict !== Verdict.CONSUMED) return verdict;
   const res = handleServerStartup(server, hdr.type, arena, off + NEW_HEADER_LEN, off + len);
   hdr.len = len;
   return res;
 }
 
-/** SKIP when all of the packet is here, MORE when it will be, DEAD when it is larger than the pooler looks at. */
+/** CONSUMED when all of the packet has arrived; NEED_MORE; DISCONNECTED when it is larger than the pooler looks at. */
 function wholePacket(server: PgSocket, off: number, end: number): Verdict {
   if (hdr.len > SERVER_PACKET_MAX) {
     slogError(server, `too large packet '${pktDesc(hdr.type)}' from server: ${hdr.len}`);
@@ -142,16 +142,16 @@ export function serverInput(server: PgSocket, off: number, length: number): void
       }
       continue;
     }
-    const act = showPacket(server, pos, end);
-    if (act === Verdict.FORWARD || act === Verdict.CONSUMED) {
+    const verdict = showPacket(server, pos, end);
+    if (verdict === Verdict.FORWARD || verdict === Verdict.CONSUMED) {
       server.pktRemain = hdr.len;
-      server.pktSkip = act === Verdict.CONSUMED;
+      server.pktSkip = verdict === Verdict.CONSUMED;
       continue;
     }
-    if (act === Verdict.DISCONNECTED) return;
+    if (verdict === Verdict.DISCONNECTED) return;
     if (pos > run && !forwardRun(server, run, pos)) return;
     run = pos;
-    if (act === Verdict.REWRITE) {
+    if (verdict === Verdict.REWRITE) {
       pos += replacedLen;
       run = pos;
       if (!sendReplacement(server)) return;
@@ -278,12 +278,12 @@ function testedQuery(server: PgSocket): string {
 
 /**
  * server_reset_query or server_check_query failed: the state of the session is unknown, so that no client may have it.
- * @returns MORE until all of the packet is here, which says why
+ * @returns NEED_MORE until all of the packet is here, which has the reason
  */
 function testFailed(server: PgSocket, off: number, end: number): Verdict {
   const len = hdr.len;
-  const act = wholePacket(server, off, end);
-  if (act !== Verdict.CONSUMED) return act;
+  const verdict = wholePacket(server, off, end);
+  if (verdict !== Verdict.CONSUMED) return verdict;
   const name = server.resetting ? 'server_reset_query' : 'server_check_query';
   const error = parseServerError(arena, off + NEW_HEADER_LEN, off + len);
   slogWarning(server, serverErrorLine(`${name} failed`, error));
@@ -291,16 +291,37 @@ function testFailed(server: PgSocket, off: number, end: number): Verdict {
   return Verdict.DISCONNECTED;
 }
 
-/** One packet of a working server, maybe not all of it yet. */
+/** What the packet being handled says about the server. */
+const told = {
+  /** it is idle, outside a transaction */
+  ready: false,
+  /** it is idle in a transaction */
+  idleTx: false,
+  /** the packet answers nothing, it came by itself */
+  asynchronous: false,
+};
+
+/** The request that a packet answers completely, by the packet's type; 0 = none, or not that simple. */
+const ANSWERED = new Uint8Array(256);
+ANSWERED[PqMsg.ParseComplete] = PqMsg.Parse;
+ANSWERED[PqMsg.BindComplete] = PqMsg.Bind;
+ANSWERED[PqMsg.CloseComplete] = PqMsg.Close;
+ANSWERED[PqMsg.NoData] = PqMsg.Describe;
+ANSWERED[PqMsg.RowDescription] = PqMsg.Describe;
+ANSWERED[PqMsg.EmptyQueryResponse] = PqMsg.Execute;
+ANSWERED[PqMsg.PortalSuspended] = PqMsg.Execute;
+
+/** One packet of a working server, of which a part may not have arrived yet. */
 function workPacket(server: PgSocket, off: number, end: number): Verdict {
   const type = hdr.type;
   const len = hdr.len;
-  let ready = false;
-  let idleTx = false;
-  let asyncResponse = false;
   ignorePacket = false;
-  let substitute: PktBuf | null = null;
-
+  told.ready = told.idleTx = told.asynchronous = false;
+  const request = ANSWERED[type] as number;
+  if (request !== 0) {
+    popRequest(server, request);
+    return deliver(server, off, end, len);
+  }
   switch (type) {
     case PqMsg.DataRow:
     case PqMsg.CopyData:
@@ -308,72 +329,30 @@ function workPacket(server: PgSocket, off: number, end: number): Verdict {
     case PqMsg.CopyOutResponse:
     case PqMsg.ParameterDescription:
     case PqMsg.CopyDone:
+    case PqMsg.CopyFail:
     case PqMsg.FunctionCallResponse:
       break;
-
     case PqMsg.ReadyForQuery: {
-      if (end - off < NEW_HEADER_LEN + 1) return Verdict.NEED_MORE;
-      if (!popReadyRequest(server) && server.queryFailed) clearRequestsUntil(server, PqMsg.Sync, PqMsg.Sync);
-      server.queryFailed = false;
-      if (server.batch?.recording) server.batch.drop();
-      const status = arena[off + NEW_HEADER_LEN];
-      server.failedTx = status === TxStatus.Failed;
-      if (status === TxStatus.Idle) {
-        ready = true;
-        (server.requests as RequestQueue).markReady();
-      } else if (server.state === SocketState.SV_TESTED) {
-        disconnectServer(server, true, `${testedQuery(server)} left a transaction open`);
-        return Verdict.DISCONNECTED;
-      } else if (connectionPoolMode(server) === PoolMode.STMT) {
-        disconnectServer(server, true, 'transaction blocks not allowed in statement pooling mode');
-        return Verdict.DISCONNECTED;
-      } else if (status === TxStatus.InTransaction || status === TxStatus.Failed) {
-        idleTx = true;
-      }
+      const verdict = readyForQuery(server, off, end);
+      if (verdict !== Verdict.FORWARD) return verdict;
       break;
     }
-
     case PqMsg.ParameterStatus: {
-      const act = wholePacket(server, off, end);
-      if (act !== Verdict.CONSUMED) return act;
+      const verdict = wholePacket(server, off, end);
+      if (verdict !== Verdict.CONSUMED) return verdict;
       if (!loadParameter(server, off + NEW_HEADER_LEN, off + len)) return Verdict.DISCONNECTED;
       break;
     }
-
     case PqMsg.ErrorResponse:
-      if (server.state === SocketState.SV_TESTED) return testFailed(server, off, end);
-      if (server.settingVars) {
-        // the client's startup packet had values that the server refuses: such a client is not kept
-        logError(
-          serverErrorLine(
-            'varcache_apply failed',
-            parseServerError(arena, off + NEW_HEADER_LEN, Math.min(end, off + len)),
-          ),
-        );
-        disconnectServer(server, true, 'invalid server parameter');
-        return Verdict.DISCONNECTED;
-      }
-      return workError(server, off, end);
-
+      return errorResponse(server, off, end);
     case PqMsg.CommandComplete:
-      if (len === DEALLOCATE_ALL_LEN || len === DISCARD_ALL_LEN) {
-        if (end - off < len) return Verdict.NEED_MORE;
-        forgetDeallocated(server, off + NEW_HEADER_LEN, off + len - 1);
-      } else if (len === SUBSTITUTE_COMPLETE_LEN && (server.requests as RequestQueue).hasNotes()) {
-        if (end - off < len) return Verdict.NEED_MORE;
-        if (substituteDone(server, arena, off)) substitute = deallocateComplete;
-      }
-      if (server.copyMode) endCopy(server, false);
-      popRequest(server, PqMsg.Execute);
-      break;
-
+      return commandComplete(server, off, end);
     case PqMsg.NotificationResponse:
-      // LISTEN: says nothing about the state of the connection
-      idleTx = server.idleTx;
-      ready = server.ready;
-      asyncResponse = true;
+      // LISTEN: tells nothing about the state of the connection
+      told.idleTx = server.idleTx;
+      told.ready = server.ready;
+      told.asynchronous = true;
       break;
-
     case PqMsg.CopyInResponse:
     case PqMsg.CopyBothResponse:
       slogDebug(server, 'COPY started');
@@ -381,33 +360,63 @@ function workPacket(server: PgSocket, off: number, end: number): Verdict {
       // a client that did not wait for this may have sent everything already
       if (server.link !== null) server.link.copyMode = !(server.requests as RequestQueue).hasCopyEnd();
       break;
-
-    case PqMsg.ParseComplete:
-      popRequest(server, PqMsg.Parse);
-      break;
-    case PqMsg.BindComplete:
-      popRequest(server, PqMsg.Bind);
-      break;
-    case PqMsg.CloseComplete:
-      popRequest(server, PqMsg.Close);
-      break;
-    case PqMsg.NoData:
-    case PqMsg.RowDescription:
-      popRequest(server, PqMsg.Describe);
-      break;
-    case PqMsg.EmptyQueryResponse:
-    case PqMsg.PortalSuspended:
-      popRequest(server, PqMsg.Execute);
-      break;
-
     default:
-      if (type === PqMsg.CopyFail) break;
       slogError(server, `unknown pkt: '${pktDesc(type)}'`);
       disconnectServer(server, true, 'unknown pkt');
       return Verdict.DISCONNECTED;
   }
-  const act = deliver(server, off, end, len, ready, idleTx, asyncResponse);
-  return substitute !== null && act === Verdict.FORWARD ? replace(substitute, len) : act;
+  return deliver(server, off, end, len);
+}
+
+/** @returns FORWARD, or a verdict that is final */
+function readyForQuery(server: PgSocket, off: number, end: number): Verdict {
+  if (end - off < NEW_HEADER_LEN + 1) return Verdict.NEED_MORE;
+  if (!popReadyRequest(server) && server.queryFailed) clearRequestsUntil(server, PqMsg.Sync, PqMsg.Sync);
+  server.queryFailed = false;
+  if (server.batch?.recording) server.batch.drop();
+  const status = arena[off + NEW_HEADER_LEN];
+  server.failedTx = status === TxStatus.Failed;
+  if (status === TxStatus.Idle) {
+    told.ready = true;
+    (server.requests as RequestQueue).markReady();
+    return Verdict.FORWARD;
+  }
+  if (server.state === SocketState.SV_TESTED) {
+    disconnectServer(server, true, `${testedQuery(server)} left a transaction open`);
+    return Verdict.DISCONNECTED;
+  }
+  if (connectionPoolMode(server) === PoolMode.STMT) {
+    disconnectServer(server, true, 'transaction blocks not allowed in statement pooling mode');
+    return Verdict.DISCONNECTED;
+  }
+  told.idleTx = status === TxStatus.InTransaction || status === TxStatus.Failed;
+  return Verdict.FORWARD;
+}
+
+function commandComplete(server: PgSocket, off: number, end: number): Verdict {
+  const len = hdr.len;
+  let substitute: PktBuf | null = null;
+  if (len === DEALLOCATE_ALL_LEN || len === DISCARD_ALL_LEN) {
+    if (end - off < len) return Verdict.NEED_MORE;
+    forgetDeallocated(server, off + NEW_HEADER_LEN, off + len - 1);
+  } else if (len === SUBSTITUTE_COMPLETE_LEN && (server.requests as RequestQueue).hasNotes()) {
+    if (end - off < len) return Verdict.NEED_MORE;
+    if (substituteDone(server, arena, off)) substitute = deallocateComplete;
+  }
+  if (server.copyMode) endCopy(server, false);
+  popRequest(server, PqMsg.Execute);
+  const verdict = deliver(server, off, end, len);
+  return substitute !== null && verdict === Verdict.FORWARD ? replace(substitute, len) : verdict;
+}
+
+function errorResponse(server: PgSocket, off: number, end: number): Verdict {
+  if (server.state === SocketState.SV_TESTED) return testFailed(server, off, end);
+  if (!server.settingVars) return workError(server, off, end);
+  // the server refuses values of the client's startup packet: the client is disconnected
+  const error = parseServerError(arena, off + NEW_HEADER_LEN, Math.min(end, off + hdr.len));
+  logError(serverErrorLine('varcache_apply failed', error));
+  disconnectServer(server, true, 'invalid server parameter');
+  return Verdict.DISCONNECTED;
 }
 
 /** The client gets these bytes in the place of `len` bytes of the server. */
@@ -438,8 +447,8 @@ function workError(server: PgSocket, off: number, end: number): Verdict {
   if (server.copyMode) endCopy(server, true);
   server.queryFailed = true;
   if (end - off >= len) server.dying = isFatal(arena, off + NEW_HEADER_LEN, off + len);
-  const act = deliver(server, off, end, len, false, false, false);
-  return fate === ErrorFate.RENAME && act === Verdict.FORWARD ? replace(renamedError(), len) : act;
+  const verdict = deliver(server, off, end, len);
+  return fate === ErrorFate.RENAME && verdict === Verdict.FORWARD ? replace(renamedError(), len) : verdict;
 }
 
 /** ReadyForQuery answers the oldest request when that is a Sync, a Query or a FunctionCall. */
@@ -448,19 +457,12 @@ function popReadyRequest(server: PgSocket): boolean {
 }
 
 /** Decides where a packet goes, and counts. */
-function deliver(
-  server: PgSocket,
-  off: number,
-  end: number,
-  len: number,
-  ready: boolean,
-  idleTx: boolean,
-  asyncResponse: boolean,
-): Verdict {
+function deliver(server: PgSocket, off: number, end: number, len: number): Verdict {
+  const { ready, idleTx } = told;
   const client = server.link;
   if (client !== null && client.state === SocketState.CL_LOGIN && !server.settingVars) {
-    const act = wholePacket(server, off, end);
-    if (act !== Verdict.CONSUMED) return act;
+    const verdict = wholePacket(server, off, end);
+    if (verdict !== Verdict.CONSUMED) return verdict;
     server.idleTx = idleTx;
     server.ready = ready;
     countBytes(server, len);
@@ -483,38 +485,6 @@ function deliver(
     return Verdict.CONSUMED;
   }
   if ((ready || idleTx) && (server.requests as RequestQueue).count === 0)
-    countTimes(server, client, ready, asyncResponse);
+    countTimes(server, client, ready, told.asynchronous);
   return Verdict.FORWARD;
-}
-
-function countBytes(server: PgSocket, len: number): void {
-  const stats = (server.pool as PgPool).stats;
-  stats[Stat.SERVER_BYTES] = (stats[Stat.SERVER_BYTES] as number) + len;
-}
-
-/**
- * Ends the clocks of a query and of a transaction. Of pipelined queries the whole series is timed: the server is taken
- * that long. The two warnings are the original's log lines to the letter, its "FIXME" included: whoever watches the log
- * knows them so.
- */
-function countTimes(server: PgSocket, client: PgSocket, ready: boolean, asyncResponse: boolean): void {
-  const stats = (server.pool as PgPool).stats;
-  const now = getCachedTime();
-  if (client.queryStart !== 0) {
-    const total = now - client.queryStart;
-    client.queryStart = 0;
-    stats[Stat.QUERY_TIME] = (stats[Stat.QUERY_TIME] as number) + total;
-    if (wantDebug()) slogDebug(client, `query time: ${total} us`);
-  } else if (!asyncResponse) {
-    slogWarning(client, 'FIXME: query end, but query_start == 0');
-  }
-  if (!ready) return;
-  if (client.xactStart !== 0) {
-    const total = now - client.xactStart;
-    client.xactStart = 0;
-    stats[Stat.XACT_TIME] = (stats[Stat.XACT_TIME] as number) + total;
-    if (wantDebug()) slogDebug(client, `transaction time: ${total} us`);
-  } else if (!asyncResponse) {
-    slogWarning(client, 'FIXME: transaction end, but xact_start == 0');
-  }
 }

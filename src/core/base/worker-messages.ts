@@ -1,0 +1,69 @@
+/*
+ * What the loop thread and its worker threads (src/workers) send one another. Types only: a worker imports nothing of
+ * the pooler at run time. Texts are JavaScript strings, while the pooler's own hold one byte per character.
+ */
+
+import type { MessagePort } from 'node:worker_threads';
+
+/** What every worker is started with. */
+export interface WorkerData {
+  port: MessagePort;
+  /** eventfd of the loop: a write wakes it */
+  wakeFd: number;
+}
+
+/** One login that an LDAP server decides. */
+export interface LdapRequest {
+  id: number;
+  user: string;
+  password: string;
+  tls: boolean;
+  scheme: string;
+  server: string;
+  port: number;
+  baseDn: string | null;
+  bindDn: string;
+  bindPasswd: string;
+  /** attribute that holds the user name; null when there is a filter */
+  searchAttribute: string | null;
+  searchFilter: string | null;
+  scope: 'base' | 'one' | 'sub';
+  /** the DN to bind as when there is no search */
+  directDn: string;
+}
+
+export interface LdapAnswer {
+  id: number;
+  allowed: boolean;
+  /** lines for the log */
+  warnings: string[];
+}
+
+export interface NameQuestion {
+  id: number;
+  /** the addresses of a host, or the serial number of a zone */
+  kind: 'host' | 'zone';
+  name: string;
+}
+
+/** An address in text form. */
+export interface NameAddress {
+  family: 4 | 6;
+  host: string;
+}
+
+export interface NameAnswer {
+  /** of the question; 0 when the thread is ending */
+  id: number;
+  /** c-ares's text for the failure; '' on success */
+  error: string;
+  /** of a host */
+  addresses: NameAddress[];
+  /** of a zone */
+  serial: number;
+}
+
+export interface NameWorkerData extends WorkerData {
+  /** path of the resolv.conf as bytes */
+  resolvConf: Uint8Array;
+}

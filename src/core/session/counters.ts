@@ -1,0 +1,42 @@
+/*
+ * Counts what passes through a server connection: bytes, and the time that queries and transactions take.
+ */
+
+import { slogDebug, slogWarning, wantDebug } from '../base/log';
+import { getCachedTime } from '../base/time';
+import type { PgPool, PgSocket } from '../pool/bouncer';
+import { count, Stat } from '../pool/stats';
+
+/** Bytes of a server that were handled. */
+export function countBytes(server: PgSocket, len: number): void {
+  const stats = (server.pool as PgPool).stats;
+  count(stats, Stat.SERVER_BYTES, len);
+}
+
+/**
+ * Stops the clocks of a query and of a transaction. Pipelined queries are timed together, because the server is occupied
+ * that long. The two warnings are PgBouncer's log lines, word for word.
+ * @param ready the transaction has ended too
+ * @param asynchronous the packet answers nothing, so that no query need have been running
+ */
+export function countTimes(server: PgSocket, client: PgSocket, ready: boolean, asynchronous: boolean): void {
+  const stats = (server.pool as PgPool).stats;
+  const now = getCachedTime();
+  if (client.queryStart !== 0) {
+    const total = now - client.queryStart;
+    client.queryStart = 0;
+    count(stats, Stat.QUERY_TIME, total);
+    if (wantDebug()) slogDebug(client, `query time: ${total} us`);
+  } else if (!asynchronous) {
+    slogWarning(client, 'FIXME: query end, but query_start == 0');
+  }
+  if (!ready) return;
+  if (client.xactStart !== 0) {
+    const total = now - client.xactStart;
+    client.xactStart = 0;
+    count(stats, Stat.XACT_TIME, total);
+    if (wantDebug()) slogDebug(client, `transaction time: ${total} us`);
+  } else if (!asynchronous) {
+    slogWarning(client, 'FIXME: transaction end, but xact_start == 0');
+  }
+}
