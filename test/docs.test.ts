@@ -281,6 +281,19 @@ it('files and folders of the source that pages name exist', () => {
   assert.deepEqual(gone, []);
 });
 
+it('docs/pgbouncer-map.md finds each function in the file that it names', () => {
+  const rows = [...page('pgbouncer-map.md').matchAll(/^\| `\w+` \| `(\w+)` \| (\S+) \|$/gm)];
+  assert.ok(rows.length > 40, String(rows.length));
+  const lost = rows.filter(([, name, path]) => {
+    const file = join(PROJECT_DIR, path as string);
+    return !(existsSync(file) && new RegExp(`\\bfunction ${name}\\b`).test(readFileSync(file, 'utf8')));
+  });
+  assert.deepEqual(
+    lost.map(([row]) => row),
+    [],
+  );
+});
+
 it('docs/README.md lists every page', () => {
   const index = page('README.md');
   const unlisted = readdirSync(DOCS).filter((name) => name !== 'README.md' && !index.includes(`(${name})`));
