@@ -1,0 +1,127 @@
+/* TLS on a stream, over each backend: where its bytes come from and when it must not be read from. */
+#include <errno.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "fake_tls.h"
+#include "world.h"
+
+using namespace tsb;
+
+#define TABLE_TEST(id, name) \
+  static void id(const LoopOps *ops); \
+  static const check::Register epoll_##id("epoll: " name, [] { id(&kLoopEpoll); }); \
+  static const check::Register eager_##id("completions: " name, [] { id(&kLoopEager); }); \
+  static void id(const LoopOps *ops)
+
+/** A connection with TLS, its handshake done. */
+static int openTls(World &world, int *peer) {
+  const int handle = world.open(peer);
+  CHECK_EQUAL(streamTlsStart(world.streams, handle, fakeTlsNew(), nullptr, 0), 0);
+  // the first step needs nothing of the peer
+  for (int i = 0; get(*peer) != "H"; i++) {
+    CHECK(i < 10);
+    for (const Event &event : world.turn()) CHECK(event.kind == kDrain);
+  }
+  put(*peer, "H");
+  CHECK_EQUAL(world.until(kTls, handle).result, 0);
+  return handle;
+}
+
+TABLE_TEST(tls_handshake, "a handshake is reported whether input is wanted or not, and data waits until it is") {
+  World world(ops);
+  int peer;
+  const int handle = world.open(&peer);
+  put(peer, "H" + fakeTlsRecord("early"));
+  CHECK_EQUAL(streamTlsStart(world.streams, handle, fakeTlsNew(), nullptr, 0), 0);
+  CHECK_EQUAL(world.until(kTls, handle).result, 0);
+  for (int i = 0; i < 5; i++)
+    for (const Event &event : world.turn()) CHECK(event.kind != kRecv);
+  streamRecvStart(world.streams, handle);
+  CHECK_EQUAL(world.receive(handle, 5), std::string("early"));
+  get(peer);
+  close(peer);
+  CHECK_EQUAL(world.until(kRecv, handle).result, 0);
+  world.quiet();
+}
+
+TABLE_TEST(tls_prefix, "bytes that were received before TLS began are its first ones") {
+  World world(ops);
+  int peer;
+  const int handle = world.openReading(&peer);
+  const std::string first = "H" + fakeTlsRecord("with it");
+  CHECK_EQUAL(streamTlsStart(world.streams, handle, fakeTlsNew(), reinterpret_cast<const uint8_t *>(first.data()), first.size()), 0);
+  CHECK_EQUAL(world.until(kTls, handle).result, 0);
+  CHECK_EQUAL(world.receive(handle, 7), std::string("with it"));
+  close(peer);
+}
+
+TABLE_TEST(tls_order, "decrypted bytes come in their order, also when kept and when their records come in parts") {
+  World world(ops, 4096);
+  int peer;
+  const int handle = openTls(world, &peer);
+  const std::string all = pattern(120000, 9);
+  std::string records, got;
+  for (size_t at = 0; at < all.size(); at += 1500) records += fakeTlsRecord(all.substr(at, 1500));
+  size_t sent = 0;
+  streamRecvStart(world.streams, handle);
+  for (int i = 0; got.size() < all.size(); i++) {
+    CHECK(i < 100000);
+    sent += put(peer, records.substr(sent, 700));
+    for (const Event &event : world.turn()) {
+      if (event.kind == kDrain) continue;
+      CHECK(event.kind == kRecv && event.result > 0);
+      const size_t used = i % 3 == 0 ? event.bytes.size() / 2 : event.bytes.size();
+      CHECK(all.compare(got.size(), event.bytes.size(), event.bytes) == 0);
+      got += event.bytes.substr(0, used);
+      world.keep(handle, event.bytes.substr(used));
+    }
+    if (i % 5 == 0) streamRecvStop(world.streams, handle);
+    if (i % 2 == 0) streamRecvStart(world.streams, handle);
+  }
+  CHECK(got == all);
+  close(peer);
+}
+
+TABLE_TEST(tls_unsent, "a peer that does not receive is not read from, until it does") {
+  World world(ops);
+  int peer;
+  const int handle = openTls(world, &peer);
+  streamRecvStart(world.streams, handle);
+  world.send(handle, pattern(2000000, 10));
+  CHECK(streamUnsent(world.streams, handle) > static_cast<int>(kTlsUnsentMax));
+  put(peer, fakeTlsRecord("question"));
+  for (int i = 0; i < 5; i++) CHECK_EQUAL(world.turn().size(), 0u);
+  std::string got;
+  while (got.empty()) {
+    get(peer);
+    for (const Event &event : world.turn()) got += event.bytes;
+  }
+  CHECK_EQUAL(got, std::string("question"));
+  CHECK(streamUnsent(world.streams, handle) <= static_cast<int>(kTlsUnsentMax));
+  close(peer);
+}
+
+TABLE_TEST(tls_end, "an end comes after kept bytes, and a broken connection says so") {
+  World world(ops);
+  int peer;
+  const int handle = openTls(world, &peer);
+  streamRecvStart(world.streams, handle);
+  put(peer, fakeTlsRecord("abc"));
+  CHECK_EQUAL(world.receive(handle, 3), std::string("abc"));
+  streamRecvStop(world.streams, handle);
+  world.keep(handle, "bc");
+  streamRecvStart(world.streams, handle);
+  streamRecvStop(world.streams, handle);
+  world.quiet();
+  // unread bytes at the closing end are a reset
+  world.send(handle, "unread");
+  world.turn(5);
+  close(peer);
+  world.turn(5);
+  streamRecvStart(world.streams, handle);
+  CHECK_EQUAL(world.until(kRecv, handle).bytes, std::string("bc"));
+  CHECK_EQUAL(world.until(kRecv, handle).result, -ECONNRESET);
+  world.quiet();
+}

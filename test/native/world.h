@@ -1,0 +1,56 @@
+/*
+ * A loop under test, with plain sockets at the other end. turn() is one wait(), and checks on every turn what the table of
+ * operations promises of it.
+ */
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "loop/stream.h"
+
+/** A backend that completes: it receives ahead into memory of its own, and sends in the next turn. */
+extern const tsb::LoopOps kLoopEager;
+
+struct Event {
+  tsb::Kind kind;
+  int handle;
+  int result;
+  int offset;
+  std::string bytes;
+};
+
+struct World {
+  tsb::Turn turns;
+  tsb::Streams *streams;
+  /** of the ring, in one turn */
+  int recordsMost;
+
+  explicit World(const tsb::LoopOps *ops, int recvMax = 65536, int sections = 1);
+  ~World();
+  World(const World &) = delete;
+
+  std::vector<Event> turn(int timeoutMs = 0);
+  /** The first such event; others of the turns in between are dropped. */
+  Event until(tsb::Kind kind, int handle);
+  /** All that a handle receives until so many bytes are there. */
+  std::string receive(int handle, size_t length);
+  /** Checks that some turns bring nothing. */
+  void quiet();
+
+  /** A connection of the loop; *peer is the other end. */
+  int open(int *peer);
+  /** Likewise, reading. */
+  int openReading(int *peer);
+  int send(int handle, const std::string &bytes);
+  void keep(int handle, const std::string &bytes);
+  void close(int handle);
+  int detach(int handle);
+};
+
+/** Both without blocking; what could not be done now is not done. Return the number of bytes, or the bytes. */
+size_t put(int fd, const std::string &bytes);
+std::string get(int fd);
+/** So many bytes that a mistake in their order shows. */
+std::string pattern(size_t length, unsigned seed);
