@@ -85,17 +85,6 @@ void laneDeliver(Lane *lane, bool (*work)(Stream *stream)) {
 
 /* ---- receiving ---- */
 
-/*
- * What a peer sends can make OpenSSL answer (key updates, alerts). A peer that does not receive those answers is not read
- * from, or they would pile up here without end.
- */
-bool streamWants(const Stream *s) {
-  if (s->tls) return (s->shaking || s->reading) && s->unsent.length <= kTlsUnsentMax;
-  return s->reading && !s->connecting;
-}
-
-bool streamHasInput(const Stream *s) { return s->tls ? tlsHasInput(s->tls) : s->endHeld; }
-
 enum class Room { kYes, kNo, kNever };
 
 /** Whether the turn has room for the kept bytes and `n` more. Ends a stream that keeps too many. */
@@ -224,14 +213,16 @@ bool streamReceived(Stream *s, const uint8_t *bytes, ssize_t n) {
     keepForLater(s, bytes, n);
     return true;
   }
-  const Room room = roomFor(s, n > 0 ? static_cast<size_t>(n) : 0);
-  if (room != Room::kYes) return room == Room::kNever;
-  if (n <= 0) {
-    deliverNothing(s, static_cast<int>(n));
-    return true;
+  uint8_t *place = s->lane->section->place() + s->kept.length;
+  if (n <= 0 || bytes != place) {
+    const Room room = roomFor(s, n > 0 ? static_cast<size_t>(n) : 0);
+    if (room != Room::kYes) return room == Room::kNever;
+    if (n <= 0) {
+      deliverNothing(s, static_cast<int>(n));
+      return true;
+    }
+    memcpy(place, bytes, static_cast<size_t>(n));
   }
-  uint8_t *place = placeBehindKept(s).bytes;
-  if (bytes != place) memcpy(place, bytes, static_cast<size_t>(n));
   s->recvLimit = 0;
   deliver(s, static_cast<size_t>(n));
   return true;

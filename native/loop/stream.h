@@ -37,8 +37,10 @@ struct EpollPart {
   int connectResult;
 };
 
-/** Never moves: the kernel and TLS keep its address. */
-struct Stream {
+/**
+ * Never moves: the kernel and TLS keep its address. What every event needs comes first, so that it costs two cache lines.
+ */
+struct alignas(64) Stream {
   Streams *streams;
   /** set by attach() */
   Lane *lane;
@@ -49,34 +51,34 @@ struct Stream {
   /** input is wanted; for a listener: accepting */
   bool reading;
   bool connecting;
-  bool unixListener;
-  /** in the lane's queue, for one of the three reasons that follow, or for one of the backend's */
+  /** in the lane's queue: because of a receive, of a failure, or of what only the backend knows */
   bool queued;
   /** there are bytes that the kernel does not announce again: kept ones, bytes inside TLS, or more in the socket */
   bool receiveDue;
   /** receiving was stopped and started: the kept bytes come again, with or without new ones */
   bool redeliver;
-  /** -errno of a failure that no call returned; the handle's next record reports it. 0 = none */
-  int failed;
+  /** the TLS handshake is under way: what arrives belongs to it, whether reading is on or not */
+  bool shaking;
   /** the stream has ended at endResult (0, or -errno), which is not reported yet because kept bytes come first */
   bool endHeld;
   /** the backend knows that the stream has ended or broken behind what the socket holds, or may have */
   bool ending;
-  int endResult;
-  /** most bytes of the next receive that brings any; 0 = no limit */
-  size_t recvLimit;
-  /** null on a plain connection */
-  TlsConn *tls;
-  /** the TLS handshake is under way: what arrives belongs to it, whether reading is on or not */
-  bool shaking;
+  bool unixListener;
   /** turn of the last RECV or READABLE record */
   uint32_t lastTurn;
+  EpollPart epoll;
+  /** null on a plain connection */
+  TlsConn *tls;
   Bytes kept;
   Bytes unsent;
+  /** most bytes of the next receive that brings any; 0 = no limit */
+  size_t recvLimit;
+  /** -errno of a failure that no call returned; the handle's next record reports it. 0 = none */
+  int failed;
+  int endResult;
   /** of the loop's own watches: called instead of making a record */
   void (*onReadable)(void *context);
   void *context;
-  EpollPart epoll;
 };
 
 /**
@@ -113,11 +115,18 @@ void streamQueue(Stream *s);
 /** Likewise, because a receive is due. */
 void streamQueueReceive(Stream *s);
 
-/** True when bytes may be received for a connection. */
-bool streamWants(const Stream *s);
+/**
+ * True when bytes may be received for a connection. What a TLS peer sends can make OpenSSL answer (key updates, alerts): a
+ * peer that does not receive those answers is not read from, or they would pile up here without end.
+ */
+inline bool streamWants(const Stream *s) {
+  if (s->tls) return (s->shaking || s->reading) && s->unsent.length <= kTlsUnsentMax;
+  return s->reading && !s->connecting;
+}
+
 /** True when the next delivery, or the next step of a handshake, does not depend on the socket. When both are true after
  *  a report, the backend queues a receive, because nothing else announces it. */
-bool streamHasInput(const Stream *s);
+inline bool streamHasInput(const Stream *s) { return s->tls ? tlsHasInput(s->tls) : s->endHeld; }
 
 enum class Offer {
   kReceive,  // receive into the place
