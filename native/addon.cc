@@ -1,6 +1,6 @@
 /*
- * Registration: makes the state of an environment, exports the two shared memories and lets each binding file add its
- * functions. Loaded by src/core/base/native.ts only.
+ * Registration: makes the state of an environment, exports the arena and the ring, and lets each binding file add its
+ * functions. Only src/core/base/native.ts loads the addon.
  */
 #include "addon.h"
 
@@ -29,7 +29,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
     return exports;
   }
   if (napi_set_instance_data(env, state, stateEnd, nullptr) != napi_ok) return exports;
-  // without finalizers: the memories live as long as the environment
+  // without finalizers: stateEnd unmaps both when the environment ends
   exports.Set("arena", Napi::ArrayBuffer::New(env, state->turn.arena, kArenaSize));
   exports.Set("ring", Napi::ArrayBuffer::New(env, state->turn.ring, kRingSize));
   bindLoop(env, exports, state);

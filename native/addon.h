@@ -1,8 +1,8 @@
 /*
- * What the binding files share: the state of one JavaScript environment (the main thread, or a worker: each has its
- * own loop, so nothing here is static) and the conversions every function needs.
+ * What the binding files share: the state of one JavaScript environment, and the conversions that every function needs.
+ * The main thread and each worker have an environment and a loop of their own, so nothing here is static.
  *
- * Strings are byte strings on the JavaScript side: one char is one byte, so they cross as latin1.
+ * Strings are byte strings on the JavaScript side: one character is one byte, so they are passed as latin1.
  */
 #pragma once
 
@@ -35,20 +35,20 @@ struct State {
   Pam *pam;
 };
 
-/** Each adds its functions to the exports; `state` is given to them as callback data. */
+/** Each adds its functions to the exports. The functions get `state` as callback data. */
 void bindLoop(Napi::Env env, Napi::Object exports, State *state);
 void bindSocket(Napi::Env env, Napi::Object exports, State *state);
 void bindPosix(Napi::Env env, Napi::Object exports, State *state);
 void bindTls(Napi::Env env, Napi::Object exports, State *state);
 void bindPam(Napi::Env env, Napi::Object exports, State *state);
-/** Undoes what the process holds on behalf of this environment. */
+/** Closes the system log that this environment opened for the process. */
 void posixEnd(State *state);
-/** Frees contexts; after the loop's connections. */
+/** Frees the contexts; after streamsEnd. */
 void tlsEnd(State *state);
 
 inline State *stateOf(const Napi::CallbackInfo &info) { return static_cast<State *>(info.Data()); }
 
-/** An integer argument; `missing` when it is not a number. */
+/** An integer argument, or `missing` if it is not a number. */
 inline int argInt(const Napi::CallbackInfo &info, size_t i, int missing = -1) {
   int32_t value = missing;
   napi_get_value_int32(info.Env(), info[i], &value);
@@ -63,7 +63,7 @@ inline std::string byteString(napi_env env, napi_value value) {
   return bytes;
 }
 
-/** A string argument as bytes; empty when it is not a string. */
+/** A string argument as bytes; empty if it is not a string. */
 inline std::string argBytes(const Napi::CallbackInfo &info, size_t i) { return byteString(info.Env(), info[i]); }
 
 inline Napi::Value toString(Napi::Env env, const std::string &bytes) {
@@ -83,7 +83,7 @@ inline Napi::Object toSockAddr(Napi::Env env, const AddressText &text) {
   return object;
 }
 
-/** Throws an Error that carries .syscall and .errno (positive), for log lines in the original's words. */
+/** Throws an Error with .syscall and .errno (positive), from which PgBouncer's log lines are made. */
 inline Napi::Value throwErrno(Napi::Env env, const char *syscall, int err) {
   Napi::Error error = Napi::Error::New(env, std::string(syscall) + ": " + strerror(err));
   error.Set("syscall", syscall);
@@ -92,7 +92,7 @@ inline Napi::Value throwErrno(Napi::Env env, const char *syscall, int err) {
   return env.Undefined();
 }
 
-/** The bytes of a Uint8Array argument; false when it is none. */
+/** The bytes of a Uint8Array argument. Returns false if it is not a Uint8Array. */
 inline bool bytesOf(napi_env env, napi_value value, uint8_t **bytes, size_t *length) {
   napi_typedarray_type type;
   void *data = nullptr;

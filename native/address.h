@@ -1,6 +1,6 @@
 /*
- * Socket addresses between the three fields TypeScript uses (family, host, port) and the kernel's form. Names are
- * never looked up here: hosts are numeric.
+ * Converts socket addresses between the three fields that TypeScript uses (family, host, port) and the kernel's form. Hosts
+ * are numeric: no name is looked up here.
  */
 #pragma once
 

@@ -1,6 +1,6 @@
 /*
- * A queue of bytes that costs nothing while it is empty: most connections never keep a partial packet and never wait
- * for a slow reader, so a handle must not carry buffers. Used for kept and for unsent bytes.
+ * A queue of bytes that uses no memory while it is empty. Most connections never keep a partial packet and never wait for
+ * a slow reader, so a stream must not carry buffers. Used for kept and for unsent bytes.
  */
 #pragma once
 
@@ -18,7 +18,7 @@ struct Bytes {
 
   const uint8_t *first() const { return memory + begin; }
 
-  /** Appends; grows to the exact size first and by half afterwards. Returns false when memory is exhausted. */
+  /** Appends. The first append allocates the exact size, later ones grow by half. Returns false when memory is exhausted. */
   bool append(const uint8_t *bytes, size_t n) {
     if (n == 0) return true;
     if (begin + length + n > capacity && !makeRoom(n)) return false;
@@ -41,7 +41,7 @@ struct Bytes {
 
  private:
   bool makeRoom(size_t n) {
-    // moving down is worth it only when it frees at least half: otherwise every small append could move everything
+    // move down only if that frees at least half: otherwise every small append could move everything
     if (begin >= length && length + n <= capacity) {
       memmove(memory, memory + begin, length);
       begin = 0;

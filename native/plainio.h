@@ -1,7 +1,6 @@
 /*
- * The two calls of the hot path, for whoever moves bytes over a descriptor (loop/stream.cc, tls/conn.cc). In a process
- * with threads, which Node's is, the C library wraps them in the bookkeeping of thread cancellation; nobody cancels
- * threads here, and on Linux the plain system call costs a tenth less.
+ * The two calls of the hot path, for backends. In a process with threads, which Node's is, the C library wraps them in the
+ * bookkeeping of thread cancellation. No thread is cancelled here, and on Linux the plain system call costs a tenth less.
  */
 #pragma once
 

@@ -1,6 +1,6 @@
 /*
- * What a backend of the native loop promises, tested below JavaScript: a program of test/native/, which is compiled here,
- * runs the same tests over the real backend and over one that completes. One process for each test.
+ * What a backend of the native loop promises, tested below JavaScript. A program from test/native/ is compiled here. It runs the
+ * same tests over the epoll backend and over a test backend that works by completions, each test in a process of its own.
  */
 import assert from 'node:assert/strict';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';

@@ -1,6 +1,6 @@
 /*
- * The loop's functions for JavaScript. Those of the hot path are raw Node-API callbacks that take integers and return
- * one: several run for every packet, and an argument wrapper would cost more than the work.
+ * The loop's functions for JavaScript. Those of the hot path are raw Node-API callbacks that take integers and return an
+ * integer: several run for every packet, and an argument wrapper would cost more than the work.
  */
 #include <errno.h>
 #include <netdb.h>
@@ -25,7 +25,7 @@ static const Backend kBackends[] = {{"libuv", &kLoopEpoll}};
 
 /* ---- hot: integers in, one integer out ---- */
 
-/** Reads N integers (what is no number becomes -1, which no call accepts) and returns the state. */
+/** Reads N integers and returns the state. An argument that is not a number becomes -1, which no call accepts. */
 template <size_t N>
 static inline State *readInts(napi_env env, napi_callback_info info, int32_t (&ints)[N]) {
   napi_value args[N];
@@ -167,7 +167,7 @@ static Napi::Value connect(const Napi::CallbackInfo &info) {
   return toInt(info.Env(), res);
 }
 
-/* Options such as buffer sizes count only when they are set before the connection is made: the window is agreed on then. */
+/* Buffer sizes must be set before connect(), because the TCP handshake fixes the window scale. */
 static Napi::Value newSocket(const Napi::CallbackInfo &info) {
   const int asked = argInt(info, 0);
   const int family = asked == kUnix ? AF_UNIX : asked == kInet6 ? AF_INET6 : AF_INET;

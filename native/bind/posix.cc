@@ -1,4 +1,4 @@
-/* What Node's own modules lack of POSIX, for JavaScript: descriptors, sessions, limits, accounts, texts, syslog. */
+/* POSIX calls that Node's own modules lack, for JavaScript: descriptors, sessions, limits, accounts, texts, syslog. */
 #include <dirent.h>
 #include <errno.h>
 #include <grp.h>
@@ -17,7 +17,7 @@
 
 namespace tsb {
 
-/** Largest record of the account data base that is read; sysconf may give no limit. */
+/** Largest record of the account database that is read; sysconf may give no limit. */
 constexpr size_t kAccountMax = 1 << 20;
 
 /* ---- descriptors, process ---- */
@@ -49,7 +49,7 @@ static Napi::Value rlimitNofile(const Napi::CallbackInfo &info) {
   return list;
 }
 
-/* Empty where the kernel knows more CPUs than fit, which is no reason to fail. */
+/* Empty if the kernel has more CPUs than cpu_set_t holds; pinning is then not available. */
 static Napi::Value cpuAffinity(const Napi::CallbackInfo &info) {
   Napi::Array list = Napi::Array::New(info.Env());
   cpu_set_t set;
@@ -62,7 +62,7 @@ static Napi::Value cpuAffinity(const Napi::CallbackInfo &info) {
   return list;
 }
 
-/* The kernel knows of threads only; those that end meanwhile do not count. */
+/* The kernel sets the affinity of a thread, not of a process. Threads that end meanwhile are no failure. */
 static Napi::Value setCpuAffinity(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   cpu_set_t set;
@@ -101,7 +101,7 @@ static Napi::Value gaiText(const Napi::CallbackInfo &info) {
 
 /* ---- accounts ---- */
 
-/** Calls one of the get...r functions with a buffer that grows until the record fits; null when there is none. */
+/** Calls one of the get...r functions with a buffer that grows until the record fits. Returns false without a record. */
 template <typename Record, typename Call>
 static bool account(Record *record, std::vector<char> *buffer, Call call) {
   for (size_t size = 1024; size <= kAccountMax; size *= 4) {
@@ -163,7 +163,7 @@ struct Facility {
   int code;
 };
 
-/* the names that the original's syslog_facility knows */
+/* the names that PgBouncer's syslog_facility takes */
 static const Facility kFacilities[] = {
     {"auth", LOG_AUTH},     {"authpriv", LOG_AUTHPRIV}, {"daemon", LOG_DAEMON}, {"user", LOG_USER},
     {"local0", LOG_LOCAL0}, {"local1", LOG_LOCAL1},     {"local2", LOG_LOCAL2}, {"local3", LOG_LOCAL3},
@@ -177,7 +177,7 @@ void posixEnd(State *state) {
   state->syslogIdent = nullptr;
 }
 
-/* An unknown facility logs as daemon, like the original; false tells the caller. */
+/* Like PgBouncer, logs as daemon if the facility is unknown. Returns whether it is known. */
 static Napi::Value openlog(const Napi::CallbackInfo &info) {
   State *state = stateOf(info);
   const std::string name = argBytes(info, 1);

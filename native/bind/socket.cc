@@ -1,6 +1,6 @@
 /*
- * Sockets outside the loop, for JavaScript: listening, tuning, names, peer credentials, descriptors over a Unix
- * socket. Everything is synchronous. Node's net module cannot be used: it needs Node's own loop.
+ * Sockets outside the loop, for JavaScript: listening, options, names, peer credentials, descriptors over a Unix socket. All
+ * calls are synchronous. Node's net module cannot be used, because it needs Node's own loop.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +22,7 @@ namespace tsb {
 
 /** Descriptors in one message; the kernel's own limit is 253. */
 constexpr size_t kFdsMax = 250;
-/** Room for what any sender may put into one message. */
+/** Most descriptors that another sender may put into one message. */
 constexpr size_t kFdsKernelMax = 253;
 /** Most bytes of one recvFds(). */
 constexpr int kRecvFdsMax = 1 << 20;
@@ -88,7 +88,7 @@ static Napi::Value peerCred(const Napi::CallbackInfo &info) {
 
 /* ---- listening ---- */
 
-/** Returns the descriptor, or -1 with errno and *failed naming the call. In the original's order (add_listen). */
+/** Returns the descriptor, or -1 with errno and *failed naming the call. The order is that of PgBouncer's add_listen. */
 static int listenOn(const Address &addr, int backlog, bool reuseport, const char **failed) {
   const int family = addr.sa()->sa_family;
   const int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -147,14 +147,14 @@ static Napi::Value listenUnix(const Napi::CallbackInfo &info) {
   return listenOrThrow(info.Env(), kUnix, argBytes(info, 0), 0, argInt(info, 1), false);
 }
 
-/* The kernel completes a connect while the listener's queue has room, so this says whether somebody listens. */
+/* The kernel completes a connect while the listener's queue has room, so this tells whether a process listens. */
 static Napi::Value unixProbe(const Napi::CallbackInfo &info) {
   Address addr;
   bool answered = false;
   if (toAddress(kUnix, argBytes(info, 0), 0, &addr) == 0) {
     const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd >= 0) {
-      // EAGAIN: the queue is full, so there is a listener; a blocking connect could wait for ever
+      // EAGAIN: the queue is full, so a process listens; a blocking connect could wait for ever
       answered = connect(fd, addr.sa(), addr.length) == 0 || errno == EAGAIN;
       close(fd);
     }
@@ -178,7 +178,7 @@ static bool setUp(int fd) {
   return flags >= 0 && ((flags & O_NONBLOCK) || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0);
 }
 
-/* The original's tune_socket, whose names of the failing step end up in its log line. */
+/* PgBouncer's tune_socket, which logs the name of the step that failed. */
 static Napi::Value tuneSocket(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   const int fd = argInt(info, 0);
@@ -220,7 +220,7 @@ static Napi::Value sendFds(const Napi::CallbackInfo &info) {
   if (!bytesOf(env, info[1], &bytes, &length) || !info[2].IsArray()) return toInt(env, -EINVAL);
   Napi::Array list = info[2].As<Napi::Array>();
   const size_t count = list.Length();
-  // the kernel drops descriptors that come with no bytes on a stream
+  // on a stream, the kernel drops descriptors that come without a byte
   if (count > kFdsMax || length == 0) return toInt(env, -EINVAL);
   int fds[kFdsMax];
   for (size_t i = 0; i < count; i++)
@@ -286,7 +286,8 @@ static Napi::Value recvFds(const Napi::CallbackInfo &info) {
 
 /* ---- waiting for one descriptor, one datagram ---- */
 
-/* For the handover only: both sides then talk to nobody else. A signal does not end the wait: the loop handles it later. */
+/* For the handover only, during which no other descriptor is served. A signal does not end the wait: the loop handles it
+ * later. */
 static Napi::Value pollFd(const Napi::CallbackInfo &info) {
   pollfd one = {argInt(info, 0), static_cast<short>(argInt(info, 1, 0) > 0 ? POLLOUT : POLLIN), 0};
   const int timeoutMs = argInt(info, 2, 0);
@@ -299,7 +300,7 @@ static Napi::Value pollFd(const Napi::CallbackInfo &info) {
   return toInt(info.Env(), n < 0 ? -errno : n);
 }
 
-/* Likewise for the handover only: where no event tells that a try may succeed now. */
+/* For the handover only, where no event tells that another try may succeed. */
 static Napi::Value sleepMs(const Napi::CallbackInfo &info) {
   const int ms = argInt(info, 0, 0);
   timespec left = {ms > 0 ? ms / 1000 : 0, ms > 0 ? ms % 1000 * 1000000L : 0};
@@ -308,13 +309,13 @@ static Napi::Value sleepMs(const Napi::CallbackInfo &info) {
   return info.Env().Undefined();
 }
 
-/* Also for the handover: whether the other process reads what it was sent. Linux counts the kernel's overhead, too. */
+/* For the handover only: tells whether the other process reads. Linux counts the kernel's overhead too. */
 static Napi::Value unreadBytes(const Napi::CallbackInfo &info) {
   int bytes = 0;
   return toInt(info.Env(), ioctl(argInt(info, 0), SIOCOUTQ, &bytes) < 0 ? -errno : bytes);
 }
 
-/* From here on the peer's sends fail; what it has sent can still be received. */
+/* The peer's sends fail from now on; what it sent before can still be received. */
 static Napi::Value refuseMore(const Napi::CallbackInfo &info) {
   return toInt(info.Env(), shutdown(argInt(info, 0), SHUT_RD) < 0 ? -errno : 0);
 }

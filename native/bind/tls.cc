@@ -1,6 +1,6 @@
 /*
- * TLS for JavaScript: contexts by small numbers, TLS on a handle, and what is known of the peer. Nothing here is on the
- * hot path: bytes go through the loop's recv and send as on any handle.
+ * TLS for JavaScript: contexts by small numbers, TLS on a handle, and the peer's certificate. Nothing here is on the hot
+ * path, because bytes are received and sent as on any handle.
  */
 #include <errno.h>
 
@@ -41,7 +41,7 @@ static Napi::Value tlsCtxNew(const Napi::CallbackInfo &info) {
   std::string error = "no memory";
   TlsContext *context = tlsContextNew(options, &error);
   if (!context) {
-    // the message has to be made from latin1, as all byte strings
+    // Napi::Error would read the message as UTF-8; it is a byte string
     napi_value object;
     napi_create_error(env, nullptr, toString(env, error), &object);
     napi_throw(env, object);

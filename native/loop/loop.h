@@ -1,6 +1,6 @@
 /*
  * The contract between an event loop backend and everything else. A backend moves bytes between the kernel and memory;
- * stream.cc keeps what a handle remembers and makes the records; uvside.cc has signals, the wake-up and name lookups.
+ * stream.cc and handles.cc keep what a handle remembers and make the records; uvside.cc has signals and name lookups.
  *
  * The shape is that of completions: a backend receives by itself and reports the bytes, so that readiness (epoll) and
  * completion (io_uring) fit behind the same table. native/loop/stream.h lists what a backend calls in return.
@@ -34,11 +34,11 @@ constexpr int kHandlesMax = 1 << 20;
 /** Bounds of recvMax, the most bytes of one receive. */
 constexpr int kRecvMaxLeast = 1024;
 constexpr int kRecvMaxMost = 1 << 20;
-/** With less arena left than this (or recvMax, when that is smaller), a receive waits for the next turn: a short
- *  receive would cost a system call for little. */
+/** With less arena left than this (or recvMax, if that is smaller), a receive waits for the next turn: a system call that
+ *  brings only a few bytes is not worth its cost. */
 constexpr size_t kRecvRoomLeast = 16 * 1024;
-/** One part in this many of a section: streams that always have more leave it to those that have something now, so that
- *  a small query does not queue behind large results. */
+/** Saturated streams leave this part of a section (1/4) to the events of the turn, so that a small query does not queue
+ *  behind large results. */
 constexpr size_t kEventsPart = 4;
 /** Most kept bytes that are delivered again; TypeScript's own packet limits are lower. Beyond it the next delivery is
  *  -EMSGSIZE. */
@@ -47,7 +47,7 @@ constexpr size_t kKeptMax = 1 << 20;
 constexpr size_t kUnsentMax = 256u << 20;
 /** With more unsent bytes than this, a TLS connection is not decrypted for: its peer could make OpenSSL write without end. */
 constexpr size_t kTlsUnsentMax = 256 * 1024;
-/** Connections accepted from one listener in one turn, so that a flood of them does not starve the others. */
+/** Connections accepted from one listener in one turn, so that a flood of them does not delay the other handles. */
 constexpr int kAcceptMax = 128;
 /** Name lookups under way or not fetched yet. */
 constexpr size_t kLookupsMax = 65536;

@@ -51,8 +51,8 @@ constexpr size_t kRecordsSize = kRingRecords * sizeof(Record);
 constexpr size_t kRingSize = kRecordsSize + sizeof(double);
 
 /**
- * Added to the kernel's monotonic clock, which is near 0 after a boot: to TypeScript an instant of 0 means "not set", and an
- * instant that lies before the boot still has to be a positive number. usec, 31 years
+ * Added to the kernel's monotonic clock, which is near 0 after a boot. To TypeScript an instant of 0 means "not set", and an
+ * instant before the boot has to be a positive number too. In usec: 31 years.
  */
 constexpr double kClockEpoch = 1e15;
 
@@ -62,7 +62,7 @@ inline double clockUsec(clockid_t clock) {
   return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec / 1000);
 }
 
-/** The clock of every deadline: no step of the wall clock moves it. */
+/** The clock of every deadline. Setting the wall clock does not change it. */
 inline double monotonicUsec() { return clockUsec(CLOCK_MONOTONIC) + kClockEpoch; }
 
 /** The part of the arena and of the ring that one thread fills. */

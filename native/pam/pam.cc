@@ -51,7 +51,7 @@ static const char *const kLibraries[] = {"libpam.2.dylib", "libpam.so.6", "libpa
 
 /** Name of the service: the rules are in /etc/pam.d/pgbouncer. */
 static const char kService[] = "pgbouncer";
-/** Most logins waiting or under way. */
+/** Most logins that wait or are being checked. */
 constexpr size_t kPamQueueMax = 20;
 
 struct PamLibrary {

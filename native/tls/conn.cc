@@ -1,6 +1,6 @@
 /*
  * One TLS connection: the handshake, decrypting what arrives, encrypting what goes out, and the BIO between OpenSSL and
- * the stream. See tls.h for who holds which bytes.
+ * the stream. tls.h says where bytes are held.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -16,14 +16,14 @@
 
 namespace tsb {
 
-/** A record on the wire: type, version, length, then so many bytes. */
+/** Of a record: type, version, and the length of what follows. */
 constexpr size_t kRecordHeader = 5;
 constexpr uint8_t kRecordHandshake = 22;
-/** Longest that any version allows; OpenSSL says what is wrong with a longer one. */
+/** Longest that any version allows. OpenSSL gets a longer record too, and refuses it. */
 constexpr size_t kRecordMost = SSL3_RT_MAX_ENCRYPTED_LENGTH + 2048;
-/** Buffers that wait for the next connection; more are given back to the system. */
+/** Free buffers that are kept for the next connection. */
 constexpr size_t kPoolMost = 8;
-/** A piece with less room than this behind its bytes is not received into any more. */
+/** A piece with less room than this behind its bytes gets no more bytes. */
 constexpr size_t kPieceRoomLeast = kTlsPieceSize / 2;
 /** Room for the records of one full delivery, so that forwarding it costs one system call. */
 constexpr size_t kOutSize = 72 * 1024;
@@ -68,7 +68,7 @@ static size_t recordLength(const TlsConn *conn) {
   return kRecordHeader + (static_cast<size_t>(inputByte(conn, 3)) << 8 | inputByte(conn, 4));
 }
 
-/** True when OpenSSL can be given something: a whole record, or what it will refuse anyway. */
+/** True when OpenSSL can be given a whole record, or a record that it will refuse. */
 static bool recordReady(const TlsConn *conn) {
   if (conn->recordLeft > 0) return true;
   const size_t length = recordLength(conn);
@@ -165,7 +165,7 @@ static void sendGathered(TlsConn *conn) {
   if (length > 0) sendRecords(conn, conn->pool->out, length);
 }
 
-/* Always takes everything, so that OpenSSL never has to be asked to write the same again. */
+/* Takes everything or fails for good, so that no write has to be repeated. */
 static int bioWrite(BIO *bio, const char *bytes, int length) {
   TlsConn *conn = static_cast<TlsConn *>(BIO_get_data(bio));
   BIO_clear_retry_flags(bio);
@@ -200,7 +200,7 @@ BIO_METHOD *tlsBioMethod() {
 
 /* ---- life ---- */
 
-/* Called for every record and handshake message: keeps the sequence numbers, and what OpenSSL forgets. */
+/* Called for every record and handshake message: counts records, and notes what OpenSSL does not keep. */
 static void onMessage(int written, int, int contentType, const void *buf, size_t length, SSL *ssl, void *arg) {
   TlsConn *conn = static_cast<TlsConn *>(arg);
   if (length == 0) return;
@@ -215,7 +215,7 @@ static void onMessage(int written, int, int contentType, const void *buf, size_t
       session->recordsWritten++;
     } else {
       session->recordsRead++;
-      // in TLS 1.3 these are encrypted and mean other things
+      // in TLS 1.3 handshake messages after the handshake are encrypted, and are no renegotiation
       if (first == kRecordHandshake && session->version < TLS1_3_VERSION) conn->renegotiation = true;
     }
   } else if (contentType == SSL3_RT_HANDSHAKE && first == SSL3_MT_KEY_UPDATE) {
@@ -252,7 +252,7 @@ TlsConn *tlsConnNew(const TlsContext *context, BIO_METHOD *method, const std::st
     SSL_set_accept_state(conn->ssl);
   } else {
     SSL_set_connect_state(conn->ssl);
-    // RFC 6066: an address is no host name
+    // RFC 6066: SNI carries host names, not addresses
     unsigned char address[16];
     const bool numeric =
         inet_pton(AF_INET, host.c_str(), address) == 1 || inet_pton(AF_INET6, host.c_str(), address) == 1;
@@ -298,8 +298,8 @@ static int fail(TlsConn *conn, const char *what, const char *why) {
 }
 
 /**
- * After a call that did not succeed: kTlsNothing to come again, 0 at the end of the stream, else -errno. An end without
- * close_notify is an end like any other once the handshake is done: most clients just close.
+ * The meaning of a call that did not succeed: kTlsNothing = call again later, 0 = the stream has ended, else -errno. After
+ * the handshake, an end without close_notify is a normal end, because most clients just close.
  */
 static ssize_t failure(TlsConn *conn, int result, const char *what) {
   const int code = SSL_get_error(conn->ssl, result);
@@ -337,7 +337,7 @@ static void remember(TlsConn *conn) {
   session->cipher = cipher ? SSL_CIPHER_get_protocol_id(cipher) : 0;
   SSL_get_client_random(conn->ssl, session->clientRandom, kTlsRandomSize);
   SSL_get_server_random(conn->ssl, session->serverRandom, kTlsRandomSize);
-  // up to TLS 1.2 the Finished messages were the first records with these keys
+  // up to TLS 1.2, the Finished messages were the first records with these keys
   session->recordsRead = session->recordsWritten = session->version < TLS1_3_VERSION ? 1 : 0;
   conn->established = true;
 }
@@ -362,12 +362,12 @@ int tlsHandshake(TlsConn *conn) {
 bool tlsHasInput(const TlsConn *conn) {
   if (!conn->established) return inputLength(conn) > 0;
   if (conn->ended) return conn->endDue;
-  // at the end OpenSSL is asked once more, to learn what kind of end it is
+  // OpenSSL is asked once more at the end, because only it can tell what kind of end it is
   if (conn->socketEnded || conn->recvErrno) return true;
   return SSL_pending(conn->ssl) > 0 || (inputLength(conn) > 0 && recordReady(conn));
 }
 
-/** The stream is over. Bytes decrypted before go first. */
+/** The stream has ended. Bytes decrypted before are returned first. */
 static ssize_t ending(TlsConn *conn, size_t got, int result) {
   conn->ended = true;
   conn->endResult = result;
@@ -401,7 +401,7 @@ ssize_t tlsRead(TlsConn *conn, uint8_t *place, size_t most) {
   return got > 0 ? static_cast<ssize_t>(got) : kTlsNothing;
 }
 
-/** True when the records of a write of that length are to be collected: one record is sent from where it is. */
+/** True when a write of that length makes several records, which are collected and sent together. */
 static bool gatherable(TlsConn *conn, size_t length) {
   if (length <= kTlsClientRecordMost) return false;
   if (!conn->pool->out) conn->pool->out = static_cast<uint8_t *>(malloc(kOutSize));

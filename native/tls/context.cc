@@ -1,9 +1,9 @@
 /*
- * TLS contexts: what the settings client_tls_* and server_tls_* say, as one SSL_CTX. Texts of failures are those of the
- * original, because they end up in the log.
+ * TLS contexts: an SSL_CTX made from the settings client_tls_* or server_tls_*. Texts of failures are PgBouncer's, because
+ * they are logged.
  *
- * Nothing of a session survives its connection: no tickets, no session cache, no early data. So the whole state of a
- * live connection is in its TlsSession.
+ * No session outlives its connection: there are no tickets, no session cache and no early data. So the whole state of a live
+ * connection is in its TlsSession.
  */
 #include <openssl/err.h>
 #include <openssl/objects.h>
@@ -17,10 +17,10 @@
 
 namespace tsb {
 
-/** Certificates between the peer's and a trusted one. */
+/** Most certificates between the peer's and a trusted certificate. */
 constexpr int kVerifyDepth = 6;
 
-/** Where systems keep the authorities that everybody trusts; used when none are configured. */
+/** The system's trusted authorities, on several systems; used if none are configured. */
 static const char *const kSystemCaFiles[] = {
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -28,7 +28,7 @@ static const char *const kSystemCaFiles[] = {
     "/etc/ssl/cert.pem",
 };
 
-/** The one protocol that a client which announces any has to announce. */
+/** A client that announces protocols has to announce this one. */
 static const unsigned char kAlpn[] = {10, 'p', 'o', 's', 't', 'g', 'r', 'e', 's', 'q', 'l'};
 
 std::string tlsQueuedError(const char *otherwise) {
@@ -65,7 +65,7 @@ bool tlsCurveKnown(const std::string &curve) {
   return known;
 }
 
-/* A client that announces protocols of which none is ours is refused, as RFC 7301 wants it. */
+/* A client that announces only other protocols is refused, as RFC 7301 demands. */
 static int selectAlpn(SSL *, const unsigned char **out, unsigned char *outLength, const unsigned char *in,
                       unsigned int inLength, void *) {
   unsigned char *selected = nullptr;
@@ -75,7 +75,7 @@ static int selectAlpn(SSL *, const unsigned char **out, unsigned char *outLength
   return SSL_TLSEXT_ERR_OK;
 }
 
-/* A key with a passphrase must not make a daemon ask at its terminal. */
+/* Without this, OpenSSL asks for the passphrase of a key at the terminal. */
 static int noPassphrase(char *, int, int, void *) { return 0; }
 
 static void setProtocols(SSL_CTX *ssl, int protocols) {
@@ -100,13 +100,13 @@ static void setProtocols(SSL_CTX *ssl, int protocols) {
     if (least == 0) least = row.version;
     most = row.version;
   }
-  // none is left after something like "!all": OpenSSL then fails every handshake, as it should
+  // a setting such as "!all" leaves no protocol, and every handshake fails then
   SSL_CTX_set_min_proto_version(ssl, least ? least : TLS1_VERSION);
   SSL_CTX_set_max_proto_version(ssl, most ? most : TLS1_3_VERSION);
 }
 
 static bool setCiphers(SSL_CTX *ssl, const TlsOptions &options, std::string *error) {
-  // the default word leaves OpenSSL's list alone, which may follow the policy of the system
+  // without a list of its own the context uses OpenSSL's, which may follow the policy of the system
   if (!isDefaultWord(options.ciphers) && SSL_CTX_set_cipher_list(ssl, options.ciphers.c_str()) != 1) {
     *error = "failed to set ciphers";
     return false;
@@ -152,13 +152,13 @@ static bool setVerify(SSL_CTX *ssl, const TlsOptions &options, std::string *erro
   SSL_CTX_set_verify(ssl, mode, nullptr);
   SSL_CTX_set_verify_depth(ssl, kVerifyDepth);
   const char *file = options.caFile.empty() ? systemCaFile() : options.caFile.c_str();
-  // without any authority an optional certificate is refused when one is shown, which is what it should be
+  // without an authority, a client that shows a certificate is refused
   if (!file && options.verify == TlsVerify::kOptional) return true;
   if (!file || SSL_CTX_load_verify_locations(ssl, file, nullptr) != 1) {
     *error = "failed to load CA: " + tlsQueuedError(file ? "unknown error" : "no CA file");
     return false;
   }
-  // tells clients whose certificates are welcome; not the hundred authorities of the system
+  // tells clients which authorities are accepted; a list of the system's hundred would be too long
   if (options.server && !options.caFile.empty()) SSL_CTX_set_client_CA_list(ssl, SSL_load_client_CA_file(file));
   return true;
 }
@@ -173,7 +173,7 @@ static bool setKeyExchange(SSL_CTX *ssl, const TlsOptions &options, std::string 
 }
 
 static bool configure(SSL_CTX *ssl, const TlsOptions &options, std::string *error) {
-  // idle connections give their record buffers back
+  // OpenSSL frees the record buffers of idle connections
   SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
   SSL_CTX_set_options(ssl, SSL_OP_NO_SSLv3 | SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_TICKET);
   SSL_CTX_set_session_cache_mode(ssl, SSL_SESS_CACHE_OFF);

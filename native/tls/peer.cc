@@ -1,7 +1,7 @@
 /*
- * What is known of the other end: protocol and suite in the words of the log and of SHOW, and whether its certificate
- * carries a name. Which names count follows the original, which follows libtls: a name in subjectAltName of the kind asked
- * for, else the common name; `*` stands for the first label only, and never for a whole top-level domain.
+ * The peer: protocol and suite as the log and SHOW print them, and whether its certificate carries a name. The rules for names
+ * are libtls's, which PgBouncer uses. A name in subjectAltName of the wanted kind counts, else the common name. `*` stands for
+ * the first label only, and never for a whole top-level domain.
  */
 #include <arpa/inet.h>
 #include <openssl/core_names.h>
@@ -41,7 +41,7 @@ int tlsOwnDhBits(SSL *ssl) {
   return bits;
 }
 
-/** As the accepting side sees it. TLS 1.3 suites do not name one. */
+/** The key exchange as the accepting side sees it. TLS 1.3 suites do not name it. */
 static std::string exchangeOfServer(const TlsConn *conn, const SSL_CIPHER *cipher) {
   const int kind = SSL_CIPHER_get_kx_nid(cipher);
   if (kind == NID_kx_dhe) return conn->dhBits > 0 ? "DH=" + std::to_string(conn->dhBits) : "DH=?";
@@ -67,7 +67,7 @@ enum class Match { kNo, kYes, kMalicious };
 struct Wanted {
   const std::string &name;
   uint8_t address[16];
-  /** 4, 16, or 0 when it is a host name */
+  /** 4, 16, or 0 for a host name */
   int addressLength;
 };
 
@@ -151,7 +151,7 @@ static Match matchCommonName(X509 *cert, const Wanted &w, std::string *error) {
 enum class CommonName { kAlways, kWithoutAltNames };
 
 static Match matchName(X509 *cert, const std::string &name, CommonName common, std::string *error) {
-  // a byte string with a NUL in it names nothing
+  // no valid name contains a NUL byte
   if (name.find('\0') != std::string::npos) return Match::kNo;
   const Wanted w = wanted(name);
   bool altNames = false;

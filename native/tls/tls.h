@@ -1,12 +1,11 @@
 /*
- * TLS over one connected socket, through the OpenSSL that the Node binary carries. This part knows no loop and no
- * JavaScript: a loop backend owns a TlsConn per handle and calls it when the socket is readable or bytes are to be sent;
- * bind/tls.cc makes contexts and connections.
+ * TLS over one stream, through the OpenSSL that is built into Node. This part knows no loop, no socket and no JavaScript. A
+ * stream owns its TlsConn, gives it the bytes received, and gets records to send; bind/tls.cc makes contexts and connections.
  *
- * What arrives is received into buffers of this part and given to OpenSSL record by record, so that between two calls
- * OpenSSL holds no half record: everything a live connection consists of is either here (TlsSession, the pieces not yet
- * decrypted) or in the loop (decrypted bytes kept, encrypted bytes unsent). What goes out is encrypted at once; what
- * the socket does not take waits, encrypted, in the loop's queue. So a write never has to be repeated.
+ * Received bytes are given to OpenSSL record by record, so that OpenSSL holds no part of a record between two calls. The
+ * state of a live connection is therefore in three places: TlsSession, the pieces that are not decrypted yet, and the stream
+ * with its kept (decrypted) and unsent (encrypted) bytes. Bytes to send are encrypted at once and never given to OpenSSL
+ * again.
  */
 #pragma once
 
@@ -27,8 +26,8 @@ constexpr size_t kTlsRandomSize = 32;
 constexpr size_t kTlsSecretMax = 64;
 
 /**
- * All that another process needs, besides the socket and the bytes in between, to go on with this connection: the
- * secrets as the keylog callback gave them, and how many records each side has protected with its present key.
+ * With this, the socket and the bytes in between, another process can continue the connection. It has the secrets, as the
+ * keylog callback gave them, and the number of records that each side has protected with its current key.
  */
 struct TlsSession {
   /** TLS1_2_VERSION and so on; 0 until the handshake is done */
@@ -54,7 +53,7 @@ struct TlsSession {
 
 /* ---- contexts: tls/context.cc ---- */
 
-/** Bits of TlsOptions::protocols, as in src/core/net/tls.ts. */
+/** Bits of TlsOptions::protocols, as in TlsContextOptions of src/core/base/native.ts. */
 enum TlsProtocol : int {
   kTls10 = 1 << 1,
   kTls11 = 1 << 2,
@@ -62,15 +61,15 @@ enum TlsProtocol : int {
   kTls13 = 1 << 4,
 };
 
-/** How the peer's certificate is looked at. */
+/** How the peer's certificate is checked. */
 enum class TlsVerify : int {
   kNone = 0,      // not at all
-  kOptional = 1,  // a certificate that is shown must be valid (accepting side)
-  kRequired = 2,  // there must be a valid one
-  kName = 3,      // and it must carry the host name (connecting side)
+  kOptional = 1,  // a client may have none, but not an invalid one
+  kRequired = 2,  // the peer must have a valid one
+  kName = 3,      // and the server's must carry the host name
 };
 
-/** Empty strings: OpenSSL's defaults. */
+/** An empty string means OpenSSL's default. */
 struct TlsOptions {
   bool server;
   int protocols;
@@ -90,9 +89,9 @@ struct TlsContext {
   TlsVerify verify;
 };
 
-/** Returns null and the original's text in *error. */
+/** Returns null and PgBouncer's text in *error on failure. */
 TlsContext *tlsContextNew(const TlsOptions &options, std::string *error);
-/** Connections made from it live on. */
+/** Connections that were made with it go on working. */
 void tlsContextFree(TlsContext *context);
 /** A cipher list of TLS 1.2 and older that names at least one known suite. */
 bool tlsCiphersKnown(const std::string &ciphers);
@@ -104,18 +103,18 @@ std::string tlsQueuedError(const char *otherwise);
 
 constexpr size_t kTlsPieceSize = 32 * 1024;
 /**
- * Most bytes in one record towards a client. libpq, when the application waits for the socket itself, makes room for
- * 8192 bytes and calls SSL_read once for each time the socket is readable: the rest of a larger record stays inside
- * OpenSSL, and the application waits for a socket that stays silent. PostgreSQL's own buffer has this size too. Records
- * of 4096 bytes, as PgBouncer sends them, cost more and help no client that these do not help.
+ * Most bytes in one record to a client. If an application waits for libpq's socket itself, libpq makes room for 8192
+ * bytes and calls SSL_read once each time the socket is readable, so the rest of a larger record stays inside OpenSSL while
+ * the application waits for a silent socket. PostgreSQL's own buffer has this size too. Records of 4096 bytes, as PgBouncer
+ * sends them, cost more and help no further client.
  */
 constexpr size_t kTlsClientRecordMost = 8192;
 
-/** What the TLS connections of one loop share. */
+/** Buffers that the TLS connections of one lane share. */
 struct TlsPool {
-  /** Buffers for bytes that were received and not decrypted yet; a connection holds one only while it has such bytes. */
+  /** Free buffers for bytes that are not decrypted yet. A connection holds a buffer only while it has such bytes. */
   std::vector<uint8_t *> idle;
-  /** The records of one tlsWrite, so that they leave in one system call; allocated by the first write that needs it. */
+  /** The records of one tlsWrite, so that one system call sends them; allocated by the first write that needs it. */
   uint8_t *out = nullptr;
   size_t outLength = 0;
   ~TlsPool();
@@ -138,22 +137,22 @@ struct TlsConn {
   SSL *ssl;
   TlsOutlet outlet;
   TlsPool *pool;
-  /** the second is used only while the first holds the beginning of its first record */
+  /** the second is used only while the first holds the beginning of a record */
   TlsPiece in[2];
-  /** the one that tlsPlace gave out, until tlsReceived */
+  /** the piece that tlsPlace gave out, until tlsReceived */
   TlsPiece *filling;
-  /** bytes of the record in progress that OpenSSL has not asked for yet */
+  /** bytes of the record in progress that OpenSSL has not read yet */
   size_t recordLeft;
   TlsVerify verify;
   bool established;
-  /** the stream has ended at this result (0, or -errno) and that is not told yet */
+  /** the stream has ended at endResult (0, or -errno), which is not reported yet */
   bool endDue;
   bool ended;
   int endResult;
   bool socketEnded;
   int recvErrno;
   int sendErrno;
-  /** set during a write of several records: they are collected in the pool's `out` */
+  /** set during a write of several records, which are collected in the pool's `out` */
   bool gathering;
   /** size of the DH key that this end made, 0 without one */
   int dhBits;
@@ -164,21 +163,21 @@ struct TlsConn {
   TlsSession session;
 };
 
-/** Makes the BIO method of an environment; freed by BIO_meth_free() after the last connection. */
+/** Makes the BIO method of an environment. BIO_meth_free() frees it, after the last connection. */
 BIO_METHOD *tlsBioMethod();
 /** `host`: the name to verify and to announce, or empty. Null when memory is exhausted. */
 TlsConn *tlsConnNew(const TlsContext *context, BIO_METHOD *method, const std::string &host);
 void tlsConnFree(TlsConn *conn);
-/** Lends it the way out and the buffers. */
+/** Gives a connection its outlet and the buffers. */
 void tlsConnAttach(TlsConn *conn, const TlsOutlet &outlet, TlsPool *pool);
 /** Bytes of the stream that were received before (at most kTlsPieceSize). Returns false when memory is exhausted. */
 bool tlsConnPrefix(TlsConn *conn, const uint8_t *bytes, size_t length);
 
-/** Where the next bytes of the stream are to be received. Returns how many there is room for; 0 = none is wanted, because
- *  the stream has ended or memory is exhausted, which the next tlsRead reports. */
+/** Where the next bytes of the stream should be received. Returns the room there; 0 = no bytes are wanted, because the stream
+ *  has ended or memory is exhausted, which the next tlsRead reports. */
 size_t tlsPlace(TlsConn *conn, uint8_t **bytes);
 /** n bytes have been received, there or elsewhere; or the stream has ended (0), broken (-errno), or has nothing now
- *  (-EAGAIN). Returns false when what was received before has to be decrypted first. */
+ *  (-EAGAIN). Returns false if earlier bytes have to be decrypted first. */
 bool tlsReceived(TlsConn *conn, const uint8_t *bytes, ssize_t n);
 
 /** One step of the handshake, with the bytes received: 1 done, 0 not yet, < 0 = failed (conn->error says why). */
@@ -207,7 +206,7 @@ struct TlsInfo {
 };
 
 TlsInfo tlsInfoOf(const TlsConn *conn);
-/** While a handshake is under way: size of the temporary DH key of this end, 0 without one. */
+/** During a handshake: size of the temporary DH key of this end, 0 without one. */
 int tlsOwnDhBits(SSL *ssl);
 bool tlsPeerCertProvided(const TlsConn *conn);
 /** Subject in one line, slashes in front of the fields; empty without a certificate. */

@@ -1,6 +1,6 @@
 /*
- * A backend that behaves as io_uring does: bytes arrive in its own memory, in pieces of its own choice, ahead of what the
- * turn has room for and after receiving was stopped; what is sent leaves in a later turn, a part at a time.
+ * A backend that behaves as io_uring does. Bytes arrive in its own memory and in pieces of its own choice. They arrive when the
+ * turn has no room for them, and after receiving was stopped. Bytes to send leave in a later turn, a part at a time.
  */
 #include <errno.h>
 #include <poll.h>
