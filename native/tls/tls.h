@@ -104,8 +104,8 @@ std::string tlsQueuedError(const char *otherwise);
 constexpr size_t kTlsPieceSize = 32 * 1024;
 /**
  * Most bytes in one record to a client. If an application waits for libpq's socket itself, libpq makes room for 8192
- * bytes and calls SSL_read once each time the socket is readable, so the rest of a larger record stays inside OpenSSL while
- * the application waits for a silent socket. PostgreSQL's own buffer has this size too. Records of 4096 bytes, as PgBouncer
+ * bytes and calls SSL_read once each time the socket is readable. The rest of a larger record would stay inside OpenSSL
+ * while the application waits for a silent socket. PostgreSQL's own buffer has this size too. Records of 4096 bytes, as PgBouncer
  * sends them, cost more and help no further client.
  */
 constexpr size_t kTlsClientRecordMost = 8192;
