@@ -4,7 +4,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { PgSocket, SocketState } from '../src/core/pool/bouncer';
+import { ClientSocket, PgDatabase, PgPool, ServerSocket, SocketState } from '../src/core/pool/bouncer';
 import {
   getPreparedStatement,
   NoteKind,
@@ -37,36 +37,28 @@ function query(text: string): PgPreparedStatement {
   return getPreparedStatement(Buffer.from(`${text}\0\0\0`, 'latin1'));
 }
 
-function linked(): { client: PgSocket; server: PgSocket; requests: RequestQueue } {
-  const client = new PgSocket(SocketState.CL_FREE);
-  const server = new PgSocket(SocketState.SV_FREE);
+function linked(): { client: ClientSocket; server: ServerSocket; requests: RequestQueue } {
+  const client = new ClientSocket(SocketState.CL_FREE);
+  const server = new ServerSocket(SocketState.SV_FREE, new PgPool(new PgDatabase('db'), null));
   client.link = server;
   server.link = client;
-  return { client, server, requests: server.requests as RequestQueue };
+  return { client, server, requests: server.requests };
 }
 
-function prepareOn(server: PgSocket, ps: PgPreparedStatement, client: PgSocket | null = null, name = ''): void {
+function prepareOn(server: ServerSocket, ps: PgPreparedStatement, client: ClientSocket | null = null, name = ''): void {
   const statement = new ServerStatement(ps);
   const named = client === null ? null : addClientStatement(client, name, ps);
-  (server.requests as RequestQueue).push(
-    PqMsg.Parse,
-    ResponseAction.FORWARD,
-    new RequestNote(NoteKind.PARSE, statement, named),
-  );
+  server.requests.push(PqMsg.Parse, ResponseAction.FORWARD, new RequestNote(NoteKind.PARSE, statement, named));
   addServerStatement(server, statement);
 }
 
-function evictFrom(server: PgSocket): void {
-  const oldest = server.serverStatements?.lru.head as ServerStatement;
-  (server.requests as RequestQueue).push(
-    PqMsg.Close,
-    ResponseAction.SKIP,
-    new RequestNote(NoteKind.CLOSE, oldest, null),
-  );
-  server.serverStatements?.remove(oldest);
+function evictFrom(server: ServerSocket): void {
+  const oldest = server.statements?.lru.head as ServerStatement;
+  server.requests.push(PqMsg.Close, ResponseAction.SKIP, new RequestNote(NoteKind.CLOSE, oldest, null));
+  server.statements?.remove(oldest);
 }
 
-function names(server: PgSocket): string[] {
+function names(server: ServerSocket): string[] {
   return serverPreparedEntries(server).map(({ query: bytes }) => bytes.toString('latin1', 0, bytes.indexOf(0)));
 }
 
@@ -90,7 +82,7 @@ describe('the query cache', () => {
     const long = 'x'.repeat(10_000);
     for (const end of ['a', 'b', 'c']) addClientStatement(client, end, query(long + end));
     assert.equal(queryCacheSize(), 3);
-    assert.equal(query(`${long}b`), client.clientStatements?.get('b')?.ps);
+    assert.equal(query(`${long}b`), client.statements?.get('b')?.ps);
     freeClientStatements(client);
     freeServerStatements(server);
     assert.equal(queryCacheSize(), 0);
@@ -136,8 +128,8 @@ describe('any sequence of pipelines, errors and DISCARD ALLs', () => {
         const sent: [string, string][] = [];
         for (let i = random(8); i >= 0; i--) {
           const text = `q${random(4)}`;
-          if (server.serverStatements?.find(query(text)) !== undefined) continue;
-          prepareOn(server, query(text), client.clientStatements?.has(text) ? null : client, text);
+          if (server.statements?.find(query(text)) !== undefined) continue;
+          prepareOn(server, query(text), client.statements?.has(text) ? null : client, text);
           sent.push(['parse', text]);
           while (preparedCount(server) > 2) {
             sent.push(['close', names(server)[0] as string]);
@@ -196,15 +188,15 @@ describe('a handover', () => {
     restoreClientPrepared(to.client, ofClient);
     assert.equal(restoreServerPrepared(to.server, ofServer), true);
     restoreRequests(to.server, queue, ofRequests);
-    assert.deepEqual([...(to.client.clientStatements?.keys() ?? [])], ['my one', 'my two', 'my three']);
+    assert.deepEqual([...(to.client.statements?.keys() ?? [])], ['my one', 'my two', 'my three']);
     assert.deepEqual(names(to.server), ['two', 'three']);
     // an error in front of them undoes them here as it would have there
     clearRequestsUntil(to.server, PqMsg.Sync, PqMsg.Sync);
     assert.deepEqual(names(to.server), ['one']);
-    assert.equal(to.client.clientStatements?.get('my two')?.unsure, true);
+    assert.equal(to.client.statements?.get('my two')?.unsure, true);
 
     // a number that stands for something else here
-    const clash = new PgSocket(SocketState.SV_FREE);
+    const clash = new ServerSocket(SocketState.SV_FREE, new PgPool(new PgDatabase('db'), null));
     const { queryId } = serverPreparedEntries(to.server)[0] as { queryId: number };
     assert.equal(restoreServerPrepared(clash, [{ queryId, query: Buffer.from('other\0\0\0'), stale: false }]), false);
     freeClientStatements(to.client);

@@ -14,7 +14,8 @@ import { beginShutdown, resumeAll } from '../core/life/pause';
 import { disconnectClient } from '../core/link/objects';
 import { checkDbConnectionCount, checkUserConnectionCount } from '../core/login/admit';
 import { isUnixAddr } from '../core/net/addr';
-import type { PgPool, PgSocket } from '../core/pool/bouncer';
+import type { ClientSocket, PgPool } from '../core/pool/bouncer';
+import { consoleSession } from '../core/pool/console-session';
 import { addDatabase, countPausedDatabases, forceUserCredentials } from '../core/pool/database';
 import { getPool } from '../core/pool/pool';
 import { isDead } from '../core/pool/socket';
@@ -65,10 +66,10 @@ function shutdownModeOf(arg: string): Exclude<ShutdownMode, ShutdownMode.NONE> |
   return null;
 }
 
-function cmdShutdown(admin: PgSocket, arg: string): boolean {
+function cmdShutdown(admin: ClientSocket, arg: string): boolean {
   const mode = shutdownModeOf(arg);
   if (mode === null) return syntaxError(admin);
-  if (!admin.adminUser) return adminError(admin, 'admin access needed');
+  if (!consoleSession(admin).admin) return adminError(admin, 'admin access needed');
 
   if (mode === ShutdownMode.IMMEDIATE) {
     logInfo('SHUTDOWN command issued');
@@ -87,7 +88,7 @@ function cmdShutdown(admin: PgSocket, arg: string): boolean {
 }
 
 /** Our own: a new process of this program asks for everything that SHOW FDS cannot tell. See src/takeover. */
-function cmdHandover(admin: PgSocket, arg: string): boolean {
+function cmdHandover(admin: ClientSocket, arg: string): boolean {
   if (extendedSession(admin) !== null) return adminError(admin, 'HANDOVER needs the simple protocol', NOT_SUPPORTED);
   const refusal = upcalls.handover.command(admin, arg);
   return refusal === null ? true : adminError(admin, refusal);
@@ -103,7 +104,7 @@ export const commands: readonly Command[] = [
 
 /* ---- packets ---- */
 
-function runQuery(admin: PgSocket, query: string): boolean {
+function runQuery(admin: ClientSocket, query: string): boolean {
   const parsed = parseQuery(query);
   if (isFrozen() && !equalNoCase(parsed.name, 'shutdown')) {
     upcalls.handover.abort('only SHUTDOWN ends a handover');
@@ -123,7 +124,7 @@ function runQuery(admin: PgSocket, query: string): boolean {
 }
 
 /** Carries out a query, or a packet that mentions it, so that an error can quote it. @returns false = disconnect */
-function withQuery(admin: PgSocket, query: string, run: (admin: PgSocket, query: string) => boolean): boolean {
+function withQuery(admin: ClientSocket, query: string, run: (admin: ClientSocket, query: string) => boolean): boolean {
   if (wantDebug()) logDebug(`got admin query: ${query}`);
   setCurrentQuery(query);
   const alive = run(admin, query);
@@ -131,7 +132,7 @@ function withQuery(admin: PgSocket, query: string, run: (admin: PgSocket, query:
   return alive;
 }
 
-function handleQuery(admin: PgSocket, reader: PktReader): boolean {
+function handleQuery(admin: ClientSocket, reader: PktReader): boolean {
   const query = reader.str();
   if (query === null) {
     disconnectClient(admin, true, 'incomplete query');
@@ -141,13 +142,13 @@ function handleQuery(admin: PgSocket, reader: PktReader): boolean {
   return withQuery(admin, query, runQuery);
 }
 
-function refusePacket(admin: PgSocket, type: number): false {
+function refusePacket(admin: ClientSocket, type: number): false {
   adminError(admin, `unsupported packet type for admin console: ${type}`);
   disconnectClient(admin, true, 'bad packet');
   return false;
 }
 
-function handlePacket(admin: PgSocket, type: number, reader: PktReader): boolean {
+function handlePacket(admin: ClientSocket, type: number, reader: PktReader): boolean {
   // an ERROR has passed over the rest of the pipeline
   if (admin.console?.skipping === true && type !== PqMsg.Sync && type !== PqMsg.Terminate) return true;
   switch (type) {
@@ -179,8 +180,8 @@ function isCommand(word: string): boolean {
 }
 
 /** One complete packet of a client of the console. */
-export function adminHandleClient(admin: PgSocket, type: number, body: Buffer, off: number, end: number): Verdict {
-  if (admin.waitForResponse && mustWait(admin, type)) return Verdict.PAUSED;
+export function adminHandleClient(admin: ClientSocket, type: number, body: Buffer, off: number, end: number): Verdict {
+  if (consoleSession(admin).waiting && mustWait(admin, type)) return Verdict.PAUSED;
   const alive = handlePacket(admin, type, new PktReader(body, off, end));
   if (!alive && !isDead(admin)) disconnectClient(admin, true, 'failure');
   return isDead(admin) ? Verdict.DISCONNECTED : Verdict.CONSUMED;
@@ -189,7 +190,7 @@ export function adminHandleClient(admin: PgSocket, type: number, body: Buffer, o
 /* ---- login ---- */
 
 /** True for a peer on a Unix socket that runs as the same user as we do. */
-function isOwnUid(client: PgSocket): boolean {
+function isOwnUid(client: ClientSocket): boolean {
   if (!isUnixAddr(client.remoteAddr)) return false;
   const cred = native.peerCred(native.fdOf(client.handle));
   return cred !== null && cred[0] === process.getuid?.();
@@ -200,14 +201,15 @@ function isOwnUid(client: PgSocket): boolean {
  * who it is while the user name is still known, which it is not any more later with auth_type=any.
  * @returns true when the client is let in; false means that the ordinary login goes on, or that it was disconnected
  */
-export function adminPreLogin(client: PgSocket, username: string): boolean {
-  client.adminUser = false;
-  client.ownUser = false;
+export function adminPreLogin(client: ClientSocket, username: string): boolean {
+  const session = consoleSession(client);
+  session.admin = false;
+  session.owner = false;
 
   if (username === ADMIN_NAME && isOwnUid(client)) {
     client.loginUser = pool().db.forcedUser;
-    client.ownUser = true;
-    client.adminUser = true;
+    session.owner = true;
+    session.admin = true;
     if (!checkDbConnectionCount(client)) return false;
     if (cf.logConnections) slogInfo(client, 'pgbouncer access from unix socket');
     return true;
@@ -216,7 +218,7 @@ export function adminPreLogin(client: PgSocket, username: string): boolean {
   if (cf.authType !== AuthType.ANY) return false;
   if (strlistContains(cf.adminUsers, username)) {
     client.loginUser = pool().db.forcedUser;
-    client.adminUser = true;
+    session.admin = true;
     return checkDbConnectionCount(client);
   }
   if (strlistContains(cf.statsUsers, username)) {
@@ -227,11 +229,12 @@ export function adminPreLogin(client: PgSocket, username: string): boolean {
 }
 
 /** The user is known, the password not yet asked for. @returns false when it may not use the console: disconnected */
-export function adminPostLogin(client: PgSocket): boolean {
+export function adminPostLogin(client: ClientSocket): boolean {
   if (cf.authType === AuthType.ANY) return true;
   const username = client.loginUser?.name ?? '';
-  if (client.adminUser || strlistContains(cf.adminUsers, username)) {
-    client.adminUser = true;
+  const session = consoleSession(client);
+  if (session.admin || strlistContains(cf.adminUsers, username)) {
+    session.admin = true;
     return true;
   }
   if (strlistContains(cf.statsUsers, username)) return true;
@@ -245,8 +248,8 @@ export function adminPostLogin(client: PgSocket): boolean {
 function answerWaiting(tag: () => string): void {
   for (let admin = pool().activeClientList.head; admin !== null; ) {
     const next = nextOf(admin);
-    if (admin.waitForResponse) {
-      admin.waitForResponse = false;
+    if (consoleSession(admin).waiting) {
+      consoleSession(admin).waiting = false;
       if (adminReady(admin, tag())) continueReading(admin);
       else disconnectClient(admin, false, 'dead admin');
     }
@@ -279,12 +282,12 @@ export function adminWaitCloseDone(): void {
  * A cancel request for a client of the console: ends PAUSE and SUSPEND. Where the original then leaves the client without
  * an answer, it gets the error that PostgreSQL gives.
  */
-export function adminHandleCancel(admin: PgSocket): void {
-  if (!admin.waitForResponse) slogWarning(admin, 'admin cancel request for non-waiting client?');
+export function adminHandleCancel(admin: ClientSocket): void {
+  if (!consoleSession(admin).waiting) slogWarning(admin, 'admin cancel request for non-waiting client?');
   if (getShutdownMode() !== ShutdownMode.NONE) return;
   if (getPauseMode() !== PauseMode.NONE) resumeAll();
-  if (!admin.waitForResponse) return;
-  admin.waitForResponse = false;
+  if (!consoleSession(admin).waiting) return;
+  consoleSession(admin).waiting = false;
   if (adminError(admin, 'canceling statement due to user request', QUERY_CANCELED)) continueReading(admin);
   else disconnectClient(admin, false, 'dead admin');
 }

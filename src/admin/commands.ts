@@ -14,7 +14,8 @@ import { tagDatabaseDirty } from '../core/link/dirty';
 import { closeLogins, killPool } from '../core/link/kill';
 import { disconnectClient } from '../core/link/objects';
 import { findOrRegisterDatabase } from '../core/link/registry';
-import type { PgDatabase, PgPool, PgSocket } from '../core/pool/bouncer';
+import type { ClientSocket, PgDatabase, PgPool } from '../core/pool/bouncer';
+import { consoleSession } from '../core/pool/console-session';
 import { countPausedDatabases, databaseList, findDatabase } from '../core/pool/database';
 import { peerPoolList, poolList, poolServerCount, touchPools } from '../core/pool/pool';
 import { writeNotice } from '../core/wire/messages';
@@ -29,7 +30,7 @@ export interface Command {
   readonly adminOnly: boolean;
   /** an argument that must not be there makes the command unknown, even to those who may not use it */
   readonly takesArg: boolean;
-  readonly run: (admin: PgSocket, arg: string) => boolean;
+  readonly run: (admin: ClientSocket, arg: string) => boolean;
 }
 
 /** SQLSTATE config_file_error */
@@ -43,7 +44,7 @@ function countDbActive(db: PgDatabase): number {
 
 /** The database that a command is for; null when it is none that `verb` fits, which the client was then told. */
 function targetDatabase(
-  admin: PgSocket,
+  admin: ClientSocket,
   name: string,
   verb: string,
   find: (name: string) => PgDatabase | null,
@@ -54,7 +55,7 @@ function targetDatabase(
   return { db, told: true };
 }
 
-function cmdReload(admin: PgSocket): boolean {
+function cmdReload(admin: ClientSocket): boolean {
   logInfo('RELOAD command issued');
   const applied = reloadAll();
   if (!applied.config) logError('RELOAD Failed, see logs for more details');
@@ -62,7 +63,7 @@ function cmdReload(admin: PgSocket): boolean {
   return adminFail(admin, 'RELOAD failed, see logs for additional details', CONFIG_FILE_ERROR);
 }
 
-function cmdResume(admin: PgSocket, arg: string): boolean {
+function cmdResume(admin: ClientSocket, arg: string): boolean {
   if (arg === '') {
     logInfo('RESUME command issued');
     if (getShutdownMode() !== ShutdownMode.NONE && !clientsHeldUp())
@@ -81,24 +82,24 @@ function cmdResume(admin: PgSocket, arg: string): boolean {
 }
 
 /** Answered by pauseDone when every buffer is empty. */
-function cmdSuspend(admin: PgSocket): boolean {
+function cmdSuspend(admin: ClientSocket): boolean {
   if (getPauseMode() !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
   // buffers of paused databases would never become empty
   if (countPausedDatabases() > 0) return adminError(admin, 'cannot suspend with paused databases');
 
   logInfo('SUSPEND command issued');
   suspendAll();
-  admin.waitForResponse = true;
+  consoleSession(admin).waiting = true;
   return true;
 }
 
 /** Answered by pauseDone when no server connection is left. */
-function cmdPause(admin: PgSocket, arg: string): boolean {
+function cmdPause(admin: ClientSocket, arg: string): boolean {
   if (getPauseMode() !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
   if (arg === '') {
     logInfo('PAUSE command issued');
     pauseAll();
-    admin.waitForResponse = true;
+    consoleSession(admin).waiting = true;
     return true;
   }
   logInfo(`PAUSE '${arg}' command issued`);
@@ -107,11 +108,11 @@ function cmdPause(admin: PgSocket, arg: string): boolean {
   db.paused = true;
   touchPools(db);
   if (countDbActive(db) === 0) return adminReady(admin, 'PAUSE');
-  admin.waitForResponse = true;
+  consoleSession(admin).waiting = true;
   return true;
 }
 
-function cmdReconnect(admin: PgSocket, arg: string): boolean {
+function cmdReconnect(admin: ClientSocket, arg: string): boolean {
   if (arg === '') {
     logInfo('RECONNECT command issued');
     for (let db = databaseList.head; db !== null; db = nextOf(db)) {
@@ -128,7 +129,7 @@ function cmdReconnect(admin: PgSocket, arg: string): boolean {
   return adminReady(admin, 'RECONNECT');
 }
 
-function cmdDisable(admin: PgSocket, arg: string): boolean {
+function cmdDisable(admin: ClientSocket, arg: string): boolean {
   if (arg === '') return adminError(admin, 'a database is required');
   logInfo(`DISABLE '${arg}' command issued`);
   const { db, told } = targetDatabase(admin, arg, 'disable', (name) => findOrRegisterDatabase(admin, name));
@@ -137,7 +138,7 @@ function cmdDisable(admin: PgSocket, arg: string): boolean {
   return adminReady(admin, 'DISABLE');
 }
 
-function cmdEnable(admin: PgSocket, arg: string): boolean {
+function cmdEnable(admin: ClientSocket, arg: string): boolean {
   if (arg === '') return adminError(admin, 'a database is required');
   logInfo(`ENABLE '${arg}' command issued`);
   const { db, told } = targetDatabase(admin, arg, 'enable', findDatabase);
@@ -161,7 +162,7 @@ function killPools(db: PgDatabase | null): void {
   closeLogins(db, 'database removed');
 }
 
-function cmdKill(admin: PgSocket, arg: string): boolean {
+function cmdKill(admin: ClientSocket, arg: string): boolean {
   if (getPauseMode() !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
   if (arg === '') {
     logInfo('KILL command issued');
@@ -177,7 +178,7 @@ function cmdKill(admin: PgSocket, arg: string): boolean {
   return adminReady(admin, 'KILL');
 }
 
-function findClientIn(pool: PgPool, id: number): PgSocket | null {
+function findClientIn(pool: PgPool, id: number): ClientSocket | null {
   const lists = [pool.activeClientList, pool.waitingClientList, pool.activeCancelReqList, pool.waitingCancelReqList];
   for (const list of lists) {
     for (let sk = list.head; sk !== null; sk = nextOf(sk)) if (sk.id === id) return sk;
@@ -185,7 +186,7 @@ function findClientIn(pool: PgPool, id: number): PgSocket | null {
   return null;
 }
 
-function findClient(id: number): PgSocket | null {
+function findClient(id: number): ClientSocket | null {
   for (const pools of [poolList, peerPoolList]) {
     for (let pool = pools.head; pool !== null; pool = nextOf(pool)) {
       const client = findClientIn(pool, id);
@@ -195,7 +196,7 @@ function findClient(id: number): PgSocket | null {
   return null;
 }
 
-function cmdKillClient(admin: PgSocket, arg: string): boolean {
+function cmdKillClient(admin: ClientSocket, arg: string): boolean {
   // the number that the text begins with, as scanf reads it: what follows does not matter
   const id = /^[ \t-\r]*([+-]?[0-9]+)/.exec(arg);
   if (id === null) return adminError(admin, 'invalid client pointer supplied');
@@ -206,7 +207,7 @@ function cmdKillClient(admin: PgSocket, arg: string): boolean {
 }
 
 /** Answered by waitCloseDone when no server connection is left that has to be closed. */
-function cmdWaitClose(admin: PgSocket, arg: string): boolean {
+function cmdWaitClose(admin: ClientSocket, arg: string): boolean {
   let active = 0;
   if (arg === '') {
     logInfo('WAIT_CLOSE command issued');
@@ -225,15 +226,15 @@ function cmdWaitClose(admin: PgSocket, arg: string): boolean {
     touchPools(db);
   }
   if (active === 0) return adminReady(admin, 'WAIT_CLOSE');
-  admin.waitForResponse = true;
+  consoleSession(admin).waiting = true;
   return true;
 }
 
 /** SET key = value: for this process only, the config file stays as it is. */
-export function cmdSet(admin: PgSocket, key: string, value: string): boolean {
+export function cmdSet(admin: ClientSocket, key: string, value: string): boolean {
   const faked = fakeSet(admin, key);
   if (faked !== null) return faked;
-  if (!admin.adminUser) return accessError(admin);
+  if (!consoleSession(admin).admin) return accessError(admin);
 
   const res = setConfigParam(key, value);
   // a setting that is fixed while the process runs is passed over in silence
@@ -261,12 +262,12 @@ export const commandTable: readonly Command[] = [
 ];
 
 /** Carries out a command of `table`, once it is clear that this client may. */
-export function execCommand(table: readonly Command[], admin: PgSocket, word: string, arg: string): boolean {
+export function execCommand(table: readonly Command[], admin: ClientSocket, word: string, arg: string): boolean {
   const wanted = asciiLower(word);
   for (const command of table) {
     if (command.word !== wanted) continue;
     if (!command.takesArg && arg !== '') return syntaxError(admin);
-    if (command.adminOnly && !admin.adminUser) return accessError(admin);
+    if (command.adminOnly && !consoleSession(admin).admin) return accessError(admin);
     return command.run(admin, arg);
   }
   return syntaxError(admin);

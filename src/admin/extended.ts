@@ -6,8 +6,8 @@
 
 import { asciiLower } from '../core/base/strutil';
 import { sbufContinue, sbufPause, sendPacket } from '../core/net/sbuf';
-import type { PgSocket } from '../core/pool/bouncer';
-import { type ConsolePortal, ConsoleSession } from '../core/pool/console-session';
+import type { ClientSocket } from '../core/pool/bouncer';
+import { type ConsolePortal, type ConsoleSession, consoleSession } from '../core/pool/console-session';
 import {
   type ColumnFormats,
   writeBare,
@@ -53,11 +53,6 @@ const NOT_IN_STATE = '55000';
 /** Carries out a command. @returns false when the client has to be disconnected */
 type RunQuery = (query: string) => boolean;
 
-function sessionOf(admin: PgSocket): ConsoleSession {
-  admin.console ??= new ConsoleSession();
-  return admin.console;
-}
-
 /** A simple query: it replaces the unnamed statement, and portals do not outlive it. */
 export function endExtendedProtocol(session: ConsoleSession): void {
   session.extended = false;
@@ -71,7 +66,7 @@ export function endExtendedProtocol(session: ConsoleSession): void {
  * A packet arrives while a command waits. A Sync is noted, so that the end of the connection is still seen while a well-behaved
  * client waits; what comes behind it is looked at after the answer.
  */
-export function mustWait(admin: PgSocket, type: number): boolean {
+export function mustWait(admin: ClientSocket, type: number): boolean {
   if (type === PqMsg.Terminate) return false;
   if (admin.console?.extended === true) {
     if (type === PqMsg.Flush || (type === PqMsg.Sync && !admin.console.syncWaits)) return false;
@@ -79,13 +74,13 @@ export function mustWait(admin: PgSocket, type: number): boolean {
     // as in PgBouncer: RESUME ends one's own PAUSE
     return false;
   }
-  sessionOf(admin).held = true;
+  consoleSession(admin).held = true;
   sbufPause(admin);
   return true;
 }
 
 /** The command that waited is answered. */
-export function continueReading(admin: PgSocket): void {
+export function continueReading(admin: ClientSocket): void {
   if (admin.console?.held !== true) return;
   admin.console.held = false;
   sbufContinue(admin);
@@ -102,7 +97,7 @@ function describe(query: string): Columns | null {
 }
 
 /** Refuses at Parse what no Execute could do. @returns null when the query is good, or what adminError returned */
-function refuseQuery(admin: PgSocket, query: string, isCommand: (word: string) => boolean): boolean | null {
+function refuseQuery(admin: ClientSocket, query: string, isCommand: (word: string) => boolean): boolean | null {
   if (isEmptyQuery(query)) return null;
   const parsed = parseQuery(query);
   if (parsed.kind === QueryKind.BAD_ARGUMENTS) return adminError(admin, 'bad arguments');
@@ -118,18 +113,18 @@ function refuseQuery(admin: PgSocket, query: string, isCommand: (word: string) =
 
 /* ---- packets ---- */
 
-function answer(admin: PgSocket, type: PqMsg): boolean {
+function answer(admin: ClientSocket, type: PqMsg): boolean {
   const buf = pktbufTemp();
   writeBare(buf, type);
   return sendPacket(admin, buf);
 }
 
-function badFormat(admin: PgSocket): boolean {
+function badFormat(admin: ClientSocket): boolean {
   return adminError(admin, 'invalid message format', PROTOCOL_VIOLATION);
 }
 
 function handleParse(
-  admin: PgSocket,
+  admin: ClientSocket,
   session: ConsoleSession,
   reader: PktReader,
   isCommand: (word: string) => boolean,
@@ -155,7 +150,7 @@ function handleParse(
   return answer(admin, PqMsg.ParseComplete);
 }
 
-function noStatement(admin: PgSocket, name: string): boolean {
+function noStatement(admin: ClientSocket, name: string): boolean {
   const text =
     name === '' ? 'unnamed prepared statement does not exist' : `prepared statement "${name}" does not exist`;
   return adminError(admin, text, NO_SUCH_STATEMENT);
@@ -182,7 +177,7 @@ function formatsOf(codes: readonly number[], columns: Columns | null): ColumnFor
   return [...columns.types].map((_, i) => (codes.length === 1 ? codes[0] : codes[i]) === 1);
 }
 
-function handleBind(admin: PgSocket, session: ConsoleSession, reader: PktReader): boolean {
+function handleBind(admin: ClientSocket, session: ConsoleSession, reader: PktReader): boolean {
   const name = reader.str();
   const statement = reader.str();
   readCodes(reader);
@@ -208,7 +203,7 @@ function handleBind(admin: PgSocket, session: ConsoleSession, reader: PktReader)
   return answer(admin, PqMsg.BindComplete);
 }
 
-function handleDescribe(admin: PgSocket, session: ConsoleSession, reader: PktReader): boolean {
+function handleDescribe(admin: ClientSocket, session: ConsoleSession, reader: PktReader): boolean {
   const kind = reader.u8();
   const name = reader.str();
   if (name === null) return badFormat(admin);
@@ -233,19 +228,19 @@ function handleDescribe(admin: PgSocket, session: ConsoleSession, reader: PktRea
   return sendPacket(admin, buf);
 }
 
-function noPortal(admin: PgSocket, name: string): boolean {
+function noPortal(admin: ClientSocket, name: string): boolean {
   return adminError(admin, `portal "${name}" does not exist`, NO_SUCH_CURSOR);
 }
 
 /** A portal that has run: the rest of its rows, or none. What is no SHOW does not run twice. */
-function executeAgain(admin: PgSocket, session: ConsoleSession, name: string, portal: ConsolePortal): boolean {
+function executeAgain(admin: ClientSocket, session: ConsoleSession, name: string, portal: ConsolePortal): boolean {
   if (portal.rest !== null) return sendRest(admin, session, portal);
   if (portal.query === '') return answer(admin, PqMsg.EmptyQueryResponse);
   if (describe(portal.query) === null) return adminError(admin, `portal "${name}" cannot be run`, NOT_IN_STATE);
   return adminFlush(admin, pktbufTemp(), 'SHOW');
 }
 
-function handleExecute(admin: PgSocket, session: ConsoleSession, reader: PktReader, run: RunQuery): boolean {
+function handleExecute(admin: ClientSocket, session: ConsoleSession, reader: PktReader, run: RunQuery): boolean {
   const name = reader.str();
   const limit = reader.i32();
   if (name === null || reader.fail) return badFormat(admin);
@@ -259,7 +254,7 @@ function handleExecute(admin: PgSocket, session: ConsoleSession, reader: PktRead
   return run(portal.query);
 }
 
-function handleClose(admin: PgSocket, session: ConsoleSession, reader: PktReader): boolean {
+function handleClose(admin: ClientSocket, session: ConsoleSession, reader: PktReader): boolean {
   const kind = reader.u8();
   const name = reader.str();
   if (name === null) return badFormat(admin);
@@ -269,9 +264,9 @@ function handleClose(admin: PgSocket, session: ConsoleSession, reader: PktReader
   return answer(admin, PqMsg.CloseComplete);
 }
 
-function handleSync(admin: PgSocket, session: ConsoleSession): boolean {
+function handleSync(admin: ClientSocket, session: ConsoleSession): boolean {
   // the command waits, or is SHUTDOWN, which nothing answers
-  if (admin.waitForResponse || session.executing !== null) {
+  if (consoleSession(admin).waiting || session.executing !== null) {
     session.syncWaits = true;
     return true;
   }
@@ -287,13 +282,13 @@ function handleSync(admin: PgSocket, session: ConsoleSession): boolean {
  * @returns false when the client has to be disconnected
  */
 export function handleExtended(
-  admin: PgSocket,
+  admin: ClientSocket,
   type: number,
   reader: PktReader,
   run: RunQuery,
   isCommand: (word: string) => boolean,
 ): boolean {
-  const session = sessionOf(admin);
+  const session = consoleSession(admin);
   session.extended = true;
   switch (type) {
     case PqMsg.Parse:

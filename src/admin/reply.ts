@@ -9,7 +9,7 @@
 import { logError } from '../core/base/log';
 import { sendPoolerError } from '../core/link/objects';
 import { sendPacket } from '../core/net/sbuf';
-import type { PgSocket } from '../core/pool/bouncer';
+import type { ClientSocket } from '../core/pool/bouncer';
 import type { ConsolePortal, ConsoleSession } from '../core/pool/console-session';
 import { isDead } from '../core/pool/socket';
 import {
@@ -39,7 +39,7 @@ export function setCurrentQuery(query: string | null): void {
 }
 
 /** The client's extended protocol, if the packet that is answered belongs to it. */
-export function extendedSession(admin: PgSocket): ConsoleSession | null {
+export function extendedSession(admin: ClientSocket): ConsoleSession | null {
   return admin.console?.extended === true ? admin.console : null;
 }
 
@@ -88,7 +88,7 @@ function keepRest(session: ConsoleSession, portal: ConsolePortal, rest: Buffer):
 }
 
 /** Sends the rows in `buf`, which holds nothing else, or as many of them as Execute wants. */
-function sendRows(admin: PgSocket, session: ConsoleSession, buf: PktBuf): boolean {
+function sendRows(admin: ClientSocket, session: ConsoleSession, buf: PktBuf): boolean {
   const portal = session.executing;
   const rows = buf.written();
   const end = portal === null || portal.limit === 0 ? -1 : endOfRows(rows, portal.limit);
@@ -103,7 +103,7 @@ function sendRows(admin: PgSocket, session: ConsoleSession, buf: PktBuf): boolea
 }
 
 /** Another Execute of a portal whose rows did not all go out. */
-export function sendRest(admin: PgSocket, session: ConsoleSession, portal: ConsolePortal): boolean {
+export function sendRest(admin: ClientSocket, session: ConsoleSession, portal: ConsolePortal): boolean {
   const rest = portal.rest as Buffer;
   session.restBytes -= rest.length;
   portal.rest = null;
@@ -116,7 +116,7 @@ export function sendRest(admin: PgSocket, session: ConsoleSession, portal: Conso
 /* ---- answers ---- */
 
 /** Sends an ERROR and is ready for what comes next: in the extended protocol, for Sync. Does not log. */
-export function adminFail(admin: PgSocket, message: string, sqlstate: string | null): boolean {
+export function adminFail(admin: ClientSocket, message: string, sqlstate: string | null): boolean {
   const session = extendedSession(admin);
   if (session === null) return sendPoolerError(admin, true, false, sqlstate, message);
   const ready = session.syncWaits;
@@ -128,23 +128,23 @@ export function adminFail(admin: PgSocket, message: string, sqlstate: string | n
 }
 
 /** Logs and sends an ERROR, SQLSTATE 08P01 unless another is named, and is ready for the next query. */
-export function adminError(admin: PgSocket, message: string, sqlstate: string | null = null): boolean {
+export function adminError(admin: ClientSocket, message: string, sqlstate: string | null = null): boolean {
   const text = message.slice(0, ERROR_MAX);
   logError(text);
   return adminFail(admin, text, sqlstate);
 }
 
 /** What a user who only may look gets for a command that changes something. */
-export function accessError(admin: PgSocket): boolean {
+export function accessError(admin: ClientSocket): boolean {
   return adminError(admin, 'admin access needed');
 }
 
-export function syntaxError(admin: PgSocket): boolean {
+export function syntaxError(admin: ClientSocket): boolean {
   return adminError(admin, `invalid command '${currentQuery ?? '<no query>'}', use SHOW HELP;`);
 }
 
 /** Ends the answer in `buf` with a command tag and sends it. */
-export function adminFlush(admin: PgSocket, buf: PktBuf, tag: string): boolean {
+export function adminFlush(admin: ClientSocket, buf: PktBuf, tag: string): boolean {
   const session = extendedSession(admin);
   writeCommandComplete(buf, tag);
   if (session === null) writeReadyForQuery(buf);
@@ -154,7 +154,7 @@ export function adminFlush(admin: PgSocket, buf: PktBuf, tag: string): boolean {
 }
 
 /** Answers a query that holds no command. */
-export function adminEmpty(admin: PgSocket): boolean {
+export function adminEmpty(admin: ClientSocket): boolean {
   const buf = pktbufTemp();
   const session = extendedSession(admin);
   writeBare(buf, PqMsg.EmptyQueryResponse);
@@ -164,7 +164,7 @@ export function adminEmpty(admin: PgSocket): boolean {
 }
 
 /** Answers a command that has no result but its tag. */
-export function adminReady(admin: PgSocket, tag: string): boolean {
+export function adminReady(admin: ClientSocket, tag: string): boolean {
   // the command may have been the end of this very connection (KILL_CLIENT)
   if (isDead(admin)) return false;
   return adminFlush(admin, pktbufTemp(), tag);
@@ -174,7 +174,7 @@ export function adminReady(admin: PgSocket, tag: string): boolean {
 export type PutRow = (...values: ColumnValue[]) => void;
 
 /** Answers with a result set. @param rows calls its parameter once a row */
-export function sendResult(admin: PgSocket, columns: Columns, rows: (put: PutRow) => void): boolean {
+export function sendResult(admin: ClientSocket, columns: Columns, rows: (put: PutRow) => void): boolean {
   const buf = pktbufTemp();
   const session = extendedSession(admin);
   if (session === null) writeRowDescription(buf, columns.types, columns.names);

@@ -11,10 +11,11 @@ import { AuthType, cf } from '../core/config/settings';
 import { addrHost, isUnixAddr } from '../core/net/addr';
 import { forEachPoolerFd } from '../core/net/pooler';
 import { sendPacket } from '../core/net/sbuf';
-import type { PgAddr, PgPool, PgSocket } from '../core/pool/bouncer';
+import type { AnySocket, ClientSocket, PgAddr, PgPool } from '../core/pool/bouncer';
+import { consoleSession } from '../core/pool/console-session';
 import { poolList } from '../core/pool/pool';
 import { isServerSocket, shownDatabase } from '../core/pool/socket';
-import { loginClientList } from '../core/pool/states';
+import { clientStates, loginClientList, serverStates } from '../core/pool/states';
 import { Var } from '../core/pool/varcache';
 import { type ColumnValue, writeDataRow, writeRowDescription } from '../core/wire/messages';
 import { pktbufTemp } from '../core/wire/pktbuf';
@@ -35,7 +36,7 @@ const napCell = new Int32Array(new SharedArrayBuffer(4));
  * @param fd descriptor that goes with the first byte, -1 = none
  * @returns false when the socket failed or the receiver stalls (logged)
  */
-function sendNow(admin: PgSocket, bytes: Uint8Array, fd: number): boolean {
+function sendNow(admin: ClientSocket, bytes: Uint8Array, fd: number): boolean {
   const socket = native.fdOf(admin.handle);
   let sent = 0;
   let stalledMs = 0;
@@ -57,19 +58,19 @@ function sendNow(admin: PgSocket, bytes: Uint8Array, fd: number): boolean {
 }
 
 /** True when the rows carry the descriptors. */
-function mayHaveFds(admin: PgSocket): boolean {
-  return isUnixAddr(admin.remoteAddr) && admin.ownUser && !admin.tls;
+function mayHaveFds(admin: ClientSocket): boolean {
+  return isUnixAddr(admin.remoteAddr) && consoleSession(admin).owner && !admin.tls;
 }
 
 /** What is queued for the socket must not be overtaken by what is sent beside the queue. */
-function flushQueue(admin: PgSocket): boolean {
+function flushQueue(admin: ClientSocket): boolean {
   return native.unsent(admin.handle) === 0 || sendNow(admin, native.takeUnsent(admin.handle), -1);
 }
 
 /** Takes one row: the descriptor, and the columns behind it. @returns false to give up */
 type PutFd = (fd: number, row: ColumnValue[]) => boolean;
 
-function sendOneFd(admin: PgSocket, fd: number, row: ColumnValue[]): boolean {
+function sendOneFd(admin: ClientSocket, fd: number, row: ColumnValue[]): boolean {
   const buf = pktbufTemp();
   writeDataRow(buf, showColumns.fds.types, [fd, ...row]);
   if (buf.failed) return false;
@@ -79,7 +80,7 @@ function sendOneFd(admin: PgSocket, fd: number, row: ColumnValue[]): boolean {
 }
 
 /** A secret that the new process cannot read from its auth_file: of users found by auth_query, and of PAM's. */
-function passwordOf(sk: PgSocket): string | null {
+function passwordOf(sk: AnySocket): string | null {
   const user = sk.loginUser;
   if (user === null || user.globalUser?.credentials === user) return null;
   const fromAuthQuery = (shownDatabase(sk)?.authUser ?? null) !== null;
@@ -87,7 +88,7 @@ function passwordOf(sk: PgSocket): string | null {
 }
 
 /** The row of a connection, without its descriptor. */
-function fdRow(sk: PgSocket): ColumnValue[] {
+function fdRow(sk: AnySocket): ColumnValue[] {
   const link = sk.link;
   const keys = sk.pool?.user?.scramPassthroughValid ? sk.pool.user : null;
   return [
@@ -108,7 +109,7 @@ function fdRow(sk: PgSocket): ColumnValue[] {
   ];
 }
 
-function socketFd(put: PutFd, sk: PgSocket): boolean {
+function socketFd(put: PutFd, sk: AnySocket): boolean {
   // a connection that is not open yet has no descriptor; TLS state cannot travel in these rows
   if (sk.handle < 0 || sk.tls || sk.link?.tls === true) return true;
   return put(native.fdOf(sk.handle), fdRow(sk));
@@ -120,21 +121,15 @@ function poolerFd(put: PutFd, fd: number, addr: PgAddr): boolean {
   return put(fd, row);
 }
 
-function listFds(put: PutFd, list: StatList<PgSocket>): boolean {
+function listFds(put: PutFd, list: StatList<AnySocket>): boolean {
   for (let sk = list.head; sk !== null; sk = nextOf(sk)) if (!socketFd(put, sk)) return false;
   return true;
 }
 
+/** The sockets that SHOW SOCKETS prints. */
 function poolFds(put: PutFd, pool: PgPool): boolean {
-  return (
-    listFds(put, pool.activeClientList) &&
-    listFds(put, pool.waitingClientList) &&
-    listFds(put, pool.activeServerList) &&
-    listFds(put, pool.idleServerList) &&
-    listFds(put, pool.usedServerList) &&
-    listFds(put, pool.testedServerList) &&
-    listFds(put, pool.newServerList)
-  );
+  const lists = [...clientStates, ...serverStates].filter(({ showSockets }) => showSockets !== null);
+  return lists.every(({ list }) => listFds(put, list(pool)));
 }
 
 function everyFd(put: PutFd): boolean {
@@ -147,8 +142,8 @@ function everyFd(put: PutFd): boolean {
 }
 
 /** SHOW FDS, for administrators only: it shows cancel keys and secrets, and stops the loop. */
-export function showFds(admin: PgSocket): boolean {
-  if (!admin.adminUser) return accessError(admin);
+export function showFds(admin: ClientSocket): boolean {
+  if (!consoleSession(admin).admin) return accessError(admin);
   // a driver wants to look: descriptors go to a new process, which speaks the simple protocol
   if (extendedSession(admin) !== null) {
     return sendResult(admin, showColumns.fds, (putRow) => {

@@ -8,9 +8,9 @@ import { dnsForEachZone } from '../core/net/dns-zones';
 import { dnsCounts, dnsForEachHost } from '../core/net/dnslookup';
 import type { PgPool } from '../core/pool/bouncer';
 import { databaseList, peerList } from '../core/pool/database';
-import { forEachServer, peerPoolList, poolList } from '../core/pool/pool';
+import { peerPoolList, poolList } from '../core/pool/pool';
 import { preparedCount } from '../core/pool/statements';
-import { loginClientList, socketCounts } from '../core/pool/states';
+import { forEachServer, loginClientList, socketCounts } from '../core/pool/states';
 import { userCount } from '../core/pool/user';
 import { varNames } from '../core/pool/varcache';
 import type { PutRow } from './reply';
@@ -46,7 +46,7 @@ function countObjects(): Counts {
   }
   for (let pool: PgPool | null = poolList.head; pool !== null; pool = nextOf(pool)) {
     forEachServer(pool, (server) => {
-      counts.requests += server.requests?.count ?? 0;
+      counts.requests += server.requests.count ?? 0;
       counts.prepared += preparedCount(server);
     });
   }

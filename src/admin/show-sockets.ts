@@ -8,68 +8,20 @@ import { getCachedTime, USEC, wallTime } from '../core/base/time';
 import { addrHost, isUnixAddr } from '../core/net/addr';
 import { sbufIsEmpty } from '../core/net/sbuf';
 import { tlsConnectionInfo } from '../core/net/tls';
-import { type PgAddr, type PgPool, type PgSocket, Replication } from '../core/pool/bouncer';
+import { type AnySocket, type PgAddr, type PgPool, Replication } from '../core/pool/bouncer';
 import { peerPoolList, poolList } from '../core/pool/pool';
 import { isServerSocket, shownDatabase } from '../core/pool/socket';
 import { preparedCount } from '../core/pool/statements';
-import { loginClientList } from '../core/pool/states';
+import { clientStates, eachSocket, LOGIN_STATE_NAME, loginClientList, serverStates } from '../core/pool/states';
 import { Var } from '../core/pool/varcache';
 import type { ColumnValue } from '../core/wire/messages';
 import type { PutRow } from './reply';
-
-/** The lists of a pool, by the name of the field. */
-type ListField = {
-  [K in keyof PgPool]: PgPool[K] extends StatList<PgSocket> ? K : never;
-}[keyof PgPool];
-
-/** A list of a pool, and the state that its sockets are shown in. */
-interface StateRow {
-  readonly list: ListField;
-  readonly state: string;
-}
-
-const cancelClientStates: readonly StateRow[] = [
-  { list: 'activeCancelReqList', state: 'active_cancel_req' },
-  { list: 'waitingCancelReqList', state: 'waiting_cancel_req' },
-];
-
-const clientStates: readonly StateRow[] = [
-  { list: 'activeClientList', state: 'active' },
-  { list: 'waitingClientList', state: 'waiting' },
-  ...cancelClientStates,
-];
-
-const serverStates: readonly StateRow[] = [
-  { list: 'activeServerList', state: 'active' },
-  { list: 'idleServerList', state: 'idle' },
-  { list: 'usedServerList', state: 'used' },
-  { list: 'testedServerList', state: 'tested' },
-  { list: 'newServerList', state: 'new' },
-  { list: 'activeCancelServerList', state: 'active_cancel' },
-  { list: 'beingCanceledServerList', state: 'being_canceled' },
-];
-
-const peerServerStates: readonly StateRow[] = [
-  { list: 'newServerList', state: 'new' },
-  { list: 'activeCancelServerList', state: 'active_cancel' },
-];
-
-/** SHOW SOCKETS has names of its own, and leaves out cancel requests. */
-const socketStates: readonly StateRow[] = [
-  { list: 'activeClientList', state: 'cl_active' },
-  { list: 'waitingClientList', state: 'cl_waiting' },
-  { list: 'activeServerList', state: 'sv_active' },
-  { list: 'idleServerList', state: 'sv_idle' },
-  { list: 'usedServerList', state: 'sv_used' },
-  { list: 'testedServerList', state: 'sv_tested' },
-  { list: 'newServerList', state: 'sv_login' },
-];
 
 /** by Replication */
 const replicationNames = ['none', 'logical', 'physical'];
 
 /** What stands for the address of the object: unique as long as the process lives, and the same in the log. */
-function ptrText(sk: PgSocket): string {
+function ptrText(sk: AnySocket): string {
   return `0x${sk.id.toString(16)}`;
 }
 
@@ -79,7 +31,7 @@ function hostText(addr: PgAddr): string {
 }
 
 /** The peer's process if it is on this machine; else what the server gave as its pid in the cancel key. */
-function remotePid(sk: PgSocket): number {
+function remotePid(sk: AnySocket): number {
   const pid = isUnixAddr(sk.remoteAddr) ? sk.remoteAddr.pid : 0;
   return pid === 0 && isServerSocket(sk) ? sk.cancelKey.readInt32BE(0) : pid;
 }
@@ -88,18 +40,19 @@ function remotePid(sk: PgSocket): number {
  * The debug columns. The loop has no buffer per socket: what it keeps for one starts at 0 and is all unparsed, and what
  * was parsed but not sent waits at the other end of the link.
  */
-function bufferValues(sk: PgSocket): number[] {
+function bufferValues(sk: AnySocket): number[] {
   const kept = sk.handle >= 0 ? native.keptLength(sk.handle) : 0;
   const unsent = sk.link !== null && sk.link.handle >= 0 ? native.unsent(sk.link.handle) : 0;
   return [kept, 0, sk.pktRemain, 0, 0, kept, unsent];
 }
 
 /** @param now usec. @param debug with the columns of SHOW SOCKETS */
-function socketRow(sk: PgSocket, state: string, now: number, debug: boolean): ColumnValue[] {
-  const wait = sk.queryStart > 0 ? now - sk.queryStart : 0;
+function socketRow(sk: AnySocket, state: string, now: number, debug: boolean): ColumnValue[] {
+  const isServer = isServerSocket(sk);
+  const wait = !isServer && sk.queryStart > 0 ? now - sk.queryStart : 0;
   const db = shownDatabase(sk);
   const row: ColumnValue[] = [
-    isServerSocket(sk) ? 'S' : 'C',
+    isServer ? 'S' : 'C',
     sk.loginUser?.name ?? '(nouser)',
     db !== null && db.peerId === 0 ? db.name : '(nodb)',
     replicationNames[sk.replication] ?? (replicationNames[Replication.NONE] as string),
@@ -112,7 +65,7 @@ function socketRow(sk: PgSocket, state: string, now: number, debug: boolean): Co
     wallTime(sk.requestTime),
     Math.floor(wait / USEC),
     wait % USEC,
-    sk.closeNeeded ? 1 : 0,
+    isServer && sk.closeNeeded ? 1 : 0,
     ptrText(sk),
     sk.link === null ? '' : ptrText(sk.link),
     remotePid(sk),
@@ -124,40 +77,41 @@ function socketRow(sk: PgSocket, state: string, now: number, debug: boolean): Co
   return debug ? row.concat(bufferValues(sk)) : row;
 }
 
-/** Calls back for every socket of the given states, pool by pool. */
-function eachSocket(
+/** Prints the sockets of the given states, pool by pool, as SHOW CLIENTS and SHOW SERVERS do. */
+function stateRows<T extends AnySocket>(
+  put: PutRow,
   pools: StatList<PgPool>,
-  states: readonly StateRow[],
-  each: (sk: PgSocket, state: string) => void,
+  states: readonly { list: (pool: PgPool) => StatList<T>; show: string }[],
 ): void {
-  for (let pool = pools.head; pool !== null; pool = nextOf(pool)) {
-    for (const { list, state } of states) {
-      for (let sk: PgSocket | null = pool[list].head; sk !== null; sk = nextOf(sk)) each(sk, state);
-    }
-  }
+  const now = getCachedTime();
+  for (let pool = pools.head; pool !== null; pool = nextOf(pool))
+    for (const { list, show } of states) eachSocket(list(pool), (sk) => put(...socketRow(sk, show, now, false)));
 }
 
+/** The pool of a peer has cancel requests, and the servers that carry them. */
+const cancelClientStates = clientStates.filter(({ show }) => show.endsWith('cancel_req'));
+const peerServerStates = serverStates.filter(({ show }) => show === 'new' || show === 'active_cancel');
+
 export function clientRows(put: PutRow): void {
-  const now = getCachedTime();
-  const each = (sk: PgSocket, state: string): void => put(...socketRow(sk, state, now, false));
-  eachSocket(poolList, clientStates, each);
-  eachSocket(peerPoolList, cancelClientStates, each);
+  stateRows(put, poolList, clientStates);
+  stateRows(put, peerPoolList, cancelClientStates);
 }
 
 export function serverRows(put: PutRow): void {
-  const now = getCachedTime();
-  const each = (sk: PgSocket, state: string): void => put(...socketRow(sk, state, now, false));
-  eachSocket(poolList, serverStates, each);
-  eachSocket(peerPoolList, peerServerStates, each);
+  stateRows(put, poolList, serverStates);
+  stateRows(put, peerPoolList, peerServerStates);
 }
 
-function debugRows(put: PutRow, wanted: (sk: PgSocket) => boolean): void {
+function debugRows(put: PutRow, wanted: (sk: AnySocket) => boolean): void {
   const now = getCachedTime();
-  const each = (sk: PgSocket, state: string): void => {
-    if (wanted(sk)) put(...socketRow(sk, state, now, true));
+  const putIfWanted = (sk: AnySocket, name: string): void => {
+    if (wanted(sk)) put(...socketRow(sk, name, now, true));
   };
-  eachSocket(poolList, socketStates, each);
-  for (let sk = loginClientList.head; sk !== null; sk = nextOf(sk)) each(sk, 'cl_login');
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
+    for (const { list, showSockets } of [...clientStates, ...serverStates])
+      if (showSockets !== null) eachSocket<AnySocket>(list(pool), (sk) => putIfWanted(sk, showSockets));
+  }
+  eachSocket(loginClientList, (sk) => putIfWanted(sk, LOGIN_STATE_NAME));
 }
 
 export function socketRows(put: PutRow): void {

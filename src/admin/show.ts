@@ -6,7 +6,7 @@ import { getPauseMode, PauseMode } from '../core/base/lifecycle';
 import { equalNoCase } from '../core/base/strutil';
 import { VERSION_STRING } from '../core/base/version';
 import { configForEach } from '../core/config/settings';
-import type { PgSocket } from '../core/pool/bouncer';
+import type { ClientSocket } from '../core/pool/bouncer';
 import { writeNotice } from '../core/wire/messages';
 import { PqMsg } from '../core/wire/packets';
 import { pktbufTemp } from '../core/wire/pktbuf';
@@ -23,7 +23,7 @@ interface ShowRow {
   readonly word: string;
   /** null: the answer has no rows */
   readonly columns: Columns | null;
-  readonly run: (admin: PgSocket) => boolean;
+  readonly run: (admin: ClientSocket) => boolean;
 }
 
 function result(word: keyof typeof showColumns, rows: (put: PutRow) => void): ShowRow {
@@ -42,7 +42,7 @@ function stateRows(put: PutRow): void {
   put('suspended', is(PauseMode.SUSPEND));
 }
 
-function showHelp(admin: PgSocket): boolean {
+function showHelp(admin: ClientSocket): boolean {
   const buf = pktbufTemp();
   buf.startPacket(PqMsg.NoticeResponse);
   for (const field of ['SNOTICE', 'C00000', 'MConsole usage', `D${helpText}`, '']) buf.putString(field);
@@ -91,7 +91,7 @@ const fakeParams: readonly { readonly name: string; readonly value: string }[] =
 ];
 
 /** SET of such a parameter: accepted and forgotten. Null when it is none. */
-export function fakeSet(admin: PgSocket, key: string): boolean | null {
+export function fakeSet(admin: ClientSocket, key: string): boolean | null {
   if (findFake(key) === undefined) return null;
   const buf = pktbufTemp();
   writeNotice(buf, 'SET ignored');
@@ -106,7 +106,7 @@ function findShow(word: string): ShowRow | undefined {
   return showTable.find((row) => equalNoCase(row.word, word));
 }
 
-export function cmdShow(admin: PgSocket, arg: string): boolean {
+export function cmdShow(admin: ClientSocket, arg: string): boolean {
   const fake = findFake(arg);
   if (fake !== undefined) return sendResult(admin, { types: 's', names: [fake.name] }, (put) => put(fake.value));
   return findShow(arg)?.run(admin) ?? syntaxError(admin);

@@ -13,18 +13,24 @@ import { fillLocalAddr, fillRemoteAddr } from '../core/net/addr';
 import { usePoolerSocket } from '../core/net/pooler';
 import { attachHandle } from '../core/net/sbuf';
 import { tuneSocket } from '../core/net/tune';
-import { type PgCredentials, type PgDatabase, type PgSocket, SocketState } from '../core/pool/bouncer';
+import {
+  type AnySocket,
+  type ClientSocket,
+  type PgCredentials,
+  type PgDatabase,
+  type ServerSocket,
+  SocketState,
+} from '../core/pool/bouncer';
 import { adoptCancelKey } from '../core/pool/cancel-keys';
 import { addDatabase, addDynamicCredentials } from '../core/pool/database';
 import { getPool } from '../core/pool/pool';
 import { keepOwners } from '../core/pool/provisional';
-import { newClient, newServer } from '../core/pool/states';
+import { insertInState, newClient, newServer } from '../core/pool/states';
 import { addPamCredentials, findGlobalCredentials, findOrAddGlobalUser } from '../core/pool/user';
 import { varcacheSet } from '../core/pool/varcache';
 import { BACKENDKEY_LEN } from '../core/wire/packets';
 import { PktReader, parseBytea, scanTextRow } from '../core/wire/reader';
 import type { ChannelMessage } from './channel';
-import { placeSocket } from './sockets';
 
 /** Columns that are read; further ones are passed over. */
 const COLUMNS = 15;
@@ -54,12 +60,12 @@ export const classicState = {
   clients: 0,
   servers: 0,
   /** sockets that stand still: every one that was taken */
-  sockets: [] as PgSocket[],
+  sockets: [] as AnySocket[],
   /** databases that this config does not have */
   goneDatabases: [] as PgDatabase[],
-  byOldFd: new Map<number, PgSocket>(),
+  byOldFd: new Map<number, ServerSocket>(),
   /** clients with the old descriptor of their server */
-  links: [] as { client: PgSocket; linkFd: number }[],
+  links: [] as { client: ClientSocket; linkFd: number }[],
 };
 
 function keyOf(text: string | null): Buffer {
@@ -107,7 +113,7 @@ function databaseOf(name: string): PgDatabase {
   return gone;
 }
 
-function applyVars(sk: PgSocket, row: FdRow): void {
+function applyVars(sk: AnySocket, row: FdRow): void {
   varcacheSet(sk.vars, 'client_encoding', row.clientEncoding);
   varcacheSet(sk.vars, 'standard_conforming_strings', row.stdStrings);
   varcacheSet(sk.vars, 'datestyle', row.datestyle);
@@ -115,7 +121,7 @@ function applyVars(sk: PgSocket, row: FdRow): void {
 }
 
 /** Wraps the descriptor; the socket is not read until the old process is gone. */
-function adoptFd(sk: PgSocket, fd: number, isUnix: boolean): boolean {
+function adoptFd(sk: AnySocket, fd: number, isUnix: boolean): boolean {
   if (!tuneSocket(fd, isUnix)) return false;
   const handle = native.open(fd);
   if (handle < 0) {
@@ -190,15 +196,11 @@ function useClientSocket(fd: number, row: FdRow): boolean {
   client.loginUser = user;
   keepOwners(client);
   client.pool = getPool(db, db.forcedUser ?? user);
-  client.contributesDbClientCount = true;
+  client.login = null;
+  client.countedDb = db;
   db.clientConnectionCount++;
-  if (user.globalUser !== null) {
-    client.userConnectionCounted = true;
-    user.globalUser.clientConnectionCount++;
-  }
-  client.clientAuthType = cf.authType;
-  client.startupMessageReceived = true;
-  client.welcomeSent = true;
+  client.countedUser = user.globalUser;
+  if (user.globalUser !== null) user.globalUser.clientConnectionCount++;
   adoptCancelKey(client, row.cancelKey);
   applyVars(client, row);
   if (row.linkFd !== 0) {
@@ -207,7 +209,7 @@ function useClientSocket(fd: number, row: FdRow): boolean {
     classicState.links.push({ client, linkFd: row.linkFd });
   }
   classicState.clients++;
-  return placeSocket(client, SocketState.CL_ACTIVE);
+  return insertInState(client, SocketState.CL_ACTIVE);
 }
 
 /** A row with task `server`. @returns false when it cannot be used (logged) */
@@ -221,10 +223,10 @@ function useServerSocket(fd: number, row: FdRow): boolean {
   if (user === null && db.authUser !== null) user = addDynamicCredentials(db, name, row.password);
   user ??= findOrAddGlobalUser(name, '').credentials;
 
-  const server = newServer();
+  const server = newServer(getPool(db, user));
   if (!adoptFd(server, fd, row.addr === 'unix')) return false;
   if (user.globalUser !== null) user.globalUser.provisional = false;
-  server.pool = getPool(db, user);
+  server.login = null;
   server.loginUser = user;
   server.host = db.host;
   db.connectionCount++;
@@ -235,7 +237,7 @@ function useServerSocket(fd: number, row: FdRow): boolean {
   server.ready = row.linkFd === 0 && row.clientEncoding !== null;
   classicState.byOldFd.set(row.oldFd, server);
   classicState.servers++;
-  return placeSocket(server, row.linkFd === 0 ? SocketState.SV_IDLE : SocketState.SV_ACTIVE);
+  return insertInState(server, row.linkFd === 0 ? SocketState.SV_IDLE : SocketState.SV_ACTIVE);
 }
 
 /** One DataRow of SHOW FDS and its descriptor. Ends the process when it cannot be used: the old one goes on. */

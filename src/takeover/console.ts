@@ -16,8 +16,9 @@ export function consoleRecord(session: ConsoleSession): ConsoleRecord {
   return { statements: [...session.statements], portals, extended, skipping, syncWaits, held };
 }
 
-export function consoleOf(record: ConsoleRecord): ConsoleSession {
-  const session = new ConsoleSession();
+/** @param session the session as the flags of the socket have made it, null when none is set */
+export function consoleOf(record: ConsoleRecord, session: ConsoleSession | null): ConsoleSession {
+  session ??= new ConsoleSession();
   for (const [name, query] of record.statements) session.statements.set(name, query);
   for (const [name, query, done, formats] of record.portals) {
     session.portals.set(name, { query, formats, done, rest: null, limit: 0 });

@@ -13,65 +13,13 @@
 
 import type { WallTime } from '../core/base/time';
 import { hostsOf } from '../core/link/hosts';
-import type { PgDatabase, PgSocket } from '../core/pool/bouncer';
+import type { PgDatabase } from '../core/pool/bouncer';
 
 /** Newest format that this version writes and reads. */
 export const FORMAT = 1;
 
 /** What the taker says when it has read everything up to `aheadEnd`: nothing stands still while it catches up. */
 export const READY = 'READY';
-
-/** Boolean fields of a socket, in the order of their bits. */
-export const flagFields = [
-  'pktSkip',
-  'reading',
-  'blocked',
-  'contributesDbClientCount',
-  'userConnectionCounted',
-  'ready',
-  'idleTx',
-  'closeNeeded',
-  'settingVars',
-  'resetting',
-  'copyMode',
-  'queryFailed',
-  'waitForWelcome',
-  'startupMessageReceived',
-  'welcomeSent',
-  'protocolNegotiated',
-  'waitForUserConn',
-  'waitForUser',
-  'waitForAuth',
-  'authPassed',
-  'sentWaitNotification',
-  'adminUser',
-  'ownUser',
-  'waitForResponse',
-  'protocol32',
-  'failedTx',
-] as const satisfies readonly (keyof PgSocket)[];
-
-/** Numeric fields of a socket. */
-export const numberFields = [
-  'pktRemain',
-  'clientAuthType',
-  'replication',
-  'connectTime',
-  'requestTime',
-  'queryStart',
-  'xactStart',
-  'waitStart',
-  'dropping',
-] as const satisfies readonly (keyof PgSocket)[];
-
-/** Those of them that are instants. All times travel as wall time: two processes need not agree on another clock. */
-export const timeFields: ReadonlySet<string> = new Set([
-  'connectTime',
-  'requestTime',
-  'queryStart',
-  'xactStart',
-  'waitStart',
-] satisfies (typeof numberFields)[number][]);
 
 export interface BeginRecord {
   k: 'begin';

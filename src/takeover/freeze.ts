@@ -8,7 +8,7 @@ import { nextOf } from '../core/base/list';
 import { native } from '../core/base/native';
 import { onDrain } from '../core/life/mainloop';
 import { sbufContinue, socketsByHandle } from '../core/net/sbuf';
-import { type PgSocket, SocketState } from '../core/pool/bouncer';
+import { type AnySocket, SocketState } from '../core/pool/bouncer';
 import { poolList, touchPool } from '../core/pool/pool';
 import { isDead } from '../core/pool/socket';
 import { allSockets, travels } from './sockets';
@@ -18,17 +18,17 @@ const IDLE_SLICE = 250;
 
 /** Sockets that stand still. */
 export interface Stillness {
-  sockets: PgSocket[];
+  sockets: AnySocket[];
   /** bytes that a peer has to get before anything else */
-  unsent: Map<PgSocket, Uint8Array>;
+  unsent: Map<AnySocket, Uint8Array>;
 }
 
 /**
  * Stops every socket but one in both directions. What each was about (reading, blocked) stays noted in it.
  * @param except the connection of the new process
  */
-export function standStill(except: PgSocket): Stillness {
-  const unsent = new Map<PgSocket, Uint8Array>();
+export function standStill(except: AnySocket): Stillness {
+  const unsent = new Map<AnySocket, Uint8Array>();
   for (const handle of native.recvStopAll(except.handle)) {
     const sk = socketsByHandle[handle];
     // what is queued of one that stays is encrypted already, and nobody else will ever write to it
@@ -38,14 +38,14 @@ export function standStill(except: PgSocket): Stillness {
 }
 
 /** Queues what was not sent yet; the kernel may take all of it at once. */
-function sendAgain(sk: PgSocket, unsent: Uint8Array): void {
+function sendAgain(sk: AnySocket, unsent: Uint8Array): void {
   if (isDead(sk)) return;
   const res = native.sendBytes(sk.handle, unsent, 0, unsent.length);
   if (res < 0) onDrain(sk, res);
 }
 
 /** Reads again where that was on, and wakes sources whose destination has nothing left to send. */
-function readAgain(sk: PgSocket): void {
+function readAgain(sk: AnySocket): void {
   if (isDead(sk) || sk.handle < 0) return;
   if (sk.blocked) {
     const destination = sk.link ?? sk;
@@ -56,7 +56,7 @@ function readAgain(sk: PgSocket): void {
 }
 
 /** Somebody waits for it, or it for somebody. */
-function isBusy(sk: PgSocket): boolean {
+function isBusy(sk: AnySocket): boolean {
   return sk.link !== null || sk.hasKept || sk.blocked || sk.state !== SocketState.CL_ACTIVE;
 }
 
@@ -70,15 +70,15 @@ export function sendUnsent(still: Stillness): void {
  * may be thousands, take their time with the kernel.
  * @param betweenSlices is called now and then, so that the busy ones are served meanwhile
  */
-export function goOn(sockets: readonly PgSocket[], betweenSlices: () => void): void {
-  const idle: PgSocket[] = [];
+export function goOn(sockets: readonly AnySocket[], betweenSlices: () => void): void {
+  const idle: AnySocket[] = [];
   for (const sk of sockets) {
     if (isBusy(sk)) readAgain(sk);
     else idle.push(sk);
   }
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) touchPool(pool);
   for (let i = 0; i < idle.length; i++) {
-    readAgain(idle[i] as PgSocket);
+    readAgain(idle[i] as AnySocket);
     if ((i + 1) % IDLE_SLICE === 0) {
       betweenSlices();
     }

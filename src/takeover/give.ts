@@ -33,7 +33,7 @@ import { replayDeferred } from '../core/life/mainloop';
 import { reloadAll } from '../core/life/reload';
 import { disconnectClient } from '../core/link/objects';
 import { resumePooler, suspendPooler } from '../core/net/pooler';
-import type { PgSocket } from '../core/pool/bouncer';
+import type { AnySocket, ClientSocket } from '../core/pool/bouncer';
 import { isDead } from '../core/pool/socket';
 import { writeCommandComplete, writeReadyForQuery } from '../core/wire/messages';
 import { PqMsg } from '../core/wire/packets';
@@ -64,14 +64,14 @@ const FROZEN_STALL = 1.5 * USEC;
 const FROZEN_LOOK = USEC / 10;
 
 /** The connection of the process that takes over, from its command to its end. */
-let taker: PgSocket | null = null;
+let taker: ClientSocket | null = null;
 let format = 0;
 let still: Stillness | null = null;
 let reloadAsked = false;
 /** what is being sent, and whom it has still to tell of ahead of time */
 let batches: Batches | null = null;
 let description: Description | null = null;
-let queue: PgSocket[] = [];
+let queue: AnySocket[] = [];
 let aheadEnded = false;
 let takerReady = false;
 const pumpTimer = newTimer(() => {});
@@ -109,7 +109,7 @@ const frozenTimer = newTimer(() => {
 });
 
 /** Everything was sent: the new process has to read it and to say SHUTDOWN. */
-function awaitShutdown(admin: PgSocket): void {
+function awaitShutdown(admin: ClientSocket): void {
   timerStop(patience);
   unread = native.unreadBytes(native.fdOf(admin.handle));
   lastRead = readClock();
@@ -203,7 +203,7 @@ class Batches {
 /* ---- the command ---- */
 
 /** @returns null when the handover begins, or why not */
-export function handleHandoverCommand(admin: PgSocket, arg: string): string | null {
+export function handleHandoverCommand(admin: ClientSocket, arg: string): string | null {
   if (admin === taker && aheadEnded && !takerReady && equalNoCase(arg, READY)) {
     takerReady = true;
     return null;
@@ -211,7 +211,7 @@ export function handleHandoverCommand(admin: PgSocket, arg: string): string | nu
   const asked = Number.parseInt(arg, 10);
   if (!(asked >= 1)) return `bad handover format: ${arg}`;
   const cred = native.peerCred(native.fdOf(admin.handle));
-  if (!admin.ownUser || cred === null || cred[0] !== process.getuid?.())
+  if (admin.console?.owner !== true || cred === null || cred[0] !== process.getuid?.())
     return 'handover is for the owner of the process';
   if (taker !== null || isFinishingTakeover()) return 'another handover is under way';
   if (getShutdownMode() !== ShutdownMode.NONE || globalThis.cfShutdown > 0) return 'pooler is shutting down';
@@ -223,7 +223,7 @@ export function handleHandoverCommand(admin: PgSocket, arg: string): string | nu
 }
 
 /** The first turn of a handover: whom to describe ahead. */
-function beginAhead(admin: PgSocket): void {
+function beginAhead(admin: ClientSocket): void {
   const sending = new Batches(native.fdOf(admin.handle));
   batches = sending;
   description = new Description((record, raw, owned) => sending.put(record, raw, owned));
@@ -235,7 +235,7 @@ function beginAhead(admin: PgSocket): void {
 }
 
 /** Describes some idle clients. When there are no more, and the new process has read all of it, everything stands still. */
-function goAhead(admin: PgSocket, sending: Batches, describing: Description): void {
+function goAhead(admin: ClientSocket, sending: Batches, describing: Description): void {
   if (!sending.pump()) {
     // the new process is not quick enough: look again soon, and serve meanwhile
     if (sending.failed !== 0) failed(sending);
@@ -266,7 +266,7 @@ function failed(sending: Batches): void {
   abortHandover('handover failed');
 }
 
-function freeze(admin: PgSocket, sending: Batches, describing: Description): void {
+function freeze(admin: ClientSocket, sending: Batches, describing: Description): void {
   if (getPauseMode() === PauseMode.SUSPEND || getShutdownMode() !== ShutdownMode.NONE) {
     abortHandover('suspended or shutting down meanwhile');
     return;
@@ -341,7 +341,7 @@ export function handoverTurnEnd(): void {
  * SHUTDOWN while everything stands still: the point of no return. The answer tells the new process that it owns
  * everything now.
  */
-export function shutdownForHandover(admin: PgSocket): boolean {
+export function shutdownForHandover(admin: ClientSocket): boolean {
   if (!isFrozen() || admin !== taker) return false;
   const pkt = new PktBuf();
   writeCommandComplete(pkt, 'SHUTDOWN');

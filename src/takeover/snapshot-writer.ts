@@ -11,16 +11,19 @@ import { TSBOUNCER_VERSION } from '../core/base/version';
 import { AuthType, cf } from '../core/config/settings';
 import { forEachPoolerFd } from '../core/net/pooler';
 import {
+  type AnySocket,
+  type ClientSocket,
   type PgAddr,
   type PgCredentials,
   type PgDatabase,
   type PgPool,
-  type PgSocket,
+  type ServerSocket,
   SocketState,
 } from '../core/pool/bouncer';
 import { autodatabaseIdleList, databaseList } from '../core/pool/database';
 import { NoteKind } from '../core/pool/prepare';
 import type { RequestQueue } from '../core/pool/requests';
+import { isServerSocket } from '../core/pool/socket';
 import {
   type ClientPrepared,
   clientPreparedEntries,
@@ -29,7 +32,7 @@ import {
   type ServerPrepared,
   serverPreparedEntries,
 } from '../core/pool/statements';
-import { loginClientList } from '../core/pool/states';
+import { eachSocket, handoverName, loginClientList } from '../core/pool/states';
 import { statNames, statsStamps } from '../core/pool/stats';
 import { userList } from '../core/pool/user';
 import { varNames } from '../core/pool/varcache';
@@ -41,20 +44,18 @@ import {
   type CredentialsRef,
   connectText,
   type DatabaseRecord,
-  flagFields,
   type HandoverRecord,
-  numberFields,
   type PoolRecord,
   type SecretRecord,
   type SocketRecord,
   type StillRecord,
-  timeFields,
 } from './format';
 import type { Stillness } from './freeze';
-import { allPools, eachOfList, eachOfPool, stateName, travels } from './sockets';
+import { flagBits, flagNames, numberNames, numbersOf } from './socket-fields';
+import { allPools, eachOfPool, travels } from './sockets';
 
 /** What a record owns: nothing, a descriptor, or the descriptor that a socket has when the record is sent. */
-export type Owned = null | number | PgSocket;
+export type Owned = null | number | AnySocket;
 
 /** Takes one record, the raw bytes that belong to it, and what it owns. @returns false to stop */
 type PutRecord = (record: HandoverRecord, raw: readonly Uint8Array[], owned: Owned) => boolean;
@@ -94,8 +95,8 @@ function beginRecord(format: number): BeginRecord {
     format,
     version: TSBOUNCER_VERSION,
     pid: process.pid,
-    flags: [...flagFields],
-    numbers: [...numberFields],
+    flags: [...flagNames],
+    numbers: [...numberNames],
     vars: [...varNames()],
     stats: [...statNames],
     notifySocket: notifyState.socket,
@@ -162,31 +163,35 @@ function clientTuple(entry: ClientPrepared): ClientStatementTuple {
 /** What a client's and a server's statement have in common. */
 type NumberedQuery = Pick<ServerPrepared, 'queryId' | 'query'>;
 
-/** Prepared statements of a connection, by number. @param seen told of every query behind them */
-function addStatements(record: SocketRecord, sk: PgSocket, seen: (entry: NumberedQuery) => void): void {
-  if (sk.clientStatements !== null) {
+/** Prepared statements of a connection, by number. @param seen called for every query behind them */
+function addStatements(record: SocketRecord, sk: AnySocket, seen: (entry: NumberedQuery) => void): void {
+  if (isServerSocket(sk)) {
+    addServerStatements(record, sk, seen);
+  } else if (sk.statements !== null) {
     const entries = clientPreparedEntries(sk);
     entries.forEach(seen);
     record.clientStatements = entries.map(clientTuple);
   }
-  if (sk.requests === null) return;
-  if (sk.serverStatements !== null) {
-    const entries = serverPreparedEntries(sk);
+}
+
+function addServerStatements(record: SocketRecord, server: ServerSocket, seen: (entry: NumberedQuery) => void): void {
+  if (server.statements !== null) {
+    const entries = serverPreparedEntries(server);
     entries.forEach(seen);
     record.serverStatements = entries.map((entry) => entry.queryId);
     const stale = entries.filter((entry) => entry.stale).map((entry) => entry.queryId);
     if (stale.length > 0) record.staleStatements = stale;
   }
-  const notes = requestPreparedEntries(sk);
+  const notes = requestPreparedEntries(server);
   if (notes.length === 0) return;
-  for (const { server, client } of notes) {
-    if (server !== null) seen(server);
-    if (client !== null) seen(client);
+  for (const note of notes) {
+    if (note.server !== null) seen(note.server);
+    if (note.client !== null) seen(note.client);
   }
-  record.notes = notes.map(({ at, kind, server, client }) => [
+  record.notes = notes.map(({ at, kind, server: ofServer, client }) => [
     at,
     kind !== NoteKind.PARSE,
-    server?.queryId ?? null,
+    ofServer?.queryId ?? null,
     client === null ? null : clientTuple(client),
     kind === NoteKind.DEALLOCATE,
   ]);
@@ -200,15 +205,7 @@ function scramRecord(state: object): Record<string, unknown> {
   return fields;
 }
 
-function flagBits(sk: PgSocket): number {
-  let bits = 0;
-  for (let i = 0; i < flagFields.length; i++) if (sk[flagFields[i] as (typeof flagFields)[number]]) bits |= 1 << i;
-  // a packet that waits for answers of its server is looked at again by the new process
-  if (sk.link?.holding === true) bits |= 1 << flagFields.indexOf('reading');
-  return bits;
-}
-
-function socketRecord(sk: PgSocket, state: string, pool: number, kept: number, unsent: number): SocketRecord {
+function socketRecord(sk: AnySocket, state: string, pool: number, kept: number, unsent: number): SocketRecord {
   const record: SocketRecord = {
     k: 'socket',
     fd: true,
@@ -216,38 +213,50 @@ function socketRecord(sk: PgSocket, state: string, pool: number, kept: number, u
     state,
     pool,
     f: flagBits(sk),
-    n: numberFields.map((name) => (timeFields.has(name) ? wallTime(sk[name]) : sk[name])),
+    n: numbersOf(sk),
     v: sk.vars,
     cancelKey: bytesText(sk.cancelKey),
     remote: addrTuple(sk.remoteAddr),
     local: addrTuple(sk.localAddr),
     kept,
     unsent,
-    collected: sk.collect === null ? 0 : sk.collectLen,
+    collected: 0,
   };
-  if (sk.ldapOptions !== '') record.ldapOptions = sk.ldapOptions;
-  if (sk.console !== null) record.console = consoleRecord(sk.console);
   if (sk.link !== null) record.link = sk.link.id;
-  if (sk.canceledServer !== null) record.canceled = sk.canceledServer.id;
-  if (sk.db !== null) {
-    record.db = sk.db.name;
-    if (sk.db.fake) record.fake = true;
-  }
+  const db = isServerSocket(sk) ? null : sk.db;
   if (sk.loginUser !== (sk.pool?.user ?? null)) {
-    record.user = sk.loginUser === null ? null : credentialsRef(sk.loginUser, sk.db);
+    record.user = sk.loginUser === null ? null : credentialsRef(sk.loginUser, db);
   }
-  if (sk.host !== null) record.host = sk.host;
-  if (sk.startupOptions !== null) record.startupOptions = sk.startupOptions;
-  if (sk.loginSalt !== null) record.loginSalt = bytesText(sk.loginSalt);
-  if (sk.scram !== null) record.scram = scramRecord(sk.scram);
-  if (sk.requests !== null && sk.requests.count > 0) {
-    record.requests = requestList(sk.requests);
-    record.subjects = record.requests.map((_, at) => (sk.requests as RequestQueue).subjectAt(at));
-  }
-  if (sk.unnamedSeq !== 0 && sk.unnamed !== null && sk.unnamedLen > 0) {
-    record.unnamed = bytesText(sk.unnamed.subarray(0, sk.unnamedLen));
-  }
+  if (isServerSocket(sk)) addServerFields(record, sk);
+  else addClientFields(record, sk);
   return record;
+}
+
+function addClientFields(record: SocketRecord, client: ClientSocket): void {
+  if (client.partial !== null) record.collected = client.partial.length;
+  if (client.console !== null) record.console = consoleRecord(client.console);
+  if (client.canceledServer !== null) record.canceled = client.canceledServer.id;
+  if (client.db !== null) {
+    record.db = client.db.name;
+    if (client.db.fake) record.fake = true;
+  }
+  if (client.startupOptions !== null) record.startupOptions = client.startupOptions;
+  if (client.unnamedSeq !== 0 && client.unnamed !== null && client.unnamedLen > 0) {
+    record.unnamed = bytesText(client.unnamed.subarray(0, client.unnamedLen));
+  }
+  const { login } = client;
+  if (login === null) return;
+  if (login.ldapOptions !== '') record.ldapOptions = login.ldapOptions;
+  if (login.salt !== null) record.loginSalt = bytesText(login.salt);
+  if (login.scram !== null) record.scram = scramRecord(login.scram);
+}
+
+function addServerFields(record: SocketRecord, server: ServerSocket): void {
+  const { host, requests } = server;
+  if (host !== null) record.host = host;
+  if (requests.count === 0) return;
+  record.requests = requestList(requests);
+  record.subjects = record.requests.map((_, at) => requests.subjectAt(at));
 }
 
 /** What shows that a client did nothing since it was described ahead. */
@@ -262,13 +271,14 @@ interface Seen {
  * An idle client: nothing of it is on its way anywhere, and it changes only when a packet of it arrives, which its requestTime
  * tells. The console's clients may wait for an event.
  */
-function isIdle(sk: PgSocket): boolean {
+function isIdle(sk: AnySocket): boolean {
   return (
+    !isServerSocket(sk) &&
     sk.state === SocketState.CL_ACTIVE &&
     sk.link === null &&
     sk.pool?.db.admin === false &&
     sk.pktRemain === 0 &&
-    sk.collect === null &&
+    sk.partial === null &&
     sk.canceledServer === null &&
     !sk.hasKept
   );
@@ -278,7 +288,7 @@ function isIdle(sk: PgSocket): boolean {
 export class Description {
   private readonly numbers = new Map<PgPool, number>();
   private readonly statements = new Set<number>();
-  private readonly ahead = new Map<PgSocket, Seen>();
+  private readonly ahead = new Map<AnySocket, Seen>();
   private ok = true;
   private count = 0;
 
@@ -306,7 +316,7 @@ export class Description {
    * Describes a client while the process still serves, if it is idle: most clients are, and those that stay so until
    * everything stands still cost nothing then.
    */
-  describeAhead(sk: PgSocket): boolean {
+  describeAhead(sk: AnySocket): boolean {
     if (sk.handle < 0 || !isIdle(sk) || !travels(sk) || native.unsent(sk.handle) > 0) return this.ok;
     // its pool was made after the frame was described
     if (sk.pool !== null && !this.numbers.has(sk.pool)) return this.ok;
@@ -332,7 +342,7 @@ export class Description {
    * @param pauseMode the mode before the handover
    * @returns false when `put` gave up
    */
-  describeAll(still: Stillness, except: PgSocket, since: number, pauseMode: PauseMode): boolean {
+  describeAll(still: Stillness, except: AnySocket, since: number, pauseMode: PauseMode): boolean {
     this.write(stillRecord(since, pauseMode), [], null);
     let listeners = 0;
     forEachPoolerFd((fd, _addr, inherited) => {
@@ -341,11 +351,11 @@ export class Description {
       return this.ok;
     });
     this.putFrame();
-    const each = (sk: PgSocket): void => {
+    const each = (sk: AnySocket): void => {
       if (sk !== except) this.putSocket(sk, still.unsent.get(sk) ?? null);
     };
     for (const pool of allPools()) eachOfPool(pool, each);
-    eachOfList(loginClientList, each);
+    eachSocket(loginClientList, each);
     const gone: number[] = [];
     for (const [sk, seen] of this.ahead) if (!seen.met) gone.push(sk.id);
     if (gone.length > 0) this.write({ k: 'gone', ids: gone }, [], null);
@@ -373,14 +383,14 @@ export class Description {
     this.write({ k: 'statement', queryId, length: query.length }, [query], null);
   };
 
-  private putSocket(sk: PgSocket, unsent: Uint8Array | null): void {
+  private putSocket(sk: AnySocket, unsent: Uint8Array | null): void {
     const seen = this.ahead.get(sk);
     if (seen !== undefined && seen.requestTime === sk.requestTime && seen.pool === sk.pool && isIdle(sk)) {
       this.count++;
       seen.met = true;
       return;
     }
-    const state = stateName(sk.state);
+    const state = handoverName(sk.state);
     if (!this.ok || state === null || sk.handle < 0 || !travels(sk)) return;
     this.count++;
     if (seen !== undefined) seen.met = true;
@@ -388,7 +398,7 @@ export class Description {
     const kept = native.keptLength(sk.handle) > 0 ? native.copyKept(sk.handle) : null;
     if (kept !== null) raw.push(kept);
     if (unsent !== null) raw.push(unsent);
-    if (sk.collect !== null) raw.push(sk.collect.subarray(0, sk.collectLen));
+    if (!isServerSocket(sk) && sk.partial !== null) raw.push(sk.partial.buf.subarray(0, sk.partial.length));
     const record = socketRecord(sk, state, this.numberOf(sk.pool), kept?.length ?? 0, unsent?.length ?? 0);
     record.fd = seen === undefined;
     addStatements(record, sk, this.putStatement);

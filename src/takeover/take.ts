@@ -24,7 +24,7 @@ import { launchNewConnection } from '../core/link/launch';
 import { disconnectServer } from '../core/link/objects';
 import { checkListenAddr, resumePooler, settleListeners } from '../core/net/pooler';
 import { socketsByHandle } from '../core/net/sbuf';
-import type { PgPool, PgSocket } from '../core/pool/bouncer';
+import type { PgPool, ServerSocket } from '../core/pool/bouncer';
 import { findDatabase } from '../core/pool/database';
 import { getPool } from '../core/pool/pool';
 import { isServerSocket } from '../core/pool/socket';
@@ -56,9 +56,9 @@ const QUICK_LOOKS = 100;
 const NAP_MS = 1;
 
 /** The pseudo-server whose other end is the old process. */
-let oldBouncer: PgSocket | null = null;
+let oldBouncer: ServerSocket | null = null;
 /** the same connection, once it has logged in and left the loop */
-let loggedIn: PgSocket | null = null;
+let loggedIn: ServerSocket | null = null;
 let channel: Channel | null = null;
 /** null = the classic exchange */
 let restorer: Restorer | null = null;
@@ -132,13 +132,13 @@ function takeoverInit(): PgPool {
 }
 
 /** The server connection to the old process has logged in: the loop has no more to do with it. */
-export function takeoverLoggedIn(server: PgSocket): Verdict {
+export function takeoverLoggedIn(server: ServerSocket): Verdict {
   loggedIn = server;
   return Verdict.DISCONNECTED;
 }
 
 /** Turns the loop until the old process has accepted an ordinary login. */
-function waitForLogin(pool: PgPool): PgSocket {
+function waitForLogin(pool: PgPool): ServerSocket {
   const limit = newTimer(() => die('login failed: the old process does not answer'));
   timerStart(limit, cf.serverConnectTimeout > 0 ? cf.serverConnectTimeout : (ANSWER_MS * USEC) / 1000, 0);
   while (loggedIn === null) {
@@ -150,7 +150,7 @@ function waitForLogin(pool: PgPool): PgSocket {
 }
 
 /** The login is done: asks a process of our own kind for everything, any other for what it can give. */
-function takeoverLogin(server: PgSocket): void {
+function takeoverLogin(server: ServerSocket): void {
   slogInfo(server, 'login OK, sending SUSPEND');
   const fd = native.detach(server.handle);
   socketsByHandle[server.handle] = null;

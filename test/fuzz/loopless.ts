@@ -12,7 +12,13 @@ import { cf } from '../../src/core/config/settings';
 import { perLoopMaint } from '../../src/core/life/janitor';
 import { disconnectClient, disconnectServer, releaseServer } from '../../src/core/link/objects';
 import { attachHandle, runContinueQueue, sbufClose } from '../../src/core/net/sbuf';
-import { type PgPool, type PgSocket, SocketState } from '../../src/core/pool/bouncer';
+import {
+  type AnySocket,
+  type ClientSocket,
+  type PgPool,
+  type ServerSocket,
+  SocketState,
+} from '../../src/core/pool/bouncer';
 import { addDatabase } from '../../src/core/pool/database';
 import { getPool } from '../../src/core/pool/pool';
 import { raiseQueryId } from '../../src/core/pool/prepare';
@@ -102,8 +108,8 @@ let defaults = false;
 /** A pool with sockets of its own. */
 export class World {
   readonly pool: PgPool;
-  private readonly inbound = new Map<PgSocket, Buffer>();
-  private readonly lineOf = new Map<PgSocket, Line>();
+  private readonly inbound = new Map<AnySocket, Buffer>();
+  private readonly lineOf = new Map<AnySocket, Line>();
   private readonly poolMode: string;
 
   constructor(options: WorldOptions = {}) {
@@ -124,7 +130,7 @@ export class World {
     this.pool.welcomeMsg = Buffer.alloc(0);
   }
 
-  private attach(sk: PgSocket): void {
+  private attach(sk: AnySocket): void {
     const handle = ++lastHandle;
     const line: Line = { kept: Buffer.alloc(0), sent: [], closed: false };
     lines.set(handle, line);
@@ -136,12 +142,12 @@ export class World {
   }
 
   /** A client that is logged in. */
-  client(): PgSocket {
+  client(): ClientSocket {
     const client = newClient();
     this.attach(client);
     client.db = this.pool.db;
     client.loginUser = this.pool.user;
-    client.welcomeSent = true;
+    client.login = null;
     changeClientState(client, SocketState.CL_LOGIN);
     client.pool = this.pool;
     changeClientState(client, SocketState.CL_ACTIVE);
@@ -149,7 +155,7 @@ export class World {
   }
 
   /** A client that has only connected. */
-  stranger(): PgSocket {
+  stranger(): ClientSocket {
     const client = newClient();
     this.attach(client);
     client.remoteAddr = { family: 4, host: '127.0.0.1', port: 1, uid: 0, pid: 0 };
@@ -158,7 +164,7 @@ export class World {
   }
 
   /** Ends connections that came from elsewhere, as the end of the process would. */
-  endForeign(sockets: PgSocket[]): void {
+  endForeign(sockets: AnySocket[]): void {
     for (const sk of sockets) {
       sk.list?.remove(sk);
       sk.link = null;
@@ -173,10 +179,10 @@ export class World {
   }
 
   /** A server that is logged in and free. */
-  server(): PgSocket {
-    const server = newServer();
+  server(): ServerSocket {
+    const server = newServer(this.pool);
     this.attach(server);
-    server.pool = this.pool;
+    server.login = null;
     server.loginUser = this.pool.user;
     this.pool.db.connectionCount++;
     const globalUser = this.pool.user?.globalUser ?? null;
@@ -188,17 +194,17 @@ export class World {
   }
 
   /** These bytes are on their way to the pooler. */
-  arrive(sk: PgSocket, bytes: Buffer): void {
+  arrive(sk: AnySocket, bytes: Buffer): void {
     this.inbound.set(sk, Buffer.concat([this.inbound.get(sk) as Buffer, bytes]));
   }
 
   /** True when the pooler would take something of what is on its way. */
-  canRead(sk: PgSocket): boolean {
+  canRead(sk: AnySocket): boolean {
     return !isDead(sk) && sk.reading && !sk.blocked && (this.inbound.get(sk) as Buffer).length > 0;
   }
 
   /** The pooler receives at most `most` bytes more of this socket. */
-  deliver(sk: PgSocket, most: number, random: Random): void {
+  deliver(sk: AnySocket, most: number, random: Random): void {
     if (!this.canRead(sk)) return;
     const line = this.lineOf.get(sk) as Line;
     const waiting = this.inbound.get(sk) as Buffer;
@@ -224,7 +230,7 @@ export class World {
   }
 
   /** Takes what was sent on a socket since the last call. */
-  take(sk: PgSocket): Buffer {
+  take(sk: AnySocket): Buffer {
     const line = this.lineOf.get(sk) as Line;
     const sent = Buffer.concat(line.sent);
     line.sent = [];
@@ -232,7 +238,7 @@ export class World {
   }
 
   /** What of a socket's input the pooler has not processed. */
-  keptOf(sk: PgSocket): Buffer {
+  keptOf(sk: AnySocket): Buffer {
     return (this.lineOf.get(sk) as Line).kept;
   }
 
@@ -252,11 +258,11 @@ export class World {
   }
 }
 
-function ownLists(pool: PgPool): StatList<PgSocket>[] {
-  return Object.values(pool).filter((value): value is StatList<PgSocket> => value instanceof StatList);
+function ownLists(pool: PgPool): StatList<AnySocket>[] {
+  return Object.values(pool).filter((value): value is StatList<AnySocket> => value instanceof StatList);
 }
 
-function input(sk: PgSocket, off: number, length: number): void {
+function input(sk: AnySocket, off: number, length: number): void {
   if (isServerSocket(sk)) serverInput(sk, off, length);
   else clientInput(sk, off, length);
 }

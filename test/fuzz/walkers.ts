@@ -4,9 +4,8 @@
  */
 
 import assert from 'node:assert/strict';
-import type { PgSocket } from '../../src/core/pool/bouncer';
+import type { AnySocket, ClientSocket, ServerSocket } from '../../src/core/pool/bouncer';
 import { queryCacheSize } from '../../src/core/pool/prepare';
-import type { RequestQueue } from '../../src/core/pool/requests';
 import { isDead } from '../../src/core/pool/socket';
 import { preparedCount } from '../../src/core/pool/statements';
 import { clientRecvFailed } from '../../src/core/session/client';
@@ -60,15 +59,15 @@ interface Seen {
   prepared: number[];
 }
 
-function requestsOf(server: PgSocket): number[] {
-  const queue = server.requests as RequestQueue;
+function requestsOf(server: ServerSocket): number[] {
+  const queue = server.requests;
   return Array.from({ length: queue.count }, (_, at) => queue.entryAt(at));
 }
 
 /** A header that was not whole is shown as far as it was there. */
 const withoutHex = (text: string) => text.replace(/bad packet header: '[0-9a-f]*'/, 'bad packet header');
 
-function seen(world: World, client: PgSocket, server: PgSocket): Seen {
+function seen(world: World, client: ClientSocket, server: ServerSocket): Seen {
   return {
     server: world.take(server).toString('latin1'),
     client: withoutHex(lengthless(world.take(client))),
@@ -280,7 +279,7 @@ class Customer {
 
   /** @param syncs its pipelines have more than one */
   constructor(
-    readonly sk: PgSocket,
+    readonly sk: AnySocket,
     private readonly syncs: boolean,
   ) {
     // a Parse that the pooler answers itself is not refused for a transaction that fails in front of it in the pipeline
@@ -444,7 +443,13 @@ const sharing: Target = {
 };
 
 /** Bytes go to and fro in pieces until nothing moves any more. */
-function round(world: World, servers: Shared[], customers: Customer[], guest: PgSocket | null, random: Random): void {
+function round(
+  world: World,
+  servers: Shared[],
+  customers: Customer[],
+  guest: ClientSocket | null,
+  random: Random,
+): void {
   const atOnce = () => (random.one(3) ? random.between(1, 20) : 60_000);
   const clients = customers.map(({ sk }) => sk);
   if (guest !== null) clients.push(guest);
@@ -478,7 +483,7 @@ function serve(world: World, shared: Shared): void {
 }
 
 interface Shared {
-  sk: PgSocket;
+  sk: ServerSocket;
   backend: Backend;
 }
 

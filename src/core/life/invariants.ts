@@ -5,17 +5,24 @@
 
 import { nextOf, type StatList } from '../base/list';
 import { socketsByHandle } from '../net/sbuf';
-import { type PgDatabase, type PgGlobalUser, type PgPool, type PgSocket, SocketState } from '../pool/bouncer';
+import {
+  type AnySocket,
+  type ClientSocket,
+  type PgDatabase,
+  type PgGlobalUser,
+  type ServerSocket,
+  SocketState,
+} from '../pool/bouncer';
 import { peerPoolList, poolList } from '../pool/pool';
 import { isDead, isServerSocket } from '../pool/socket';
-import { loginClientList } from '../pool/states';
+import { eachSocket, loginClientList } from '../pool/states';
 
-function nameOf(sk: PgSocket): string {
+function nameOf(sk: AnySocket): string {
   return `${isServerSocket(sk) ? 'server' : 'client'} 0x${sk.id.toString(16)} (state ${sk.state})`;
 }
 
 /** @returns what is wrong with a client, or null */
-function brokenClient(client: PgSocket): string | null {
+function brokenClient(client: ClientSocket): string | null {
   const { pool, db } = client;
   if (pool?.dead === true) return `${nameOf(client)} belongs to a pool that was killed`;
   if (client.state === SocketState.CL_LOGIN && pool !== null && client.link === null)
@@ -26,26 +33,25 @@ function brokenClient(client: PgSocket): string | null {
   return null;
 }
 
-function brokenServer(server: PgSocket): string | null {
-  const pool = server.pool as PgPool;
+function brokenServer(server: ServerSocket): string | null {
+  const pool = server.pool;
   if (pool.dead) return `${nameOf(server)} belongs to a pool that was killed`;
   if (pool.db.list === null) return `${nameOf(server)} belongs to a database that was removed`;
   return null;
 }
 
 /** Every connection is in a list, and what it refers to is alive. */
-function brokenSocket(sk: PgSocket): string | null {
+function brokenSocket(sk: AnySocket): string | null {
   if (isDead(sk)) return `${nameOf(sk)} is closed and still has its handle`;
   if (sk.list === null) return `${nameOf(sk)} is in no list`;
   return isServerSocket(sk) ? brokenServer(sk) : brokenClient(sk);
 }
 
-function countIn(list: StatList<PgSocket>, dbs: Map<PgDatabase, number>, users: Map<PgGlobalUser, number>): void {
-  for (let client = list.head; client !== null; client = nextOf(client)) {
-    if (client.db !== null && client.contributesDbClientCount) dbs.set(client.db, (dbs.get(client.db) ?? 0) + 1);
-    const user = client.loginUser?.globalUser ?? null;
-    if (user !== null && client.userConnectionCounted) users.set(user, (users.get(user) ?? 0) + 1);
-  }
+function countIn(list: StatList<ClientSocket>, dbs: Map<PgDatabase, number>, users: Map<PgGlobalUser, number>): void {
+  eachSocket(list, ({ countedDb, countedUser }) => {
+    if (countedDb !== null) dbs.set(countedDb, (dbs.get(countedDb) ?? 0) + 1);
+    if (countedUser !== null) users.set(countedUser, (users.get(countedUser) ?? 0) + 1);
+  });
 }
 
 /** The counts that limits are checked against, and by which provisional records are forgotten. */

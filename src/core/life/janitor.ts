@@ -19,7 +19,14 @@ import {
 } from '../link/objects';
 import { isResting } from '../link/settling';
 import { sendPacket } from '../net/sbuf';
-import { type PgPool, type PgSocket, Replication, SocketState } from '../pool/bouncer';
+import {
+  type ClientSocket,
+  LoginPhase,
+  type PgPool,
+  Replication,
+  type ServerSocket,
+  SocketState,
+} from '../pool/bouncer';
 import { databaseList } from '../pool/database';
 import {
   anyPoolTouched,
@@ -65,18 +72,18 @@ function launchRecheck(pool: PgPool): void {
   if (!sendPacket(server, buf)) disconnectServer(server, false, 'test query failed');
 }
 
-function notifyWaiting(client: PgSocket): void {
+function notifyWaiting(client: ClientSocket): void {
   const due =
     cf.queryWaitNotify > 0 &&
     client.state === SocketState.CL_WAITING &&
-    client.welcomeSent &&
-    !client.sentWaitNotification &&
+    client.login === null &&
+    !client.waitNotified &&
     Math.floor((getCachedTime() - client.waitStart) / USEC) > cf.queryWaitNotify;
   if (!due) return;
   const buf = pktbufTemp();
   writeNotice(buf, 'No server connection available in postgres backend, client being queued');
   if (!sendPacket(client, buf)) logWarning('Sending queue warning failed');
-  client.sentWaitNotification = true;
+  client.waitNotified = true;
 }
 
 /** Gives waiting clients servers: idle ones, tested ones, new ones. */
@@ -89,14 +96,14 @@ function poolActivate(pool: PgPool, runQueue: RunQueue): void {
   let tested = pool.testedServerList.count;
   let used = pool.usedServerList.count;
   for (let client = pool.waitingClientList.head; client !== null; ) {
-    const next: PgSocket | null = nextOf(client);
+    const next: ClientSocket | null = nextOf(client);
     notifyWaiting(client);
     if (dropIfEnded(client)) {
       // it needs no server any more
     } else if (client.replication !== Replication.NONE) {
       launchNewConnection(pool, true);
     } else if (pool.idleServerList.count > 0) {
-      if (client.waitForWelcome && !pool.welcomeMsgReady) {
+      if (client.login?.phase === LoginPhase.WELCOME && !pool.welcomeMsgReady) {
         launchNewConnection(pool, true);
       } else {
         activateClient(client);
@@ -151,7 +158,7 @@ function poolSuspend(pool: PgPool, force: boolean, runQueue: RunQueue): number {
   return active;
 }
 
-function countCloseNeeded(list: StatList<PgSocket>): number {
+function countCloseNeeded(list: StatList<ServerSocket>): number {
   let count = 0;
   for (let server = list.head; server !== null; server = nextOf(server)) if (server.closeNeeded) count++;
   return count;

@@ -16,7 +16,7 @@ import { onResolved } from '../net/dnslookup';
 import { collectNameAnswers } from '../net/name-thread';
 import { onAccept } from '../net/pooler';
 import { runContinueQueue, sbufIsEmpty, socketsByHandle, unblockSource } from '../net/sbuf';
-import { type PgSocket, SocketState } from '../pool/bouncer';
+import { type AnySocket, type ServerSocket, SocketState } from '../pool/bouncer';
 import { isDead, isServerSocket } from '../pool/socket';
 import { upcalls } from '../pool/upcalls';
 import { acceptClient } from '../session/accept';
@@ -25,15 +25,15 @@ import { serverFlushed, serverInput, serverRecvFailed } from '../session/server'
 import { perLoopMaint } from './janitor';
 
 /** Whose bytes are being processed: the one to end when that throws. */
-let current: PgSocket | null = null;
+let current: AnySocket | null = null;
 
-function input(sk: PgSocket, offset: number, length: number): void {
+function input(sk: AnySocket, offset: number, length: number): void {
   current = sk;
   if (isServerSocket(sk)) serverInput(sk, offset, length);
   else clientInput(sk, offset, length);
 }
 
-function onRecv(sk: PgSocket, result: number, offset: number): void {
+function onRecv(sk: AnySocket, result: number, offset: number): void {
   if (result > 0) {
     sk.hasKept = false;
     input(sk, offset, result);
@@ -43,13 +43,13 @@ function onRecv(sk: PgSocket, result: number, offset: number): void {
   recvFailed(sk);
 }
 
-function recvFailed(sk: PgSocket): void {
+function recvFailed(sk: AnySocket): void {
   if (isServerSocket(sk)) serverRecvFailed(sk);
   else clientRecvFailed(sk);
 }
 
 /** A TLS handshake is done, or failed. */
-function onTls(sk: PgSocket, result: number): void {
+function onTls(sk: AnySocket, result: number): void {
   if (result < 0) {
     logWarning(`TLS handshake error: ${native.tlsError(sk.handle)}`);
     if (isServerSocket(sk)) serverTlsFailed(sk);
@@ -60,7 +60,7 @@ function onTls(sk: PgSocket, result: number): void {
 }
 
 /** What was queued for a socket is sent, or the socket broke: whoever waited for that goes on. */
-export function onDrain(sk: PgSocket, result: number): void {
+export function onDrain(sk: AnySocket, result: number): void {
   if (result < 0) {
     if (isServerSocket(sk)) disconnectServer(sk, false, 'server connection closed', LoginOutcome.HOST_FAILED);
     else disconnectClient(sk, false, 'unexpected eof');
@@ -80,7 +80,7 @@ function accept(handle: number, result: number): void {
   if (accepted !== null) acceptClient(result, accepted.isUnix);
 }
 
-function onConnect(server: PgSocket, result: number): void {
+function onConnect(server: ServerSocket, result: number): void {
   if (server.state !== SocketState.SV_LOGIN) return;
   if (result < 0) {
     disconnectServer(server, false, 'connect failed', LoginOutcome.HOST_FAILED);
@@ -91,7 +91,7 @@ function onConnect(server: PgSocket, result: number): void {
 }
 
 /** What happened to sockets while a handover kept them still: they go on with it if the handover fails. */
-const later: { kind: number; sk: PgSocket; result: number }[] = [];
+const later: { kind: number; sk: AnySocket; result: number }[] = [];
 
 /** The handover failed: what happened meanwhile is handled now. */
 export function replayDeferred(): void {
@@ -99,8 +99,8 @@ export function replayDeferred(): void {
   replayExternalAuth();
 }
 
-function onSocket(kind: number, sk: PgSocket, result: number): void {
-  if (kind === Ev.CONNECT) onConnect(sk, result);
+function onSocket(kind: number, sk: AnySocket, result: number): void {
+  if (kind === Ev.CONNECT && isServerSocket(sk)) onConnect(sk, result);
   else if (kind === Ev.DRAIN) onDrain(sk, result);
   else onTls(sk, result);
 }

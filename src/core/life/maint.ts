@@ -27,7 +27,15 @@ import { nameThreadMaint } from '../net/name-thread';
 import { cleanupUnixSockets } from '../net/pooler';
 import { sendBytes } from '../net/sbuf';
 import { databaseMinPoolSize, poolPoolSize, poolResPoolSize, poolServerLifetime } from '../pool/admission';
-import { type PgGlobalUser, type PgPool, type PgSocket, Replication, SocketState } from '../pool/bouncer';
+import {
+  type ClientSocket,
+  LoginPhase,
+  type PgGlobalUser,
+  type PgPool,
+  Replication,
+  type ServerSocket,
+  SocketState,
+} from '../pool/bouncer';
 import { autodatabaseIdleList, databaseList, retireAutodatabase } from '../pool/database';
 import {
   getPool,
@@ -39,8 +47,7 @@ import {
   requestFullLoopMaint,
   touchPool,
 } from '../pool/pool';
-import type { RequestQueue } from '../pool/requests';
-import { changeServerState, loginClientList, socketCounts } from '../pool/states';
+import { changeServerState, eachSocket, loginClientList, socketCounts } from '../pool/states';
 import { PACKET_FLUSH } from '../wire/messages';
 import { brokenInvariant } from './invariants';
 import { peerPoolsMaint } from './janitor';
@@ -48,23 +55,13 @@ import { peerPoolsMaint } from './janitor';
 /** usec between rounds */
 const MAINT_PERIOD = Math.floor(USEC / 3);
 
-/** Calls back for each element; the callback may take that element out, and nothing before it comes back. */
-function eachSafe(list: StatList<PgSocket>, each: (sk: PgSocket) => void): void {
-  for (let sk = list.head; sk !== null; ) {
-    const next: PgSocket | null = nextOf(sk);
-    each(sk);
-    // the end of one may have ended its neighbour
-    sk = next !== null && next.list !== (list as unknown) ? null : next;
-  }
-}
-
 /* ---- clients ---- */
 
 function clientIdleMaint(pool: PgPool, now: number): void {
   // all clients of such a pool have the same user: thousands of idle ones cost nothing where no limit is set
   const userLimit = pool.user?.globalUser?.clientIdleTimeout ?? 0;
   if (cf.clientIdleTimeout <= 0 && pool.db.forcedUser === null && userLimit <= 0) return;
-  eachSafe(pool.activeClientList, (client) => {
+  eachSocket(pool.activeClientList, (client) => {
     if (client.link !== null) return;
     const own = client.loginUser?.globalUser?.clientIdleTimeout ?? 0;
     const limit = own > 0 ? own : cf.clientIdleTimeout;
@@ -72,7 +69,7 @@ function clientIdleMaint(pool: PgPool, now: number): void {
   });
 }
 
-function effectiveQueryWaitTimeout(client: PgSocket): number {
+function effectiveQueryWaitTimeout(client: ClientSocket): number {
   const user = client.loginUser?.globalUser ?? null;
   if (user?.queryWaitTimeoutSet) return user.queryWaitTimeout;
   if (client.db?.queryWaitTimeoutSet) return client.db.queryWaitTimeout;
@@ -80,7 +77,7 @@ function effectiveQueryWaitTimeout(client: PgSocket): number {
 }
 
 function waitingClientMaint(pool: PgPool, now: number): void {
-  eachSafe(pool.waitingClientList, (client) => {
+  eachSocket(pool.waitingClientList, (client) => {
     // also where no server becomes free for long: it takes a place of max_client_conn
     if (dropIfEnded(client)) return;
     const age = now - (client.queryStart === 0 ? client.requestTime : client.queryStart);
@@ -92,7 +89,7 @@ function waitingClientMaint(pool: PgPool, now: number): void {
     } else if (waitLimit > 0 && age > waitLimit) {
       disconnectClient(client, true, 'query_wait_timeout');
     } else if (
-      client.waitForWelcome &&
+      client.login?.phase === LoginPhase.WELCOME &&
       !pool.welcomeMsgReady &&
       cf.clientLoginTimeout > 0 &&
       now - client.connectTime > cf.clientLoginTimeout
@@ -104,17 +101,17 @@ function waitingClientMaint(pool: PgPool, now: number): void {
 
 function cancelReqMaint(pool: PgPool, now: number): void {
   if (cf.cancelWaitTimeout <= 0) return;
-  eachSafe(pool.waitingCancelReqList, (req) => {
+  eachSocket(pool.waitingCancelReqList, (req) => {
     if (now - req.requestTime > cf.cancelWaitTimeout) disconnectClient(req, false, 'cancel_wait_timeout');
   });
 }
 
 /* ---- servers ---- */
 
-function unusedServerMaint(pool: PgPool, list: StatList<PgSocket>, idleTest: boolean, now: number): void {
+function unusedServerMaint(pool: PgPool, list: StatList<ServerSocket>, idleTest: boolean, now: number): void {
   const lifetime = poolServerLifetime(pool);
   const minPoolSize = databaseMinPoolSize(pool.db);
-  eachSafe(list, (server) => {
+  eachSocket(list, (server) => {
     const idle = now - server.requestTime;
     if (server.closeNeeded) {
       disconnectServer(server, true, 'database configuration changed');
@@ -145,10 +142,10 @@ function unusedServerMaint(pool: PgPool, list: StatList<PgSocket>, idleTest: boo
  * How long a server has been waiting for the rest of a pipeline. It holds what the pipeline has locked, as in an idle
  * transaction, but no ReadyForQuery says so before the Sync. usec, 0 = it is not waiting for that
  */
-function pipelineIdle(server: PgSocket, client: PgSocket, limit: number, now: number): number {
+function pipelineIdle(server: ServerSocket, client: ClientSocket, limit: number, now: number): number {
   if (client.state !== SocketState.CL_ACTIVE || server.settingVars || server.copyMode) return 0;
   const silent = now - Math.max(client.requestTime, server.requestTime);
-  const requests = server.requests as RequestQueue;
+  const requests = server.requests;
   if (requests.count === 0) return silent;
   if (!requests.owesSync()) return 0;
   // behind an error the server passes over everything up to the Sync
@@ -163,7 +160,7 @@ function pipelineIdle(server: PgSocket, client: PgSocket, limit: number, now: nu
 }
 
 function activeServerMaint(pool: PgPool, now: number): void {
-  eachSafe(pool.activeServerList, (server) => {
+  eachSocket(pool.activeServerList, (server) => {
     const fastClose = cf.serverFastClose && server.ready;
     // replication goes on for ever: waiting for its end is no option
     if (server.closeNeeded && (fastClose || server.replication !== Replication.NONE)) {
@@ -191,7 +188,7 @@ function activeServerMaint(pool: PgPool, now: number): void {
 }
 
 function newServerMaint(pool: PgPool, now: number): void {
-  eachSafe(pool.newServerList, (server) => {
+  eachSocket(pool.newServerList, (server) => {
     const age = now - server.connectTime;
     if (cf.serverConnectTimeout > 0 && age > cf.serverConnectTimeout) {
       startupUnanswered(server);

@@ -15,13 +15,13 @@ import { getCachedTime } from '../base/time';
 import { disconnectClient, disconnectServer } from '../link/objects';
 import { cleanupTcpSockets, resumePooler, suspendPooler } from '../net/pooler';
 import { sbufContinue, sbufIsEmpty, sbufPause } from '../net/sbuf';
-import { Dropping, type PgSocket } from '../pool/bouncer';
+import { type AnySocket, Dropping } from '../pool/bouncer';
 import { poolList, touchPools } from '../pool/pool';
 import { isServerSocket } from '../pool/socket';
 
 /* ---- suspend and resume ---- */
 
-function closeSuspended(sk: PgSocket): void {
+function closeSuspended(sk: AnySocket): void {
   if (isServerSocket(sk)) disconnectServer(sk, true, 'suspend_timeout');
   else disconnectClient(sk, true, 'suspend_timeout');
 }
@@ -30,10 +30,10 @@ function closeSuspended(sk: PgSocket): void {
  * Stops reading a socket of whose input nothing is in flight. One in the middle of a packet stops at its end. @returns true
  * when it is suspended, or was closed by force
  */
-function suspendSocket(sk: PgSocket, force: boolean): boolean {
+function suspendSocket(sk: AnySocket, force: boolean): boolean {
   if (sk.suspended) return true;
   // a client that still owes the Sync of a request it cancelled would be a stranger to a process that does not know of it
-  if (sbufIsEmpty(sk) && sk.dropping === Dropping.NONE) {
+  if (sbufIsEmpty(sk) && (isServerSocket(sk) || sk.dropping === Dropping.NONE)) {
     sbufPause(sk);
     sk.suspended = true;
     return true;
@@ -45,10 +45,10 @@ function suspendSocket(sk: PgSocket, force: boolean): boolean {
   return true;
 }
 
-export function suspendSocketList(list: StatList<PgSocket>, force: boolean): number {
+export function suspendSocketList(list: StatList<AnySocket>, force: boolean): number {
   let active = 0;
   for (let sk = list.head; sk !== null; ) {
-    const next: PgSocket | null = nextOf(sk);
+    const next: AnySocket | null = nextOf(sk);
     if (!suspendSocket(sk, force)) active++;
     sk = next;
   }
@@ -56,10 +56,10 @@ export function suspendSocketList(list: StatList<PgSocket>, force: boolean): num
 }
 
 /** Counts those that have not got everything yet, whoever it came from. */
-export function flushSocketList(list: StatList<PgSocket>, force: boolean): number {
+export function flushSocketList(list: StatList<AnySocket>, force: boolean): number {
   let active = 0;
   for (let sk = list.head; sk !== null; ) {
-    const next: PgSocket | null = nextOf(sk);
+    const next: AnySocket | null = nextOf(sk);
     if (native.unsent(sk.handle) > 0) {
       if (force) closeSuspended(sk);
       else active++;
@@ -69,7 +69,7 @@ export function flushSocketList(list: StatList<PgSocket>, force: boolean): numbe
   return active;
 }
 
-function resumeSocketList(list: StatList<PgSocket>): void {
+function resumeSocketList(list: StatList<AnySocket>): void {
   for (let sk = list.head; sk !== null; sk = nextOf(sk)) {
     if (!sk.suspended) continue;
     sk.suspended = false;

@@ -6,7 +6,7 @@
 import { logDebug, slogDebug, slogWarning } from '../base/log';
 import { cf } from '../config/settings';
 import { sbufContinue, sbufPause, sendBytes, sendPacket } from '../net/sbuf';
-import { Dropping, type PgPool, type PgSocket, SocketState } from '../pool/bouncer';
+import { type ClientSocket, Dropping, type PgPool, type ServerSocket, SocketState } from '../pool/bouncer';
 import { CANCELLATION_TTL_MASK, findByCancelKey } from '../pool/cancel-keys';
 import { findPeer } from '../pool/database';
 import { getPeerPool } from '../pool/pool';
@@ -23,13 +23,13 @@ import { activateClient, disconnectClient, disconnectServer, LoginOutcome, sendP
 const ERRCODE_QUERY_CANCELED = '57014';
 
 /** Queues a request. Some clients send more bytes after it; nobody reads them. */
-function pauseCancelRequest(req: PgSocket): void {
+function pauseCancelRequest(req: ClientSocket): void {
   slogDebug(req, 'pause_cancel_request');
   changeClientState(req, SocketState.CL_WAITING_CANCEL);
   sbufPause(req);
 }
 
-function forwardToPeer(peerId: number, req: PgSocket, key: Buffer): void {
+function forwardToPeer(peerId: number, req: ClientSocket, key: Buffer): void {
   if (((key[7] as number) & CANCELLATION_TTL_MASK) === 0) {
     disconnectClient(req, false, 'failed to forward cancel request because its TTL was exhausted');
     return;
@@ -53,7 +53,7 @@ function forwardToPeer(peerId: number, req: PgSocket, key: Buffer): void {
  * again at once. While its variables are set, a SET of the pooler's own runs on its server, which must not be hit: the packet
  * is looked at when that is done.
  */
-function cancelWaiting(client: PgSocket): void {
+function cancelWaiting(client: ClientSocket): void {
   client.dropping = Dropping.REQUEST;
   if (client.state !== SocketState.CL_WAITING) return;
   // a replication client waits for a login of its own
@@ -67,7 +67,7 @@ function cancelWaiting(client: PgSocket): void {
 }
 
 /** One packet of a client whose request was cancelled before a server had it: what PostgreSQL does with it. */
-export function dropCanceled(client: PgSocket, type: number, len: number): Verdict {
+export function dropCanceled(client: ClientSocket, type: number, len: number): Verdict {
   const stats = (client.pool as PgPool).stats;
   count(stats, Stat.CLIENT_BYTES, len);
   if (type === PqMsg.Terminate) {
@@ -88,7 +88,7 @@ export function dropCanceled(client: PgSocket, type: number, len: number): Verdi
 }
 
 /** A cancel request arrived. @param key the bytes after the code; belongs to the request from now on */
-export function acceptCancelRequest(req: PgSocket, key: Buffer): void {
+export function acceptCancelRequest(req: ClientSocket, key: Buffer): void {
   // a longer key names no peer: its client logged in before this process had peers
   if (cf.peerId > 0 && key.length === BACKENDKEY_LEN) {
     const peerId = (key[1] as number) + ((key[2] as number) << 8);
@@ -129,9 +129,10 @@ export function acceptCancelRequest(req: PgSocket, key: Buffer): void {
 }
 
 /** A connection is open and the first waiting cancel request goes out on it. */
-export function forwardCancelRequest(server: PgSocket): void {
-  const pool = server.pool as PgPool;
-  const req = pool.waitingCancelReqList.head as PgSocket;
+export function forwardCancelRequest(server: ServerSocket): void {
+  const pool = server.pool;
+  const req = pool.waitingCancelReqList.head as ClientSocket;
+  server.login = null;
   server.link = req;
   req.link = server;
   let key = req.cancelKey;

@@ -7,15 +7,15 @@ import { inetAddr, unixAddr } from '../net/addr';
 import { dnsResolve } from '../net/dnslookup';
 import { attachHandle } from '../net/sbuf';
 import { tuneSocket } from '../net/tune';
-import { type PgPool, type PgSocket, SocketState } from '../pool/bouncer';
+import { type ServerSocket, SocketState } from '../pool/bouncer';
 import { disconnectServer, LoginOutcome } from './objects';
 
 const IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}$/;
 /** No name has a colon, but not all that has one is an address. */
 const IPV6 = /^(?=.*:)[0-9a-fA-F:.]+(?:%.+)?$/;
 
-export function connectToHost(server: PgSocket, host: string | null): void {
-  const db = (server.pool as PgPool).db;
+export function connectToHost(server: ServerSocket, host: string | null): void {
+  const db = server.pool.db;
   server.host = host;
   if (host === null || host.startsWith('/') || host.startsWith('@')) {
     const dir = host ?? cf.unixSocketDir;
@@ -33,22 +33,23 @@ export function connectToHost(server: PgSocket, host: string | null): void {
     slogNoise(server, `dns socket: ${host}`);
     // the answer may come at once, so the token is stored first
     const token = dnsResolve(host, (addr) => onServerResolved(server, addr));
-    if (server.state === SocketState.SV_LOGIN && server.handle < 0) server.dnsToken = token;
+    if (server.state === SocketState.SV_LOGIN && server.login !== null && server.handle < 0)
+      server.login.dnsToken = token;
   }
 }
 
-function onServerResolved(server: PgSocket, addr: SockAddr | null): void {
-  server.dnsToken = -1;
+function onServerResolved(server: ServerSocket, addr: SockAddr | null): void {
+  if (server.login !== null) server.login.dnsToken = -1;
   if (addr === null) {
     disconnectServer(server, true, 'server DNS lookup failed', LoginOutcome.HOST_FAILED);
     return;
   }
-  connectServer(server, { family: addr.family, host: addr.host, port: (server.pool as PgPool).db.port });
+  connectServer(server, { family: addr.family, host: addr.host, port: server.pool.db.port });
 }
 
-function connectServer(server: PgSocket, addr: SockAddr): void {
+function connectServer(server: ServerSocket, addr: SockAddr): void {
   const isUnix = addr.family === Family.UNIX;
-  server.remoteAddr = isUnix ? unixAddr((server.pool as PgPool).db.port, 0, 0) : inetAddr(addr);
+  server.remoteAddr = isUnix ? unixAddr(server.pool.db.port, 0, 0) : inetAddr(addr);
   slogDebug(server, 'launching new connection to server');
   // options first: the receive window is agreed on while connecting
   const fd = native.socket(addr.family);

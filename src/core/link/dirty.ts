@@ -3,7 +3,8 @@
 import { nextOf } from '../base/list';
 import { type PgDatabase, type PgPool, ServerProtocol, SocketState } from '../pool/bouncer';
 import { databaseList } from '../pool/database';
-import { forEachServer } from '../pool/pool';
+import { forEachServer } from '../pool/states';
+
 import { resetWelcomeMsg } from '../pool/welcome';
 import { endAttempt, hostsOf } from './hosts';
 import { closeServerList, disconnectServer, LoginOutcome } from './objects';

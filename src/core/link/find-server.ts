@@ -5,7 +5,7 @@
 import { getPauseMode, PauseMode } from '../base/lifecycle';
 import { slogDebug, slogNoise, wantDebug, wantNoise } from '../base/log';
 import { sbufPause, sendPacket } from '../net/sbuf';
-import { type PgPool, type PgSocket, Replication, SocketState } from '../pool/bouncer';
+import { type ClientSocket, type PgPool, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
 import { poolServerCount } from '../pool/pool';
 import { sendingAuthQuery } from '../pool/socket';
 import { changeServerState } from '../pool/states';
@@ -21,7 +21,7 @@ import { disconnectClient, disconnectServer, pauseClient } from './objects';
  * for something that will not come.
  * @returns false when the client was disconnected
  */
-function checkFastFail(client: PgSocket): boolean {
+function checkFastFail(client: ClientSocket): boolean {
   const pool = client.pool;
   if (pool === null || !pool.lastLoginFailed) return true;
   if (poolServerCount(pool) - pool.newServerList.count > 0) return true;
@@ -33,7 +33,7 @@ function checkFastFail(client: PgSocket): boolean {
 }
 
 /** First idle server that is fit for use; those that are not are closed on the way. */
-function takeIdleServer(pool: PgPool): PgSocket | null {
+function takeIdleServer(pool: PgPool): ServerSocket | null {
   for (;;) {
     const server = pool.idleServerList.head;
     if (server === null) return null;
@@ -44,7 +44,7 @@ function takeIdleServer(pool: PgPool): PgSocket | null {
 }
 
 /** Sends the SETs that make the server's variables the client's. @returns true when something was sent, null on failure */
-function applyVars(server: PgSocket, client: PgSocket): boolean | null {
+function applyVars(server: ServerSocket, client: ClientSocket): boolean | null {
   if (varcacheMatches(server.vars, client.vars)) return false;
   const sql = varcacheDiff(server.vars, client.vars);
   if (sql === '') return false;
@@ -58,14 +58,14 @@ function applyVars(server: PgSocket, client: PgSocket): boolean | null {
  * Links the client with a server, or queues it.
  * @returns true when the client may send now. False: it was paused (its packet has to be kept) or disconnected.
  */
-export function findServer(client: PgSocket): boolean {
+export function findServer(client: ClientSocket): boolean {
   if (client.link !== null) return true;
   const pool = client.pool as PgPool;
   const forAuthQuery = sendingAuthQuery(client);
   client.waitStart = 0;
   if (wantNoise()) slogNoise(client, 'find_server: client had no linked server yet');
 
-  let server: PgSocket | null = null;
+  let server: ServerSocket | null = null;
   if (getPauseMode() === PauseMode.PAUSE || pool.db.paused) {
     server = null;
   } else if (client.replication !== Replication.NONE && !forAuthQuery) {
@@ -95,7 +95,7 @@ export function findServer(client: PgSocket): boolean {
   if (wantNoise()) slogNoise(client, `linking client to S-0x${server.id.toString(16)}`);
   client.link = server;
   server.link = client;
-  const stats = (server.pool as PgPool).stats;
+  const stats = server.pool.stats;
   count(stats, Stat.SERVER_ASSIGNMENT_COUNT, 1);
   changeServerState(server, SocketState.SV_ACTIVE);
   if (!varsSent) return true;

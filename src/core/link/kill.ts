@@ -2,10 +2,10 @@
 
 import { nextOf } from '../base/list';
 import { logWarning } from '../base/log';
-import { type PgDatabase, type PgPool, type PgSocket, SocketState } from '../pool/bouncer';
+import { type ClientSocket, type PgDatabase, type PgPool, SocketState } from '../pool/bouncer';
 import { removeDatabase, removePeer } from '../pool/database';
 import { poolClientCount, poolList, poolServerCount, removePool } from '../pool/pool';
-import { loginClientList } from '../pool/states';
+import { clientStates, loginClientList, serverStates } from '../pool/states';
 import { closeClientList, closeServerList, disconnectClient } from './objects';
 
 /* ---- ends of pools and databases ---- */
@@ -15,8 +15,8 @@ import { closeClientList, closeServerList, disconnectClient } from './objects';
  * @param db null = all but the admin database
  */
 export function closeLogins(db: PgDatabase | null, reason: string): void {
-  const logins: PgSocket[] = [];
-  const take = (client: PgSocket): void => {
+  const logins: ClientSocket[] = [];
+  const take = (client: ClientSocket): void => {
     if (client.db === null || client.db.admin || (db !== null && client.db !== db)) return;
     logins.push(client);
   };
@@ -35,23 +35,8 @@ export function killPool(pool: PgPool): void {
 }
 
 function killPoolBecause(pool: PgPool, reason: string): void {
-  const clientLists = [
-    pool.activeClientList,
-    pool.waitingClientList,
-    pool.activeCancelReqList,
-    pool.waitingCancelReqList,
-  ];
-  const serverLists = [
-    pool.activeServerList,
-    pool.activeCancelServerList,
-    pool.beingCanceledServerList,
-    pool.idleServerList,
-    pool.usedServerList,
-    pool.testedServerList,
-    pool.newServerList,
-  ];
-  for (const list of clientLists) closeClientList(list, reason);
-  for (const list of serverLists) closeServerList(list, reason);
+  for (const { list } of clientStates) closeClientList(list(pool), reason);
+  for (const { list } of serverStates) closeServerList(list(pool), reason);
   removePool(pool);
 }
 

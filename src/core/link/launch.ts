@@ -10,8 +10,8 @@ import {
   type PgDatabase,
   type PgGlobalUser,
   type PgPool,
-  type PgSocket,
   Replication,
+  type ServerSocket,
   SocketState,
 } from '../pool/bouncer';
 import { poolServerCount } from '../pool/pool';
@@ -21,8 +21,7 @@ import { connectToHost } from './connect';
 import { attemptGoesOn, endAttempt, pickHost } from './hosts';
 import { disconnectServer } from './objects';
 
-/** The one that was used longest ago. */
-function older(a: PgSocket | null, b: PgSocket | null): PgSocket | null {
+function leastRecentlyUsed(a: ServerSocket | null, b: ServerSocket | null): ServerSocket | null {
   if (a === null) return b;
   if (b === null) return a;
   return a.requestTime < b.requestTime ? a : b;
@@ -30,13 +29,13 @@ function older(a: PgSocket | null, b: PgSocket | null): PgSocket | null {
 
 /** Closes the server that idles longest in any of these pools. @returns false when none can go */
 function evictFrom(pools: readonly PgPool[]): boolean {
-  let oldest: PgSocket | null = null;
+  let oldest: ServerSocket | null = null;
   for (const pool of pools) {
-    oldest = older(oldest, pool.idleServerList.tail);
-    // servers under test are somebody's hope when clients wait
+    oldest = leastRecentlyUsed(oldest, pool.idleServerList.tail);
+    // do not evict servers being tested while clients wait: they are about to become idle
     if (pool.waitingClientList.count > 0) continue;
-    oldest = older(oldest, pool.usedServerList.tail);
-    oldest = older(oldest, pool.testedServerList.tail);
+    oldest = leastRecentlyUsed(oldest, pool.usedServerList.tail);
+    oldest = leastRecentlyUsed(oldest, pool.testedServerList.tail);
   }
   if (oldest === null) return false;
   disconnectServer(oldest, true, 'evicted');
@@ -128,11 +127,10 @@ export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): void 
 }
 
 function openConnection(pool: PgPool): void {
-  const server = newServer();
+  const server = newServer(pool);
   const now = getCachedTime();
   // what failed so long ago is not part of this attempt any more
   if (now - pool.lastConnectTime >= cf.serverLoginRetry) endAttempt(pool);
-  server.pool = pool;
   server.loginUser = pool.user;
   server.connectTime = now;
   pool.lastConnectTime = now;

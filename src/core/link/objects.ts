@@ -12,7 +12,14 @@ import { cf, PoolMode } from '../config/settings';
 import { dnsCancel } from '../net/dnslookup';
 import { sbufClose, sbufContinue, sbufIsEmpty, sbufPause, sendBytes, sendPacket, unblockSource } from '../net/sbuf';
 import { connectionPoolMode, poolPoolSize, poolServerLifetime } from '../pool/admission';
-import { type PgPool, type PgSocket, Replication, SocketState } from '../pool/bouncer';
+import {
+  type AnySocket,
+  type ClientSocket,
+  type PgPool,
+  Replication,
+  type ServerSocket,
+  SocketState,
+} from '../pool/bouncer';
 import { forgetCancelKey } from '../pool/cancel-keys';
 import { uncountClient } from '../pool/provisional';
 import { isDead, sendingAuthQuery } from '../pool/socket';
@@ -37,7 +44,7 @@ const CACHED_REASON_MAX = 99;
  * @returns false when the socket failed
  */
 export function sendPoolerError(
-  client: PgSocket,
+  client: ClientSocket,
   sendReady: boolean,
   levelFatal: boolean,
   sqlstate: string | null,
@@ -50,7 +57,7 @@ export function sendPoolerError(
   return sendPacket(client, buf);
 }
 
-function logClosing(sk: PgSocket, reason: string): void {
+function logClosing(sk: AnySocket, reason: string): void {
   const age = Math.floor((getCachedTime() - sk.connectTime) / USEC);
   slogInfo(sk, `closing because: ${reason} (age=${age}s)`);
 }
@@ -58,25 +65,24 @@ function logClosing(sk: PgSocket, reason: string): void {
 /* ---- clients ---- */
 
 /** The server of a leaving client: released when it is clean, closed when not. */
-function dropLinkedServer(client: PgSocket): void {
+function dropLinkedServer(client: ClientSocket): void {
   const server = client.link;
   if (server === null) return;
   const whole = client.pktRemain === 0 || client.pktSkip;
-  if (server.ready && (server.requests?.count ?? 0) === 0 && whole && sbufIsEmpty(server)) {
-    if (client.vanished) letPoolRest(server.pool as PgPool);
+  if (server.ready && server.requests.count === 0 && whole && sbufIsEmpty(server)) {
+    if (client.vanished) letPoolRest(server.pool);
     releaseServer(server);
     return;
   }
   server.link = null;
   client.link = null;
   if (!server.ready) disconnectServer(server, true, 'client disconnect while server was not ready');
-  else if ((server.requests?.count ?? 0) > 0)
-    disconnectServer(server, true, 'client disconnected with query in progress');
+  else if (server.requests.count > 0) disconnectServer(server, true, 'client disconnected with query in progress');
   else disconnectServer(server, true, 'client disconnect before everything was sent to the server');
 }
 
 /** A cancel request that ends: frees its connection, and the server it was aimed at if that waited for it. */
-function dropCancelRequest(req: PgSocket): void {
+function dropCancelRequest(req: ClientSocket): void {
   const carrier = req.link;
   if (carrier !== null) {
     carrier.link = null;
@@ -92,7 +98,7 @@ function dropCancelRequest(req: PgSocket): void {
   if (target.state === SocketState.SV_BEING_CANCELED && cancelCount(target) === 0) releaseServer(target);
 }
 
-function cancelCount(server: PgSocket): number {
+function cancelCount(server: ServerSocket): number {
   return server.cancelingClients === null ? 0 : server.cancelingClients.length;
 }
 
@@ -103,7 +109,7 @@ function cancelCount(server: PgSocket): number {
  * @param sqlstate null = protocol_violation
  */
 export function disconnectClient(
-  client: PgSocket,
+  client: ClientSocket,
   notify: boolean,
   reason: string | null,
   sqlstate: string | null = null,
@@ -142,7 +148,6 @@ export function disconnectClient(
 
   forgetCancelKey(client);
   freeClientStatements(client);
-  client.scram = null;
   uncountClient(client);
   changeClientState(client, SocketState.CL_JUSTFREE);
   sbufClose(client);
@@ -169,7 +174,7 @@ export const enum LoginOutcome {
 }
 
 /** The client of a leaving server goes too, told why as far as it is logged in. */
-function unlinkServer(server: PgSocket, reason: string): void {
+function unlinkServer(server: ServerSocket, reason: string): void {
   const client = server.link;
   if (client === null) return;
   client.link = null;
@@ -184,14 +189,14 @@ function unlinkServer(server: PgSocket, reason: string): void {
 }
 
 /** The replication client that a login was for waits for the next one. */
-function letWait(server: PgSocket): void {
+function letWait(server: ServerSocket): void {
   if (server.link !== null) server.link.link = null;
   server.link = null;
 }
 
 /** A connection ends before it has logged in: whether clients of its pool are told, and when the next is opened. */
-function loginEnded(server: PgSocket, reason: string, outcome: LoginOutcome): void {
-  const pool = server.pool as PgPool;
+function loginEnded(server: ServerSocket, reason: string, outcome: LoginOutcome): void {
+  const pool = server.pool;
   switch (outcome) {
     case LoginOutcome.HOST_FAILED:
       if (nextPlace(pool, server.host)) {
@@ -221,13 +226,13 @@ function loginEnded(server: PgSocket, reason: string, outcome: LoginOutcome): vo
  * @param outcome what this says about the server when the connection has not logged in yet; else without meaning
  */
 export function disconnectServer(
-  server: PgSocket,
+  server: ServerSocket,
   sendTerm: boolean,
   reason: string,
   outcome: LoginOutcome = LoginOutcome.FAILED,
 ): void {
   if (isDead(server)) return;
-  const pool = server.pool as PgPool;
+  const pool = server.pool;
   const text = reason.slice(0, REASON_MAX);
   if (cf.logDisconnections) logClosing(server, text);
 
@@ -254,11 +259,8 @@ export function disconnectServer(
     server.cancelingClients = null;
   }
   if (sendTerm && server.handle >= 0) sendBytes(server, PACKET_TERMINATE, PACKET_TERMINATE.length);
-  if (server.dnsToken >= 0) {
-    dnsCancel(server.dnsToken);
-    server.dnsToken = -1;
-  }
-  server.scram = null;
+  if (server.login !== null && server.login.dnsToken >= 0) dnsCancel(server.login.dnsToken);
+  server.login = null;
   freeServerStatements(server);
   pool.db.connectionCount--;
   const globalUser = pool.user?.globalUser ?? null;
@@ -271,8 +273,8 @@ export function disconnectServer(
  * Whether a server has lived long enough. Closings for that reason are spread over the lifetime, so that a pool is not
  * relaunched all at once.
  */
-export function lifeOver(server: PgSocket): boolean {
-  const pool = server.pool as PgPool;
+export function lifeOver(server: ServerSocket): boolean {
+  const pool = server.pool;
   const now = getCachedTime();
   const lifetime = poolServerLifetime(pool);
   if (now - server.connectTime < lifetime) return false;
@@ -281,7 +283,7 @@ export function lifeOver(server: PgSocket): boolean {
   return now - pool.lastLifetimeDisconnect >= gap;
 }
 
-function resetOnRelease(server: PgSocket): boolean {
+function resetOnRelease(server: ServerSocket): boolean {
   if (wantDebug()) slogDebug(server, `resetting: ${cf.serverResetQuery}`);
   // until the answer is there: the turn that released it may still see it flushed, and must not release it again
   server.ready = false;
@@ -299,15 +301,15 @@ function resetOnRelease(server: PgSocket): boolean {
  * the client gets a server: that one would have to be closed, because its new client is gone in the middle of a query.
  * @returns true when the client was disconnected
  */
-export function dropIfEnded(client: PgSocket): boolean {
+export function dropIfEnded(client: ClientSocket): boolean {
   if (native.ended(client.handle) <= 0) return false;
   disconnectClient(client, false, 'client unexpected eof');
   return true;
 }
 
 /** Wakes the first waiter of the pool that is still there, so that it gets the server that was just freed. */
-function reuseOnRelease(server: PgSocket): void {
-  const pool = server.pool as PgPool;
+function reuseOnRelease(server: ServerSocket): void {
+  const pool = server.pool;
   if (isResting(pool)) return;
   const waiting = pool.waitingClientList;
   while (waiting.head !== null && dropIfEnded(waiting.head));
@@ -316,7 +318,7 @@ function reuseOnRelease(server: PgSocket): void {
 }
 
 /** Separates a server from its client. @returns the state for a server that has no reason to be closed */
-function unlinkOnRelease(server: PgSocket): SocketState {
+function unlinkOnRelease(server: ServerSocket): SocketState {
   const client = server.link;
   if (client !== null) {
     client.copyMode = false;
@@ -331,7 +333,7 @@ function unlinkOnRelease(server: PgSocket): SocketState {
   return SocketState.SV_IDLE;
 }
 
-function stateOnRelease(server: PgSocket): SocketState {
+function stateOnRelease(server: ServerSocket): SocketState {
   switch (server.state) {
     case SocketState.SV_BEING_CANCELED:
     case SocketState.SV_ACTIVE:
@@ -340,7 +342,7 @@ function stateOnRelease(server: PgSocket): SocketState {
     case SocketState.SV_TESTED:
       return SocketState.SV_IDLE;
     case SocketState.SV_LOGIN: {
-      const pool = server.pool as PgPool;
+      const pool = server.pool;
       pool.lastLoginFailed = false;
       pool.lastConnectFailed = false;
       endAttempt(pool);
@@ -352,7 +354,7 @@ function stateOnRelease(server: PgSocket): SocketState {
 }
 
 /** Cancel requests that have not been sent yet have nothing left to cancel. */
-function dropUnsentCancels(server: PgSocket): void {
+function dropUnsentCancels(server: ServerSocket): void {
   if (server.cancelingClients === null) return;
   server.cancelingClients = server.cancelingClients.filter((req) => {
     if (req.state !== SocketState.CL_WAITING_CANCEL) return true;
@@ -362,13 +364,13 @@ function dropUnsentCancels(server: PgSocket): void {
 }
 
 /** Closes a server that must not serve another client. @returns releaseServer's result, null when the server stays */
-function closeOnRelease(server: PgSocket): boolean | null {
+function closeOnRelease(server: ServerSocket): boolean | null {
   if (server.state !== SocketState.SV_LOGIN && lifeOver(server)) {
     disconnectServer(server, true, 'server lifetime over');
-    (server.pool as PgPool).lastLifetimeDisconnect = getCachedTime();
+    server.pool.lastLifetimeDisconnect = getCachedTime();
     return false;
   }
-  if ((server.requests?.count ?? 0) > 0) {
+  if (server.requests.count > 0) {
     // their answers would reach the next client
     disconnectServer(server, true, 'client disconnected with queries in progress');
     return true;
@@ -381,7 +383,7 @@ function closeOnRelease(server: PgSocket): boolean | null {
 }
 
 /** A replication connection has logged in for the one client that it serves. */
-function releaseToReplicationClient(server: PgSocket): boolean {
+function releaseToReplicationClient(server: ServerSocket): boolean {
   if (server.link === null) {
     disconnectServer(server, true, 'replication client was closed', LoginOutcome.ABANDONED);
     return false;
@@ -397,7 +399,7 @@ function releaseToReplicationClient(server: PgSocket): boolean {
  * query, or to the idle list.
  * @returns false when it was closed instead
  */
-export function releaseServer(server: PgSocket): boolean {
+export function releaseServer(server: ServerSocket): boolean {
   const newState = stateOnRelease(server);
   dropUnsentCancels(server);
   const closed = closeOnRelease(server);
@@ -418,7 +420,7 @@ export function releaseServer(server: PgSocket): boolean {
 /* ---- waiting ---- */
 
 /** Puts a client without a server into the queue. */
-export function pauseClient(client: PgSocket): void {
+export function pauseClient(client: ClientSocket): void {
   if (wantDebug()) slogDebug(client, 'pause_client');
   if (getShutdownMode() === ShutdownMode.WAIT_FOR_SERVERS) {
     disconnectClient(client, true, 'server shutting down');
@@ -429,7 +431,7 @@ export function pauseClient(client: PgSocket): void {
 }
 
 /** Takes a client out of the queue; the packet that made it wait is looked at again. */
-export function activateClient(client: PgSocket): void {
+export function activateClient(client: ClientSocket): void {
   const pool = client.pool as PgPool;
   count(pool.stats, Stat.WAIT_TIME, getCachedTime() - client.waitStart);
   if (wantDebug()) slogDebug(client, 'activate_client');
@@ -438,11 +440,11 @@ export function activateClient(client: PgSocket): void {
 }
 
 /** Ends every client of a list. Each call takes at least the first out, so this ends. */
-export function closeClientList(list: StatList<PgSocket>, reason: string): void {
+export function closeClientList(list: StatList<ClientSocket>, reason: string): void {
   while (list.head !== null) disconnectClient(list.head, true, reason);
 }
 
 /** Likewise for servers, which did nothing to deserve it: no login of theirs has failed. */
-export function closeServerList(list: StatList<PgSocket>, reason: string): void {
+export function closeServerList(list: StatList<ServerSocket>, reason: string): void {
   while (list.head !== null) disconnectServer(list.head, true, reason, LoginOutcome.ABANDONED);
 }

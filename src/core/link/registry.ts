@@ -2,7 +2,7 @@
 
 import { slogInfo } from '../base/log';
 import { type DatabaseConfig, parseDatabase } from '../config/loader';
-import type { PgCredentials, PgDatabase, PgSocket } from '../pool/bouncer';
+import type { ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
 import { addDatabase, findDatabase, forceUserCredentials } from '../pool/database';
 import { findOrAddGlobalUser } from '../pool/user';
 import { tagDatabaseDirty, tagHostsGone } from './dirty';
@@ -79,7 +79,7 @@ function registerAutoDatabase(name: string): PgDatabase | null {
 }
 
 /** The database of that name; made from the `*` entry when there is one, and provisional until a login to it succeeds. */
-export function findOrRegisterLoginDatabase(client: PgSocket | null, name: string): PgDatabase | null {
+export function findOrRegisterLoginDatabase(client: ClientSocket | null, name: string): PgDatabase | null {
   const known = findDatabase(name);
   if (known !== null) return known;
   const db = registerAutoDatabase(name);
@@ -90,7 +90,7 @@ export function findOrRegisterLoginDatabase(client: PgSocket | null, name: strin
 }
 
 /** Likewise, for the console and the config: it stays until it has not been used for autodb_idle_timeout. */
-export function findOrRegisterDatabase(client: PgSocket | null, name: string): PgDatabase | null {
+export function findOrRegisterDatabase(client: ClientSocket | null, name: string): PgDatabase | null {
   const db = findOrRegisterLoginDatabase(client, name);
   if (db !== null) db.provisional = false;
   return db;

@@ -7,18 +7,18 @@ import { strlistContains } from '../base/strutil';
 import { cf } from '../config/settings';
 import { disconnectClient } from '../link/objects';
 import { databaseMaxClientConnections, userMaxClientConnections } from '../pool/admission';
-import type { PgDatabase, PgSocket } from '../pool/bouncer';
+import type { ClientSocket, PgDatabase } from '../pool/bouncer';
 
-function isAdminLogin(client: PgSocket): boolean {
+function isAdminLogin(client: ClientSocket): boolean {
   const name = client.loginUser?.name ?? null;
   return (client.db as PgDatabase).admin && name !== null && strlistContains(cf.adminUsers, name);
 }
 
 /** Counts the client for its database. @returns false when that was one too many and it was disconnected */
-export function checkDbConnectionCount(client: PgSocket): boolean {
+export function checkDbConnectionCount(client: ClientSocket): boolean {
   const db = client.db as PgDatabase;
-  if (!client.contributesDbClientCount) {
-    client.contributesDbClientCount = true;
+  if (client.countedDb === null) {
+    client.countedDb = db;
     db.clientConnectionCount++;
   }
   const max = databaseMaxClientConnections(db);
@@ -29,12 +29,12 @@ export function checkDbConnectionCount(client: PgSocket): boolean {
 }
 
 /** Counts the client for its user. @returns false when that was one too many and it was disconnected */
-export function checkUserConnectionCount(client: PgSocket): boolean {
+export function checkUserConnectionCount(client: ClientSocket): boolean {
   const user = client.loginUser?.globalUser ?? null;
   if (user === null) return true;
-  if (!client.userConnectionCounted) {
+  if (client.countedUser === null) {
+    client.countedUser = user;
     user.clientConnectionCount++;
-    client.userConnectionCounted = true;
   }
   if (isAdminLogin(client)) return true;
   const max = userMaxClientConnections(user);

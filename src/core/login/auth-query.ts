@@ -9,12 +9,12 @@ import { findServer } from '../link/find-server';
 import { disconnectClient, disconnectServer } from '../link/objects';
 import { findOrRegisterDatabase } from '../link/registry';
 import { sbufContinue, sbufPause, sendPacket } from '../net/sbuf';
-import type { PgCredentials, PgDatabase, PgSocket } from '../pool/bouncer';
+import { type ClientSocket, LoginPhase, type PgCredentials, type PgDatabase, type ServerSocket } from '../pool/bouncer';
 import { dynamicLoginCredentials } from '../pool/database';
 import { getPool } from '../pool/pool';
 import { uncountUser } from '../pool/provisional';
 import { ResponseAction } from '../pool/requests';
-import { isDead } from '../pool/socket';
+import { isDead, loginOf } from '../pool/socket';
 import { MAX_PASSWORD, MAX_USERNAME } from '../pool/user';
 import { writeExtQuery } from '../wire/messages';
 import { PqMsg } from '../wire/packets';
@@ -30,7 +30,7 @@ import { checkUserConnectionCount } from './admit';
 const IMPOSSIBLE_PASSWORD = randomBytes(32).toString('hex');
 
 /** The database to run auth_query on, or null when the client was disconnected. */
-function prepareAuthDatabase(client: PgSocket): PgDatabase | null {
+function prepareAuthDatabase(client: ClientSocket): PgDatabase | null {
   const clientDb = client.db as PgDatabase;
   const name = clientDb.authDbname ?? cf.authDbname;
   const db = name === null ? clientDb : findOrRegisterDatabase(client, name);
@@ -52,24 +52,23 @@ function prepareAuthDatabase(client: PgSocket): PgDatabase | null {
 }
 
 /** Starts the look-up, or queues the client until a server is there for it. */
-export function startAuthQuery(client: PgSocket, username: string): Verdict {
+export function startAuthQuery(client: ClientSocket, username: string): Verdict {
   const clientDb = client.db as PgDatabase;
   const db = prepareAuthDatabase(client);
   if (db === null) return Verdict.DISCONNECTED;
   client.pool = getPool(db, clientDb.authUser as PgCredentials);
-  client.waitForUserConn = true;
+  loginOf(client).phase = LoginPhase.AUTH_QUERY_SERVER;
   if (!findServer(client)) return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
   const query = clientDb.authQuery ?? cf.authQuery;
   if (wantNoise()) slogNoise(client, `doing auth_conn query: ${query}`);
-  client.waitForUserConn = false;
-  client.waitForUser = true;
+  loginOf(client).phase = LoginPhase.AUTH_QUERY_RESULT;
   sbufPause(client);
 
-  const server = client.link as PgSocket;
+  const server = client.link as ServerSocket;
   server.ready = false;
   server.unnamedSeq = 0;
   // so that the server is closed when the client leaves before the answer
-  server.requests?.push(PqMsg.Sync, ResponseAction.SKIP);
+  server.requests.push(PqMsg.Sync, ResponseAction.SKIP);
   const buf = pktbufTemp();
   writeExtQuery(buf, query, [username]);
   if (!sendPacket(server, buf)) disconnectServer(server, false, 'unable to send auth_query');
@@ -77,7 +76,7 @@ export function startAuthQuery(client: PgSocket, username: string): Verdict {
 }
 
 /** Reads the one row: user name and password. @returns false when the server was disconnected */
-function readUserRow(client: PgSocket, server: PgSocket, reader: PktReader): boolean {
+function readUserRow(client: ClientSocket, server: ServerSocket, reader: PktReader): boolean {
   const columns = reader.u16();
   if (reader.fail) return fail(server, 'bad packet');
   if (columns !== 2) return fail(server, `expected 2 columns from auth_query, not ${columns}`);
@@ -108,7 +107,7 @@ function untilNul(text: string): string {
   return nul < 0 ? text : text.slice(0, nul);
 }
 
-function fail(server: PgSocket, reason: string): boolean {
+function fail(server: ServerSocket, reason: string): boolean {
   disconnectServer(server, false, reason);
   return false;
 }
@@ -118,13 +117,13 @@ function fail(server: PgSocket, reason: string): boolean {
  * @param off body of the packet, up to `end`
  */
 export function handleAuthQueryResponse(
-  server: PgSocket,
+  server: ServerSocket,
   type: number,
   buf: Buffer,
   off: number,
   end: number,
 ): Verdict {
-  const client = server.link as PgSocket;
+  const client = server.link as ClientSocket;
   switch (type) {
     case PqMsg.RowDescription: {
       const reader = new PktReader(buf, off, end);
@@ -155,7 +154,7 @@ export function handleAuthQueryResponse(
   return isDead(server) ? Verdict.DISCONNECTED : Verdict.CONSUMED;
 }
 
-function finishAuthQuery(client: PgSocket, server: PgSocket): void {
+function finishAuthQuery(client: ClientSocket, server: ServerSocket): void {
   if (client.loginUser === null) {
     if (cf.logConnections) slogInfo(client, `login failed: db=${(client.db as PgDatabase).name}`);
     disconnectClient(client, true, 'no such user');

@@ -9,7 +9,8 @@ import { logWarning, slogDebug, slogWarning } from '../base/log';
 import { getCachedTime, USEC } from '../base/time';
 import { disconnectClient } from '../link/objects';
 import { sbufContinue, sbufPause } from '../net/sbuf';
-import { type PgCredentials, type PgSocket, SocketState } from '../pool/bouncer';
+import { type ClientSocket, LoginPhase, type PgCredentials, SocketState } from '../pool/bouncer';
+import { loginOf } from '../pool/socket';
 import { Verdict } from '../wire/verdict';
 
 /** Most logins under way in one line, as the original's queues have room for. */
@@ -20,7 +21,7 @@ const WAITING_MIN = 64;
 const LOST_AFTER = 300 * USEC;
 
 interface Login {
-  client: PgSocket;
+  client: ClientSocket;
   passwd: string;
   /** when it was asked about, usec; 0 = waits */
   since: number;
@@ -37,7 +38,7 @@ interface AuthLine {
   /** 'PAM' or 'LDAP', for the texts */
   readonly name: string;
   /** Asks; the answer comes to externalAuthDone(). Returns null, or why nobody can be asked. */
-  readonly start: (id: number, client: PgSocket, passwd: string) => string | null;
+  readonly start: (id: number, client: ClientSocket, passwd: string) => string | null;
   /** A login was not answered for LOST_AFTER: ends the thread, so that the next login starts another. null = no thread. */
   readonly lost: (() => void) | null;
   readonly running: Map<number, Login>;
@@ -55,11 +56,11 @@ export function newAuthLine(name: string, start: AuthLine['start'], lost: AuthLi
   return { name, start, lost, running: new Map(), waiting: [], waitingMax: WAITING_MIN };
 }
 
-function isValid(client: PgSocket): boolean {
+function isValid(client: ClientSocket): boolean {
   return client.state === SocketState.CL_LOGIN;
 }
 
-function refuse(line: AuthLine, client: PgSocket): void {
+function refuse(line: AuthLine, client: ClientSocket): void {
   disconnectClient(client, true, `${line.name} authentication failed`);
 }
 
@@ -97,10 +98,9 @@ function giveUpLost(line: AuthLine): void {
  * The client has sent its password: it waits for the answer, without being read.
  * @returns what becomes of the packet
  */
-export function externalAuthBegin(line: AuthLine, client: PgSocket, passwd: string): Verdict {
+export function externalAuthBegin(line: AuthLine, client: ClientSocket, passwd: string): Verdict {
   slogDebug(client, `${line.name} login: ${line.running.size} under way, ${line.waiting.length} waiting`);
-  client.waitForAuth = true;
-  client.authPassed = false;
+  loginOf(client).phase = LoginPhase.EXTERNAL_AUTH;
   sbufPause(client);
   const login = { client, passwd, since: 0 };
   if (line.running.size >= RUNNING_MAX) giveUpLost(line);
@@ -133,7 +133,7 @@ function finish({ line, id, allowed, warnings }: Answer): void {
     const user = client.loginUser as PgCredentials;
     if (allowed && !user.mockAuth) {
       rememberPassword(user, passwd);
-      client.authPassed = true;
+      loginOf(client).phase = LoginPhase.EXTERNAL_PASSED;
       sbufContinue(client);
     } else {
       refuse(line, client);

@@ -8,7 +8,7 @@ import { type HbaRule, loadHba } from '../config/hba';
 import { type IdentMaps, loadIdent } from '../config/ident';
 import { AuthType, cf } from '../config/settings';
 import { isUnixAddr } from '../net/addr';
-import { type PgDatabase, type PgSocket, Replication } from '../pool/bouncer';
+import { type ClientSocket, type PgDatabase, Replication } from '../pool/bouncer';
 
 /** null = never loaded: nobody has a rule then */
 let rules: HbaRule[] | null = null;
@@ -30,7 +30,7 @@ export function reloadHba(): void {
 }
 
 /** The rule that this client falls under when it names that user, or null. */
-export function findHbaRule(client: PgSocket, db: PgDatabase, username: string): HbaRule | null {
+export function findHbaRule(client: ClientSocket, db: PgDatabase, username: string): HbaRule | null {
   const facts: HbaClient = {
     isUnix: isUnixAddr(client.remoteAddr),
     host: client.remoteAddr.host,

@@ -7,7 +7,8 @@ import { receiveMessageOnPort } from 'node:worker_threads';
 import { startThread, type Thread } from '../base/thread';
 import type { LdapAnswer, LdapRequest } from '../base/worker-messages';
 import { type LdapOptions, parseLdapOptions } from '../config/ldap-options';
-import type { PgCredentials, PgSocket } from '../pool/bouncer';
+import type { ClientSocket, PgCredentials } from '../pool/bouncer';
+import { loginOf } from '../pool/socket';
 import { externalAuthDone, newAuthLine } from './external-auth';
 
 let thread: Thread | null = null;
@@ -41,8 +42,8 @@ function requestOf(id: number, options: LdapOptions, user: string, passwd: strin
   };
 }
 
-function startLdap(id: number, client: PgSocket, passwd: string): string | null {
-  const { options, error } = parseLdapOptions(client.ldapOptions);
+function startLdap(id: number, client: ClientSocket, passwd: string): string | null {
+  const { options, error } = parseLdapOptions(loginOf(client).ldapOptions);
   if (options === null) return error;
   try {
     thread ??= startThread('ldap.js');

@@ -20,9 +20,9 @@ import { slogDebug, slogError, slogNoise, wantDebug } from '../base/log';
 import { AuthType, cf } from '../config/settings';
 import { disconnectClient } from '../link/objects';
 import { sendPacket } from '../net/sbuf';
-import type { PgCredentials, PgDatabase, PgSocket } from '../pool/bouncer';
+import { type ClientSocket, LoginPhase, type PgCredentials, type PgDatabase } from '../pool/bouncer';
 import { admitClient } from '../pool/provisional';
-import { isDead } from '../pool/socket';
+import { isDead, loginOf } from '../pool/socket';
 import {
   writeAuthCleartext,
   writeAuthMd5,
@@ -40,13 +40,14 @@ import { finishClientLogin } from './welcome';
 
 const MD5_SALT_LEN = 4;
 
-/** Asks for the password in the way of client.clientAuthType. @returns false when the client was disconnected */
-export function sendClientAuthReq(client: PgSocket): boolean {
+/** Asks for the password by the client's method. @returns false when the client was disconnected */
+export function sendClientAuthReq(client: ClientSocket): boolean {
   const buf = pktbufTemp();
-  switch (client.clientAuthType) {
+  const login = loginOf(client);
+  switch (login.method) {
     case AuthType.MD5:
-      client.loginSalt = randomBytes(MD5_SALT_LEN);
-      writeAuthMd5(buf, client.loginSalt);
+      login.salt = randomBytes(MD5_SALT_LEN);
+      writeAuthMd5(buf, login.salt);
       break;
     case AuthType.PLAIN:
     case AuthType.LDAP:
@@ -64,29 +65,30 @@ export function sendClientAuthReq(client: PgSocket): boolean {
   return false;
 }
 
-function refuse(client: PgSocket, reason: string): Verdict {
+function refuse(client: ClientSocket, reason: string): Verdict {
   disconnectClient(client, true, reason);
   return Verdict.DISCONNECTED;
 }
 
-function loginDone(client: PgSocket): Verdict {
+function loginDone(client: ClientSocket): Verdict {
   if (finishClientLogin(client)) return Verdict.CONSUMED;
   return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
 }
 
-function checkClientPasswd(client: PgSocket, passwd: string): boolean {
+function checkClientPasswd(client: ClientSocket, passwd: string): boolean {
   const user = client.loginUser as PgCredentials;
   if (user.mockAuth) return false;
-  if (client.clientAuthType === AuthType.PLAIN) return checkPlainPassword(user.name, user.passwd, passwd);
-  if (client.loginSalt === null) return false;
-  return checkMd5Password(user.name, user.passwd, client.loginSalt, passwd);
+  const { method, salt } = loginOf(client);
+  if (method === AuthType.PLAIN) return checkPlainPassword(user.name, user.passwd, passwd);
+  if (salt === null) return false;
+  return checkMd5Password(user.name, user.passwd, salt, passwd);
 }
 
 /** The answer to the first SASL request: mechanism and client-first-message. @returns null, or what to log */
-function scramFirst(client: PgSocket, message: string): string | null {
+function scramFirst(client: ClientSocket, message: string): string | null {
   const user = client.loginUser as PgCredentials;
   const state = new ScramState();
-  client.scram = state;
+  loginOf(client).scram = state;
   if (wantDebug()) slogDebug(client, `SCRAM client-first-message = "${message}"`);
   const error = readClientFirstMessage(state, message);
   if (error !== null) return error;
@@ -99,7 +101,7 @@ function scramFirst(client: PgSocket, message: string): string | null {
   return sendPacket(client, buf) ? null : 'failed to send auth req';
 }
 
-function scramFinal(client: PgSocket, state: ScramState, message: string): string | null {
+function scramFinal(client: ClientSocket, state: ScramState, message: string): string | null {
   if (wantDebug()) slogDebug(client, `SCRAM client-final-message = "${message}"`);
   const error = readClientFinalMessage(state, message);
   if (error !== null) return error;
@@ -110,8 +112,9 @@ function scramFinal(client: PgSocket, state: ScramState, message: string): strin
   return sendPacket(client, buf) ? null : 'failed to send auth req';
 }
 
-function saslPacket(client: PgSocket, reader: PktReader): Verdict {
-  const state = client.scram;
+function saslPacket(client: ClientSocket, reader: PktReader): Verdict {
+  const login = loginOf(client);
+  const state = login.scram;
   let error: string | null;
   if (state === null) {
     const mechanism = reader.str();
@@ -138,20 +141,21 @@ function saslPacket(client: PgSocket, reader: PktReader): Verdict {
     const opener = admitClient(client).user as PgCredentials;
     if (opener.passwd === (client.loginUser as PgCredentials).passwd) saveScramKeys(state, opener);
   }
-  client.scram = null;
+  login.scram = null;
   return loginDone(client);
 }
 
 /** A complete PasswordMessage, SASLInitialResponse or SASLResponse. @param off body of the packet, up to `end` */
-export function handlePasswordPacket(client: PgSocket, buf: Buffer, off: number, end: number): Verdict {
-  if (client.loginUser === null) return refuse(client, 'client password pkt before startup packet');
+export function handlePasswordPacket(client: ClientSocket, buf: Buffer, off: number, end: number): Verdict {
+  const { method, phase } = loginOf(client);
+  if (phase < LoginPhase.CHALLENGED) return refuse(client, 'client password pkt before startup packet');
   const reader = new PktReader(buf, off, end);
-  if (client.clientAuthType === AuthType.SCRAM_SHA_256) return saslPacket(client, reader);
+  if (method === AuthType.SCRAM_SHA_256) return saslPacket(client, reader);
   const passwd = reader.str();
   if (passwd === null) return refuse(client, 'bad packet');
   if (passwd === '') return refuse(client, 'empty password returned by client');
-  if (client.clientAuthType === AuthType.LDAP) return externalAuthBegin(ldapLine, client, passwd);
-  if (client.clientAuthType === AuthType.PAM) return externalAuthBegin(pamLine, client, passwd);
+  if (method === AuthType.LDAP) return externalAuthBegin(ldapLine, client, passwd);
+  if (method === AuthType.PAM) return externalAuthBegin(pamLine, client, passwd);
   if (!checkClientPasswd(client, passwd)) return refuse(client, 'password authentication failed');
   return loginDone(client);
 }

@@ -4,10 +4,10 @@
 
 import { native } from '../base/native';
 import { addrHost } from '../net/addr';
-import type { PgCredentials, PgSocket } from '../pool/bouncer';
+import type { ClientSocket, PgCredentials } from '../pool/bouncer';
 import { externalAuthDone, newAuthLine } from './external-auth';
 
-function startPam(id: number, client: PgSocket, passwd: string): string | null {
+function startPam(id: number, client: ClientSocket, passwd: string): string | null {
   const missing = native.pamOpen();
   if (missing !== '') return `PAM authentication is not supported: ${missing}`;
   const err = native.pamSubmit(id, (client.loginUser as PgCredentials).name, passwd, addrHost(client.remoteAddr));

@@ -9,7 +9,7 @@ import type { HbaRule } from '../config/hba';
 import type { IdentMap } from '../config/ident';
 import { isUnixAddr } from '../net/addr';
 import { tlsPeerCertContainsName, tlsPeerCertProvided, tlsPeerCertSubject } from '../net/tls';
-import type { PgCredentials, PgSocket } from '../pool/bouncer';
+import type { ClientSocket, PgCredentials } from '../pool/bouncer';
 
 /** Whether a map has a line for this user of ours and a system user that `isPeer` knows. */
 function mapAllows(map: IdentMap, username: string, isPeer: (systemUser: string) => boolean): boolean {
@@ -19,13 +19,13 @@ function mapAllows(map: IdentMap, username: string, isPeer: (systemUser: string)
 }
 
 /** Name of the system user who opened a Unix socket; null when nobody can tell. */
-function unixPeerName(client: PgSocket): string | null {
+function unixPeerName(client: ClientSocket): string | null {
   const cred = native.peerCred(native.fdOf(client.handle));
   return cred === null ? null : native.getpwuid(cred[0]);
 }
 
 /** auth method peer. @returns whether the login may go on; the refusal is "unix socket login rejected" */
-export function peerAllows(client: PgSocket, rule: HbaRule | null): boolean {
+export function peerAllows(client: ClientSocket, rule: HbaRule | null): boolean {
   const user = client.loginUser as PgCredentials;
   if (!isUnixAddr(client.remoteAddr) || user.mockAuth) return false;
   const peer = unixPeerName(client);
@@ -40,7 +40,7 @@ export function peerAllows(client: PgSocket, rule: HbaRule | null): boolean {
 }
 
 /** auth method cert. @returns whether the login may go on; the refusal is "certificate authentication failed" */
-export function certAllows(client: PgSocket, rule: HbaRule | null): boolean {
+export function certAllows(client: ClientSocket, rule: HbaRule | null): boolean {
   const user = client.loginUser as PgCredentials;
   if (!client.tls) {
     slogError(client, 'TLS connection required');

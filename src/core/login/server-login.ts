@@ -22,9 +22,16 @@ import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from 
 import { addrString, fillLocalAddr, isUnixAddr } from '../net/addr';
 import { sbufContinue, sendBytes, sendPacket } from '../net/sbuf';
 import { sbufTlsConnect, tlsConnectionInfo, tlsState } from '../net/tls';
-import { type PgCredentials, type PgPool, type PgSocket, ProtocolTry, Replication } from '../pool/bouncer';
+import {
+  type PgCredentials,
+  type PgPool,
+  ProtocolTry,
+  Replication,
+  ServerLoginPhase,
+  type ServerSocket,
+} from '../pool/bouncer';
 import { poolConnectedServerCount } from '../pool/pool';
-import { isDead, replicationTypeParameters, sendingAuthQuery } from '../pool/socket';
+import { isDead, replicationTypeParameters, sendingAuthQuery, serverLoginOf } from '../pool/socket';
 import { upcalls } from '../pool/upcalls';
 import { findGlobalCredentials } from '../pool/user';
 import { varcacheApplyStartup, varcacheSet } from '../pool/varcache';
@@ -74,8 +81,8 @@ function killPoolLoginsServerError(pool: PgPool, { level, msg, sqlstate }: Serve
 /* ---- connect ---- */
 
 /** The connection is open: a waiting cancel request goes first, else login begins. */
-export function serverConnected(server: PgSocket): void {
-  const pool = server.pool as PgPool;
+export function serverConnected(server: ServerSocket): void {
+  const pool = server.pool;
   slogDebug(server, 'S: connect ok');
   const isUnix = isUnixAddr(server.remoteAddr);
   fillLocalAddr(server, native.fdOf(server.handle), isUnix);
@@ -99,10 +106,10 @@ export function serverConnected(server: PgSocket): void {
 }
 
 /** Asks for TLS first, unless that is off; over a Unix socket nobody listens. */
-function beginLogin(server: PgSocket, isUnix: boolean): boolean {
+function beginLogin(server: ServerSocket, isUnix: boolean): boolean {
   if (isUnix || tlsState.serverConnectSslmode === SslMode.DISABLED) return sendStartupMessage(server);
   slogNoise(server, 'P: SSL request');
-  server.waitSslchar = true;
+  serverLoginOf(server).phase = ServerLoginPhase.SSL_ANSWER;
   return sendBytes(server, PACKET_SSL_REQUEST, PACKET_SSL_REQUEST.length);
 }
 
@@ -119,7 +126,7 @@ function forkErrorText(buf: Buffer, off: number, end: number): string {
  * text that ends with a zero byte, without a length. It comes in one piece, and the connection ends behind it.
  * @returns true when that is what [off, end) is; the server was disconnected
  */
-export function handleForkError(server: PgSocket, buf: Buffer, off: number, end: number): boolean {
+export function handleForkError(server: ServerSocket, buf: Buffer, off: number, end: number): boolean {
   if (buf[off] !== PqMsg.ErrorResponse || end - off < NEW_HEADER_LEN) return false;
   const length = buf.readUInt32BE(off + 1);
   if (length >= ERROR_LENGTH_MIN && length <= ERROR_LENGTH_MAX) return false;
@@ -127,14 +134,14 @@ export function handleForkError(server: PgSocket, buf: Buffer, off: number, end:
   return true;
 }
 
-function forkFailed(server: PgSocket, text: string): void {
+function forkFailed(server: ServerSocket, text: string): void {
   logWarning(`server login failed: ${text}`);
   disconnectServer(server, false, text, LoginOutcome.HOST_FAILED);
 }
 
 /** The answer to SSLRequest, in the arena at `off`: one byte, and nothing else that TLS would not protect. */
-export function handleSslchar(server: PgSocket, off: number, length: number): void {
-  server.waitSslchar = false;
+export function handleSslchar(server: ServerSocket, off: number, length: number): void {
+  serverLoginOf(server).phase = ServerLoginPhase.STARTUP;
   const answer = arena[off];
   if (answer === PqMsg.ErrorResponse && tlsState.serverConnectSslmode < SslMode.REQUIRE) {
     forkFailed(server, forkErrorText(arena, off, off + length));
@@ -155,7 +162,7 @@ export function handleSslchar(server: PgSocket, off: number, length: number): vo
 }
 
 /** The handshake is done: login begins. */
-export function serverTlsReady(server: PgSocket): void {
+export function serverTlsReady(server: ServerSocket): void {
   const text = `SSL established: ${tlsConnectionInfo(server)}`;
   if (cf.logConnections) slogInfo(server, text);
   else slogNoise(server, text);
@@ -164,13 +171,13 @@ export function serverTlsReady(server: PgSocket): void {
 }
 
 /** The handshake failed: as when the server refuses TLS, no other host is tried instead. */
-export function serverTlsFailed(server: PgSocket): void {
+export function serverTlsFailed(server: ServerSocket): void {
   disconnectServer(server, false, 'server conn crashed?');
 }
 
-function sendStartupMessage(server: PgSocket): boolean {
+function sendStartupMessage(server: ServerSocket): boolean {
   slogNoise(server, 'P: startup');
-  const pool = server.pool as PgPool;
+  const pool = server.pool;
   if (!pool.welcomeMsgReady) forgetWelcomeParts(pool);
   const buf = pktbufTemp();
   startStartup(buf, chooseProtocol(server));
@@ -199,21 +206,21 @@ function sendStartupMessage(server: PgSocket): boolean {
 /* ---- authentication ---- */
 
 /** The credentials to log in with: a forced user without a password takes that of auth_file. */
-function serverCredentials(server: PgSocket): PgCredentials {
-  const pool = server.pool as PgPool;
+function serverCredentials(server: ServerSocket): PgCredentials {
+  const pool = server.pool;
   const credentials = pool.user as PgCredentials;
   if (credentials.passwd === '' && pool.db.forcedUser !== null)
     return findGlobalCredentials(credentials.name) ?? credentials;
   return credentials;
 }
 
-function sendPassword(server: PgSocket, passwd: string): boolean {
+function sendPassword(server: ServerSocket, passwd: string): boolean {
   const buf = pktbufTemp();
   writePassword(buf, passwd);
   return sendPacket(server, buf);
 }
 
-function loginMd5(server: PgSocket, reader: PktReader): boolean {
+function loginMd5(server: ServerSocket, reader: PktReader): boolean {
   const salt = reader.bytes(4);
   if (salt === null) return false;
   const credentials = serverCredentials(server);
@@ -221,31 +228,32 @@ function loginMd5(server: PgSocket, reader: PktReader): boolean {
   const answer = md5Answer(server, credentials.passwd, credentials.name, salt);
   if (answer !== null) return sendPassword(server, answer);
   if (passwordType(credentials.passwd) === PasswordType.SCRAM_SHA_256) {
-    killPoolLogins(server.pool as PgPool, null, 'server login failed: wrong password type');
+    killPoolLogins(server.pool, null, 'server login failed: wrong password type');
   }
   return false;
 }
 
-function loginScram(server: PgSocket): boolean {
+function loginScram(server: ServerSocket): boolean {
   const error = checkScramLogin(serverCredentials(server));
   if (error !== null) {
     slogError(server, error);
-    killPoolLogins(server.pool as PgPool, null, 'server login failed: wrong password type');
+    killPoolLogins(server.pool, null, 'server login failed: wrong password type');
     return false;
   }
-  if (server.scram !== null) {
+  const login = serverLoginOf(server);
+  if (login.scram !== null) {
     slogError(server, 'protocol error: duplicate AuthenticationSASL message from server');
     return false;
   }
-  server.scram = new ScramState();
-  const message = buildClientFirstMessage(server.scram);
+  login.scram = new ScramState();
+  const message = buildClientFirstMessage(login.scram);
   if (wantDebug()) slogDebug(server, `SCRAM client-first-message = "${message}"`);
   const buf = pktbufTemp();
   writeSASLInitialResponse(buf, SCRAM_SHA_256, message);
   return sendPacket(server, buf);
 }
 
-function loginSasl(server: PgSocket, reader: PktReader): boolean {
+function loginSasl(server: ServerSocket, reader: PktReader): boolean {
   slogDebug(server, 'S: req SASL');
   for (;;) {
     const mechanism = reader.str();
@@ -256,12 +264,12 @@ function loginSasl(server: PgSocket, reader: PktReader): boolean {
   }
   const reason = "none of the server's SASL authentication mechanisms are supported";
   slogError(server, reason);
-  killPoolLogins(server.pool as PgPool, null, `server login failed: ${reason}`);
+  killPoolLogins(server.pool, null, `server login failed: ${reason}`);
   return false;
 }
 
-function loginScramCont(server: PgSocket, message: string): boolean {
-  const state = server.scram;
+function loginScramCont(server: ServerSocket, message: string): boolean {
+  const state = serverLoginOf(server).scram;
   if (state === null) {
     slogError(server, 'protocol error: AuthenticationSASLContinue without prior AuthenticationSASL');
     return false;
@@ -283,9 +291,10 @@ function loginScramCont(server: PgSocket, message: string): boolean {
   return sendPacket(server, buf);
 }
 
-function loginScramFinal(server: PgSocket, message: string): boolean {
-  const state = server.scram;
-  server.scram = null;
+function loginScramFinal(server: ServerSocket, message: string): boolean {
+  const login = serverLoginOf(server);
+  const state = login.scram;
+  login.scram = null;
   if (state === null || state.serverFirstMessage === null) {
     slogError(server, 'protocol error: AuthenticationSASLFinal without prior AuthenticationSASLContinue');
     return false;
@@ -298,22 +307,22 @@ function loginScramFinal(server: PgSocket, message: string): boolean {
   }
   if (verifyServerSignature(state)) return true;
   slogError(server, 'invalid server signature');
-  killPoolLogins(server.pool as PgPool, null, 'server login failed: invalid server signature');
+  killPoolLogins(server.pool, null, 'server login failed: invalid server signature');
   return false;
 }
 
-function answerAuthRequest(server: PgSocket, reader: PktReader): boolean {
+function answerAuthRequest(server: ServerSocket, reader: PktReader): boolean {
   const request = reader.u32();
   if (reader.fail) return false;
   switch (request) {
     case AuthReq.OK:
       // a server that stops in the middle of SCRAM has not proven that it knows the secret
-      if (server.scram !== null) {
+      if (serverLoginOf(server).scram !== null) {
         slogError(server, 'protocol error: AuthenticationOk before the end of the SCRAM exchange');
         return false;
       }
       slogDebug(server, 'S: auth ok');
-      server.authPassed = true;
+      serverLoginOf(server).phase = ServerLoginPhase.AUTHENTICATED;
       return true;
     case AuthReq.PASSWORD:
       slogDebug(server, 'S: req cleartext password');
@@ -338,7 +347,7 @@ function answerAuthRequest(server: PgSocket, reader: PktReader): boolean {
 /* ---- packets ---- */
 
 /** ParameterStatus during login: remembered for the clients of the pool. */
-function loginParameter(server: PgSocket, reader: PktReader): Verdict {
+function loginParameter(server: ServerSocket, reader: PktReader): Verdict {
   const name = reader.str();
   const value = reader.str();
   if (name === null || value === null) {
@@ -348,18 +357,18 @@ function loginParameter(server: PgSocket, reader: PktReader): Verdict {
   if (wantDebug()) slogDebug(server, `S: param: ${name} = ${value}`);
   varcacheSet(server.vars, name, value);
   if (server.link !== null) varcacheSet(server.link.vars, name, value);
-  if (addWelcomeParameter(server.pool as PgPool, name, value)) return Verdict.CONSUMED;
+  if (addWelcomeParameter(server.pool, name, value)) return Verdict.CONSUMED;
   disconnectServer(server, true, 'too many parameters from server');
   return Verdict.DISCONNECTED;
 }
 
-function loginReady(server: PgSocket): Verdict {
-  const pool = server.pool as PgPool;
-  if (server.execOnConnect) {
-    // its transaction status does not matter: the reset query or the first BEGIN will tell
-    server.execOnConnect = false;
-  } else if (pool.db.connectQuery !== null && pool.db.connectQuery !== '') {
-    server.execOnConnect = true;
+function loginReady(server: ServerSocket): Verdict {
+  const { pool } = server;
+  const login = serverLoginOf(server);
+  // after connect_query the transaction status does not matter: the reset query or the first BEGIN will tell
+  const asked = login.phase === ServerLoginPhase.CONNECT_QUERY;
+  if (!asked && pool.db.connectQuery !== null && pool.db.connectQuery !== '') {
+    login.phase = ServerLoginPhase.CONNECT_QUERY;
     slogDebug(server, 'server connect ok, send exec_on_connect');
     const buf = pktbufTemp();
     writeQuery(buf, pool.db.connectQuery);
@@ -369,6 +378,7 @@ function loginReady(server: PgSocket): Verdict {
   }
   slogDebug(server, 'server login ok, start accepting queries');
   server.ready = true;
+  server.login = null;
   finishWelcomeMsg(pool);
   if (pool.db.admin) return upcalls.takeoverLoggedIn(server);
   releaseServer(server);
@@ -376,11 +386,11 @@ function loginReady(server: PgSocket): Verdict {
 }
 
 /** The server refused the login. Waiting clients hear it too, since they would meet the same. */
-function loginRefused(server: PgSocket, buf: Buffer, off: number, end: number): Verdict {
+function loginRefused(server: ServerSocket, buf: Buffer, off: number, end: number): Verdict {
   const error = parseServerError(buf, off, end);
   const outcome = error.sqlstate === ERRCODE_CANNOT_CONNECT_NOW ? LoginOutcome.HOST_FAILED : LoginOutcome.FAILED;
   if (server.replication === Replication.NONE) {
-    killPoolLoginsServerError(server.pool as PgPool, error);
+    killPoolLoginsServerError(server.pool, error);
     disconnectServer(server, true, error.msg ?? '(null)', outcome);
   } else {
     // replication needs rights of its own: says nothing about ordinary clients
@@ -391,21 +401,32 @@ function loginRefused(server: PgSocket, buf: Buffer, off: number, end: number): 
 }
 
 /** One complete packet of a server that is logging in, body in buf[off, end). */
-export function handleServerStartup(server: PgSocket, type: number, buf: Buffer, off: number, end: number): Verdict {
-  if (server.execOnConnect && type !== PqMsg.ReadyForQuery && type !== PqMsg.ParameterStatus) {
+export function handleServerStartup(
+  server: ServerSocket,
+  type: number,
+  buf: Buffer,
+  off: number,
+  end: number,
+): Verdict {
+  const login = serverLoginOf(server);
+  if (
+    login.phase === ServerLoginPhase.CONNECT_QUERY &&
+    type !== PqMsg.ReadyForQuery &&
+    type !== PqMsg.ParameterStatus
+  ) {
     if (type === PqMsg.ErrorResponse) {
       logError(serverErrorLine('S: error while executing exec_on_query', parseServerError(buf, off, end)));
     }
     return Verdict.CONSUMED;
   }
-  if (server.protocolTry !== ProtocolTry.NONE && protocolRefused(server, type, buf, off, end))
+  if (login.protocolTry !== ProtocolTry.NONE && protocolRefused(server, type, buf, off, end))
     return Verdict.DISCONNECTED;
   // errors and notices may come at any time, and negotiateVersion() has rules of its own; all else belongs to one side of
   // AuthenticationOk
   const anyTime =
     type === PqMsg.ErrorResponse || type === PqMsg.NoticeResponse || type === PqMsg.NegotiateProtocolVersion;
   const wantsAuth = type === PqMsg.AuthenticationRequest;
-  if (!anyTime && wantsAuth === server.authPassed) {
+  if (!anyTime && wantsAuth === login.phase >= ServerLoginPhase.AUTHENTICATED) {
     slogError(server, `protocol error: '${pktDesc(type)}' ${wantsAuth ? 'after' : 'before'} AuthenticationOk`);
     disconnectServer(server, true, 'unexpected pkt in login phase');
     return Verdict.DISCONNECTED;

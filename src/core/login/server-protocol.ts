@@ -9,7 +9,8 @@
 
 import { slogDebug, slogInfo } from '../base/log';
 import { disconnectServer, LoginOutcome } from '../link/objects';
-import { type PgPool, type PgSocket, ProtocolTry, ServerProtocol, SocketState } from '../pool/bouncer';
+import { ProtocolTry, ServerProtocol, type ServerSocket, SocketState } from '../pool/bouncer';
+import { serverLoginOf } from '../pool/socket';
 import { Pkt, PqMsg } from '../wire/packets';
 import { type PktReader, parseServerError } from '../wire/reader';
 
@@ -17,24 +18,24 @@ import { type PktReader, parseServerError } from '../wire/reader';
 const REFUSALS: readonly (string | null)[] = ['0A000', '08P01'];
 
 /** The version of a server's startup packet. */
-export function chooseProtocol(server: PgSocket): Pkt {
-  const { db } = server.pool as PgPool;
+export function chooseProtocol(server: ServerSocket): Pkt {
+  const { db } = server.pool;
   // the console of an older process, which a new one takes over from, need not know 3.2
   if (!db.maxProtocol32 || db.admin || db.serverProtocol === ServerProtocol.ONLY_30) return Pkt.STARTUP_V3;
   if (db.serverProtocol === ServerProtocol.TRY_30) {
     db.serverProtocol = ServerProtocol.ASK_32;
-    server.protocolTry = ProtocolTry.TRYING_30;
+    serverLoginOf(server).protocolTry = ProtocolTry.TRYING_30;
     return Pkt.STARTUP_V3;
   }
-  server.protocolTry = ProtocolTry.ASKED_32;
+  serverLoginOf(server).protocolTry = ProtocolTry.ASKED_32;
   return Pkt.STARTUP_V32;
 }
 
 /** Closes a server that does not take 3.2, without counting it as one that failed. The end of the turn opens the next. */
-function tryOlder(server: PgSocket): void {
-  const pool = server.pool as PgPool;
+function tryOlder(server: ServerSocket): void {
+  const pool = server.pool;
   pool.db.serverProtocol = ServerProtocol.TRY_30;
-  server.protocolTry = ProtocolTry.NONE;
+  serverLoginOf(server).protocolTry = ProtocolTry.NONE;
   // a replication client waits for the next one
   if (server.link !== null) server.link.link = null;
   server.link = null;
@@ -45,8 +46,8 @@ function tryOlder(server: PgSocket): void {
  * The first packet of a server.
  * @returns true when it refuses the protocol version: the server is closed
  */
-export function protocolRefused(server: PgSocket, type: number, buf: Buffer, off: number, end: number): boolean {
-  const asked = server.protocolTry;
+export function protocolRefused(server: ServerSocket, type: number, buf: Buffer, off: number, end: number): boolean {
+  const asked = serverLoginOf(server).protocolTry;
   const refused = type === PqMsg.ErrorResponse;
   if (asked === ProtocolTry.ASKED_32 && refused && REFUSALS.includes(parseServerError(buf, off, end).sqlstate)) {
     tryOlder(server);
@@ -54,17 +55,18 @@ export function protocolRefused(server: PgSocket, type: number, buf: Buffer, off
   }
   if (asked === ProtocolTry.TRYING_30 && !refused) {
     slogInfo(server, 'server does not speak protocol 3.2, using 3.0 for this database');
-    (server.pool as PgPool).db.serverProtocol = ServerProtocol.ONLY_30;
+    server.pool.db.serverProtocol = ServerProtocol.ONLY_30;
   }
   // NegotiateProtocolVersion is good as an answer to 3.2, and as the first one
-  if (type !== PqMsg.NegotiateProtocolVersion || asked === ProtocolTry.TRYING_30) server.protocolTry = ProtocolTry.NONE;
+  if (type !== PqMsg.NegotiateProtocolVersion || asked === ProtocolTry.TRYING_30)
+    serverLoginOf(server).protocolTry = ProtocolTry.NONE;
   return false;
 }
 
 /** NegotiateProtocolVersion. @returns false when it makes no sense: the server is closed */
-export function negotiateVersion(server: PgSocket, reader: PktReader): boolean {
-  const expected = server.protocolTry === ProtocolTry.ASKED_32;
-  server.protocolTry = ProtocolTry.NONE;
+export function negotiateVersion(server: ServerSocket, reader: PktReader): boolean {
+  const expected = serverLoginOf(server).protocolTry === ProtocolTry.ASKED_32;
+  serverLoginOf(server).protocolTry = ProtocolTry.NONE;
   // PostgreSQL sends the whole version, the manual speaks of the minor one
   const version = reader.u32();
   const major = version >>> 16;
@@ -78,14 +80,14 @@ export function negotiateVersion(server: PgSocket, reader: PktReader): boolean {
 }
 
 /** The connection ended. @returns true when that was the answer to 3.2: the server is closed */
-export function connectionRefused(server: PgSocket): boolean {
-  if (server.state !== SocketState.SV_LOGIN || server.protocolTry !== ProtocolTry.ASKED_32) return false;
+export function connectionRefused(server: ServerSocket): boolean {
+  if (server.state !== SocketState.SV_LOGIN || server.login?.protocolTry !== ProtocolTry.ASKED_32) return false;
   tryOlder(server);
   return true;
 }
 
 /** The startup packet was not answered in time: that counts as a failure, but maybe 3.0 is answered. */
-export function startupUnanswered(server: PgSocket): void {
-  if (server.protocolTry !== ProtocolTry.ASKED_32) return;
-  (server.pool as PgPool).db.serverProtocol = ServerProtocol.TRY_30;
+export function startupUnanswered(server: ServerSocket): void {
+  if (server.login?.protocolTry !== ProtocolTry.ASKED_32) return;
+  server.pool.db.serverProtocol = ServerProtocol.TRY_30;
 }

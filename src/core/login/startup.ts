@@ -12,10 +12,10 @@ import { findOrRegisterLoginDatabase } from '../link/registry';
 import { addrDetails } from '../net/addr';
 import { sendPacket } from '../net/sbuf';
 import { tlsConnectionInfo } from '../net/tls';
-import { PgCredentials, PgDatabase, type PgSocket, Replication } from '../pool/bouncer';
+import { type ClientSocket, LoginPhase, PgCredentials, PgDatabase, Replication } from '../pool/bouncer';
 import { MAX_DBNAME } from '../pool/database';
 import { uncountUser } from '../pool/provisional';
-import { isDead, replicationTypeParameters } from '../pool/socket';
+import { isDead, loginOf, replicationTypeParameters } from '../pool/socket';
 import { socketCounts } from '../pool/states';
 import { upcalls } from '../pool/upcalls';
 import {
@@ -39,9 +39,9 @@ import { sendClientAuthReq } from './login';
 import { certAllows, peerAllows } from './peer-cert';
 import { finishClientLogin } from './welcome';
 
-const DEAD_OR_WAIT = (client: PgSocket): Verdict => (isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED);
+const DEAD_OR_WAIT = (client: ClientSocket): Verdict => (isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED);
 
-function refuse(client: PgSocket, reason: string): Verdict {
+function refuse(client: ClientSocket, reason: string): Verdict {
   disconnectClient(client, true, reason);
   return Verdict.DISCONNECTED;
 }
@@ -76,7 +76,7 @@ function skipSpaces(text: string, start: number): number {
  * The startup parameter `options`: only `-c name=value` and `--name=value`, for tracked or ignored parameters; for a
  * replication client, which has a server of its own, all of it as it is. @returns null, or why the client is refused
  */
-function setStartupOptions(client: PgSocket, options: string): string | null {
+function setStartupOptions(client: ClientSocket, options: string): string | null {
   if (client.replication !== Replication.NONE) {
     client.startupOptions = options;
     return null;
@@ -110,7 +110,7 @@ function setStartupOptions(client: PgSocket, options: string): string | null {
   return null;
 }
 
-function setAppname(client: PgSocket, given: string | null): void {
+function setAppname(client: ClientSocket, given: string | null): void {
   let name = given;
   if (cf.applicationNameAddHost) name = `${name ?? 'app'} - ${addrDetails(client.remoteAddr)}`;
   if (name === null) return;
@@ -130,7 +130,7 @@ function parseBool(text: string): boolean | null {
   return null;
 }
 
-function setReplication(client: PgSocket, value: string): void {
+function setReplication(client: ClientSocket, value: string): void {
   if (value === 'database') {
     client.replication = Replication.LOGICAL;
     return;
@@ -164,7 +164,7 @@ function readPairs(buf: Buffer, off: number, end: number): [string, string][] | 
 }
 
 /** Takes every parameter. @returns the request, or why the client is refused */
-function readStartup(client: PgSocket, pairs: [string, string][]): StartupRequest | string {
+function readStartup(client: ClientSocket, pairs: [string, string][]): StartupRequest | string {
   const request: StartupRequest = { user: '', database: '', appname: null, extensions: [] };
   // whether it is a replication client decides how `options` is read, wherever that stands
   for (const [key, value] of pairs) if (key === 'replication') setReplication(client, value);
@@ -200,8 +200,8 @@ function readStartup(client: PgSocket, pairs: [string, string][]): StartupReques
 }
 
 /** Newest version that is spoken here, or the client's own if that is older. */
-function negotiateProtocol(client: PgSocket, extensions: string[]): boolean {
-  client.protocolNegotiated = true;
+function negotiateProtocol(client: ClientSocket, extensions: string[]): boolean {
+  loginOf(client).protocolNegotiated = true;
   const buf = pktbufTemp();
   writeNegotiateProtocolVersion(
     buf,
@@ -217,7 +217,7 @@ function negotiateProtocol(client: PgSocket, extensions: string[]): boolean {
  * @param type Pkt.STARTUP_V3, STARTUP_V32, or STARTUP_V3_LATER for a later minor version
  * @param off body of the packet, up to `end`
  */
-export function decideStartupPool(client: PgSocket, type: number, buf: Buffer, off: number, end: number): Verdict {
+export function decideStartupPool(client: ClientSocket, type: number, buf: Buffer, off: number, end: number): Verdict {
   const pairs = readPairs(buf, off, end);
   if (pairs === null) return refuse(client, 'invalid startup packet layout: expected terminator as last byte');
   const request = readStartup(client, pairs);
@@ -229,7 +229,7 @@ export function decideStartupPool(client: PgSocket, type: number, buf: Buffer, o
   }
   client.protocol32 = type !== Pkt.STARTUP_V3;
   const newer = type === Pkt.STARTUP_V3_LATER || request.extensions.length > 0;
-  if (newer && !client.protocolNegotiated && !negotiateProtocol(client, request.extensions)) {
+  if (newer && !loginOf(client).protocolNegotiated && !negotiateProtocol(client, request.extensions)) {
     disconnectClient(client, false, 'unable to send protocol negotiation packet');
     return Verdict.DISCONNECTED;
   }
@@ -238,14 +238,14 @@ export function decideStartupPool(client: PgSocket, type: number, buf: Buffer, o
 
 /* ---- database and user ---- */
 
-function failLogin(client: PgSocket, dbname: string, username: string, reason: string): Verdict {
+function failLogin(client: ClientSocket, dbname: string, username: string, reason: string): Verdict {
   disconnectClient(client, true, reason);
   if (cf.logConnections) slogInfo(client, `login failed: db=${dbname} user=${username}`);
   return Verdict.DISCONNECTED;
 }
 
 /** A user that nobody knows goes through the same motions as a known one, and fails at their end. */
-function useMockUser(client: PgSocket, username: string): boolean {
+function useMockUser(client: ClientSocket, username: string): boolean {
   slogInfo(client, `no such user: ${username}`);
   const mock = new PgCredentials(username, findGlobalUser(username));
   mock.mockAuth = true;
@@ -254,7 +254,7 @@ function useMockUser(client: PgSocket, username: string): boolean {
 }
 
 /** Finds database and user, then goes on to authentication, now or after auth_query. */
-function setPool(client: PgSocket, dbname: string, username: string): Verdict {
+function setPool(client: ClientSocket, dbname: string, username: string): Verdict {
   let db = findOrRegisterLoginDatabase(client, dbname);
   if (db === null) {
     // whether a database exists is not told before authentication
@@ -300,14 +300,14 @@ function setPool(client: PgSocket, dbname: string, username: string): Verdict {
 }
 
 /** PAM or LDAP, when one of them decides about this user; no list of ours has to know him then. */
-function externalAuthType(client: PgSocket, db: PgDatabase, username: string): AuthType | null {
+function externalAuthType(client: ClientSocket, db: PgDatabase, username: string): AuthType | null {
   if (cf.authType === AuthType.PAM || cf.authType === AuthType.LDAP) return cf.authType;
   if (cf.authType !== AuthType.HBA) return null;
   return findHbaRule(client, db, username)?.method === AuthType.LDAP ? AuthType.LDAP : null;
 }
 
 /** Whoever it is has a password that is learnt when it was right. */
-function setExternalUser(client: PgSocket, db: PgDatabase, username: string, type: AuthType): Verdict {
+function setExternalUser(client: ClientSocket, db: PgDatabase, username: string, type: AuthType): Verdict {
   const pam = type === AuthType.PAM;
   if (db.authUser !== null) {
     slogError(client, `${pam ? 'PAM' : 'LDAP'} can't be used together with database authentication`);
@@ -319,8 +319,9 @@ function setExternalUser(client: PgSocket, db: PgDatabase, username: string, typ
 }
 
 /** The user is known (or mocked): asks for proof in the way that auth_type says. */
-function finishSetPool(client: PgSocket): Verdict {
-  client.startupMessageReceived = true;
+function finishSetPool(client: ClientSocket): Verdict {
+  const login = loginOf(client);
+  login.phase = LoginPhase.CHALLENGED;
   const db = client.db as PgDatabase;
   const user = client.loginUser as PgCredentials;
   // the pool of auth_query, if it ran: the client gets its own when it has proven who it is
@@ -332,23 +333,23 @@ function finishSetPool(client: PgSocket): Verdict {
     slogInfo(client, `login attempt: db=${db.name} user=${user.name} tls=${tls} replication=${replication}`);
   }
   if (db.admin && !user.mockAuth && !upcalls.admin.postLogin(client)) return Verdict.DISCONNECTED;
-  if (client.ownUser) return finishLogin(client);
+  if (client.console?.owner === true) return finishLogin(client);
 
   let auth = cf.authType;
   let rule: HbaRule | null = null;
   if (auth === AuthType.LDAP) {
     if (cf.authLdapOptions === null) return refuse(client, 'auth_ldap_options is null');
-    client.ldapOptions = cf.authLdapOptions;
+    login.ldapOptions = cf.authLdapOptions;
   } else if (auth === AuthType.HBA) {
     rule = findHbaRule(client, db, user.name);
     if (rule === null) return refuse(client, 'no authentication method is found');
     auth = rule.method;
-    client.ldapOptions = rule.options;
+    login.ldapOptions = rule.options;
     slogNoise(client, `HBA Line ${rule.line} is matched`);
   }
   // an md5 challenge cannot be answered for a SCRAM secret
   if (auth === AuthType.MD5 && passwordType(user.passwd) === PasswordType.SCRAM_SHA_256) auth = AuthType.SCRAM_SHA_256;
-  client.clientAuthType = auth;
+  login.method = auth;
 
   switch (auth) {
     case AuthType.ANY:
@@ -373,12 +374,11 @@ function finishSetPool(client: PgSocket): Verdict {
   }
 }
 
-function finishLogin(client: PgSocket): Verdict {
+function finishLogin(client: ClientSocket): Verdict {
   return finishClientLogin(client) ? Verdict.CONSUMED : DEAD_OR_WAIT(client);
 }
 
 /** The startup packet again, after auth_query has answered. */
-export function resumeAfterAuthQuery(client: PgSocket): Verdict {
-  client.waitForUser = false;
+export function resumeAfterAuthQuery(client: ClientSocket): Verdict {
   return finishSetPool(client);
 }

@@ -9,16 +9,17 @@ import { cf } from '../config/settings';
 import { launchNewConnection } from '../link/launch';
 import { disconnectClient, pauseClient } from '../link/objects';
 import { sendPacket } from '../net/sbuf';
-import { type PgDatabase, type PgPool, type PgSocket, SocketState } from '../pool/bouncer';
+import { type ClientSocket, LoginPhase, type PgDatabase, type PgPool, SocketState } from '../pool/bouncer';
 import { newCancelKey } from '../pool/cancel-keys';
 import { admitClient } from '../pool/provisional';
+import { loginOf } from '../pool/socket';
 import { changeClientState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
 import { varcacheEach, varcacheFillUnset } from '../pool/varcache';
 import { writeBackendKeyData, writeNotice, writeParameterStatus, writeReadyForQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 
-function welcomeClient(client: PgSocket): boolean {
+function welcomeClient(client: ClientSocket): boolean {
   const pool = client.pool as PgPool;
   const buf = pktbufTemp();
   buf.putBytes(pool.welcomeMsg as Uint8Array);
@@ -37,7 +38,7 @@ function welcomeClient(client: PgSocket): boolean {
  * The client has proven who it is. Lets it in, or makes it wait until the pool knows what to tell it.
  * @returns false when it waits (its packet has to be kept) or was disconnected
  */
-export function finishClientLogin(client: PgSocket): boolean {
+export function finishClientLogin(client: ClientSocket): boolean {
   const db = client.db as PgDatabase;
   if (db.fake) {
     if (cf.logConnections) slogInfo(client, `login failed: db=${db.name} user=${client.loginUser?.name ?? ''}`);
@@ -58,18 +59,16 @@ export function finishClientLogin(client: PgSocket): boolean {
     changeClientState(client, SocketState.CL_ACTIVE);
     count(pool.stats, Stat.CLIENT_LOGIN_COUNT, 1);
   }
-  client.waitForAuth = false;
 
   if (!pool.welcomeMsgReady) {
     logDebug('finish_client_login: no welcome message, pause');
-    client.waitForWelcome = true;
+    loginOf(client).phase = LoginPhase.WELCOME;
     pauseClient(client);
     if (getPauseMode() === PauseMode.NONE && !pool.db.paused) launchNewConnection(pool, true);
     return false;
   }
-  client.waitForWelcome = false;
   if (!welcomeClient(client)) return false;
-  client.welcomeSent = true;
+  client.login = null;
   if (wantDebug()) slogDebug(client, 'logged in');
   pool.lastActiveTime = getCachedTime();
   return true;

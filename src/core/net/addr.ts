@@ -6,7 +6,7 @@ import { hostname } from 'node:os';
 import { logError, logNoise } from '../base/log';
 import { Family, native, type SockAddr } from '../base/native';
 import { cf } from '../config/settings';
-import type { PgAddr, PgSocket } from '../pool/bouncer';
+import type { AnySocket, ClientSocket, PgAddr } from '../pool/bouncer';
 import { isServerSocket, shownDatabase } from '../pool/socket';
 
 export function isUnixAddr(addr: SockAddr): boolean {
@@ -23,7 +23,7 @@ export function inetAddr(addr: SockAddr): PgAddr {
 }
 
 /** Sets the peer's address of an open socket. */
-export function fillRemoteAddr(sk: PgSocket, fd: number, isUnix: boolean): void {
+export function fillRemoteAddr(sk: AnySocket, fd: number, isUnix: boolean): void {
   if (isUnix) {
     const cred = native.peerCred(fd);
     if (cred !== null) logNoise(`unix peer uid: ${cred[0]}`);
@@ -41,7 +41,7 @@ export function fillRemoteAddr(sk: PgSocket, fd: number, isUnix: boolean): void 
 let lastLocalAddr: PgAddr = unixAddr(0, 0, 0);
 
 /** Sets our own address of an open socket. */
-export function fillLocalAddr(sk: PgSocket, fd: number, isUnix: boolean): void {
+export function fillLocalAddr(sk: AnySocket, fd: number, isUnix: boolean): void {
   let addr: PgAddr;
   if (isUnix) {
     addr = unixAddr(cf.listenPort, process.geteuid?.() ?? 0, process.pid);
@@ -82,7 +82,7 @@ export function addrDetails(addr: PgAddr): string {
 }
 
 /** `from -> to` of a connection, in the direction in which it was opened. */
-export function connInfo(sk: PgSocket): string {
+export function connInfo(sk: AnySocket): string {
   const from = isServerSocket(sk) ? sk.localAddr : sk.remoteAddr;
   const to = isServerSocket(sk) ? sk.remoteAddr : sk.localAddr;
   if (isUnixAddr(from)) return 'unix->unix';
@@ -91,7 +91,7 @@ export function connInfo(sk: PgSocket): string {
 
 /** What the log writes in front of a message about a socket: `C-0x2a: db/user@host:port `. */
 export function logSocketPrefix(sock: unknown): string {
-  const sk = sock as PgSocket;
+  const sk = sock as AnySocket;
   const kind = isServerSocket(sk) ? 'S' : 'C';
   const addr = sk.remoteAddr;
   let host = addr.host;
@@ -104,6 +104,6 @@ export function logSocketPrefix(sock: unknown): string {
 }
 
 /** True for connections over a Unix socket. */
-export function isUnixClient(client: PgSocket): boolean {
+export function isUnixClient(client: ClientSocket): boolean {
   return isUnixAddr(client.remoteAddr);
 }

@@ -15,7 +15,7 @@ import {
   readServerTlsConfig,
   type TlsConfig,
 } from '../config/tls-config';
-import type { PgSocket } from '../pool/bouncer';
+import type { AnySocket } from '../pool/bouncer';
 
 /** Longest text about a connection: the original formats it into a buffer of 96. */
 const INFO_MAX = 95;
@@ -133,7 +133,7 @@ function serverTlsContext(): number | string {
  * @param off bytes of the handshake that have arrived already, in the arena
  * @returns false when that is not possible
  */
-export function sbufTlsAccept(sk: PgSocket, off: number, length: number): boolean {
+export function sbufTlsAccept(sk: AnySocket, off: number, length: number): boolean {
   const res = native.tlsAccept(sk.handle, clientContext, off, length);
   if (res < 0) {
     logWarning(`TLS accept error: ${native.strerror(-res)}`);
@@ -148,7 +148,7 @@ export function sbufTlsAccept(sk: PgSocket, off: number, length: number): boolea
  * @param host the name it was configured with; only verify-full looks at it
  * @returns false when that is not possible
  */
-export function sbufTlsConnect(sk: PgSocket, host: string | null): boolean {
+export function sbufTlsConnect(sk: AnySocket, host: string | null): boolean {
   const name = tlsState.serverConnectSslmode === SslMode.VERIFY_FULL ? host : '';
   const context = name === null ? 'server name not specified' : serverTlsContext();
   if (typeof context === 'string') {
@@ -165,7 +165,7 @@ export function sbufTlsConnect(sk: PgSocket, host: string | null): boolean {
 }
 
 /** Protocol, suite and key exchange in one word for the log and SHOW; '' without TLS. */
-export function tlsConnectionInfo(sk: PgSocket): string {
+export function tlsConnectionInfo(sk: AnySocket): string {
   const info = sk.tls && sk.handle >= 0 ? native.tlsInfo(sk.handle) : null;
   if (info === null) return '';
   const exchange = info.exchange === '' ? '' : `/${info.exchange}`;
@@ -174,16 +174,16 @@ export function tlsConnectionInfo(sk: PgSocket): string {
 
 /* ---- the peer's certificate: valid in any case, or the handshake would have failed ---- */
 
-export function tlsPeerCertProvided(sk: PgSocket): boolean {
+export function tlsPeerCertProvided(sk: AnySocket): boolean {
   return sk.tls && native.tlsPeerCertProvided(sk.handle);
 }
 
 /** Its subject in one line, `/C=…/O=…/CN=…`; null without one. */
-export function tlsPeerCertSubject(sk: PgSocket): string | null {
+export function tlsPeerCertSubject(sk: AnySocket): string | null {
   return sk.tls ? native.tlsPeerCertSubject(sk.handle) : null;
 }
 
 /** Whether a name (as the original compares it: of a host, an address or a user) stands in it. */
-export function tlsPeerCertContainsName(sk: PgSocket, name: string): boolean {
+export function tlsPeerCertContainsName(sk: AnySocket, name: string): boolean {
   return sk.tls && native.tlsPeerCertContainsName(sk.handle, name);
 }

@@ -3,7 +3,7 @@
  */
 
 import { cf, PoolMode } from '../config/settings';
-import { type PgDatabase, type PgGlobalUser, type PgPool, type PgSocket, Replication } from './bouncer';
+import { type AnySocket, type PgDatabase, type PgGlobalUser, type PgPool, Replication } from './bouncer';
 
 /** Pool mode of a pool's ordinary connections; replication connections differ, see connectionPoolMode. */
 export function poolPoolMode(pool: PgPool): PoolMode {
@@ -14,7 +14,7 @@ export function poolPoolMode(pool: PgPool): PoolMode {
 }
 
 /** Pool mode of one connection: replication works in session mode only. */
-export function connectionPoolMode(sk: PgSocket): PoolMode {
+export function connectionPoolMode(sk: AnySocket): PoolMode {
   if (sk.replication !== Replication.NONE) return PoolMode.SESSION;
   return poolPoolMode(sk.pool as PgPool);
 }

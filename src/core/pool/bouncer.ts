@@ -83,28 +83,28 @@ export class PgPool implements ListNode {
   user: PgCredentials | null;
 
   /** logged in and listened to */
-  activeClientList = new StatList<PgSocket>('active_client_list');
+  activeClientList = new StatList<ClientSocket>('active_client_list');
   /** have a query, or a login, and no server for it */
-  waitingClientList = new StatList<PgSocket>('waiting_client_list');
+  waitingClientList = new StatList<ClientSocket>('waiting_client_list');
   /** cancel requests that wait for a connection to be sent on */
-  waitingCancelReqList = new StatList<PgSocket>('waiting_cancel_req_list');
+  waitingCancelReqList = new StatList<ClientSocket>('waiting_cancel_req_list');
   /** cancel requests sent, not finished yet */
-  activeCancelReqList = new StatList<PgSocket>('active_cancel_req_list');
+  activeCancelReqList = new StatList<ClientSocket>('active_cancel_req_list');
 
   /** linked with a client */
-  activeServerList = new StatList<PgSocket>('active_server_list');
+  activeServerList = new StatList<ServerSocket>('active_server_list');
   /** carry a cancel request */
-  activeCancelServerList = new StatList<PgSocket>('active_cancel_server_list');
+  activeCancelServerList = new StatList<ServerSocket>('active_cancel_server_list');
   /** free, but a cancel request aimed at them is still under way, so that it may hit the next query */
-  beingCanceledServerList = new StatList<PgSocket>('being_canceled_server_list');
+  beingCanceledServerList = new StatList<ServerSocket>('being_canceled_server_list');
   /** ready for the next client */
-  idleServerList = new StatList<PgSocket>('idle_server_list');
+  idleServerList = new StatList<ServerSocket>('idle_server_list');
   /** just unlinked, to be checked before reuse */
-  usedServerList = new StatList<PgSocket>('used_server_list');
+  usedServerList = new StatList<ServerSocket>('used_server_list');
   /** running the reset query or the check query */
-  testedServerList = new StatList<PgSocket>('tested_server_list');
+  testedServerList = new StatList<ServerSocket>('tested_server_list');
   /** logging in; one at a time, see launchNewConnection */
-  newServerList = new StatList<PgSocket>('new_server_list');
+  newServerList = new StatList<ServerSocket>('new_server_list');
 
   stats: PgStats = newStats();
   newerStats: PgStats = newStats();
@@ -300,168 +300,215 @@ const noKey = Buffer.alloc(BACKENDKEY_LEN);
 
 let lastSocketId = 0;
 
-export class PgSocket implements ListNode {
+export const enum SocketKind {
+  CLIENT,
+  SERVER,
+}
+
+/** A connection of a client or to a server: PgBouncer's PgSocket. Exactly two classes extend it, see AnySocket. */
+export abstract class PgSocket implements ListNode {
   prev: ListNode | null = null;
   next: ListNode | null = null;
   list: StatList<ListNode> | null = null;
+  abstract readonly kind: SocketKind;
 
   /** handle of the loop, -1 = closed or not connected yet */
   handle = -1;
   state: SocketState;
   /** unique for the life of the process; what SHOW prints as id and ptr */
-  id: number;
+  readonly id = ++lastSocketId;
 
-  /** the other end of the packets */
-  link: PgSocket | null = null;
-  /** parent pool; null while a client logs in, but for that on which auth_query runs or which it waits for */
-  pool: PgPool | null = null;
-  /** client: its database (may be a fake one during mock authentication) */
-  db: PgDatabase | null = null;
   loginUser: PgCredentials | null = null;
+  vars: (string | null)[] = newVarCache();
+  cancelKey: Buffer = noKey;
+  remoteAddr: PgAddr = noAddr;
+  localAddr: PgAddr = noAddr;
+  /** TLS is on, or its handshake is under way */
+  tls = false;
+  replication: Replication = Replication.NONE;
+  /** server: inside COPY; client: has to send CopyData, CopyDone or CopyFail */
+  copyMode = false;
+  /** number of the Parse that the unnamed statement comes from; 0 = none, or not known which */
+  unnamedSeq = 0;
 
-  /* --- the packet that is passing through (the original's sbuf) --- */
+  /* usec */
+  connectTime = 0;
+  requestTime = 0;
+
+  /* --- the packet that is passing through (PgBouncer's sbuf) --- */
   /** bytes of the current packet that are still to come */
   pktRemain = 0;
   /** drop the rest of the packet instead of forwarding it */
   pktSkip = false;
   /** reading is on */
   reading = false;
-  /** reading is off because the other end has unsent bytes */
+  /** reading is off because the linked socket has unsent bytes */
   blocked = false;
   /** the loop keeps received bytes of this socket that are not processed yet */
   hasKept = false;
-  /** waits in the queue of sockets whose kept bytes are processed at the end of this event */
+  /** in the queue of sockets whose kept bytes are processed at the end of this event */
   queued = false;
-
-  /** server: requests whose answers are still to come */
-  requests: RequestQueue | null;
-  /** client: its prepared statements by name, null until it has one */
-  clientStatements: Map<string, ClientStatement> | null = null;
-  /** server: the prepared statements it has, null until it has one */
-  serverStatements: ServerStatements | null = null;
-  /** client: a packet that is put together here because it is handled as a whole; pktRemain bytes are still to come */
-  collect: Buffer | null = null;
-  /** bytes of it that are here */
-  collectLen = 0;
-  /**
-   * client: the body of its last Parse of the unnamed statement, in front of other bytes; null = it is not kept. See
-   * session/unnamed.ts.
-   */
-  unnamed: Buffer | null = null;
-  /** bytes of it; 0 = it is not kept */
-  unnamedLen = 0;
-  /** client, server: number of the Parse that its unnamed statement comes from; 0 = none, or not known which */
-  unnamedSeq = 0;
-  /** server: the part of the pipeline (RequestQueue.segment) that this Parse is in */
-  unnamedSegment = 0;
-  /** client: its unnamed statement is a DEALLOCATE that is handled here */
-  deallocating: Deallocation | null = null;
-  /** server: the batch of packets that may have to be sent again, null until there was one */
-  batch: Batch | null = null;
-  /** server: its client's next packet waits for answers of this server */
-  holding = false;
-  /** server: RequestQueue.total when a Flush asked for these answers */
-  flushTotal = -1;
-
-  clientAuthType = -1;
-  contributesDbClientCount = false;
-  userConnectionCounted = false;
-
-  /** client: what of its input is dropped (Dropping) */
-  dropping: number = Dropping.NONE;
-  /** client: its connection ended or broke, without Terminate */
-  vanished = false;
-
-  /** server: accepts a new query */
-  ready = false;
-  /** server: idle inside a transaction */
-  idleTx = false;
-  /** server: must be closed as soon as possible */
-  closeNeeded = false;
-  /** server: is setting the client's variables */
-  settingVars = false;
-  /** server: has said that its session is over; the end of the stream follows */
-  dying = false;
-  /** server: runs connect_query */
-  execOnConnect = false;
-  /** server: release on flush although the pool mode is session (auth_query) */
-  resetting = false;
-  /** server: inside COPY; client: has to send CopyData, CopyDone or CopyFail */
-  copyMode = false;
-  /** server: an ErrorResponse came, ReadyForQuery clears the requests up to Sync */
-  queryFailed = false;
-  /** server: said to be in a failed transaction */
-  failedTx = false;
-  /** server: waits for the one-byte answer to SSLRequest */
-  waitSslchar = false;
-  /** TLS is on, or its handshake is under way */
-  tls = false;
-
-  /** client: no server in the pool yet, so no welcome message to send */
-  waitForWelcome = false;
-  startupMessageReceived = false;
-  welcomeSent = false;
-  protocolNegotiated = false;
-  /** client: speaks protocol 3.2 */
-  protocol32 = false;
-  /** server: what is open about its protocol version */
-  protocolTry: ProtocolTry = ProtocolTry.NONE;
-  /** client: waits for a server to run auth_query on */
-  waitForUserConn = false;
-  /** client: waits for the result of auth_query */
-  waitForUser = false;
-  /** client: waits for PAM or LDAP */
-  waitForAuth = false;
-  /** client: PAM or LDAP has said yes; server: AuthenticationOk has come */
-  authPassed = false;
+  /** reading is off for SUSPEND */
   suspended = false;
-  sentWaitNotification = false;
-  /** console: may change things */
-  adminUser = false;
-  /** console: same uid on a Unix socket */
-  ownUser = false;
-  /** console: waits for PAUSE, SUSPEND or WAIT_CLOSE to complete */
-  waitForResponse = false;
-  /** console: its extended protocol, null until the client uses that */
-  console: ConsoleSession | null = null;
 
-  replication: Replication = Replication.NONE;
+  constructor(state: SocketState) {
+    this.state = state;
+  }
+}
+
+/** How far a client's login is. */
+export const enum LoginPhase {
+  /** no usable startup packet yet */
+  STARTUP,
+  /** waits for a server to run auth_query on */
+  AUTH_QUERY_SERVER,
+  /** waits for the result of auth_query */
+  AUTH_QUERY_RESULT,
+  /** user and method are known; a password is asked for, unless the method needs none */
+  CHALLENGED,
+  /** waits for PAM or LDAP */
+  EXTERNAL_AUTH,
+  /** PAM or LDAP has accepted the password */
+  EXTERNAL_PASSED,
+  /** authenticated; the pool has no server yet, so there is no welcome message to send */
+  WELCOME,
+}
+
+/** What a client needs only until its login is complete. */
+export class ClientLogin {
+  phase: LoginPhase = LoginPhase.STARTUP;
+  /** AuthType, -1 = not decided yet */
+  method = -1;
+  /** NegotiateProtocolVersion has been sent */
+  protocolNegotiated = false;
+  /** the random bytes of an md5 challenge */
+  salt: Buffer | null = null;
+  scram: ScramState | null = null;
+  /** how to query the LDAP server: auth_ldap_options, or the options of the HBA rule */
+  ldapOptions = '';
+}
+
+/** A packet that is put together in memory of its own because it is handled as a whole. */
+export interface PartialPacket {
+  buf: Buffer;
+  /** bytes of it that have arrived; pktRemain are still to come */
+  length: number;
+}
+
+export class ClientSocket extends PgSocket {
+  readonly kind: SocketKind.CLIENT = SocketKind.CLIENT;
+  link: ServerSocket | null = null;
+  /** null while the client logs in, but for the pool on which auth_query runs or that it waits for */
+  pool: PgPool | null = null;
+  /** may be a fake one during mock authentication */
+  db: PgDatabase | null = null;
+  /** null once the welcome message has been sent */
+  login: ClientLogin | null = new ClientLogin();
+  /** speaks protocol 3.2 */
+  protocol32 = false;
+  /** the startup parameter `options`, for replication connections */
   startupOptions: string | null = null;
+  /** the database and the user among whose clients this one is counted */
+  countedDb: PgDatabase | null = null;
+  countedUser: PgGlobalUser | null = null;
+
+  /** prepared statements by name, null until there is one */
+  statements: Map<string, ClientStatement> | null = null;
+  partial: PartialPacket | null = null;
+  /** the body of the last Parse of the unnamed statement, before unused bytes; null = not kept. See session/unnamed.ts. */
+  unnamed: Buffer | null = null;
+  /** bytes of it; 0 = not kept */
+  unnamedLen = 0;
+  /** the unnamed statement is a DEALLOCATE that is handled here */
+  deallocating: Deallocation | null = null;
+  /** which of its input is dropped */
+  dropping: Dropping = Dropping.NONE;
+  /** the connection ended or broke, without Terminate */
+  vanished = false;
+  /** was told that it waits (query_wait_notify) */
+  waitNotified = false;
 
   /* usec */
-  connectTime = 0;
-  requestTime = 0;
   queryStart = 0;
   xactStart = 0;
   waitStart = 0;
-  /** server: when its answers to a pipeline without Sync were asked for */
+
+  /** cancel request: the server whose query it cancels */
+  canceledServer: ServerSocket | null = null;
+  /** a client of the console has one */
+  console: ConsoleSession | null = null;
+}
+
+/** How far the login on a server is. */
+export const enum ServerLoginPhase {
+  /** connecting, or the startup packet has been sent */
+  STARTUP,
+  /** waits for the one-byte answer to SSLRequest */
+  SSL_ANSWER,
+  /** AuthenticationOk has come */
+  AUTHENTICATED,
+  /** runs connect_query */
+  CONNECT_QUERY,
+}
+
+/** What a server connection needs only until its login is complete. */
+export class ServerLogin {
+  phase: ServerLoginPhase = ServerLoginPhase.STARTUP;
+  /** id of a name resolution in progress, -1 = none */
+  dnsToken = -1;
+  scram: ScramState | null = null;
+  /** what is not known yet about its protocol version */
+  protocolTry: ProtocolTry = ProtocolTry.NONE;
+}
+
+export class ServerSocket extends PgSocket {
+  readonly kind: SocketKind.SERVER = SocketKind.SERVER;
+  link: ClientSocket | null = null;
+  readonly pool: PgPool;
+  /** null once it is logged in */
+  login: ServerLogin | null = new ServerLogin();
+  /** host as configured, for TLS verification and SHOW */
+  host: string | null = null;
+
+  /** requests whose answers are still to come */
+  readonly requests = new RequestQueue();
+  /** prepared statements that it has, null until there is one */
+  statements: ServerStatements | null = null;
+  /** the part of the pipeline (RequestQueue.segment) that the Parse of `unnamedSeq` is in */
+  unnamedSegment = 0;
+  /** packets that may have to be sent again, null until there was one */
+  batch: Batch | null = null;
+  /** its client's next packet waits for answers of this server */
+  holding = false;
+  /** RequestQueue.total when a Flush asked for these answers */
+  flushTotal = -1;
+  /** usec; when its answers to a pipeline without Sync were asked for */
   flushTime = 0;
 
-  cancelKey: Buffer = noKey;
-  /** server: cancel requests aimed at its query */
-  cancelingClients: PgSocket[] | null = null;
-  /** cancel request: the server whose query it cancels */
-  canceledServer: PgSocket | null = null;
+  /** accepts a new query */
+  ready = false;
+  /** idle inside a transaction */
+  idleTx = false;
+  /** has reported a failed transaction */
+  failedTx = false;
+  /** to be closed as soon as it is idle */
+  closeNeeded = false;
+  /** is setting the client's variables */
+  settingVars = false;
+  /** released on flush although the pool mode is session (reset query, auth_query) */
+  resetting = false;
+  /** an ErrorResponse came, ReadyForQuery clears the requests up to Sync */
+  queryFailed = false;
+  /** has reported the end of its session; the end of the stream follows */
+  dying = false;
 
-  remoteAddr: PgAddr = noAddr;
-  localAddr: PgAddr = noAddr;
-  /** server: host as configured, for TLS verification and SHOW */
-  host: string | null = null;
-  /** server: id of a name resolution in progress, -1 = none */
-  dnsToken = -1;
+  /** cancel requests for its query */
+  cancelingClients: ClientSocket[] | null = null;
 
-  /** client: the random bytes of an md5 challenge */
-  loginSalt: Buffer | null = null;
-  scram: ScramState | null = null;
-  /** client: how to ask the directory, from auth_ldap_options or its HBA rule */
-  ldapOptions = '';
-  vars: (string | null)[];
-
-  /** @param state SV_FREE makes a server, CL_FREE a client */
-  constructor(state: SocketState) {
-    this.state = state;
-    this.id = ++lastSocketId;
-    this.requests = state >= SocketState.SV_FREE ? new RequestQueue() : null;
-    this.vars = newVarCache();
+  constructor(state: SocketState, pool: PgPool) {
+    super(state);
+    this.pool = pool;
   }
 }
+
+export type AnySocket = ClientSocket | ServerSocket;

@@ -5,12 +5,12 @@
 import { randomBytes } from 'node:crypto';
 import { cf } from '../config/settings';
 import { BACKENDKEY_LEN } from '../wire/packets';
-import type { PgSocket } from './bouncer';
+import type { ClientSocket } from './bouncer';
 
 /** The two lowest bits of a key count how often peers may still forward the request. */
 export const CANCELLATION_TTL_MASK = 0x03;
 
-const clientsByKey = new Map<string, PgSocket>();
+const clientsByKey = new Map<string, ClientSocket>();
 
 /** The key of a client that speaks 3.2: the secret has 32 bytes, as PostgreSQL 18's. */
 const LONG_KEY_LEN = 4 + 32;
@@ -35,7 +35,7 @@ function takeRandom(count: number): Buffer {
  * longer than 8 bytes, because PgBouncer as a peer takes no longer ones; the sign bit is clear because some clients take the
  * first four bytes for a process id.
  */
-export function newCancelKey(client: PgSocket): void {
+export function newCancelKey(client: ClientSocket): void {
   const key = takeRandom(client.protocol32 && cf.peerId === 0 ? LONG_KEY_LEN : BACKENDKEY_LEN);
   if (cf.peerId > 0) {
     key[1] = cf.peerId & 0xff;
@@ -47,18 +47,18 @@ export function newCancelKey(client: PgSocket): void {
 }
 
 /** Registers a key that the client has already (handover). */
-export function adoptCancelKey(client: PgSocket, key: Buffer): void {
+export function adoptCancelKey(client: ClientSocket, key: Buffer): void {
   forgetCancelKey(client);
   client.cancelKey = key;
   clientsByKey.set(key.toString('latin1'), client);
 }
 
-export function forgetCancelKey(client: PgSocket): void {
+export function forgetCancelKey(client: ClientSocket): void {
   const text = client.cancelKey.toString('latin1');
   if (clientsByKey.get(text) === client) clientsByKey.delete(text);
 }
 
 /** The client whose key this is, or null. */
-export function findByCancelKey(key: Buffer): PgSocket | null {
+export function findByCancelKey(key: Buffer): ClientSocket | null {
   return clientsByKey.get(key.toString('latin1')) ?? null;
 }

@@ -1,9 +1,10 @@
 /*
- * What the console remembers of a client that speaks the extended protocol: plain data. src/admin/extended.ts works with it,
+ * What the console remembers of a client: plain data. src/admin/extended.ts works with it,
  * src/takeover hands it over to a new process.
  */
 
 import type { ColumnFormats } from '../wire/messages';
+import type { ClientSocket } from './bouncer';
 
 /** A prepared command, bound. It is carried out by its first Execute. */
 export interface ConsolePortal {
@@ -19,6 +20,15 @@ export interface ConsolePortal {
 }
 
 export class ConsoleSession {
+  /** may change things: one of admin_users, or the owner of the process */
+  admin = false;
+  /** runs as the same user on a Unix socket */
+  owner = false;
+  /** waits for PAUSE, SUSPEND or WAIT_CLOSE to complete */
+  waiting = false;
+
+  /* --- extended protocol --- */
+
   /** queries by the name of their statement, '' being the unnamed one */
   readonly statements = new Map<string, string>();
   /** open until Sync */
@@ -35,4 +45,10 @@ export class ConsoleSession {
   syncWaits = false;
   /** reading is off until the command that waits is answered */
   held = false;
+}
+
+/** The session of a client of the console. */
+export function consoleSession(client: ClientSocket): ConsoleSession {
+  client.console ??= new ConsoleSession();
+  return client.console;
 }

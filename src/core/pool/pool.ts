@@ -5,7 +5,7 @@
 
 import { nextOf, StatList } from '../base/list';
 import { OrderedIndex } from '../base/ordered';
-import { type PgCredentials, type PgDatabase, type PgGlobalUser, PgPool, type PgSocket } from './bouncer';
+import { type PgCredentials, type PgDatabase, type PgGlobalUser, PgPool } from './bouncer';
 import { compareNames } from './user';
 
 /** Ordered by database and user, as SHOW prints them. */
@@ -122,25 +122,6 @@ export function takeTouchedPools(): PgPool[] {
   touchedPools = [];
   for (const pool of pools) pool.touched = false;
   return pools;
-}
-
-/** All servers of a pool but those that carry a cancel request, for marking. `each` may end the one it is called with. */
-export function forEachServer(pool: PgPool, each: (server: PgSocket) => void): void {
-  const lists = [
-    pool.idleServerList,
-    pool.usedServerList,
-    pool.testedServerList,
-    pool.activeServerList,
-    pool.beingCanceledServerList,
-    pool.newServerList,
-  ];
-  for (const list of lists) {
-    for (let server = list.head; server !== null; ) {
-      const next: PgSocket | null = nextOf(server);
-      each(server);
-      server = next;
-    }
-  }
 }
 
 /** Set when every pool has to be looked at: a console command ran, or a mode is on that concerns all of them. */

@@ -5,7 +5,7 @@
  * client has proven who it is: a login has no pool.
  */
 
-import type { PgCredentials, PgDatabase, PgPool, PgSocket } from './bouncer';
+import type { ClientSocket, PgCredentials, PgDatabase, PgPool } from './bouncer';
 import { findDatabaseCredentials, removeDatabase } from './database';
 import { getPool } from './pool';
 import { forgetGlobalUser } from './user';
@@ -17,30 +17,23 @@ function forgetUnprovenDatabase(db: PgDatabase): void {
 }
 
 /** The client does not count for its user any more. */
-export function uncountUser(client: PgSocket): void {
+export function uncountUser(client: ClientSocket): void {
+  if (client.countedUser !== null) client.countedUser.clientConnectionCount--;
+  client.countedUser = null;
   const user = client.loginUser?.globalUser ?? null;
-  if (user === null) return;
-  if (client.userConnectionCounted) {
-    client.userConnectionCounted = false;
-    user.clientConnectionCount--;
-  }
-  if (user.provisional && user.clientConnectionCount === 0) forgetGlobalUser(user);
+  if (user?.provisional && user.clientConnectionCount === 0) forgetGlobalUser(user);
 }
 
 /** The client leaves: it does not count for its database and its user any more. */
-export function uncountClient(client: PgSocket): void {
+export function uncountClient(client: ClientSocket): void {
   uncountUser(client);
-  const db = client.db;
-  if (db === null) return;
-  if (client.contributesDbClientCount) {
-    client.contributesDbClientCount = false;
-    db.clientConnectionCount--;
-  }
-  forgetUnprovenDatabase(db);
+  if (client.countedDb !== null) client.countedDb.clientConnectionCount--;
+  client.countedDb = null;
+  if (client.db !== null) forgetUnprovenDatabase(client.db);
 }
 
 /** Database and user of this client stay: it was logged in, here or in another process. */
-export function keepOwners(client: PgSocket): void {
+export function keepOwners(client: ClientSocket): void {
   if (client.db !== null) client.db.provisional = false;
   const user = client.loginUser?.globalUser ?? null;
   if (user !== null) user.provisional = false;
@@ -63,7 +56,7 @@ function keepCredentials(db: PgDatabase, user: PgCredentials): PgCredentials {
  * The client has proven who it is: what was provisional stays from now on, and the client gets its pool.
  * @returns the pool, which is the same when the client was admitted before
  */
-export function admitClient(client: PgSocket): PgPool {
+export function admitClient(client: ClientSocket): PgPool {
   if (client.pool !== null) return client.pool;
   const db = client.db as PgDatabase;
   client.loginUser = keepCredentials(db, client.loginUser as PgCredentials);

@@ -6,7 +6,7 @@
 import { slogNoise, wantNoise } from '../base/log';
 import { cf, PoolMode } from '../config/settings';
 import { connectionPoolMode } from './admission';
-import type { PgSocket } from './bouncer';
+import type { AnySocket, ClientSocket, ServerSocket } from './bouncer';
 import {
   ClientStatement,
   dropUnusedStatement,
@@ -19,90 +19,90 @@ import {
   ServerStatement,
   ServerStatements,
 } from './prepare';
-import { type RequestQueue, type ResponseAction, UNNAMED } from './requests';
+import { type ResponseAction, UNNAMED } from './requests';
 import { isServerSocket } from './socket';
 
 /** Whether a client's next transaction may run on another server: session pooling leaves statements to client and server. */
-export function serversChange(sk: PgSocket): boolean {
+export function serversChange(sk: AnySocket): boolean {
   return connectionPoolMode(sk) !== PoolMode.SESSION;
 }
 
 /** Whether packets about named statements are rewritten. */
-export function preparedStatementsEnabled(sk: PgSocket): boolean {
+export function preparedStatementsEnabled(sk: AnySocket): boolean {
   return cf.maxPreparedStatements !== 0 && serversChange(sk);
 }
 
 /** Statements known on this connection: what SHOW prints. */
-export function preparedCount(sk: PgSocket): number {
-  return isServerSocket(sk) ? (sk.serverStatements?.count ?? 0) : (sk.clientStatements?.size ?? 0);
+export function preparedCount(sk: AnySocket): number {
+  return isServerSocket(sk) ? (sk.statements?.count ?? 0) : (sk.statements?.size ?? 0);
 }
 
 /* ---- clients ---- */
 
 /** Remembers a client's name for a query; it must be free, or as good as free. */
-export function addClientStatement(client: PgSocket, name: string, ps: PgPreparedStatement): ClientStatement {
-  if (client.clientStatements === null) client.clientStatements = new Map();
+export function addClientStatement(client: ClientSocket, name: string, ps: PgPreparedStatement): ClientStatement {
+  if (client.statements === null) client.statements = new Map();
   const statement = new ClientStatement(name, ps);
-  client.clientStatements.set(name, statement);
+  client.statements.set(name, statement);
   return statement;
 }
 
 /** Forgets one of a client's statements. @param client null = it has left */
-export function dropClientStatement(client: PgSocket | null, statement: ClientStatement): void {
-  if (client?.clientStatements?.get(statement.name) === statement) client.clientStatements.delete(statement.name);
+export function dropClientStatement(client: ClientSocket | null, statement: ClientStatement): void {
+  if (client?.statements?.get(statement.name) === statement) client.statements.delete(statement.name);
   statement.release();
 }
 
 /** Forgets everything a client prepared, and the packet it was sending. */
-export function freeClientStatements(client: PgSocket): void {
-  client.collect = null;
+export function freeClientStatements(client: ClientSocket): void {
+  client.partial = null;
   client.unnamed = null;
   client.unnamedSeq = 0;
   client.deallocating = null;
-  const statements = client.clientStatements;
+  const statements = client.statements;
   if (statements === null) return;
   for (const statement of statements.values()) statement.release();
-  client.clientStatements = null;
+  client.statements = null;
 }
 
 /* ---- servers ---- */
 
 /** Remembers that a server has a statement. */
-export function addServerStatement(server: PgSocket, statement: ServerStatement): void {
-  if (server.serverStatements === null) server.serverStatements = new ServerStatements();
-  server.serverStatements.add(statement);
+export function addServerStatement(server: ServerSocket, statement: ServerStatement): void {
+  if (server.statements === null) server.statements = new ServerStatements();
+  server.statements.add(statement);
 }
 
-function dropServerStatement(server: PgSocket, statement: ServerStatement): void {
-  if (server.serverStatements?.find(statement.ps) !== statement) return;
-  server.serverStatements.remove(statement);
+function dropServerStatement(server: ServerSocket, statement: ServerStatement): void {
+  if (server.statements?.find(statement.ps) !== statement) return;
+  server.statements.remove(statement);
   releasePreparedStatement(statement.ps);
 }
 
 /** Forgets everything about a server that goes away, with what its unanswered requests hold. */
-export function freeServerStatements(server: PgSocket): void {
-  const requests = server.requests as RequestQueue;
+export function freeServerStatements(server: ServerSocket): void {
+  const requests = server.requests;
   for (const note of requests.allNotes()) settleNote(server, note);
   requests.clear();
   server.batch = null;
-  const statements = server.serverStatements;
+  const statements = server.statements;
   if (statements === null) return;
   for (let item = statements.lru.pop(); item !== null; item = statements.lru.pop()) releasePreparedStatement(item.ps);
-  server.serverStatements = null;
+  server.statements = null;
 }
 
 /**
  * The server cannot use a statement any more, or may have lost it: it is closed and prepared again in front of its next use.
  * @param queryId null = this holds for every statement of the server
  */
-export function markStale(server: PgSocket, queryId: number | null): void {
-  const statements = server.serverStatements;
+export function markStale(server: ServerSocket, queryId: number | null): void {
+  const statements = server.statements;
   let item = statements?.lru.head ?? null;
   for (; item !== null; item = item.next as ServerStatement | null) {
     if (queryId === null || item.ps.queryId === queryId) item.stale = true;
   }
   // what is being closed comes back when the Close is skipped
-  for (const { server: statement } of (server.requests as RequestQueue).allNotes()) {
+  for (const { server: statement } of server.requests.allNotes()) {
     if (statement !== null && (queryId === null || statement.ps.queryId === queryId)) statement.stale = true;
   }
 }
@@ -110,7 +110,7 @@ export function markStale(server: PgSocket, queryId: number | null): void {
 /* ---- requests ---- */
 
 /** A request was carried out, or nobody is left to whom it matters. What a Close took away is gone for good. */
-export function settleNote(server: PgSocket, note: RequestNote): void {
+export function settleNote(server: ServerSocket, note: RequestNote): void {
   const { client } = note;
   switch (note.kind) {
     case NoteKind.PARSE:
@@ -130,15 +130,15 @@ export function settleNote(server: PgSocket, note: RequestNote): void {
 }
 
 /** Takes the oldest request off the queue of a server; it was answered. */
-export function settleFirst(server: PgSocket): void {
-  const requests = server.requests as RequestQueue;
+export function settleFirst(server: ServerSocket): void {
+  const requests = server.requests;
   const note = requests.firstNote();
   if (note !== null) settleNote(server, note);
   requests.shift();
 }
 
 /** A Parse was not carried out: the server has no such statement. */
-function undoParse(server: PgSocket, note: RequestNote): void {
+function undoParse(server: ServerSocket, note: RequestNote): void {
   const statement = note.server;
   if (statement !== null) {
     statement.gone = true;
@@ -160,7 +160,11 @@ function undoParse(server: PgSocket, note: RequestNote): void {
  * A Close was not carried out: both sides still have what it should have taken away.
  * @param later the Closes that the server still owes an answer for
  */
-function undoClose(server: PgSocket, note: RequestNote, later: ReadonlyMap<PgPreparedStatement, RequestNote>): void {
+function undoClose(
+  server: ServerSocket,
+  note: RequestNote,
+  later: ReadonlyMap<PgPreparedStatement, RequestNote>,
+): void {
   const statement = note.server;
   if (statement !== null) {
     const next = later.get(statement.ps);
@@ -170,7 +174,7 @@ function undoClose(server: PgSocket, note: RequestNote, later: ReadonlyMap<PgPre
       // a later part of the pipeline closes the same name, for a Parse that was skipped with this Close: it closes this one
       releasePreparedStatement(statement.ps);
       next.server = statement;
-    } else if (server.serverStatements?.find(statement.ps) !== undefined) {
+    } else if (server.statements?.find(statement.ps) !== undefined) {
       // prepared anew behind it, which fails now: what the server has then is unclear
       server.closeNeeded = true;
       releasePreparedStatement(statement.ps);
@@ -188,26 +192,26 @@ function undoClose(server: PgSocket, note: RequestNote, later: ReadonlyMap<PgPre
 }
 
 /** A client's statement that should have been taken away is still there. */
-function keepClientStatement(client: PgSocket | null, statement: ClientStatement): void {
+function keepClientStatement(client: ClientSocket | null, statement: ClientStatement): void {
   if (client === null || statement.gone) {
     statement.release();
     return;
   }
   statement.settle();
   statement.unsure = true;
-  if (client.clientStatements === null) client.clientStatements = new Map();
+  if (client.statements === null) client.statements = new Map();
   // a statement of the same name that was prepared behind the Close is undone by now
-  if (client.clientStatements.has(statement.name)) {
-    if (client.clientStatements.get(statement.name) !== statement) statement.release();
-  } else client.clientStatements.set(statement.name, statement);
+  if (client.statements.has(statement.name)) {
+    if (client.statements.get(statement.name) !== statement) statement.release();
+  } else client.statements.set(statement.name, statement);
 }
 
 /**
  * Drops requests that the server skipped after an error, up to and including the first of these types, and undoes what
  * they should have done: the last first, because a pipeline may prepare, evict and prepare the same again.
  */
-export function clearRequestsUntil(server: PgSocket, typeA: number, typeB: number): void {
-  const requests = server.requests as RequestQueue;
+export function clearRequestsUntil(server: ServerSocket, typeA: number, typeB: number): void {
+  const requests = server.requests;
   const dropped = requests.clearUntil(typeA, typeB);
   if (wantNoise()) slogNoise(server, `clear_outstanding_requests_until_sync: still outstanding ${requests.count}`);
   if (requests.droppedUnnamed !== 0 && !requests.hasUnnamedParse()) {
@@ -233,9 +237,9 @@ export function clearRequestsUntil(server: PgSocket, typeA: number, typeB: numbe
  * DEALLOCATE ALL or DISCARD ALL was carried out: forgets the statements of the server and its client, except those whose
  * Parse comes behind it in the pipeline.
  */
-export function deallocateAll(server: PgSocket): void {
+export function deallocateAll(server: ServerSocket): void {
   const coming = new Set<ServerStatement | ClientStatement>();
-  for (const note of (server.requests as RequestQueue).allNotes()) {
+  for (const note of server.requests.allNotes()) {
     if (note.kind !== NoteKind.PARSE) {
       // nothing there any more to add back
       if (note.server !== null && !coming.has(note.server)) note.server.gone = true;
@@ -245,15 +249,15 @@ export function deallocateAll(server: PgSocket): void {
     if (note.server !== null) coming.add(note.server);
     if (note.client !== null) coming.add(note.client);
   }
-  const onServer = server.serverStatements;
+  const onServer = server.statements;
   for (let item = onServer?.lru.head ?? null; item !== null; ) {
     const next = item.next as ServerStatement | null;
     if (!coming.has(item)) dropServerStatement(server, item);
     item = next;
   }
   const client = server.link;
-  if (client === null || client.clientStatements === null) return;
-  for (const statement of client.clientStatements.values()) {
+  if (client === null || client.statements === null) return;
+  for (const statement of client.statements.values()) {
     if (!coming.has(statement)) dropClientStatement(client, statement);
   }
 }
@@ -303,25 +307,25 @@ function clientPrepared(statement: ClientStatement): ClientPrepared {
 }
 
 /** A client's statements, without those that an unanswered request takes away: they travel with the request. */
-export function clientPreparedEntries(client: PgSocket): ClientPrepared[] {
-  if (client.clientStatements === null) return [];
+export function clientPreparedEntries(client: ClientSocket): ClientPrepared[] {
+  if (client.statements === null) return [];
   const entries: ClientPrepared[] = [];
-  for (const statement of client.clientStatements.values()) {
+  for (const statement of client.statements.values()) {
     if (!statement.closing) entries.push(clientPrepared(statement));
   }
   return entries;
 }
 
 /** A server's statements, the least recently used first. */
-export function serverPreparedEntries(server: PgSocket): ServerPrepared[] {
+export function serverPreparedEntries(server: ServerSocket): ServerPrepared[] {
   const entries: ServerPrepared[] = [];
-  let item = server.serverStatements?.lru.head ?? null;
+  let item = server.statements?.lru.head ?? null;
   for (; item !== null; item = item.next as ServerStatement | null) entries.push(serverPrepared(item));
   return entries;
 }
 
-export function requestPreparedEntries(server: PgSocket): RequestPrepared[] {
-  const requests = server.requests as RequestQueue;
+export function requestPreparedEntries(server: ServerSocket): RequestPrepared[] {
+  const requests = server.requests;
   const entries: RequestPrepared[] = [];
   if (requests.allNotes().length === 0) return entries;
   for (let at = 0; at < requests.count; at++) {
@@ -341,9 +345,9 @@ export function requestPreparedEntries(server: PgSocket): RequestPrepared[] {
  * Gives a client the statements it had in another process. Here a query may have another number: the client does not
  * know it.
  */
-export function restoreClientPrepared(client: PgSocket, entries: readonly ClientPrepared[]): void {
+export function restoreClientPrepared(client: ClientSocket, entries: readonly ClientPrepared[]): void {
   for (const { name, unsure, queryId, query } of entries) {
-    if (client.clientStatements?.has(name) === true) continue;
+    if (client.statements?.has(name) === true) continue;
     const ps = restorePreparedStatement(queryId, query) ?? getPreparedStatement(query);
     addClientStatement(client, name, ps).unsure = unsure;
   }
@@ -354,13 +358,13 @@ export function restoreClientPrepared(client: PgSocket, entries: readonly Client
  * @returns false when this process uses one of the numbers for another query, or another number for one of the queries:
  *   the server must be closed as soon as possible (closeNeeded)
  */
-export function restoreServerPrepared(server: PgSocket, entries: readonly ServerPrepared[]): boolean {
+export function restoreServerPrepared(server: ServerSocket, entries: readonly ServerPrepared[]): boolean {
   let fits = true;
   for (const { queryId, query, stale } of entries) {
     const ps = restorePreparedStatement(queryId, query);
     if (ps === null) {
       fits = false;
-    } else if (server.serverStatements?.find(ps) === undefined) {
+    } else if (server.statements?.find(ps) === undefined) {
       const statement = new ServerStatement(ps);
       statement.stale = stale;
       addServerStatement(server, statement);
@@ -376,12 +380,12 @@ export function restoreServerPrepared(server: PgSocket, entries: readonly Server
  * @param subjects RequestQueue.subjectAt() of each; a process of version 0.1.0 does not say them
  */
 export function restoreRequests(
-  server: PgSocket,
+  server: ServerSocket,
   requests: readonly number[],
   entries: readonly RequestPrepared[],
   subjects: readonly number[] = [],
 ): void {
-  const queue = server.requests as RequestQueue;
+  const queue = server.requests;
   const notes = new Map(entries.map((entry) => [entry.at, entry]));
   requests.forEach((request, at) => {
     const entry = notes.get(at);
@@ -390,13 +394,13 @@ export function restoreRequests(
   });
 }
 
-function restoreNote(server: PgSocket, entry: RequestPrepared, segment: number): RequestNote | null {
+function restoreNote(server: ServerSocket, entry: RequestPrepared, segment: number): RequestNote | null {
   const closing = entry.kind !== NoteKind.PARSE;
   let ofServer: ServerStatement | null = null;
   if (entry.server !== null) {
     const ps = restorePreparedStatement(entry.server.queryId, entry.server.query);
     if (ps !== null) {
-      ofServer = closing ? new ServerStatement(ps) : (server.serverStatements?.find(ps) ?? null);
+      ofServer = closing ? new ServerStatement(ps) : (server.statements?.find(ps) ?? null);
       dropUnusedStatement(ps);
     }
   }
@@ -404,7 +408,7 @@ function restoreNote(server: PgSocket, entry: RequestPrepared, segment: number):
   if (entry.client !== null) {
     const { name, queryId, query } = entry.client;
     const ps = restorePreparedStatement(queryId, query) ?? getPreparedStatement(query);
-    ofClient = closing ? new ClientStatement(name, ps) : (server.link?.clientStatements?.get(name) ?? null);
+    ofClient = closing ? new ClientStatement(name, ps) : (server.link?.statements?.get(name) ?? null);
     ofClient?.awaitAnswer(entry.kind === NoteKind.DEALLOCATE ? -1 : segment, closing);
     // while its Close or DEALLOCATE is not answered, the client's next packet about that name may have to wait
     if (closing && ofClient !== null) addClosing(server.link, ofClient);
@@ -413,10 +417,10 @@ function restoreNote(server: PgSocket, entry: RequestPrepared, segment: number):
   return ofServer === null && ofClient === null ? null : new RequestNote(entry.kind, ofServer, ofClient);
 }
 
-function addClosing(client: PgSocket | null, statement: ClientStatement): void {
-  if (client === null || client.clientStatements?.has(statement.name) === true) return;
-  if (client.clientStatements === null) client.clientStatements = new Map();
-  client.clientStatements.set(statement.name, statement);
+function addClosing(client: ClientSocket | null, statement: ClientStatement): void {
+  if (client === null || client.statements?.has(statement.name) === true) return;
+  if (client.statements === null) client.statements = new Map();
+  client.statements.set(statement.name, statement);
 }
 
 export { newestQueryId, raiseQueryId } from './prepare';

@@ -16,10 +16,18 @@ import { finishClientLogin } from '../login/welcome';
 import { isUnixClient } from '../net/addr';
 import { blockSource, keepForLater, keepInput, sbufIsEmpty, sbufPause, sendBytes } from '../net/sbuf';
 import { sbufTlsAccept, tlsState } from '../net/tls';
-import { Dropping, type PgPool, type PgSocket, SocketState } from '../pool/bouncer';
+import {
+  type ClientSocket,
+  Dropping,
+  LoginPhase,
+  type PartialPacket,
+  type PgPool,
+  type ServerSocket,
+  SocketState,
+} from '../pool/bouncer';
 import { requestFullLoopMaint } from '../pool/pool';
-import { type RequestQueue, ResponseAction } from '../pool/requests';
-import { isDead } from '../pool/socket';
+import { ResponseAction } from '../pool/requests';
+import { hasStarted, isDead, loginOf } from '../pool/socket';
 import { count, type PgStats, Stat } from '../pool/stats';
 import { upcalls } from '../pool/upcalls';
 import { ADMIN_PACKET_MAX, LOGIN_PACKET_MAX } from '../wire/limits';
@@ -41,7 +49,7 @@ const SSL_REFUSED = Buffer.from('N');
 const TLS_HANDSHAKE = 0x16;
 
 /** The connection ended (length 0) or broke. */
-export function clientRecvFailed(client: PgSocket): void {
+export function clientRecvFailed(client: ClientSocket): void {
   // whoever connects and leaves without a word is a monitoring probe, not an error
   const silent = client.state === SocketState.CL_LOGIN && !client.hasKept;
   client.vanished = true;
@@ -49,11 +57,11 @@ export function clientRecvFailed(client: PgSocket): void {
 }
 
 /** True while packets belong to login. */
-function inStartupPhase(client: PgSocket): boolean {
-  return client.state === SocketState.CL_LOGIN || client.waitForWelcome;
+function inStartupPhase(client: ClientSocket): boolean {
+  return client.login !== null;
 }
 
-function showPacket(client: PgSocket, off: number, end: number): Verdict {
+function showPacket(client: ClientSocket, off: number, end: number): Verdict {
   if (incompleteHeader(arena, off, end)) {
     if (wantNoise()) slogNoise(client, 'C: got partial header, trying to wait a bit');
     return Verdict.NEED_MORE;
@@ -72,7 +80,7 @@ function showPacket(client: PgSocket, off: number, end: number): Verdict {
  * Bytes of a client, in the arena at [off, end): from the socket, or kept ones that can go on now. What cannot be
  * processed is given back to the loop.
  */
-export function clientInput(client: PgSocket, off: number, length: number): void {
+export function clientInput(client: ClientSocket, off: number, length: number): void {
   const end = off + length;
   let pos = off;
   // [run, pos) waits to be forwarded in one piece
@@ -85,7 +93,7 @@ export function clientInput(client: PgSocket, off: number, length: number): void
       if (client.pktSkip) {
         if (pos > run && !holdRun(client, run, pos)) return;
         run = pos + n;
-        if (client.collect !== null && !collected(client, pos, n, end)) return;
+        if (client.partial !== null && !collected(client, pos, n, end)) return;
       }
       pos += n;
       continue;
@@ -130,7 +138,7 @@ export function clientInput(client: PgSocket, off: number, length: number): void
  * Few bytes about a large statement become many; when the server does not take them the client has to wait.
  * @returns false when the input ends here
  */
-function makeRoom(client: PgSocket, pos: number, end: number): boolean {
+function makeRoom(client: ClientSocket, pos: number, end: number): boolean {
   if (!flushRun(client, pos, pos)) return false;
   if (!client.blocked) return true;
   keepInput(client, pos, end);
@@ -141,17 +149,18 @@ function makeRoom(client: PgSocket, pos: number, end: number): boolean {
  * `n` more bytes, at `pos`, of a packet that is put together; handles it when these are its last.
  * @returns false when the input ends here
  */
-function collected(client: PgSocket, pos: number, n: number, end: number): boolean {
-  const packet = collectBytes(client, arena, pos, n);
+function collected(client: ClientSocket, pos: number, n: number, end: number): boolean {
+  const partial = client.partial as PartialPacket;
+  const packet = collectBytes(partial, arena, pos, n, client.pktRemain);
   if (client.pktRemain > 0) return true;
-  const len = client.collectLen;
+  const len = partial.length;
   getHeader(packet, 0, len, len, hdr);
   const type = hdr.type;
   const verdict = workPacket(client, packet, 0, len);
   if (verdict === Verdict.DISCONNECTED) return false;
   if (verdict === Verdict.PAUSED) {
     // its last bytes come again when the client may go on
-    client.collectLen -= n;
+    partial.length -= n;
     client.pktRemain = n;
     if (flushRun(client, pos, pos)) {
       askForAnswers(client);
@@ -159,7 +168,7 @@ function collected(client: PgSocket, pos: number, n: number, end: number): boole
     }
     return false;
   }
-  client.collect = null;
+  client.partial = null;
   if (verdict === Verdict.CONSUMED) return true;
   const done = verdict === Verdict.REWRITE ? rewritePacket(client, type, packet, 0, len, held) : 0;
   if (done < 0) return false;
@@ -170,21 +179,21 @@ function collected(client: PgSocket, pos: number, n: number, end: number): boole
 /* ---- login ---- */
 
 /** True when a client begins with TLS, without asking by SSLRequest. */
-function isDirectTls(client: PgSocket, off: number): boolean {
-  if (arena[off] !== TLS_HANDSHAKE || client.tls || client.startupMessageReceived) return false;
+function isDirectTls(client: ClientSocket, off: number): boolean {
+  if (arena[off] !== TLS_HANDSHAKE || client.tls || hasStarted(client)) return false;
   if (client.state !== SocketState.CL_LOGIN || client.loginUser !== null) return false;
   return tlsState.clientAcceptSslmode !== SslMode.DISABLED && !isUnixClient(client);
 }
 
 /** All of [off, end) is TLS's. @returns Verdict.DISCONNECTED in any case: there is nothing left to walk */
-function acceptDirectTls(client: PgSocket, off: number, end: number): Verdict {
+function acceptDirectTls(client: ClientSocket, off: number, end: number): Verdict {
   slogNoise(client, 'Starting TLS handshake');
   if (!sbufTlsAccept(client, off, end - off)) disconnectClient(client, false, 'failed to accept SSL');
   return Verdict.DISCONNECTED;
 }
 
 /** SSLRequest: TLS begins behind the answer. */
-function answerSslRequest(client: PgSocket): Verdict {
+function answerSslRequest(client: ClientSocket): Verdict {
   if (client.tls) {
     disconnectClient(client, false, 'SSL req inside SSL');
     return Verdict.DISCONNECTED;
@@ -201,7 +210,7 @@ function answerSslRequest(client: PgSocket): Verdict {
   return Verdict.DISCONNECTED;
 }
 
-function startupPacket(client: PgSocket, off: number, end: number): Verdict {
+function startupPacket(client: ClientSocket, off: number, end: number): Verdict {
   const len = hdr.len;
   if (isDirectTls(client, off)) return acceptDirectTls(client, off, end);
   if (len > LOGIN_PACKET_MAX) {
@@ -219,12 +228,13 @@ function startupPacket(client: PgSocket, off: number, end: number): Verdict {
     return Verdict.DISCONNECTED;
   }
   if (end - off < len) return Verdict.NEED_MORE;
-  if (client.waitForAuth && !client.authPassed) {
-    // somebody let it read again too early: it has still to be judged
+  const { phase } = loginOf(client);
+  if (phase === LoginPhase.EXTERNAL_AUTH) {
+    // reading was resumed too early: the answer is still to come
     sbufPause(client);
     return Verdict.PAUSED;
   }
-  if (client.waitForWelcome || client.waitForAuth) {
+  if (phase === LoginPhase.WELCOME || phase === LoginPhase.EXTERNAL_PASSED) {
     if (finishClientLogin(client)) return restoreSkip(len);
     return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
   }
@@ -241,7 +251,7 @@ function restoreSkip(len: number): Verdict {
   return restoreLength(Verdict.CONSUMED, len);
 }
 
-function refuseEncryption(client: PgSocket, what: string): Verdict {
+function refuseEncryption(client: ClientSocket, what: string): Verdict {
   slogNoise(client, `C: req ${what}`);
   if (sendBytes(client, SSL_REFUSED, 1)) return Verdict.CONSUMED;
   disconnectClient(client, false, `failed to nak ${what}`);
@@ -254,7 +264,7 @@ function isKeyLength(length: number): boolean {
 }
 
 /** One complete packet of the login phase, body in arena[body, end). */
-function handleStartupPacket(client: PgSocket, type: number, body: number, end: number): Verdict {
+function handleStartupPacket(client: ClientSocket, type: number, body: number, end: number): Verdict {
   switch (type) {
     case Pkt.SSLREQ:
       return answerSslRequest(client);
@@ -270,16 +280,16 @@ function handleStartupPacket(client: PgSocket, type: number, body: number, end: 
         disconnectClient(client, true, 'SSL required');
         return Verdict.DISCONNECTED;
       }
-      if (client.startupMessageReceived && !client.waitForUser) {
+      if (hasStarted(client)) {
         disconnectClient(client, true, 'client re-sent startup pkt');
         return Verdict.DISCONNECTED;
       }
-      if (client.waitForUser) return resumeAfterAuthQuery(client);
+      if (loginOf(client).phase === LoginPhase.AUTH_QUERY_RESULT) return resumeAfterAuthQuery(client);
       return decideStartupPool(client, type, arena, body, end);
     case PqMsg.PasswordMessage:
       return handlePasswordPacket(client, arena, body, end);
     case Pkt.CANCEL:
-      if (!isKeyLength(end - body) || client.startupMessageReceived) {
+      if (!isKeyLength(end - body) || hasStarted(client)) {
         disconnectClient(client, false, 'bad cancel request');
         return Verdict.DISCONNECTED;
       }
@@ -293,7 +303,7 @@ function handleStartupPacket(client: PgSocket, type: number, body: number, end: 
 
 /* ---- work ---- */
 
-function unknownPacket(client: PgSocket, type: number): Verdict {
+function unknownPacket(client: ClientSocket, type: number): Verdict {
   slogError(client, `unknown pkt from client: ${type}/0x${type.toString(16)}`);
   disconnectClient(client, true, 'unknown pkt');
   return Verdict.DISCONNECTED;
@@ -311,7 +321,7 @@ const found = {
  * What is to be done with a packet of a logged-in client, before a server is looked for.
  * @returns FORWARD, REWRITE, or a verdict that is final
  */
-function classify(client: PgSocket, type: number, buf: Buffer, off: number, end: number, len: number): Verdict {
+function classify(client: ClientSocket, type: number, buf: Buffer, off: number, end: number, len: number): Verdict {
   found.answered = true;
   found.unnamed = false;
   switch (type) {
@@ -341,7 +351,7 @@ function classify(client: PgSocket, type: number, buf: Buffer, off: number, end:
   }
 }
 
-function classifyQuery(client: PgSocket, buf: Buffer, off: number, end: number, len: number): Verdict {
+function classifyQuery(client: ClientSocket, buf: Buffer, off: number, end: number, len: number): Verdict {
   if (cf.disablePqexec) {
     slogError(client, 'client used "Query" packet type');
     disconnectClient(client, true, 'PQexec disallowed');
@@ -353,7 +363,7 @@ function classifyQuery(client: PgSocket, buf: Buffer, off: number, end: number, 
 }
 
 /** The clocks of the query and of the transaction start with its first packet. */
-function startClocks(client: PgSocket, stats: PgStats): void {
+function startClocks(client: ClientSocket, stats: PgStats): void {
   if (client.queryStart === 0) {
     client.queryStart = getCachedTime();
     count(stats, Stat.QUERY_COUNT, 1);
@@ -369,7 +379,7 @@ function startClocks(client: PgSocket, stats: PgStats): void {
  * which.
  * @param buf the arena, or a packet that was put together
  */
-function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Verdict {
+function workPacket(client: ClientSocket, buf: Buffer, off: number, end: number): Verdict {
   const type = hdr.type;
   const len = hdr.len;
   if (client.dropping !== Dropping.NONE) return dropCanceled(client, type, len);
@@ -389,7 +399,7 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ve
   }
   hdr.len = len;
   count(pool.stats, Stat.CLIENT_BYTES, len);
-  const server = client.link as unknown as PgSocket;
+  const server = client.link as ServerSocket;
   server.ready = false;
   server.idleTx = false;
   // a client that learnt of the failure of its COPY need not end it
@@ -399,24 +409,24 @@ function workPacket(client: PgSocket, buf: Buffer, off: number, end: number): Ve
   if (verdict === Verdict.REWRITE) return verdict;
   if (unnamed) return unnamedPacket(client, type, buf, off, end, len);
   if (type === PqMsg.Execute && client.deallocating !== null) executeDeallocate(client, server);
-  else if (answered) (server.requests as RequestQueue).push(type, ResponseAction.FORWARD);
+  else if (answered) server.requests.push(type, ResponseAction.FORWARD);
   return Verdict.FORWARD;
 }
 
 /** Part of a COPY, or of a failed one: the server passes over it and stays as ready as it is. */
-function copyPacket(client: PgSocket, type: number, len: number): Verdict {
+function copyPacket(client: ClientSocket, type: number, len: number): Verdict {
   const server = client.link;
   // late ones, of a COPY that failed: the server has been released
   if (server === null) return Verdict.CONSUMED;
   if (type !== PqMsg.CopyData) client.copyMode = false;
   count((client.pool as PgPool).stats, Stat.CLIENT_BYTES, len);
-  (server.requests as RequestQueue).markCopy(type);
+  server.requests.markCopy(type);
   server.batch?.drop();
   return Verdict.FORWARD;
 }
 
 /** One packet for the console, which wants it whole. */
-function adminPacket(client: PgSocket, type: number, len: number, off: number, end: number): Verdict {
+function adminPacket(client: ClientSocket, type: number, len: number, off: number, end: number): Verdict {
   if (len > ADMIN_PACKET_MAX) {
     disconnectClient(client, true, 'admin query too long');
     return Verdict.DISCONNECTED;

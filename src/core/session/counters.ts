@@ -4,12 +4,12 @@
 
 import { slogDebug, slogWarning, wantDebug } from '../base/log';
 import { getCachedTime } from '../base/time';
-import type { PgPool, PgSocket } from '../pool/bouncer';
+import type { ClientSocket, ServerSocket } from '../pool/bouncer';
 import { count, Stat } from '../pool/stats';
 
 /** Bytes of a server that were handled. */
-export function countBytes(server: PgSocket, len: number): void {
-  const stats = (server.pool as PgPool).stats;
+export function countBytes(server: ServerSocket, len: number): void {
+  const stats = server.pool.stats;
   count(stats, Stat.SERVER_BYTES, len);
 }
 
@@ -19,8 +19,8 @@ export function countBytes(server: PgSocket, len: number): void {
  * @param ready the transaction has ended too
  * @param asynchronous the packet answers nothing, so that no query need have been running
  */
-export function countTimes(server: PgSocket, client: PgSocket, ready: boolean, asynchronous: boolean): void {
-  const stats = (server.pool as PgPool).stats;
+export function countTimes(server: ServerSocket, client: ClientSocket, ready: boolean, asynchronous: boolean): void {
+  const stats = server.pool.stats;
   const now = getCachedTime();
   if (client.queryStart !== 0) {
     const total = now - client.queryStart;

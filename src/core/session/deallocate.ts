@@ -5,7 +5,7 @@
  */
 
 import { asciiLower } from '../base/strutil';
-import type { PgSocket } from '../pool/bouncer';
+import type { ClientSocket, ServerSocket } from '../pool/bouncer';
 import { type ClientStatement, Deallocation, NoteKind, RequestNote } from '../pool/prepare';
 import { type RequestQueue, ResponseAction } from '../pool/requests';
 import { dropClientStatement, preparedStatementsEnabled } from '../pool/statements';
@@ -50,23 +50,23 @@ function deallocateTarget(text: string): string | null {
 }
 
 /** What of a client's a text takes away, if that is not gone already (closing); null = nothing that is known here. */
-function deallocationOf(client: PgSocket, text: string): Deallocation | null {
+function deallocationOf(client: ClientSocket, text: string): Deallocation | null {
   const name = deallocateTarget(text);
   if (name === null) return null;
   if (name === '') return new Deallocation(null);
-  const statements = client.clientStatements;
+  const statements = client.statements;
   const statement = statements?.get(name) ?? statements?.get(name.slice(0, NAME_MAX));
   return statement === undefined ? null : new Deallocation(statement);
 }
 
 /** Likewise for a whole query packet. */
-export function queryDeallocation(client: PgSocket, buf: Buffer, off: number, len: number): Deallocation | null {
+export function queryDeallocation(client: ClientSocket, buf: Buffer, off: number, len: number): Deallocation | null {
   if (len > DEALLOCATE_MAX || !preparedStatementsEnabled(client)) return null;
   return deallocationOf(client, buf.toString('latin1', off + NEW_HEADER_LEN, off + len - 1));
 }
 
 /** Likewise for a whole Parse of the unnamed statement. */
-export function parseDeallocation(client: PgSocket, buf: Buffer, off: number, len: number): Deallocation | null {
+export function parseDeallocation(client: ClientSocket, buf: Buffer, off: number, len: number): Deallocation | null {
   if (len > DEALLOCATE_MAX || !preparedStatementsEnabled(client)) return null;
   const query = off + NEW_HEADER_LEN + 1;
   const queryEnd = buf.indexOf(0, query);
@@ -82,14 +82,14 @@ function deallocateNote(requests: RequestQueue, statement: ClientStatement | nul
 
 /** A simple query that deallocates. */
 export function sendDeallocate(
-  server: PgSocket,
+  server: ServerSocket,
   what: Deallocation,
   buf: Buffer,
   off: number,
   len: number,
   out: PktBuf,
 ): void {
-  const requests = server.requests as RequestQueue;
+  const requests = server.requests;
   if (what.statement === null) out.putSlice(buf, off, len);
   else writeQuery(out, SUBSTITUTE);
   requests.push(PqMsg.Query, ResponseAction.FORWARD, deallocateNote(requests, what.statement, true));
@@ -106,8 +106,8 @@ export function substituteParse(buf: Buffer, off: number, len: number, out: PktB
 }
 
 /** Execute of the client's unnamed statement, which deallocates. */
-export function executeDeallocate(client: PgSocket, server: PgSocket): void {
-  const requests = server.requests as RequestQueue;
+export function executeDeallocate(client: ClientSocket, server: ServerSocket): void {
+  const requests = server.requests;
   const { statement } = client.deallocating as Deallocation;
   requests.push(PqMsg.Execute, ResponseAction.FORWARD, deallocateNote(requests, statement, false));
 }
@@ -116,8 +116,8 @@ export function executeDeallocate(client: PgSocket, server: PgSocket): void {
  * The server carried out something whose tag is as long as the substitute's.
  * @returns true when it was the substitute: the client wants to hear DEALLOCATE
  */
-export function substituteDone(server: PgSocket, buf: Buffer, off: number): boolean {
-  const requests = server.requests as RequestQueue;
+export function substituteDone(server: ServerSocket, buf: Buffer, off: number): boolean {
+  const requests = server.requests;
   if (requests.count === 0) return false;
   const note = requests.firstNote();
   if (note === null || note.kind !== NoteKind.DEALLOCATE || note.client === null) return false;

@@ -8,9 +8,8 @@ import { slogDebug, slogError, slogNoise, wantNoise } from '../base/log';
 import { cf } from '../config/settings';
 import { disconnectClient } from '../link/objects';
 import { sbufContinue, sbufPause, sendBytes } from '../net/sbuf';
-import type { PgPool, PgSocket } from '../pool/bouncer';
+import type { ClientSocket, PgPool, ServerSocket } from '../pool/bouncer';
 import { findPreparedStatement, NoteKind, type PgPreparedStatement } from '../pool/prepare';
-import type { RequestQueue } from '../pool/requests';
 import { preparedStatementsEnabled, serversChange } from '../pool/statements';
 import { count, Stat } from '../pool/stats';
 import { COLLECT_MIN, PREPARED_PACKET_MAX } from '../wire/limits';
@@ -44,7 +43,14 @@ const enum Inspect {
  * @param off @param end the bytes that are here, from the packet's first on; may be less or more than the packet
  * @param len of the whole packet, header included
  */
-function inspectPrepared(client: PgSocket, type: number, buf: Buffer, off: number, end: number, len: number): Inspect {
+function inspectPrepared(
+  client: ClientSocket,
+  type: number,
+  buf: Buffer,
+  off: number,
+  end: number,
+  len: number,
+): Inspect {
   const whole = end - off >= len;
   const limit = whole ? off + len : end;
   const lacking = whole ? Inspect.BROKEN : Inspect.MORE;
@@ -74,17 +80,17 @@ function inspectPrepared(client: PgSocket, type: number, buf: Buffer, off: numbe
 
 /** True while what the client's requests did to its named statements is open: it depends on answers that have not come. */
 function namedUnsure(
-  client: PgSocket,
-  server: PgSocket,
+  client: ClientSocket,
+  server: ServerSocket,
   type: number,
   name: string,
   parsed: PgPreparedStatement | null,
 ): boolean {
-  const requests = server.requests as RequestQueue;
+  const requests = server.requests;
   // behind an error the server passes over everything up to the Sync: the packet means nothing
   if (server.queryFailed && !requests.hasSync()) return false;
   if (requests.hasNote(NoteKind.DEALLOCATE)) return true;
-  const statement = client.clientStatements?.get(name);
+  const statement = client.statements?.get(name);
   if (type === PqMsg.Close) return false;
   const ps = type === PqMsg.Parse ? parsed : (statement?.ps ?? null);
   if (ps !== null && requests.mayChange(ps)) return true;
@@ -96,7 +102,7 @@ function namedUnsure(
 }
 
 /** Has the client's packet wait for the next answers of its server. */
-function holdPacket(client: PgSocket, server: PgSocket): Verdict {
+function holdPacket(client: ClientSocket, server: ServerSocket): Verdict {
   slogDebug(client, 'waiting for answers about prepared statements');
   server.holding = true;
   sbufPause(client);
@@ -104,17 +110,17 @@ function holdPacket(client: PgSocket, server: PgSocket): Verdict {
 }
 
 /** Everything in front of a packet is sent: asks for the answers that it waits for, if it waits for answers. */
-export function askForAnswers(client: PgSocket): void {
+export function askForAnswers(client: ClientSocket): void {
   const server = client.link;
   if (server === null || !server.holding) return;
-  const requests = server.requests as RequestQueue;
+  const requests = server.requests;
   if (!requests.owesSync() || server.flushTotal === requests.total) return;
   server.flushTotal = requests.total;
   sendBytes(server, PACKET_FLUSH, PACKET_FLUSH.length);
 }
 
 /** Answers of a server arrive: its client's packet that waits for them is looked at again when they are handled. */
-export function letGo(server: PgSocket): void {
+export function letGo(server: ServerSocket): void {
   server.holding = false;
   if (server.link !== null) sbufContinue(server.link);
 }
@@ -125,7 +131,7 @@ export function letGo(server: PgSocket): void {
  * A packet about a prepared statement of which more is needed.
  * @param whole all of it is; else only the names in front
  */
-function awaitMore(client: PgSocket, type: number, len: number, avail: number, whole: boolean): Verdict {
+function awaitMore(client: ClientSocket, type: number, len: number, avail: number, whole: boolean): Verdict {
   if ((whole ? len : avail) < COLLECT_MIN) return Verdict.NEED_MORE;
   if (len <= PREPARED_PACKET_MAX) return Verdict.REASSEMBLE;
   slogError(client, `too large packet '${pktDesc(type)}' from client: ${len}`);
@@ -134,13 +140,20 @@ function awaitMore(client: PgSocket, type: number, len: number, avail: number, w
 }
 
 /** True when a packet is a Parse, all of it here, that deallocates a statement. */
-function isDeallocateParse(client: PgSocket, buf: Buffer, off: number, len: number): boolean {
+function isDeallocateParse(client: ClientSocket, buf: Buffer, off: number, len: number): boolean {
   const query = off + NEW_HEADER_LEN + 1;
   return mayDeallocate(buf, query, off + len, true) && parseDeallocation(client, buf, off, len) !== null;
 }
 
 /** A packet about the unnamed statement: FORWARD = it goes to unnamedPacket() when the client has a server. */
-function unnamedStatement(client: PgSocket, type: number, buf: Buffer, off: number, end: number, len: number): Verdict {
+function unnamedStatement(
+  client: ClientSocket,
+  type: number,
+  buf: Buffer,
+  off: number,
+  end: number,
+  len: number,
+): Verdict {
   const server = client.link;
   if (type === PqMsg.Parse) {
     const whole = end - off >= len;
@@ -166,7 +179,7 @@ export let unnamedFound = false;
  * @returns FORWARD (with unnamedFound), REWRITE, or what client.ts has to do at once
  */
 export function statementPacket(
-  client: PgSocket,
+  client: ClientSocket,
   type: number,
   buf: Buffer,
   off: number,
@@ -195,7 +208,7 @@ export function statementPacket(
   }
   const server = client.link;
   if (server !== null) {
-    const requests = server.requests as RequestQueue;
+    const requests = server.requests;
     if (requests.count > 0 && (type === PqMsg.Parse || requests.hasNotes())) {
       const body = type === PqMsg.Parse && requests.hasNotes() ? parseBody(buf.subarray(off, off + len)) : null;
       const parsed = body === null ? null : findPreparedStatement(body);
@@ -209,12 +222,12 @@ export function statementPacket(
 }
 
 /** Without max_prepared_statements a named statement passes as it is, and so does what the server will not understand. */
-function namelessOnly(client: PgSocket, type: number, found: Inspect, avail: number, len: number): Verdict {
+function namelessOnly(client: ClientSocket, type: number, found: Inspect, avail: number, len: number): Verdict {
   return found === Inspect.MORE ? awaitMore(client, type, len, avail, false) : Verdict.FORWARD;
 }
 
 /** A simple query that may be a DEALLOCATE. @returns FORWARD, REWRITE, MORE or WAIT */
-export function queryPacket(client: PgSocket, buf: Buffer, off: number, end: number, len: number): Verdict {
+export function queryPacket(client: ClientSocket, buf: Buffer, off: number, end: number, len: number): Verdict {
   if (!preparedStatementsEnabled(client)) return Verdict.FORWARD;
   if (end - off < len) return Verdict.NEED_MORE;
   const what = queryDeallocation(client, buf, off, len);

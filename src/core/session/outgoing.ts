@@ -7,7 +7,7 @@
 import { arena, native } from '../base/native';
 import { disconnectServer } from '../link/objects';
 import { blockSource } from '../net/sbuf';
-import type { PgSocket } from '../pool/bouncer';
+import type { ClientSocket, ServerSocket } from '../pool/bouncer';
 import { PktBuf } from '../wire/pktbuf';
 
 /** Runs up to this length are copied; longer ones are sent from where they are. */
@@ -34,7 +34,7 @@ export function holdBytes(buf: Buffer, off: number, len: number): void {
 }
 
 /** A run ends because the packet behind it is not forwarded as it is. @returns false when the server broke, and the client with it */
-export function holdRun(client: PgSocket, off: number, end: number): boolean {
+export function holdRun(client: ClientSocket, off: number, end: number): boolean {
   if (held.pos + end - off > HOLD_MAX) return flushRun(client, off, end);
   held.putSlice(arena, off, end - off);
   return true;
@@ -44,31 +44,31 @@ export function holdRun(client: PgSocket, off: number, end: number): boolean {
  * Sends what is held, and the run [off, end) of the arena behind it.
  * @returns false when the server broke, and the client with it
  */
-export function flushRun(client: PgSocket, off: number, end: number): boolean {
+export function flushRun(client: ClientSocket, off: number, end: number): boolean {
   const heldLen = held.pos;
   if (heldLen === 0 && end <= off) return true;
-  const batch = (client.link as PgSocket).batch;
+  const batch = (client.link as ServerSocket).batch;
   if (batch?.recording) {
     batch.add(held.buf, 0, heldLen);
     if (end > off) batch.add(arena, off, end);
   }
-  if (heldLen === 0) return sent(client, native.send((client.link as PgSocket).handle, off, end - off));
+  if (heldLen === 0) return sent(client, native.send((client.link as ServerSocket).handle, off, end - off));
   let left = off;
   if (end > off && heldLen + end - off <= HOLD_MAX) {
     held.putSlice(arena, off, end - off);
     left = end;
   }
-  const res = held.failed ? -1 : native.sendBytes((client.link as PgSocket).handle, held.buf, 0, held.pos);
+  const res = held.failed ? -1 : native.sendBytes((client.link as ServerSocket).handle, held.buf, 0, held.pos);
   if (held.buf.length > HELD_KEEP_MAX) held.buf = Buffer.allocUnsafeSlow(2 * HOLD_MAX);
   held.reset();
   if (!sent(client, res)) return false;
-  return end <= left || sent(client, native.send((client.link as PgSocket).handle, left, end - left));
+  return end <= left || sent(client, native.send((client.link as ServerSocket).handle, left, end - left));
 }
 
-function sent(client: PgSocket, res: number): boolean {
+function sent(client: ClientSocket, res: number): boolean {
   if (res === 0) return true;
   if (res < 0) {
-    disconnectServer(client.link as PgSocket, false, 'server connection closed');
+    disconnectServer(client.link as ServerSocket, false, 'server connection closed');
     return false;
   }
   blockSource(client);

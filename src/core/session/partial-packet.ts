@@ -4,30 +4,32 @@
  */
 
 import { slogDebug, wantDebug } from '../base/log';
-import type { PgSocket } from '../pool/bouncer';
+import type { ClientSocket, PartialPacket } from '../pool/bouncer';
 
 /** First size in bytes. */
 const COLLECT_START = 64 * 1024;
 
-/** The packet that is beginning will be put together. @param len of the whole packet */
-export function startCollect(client: PgSocket, len: number): void {
+/** A packet begins that will be put together. @param len bytes of the whole packet */
+export function startCollect(client: ClientSocket, len: number): void {
   if (wantDebug()) slogDebug(client, `buffering complete packet, len=${len}`);
-  client.collect = Buffer.allocUnsafeSlow(Math.min(len, COLLECT_START));
-  client.collectLen = 0;
+  client.partial = { buf: Buffer.allocUnsafeSlow(Math.min(len, COLLECT_START)), length: 0 };
   client.pktRemain = len;
   client.pktSkip = true;
 }
 
-/** Takes `n` bytes of it, which pktRemain counts as here already. @returns the buffer, valid up to collectLen */
-export function collectBytes(client: PgSocket, src: Buffer, off: number, n: number): Buffer {
-  let buf = client.collect as Buffer;
-  const need = client.collectLen + n;
-  if (need > buf.length) {
-    const bigger = Buffer.allocUnsafeSlow(Math.min(need + client.pktRemain, Math.max(need, buf.length * 2)));
-    buf.copy(bigger, 0, 0, client.collectLen);
-    client.collect = buf = bigger;
+/**
+ * Adds `n` bytes of the packet.
+ * @param remain bytes of the packet that come after these
+ * @returns the packet's memory, valid up to partial.length
+ */
+export function collectBytes(partial: PartialPacket, src: Buffer, off: number, n: number, remain: number): Buffer {
+  const need = partial.length + n;
+  if (need > partial.buf.length) {
+    const bigger = Buffer.allocUnsafeSlow(Math.min(need + remain, Math.max(need, partial.buf.length * 2)));
+    partial.buf.copy(bigger, 0, 0, partial.length);
+    partial.buf = bigger;
   }
-  src.copy(buf, client.collectLen, off, off + n);
-  client.collectLen = need;
-  return buf;
+  src.copy(partial.buf, partial.length, off, off + n);
+  partial.length = need;
+  return partial.buf;
 }

@@ -11,7 +11,7 @@ import { cf } from '../config/settings';
 import { disconnectClient } from '../link/objects';
 import { blockSource } from '../net/sbuf';
 import { Batch } from '../pool/batch';
-import type { PgPool, PgSocket } from '../pool/bouncer';
+import type { ClientSocket, PgPool, ServerSocket } from '../pool/bouncer';
 import {
   type ClientStatement,
   getPreparedStatement,
@@ -20,7 +20,7 @@ import {
   RequestNote,
   ServerStatement,
 } from '../pool/prepare';
-import { type RequestQueue, ResponseAction } from '../pool/requests';
+import { ResponseAction } from '../pool/requests';
 import {
   addClientStatement,
   addServerStatement,
@@ -65,7 +65,7 @@ function fakePacket(type: number): Buffer {
 }
 
 /** Sends a made-up answer now. @returns false when the client's connection broke */
-function answerNow(client: PgSocket, type: number): boolean {
+function answerNow(client: ClientSocket, type: number): boolean {
   const packet = fakePacket(type);
   const res = native.sendBytes(client.handle, packet, 0, packet.length);
   if (res < 0) {
@@ -82,8 +82,8 @@ function answerNow(client: PgSocket, type: number): boolean {
  * front of it is answered.
  * @returns false when the client was disconnected
  */
-function answerInTurn(client: PgSocket, server: PgSocket, type: number, note: RequestNote): boolean {
-  const requests = server.requests as RequestQueue;
+function answerInTurn(client: ClientSocket, server: ServerSocket, type: number, note: RequestNote): boolean {
+  const requests = server.requests;
   if (requests.count === 0 && server.pktRemain === 0) {
     if (wantNoise()) slogNoise(client, `add_outstanding_request: queueing fake response right away ${pktDesc(type)}`);
     settleNote(server, note);
@@ -102,8 +102,8 @@ function answerInTurn(client: PgSocket, server: PgSocket, type: number, note: Re
  * Sends the made-up answers whose turn has come, between two packets of the server.
  * @returns false when the client's connection broke, and the server's with it
  */
-export function answerFakes(server: PgSocket, client: PgSocket): boolean {
-  const requests = server.requests as RequestQueue;
+export function answerFakes(server: ServerSocket, client: ClientSocket): boolean {
+  const requests = server.requests;
   const buf = pktbufTemp();
   while (requests.count > 0 && requests.firstAction() === ResponseAction.FAKE) {
     const type = requests.firstType();
@@ -130,9 +130,9 @@ function queryText(ps: PgPreparedStatement): string {
 }
 
 /** Remembers what a server is about to prepare; above the limit the least recently used ones are closed. */
-function registerOnServer(server: PgSocket, statement: ServerStatement, out: PktBuf): void {
+function registerOnServer(server: ServerSocket, statement: ServerStatement, out: PktBuf): void {
   addServerStatement(server, statement);
-  const statements = server.serverStatements as NonNullable<PgSocket['serverStatements']>;
+  const statements = server.statements as NonNullable<ServerSocket['statements']>;
   if (wantNoise()) {
     const { name } = statement.ps;
     slogNoise(server, `prepared statement ${name} added to server cache, ${statements.count} cached items`);
@@ -141,41 +141,47 @@ function registerOnServer(server: PgSocket, statement: ServerStatement, out: Pkt
     const oldest = statements.lru.head as ServerStatement;
     writeCloseStmt(out, oldest.ps.name);
     const note = new RequestNote(NoteKind.CLOSE, oldest, null);
-    (server.requests as RequestQueue).push(PqMsg.Close, ResponseAction.SKIP, note);
+    server.requests.push(PqMsg.Close, ResponseAction.SKIP, note);
     if (wantNoise()) slogNoise(server, `prepared statement '${oldest.ps.name}' deleted from server cache`);
     statements.remove(oldest);
   }
 }
 
 /** Takes a statement away from a server, which is to prepare it again behind that. */
-export function closeOnServer(server: PgSocket, statement: ServerStatement, out: PktBuf): void {
+export function closeOnServer(server: ServerSocket, statement: ServerStatement, out: PktBuf): void {
   writeCloseStmt(out, statement.ps.name);
   const note = new RequestNote(NoteKind.CLOSE, statement, null);
-  (server.requests as RequestQueue).push(PqMsg.Close, ResponseAction.SKIP, note);
-  server.serverStatements?.remove(statement);
+  server.requests.push(PqMsg.Close, ResponseAction.SKIP, note);
+  server.statements?.remove(statement);
 }
 
 /** Has a server prepare a statement. @param named whose client gets to see the answer; null = nobody does */
 export function parseOnServer(
-  server: PgSocket,
+  server: ServerSocket,
   ps: PgPreparedStatement,
   named: ClientStatement | null,
   out: PktBuf,
 ): void {
-  const stats = (server.pool as PgPool).stats;
+  const stats = server.pool.stats;
   count(stats, Stat.PS_SERVER_PARSE_COUNT, 1);
   const fresh = new ServerStatement(ps);
   const action = named === null ? ResponseAction.SKIP : ResponseAction.FORWARD;
-  const requests = server.requests as RequestQueue;
+  const requests = server.requests;
   requests.push(PqMsg.Parse, action, new RequestNote(NoteKind.PARSE, fresh, named));
   writeParse(out, ps.name, ps.queryAndParameters);
   registerOnServer(server, fresh, out);
 }
 
 /** Parse of a name that the client has: the server refuses it, unless it finds something else to refuse. */
-function refuseParse(client: PgSocket, server: PgSocket, old: ClientStatement, body: Buffer, out: PktBuf): void {
+function refuseParse(
+  client: ClientSocket,
+  server: ServerSocket,
+  old: ClientStatement,
+  body: Buffer,
+  out: PktBuf,
+): void {
   slogInfo(client, `prepared statement '${old.name}' was already prepared`);
-  const requests = server.requests as RequestQueue;
+  const requests = server.requests;
   writeCloseStmt(out, TAKEN_NAME);
   requests.push(PqMsg.Close, ResponseAction.SKIP);
   writeParse(out, TAKEN_NAME, EMPTY_QUERY);
@@ -198,7 +204,14 @@ export function parseBody(packet: Buffer): Buffer | null {
  * Parse of a named statement, all of it: sent on under the common name, or answered here when the server has it.
  * @returns false when the client was disconnected
  */
-function handleParse(client: PgSocket, server: PgSocket, buf: Buffer, off: number, len: number, out: PktBuf): boolean {
+function handleParse(
+  client: ClientSocket,
+  server: ServerSocket,
+  buf: Buffer,
+  off: number,
+  len: number,
+  out: PktBuf,
+): boolean {
   const body = parseBody(buf.subarray(off, off + len));
   if (body === null) {
     disconnectClient(client, true, 'broken Parse packet');
@@ -207,7 +220,7 @@ function handleParse(client: PgSocket, server: PgSocket, buf: Buffer, off: numbe
   const name = nameOf(PqMsg.Parse, buf, off);
   const stats = (client.pool as PgPool).stats;
   count(stats, Stat.PS_CLIENT_PARSE_COUNT, 1);
-  const old = client.clientStatements?.get(name);
+  const old = client.statements?.get(name);
   if (old?.unsure === true) {
     dropClientStatement(client, old);
   } else if (old !== undefined && !old.closing) {
@@ -217,8 +230,8 @@ function handleParse(client: PgSocket, server: PgSocket, buf: Buffer, off: numbe
 
   const ps = getPreparedStatement(body);
   const named = addClientStatement(client, name, ps);
-  named.awaitAnswer((server.requests as RequestQueue).segment, false);
-  const there = server.serverStatements?.find(ps);
+  named.awaitAnswer(server.requests.segment, false);
+  const there = server.statements?.find(ps);
   const known = there !== undefined && !there.stale && !server.failedTx;
   if (wantDebug()) {
     const what = known ? 'mapping' : 'creating mapping for';
@@ -232,16 +245,16 @@ function handleParse(client: PgSocket, server: PgSocket, buf: Buffer, off: numbe
 }
 
 /** What a client calls `name`; null when that is nothing. */
-function clientStatement(client: PgSocket, name: string): PgPreparedStatement | null {
-  const statement = client.clientStatements?.get(name);
+function clientStatement(client: ClientSocket, name: string): PgPreparedStatement | null {
+  const statement = client.statements?.get(name);
   if (statement !== undefined && !statement.closing) return statement.ps;
   slogInfo(client, `prepared statement '${name}' not found`);
   return null;
 }
 
 /** Has the server prepare a statement it lacks; the client does not see the answer to that. */
-function ensurePrepared(server: PgSocket, ps: PgPreparedStatement, out: PktBuf): void {
-  const statements = server.serverStatements;
+function ensurePrepared(server: ServerSocket, ps: PgPreparedStatement, out: PktBuf): void {
+  const statements = server.statements;
   const statement = statements?.find(ps);
   if (statement !== undefined && !statement.stale) {
     statements?.touch(statement);
@@ -259,8 +272,8 @@ function ensurePrepared(server: PgSocket, ps: PgPreparedStatement, out: PktBuf):
 }
 
 /** What begins a transaction may have to be repeated, when the server cannot use a statement any more. */
-function recordBatch(server: PgSocket): void {
-  const requests = server.requests as RequestQueue;
+function recordBatch(server: ServerSocket): void {
+  const requests = server.requests;
   if (!requests.atStart()) return;
   if (server.batch === null) server.batch = new Batch();
   server.batch.begin(requests.total);
@@ -270,8 +283,8 @@ function recordBatch(server: PgSocket): void {
  * With prepared_errors_fatal, the end of a client that prepares a name which it has, or uses one which it has not.
  * @returns true when the client was disconnected
  */
-function endForName(client: PgSocket, type: number, name: string): boolean {
-  const statement = client.clientStatements?.get(name);
+function endForName(client: ClientSocket, type: number, name: string): boolean {
+  const statement = client.statements?.get(name);
   const has = statement !== undefined && !statement.closing;
   if (type === PqMsg.Parse) {
     if (!has || statement.unsure) return false;
@@ -286,7 +299,14 @@ function endForName(client: PgSocket, type: number, name: string): boolean {
 }
 
 /** Bind: a new header with the common name. @returns bytes of the packet that it replaces, -1 when the client is gone */
-function handleBind(client: PgSocket, server: PgSocket, buf: Buffer, off: number, len: number, out: PktBuf): number {
+function handleBind(
+  client: ClientSocket,
+  server: ServerSocket,
+  buf: Buffer,
+  off: number,
+  len: number,
+  out: PktBuf,
+): number {
   const portal = off + NEW_HEADER_LEN;
   const at = nameAt(PqMsg.Bind, buf, off);
   const nameEnd = findNul(buf, at, buf.length);
@@ -294,7 +314,7 @@ function handleBind(client: PgSocket, server: PgSocket, buf: Buffer, off: number
   count(stats, Stat.PS_BIND_COUNT, 1);
   const name = buf.toString('latin1', at, nameEnd);
   const ps = clientStatement(client, name);
-  const requests = server.requests as RequestQueue;
+  const requests = server.requests;
   let common = UNKNOWN_PREFIX + name;
   // what is executed next is not the unnamed statement
   client.deallocating = null;
@@ -318,10 +338,10 @@ function handleBind(client: PgSocket, server: PgSocket, buf: Buffer, off: number
 }
 
 /** Describe of a named statement. */
-function handleDescribe(client: PgSocket, server: PgSocket, buf: Buffer, off: number, out: PktBuf): void {
+function handleDescribe(client: ClientSocket, server: ServerSocket, buf: Buffer, off: number, out: PktBuf): void {
   const name = nameOf(PqMsg.Describe, buf, off);
   const ps = clientStatement(client, name);
-  const requests = server.requests as RequestQueue;
+  const requests = server.requests;
   if (ps === null) {
     requests.push(PqMsg.Describe, ResponseAction.FORWARD);
     writeDescribeStmt(out, UNKNOWN_PREFIX + name);
@@ -338,8 +358,8 @@ function handleDescribe(client: PgSocket, server: PgSocket, buf: Buffer, off: nu
 
 /** Bind or Describe of the unnamed statement that the server does not have, or a Parse of it or a query that deallocates. */
 function rewriteOther(
-  client: PgSocket,
-  server: PgSocket,
+  client: ClientSocket,
+  server: ServerSocket,
   type: number,
   buf: Buffer,
   off: number,
@@ -371,14 +391,14 @@ function rewriteOther(
  * @returns how many bytes of the packet that replaces, from its first on; -1 when the client is gone
  */
 export function rewritePacket(
-  client: PgSocket,
+  client: ClientSocket,
   type: number,
   buf: Buffer,
   off: number,
   len: number,
   out: PktBuf,
 ): number {
-  const server = client.link as PgSocket;
+  const server = client.link as ServerSocket;
   if (type === PqMsg.Query || buf[nameAt(type, buf, off)] === 0) {
     return rewriteOther(client, server, type, buf, off, len, out);
   }
@@ -393,9 +413,9 @@ export function rewritePacket(
  * Close of a named statement: the client's name is free again; the statement stays on the servers, because other clients
  * may use it.
  */
-export function closeStatement(client: PgSocket, buf: Buffer, off: number): Verdict {
+export function closeStatement(client: ClientSocket, buf: Buffer, off: number): Verdict {
   const name = nameOf(PqMsg.Close, buf, off);
-  const found = client.clientStatements?.get(name);
+  const found = client.statements?.get(name);
   const named = found === undefined || found.closing ? null : found;
   if (named !== null && wantNoise()) {
     const left = preparedCount(client) - 1;
@@ -411,7 +431,7 @@ export function closeStatement(client: PgSocket, buf: Buffer, off: number): Verd
     return answerNow(client, PqMsg.Close) ? Verdict.CONSUMED : Verdict.DISCONNECTED;
   }
   // it goes when the server got past the requests in front of this one
-  named?.awaitAnswer((server.requests as RequestQueue).segment, true);
+  named?.awaitAnswer(server.requests.segment, true);
   const note = new RequestNote(NoteKind.CLOSE, null, named);
   return answerInTurn(client, server, PqMsg.Close, note) ? Verdict.CONSUMED : Verdict.DISCONNECTED;
 }

@@ -8,7 +8,7 @@ import { slogDebug } from '../base/log';
 import { arena, native } from '../base/native';
 import { disconnectServer } from '../link/objects';
 import { blockSource } from '../net/sbuf';
-import type { PgSocket } from '../pool/bouncer';
+import type { ClientSocket, ServerSocket } from '../pool/bouncer';
 import { NoteKind, STATEMENT_NAME_PREFIX } from '../pool/prepare';
 import { type Request, type RequestQueue, ResponseAction, UNNAMED_AGAIN } from '../pool/requests';
 import { markStale } from '../pool/statements';
@@ -73,15 +73,15 @@ export function renamedError(): PktBuf {
 }
 
 /** How the client calls what the server calls PGBOUNCER_<queryId>; null when it has no name for it any more. */
-function clientName(client: PgSocket, queryId: number): string | null {
-  for (const { name, ps } of client.clientStatements?.values() ?? []) if (ps.queryId === queryId) return name;
+function clientName(client: ClientSocket, queryId: number): string | null {
+  for (const { name, ps } of client.statements?.values() ?? []) if (ps.queryId === queryId) return name;
   return null;
 }
 
 /** The message with the client's name in the place of the server's. */
-function renamedMessage(server: PgSocket, fields: Fields): string {
+function renamedMessage(server: ServerSocket, fields: Fields): string {
   const { sqlstate, message } = fields;
-  const requests = server.requests as RequestQueue;
+  const requests = server.requests;
   const note = requests.firstNote();
   if (sqlstate === DUPLICATE_STATEMENT) {
     const name = note?.kind === NoteKind.DUPLICATE ? note.client?.name : undefined;
@@ -91,11 +91,11 @@ function renamedMessage(server: PgSocket, fields: Fields): string {
   if (sqlstate !== UNDEFINED_STATEMENT || (type !== PqMsg.Bind && type !== PqMsg.Describe)) return message;
   const subject = requests.subjectAt(0);
   if (subject === 0) return message.replace(UNKNOWN_PREFIX, '');
-  const name = clientName(server.link as PgSocket, subject);
+  const name = clientName(server.link as ClientSocket, subject);
   return name === null ? message : message.replace(STATEMENT_NAME_PREFIX + subject, () => name);
 }
 
-function rename(server: PgSocket, off: number, len: number, fields: Fields): ErrorFate {
+function rename(server: ServerSocket, off: number, len: number, fields: Fields): ErrorFate {
   const message = renamedMessage(server, fields);
   if (message === fields.message) return ErrorFate.FORWARD;
   renamed.reset();
@@ -116,14 +116,14 @@ function asksForResult(requests: RequestQueue): boolean {
 }
 
 /** Sends the batch again, behind a Close and a Parse of each statement of it that is of no use. */
-function repeat(server: PgSocket): ErrorFate {
-  const requests = server.requests as RequestQueue;
-  const batch = server.batch as NonNullable<PgSocket['batch']>;
+function repeat(server: ServerSocket): ErrorFate {
+  const requests = server.requests;
+  const batch = server.batch as NonNullable<ServerSocket['batch']>;
   const all: Request[] = requests.takeAll();
   const out = new PktBuf();
   for (const { subject } of all) {
     if (subject === 0 || subject >= UNNAMED_AGAIN) continue;
-    const statement = server.serverStatements?.findById(subject);
+    const statement = server.statements?.findById(subject);
     if (statement?.stale !== true) continue;
     closeOnServer(server, statement, out);
     parseOnServer(server, statement.ps, null, out);
@@ -131,7 +131,7 @@ function repeat(server: PgSocket): ErrorFate {
   for (const { type, action, note, subject } of all) requests.push(type, action, note, subject);
   out.putBytes(batch.bytes());
   batch.drop();
-  const client = server.link as PgSocket;
+  const client = server.link as ClientSocket;
   const res = out.failed ? -1 : native.sendBytes(server.handle, out.buf, 0, out.pos);
   if (res < 0) {
     disconnectServer(server, false, 'server connection closed');
@@ -151,12 +151,12 @@ function readyBehind(off: number, end: number): boolean | null {
 /* ---- errors ---- */
 
 /** Marks what the server cannot use. @returns true when repeating the transaction helps, and hides nothing from the client */
-function learn(server: PgSocket, fields: Fields): boolean {
-  const requests = server.requests as RequestQueue;
+function learn(server: ServerSocket, fields: Fields): boolean {
+  const requests = server.requests;
   const type = requests.firstType();
   if (type !== PqMsg.Bind && type !== PqMsg.Describe) return false;
   const subject = requests.subjectAt(0);
-  if (subject === 0 || server.serverStatements?.findById(subject) === undefined) return false;
+  if (subject === 0 || server.statements?.findById(subject) === undefined) return false;
   if (fields.sqlstate === UNDEFINED_STATEMENT) {
     // one is lost, as after DEALLOCATE ALL in a function: the others are too
     markStale(server, null);
@@ -171,8 +171,8 @@ function learn(server: PgSocket, fields: Fields): boolean {
  * An ErrorResponse in the arena at [off, off + len), of a server that has a client; `end` is where what is here ends. The request
  * that failed is the oldest one.
  */
-export function statementError(server: PgSocket, off: number, end: number, len: number): ErrorFate {
-  const requests = server.requests as RequestQueue;
+export function statementError(server: ServerSocket, off: number, end: number, len: number): ErrorFate {
+  const requests = server.requests;
   if (requests.count === 0 || requests.firstAction() === ResponseAction.FAKE) return ErrorFate.FORWARD;
   const fields = readFields(off + NEW_HEADER_LEN, off + len);
   if (learn(server, fields) && server.batch?.repeatable(requests.total, requests.count)) {

@@ -13,8 +13,8 @@ import { handleForkError, handleServerStartup, handleSslchar } from '../login/se
 import { connectionRefused } from '../login/server-protocol';
 import { blockSource, keepInput, sbufContinue, sbufIsEmpty } from '../net/sbuf';
 import { connectionPoolMode } from '../pool/admission';
-import { type PgSocket, SocketState } from '../pool/bouncer';
-import { type RequestQueue, ResponseAction } from '../pool/requests';
+import { type ClientSocket, ServerLoginPhase, type ServerSocket, SocketState } from '../pool/bouncer';
+import { ResponseAction } from '../pool/requests';
 import { isDead } from '../pool/socket';
 import { clearRequestsUntil, deallocateAll, serversChange, settleNote } from '../pool/statements';
 import { varcacheSet, varcacheSetCanonical } from '../pool/varcache';
@@ -42,7 +42,7 @@ import { ErrorFate, READY_LEN, renamedError, statementError } from './repair';
 const hdr = new PktHdr();
 
 /** The connection ended or broke. */
-export function serverRecvFailed(server: PgSocket): void {
+export function serverRecvFailed(server: ServerSocket): void {
   if (server.state === SocketState.SV_ACTIVE_CANCEL)
     disconnectServer(server, false, 'successfully sent cancel request');
   else if (!connectionRefused(server))
@@ -50,8 +50,8 @@ export function serverRecvFailed(server: PgSocket): void {
 }
 
 /** Sends [off, end) to the server's client. @returns false when that broke */
-function forwardRun(server: PgSocket, off: number, end: number): boolean {
-  const client = server.link as PgSocket;
+function forwardRun(server: ServerSocket, off: number, end: number): boolean {
+  const client = server.link as ClientSocket;
   const res = native.send(client.handle, off, end - off);
   if (res === 0) return true;
   if (res < 0) {
@@ -67,8 +67,8 @@ let replacement: PktBuf | null = null;
 let replacedLen = 0;
 
 /** Sends what takes the place of a packet, and the made-up answers behind it. @returns false when a connection broke */
-function sendReplacement(server: PgSocket): boolean {
-  const client = server.link as PgSocket;
+function sendReplacement(server: ServerSocket): boolean {
+  const client = server.link as ClientSocket;
   if (replacement !== null) {
     const res = native.sendBytes(client.handle, replacement.buf, 0, replacement.pos);
     if (res < 0) {
@@ -77,17 +77,18 @@ function sendReplacement(server: PgSocket): boolean {
     }
     if (res > 0) blockSource(server);
   }
-  const requests = server.requests as RequestQueue;
+  const requests = server.requests;
   return requests.fakes === 0 || requests.firstAction() !== ResponseAction.FAKE || answerFakes(server, client);
 }
 
-function showPacket(server: PgSocket, off: number, end: number): Verdict {
+function showPacket(server: ServerSocket, off: number, end: number): Verdict {
   if (incompleteHeader(arena, off, end)) {
     if (wantNoise()) slogNoise(server, 'S: got partial header, trying to wait a bit');
     return Verdict.NEED_MORE;
   }
   const loggingIn = server.state === SocketState.SV_LOGIN;
-  if (loggingIn && !server.execOnConnect && handleForkError(server, arena, off, end)) return Verdict.DISCONNECTED;
+  if (loggingIn && server.login?.phase !== ServerLoginPhase.CONNECT_QUERY && handleForkError(server, arena, off, end))
+    return Verdict.DISCONNECTED;
   if (!getHeader(arena, off, end, cf.maxPacketSize, hdr)) {
     disconnectServer(server, true, 'bad pkt header');
     return Verdict.DISCONNECTED;
@@ -105,7 +106,7 @@ function showPacket(server: PgSocket, off: number, end: number): Verdict {
 }
 
 /** CONSUMED when all of the packet has arrived; NEED_MORE; DISCONNECTED when it is larger than the pooler looks at. */
-function wholePacket(server: PgSocket, off: number, end: number): Verdict {
+function wholePacket(server: ServerSocket, off: number, end: number): Verdict {
   if (hdr.len > SERVER_PACKET_MAX) {
     slogError(server, `too large packet '${pktDesc(hdr.type)}' from server: ${hdr.len}`);
     disconnectServer(server, true, 'too large packet');
@@ -115,8 +116,8 @@ function wholePacket(server: PgSocket, off: number, end: number): Verdict {
 }
 
 /** Bytes of a server, in the arena at [off, off + length). */
-export function serverInput(server: PgSocket, off: number, length: number): void {
-  if (server.waitSslchar) {
+export function serverInput(server: ServerSocket, off: number, length: number): void {
+  if (server.login !== null && server.login.phase === ServerLoginPhase.SSL_ANSWER) {
     handleSslchar(server, off, length);
     return;
   }
@@ -125,7 +126,7 @@ export function serverInput(server: PgSocket, off: number, length: number): void
   let pos = off;
   // [run, pos) waits to be forwarded in one piece
   let run = off;
-  const requests = server.requests as RequestQueue;
+  const requests = server.requests;
   while (pos < end) {
     if (server.pktRemain > 0) {
       const n = Math.min(server.pktRemain, end - pos);
@@ -171,7 +172,7 @@ export function serverInput(server: PgSocket, off: number, length: number): void
  * Everything that the server said has been sent on (the original's SBUF_EV_FLUSH): a server that is ready may go to the
  * next client.
  */
-export function serverFlushed(server: PgSocket): void {
+export function serverFlushed(server: ServerSocket): void {
   if (!server.ready) return;
   const client = server.link;
   if (server.settingVars && client !== null) {
@@ -192,7 +193,7 @@ export function serverFlushed(server: PgSocket): void {
     case SocketState.SV_ACTIVE_CANCEL:
     case SocketState.SV_TESTED:
       if (client !== null) {
-        if ((server.requests as RequestQueue).count > 0) return;
+        if (server.requests.count > 0) return;
         // the rest of a failed COPY is still on its way to this server
         if (client.copyMode) return;
         // as is the rest of a packet that nobody answers: the server would take the next client's words for it
@@ -214,8 +215,8 @@ export function serverFlushed(server: PgSocket): void {
 let ignorePacket = false;
 
 /** Takes the oldest request off the queue when it is of this type. */
-function popRequest(server: PgSocket, type: number): boolean {
-  const requests = server.requests as RequestQueue;
+function popRequest(server: ServerSocket, type: number): boolean {
+  const requests = server.requests;
   if (requests.count === 0) return false;
   const action = requests.firstAction();
   if (action === ResponseAction.FAKE) {
@@ -230,7 +231,7 @@ function popRequest(server: PgSocket, type: number): boolean {
   return true;
 }
 
-function loadParameter(server: PgSocket, off: number, end: number): boolean {
+function loadParameter(server: ServerSocket, off: number, end: number): boolean {
   const reader = new PktReader(arena, off, end);
   const name = reader.str();
   const value = reader.str();
@@ -248,11 +249,11 @@ function loadParameter(server: PgSocket, off: number, end: number): boolean {
   return true;
 }
 
-function endCopy(server: PgSocket, failed: boolean): void {
+function endCopy(server: ServerSocket, failed: boolean): void {
   slogDebug(server, failed ? 'COPY failed' : 'COPY finished');
   server.copyMode = false;
   // Syncs that were sent inside COPY get no answer
-  (server.requests as RequestQueue).endCopy(failed);
+  server.requests.endCopy(failed);
 }
 
 /** Lengths of a whole CommandComplete with such a tag. */
@@ -260,9 +261,8 @@ const DEALLOCATE_ALL_LEN = NEW_HEADER_LEN + 'DEALLOCATE ALL'.length + 1;
 const DISCARD_ALL_LEN = NEW_HEADER_LEN + 'DISCARD ALL'.length + 1;
 
 /** After DEALLOCATE ALL and DISCARD ALL the server has none of the statements that it is known to have. */
-function forgetDeallocated(server: PgSocket, off: number, end: number): void {
-  if (arena[off] !== 0x44 || (server.serverStatements === null && (server.link?.clientStatements ?? null) === null))
-    return;
+function forgetDeallocated(server: ServerSocket, off: number, end: number): void {
+  if (arena[off] !== 0x44 || (server.statements === null && (server.link?.statements ?? null) === null)) return;
   const tag = arena.toString('latin1', off, end);
   if (tag === 'DEALLOCATE ALL' || tag === 'DISCARD ALL') deallocateAll(server);
 }
@@ -272,7 +272,7 @@ const deallocateComplete = new PktBuf();
 writeCommandComplete(deallocateComplete, 'DEALLOCATE');
 
 /** Which query a server in SV_TESTED runs. */
-function testedQuery(server: PgSocket): string {
+function testedQuery(server: ServerSocket): string {
   return server.resetting ? 'reset query' : 'test query';
 }
 
@@ -280,7 +280,7 @@ function testedQuery(server: PgSocket): string {
  * server_reset_query or server_check_query failed: the state of the session is unknown, so that no client may have it.
  * @returns NEED_MORE until all of the packet is here, which has the reason
  */
-function testFailed(server: PgSocket, off: number, end: number): Verdict {
+function testFailed(server: ServerSocket, off: number, end: number): Verdict {
   const len = hdr.len;
   const verdict = wholePacket(server, off, end);
   if (verdict !== Verdict.CONSUMED) return verdict;
@@ -312,7 +312,7 @@ ANSWERED[PqMsg.EmptyQueryResponse] = PqMsg.Execute;
 ANSWERED[PqMsg.PortalSuspended] = PqMsg.Execute;
 
 /** One packet of a working server, of which a part may not have arrived yet. */
-function workPacket(server: PgSocket, off: number, end: number): Verdict {
+function workPacket(server: ServerSocket, off: number, end: number): Verdict {
   const type = hdr.type;
   const len = hdr.len;
   ignorePacket = false;
@@ -358,7 +358,7 @@ function workPacket(server: PgSocket, off: number, end: number): Verdict {
       slogDebug(server, 'COPY started');
       server.copyMode = true;
       // a client that did not wait for this may have sent everything already
-      if (server.link !== null) server.link.copyMode = !(server.requests as RequestQueue).hasCopyEnd();
+      if (server.link !== null) server.link.copyMode = !server.requests.hasCopyEnd();
       break;
     default:
       slogError(server, `unknown pkt: '${pktDesc(type)}'`);
@@ -369,7 +369,7 @@ function workPacket(server: PgSocket, off: number, end: number): Verdict {
 }
 
 /** @returns FORWARD, or a verdict that is final */
-function readyForQuery(server: PgSocket, off: number, end: number): Verdict {
+function readyForQuery(server: ServerSocket, off: number, end: number): Verdict {
   if (end - off < NEW_HEADER_LEN + 1) return Verdict.NEED_MORE;
   if (!popReadyRequest(server) && server.queryFailed) clearRequestsUntil(server, PqMsg.Sync, PqMsg.Sync);
   server.queryFailed = false;
@@ -378,7 +378,7 @@ function readyForQuery(server: PgSocket, off: number, end: number): Verdict {
   server.failedTx = status === TxStatus.Failed;
   if (status === TxStatus.Idle) {
     told.ready = true;
-    (server.requests as RequestQueue).markReady();
+    server.requests.markReady();
     return Verdict.FORWARD;
   }
   if (server.state === SocketState.SV_TESTED) {
@@ -393,13 +393,13 @@ function readyForQuery(server: PgSocket, off: number, end: number): Verdict {
   return Verdict.FORWARD;
 }
 
-function commandComplete(server: PgSocket, off: number, end: number): Verdict {
+function commandComplete(server: ServerSocket, off: number, end: number): Verdict {
   const len = hdr.len;
   let substitute: PktBuf | null = null;
   if (len === DEALLOCATE_ALL_LEN || len === DISCARD_ALL_LEN) {
     if (end - off < len) return Verdict.NEED_MORE;
     forgetDeallocated(server, off + NEW_HEADER_LEN, off + len - 1);
-  } else if (len === SUBSTITUTE_COMPLETE_LEN && (server.requests as RequestQueue).hasNotes()) {
+  } else if (len === SUBSTITUTE_COMPLETE_LEN && server.requests.hasNotes()) {
     if (end - off < len) return Verdict.NEED_MORE;
     if (substituteDone(server, arena, off)) substitute = deallocateComplete;
   }
@@ -409,7 +409,7 @@ function commandComplete(server: PgSocket, off: number, end: number): Verdict {
   return substitute !== null && verdict === Verdict.FORWARD ? replace(substitute, len) : verdict;
 }
 
-function errorResponse(server: PgSocket, off: number, end: number): Verdict {
+function errorResponse(server: ServerSocket, off: number, end: number): Verdict {
   if (server.state === SocketState.SV_TESTED) return testFailed(server, off, end);
   if (!server.settingVars) return workError(server, off, end);
   // the server refuses values of the client's startup packet: the client is disconnected
@@ -427,7 +427,7 @@ function replace(by: PktBuf | null, len: number): Verdict {
 }
 
 /** An error about a working client's request. */
-function workError(server: PgSocket, off: number, end: number): Verdict {
+function workError(server: ServerSocket, off: number, end: number): Verdict {
   const len = hdr.len;
   let fate = ErrorFate.FORWARD;
   if (server.state === SocketState.SV_ACTIVE && server.link?.state === SocketState.CL_ACTIVE && serversChange(server)) {
@@ -452,12 +452,12 @@ function workError(server: PgSocket, off: number, end: number): Verdict {
 }
 
 /** ReadyForQuery answers the oldest request when that is a Sync, a Query or a FunctionCall. */
-function popReadyRequest(server: PgSocket): boolean {
+function popReadyRequest(server: ServerSocket): boolean {
   return popRequest(server, PqMsg.Sync) || popRequest(server, PqMsg.Query) || popRequest(server, PqMsg.FunctionCall);
 }
 
 /** Decides where a packet goes, and counts. */
-function deliver(server: PgSocket, off: number, end: number, len: number): Verdict {
+function deliver(server: ServerSocket, off: number, end: number, len: number): Verdict {
   const { ready, idleTx } = told;
   const client = server.link;
   if (client !== null && client.state === SocketState.CL_LOGIN && !server.settingVars) {
@@ -484,7 +484,6 @@ function deliver(server: PgSocket, off: number, end: number, len: number): Verdi
     if (wantNoise()) slogNoise(server, `not forwarding packet with type '${pktDesc(hdr.type)}' from server`);
     return Verdict.CONSUMED;
   }
-  if ((ready || idleTx) && (server.requests as RequestQueue).count === 0)
-    countTimes(server, client, ready, told.asynchronous);
+  if ((ready || idleTx) && server.requests.count === 0) countTimes(server, client, ready, told.asynchronous);
   return Verdict.FORWARD;
 }

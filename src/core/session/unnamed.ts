@@ -4,8 +4,8 @@
  * Bind and Describe of the unnamed statement: the usual Parse, Bind, Execute, Sync costs one copy of the Parse.
  */
 
-import type { PgSocket } from '../pool/bouncer';
-import { type RequestQueue, ResponseAction, UNNAMED, UNNAMED_AGAIN } from '../pool/requests';
+import type { ClientSocket, ServerSocket } from '../pool/bouncer';
+import { ResponseAction, UNNAMED, UNNAMED_AGAIN } from '../pool/requests';
 import { writeCloseStmt } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import type { PktBuf } from '../wire/pktbuf';
@@ -21,7 +21,7 @@ const COPY_ROOMY = 4 * 1024;
 /** Number of the newest Parse of an unnamed statement, of whichever client. */
 let lastSeq = 0;
 
-function roomFor(client: PgSocket, length: number): Buffer {
+function roomFor(client: ClientSocket, length: number): Buffer {
   const old = client.unnamed;
   if (old !== null && old.length >= length && (old.length <= COPY_ROOMY || old.length <= 4 * length)) return old;
   let size = COPY_MIN;
@@ -31,8 +31,15 @@ function roomFor(client: PgSocket, length: number): Buffer {
 }
 
 /** A Parse of the unnamed statement goes to the server. */
-function noteParse(client: PgSocket, server: PgSocket, buf: Buffer, off: number, end: number, len: number): void {
-  const requests = server.requests as RequestQueue;
+function noteParse(
+  client: ClientSocket,
+  server: ServerSocket,
+  buf: Buffer,
+  off: number,
+  end: number,
+  len: number,
+): void {
+  const requests = server.requests;
   client.unnamedSeq = server.unnamedSeq = ++lastSeq;
   server.unnamedSegment = requests.segment;
   client.deallocating = null;
@@ -51,32 +58,32 @@ function noteParse(client: PgSocket, server: PgSocket, buf: Buffer, off: number,
 }
 
 /** True when a Bind or Describe has to wait: whether the server has the client's statement is being decided. */
-export function unnamedUnsure(server: PgSocket): boolean {
-  const requests = server.requests as RequestQueue;
+export function unnamedUnsure(server: ServerSocket): boolean {
+  const requests = server.requests;
   return requests.count > 0 && server.unnamedSegment !== requests.segment && requests.hasUnnamedParse();
 }
 
 /** Parse, Bind or Describe of the unnamed statement, of a client that has a server. Takes it into the queue, or lets it be rewritten. */
 export function unnamedPacket(
-  client: PgSocket,
+  client: ClientSocket,
   type: number,
   buf: Buffer,
   off: number,
   end: number,
   len: number,
 ): Verdict {
-  const server = client.link as PgSocket;
+  const server = client.link as ServerSocket;
   if (type === PqMsg.Parse) {
     noteParse(client, server, buf, off, end, len);
     return Verdict.FORWARD;
   }
   if (type === PqMsg.Close) {
     client.unnamedSeq = server.unnamedSeq = 0;
-    (server.requests as RequestQueue).push(type, ResponseAction.FORWARD);
+    server.requests.push(type, ResponseAction.FORWARD);
     return Verdict.FORWARD;
   }
   if (client.unnamedSeq === 0 || client.unnamedSeq !== server.unnamedSeq) return Verdict.REWRITE;
-  (server.requests as RequestQueue).push(type, ResponseAction.FORWARD);
+  server.requests.push(type, ResponseAction.FORWARD);
   return Verdict.FORWARD;
 }
 
@@ -84,8 +91,8 @@ export function unnamedPacket(
  * In front of a Bind or Describe of the unnamed statement that the server does not have: parses it there, or takes away
  * whichever the server has, so that the server says that there is none.
  */
-export function supplyUnnamed(client: PgSocket, server: PgSocket, type: number, out: PktBuf): void {
-  const requests = server.requests as RequestQueue;
+export function supplyUnnamed(client: ClientSocket, server: ServerSocket, type: number, out: PktBuf): void {
+  const requests = server.requests;
   if (client.unnamedSeq !== 0 && client.unnamed !== null && client.unnamedLen > 0) {
     out.startPacket(PqMsg.Parse);
     out.putChar(0);
@@ -104,13 +111,13 @@ export function supplyUnnamed(client: PgSocket, server: PgSocket, type: number, 
 }
 
 /** A simple query takes away the unnamed statement. */
-export function dropUnnamed(client: PgSocket, server: PgSocket): void {
+export function dropUnnamed(client: ClientSocket, server: ServerSocket): void {
   client.unnamedSeq = server.unnamedSeq = 0;
   client.deallocating = null;
 }
 
 /** A client that was taken over had this unnamed statement. */
-export function restoreUnnamed(client: PgSocket, body: Buffer): void {
+export function restoreUnnamed(client: ClientSocket, body: Buffer): void {
   client.unnamed = body;
   client.unnamedLen = body.length;
   client.unnamedSeq = ++lastSeq;
