@@ -1,0 +1,49 @@
+/*
+ * The simulation of test/simulation for a bounded time, the proof that it is deterministic, and the proof that it finds faults: each of
+ * test/simulation/mutations.ts is put back alone.
+ *
+ *     SIMULATION_SEED=7 npm test -- simulation      begins with another seed
+ */
+import assert from 'node:assert/strict';
+import { describe, it } from './harness/limits';
+import { seedFrom } from './hostile/random';
+import { mutations } from './simulation/mutations';
+import { simulate } from './simulation/run';
+
+const TURNS = 3000;
+const MS_MAX = 12_000;
+/** Seeds within which each fault has to show. */
+const MUTATION_SEEDS = 60;
+const first = process.env.SIMULATION_SEED ? seedFrom('SIMULATION_SEED') : 1;
+
+describe('the simulation', () => {
+  it('finds nothing wrong with one seed after the other', () => {
+    const end = performance.now() + MS_MAX;
+    for (let seed = first; performance.now() < end; seed++) {
+      const { failure, tail } = simulate({ seed, turns: TURNS });
+      assert.equal(failure, null, `npm run simulate -- ${seed} ${TURNS}\n${tail.join('\n')}`);
+    }
+  });
+
+  it('does the same with the same seed', () => {
+    for (const seed of [first, first + 1, first + 2]) {
+      const [once, again] = [simulate({ seed, turns: TURNS }), simulate({ seed, turns: TURNS })];
+      assert.equal(once.hash, again.hash);
+      assert.equal(once.events, again.events);
+    }
+  });
+});
+
+describe('the simulation finds that', () => {
+  for (const mutation of mutations) {
+    it(mutation.name, () => {
+      for (let seed = 1; seed <= MUTATION_SEEDS; seed++) {
+        const { failure } = simulate({ seed, turns: TURNS, mutation });
+        if (failure === null) continue;
+        console.log(`# seed ${seed}: ${failure}`);
+        return;
+      }
+      assert.fail(`not within ${MUTATION_SEEDS} seeds`);
+    });
+  }
+});

@@ -1,0 +1,378 @@
+/*
+ * A simulated client: logs in, makes requests at random, leaves in one of several ways, and checks everything that it gets. It is told
+ * nothing of the pooler but bytes.
+ */
+import { Line } from './actor';
+import { Answers, type ErrorSeen } from './answers';
+import { MS, SECOND } from './clock';
+import { copyData, type Request, RequestMaker, TERMINATE } from './requests';
+import {
+  CANCEL_REQUEST,
+  cstring,
+  errorFields,
+  md5Answer,
+  Packets,
+  PROTOCOL_30,
+  packet,
+  readInt32,
+  request,
+  startup,
+} from './wire';
+import type { World } from './world';
+
+/** What a client is like. */
+export interface Character {
+  user: string;
+  database: string;
+  password: string;
+  /** part of the text that must refuse it; '' = it is let in */
+  refused: string;
+  sessionPooling: boolean;
+  statementPooling: boolean;
+  /** usec between two requests, most */
+  think: number;
+  /** requests until it leaves */
+  requests: number;
+  /** one request in so many is slow, and its time at most, usec */
+  slowOne: number;
+  slowTime: number;
+  /** one slow request in so many is cancelled */
+  cancelOne: number;
+  /** one request in so many is followed by not reading for a while */
+  deafOne: number;
+  /** one request in so many is the last, with its answer still to come */
+  leaveOne: number;
+  /** it prepares statements by name */
+  prepares: boolean;
+  /** when it stops to say anything */
+  silent: 'never' | 'at once' | 'at the password';
+}
+
+const ANSWERS_BIG = 60_000;
+const PIPELINE_MAX = 6;
+
+export class SimClient {
+  private readonly line: Line;
+  private readonly packets = new Packets(false);
+  private readonly answers = new Answers();
+  private readonly make: RequestMaker;
+  private phase: 'connecting' | 'login' | 'in' | 'leaving' | 'over' = 'connecting';
+  private key = '';
+  private status = 'I';
+  private units = 0;
+  private left: number;
+  private appName: string;
+  private readonly prepared = new Set<string>();
+  /** it has sent a cancel request while this unit was under way */
+  private canceledUnit = -1;
+  /** the pooler has said why it ends the connection */
+  private told: ErrorSeen | null = null;
+  /** usec when the oldest request, or the login, began; 0 = nothing is owed */
+  waitingSince: number;
+
+  constructor(
+    readonly world: World,
+    readonly name: string,
+    readonly character: Character,
+  ) {
+    this.make = new RequestMaker(name);
+    this.left = character.requests;
+    this.appName = world.random.one(2) ? name : '';
+    this.waitingSince = world.clock.now;
+    const end = world.connectClient();
+    this.line = new Line(
+      world.clock,
+      end,
+      (bytes) => this.arrive(bytes),
+      (broken) => this.ended(broken),
+      (errno) => this.connected(errno),
+    );
+  }
+
+  get isOver(): boolean {
+    return this.phase === 'over';
+  }
+
+  /** It has logged in and waits for nothing. */
+  get isIdle(): boolean {
+    return this.phase === 'in' && this.answers.isEmpty;
+  }
+
+  private note(text: string): void {
+    this.world.trace.add(this.name, text);
+  }
+
+  private wrong(text: string): never {
+    return this.world.fail(`${this.name} (${this.character.user}@${this.character.database}) got ${text}`);
+  }
+
+  private over(how: string): void {
+    if (this.phase === 'over') return;
+    this.phase = 'over';
+    this.waitingSince = 0;
+    this.note(how);
+    this.world.clientOver(this);
+  }
+
+  /* ---- login ---- */
+
+  private connected(errno: number): void {
+    if (errno !== 0) {
+      if (!this.world.mayRefuseConnections) this.wrong(`errno ${errno} when it connected`);
+      this.over('is refused by the kernel');
+      return;
+    }
+    const { user, database } = this.character;
+    const name: Record<string, string> = this.appName === '' ? {} : { application_name: this.appName };
+    this.note(`logs in as ${user} to ${database}`);
+    this.phase = 'login';
+    if (this.character.silent === 'at once') return;
+    this.line.send(startup(PROTOCOL_30, { user, database, ...name }));
+  }
+
+  private authenticate(body: string): void {
+    const { user, password } = this.character;
+    const kind = readInt32(body, 0);
+    if (kind !== 0 && this.character.silent === 'at the password') return;
+    if (kind === 3) this.line.send(packet('p', cstring(password)));
+    else if (kind === 5) this.line.send(packet('p', cstring(md5Answer(user, password, body.slice(4, 8)))));
+    else if (kind !== 0) this.wrong(`authentication request ${kind}`);
+  }
+
+  private loggedIn(): void {
+    if (this.character.refused !== '') this.wrong('in, although it had to be refused');
+    if (this.key === '') this.wrong('no cancel key');
+    this.note('is in');
+    this.phase = 'in';
+    this.waitingSince = 0;
+    this.pause();
+  }
+
+  /* ---- what comes ---- */
+
+  private arrive(bytes: Buffer): void {
+    this.packets.push(bytes);
+    for (let next = this.packets.next(); next !== null; next = this.packets.next()) {
+      if (this.phase === 'over') return;
+      if (this.phase !== 'leaving') this.take(...next);
+    }
+  }
+
+  private take(type: string, body: string): void {
+    // the server's last word may be followed by the pooler's
+    if (this.told !== null && type !== 'E') this.wrong(`a message '${type}' after the error that ended its connection`);
+    if (type === 'N' || type === 'S' || type === 'A') return;
+    if (type === 'E') {
+      this.takeError(body);
+    } else if (this.phase === 'login') {
+      if (type === 'R') this.authenticate(body);
+      else if (type === 'K') this.key = body;
+      else if (type === 'Z') this.loggedIn();
+      else this.wrong(`a message '${type}' at its login`);
+    } else {
+      this.takeAnswer(type, body);
+    }
+  }
+
+  private takeError(body: string): void {
+    const { S = '', C = '', M = '' } = errorFields(body);
+    const error = { severity: S, code: C, text: M };
+    if (S === 'FATAL') {
+      this.note(`is told: ${M}`);
+      this.told = error;
+      const { refused } = this.character;
+      if (refused !== '' && M.includes(refused)) return;
+      if (!this.world.isJustified(this, error)) this.wrong(`an end without a reason: ${C} ${M}`);
+      return;
+    }
+    const wrong = this.answers.takeError(body, this.status, ({ code }, owed) => {
+      return code === '57014' && this.canceledUnit >= 0 && owed.unit >= this.canceledUnit;
+    });
+    if (wrong !== null) this.wrong(wrong);
+  }
+
+  private takeAnswer(type: string, body: string): void {
+    const wrong = this.answers.take(type, body);
+    if (wrong !== null) this.wrong(wrong);
+    const { random } = this.world;
+    if (type === 'G') {
+      this.line.send(copyData(random.below(20)));
+    } else if (type === 'D') {
+      const { sessionPooling } = this.character;
+      if (sessionPooling || this.status !== 'I') this.answers.session = this.answers.lastSession;
+    } else if (type === 'Z') {
+      this.status = body;
+      if (body === 'I' && !this.character.sessionPooling) this.answers.session = '';
+      this.waitingSince = this.answers.isEmpty ? 0 : this.world.clock.now;
+      if (this.answers.isEmpty) this.pause();
+    }
+  }
+
+  private ended(broken: boolean): void {
+    if (this.phase === 'over') return;
+    if (this.phase !== 'leaving' && this.told === null && !this.mayEndSilently(broken)) {
+      this.wrong(`the ${broken ? 'break' : 'end'} of its connection without a word`);
+    }
+    this.over(this.phase === 'leaving' ? 'has left' : 'is disconnected');
+  }
+
+  /**
+   * The pooler's last word is lost when the client has not read what came before, and cannot be told from data when the server was
+   * lost in the middle of a message. A reset of the network takes everything.
+   */
+  private mayEndSilently(broken: boolean): boolean {
+    const { mayBreakSilently } = this.world;
+    return this.line.end.peer?.cutShort === true || (mayBreakSilently && (broken || !this.packets.isEmpty));
+  }
+
+  /* ---- what it does ---- */
+
+  private pause(): void {
+    const { clock, random } = this.world;
+    const long = random.one(30) ? 20 : 1;
+    clock.after(random.below(this.character.think * long), () => this.act());
+  }
+
+  private act(): void {
+    if (this.phase !== 'in' || this.told !== null || this.line.over) return;
+    const { random } = this.world;
+    if (this.left-- <= 0) {
+      this.leave();
+      return;
+    }
+    const request = this.choose();
+    this.send(request);
+    // what follows depends neither on a transaction nor on the answer to COPY
+    const isPlain = request.owed.at(-1)?.status === 'I' && request.owed[0]?.type !== 'G';
+    if (isPlain && random.one(8)) this.sendMore();
+    const { deafOne, leaveOne } = this.character;
+    if (deafOne > 0 && random.one(deafOne)) this.line.deafen(random.below(2 * SECOND));
+    if (leaveOne > 0 && random.one(leaveOne)) this.leaveSoon();
+  }
+
+  private send({ bytes, owed, prepares, slow }: Request): void {
+    if (this.waitingSince === 0) this.waitingSince = this.world.clock.now;
+    this.note(`asks ${this.units}: ${bytes.slice(0, 60).replace(/[^ -~]+/g, ' ')}`);
+    this.answers.expect(owed);
+    if (prepares !== undefined) this.prepared.add(prepares);
+    this.line.send(bytes);
+    if (slow && this.world.random.one(this.character.cancelOne)) this.cancelSoon(this.units);
+  }
+
+  /** A few more requests behind the first, without waiting for its answer. */
+  private sendMore(): void {
+    for (let left = this.world.random.below(PIPELINE_MAX); left > 0; left--) {
+      this.units++;
+      this.send(this.make.simple(this.units, 'SELECT', 'I'));
+    }
+  }
+
+  private choose(): Request {
+    const unit = ++this.units;
+    const { random } = this.world;
+    const { make, status } = this;
+    if (status === 'E') return make.simple(unit, 'ROLLBACK', 'I');
+    if (status === 'T' && random.one(4)) return make.simple(unit, random.one(3) ? 'ROLLBACK' : 'COMMIT', 'I');
+    if (random.one(this.character.slowOne)) {
+      return make.simple(unit, 'SELECT', status, ` slow=${random.below(this.character.slowTime)}`);
+    }
+    switch (random.below(status === 'I' ? 12 : 8)) {
+      case 0:
+        return make.failing(unit, status === 'T' ? 'E' : status);
+      case 1:
+        return make.simple(unit, 'SELECT', status, ` size=${random.below(ANSWERS_BIG)}`);
+      case 2:
+        return make.extended(unit, 1 + random.below(PIPELINE_MAX), status);
+      case 3:
+        return make.copy(unit, status);
+      case 4:
+      case 5:
+        if (this.character.prepares) return this.choosePrepared(unit);
+        return make.simple(unit, 'SELECT', status);
+      case 6:
+        return make.empty(unit, status);
+      case 7:
+        return make.simple(unit, 'SELECT', status);
+      case 8:
+        return make.failingPipeline(unit, status);
+      case 9:
+        return this.chooseName(unit);
+      default:
+        if (this.character.statementPooling) return make.simple(unit, 'SELECT', 'I');
+        return make.simple(unit, 'BEGIN', 'T');
+    }
+  }
+
+  private chooseName(unit: number): Request {
+    const { random } = this.world;
+    if (random.one(2)) return this.make.showName(unit, this.appName, this.status);
+    this.appName = `${this.name}-${unit}`;
+    return this.make.setName(unit, this.appName);
+  }
+
+  private choosePrepared(unit: number): Request {
+    const { random } = this.world;
+    const name = `s${random.below(4)}`;
+    if (!this.prepared.has(name)) return this.make.prepare(unit, name, this.status);
+    if (!random.one(6)) return this.make.runPrepared(unit, name, this.status);
+    this.prepared.delete(name);
+    return this.make.closePrepared(unit, name, this.status);
+  }
+
+  private cancelSoon(unit: number): void {
+    const { clock, random } = this.world;
+    clock.after(random.below(this.character.slowTime), () => {
+      if (this.phase !== 'in' || this.answers.next?.unit !== unit) return;
+      this.note(`cancels ${unit}`);
+      this.canceledUnit = unit;
+      const end = this.world.connectClient();
+      const line = new Line(
+        clock,
+        end,
+        () => {},
+        () => {},
+        (errno) => {
+          if (errno !== 0) return;
+          line.send(request(CANCEL_REQUEST, this.key));
+          if (random.one(3)) line.closeWhenSent();
+        },
+      );
+    });
+  }
+
+  /* ---- how it leaves ---- */
+
+  private leave(): void {
+    this.note('leaves');
+    this.phase = 'leaving';
+    this.waitingSince = 0;
+    this.line.send(TERMINATE);
+    // or it waits until the pooler closes
+    if (this.world.random.one(2)) {
+      this.line.closeWhenSent();
+      this.over('has left');
+    }
+  }
+
+  /** Leaves while its answer is still to come. */
+  private leaveSoon(): void {
+    const { clock, random } = this.world;
+    clock.after(random.below(20 * MS), () => {
+      if (this.phase !== 'in') return;
+      this.phase = 'leaving';
+      if (random.one(3)) {
+        this.leave();
+        return;
+      }
+      const reset = random.one(2);
+      if (reset) this.line.reset();
+      else this.line.close();
+      this.over(reset ? 'breaks its connection' : 'vanishes');
+    });
+  }
+
+  /** Leaves as soon as it waits for nothing. */
+  retire(): void {
+    this.left = 0;
+  }
+}

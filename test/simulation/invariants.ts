@@ -1,0 +1,147 @@
+/*
+ * What must hold in a process at the end of every turn. src/core/life/invariants.ts has what the pooler itself can check while it
+ * serves; the rest, which takes longer, is here.
+ */
+
+import { PauseMode } from '../../src/core/base/lifecycle';
+import type { StatList } from '../../src/core/base/list';
+import { type PgPool, type PgSocket, SocketState } from '../../src/core/pool/bouncer';
+import type { Heads } from './core';
+
+type Lists = [StatList<PgSocket>, SocketState[]][];
+
+function listsOf(pool: PgPool): Lists {
+  return [
+    [pool.activeClientList, [SocketState.CL_ACTIVE]],
+    [pool.waitingClientList, [SocketState.CL_WAITING, SocketState.CL_WAITING_LOGIN]],
+    [pool.waitingCancelReqList, [SocketState.CL_WAITING_CANCEL]],
+    [pool.activeCancelReqList, [SocketState.CL_ACTIVE_CANCEL]],
+    [pool.activeServerList, [SocketState.SV_ACTIVE]],
+    [pool.activeCancelServerList, [SocketState.SV_ACTIVE_CANCEL]],
+    [pool.beingCanceledServerList, [SocketState.SV_BEING_CANCELED]],
+    [pool.idleServerList, [SocketState.SV_IDLE]],
+    [pool.usedServerList, [SocketState.SV_USED]],
+    [pool.testedServerList, [SocketState.SV_TESTED]],
+    [pool.newServerList, [SocketState.SV_LOGIN]],
+  ];
+}
+
+function nameOf(sk: PgSocket): string {
+  return `${sk.state >= SocketState.SV_FREE ? 'server' : 'client'} ${sk.id} (state ${sk.state})`;
+}
+
+/** Every socket is in exactly the list that its state says, and each list counts what it holds. */
+function brokenList(list: StatList<PgSocket>, states: SocketState[], pool: PgPool | null): string | null {
+  let count = 0;
+  for (let sk = list.head; sk !== null; sk = sk.next as PgSocket | null) {
+    count++;
+    if (!states.includes(sk.state)) return `${nameOf(sk)} is in ${list.name}`;
+    if ((sk.list as unknown) !== list) return `${nameOf(sk)} thinks that it is in ${sk.list?.name ?? 'no list'}`;
+    if (pool !== null && sk.pool !== pool) return `${nameOf(sk)} is in a list of a pool that is not its own`;
+    if (sk.link !== null && sk.link.link !== sk) return `${nameOf(sk)} has a link that is not mutual`;
+  }
+  return count === list.count ? null : `${list.name} counts ${list.count} sockets of ${count}`;
+}
+
+/** No client waits while a server of its pool is idle. */
+function brokenQueue(heads: Heads, pool: PgPool): string | null {
+  const { getPauseMode, isTakingOver } = heads.lifecycle;
+  if (pool.waitingClientList.count === 0 || pool.idleServerList.count === 0) return null;
+  if (getPauseMode() !== PauseMode.NONE || isTakingOver() || pool.db.paused || pool.db.admin) return null;
+  if (pool.touched || heads.pool.isFullLoopMaintRequested() || heads.settling.isResting(pool)) return null;
+  if (pool.waitingCancelReqList.count > 0) return null;
+  return `${pool.waitingClientList.count} clients wait while ${pool.idleServerList.count} servers of ${pool.db.name} are idle`;
+}
+
+/** Limits are checked against counts of server connections. */
+function brokenServerCounts(heads: Heads): string | null {
+  const perUser = new Map<object, number>();
+  let servers = 0;
+  for (let db = heads.database.databaseList.head; db !== null; db = db.next as typeof db | null) {
+    let inDb = 0;
+    for (const pool of db.pools) {
+      const count = heads.pool.poolServerCount(pool);
+      inDb += count;
+      const user = pool.user?.globalUser;
+      if (user) perUser.set(user, (perUser.get(user) ?? 0) + count);
+    }
+    servers += inDb;
+    if (inDb !== db.connectionCount) return `database ${db.name} counts ${db.connectionCount} servers of ${inDb}`;
+  }
+  for (let user = heads.user.userList.head; user !== null; user = user.next as typeof user | null) {
+    const count = perUser.get(user) ?? 0;
+    if (user.connectionCount !== count) return `user ${user.name} counts ${user.connectionCount} servers of ${count}`;
+  }
+  return servers === heads.states.socketCounts.servers
+    ? null
+    : `${heads.states.socketCounts.servers} servers are counted of ${servers}`;
+}
+
+/** usec that the janitor may be late: its round, and a turn that took long */
+const LATE = 1_500_000;
+
+/** Timeouts of one process: which sockets are due, and since when. */
+export class Timeouts {
+  private due = new Map<PgSocket, number>();
+  private next = new Map<PgSocket, number>();
+
+  /** @returns the first socket whose time has been up for so long that the janitor must have seen it */
+  private overdue(
+    list: StatList<PgSocket>,
+    since: (sk: PgSocket) => number,
+    limit: number,
+    now: number,
+  ): PgSocket | null {
+    if (limit <= 0) return null;
+    for (let sk = list.head; sk !== null; sk = sk.next as PgSocket | null) {
+      if (now - since(sk) <= limit) continue;
+      const first = this.due.get(sk) ?? now;
+      this.next.set(sk, first);
+      if (now - first > LATE) return sk;
+    }
+    return null;
+  }
+
+  /** Every timeout strikes at its time. @returns one that does not, or null */
+  broken(heads: Heads): string | null {
+    const { cf } = heads.settings;
+    const now = heads.time.getCachedTime();
+    // the janitor has nothing to do meanwhile
+    if (!heads.lifecycle.ownsListeners() || heads.lifecycle.isTakingOver()) {
+      this.due.clear();
+      return null;
+    }
+    const { loginClientList } = heads.states;
+    this.next.clear();
+    const login = this.overdue(loginClientList, (sk) => sk.connectTime, cf.clientLoginTimeout, now);
+    if (login !== null) return `${nameOf(login)} has not logged in for longer than client_login_timeout`;
+    for (let pool = heads.pool.poolList.head; pool !== null; pool = pool.next as PgPool | null) {
+      if (pool.db.admin || pool.db.minPoolSize > 0 || cf.minPoolSize > 0) continue;
+      const idle = this.overdue(pool.idleServerList, (sk) => sk.requestTime, cf.serverIdleTimeout, now);
+      if (idle !== null) return `${nameOf(idle)} has been idle for longer than server_idle_timeout`;
+    }
+    [this.due, this.next] = [this.next, this.due];
+    return null;
+  }
+}
+
+/** @returns what is broken, or null */
+export function brokenInvariantOf(heads: Heads, timeouts: Timeouts): string | null {
+  let clients = heads.states.loginClientList.count;
+  const login = brokenList(heads.states.loginClientList, [SocketState.CL_LOGIN], null);
+  if (login !== null) return login;
+  for (const list of [heads.pool.poolList, heads.pool.peerPoolList]) {
+    for (let pool = list.head; pool !== null; pool = pool.next as PgPool | null) {
+      for (const [sockets, states] of listsOf(pool)) {
+        const broken = brokenList(sockets, states, pool);
+        if (broken !== null) return broken;
+        if ((states[0] as SocketState) < SocketState.SV_FREE) clients += sockets.count;
+      }
+      const queue = brokenQueue(heads, pool);
+      if (queue !== null) return queue;
+    }
+  }
+  const counted = heads.states.socketCounts.clients;
+  if (clients !== counted) return `${counted} clients are counted of ${clients}`;
+  return brokenServerCounts(heads) ?? timeouts.broken(heads) ?? heads.invariants.brokenInvariant();
+}

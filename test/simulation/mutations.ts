@@ -1,0 +1,40 @@
+/*
+ * Faults that the simulation has to find when they are put back: each was once in the code, or is like one that was. They change the
+ * compiled text of a module; one whose place is gone fails, and has to be written anew.
+ */
+import type { Mutation } from './modules';
+
+export const mutations: Mutation[] = [
+  {
+    name: 'a client that logs in keeps the pool that it waited in',
+    edits: [{ file: 'core/pool/states', find: 'client.pool = null;', replace: ';' }],
+  },
+  {
+    name: 'timers follow the wall clock',
+    edits: [
+      {
+        file: 'core/base/timer',
+        find: 'timer.when = (0, time_1.readClock)() + delay;',
+        replace: "timer.when = require('./native').native.wallOffset() + (0, time_1.readClock)() + delay;",
+      },
+      {
+        file: 'core/base/timer',
+        find: 'function timerWaitMs(now) {',
+        replace: "function timerWaitMs(now) { now += require('./native').native.wallOffset();",
+      },
+      {
+        file: 'core/base/timer',
+        find: 'function runTimers(now) {',
+        replace: "function runTimers(now) { now += require('./native').native.wallOffset();",
+      },
+    ],
+  },
+  {
+    name: 'a server that is closed still counts for its database',
+    edits: [{ file: 'core/link/objects', find: 'pool.db.connectionCount--;', replace: ';' }],
+  },
+  {
+    name: 'a client that leaves still counts for its database',
+    edits: [{ file: 'core/pool/provisional', find: 'db.clientConnectionCount--;', replace: ';' }],
+  },
+];

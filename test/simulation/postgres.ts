@@ -1,0 +1,126 @@
+/*
+ * A simulated PostgreSQL server: listens, and has its moods: it refuses, is silent, starts up, restarts, loses sessions.
+ */
+import { Family, type SockAddr } from '../../src/core/base/native';
+import { MS, SECOND } from './clock';
+import type { Listener } from './network';
+import { Session } from './session';
+import { errorPacket } from './wire';
+import type { World } from './world';
+
+/** One in so many; 0 = never. */
+export interface Moods {
+  /** logins that are refused with FATAL */
+  refuseLogin: number;
+  /** logins that get no answer */
+  hangAtLogin: number;
+  /** requests at which the session dies */
+  die: number;
+  /** usec between restarts of the server, on average; 0 = never */
+  restartEvery: number;
+  /** usec between deaths of a session that does nothing at the moment */
+  loseSessionEvery: number;
+  /** usec between periods in which it cannot be reached */
+  unreachableEvery: number;
+}
+
+const PORT = 5432;
+
+export class PgServer {
+  private readonly sessions = new Set<Session>();
+  private readonly listener: Listener;
+  private lastSession = 0;
+  private startingUntil = 0;
+
+  constructor(
+    readonly world: World,
+    readonly name: string,
+    host: string,
+    readonly auth: 'trust' | 'md5',
+    private readonly moods: Moods,
+  ) {
+    const addr: SockAddr = { family: Family.INET, host, port: PORT };
+    this.listener = world.network.listen(addr) as Listener;
+    this.listener.watch({ readable: () => this.accept(), writable: () => {} });
+    this.often(moods.restartEvery, () => this.restart());
+    this.often(moods.loseSessionEvery, () => this.loseSession());
+    this.often(moods.unreachableEvery, () => this.vanish());
+  }
+
+  /** Repeats something, at random times that are so far apart on average. */
+  private often(usec: number, act: () => void): void {
+    if (usec <= 0) return;
+    const { clock, random } = this.world;
+    clock.after(random.below(2 * usec), () => {
+      if (this.world.isCalm) return;
+      act();
+      this.often(usec, act);
+    });
+  }
+
+  private one(of: number): boolean {
+    return of > 0 && !this.world.isCalm && this.world.random.one(of);
+  }
+
+  private accept(): void {
+    for (let end = this.listener.queue.shift(); end !== undefined; end = this.listener.queue.shift()) {
+      this.sessions.add(new Session(this, end, ++this.lastSession));
+    }
+  }
+
+  forget(session: Session): void {
+    this.sessions.delete(session);
+  }
+
+  /** Why a login is refused, or null. */
+  refusal(): string | null {
+    if (this.world.clock.now < this.startingUntil) {
+      return errorPacket('FATAL', '57P03', 'the database system is starting up');
+    }
+    if (this.one(this.moods.refuseLogin)) return errorPacket('FATAL', '53300', 'sorry, too many clients already');
+    return null;
+  }
+
+  hangs(): boolean {
+    return this.one(this.moods.hangAtLogin);
+  }
+
+  diesNow(): boolean {
+    return this.one(this.moods.die);
+  }
+
+  cancel(key: string): void {
+    for (const session of this.sessions) if (session.key === key) session.cancel();
+  }
+
+  private restart(): void {
+    const { clock, random, trace } = this.world;
+    trace.add(this.name, 'restarts');
+    const lastWord = errorPacket('FATAL', '57P01', 'terminating connection due to administrator command');
+    for (const session of [...this.sessions]) session.end(random.one(3) ? null : lastWord, random.one(4));
+    this.listener.mode = 'refuse';
+    clock.after(random.below(2 * SECOND), () => {
+      this.listener.mode = 'accept';
+      this.startingUntil = clock.now + random.below(500 * MS);
+    });
+  }
+
+  private loseSession(): void {
+    const { random, trace } = this.world;
+    const idle = [...this.sessions].filter((session) => session.isReady && !session.isBusy);
+    if (idle.length === 0) return;
+    const session = random.pick(idle);
+    trace.add(session.name, 'is lost');
+    const lastWord = errorPacket('FATAL', '57P01', 'terminating connection due to administrator command');
+    session.end(random.one(2) ? lastWord : null, random.one(3));
+  }
+
+  private vanish(): void {
+    const { clock, random, trace } = this.world;
+    this.listener.mode = random.one(2) ? 'silence' : 'refuse';
+    trace.add(this.name, `${this.listener.mode} for new connections`);
+    clock.after(random.below(5 * SECOND), () => {
+      this.listener.mode = 'accept';
+    });
+  }
+}

@@ -1,0 +1,142 @@
+/*
+ * A process of a simulation: its descriptors, its clock, its end. The pooler's code runs in it, and every call of that code to the
+ * addon goes through here; so a process can be killed at any of them.
+ */
+import type { Native } from '../../src/core/base/native';
+import type { Random } from '../hostile/random';
+import type { Clock } from './clock';
+import { SimLoop } from './loop';
+import { EBADF, type End, type Listener, type Network } from './network';
+import { dropCargo, posixCalls } from './posix';
+import type { Trace } from './trace';
+
+/** What a descriptor stands for; several descriptors, in several processes, may stand for one. */
+export interface Description {
+  end: End | null;
+  listener: Listener | null;
+  refs: number;
+}
+
+/** Thrown where a process ends: nothing of it may run after that. */
+export class ProcessEnd extends Error {}
+
+const FIRST_FD = 10;
+
+/** What processes share. */
+export interface Machine {
+  readonly clock: Clock;
+  readonly network: Network;
+  readonly trace: Trace;
+  readonly random: Random;
+  readonly files: Map<string, string>;
+  /** addresses by host name */
+  readonly names: Map<string, string[]>;
+  readonly processes: SimProcess[];
+  /** A file is removed: a Unix socket of that name is not found any more. */
+  unlink(path: string): void;
+  /** Is called when a turn of a process has ended. */
+  turnEnded(process: SimProcess): void;
+  /** Lets time pass until `done` returns true. @returns false when that was not so until `deadline` */
+  sleep(process: SimProcess, deadline: number, done: () => boolean): boolean;
+}
+
+/** Drops a reference; the last one closes. */
+export function release(description: Description): void {
+  if (--description.refs > 0) return;
+  const { end, listener } = description;
+  if (end !== null) {
+    end.close();
+    dropCargo(end);
+  }
+  listener?.close();
+}
+
+export class SimProcess {
+  readonly loop: SimLoop;
+  readonly native: Native;
+  private readonly fds = new Map<number, Description>();
+  /** null while it runs */
+  exitCode: number | null = null;
+  /** it is killed at the call to the addon whose number this becomes 0 at; -1 = it is not */
+  callsToLive = -1;
+  /** its code is on the stack, so that no turn of it can begin */
+  running = false;
+  /** it has finished booting and only turns its loop */
+  booted = false;
+  turns = 0;
+
+  constructor(
+    readonly machine: Machine,
+    readonly pid: number,
+    readonly name: string,
+  ) {
+    this.loop = new SimLoop(this);
+    const calls = { ...this.loop.calls(), ...posixCalls(this) };
+    this.native = this.guarded(calls);
+  }
+
+  /** Each call counts, and none works in a process that has ended. */
+  private guarded(calls: Record<string, unknown>): Native {
+    const guarded: Record<string, unknown> = {};
+    for (const [name, call] of Object.entries(calls)) {
+      if (typeof call !== 'function') {
+        guarded[name] = call;
+        continue;
+      }
+      guarded[name] = (...args: unknown[]) => {
+        this.enter(name);
+        return call(...args);
+      };
+    }
+    return new Proxy(guarded, {
+      get: (target, name) => {
+        if (name in target) return target[name as string];
+        throw new Error(`native.${String(name)} is not simulated`);
+      },
+    }) as unknown as Native;
+  }
+
+  get alive(): boolean {
+    return this.exitCode === null;
+  }
+
+  private enter(name: string): void {
+    if (!this.alive) throw new ProcessEnd(`${this.name} has ended`);
+    if (this.callsToLive < 0 || --this.callsToLive > 0) return;
+    this.machine.trace.add(this.name, `is killed in ${name}()`);
+    this.end(-9);
+    throw new ProcessEnd(`${this.name} was killed`);
+  }
+
+  /** The process is gone, and what it held is closed. */
+  end(code: number): void {
+    if (!this.alive) return;
+    this.exitCode = code;
+    for (const fd of [...this.fds.keys()]) this.closeFd(fd);
+  }
+
+  /* ---- descriptors ---- */
+
+  addFd(description: Description): number {
+    let fd = FIRST_FD;
+    while (this.fds.has(fd)) fd++;
+    this.fds.set(fd, description);
+    return fd;
+  }
+
+  describe(fd: number): Description | null {
+    return this.fds.get(fd) ?? null;
+  }
+
+  closeFd(fd: number): number {
+    const description = this.fds.get(fd);
+    if (description === undefined) return -EBADF;
+    this.fds.delete(fd);
+    release(description);
+    return 0;
+  }
+
+  get fdCount(): number {
+    return this.fds.size;
+  }
+}

@@ -1,0 +1,184 @@
+/*
+ * The requests that simulated clients make, with the answers that are owed for them.
+ */
+import type { Owed } from './answers';
+import { cstring, int16, int32, packet } from './wire';
+
+export interface Request {
+  bytes: string;
+  owed: Owed[];
+  /** a statement that it prepares */
+  prepares?: string;
+  /** it takes the server so long that the client may cancel it */
+  slow?: boolean;
+}
+
+export const query = (sql: string): string => packet('Q', cstring(sql));
+export const parse = (name: string, sql: string): string => packet('P', cstring(name) + cstring(sql) + int16(0));
+export const bind = (portal: string, name: string): string =>
+  packet('B', cstring(portal) + cstring(name) + int16(0) + int16(0) + int16(0));
+export const describe = (kind: string, name: string): string => packet('D', kind + cstring(name));
+export const execute = (portal: string): string => packet('E', cstring(portal) + int32(0));
+export const close = (kind: string, name: string): string => packet('C', kind + cstring(name));
+export const SYNC = packet('S');
+export const FLUSH = packet('H');
+export const TERMINATE = packet('X');
+
+export const copyData = (rows: number): string => packet('d', 'row\n').repeat(rows) + packet('c');
+
+/** Makes the requests of one client in turn. */
+export class RequestMaker {
+  constructor(private readonly client: string) {}
+
+  private id(unit: number, part = ''): string {
+    return `${this.client}.${unit}${part}`;
+  }
+
+  simple(unit: number, word: string, status: string, more = ''): Request {
+    const id = this.id(unit);
+    const isSelect = word === 'SELECT';
+    return {
+      bytes: query(`${word} id=${id}${more}`),
+      owed: [
+        ...(isSelect
+          ? [
+              { type: 'T', unit },
+              { type: 'D', id, unit },
+            ]
+          : []),
+        { type: 'C', unit },
+        { type: 'Z', status, unit },
+      ],
+      slow: more.includes('slow='),
+    };
+  }
+
+  /** A statement that fails. */
+  failing(unit: number, status: string): Request {
+    const id = this.id(unit);
+    return {
+      bytes: query(`FAIL id=${id}`),
+      owed: [
+        { type: 'E', error: id, unit },
+        { type: 'Z', status, unit },
+      ],
+    };
+  }
+
+  empty(unit: number, status: string): Request {
+    return {
+      bytes: query(''),
+      owed: [
+        { type: 'I', unit },
+        { type: 'Z', status, unit },
+      ],
+    };
+  }
+
+  /** Several statements of the extended protocol and one Sync. */
+  extended(unit: number, count: number, status: string): Request {
+    let bytes = '';
+    const owed: Owed[] = [];
+    for (let at = 0; at < count; at++) {
+      const id = this.id(unit, `.${at}`);
+      bytes += parse('', `SELECT id=${id}`) + bind('', '') + describe('P', '') + execute('');
+      owed.push(
+        { type: '1', unit },
+        { type: '2', unit },
+        { type: 'T', unit },
+        { type: 'D', id, unit },
+        { type: 'C', unit },
+      );
+    }
+    owed.push({ type: 'Z', status, unit });
+    return { bytes: bytes + SYNC, owed };
+  }
+
+  /** A pipeline whose middle fails: what follows up to the Sync is passed over. */
+  failingPipeline(unit: number, status: string): Request {
+    const [before, bad, behind] = ['.a', '.b', '.c'].map((part) => this.id(unit, part)) as [string, string, string];
+    const good = (id: string) => parse('', `SELECT id=${id}`) + bind('', '') + execute('');
+    return {
+      bytes: good(before) + parse('', `BADPARSE id=${bad}`) + bind('', '') + execute('') + good(behind) + SYNC,
+      owed: [
+        { type: '1', unit },
+        { type: '2', unit },
+        { type: 'D', id: before, unit },
+        { type: 'C', unit },
+        { type: 'E', error: bad, unit },
+        { type: 'Z', status, unit },
+      ],
+    };
+  }
+
+  /** Prepares a statement of that name. Its text is the client's own, so that another client's would be noticed. */
+  prepare(unit: number, name: string, status: string): Request {
+    return {
+      bytes: parse(name, `SELECT id=${this.client}.${name}`) + describe('S', name) + SYNC,
+      owed: [
+        { type: '1', unit },
+        { type: 't', unit },
+        { type: 'T', unit },
+        { type: 'Z', status, unit },
+      ],
+      prepares: name,
+    };
+  }
+
+  runPrepared(unit: number, name: string, status: string): Request {
+    return {
+      bytes: bind('', name) + execute('') + SYNC,
+      owed: [
+        { type: '2', unit },
+        { type: 'D', id: `${this.client}.${name}`, unit },
+        { type: 'C', unit },
+        { type: 'Z', status, unit },
+      ],
+    };
+  }
+
+  closePrepared(unit: number, name: string, status: string): Request {
+    return {
+      bytes: close('S', name) + SYNC,
+      owed: [
+        { type: '3', unit },
+        { type: 'Z', status, unit },
+      ],
+    };
+  }
+
+  setName(unit: number, value: string): Request {
+    return {
+      bytes: query(`SET application_name = '${value}'`),
+      owed: [
+        { type: 'C', unit },
+        { type: 'Z', status: 'I', unit },
+      ],
+    };
+  }
+
+  showName(unit: number, value: string, status: string): Request {
+    const id = this.id(unit);
+    return {
+      bytes: query(`SHOW of=application_name id=${id}`),
+      owed: [
+        { type: 'T', unit },
+        { type: 'D', id, text: value, unit },
+        { type: 'C', unit },
+        { type: 'Z', status, unit },
+      ],
+    };
+  }
+
+  /** The rows follow when the server asks for them. */
+  copy(unit: number, status: string): Request {
+    return {
+      bytes: query(`COPY id=${this.id(unit)}`),
+      owed: [
+        { type: 'G', unit },
+        { type: 'C', unit },
+        { type: 'Z', status, unit },
+      ],
+    };
+  }
+}

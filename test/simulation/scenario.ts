@@ -1,0 +1,197 @@
+/*
+ * What a seed makes of a simulation: the config, the servers and their moods, the clients, the network, what the operator does.
+ */
+import type { Random } from '../hostile/random';
+import type { Character } from './client';
+import { MS, SECOND } from './clock';
+import type { Manners } from './network';
+import type { Moods } from './postgres';
+
+export const CONFIG_FILE = '/sim/pooler.ini';
+export const AUTH_FILE = '/sim/userlist.txt';
+export const SOCKET_DIR = '/sim';
+export const LISTEN_HOST = '10.1.0.1';
+export const LISTEN_PORT = 6432;
+
+const PASSWORDS: Record<string, string> = { ann: 'apple', bob: 'banana', carl: 'cherry', asker: 'question' };
+/** Found by auth_query only. */
+const HIDDEN: Record<string, string> = { dora: 'date', emil: 'elder' };
+const SERVERS = ['10.0.0.1', '10.0.0.2', '10.0.0.3'];
+
+/** Which kinds of things go wrong. */
+export interface Faults {
+  servers: boolean;
+  clients: boolean;
+  console: boolean;
+  reboots: boolean;
+  clock: boolean;
+}
+
+export interface Scenario {
+  faults: Faults;
+  poolMode: 'session' | 'transaction' | 'statement';
+  settings: Record<string, string | number>;
+  databases: Record<string, string>;
+  passwords: Record<string, string>;
+  hidden: Record<string, string>;
+  servers: { host: string; auth: 'trust' | 'md5'; moods: Moods }[];
+  network: Manners;
+  /** clients at a time */
+  clients: number;
+  /** usec between two new clients, on average */
+  arrival: number;
+}
+
+const CALM: Moods = {
+  refuseLogin: 0,
+  hangAtLogin: 0,
+  die: 0,
+  restartEvery: 0,
+  loseSessionEvery: 0,
+  unreachableEvery: 0,
+};
+
+function moods(random: Random, faulty: boolean): Moods {
+  if (!faulty) return CALM;
+  const sometimes = (value: number) => (random.one(2) ? value : 0);
+  return {
+    refuseLogin: sometimes(random.between(3, 20)),
+    hangAtLogin: sometimes(random.between(5, 30)),
+    die: sometimes(random.between(50, 500)),
+    restartEvery: sometimes(random.between(5, 60) * SECOND),
+    loseSessionEvery: sometimes(random.between(1, 10) * SECOND),
+    unreachableEvery: sometimes(random.between(5, 60) * SECOND),
+  };
+}
+
+function settings(random: Random, poolMode: string): Record<string, string | number> {
+  const maybe = <T>(usual: T, ...others: T[]): T => (random.one(2) ? usual : random.pick(others));
+  return {
+    listen_addr: LISTEN_HOST,
+    listen_port: LISTEN_PORT,
+    unix_socket_dir: SOCKET_DIR,
+    auth_file: AUTH_FILE,
+    auth_type: random.pick(['md5', 'plain']),
+    auth_user: 'asker',
+    auth_query: 'AUTH user=$1',
+    admin_users: 'admin',
+    pool_mode: poolMode,
+    default_pool_size: random.between(1, 4),
+    min_pool_size: maybe(0, 1, 2),
+    reserve_pool_size: maybe(0, 1),
+    reserve_pool_timeout: 1,
+    server_check_query: 'CHECK',
+    server_check_delay: maybe(30, 0, 1),
+    server_lifetime: maybe(3600, 2, 10),
+    server_idle_timeout: maybe(600, 1, 5),
+    server_login_retry: maybe(1, 0, 3),
+    server_round_robin: maybe(0, 1),
+    server_reset_query_always: maybe(0, 1),
+    server_fast_close: maybe(0, 1),
+    server_tls_sslmode: maybe('disable', 'prefer'),
+    max_prepared_statements: maybe(100, 2),
+    pool_idle_timeout: maybe(0, 2),
+    autodb_idle_timeout: maybe(3600, 2),
+    max_db_connections: maybe(0, 3),
+    client_login_timeout: maybe(30, 3),
+    max_client_conn: 1000,
+    query_wait_notify: 1,
+    verbose: 0,
+  };
+}
+
+/** @param wanted which faults there may be; the seed decides otherwise */
+export function makeScenario(random: Random, wanted: Partial<Faults> = {}): Scenario {
+  const faults: Faults = {
+    servers: random.one(2),
+    clients: random.one(2),
+    console: random.one(2),
+    reboots: random.one(2),
+    clock: random.one(2),
+    ...wanted,
+  };
+  const poolMode = random.pick(['session', 'transaction', 'transaction', 'statement'] as const);
+  const single = (host: string, more = '') => `host=${host} port=5432 ${more}`;
+  return {
+    faults,
+    poolMode,
+    settings: settings(random, poolMode),
+    databases: {
+      alpha: single('10.0.0.1'),
+      beta: single('10.0.0.2', 'pool_size=2'),
+      gamma: single('10.0.0.2,10.0.0.3'),
+      delta: single('named.example', 'user=bob password=banana'),
+      '*': single('10.0.0.3'),
+    },
+    passwords: PASSWORDS,
+    hidden: HIDDEN,
+    servers: SERVERS.map((host) => ({
+      host,
+      auth: random.pick(['trust', 'md5'] as const),
+      moods: moods(random, faults.servers),
+    })),
+    network: {
+      delay: random
+        .pick([
+          [10, 200],
+          [100, 3000],
+          [0, 10],
+        ] as const)
+        .slice() as [number, number],
+      capacity: random
+        .pick([
+          [16_384, 200_000],
+          [1000, 8000],
+        ] as const)
+        .slice() as [number, number],
+      pieces: random.pick([2, 10, 1000]),
+    },
+    clients: random.between(2, 30),
+    arrival: random.between(1, 200) * MS,
+  };
+}
+
+/** The text of the config file. */
+export function configText({ databases, settings: own }: Scenario): string {
+  const lines = (pairs: Record<string, string | number>) =>
+    Object.entries(pairs)
+      .map(([name, value]) => `${name} = ${value}\n`)
+      .join('');
+  return `[databases]\n${lines(databases)}[pgbouncer]\n${lines(own)}`;
+}
+
+export function userlistText({ passwords }: Scenario): string {
+  return Object.entries(passwords)
+    .map(([name, password]) => `"${name}" "${password}"\n`)
+    .join('');
+}
+
+const DATABASES = ['alpha', 'alpha', 'beta', 'gamma', 'delta', 'auto1', 'auto2'];
+
+const SILENT = [...Array<'never'>(20).fill('never'), 'at once', 'at the password'] as const;
+
+/** A client at random. */
+export function makeCharacter(random: Random, { faults, poolMode, passwords, hidden }: Scenario): Character {
+  const users = { ...passwords, ...hidden };
+  const user = random.pick(Object.keys(users));
+  const rude = faults.clients;
+  const wrong = rude && random.one(10);
+  const silent = rude ? random.pick(SILENT) : 'never';
+  return {
+    user,
+    database: random.pick(DATABASES),
+    password: wrong ? 'nonsense' : (users[user] as string),
+    refused: silent !== 'never' ? 'client_login_timeout' : wrong ? 'password authentication failed' : '',
+    sessionPooling: poolMode === 'session',
+    statementPooling: poolMode === 'statement',
+    think: random.pick([MS, 20 * MS, 200 * MS]),
+    requests: random.between(0, 30),
+    slowOne: random.between(5, 40),
+    slowTime: random.pick([20 * MS, 200 * MS, 2 * SECOND]),
+    cancelOne: random.between(1, 4),
+    deafOne: rude ? random.between(20, 100) : 0,
+    leaveOne: rude ? random.between(10, 100) : 0,
+    prepares: random.one(2),
+    silent,
+  };
+}

@@ -1,0 +1,256 @@
+/*
+ * A simulation: the machine with its clock and network, the pooler's processes, the servers, the clients, the operator. One seed, one
+ * course of events.
+ */
+import { Family, type SockAddr } from '../../src/core/base/native';
+import { Random } from '../hostile/random';
+import type { ErrorSeen } from './answers';
+import { SimClient } from './client';
+import { Clock, SECOND } from './clock';
+import { Core } from './core';
+import type { Mutation } from './modules';
+import { type End, Network } from './network';
+import { isJustified } from './oracle';
+import { PgServer } from './postgres';
+import { type Machine, ProcessEnd, SimProcess } from './process';
+import {
+  AUTH_FILE,
+  CONFIG_FILE,
+  configText,
+  type Faults,
+  LISTEN_HOST,
+  LISTEN_PORT,
+  makeCharacter,
+  makeScenario,
+  type Scenario,
+  SOCKET_DIR,
+  userlistText,
+} from './scenario';
+import { Trace } from './trace';
+
+/** Something that must not be. */
+export class SimulationFailure extends Error {}
+
+export interface Options {
+  seed: number;
+  turns: number;
+  mutation?: Mutation | null;
+  faults?: Partial<Faults>;
+  watch?: (line: string) => void;
+}
+
+const FIRST_PID = 100;
+/** Longest that a client may wait for anything, usec. */
+const PATIENCE = 60 * SECOND;
+/** Between two looks at how long clients wait, usec. */
+const LOOK = SECOND;
+/** usec between two steps of the wall clock, and how far they go at most */
+const CLOCK_STEP_EVERY = 20 * SECOND;
+const CLOCK_STEP_MAX = 7200 * SECOND;
+
+export class World implements Machine {
+  readonly random: Random;
+  readonly clock: Clock;
+  readonly trace: Trace;
+  readonly scenario: Scenario;
+  readonly network: Network;
+  readonly files = new Map<string, string>();
+  readonly names = new Map<string, string[]>([['named.example', ['10.0.0.1']]]);
+  readonly processes: SimProcess[] = [];
+  readonly hiddenUsers: Map<string, string>;
+  readonly clients = new Set<SimClient>();
+  private readonly cores = new Map<SimProcess, Core>();
+  private clientCount = 0;
+  turns = 0;
+  failure: string | null = null;
+  /** nothing goes wrong any more, and nobody comes */
+  isCalm = false;
+
+  constructor(private readonly options: Options) {
+    this.random = new Random(options.seed);
+    this.scenario = makeScenario(this.random, options.faults);
+    this.clock = new Clock(this.random);
+    this.trace = new Trace(this.clock);
+    this.trace.watch = options.watch ?? null;
+    this.network = new Network(this.clock, this.scenario.network);
+    this.hiddenUsers = new Map(Object.entries(this.scenario.hidden));
+    this.files.set(CONFIG_FILE, configText(this.scenario));
+    this.files.set(AUTH_FILE, userlistText(this.scenario));
+    for (const [at, { host, auth, moods }] of this.scenario.servers.entries()) {
+      new PgServer(this, `pg${at + 1}`, host, auth, moods);
+    }
+  }
+
+  /** Something is wrong: the simulation ends. */
+  fail(what: string): never {
+    this.failure ??= what;
+    throw new SimulationFailure(what);
+  }
+
+  passwordOf(user: string): string {
+    return this.scenario.passwords[user] ?? this.scenario.hidden[user] ?? '';
+  }
+
+  /* ---- processes ---- */
+
+  private spawn(): Core {
+    const number = this.processes.length + 1;
+    const process = new SimProcess(this, FIRST_PID + number, `pooler${number}`);
+    this.processes.push(process);
+    const core = new Core(process, this.options.mutation ?? null, (line) => this.logged(process, line));
+    this.cores.set(process, core);
+    return core;
+  }
+
+  private logged(process: SimProcess, line: string): void {
+    if (!process.alive) return;
+    this.trace.add(process.name, line);
+    if (/exception in event handler|exception while disconnecting/.test(line)) this.failure ??= line;
+    if (/^FATAL @/.test(line)) this.failure ??= line;
+  }
+
+  /** Starts a process of the pooler. */
+  private boot(reboot: boolean): void {
+    const core = this.spawn();
+    const process = this.processes.at(-1) as SimProcess;
+    process.running = true;
+    try {
+      core.boot(reboot);
+    } catch (err) {
+      if (!(err instanceof ProcessEnd)) throw err;
+    } finally {
+      process.running = false;
+    }
+  }
+
+  turnEnded(process: SimProcess): void {
+    this.turns++;
+    process.turns++;
+    if (this.failure !== null) throw new SimulationFailure(this.failure);
+    const core = this.cores.get(process);
+    if (core === undefined || !process.booted) return;
+    const broken = core.broken();
+    if (broken !== null) this.fail(`${process.name}: ${broken}`);
+  }
+
+  unlink(path: string): void {
+    const addr: SockAddr = { family: Family.UNIX, host: path, port: 0 };
+    const listener = this.network.find(addr);
+    if (listener !== null) this.network.forget(addr, listener);
+  }
+
+  /** Another process that could take a turn now, or when it can. */
+  private others(process: SimProcess): { ready: SimProcess | null; at: number } {
+    let at = Number.POSITIVE_INFINITY;
+    for (const other of this.processes) {
+      if (other === process || !other.alive || !other.booted || other.running) continue;
+      const timer = (this.cores.get(other) as Core).nextTimer(this.clock.now);
+      if (other.loop.isReady || timer <= this.clock.now) return { ready: other, at };
+      at = Math.min(at, timer);
+    }
+    return { ready: null, at };
+  }
+
+  sleep(process: SimProcess, deadline: number, done: () => boolean): boolean {
+    const { clock } = this;
+    for (;;) {
+      if (this.failure !== null) throw new SimulationFailure(this.failure);
+      if (done()) return true;
+      if (clock.now >= deadline) return false;
+      const { ready, at } = this.others(process);
+      if (ready !== null) {
+        (this.cores.get(ready) as Core).turn();
+        continue;
+      }
+      const next = Math.min(clock.nextAt(), deadline, at);
+      if (next === Number.POSITIVE_INFINITY) this.fail('nothing will ever happen again');
+      clock.advance(next);
+    }
+  }
+
+  /* ---- clients ---- */
+
+  connectClient(): End {
+    if (this.random.one(4)) {
+      return this.network.connect({ family: Family.UNIX, host: `${SOCKET_DIR}/.s.PGSQL.${LISTEN_PORT}`, port: 0 }, '');
+    }
+    const host = `10.2.0.${this.random.between(1, 200)}`;
+    return this.network.connect({ family: Family.INET, host: LISTEN_HOST, port: LISTEN_PORT }, host);
+  }
+
+  /** New clients come for as long as the simulation goes on. */
+  private invite(): void {
+    this.clock.after(this.random.below(2 * this.scenario.arrival), () => {
+      if (this.isCalm) return;
+      if (this.clients.size < this.scenario.clients) {
+        const name = `c${++this.clientCount}`;
+        this.clients.add(new SimClient(this, name, makeCharacter(this.random, this.scenario)));
+      }
+      this.invite();
+    });
+  }
+
+  clientOver(client: SimClient): void {
+    this.clients.delete(client);
+  }
+
+  isJustified(client: SimClient, error: ErrorSeen): boolean {
+    return isJustified(this, client, error);
+  }
+
+  get mayRefuseConnections(): boolean {
+    return this.scenario.faults.reboots;
+  }
+
+  /** A client may find its connection broken without having been told why. */
+  get mayBreakSilently(): boolean {
+    return this.scenario.faults.servers;
+  }
+
+  /** No client may wait for ever. */
+  private lookAtQueue(): void {
+    this.clock.after(LOOK, () => {
+      for (const client of this.clients) {
+        if (client.waitingSince > 0 && this.clock.now - client.waitingSince > PATIENCE)
+          this.fail(`${client.name} has waited for ${(this.clock.now - client.waitingSince) / SECOND} s`);
+      }
+      this.lookAtQueue();
+    });
+  }
+
+  /** Somebody sets the wall clock now and then. */
+  private stepClock(): void {
+    if (!this.scenario.faults.clock) return;
+    this.clock.after(this.random.below(CLOCK_STEP_EVERY), () => {
+      const step = this.random.between(-CLOCK_STEP_MAX, CLOCK_STEP_MAX);
+      this.trace.add('world', `sets the wall clock by ${Math.round(step / SECOND)} s`);
+      this.clock.stepWall(step);
+      this.stepClock();
+    });
+  }
+
+  /* ---- the course of events ---- */
+
+  private turnOfMain(): void {
+    const process = this.processes.find((one) => one.alive && one.booted);
+    if (process === undefined) this.fail('no process of the pooler is left');
+    else (this.cores.get(process) as Core).turn();
+  }
+
+  /** Runs for so many turns, then until everybody has left. */
+  run(): void {
+    this.boot(false);
+    this.invite();
+    this.lookAtQueue();
+    this.stepClock();
+    while (this.turns < this.options.turns) this.turnOfMain();
+    this.isCalm = true;
+    this.trace.add('world', 'calms down');
+    for (const client of this.clients) client.retire();
+    const end = this.clock.now + 2 * PATIENCE;
+    while (this.clients.size > 0) {
+      this.turnOfMain();
+      if (this.clock.now > end) this.fail(`${this.clients.size} clients are left at the end`);
+    }
+  }
+}
