@@ -6,8 +6,16 @@ import type { Mutation } from './modules';
 
 export const mutations: Mutation[] = [
   {
-    name: 'a client that logs in keeps the pool that it waited in',
-    edits: [{ file: 'core/pool/states', find: 'client.pool = null;', replace: ';' }],
+    // the pool may be killed before the client has sent its password
+    name: 'a client has a pool before it has logged in',
+    edits: [
+      {
+        file: 'core/login/startup',
+        find: 'client.pool = null;',
+        replace:
+          "client.pool = db.fake || user.mockAuth ? null : require('../pool/pool').getPool(db, db.forcedUser ?? user);",
+      },
+    ],
   },
   {
     name: 'timers follow the wall clock',
@@ -36,5 +44,15 @@ export const mutations: Mutation[] = [
   {
     name: 'a client that leaves still counts for its database',
     edits: [{ file: 'core/pool/provisional', find: 'db.clientConnectionCount--;', replace: ';' }],
+  },
+  {
+    name: 'a login that waited for auth_query goes behind younger ones',
+    edits: [
+      {
+        file: 'core/pool/states',
+        find: 'let later = exports.loginClientList.tail;',
+        replace: 'let later = null;',
+      },
+    ],
   },
 ];

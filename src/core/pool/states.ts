@@ -179,7 +179,20 @@ export function changeClientState(client: ClientSocket, newState: SocketState): 
   } else if (newState === SocketState.CL_WAITING_CANCEL) {
     touchPool(client.pool as PgPool);
   }
-  list.append(client);
+  if (list === loginClientList) listLogin(client);
+  else list.append(client);
+}
+
+/** The list is in the order of connectTime: one that comes back from waiting for auth_query goes in front of later ones. */
+function listLogin(client: PgSocket): void {
+  let later = loginClientList.tail;
+  if (later === null || later.connectTime <= client.connectTime) {
+    loginClientList.append(client);
+    return;
+  }
+  later = loginClientList.head;
+  while (later !== null && later.connectTime <= client.connectTime) later = nextOf(later);
+  loginClientList.putBefore(client, later as PgSocket);
 }
 
 /** Moves a server; idle ones go to the end that server_round_robin asks for. */
