@@ -7,6 +7,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from './harness/limits';
 import { seedFrom } from './hostile/random';
+import { checkMutation } from './simulation/modules';
 import { mutations } from './simulation/mutations';
 import { simulate } from './simulation/run';
 
@@ -36,9 +37,16 @@ describe('the simulation', () => {
   });
 });
 
-describe('the simulation finds that', () => {
+describe('of faults that are put back, the simulation', () => {
+  it('says when a fault cannot be put in, because its place is gone, or is not the only one', () => {
+    const edit = { file: 'core/base/timer', find: 'no such text', replace: '' };
+    assert.throws(() => checkMutation({ name: 'nowhere', edits: [edit] }), /0 times/);
+    assert.throws(() => checkMutation({ name: 'twice', edits: [{ ...edit, find: 'timer.when' }] }), / times/);
+  });
+
   for (const mutation of mutations) {
-    it(mutation.name, () => {
+    it(`finds this: ${mutation.name}`, () => {
+      checkMutation(mutation);
       for (let seed = 1; seed <= MUTATION_SEEDS; seed++) {
         const { failure } = simulate({ seed, turns: TURNS, mutation, faults });
         if (failure === null) continue;

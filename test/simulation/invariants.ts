@@ -5,10 +5,10 @@
 
 import { PauseMode } from '../../src/core/base/lifecycle';
 import type { StatList } from '../../src/core/base/list';
-import { type PgPool, type PgSocket, SocketState } from '../../src/core/pool/bouncer';
+import { type AnySocket, type PgPool, SocketState } from '../../src/core/pool/bouncer';
 import type { Heads } from './core';
 
-type Lists = [StatList<PgSocket>, SocketState[]][];
+type Lists = [StatList<AnySocket>, SocketState[]][];
 
 function listsOf(pool: PgPool): Lists {
   return [
@@ -26,14 +26,14 @@ function listsOf(pool: PgPool): Lists {
   ];
 }
 
-function nameOf(sk: PgSocket): string {
+function nameOf(sk: AnySocket): string {
   return `${sk.state >= SocketState.SV_FREE ? 'server' : 'client'} ${sk.id} (state ${sk.state})`;
 }
 
 /** Every socket is in exactly the list that its state says, and each list counts what it holds. */
-function brokenList(list: StatList<PgSocket>, states: SocketState[], pool: PgPool | null): string | null {
+function brokenList(list: StatList<AnySocket>, states: SocketState[], pool: PgPool | null): string | null {
   let count = 0;
-  for (let sk = list.head; sk !== null; sk = sk.next as PgSocket | null) {
+  for (let sk = list.head; sk !== null; sk = sk.next as AnySocket | null) {
     count++;
     if (!states.includes(sk.state)) return `${nameOf(sk)} is in ${list.name}`;
     if ((sk.list as unknown) !== list) return `${nameOf(sk)} thinks that it is in ${sk.list?.name ?? 'no list'}`;
@@ -82,18 +82,18 @@ const LATE = 1_500_000;
 
 /** Timeouts of one process: which sockets are due, and since when. */
 export class Timeouts {
-  private due = new Map<PgSocket, number>();
-  private next = new Map<PgSocket, number>();
+  private due = new Map<AnySocket, number>();
+  private next = new Map<AnySocket, number>();
 
   /** @returns the first socket whose time has been up for so long that the janitor must have seen it */
   private overdue(
-    list: StatList<PgSocket>,
-    since: (sk: PgSocket) => number,
+    list: StatList<AnySocket>,
+    since: (sk: AnySocket) => number,
     limit: number,
     now: number,
-  ): PgSocket | null {
+  ): AnySocket | null {
     if (limit <= 0) return null;
-    for (let sk = list.head; sk !== null; sk = sk.next as PgSocket | null) {
+    for (let sk = list.head; sk !== null; sk = sk.next as AnySocket | null) {
       if (now - since(sk) <= limit) continue;
       const first = this.due.get(sk) ?? now;
       this.next.set(sk, first);

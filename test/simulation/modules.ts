@@ -55,6 +55,17 @@ function mutated(text: string, edits: Edit[]): string {
   return changed;
 }
 
+/** Throws when a fault cannot be put in. */
+export function checkMutation({ edits }: Mutation): void {
+  for (const { file } of edits) {
+    const text = readFileSync(join(SOURCE, `${file}.js`), 'utf8');
+    mutated(
+      text,
+      edits.filter((edit) => edit.file === file),
+    );
+  }
+}
+
 function compile(path: string, mutation: Mutation | null): Wrapper {
   const name = relative(SOURCE, path).replace(/\.js$/, '');
   const edits = mutation?.edits.filter(({ file }) => file === name) ?? [];

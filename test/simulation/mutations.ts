@@ -43,7 +43,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a client that leaves still counts for its database',
-    edits: [{ file: 'core/pool/provisional', find: 'db.clientConnectionCount--;', replace: ';' }],
+    edits: [{ file: 'core/pool/provisional', find: 'client.countedDb.clientConnectionCount--;', replace: ';' }],
   },
   {
     name: 'a login that waited for auth_query goes behind younger ones',

@@ -184,7 +184,7 @@ export function changeClientState(client: ClientSocket, newState: SocketState): 
 }
 
 /** The list is in the order of connectTime: one that comes back from waiting for auth_query goes in front of later ones. */
-function listLogin(client: PgSocket): void {
+function listLogin(client: ClientSocket): void {
   let later = loginClientList.tail;
   if (later === null || later.connectTime <= client.connectTime) {
     loginClientList.append(client);
@@ -192,7 +192,7 @@ function listLogin(client: PgSocket): void {
   }
   later = loginClientList.head;
   while (later !== null && later.connectTime <= client.connectTime) later = nextOf(later);
-  loginClientList.putBefore(client, later as PgSocket);
+  loginClientList.putBefore(client, later as ClientSocket);
 }
 
 /** Moves a server; idle ones go to the end that server_round_robin asks for. */
