@@ -9,7 +9,7 @@ import { parseArgs } from 'node:util';
 import { type Bouncer, originalBin, PgCluster, tempDir } from '../test/harness';
 import { type Cert, CertFolder } from '../test/harness/certs';
 import { copyOut, cpuUsec, median, type PgbenchRun, pgbench, rssKb } from './measure';
-import { login, startDoorman, startPooler } from './poolers';
+import { login, startAuthOnlyServer, startPooler } from './poolers';
 import { rebootUnderLoad } from './reboot';
 import {
   idleTlsClients,
@@ -275,7 +275,7 @@ async function benchPools(contenders: Contender[]): Promise<void> {
   const one = addRow('one pool: CPU per transaction, 1 client', 'us', '', 1);
   const many = addRow(`${POOLS} pools: CPU per transaction, 1 client`, 'us', '', 1);
   const ratio = addRow(`${POOLS} pools against one: own ratio`, '', 'tsbouncer <= 1.1', 2);
-  const doorman = await startDoorman();
+  const doorman = await startAuthOnlyServer();
   const databases = Array.from({ length: POOLS }, (_, n) => `p${n}`);
   const crowded: Bouncer[] = [];
   for (const { name: who } of contenders) {

@@ -63,7 +63,7 @@ export async function login(port: number, databases: string[]): Promise<RawClien
 }
 
 /** Every login is welcome, and then the connection ends: pools stay, and hold nothing. */
-export function startDoorman(): Promise<{ port: number; server: Server }> {
+export function startAuthOnlyServer(): Promise<{ port: number; server: Server }> {
   const parameters = { server_version: '15.0', client_encoding: 'UTF8', DateStyle: 'ISO', TimeZone: 'UTC' };
   const packet = (letter: string, body: Buffer) => {
     const head = Buffer.alloc(5);

@@ -5,7 +5,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { eventually, type PgCluster, type RawClient } from '../test/harness';
-import { type Kind, Place } from '../test/takeover/place';
+import { type Kind, RebootChain } from '../test/takeover/place';
 import { BENCH_SETTINGS, login } from './poolers';
 
 const BUSY_CLIENTS = 16;
@@ -29,7 +29,7 @@ interface Load {
 }
 
 /** Where daemons may still run: they are nobody's children. */
-const places = new Set<Place>();
+const places = new Set<RebootChain>();
 
 // before the harness removes the folders that the pidfiles lie in
 process.prependListener('exit', () => {
@@ -47,12 +47,12 @@ function alive(pid: number): boolean {
 }
 
 /** The daemon in the place, or 0: not the first process, which is a child like any other. */
-function daemonOf(place: Place): number {
+function daemonOf(place: RebootChain): number {
   const pid = place.pidInFile();
   return pid !== place.generations[0]?.pid && pid > 0 && alive(pid) ? pid : 0;
 }
 
-function killDaemon(place: Place, signal: NodeJS.Signals): number {
+function killDaemon(place: RebootChain, signal: NodeJS.Signals): number {
   const pid = daemonOf(place);
   if (pid !== 0) process.kill(pid, signal);
   return pid;
@@ -92,7 +92,7 @@ async function countLost(clients: RawClient[]): Promise<number> {
 }
 
 /** Starts the successor in the background, and waits until the present process has ended and the daemon has its pidfile. */
-async function rebootToDaemon(place: Place): Promise<void> {
+async function rebootToDaemon(place: RebootChain): Promise<void> {
   const old = place.now;
   const launcher = place.spawn(old.kind, ['-R', '-d']);
   const { code } = await launcher.waitEnd();
@@ -103,7 +103,7 @@ async function rebootToDaemon(place: Place): Promise<void> {
 
 /** From one process of that kind to the next. Throws when the reboot itself fails. */
 export async function rebootUnderLoad(cluster: PgCluster, kind: Kind, idleClients: number): Promise<RebootResult> {
-  const place = await Place.make({ cluster, settings: { ...BENCH_SETTINGS, suspend_timeout: 10 } });
+  const place = await RebootChain.make({ cluster, settings: { ...BENCH_SETTINGS, suspend_timeout: 10 } });
   const logfile = join(place.dir, 'pooler.log');
   place.write({ settings: { logfile } });
   const clients: RawClient[] = [];

@@ -7,7 +7,7 @@ import { connect as connectTls } from 'node:tls';
 import { Bouncer, cstring, int16, message, type PgCluster, RawClient, SSL_REQUEST } from '../test/harness';
 import type { Cert } from '../test/harness/certs';
 import { cpuUsec, rssKb } from './measure';
-import { BENCH_SETTINGS, login, startDoorman } from './poolers';
+import { BENCH_SETTINGS, login, startAuthOnlyServer } from './poolers';
 
 const KB = 1024;
 /** ms; a janitor that gives memory back has run by then */
@@ -116,7 +116,7 @@ export async function usersInFile(
 
 /** CPU of a login, usec, for the first and for the last of many users and databases that the pooler did not know before. */
 export async function usersFoundAtLogin({ cluster, original }: Where, count: number): Promise<[number, number]> {
-  const doorman = await startDoorman();
+  const doorman = await startAuthOnlyServer();
   const pooler = await Bouncer.start({
     cluster,
     original,

@@ -12,7 +12,7 @@ import type { Cert } from '../test/harness/certs';
 const SSL_REQUEST_BYTES = Buffer.concat([int32(8), int32(SSL_REQUEST)]);
 
 /** How a TLS server behaves. */
-export interface Manners {
+export interface FrontOptions {
   cert: Cert;
   /** protocols, ciphers, whether it asks for a certificate */
   tls?: TlsOptions;
@@ -21,7 +21,7 @@ export interface Manners {
 }
 
 /** A port of 127.0.0.1 and who listens there. */
-export class Front {
+export class TlsFront {
   private readonly sockets = new Set<Socket>();
 
   private constructor(private readonly server: Server) {}
@@ -30,9 +30,9 @@ export class Front {
     return (this.server.address() as AddressInfo).port;
   }
 
-  static async start(onSocket: (socket: Socket, front: Front) => void): Promise<Front> {
+  static async start(onSocket: (socket: Socket, front: TlsFront) => void): Promise<TlsFront> {
     const server = createServer();
-    const front = new Front(server);
+    const front = new TlsFront(server);
     server.on('connection', (socket) => {
       front.adopt(socket);
       onSocket(socket, front);
@@ -42,13 +42,13 @@ export class Front {
   }
 
   /** Takes connections and says nothing. */
-  static mute(): Promise<Front> {
-    return Front.start((socket) => socket.resume());
+  static mute(): Promise<TlsFront> {
+    return TlsFront.start((socket) => socket.resume());
   }
 
   /** A PostgreSQL with TLS: what comes out of it goes to the one on that port. */
-  static tls(port: number, manners: Manners): Promise<Front> {
-    return Front.start((socket, front) => {
+  static tls(port: number, manners: FrontOptions): Promise<TlsFront> {
+    return TlsFront.start((socket, front) => {
       socket.once('readable', () => {
         const first: Buffer = socket.read() ?? Buffer.alloc(0);
         if (!first.equals(SSL_REQUEST_BYTES)) {

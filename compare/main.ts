@@ -11,7 +11,7 @@ import { meantDifferences } from './differences';
 import { runAll, type Tally } from './run';
 import { families } from './scenarios';
 import type { Program, Scenario } from './side';
-import { Stage } from './stage';
+import { TestBed } from './stage';
 
 function programs(bin: string): [Program, Program] {
   const { node, mainJs } = installed();
@@ -60,7 +60,7 @@ async function main(): Promise<number> {
   }
   const startMs = Date.now();
   const originalVersion = versionOf(bin);
-  const stage = await Stage.set(bin, originalVersion);
+  const stage = await TestBed.set(bin, originalVersion);
   try {
     const claims = claimsFor(meantDifferences, originalVersion);
     const tally = await runAll(scenarios, programs(bin), stage, claims, verbose);

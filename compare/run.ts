@@ -4,7 +4,7 @@
 import { type Claim, unexpectedPart, versionBelow } from './claim';
 import { diffStep, linesOf, type StepDiff } from './diff';
 import { type Program, type Record, type Scenario, Side } from './side';
-import type { Stage } from './stage';
+import type { TestBed } from './stage';
 
 /** What came of all scenarios. */
 export interface Tally {
@@ -44,7 +44,7 @@ async function runSide(side: Side, scenario: Scenario): Promise<Record[]> {
 }
 
 /** Both sides of one scenario; steps that neither could do are faults of the scenario, and count as unexpected. */
-async function compareScenario(scenario: Scenario, programs: Program[], stage: Stage): Promise<[StepDiff[], number]> {
+async function compareScenario(scenario: Scenario, programs: Program[], stage: TestBed): Promise<[StepDiff[], number]> {
   const sides = programs.map((program) => new Side(program, stage));
   const [left, right] = (await Promise.all(sides.map((side) => runSide(side, scenario)))) as [Record[], Record[]];
   const diffs: StepDiff[] = [];
@@ -73,7 +73,7 @@ function printDiff(diff: StepDiff, left: string, right: string): void {
 const RUNS_MAX = 3;
 
 /** A scenario's differences: of the first run without an unexpected one, else of the last run. */
-async function settle(scenario: Scenario, programs: Program[], stage: Stage, claims: readonly Claim[]) {
+async function settle(scenario: Scenario, programs: Program[], stage: TestBed, claims: readonly Claim[]) {
   for (let run = 1; ; run++) {
     const [diffs, steps] = await compareScenario(scenario, programs, stage);
     const parts = diffs.map((diff) => ({ diff, rest: unexpectedPart(diff, claims) }));
@@ -83,7 +83,7 @@ async function settle(scenario: Scenario, programs: Program[], stage: Stage, cla
 }
 
 /** Why this original or this machine cannot run the scenario, or null. */
-function reasonToLeaveOut({ since, needs }: Scenario, stage: Stage): string | null {
+function reasonToLeaveOut({ since, needs }: Scenario, stage: TestBed): string | null {
   if (since !== undefined && versionBelow(stage.originalVersion, since)) return `as PgBouncer ${since} brought it`;
   return needs === undefined ? null : stage.lacks(needs);
 }
@@ -95,7 +95,7 @@ function reasonToLeaveOut({ since, needs }: Scenario, stage: Stage): string | nu
 export async function runAll(
   scenarios: readonly Scenario[],
   programs: [Program, Program],
-  stage: Stage,
+  stage: TestBed,
   claims: readonly Claim[],
   verbose: boolean,
 ): Promise<Tally> {

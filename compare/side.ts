@@ -18,7 +18,7 @@ import {
 } from '../test/harness';
 import type { Item } from './decode';
 import { maskItem, maskLog, type Names, unordered } from './mask';
-import type { Need, Stage } from './stage';
+import type { Need, TestBed } from './stage';
 
 /** The two programs. */
 export interface Program {
@@ -99,7 +99,7 @@ export class Side {
 
   constructor(
     readonly program: Program,
-    readonly stage: Stage,
+    readonly stage: TestBed,
   ) {}
 
   /** Puts this side's ports and folders into a text. */

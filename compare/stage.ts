@@ -10,7 +10,7 @@ import { PgCluster, tempDir, user } from '../test/harness';
 import { CertFolder } from '../test/harness/certs';
 import { BASE_DN, Directory, noSlapd } from '../test/harness/directory';
 import { pamMissing, removePamRules, writePamRules } from '../test/harness/pam';
-import { Front, type Manners } from './fronts';
+import { type FrontOptions, TlsFront } from './fronts';
 
 /** What an original may have been built without, or a machine may not have. */
 export type Need = 'ldap' | 'pam';
@@ -50,7 +50,7 @@ async function startCluster(): Promise<PgCluster> {
 }
 
 /** The certificates of scenarios: `{certs}/NAME.crt` and `.key`. */
-function makeCertificates(): { folder: CertFolder; manners: Record<string, Manners> } {
+function makeCertificates(): { folder: CertFolder; manners: Record<string, FrontOptions> } {
   const folder = new CertFolder();
   const ca = folder.authority('ca');
   const otherCa = folder.authority('otherca');
@@ -63,7 +63,7 @@ function makeCertificates(): { folder: CertFolder; manners: Record<string, Manne
   folder.issue(otherCa, 'stranger', { cn: 'alice' });
   folder.issue(ca, 'pooler', { cn: 'pooler' });
   const caText = readFileSync(ca.cert);
-  const manners: Record<string, Manners> = {
+  const manners: Record<string, FrontOptions> = {
     tls: { cert: site },
     tlsmoved: { cert: folder.issue(ca, 'elsewhere', { cn: 'elsewhere.example', san: 'DNS:elsewhere.example' }) },
     tlscn: { cert: folder.issue(ca, 'cnonly', { cn: 'localhost' }) },
@@ -91,12 +91,12 @@ function judgeWithPam(dir: string): void {
   process.on('exit', removePamRules);
 }
 
-export class Stage {
+export class TestBed {
   /** what `{word}` stands for in configs */
   readonly words: Record<string, string> = {};
   /** port number -> name in the transcripts */
   readonly ports: [number, string][] = [];
-  private readonly fronts: Front[] = [];
+  private readonly fronts: TlsFront[] = [];
   private readonly dir = tempDir('stage');
   private directory: Directory | null = null;
   /** why passwords cannot be judged by PAM; null when they can */
@@ -109,20 +109,20 @@ export class Stage {
     readonly originalVersion: string,
   ) {}
 
-  static async set(bin: string, originalVersion: string): Promise<Stage> {
-    const stage = new Stage(await startCluster(), bin, originalVersion);
+  static async set(bin: string, originalVersion: string): Promise<TestBed> {
+    const stage = new TestBed(await startCluster(), bin, originalVersion);
     const { cluster, words } = stage;
     stage.name('pg', cluster.port);
     stage.name('dead', DEAD_PORT);
     words.pgport = String(cluster.port);
     words.pgsocket = `host=${cluster.socketDir} port=${cluster.port}`;
-    const mute = await Front.mute();
+    const mute = await TlsFront.mute();
     stage.fronts.push(mute);
     stage.name('mute', mute.port);
     const { folder, manners } = makeCertificates();
     words.certs = folder.dir;
     for (const [name, how] of Object.entries(manners)) {
-      const front = await Front.tls(cluster.port, how);
+      const front = await TlsFront.tls(cluster.port, how);
       stage.fronts.push(front);
       stage.name(name, front.port);
       words[`${name}port`] = String(front.port);

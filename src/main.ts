@@ -11,7 +11,7 @@ import { mkauth } from './cli/mkauth';
 import { type Options, parseOptions } from './cli/options';
 import { checkPidfile, writePidfile } from './cli/pidfile';
 import { changeUser } from './cli/user';
-import { takeBackSeat } from './core/base/cpu-affinity';
+import { pinToOneCpu } from './core/base/cpu-affinity';
 import { keepYoungGenerationSmall } from './core/base/heap';
 import { beginTakeover, isTakingOver } from './core/base/lifecycle';
 import { nextOf } from './core/base/list';
@@ -67,7 +67,7 @@ function checkLimits(): void {
 /** The command line and the config in effect, and what needs nothing else. @returns the name of the loop's backend */
 function prepare(options: Options): string {
   if (options.reboot) {
-    takeBackSeat();
+    pinToOneCpu();
     beginTakeover();
   }
   logState.quiet = options.quiet;

@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { loadAuthFile, requiresAuthFile, usersFileChanged } from '../src/core/config/authfile';
-import { unbuiltSettingNames, warnUnbuiltSettings } from '../src/core/config/ineffective';
+import { ineffectiveSettingNames, warnIneffectiveSettings } from '../src/core/config/ineffective';
 import { applySettings, loadConfigFile, type ParsedConfig, parseDatabase } from '../src/core/config/loader';
 import {
   AuthType,
@@ -447,7 +447,7 @@ describe('auth_file', () => {
 });
 
 describe('settings without effect', () => {
-  const warnings = (): string[] => logged(() => warnUnbuiltSettings());
+  const warnings = (): string[] => logged(() => warnIneffectiveSettings());
 
   it('are silent at their defaults', () => {
     assert.deepEqual(warnings(), []);
@@ -456,7 +456,7 @@ describe('settings without effect', () => {
   });
 
   it('each say so when changed', () => {
-    for (const name of unbuiltSettingNames) {
+    for (const name of ineffectiveSettingNames) {
       const setting = findSetting(name);
       assert.ok(setting, name);
       const type = setting.type;
@@ -498,7 +498,7 @@ describe('the files in etc', () => {
     applySettings(parsed as unknown as ParsedConfig, true);
     assert.deepEqual([cf.listenAddr, cf.listenPort, cf.authFile], ['127.0.0.1', 6432, 'etc/userlist.txt']);
     assert.deepEqual(
-      logged(() => warnUnbuiltSettings()),
+      logged(() => warnIneffectiveSettings()),
       [],
     );
   });

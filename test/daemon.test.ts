@@ -26,7 +26,7 @@ import {
 import { RawClient } from './harness/rawclient';
 
 /** A folder with an ini for a daemon in it. */
-interface Place {
+interface RebootChain {
   dir: string;
   ini: string;
   pidfile: string;
@@ -34,7 +34,7 @@ interface Place {
   port: number;
 }
 
-async function place(settings: Record<string, string | number | null> = {}): Promise<Place> {
+async function place(settings: Record<string, string | number | null> = {}): Promise<RebootChain> {
   const dir = tempDir('daemon');
   const port = await freePort();
   const paths = { pidfile: join(dir, 'a.pid'), logfile: join(dir, 'a.log') };
@@ -45,12 +45,12 @@ async function place(settings: Record<string, string | number | null> = {}): Pro
   return { dir, ini, port, ...paths };
 }
 
-function launch(at: Place, ...args: string[]): Promise<Outcome> {
+function launch(at: RebootChain, ...args: string[]): Promise<Outcome> {
   const { node, mainJs } = installed();
   return run(node, [mainJs, ...args, at.ini], { cwd: at.dir });
 }
 
-function pidOf(at: Place): number {
+function pidOf(at: RebootChain): number {
   return Number(readFileSync(at.pidfile, 'latin1'));
 }
 
@@ -65,17 +65,17 @@ function gone(pid: number): boolean {
 }
 
 /** Nobody's child any more, so there is no event to wait for. */
-async function stopDaemon(at: Place, signal: NodeJS.Signals = 'SIGQUIT'): Promise<void> {
+async function stopDaemon(at: RebootChain, signal: NodeJS.Signals = 'SIGQUIT'): Promise<void> {
   const pid = pidOf(at);
   process.kill(pid, signal);
   await eventually('the daemon to end', () => gone(pid));
 }
 
-function log(at: Place): string {
+function log(at: RebootChain): string {
   return existsSync(at.logfile) ? readFileSync(at.logfile, 'latin1') : '';
 }
 
-async function serves(at: Place): Promise<boolean> {
+async function serves(at: RebootChain): Promise<boolean> {
   const client = await RawClient.connect({ port: at.port });
   const answer = await client.request(80877103);
   await client.destroy();

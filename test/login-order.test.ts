@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { Bouncer, cstring, int32, it, message } from './harness';
 import { after, before, describe } from './harness/limits';
 import { oneRow, READY, WELCOME } from './hostile/fakeserver';
-import { authentication, LyingServer } from './security/place';
+import { authentication, ScriptedServer } from './security/place';
 import { errorIn, login } from './support';
 
 const SASL = authentication(10, cstring('SCRAM-SHA-256'), Buffer.alloc(1));
@@ -13,11 +13,11 @@ const SALT = 'MDEyMzQ1Njc4OWFiY2RlZg==';
 const PARAMETER = message('S', cstring('server_version'), cstring('15.0'));
 const KEY = message('K', int32(4711), int32(42));
 
-let server: LyingServer;
+let server: ScriptedServer;
 let bouncer: Bouncer;
 
 before(async () => {
-  server = await LyingServer.start();
+  server = await ScriptedServer.start();
   bouncer = await Bouncer.start({
     databases: { '*': `host=127.0.0.1 port=${server.port} user=seeker password=seeker-password` },
     settings: { server_tls_sslmode: 'disable', server_login_retry: 0, client_login_timeout: 3 },

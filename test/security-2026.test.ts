@@ -33,16 +33,16 @@ import {
 } from './harness';
 import { after, before } from './harness/limits';
 import { ScramClient } from './harness/scram';
-import { authentication, LyingServer, refusedWith, underAttack } from './security/place';
+import { authentication, refusedWith, ScriptedServer, withAttackedPooler } from './security/place';
 
 const SCRAM = { auth_type: 'scram-sha-256' };
 
 let cluster: PgCluster;
-let liar: LyingServer;
+let liar: ScriptedServer;
 
 before(async () => {
   cluster = await PgCluster.start();
-  liar = await LyingServer.start();
+  liar = await ScriptedServer.start();
   await cluster.createUser(ADMIN_USER, ADMIN_PASSWORD);
   await cluster.createUser('seeker', 'seeker-password');
 });
@@ -84,7 +84,7 @@ for (const [who, user, database] of [
   ['the console', ADMIN_USER, 'pgbouncer'],
 ] as const) {
   it(`CVE-2026-19888: a client-final-message without its nonce (${who})`, () =>
-    underAttack(
+    withAttackedPooler(
       cluster,
       { settings: SCRAM, userlist: { seeker: 'seeker-password' }, databases: { postgres: cluster.connstr() } },
       async (bouncer) => {
@@ -139,13 +139,13 @@ async function claimStatements(bouncer: Bouncer, lengths: readonly number[], rea
 const POOLED = { ...SCRAM, pool_mode: 'transaction', max_prepared_statements: 10 };
 
 it('CVE-2026-6668: a packet length near 2^31 reserves nothing, with the default max_packet_size', () =>
-  underAttack(cluster, { settings: POOLED, userlist: { seeker: 'seeker-password' } }, async (bouncer) => {
+  withAttackedPooler(cluster, { settings: POOLED, userlist: { seeker: 'seeker-password' } }, async (bouncer) => {
     await claimLengths(bouncer, HUGE);
     await claimStatements(bouncer, HUGE, /too large packet|bad packet header/);
   }));
 
 it('CVE-2026-107348: a packet length above 2^31 reserves nothing, with the largest max_packet_size', () =>
-  underAttack(
+  withAttackedPooler(
     cluster,
     { settings: { ...POOLED, max_packet_size: 4294967295 }, userlist: { seeker: 'seeker-password' } },
     async (bouncer) => {
@@ -157,7 +157,7 @@ it('CVE-2026-107348: a packet length above 2^31 reserves nothing, with the large
 /* ---- CVE-2026-6669 ---- */
 
 it('CVE-2026-6669: a server’s iteration count above a million is refused, whatever it is', () =>
-  underAttack(
+  withAttackedPooler(
     cluster,
     {
       databases: { '*': `host=127.0.0.1 port=${liar.port} user=seeker password=seeker-password` },
@@ -243,7 +243,7 @@ async function changeMind(
 
 for (const version of [PROTOCOL_30, PROTOCOL_32]) {
   it(`CVE-2026-107350: no second startup packet changes who has logged in (3.${version & 0xffff})`, () =>
-    underAttack(
+    withAttackedPooler(
       cluster,
       { settings: SCRAM, userlist: { seeker: 'seeker-password', victim: 'victim-password' } },
       async (bouncer) => {
@@ -282,7 +282,7 @@ for (const version of [PROTOCOL_30, PROTOCOL_32]) {
 }
 
 it('CVE-2026-107350: nor does one while auth_query is asked for the first', () =>
-  underAttack(
+  withAttackedPooler(
     cluster,
     {
       settings: {
@@ -307,7 +307,7 @@ const EMPTY_NAMES = ['-c=', '-c =', '--=', '-c=1', '--=1', '-c= -c=', '-c=\\ x',
 
 for (const ignored of ['extra_float_digits', 'extra_float_digits, work_mem', 'a,,b', ',', ', ,', ' ', 'a,', ',a']) {
   it(`CVE-2026-107349: an option without a name is refused, with ignore_startup_parameters = '${ignored}'`, () =>
-    underAttack(cluster, { settings: { ignore_startup_parameters: ignored } }, async (bouncer) => {
+    withAttackedPooler(cluster, { settings: { ignore_startup_parameters: ignored } }, async (bouncer) => {
       for (const options of EMPTY_NAMES) {
         const client = await bouncer.raw();
         await client.startup({ user: 'postgres', database: 'postgres', options });
@@ -318,7 +318,7 @@ for (const ignored of ['extra_float_digits', 'extra_float_digits, work_mem', 'a,
 }
 
 it('CVE-2026-107349: ignoring options passes over an option without a name', () =>
-  underAttack(cluster, { settings: { ignore_startup_parameters: 'options' } }, async (bouncer) => {
+  withAttackedPooler(cluster, { settings: { ignore_startup_parameters: 'options' } }, async (bouncer) => {
     for (const options of EMPTY_NAMES) {
       const client: RawClient = await bouncer.raw();
       const answer = await client.login({ params: { options } });

@@ -18,7 +18,7 @@ import {
   rowValues,
 } from './harness';
 import { after, before } from './harness/limits';
-import { underAttack } from './security/place';
+import { withAttackedPooler } from './security/place';
 
 let cluster: PgCluster;
 
@@ -102,19 +102,23 @@ async function poison(bouncer: Bouncer, name: string, way: 'stays' | 'leaves' | 
 }
 
 it('1.22.1: nobody can leave an answer, or half a question, for the next client of a server', async () => {
-  await underAttack(cluster, { settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (bouncer) => {
-    for (const [name, { begins, stays }] of Object.entries(POISONED)) {
-      await poison(bouncer, name, 'leaves');
-      // the server is lost for the pool then, until the attacker leaves
-      if (stays === true) continue;
-      await poison(bouncer, name, 'stays');
-      if (begins > 0) await poison(bouncer, name, 'waits');
-    }
-  });
+  await withAttackedPooler(
+    cluster,
+    { settings: { pool_mode: 'transaction', default_pool_size: 1 } },
+    async (bouncer) => {
+      for (const [name, { begins, stays }] of Object.entries(POISONED)) {
+        await poison(bouncer, name, 'leaves');
+        // the server is lost for the pool then, until the attacker leaves
+        if (stays === true) continue;
+        await poison(bouncer, name, 'stays');
+        if (begins > 0) await poison(bouncer, name, 'waits');
+      }
+    },
+  );
 });
 
 it('1.22.1: a COPY that failed lets the server go, whether its client ends it or not', () =>
-  underAttack(cluster, { settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (bouncer) => {
+  withAttackedPooler(cluster, { settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (bouncer) => {
     const client = await bouncer.raw();
     await client.login();
     const next = await bouncer.raw();

@@ -44,7 +44,7 @@ import { fails } from './harness/expect';
 import { after, before } from './harness/limits';
 import { holding } from './hostile/attack';
 import { oneRow, READY, WELCOME } from './hostile/fakeserver';
-import { authentication, errorResponse, LyingServer, refusedWith, underAttack } from './security/place';
+import { authentication, errorResponse, refusedWith, ScriptedServer, withAttackedPooler } from './security/place';
 
 const certs = new CertFolder();
 const ca = certs.authority('ca');
@@ -54,11 +54,11 @@ const ann = certs.issue(ca, 'ann', { cn: 'ann' });
 const stranger = certs.issue(otherCa, 'stranger', { cn: 'ann' });
 
 let cluster: PgCluster;
-let liar: LyingServer;
+let liar: ScriptedServer;
 
 before(async () => {
   cluster = await PgCluster.start();
-  liar = await LyingServer.start();
+  liar = await ScriptedServer.start();
   await cluster.createUser('seeker', 'seeker-password', 'scram', 'SUPERUSER');
   await cluster.createUser(ADMIN_USER, 'admin-password');
 });
@@ -71,7 +71,7 @@ after(async () => {
 const atLiar = () => `host=127.0.0.1 port=${liar.port}`;
 
 it('1.6: a login and a query byte by byte', () =>
-  underAttack(cluster, {}, async (bouncer) => {
+  withAttackedPooler(cluster, {}, async (bouncer) => {
     const client = await bouncer.raw();
     const bytes = Buffer.concat([
       startupPacket(PROTOCOL_30, { user: 'postgres', database: 'postgres' }),
@@ -84,7 +84,7 @@ it('1.6: a login and a query byte by byte', () =>
   }));
 
 it('1.6.1: auth_type=any, the console, and everything that is logged about it', () =>
-  underAttack(
+  withAttackedPooler(
     cluster,
     {
       settings: { auth_type: 'any', verbose: 2 },
@@ -111,7 +111,7 @@ it('1.6.1: auth_type=any, the console, and everything that is logged about it', 
 
 for (const mode of ['allow', 'require', 'verify-ca', 'verify-full']) {
   it(`1.7.1: client_tls_sslmode=${mode} and certificates`, () =>
-    underAttack(
+    withAttackedPooler(
       cluster,
       {
         settings: {
@@ -140,7 +140,7 @@ for (const mode of ['allow', 'require', 'verify-ca', 'verify-full']) {
 }
 
 it('1.8, 1.18: who cancels a query that is over cancels nobody else’s', () =>
-  underAttack(cluster, { settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (bouncer) => {
+  withAttackedPooler(cluster, { settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (bouncer) => {
     const attacker = await bouncer.raw();
     await attacker.login();
     const victim = await bouncer.raw();
@@ -159,7 +159,7 @@ it('1.8, 1.18: who cancels a query that is over cancels nobody else’s', () =>
 const target = (bouncer: Bouncer) => ({ port: bouncer.port });
 
 it('1.8: a broken line of the HBA file opens nothing and closes nothing else', () =>
-  underAttack(cluster, {}, async (bouncer) => {
+  withAttackedPooler(cluster, {}, async (bouncer) => {
     const { writeFileSync } = await import('node:fs');
     const file = `${bouncer.dir}/hba.conf`;
     writeFileSync(
@@ -200,7 +200,7 @@ it('1.13: auth_query whose row is none', async () => {
     message('T', int16(1)),
     message('T'),
   ];
-  await underAttack(
+  await withAttackedPooler(
     cluster,
     {
       databases: { '*': `${atLiar()} auth_user=seeker` },
@@ -227,7 +227,7 @@ it('1.13: auth_query whose row is none', async () => {
 
 for (const method of ['plain', 'md5', 'scram-sha-256']) {
   it(`1.15, 1.17: an answer tells neither users nor databases (${method})`, () =>
-    underAttack(
+    withAttackedPooler(
       cluster,
       { settings: { auth_type: method }, userlist: { known: 'known-password' }, databases: { down: 'host=/nowhere' } },
       async (bouncer) => {
@@ -252,7 +252,7 @@ for (const method of ['plain', 'md5', 'scram-sha-256']) {
 }
 
 it('1.15: the SCRAM salt of a user who does not exist stays the same, and is the user’s own', () =>
-  underAttack(cluster, { settings: { auth_type: 'scram-sha-256' } }, async (bouncer) => {
+  withAttackedPooler(cluster, { settings: { auth_type: 'scram-sha-256' } }, async (bouncer) => {
     const saltOf = async (user: string): Promise<string> => {
       const client = await bouncer.raw();
       await client.startup({ user, database: 'postgres' });
@@ -270,7 +270,7 @@ it('1.15: the SCRAM salt of a user who does not exist stays the same, and is the
   }));
 
 it('1.16, 1.21: cancel requests in any number, for anybody, in any state', () =>
-  underAttack(
+  withAttackedPooler(
     cluster,
     { settings: { pool_mode: 'transaction', default_pool_size: 2, max_client_conn: 500, log_connections: 0 } },
     async (bouncer) => {
@@ -304,7 +304,7 @@ it('1.16, 1.21: cancel requests in any number, for anybody, in any state', () =>
   ));
 
 it('1.17: what the server says about its troubles waits for the password', () =>
-  underAttack(
+  withAttackedPooler(
     cluster,
     {
       databases: { secretive: atLiar() },
@@ -325,7 +325,7 @@ it('1.17: what the server says about its troubles waits for the password', () =>
   ));
 
 it('1.18: a list of hosts of any length names those hosts, in turn, and no Unix socket', () =>
-  underAttack(
+  withAttackedPooler(
     cluster,
     {
       databases: {
@@ -344,7 +344,7 @@ it('1.18: a list of hosts of any length names those hosts, in turn, and no Unix 
   ));
 
 it('1.19: TLS handshakes that fail leave nothing behind', () =>
-  underAttack(
+  withAttackedPooler(
     cluster,
     {
       settings: {
@@ -382,7 +382,7 @@ it('1.19: TLS handshakes that fail leave nothing behind', () =>
   ));
 
 it('1.20: auth_dbname is not the console', () =>
-  underAttack(
+  withAttackedPooler(
     cluster,
     { settings: { auth_type: 'plain', auth_user: 'seeker' }, userlist: { seeker: 'seeker-password' } },
     async (bouncer) => {
@@ -398,7 +398,7 @@ it('1.20: auth_dbname is not the console', () =>
   ));
 
 it('1.23.1: RELOAD while everything of the old config is in use', () =>
-  underAttack(cluster, { settings: { pool_mode: 'transaction' } }, async (bouncer) => {
+  withAttackedPooler(cluster, { settings: { pool_mode: 'transaction' } }, async (bouncer) => {
     for (let round = 0; round < 5; round++) {
       bouncer.rewrite({
         databases: { postgres: cluster.connstr(), [`db${round}`]: cluster.connstr('postgres', 'user=postgres') },
@@ -421,7 +421,7 @@ for (const method of ['plain', 'md5', 'scram-sha-256']) {
   it(`1.25.0: long passwords (${method})`, async () => {
     const passwords: Record<string, string> = {};
     for (const length of [995, 996, 1023, 1024, 1025, 2048, 16_000]) passwords[`long${length}`] = 'x'.repeat(length);
-    await underAttack(cluster, { settings: { auth_type: method }, userlist: passwords }, async (bouncer) => {
+    await withAttackedPooler(cluster, { settings: { auth_type: method }, userlist: passwords }, async (bouncer) => {
       for (const [user, password] of Object.entries(passwords)) {
         const client = await bouncer.raw();
         // the answer to a right password is about the database, which does not exist
@@ -442,7 +442,7 @@ for (const method of ['plain', 'md5', 'scram-sha-256']) {
 }
 
 it('1.25.0: a startup packet ends where it says, and says where it ends', () =>
-  underAttack(cluster, {}, async (bouncer) => {
+  withAttackedPooler(cluster, {}, async (bouncer) => {
     const good = Buffer.concat([cstring('user'), cstring('postgres')]);
     const bodies = [
       good,
@@ -466,7 +466,7 @@ it('1.25.0: a startup packet ends where it says, and says where it ends', () =>
   }));
 
 it('1.25.1: SCRAM messages of a server that say too little, too much or something else', () =>
-  underAttack(
+  withAttackedPooler(
     cluster,
     {
       databases: { '*': `${atLiar()} user=seeker password=seeker-password` },

@@ -40,7 +40,7 @@ import { CertFolder } from './harness/certs';
 import { fails } from './harness/expect';
 import { after, before } from './harness/limits';
 import { oneRow, READY, WELCOME } from './hostile/fakeserver';
-import { authentication, errorResponse, LyingServer, refusedWith, underAttack } from './security/place';
+import { authentication, errorResponse, refusedWith, ScriptedServer, withAttackedPooler } from './security/place';
 
 const certs = new CertFolder();
 const ca = certs.authority('ca');
@@ -49,11 +49,11 @@ const site = certs.issue(ca, 'site', { cn: 'localhost', san: 'DNS:localhost,IP:1
 const trusting = { rejectUnauthorized: false };
 
 let cluster: PgCluster;
-let liar: LyingServer;
+let liar: ScriptedServer;
 
 before(async () => {
   cluster = await PgCluster.start();
-  liar = await LyingServer.start();
+  liar = await ScriptedServer.start();
   await cluster.createUser('seeker', 'seeker-password', 'scram', 'SUPERUSER');
   await cluster.createUser(ADMIN_USER, ADMIN_PASSWORD);
 });
@@ -66,7 +66,7 @@ after(async () => {
 const atLiar = () => `host=127.0.0.1 port=${liar.port}`;
 
 it('CVE-2012-4575: a database name of any length is no more than a name that nobody knows', () =>
-  underAttack(cluster, { databases: { '*': `host=127.0.0.1 port=${cluster.port}` } }, async (bouncer) => {
+  withAttackedPooler(cluster, { databases: { '*': `host=127.0.0.1 port=${cluster.port}` } }, async (bouncer) => {
     for (const length of [62, 63, 64, 65, 127, 128, 129, 256, 1024, 9000]) {
       const client = await bouncer.raw();
       await client.startup({ user: 'postgres', database: 'd'.repeat(length) });
@@ -75,7 +75,7 @@ it('CVE-2012-4575: a database name of any length is no more than a name that nob
   }));
 
 it('CVE-2015-4054: a password before the startup packet', () =>
-  underAttack(cluster, { settings: { auth_type: 'md5' } }, async (bouncer) => {
+  withAttackedPooler(cluster, { settings: { auth_type: 'md5' } }, async (bouncer) => {
     const passwords = [cstring('secret'), cstring(''), cstring(`md5${'0'.repeat(32)}`), Buffer.alloc(0)];
     for (const password of passwords) {
       const client = await bouncer.raw();
@@ -94,7 +94,7 @@ it('CVE-2015-4054: a password before the startup packet', () =>
 
 for (const method of ['trust', 'plain', 'md5', 'scram-sha-256']) {
   it(`CVE-2015-6817: nobody becomes auth_user by a name that does not exist (${method})`, () =>
-    underAttack(
+    withAttackedPooler(
       cluster,
       {
         settings: { auth_type: method, auth_user: 'seeker' },
@@ -121,7 +121,7 @@ const INJECTED = Buffer.concat([
 ]);
 
 it('CVE-2021-3935: plain bytes behind a request for encryption are nobody’s words', () =>
-  underAttack(
+  withAttackedPooler(
     cluster,
     {
       settings: {
@@ -159,7 +159,7 @@ it('CVE-2021-3935: plain bytes behind a request for encryption are nobody’s wo
   ));
 
 it('CVE-2021-23222: plain bytes behind the server’s yes to encryption are not the server’s words', () =>
-  underAttack(
+  withAttackedPooler(
     cluster,
     { databases: { lied: atLiar() }, settings: { server_tls_sslmode: 'prefer' } },
     async (bouncer) => {
@@ -182,7 +182,7 @@ it('CVE-2025-2291: a password that is no longer valid is not', async () => {
   await cluster.createUser('fresh', 'pass', 'scram', "VALID UNTIL '2101-01-01'");
   await cluster.createUser('forever', 'pass', 'scram', "VALID UNTIL 'infinity'");
   for (const auth_type of ['md5', 'scram-sha-256', 'plain']) {
-    await underAttack(
+    await withAttackedPooler(
       cluster,
       { settings: { auth_type, auth_user: 'seeker' }, userlist: { seeker: 'seeker-password' } },
       async (bouncer) => {
@@ -229,7 +229,7 @@ it('CVE-2025-12819: whom auth_query asks does not depend on who is asking', asyn
     pool_mode: 'transaction',
   };
   const evil = 'evil, pg_catalog; CREATE TABLE injected ()';
-  await underAttack(
+  await withAttackedPooler(
     cluster,
     { databases: { lied: atLiar() }, settings, userlist: { seeker: 'seeker-password' } },
     async (bouncer) => {
@@ -266,7 +266,7 @@ it('CVE-2025-12819: whom auth_query asks does not depend on who is asking', asyn
 const WRAPPING = [0xffff_ffff, 0xffff_fffe, 0xffff_fff0, 0xffff_ff00, 0x8000_0000, 0x7fff_ffff, 0x7fff_fff0, 70_000];
 
 it('CVE-2026-6664: a SASL message whose length wraps around', () =>
-  underAttack(cluster, { settings: { auth_type: 'scram-sha-256' } }, async (bouncer) => {
+  withAttackedPooler(cluster, { settings: { auth_type: 'scram-sha-256' } }, async (bouncer) => {
     const first = Buffer.from('n,,n=,r=abcdefghijklmnopqrstuvwx');
     for (const length of [...WRAPPING, first.length + 1]) {
       for (const body of [first, Buffer.alloc(0), Buffer.alloc(60_000, 0x41)]) {
@@ -300,7 +300,7 @@ function proofOf(password: string, salt: Buffer, clientFirst: string, serverFirs
 }
 
 it('CVE-2026-6665: a server’s nonce of any length comes back whole, or the server is left', () =>
-  underAttack(
+  withAttackedPooler(
     cluster,
     {
       databases: { '*': `${atLiar()} user=seeker password=seeker-password` },
@@ -339,7 +339,7 @@ it('CVE-2026-6665: a server’s nonce of any length comes back whole, or the ser
   ));
 
 it('CVE-2026-6666: an error of the server without SQLSTATE, or with nothing at all', () =>
-  underAttack(
+  withAttackedPooler(
     cluster,
     {
       databases: { '*': `${atLiar()} auth_user=seeker` },
@@ -398,7 +398,7 @@ it('CVE-2026-6666: an error of the server without SQLSTATE, or with nothing at a
   ));
 
 it('CVE-2026-6667: who may only look at the console changes nothing there', () =>
-  underAttack(cluster, {}, async (bouncer) => {
+  withAttackedPooler(cluster, {}, async (bouncer) => {
     const victim = await bouncer.connect();
     const stats = await bouncer.console({ user: STATS_USER, password: STATS_PASSWORD });
     const rows = (await stats.query('SHOW CLIENTS')).rows;

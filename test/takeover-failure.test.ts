@@ -20,7 +20,7 @@ import {
   user,
 } from './harness';
 import { type Actor, castOf, play, type Stage } from './takeover/actors';
-import { Generation, type Place, withPlace } from './takeover/place';
+import { PoolerProcess, type RebootChain, withPlace } from './takeover/place';
 
 let pg: PgCluster | null = null;
 
@@ -35,7 +35,7 @@ function dieAt(step: string): NodeJS.ProcessEnv {
 }
 
 interface Scene {
-  place: Place;
+  place: RebootChain;
   cast: { stage: Stage; actor: Actor }[];
 }
 
@@ -108,7 +108,7 @@ it('the new process is out of file descriptors: the old one goes on', () =>
         stdio: ['ignore', 'ignore', 'pipe'],
         ...spawnAs(user),
       });
-      const next = new Generation('ts', child);
+      const next = new PoolerProcess('ts', child);
       assert.notEqual((await next.waitEnd()).code, 0);
       await place.now.log.wait(/handover failed, resuming work/);
     });
@@ -141,7 +141,7 @@ net.createServer((from) => {
 `;
 
 /** A connection to the console as a new process makes it. */
-async function taker(place: Place): Promise<RawClient> {
+async function taker(place: RebootChain): Promise<RawClient> {
   const path = join(place.dir, `relay${place.relays++}`);
   const relay = startProgram(installed().node, ['-e', RELAY, place.socketPath, path], {
     stdio: ['ignore', 'ignore', 'pipe'],
@@ -322,7 +322,7 @@ it('-R as another user is refused by the old process, which goes on', async () =
     const uid = (user?.uid ?? 0) === 65533 ? 65532 : 65533;
     const as = { uid, gid: uid };
     const child = startProgram(node, [mainJs, '-R', ini], { cwd: '/', stdio: ['ignore', 'ignore', 'pipe'], ...as });
-    const other = new Generation('ts', child);
+    const other = new PoolerProcess('ts', child);
     assert.equal((await other.waitEnd()).code, 1);
     assert.match(other.log.text, /login failed/);
     assert.equal((await place.sql('SELECT 1 AS one')).rows[0].one, 1);

@@ -27,7 +27,7 @@ import {
 import { BASE_DN, Directory, FalseDirectory, noSlapd } from './harness/directory';
 import { md5Answer, ScramClient } from './harness/scram';
 import { Gate } from './takeover/gate';
-import { type Kind, type Place, type PlaceOptions, withPlace } from './takeover/place';
+import { type Kind, type PlaceOptions, type RebootChain, withPlace } from './takeover/place';
 
 let pg: PgCluster | null = null;
 
@@ -42,7 +42,7 @@ async function cluster(): Promise<PgCluster> {
 
 /** A pooler behind a gate: databases `app`, and `other` to look after it by. */
 async function gated(
-  body: (place: Place, gate: Gate) => Promise<void>,
+  body: (place: RebootChain, gate: Gate) => Promise<void>,
   more: Partial<PlaceOptions> = {},
   kind: Kind = 'ts',
 ): Promise<void> {
@@ -60,7 +60,7 @@ async function gated(
   }
 }
 
-async function loggedIn(place: Place): Promise<RawClient> {
+async function loggedIn(place: RebootChain): Promise<RawClient> {
   const client = await place.raw();
   const answer = await client.login({ database: 'app' });
   assert.equal(answer.at(-1)?.type, 'Z', letters(answer));
@@ -74,14 +74,14 @@ function firstValue(messages: Message[]): string | null {
   return row === undefined ? null : (rowValues(row)[0] ?? null);
 }
 
-async function poolRow(place: Place): Promise<Record<string, string | number | null>> {
+async function poolRow(place: RebootChain): Promise<Record<string, string | number | null>> {
   return (await place.show('POOLS')).find((row) => row.database === 'app') ?? {};
 }
 
 /* ---- cancel requests ---- */
 
 /** A query that runs until it is cancelled. */
-async function victim(place: Place): Promise<RawClient> {
+async function victim(place: RebootChain): Promise<RawClient> {
   const client = await loggedIn(place);
   const mark = `victim ${client.socket.localPort}`;
   await client.sendMessage('Q', cstring(`SELECT /* ${mark} */ pg_sleep(600)`));
@@ -91,7 +91,7 @@ async function victim(place: Place): Promise<RawClient> {
 }
 
 /** Sends the request and leaves its connection open. */
-async function beginCancel(place: Place, whom: RawClient): Promise<RawClient> {
+async function beginCancel(place: RebootChain, whom: RawClient): Promise<RawClient> {
   const request = await place.raw();
   await request.send(startupPacket(CANCEL_REQUEST, Buffer.concat([int32(whom.backendPid), whom.backendKey])));
   return request;
@@ -278,7 +278,7 @@ interface Asked {
   answer: Buffer;
 }
 
-async function asked(place: Place, method: string, password: string): Promise<Asked> {
+async function asked(place: RebootChain, method: string, password: string): Promise<Asked> {
   const client = await place.raw();
   await client.startup({ user: 'scrammer', database: 'app' });
   const request = (await client.next()) as Message;

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { eventually, it, itUnless, noOriginal, PgCluster } from './harness';
 import { castOf, play } from './takeover/actors';
-import { type Kind, type Place, withPlace } from './takeover/place';
+import { type Kind, type RebootChain, withPlace } from './takeover/place';
 import { castFor, type Mode, optionsOf } from './takeover/scene';
 
 let pg: PgCluster | null = null;
@@ -29,7 +29,7 @@ async function matrix(mode: Mode, way: Way): Promise<void> {
   const server = await cluster();
   const full = [way.from, ...way.via].every((kind) => kind === 'ts');
   const options = optionsOf(server, mode, full ? { track_extra_parameters: 'IntervalStyle' } : {});
-  await withPlace(options, async (place: Place) => {
+  await withPlace(options, async (place: RebootChain) => {
     await place.start(way.from);
     const cast = castFor(place, mode, (stage) => castOf(stage, full));
     await play(cast, async () => {

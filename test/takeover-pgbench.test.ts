@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { itUnless, noPgbench, type Outcome, PgCluster, pgbench, run } from './harness';
-import { type Generation, type Place, withPlace } from './takeover/place';
+import { type PoolerProcess, type RebootChain, withPlace } from './takeover/place';
 
 const program = pgbench as string;
 const REBOOTS = 20;
@@ -21,7 +21,7 @@ const settings = { pool_mode: 'transaction', max_prepared_statements: 100, log_c
 const itBenched = itUnless(noPgbench);
 
 /** A pooler with pgbench's tables behind it. */
-async function benched(body: (place: Place, server: PgCluster, tcp: string[]) => Promise<void>): Promise<void> {
+async function benched(body: (place: RebootChain, server: PgCluster, tcp: string[]) => Promise<void>): Promise<void> {
   const server = await PgCluster.start();
   await withPlace({ cluster: server, settings }, async (place) => {
     await place.start('ts');
@@ -39,11 +39,11 @@ function assertNothingFailed(end: Outcome): void {
   assert.equal(/error|abort|lost/i.test(end.stderr), false, end.stderr);
 }
 
-function descriptors(generation: Generation): number {
+function descriptors(generation: PoolerProcess): number {
   return readdirSync(`/proc/${generation.pid}/fd`).length;
 }
 
-function rssKb(generation: Generation): number {
+function rssKb(generation: PoolerProcess): number {
   return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${generation.pid}/status`, 'latin1'))?.[1] ?? 0);
 }
 

@@ -18,7 +18,7 @@ import {
   type RawClient,
 } from './harness';
 import { after, before } from './harness/limits';
-import { type Place, withPlace } from './takeover/place';
+import { type RebootChain, withPlace } from './takeover/place';
 
 let pg: PgCluster;
 
@@ -29,20 +29,20 @@ after(async () => {
   await pg.stop();
 });
 
-async function started(body: (place: Place) => Promise<void>): Promise<void> {
+async function started(body: (place: RebootChain) => Promise<void>): Promise<void> {
   await withPlace({ cluster: pg, settings: { pool_mode: 'transaction' } }, async (place) => {
     await place.start('ts');
     await body(place);
   });
 }
 
-async function login(place: Place): Promise<RawClient> {
+async function login(place: RebootChain): Promise<RawClient> {
   const client = await place.raw();
   assert.equal((await client.login({ version: PROTOCOL_32 })).at(-1)?.type, 'Z');
   return client;
 }
 
-async function cancelWorks(place: Place, client: RawClient): Promise<void> {
+async function cancelWorks(place: RebootChain, client: RawClient): Promise<void> {
   await cancelRequest({ port: place.port }, client.backendPid, client.backendKey);
   const error = (await client.until('Z')).find((msg) => msg.type === 'E');
   assert.equal(errorFields(error as Message).C, '57014');
@@ -62,7 +62,7 @@ function execute(portal: string, limit = 0): Buffer {
   return message('E', cstring(portal), int32(limit));
 }
 
-async function consoleOf(place: Place): Promise<RawClient> {
+async function consoleOf(place: RebootChain): Promise<RawClient> {
   const raw = await place.raw();
   const answer = await raw.login({ user: 'admin', password: 'admin', database: 'pgbouncer' });
   assert.equal(answer.at(-1)?.type, 'Z');

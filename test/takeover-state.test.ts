@@ -18,7 +18,7 @@ import {
   user,
 } from './harness';
 import { ScramClient } from './harness/scram';
-import { type Place, type PlaceOptions, withPlace } from './takeover/place';
+import { type PlaceOptions, type RebootChain, withPlace } from './takeover/place';
 
 let pg: PgCluster | null = null;
 
@@ -43,7 +43,7 @@ type Options = Omit<PlaceOptions, 'cluster'>;
 /** @param options may depend on the connect string of the cluster */
 async function started(
   options: Options | ((connstr: string) => Options),
-  body: (place: Place) => Promise<void>,
+  body: (place: RebootChain) => Promise<void>,
 ): Promise<void> {
   const server = await cluster();
   const given = typeof options === 'function' ? options(server.connstr()) : options;
@@ -53,7 +53,7 @@ async function started(
   });
 }
 
-async function login(place: Place, params: Record<string, string> = {}): Promise<RawClient> {
+async function login(place: RebootChain, params: Record<string, string> = {}): Promise<RawClient> {
   const client = await place.raw();
   const { user: name = 'postgres', database = 'postgres', ...rest } = params;
   assert.equal((await client.login({ user: name, database, params: rest })).at(-1)?.type, 'Z');
@@ -71,7 +71,7 @@ async function ask(client: RawClient, sql: string): Promise<string | null> {
   return firstValue(await client.query(sql));
 }
 
-async function admin(place: Place): Promise<Client> {
+async function admin(place: RebootChain): Promise<Client> {
   return place.connect({ user: 'admin', password: 'admin', database: 'pgbouncer' });
 }
 

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { eventually, it, PgCluster } from './harness';
 import { after, before } from './harness/limits';
 import { ask, query, rowsOf } from './takeover/actors';
-import { type Generation, type Place, withPlace } from './takeover/place';
+import { type PoolerProcess, type RebootChain, withPlace } from './takeover/place';
 
 let pg: PgCluster;
 
@@ -23,19 +23,19 @@ function stopAt(step: string): NodeJS.ProcessEnv {
 
 const STOPPED = /^State:\s+T/m;
 
-async function stopped(process: Generation): Promise<void> {
+async function stopped(process: PoolerProcess): Promise<void> {
   await eventually('a process to stop', () => STOPPED.test(readFileSync(`/proc/${process.pid}/status`, 'latin1')));
 }
 
 const SETTINGS = { pool_mode: 'transaction', default_pool_size: 5, max_client_conn: 500 };
 
 /** Clients without work, whose description does not fit into what the kernel holds between the two processes. */
-async function idleClients(place: Place, count: number): Promise<void> {
+async function idleClients(place: RebootChain, count: number): Promise<void> {
   for (let i = 0; i < count; i++) await (await place.raw(true)).login();
 }
 
 /** A client that asks again and again; `longestMs` is the longest time that an answer took. */
-async function watchdog(place: Place): Promise<{ stop: () => Promise<void>; longestMs: () => number }> {
+async function watchdog(place: RebootChain): Promise<{ stop: () => Promise<void>; longestMs: () => number }> {
   const client = await place.raw();
   await client.login();
   let longest = 0;
@@ -128,7 +128,7 @@ it('the old process stops in the middle of a handover: the new one gives up, and
   );
 });
 
-async function newClient(place: Place) {
+async function newClient(place: RebootChain) {
   const client = await place.raw();
   await client.login();
   return client;

@@ -7,7 +7,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { spawnAs } from '../src/demo/unprivileged';
 import { installed, it, itUnless, LogTail, noPython, PgCluster, python, startProgram, user } from './harness';
-import { Generation, type Place, withPlace } from './takeover/place';
+import { PoolerProcess, type RebootChain, withPlace } from './takeover/place';
 
 let pg: PgCluster | null = null;
 
@@ -26,7 +26,7 @@ while True:
     print('<' + s.recv(65536).decode().replace(chr(10), '|') + '>', file=sys.stderr, flush=True)
 `;
 
-async function notifyListener(place: Place, path: string): Promise<LogTail> {
+async function notifyListener(place: RebootChain, path: string): Promise<LogTail> {
   const child = startProgram(python, ['-c', LISTENER, path], {
     cwd: place.dir,
     stdio: ['ignore', 'ignore', 'pipe'],
@@ -86,7 +86,7 @@ itUnless(noPython)('sockets passed by the service manager are used, and go from 
     const { node, mainJs } = installed();
     const args = ['-c', ACTIVATOR, String(place.port), place.socketPath, node, mainJs, place.ini];
     const child = startProgram(python, args, { cwd: place.dir, stdio: ['ignore', 'ignore', 'pipe'], ...spawnAs(user) });
-    const first = await new Generation('ts', child).waitUp();
+    const first = await new PoolerProcess('ts', child).waitUp();
     place.generations.push(first);
     assert.match(first.log.text, /WARNING sockets passed from service manager, cf_listen_addr ignored/);
     assert.match(first.log.text, /LOG socket passed from service manager \(fd 3\)/);

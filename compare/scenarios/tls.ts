@@ -100,7 +100,7 @@ const BY_NAME = {
 };
 
 /** Failed logins to a server are tried again; every client is told within these times. */
-const IMPATIENT = { server_login_retry: 1, query_wait_timeout: 2 };
+const SHORT_TIMEOUTS = { server_login_retry: 1, query_wait_timeout: 2 };
 
 function serverMode(mode: string, settings: Record<string, string> = {}, text = ''): Scenario {
   const databases = { ...SERVERS, ...BY_NAME };
@@ -108,7 +108,7 @@ function serverMode(mode: string, settings: Record<string, string> = {}, text = 
   return {
     name: `server_tls_sslmode=${mode}${text}`,
     databases,
-    settings: { ...IMPATIENT, server_tls_sslmode: mode, ...settings },
+    settings: { ...SHORT_TIMEOUTS, server_tls_sslmode: mode, ...settings },
     // all at once, since the failing ones take their time
     steps: [
       ...names.flatMap((name) => [connect(name), send(name, 'startup', startFor(name))]),
@@ -263,7 +263,7 @@ const serverSide: Scenario[] = [
   {
     name: 'server settings change',
     databases: { postgres: '{tls} dbname=postgres' },
-    settings: { ...IMPATIENT, server_tls_sslmode: 'disable', pool_mode: 'transaction' },
+    settings: { ...SHORT_TIMEOUTS, server_tls_sslmode: 'disable', pool_mode: 'transaction' },
     steps: [
       login('a'),
       query('a', 'SELECT 1'),

@@ -15,7 +15,7 @@ import { loadHba } from '../core/config/hba';
 import { loadIdent } from '../core/config/ident';
 import { type IniHandler, parseIniFile } from '../core/config/ini';
 import { parseLdapOptions } from '../core/config/ldap-options';
-import { applySettings, Draft, finishDraft, type ParsedConfig } from '../core/config/loader';
+import { applySettings, ConfigBuilder, finishConfig, type ParsedConfig } from '../core/config/loader';
 import { AuthType, cf } from '../core/config/settings';
 import { parseUint32 } from '../core/config/values';
 import { findTlsProblems } from './check-tls';
@@ -71,7 +71,7 @@ function reportAt(check: Check, key: string, text: string): void {
 
 class CheckHandler implements IniHandler {
   readonly goOn = true;
-  readonly draft = new Draft();
+  readonly draft = new ConfigBuilder();
   /** in a section that nobody knows: its lines are not looked at */
   private strange = false;
 
@@ -116,7 +116,7 @@ function checkIni(check: Check): ParsedConfig | null {
   for (const text of said(() => parseIniFile(check.configFile, handler))) reportSyntax(check, text);
   let parsed: ParsedConfig | null = null;
   for (const text of said(() => {
-    parsed = finishDraft(handler.draft);
+    parsed = finishConfig(handler.draft);
   })) {
     report(check, check.configFile, 0, text);
   }

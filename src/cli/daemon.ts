@@ -15,7 +15,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, fstatSync, openSync, writeSync } from 'node:fs';
-import { backSeatEnv } from '../core/base/cpu-affinity';
+import { pinnedCpusEnv } from '../core/base/cpu-affinity';
 import { die, logState, logWarning } from '../core/base/log';
 import { native } from '../core/base/native';
 
@@ -111,7 +111,7 @@ export function launchDaemon(): void {
   const args = [...process.execArgv, ...process.argv.slice(1)];
   const daemon = spawn(process.execPath, args, {
     detached: true,
-    env: { ...process.env, [MARKER]: String(REPORT_FD), ...backSeatEnv() },
+    env: { ...process.env, [MARKER]: String(REPORT_FD), ...pinnedCpusEnv() },
     stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
   });
   stopTogether(daemon);

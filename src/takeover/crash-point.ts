@@ -13,7 +13,7 @@ let stopAt = enabled ? process.env.TSBOUNCER_TAKEOVER_STOP : undefined;
 const STOPPING_MS = 100;
 
 /** The named step is reached. */
-export function diePoint(step: string): void {
+export function crashPoint(step: string): void {
   if (step === stopAt) {
     // once: some steps come again and again
     stopAt = undefined;

@@ -11,13 +11,13 @@ import { sbufContinue, socketsByHandle } from '../core/net/sbuf';
 import { type AnySocket, SocketState } from '../core/pool/bouncer';
 import { poolList, touchPool } from '../core/pool/pool';
 import { isDead } from '../core/pool/socket';
-import { allSockets, travels } from './sockets';
+import { allSockets, isTransferable } from './sockets';
 
 /** Idle clients that go on between two turns of the loop. */
 const IDLE_SLICE = 250;
 
 /** Sockets that stand still. */
-export interface Stillness {
+export interface FrozenSockets {
   sockets: AnySocket[];
   /** bytes that a peer has to get before anything else */
   unsent: Map<AnySocket, Uint8Array>;
@@ -27,12 +27,12 @@ export interface Stillness {
  * Stops every socket but one in both directions. What each was about (reading, blocked) stays noted in it.
  * @param except the connection of the new process
  */
-export function standStill(except: AnySocket): Stillness {
+export function freezeSockets(except: AnySocket): FrozenSockets {
   const unsent = new Map<AnySocket, Uint8Array>();
   for (const handle of native.recvStopAll(except.handle)) {
     const sk = socketsByHandle[handle];
     // what is queued of one that stays is encrypted already, and nobody else will ever write to it
-    if (sk && travels(sk)) unsent.set(sk, native.takeUnsent(handle));
+    if (sk && isTransferable(sk)) unsent.set(sk, native.takeUnsent(handle));
   }
   return { sockets: allSockets(except), unsent };
 }
@@ -61,7 +61,7 @@ function isBusy(sk: AnySocket): boolean {
 }
 
 /** The first step of going on: what peers have to get before anything else. */
-export function sendUnsent(still: Stillness): void {
+export function requeueUnsent(still: FrozenSockets): void {
   for (const [sk, unsent] of still.unsent) sendAgain(sk, unsent);
 }
 
@@ -70,7 +70,7 @@ export function sendUnsent(still: Stillness): void {
  * may be thousands, take their time with the kernel.
  * @param betweenSlices is called now and then, so that the busy ones are served meanwhile
  */
-export function goOn(sockets: readonly AnySocket[], betweenSlices: () => void): void {
+export function resumeFrozen(sockets: readonly AnySocket[], betweenSlices: () => void): void {
   const idle: AnySocket[] = [];
   for (const sk of sockets) {
     if (isBusy(sk)) readAgain(sk);

@@ -39,11 +39,11 @@ import { writeCommandComplete, writeReadyForQuery } from '../core/wire/messages'
 import { PqMsg } from '../core/wire/packets';
 import { PktBuf } from '../core/wire/pktbuf';
 import { ETOOMANYREFS, sendAll } from './channel';
-import { diePoint } from './crash-point';
+import { crashPoint } from './crash-point';
 import { FORMAT, type HandoverRecord, READY } from './format';
-import { goOn, type Stillness, sendUnsent, standStill } from './freeze';
-import { Description, type Owned } from './snapshot-writer';
-import { allSockets, countKinds, travels } from './sockets';
+import { type FrozenSockets, freezeSockets, requeueUnsent, resumeFrozen } from './freeze';
+import { type Owned, SnapshotWriter } from './snapshot-writer';
+import { allSockets, countKinds, isTransferable } from './sockets';
 import { isFinishingTakeover } from './take';
 
 /** Most descriptors, and about how many bytes, of one message. */
@@ -64,17 +64,17 @@ const FROZEN_STALL = 1.5 * USEC;
 const FROZEN_LOOK = USEC / 10;
 
 /** The connection of the process that takes over, from its command to its end. */
-let taker: ClientSocket | null = null;
+let newProcess: ClientSocket | null = null;
 let format = 0;
-let still: Stillness | null = null;
+let still: FrozenSockets | null = null;
 let reloadAsked = false;
 /** what is being sent, and whom it has still to tell of ahead of time */
 let batches: Batches | null = null;
-let description: Description | null = null;
+let description: SnapshotWriter | null = null;
 let queue: AnySocket[] = [];
 let aheadEnded = false;
 let takerReady = false;
-const pumpTimer = newTimer(() => {});
+const resendTimer = newTimer(() => {});
 
 function stallTime(): number {
   return cf.suspendTimeout > 0 ? cf.suspendTimeout : STALL_DEFAULT;
@@ -85,20 +85,20 @@ function frozenStallTime(): number {
 }
 
 function giveUp(): void {
-  if (taker === null) return;
+  if (newProcess === null) return;
   logWarning('handover timed out waiting for the new process, resuming');
   abortHandover('handover timeout');
 }
 
-const patience = newTimer(giveUp);
+const stallTimer = newTimer(giveUp);
 
 /** While everything stands still: what the new process has not read yet, and when that last became less. */
 let unread = 0;
 let lastRead = 0;
 
 const frozenTimer = newTimer(() => {
-  if (taker === null) return;
-  const left = native.unreadBytes(native.fdOf(taker.handle));
+  if (newProcess === null) return;
+  const left = native.unreadBytes(native.fdOf(newProcess.handle));
   const now = readClock();
   if (left !== unread) {
     unread = left;
@@ -110,7 +110,7 @@ const frozenTimer = newTimer(() => {
 
 /** Everything was sent: the new process has to read it and to say SHUTDOWN. */
 function awaitShutdown(admin: ClientSocket): void {
-  timerStop(patience);
+  timerStop(stallTimer);
   unread = native.unreadBytes(native.fdOf(admin.handle));
   lastRead = readClock();
   timerStart(frozenTimer, FROZEN_LOOK, FROZEN_LOOK);
@@ -204,7 +204,7 @@ class Batches {
 
 /** @returns null when the handover begins, or why not */
 export function handleHandoverCommand(admin: ClientSocket, arg: string): string | null {
-  if (admin === taker && aheadEnded && !takerReady && equalNoCase(arg, READY)) {
+  if (admin === newProcess && aheadEnded && !takerReady && equalNoCase(arg, READY)) {
     takerReady = true;
     return null;
   }
@@ -213,11 +213,11 @@ export function handleHandoverCommand(admin: ClientSocket, arg: string): string 
   const cred = native.peerCred(native.fdOf(admin.handle));
   if (admin.console?.owner !== true || cred === null || cred[0] !== process.getuid?.())
     return 'handover is for the owner of the process';
-  if (taker !== null || isFinishingTakeover()) return 'another handover is under way';
+  if (newProcess !== null || isFinishingTakeover()) return 'another handover is under way';
   if (getShutdownMode() !== ShutdownMode.NONE || globalThis.cfShutdown > 0) return 'pooler is shutting down';
   if (getPauseMode() === PauseMode.SUSPEND) return 'already suspended/paused';
   logInfo('HANDOVER command issued');
-  taker = admin;
+  newProcess = admin;
   format = Math.min(asked, FORMAT);
   return null;
 }
@@ -226,20 +226,20 @@ export function handleHandoverCommand(admin: ClientSocket, arg: string): string 
 function beginAhead(admin: ClientSocket): void {
   const sending = new Batches(native.fdOf(admin.handle));
   batches = sending;
-  description = new Description((record, raw, owned) => sending.put(record, raw, owned));
+  description = new SnapshotWriter((record, raw, owned) => sending.put(record, raw, owned));
   // a notice that is still queued must not be overtaken
   if (native.unsent(admin.handle) > 0) sending.startWith(Buffer.from(native.takeUnsent(admin.handle)));
   queue = allSockets(admin);
-  timerStart(patience, stallTime(), 0);
+  timerStart(stallTimer, stallTime(), 0);
   if (!description.begin(format)) abortHandover('handover failed');
 }
 
 /** Describes some idle clients. When there are no more, and the new process has read all of it, everything stands still. */
-function goAhead(admin: ClientSocket, sending: Batches, describing: Description): void {
+function goAhead(admin: ClientSocket, sending: Batches, describing: SnapshotWriter): void {
   if (!sending.pump()) {
     // the new process is not quick enough: look again soon, and serve meanwhile
     if (sending.failed !== 0) failed(sending);
-    else timerStart(pumpTimer, PUMP_PAUSE, 0);
+    else timerStart(resendTimer, PUMP_PAUSE, 0);
     return;
   }
   if (takerReady) {
@@ -255,10 +255,10 @@ function goAhead(admin: ClientSocket, sending: Batches, describing: Description)
       return;
     }
   }
-  timerStart(patience, stallTime(), 0);
+  timerStart(stallTimer, stallTime(), 0);
   if (queue.length === 0) aheadEnded = describing.endAhead();
   if (!sending.flush()) failed(sending);
-  else if (sending.hasWaiting) timerStart(pumpTimer, PUMP_PAUSE, 0);
+  else if (sending.hasWaiting) timerStart(resendTimer, PUMP_PAUSE, 0);
 }
 
 function failed(sending: Batches): void {
@@ -266,7 +266,7 @@ function failed(sending: Batches): void {
   abortHandover('handover failed');
 }
 
-function freeze(admin: ClientSocket, sending: Batches, describing: Description): void {
+function freeze(admin: ClientSocket, sending: Batches, describing: SnapshotWriter): void {
   if (getPauseMode() === PauseMode.SUSPEND || getShutdownMode() !== ShutdownMode.NONE) {
     abortHandover('suspended or shutting down meanwhile');
     return;
@@ -274,16 +274,16 @@ function freeze(admin: ClientSocket, sending: Batches, describing: Description):
   const began = readClock();
   const modeBefore = enterFreeze(began);
   suspendPooler();
-  still = standStill(admin);
-  diePoint('give-still');
+  still = freezeSockets(admin);
+  crashPoint('give-still');
   sending.serving = false;
   if (!describing.describeAll(still, admin, began, modeBefore) || !sending.finish('HANDOVER')) {
     failed(sending);
     return;
   }
-  diePoint('give-described');
+  crashPoint('give-described');
   const { sockets } = still;
-  const moved = sockets.filter(travels);
+  const moved = sockets.filter(isTransferable);
   if (moved.length < sockets.length) {
     logWarning(`handover: ${sockets.length - moved.length} TLS connections cannot be handed over`);
   }
@@ -297,10 +297,10 @@ function freeze(admin: ClientSocket, sending: Batches, describing: Description):
 /** The new process is gone or unfit: everything goes on. */
 function thaw(): void {
   const frozen = isFrozen();
-  taker = null;
-  timerStop(patience);
+  newProcess = null;
+  timerStop(stallTimer);
   timerStop(frozenTimer);
-  timerStop(pumpTimer);
+  timerStop(resendTimer);
   batches = null;
   description = null;
   queue = [];
@@ -310,9 +310,9 @@ function thaw(): void {
   if (!frozen) return;
   leaveFreeze();
   if (still !== null) {
-    sendUnsent(still);
+    requeueUnsent(still);
     // inside a turn already: no other
-    goOn(still.sockets, () => {});
+    resumeFrozen(still.sockets, () => {});
   }
   still = null;
   resumePooler();
@@ -323,18 +323,18 @@ function thaw(): void {
 
 /** Ends the connection of the new process, which thereby knows, and goes on. */
 export function abortHandover(reason: string): void {
-  const admin = taker;
+  const admin = newProcess;
   if (admin !== null && !isDead(admin)) disconnectClient(admin, true, reason);
   thaw();
 }
 
 export function handoverTurnEnd(): void {
-  if (taker === null) return;
-  if (isDead(taker)) thaw();
+  if (newProcess === null) return;
+  if (isDead(newProcess)) thaw();
   else if (isFrozen()) return;
-  else if (batches === null || description === null) beginAhead(taker);
-  else goAhead(taker, batches, description);
-  if (taker !== null && !aheadEnded && pumpTimer.when === 0) native.loopBreak();
+  else if (batches === null || description === null) beginAhead(newProcess);
+  else goAhead(newProcess, batches, description);
+  if (newProcess !== null && !aheadEnded && resendTimer.when === 0) native.loopBreak();
 }
 
 /**
@@ -342,17 +342,17 @@ export function handoverTurnEnd(): void {
  * everything now.
  */
 export function shutdownForHandover(admin: ClientSocket): boolean {
-  if (!isFrozen() || admin !== taker) return false;
+  if (!isFrozen() || admin !== newProcess) return false;
   const pkt = new PktBuf();
   writeCommandComplete(pkt, 'SHUTDOWN');
-  diePoint('give-shutdown');
+  crashPoint('give-shutdown');
   const failed = sendAll(native.fdOf(admin.handle), pkt.written(), [], (frozenStallTime() * 1000) / USEC);
   if (failed !== 0) {
     // it did not hear it: it takes nothing from a process that lives
     abortHandover('handover failed');
     return false;
   }
-  diePoint('give-acknowledged');
+  crashPoint('give-acknowledged');
   return true;
 }
 

@@ -28,7 +28,7 @@ import {
   type SecretRecord,
   type UserRecord,
 } from './format';
-import type { Stillness } from './freeze';
+import type { FrozenSockets } from './freeze';
 import { SocketReader } from './socket-reader';
 
 function bytesOf(text: string | null | undefined): Buffer | null {
@@ -43,7 +43,7 @@ function adoptSecret(user: PgCredentials, from: SecretRecord): void {
   user.scramPassthroughValid = true;
 }
 
-export class Restorer {
+export class SnapshotReader {
   begin: BeginRecord | null = null;
   /** the last record came, and what it counts is what arrived */
   complete = false;
@@ -188,7 +188,7 @@ export class Restorer {
   }
 
   /** The sockets, and what each has not sent. */
-  get still(): Stillness {
+  get still(): FrozenSockets {
     return this.sockets.still;
   }
 

@@ -50,9 +50,9 @@ import {
   type SocketRecord,
   type StillRecord,
 } from './format';
-import type { Stillness } from './freeze';
+import type { FrozenSockets } from './freeze';
 import { flagBits, flagNames, numberNames, numbersOf } from './socket-fields';
-import { allPools, eachOfPool, travels } from './sockets';
+import { allPools, eachOfPool, isTransferable } from './sockets';
 
 /** What a record owns: nothing, a descriptor, or the descriptor that a socket has when the record is sent. */
 export type Owned = null | number | AnySocket;
@@ -285,7 +285,7 @@ function isIdle(sk: AnySocket): boolean {
 }
 
 /** One description, from its first record to its last. */
-export class Description {
+export class SnapshotWriter {
   private readonly numbers = new Map<PgPool, number>();
   private readonly statements = new Set<number>();
   private readonly ahead = new Map<AnySocket, Seen>();
@@ -317,7 +317,7 @@ export class Description {
    * everything stands still cost nothing then.
    */
   describeAhead(sk: AnySocket): boolean {
-    if (sk.handle < 0 || !isIdle(sk) || !travels(sk) || native.unsent(sk.handle) > 0) return this.ok;
+    if (sk.handle < 0 || !isIdle(sk) || !isTransferable(sk) || native.unsent(sk.handle) > 0) return this.ok;
     // its pool was made after the frame was described
     if (sk.pool !== null && !this.numbers.has(sk.pool)) return this.ok;
     const record = socketRecord(sk, 'cl_active', this.numberOf(sk.pool), 0, 0);
@@ -342,7 +342,7 @@ export class Description {
    * @param pauseMode the mode before the handover
    * @returns false when `put` gave up
    */
-  describeAll(still: Stillness, except: AnySocket, since: number, pauseMode: PauseMode): boolean {
+  describeAll(still: FrozenSockets, except: AnySocket, since: number, pauseMode: PauseMode): boolean {
     this.write(stillRecord(since, pauseMode), [], null);
     let listeners = 0;
     forEachPoolerFd((fd, _addr, inherited) => {
@@ -391,7 +391,7 @@ export class Description {
       return;
     }
     const state = handoverName(sk.state);
-    if (!this.ok || state === null || sk.handle < 0 || !travels(sk)) return;
+    if (!this.ok || state === null || sk.handle < 0 || !isTransferable(sk)) return;
     this.count++;
     if (seen !== undefined) seen.met = true;
     const raw: Uint8Array[] = [];

@@ -37,7 +37,7 @@ import { newVarCache } from '../core/pool/varcache';
 import { restoreUnnamed } from '../core/session/unnamed';
 import { consoleOf } from './console';
 import type { AddrTuple, ClientStatementTuple, CredentialsRef, SocketRecord } from './format';
-import type { Stillness } from './freeze';
+import type { FrozenSockets } from './freeze';
 import { hasFlag, setFlags, setNumbers } from './socket-fields';
 import { isServerStateName } from './sockets';
 
@@ -85,7 +85,7 @@ function scramOf(fields: Record<string, unknown>): ScramState {
 }
 
 export class SocketReader {
-  readonly still: Stillness = { sockets: [], unsent: new Map() };
+  readonly still: FrozenSockets = { sockets: [], unsent: new Map() };
   /** sockets described so far, without those that have left again */
   arrived = 0;
 

@@ -48,6 +48,6 @@ export function countKinds(sockets: readonly AnySocket[]): { clients: number; se
 }
 
 /** The state of a TLS connection cannot be described yet: it ends with this process, and its partner with it. */
-export function travels(sk: AnySocket): boolean {
+export function isTransferable(sk: AnySocket): boolean {
   return !sk.tls && sk.link?.tls !== true;
 }

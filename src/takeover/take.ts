@@ -9,7 +9,7 @@
 import { accessSync, constants as fsConstants, readFileSync, unlinkSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname } from 'node:path';
-import { leaveBackSeat } from '../core/base/cpu-affinity';
+import { unpinCpus } from '../core/base/cpu-affinity';
 import { endTakeover, ownsListeners } from '../core/base/lifecycle';
 import { die, fatal, logDebug, logError, logInfo, logWarning, slogInfo } from '../core/base/log';
 import { native } from '../core/base/native';
@@ -33,10 +33,10 @@ import { PktReader } from '../core/wire/reader';
 import { Verdict } from '../core/wire/verdict';
 import { Channel, type ChannelMessage, errorText } from './channel';
 import { classicState, takeoverLoadFd, takeoverPostprocessFds } from './classic';
-import { diePoint } from './crash-point';
+import { crashPoint } from './crash-point';
 import { FORMAT, type HandoverRecord, READY } from './format';
-import { goOn, sendUnsent } from './freeze';
-import { Restorer } from './snapshot-reader';
+import { requeueUnsent, resumeFrozen } from './freeze';
+import { SnapshotReader } from './snapshot-reader';
 import { countKinds } from './sockets';
 
 /** How long the old process may take none of a command. */
@@ -61,7 +61,7 @@ let oldBouncer: ServerSocket | null = null;
 let loggedIn: ServerSocket | null = null;
 let channel: Channel | null = null;
 /** null = the classic exchange */
-let restorer: Restorer | null = null;
+let snapshotReader: SnapshotReader | null = null;
 /** usec when the clients were first kept waiting, and when they were served again */
 let pauseBegan = 0;
 let pauseEnded = 0;
@@ -157,7 +157,7 @@ function takeoverLogin(server: ServerSocket): void {
   server.handle = -1;
   oldBouncer = server;
   channel = new Channel(fd);
-  diePoint('take-login');
+  crashPoint('take-login');
 
   pauseBegan = readClock();
   send(channel, `HANDOVER ${FORMAT};`);
@@ -206,7 +206,7 @@ function passOver(msg: ChannelMessage): void {
 }
 
 function takeClassic(ch: Channel): void {
-  leaveBackSeat();
+  unpinCpus();
   pauseBegan = readClock();
   send(ch, 'SUSPEND;');
   // it answers when its clients have got everything, or when suspend_timeout has closed those that have not
@@ -218,14 +218,14 @@ function takeClassic(ch: Channel): void {
       const fd = ch.fds.shift();
       if (fd === undefined) fatal('got row without fd info');
       takeoverLoadFd(msg, fd);
-      diePoint('take-row');
+      crashPoint('take-row');
     } else if (msg.type === PqMsg.CommandComplete) {
       const tag = commandTag(msg);
       logDebug(`takeover_recv_fds: CommandComplete body: ${tag}`);
       if (tag === 'SUSPEND') {
         suspended = true;
         logInfo('SUSPEND finished, sending SHOW FDS');
-        diePoint('take-suspended');
+        crashPoint('take-suspended');
         send(ch, 'SHOW FDS;');
       } else if (tag.startsWith('SHOW')) {
         takeoverPostprocessFds();
@@ -241,14 +241,14 @@ function takeClassic(ch: Channel): void {
 }
 
 function takeFull(ch: Channel, first: ChannelMessage): void {
-  const reader = new Restorer();
-  restorer = reader;
+  const reader = new SnapshotReader();
+  snapshotReader = reader;
   const takeFd = (): number => ch.fds.shift() ?? die('got row without fd info: out of file descriptors?');
   for (let msg = first; ; msg = receive(ch)) {
     if (msg.type === PqMsg.CopyData) {
       const still = reader.stillSince > 0;
       if (takeRecord(reader, msg, takeFd) === 'aheadEnd') {
-        leaveBackSeat();
+        unpinCpus();
         pauseBegan = readClock();
         send(ch, `HANDOVER ${READY};`);
       }
@@ -256,9 +256,9 @@ function takeFull(ch: Channel, first: ChannelMessage): void {
         logInfo('SUSPEND finished, sending SHOW FDS');
         // a wall clock that was set meanwhile must not make it longer than it can be
         pauseBegan = Math.max(pauseBegan, reader.stillSince);
-        diePoint('take-suspended');
+        crashPoint('take-suspended');
       }
-      diePoint(still ? 'take-row' : 'take-ahead');
+      crashPoint(still ? 'take-row' : 'take-ahead');
     } else if (msg.type === PqMsg.CommandComplete) {
       if (!reader.complete) die('incomplete data from old process');
       logInfo('SHOW FDS finished');
@@ -270,7 +270,7 @@ function takeFull(ch: Channel, first: ChannelMessage): void {
 }
 
 /** @returns the kind of the record */
-function takeRecord(reader: Restorer, msg: ChannelMessage, takeFd: () => number): HandoverRecord['k'] {
+function takeRecord(reader: SnapshotReader, msg: ChannelMessage, takeFd: () => number): HandoverRecord['k'] {
   try {
     const length = msg.buf.readUInt32BE(msg.off);
     const textEnd = msg.off + 4 + length;
@@ -293,13 +293,13 @@ export function takeoverPart1(oldProcessAnswers: () => boolean): boolean {
   if (!oldProcessAnswers()) {
     logInfo('old process not found, try to continue normally');
     endTakeover();
-    leaveBackSeat();
+    unpinCpus();
     return false;
   }
   tryWhatComesLater();
-  diePoint('take-start');
+  crashPoint('take-start');
   takeoverLogin(waitForLogin(takeoverInit()));
-  diePoint('take-complete');
+  crashPoint('take-complete');
   endTakeover();
   logInfo('disko over, going background');
   return true;
@@ -329,8 +329,8 @@ function oneTurn(): void {
 
 /** The sockets are ours: everybody is served again. */
 function resumeWork(): void {
-  const goneDatabases = restorer === null ? classicState.goneDatabases : restorer.goneDatabases;
-  if (restorer === null) {
+  const goneDatabases = snapshotReader === null ? classicState.goneDatabases : snapshotReader.goneDatabases;
+  if (snapshotReader === null) {
     resumeSockets();
     // one whose client was not given has nobody to answer to, and one that was not logged in cannot go on with that
     for (const sk of classicState.sockets) {
@@ -338,11 +338,11 @@ function resumeWork(): void {
         disconnectServer(sk, true, 'not ready when it was handed over');
     }
   } else {
-    sendUnsent(restorer.still);
+    requeueUnsent(snapshotReader.still);
     resumePooler();
   }
   for (const db of goneDatabases) killDatabase(db);
-  if (restorer !== null) goOn(restorer.still.sockets, oneTurn);
+  if (snapshotReader !== null) resumeFrozen(snapshotReader.still.sockets, oneTurn);
   pauseEnded = readClock();
 }
 
@@ -352,7 +352,7 @@ function resumeWork(): void {
  */
 function shutDownOriginal(ch: Channel): void {
   if (ch.query('SHUTDOWN;', SEND_MS) !== 0) die('failed to send SHUTDOWN;');
-  diePoint('take-shutdown-sent');
+  crashPoint('take-shutdown-sent');
   for (let msg = ch.next(ANSWER_MS); msg !== null; msg = ch.next(ANSWER_MS)) {
     if (typeof msg !== 'number') continue;
     if (msg === constants.errno.ETIMEDOUT)
@@ -399,7 +399,7 @@ function shutdownAnswer(ch: Channel): 'given' | string {
 function shutDownOwn(ch: Channel, pid: number): void {
   // whether it went or not: what comes back tells
   ch.query('SHUTDOWN;', SEND_MS);
-  diePoint('take-shutdown-sent');
+  crashPoint('take-shutdown-sent');
   let answer = shutdownAnswer(ch);
   if (answer === 'given') {
     resumeWork();
@@ -445,13 +445,13 @@ function isPidfileFree(file: Buffer): boolean {
  */
 export function takeoverFinish(): string {
   const ch = channel as Channel;
-  if (restorer?.begin?.notifySocket) notifyState.socket ??= restorer.begin.notifySocket;
+  if (snapshotReader?.begin?.notifySocket) notifyState.socket ??= snapshotReader.begin.notifySocket;
   logInfo('sending SHUTDOWN;');
   // systemd has to know its new main process before the old one is gone
   notify(`MAINPID=${process.pid}`);
-  if (restorer === null) shutDownOriginal(ch);
-  else shutDownOwn(ch, restorer.begin?.pid ?? 0);
-  diePoint('take-owned');
+  if (snapshotReader === null) shutDownOriginal(ch);
+  else shutDownOwn(ch, snapshotReader.begin?.pid ?? 0);
+  crashPoint('take-owned');
   ch.close();
   if (oldBouncer !== null) disconnectServer(oldBouncer, false, 'disko over');
   if (cf.pidfile !== null && cf.pidfile !== '') {
@@ -466,12 +466,12 @@ export function takeoverFinish(): string {
   settleListeners();
   if (ownsListeners()) resumePooler();
 
-  const { clients, servers } = restorer === null ? classicState : countKinds(restorer.still.sockets);
-  const listeners = restorer === null ? classicState.listeners : restorer.listeners;
+  const { clients, servers } = snapshotReader === null ? classicState : countKinds(snapshotReader.still.sockets);
+  const listeners = snapshotReader === null ? classicState.listeners : snapshotReader.listeners;
   const pauseMs = Math.max(1, Math.round(((pauseEnded - pauseBegan) * 1000) / USEC));
   oldBouncer = null;
   channel = null;
-  restorer = null;
+  snapshotReader = null;
   classicState.sockets.length = 0;
   return (
     `took over ${listeners} listening sockets, ${clients} clients, ${servers} servers; ` + `longest pause ${pauseMs} ms`

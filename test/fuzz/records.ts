@@ -19,7 +19,7 @@ import {
   scanTextRow,
 } from '../../src/core/wire/reader';
 import type { HandoverRecord } from '../../src/takeover/format';
-import { Restorer } from '../../src/takeover/snapshot-reader';
+import { SnapshotReader } from '../../src/takeover/snapshot-reader';
 import { cstring, message, PROTOCOL_30, startupPacket } from '../harness/rawclient';
 import type { Random } from '../hostile/random';
 import type { Target } from './engine';
@@ -390,7 +390,7 @@ const handover: Target = {
   },
   run(input, random) {
     const world = new World();
-    const restorer = new Restorer();
+    const restorer = new SnapshotReader();
     let wanted = 0;
     try {
       const takeFd = () => {

@@ -19,7 +19,7 @@ import {
 import { FakeServer, NO_DATABASE, type Visit } from '../hostile/fakeserver';
 
 /** Waits that are short because a refused server is part of most attacks. */
-const IMPATIENT = { server_login_retry: 1, query_wait_timeout: 5, server_connect_timeout: 5 };
+const SHORT_TIMEOUTS = { server_login_retry: 1, query_wait_timeout: 5, server_connect_timeout: 5 };
 
 /** Code of AuthenticationRequest and what follows it. */
 export const authentication = (code: number, ...rest: Buffer[]) => message('R', int32(code), ...rest);
@@ -28,19 +28,19 @@ export const authentication = (code: number, ...rest: Buffer[]) => message('R', 
 export const errorResponse = (...fields: string[]) => message('E', ...fields.map(cstring), Buffer.alloc(1));
 
 /** A server whose part in each database is written by the test. */
-export class LyingServer {
+export class ScriptedServer {
   private readonly parts = new Map<string, (visit: Visit) => Promise<void>>();
 
   private constructor(readonly fake: FakeServer) {}
 
-  static async start(): Promise<LyingServer> {
-    let self: LyingServer | null = null;
+  static async start(): Promise<ScriptedServer> {
+    let self: ScriptedServer | null = null;
     const fake = await FakeServer.start(async (visit) => {
       const part = self?.parts.get(visit.database);
       if (part === undefined) visit.socket.end(NO_DATABASE);
       else await part(visit);
     });
-    self = new LyingServer(fake);
+    self = new ScriptedServer(fake);
     return self;
   }
 
@@ -76,7 +76,7 @@ export async function refusedWith(client: RawClient, text: string | RegExp): Pro
  * @param options its databases are added to `postgres` on the cluster
  * @param ssl what a connection of ours needs, where the pooler wants TLS
  */
-export async function underAttack(
+export async function withAttackedPooler(
   cluster: PgCluster,
   options: BouncerOptions,
   body: (bouncer: Bouncer) => Promise<void>,
@@ -87,7 +87,7 @@ export async function underAttack(
     cluster,
     ...options,
     databases: { postgres: cluster.connstr(), ...databases },
-    settings: { ...IMPATIENT, ...settings },
+    settings: { ...SHORT_TIMEOUTS, ...settings },
   });
   try {
     await body(bouncer);

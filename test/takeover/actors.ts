@@ -16,7 +16,7 @@ import {
   type RawClient,
   rowValues,
 } from '../harness';
-import type { Place } from './place';
+import type { RebootChain } from './place';
 
 export interface Actor {
   name: string;
@@ -30,7 +30,7 @@ export interface Actor {
 
 /** Where the actors connect, and what the pooler does there. */
 export interface Stage {
-  place: Place;
+  place: RebootChain;
   unix: boolean;
   database: string;
   session: boolean;

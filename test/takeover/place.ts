@@ -38,7 +38,7 @@ export interface PlaceOptions {
 }
 
 /** One process of the line. */
-export class Generation {
+export class PoolerProcess {
   readonly log: LogTail;
   readonly ended: Promise<PoolerEnd>;
   end: PoolerEnd | null = null;
@@ -78,9 +78,9 @@ export class Generation {
   }
 }
 
-export class Place {
+export class RebootChain {
   readonly dir = tempDir('line');
-  readonly generations: Generation[] = [];
+  readonly generations: PoolerProcess[] = [];
   /** relays of the tests so far, for their names */
   relays = 0;
 
@@ -91,8 +91,8 @@ export class Place {
     this.write();
   }
 
-  static async make(options: PlaceOptions): Promise<Place> {
-    return new Place(Number(options.settings?.listen_port ?? (await freePort())), options);
+  static async make(options: PlaceOptions): Promise<RebootChain> {
+    return new RebootChain(Number(options.settings?.listen_port ?? (await freePort())), options);
   }
 
   get ini(): string {
@@ -108,8 +108,8 @@ export class Place {
   }
 
   /** The process that serves now. */
-  get now(): Generation {
-    return this.generations.at(-1) as Generation;
+  get now(): PoolerProcess {
+    return this.generations.at(-1) as PoolerProcess;
   }
 
   /** Writes ini and auth_file, with `changes` on top of what the place began with. */
@@ -145,7 +145,7 @@ export class Place {
   }
 
   /** Starts a process with those arguments in front of the ini; it need not come up. */
-  spawn(kind: Kind, args: string[] = [], env: NodeJS.ProcessEnv = {}): Generation {
+  spawn(kind: Kind, args: string[] = [], env: NodeJS.ProcessEnv = {}): PoolerProcess {
     const [program, ...first] = this.command(kind);
     const child = startProgram(program, [...first, ...args, this.ini], {
       cwd: this.dir,
@@ -153,11 +153,11 @@ export class Place {
       stdio: ['ignore', 'ignore', 'pipe'],
       ...spawnAs(user),
     });
-    return new Generation(kind, child);
+    return new PoolerProcess(kind, child);
   }
 
   /** The first of the line. */
-  async start(kind: Kind, env: NodeJS.ProcessEnv = {}): Promise<Generation> {
+  async start(kind: Kind, env: NodeJS.ProcessEnv = {}): Promise<PoolerProcess> {
     const first = await this.spawn(kind, [], env).waitUp();
     this.generations.push(first);
     return first;
@@ -171,7 +171,7 @@ export class Place {
     kind: Kind,
     env: NodeJS.ProcessEnv = {},
     suspended: (() => Promise<void>) | null = null,
-  ): Promise<Generation> {
+  ): Promise<PoolerProcess> {
     const old = this.now;
     const next = this.spawn(kind, ['-R'], env);
     if (suspended !== null) {
@@ -186,7 +186,7 @@ export class Place {
   }
 
   /** A new process that must fail; the present one must live on. Returns it after its end. */
-  async failReboot(kind: Kind = 'ts', env: NodeJS.ProcessEnv = {}): Promise<Generation> {
+  async failReboot(kind: Kind = 'ts', env: NodeJS.ProcessEnv = {}): Promise<PoolerProcess> {
     const next = this.spawn(kind, ['-R'], env);
     const end = await next.waitEnd();
     if (end.code === 0) throw new Error(`the new process did not fail:\n${next.log.text}`);
@@ -242,8 +242,8 @@ export class Place {
 }
 
 /** A place for the length of one body. */
-export async function withPlace(options: PlaceOptions, body: (place: Place) => Promise<void>): Promise<void> {
-  const place = await Place.make(options);
+export async function withPlace(options: PlaceOptions, body: (place: RebootChain) => Promise<void>): Promise<void> {
+  const place = await RebootChain.make(options);
   try {
     await body(place);
   } catch (err) {

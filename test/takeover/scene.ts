@@ -3,7 +3,7 @@
  */
 import type { PgCluster } from '../harness';
 import type { Actor, Stage } from './actors';
-import type { Place, PlaceOptions } from './place';
+import type { PlaceOptions, RebootChain } from './place';
 
 export type Mode = 'session' | 'transaction';
 
@@ -21,7 +21,11 @@ export function optionsOf(server: PgCluster, mode: Mode, settings: Record<string
 }
 
 /** The actors of both transports. */
-export function castFor(place: Place, mode: Mode, make: (stage: Stage) => Actor[]): { stage: Stage; actor: Actor }[] {
+export function castFor(
+  place: RebootChain,
+  mode: Mode,
+  make: (stage: Stage) => Actor[],
+): { stage: Stage; actor: Actor }[] {
   return [false, true].flatMap((unix) => {
     const stage: Stage = { place, unix, database: 'postgres', session: mode === 'session' };
     return make(stage).map((actor) => ({ stage, actor }));

@@ -14,12 +14,12 @@ const MARKER = 'TSBOUNCER_CPUS';
 let cpus: number[] | null = null;
 
 /** What launchDaemon() adds to the daemon's environment. */
-export function backSeatEnv(): Record<string, string> {
+export function pinnedCpusEnv(): Record<string, string> {
   return cpus === null ? {} : { [MARKER]: cpus.join() };
 }
 
 /** Keeps to one core. Does nothing where that is not possible, or where there is but one. */
-export function takeBackSeat(): void {
+export function pinToOneCpu(): void {
   const inherited = process.env[MARKER];
   delete process.env[MARKER];
   if (inherited !== undefined) {
@@ -33,7 +33,7 @@ export function takeBackSeat(): void {
 }
 
 /** Runs wherever this process may run. */
-export function leaveBackSeat(): void {
+export function unpinCpus(): void {
   const res = cpus === null ? 0 : native.setCpuAffinity(cpus);
   if (res < 0) logWarning(`cannot go back to all CPUs: ${native.strerror(-res)}`);
   cpus = null;

@@ -7,7 +7,7 @@
 import { logWarning } from '../base/log';
 import { getConfigParam, settingsTable } from './settings';
 
-interface UnbuiltSetting {
+interface IneffectiveSetting {
   readonly name: string;
   /** what is missing */
   readonly missing: string;
@@ -15,18 +15,18 @@ interface UnbuiltSetting {
   readonly concerns: (() => boolean) | null;
 }
 
-const unbuiltSettings: readonly UnbuiltSetting[] = [
+const ineffectiveSettings: readonly IneffectiveSetting[] = [
   { name: 'pkt_buf', missing: 'the loop receives into one area that all connections share', concerns: null },
   { name: 'sbuf_loopcnt', missing: 'each connection is received from once a turn', concerns: null },
 ];
 
 /** Names of the settings that have no effect yet, whatever they are set to. */
-export const unbuiltSettingNames: readonly string[] = unbuiltSettings.map((unbuilt) => unbuilt.name);
+export const ineffectiveSettingNames: readonly string[] = ineffectiveSettings.map((unbuilt) => unbuilt.name);
 
 /** One warning for each setting that asks for something unbuilt; called after every applySettings(). */
-export function warnUnbuiltSettings(): void {
+export function warnIneffectiveSettings(): void {
   const defaults = new Map<string, string | null>(settingsTable.map((setting) => [setting.name, setting.def]));
-  for (const { name, missing, concerns } of unbuiltSettings) {
+  for (const { name, missing, concerns } of ineffectiveSettings) {
     const value = getConfigParam(name);
     // a setting without a default is unset as null and as ''
     if ((value ?? '') === (defaults.get(name) ?? '')) continue;

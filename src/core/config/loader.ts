@@ -48,7 +48,7 @@ export interface ParsedConfig {
 const MAIN_SECTION = 'pgbouncer';
 
 /** What the file said so far. Public for the config check, which goes on after a mistake. */
-export class Draft implements IniHandler {
+export class ConfigBuilder implements IniHandler {
   readonly settings: Map<string, SettingLine> = new Map();
   readonly databases: Map<string, DatabaseConfig> = new Map();
   readonly users: Map<string, UserConfig> = new Map();
@@ -122,12 +122,12 @@ function keep<K, V>(map: Map<K, V>, key: K, record: V | null): boolean {
  * @returns what it says, or null after logging what is wrong with it, where
  */
 export function loadConfigFile(path: string): ParsedConfig | null {
-  const draft = new Draft();
-  return parseIniFile(path, draft) ? finishDraft(draft) : null;
+  const draft = new ConfigBuilder();
+  return parseIniFile(path, draft) ? finishConfig(draft) : null;
 }
 
 /** The config that a file read to its end says; null, with a log line, when its main section is missing. */
-export function finishDraft(draft: Draft): ParsedConfig | null {
+export function finishConfig(draft: ConfigBuilder): ParsedConfig | null {
   if (!draft.gotMainSection) {
     logError('load_init_file: main section missing from config file');
     return null;

@@ -17,7 +17,7 @@ import {
   dropIfEnded,
   releaseServer,
 } from '../link/objects';
-import { isResting } from '../link/settling';
+import { isSettling } from '../link/settling';
 import { sendPacket } from '../net/sbuf';
 import {
   type ClientSocket,
@@ -92,7 +92,7 @@ function poolActivate(pool: PgPool, runQueue: RunQueue): void {
     launchNewConnection(pool, true);
     return;
   }
-  if (isResting(pool)) return;
+  if (isSettling(pool)) return;
   let tested = pool.testedServerList.count;
   let used = pool.usedServerList.count;
   for (let client = pool.waitingClientList.head; client !== null; ) {

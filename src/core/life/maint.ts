@@ -20,7 +20,7 @@ import { newTimer, timerStart } from '../base/timer';
 import { cf } from '../config/settings';
 import { killDatabase, killPool, killUnproven } from '../link/kill';
 import { launchNewConnection } from '../link/launch';
-import { disconnectClient, disconnectServer, dropIfEnded, LoginOutcome, lifeOver } from '../link/objects';
+import { disconnectClient, disconnectServer, dropIfEnded, LoginOutcome, lifetimeExceeded } from '../link/objects';
 import { startupUnanswered } from '../login/server-protocol';
 import { zoneCacheMaint } from '../net/dns-zones';
 import { nameThreadMaint } from '../net/name-thread';
@@ -126,7 +126,7 @@ function unusedServerMaint(pool: PgPool, list: StatList<ServerSocket>, idleTest:
     ) {
       disconnectServer(server, true, 'server idle timeout');
     } else if (now - server.connectTime >= lifetime) {
-      if (lifeOver(server)) {
+      if (lifetimeExceeded(server)) {
         disconnectServer(server, true, 'server lifetime over');
         pool.lastLifetimeDisconnect = now;
       }

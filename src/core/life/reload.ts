@@ -6,7 +6,7 @@
 import { nextOf } from '../base/list';
 import { logError, logState, logWarning, resetLogging } from '../base/log';
 import { loadAuthFile, requiresAuthFile, usersFileChanged } from '../config/authfile';
-import { warnUnbuiltSettings } from '../config/ineffective';
+import { warnIneffectiveSettings } from '../config/ineffective';
 import { applySettings, loadConfigFile } from '../config/loader';
 import { cf } from '../config/settings';
 import { tagPoolDirty } from '../link/dirty';
@@ -47,7 +47,7 @@ export function loadConfig(firstLoad: boolean): boolean {
   reloadHba();
   // a reload reopens the log file: this is how it is rotated
   if (!firstLoad) resetLogging();
-  warnUnbuiltSettings();
+  warnIneffectiveSettings();
   return true;
 }
 

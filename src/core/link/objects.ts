@@ -29,7 +29,7 @@ import { count, Stat } from '../pool/stats';
 import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import { endAttempt, nextPlace } from './hosts';
-import { isResting, letPoolRest } from './settling';
+import { isSettling, startSettling } from './settling';
 
 /** Longest text of a reason, in bytes: the original formats it into a buffer of 128. */
 const REASON_MAX = 127;
@@ -70,7 +70,7 @@ function dropLinkedServer(client: ClientSocket): void {
   if (server === null) return;
   const whole = client.pktRemain === 0 || client.pktSkip;
   if (server.ready && server.requests.count === 0 && whole && sbufIsEmpty(server)) {
-    if (client.vanished) letPoolRest(server.pool);
+    if (client.vanished) startSettling(server.pool);
     releaseServer(server);
     return;
   }
@@ -273,7 +273,7 @@ export function disconnectServer(
  * Whether a server has lived long enough. Closings for that reason are spread over the lifetime, so that a pool is not
  * relaunched all at once.
  */
-export function lifeOver(server: ServerSocket): boolean {
+export function lifetimeExceeded(server: ServerSocket): boolean {
   const pool = server.pool;
   const now = getCachedTime();
   const lifetime = poolServerLifetime(pool);
@@ -310,7 +310,7 @@ export function dropIfEnded(client: ClientSocket): boolean {
 /** Wakes the first waiter of the pool that is still there, so that it gets the server that was just freed. */
 function reuseOnRelease(server: ServerSocket): void {
   const pool = server.pool;
-  if (isResting(pool)) return;
+  if (isSettling(pool)) return;
   const waiting = pool.waitingClientList;
   while (waiting.head !== null && dropIfEnded(waiting.head));
   const client = waiting.head;
@@ -365,7 +365,7 @@ function dropUnsentCancels(server: ServerSocket): void {
 
 /** Closes a server that must not serve another client. @returns releaseServer's result, null when the server stays */
 function closeOnRelease(server: ServerSocket): boolean | null {
-  if (server.state !== SocketState.SV_LOGIN && lifeOver(server)) {
+  if (server.state !== SocketState.SV_LOGIN && lifetimeExceeded(server)) {
     disconnectServer(server, true, 'server lifetime over');
     server.pool.lastLifetimeDisconnect = getCachedTime();
     return false;

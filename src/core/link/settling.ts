@@ -36,7 +36,7 @@ const timer = newTimer(() => {
 });
 
 /** A client of this pool vanished, and leaves a server behind. */
-export function letPoolRest(pool: PgPool): void {
+export function startSettling(pool: PgPool): void {
   if (pool.waitingClientList.count === 0) return;
   const rest = resting.get(pool);
   if (rest !== undefined) {
@@ -48,6 +48,6 @@ export function letPoolRest(pool: PgPool): void {
 }
 
 /** True while idle servers of this pool are not given to waiting clients. */
-export function isResting(pool: PgPool): boolean {
+export function isSettling(pool: PgPool): boolean {
   return resting.size > 0 && resting.has(pool);
 }

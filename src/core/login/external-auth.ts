@@ -28,13 +28,13 @@ interface Login {
 }
 
 interface Answer {
-  line: AuthLine;
+  line: AuthQueue;
   id: number;
   allowed: boolean;
   warnings: string[];
 }
 
-interface AuthLine {
+interface AuthQueue {
   /** 'PAM' or 'LDAP', for the texts */
   readonly name: string;
   /** Asks; the answer comes to externalAuthDone(). Returns null, or why nobody can be asked. */
@@ -52,7 +52,7 @@ let lastId = 0;
 /** Answers that came while a handover stood still. */
 const later: Answer[] = [];
 
-export function newAuthLine(name: string, start: AuthLine['start'], lost: AuthLine['lost']): AuthLine {
+export function newAuthQueue(name: string, start: AuthQueue['start'], lost: AuthQueue['lost']): AuthQueue {
   return { name, start, lost, running: new Map(), waiting: [], waitingMax: WAITING_MIN };
 }
 
@@ -60,11 +60,11 @@ function isValid(client: ClientSocket): boolean {
   return client.state === SocketState.CL_LOGIN;
 }
 
-function refuse(line: AuthLine, client: ClientSocket): void {
+function refuse(line: AuthQueue, client: ClientSocket): void {
   disconnectClient(client, true, `${line.name} authentication failed`);
 }
 
-function startLogin(line: AuthLine, login: Login): void {
+function startLogin(line: AuthQueue, login: Login): void {
   lastId = (lastId + 1) & 0x7fffffff;
   const error = line.start(lastId, login.client, login.passwd);
   if (error === null) {
@@ -76,7 +76,7 @@ function startLogin(line: AuthLine, login: Login): void {
   refuse(line, login.client);
 }
 
-function joinWaiting(line: AuthLine, login: Login): void {
+function enqueue(line: AuthQueue, login: Login): void {
   if (line.waiting.length >= line.waitingMax) {
     line.waiting = line.waiting.filter((other) => isValid(other.client));
     line.waitingMax = Math.max(WAITING_MIN, 2 * line.waiting.length);
@@ -85,7 +85,7 @@ function joinWaiting(line: AuthLine, login: Login): void {
 }
 
 /** A thread that answers no more must not keep the line full for ever: all its logins fail. Looked at when the line is full. */
-function giveUpLost(line: AuthLine): void {
+function expireLost(line: AuthQueue): void {
   if (line.lost === null) return;
   const before = getCachedTime() - LOST_AFTER;
   const lost = [...line.running];
@@ -98,17 +98,17 @@ function giveUpLost(line: AuthLine): void {
  * The client has sent its password: it waits for the answer, without being read.
  * @returns what becomes of the packet
  */
-export function externalAuthBegin(line: AuthLine, client: ClientSocket, passwd: string): Verdict {
+export function externalAuthBegin(line: AuthQueue, client: ClientSocket, passwd: string): Verdict {
   slogDebug(client, `${line.name} login: ${line.running.size} under way, ${line.waiting.length} waiting`);
   loginOf(client).phase = LoginPhase.EXTERNAL_AUTH;
   sbufPause(client);
   const login = { client, passwd, since: 0 };
-  if (line.running.size >= RUNNING_MAX) giveUpLost(line);
+  if (line.running.size >= RUNNING_MAX) expireLost(line);
   if (line.running.size < RUNNING_MAX) {
     startLogin(line, login);
   } else {
     slogWarning(client, `${line.name} queue is full, waiting`);
-    joinWaiting(line, login);
+    enqueue(line, login);
   }
   return isValid(client) ? Verdict.PAUSED : Verdict.DISCONNECTED;
 }
@@ -149,7 +149,7 @@ function finish({ line, id, allowed, warnings }: Answer): void {
  * The answer to a login.
  * @param warnings lines for the log
  */
-export function externalAuthDone(line: AuthLine, id: number, allowed: boolean, warnings: string[]): void {
+export function externalAuthDone(line: AuthQueue, id: number, allowed: boolean, warnings: string[]): void {
   const answer = { line, id, allowed, warnings };
   if (isFrozen()) later.push(answer);
   else finish(answer);

@@ -9,7 +9,7 @@ import type { LdapAnswer, LdapRequest } from '../base/worker-messages';
 import { type LdapOptions, parseLdapOptions } from '../config/ldap-options';
 import type { ClientSocket, PgCredentials } from '../pool/bouncer';
 import { loginOf } from '../pool/socket';
-import { externalAuthDone, newAuthLine } from './external-auth';
+import { externalAuthDone, newAuthQueue } from './external-auth';
 
 let thread: Thread | null = null;
 
@@ -60,7 +60,7 @@ function loseWorker(): void {
   thread = null;
 }
 
-export const ldapLine = newAuthLine('LDAP', startLdap, loseWorker);
+export const ldapQueue = newAuthQueue('LDAP', startLdap, loseWorker);
 
 /** The loop was woken: maybe by answers. */
 export function collectLdapAnswers(): void {
@@ -68,6 +68,6 @@ export function collectLdapAnswers(): void {
   const { port } = thread;
   for (let got = receiveMessageOnPort(port); got !== undefined; got = receiveMessageOnPort(port)) {
     const { id, allowed, warnings } = got.message as LdapAnswer;
-    externalAuthDone(ldapLine, id, allowed, warnings.map(toBytes));
+    externalAuthDone(ldapQueue, id, allowed, warnings.map(toBytes));
   }
 }

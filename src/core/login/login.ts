@@ -34,8 +34,8 @@ import { pktbufTemp } from '../wire/pktbuf';
 import { PktReader } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
 import { externalAuthBegin } from './external-auth';
-import { ldapLine } from './ldapauth';
-import { pamLine } from './pam';
+import { ldapQueue } from './ldapauth';
+import { pamQueue } from './pam';
 import { finishClientLogin } from './welcome';
 
 const MD5_SALT_LEN = 4;
@@ -154,8 +154,8 @@ export function handlePasswordPacket(client: ClientSocket, buf: Buffer, off: num
   const passwd = reader.str();
   if (passwd === null) return refuse(client, 'bad packet');
   if (passwd === '') return refuse(client, 'empty password returned by client');
-  if (method === AuthType.LDAP) return externalAuthBegin(ldapLine, client, passwd);
-  if (method === AuthType.PAM) return externalAuthBegin(pamLine, client, passwd);
+  if (method === AuthType.LDAP) return externalAuthBegin(ldapQueue, client, passwd);
+  if (method === AuthType.PAM) return externalAuthBegin(pamQueue, client, passwd);
   if (!checkClientPasswd(client, passwd)) return refuse(client, 'password authentication failed');
   return loginDone(client);
 }

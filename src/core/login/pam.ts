@@ -5,7 +5,7 @@
 import { native } from '../base/native';
 import { addrHost } from '../net/addr';
 import type { ClientSocket, PgCredentials } from '../pool/bouncer';
-import { externalAuthDone, newAuthLine } from './external-auth';
+import { externalAuthDone, newAuthQueue } from './external-auth';
 
 function startPam(id: number, client: ClientSocket, passwd: string): string | null {
   const missing = native.pamOpen();
@@ -14,9 +14,9 @@ function startPam(id: number, client: ClientSocket, passwd: string): string | nu
   return err === 0 ? null : `PAM login could not be queued: ${native.strerror(-err)}`;
 }
 
-export const pamLine = newAuthLine('PAM', startPam, null);
+export const pamQueue = newAuthQueue('PAM', startPam, null);
 
 /** Ev.AUTHENTICATED: `id` is done. */
 export function onPamDone(id: number, allowed: boolean): void {
-  externalAuthDone(pamLine, id, allowed, native.pamMessages(id));
+  externalAuthDone(pamQueue, id, allowed, native.pamMessages(id));
 }

@@ -36,7 +36,7 @@ import { getHeader, hdr2hex, incompleteHeader, PktHdr, pktDesc } from '../wire/r
 import { Verdict } from '../wire/verdict';
 import { DEALLOCATE_MAX, executeDeallocate, mayDeallocate } from './deallocate';
 import { askForAnswers, queryPacket, statementPacket, unnamedFound } from './inspect';
-import { dropHeld, flushRun, held, heldIsLarge, holdBytes, holdRun } from './outgoing';
+import { appendBytes, appendRun, clearOutgoing, flushRun, outgoing, outgoingIsLarge } from './outgoing';
 import { collectBytes, startCollect } from './partial-packet';
 import { rewritePacket } from './prepared';
 import { serverFlushed } from './server';
@@ -61,7 +61,7 @@ function inStartupPhase(client: ClientSocket): boolean {
   return client.login !== null;
 }
 
-function showPacket(client: ClientSocket, off: number, end: number): Verdict {
+function handlePacket(client: ClientSocket, off: number, end: number): Verdict {
   if (incompleteHeader(arena, off, end)) {
     if (wantNoise()) slogNoise(client, 'C: got partial header, trying to wait a bit');
     return Verdict.NEED_MORE;
@@ -85,20 +85,20 @@ export function clientInput(client: ClientSocket, off: number, length: number): 
   let pos = off;
   // [run, pos) waits to be forwarded in one piece
   let run = off;
-  dropHeld();
+  clearOutgoing();
   while (pos < end) {
     if (client.pktRemain > 0) {
       const n = Math.min(client.pktRemain, end - pos);
       client.pktRemain -= n;
       if (client.pktSkip) {
-        if (pos > run && !holdRun(client, run, pos)) return;
+        if (pos > run && !appendRun(client, run, pos)) return;
         run = pos + n;
         if (client.partial !== null && !collected(client, pos, n, end)) return;
       }
       pos += n;
       continue;
     }
-    const verdict = showPacket(client, pos, end);
+    const verdict = handlePacket(client, pos, end);
     if (verdict === Verdict.FORWARD || verdict === Verdict.CONSUMED) {
       client.pktRemain = hdr.len;
       client.pktSkip = verdict === Verdict.CONSUMED;
@@ -106,15 +106,15 @@ export function clientInput(client: ClientSocket, off: number, length: number): 
     }
     if (verdict === Verdict.DISCONNECTED) return;
     if (verdict === Verdict.REWRITE) {
-      if (pos > run && !holdRun(client, run, pos)) return;
+      if (pos > run && !appendRun(client, run, pos)) return;
       const len = hdr.len;
-      const done = rewritePacket(client, hdr.type, arena, pos, len, held);
+      const done = rewritePacket(client, hdr.type, arena, pos, len, outgoing);
       if (done < 0) return;
       pos += done;
       run = pos;
       client.pktRemain = len - done;
       client.pktSkip = false;
-      if (heldIsLarge() && !makeRoom(client, pos, end)) return;
+      if (outgoingIsLarge() && !makeRoom(client, pos, end)) return;
       continue;
     }
     if (verdict === Verdict.REASSEMBLE) {
@@ -170,10 +170,10 @@ function collected(client: ClientSocket, pos: number, n: number, end: number): b
   }
   client.partial = null;
   if (verdict === Verdict.CONSUMED) return true;
-  const done = verdict === Verdict.REWRITE ? rewritePacket(client, type, packet, 0, len, held) : 0;
+  const done = verdict === Verdict.REWRITE ? rewritePacket(client, type, packet, 0, len, outgoing) : 0;
   if (done < 0) return false;
-  holdBytes(packet, done, len - done);
-  return !heldIsLarge() || makeRoom(client, pos + n, end);
+  appendBytes(packet, done, len - done);
+  return !outgoingIsLarge() || makeRoom(client, pos + n, end);
 }
 
 /* ---- login ---- */

@@ -16,27 +16,27 @@ const HOLD_MAX = 8 * 1024;
 const HELD_KEEP_MAX = 256 * 1024;
 
 /** Bytes for the server that come in front of the current run. */
-export const held = new PktBuf(2 * HOLD_MAX);
+export const outgoing = new PktBuf(2 * HOLD_MAX);
 
 /** A new delivery begins: what an earlier one left behind belonged to a connection that broke. */
-export function dropHeld(): void {
-  if (held.pos !== 0 || held.failed) held.reset();
+export function clearOutgoing(): void {
+  if (outgoing.pos !== 0 || outgoing.failed) outgoing.reset();
 }
 
 /** True when it is time to send: what is held was made larger than runs ever are. */
-export function heldIsLarge(): boolean {
-  return held.pos > HOLD_MAX;
+export function outgoingIsLarge(): boolean {
+  return outgoing.pos > HOLD_MAX;
 }
 
 /** Holds bytes from elsewhere than the arena. */
-export function holdBytes(buf: Buffer, off: number, len: number): void {
-  held.putSlice(buf, off, len);
+export function appendBytes(buf: Buffer, off: number, len: number): void {
+  outgoing.putSlice(buf, off, len);
 }
 
 /** A run ends because the packet behind it is not forwarded as it is. @returns false when the server broke, and the client with it */
-export function holdRun(client: ClientSocket, off: number, end: number): boolean {
-  if (held.pos + end - off > HOLD_MAX) return flushRun(client, off, end);
-  held.putSlice(arena, off, end - off);
+export function appendRun(client: ClientSocket, off: number, end: number): boolean {
+  if (outgoing.pos + end - off > HOLD_MAX) return flushRun(client, off, end);
+  outgoing.putSlice(arena, off, end - off);
   return true;
 }
 
@@ -45,22 +45,24 @@ export function holdRun(client: ClientSocket, off: number, end: number): boolean
  * @returns false when the server broke, and the client with it
  */
 export function flushRun(client: ClientSocket, off: number, end: number): boolean {
-  const heldLen = held.pos;
+  const heldLen = outgoing.pos;
   if (heldLen === 0 && end <= off) return true;
   const batch = (client.link as ServerSocket).batch;
   if (batch?.recording) {
-    batch.add(held.buf, 0, heldLen);
+    batch.add(outgoing.buf, 0, heldLen);
     if (end > off) batch.add(arena, off, end);
   }
   if (heldLen === 0) return sent(client, native.send((client.link as ServerSocket).handle, off, end - off));
   let left = off;
   if (end > off && heldLen + end - off <= HOLD_MAX) {
-    held.putSlice(arena, off, end - off);
+    outgoing.putSlice(arena, off, end - off);
     left = end;
   }
-  const res = held.failed ? -1 : native.sendBytes((client.link as ServerSocket).handle, held.buf, 0, held.pos);
-  if (held.buf.length > HELD_KEEP_MAX) held.buf = Buffer.allocUnsafeSlow(2 * HOLD_MAX);
-  held.reset();
+  const res = outgoing.failed
+    ? -1
+    : native.sendBytes((client.link as ServerSocket).handle, outgoing.buf, 0, outgoing.pos);
+  if (outgoing.buf.length > HELD_KEEP_MAX) outgoing.buf = Buffer.allocUnsafeSlow(2 * HOLD_MAX);
+  outgoing.reset();
   if (!sent(client, res)) return false;
   return end <= left || sent(client, native.send((client.link as ServerSocket).handle, left, end - left));
 }

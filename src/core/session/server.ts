@@ -81,7 +81,7 @@ function sendReplacement(server: ServerSocket): boolean {
   return requests.fakes === 0 || requests.firstAction() !== ResponseAction.FAKE || answerFakes(server, client);
 }
 
-function showPacket(server: ServerSocket, off: number, end: number): Verdict {
+function handlePacket(server: ServerSocket, off: number, end: number): Verdict {
   if (incompleteHeader(arena, off, end)) {
     if (wantNoise()) slogNoise(server, 'S: got partial header, trying to wait a bit');
     return Verdict.NEED_MORE;
@@ -143,7 +143,7 @@ export function serverInput(server: ServerSocket, off: number, length: number): 
       }
       continue;
     }
-    const verdict = showPacket(server, pos, end);
+    const verdict = handlePacket(server, pos, end);
     if (verdict === Verdict.FORWARD || verdict === Verdict.CONSUMED) {
       server.pktRemain = hdr.len;
       server.pktSkip = verdict === Verdict.CONSUMED;
