@@ -33,7 +33,7 @@ const upward = FLOORS.slice(0, -1).map((rooms, at) => ({
   comment: 'what a lower floor has to ask of an upper one is an upcall: core/pool/upcalls.ts, assigned in wire.ts',
   severity: 'error',
   from: { path: inside(rooms) },
-  to: { path: `^src/((main|wire|signals)\\.ts$|cli/|demo/)|${inside(FLOORS.slice(at + 1).flat())}` },
+  to: { path: `^src/((main|wire|signals)\\.ts$|cli/)|${inside(FLOORS.slice(at + 1).flat())}` },
 }));
 
 const strangers = STRANGERS.map(([from, to]) => ({
@@ -60,7 +60,7 @@ module.exports = {
       name: 'no-main-from-the-top-floor',
       severity: 'error',
       from: { path: inside(FLOORS.at(-1)) },
-      to: { path: '^src/((main|wire|signals)\\.ts$|cli/|demo/)' },
+      to: { path: '^src/((main|wire|signals)\\.ts$|cli/)' },
     },
     {
       name: 'only-main-wires',
@@ -87,17 +87,17 @@ module.exports = {
       },
     },
     {
-      name: 'demo-stands-alone',
+      name: 'tools-stand-alone',
       comment: 'the demo starts the pooler as a user would',
       severity: 'error',
-      from: { path: inside(['src/demo']) },
-      to: { path: '^src/', pathNot: inside(['src/demo']) },
+      from: { path: '^tools/' },
+      to: { path: '^(src|test|bench|compare)/' },
     },
     {
-      name: 'nobody-needs-the-demo',
+      name: 'nothing-needs-the-tools',
       severity: 'error',
-      from: { path: '^src/', pathNot: inside(['src/demo']) },
-      to: { path: inside(['src/demo']) },
+      from: { path: '^src/' },
+      to: { path: '^(tools|test|bench|compare)/' },
     },
     {
       name: 'nothing-that-never-answers',
@@ -108,7 +108,7 @@ module.exports = {
     {
       name: 'no-development-packages',
       severity: 'error',
-      from: { path: '^src/', pathNot: inside(['src/demo']) },
+      from: { path: '^src/' },
       to: { dependencyTypes: ['npm-dev'], dependencyTypesNot: ['type-only'], pathNot: '@types/' },
     },
   ],

@@ -2,11 +2,12 @@
  * What the benchmark reads off the machine: processor time and memory of a process from the kernel, and the words of
  * pgbench and psql.
  */
+
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { plainEnv, systemPostgres } from '../src/demo/postgres';
 import { adopt } from '../test/harness';
+import { plainEnv, systemPostgres } from '../tools/postgres';
 
 /** The kernel counts in ticks of 10 ms, whatever its own clock does. */
 const USEC_PER_TICK = 10_000;

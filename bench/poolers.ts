@@ -2,8 +2,10 @@
  * The poolers under test, all on one PostgreSQL: pool of 20, transaction mode, trust, no TLS unless asked for,
  * connection logging off. And a server that only knows how to let somebody in, for pools by the thousand.
  */
+
 import { createServer, type Server } from 'node:net';
-import { Bouncer, type PgCluster, RawClient } from '../test/harness';
+import { Bouncer, type PgCluster } from '../test/harness';
+import { RawClient } from '../test/harness/raw-client';
 
 // tests have poolers look at their own records all the time; here that would be measured too
 process.env.TSBOUNCER_CHECK = '0';

@@ -2,10 +2,12 @@
  * An online reboot as its clients see it: a daemon started with -R -d takes over while some query without a pause and
  * very many rest. For `npm run bench`.
  */
+
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { eventually, type PgCluster, type RawClient } from '../test/harness';
-import { type Kind, RebootChain } from '../test/takeover/place';
+import { eventually, type PgCluster } from '../test/harness';
+import type { RawClient } from '../test/harness/raw-client';
+import { type Kind, RebootChain } from '../test/harness/reboot-chain';
 import { BENCH_SETTINGS, login } from './poolers';
 
 const BUSY_CLIENTS = 16;

@@ -2,10 +2,12 @@
  * What large numbers cost: an auth_file of 100,000 users, logins of ever new users, clients in TLS, prepared statements of
  * one client, and results that are read slowly. Each measurement has a pooler of its own.
  */
+
 import { appendFileSync } from 'node:fs';
 import { connect as connectTls } from 'node:tls';
-import { Bouncer, cstring, int16, message, type PgCluster, RawClient, SSL_REQUEST } from '../test/harness';
+import { Bouncer, type PgCluster } from '../test/harness';
 import type { Cert } from '../test/harness/certs';
+import { cstring, int16, message, RawClient, SSL_REQUEST } from '../test/harness/raw-client';
 import { cpuUsec, rssKb } from './measure';
 import { BENCH_SETTINGS, login, startAuthOnlyServer } from './poolers';
 

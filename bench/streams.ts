@@ -2,9 +2,11 @@
  * Small queries beside endless results: whether every stream gets its share, and how long a small query waits for its
  * answer meanwhile.
  */
+
 import { type ChildProcess, fork } from 'node:child_process';
 import { join } from 'node:path';
-import { adopt, Bouncer, type PgCluster, type RawClient } from '../test/harness';
+import { adopt, Bouncer, type PgCluster } from '../test/harness';
+import type { RawClient } from '../test/harness/raw-client';
 import { BENCH_SETTINGS, login } from './poolers';
 
 const SMALL_CLIENTS = 50;
@@ -31,7 +33,7 @@ interface StreamRun {
 }
 
 function forkEnd(...args: string[]): ChildProcess {
-  return adopt(fork(join(__dirname, 'streamends.js'), args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] }));
+  return adopt(fork(join(__dirname, 'stream-ends.js'), args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] }));
 }
 
 /** What the process says next. */

@@ -2,7 +2,8 @@
  * What a client received, as text that can be laid side by side: one line a message, result sets as tables. Values that
  * differ from run to run (pids, keys, salts, nonces) never get into the text. Called by the steps.
  */
-import { errorFields, type Message, parameterStatus, rowValues } from '../test/harness';
+
+import { errorFields, type Message, parameterStatus, rowValues } from '../test/harness/raw-client';
 
 /** A result set. */
 export interface Table {

@@ -3,8 +3,9 @@
  * entry that no longer occurs. The rule behind most entries: tsbouncer follows PgBouncer 1.25, and Debian's
  * package is older; those carry `until`, the first version that behaves like tsbouncer.
  */
-import type { MeantDifference } from './claim';
-import { olderOriginals } from './olderOriginals';
+
+import type { MeantDifference } from './expected-differences';
+import { olderOriginals } from './older-originals';
 
 const forGood: MeantDifference[] = [
   {

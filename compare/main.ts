@@ -4,14 +4,15 @@
  *
  *     npm run compare [-- [-v] [family or part of a scenario's name …]]
  */
+
 import { spawnSync } from 'node:child_process';
 import { installed, originalBin } from '../test/harness';
-import { claimsFor, concerns } from './claim';
 import { meantDifferences } from './differences';
+import { claimsFor, concerns } from './expected-differences';
 import { runAll, type Tally } from './run';
 import { families } from './scenarios';
 import type { Program, Scenario } from './side';
-import { TestBed } from './stage';
+import { TestBed } from './test-bed';
 
 function programs(bin: string): [Program, Program] {
   const { node, mainJs } = installed();

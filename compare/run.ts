@@ -1,10 +1,11 @@
 /*
  * Runs scenarios on both sides and prints what differs. Called by main.ts.
  */
-import { type Claim, unexpectedPart, versionBelow } from './claim';
+
 import { diffStep, linesOf, type StepDiff } from './diff';
+import { type Claim, unexpectedPart, versionBelow } from './expected-differences';
 import { type Program, type Record, type Scenario, Side } from './side';
-import type { TestBed } from './stage';
+import type { TestBed } from './test-bed';
 
 /** What came of all scenarios. */
 export interface Tally {

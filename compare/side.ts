@@ -2,23 +2,16 @@
  * One side of the comparison: a pooler, the clients that a scenario connected to it, and what they saw. A scenario runs on
  * two sides at the same time, against one PostgreSQL.
  */
+
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { giveTo } from '../src/demo/unprivileged';
-import {
-  Bouncer,
-  type BouncerOptions,
-  dropDir,
-  eventually,
-  freePort,
-  RawClient,
-  tempDir,
-  user,
-  withTimeout,
-} from '../test/harness';
+import { Bouncer, type BouncerOptions, dropDir, eventually, tempDir, user, withTimeout } from '../test/harness';
+import { RawClient } from '../test/harness/raw-client';
+import { freePort } from '../tools/postgres';
+import { giveTo } from '../tools/unprivileged';
 import type { Item } from './decode';
 import { maskItem, maskLog, type Names, unordered } from './mask';
-import type { Need, TestBed } from './stage';
+import type { Need, TestBed } from './test-bed';
 
 /** The two programs. */
 export interface Program {

@@ -2,23 +2,21 @@
  * The vocabulary of the scenarios: each function makes one step that does the same on both sides. What the step brought
  * about (messages received, rows, exit codes) is what gets compared.
  */
+
 import { chmodSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { ADMIN_PASSWORD, ADMIN_USER, eventually, run } from '../test/harness';
 import {
-  ADMIN_PASSWORD,
-  ADMIN_USER,
   cancelRequest,
   cstring,
-  eventually,
   int16,
   int32,
   type Login,
   type Message,
   message,
   type RawClient,
-  run,
   startupPacket,
-} from '../test/harness';
+} from '../test/harness/raw-client';
 import { decode, type Item } from './decode';
 import { maskLog } from './mask';
 import type { Config, Side, Step } from './side';

@@ -13,6 +13,6 @@ const seed = process.env.FUZZ_SEED ?? String(Date.now() % 0x7fff_ffff);
 console.log(`FUZZ_SEED=${seed} FUZZ_SECONDS=${seconds}`);
 const env = { ...process.env, FUZZ_SEED: seed, FUZZ_SECONDS: seconds };
 if (targets.length > 0) env.FUZZ_TARGETS = targets.join(',');
-const file = fileURLToPath(new URL('../dist-test/test/fuzz.test.js', import.meta.url));
+const file = fileURLToPath(new URL('../dist-test/test/fuzz/fuzz.test.js', import.meta.url));
 const { status } = spawnSync(process.execPath, ['--test', '--test-reporter=spec', file], { stdio: 'inherit', env });
 process.exit(status ?? 1);

@@ -16,7 +16,7 @@ import ts from 'typescript';
 
 const LINES_MAX = 800;
 const FUNCTION_LINES_MAX = 60;
-const SIZED = ['src', 'native', 'test', 'bench', 'compare', 'scripts'];
+const SIZED = ['src', 'native', 'tools', 'test', 'bench', 'compare', 'scripts'];
 const SIZED_NAMES = /\.(ts|mjs|cjs|js|cc|h|cpp)$/;
 const LOOP_THREAD = ['src/core', 'src/admin', 'src/takeover'];
 const NEVER_RUNS =
@@ -168,7 +168,9 @@ function exportsOf(source) {
   return source.statements.flatMap((node) => {
     if (!node.modifiers?.some(({ kind }) => kind === ts.SyntaxKind.ExportKeyword)) return [];
     const named = ts.isVariableStatement(node) ? node.declarationList.declarations : [node];
-    return named.map(({ name }) => ({ name: name.getText(source), at: node.getStart(source) }));
+    return named
+      .flatMap(({ name }) => (ts.isObjectBindingPattern(name) ? name.elements.map((each) => each.name) : [name]))
+      .map((name) => ({ name: name.getText(source), at: node.getStart(source) }));
   });
 }
 

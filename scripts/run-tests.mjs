@@ -7,7 +7,7 @@
 // Node's own runner through its function, because its command line options differ between the releases we support.
 import { readdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { fileURLToPath } from 'node:url';
@@ -18,14 +18,19 @@ const NO_REASON = 'no reason is given';
 
 const dir = fileURLToPath(new URL('../dist-test/test/', import.meta.url));
 const wanted = process.argv.slice(2).map((name) => `${name.replace(/(\.test)?(\.[tj]s)?$/, '')}.test.js`);
-const present = readdirSync(dir).filter((name) => name.endsWith('.test.js'));
-const unknown = wanted.filter((name) => !present.includes(name));
-if (unknown.length > 0 || present.length === 0) {
+/** path below `dir` by file name: names are unique over the folders */
+const present = new Map(
+  readdirSync(dir, { recursive: true, encoding: 'utf8' })
+    .filter((path) => path.endsWith('.test.js'))
+    .map((path) => [basename(path), path]),
+);
+const unknown = wanted.filter((name) => !present.has(name));
+if (unknown.length > 0 || present.size === 0) {
   console.error(`no such test: ${unknown.join(', ') || dir}`);
   process.exit(1);
 }
 
-const files = (wanted.length > 0 ? wanted : present).map((name) => join(dir, name));
+const files = (wanted.length > 0 ? wanted : [...present.keys()].sort()).map((name) => join(dir, present.get(name)));
 const concurrency = Math.min(FILES_AT_ONCE, availableParallelism());
 const results = run({ files, concurrency, timeout: FILE_MS_MAX });
 results.on('test:fail', () => {

@@ -21,7 +21,7 @@ import { dirname, isAbsolute, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const SANITIZERS = '-fsanitize=address,undefined';
-const NOT_COPIED = new Set(['.git', '.demo', 'build', 'dist', 'dist-test', 'node_modules']);
+const NOT_COPIED = new Set(['.git', '.demo', 'build', 'dist', 'dist-test', 'dist-tools', 'node_modules']);
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const copy = mkdtempSync(join(tmpdir(), 'tsb-sanitize-'));

@@ -1,7 +1,9 @@
 /*
  * The console: every SHOW, every command with good and bad arguments, who may run what, and what its protocol refuses.
  */
-import { message, STATS_PASSWORD, STATS_USER } from '../../test/harness';
+
+import { STATS_PASSWORD, STATS_USER } from '../../test/harness';
+import { message } from '../../test/harness/raw-client';
 import type { Scenario, Step } from '../side';
 import {
   admin,

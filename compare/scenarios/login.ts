@@ -2,9 +2,9 @@
  * Logins that succeed and fail: every way to authenticate, startup packets of every kind, the console's door, and what a
  * client is told when the server does not let the pooler in.
  */
+
+import { ADMIN_PASSWORD, ADMIN_USER, STATS_PASSWORD, STATS_USER } from '../../test/harness';
 import {
-  ADMIN_PASSWORD,
-  ADMIN_USER,
   CANCEL_REQUEST,
   cstring,
   GSSENC_REQUEST,
@@ -14,10 +14,8 @@ import {
   PROTOCOL_30,
   PROTOCOL_32,
   SSL_REQUEST,
-  STATS_PASSWORD,
-  STATS_USER,
   startupPacket,
-} from '../../test/harness';
+} from '../../test/harness/raw-client';
 import type { Scenario, Step } from '../side';
 import {
   admin,

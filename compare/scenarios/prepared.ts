@@ -2,7 +2,8 @@
  * Prepared statements of the protocol in transaction and statement mode: names that follow their clients, pipelines with
  * errors in the middle, what Close, DEALLOCATE ALL and DISCARD ALL leave, and the counters.
  */
-import { message } from '../../test/harness';
+
+import { message } from '../../test/harness/raw-client';
 import type { Scenario, Step } from '../side';
 import {
   admin,

@@ -2,7 +2,8 @@
  * Queries of every kind in every pool mode: simple, extended, pipelined, with errors in the middle, COPY, notices, big rows,
  * variables that follow their client from server to server, cancel requests, and servers that die.
  */
-import { cstring, int16, int32, message } from '../../test/harness';
+
+import { cstring, int16, int32, message } from '../../test/harness/raw-client';
 import type { Scenario, Step } from '../side';
 import {
   admin,

@@ -2,6 +2,7 @@
  * The online reboot: a second process of the same program takes over with -R. What clients notice, what both logs say, and what
  * becomes of a reboot that cannot be.
  */
+
 import type { Scenario, Step } from '../side';
 import {
   admin,
@@ -19,7 +20,7 @@ import {
   tryLogin,
   whenPool,
 } from '../steps';
-import { loginTls } from '../tlsSteps';
+import { loginTls } from '../tls-steps';
 
 const TRANSACTION = { pool_mode: 'transaction', suspend_timeout: 5 };
 const TLS = {

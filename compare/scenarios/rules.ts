@@ -2,11 +2,13 @@
  * Logins decided by rules and by others: HBA files with all their record types, ident maps, certificates, the system user at
  * the other end of a Unix socket, PAM, a directory.
  */
-import { ADMIN_PASSWORD, ADMIN_USER, type Login } from '../../test/harness';
+
+import { ADMIN_PASSWORD, ADMIN_USER } from '../../test/harness';
+import type { Login } from '../../test/harness/raw-client';
 import type { Scenario, Step } from '../side';
-import { ME } from '../stage';
 import { admin, appendIni, bye, loginUnix, query, rewriteFile, tryLogin } from '../steps';
-import { loginTls, tryTls } from '../tlsSteps';
+import { ME } from '../test-bed';
+import { loginTls, tryTls } from '../tls-steps';
 
 const SCRAM_SECRET =
   'SCRAM-SHA-256$4096:MDEyMzQ1Njc4OWFiY2RlZg==$bpSY5Ze9NUH+I35LC3gVq+DpBfK46iXBxvhAKqVu9pE=:VpYlBuxyzeCI1KnctrefdljpB1mk3Gp7sBI/t11+NkQ=';

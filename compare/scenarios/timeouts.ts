@@ -2,7 +2,8 @@
  * Timeouts reached: of queries, of waiting, of idle clients and servers, of logins on both sides. Each waits for what the
  * timeout brings about, never for a time.
  */
-import { cstring, message } from '../../test/harness';
+
+import { cstring, message } from '../../test/harness/raw-client';
 import type { Scenario } from '../side';
 import {
   admin,

@@ -2,7 +2,8 @@
  * TLS on both sides: what each sslmode lets in, who shows which certificate, protocols and ciphers, and what comes of bytes
  * that do not belong there.
  */
-import { GSSENC_REQUEST, PROTOCOL_30, SSL_REQUEST, startupPacket } from '../../test/harness';
+
+import { GSSENC_REQUEST, PROTOCOL_30, SSL_REQUEST, startupPacket } from '../../test/harness/raw-client';
 import type { Scenario, Step } from '../side';
 import {
   admin,
@@ -19,7 +20,7 @@ import {
   showSettings,
   tryLogin,
 } from '../steps';
-import { afterYes, injected, insideTls, loginTls, tryTls } from '../tlsSteps';
+import { afterYes, injected, insideTls, loginTls, tryTls } from '../tls-steps';
 
 const FILES = {
   client_tls_key_file: '{certs}/site.key',

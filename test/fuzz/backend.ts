@@ -2,7 +2,8 @@
  * A PostgreSQL in a hundred lines, for the fuzzer: it keeps to the protocol and answers by the text of a query alone, so
  * that a client must hear the same from it directly and through the pooler, whatever its statements are called on the way.
  */
-import { cstring, int16, int32, message } from '../harness/rawclient';
+
+import { cstring, int16, int32, message } from '../harness/raw-client';
 
 const complete = (tag: string) => message('C', cstring(tag));
 const failure = (text: string, code: string) =>

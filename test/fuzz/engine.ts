@@ -6,12 +6,13 @@
  *   FUZZ_SECONDS   run for that long in all, instead of each target's usual number of cases; inputs that fail are kept in
  *                  the corpus
  */
+
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { logState } from '../../src/core/base/log';
+import { Random } from '../harness/hostile/random';
 import { PROJECT_DIR } from '../harness/machine';
-import { Random } from '../hostile/random';
 
 export interface Target {
   /** its corpus lies in test/fuzz/corpus/<name> */

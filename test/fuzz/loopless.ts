@@ -33,8 +33,8 @@ import {
 import { findOrAddGlobalUser } from '../../src/core/pool/user';
 import { clientInput } from '../../src/core/session/client';
 import { serverInput } from '../../src/core/session/server';
-import { toDefaults } from '../config-support';
-import type { Random } from '../hostile/random';
+import { toDefaults } from '../harness/config-fixtures';
+import type { Random } from '../harness/hostile/random';
 
 /** One end of a connection as the kernel and the loop would hold it. */
 interface Line {

@@ -20,8 +20,8 @@ import {
 } from '../../src/core/wire/reader';
 import type { HandoverRecord } from '../../src/takeover/format';
 import { SnapshotReader } from '../../src/takeover/snapshot-reader';
-import { cstring, message, PROTOCOL_30, startupPacket } from '../harness/rawclient';
-import type { Random } from '../hostile/random';
+import type { Random } from '../harness/hostile/random';
+import { cstring, message, PROTOCOL_30, startupPacket } from '../harness/raw-client';
 import type { Target } from './engine';
 import { World } from './loopless';
 

@@ -33,9 +33,9 @@ import { base64Decode, formatScramSecret, parseScramSecret, passwordType } from 
 import { formatInet, parseInet } from '../../src/core/base/inet';
 import { type HbaNames, type HbaRule, HbaType, parseHba } from '../../src/core/config/hba';
 import { parseIdent } from '../../src/core/config/ident';
+import type { Random } from '../harness/hostile/random';
 import { tempDir } from '../harness/machine';
 import { ScramClient, md5Answer as testMd5Answer } from '../harness/scram';
-import type { Random } from '../hostile/random';
 import type { Target } from './engine';
 
 /* ---- HBA ---- */

@@ -2,17 +2,18 @@
  * A pooler for one test: tsbouncer, or the C original on the very same ini. Writes its files to a folder of its own, starts
  * it as an unprivileged user, waits until it is up, keeps its log, and insists at the end that it is still alive.
  */
+
 import type { ChildProcess } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Client, type ClientConfig, type QueryResult } from 'pg';
-import { freePort } from '../../src/demo/postgres';
-import { giveTo, spawnAs } from '../../src/demo/unprivileged';
+import { freePort } from '../../tools/postgres';
+import { giveTo, spawnAs } from '../../tools/unprivileged';
 import type { PgCluster } from './cluster';
 import { WAIT_MS_MAX, watchQueries, withTimeout } from './limits';
-import { LogTail } from './logtail';
+import { LogTail } from './log-tail';
 import { dropDir, executable, installed, startProgram, tempDir, user } from './machine';
-import { RawClient } from './rawclient';
+import { RawClient } from './raw-client';
 
 const HOST = '127.0.0.1';
 const UP = /process up: /;

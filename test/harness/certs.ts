@@ -1,10 +1,11 @@
 /*
  * Certificates for one test file, made on the spot: authorities, and what they sign.
  */
+
 import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, X509Certificate } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { giveTo } from '../../src/demo/unprivileged';
+import { giveTo } from '../../tools/unprivileged';
 import { tempDir, user } from './machine';
 import { makeCertificate, type Name, type Statement } from './x509';
 

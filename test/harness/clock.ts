@@ -2,9 +2,10 @@
  * A wall clock that a test can set: a library, preloaded into a pooler, shifts what CLOCK_REALTIME and its older forms say
  * by the number of seconds in a file. The monotonic clock stays as it is.
  */
+
 import { openSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { giveTo } from '../../src/demo/unprivileged';
+import { giveTo } from '../../tools/unprivileged';
 import { runSync } from './limits';
 import { tempDir, user } from './machine';
 

@@ -2,6 +2,7 @@
  * A real PostgreSQL for one test file: the machine's own server (PG_BIN, or the newest under /usr/lib/postgresql), else the
  * one of the npm package. Runs as an unprivileged user, on a free port of 127.0.0.1 and a Unix socket, without fsync.
  */
+
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Client, type ClientConfig, type QueryResult } from 'pg';
@@ -13,8 +14,8 @@ import {
   startPostgres,
   stopPostgres,
   systemPostgres,
-} from '../../src/demo/postgres';
-import { LogTail } from './logtail';
+} from '../../tools/postgres';
+import { LogTail } from './log-tail';
 import { adopt, dropDir, TEST_MS_MAX, tempDir, user, WAIT_MS_MAX, withTimeout } from './machine';
 
 const HOST = '127.0.0.1';

@@ -2,15 +2,16 @@
  * A real slapd for one test file: two users, plain and TLS ports of its own, certificates made on the spot. And a server
  * that only pretends to be one.
  */
+
 import type { ChildProcess } from 'node:child_process';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { freePort } from '../../src/demo/postgres';
-import { giveTo, spawnAs } from '../../src/demo/unprivileged';
+import { freePort } from '../../tools/postgres';
+import { giveTo, spawnAs } from '../../tools/unprivileged';
 import { CertFolder } from './certs';
 import { dropDir, eventually, executable, howEnded, run, startProgram, tempDir, user, withTimeout } from './machine';
-import { RawClient } from './rawclient';
+import { RawClient } from './raw-client';
 
 const SLAPD = ['/usr/sbin/slapd', '/usr/libexec/slapd', '/usr/local/libexec/slapd'];
 const SCHEMAS = ['/etc/ldap/schema', '/etc/openldap/schema', '/usr/local/etc/openldap/schema'];

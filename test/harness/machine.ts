@@ -2,6 +2,7 @@
  * What every test needs of the machine: a folder of its own, an unprivileged user, children that never outlive the test
  * process, and an end to waiting. Used by the rest of the harness and by tests that start programs themselves.
  */
+
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
 import {
   chmodSync,
@@ -16,7 +17,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
-import { giveTo, type RunUser, runUser, spawnAs, userCan } from '../../src/demo/unprivileged';
+import { giveTo, type RunUser, runUser, spawnAs, userCan } from '../../tools/unprivileged';
 import { after, WAIT_MS_MAX, withTimeout } from './limits';
 
 export { eventually, it, TEST_MS_MAX, test, WAIT_MS_MAX, withTimeout } from './limits';

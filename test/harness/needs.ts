@@ -2,9 +2,10 @@
  * What a test may need of the machine and not find there: it is skipped then, and says why. `.ci/run` sees to it that
  * everything is there.
  */
+
 import { join } from 'node:path';
-import { systemPostgres } from '../../src/demo/postgres';
-import { isRoot } from '../../src/demo/unprivileged';
+import { systemPostgres } from '../../tools/postgres';
+import { isRoot } from '../../tools/unprivileged';
 import { originalBin } from './bouncer';
 import { test } from './limits';
 import { executable, findProgram, it, user } from './machine';

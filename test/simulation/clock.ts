@@ -2,7 +2,8 @@
  * The time of a simulation and what is to happen when. Nothing happens by itself: whoever runs the simulation moves the clock to
  * the next event, so that an idle hour costs nothing and the same seed gives the same run.
  */
-import type { Random } from '../hostile/random';
+
+import type { Random } from '../harness/hostile/random';
 
 /** usec: the loop adds as much to the kernel's clock, see native/loop/turn.h. */
 const CLOCK_EPOCH = 1e15;

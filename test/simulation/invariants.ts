@@ -48,7 +48,7 @@ function brokenQueue(heads: Heads, pool: PgPool): string | null {
   const { getPauseMode, isTakingOver } = heads.lifecycle;
   if (pool.waitingClientList.count === 0 || pool.idleServerList.count === 0) return null;
   if (getPauseMode() !== PauseMode.NONE || isTakingOver() || pool.db.paused || pool.db.admin) return null;
-  if (pool.touched || heads.pool.isFullLoopMaintRequested() || heads.settling.isResting(pool)) return null;
+  if (pool.touched || heads.pool.isFullLoopMaintRequested() || heads.settling.isSettling(pool)) return null;
   if (pool.waitingCancelReqList.count > 0) return null;
   return `${pool.waitingClientList.count} clients wait while ${pool.idleServerList.count} servers of ${pool.db.name} are idle`;
 }

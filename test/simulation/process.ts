@@ -2,8 +2,9 @@
  * A process of a simulation: its descriptors, its clock, its end. The pooler's code runs in it, and every call of that code to the
  * addon goes through here; so a process can be killed at any of them.
  */
+
 import type { Native } from '../../src/core/base/native';
-import type { Random } from '../hostile/random';
+import type { Random } from '../harness/hostile/random';
 import type { Clock } from './clock';
 import { SimLoop } from './loop';
 import { EBADF, type End, type Listener, type Network } from './network';

@@ -1,7 +1,8 @@
 /*
  * What a seed makes of a simulation: the config, the servers and their moods, the clients, the network, what the operator does.
  */
-import type { Random } from '../hostile/random';
+
+import type { Random } from '../harness/hostile/random';
 import type { Character } from './client';
 import { MS, SECOND } from './clock';
 import type { Manners } from './network';

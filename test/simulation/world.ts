@@ -2,8 +2,9 @@
  * A simulation: the machine with its clock and network, the pooler's processes, the servers, the clients, the operator. One seed, one
  * course of events.
  */
+
 import { Family, type SockAddr } from '../../src/core/base/native';
-import { Random } from '../hostile/random';
+import { Random } from '../harness/hostile/random';
 import type { ErrorSeen } from './answers';
 import { SimClient } from './client';
 import { Clock, SECOND } from './clock';

@@ -2,9 +2,12 @@
  * One client of the soak: for as long as the soak lasts it connects, works, idles, cancels and goes, politely or not, as
  * chance will have it. Every query carries a token that nobody else has; any other answer is a wrong one.
  */
+
 import { setTimeout as pause } from 'node:timers/promises';
+import type { Bouncer } from '../harness';
+import { reset } from '../harness/hostile/attack';
+import type { Random } from '../harness/hostile/random';
 import {
-  type Bouncer,
   cancelRequest,
   cstring,
   errorFields,
@@ -14,9 +17,7 @@ import {
   message,
   type RawClient,
   rowValues,
-} from '../harness';
-import { reset } from '../hostile/attack';
-import type { Random } from '../hostile/random';
+} from '../harness/raw-client';
 
 /** Nothing here takes longer than this, even when everybody wants a server at once. */
 const STUCK_MS = 30_000;

@@ -1,0 +1,169 @@
+/*
+ * What all scenarios share: a PostgreSQL with its users, servers with and without TLS, certificates, a directory, PAM's rules,
+ * and what the original at hand can do. Set once, cleared at the end. Called by main.ts.
+ */
+
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
+import { userInfo } from 'node:os';
+import { join } from 'node:path';
+import { PgCluster, tempDir, user } from '../test/harness';
+import { CertFolder } from '../test/harness/certs';
+import { BASE_DN, Directory, noSlapd } from '../test/harness/directory';
+import { pamMissing, removePamRules, writePamRules } from '../test/harness/pam';
+import { giveTo } from '../tools/unprivileged';
+import { type FrontOptions, TlsFront } from './tls-fronts';
+
+/** What an original may have been built without, or a machine may not have. */
+export type Need = 'ldap' | 'pam';
+
+/** Who runs this, as peer authentication sees it. */
+export const ME = userInfo().username;
+
+/** Users whom PostgreSQL asks for a password, and how; everybody else is trusted. */
+const SERVER_USERS = [
+  { name: 's_plain', method: 'password', secret: 'scram' },
+  { name: 's_md5', method: 'md5', secret: 'md5' },
+  { name: 's_scram', method: 'scram-sha-256', secret: 'scram' },
+  { name: 's_reject', method: 'reject', secret: 'scram' },
+] as const;
+/** Users whom PostgreSQL trusts: the pooler alone looks at their passwords. */
+const TRUSTED_USERS = ['c_plain', 'c_md5', 'c_scram', 'c_empty', 'alice', 'bob', 'lucy', 'p_user'];
+
+/** Of 127.0.0.1; a port from the kernel's range might come alive in the middle of a run. */
+const DEAD_PORT = 1;
+
+async function startCluster(): Promise<PgCluster> {
+  const asked = SERVER_USERS.map(({ name, method }) => `host all ${name} 127.0.0.1/32 ${method}`);
+  const cluster = await PgCluster.start({
+    hba: ['local all all trust', ...asked, 'host all all 127.0.0.1/32 trust'],
+    settings: { max_connections: 300 },
+  });
+  for (const { name, secret } of SERVER_USERS) await cluster.createUser(name, 'secret', secret);
+  for (const name of TRUSTED_USERS) await cluster.createUser(name, 'secret');
+  if (ME !== cluster.superuser && !TRUSTED_USERS.includes(ME)) await cluster.createUser(ME, 'secret');
+  await cluster.sql('CREATE DATABASE second');
+  await cluster.sql("CREATE TABLE numbers AS SELECT n, 'text ' || n AS t FROM generate_series(1, 5) n");
+  await cluster.sql('GRANT ALL ON numbers TO PUBLIC');
+  // for auth_query, in a form that does not change from run to run
+  await cluster.sql("CREATE TABLE secrets AS SELECT 'bob' AS name, 'from-query' AS secret");
+  await cluster.sql('GRANT SELECT ON secrets TO PUBLIC');
+  return cluster;
+}
+
+/** The certificates of scenarios: `{certs}/NAME.crt` and `.key`. */
+function makeCertificates(): { folder: CertFolder; manners: Record<string, FrontOptions> } {
+  const folder = new CertFolder();
+  const ca = folder.authority('ca');
+  const otherCa = folder.authority('otherca');
+  const here = 'DNS:localhost,IP:127.0.0.1';
+  const site = folder.issue(ca, 'site', { cn: 'localhost', san: here });
+  folder.issue(ca, 'rsasite', { cn: 'localhost', san: here, keyType: 'rsa' });
+  folder.issue(ca, 'alice', { cn: 'alice' });
+  folder.issue(ca, 'robot', { cn: 'robot', san: 'DNS:robot.example.net' });
+  folder.issue(ca, 'oldalice', { cn: 'alice', days: -1 });
+  folder.issue(otherCa, 'stranger', { cn: 'alice' });
+  folder.issue(ca, 'pooler', { cn: 'pooler' });
+  const caText = readFileSync(ca.cert);
+  const manners: Record<string, FrontOptions> = {
+    tls: { cert: site },
+    tlsmoved: { cert: folder.issue(ca, 'elsewhere', { cn: 'elsewhere.example', san: 'DNS:elsewhere.example' }) },
+    tlscn: { cert: folder.issue(ca, 'cnonly', { cn: 'localhost' }) },
+    tlswild: { cert: folder.issue(ca, 'wild', { cn: 'x', san: 'DNS:*.example.net' }) },
+    tlsexpired: { cert: folder.issue(ca, 'expired', { cn: 'localhost', san: here, days: -1 }) },
+    tlsstranger: { cert: folder.issue(otherCa, 'unknown', { cn: 'localhost', san: here }) },
+    tls12: { cert: site, tls: { maxVersion: 'TLSv1.2' } },
+    tlsasks: { cert: site, tls: { requestCert: true, rejectUnauthorized: true, ca: caText } },
+    tlsinjects: { cert: site, answer: Buffer.from('Sextra') },
+    tlsrefuses: { cert: site, answer: Buffer.from('N') },
+    tlserror: { cert: site, answer: Buffer.from('EFATAL: no\0') },
+    tlsnonsense: { cert: site, answer: Buffer.from('X') },
+  };
+  return { folder, manners };
+}
+
+/** Passwords are judged by a script: `secret` is right. */
+function judgeWithPam(dir: string): void {
+  const script = join(dir, 'judge');
+  writeFileSync(script, '#!/bin/sh\nread -r password\n[ "$password" = secret ]\n');
+  chmodSync(script, 0o755);
+  giveTo(user, dir);
+  writePamRules(script);
+  // whatever ends this process
+  process.on('exit', removePamRules);
+}
+
+export class TestBed {
+  /** what `{word}` stands for in configs */
+  readonly words: Record<string, string> = {};
+  /** port number -> name in the transcripts */
+  readonly ports: [number, string][] = [];
+  private readonly fronts: TlsFront[] = [];
+  private readonly dir = tempDir('stage');
+  private directory: Directory | null = null;
+  /** why passwords cannot be judged by PAM; null when they can */
+  private withoutPam: string | null = null;
+
+  private constructor(
+    readonly cluster: PgCluster,
+    private readonly bin: string,
+    /** of the C original, as in `1.18.0` */
+    readonly originalVersion: string,
+  ) {}
+
+  static async set(bin: string, originalVersion: string): Promise<TestBed> {
+    const stage = new TestBed(await startCluster(), bin, originalVersion);
+    const { cluster, words } = stage;
+    stage.name('pg', cluster.port);
+    stage.name('dead', DEAD_PORT);
+    words.pgport = String(cluster.port);
+    words.pgsocket = `host=${cluster.socketDir} port=${cluster.port}`;
+    const mute = await TlsFront.mute();
+    stage.fronts.push(mute);
+    stage.name('mute', mute.port);
+    const { folder, manners } = makeCertificates();
+    words.certs = folder.dir;
+    for (const [name, how] of Object.entries(manners)) {
+      const front = await TlsFront.tls(cluster.port, how);
+      stage.fronts.push(front);
+      stage.name(name, front.port);
+      words[`${name}port`] = String(front.port);
+    }
+    stage.withoutPam = pamMissing();
+    if (stage.builtWith('libpam') && stage.withoutPam === null) judgeWithPam(stage.dir);
+    if (stage.builtWith('libldap') && noSlapd === null) {
+      stage.directory = await Directory.start();
+      words.ldapport = String(stage.directory.port);
+      words.ldapsport = String(stage.directory.tlsPort);
+      words.basedn = BASE_DN;
+      stage.ports.push([stage.directory.port, 'LDAP'], [stage.directory.tlsPort, 'LDAPS']);
+    }
+    return stage;
+  }
+
+  /** Environment of every pooler. */
+  get env(): NodeJS.ProcessEnv {
+    return this.directory?.trust ?? {};
+  }
+
+  /** Why scenarios with that need cannot be run, or null. */
+  lacks(need: Need): string | null {
+    if (!this.builtWith(`lib${need}`)) return `as this original was built without ${need.toUpperCase()}`;
+    if (need === 'ldap') return this.directory === null ? 'as this machine has no slapd' : null;
+    return this.withoutPam === null ? null : `as ${this.withoutPam}`;
+  }
+
+  async clear(): Promise<void> {
+    for (const front of this.fronts) front.stop();
+    await this.directory?.stop();
+    await this.cluster.stop();
+  }
+
+  private name(word: string, port: number): void {
+    this.words[word] = `host=127.0.0.1 port=${port}`;
+    this.ports.push([port, word.toUpperCase()]);
+  }
+
+  private builtWith(library: string): boolean {
+    return readFileSync(this.bin).includes(library);
+  }
+}

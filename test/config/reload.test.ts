@@ -1,0 +1,258 @@
+/*
+ * RELOAD and SIGHUP: what becomes of databases, users and settings that changed, came or left, and that a mistake in the
+ * file changes nothing at all.
+ */
+
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { ask, backendOf, login, refusal, rowsBecome, show, thrownOut, withPooler } from '../harness/answers';
+import type { Bouncer } from '../harness/bouncer';
+import { PgCluster } from '../harness/cluster';
+import { after, before, describe } from '../harness/limits';
+import { eventually, it } from '../harness/machine';
+
+let pg: PgCluster;
+
+before(async () => {
+  pg = await PgCluster.start();
+  for (const name of ['one', 'two']) await pg.sql(`CREATE DATABASE ${name}`);
+  await pg.createUser('ann', '', 'none');
+});
+after(() => pg.stop());
+
+const TX = { pool_mode: 'transaction' };
+
+/** SHOW CONFIG as an object. */
+async function config(pooler: Bouncer): Promise<Record<string, string | number | null>> {
+  const rows = await pooler.admin('SHOW CONFIG');
+  return Object.fromEntries(rows.map((row) => [String(row.key), row.value ?? null]));
+}
+
+describe('databases', () => {
+  it('that changed get new servers when the old ones are free, the others keep theirs', async () => {
+    const databases = { app: pg.connstr('one'), other: pg.connstr('one') };
+    await withPooler({ databases, settings: TX }, async (pooler) => {
+      const [idle, busy] = [await login(pooler, { database: 'app' }), await login(pooler, { database: 'app' })];
+      const other = await login(pooler, { database: 'other' });
+      await ask(busy, 'BEGIN');
+      const kept = await backendOf(other);
+      pooler.rewrite({ databases: { ...databases, app: pg.connstr('two') } });
+      await pooler.admin('RELOAD');
+      assert.equal(await ask(idle, 'SELECT current_database()'), 'two');
+      assert.equal(await ask(busy, 'SELECT current_database()'), 'one', 'a transaction ends where it began');
+      await ask(busy, 'COMMIT');
+      assert.equal(await ask(busy, 'SELECT current_database()'), 'two');
+      assert.equal(await backendOf(other), kept);
+      await pooler.logWait(
+        /S-\w+: app[^\n]* closing because: (close_needed|obsolete connection|database configuration changed)/,
+      );
+    });
+  });
+
+  it('whose limits changed keep their servers', async () => {
+    await withPooler({ databases: { app: pg.connstr('one') }, settings: TX }, async (pooler) => {
+      const client = await login(pooler, { database: 'app' });
+      const kept = await backendOf(client);
+      pooler.rewrite({ databases: { app: pg.connstr('one', 'pool_size=7 pool_mode=session') } });
+      await pooler.admin('RELOAD');
+      const row = (await show(pooler, 'DATABASES', { name: 'app' }))[0];
+      assert.deepEqual([row?.pool_size, row?.pool_mode], [7, 'session']);
+      assert.equal(await backendOf(client), kept);
+    });
+  });
+
+  it('that left throw their clients out, those that came are there', async () => {
+    const databases = { app: pg.connstr('one'), old: pg.connstr('one') };
+    await withPooler({ databases, settings: TX }, async (pooler) => {
+      const [client, stays] = [await login(pooler, { database: 'old' }), await login(pooler, { database: 'app' })];
+      await ask(client, 'SELECT 1');
+      assert.equal(await refusal(pooler, { database: 'fresh' }), 'no such database: fresh');
+      pooler.rewrite({ databases: { app: pg.connstr('one'), fresh: pg.connstr('two') } });
+      pooler.signal('SIGHUP');
+      assert.equal(await thrownOut(client), 'database removed');
+      await pooler.logWait(/got SIGHUP, re-reading config/);
+      await pooler.logWait(/dropping database 'old' as it does not exist anymore or inactive auto-database/);
+      assert.equal(await refusal(pooler, { database: 'old' }), 'no such database: old');
+      const fresh = await login(pooler, { database: 'fresh' });
+      assert.equal(await ask(fresh, 'SELECT current_database()'), 'two');
+      assert.equal(await ask(stays, 'SELECT 1'), '1');
+      assert.deepEqual((await show(pooler, 'SERVERS', { database: 'old' })).length, 0);
+    });
+  });
+
+  it('of the * line follow it', async () => {
+    await withPooler({ databases: { '*': pg.connstr('one') }, settings: TX }, async (pooler) => {
+      const client = await login(pooler, { database: 'any' });
+      assert.equal(await ask(client, 'SELECT current_database()'), 'one');
+      pooler.rewrite({ databases: { '*': pg.connstr('two') } });
+      await pooler.admin('RELOAD');
+      assert.equal(await ask(client, 'SELECT current_database()'), 'two');
+    });
+  });
+
+  it('with a forced user whose password changed use the new one', async () => {
+    await pg.createUser('secret', 'first', 'scram');
+    await pg.setHba(['local all all trust', 'host all secret all scram-sha-256', 'host all all all trust']);
+    const line = (password: string) => ({ app: pg.connstr('one', `user=secret password=${password}`) });
+    await withPooler({ databases: line('first'), settings: TX }, async (pooler) => {
+      const client = await login(pooler, { database: 'app' });
+      await pg.sql("ALTER ROLE secret PASSWORD 'second'");
+      pooler.rewrite({ databases: line('second') });
+      await pooler.admin('RELOAD');
+      await pooler.admin('RECONNECT app');
+      assert.equal(await ask(client, 'SELECT current_user'), 'secret');
+    });
+  });
+});
+
+describe('users', () => {
+  it('get what their line says now, and the general settings when it is gone', async () => {
+    const databases = { app: pg.connstr('one') };
+    await withPooler({ databases, settings: TX, userlist: { ann: '' } }, async (pooler) => {
+      const row = async () => {
+        const user = (await show(pooler, 'USERS', { name: 'ann' }))[0];
+        return [user?.pool_mode, user?.pool_size, user?.max_user_connections, user?.max_user_client_connections];
+      };
+      const before = await row();
+      pooler.rewrite({
+        users: { ann: 'pool_mode=session pool_size=5 max_user_connections=6 max_user_client_connections=1' },
+      });
+      await pooler.admin('RELOAD');
+      assert.deepEqual(
+        (await row()).map((value) => String(value).trim()),
+        ['session', '5', '6', '1'],
+      );
+      await login(pooler, { user: 'ann', database: 'app' });
+      assert.match(await refusal(pooler, { user: 'ann', database: 'app' }), /max_user_client_connections/);
+      pooler.rewrite({});
+      await pooler.admin('RELOAD');
+      assert.deepEqual(await row(), before);
+      await login(pooler, { user: 'ann', database: 'app' });
+    });
+  });
+});
+
+describe('settings', () => {
+  it('take their new values, or their defaults when the line is gone, also after SET', async () => {
+    await withPooler({ cluster: pg, settings: { ...TX, query_timeout: 7, max_client_conn: 50 } }, async (pooler) => {
+      await pooler.admin('SET max_client_conn = 60');
+      await pooler.admin('SET server_lifetime = 61');
+      pooler.rewrite({ settings: { query_timeout: 8, max_client_conn: null } });
+      await pooler.admin('RELOAD');
+      const after = await config(pooler);
+      assert.deepEqual([after.query_timeout, after.max_client_conn, after.server_lifetime], ['8', '100', '3600']);
+    });
+  });
+
+  it('that are fixed while the process runs keep theirs, whatever the file says', async () => {
+    await withPooler({ cluster: pg, settings: TX }, async (pooler) => {
+      const fixed = {
+        disable_pqexec: 1,
+        job_name: 'other',
+        listen_addr: '127.0.0.9',
+        listen_backlog: 'nonsense',
+        listen_port: 1,
+        pidfile: '/nowhere/a.pid',
+        pkt_buf: 77,
+        resolv_conf: '/nowhere',
+        so_reuseport: 1,
+        track_extra_parameters: 'search_path',
+        unix_socket_dir: '/nowhere',
+        unix_socket_group: 'nobody',
+        unix_socket_mode: '0700',
+        user: 'nobody',
+      };
+      const before = await config(pooler);
+      pooler.rewrite({ settings: { ...fixed, server_lifetime: 99 } });
+      await pooler.admin('RELOAD');
+      const after = await config(pooler);
+      assert.equal(after.server_lifetime, '99');
+      for (const name of Object.keys(fixed)) assert.equal(after[name], before[name], name);
+      assert.equal(await ask(await login(pooler), 'SELECT 1'), '1');
+    });
+  });
+
+  it('pool_mode and the limits work from the next client on', async () => {
+    await withPooler({ cluster: pg, settings: { ...TX, max_client_conn: 1 } }, async (pooler) => {
+      const client = await login(pooler);
+      assert.match(await refusal(pooler), /max_client_conn/);
+      pooler.rewrite({ settings: { pool_mode: 'statement', max_client_conn: 9 } });
+      await pooler.admin('RELOAD');
+      await login(pooler);
+      await client.query('BEGIN');
+      await pooler.logWait(/closing because: transaction blocks not allowed in statement pooling mode/);
+    });
+  });
+
+  it('conffile says what RELOAD reads', async () => {
+    await withPooler({ cluster: pg, settings: TX }, async (pooler) => {
+      const other = join(pooler.dir, 'other.ini');
+      writeFileSync(
+        other,
+        `[databases]\nelse = ${pg.connstr('two')}\n[pgbouncer]\nauth_type = trust\nauth_file = ${join(pooler.dir, 'userlist.txt')}\nadmin_users = admin\nquery_timeout = 5\n`,
+      );
+      await pooler.admin(`SET conffile = '${other}'`);
+      await pooler.admin('RELOAD');
+      assert.equal((await config(pooler)).query_timeout, '5');
+      assert.equal(await ask(await login(pooler, { database: 'else' }), 'SELECT current_database()'), 'two');
+    });
+  });
+
+  it('of an included file count like those of the file itself', async () => {
+    await withPooler({ cluster: pg, settings: TX }, async (pooler) => {
+      const part = join(pooler.dir, 'part.ini');
+      writeFileSync(part, 'query_timeout = 6\n');
+      const own = `[pgbouncer]\nauth_type = trust\nauth_file = ${join(pooler.dir, 'userlist.txt')}\nadmin_users = admin\n`;
+      pooler.writeIni(`${own}%include ${part}\n[databases]\npostgres = ${pg.connstr()}\n`);
+      await pooler.admin('RELOAD');
+      assert.equal((await config(pooler)).query_timeout, '6');
+    });
+  });
+});
+
+describe('a mistake', () => {
+  const mistakes: [string, string, RegExp][] = [
+    ['an unknown setting', '[pgbouncer]\nno_such = 1\n', /ERROR unknown parameter: pgbouncer\/no_such/],
+    [
+      'a bad value',
+      '[pgbouncer]\nquery_timeout = soon\n',
+      /invalid value "soon" for parameter query_timeout in configuration/,
+    ],
+    ['an unknown section', '[nonsense]\na = b\n', /ERROR /],
+    ['a bad database', '[databases]\nbad = port=99999\n', /ERROR invalid port: 99999/],
+    ['a bad user', '[users]\nann = pool_mode=none\n', /ERROR invalid pool mode: none/],
+    ['no syntax at all', 'words without meaning\n', /ERROR syntax error in configuration/],
+    ['a missing include', '%include /nowhere/at.all\n', /ERROR /],
+  ];
+  for (const [what, text, line] of mistakes) {
+    it(`${what} changes nothing, and the log names it`, async () => {
+      await withPooler({ databases: { app: pg.connstr('one') }, settings: TX }, async (pooler) => {
+        const client = await login(pooler, { database: 'app' });
+        const kept = await backendOf(client);
+        const before = await config(pooler);
+        pooler.writeIni(
+          `[pgbouncer]\nquery_timeout = 3\nauth_type = any\n[databases]\nfresh = ${pg.connstr('two')}\n${text}`,
+        );
+        await pooler.admin('RELOAD').catch(() => {});
+        await pooler.logWait(line);
+        await pooler.logWait(/WARNING config file loading failed/);
+        assert.deepEqual(await config(pooler), before);
+        assert.equal(await refusal(pooler, { database: 'fresh' }), 'no such database: fresh');
+        assert.equal(await backendOf(client), kept);
+      });
+    });
+  }
+
+  it('in auth_file keeps the users that there were', async () => {
+    await withPooler({ cluster: pg, settings: TX, userlist: { ann: '' } }, async (pooler) => {
+      writeFileSync(join(pooler.dir, 'userlist.txt'), '"ann" "x"\n"half\n');
+      pooler.signal('SIGHUP');
+      await pooler.logWait(/got SIGHUP/);
+      await eventually('the complaint', () => pooler.log.count(/ERROR (broken auth file|broken)/) > 0);
+      await login(pooler, { user: 'ann' });
+      await login(pooler, { user: 'postgres' });
+      await rowsBecome(pooler, 'CLIENTS', { database: 'postgres' }, 2);
+    });
+  });
+});

@@ -1,0 +1,260 @@
+/*
+ * The console's commands that hold traffic up and let it go on, and those that replace connections to servers: PAUSE,
+ * RESUME, SUSPEND, DISABLE, ENABLE, RECONNECT, WAIT_CLOSE.
+ */
+
+import assert from 'node:assert/strict';
+import { type Bouncer, eventually } from '../harness';
+import { backendPid, fails, watch } from '../harness/expect';
+import { itAlone, withCluster } from '../harness/fixtures';
+import { describe } from '../harness/limits';
+import { cancelRequest, cstring, errorFields, letters, RawClient, SSL_REQUEST } from '../harness/raw-client';
+
+withCluster();
+
+/** What a new connection is answered when it asks for TLS. */
+async function refusedEncryption(own: Bouncer): Promise<string> {
+  const raw = await RawClient.connect({ port: own.port });
+  const answer = await raw.request(SSL_REQUEST);
+  await raw.destroy();
+  return answer;
+}
+
+async function serversOf(own: Bouncer, database: string): Promise<Record<string, string | number | null>[]> {
+  return (await own.admin('SHOW SERVERS')).filter((row) => row.database === database);
+}
+
+describe('PAUSE and RESUME', () => {
+  itAlone('PAUSE waits for a transaction, keeps new queries waiting, and RESUME lets them go on', async (own) => {
+    const busy = await own.connect({ database: 'app' });
+    const idle = await own.connect({ database: 'app' });
+    await idle.query('SELECT 1');
+    await busy.query('BEGIN');
+    const con = await own.console();
+    const pause = watch(con.query('PAUSE'), 'PAUSE');
+    await own.logWait(/LOG PAUSE command issued/);
+    const late = watch(idle.query('SELECT 2 AS two'), 'the late query');
+    const state = await own.admin('SHOW STATE');
+    assert.deepEqual(
+      state.map((row) => row.value),
+      ['no', 'yes', 'no'],
+    );
+    await busy.query('SELECT 1');
+    assert.equal(pause.settled, false);
+    await busy.query('COMMIT');
+    assert.equal((await pause.done()).command, 'PAUSE');
+    assert.equal(late.settled, false);
+    assert.deepEqual(await serversOf(own, 'app'), []);
+    await fails(con.query('PAUSE'), 'already suspended/paused');
+    await fails(con.query('PAUSE app'), 'already suspended/paused');
+    await fails(con.query('SUSPEND'), 'already suspended/paused');
+    await fails(con.query('KILL'), 'already suspended/paused');
+    // who comes now waits as well
+    const newcomer = watch(own.sql('SELECT 3 AS three', { database: 'other' }), 'the newcomer');
+    await eventually('the newcomer to wait', async () =>
+      (await own.admin('SHOW CLIENTS')).some((row) => row.database === 'other' && row.state === 'waiting'),
+    );
+    assert.equal((await con.query('RESUME')).command, 'RESUME');
+    assert.equal((await late.done()).rows[0].two, 2);
+    assert.equal((await newcomer.done()).rows[0].three, 3);
+    await fails(con.query('RESUME'), 'pooler is not paused/suspended');
+    await Promise.all([busy.end(), idle.end(), con.end()]);
+  });
+
+  itAlone('PAUSE of one database leaves the others alone', async (own) => {
+    const busy = await own.connect({ database: 'app' });
+    const other = await own.connect({ database: 'other' });
+    await busy.query('BEGIN');
+    const con = await own.console();
+    const pause = watch(con.query('PAUSE app'), 'PAUSE');
+    await own.logWait(/LOG PAUSE 'app' command issued/);
+    await other.query('SELECT 1');
+    assert.equal(pause.settled, false);
+    await busy.query('ROLLBACK');
+    await pause.done();
+    const paused = (await own.admin('SHOW DATABASES')).filter((row) => row.paused === 1).map((row) => row.name);
+    assert.deepEqual(paused, ['app']);
+    assert.equal((await own.admin('SHOW STATE'))[0]?.value, 'yes');
+    await fails(con.query('SUSPEND'), 'cannot suspend with paused databases');
+    await other.query('SELECT 1');
+    const late = watch(busy.query('SELECT 1 AS one'), 'the late query');
+    await other.query('SELECT 1');
+    assert.equal(late.settled, false);
+    await con.query('RESUME app');
+    assert.equal((await late.done()).rows[0].one, 1);
+    await Promise.all([busy.end(), other.end(), con.end()]);
+  });
+
+  itAlone('in session pooling PAUSE waits until the client leaves', async (own) => {
+    const client = await own.connect({ database: 'sess' });
+    await client.query('SELECT 1');
+    const con = await own.console();
+    const pause = watch(con.query('PAUSE'), 'PAUSE');
+    await own.logWait(/LOG PAUSE command issued/);
+    await client.query('SELECT 1');
+    assert.equal(pause.settled, false);
+    await client.end();
+    await pause.done();
+    await con.query('RESUME');
+    await own.sql('SELECT 1', { database: 'sess' });
+    await con.end();
+  });
+
+  itAlone('a database without connections is paused at once; its first client waits', async (own) => {
+    await own.admin('PAUSE app');
+    const client = watch(own.sql('SELECT 1 AS one', { database: 'app' }), 'the client');
+    await eventually('the client to wait', async () =>
+      (await own.admin('SHOW POOLS')).some((row) => row.database === 'app' && row.cl_waiting === 1),
+    );
+    assert.equal((await own.admin('SHOW POOLS')).find((row) => row.database === 'app')?.sv_login, 0);
+    await own.admin('RESUME app');
+    assert.equal((await client.done()).rows[0].one, 1);
+  });
+
+  itAlone('a cancel request ends a PAUSE that waits', async (own) => {
+    const busy = await own.connect({ database: 'app' });
+    await busy.query('BEGIN');
+    const raw = await own.raw();
+    await raw.login({ user: 'admin', database: 'pgbouncer', password: 'admin-password' });
+    await raw.sendMessage('Q', cstring('PAUSE'));
+    await own.logWait(/LOG PAUSE command issued/);
+    await cancelRequest({ port: own.port }, raw.backendPid, raw.backendKey);
+    const answer = await raw.until('Z');
+    assert.equal(letters(answer), 'EZ');
+    const error = errorFields(answer[0] as never);
+    assert.deepEqual([error.C, error.M], ['57014', 'canceling statement due to user request']);
+    assert.equal((await own.admin('SHOW STATE'))[0]?.value, 'yes');
+    await busy.query('COMMIT');
+    await own.sql('SELECT 1', { database: 'app' });
+    await busy.end();
+    await raw.end();
+  });
+
+  itAlone('a console that leaves while its PAUSE waits leaves the pooler paused', async (own) => {
+    const busy = await own.connect({ database: 'app' });
+    await busy.query('BEGIN');
+    const raw = await own.raw();
+    await raw.login({ user: 'admin', database: 'pgbouncer', password: 'admin-password' });
+    await raw.sendMessage('Q', cstring('PAUSE'));
+    await own.logWait(/LOG PAUSE command issued/);
+    await raw.destroy();
+    await busy.query('COMMIT');
+    assert.equal((await own.admin('SHOW STATE'))[1]?.value, 'yes');
+    await own.admin('RESUME');
+    await busy.query('SELECT 1');
+    await busy.end();
+  });
+});
+
+describe('SUSPEND', () => {
+  itAlone('flushes, stops reading and accepting, and RESUME goes on where it was', async (own) => {
+    const client = await own.connect({ database: 'app' });
+    await client.query('BEGIN');
+    const con = await own.console();
+    assert.equal((await con.query('SUSPEND')).command, 'SUSPEND');
+    assert.deepEqual(
+      (await con.query('SHOW STATE')).rows.map((row) => row.value),
+      ['no', 'no', 'yes'],
+    );
+    const query = watch(client.query('SELECT 7 AS seven'), 'the query');
+    const newcomer = watch(refusedEncryption(own), 'the newcomer');
+    for (let i = 0; i < 3; i++) await con.query('SHOW STATE');
+    assert.deepEqual([query.settled, newcomer.settled], [false, false]);
+    await fails(con.query('SUSPEND'), 'already suspended/paused');
+    await con.query('RESUME');
+    assert.equal((await query.done()).rows[0].seven, 7);
+    assert.equal(await newcomer.done(), 'N');
+    await client.query('COMMIT');
+    await client.end();
+    await con.end();
+  });
+
+  itAlone('ends when the console that asked for it disappears', async (own) => {
+    const client = await own.connect({ database: 'app' });
+    await client.query('SELECT 1');
+    const con = await own.console();
+    await con.query('SUSPEND');
+    await con.end();
+    await own.logWait(/LOG admin disappeared when suspended, doing RESUME/);
+    assert.equal((await client.query('SELECT 1 AS one')).rows[0].one, 1);
+    assert.equal((await own.admin('SHOW STATE'))[0]?.value, 'yes');
+    await client.end();
+  });
+
+  itAlone(
+    'who is not done at suspend_timeout is disconnected',
+    async (own) => {
+      // a query that runs is no reason: its answer can come after the resume
+      const client = await own.connect({ database: 'app' });
+      const sleeping = watch(client.query('SELECT pg_sleep(3), 5 AS five'), 'the slow query');
+      await eventually('the query to run', async () => (await serversOf(own, 'app'))[0]?.state === 'active');
+      // half a packet can not be flushed
+      const stuck = await own.raw();
+      await stuck.login({ database: 'other' });
+      await stuck.send(Buffer.from('Q\0\0\0\x20SELECT'));
+      const con = await own.console();
+      await con.query('SUSPEND');
+      const end = await stuck.until('');
+      assert.equal(errorFields(end.at(-1) as never).M, 'suspend_timeout');
+      await con.query('RESUME');
+      await con.end();
+      await stuck.destroy();
+      assert.equal((await sleeping.done()).rows[0].five, 5);
+      await client.end();
+    },
+    { suspend_timeout: 1 },
+  );
+});
+
+describe('databases and their servers', () => {
+  itAlone('DISABLE refuses new clients and keeps the old ones; ENABLE lets them in again', async (own) => {
+    const old = await own.connect({ database: 'app' });
+    await own.admin('DISABLE app');
+    await fails(own.connect({ database: 'app' }), 'database "app" is disabled');
+    await old.query('SELECT 1');
+    assert.equal((await own.admin('SHOW DATABASES')).find((row) => row.name === 'app')?.disabled, 1);
+    await own.sql('SELECT 1', { database: 'other' });
+    await own.admin('ENABLE app');
+    await own.sql('SELECT 1', { database: 'app' });
+    await old.end();
+  });
+
+  itAlone('RECONNECT closes idle servers now and busy ones when they are released', async (own) => {
+    const busy = await own.connect({ database: 'app' });
+    const other = await own.connect({ database: 'other' });
+    const otherPid = await backendPid(other);
+    await busy.query('BEGIN');
+    const busyPid = await backendPid(busy);
+    await own.admin('RECONNECT app');
+    const [server] = await serversOf(own, 'app');
+    assert.deepEqual([server?.close_needed, server?.remote_pid], [1, busyPid]);
+    assert.equal(await backendPid(busy), busyPid);
+    await busy.query('COMMIT');
+    assert.notEqual(await backendPid(busy), busyPid);
+    assert.equal(await backendPid(other), otherPid);
+    await own.admin('RECONNECT');
+    assert.notEqual(await backendPid(other), otherPid);
+    await own.logWait(/closing because: (close_needed|database configuration changed) \(age=\d+s\)/);
+    await Promise.all([busy.end(), other.end()]);
+  });
+
+  itAlone('WAIT_CLOSE returns when no server is left that RECONNECT marked', async (own) => {
+    const busy = await own.connect({ database: 'app' });
+    await busy.query('BEGIN');
+    const con = await own.console();
+    await con.query('RECONNECT');
+    const all = watch(con.query('WAIT_CLOSE'), 'WAIT_CLOSE');
+    const one = await own.console();
+    const single = watch(one.query('WAIT_CLOSE app'), 'WAIT_CLOSE app');
+    await own.logWait(/LOG WAIT_CLOSE command issued/);
+    await own.logWait(/LOG WAIT_CLOSE 'app' command issued/);
+    await own.admin('WAIT_CLOSE other');
+    await busy.query('SELECT 1');
+    assert.deepEqual([all.settled, single.settled], [false, false]);
+    await busy.query('COMMIT');
+    await all.done();
+    await single.done();
+    await con.query('WAIT_CLOSE');
+    await Promise.all([busy.end(), con.end(), one.end()]);
+  });
+});

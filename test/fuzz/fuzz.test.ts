@@ -1,0 +1,29 @@
+/*
+ * Parsers and packet walkers under what nobody would write, each against something that knows better: itself after
+ * printing, another implementation, or the same bytes in other pieces. A short run, the same each time; `npm run fuzz` runs
+ * for long, and differently each time. test/fuzz/engine.ts says how.
+ */
+
+import { it } from '../harness/machine';
+import { fuzz } from './engine';
+import { recordTargets } from './records';
+import { secretTargets } from './secrets';
+import { textTargets } from './texts';
+import { walkerTargets } from './walkers';
+
+const targets = [...textTargets, ...secretTargets, ...walkerTargets, ...recordTargets];
+const wanted = process.env.FUZZ_TARGETS?.split(',') ?? targets.map((target) => target.name);
+const chosen = targets.filter((target) => wanted.includes(target.name));
+const DAY_MS = 24 * 3600 * 1000;
+
+for (const target of chosen) {
+  it(
+    `${target.name}: any input`,
+    () => {
+      const start = performance.now();
+      const cases = fuzz(target, chosen.length);
+      console.log(`${target.name}: ${cases} cases in ${Math.round(performance.now() - start)} ms`);
+    },
+    DAY_MS,
+  );
+}

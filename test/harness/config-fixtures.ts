@@ -1,0 +1,190 @@
+/*
+ * What the tests of the config floor share: loading texts, catching what is logged, and fresh settings for each test.
+ */
+
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { logState, resetLogging } from '../../src/core/base/log';
+import { loadConfigFile, type ParsedConfig } from '../../src/core/config/loader';
+import {
+  cf,
+  SettingType,
+  setConfigLoaded,
+  setConfigParam,
+  settingHooks,
+  settingsTable,
+} from '../../src/core/config/settings';
+import { after, afterEach, beforeEach } from './limits';
+
+/** Folder of the files that the tests write. */
+export const dir = mkdtempSync(join(tmpdir(), 'tsbouncer-config-'));
+const logPath = join(dir, 'log');
+
+/** Runs something and returns the messages it logged at WARNING and above, each as 'LEVEL text'. */
+export function logged(action: () => void): string[] {
+  writeFileSync(logPath, '');
+  logState.quiet = true;
+  logState.logfile = logPath;
+  resetLogging();
+  try {
+    action();
+  } finally {
+    logState.quiet = false;
+    logState.logfile = null;
+    resetLogging();
+  }
+  const lines = readFileSync(logPath, 'latin1').split('\n');
+  return lines.filter((line) => line !== '').map((line) => line.replace(/^.*?\] /, ''));
+}
+
+let fileCount = 0;
+
+/** Writes a config file. @returns its path */
+export function write(text: string, name = `f${++fileCount}.ini`): string {
+  const path = join(dir, name);
+  writeFileSync(path, Buffer.from(text, 'latin1'));
+  return path;
+}
+
+/** Loads a good file. */
+export function load(text: string): ParsedConfig {
+  let parsed: ParsedConfig | null = null;
+  const path = write(text);
+  const messages = logged(() => {
+    parsed = loadConfigFile(path);
+  });
+  assert.notEqual(parsed, null, messages.join('\n'));
+  return parsed as unknown as ParsedConfig;
+}
+
+/** Loads a bad file and returns its messages, with the file's path as FILE. */
+export function loadBad(text: string): string[] {
+  const path = write(text);
+  const messages = logged(() => assert.equal(loadConfigFile(path), null));
+  return messages.map((message) => message.replaceAll(path, 'FILE'));
+}
+
+/** Puts every setting back as a fresh process has it. */
+export function toDefaults(): void {
+  setConfigLoaded(false);
+  settingHooks.onSettingChanged = null;
+  const fields = cf as Record<string, unknown>;
+  for (const setting of settingsTable) {
+    if (setting.def !== null) setConfigParam(setting.name, setting.def);
+    else fields[setting.field] = setting.type === SettingType.INT ? 0 : null;
+  }
+}
+
+/** Has every test of a file begin and end with fresh settings, and its folder removed at the end. */
+export function resetSettingsAround(): void {
+  beforeEach(toDefaults);
+  afterEach(toDefaults);
+  after(() => rmSync(dir, { recursive: true, force: true }));
+}
+
+/** name, value as shown, default as shown, changeable: SHOW CONFIG of a process that was told nothing. */
+export const SHOW_CONFIG = `
+admin_users||yes
+application_name_add_host|0|yes
+auth_dbname|-|yes
+auth_file|-|yes
+auth_hba_file||yes
+auth_ident_file|-|yes
+auth_ldap_options|-|yes
+auth_query|SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin|yes
+auth_type|md5|yes
+auth_user|-|yes
+autodb_idle_timeout|3600|yes
+cancel_wait_timeout|10|yes
+client_idle_timeout|0|yes
+client_login_timeout|60|yes
+client_tls13_ciphers|-|yes
+client_tls_ca_file||yes
+client_tls_cert_file||yes
+client_tls_ciphers|default|yes
+client_tls_dheparams|auto|yes
+client_tls_ecdhcurve|auto|yes
+client_tls_key_file||yes
+client_tls_protocols|secure|yes
+client_tls_sslmode|disable|yes
+conffile|-|yes
+default_pool_size|20|yes
+disable_pqexec|0|no
+dns_max_ttl|15|yes
+dns_nxdomain_ttl|15|yes
+dns_zone_check_period|0|yes
+idle_transaction_timeout|0|yes
+ignore_startup_parameters||yes
+job_name|pgbouncer|no
+listen_addr||no
+listen_backlog|128|no
+listen_port|6432|no
+log_connections|1|yes
+log_disconnections|1|yes
+log_pooler_errors|1|yes
+log_stats|1|yes
+logfile||yes
+login_notify_message||yes
+max_client_conn|100|yes
+max_db_client_connections|0|yes
+max_db_connections|0|yes
+max_packet_size|2147483647|yes
+max_prepared_statements|200|yes
+max_user_client_connections|0|yes
+max_user_connections|0|yes
+min_pool_size|0|yes
+peer_id|0|yes
+pidfile||no
+pkt_buf|4096|no
+pool_mode|session|yes
+pool_idle_timeout|0|yes
+prepared_errors_fatal|0|yes
+query_timeout|0|yes
+query_wait_notify|5|yes
+query_wait_timeout|120|yes
+reserve_pool_size|0|yes
+reserve_pool_timeout|5|yes
+resolv_conf||no
+sbuf_loopcnt|5|yes
+scram_iterations|4096|yes
+server_check_delay|30|yes
+server_check_query|<empty>|yes
+server_connect_timeout|15|yes
+server_fast_close|0|yes
+server_idle_timeout|600|yes
+server_lifetime|3600|yes
+server_login_retry|15|yes
+server_reset_query|DISCARD ALL|yes
+server_reset_query_always|0|yes
+server_round_robin|0|yes
+server_tls13_ciphers|-|yes
+server_tls_ca_file||yes
+server_tls_cert_file||yes
+server_tls_ciphers|default|yes
+server_tls_key_file||yes
+server_tls_protocols|secure|yes
+server_tls_sslmode|prefer|yes
+so_reuseport|0|no
+stats_period|60|yes
+stats_users||yes
+suspend_timeout|10|yes
+syslog|0|yes
+syslog_facility|daemon|yes
+syslog_ident|pgbouncer|yes
+tcp_defer_accept|${process.platform === 'linux' ? 1 : 0}|yes
+tcp_keepalive|1|yes
+tcp_keepcnt|0|yes
+tcp_keepidle|0|yes
+tcp_keepintvl|0|yes
+tcp_socket_buffer|0|yes
+tcp_user_timeout|0|yes
+track_extra_parameters|IntervalStyle|no
+transaction_timeout|0|yes
+unix_socket_dir|/tmp|no
+unix_socket_group||no
+unix_socket_mode|511|no
+user|-|no
+verbose|0|yes
+`;

@@ -1,0 +1,56 @@
+/*
+ * What the tests of the console share: one PostgreSQL for a file, and poolers with the databases that they speak of.
+ */
+
+import { Bouncer, it, PgCluster } from '../harness';
+import { after, before } from './limits';
+
+let pg: PgCluster;
+
+/** The file's PostgreSQL, once its tests run. */
+export function cluster(): PgCluster {
+  return pg;
+}
+
+/** Starts the file's PostgreSQL before its tests and stops it after them. */
+export function withCluster(): void {
+  before(async () => {
+    pg = await PgCluster.start();
+  });
+  after(async () => {
+    await pg.stop();
+  });
+}
+
+/**
+ * Transaction pooling on `app` and `other`, session pooling on `sess`; no `*`, so that databases can be missing. A server whose login
+ * PAUSE or KILL ended counts as one that failed, so the retry is set short.
+ */
+export function startPooler(settings: Record<string, string | number | null> = {}): Promise<Bouncer> {
+  const databases = {
+    app: pg.connstr(),
+    other: pg.connstr(),
+    sess: pg.connstr('postgres', 'pool_mode=session'),
+  };
+  return Bouncer.start({
+    cluster: pg,
+    databases,
+    settings: { pool_mode: 'transaction', server_login_retry: 1, ...settings },
+  });
+}
+
+/** A test with a pooler of its own. */
+export function itAlone(
+  name: string,
+  body: (own: Bouncer) => Promise<void>,
+  settings: Record<string, string | number | null> = {},
+): void {
+  it(name, async () => {
+    const own = await startPooler(settings);
+    try {
+      await body(own);
+    } finally {
+      await own.stop();
+    }
+  });
+}

@@ -1,0 +1,34 @@
+/*
+ * What the tests of whole casts share: a place whose pools have room for all, and the actors of both transports.
+ */
+
+import type { PgCluster } from '../harness';
+import type { Actor, Stage } from './actors';
+import type { PlaceOptions, RebootChain } from './reboot-chain';
+
+export type Mode = 'session' | 'transaction';
+
+export function optionsOf(server: PgCluster, mode: Mode, settings: Record<string, string | number> = {}): PlaceOptions {
+  const connstr = `host=127.0.0.1 port=${server.port} dbname=postgres`;
+  return {
+    cluster: server,
+    databases: {
+      postgres: connstr,
+      postgres_narrow_tcp: `${connstr} pool_size=1`,
+      postgres_narrow_unix: `${connstr} pool_size=1`,
+    },
+    settings: { pool_mode: mode, default_pool_size: 60, log_connections: 0, log_disconnections: 0, ...settings },
+  };
+}
+
+/** The actors of both transports. */
+export function castFor(
+  place: RebootChain,
+  mode: Mode,
+  make: (stage: Stage) => Actor[],
+): { stage: Stage; actor: Actor }[] {
+  return [false, true].flatMap((unix) => {
+    const stage: Stage = { place, unix, database: 'postgres', session: mode === 'session' };
+    return make(stage).map((actor) => ({ stage, actor }));
+  });
+}

@@ -1,0 +1,610 @@
+/*
+ * Logins decided by rules and by others: HBA files, the system user behind a Unix socket, certificates, PAM, a directory.
+ * Against real ones: PostgreSQL, slapd, the machine's PAM.
+ */
+
+import assert from 'node:assert/strict';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { userInfo } from 'node:os';
+import { join } from 'node:path';
+import { Client } from 'pg';
+import { giveTo } from '../../tools/unprivileged';
+import { ask, errorIn, login, refusal, withPooler } from '../harness/answers';
+import type { Bouncer, BouncerOptions } from '../harness/bouncer';
+import { type Cert, CertFolder } from '../harness/certs';
+import { PgCluster } from '../harness/cluster';
+import { BASE_DN, Directory, FalseDirectory, noSlapd } from '../harness/directory';
+import { after, before, describe } from '../harness/limits';
+import { dropDir, eventually, installed, it, run, tempDir, user } from '../harness/machine';
+import { pamMissing, removePamRules, writePamRules } from '../harness/pam';
+import { type Login, RawClient } from '../harness/raw-client';
+import { withPlace } from '../harness/reboot-chain';
+
+/** Who runs this test, and who runs the servers. */
+const ME = userInfo().username;
+const THEM = user?.name ?? ME;
+
+let pg: PgCluster;
+let dir = '';
+
+before(async () => {
+  dir = tempDir('rules');
+  pg = await PgCluster.start();
+  // an ordinary user's servers run under the same name as the test
+  for (const name of new Set(['ann', 'lucy', 'жук', 'pam_user', 'pam_slow', ME, THEM])) {
+    if (name !== 'postgres') await pg.createUser(name, 'right', 'scram');
+  }
+});
+after(async () => {
+  await pg.stop();
+  dropDir(dir);
+});
+
+/** A file of the rules' folder; returns its path. */
+function file(name: string, ...lines: string[]): string {
+  const path = join(dir, name);
+  writeFileSync(path, lines.map((line) => `${line}\n`).join(''));
+  giveTo(user, path);
+  return path;
+}
+
+function withRules(
+  lines: string[],
+  body: (pooler: Bouncer) => Promise<void>,
+  more: BouncerOptions = {},
+): Promise<void> {
+  const settings = { auth_type: 'hba', auth_hba_file: file('hba.conf', ...lines), ...more.settings };
+  return withPooler({ cluster: pg, userlist: { ann: 'right' }, ...more, settings }, body);
+}
+
+/** A login over the pooler's Unix socket by whoever runs this test: null when it is let in, or what it is told. */
+async function unixLogin(pooler: Bouncer, who: Login): Promise<string | null> {
+  const client = await RawClient.connect({ path: join(pooler.socketDir, `.s.PGSQL.${pooler.port}`) });
+  const answer = await client.login(who);
+  await client.destroy();
+  return errorIn(answer)?.M ?? null;
+}
+
+/** A client of the pooler's Unix socket in a program of its own: logs in, sends one query, and prints all that it is told. */
+const ASKS = `
+  const [path, user, database, sql] = process.argv.slice(1);
+  const packet = (type, body) => {
+    const length = Buffer.alloc(4);
+    length.writeInt32BE(body.length + 4);
+    return Buffer.concat([Buffer.from(type), length, body]);
+  };
+  const socket = require('net').connect(path);
+  const ready = () => said.split('Z\\0\\0\\0\\x05I').length - 1;
+  let said = '';
+  let asked = false;
+  socket.on('data', (bytes) => {
+    said += bytes.toString('latin1');
+    if (ready() > 1) socket.end();
+    if (ready() === 0 || asked) return;
+    asked = true;
+    socket.write(packet('Q', Buffer.from(sql + '\\0')));
+  });
+  socket.on('close', () => process.stdout.write(said, 'latin1'));
+  socket.write(packet('', Buffer.from('\\0\\x03\\0\\0user\\0' + user + '\\0database\\0' + database + '\\0\\0')));
+`;
+
+/** What that client is told, as the system user that the servers run as: bytes. */
+async function saidToThem(pooler: Bouncer, who: string, database: string, sql: string): Promise<string> {
+  const path = join(pooler.socketDir, `.s.PGSQL.${pooler.port}`);
+  return (await run(installed().node, ['-e', ASKS, path, who, database, sql])).stdout;
+}
+
+const ANN = { user: 'ann', password: 'right' };
+
+describe('HBA', () => {
+  it('asks for what the first rule that fits demands', async () => {
+    const rules = ['host all ann 127.0.0.0/8 scram-sha-256', 'host db2 all all trust', 'host all postgres all reject'];
+    await withRules(rules, async (pooler) => {
+      assert.equal(await ask(await login(pooler, ANN), 'SELECT 1'), '1');
+      assert.equal(await refusal(pooler, { ...ANN, password: 'wrong' }), 'SASL authentication failed');
+      assert.equal(await refusal(pooler), 'login rejected');
+      assert.equal(await refusal(pooler, { user: 'stats' }), 'no authentication method is found');
+      assert.equal(await refusal(pooler, { user: 'nobody', database: 'db2' }), '"trust" authentication failed');
+      assert.equal(
+        await refusal(pooler, { user: 'postgres', params: { replication: 'yes' } }),
+        'no authentication method is found',
+      );
+    });
+  });
+
+  it('follows its file on RELOAD, passes over lines it cannot read, and keeps its rules when the file is gone', async () => {
+    await withRules(['host all ann all trust', 'host pgbouncer all all password'], async (pooler) => {
+      await login(pooler, { user: 'ann' });
+      file('hba.conf', 'host all ann all reject', 'host all +all all trust', 'host pgbouncer all all password');
+      await pooler.admin('RELOAD');
+      await pooler.logWait(/WARNING could not parse hba config line 2/);
+      assert.equal(await refusal(pooler, { user: 'ann' }), 'login rejected');
+      rmSync(join(dir, 'hba.conf'));
+      await pooler.admin('RELOAD');
+      await pooler.logWait(/ERROR could not open hba config file .*: No such file or directory/);
+      assert.equal(await refusal(pooler, { user: 'ann' }), 'login rejected');
+    });
+  });
+
+  it('lets nobody in when there never was a file', async () => {
+    await withRules(
+      [],
+      async (pooler) => assert.equal(await refusal(pooler, ANN), 'no authentication method is found'),
+      {
+        settings: { auth_hba_file: join(dir, 'nosuch') },
+      },
+    );
+  });
+
+  it('a certificate can only be asked for where there is TLS', async () => {
+    await withRules(['host all all all cert'], async (pooler) => {
+      assert.equal(await refusal(pooler, ANN), 'certificate authentication failed');
+      await pooler.logWait(/ERROR C-\S+ postgres\/ann@127.0.0.1:\d+ TLS connection required/);
+    });
+  });
+});
+
+describe('cert', () => {
+  let certs: CertFolder;
+  let ca: Cert;
+  let tls: Record<string, string | null>;
+  before(() => {
+    certs = new CertFolder();
+    ca = certs.authority('CA');
+    const server = certs.issue(ca, 'server', { cn: 'localhost', san: 'DNS:localhost,IP:127.0.0.1' });
+    tls = { client_tls_sslmode: 'allow', client_tls_ca_file: ca.cert };
+    tls = { ...tls, client_tls_cert_file: server.cert, client_tls_key_file: server.key };
+  });
+
+  /** A login with that certificate: null when it is let in, or what it is told. */
+  async function certLogin(pooler: Bouncer, who: string, cert: Cert | null): Promise<string | null> {
+    const own = cert === null ? {} : { cert: readFileSync(cert.cert), key: readFileSync(cert.key) };
+    const client = new Client({
+      ...{ host: '127.0.0.1', port: pooler.port, user: who, database: 'postgres' },
+      ssl: { ca: readFileSync(ca.cert), ...own },
+    });
+    client.on('error', () => {});
+    try {
+      await client.connect();
+      await client.end();
+      return null;
+    } catch (err) {
+      return (err as Error).message;
+    }
+  }
+
+  it('is the name in the certificate that opened the connection', async () => {
+    const ann = certs.issue(ca, 'ann', { cn: 'ann' });
+    const other = certs.issue(ca, 'other', { cn: 'other' });
+    const settings = { ...tls, auth_type: 'cert', client_tls_sslmode: 'verify-full' };
+    await withPooler({ cluster: pg, settings, userlist: { ann: '' } }, async (pooler) => {
+      assert.equal(await certLogin(pooler, 'ann', ann), null);
+      assert.equal(await certLogin(pooler, 'ann', other), 'certificate authentication failed');
+      await pooler.logWait(/ann@127.0.0.1:\d+ TLS certificate name mismatch/);
+      assert.equal(await certLogin(pooler, 'other', other), 'certificate authentication failed', 'nobody knows him');
+    });
+  });
+
+  it('by rules, and through an ident map', async () => {
+    const robot = certs.issue(ca, 'robot', { cn: 'robot', san: 'DNS:robot.example.net' });
+    const ident = file('ident.conf', 'm robot.example.net ann', 'm "somebody else" postgres');
+    const rules = ['hostssl all ann all cert map=m', 'hostssl all postgres all cert map=m', 'host all ann all reject'];
+    const settings = { ...tls, client_tls_sslmode: 'verify-ca', auth_ident_file: ident };
+    const allow = { ...settings, client_tls_sslmode: 'allow' };
+    await withRules(
+      rules,
+      async (pooler) => {
+        assert.equal(await certLogin(pooler, 'ann', robot), null);
+        assert.equal(await certLogin(pooler, 'postgres', robot), 'certificate authentication failed');
+        await pooler.logWait(/ident map: m does not have a match/);
+      },
+      { settings },
+    );
+    await withRules(
+      rules,
+      async (pooler) => {
+        assert.equal(await certLogin(pooler, 'ann', null), 'certificate authentication failed');
+        await pooler.logWait(/TLS client certificate required/);
+        assert.equal(await refusal(pooler, { user: 'ann' }), 'login rejected', 'without TLS the last rule fits');
+      },
+      { settings: allow },
+    );
+  });
+});
+
+describe('peer', () => {
+  const names = { [ME]: '', [THEM]: '', ann: 'right' };
+
+  it('is the system user at the other end of the Unix socket', async () => {
+    const rules = ['local all all peer', 'host all all all peer'];
+    const more = { userlist: names };
+    await withRules(
+      rules,
+      async (pooler) => {
+        assert.equal(await unixLogin(pooler, { user: ME }), null);
+        assert.equal(await unixLogin(pooler, { user: 'ann' }), 'unix socket login rejected');
+        assert.equal(await unixLogin(pooler, { user: 'nobody-at-all' }), 'unix socket login rejected');
+        assert.equal(await refusal(pooler, { user: ME }), 'unix socket login rejected');
+        // as another system user
+        const row = 'D\0\0\0\v\0\x01\0\0\0\x011';
+        assert.ok((await saidToThem(pooler, THEM, 'postgres', 'SELECT 1')).includes(row));
+        if (THEM !== ME) assert.match(await saidToThem(pooler, ME, 'postgres', ''), /unix socket login rejected/);
+      },
+      more,
+    );
+  });
+
+  it('goes through an ident map', async () => {
+    const ident = file('ident.conf', `m ${ME} ann`, 'm other postgres', `every ${ME} all`);
+    const rules = ['local db2 all peer map=every', 'local all all peer map=m', 'host pgbouncer all all password'];
+    await withRules(
+      rules,
+      async (pooler) => {
+        assert.equal(await unixLogin(pooler, { user: 'ann' }), null);
+        assert.equal(await unixLogin(pooler, { user: 'postgres' }), 'unix socket login rejected');
+        await pooler.logWait(/ident map m cannot be matched/);
+        assert.equal(await unixLogin(pooler, { user: ME }), 'unix socket login rejected', 'a map stands for the name');
+        const mark = pooler.log.mark();
+        const told = await unixLogin(pooler, { user: 'postgres', database: 'db2' });
+        assert.match(told ?? '', /database "db2" does not exist/, 'it passed, and there is no such database');
+        assert.equal(pooler.log.count(/ident map/, mark), 0);
+        file('ident.conf', `m ${ME} postgres`, `every ${ME} all`);
+        await pooler.admin('RELOAD');
+        assert.equal(await unixLogin(pooler, { user: 'postgres' }), null);
+        assert.equal(await unixLogin(pooler, { user: 'ann' }), 'unix socket login rejected');
+      },
+      { userlist: names, settings: { auth_ident_file: ident } },
+    );
+  });
+});
+
+/* ---- PAM ---- */
+
+describe('PAM', { skip: pamMissing() ?? false }, () => {
+  const settings = { auth_type: 'pam', auth_file: null };
+
+  before(() => {
+    // the real stack, with a module that asks a script of ours; `gate` holds it up for as long as it exists
+    const script = file(
+      'judge',
+      '#!/bin/sh',
+      'read -r password',
+      `while [ -e ${dir}/gate ] && [ "$PAM_USER" = pam_slow ]; do sleep 0.02; done`,
+      `echo "$PAM_USER $PAM_RHOST" >>${dir}/asked`,
+      '[ "$password" = right ]',
+    );
+    run('chmod', ['755', script], { asSelf: true });
+    writePamRules(script);
+  });
+  after(removePamRules);
+
+  it('judges passwords, and the right one opens the server', async () => {
+    await pg.setAuth('scram-sha-256');
+    await withPooler({ cluster: pg, settings }, async (pooler) => {
+      const client = await login(pooler, { user: 'pam_user', password: 'right' });
+      assert.equal(await ask(client, 'SELECT current_user'), 'pam_user');
+      assert.equal(await refusal(pooler, { user: 'pam_user', password: 'wrong' }), 'PAM authentication failed');
+      await pooler.logWait(/WARNING pam_authenticate\(\) failed: /);
+      assert.equal(await refusal(pooler, { user: 'pam_user', password: '' }), 'empty password returned by client');
+      // still the right one
+      assert.equal(await ask(await login(pooler, { user: 'pam_user', password: 'right' }), 'SELECT 1'), '1');
+      assert.match((await run('cat', [`${dir}/asked`])).stdout, /^pam_user 127\.0\.0\.1$/m);
+    });
+    await pg.setAuth('trust');
+  });
+
+  it('takes its time without holding up anybody, and more logins than its queue has room for', async () => {
+    file('gate', 'closed');
+    await withPooler({ cluster: pg, settings }, async (pooler) => {
+      const slow = await Promise.all(
+        Array.from({ length: 25 }, async () => {
+          const client = await pooler.raw();
+          return { client, answer: client.login({ user: 'pam_slow', password: 'wrong' }) };
+        }),
+      );
+      await pooler.logWait(/WARNING C-\S+ postgres\/pam_slow@\S+ PAM queue is full, waiting/);
+      // the console of the same system user needs no proof, and the loop has time for it
+      const own = await saidToThem(pooler, 'pgbouncer', 'pgbouncer', 'SHOW LISTS');
+      assert.ok(own.includes('login_clients\0\0\0\x0225'), own);
+      // one loses patience: nothing is left of him
+      await slow[3]?.client.destroy();
+      await slow[24]?.client.destroy();
+      rmSync(join(dir, 'gate'));
+      for (const [at, { answer }] of slow.entries()) {
+        const messages = await answer;
+        if (at !== 3 && at !== 24) assert.equal(errorIn(messages)?.M, 'PAM authentication failed');
+      }
+      await login(pooler, { user: 'pam_user', password: 'right' });
+    });
+  });
+
+  it('asks again in the new process about a login that is under way at a reboot', async () => {
+    file('gate', 'closed');
+    await withPlace({ cluster: pg, settings }, async (place) => {
+      await place.start('ts');
+      const logins = await Promise.all(
+        ['right', 'wrong'].map(async (password) => {
+          const client = await place.raw();
+          return { client, answer: client.login({ user: 'pam_slow', password }) };
+        }),
+      );
+      const asking = async (): Promise<boolean> => (await run('pgrep', ['-P', String(place.now.pid)])).code === 0;
+      await eventually('the script to be asked', asking);
+      await place.reboot('ts');
+      await eventually('the script to be asked by the new process', asking);
+      rmSync(join(dir, 'gate'));
+      const [right, wrong] = await Promise.all(logins.map((login) => login.answer));
+      assert.equal(right?.at(-1)?.type, 'Z');
+      assert.equal(errorIn(wrong ?? [])?.M, 'PAM authentication failed');
+      assert.equal(await ask(logins[0]?.client as RawClient, 'SELECT 5'), '5');
+      for (const { client } of logins) await client.destroy();
+    });
+  });
+
+  it('cannot be mixed with auth_user of a database', async () => {
+    const databases = { postgres: pg.connstr('postgres', 'auth_user=postgres') };
+    await withPooler({ databases, settings }, async (pooler) => {
+      assert.equal(await refusal(pooler, { user: 'pam_user', password: 'right' }), 'bouncer config error');
+      await pooler.logWait(/PAM can't be used together with database authentication/);
+    });
+  });
+
+  it('a pooler with a login under way ends at once', async () => {
+    file('gate', 'closed');
+    await withPooler({ cluster: pg, settings }, async (pooler) => {
+      const client = await pooler.raw();
+      client.login({ user: 'pam_slow', password: 'right' }).catch(() => {});
+      await eventually(
+        'the script to be asked',
+        async () => (await run('pgrep', ['-f', join(dir, 'judge')])).code === 0,
+      );
+      pooler.signal('SIGQUIT');
+      assert.equal((await pooler.expectEnd()).code, 0);
+      await client.destroy();
+    });
+    rmSync(join(dir, 'gate'), { force: true });
+  });
+});
+
+/* ---- LDAP ---- */
+
+describe('LDAP', { skip: noSlapd ?? false }, () => {
+  let ldap: Directory;
+  before(async () => {
+    ldap = await Directory.start();
+  });
+  after(() => ldap.stop());
+
+  const LUCY = { user: 'lucy', password: 'right' };
+  const direct = () => `ldapserver=127.0.0.1 ldapport=${ldap.port} ldapprefix="uid=" ldapsuffix=",${BASE_DN}"`;
+  const search = () => `ldapserver=127.0.0.1 ldapport=${ldap.port} ldapbasedn="${BASE_DN}"`;
+  const rulesFor = (options: string) => [`host all all all ldap ${options}`];
+  const trusting = (): BouncerOptions => ({ env: ldap.trust });
+
+  /** What lucy's login comes to with these options: null = let in. */
+  async function outcome(pooler: Bouncer, options: string, who: Login = LUCY): Promise<string | null> {
+    file('hba.conf', 'host pgbouncer all all password', ...rulesFor(options));
+    await pooler.admin('RELOAD');
+    const client = await pooler.raw();
+    const answer = await client.login(who);
+    await client.destroy();
+    return errorIn(answer)?.M ?? null;
+  }
+
+  it('binds as the user, or searches and then binds, by keys and by URL', async () => {
+    const url = `ldap://127.0.0.1:${ldap.port}/${BASE_DN}`;
+    const ways = [
+      direct(),
+      search(),
+      `${search()} ldapsearchattribute=mail`,
+      `${search()} ldapsearchfilter="uid=$username"`,
+      `${search()} ldapsearchfilter="(|(uid=$username)(mail=$username))"`,
+      `${search()} ldapbinddn="uid=lucy,${BASE_DN}" ldapbindpasswd=right`,
+      `ldapurl="${url}?uid?sub"`,
+      `ldapurl="${url}??sub?(uid=$username)"`,
+      `ldapurl="${url}?uid?one"`,
+    ];
+    await withRules(
+      ['host pgbouncer all all password'],
+      async (pooler) => {
+        for (const way of ways) {
+          const user = way.includes('=mail') ? 'lucy@example.net' : 'lucy';
+          const told = await outcome(pooler, way, { user, password: 'right' });
+          // the directory's user is none of the server's there
+          assert.equal(
+            told?.replace(/^.*role.*does not exist.*$/, 'no role') ?? null,
+            user === 'lucy' ? null : 'no role',
+            way,
+          );
+          assert.equal(await outcome(pooler, way, { user, password: 'wrong' }), 'LDAP authentication failed', way);
+        }
+        assert.equal(
+          await outcome(pooler, direct(), { user: 'жук', password: 'пароль' }),
+          'LDAP authentication failed',
+        );
+      },
+      trusting(),
+    );
+  });
+
+  it('the right password opens the server', async () => {
+    await pg.setAuth('scram-sha-256');
+    await withRules(rulesFor(search()), async (pooler) => {
+      assert.equal(await ask(await login(pooler, LUCY), 'SELECT current_user'), 'lucy');
+    });
+    await pg.setAuth('trust');
+  });
+
+  it('tells why not, in the log only', async () => {
+    await withRules(['host pgbouncer all all password'], async (pooler) => {
+      const cases: [string, Login, RegExp][] = [
+        [
+          direct(),
+          { ...LUCY, password: 'x' },
+          /LDAP login failed for user uid=lucy,dc=example,dc=net on server 127\.0\.0\.1: Invalid credentials/,
+        ],
+        [
+          search(),
+          { user: 'nosuch', password: 'x' },
+          /LDAP user "nosuch" does not exist\n.*LDAP search for filter "\(uid=nosuch\)" on server "127\.0\.0\.1" returned no entries\./,
+        ],
+        [search(), { user: 'twin', password: 'right' }, /LDAP user "twin" is not unique\n.*returned 2 entries\./],
+        [search(), { user: '*', password: 'right' }, /invalid character in user name for LDAP authentication/],
+        [search(), { user: 'lucy)(uid=*', password: 'right' }, /invalid character in user name/],
+        [
+          `${search()} ldapbinddn="uid=lucy,${BASE_DN}" ldapbindpasswd=x`,
+          LUCY,
+          /could not perform initial LDAP bind for ldapbinddn "uid=lucy,dc=example,dc=net" on server "127\.0\.0\.1": Invalid credentials/,
+        ],
+        [
+          search().replace('net', 'org'),
+          LUCY,
+          /could not search LDAP for filter "\(uid=lucy\)" on server "127\.0\.0\.1": No such object/,
+        ],
+        [`${search()} ldapsearchfilter="(uid="`, LUCY, /could not search LDAP for filter "\(uid="/],
+        [direct().replace(`${ldap.port}`, '1'), LUCY, /LDAP login failed for user .*: Can't contact LDAP server/],
+        ['ldapserver=127.0.0.1', LUCY, /requires argument "ldapbasedn", "ldapprefix", or "ldapsuffix" to be set/],
+        ['nonsense=1', LUCY, /invalid LDAP option: "nonsense"/],
+      ];
+      for (const [options, who, line] of cases) {
+        const mark = pooler.log.mark();
+        assert.equal(await outcome(pooler, options, who), 'LDAP authentication failed', options);
+        await pooler.logWait(line, mark);
+      }
+      assert.equal(await outcome(pooler, search(), { ...LUCY, password: '' }), 'empty password returned by client');
+    });
+  });
+
+  it('takes the next server when one is not there', async () => {
+    const dead = `ldapserver="127.0.0.2 127.0.0.1" ldapport=${ldap.port} ldapbasedn="${BASE_DN}"`;
+    await withRules(rulesFor(dead), async (pooler) => void (await login(pooler, LUCY)));
+  });
+
+  it('speaks TLS, and checks with whom', async () => {
+    const ldaps = `ldapscheme=ldaps ${search().replace(`${ldap.port}`, `${ldap.tlsPort}`)}`;
+    const startTls = `${search()} ldaptls=1`;
+    await withRules(
+      ['host pgbouncer all all password'],
+      async (pooler) => {
+        for (const way of [
+          ldaps,
+          startTls,
+          `${direct()} ldaptls=1`,
+          `ldapurl="ldaps://localhost:${ldap.tlsPort}/${BASE_DN}?uid?sub"`,
+        ]) {
+          assert.equal(await outcome(pooler, way), null, way);
+        }
+        for (const way of [
+          `${ldaps} ldaptls=1`,
+          ldaps.replace(`${ldap.tlsPort}`, `${ldap.port}`),
+          startTls.replace(`${ldap.port}`, `${ldap.tlsPort}`),
+        ]) {
+          assert.equal(await outcome(pooler, way), 'LDAP authentication failed', way);
+        }
+      },
+      trusting(),
+    );
+    // nobody vouches for its certificate
+    await withRules(['host pgbouncer all all password'], async (pooler) => {
+      assert.equal(await outcome(pooler, ldaps), 'LDAP authentication failed');
+      assert.equal(await outcome(pooler, startTls), 'LDAP authentication failed');
+      await pooler.logWait(/could not start LDAP TLS session: Connect error, server: 127\.0\.0\.1, port: \d+/);
+    });
+    await withRules(rulesFor(startTls), async (pooler) => void (await login(pooler, LUCY)), {
+      env: { LDAPTLS_REQCERT: 'never' },
+    });
+  });
+
+  it('auth_type=ldap asks it about everybody, whoever else knows them', async () => {
+    const settings = { auth_type: 'ldap', auth_ldap_options: direct(), admin_users: 'lucy' };
+    await withPooler({ cluster: pg, settings, userlist: { lucy: 'other' } }, async (pooler) => {
+      await login(pooler, LUCY);
+      assert.equal(await refusal(pooler, { user: 'lucy', password: 'other' }), 'LDAP authentication failed');
+      assert.equal(await refusal(pooler, { ...LUCY, database: 'pgbouncer', user: 'ann' }), 'not allowed');
+      assert.deepEqual((await pooler.admin('SHOW VERSION', LUCY)).length, 1);
+    });
+    await withPooler({ cluster: pg, settings: { auth_type: 'ldap' } }, async (pooler) => {
+      assert.equal(await refusal(pooler, LUCY), 'auth_ldap_options is null');
+    });
+    const databases = { postgres: pg.connstr('postgres', 'auth_user=postgres') };
+    await withPooler({ databases, settings }, async (pooler) => {
+      assert.equal(await refusal(pooler, LUCY), 'bouncer config error');
+      await pooler.logWait(/LDAP can't be used together with database authentication/);
+    });
+  });
+
+  it('UTF-8 names and passwords', async () => {
+    const bytes = (text: string) => Buffer.from(text, 'utf8').toString('latin1');
+    await withRules(rulesFor(search()), async (pooler) => {
+      const client = await login(pooler, { user: bytes('жук'), password: bytes('пароль') });
+      assert.equal(await ask(client, 'SELECT current_user'), bytes('жук'));
+    });
+  });
+
+  it('a directory that never answers holds up nobody else', async () => {
+    const mute = await FalseDirectory.start(() => {});
+    const options = `ldapserver=127.0.0.1 ldapport=${mute.port} ldapprefix="uid="`;
+    const rules = ['host pgbouncer all all password', 'host all ann all trust', `host all lucy all ldap ${options}`];
+    await withRules(rules, async (pooler) => {
+      const waiting = await Promise.all(
+        Array.from({ length: 25 }, async () => {
+          const client = await pooler.raw();
+          return { client, answer: client.login(LUCY) };
+        }),
+      );
+      await pooler.logWait(/WARNING C-\S+ postgres\/lucy@\S+ LDAP queue is full, waiting/);
+      await eventually('twenty to be asked about', () => mute.sockets.length === 20);
+      assert.equal(await ask(await login(pooler, { user: 'ann' }), 'SELECT 1'), '1');
+      await waiting[0]?.client.destroy();
+      await mute.stop();
+      for (const [at, { answer }] of waiting.entries()) {
+        const messages = await answer;
+        if (at > 0) assert.equal(errorIn(messages)?.M, 'LDAP authentication failed');
+      }
+    });
+  });
+
+  it('a password never goes over a connection that lost its encryption, nor is a forged answer believed', async () => {
+    const answerTo = Buffer.from('300c02010178070a010004000400', 'hex');
+    const bindOk = Buffer.from('300c02010261070a010004000400', 'hex');
+    const seen: Buffer[] = [];
+    for (const forged of [
+      Buffer.concat([answerTo, bindOk]),
+      Buffer.concat([answerTo, bindOk.subarray(0, 10)]),
+      Buffer.from('300c02010178070a010204000400', 'hex'),
+      Buffer.from('30847fffffff', 'hex'),
+      Buffer.from('3080', 'hex'),
+      Buffer.alloc(5000, 0x30),
+    ]) {
+      const liar = await FalseDirectory.start((socket) => {
+        socket.on('data', (chunk) => seen.push(chunk));
+        socket.once('data', () => socket.write(forged));
+      });
+      const options = `ldapserver=127.0.0.1 ldapport=${liar.port} ldapprefix="uid=" ldaptls=1`;
+      await withRules(
+        rulesFor(options),
+        async (pooler) => {
+          assert.equal(await refusal(pooler, { user: 'lucy', password: 'SECRET' }), 'LDAP authentication failed');
+          await pooler.logWait(/could not start LDAP TLS session/);
+        },
+        { env: { LDAPTLS_REQCERT: 'never' } },
+      );
+      await liar.stop();
+    }
+    assert.ok(seen.length > 0);
+    assert.ok(!Buffer.concat(seen).includes('SECRET'));
+  });
+
+  it('a pooler with a login under way ends at once', async () => {
+    const mute = await FalseDirectory.start(() => {});
+    await withRules(rulesFor(`ldapserver=127.0.0.1 ldapport=${mute.port} ldapprefix="uid="`), async (pooler) => {
+      const client = await pooler.raw();
+      client.login(LUCY).catch(() => {});
+      await eventually('the directory to be asked', () => mute.sockets.length === 1);
+      pooler.signal('SIGQUIT');
+      assert.equal((await pooler.expectEnd()).code, 0);
+      await client.destroy();
+    });
+    await mute.stop();
+  });
+});

@@ -1,0 +1,88 @@
+/*
+ * Clients that never prove who they are leave nothing behind: no user, database, pool or credentials, whatever they asked
+ * for. bench/hostile-memory.ts makes 100,000 of them and looks at the memory; here the records are counted.
+ */
+
+import assert from 'node:assert/strict';
+import { ask, login, withPooler } from '../harness/answers';
+import type { Bouncer } from '../harness/bouncer';
+import { PgCluster } from '../harness/cluster';
+import { eachCase, lists } from '../harness/hostile/attack';
+import { after, before, describe } from '../harness/limits';
+import { eventually, it } from '../harness/machine';
+import { RawClient } from '../harness/raw-client';
+
+const LOGINS = 200;
+const AT_ONCE = 20;
+
+let pg: PgCluster;
+before(async () => {
+  pg = await PgCluster.start();
+  await pg.createUser('ann', 'right', 'scram');
+});
+after(() => pg.stop());
+
+/** What a client may make the pooler keep. */
+async function records(pooler: Bouncer): Promise<Record<string, number>> {
+  const { databases, users, pools, login_clients, used_clients } = lists(await pooler.admin('SHOW LISTS'));
+  return { databases, users, pools, login_clients, used_clients } as Record<string, number>;
+}
+
+async function failedLogin(pooler: Bouncer, index: number, database: string): Promise<void> {
+  const client = await RawClient.connect({ port: pooler.port });
+  const application_name = `a-${index}-`.padEnd(5000, 'x');
+  const answer = await client.login({
+    user: `user-${index}`,
+    database,
+    password: 'wrong',
+    params: { application_name },
+  });
+  assert.equal(answer.at(-1)?.type, 'E');
+  await client.destroy();
+}
+
+const auths: Record<string, Record<string, string>> = {
+  'auth_type scram-sha-256': { auth_type: 'scram-sha-256' },
+  'auth_type md5': { auth_type: 'md5' },
+  auth_query: { auth_type: 'scram-sha-256', auth_user: 'postgres' },
+};
+
+describe('logins that fail', () => {
+  for (const [name, settings] of Object.entries(auths)) {
+    it(`leave no users, databases and pools behind: ${name}`, () => {
+      const databases = { fixed: pg.connstr(), '*': pg.connstr() };
+      const userlist = { ann: 'right' };
+      return withPooler({ databases, userlist, settings }, async (pooler) => {
+        const good = await login(pooler, { user: 'ann', password: 'right', database: 'fixed' });
+        await ask(good, 'SELECT 1');
+        // the pool of auth_query, if there is one
+        await failedLogin(pooler, LOGINS, 'fixed');
+        const before = await records(pooler);
+        await eachCase(LOGINS, AT_ONCE, (index) => failedLogin(pooler, index, 'fixed'));
+        await eachCase(LOGINS, AT_ONCE, (index) => failedLogin(pooler, index, `database-${index}`));
+        await eventually('nothing to be left', async () => {
+          return JSON.stringify(await records(pooler)) === JSON.stringify(before);
+        });
+        assert.equal(await ask(good, 'SELECT 1'), '1');
+      });
+    });
+  }
+
+  it('do not take along what a login that succeeds meanwhile uses', () => {
+    const databases = { '*': pg.connstr() };
+    const settings = { auth_type: 'scram-sha-256', auth_user: 'postgres' };
+    return withPooler({ databases, settings }, async (pooler) => {
+      let running = true;
+      const noise = (async () => {
+        for (let index = 0; running; index++) await failedLogin(pooler, index % 3, `database-${index % 3}`);
+      })();
+      for (let index = 0; index < 30; index++) {
+        const client = await login(pooler, { user: 'ann', password: 'right', database: `database-${index % 3}` });
+        assert.equal(await ask(client, 'SELECT 1'), '1');
+        await client.end();
+      }
+      running = false;
+      await noise;
+    });
+  });
+});

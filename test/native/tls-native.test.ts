@@ -1,0 +1,542 @@
+/*
+ * TLS on a handle of the native loop: the handshake as a record, bytes in both directions however the network cuts them,
+ * ends of a stream, and what is refused. Both ends run in this thread's loop, or a relay between them plays the network.
+ */
+
+import assert from 'node:assert/strict';
+import type { ChildProcessWithoutNullStreams } from 'node:child_process';
+import { createHash, randomBytes } from 'node:crypto';
+import { writeFileSync, writeSync } from 'node:fs';
+import { constants } from 'node:os';
+import { join } from 'node:path';
+import { setImmediate as nextTick } from 'node:timers/promises';
+import {
+  arena,
+  Ev,
+  Family,
+  native,
+  Rec,
+  ring,
+  type TlsContextOptions,
+  TlsRole,
+  TlsVerify,
+} from '../../src/core/base/native';
+import { type Cert, CertFolder } from '../harness/certs';
+import { test, withTimeout } from '../harness/limits';
+import { startProgram } from '../harness/machine';
+import { itUnless, noProgram } from '../harness/needs';
+
+const E = constants.errno;
+const RECV_MAX = 4096;
+native.loopInit('libuv', RECV_MAX);
+
+const certs = new CertFolder();
+const ca = certs.authority('ca');
+const otherCa = certs.authority('otherca');
+const site = certs.issue(ca, 'site', {
+  cn: 'site.example',
+  san: 'DNS:site.example,DNS:*.wild.example,IP:127.0.0.1,IP:::1',
+});
+const named = certs.issue(ca, 'named', { cn: 'only.example' });
+
+const TLS12 = 1 << 3;
+const TLS13 = 1 << 4;
+
+function options(more: Partial<TlsContextOptions>): TlsContextOptions {
+  const none = { ciphers: '', ciphers13: '', curve: '', dhAuto: 0, keyFile: '', certFile: '', caFile: '' };
+  return { protocols: TLS12 | TLS13, verify: TlsVerify.NONE, ...none, ...more };
+}
+
+const accepting = (cert: Cert, more: Partial<TlsContextOptions> = {}): number =>
+  native.tlsCtxNew(TlsRole.ACCEPT, options({ keyFile: cert.key, certFile: cert.cert, dhAuto: 1, ...more }));
+const connecting = (more: Partial<TlsContextOptions> = {}): number => native.tlsCtxNew(TlsRole.CONNECT, options(more));
+
+interface Happened {
+  kind: number;
+  handle: number;
+  result: number;
+  bytes: Buffer;
+}
+
+function turn(timeoutMs: number): Happened[] {
+  const list: Happened[] = [];
+  const count = native.wait(timeoutMs);
+  for (let i = 0; i < count; i++) {
+    const at = i * Rec.SIZE;
+    const kind = ring[at + Rec.KIND] as number;
+    const result = ring[at + Rec.RESULT] as number;
+    const offset = ring[at + Rec.OFFSET] as number;
+    const received = kind === Ev.RECV && result > 0;
+    const bytes = received ? Buffer.from(arena.subarray(offset, offset + result)) : Buffer.alloc(0);
+    list.push({ kind, handle: ring[at + Rec.HANDLE] as number, result, bytes });
+  }
+  return list;
+}
+
+/** Records that came and were not asked for yet. */
+let stash: Happened[] = [];
+
+function until(kind: Ev, handle: number): Happened {
+  const end = Date.now() + 10_000;
+  for (;;) {
+    const at = stash.findIndex((h) => h.kind === kind && h.handle === handle);
+    if (at >= 0) return stash.splice(at, 1)[0] as Happened;
+    assert.ok(Date.now() < end, `no record ${kind} for handle ${handle}`);
+    stash.push(...turn(100));
+  }
+}
+
+function receive(handle: number, length: number): Buffer {
+  const parts: Buffer[] = [];
+  for (let got = 0; got < length; ) {
+    const h = until(Ev.RECV, handle);
+    assert.ok(h.result > 0, `the stream ended with ${h.result} after ${got} bytes`);
+    parts.push(h.bytes);
+    got += h.result;
+  }
+  return Buffer.concat(parts);
+}
+
+const put = (handle: number, bytes: Buffer): number => native.sendBytes(handle, bytes, 0, bytes.length);
+const hash = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
+
+function openPair(): [number, number] {
+  const [a, b] = native.socketPair().map((fd) => native.open(fd));
+  return [a as number, b as number];
+}
+
+function start(client: number, server: number, clientCtx: number, serverCtx: number, host = ''): void {
+  assert.equal(native.tlsAccept(server, serverCtx, 0, 0), 0);
+  assert.equal(native.tlsConnect(client, clientCtx, host), 0);
+}
+
+/** A connected pair with TLS on it, both reading: [client, server]. */
+function tlsPair(clientCtx = connecting(), serverCtx = accepting(site), host = ''): [number, number] {
+  const [client, server] = openPair();
+  start(client, server, clientCtx, serverCtx, host);
+  assert.equal(until(Ev.TLS, client).result, 0, native.tlsError(client));
+  assert.equal(until(Ev.TLS, server).result, 0, native.tlsError(server));
+  native.recvStart(client);
+  native.recvStart(server);
+  return [client, server];
+}
+
+function closeAll(...handles: number[]): void {
+  for (const handle of handles) native.close(handle);
+  stash = [];
+}
+
+/** How the handshake ends on both sides, with the client's reason. */
+function failure(
+  clientCtx: number,
+  serverCtx: number,
+  host = '',
+): { client: number; server: number; why: string; there: string } {
+  const [client, server] = openPair();
+  start(client, server, clientCtx, serverCtx, host);
+  const atClient = until(Ev.TLS, client).result;
+  const why = native.tlsError(client);
+  if (atClient === 0) native.recvStart(client);
+  else native.close(client);
+  const atServer = until(Ev.TLS, server).result;
+  const there = native.tlsError(server);
+  closeAll(client, server);
+  return { client: atClient, server: atServer, why, there };
+}
+
+for (const [protocols, version, first] of [
+  [TLS12, 'TLSv1.2', 1],
+  [TLS13, 'TLSv1.3', 0],
+] as const) {
+  test(`${version}: handshake, bytes both ways, and a session that could be carried on`, () => {
+    const [client, server] = tlsPair(connecting({ protocols }), accepting(site));
+    for (const [from, to] of [
+      [client, server],
+      [server, client],
+    ] as const) {
+      assert.equal(put(from, Buffer.from('hello')), 0);
+      assert.equal(receive(to, 5).toString(), 'hello');
+      put(from, Buffer.from('again'));
+      assert.equal(receive(to, 5).toString(), 'again');
+    }
+    const here = native.tlsInfo(client);
+    const there = native.tlsInfo(server);
+    assert.ok(here !== null && there !== null);
+    assert.equal(here.version, version);
+    assert.equal(here.cipher, there.cipher);
+    assert.equal(there.exchange, version === 'TLSv1.2' ? 'ECDH=X25519' : '');
+    for (const info of [here, there]) {
+      assert.equal(info.recordsRead, first + 2);
+      assert.equal(info.recordsWritten, first + 2);
+      assert.ok(info.secretBytes >= 32);
+    }
+    closeAll(client, server);
+  });
+}
+
+test('the handshake is reported whether receiving is on or not, and sends wait for it', () => {
+  const [client, server] = openPair();
+  start(client, server, connecting(), accepting(site));
+  assert.equal(put(server, Buffer.from('too early')), -E.EIO);
+  assert.equal(native.tlsAccept(server, accepting(site), 0, 0), -E.EBADF);
+  assert.equal(until(Ev.TLS, client).result, 0);
+  put(client, Buffer.from('first words'));
+  assert.equal(until(Ev.TLS, server).result, 0);
+  // the words came with the last message of the handshake or right behind it; nobody reads yet
+  assert.deepEqual(turn(50), []);
+  native.recvStart(server);
+  assert.equal(receive(server, 11).toString(), 'first words');
+  closeAll(client, server);
+});
+
+test('megabytes go through in both directions, however slowly they are read', () => {
+  const [client, server] = tlsPair();
+  const big = randomBytes(9_000_001);
+  for (const [from, to] of [
+    [client, server],
+    [server, client],
+  ] as const) {
+    native.recvStop(to);
+    assert.ok(put(from, big) > 0);
+    assert.ok(put(from, Buffer.from('tail')) > 0);
+    turn(20);
+    native.recvStart(to);
+    const got = receive(to, big.length + 4);
+    assert.equal(hash(got.subarray(0, big.length)), hash(big));
+    assert.equal(got.subarray(big.length).toString(), 'tail');
+    assert.equal(until(Ev.DRAIN, from).result, 0);
+    assert.equal(native.unsent(from), 0);
+  }
+  closeAll(client, server);
+});
+
+test('a record larger than one delivery comes in pieces without more from the network', () => {
+  const [client, server] = tlsPair();
+  const record = randomBytes(16_000);
+  put(client, record);
+  assert.equal(hash(receive(server, record.length)), hash(record));
+  assert.deepEqual(turn(20), []);
+  closeAll(client, server);
+});
+
+test('bytes given back come in front, and stopping loses nothing', () => {
+  const [client, server] = tlsPair();
+  const text = randomBytes(40_000);
+  put(client, text);
+  const parts: Buffer[] = [];
+  let got = 0;
+  while (got < text.length) {
+    // each time only 100 bytes are taken, the rest is given back
+    native.wait(1000);
+    assert.equal(ring[Rec.KIND], Ev.RECV);
+    const length = ring[Rec.RESULT] as number;
+    const offset = ring[Rec.OFFSET] as number;
+    const taken = Math.min(length, got < 3000 ? 100 : length);
+    parts.push(Buffer.from(arena.subarray(offset, offset + taken)));
+    got += taken;
+    native.keep(server, offset + taken, length - taken);
+    native.recvStop(server);
+    assert.equal(native.wait(0), 0);
+    native.recvStart(server);
+  }
+  assert.equal(hash(Buffer.concat(parts)), hash(text));
+  closeAll(client, server);
+});
+
+/** Carries bytes between two handles until both ends have answered `done`; `cut` says how. */
+function relay(a: number, b: number, cut: (bytes: Buffer) => Buffer[], done: () => boolean): void {
+  const end = Date.now() + 20_000;
+  while (!done()) {
+    assert.ok(Date.now() < end, 'the relay goes on for ever');
+    for (const h of turn(100)) {
+      const other = h.handle === a ? b : h.handle === b ? a : 0;
+      if (other === 0 || h.kind !== Ev.RECV) {
+        stash.push(h);
+        continue;
+      }
+      for (const piece of h.result > 0 ? cut(h.bytes) : []) {
+        put(other, piece);
+        // so that the receiver meets it alone
+        stash.push(...turn(0).filter((late) => late.handle !== a && late.handle !== b));
+      }
+    }
+  }
+}
+
+test('a network that delivers single bytes', () => {
+  const [client, near] = openPair();
+  const [far, server] = openPair();
+  native.recvStart(near);
+  native.recvStart(far);
+  start(client, server, connecting(), accepting(site));
+  const got: Buffer[] = [];
+  const text = randomBytes(1500);
+  let told = 0;
+  const single = (bytes: Buffer) => [...bytes].map((byte) => Buffer.from([byte]));
+  relay(near, far, single, () => {
+    for (const h of stash) {
+      if (h.kind === Ev.TLS && h.handle === client) {
+        native.recvStart(server);
+        put(client, text);
+      }
+      if (h.kind === Ev.TLS) assert.equal(h.result, 0);
+      if (h.kind === Ev.TLS) told++;
+      if (h.kind === Ev.RECV && h.handle === server) got.push(h.bytes);
+    }
+    stash = [];
+    return told === 2 && Buffer.concat(got).length === text.length;
+  });
+  assert.equal(hash(Buffer.concat(got)), hash(text));
+  closeAll(client, near, far, server);
+});
+
+test('a close is told as the end of the stream, behind the last bytes, and only once', () => {
+  const [client, server] = tlsPair();
+  put(client, Buffer.from('good-bye'));
+  native.close(client);
+  assert.equal(receive(server, 8).toString(), 'good-bye');
+  assert.equal(until(Ev.RECV, server).result, 0);
+  assert.deepEqual(turn(20), []);
+  closeAll(server);
+});
+
+test('an end without close_notify is an end like any other', () => {
+  const [client, server] = tlsPair();
+  native.closeFd(native.detach(client));
+  assert.equal(until(Ev.RECV, server).result, 0);
+  assert.equal(native.tlsError(server), '');
+  closeAll(server);
+});
+
+test('a connection that breaks inside a record ends with the error of the socket', () => {
+  const [client, server] = tlsPair();
+  // a Unix socket that is closed with unread bytes resets the other end
+  put(server, Buffer.from('unread'));
+  const fd = native.detach(client);
+  assert.equal(writeSync(fd, Buffer.from([0x17, 3, 3, 0, 64, 1, 2, 3])), 8);
+  native.closeFd(fd);
+  assert.equal(until(Ev.RECV, server).result, -E.ECONNRESET);
+  assert.match(native.tlsError(server), /^read failed: Connection reset by peer/);
+  closeAll(server);
+});
+
+test('what is not TLS fails the handshake', () => {
+  const [client, server] = openPair();
+  native.tlsAccept(server, accepting(site), 0, 0);
+  put(client, Buffer.from('GET / HTTP/1.0\r\n\r\n'));
+  assert.ok(until(Ev.TLS, server).result < 0);
+  assert.match(native.tlsError(server), /^handshake failed: error:[0-9A-F]+:SSL routines::/);
+  native.close(server);
+  const [gone, left] = openPair();
+  native.tlsAccept(left, accepting(site), 0, 0);
+  native.close(gone);
+  assert.ok(until(Ev.TLS, left).result < 0);
+  assert.match(native.tlsError(left), /^handshake failed: .*unexpected eof/i);
+  closeAll(client, left);
+});
+
+test('forged records end the stream with an error', () => {
+  const [client, server] = tlsPair();
+  const fd = native.fdOf(client);
+  // a well-framed record that no key has made
+  const forged = Buffer.concat([Buffer.from([0x17, 3, 3, 0, 64]), randomBytes(64)]);
+  assert.equal(writeSync(fd, forged), forged.length);
+  const end = until(Ev.RECV, server);
+  assert.ok(end.result < 0);
+  assert.match(native.tlsError(server), /^read failed: error:/);
+  closeAll(client, server);
+});
+
+test('bytes received before TLS began are its first ones', () => {
+  const [client, server] = openPair();
+  native.tlsConnect(client, connecting(), '');
+  native.recvStart(server);
+  native.wait(1000);
+  while (ring[Rec.HANDLE] !== server) native.wait(1000);
+  assert.equal(ring[Rec.KIND], Ev.RECV);
+  assert.equal(native.tlsAccept(server, accepting(site), ring[Rec.OFFSET] as number, ring[Rec.RESULT] as number), 0);
+  assert.equal(until(Ev.TLS, client).result, 0);
+  assert.equal(until(Ev.TLS, server).result, 0);
+  put(client, Buffer.from('x'));
+  assert.equal(receive(server, 1).toString(), 'x');
+  closeAll(client, server);
+});
+
+test('the server certificate must come from a known authority and carry the name', () => {
+  const verify = (host: string, cert: Cert, from: Cert) =>
+    failure(connecting({ verify: TlsVerify.NAME, caFile: from.cert }), accepting(cert), host);
+  for (const host of ['site.example', 'SITE.example', 'a.wild.example', '127.0.0.1', '::1']) {
+    assert.equal(verify(host, site, ca).client, 0, host);
+  }
+  assert.equal(verify('only.example', named, ca).client, 0);
+  for (const host of [
+    'wild.example',
+    'a.b.wild.example',
+    '127.0.0.2',
+    '::2',
+    'example',
+    '.wild.example',
+    'only.example',
+  ]) {
+    const res = verify(host, site, ca);
+    assert.ok(res.client < 0, host);
+    assert.equal(res.why, `name \`${host}' not present in server certificate`);
+  }
+  const stranger = verify('site.example', site, otherCa);
+  assert.ok(stranger.client < 0);
+  assert.match(stranger.why, /certificate verify failed/);
+  const [handle] = openPair();
+  assert.equal(native.tlsConnect(handle, connecting({ verify: TlsVerify.NAME, caFile: ca.cert }), ''), -E.EINVAL);
+  closeAll(handle);
+});
+
+test('a client certificate can be optional or required, and is looked at in both cases', () => {
+  const mine = certs.issue(ca, 'mine', { cn: 'ann' });
+  const strange = certs.issue(otherCa, 'strange', { cn: 'ann' });
+  const server = (verify: TlsVerify) => accepting(site, { verify, caFile: ca.cert });
+  const client = (cert: Cert | null) => connecting(cert === null ? {} : { keyFile: cert.key, certFile: cert.cert });
+  assert.equal(failure(client(null), server(TlsVerify.OPTIONAL)).server, 0);
+  assert.ok(failure(client(null), server(TlsVerify.REQUIRED)).server < 0);
+  for (const verify of [TlsVerify.OPTIONAL, TlsVerify.REQUIRED]) {
+    assert.equal(failure(client(mine), server(verify)).server, 0);
+    assert.match(failure(client(strange), server(verify)).there, /certificate verify failed/);
+  }
+  const [a, b] = tlsPair(client(mine), server(TlsVerify.REQUIRED));
+  assert.equal(native.tlsPeerCertProvided(b), true);
+  assert.equal(native.tlsPeerCertSubject(b), '/O=tests/CN=ann');
+  assert.equal(native.tlsPeerCertContainsName(b, 'ann'), true);
+  assert.equal(native.tlsPeerCertContainsName(b, 'ben'), false);
+  assert.equal(native.tlsPeerCertContainsName(b, 'ann\0'), false);
+  closeAll(a, b);
+  const [c, d] = tlsPair(client(null), server(TlsVerify.OPTIONAL));
+  assert.equal(native.tlsPeerCertProvided(d), false);
+  assert.equal(native.tlsPeerCertSubject(d), null);
+  assert.equal(native.tlsPeerCertContainsName(d, 'ann'), false);
+  closeAll(c, d);
+});
+
+test('contexts say what is wrong with their settings', () => {
+  const junk = join(certs.dir, 'junk.pem');
+  writeFileSync(junk, 'no certificate\n');
+  const why = (cert: Cert, more: Partial<TlsContextOptions> = {}) => {
+    try {
+      accepting(cert, more);
+    } catch (err) {
+      return (err as Error).message;
+    }
+    return '';
+  };
+  const none = join(certs.dir, 'none');
+  assert.match(
+    why({ ...site, cert: none }),
+    /^failed to load certificate file ".*": error:[0-9A-F]+:.*No such file or directory$/,
+  );
+  assert.match(
+    why({ ...site, key: none }),
+    /^failed to load private key file ".*": error:.*No such file or directory$/,
+  );
+  assert.match(why({ ...site, cert: junk }), /^failed to load certificate file/);
+  assert.match(why({ ...site, key: named.key }), /mismatch/);
+  assert.match(why(site, { verify: TlsVerify.REQUIRED, caFile: none }), /^failed to load CA: error:/);
+  assert.equal(why(site, { ciphers: 'NO-SUCH' }), 'failed to set ciphers');
+  assert.equal(why(site, { ciphers13: 'NO_SUCH' }), 'failed to set the TLSv1.3 cipher suites');
+  assert.equal(why(site, { curve: 'no-such' }), 'failed to set ECDHE curve');
+  assert.equal(why(site, { curve: 'prime256v1' }), '');
+  assert.equal(native.tlsKnown('ciphers', 'NO-SUCH'), false);
+  assert.equal(native.tlsKnown('ciphers', 'HIGH:!aNULL'), true);
+  assert.equal(native.tlsKnown('curve', 'secp384r1'), true);
+  assert.equal(native.tlsKnown('curve', 'no-such'), false);
+});
+
+test('connections outlive their context', () => {
+  const clientCtx = connecting();
+  const serverCtx = accepting(site);
+  const [client, server] = tlsPair(clientCtx, serverCtx);
+  native.tlsCtxFree(clientCtx);
+  native.tlsCtxFree(serverCtx);
+  native.tlsCtxFree(serverCtx);
+  put(client, Buffer.from('still'));
+  assert.equal(receive(server, 5).toString(), 'still');
+  closeAll(client, server);
+});
+
+/** openssl s_client at a listener of ours, and the accepted handle after its handshake. */
+async function withOpenssl(
+  args: string[],
+  body: (server: number, type: (text: string) => void) => Promise<void>,
+): Promise<void> {
+  const fd = native.listenTcp({ family: Family.INET, host: '127.0.0.1', port: 0 }, 16, 0);
+  const { port } = native.sockName(fd);
+  const listener = native.listenOpen(fd);
+  native.listenStart(listener, 1);
+  const all = ['s_client', '-connect', `127.0.0.1:${port}`, ...args];
+  const child = startProgram('openssl', all, {}) as ChildProcessWithoutNullStreams;
+  const closed = new Promise((settle) => child.once('close', settle));
+  const server = native.open(until(Ev.ACCEPT, listener).result);
+  native.tlsAccept(server, accepting(site), 0, 0);
+  assert.equal(until(Ev.TLS, server).result, 0);
+  native.recvStart(server);
+  try {
+    await body(server, (text) => child.stdin.write(text));
+  } finally {
+    closeAll(server, listener);
+    child.kill();
+    await withTimeout(closed, 'openssl to end');
+  }
+}
+
+async function arrives(handle: number): Promise<Happened> {
+  const end = Date.now() + 10_000;
+  for (;;) {
+    const hit = turn(0).find((h) => h.handle === handle && h.kind === Ev.RECV);
+    if (hit) return hit;
+    assert.ok(Date.now() < end, 'nothing arrives');
+    await nextTick();
+  }
+}
+
+itUnless(noProgram('openssl'))('a second handshake on the same connection ends it', async () => {
+  await withOpenssl(['-tls1_2'], async (server, type) => {
+    type('hello\n');
+    assert.equal((await arrives(server)).bytes.toString(), 'hello\n');
+    type('R\n');
+    assert.ok((await arrives(server)).result < 0);
+    assert.equal(native.tlsError(server), 'unexpected handshake, closing connection');
+  });
+});
+
+itUnless(noProgram('openssl'))('TLS 1.3 may change keys, and the sequence numbers begin again', async () => {
+  await withOpenssl(['-tls1_3'], async (server, type) => {
+    type('hello\n');
+    assert.equal((await arrives(server)).bytes.toString(), 'hello\n');
+    assert.equal(native.tlsInfo(server)?.recordsRead, 1);
+    // K: a key update that asks for one in return
+    type('K\n');
+    const end = Date.now() + 10_000;
+    while (native.tlsInfo(server)?.keyUpdatesRead === 0 && Date.now() < end) {
+      turn(0);
+      await nextTick();
+    }
+    assert.equal(native.tlsInfo(server)?.recordsRead, 0);
+    type('more\n');
+    assert.equal((await arrives(server)).bytes.toString(), 'more\n');
+    const info = native.tlsInfo(server);
+    assert.equal(info?.keyUpdatesRead, 1);
+    assert.equal(info?.recordsRead, 1);
+    put(server, Buffer.from('answer'));
+    assert.equal(native.tlsInfo(server)?.keyUpdatesWritten, 1);
+    assert.equal(native.tlsInfo(server)?.recordsWritten, 1);
+  });
+});
+
+test('protocols that share no peer are not connected', () => {
+  assert.match(
+    failure(connecting({ protocols: TLS12 }), accepting(site, { protocols: TLS13 })).why,
+    /protocol version/,
+  );
+});
+
+itUnless(noProgram('openssl'))('ALPN: postgresql is chosen, anything else is refused', async () => {
+  await withOpenssl(['-alpn', 'postgresql'], async () => {});
+  await assert.rejects(withOpenssl(['-alpn', 'http/1.1'], async () => {}));
+});

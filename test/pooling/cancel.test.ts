@@ -1,0 +1,343 @@
+/*
+ * Cancel requests: they stop the query they are meant for and no other, whatever the pool mode, a full pool, or the time
+ * they take. A gate in front of PostgreSQL holds them where a test wants to look.
+ */
+
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect, createServer, type Socket } from 'node:net';
+import { Bouncer, eventually, it, PgCluster } from '../harness';
+import { after, before, describe } from '../harness/limits';
+import {
+  CANCEL_REQUEST,
+  cancelRequest,
+  cstring,
+  errorFields,
+  int32,
+  letters,
+  type Message,
+  type RawClient,
+  rowValues,
+  startupPacket,
+} from '../harness/raw-client';
+
+let pg: PgCluster;
+
+before(async () => {
+  pg = await PgCluster.start();
+});
+after(async () => {
+  await pg.stop();
+});
+
+/** Passes everything on to PostgreSQL, but keeps cancel requests until it is told to let them go. */
+class Gate {
+  readonly held: Buffer[] = [];
+  private readonly release: (() => void)[] = [];
+  private open = false;
+  private readonly sockets = new Set<Socket>();
+  private readonly server = createServer((client) => this.accept(client));
+  port = 0;
+
+  static async open(): Promise<Gate> {
+    const gate = new Gate();
+    gate.server.listen(0, '127.0.0.1');
+    await once(gate.server, 'listening');
+    gate.port = (gate.server.address() as { port: number }).port;
+    return gate;
+  }
+
+  /** Lets requests go, until the pooler has been told that all are done; the next ones pass like anything else. */
+  async letGo(): Promise<void> {
+    this.open = true;
+    await eventually('the requests to be done', () => {
+      for (const go of this.release.splice(0)) go();
+      return this.held.length === 0;
+    });
+  }
+
+  async close(): Promise<void> {
+    for (const socket of this.sockets) socket.destroy();
+    this.server.close();
+  }
+
+  private accept(client: Socket): void {
+    this.track(client);
+    client.once('data', (first: Buffer) => {
+      client.pause();
+      const pass = () => {
+        const server = connect(pg.port, '127.0.0.1');
+        this.track(server);
+        server.write(first);
+        client.pipe(server);
+        server.pipe(client);
+      };
+      if (this.open || first.length < 8 || first.readInt32BE(4) !== CANCEL_REQUEST) {
+        pass();
+        return;
+      }
+      this.held.push(first);
+      client.once('close', () => this.held.splice(this.held.indexOf(first), 1));
+      client.resume();
+      this.release.push(pass);
+    });
+  }
+
+  private track(socket: Socket): void {
+    this.sockets.add(socket);
+    socket.on('error', () => {});
+    socket.once('close', () => this.sockets.delete(socket));
+  }
+}
+
+/** A test with a gate and a pooler behind it, transaction pooling unless said otherwise. */
+function itGated(
+  name: string,
+  body: (own: Bouncer, gate: Gate) => Promise<void>,
+  settings: Record<string, string | number> = {},
+): void {
+  it(name, async () => {
+    const gate = await Gate.open();
+    const own = await Bouncer.start({
+      databases: { app: `host=127.0.0.1 port=${gate.port} dbname=postgres` },
+      settings: { pool_mode: 'transaction', ...settings },
+    });
+    try {
+      await body(own, gate);
+    } finally {
+      await own.stop();
+      await gate.close();
+    }
+  });
+}
+
+async function loggedIn(own: Bouncer): Promise<RawClient> {
+  const raw = await own.raw();
+  assert.equal(letters(await raw.login({ database: 'app' })).at(-1), 'Z');
+  return raw;
+}
+
+/** Starts a query that ends when it is cancelled, and waits until it runs. */
+async function startSleeping(raw: RawClient, seconds = 600): Promise<void> {
+  const mark = `victim ${raw.socket.localPort}`;
+  await raw.sendMessage('Q', cstring(`SELECT /* ${mark} */ pg_sleep(${seconds})`));
+  const running = `SELECT 1 FROM pg_stat_activity WHERE query LIKE '%${mark}%' AND wait_event = 'PgSleep'`;
+  await eventually('the query to run', async () => (await pg.sql(running)).rowCount === 1);
+}
+
+/** Sends the cancel request and leaves its connection open. */
+async function beginCancel(own: Bouncer, victim: RawClient): Promise<RawClient> {
+  const req = await own.raw();
+  const key = Buffer.concat([int32(victim.backendPid), victim.backendKey]);
+  await req.send(startupPacket(CANCEL_REQUEST, key));
+  return req;
+}
+
+function isCanceled(answer: Message[]): void {
+  assert.equal(letters(answer.filter((msg) => 'EZ'.includes(msg.type))), 'EZ');
+  const error = errorFields(answer.find((msg) => msg.type === 'E') as Message);
+  assert.deepEqual([error.C, error.M], ['57014', 'canceling statement due to user request']);
+}
+
+async function poolRow(own: Bouncer): Promise<Record<string, string | number | null>> {
+  return (await own.admin('SHOW POOLS')).find((pool) => pool.database === 'app') ?? {};
+}
+
+for (const mode of ['session', 'transaction', 'statement']) {
+  it(`${mode} pooling: a running query is cancelled, and the client goes on`, async () => {
+    const own = await Bouncer.start({ databases: { app: pg.connstr() }, settings: { pool_mode: mode } });
+    const raw = await loggedIn(own);
+    for (let n = 0; n < 5; n++) {
+      await startSleeping(raw);
+      await cancelRequest({ port: own.port }, raw.backendPid, raw.backendKey);
+      isCanceled(await raw.until('Z'));
+      const [, row] = await raw.query(`SELECT ${n}`);
+      assert.deepEqual(rowValues(row as Message), [String(n)]);
+    }
+    await raw.end();
+    await own.stop();
+  });
+}
+
+it('over the Unix socket too', async () => {
+  const own = await Bouncer.start({ databases: { app: `host=${pg.socketDir} port=${pg.port} dbname=postgres` } });
+  const raw = await loggedIn(own);
+  await startSleeping(raw);
+  await cancelRequest({ path: `${own.socketDir}/.s.PGSQL.${own.port}` }, raw.backendPid, raw.backendKey);
+  isCanceled(await raw.until('Z'));
+  await raw.end();
+  await own.stop();
+});
+
+describe('who is not cancelled', () => {
+  itGated('nobody with another key', async (own) => {
+    const raw = await loggedIn(own);
+    const other = await loggedIn(own);
+    assert.notDeepEqual(raw.backendKey, other.backendKey);
+    await startSleeping(raw, 1);
+    const wrong = Buffer.from(raw.backendKey);
+    wrong[0] = (wrong[0] as number) ^ 1;
+    await cancelRequest({ port: own.port }, raw.backendPid, wrong);
+    await own.logWait(/closing because: failed cancel request/);
+    // somebody else's key does nothing to this one
+    await cancelRequest({ port: own.port }, other.backendPid, other.backendKey);
+    await own.logWait(/closing because: cancel request for idle client/);
+    assert.equal(letters(await raw.until('Z')), 'TDCZ');
+    await raw.end();
+    await other.end();
+  });
+
+  itGated('a client without a query, and the server that it used last', async (own) => {
+    const raw = await loggedIn(own);
+    const other = await loggedIn(own);
+    await raw.query('SELECT 1');
+    await startSleeping(other, 1);
+    await cancelRequest({ port: own.port }, raw.backendPid, raw.backendKey);
+    assert.equal(letters(await other.until('Z')), 'TDCZ');
+    await raw.end();
+    await other.end();
+  });
+
+  itGated('requests of the wrong size are none', async (own) => {
+    const raw = await loggedIn(own);
+    await startSleeping(raw, 1);
+    const whole = Buffer.concat([int32(raw.backendPid), raw.backendKey]);
+    for (const key of [whole.subarray(0, 4), whole.subarray(0, 7), Buffer.concat([whole, Buffer.alloc(253)])]) {
+      const req = await own.raw();
+      await req.send(startupPacket(CANCEL_REQUEST, key));
+      assert.deepEqual(await req.until(''), []);
+    }
+    await eventually('three lines in the log', () => own.log.count(/closing because: bad cancel request/) === 3);
+    assert.equal(letters(await raw.until('Z')), 'TDCZ');
+    await raw.end();
+  });
+
+  itGated(
+    'whoever would get the server while the request for its last client is still on its way',
+    async (own, gate) => {
+      const raw = await loggedIn(own);
+      const next = await loggedIn(own);
+      await startSleeping(raw, 1);
+      const req = await beginCancel(own, raw);
+      await eventually('the gate to hold the request', () => gate.held.length === 1);
+      assert.equal(letters(await raw.until('Z')), 'TDCZ');
+      const servers = (await own.admin('SHOW SERVERS')).map((server) => server.state).sort();
+      assert.deepEqual(servers, ['active_cancel', 'being_canceled']);
+      const pool = await poolRow(own);
+      assert.deepEqual([pool.sv_being_canceled, pool.sv_active_cancel, pool.cl_active_cancel_req], [1, 1, 1]);
+      await next.sendMessage('Q', cstring('SELECT pg_sleep(0.2), 5'));
+      await eventually('the next client to wait', async () => (await poolRow(own)).cl_waiting === 1);
+      await gate.letGo();
+      const answer = await next.until('Z');
+      assert.equal(letters(answer), 'TDCZ');
+      await req.destroy();
+      await raw.end();
+      await next.end();
+    },
+    { default_pool_size: 1 },
+  );
+});
+
+describe('while a request is on its way', () => {
+  itGated(
+    'it and those behind it are shown, and all end with the query',
+    async (own, gate) => {
+      const raw = await loggedIn(own);
+      await startSleeping(raw);
+      const first = await beginCancel(own, raw);
+      await eventually('the gate to hold the request', () => gate.held.length === 1);
+      // the server's own key, not the client's
+      const key = gate.held[0]?.subarray(8) as Buffer;
+      assert.notDeepEqual(key, Buffer.concat([int32(raw.backendPid), raw.backendKey]));
+      const second = await beginCancel(own, raw);
+      await eventually('the second to wait', async () => (await poolRow(own)).cl_waiting_cancel_req === 1);
+      const states = (await own.admin('SHOW CLIENTS')).map((client) => client.state);
+      assert.ok(states.includes('active_cancel_req') && states.includes('waiting_cancel_req'), states.join());
+      assert.ok((await own.admin('SHOW SERVERS')).some((server) => server.state === 'active_cancel'));
+      await gate.letGo();
+      isCanceled(await raw.until('Z'));
+      for (const req of [first, second]) {
+        assert.deepEqual(await req.until(''), []);
+        await req.destroy();
+      }
+      const pool = await poolRow(own);
+      assert.deepEqual([pool.cl_waiting_cancel_req, pool.cl_active_cancel_req, pool.sv_active_cancel], [0, 0, 0]);
+      await own.logWait(/closing because: successfully sent cancel request/);
+      assert.equal(letters(await raw.query('SELECT 1')), 'TDCZ');
+      await raw.end();
+    },
+    { default_pool_size: 1 },
+  );
+
+  itGated('it can be killed, and then nothing is cancelled', async (own, gate) => {
+    const raw = await loggedIn(own);
+    await startSleeping(raw, 1);
+    const req = await beginCancel(own, raw);
+    await eventually('the gate to hold the request', () => gate.held.length === 1);
+    const row = (await own.admin('SHOW CLIENTS')).find((client) => client.state === 'active_cancel_req');
+    await own.admin(`KILL_CLIENT ${row?.id}`);
+    await own.logWait(/client gave up on cancel request, so we also give up forwarding to server/);
+    await eventually('the gate to be told', () => gate.held.length === 0);
+    assert.equal(letters(await raw.until('Z')), 'TDCZ');
+    await req.destroy();
+    await raw.end();
+  });
+
+  itGated(
+    'it waits no longer than cancel_wait_timeout',
+    async (own, gate) => {
+      const raw = await loggedIn(own);
+      await startSleeping(raw);
+      const first = await beginCancel(own, raw);
+      await eventually('the gate to hold the request', () => gate.held.length === 1);
+      const second = await beginCancel(own, raw);
+      await own.logWait(/closing because: cancel_wait_timeout/);
+      assert.deepEqual(await second.until(''), []);
+      await gate.letGo();
+      isCanceled(await raw.until('Z'));
+      await first.destroy();
+      await second.destroy();
+      await raw.end();
+    },
+    { default_pool_size: 1, cancel_wait_timeout: 1 },
+  );
+
+  itGated(
+    'a full pool is no obstacle: every query of it can be cancelled at once',
+    async (own, gate) => {
+      const clients = await Promise.all([1, 2, 3, 4].map(() => loggedIn(own)));
+      for (const raw of clients) await startSleeping(raw);
+      const reqs = await Promise.all(clients.map((raw) => beginCancel(own, raw)));
+      await eventually('the gate to hold all requests', () => gate.held.length === 4);
+      await gate.letGo();
+      for (const raw of clients) isCanceled(await raw.until('Z'));
+      for (const raw of clients) await raw.end();
+      for (const req of reqs) await req.destroy();
+    },
+    { default_pool_size: 4 },
+  );
+});
+
+it('cancels and queries race for long without hitting the wrong client', async () => {
+  const own = await Bouncer.start({
+    databases: { app: pg.connstr() },
+    settings: { pool_mode: 'transaction', default_pool_size: 3, log_connections: 0, log_disconnections: 0 },
+  });
+  const innocent = await Promise.all([1, 2, 3].map(() => loggedIn(own)));
+  const target = await loggedIn(own);
+  let over = false;
+  const work = innocent.map(async (raw) => {
+    for (let n = 0; !over; n++) assert.equal(letters(await raw.query(`SELECT pg_sleep(0.001), ${n}`)), 'TDCZ');
+  });
+  for (let n = 0; n < 100; n++) {
+    const answer = target.query(`SELECT pg_sleep(${(n % 10) / 1000})`);
+    await cancelRequest({ port: own.port }, target.backendPid, target.backendKey);
+    assert.match(letters(await answer), /^(TDC|E|TE)Z$/);
+  }
+  over = true;
+  await Promise.all(work);
+  for (const raw of [...innocent, target]) await raw.end();
+  const lists = Object.fromEntries((await own.admin('SHOW LISTS')).map(({ list, items }) => [list, items]));
+  assert.equal(lists.used_clients, 1);
+  await own.stop();
+});

@@ -1,0 +1,644 @@
+/*
+ * `resolv_conf` and `dns_zone_check_period`: names resolved by servers of our choice, zones watched by their serial
+ * numbers, and name servers that are down, slow, wrong or hostile.
+ */
+
+import assert from 'node:assert/strict';
+import { rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { compareWays } from '../../src/workers/families';
+import { addressOf, candidates, hostsAddresses, parseResolvConf } from '../../src/workers/resolvconf';
+import { giveTo } from '../../tools/unprivileged';
+import { ask, login, show, withPooler } from '../harness/answers';
+import type { Bouncer, BouncerOptions } from '../harness/bouncer';
+import { PgCluster } from '../harness/cluster';
+import { after, before, describe, test } from '../harness/limits';
+import { dropDir, eventually, it, tempDir, user } from '../harness/machine';
+import { NameServer, nameBytes, type Question, record, reply, SERVFAIL } from '../harness/name-server';
+import type { RawClient } from '../harness/raw-client';
+import { withPlace } from '../harness/reboot-chain';
+
+let pg: PgCluster;
+let dir = '';
+
+before(async () => {
+  dir = tempDir('names');
+  giveTo(user, dir);
+  pg = await PgCluster.start({
+    settings: { listen_addresses: '127.0.0.1,127.0.0.2' },
+    hba: ['local all all trust', 'host all all 127.0.0.0/8 trust'],
+  });
+});
+after(async () => {
+  await pg.stop();
+  dropDir(dir);
+});
+
+const ONE = '127.0.0.1';
+const TWO = '127.0.0.2';
+/** For name servers that do answer, however busy the machine is. */
+const PATIENT = 'options timeout:10 attempts:1';
+/** For those that do not. */
+const FAST = 'options timeout:1 attempts:1';
+const LOOKUP_FAILED = /WARNING DNS lookup failed: one\.test: result=0/;
+
+/** A name server and a pooler that asks it for the host of its databases, each named after its host. */
+async function withNames(
+  { hosts = ['one.test'], conf = [PATIENT], settings = {}, env = {} }: Partial<Case>,
+  body: (pooler: Bouncer, names: NameServer) => Promise<void>,
+): Promise<void> {
+  const names = await NameServer.start();
+  const path = names.conf(dir, ...conf);
+  const databases = Object.fromEntries(hosts.map((host) => [host, dbLine(host)]));
+  const common = { pool_mode: 'transaction', verbose: 1, server_login_retry: 0.1, resolv_conf: path };
+  // the domain of this machine is not to be searched
+  const options: BouncerOptions = {
+    databases,
+    settings: { ...common, ...settings },
+    env: { LOCALDOMAIN: conf.some((line) => line.startsWith('search')) ? undefined : '', RES_OPTIONS: '', ...env },
+  };
+  try {
+    await withPooler(options, (pooler) => body(pooler, names));
+  } finally {
+    await names.stop();
+  }
+}
+
+interface Case {
+  hosts: string[];
+  conf: string[];
+  settings: Record<string, string | number>;
+  env: Record<string, string>;
+}
+
+const dbLine = (host: string): string => `host=${host} port=${pg.port} dbname=postgres user=postgres`;
+
+/** Client in a transaction, on a server of its own. */
+async function begun(pooler: Bouncer, database = 'one.test'): Promise<RawClient> {
+  const client = await login(pooler, { database });
+  await ask(client, 'BEGIN');
+  return client;
+}
+
+const where = (client: RawClient) => ask(client, 'SELECT host(inet_server_addr())');
+
+async function hostsRow(pooler: Bouncer, hostname: string) {
+  return (await show(pooler, 'DNS_HOSTS', { hostname }))[0];
+}
+
+describe('resolv_conf', () => {
+  it('its name server is asked, for A and AAAA, and answers count for dns_max_ttl, whatever TTL they have', async () => {
+    await withNames({ settings: { dns_max_ttl: 1000 } }, async (pooler, names) => {
+      names.names.set('one.test', { addresses: [TWO] });
+      names.trick = (question, right) => {
+        // a TTL of 0
+        if (question.type === 'A') right.writeUInt32BE(0, question.packet.length + 6);
+        return [right];
+      };
+      assert.equal(await where(await begun(pooler)), TWO);
+      assert.equal(await where(await begun(pooler)), TWO);
+      assert.deepEqual([...names.asked].sort(), ['A one.test', 'AAAA one.test']);
+      const row = await hostsRow(pooler, 'one.test');
+      assert.equal(row?.addrs, `${TWO}:0`);
+      assert.ok(Number(row?.ttl) > 900 && Number(row?.ttl) <= 1000, `${row?.ttl}`);
+      assert.deepEqual(await show(pooler, 'DNS_ZONES'), [{ zonename: 'test', serial: '0', count: 1 }]);
+    });
+    await withNames({ settings: { dns_max_ttl: 0 } }, async (pooler, names) => {
+      names.names.set('one.test', { addresses: [TWO] });
+      await begun(pooler);
+      await begun(pooler);
+      assert.equal(names.count('A one.test'), 2);
+    });
+  });
+
+  it('several addresses take turns', async () => {
+    await withNames({}, async (pooler, names) => {
+      names.names.set('one.test', { addresses: [ONE, TWO] });
+      const hosts = [];
+      for (let i = 0; i < 4; i++) hosts.push(await where(await begun(pooler)));
+      assert.deepEqual(hosts, [ONE, TWO, ONE, TWO]);
+    });
+  });
+
+  it('when one of several addresses refuses, the next is tried at once', async () => {
+    await withNames({ settings: { server_login_retry: 600 } }, async (pooler, names) => {
+      names.names.set('one.test', { addresses: ['127.0.0.9', TWO] });
+      assert.equal(await where(await begun(pooler)), TWO);
+      assert.equal(await where(await begun(pooler)), TWO);
+      assert.equal(pooler.log.count(/closing because: connect failed/), 2);
+    });
+  });
+
+  it('search list and ndots', async () => {
+    const conf = [PATIENT, 'search nowhere.test x.test', 'options ndots:2'];
+    await withNames({ hosts: ['short', 'dotted.name', 'whole.test.'], conf }, async (pooler, names) => {
+      names.names.set('short.x.test', { addresses: [ONE] });
+      names.names.set('dotted.name', { addresses: [ONE] });
+      names.names.set('whole.test', { addresses: [ONE] });
+      for (const database of ['short', 'dotted.name', 'whole.test.']) await begun(pooler, database);
+      assert.deepEqual(
+        names.asked.filter((each) => each.startsWith('A ')),
+        [
+          'A short.nowhere.test',
+          'A short.x.test',
+          'A dotted.name.nowhere.test',
+          'A dotted.name.x.test',
+          'A dotted.name',
+          'A whole.test',
+        ],
+      );
+    });
+    const env = { LOCALDOMAIN: 'y.test', RES_OPTIONS: 'ndots:1' };
+    await withNames({ hosts: ['short'], conf, env }, async (pooler, names) => {
+      names.names.set('short.y.test', { addresses: [ONE] });
+      await begun(pooler, 'short');
+    });
+  });
+
+  it('what the hosts file knows, and this machine itself, no server is asked for', async () => {
+    await withNames({ hosts: ['localhost', 'deep.localhost'] }, async (pooler, names) => {
+      for (const host of ['localhost', 'deep.localhost']) {
+        const client = await pooler.raw();
+        await client.startup({ user: 'postgres', database: host });
+        await eventually(
+          `addresses of ${host}`,
+          async () => String((await hostsRow(pooler, host))?.addrs ?? '') !== '',
+        );
+        await client.destroy();
+      }
+      assert.deepEqual(names.asked, []);
+    });
+  });
+
+  it('dns_nxdomain_ttl: that there is no such name is remembered so long', async () => {
+    for (const [ttl, many] of [
+      [1000, false],
+      [0, true],
+    ] as const) {
+      await withNames({ settings: { dns_nxdomain_ttl: ttl } }, async (pooler, names) => {
+        const client = await pooler.raw();
+        await client.startup({ user: 'postgres', database: 'one.test' });
+        await eventually('failures', () => pooler.log.count(/server DNS lookup failed/) >= 4);
+        await pooler.logWait(LOOKUP_FAILED);
+        await pooler.logWait(/DEBUG DNS lookup failed: one\.test - Domain name not found/);
+        if (many) assert.ok(names.count('A one.test') >= 3);
+        else assert.equal(names.count('A one.test'), 1);
+        await client.destroy();
+      });
+    }
+  });
+
+  const failures: [string, (names: NameServer) => void, RegExp][] = [
+    ['SERVFAIL', (names) => names.names.set('one.test', { rcode: SERVFAIL }), /- DNS server returned general failure/],
+    ['no address', (names) => names.names.set('one.test', {}), /- DNS server returned answer with no data/],
+    ['no answer', (names) => (names.trick = () => []), /- (Timeout while contacting|Could not contact) DNS servers/],
+  ];
+  for (const [what, fail, text] of failures) {
+    it(`${what}: the client waits, and goes on when names are there again`, async () => {
+      await withNames({ conf: [FAST], settings: { dns_nxdomain_ttl: 0 } }, async (pooler, names) => {
+        fail(names);
+        const client = await login(pooler, { database: 'pgbouncer', user: 'admin', password: 'admin-password' });
+        const waiting = begun(pooler);
+        await pooler.logWait(LOOKUP_FAILED);
+        await pooler.logWait(text);
+        assert.ok((await client.query('SHOW VERSION')).length > 0, 'the loop goes on meanwhile');
+        names.names.set('one.test', { addresses: [ONE] });
+        names.trick = null;
+        assert.equal(await where(await waiting), ONE);
+      });
+    });
+  }
+
+  it('one family answers, the other never does: that is enough', async () => {
+    await withNames({ conf: [FAST] }, async (pooler, names) => {
+      names.names.set('one.test', { addresses: [TWO] });
+      names.trick = (question, right) => (question.type === 'AAAA' ? [] : [right]);
+      assert.equal(await where(await begun(pooler)), TWO);
+    });
+  });
+
+  it('a name server that is not there is passed over, one that comes later is found by the changed file', async () => {
+    const conf = ['nameserver 127.0.0.1:1', 'nameserver nonsense', FAST];
+    await withNames({ conf, settings: { dns_nxdomain_ttl: 0, dns_max_ttl: 0 } }, async (pooler, names) => {
+      names.names.set('one.test', { addresses: [TWO] });
+      writeFileSync(join(dir, 'resolv.conf'), `nameserver 127.0.0.1:1\nnameserver ${names.address}\n${FAST}\n`);
+      assert.equal(await where(await begun(pooler)), TWO);
+      writeFileSync(join(dir, 'resolv.conf'), `nameserver 127.0.0.1:1\n${FAST}\n#\n`);
+      const waiting = begun(pooler);
+      await pooler.logWait(/DEBUG DNS lookup failed: one\.test - Could not contact DNS servers/);
+      names.conf(dir, FAST, '# again');
+      assert.equal(await where(await waiting), TWO);
+    });
+  });
+
+  it('a file that is not there is said once, and c-ares asks this machine', async () => {
+    const names = await NameServer.start();
+    const path = names.conf(dir);
+    rmSync(path);
+    await names.stop();
+    const settings = { resolv_conf: path, server_login_retry: 0.1, dns_nxdomain_ttl: 0 };
+    const databases = { 'one.test': dbLine('one.test') };
+    await withPooler({ databases, settings }, async (pooler) => {
+      const client = await pooler.raw();
+      await client.startup({ user: 'postgres', database: 'one.test' });
+      await eventually('failures', () => pooler.log.count(LOOKUP_FAILED) >= 2);
+      assert.equal(pooler.log.count(/WARNING could not open resolv_conf .*: No such file or directory/), 1);
+      assert.equal(pooler.log.count(/has no effect/), 0);
+      await client.destroy();
+    });
+  });
+});
+
+/** Watches zones five times a second, and keeps addresses for ever. */
+const WATCH = { dns_zone_check_period: 0.2, dns_max_ttl: 1000 };
+
+describe('dns_zone_check_period', () => {
+  it('a serial that grew: names are asked again, and servers leave addresses that are gone', async () => {
+    await withNames({ settings: WATCH, hosts: ['one.test', 'two.test'] }, async (pooler, names) => {
+      names.names.set('test', { serial: 7 });
+      names.names.set('one.test', { addresses: [ONE] });
+      names.names.set('two.test', { addresses: [ONE] });
+      const client = await begun(pooler);
+      await begun(pooler, 'two.test');
+      await pooler.logWait(/LOG zone 'test' serial changed: old=0 new=7/);
+      await pooler.logWait(/DEBUG zone 'test' unchanged: serial=7/);
+      assert.deepEqual(await show(pooler, 'DNS_ZONES'), [{ zonename: 'test', serial: '7', count: 2 }]);
+      const lists = await show(pooler, 'LISTS', { list: 'dns_zones' });
+      assert.equal(lists[0]?.items, 1);
+
+      const before = [names.count('A one.test'), names.count('A two.test')];
+      names.names.set('one.test', { addresses: [TWO] });
+      names.names.set('test', { serial: 8 });
+      await pooler.logWait(/LOG zone 'test' serial changed: old=7 new=8/);
+      await eventually('new addresses', async () => (await hostsRow(pooler, 'one.test'))?.addrs === `${TWO}:0`);
+      assert.deepEqual(
+        [names.count('A one.test'), names.count('A two.test')],
+        before.map((count) => count + 1),
+      );
+      assert.equal(await where(client), ONE, 'a transaction goes on');
+      await ask(client, 'COMMIT');
+      await pooler.logWait(/S-[^\n]*@127\.0\.0\.1:\d+ closing because: /);
+      assert.equal(await where(client), TWO);
+      assert.equal(pooler.log.count(/two\.test\/[^\n]*closing because/), 0);
+    });
+  });
+
+  it('an address that left while lookups failed is noticed when they work again', async () => {
+    await withNames({ settings: { ...WATCH, dns_nxdomain_ttl: 0 } }, async (pooler, names) => {
+      names.names.set('test', { serial: 1 });
+      names.names.set('one.test', { addresses: [ONE] });
+      const client = await begun(pooler);
+      await pooler.logWait(/serial changed: old=0 new=1/);
+      names.names.set('one.test', { rcode: SERVFAIL });
+      names.names.set('test', { serial: 2 });
+      await pooler.logWait(LOOKUP_FAILED);
+      names.names.set('one.test', { addresses: [TWO] });
+      names.names.set('test', { serial: 3 });
+      await eventually('new addresses', async () => (await hostsRow(pooler, 'one.test'))?.addrs === `${TWO}:0`);
+      await ask(client, 'COMMIT');
+      await pooler.logWait(/S-[^\n]*@127\.0\.0\.1:\d+ closing because: /);
+    });
+  });
+
+  it('a name in a list of hosts too', async () => {
+    await withNames({ settings: WATCH, hosts: [] }, async (pooler, names) => {
+      names.names.set('test', { serial: 1 });
+      names.names.set('one.test', { addresses: [ONE] });
+      names.names.set('two.test', { addresses: [ONE] });
+      pooler.rewrite({ databases: { list: dbLine('one.test,two.test') } });
+      await pooler.admin('RELOAD');
+      const clients = [await begun(pooler, 'list'), await begun(pooler, 'list')];
+      await pooler.logWait(/serial changed: old=0 new=1/);
+      names.names.set('one.test', { addresses: [TWO] });
+      names.names.set('test', { serial: 2 });
+      await eventually('new addresses', async () => (await hostsRow(pooler, 'one.test'))?.addrs === `${TWO}:0`);
+      for (const client of clients) await ask(client, 'COMMIT');
+      await pooler.logWait(/S-[^\n]*closing because: /);
+      assert.equal((await show(pooler, 'SERVERS')).length, 1, 'the server of the other name stays');
+    });
+  });
+
+  it('serial numbers wrap around; one that went back is no news', async () => {
+    await withNames({ settings: WATCH }, async (pooler, names) => {
+      const zone = async (serial: number, text: RegExp) => {
+        const mark = pooler.log.mark();
+        names.names.set('test', { serial });
+        await pooler.logWait(text, mark);
+      };
+      names.names.set('one.test', { addresses: [ONE] });
+      names.names.set('test', { serial: 0x7fffffff });
+      await begun(pooler);
+      await pooler.logWait(/serial changed: old=0 new=2147483647/);
+      await zone(0xfffffff0, /serial changed: old=2147483647 new=4294967280/);
+      await zone(0xffffffef, /unchanged: serial=4294967279/);
+      await zone(3, /serial changed: old=4294967280 new=3/);
+      assert.equal((await show(pooler, 'DNS_ZONES'))[0]?.serial, '3');
+    });
+  });
+
+  it('a zone that nobody knows, or that is gone, changes nothing; others are watched on', async () => {
+    await withNames(
+      { conf: [FAST], settings: WATCH, hosts: ['one.test', 'two.gone', 'nodot'] },
+      async (pooler, names) => {
+        for (const name of ['one.test', 'two.gone', 'nodot']) names.names.set(name, { addresses: [ONE] });
+        names.names.set('test', { serial: 1 });
+        names.names.set('gone', { serial: 5 });
+        await begun(pooler, 'two.gone');
+        await begun(pooler);
+        await begun(pooler, 'nodot');
+        await pooler.logWait(/zone 'gone' serial changed: old=0 new=5/);
+        await pooler.logWait(/zone 'test' serial changed: old=0 new=1/);
+        names.names.delete('gone');
+        await pooler.logWait(/DEBUG failure to get zone 'gone' serial/);
+        names.names.set('test', { serial: 2 });
+        await pooler.logWait(/zone 'test' serial changed: old=1 new=2/);
+        assert.deepEqual(await show(pooler, 'DNS_ZONES'), [
+          { zonename: 'gone', serial: '5', count: 1 },
+          { zonename: 'test', serial: '2', count: 1 },
+        ]);
+        assert.equal((await hostsRow(pooler, 'two.gone'))?.addrs, `${ONE}:0`);
+        names.trick = () => [];
+        await eventually('silence noticed', () => pooler.log.count(/failure to get zone 'test' serial/) >= 1);
+        names.trick = null;
+        names.names.set('test', { serial: 3 });
+        await pooler.logWait(/zone 'test' serial changed: old=2 new=3/);
+      },
+    );
+  });
+
+  it('RELOAD starts and ends the watching', async () => {
+    await withNames({}, async (pooler, names) => {
+      names.names.set('one.test', { addresses: [ONE] });
+      names.names.set('test', { serial: 1 });
+      await begun(pooler);
+      const set = async (period: number) => {
+        pooler.rewrite({ settings: { dns_zone_check_period: period } });
+        await pooler.admin('RELOAD');
+      };
+      await set(0.1);
+      await pooler.logWait(/serial changed: old=0 new=1/);
+      await set(0);
+      names.names.set('test', { serial: 2 });
+      // one may have been under way; and the janitor looks three times a second
+      await eventually('an end of the asking', async () => {
+        const asked = names.count('SOA test');
+        await new Promise((wake) => setTimeout(wake, 1000));
+        return names.count('SOA test') === asked;
+      });
+      const mark = pooler.log.mark();
+      names.names.set('test', { serial: 3 });
+      await set(0.1);
+      await pooler.logWait(/serial changed: old=[12] new=3/, mark);
+    });
+  });
+});
+
+/** A label that is a pointer to itself. */
+const LOOP = Buffer.from([0xc0, 0x0c]);
+
+/** What a name server may do to us; none of it is an address. */
+const TRICKS: Record<string, (question: Question, right: Buffer) => Buffer[]> = {
+  'nothing but noise': () => [Buffer.from('\xff'.repeat(700), 'latin1')],
+  'an empty packet': () => [Buffer.alloc(0)],
+  'half a header': (_, right) => [right.subarray(0, 7)],
+  'cut off in the middle': (_, right) => [right.subarray(0, right.length - 3)],
+  'counts that promise more': (_, right) => {
+    right.writeUInt16BE(0xffff, 6);
+    return [right];
+  },
+  'a record longer than the packet': (question) => [
+    reply(question, 0, [Buffer.concat([record(1, Buffer.alloc(0)).subarray(0, 10), Buffer.from([0xff, 0xff, 1])])]),
+  ],
+  'an address of three bytes': (question) => [reply(question, 0, [record(1, Buffer.from([127, 0, 0]))])],
+  'a name that contains itself': (question) => {
+    const at = question.packet.length;
+    const self = Buffer.from([0xc0 | (at >> 8), at & 0xff]);
+    return [reply(question, 0, [Buffer.concat([self, record(1, Buffer.from([127, 0, 0, 1])).subarray(2)])])];
+  },
+  'an alias of itself': (question) => [reply(question, 0, [record(5, LOOP)])],
+  'somebody else’s id': (_, right) => {
+    right.writeUInt16BE((right.readUInt16BE(0) + 1) & 0xffff, 0);
+    return [right];
+  },
+  'an answer to another question': (question) => {
+    const other = Buffer.concat([
+      question.packet.subarray(0, 12),
+      nameBytes('evil.test'),
+      question.packet.subarray(-4),
+    ]);
+    return [reply({ ...question, packet: other }, 0, [record(1, Buffer.from([127, 0, 0, 2]))])];
+  },
+  'the question back': (question) => [Buffer.from(question.packet)],
+  'cut short, and no TCP': (question) => [reply(question, 0, [], 0x8780)],
+  'a thousand packets': (_, right) => Array(1000).fill(right.subarray(0, 11)),
+};
+
+it('the thread that resolves dies: the pooler lives, says so, and starts another', async () => {
+  // runs in every thread of the pooler; ends the one that resolves names at its first question
+  const hook = join(dir, 'hook.js');
+  const lines = [
+    "const { isMainThread, workerData } = require('node:worker_threads');",
+    `const { existsSync, rmSync } = require('node:fs');`,
+    `const mark = ${JSON.stringify(join(dir, 'die'))};`,
+    'if (!isMainThread && workerData?.resolvConf !== undefined)',
+    "  workerData.port.on('message', () => { if (existsSync(mark)) { rmSync(mark); process.exit(1); } });",
+  ];
+  writeFileSync(hook, lines.join('\n'));
+  writeFileSync(join(dir, 'die'), '');
+  giveTo(user, dir);
+  const env = { NODE_OPTIONS: `--require ${hook}` };
+  await withNames({ settings: { dns_nxdomain_ttl: 0 }, env }, async (pooler, names) => {
+    names.names.set('one.test', { addresses: [TWO] });
+    assert.equal(await where(await begun(pooler)), TWO);
+    assert.equal(pooler.log.count(/WARNING lost the thread that resolves names: the thread ended/), 1);
+    assert.equal(pooler.log.count(LOOKUP_FAILED), 1);
+  });
+});
+
+describe('online reboot', () => {
+  it('the new process asks for itself; a lookup that is under way ends with the old one', async () => {
+    const names = await NameServer.start();
+    const settings = {
+      pool_mode: 'transaction',
+      verbose: 1,
+      server_login_retry: 0.1,
+      dns_nxdomain_ttl: 0,
+      ...WATCH,
+      resolv_conf: names.conf(dir, FAST),
+    };
+    const databases = { 'one.test': dbLine('one.test'), 'two.test': dbLine('two.test') };
+    try {
+      await withPlace({ cluster: pg, databases, settings }, async (place) => {
+        await place.start('ts');
+        names.names.set('test', { serial: 1 });
+        names.names.set('one.test', { addresses: [ONE] });
+        names.names.set('two.test', { addresses: [TWO] });
+        const old = await place.raw();
+        await old.login({ database: 'one.test' });
+        assert.equal(await where(old), ONE);
+        await place.now.log.wait(/zone 'test' serial changed: old=0 new=1/);
+        names.trick = (question, right) => (question.name === 'two.test' ? [] : [right]);
+        const waiting = await place.raw();
+        const loggedIn = waiting.login({ database: 'two.test' });
+        await place.now.log.wait(/DEBUG dns: resolving two\.test/);
+        await place.reboot('ts');
+        assert.equal(await where(old), ONE);
+        names.trick = null;
+        await loggedIn;
+        assert.equal(await where(waiting), TWO);
+        await place.now.log.wait(/zone 'test' serial changed: old=0 new=1/);
+        const asked = names.count('A one.test');
+        await ask(old, 'BEGIN');
+        const another = await place.raw();
+        await another.login({ database: 'one.test' });
+        assert.equal(await where(another), ONE);
+        assert.equal(names.count('A one.test'), asked + 1);
+        for (const client of [old, waiting, another]) await client.destroy();
+      });
+    } finally {
+      await names.stop();
+    }
+  });
+});
+
+describe('hostile name servers', () => {
+  it('none of it is taken for an address, and all goes on afterwards', async () => {
+    const settings = { ...WATCH, dns_nxdomain_ttl: 0, query_wait_timeout: 0 };
+    const hosts = Object.keys(TRICKS).map((_, i) => `n${i}.test`);
+    await withNames({ conf: [FAST], settings, hosts }, async (pooler, names) => {
+      names.names.set('test', { serial: 1 });
+      for (const host of hosts) names.names.set(host, { addresses: [ONE] });
+      for (const [i, [what, trick]] of Object.entries(TRICKS).entries()) {
+        const host = `n${i}.test`;
+        names.trick = (question, right) => (question.name === host ? trick(question, right) : [right]);
+        const waiting = begun(pooler, host);
+        const line = new RegExp(`WARNING DNS lookup failed: ${host}: result=0`);
+        await pooler.logWait(line).catch((err) => {
+          throw new Error(`${what}: ${err.message}`);
+        });
+        names.trick = null;
+        assert.equal(await where(await waiting), ONE, what);
+      }
+    });
+  });
+
+  it('and none for a serial number', async () => {
+    await withNames({ conf: [FAST], settings: WATCH }, async (pooler, names) => {
+      names.names.set('test', { serial: 1 });
+      names.names.set('one.test', { addresses: [ONE] });
+      await begun(pooler);
+      await pooler.logWait(/serial changed: old=0 new=1/);
+      for (const [what, trick] of Object.entries(TRICKS)) {
+        const mark = pooler.log.mark();
+        names.names.set('test', { serial: 2 });
+        names.trick = (question, right) => (question.type === 'SOA' ? trick(question, right) : [right]);
+        await pooler.logWait(/failure to get zone 'test' serial/, mark).catch((err) => {
+          throw new Error(`${what}: ${err.message}`);
+        });
+        assert.equal(pooler.log.count(/serial changed/, mark), 0, what);
+      }
+      names.trick = null;
+      await pooler.logWait(/serial changed: old=1 new=2/);
+    });
+  });
+
+  it('thousands of addresses in one answer', async () => {
+    await withNames({}, async (pooler, names) => {
+      names.names.set('one.test', { addresses: Array.from({ length: 3500 }, (_, i) => `127.0.${i >> 8}.${i & 255}`) });
+      const client = await pooler.raw();
+      await client.startup({ user: 'postgres', database: 'one.test' });
+      await eventually('addresses', async () => String((await hostsRow(pooler, 'one.test'))?.addrs ?? '') !== '');
+      await client.destroy();
+    });
+  });
+});
+
+/* ---- the files, and which family ---- */
+
+test('resolv.conf: what c-ares takes from it', () => {
+  const text = [
+    '# comment',
+    'nameserver 127.0.0.1 ; the first',
+    'nameserver 127.0.0.1:5300',
+    'nameserver ::1',
+    'nameserver [::1]:53',
+    'nameserver [fe80::1%eth0]:5301',
+    'nameserver 10.0.0.1,10.0.0.2',
+    'nameserver 1.2.3',
+    'nameserver 1.2.3.4:99999',
+    'nameserver [1.2.3.4]:53',
+    'nameserver one.test',
+    'nameserver',
+    'domain first.test second.test',
+    'search a.test\tb.test # two',
+    'domain late.test',
+    'options ndots:3 timeout:4 attempts:5 rotate nonsense:1 ndots:x',
+    'lookup bind file',
+    'sortlist 10.0.0.0/8',
+  ].join('\n');
+  assert.deepEqual(parseResolvConf(text, {}, 'me.home.test'), {
+    servers: [
+      '127.0.0.1:53',
+      '127.0.0.1:5300',
+      '[::1]:53',
+      '[::1]:53',
+      '[fe80::1%eth0]:5301',
+      '10.0.0.1:53',
+      '10.0.0.2:53',
+    ],
+    search: ['a.test', 'b.test'],
+    ndots: 3,
+    timeoutMs: 4000,
+    tries: 5,
+    rotate: true,
+    lookups: 'bf',
+  });
+  const empty = {
+    servers: ['127.0.0.1:53'],
+    search: ['home.test'],
+    ndots: 1,
+    timeoutMs: 2000,
+    tries: 3,
+    rotate: false,
+  };
+  assert.deepEqual(parseResolvConf('', {}, 'me.home.test'), { ...empty, lookups: 'fb' });
+  const env = { LOCALDOMAIN: 'env.test', RES_OPTIONS: 'timeout:1 attempts:0' };
+  const overruled = parseResolvConf('search a.test\noptions timeout:9', env, 'me');
+  assert.deepEqual([overruled.search, overruled.timeoutMs, overruled.tries], [['env.test'], 1000, 3]);
+  assert.deepEqual(candidates(overruled, 'x'), ['x.env.test', 'x']);
+  assert.deepEqual(candidates(overruled, 'x.y'), ['x.y', 'x.y.env.test']);
+  assert.deepEqual(candidates(overruled, 'x.'), ['x']);
+});
+
+test('the hosts file: names and aliases in whatever case, all their lines', () => {
+  const text =
+    '127.0.0.1 localhost here # there\n#9.9.9.9 here\n::0001\tip6 HERE\n10.0.0.300 here\n1.2.3.4\n127.0.0.1 here\n';
+  assert.deepEqual(hostsAddresses(text, 'Here.'), [
+    { family: 4, host: '127.0.0.1' },
+    { family: 6, host: '::1' },
+  ]);
+  assert.deepEqual(hostsAddresses(text, 'there'), []);
+});
+
+test('of two families the one is taken that RFC 6724 puts first', () => {
+  const way = (to: string, from: string | null) => {
+    return {
+      to: addressOf(to) as NonNullable<ReturnType<typeof addressOf>>,
+      from: from === null ? null : addressOf(from),
+    };
+  };
+  const global6 = way('2001:db8::1', '2001:db8::2');
+  const cases: [ReturnType<typeof way>, ReturnType<typeof way>, string][] = [
+    [global6, way('10.0.0.1', '10.0.0.2'), 'IPv6 before IPv4'],
+    [way('10.0.0.1', '10.0.0.2'), way('2001:db8::1', null), 'no way there'],
+    [way('10.0.0.1', '10.0.0.2'), way('2001:db8::1', 'fe80::2'), 'a source of smaller scope'],
+    [way('10.0.0.1', '10.0.0.2'), way('2001:db8::1', 'fd00::2'), 'a source of another label'],
+    [way('10.0.0.1', '10.0.0.2'), way('fd00::1', 'fd00::2'), 'precedence: local IPv6 last'],
+    [way('10.0.0.1', '10.0.0.2'), way('2002:102:304::1', '2002:102:304::2'), 'precedence: 6to4'],
+    [way('::1', '::1'), way('127.0.0.1', '127.0.0.1'), 'this machine'],
+  ];
+  for (const [better, worse, what] of cases) {
+    assert.ok(compareWays(better, worse) < 0, what);
+    assert.ok(compareWays(worse, better) > 0, what);
+  }
+});

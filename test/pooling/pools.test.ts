@@ -1,0 +1,355 @@
+/*
+ * Sharing servers: pool modes and who decides them, which server comes next, what is cleaned and checked between two
+ * clients, which variables travel with a client, and as whom and with what a server is opened.
+ */
+
+import assert from 'node:assert/strict';
+import { hostname } from 'node:os';
+import {
+  ask,
+  backendOf,
+  backendsBecome,
+  errorIn,
+  login,
+  rowsBecome,
+  show,
+  start,
+  thrownOut,
+  valueIn,
+  withPooler,
+} from '../harness/answers';
+import type { Bouncer, BouncerOptions } from '../harness/bouncer';
+import { PgCluster } from '../harness/cluster';
+import { after, before, describe } from '../harness/limits';
+import { it } from '../harness/machine';
+import { cstring, int16, int32, letters, message, type RawClient } from '../harness/raw-client';
+
+let pg: PgCluster;
+
+before(async () => {
+  pg = await PgCluster.start();
+  for (const name of ['ann', 'ben']) await pg.createUser(name, '', 'none');
+});
+after(() => pg.stop());
+
+const USERS = { ann: '', ben: '' };
+const TX = { pool_mode: 'transaction' };
+
+describe('pool_mode', () => {
+  /** What a client does to the one server of its pool shows the mode. */
+  async function modeOf(pooler: Bouncer, first: RawClient, second: RawClient): Promise<string> {
+    await ask(first, 'SELECT 1');
+    await start(second, 'SELECT 2');
+    // the server is free, or it stays with the first until that one leaves
+    const waits = rowsBecome(pooler, 'CLIENTS', { state: 'waiting' }, 1).then(() => null);
+    waits.catch(() => {});
+    const early = await Promise.race([second.until('Z'), waits]);
+    if (early === null) return 'session';
+    assert.equal(valueIn(early), '2');
+    const error = errorIn(await first.query('BEGIN'));
+    if (error?.M === 'transaction blocks not allowed in statement pooling mode') return 'statement';
+    assert.equal(error, null);
+    return 'transaction';
+  }
+
+  const cases: [string, string, string, string, string][] = [
+    ['session', 'session', '', '', 'session'],
+    ['transaction', 'transaction', '', '', 'transaction'],
+    ['statement', 'statement', '', '', 'statement'],
+    ['of the database before the general one', 'session', 'pool_mode=transaction', '', 'transaction'],
+    ['of the user before the database', 'session', 'pool_mode=transaction', 'pool_mode=statement', 'statement'],
+    ['of the user, back to session', 'statement', 'pool_mode=transaction', 'pool_mode=session', 'session'],
+  ];
+  for (const [what, general, database, user, mode] of cases) {
+    it(what, async () => {
+      const options: BouncerOptions = {
+        databases: { postgres: pg.connstr('postgres', database) },
+        users: { ann: user },
+        settings: { pool_mode: general, default_pool_size: 1 },
+        userlist: USERS,
+      };
+      await withPooler(options, async (pooler) => {
+        const clients = [await login(pooler, { user: 'ann' }), await login(pooler, { user: 'ann' })] as const;
+        assert.equal(await modeOf(pooler, ...clients), mode);
+        assert.equal((await show(pooler, 'POOLS', { user: 'ann' }))[0]?.pool_mode, mode);
+      });
+    });
+  }
+});
+
+describe('server_round_robin', () => {
+  for (const [value, order] of [
+    [0, [0, 0, 0, 0]],
+    [1, [2, 1, 0, 2]],
+  ] as const) {
+    it(value === 0 ? 'off: the last one used comes first' : 'on: each has its turn', async () => {
+      const settings = { ...TX, server_round_robin: value, server_reset_query: '' };
+      await withPooler({ cluster: pg, settings }, async (pooler) => {
+        const clients = [await login(pooler), await login(pooler), await login(pooler)];
+        for (const client of clients) await ask(client, 'BEGIN');
+        const pids: number[] = [];
+        for (const client of clients) pids.push(await backendOf(client));
+        for (const client of [...clients].reverse()) await ask(client, 'COMMIT');
+        const turns: number[] = [];
+        for (const _turn of order) turns.push(pids.indexOf(await backendOf(clients[0] as RawClient)));
+        assert.deepEqual(turns, order);
+      });
+    });
+  }
+});
+
+describe('server_reset_query', () => {
+  /** The first client leaves a mark; whether the next one on the same server sees it. */
+  async function markStays(settings: Record<string, string | number>): Promise<boolean> {
+    let stays = false;
+    await withPooler({ cluster: pg, settings: { default_pool_size: 1, ...settings } }, async (pooler) => {
+      const first = await login(pooler);
+      const pid = await backendOf(first);
+      await ask(first, "SET test.mark = 'seen'");
+      await first.end();
+      const second = await login(pooler);
+      stays = (await ask(second, "SELECT current_setting('test.mark', true)")) === 'seen';
+      assert.equal(await backendOf(second), pid);
+    });
+    return stays;
+  }
+
+  it('cleans in session mode', async () => assert.equal(await markStays({}), false));
+  it('not in transaction mode', async () => assert.equal(await markStays(TX), true));
+  it('also there with server_reset_query_always', async () =>
+    assert.equal(await markStays({ ...TX, server_reset_query_always: 1 }), false));
+  it('can be empty', async () => assert.equal(await markStays({ server_reset_query: '' }), true));
+  it('can be something else', async () => {
+    assert.equal(await markStays({ server_reset_query: 'RESET test.mark' }), false);
+    assert.equal(await markStays({ server_reset_query: 'SELECT 1' }), true);
+  });
+});
+
+describe('server_check_query', () => {
+  const checked = /P: checking: (.*)/;
+
+  it('runs before a server that rested longer than server_check_delay is used again', async () => {
+    const settings = { ...TX, server_check_query: 'SELECT 17', server_check_delay: 0.3, verbose: 1 };
+    await withPooler({ cluster: pg, settings }, async (pooler) => {
+      const client = await login(pooler);
+      const pid = await backendOf(client);
+      for (let i = 0; i < 5; i++) await ask(client, 'SELECT 1');
+      assert.equal(pooler.log.count(checked), 0);
+      await rowsBecome(pooler, 'SERVERS', { state: 'used' }, 1);
+      assert.equal(await backendOf(client), pid);
+      assert.equal((await pooler.logWait(checked))[1], 'SELECT 17');
+    });
+  });
+
+  it('of <empty> is an empty query, with a delay of 0 it runs every time', async () => {
+    await withPooler({ cluster: pg, settings: { ...TX, server_check_delay: 0, verbose: 1 } }, async (pooler) => {
+      const client = await login(pooler);
+      for (let i = 0; i < 3; i++) await ask(client, `SELECT ${i}`);
+      // the first query found the server fresh from its login
+      assert.equal(pooler.log.count(/P: checking: <empty>/), 2);
+    });
+  });
+
+  it('can be switched off', async () => {
+    const settings = { ...TX, server_check_delay: 0, server_check_query: '', verbose: 1 };
+    await withPooler({ cluster: pg, settings }, async (pooler) => {
+      const client = await login(pooler);
+      for (let i = 0; i < 3; i++) await ask(client, `SELECT ${i}`);
+      assert.equal(pooler.log.count(checked), 0);
+    });
+  });
+});
+
+describe('server_fast_close', () => {
+  for (const on of [0, 1]) {
+    it(on ? 'closes servers of idle sessions on RECONNECT' : 'off: sessions keep their server', async () => {
+      await withPooler({ cluster: pg, settings: { server_fast_close: on } }, async (pooler) => {
+        const idle = await login(pooler);
+        const busy = await login(pooler);
+        const pid = await backendOf(idle);
+        await ask(busy, 'BEGIN');
+        await pooler.admin('RECONNECT');
+        if (on) {
+          assert.equal(await thrownOut(idle), 'database configuration changed');
+        } else {
+          await new Promise((wake) => setTimeout(wake, 800));
+          assert.equal(await backendOf(idle), pid);
+        }
+        assert.equal(await ask(busy, 'SELECT 1'), '1');
+      });
+    });
+  }
+});
+
+it('disable_pqexec refuses the simple protocol and takes the extended one', async () => {
+  await withPooler({ cluster: pg, settings: { disable_pqexec: 1 } }, async (pooler) => {
+    const client = await login(pooler);
+    await client.send(
+      message('P', cstring(''), cstring('SELECT 5'), int16(0)),
+      message('B', cstring(''), cstring(''), int16(0), int16(0), int16(0)),
+      message('E', cstring(''), int32(0)),
+      message('S'),
+    );
+    assert.equal(letters(await client.until('Z')), '12DCZ');
+    await start(client, 'SELECT 1');
+    assert.equal(await thrownOut(client), 'PQexec disallowed');
+  });
+});
+
+describe('variables', () => {
+  const vars: Record<string, string> = {
+    DateStyle: 'SQL, DMY',
+    client_encoding: 'LATIN1',
+    TimeZone: 'Asia/Tokyo',
+    standard_conforming_strings: 'off',
+    application_name: 'mine',
+    IntervalStyle: 'iso_8601',
+  };
+
+  it('of the startup packet are set on whichever server comes', async () => {
+    await withPooler({ cluster: pg, settings: { ...TX, default_pool_size: 1 } }, async (pooler) => {
+      const tuned = await login(pooler, { params: vars });
+      const plain = await login(pooler);
+      const pid = await backendOf(plain);
+      const defaults: Record<string, string | null> = {};
+      for (const name of Object.keys(vars)) defaults[name] = await ask(plain, `SHOW ${name}`);
+      for (const [name, value] of Object.entries(vars)) {
+        assert.equal(await ask(tuned, `SHOW ${name}`), value);
+        assert.equal(tuned.parameters[name], value);
+        assert.equal(await ask(plain, `SHOW ${name}`), defaults[name]);
+        assert.notEqual(defaults[name], value);
+      }
+      assert.equal(await backendOf(tuned), pid);
+    });
+  });
+
+  it('set by SET follow the client too', async () => {
+    await withPooler({ cluster: pg, settings: { ...TX, default_pool_size: 1 } }, async (pooler) => {
+      const [tuned, plain] = [await login(pooler), await login(pooler)];
+      for (const [name, value] of Object.entries(vars)) {
+        await ask(tuned, `SET ${name} = '${value}'`);
+        assert.notEqual(await ask(plain, `SHOW ${name}`), value);
+        assert.equal(await ask(tuned, `SHOW ${name}`), value);
+      }
+    });
+  });
+
+  it('on another server they are restored', async () => {
+    await withPooler({ cluster: pg, settings: TX }, async (pooler) => {
+      const [tuned, other] = [await login(pooler), await login(pooler)];
+      await ask(tuned, "SET TimeZone = 'Asia/Tokyo'");
+      const pid = await backendOf(tuned);
+      await ask(other, 'BEGIN');
+      assert.equal(await backendOf(other), pid, 'the other one took its server');
+      assert.equal(await ask(tuned, 'SHOW TimeZone'), 'Asia/Tokyo');
+      assert.notEqual(await backendOf(tuned), pid);
+    });
+  });
+
+  it('track_extra_parameters says which others', async () => {
+    const shown = async (extra: string): Promise<string | null> => {
+      let value: string | null = null;
+      const settings = { ...TX, default_pool_size: 1, track_extra_parameters: extra };
+      await withPooler({ cluster: pg, settings }, async (pooler) => {
+        const [tuned, plain] = [await login(pooler), await login(pooler)];
+        await ask(tuned, "SET IntervalStyle = 'iso_8601'");
+        value = await ask(plain, 'SHOW IntervalStyle');
+      });
+      return value;
+    };
+    assert.equal(await shown('default_transaction_read_only, IntervalStyle'), 'postgres');
+    assert.equal(await shown('intervalstyle'), 'postgres');
+    assert.equal(await shown('default_transaction_read_only'), 'iso_8601', 'not tracked: it leaks');
+  });
+
+  it('that the server refuses end the client, not the pool', async () => {
+    await withPooler({ cluster: pg, settings: TX }, async (pooler) => {
+      const bad = await login(pooler, { params: { TimeZone: 'No/Where' } });
+      assert.equal(errorIn(await bad.query('SELECT 1'))?.M, 'invalid server parameter');
+      await pooler.logWait(/varcache_apply failed: ERROR: invalid value for parameter "TimeZone"/);
+      assert.equal(await ask(await login(pooler), 'SELECT 1'), '1');
+    });
+  });
+
+  it('application_name_add_host adds where the client comes from', async () => {
+    await withPooler({ cluster: pg, settings: { ...TX, application_name_add_host: 1 } }, async (pooler) => {
+      for (const [params, name] of [
+        [{ application_name: 'mine' }, 'mine'],
+        [{}, 'app'],
+      ] as const) {
+        const client = await login(pooler, { params });
+        const { localPort } = client.socket;
+        assert.equal(await ask(client, 'SHOW application_name'), `${name} - 127.0.0.1:${localPort}`);
+      }
+      const unix = await pooler.sql('SHOW application_name', { host: pooler.socketDir, application_name: 'mine' });
+      assert.equal(unix.rows[0].application_name, `mine - unix(${process.pid}@${hostname()}):${pooler.port}`);
+    });
+  });
+});
+
+describe('what a server is opened with', () => {
+  it('user, dbname, and the parameters of the database line', async () => {
+    await pg.sql('CREATE DATABASE real_name');
+    const extra = "user=ann client_encoding=LATIN1 datestyle=German timezone='Asia/Tokyo' application_name=pooled";
+    const databases = { alias: pg.connstr('real_name', extra) };
+    await withPooler({ databases, settings: TX, userlist: USERS }, async (pooler) => {
+      const client = await login(pooler, { user: 'ben', database: 'alias' });
+      assert.equal(await ask(client, 'SELECT current_user'), 'ann');
+      assert.equal(await ask(client, 'SELECT current_database()'), 'real_name');
+      assert.equal(await ask(client, 'SHOW client_encoding'), 'LATIN1');
+      assert.equal(await ask(client, 'SHOW DateStyle'), 'German, DMY');
+      assert.equal(await ask(client, 'SHOW TimeZone'), 'Asia/Tokyo');
+      assert.equal(await ask(client, 'SHOW application_name'), 'pooled');
+      assert.equal(client.parameters.TimeZone, 'Asia/Tokyo');
+      const other = await login(pooler, { user: 'postgres', database: 'alias' });
+      assert.equal(await backendOf(other), await backendOf(client), 'a forced user means one pool');
+    });
+    await backendsBecome(pg, "datname = 'real_name'", 0);
+  });
+
+  it('without dbname the name asked for, without user the client', async () => {
+    const databases = { real_name: `host=127.0.0.1 port=${pg.port}` };
+    await withPooler({ databases, settings: TX, userlist: USERS }, async (pooler) => {
+      const client = await login(pooler, { user: 'ben', database: 'real_name' });
+      assert.equal(await ask(client, "SELECT current_user || '@' || current_database()"), 'ben@real_name');
+    });
+  });
+
+  it('the * line stands for all others', async () => {
+    const databases = { alias: pg.connstr('real_name'), '*': pg.connstr('postgres') };
+    await withPooler({ databases, settings: TX, userlist: USERS }, async (pooler) => {
+      assert.equal(await ask(await login(pooler, { database: 'alias' }), 'SELECT current_database()'), 'real_name');
+      assert.equal(await ask(await login(pooler, { database: 'x y' }), 'SELECT current_database()'), 'postgres');
+      await pooler.logWait(/registered new auto-database: x y/);
+    });
+  });
+
+  it('host: an address, a name, a directory, nothing', async () => {
+    const at = async (host: string, unixDir: string | null = null): Promise<string | null> => {
+      let addr: string | null = null;
+      const databases = { postgres: `${host} port=${pg.port}` };
+      await withPooler({ databases, settings: { ...TX, unix_socket_dir: unixDir } }, async (pooler) => {
+        addr = await ask(await login(pooler), 'SELECT host(inet_server_addr())');
+      });
+      return addr;
+    };
+    assert.equal(await at('host=127.0.0.1'), '127.0.0.1');
+    assert.equal(await at('host=localhost'), '127.0.0.1');
+    assert.equal(await at(`host=${pg.socketDir}`), null);
+    assert.equal(await at('', pg.socketDir), null, 'no host: unix_socket_dir');
+  });
+
+  it('connect_query runs on every new server, and its failure is only logged', async () => {
+    const databases = {
+      postgres: pg.connstr('postgres', "connect_query='set test.mark to ''from connect'''"),
+      bad: pg.connstr('postgres', "connect_query='select nonsense'"),
+    };
+    await withPooler({ databases, settings: TX }, async (pooler) => {
+      const clients = [await login(pooler), await login(pooler)];
+      for (const client of clients) await ask(client, 'BEGIN');
+      for (const client of clients) assert.equal(await ask(client, 'SHOW test.mark'), 'from connect');
+      assert.equal(await ask(await login(pooler, { database: 'bad' }), 'SELECT 1'), '1');
+      await pooler.logWait(/S: error while executing exec_on_query: ERROR: column "nonsense" does not exist/);
+    });
+  });
+});

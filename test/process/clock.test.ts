@@ -1,0 +1,299 @@
+/*
+ * Steps of the wall clock: no deadline moves with it. The timers and the conversions on their own, then a pooler whose wall
+ * clock is set an hour back or forward while every timeout is under way, and reboots during which that happens.
+ *
+ *     TSBOUNCER_TABLE=1 npm test -- clock      prints when each timeout struck
+ */
+
+import assert from 'node:assert/strict';
+import { createServer, type Server } from 'node:net';
+import { native, waitClock } from '../../src/core/base/native';
+import {
+  fromWallTime,
+  getCachedTime,
+  readClock,
+  setTimeCache,
+  USEC,
+  type WallTime,
+  wallTime,
+} from '../../src/core/base/time';
+import { newTimer, runTimers, timerStart, timerStop, timerWaitMs } from '../../src/core/base/timer';
+import { freePort } from '../../tools/postgres';
+import { it, PgCluster } from '../harness';
+import { ask, login, start, withPooler } from '../harness/answers';
+import type { Bouncer } from '../harness/bouncer';
+import { WallClock } from '../harness/clock';
+import { after, before, describe } from '../harness/limits';
+import { errorFields, type RawClient } from '../harness/raw-client';
+import { withPlace } from '../harness/reboot-chain';
+
+const HOUR = 3600;
+const STEPS = [-HOUR, HOUR];
+
+/** Runs with clocks that the test sets. */
+function withClocks(body: (clocks: { now: number; wallAhead: number }) => void): void {
+  const { readClock: real, wallOffset } = native;
+  const clocks = { now: real(), wallAhead: 0 };
+  const first = wallOffset();
+  native.readClock = () => clocks.now;
+  native.wallOffset = () => first + clocks.wallAhead;
+  try {
+    body(clocks);
+  } finally {
+    native.readClock = real;
+    native.wallOffset = wallOffset;
+  }
+}
+
+describe('timers', () => {
+  it('are compared with the clock that they are armed from', () => {
+    native.loopInit('libuv', 65536);
+    const before = readClock();
+    native.wait(0);
+    const turn = waitClock[0] as number;
+    assert.ok(before <= turn && turn <= readClock(), `${before} ${turn}`);
+    assert.ok(before > 1e15, 'an instant soon after the boot could be 0');
+  });
+
+  it('fire after their time, whatever the wall clock does meanwhile', () => {
+    for (const step of STEPS) {
+      withClocks((clocks) => {
+        const fired: string[] = [];
+        const once = newTimer(() => fired.push('once'));
+        const often = newTimer(() => fired.push('often'));
+        timerStart(once, 2 * USEC, 0);
+        timerStart(often, 3 * USEC, 3 * USEC);
+        clocks.wallAhead = step * USEC;
+        assert.equal(timerWaitMs(clocks.now), 2000);
+        clocks.now += 2 * USEC - 1;
+        runTimers(clocks.now);
+        assert.deepEqual(fired, []);
+        clocks.now += 1;
+        runTimers(clocks.now);
+        assert.deepEqual(fired, ['once']);
+        clocks.now += 10 * USEC;
+        runTimers(clocks.now);
+        runTimers(clocks.now);
+        // late: once, not once for each period that was missed
+        assert.deepEqual(fired, ['once', 'often']);
+        timerStop(often);
+        assert.equal(timerWaitMs(clocks.now), -1);
+      });
+    }
+  });
+});
+
+describe('wall time', () => {
+  it('of an instant is read when it is asked for; 0 stays "not set"', () => {
+    withClocks((clocks) => {
+      const instant = clocks.now - 5 * USEC;
+      const first = wallTime(instant) as unknown as number;
+      clocks.wallAhead = HOUR * USEC;
+      clocks.now += USEC;
+      assert.equal((wallTime(instant) as unknown as number) - first, HOUR * USEC);
+      assert.equal(wallTime(0), 0);
+      assert.equal(fromWallTime(wallTime(0)), 0);
+    });
+  });
+
+  it('comes back as the same instant in another process, stepped or not', () => {
+    for (const step of STEPS) {
+      withClocks((clocks) => {
+        clocks.wallAhead = step * USEC;
+        clocks.now += USEC;
+        const instant = clocks.now - 7 * USEC;
+        assert.equal(fromWallTime(wallTime(instant)), instant);
+      });
+    }
+  });
+
+  it('that lies in the future counts as now, and one before the boot is no 0', () => {
+    withClocks((clocks) => {
+      clocks.now += USEC;
+      const future = wallTime(clocks.now + HOUR * USEC);
+      assert.equal(fromWallTime(future), clocks.now);
+      assert.ok(fromWallTime(1 as unknown as WallTime) >= 1);
+      assert.equal(fromWallTime(undefined as unknown as WallTime), 0);
+    });
+  });
+
+  it('needs no turn of the loop to have been taken', () => {
+    setTimeCache(0);
+    assert.ok(Math.abs(getCachedTime() - readClock()) < 60 * USEC);
+    const wall = wallTime(getCachedTime()) as unknown as number;
+    assert.ok(Math.abs(wall / 1000 - Date.now()) < 60_000);
+  });
+});
+
+/* ---- a pooler ---- */
+
+let pg: PgCluster;
+/** takes connections and says nothing */
+let mute: Server;
+let mutePort = 0;
+
+before(async () => {
+  pg = await PgCluster.start();
+  for (const name of ['ann', 'bob', 'carl', 'dora']) await pg.createUser(name, '', 'none');
+  mute = createServer(() => {});
+  mutePort = await freePort();
+  await new Promise<void>((settle) => mute.listen(mutePort, '127.0.0.1', settle));
+});
+after(async () => {
+  mute.close();
+  await pg.stop();
+});
+
+const LIMIT_S = 3;
+/** A loaded machine is slow; what the wall clock had to do with it would be an hour, or nothing. */
+const MARGIN_S = 10;
+
+function options(env: NodeJS.ProcessEnv) {
+  return {
+    databases: {
+      postgres: pg.connstr(),
+      narrow: pg.connstr('postgres', `pool_size=1 query_wait_timeout=${LIMIT_S}`),
+      short: pg.connstr('postgres', `server_lifetime=${LIMIT_S}`),
+      idle: pg.connstr(),
+      mute: `host=127.0.0.1 port=${mutePort} dbname=postgres`,
+    },
+    users: {
+      ann: `query_timeout=${LIMIT_S}`,
+      bob: `idle_transaction_timeout=${LIMIT_S}`,
+      carl: `client_idle_timeout=${LIMIT_S}`,
+      dora: `transaction_timeout=${LIMIT_S}`,
+    },
+    userlist: { ann: '', bob: '', carl: '', dora: '' },
+    settings: {
+      pool_mode: 'transaction',
+      client_login_timeout: LIMIT_S,
+      server_idle_timeout: LIMIT_S + 1,
+      server_connect_timeout: LIMIT_S,
+      log_connections: 1,
+    },
+    env: { ...env, TZ: 'UTC' },
+  };
+}
+
+/** The text of the error that ends a client. */
+async function lastWords(client: RawClient): Promise<string> {
+  const error = (await client.until('E', (LIMIT_S + MARGIN_S) * 1000)).at(-1);
+  return error === undefined ? '' : errorFields(error).M;
+}
+
+/** The beginning of that text is a time of a clock that is so many seconds ahead. */
+function assertShown(text: string, seconds: number): void {
+  const shown = Date.parse(`${text.slice(0, 19).replace(' ', 'T')}Z`);
+  assert.ok(Math.abs(shown - Date.now() - seconds * 1000) < 60_000, text);
+}
+
+interface Victim {
+  limit: string;
+  seconds: number;
+  begun: number;
+  struck: Promise<string>;
+  /** part of what is said then */
+  says: string;
+}
+
+/** Brings about everything that has a limit. Each settles when its limit strikes. */
+async function victims(pooler: Bouncer): Promise<Victim[]> {
+  const list: Victim[] = [];
+  const add = (limit: string, says: string, struck: Promise<unknown>, seconds = LIMIT_S): void => {
+    list.push({ limit, seconds, begun: performance.now(), struck: struck.then(String), says });
+  };
+  const logged = (pattern: RegExp) => pooler.logWait(pattern, 0, (LIMIT_S + MARGIN_S) * 1000);
+
+  const silent = await pooler.raw();
+  // the kernel keeps a connection to itself for a while when nothing comes
+  await silent.send(Buffer.alloc(3));
+  add('client_login_timeout', 'client_login_timeout', lastWords(silent));
+  const holder = await login(pooler, { database: 'narrow' });
+  await ask(holder, 'BEGIN');
+  const waiting = await login(pooler, { database: 'narrow' });
+  await start(waiting, 'SELECT 1');
+  add('query_wait_timeout', 'query_wait_timeout', lastWords(waiting));
+  const ann = await login(pooler, { user: 'ann' });
+  await start(ann, 'SELECT pg_sleep(60)');
+  add('query_timeout', 'query timeout', lastWords(ann));
+  const bob = await login(pooler, { user: 'bob' });
+  await ask(bob, 'BEGIN');
+  add('idle_transaction_timeout', 'idle transaction timeout', lastWords(bob));
+  const carl = await login(pooler, { user: 'carl' });
+  add('client_idle_timeout', 'client_idle_timeout', lastWords(carl));
+  const dora = await login(pooler, { user: 'dora' });
+  await start(dora, 'BEGIN; SELECT pg_sleep(60)');
+  add('transaction_timeout', 'transaction timeout', lastWords(dora));
+  await ask(await login(pooler, { database: 'short' }), 'SELECT 1');
+  add('server_lifetime', 'lifetime', logged(/S-\w+: short[^\n]*server lifetime over/));
+  await ask(await login(pooler, { database: 'idle' }), 'SELECT 1');
+  add('server_idle_timeout', 'idle', logged(/S-\w+: idle[^\n]*server idle timeout/), LIMIT_S + 1);
+  const late = await pooler.raw();
+  await late.startup({ user: 'postgres', database: 'mute' });
+  add('server_connect_timeout', 'connect timeout', logged(/S-\w+: mute[^\n]*connect timeout/));
+  return list;
+}
+
+describe('the wall clock of a pooler is set', () => {
+  for (const step of STEPS) {
+    it(`an hour ${step < 0 ? 'back' : 'forward'}: every timeout strikes at its time`, async () => {
+      const clock = new WallClock();
+      await withPooler(options(clock.env), async (pooler) => {
+        const list = await victims(pooler);
+        clock.set(step);
+        await Promise.all(
+          list.map(async ({ limit, seconds, begun, struck, says }) => {
+            assert.match(await struck, new RegExp(says), limit);
+            const tookS = (performance.now() - begun) / 1000;
+            if (process.env.TSBOUNCER_TABLE) console.log(`${step} s | ${limit} | ${seconds} s | ${tookS.toFixed(2)} s`);
+            // setting up the victims takes a moment: some have begun a little before they were noted
+            assert.ok(tookS > seconds - 1.5 && tookS < seconds + MARGIN_S, `${limit} struck after ${tookS} s`);
+          }),
+        );
+        const clients = await pooler.admin('SHOW CLIENTS');
+        assertShown(String(clients[0]?.connect_time), step);
+        assertShown(pooler.log.text.trimEnd().split('\n').at(-1)?.slice(0, 19) ?? '', step);
+      });
+    });
+  }
+
+  it('while clients work: no query fails, and none waits', async () => {
+    const clock = new WallClock();
+    await withPooler(options(clock.env), async (pooler) => {
+      const client = await login(pooler);
+      for (const step of [...STEPS, ...STEPS]) {
+        clock.set(step);
+        assert.equal(await ask(client, 'SELECT 1'), '1');
+        assert.equal(await ask(await login(pooler), 'SELECT 2'), '2');
+      }
+    });
+  });
+});
+
+describe('the wall clock is set during a reboot', () => {
+  for (const step of STEPS) {
+    it(`an hour ${step < 0 ? 'back' : 'forward'}: the reboot works, and ages go on`, async () => {
+      const clock = new WallClock();
+      const settings = { pool_mode: 'transaction', client_idle_timeout: 0, query_wait_timeout: 0 };
+      await withPlace({ cluster: pg, settings }, async (place) => {
+        await place.start('ts', clock.env);
+        const busy = await place.raw();
+        await busy.login();
+        await ask(busy, 'BEGIN');
+        // before, in the middle of, and after
+        clock.set(step);
+        await place.reboot('ts', clock.env);
+        const next = place.spawn('ts', ['-R'], clock.env);
+        const old = place.now;
+        await old.log.wait(/HANDOVER command issued/);
+        clock.set(0);
+        await next.waitUp();
+        place.generations.push(next);
+        await old.waitEnd();
+        assert.equal(await ask(busy, 'SELECT 1'), '1');
+        const [shown] = (await place.show('CLIENTS')).filter((row) => row.database === 'postgres');
+        assert.ok(Number(shown?.wait) < 60, 'the client seems to wait for an hour');
+      });
+    });
+  }
+});

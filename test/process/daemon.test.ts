@@ -1,0 +1,270 @@
+/*
+ * Going to the background, and the pidfile: the launcher returns 0 only when the daemon serves, tells why when it does
+ * not, and a pidfile of the living is told from one of the dead.
+ */
+
+import assert from 'node:assert/strict';
+import { chmodSync, existsSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { freePort } from '../../tools/postgres';
+import { giveTo, type RunUser, spawnAs } from '../../tools/unprivileged';
+import {
+  eventually,
+  iniText,
+  installed,
+  it,
+  itUnless,
+  notRoot,
+  type Outcome,
+  run,
+  startProgram,
+  tempDir,
+  user,
+  withTimeout,
+} from '../harness';
+import { LogTail } from '../harness/log-tail';
+import { RawClient } from '../harness/raw-client';
+
+/** A folder with an ini for a daemon in it. */
+interface RebootChain {
+  dir: string;
+  ini: string;
+  pidfile: string;
+  logfile: string;
+  port: number;
+}
+
+async function place(settings: Record<string, string | number | null> = {}): Promise<RebootChain> {
+  const dir = tempDir('daemon');
+  const port = await freePort();
+  const paths = { pidfile: join(dir, 'a.pid'), logfile: join(dir, 'a.log') };
+  const base = { listen_addr: '127.0.0.1', listen_port: port, unix_socket_dir: dir, auth_type: 'any', ...paths };
+  const ini = join(dir, 'a.ini');
+  writeFileSync(ini, iniText({ databases: { db: 'host=127.0.0.1' }, pgbouncer: { ...base, ...settings } }));
+  giveTo(user, dir);
+  return { dir, ini, port, ...paths };
+}
+
+function launch(at: RebootChain, ...args: string[]): Promise<Outcome> {
+  const { node, mainJs } = installed();
+  return run(node, [mainJs, ...args, at.ini], { cwd: at.dir });
+}
+
+function pidOf(at: RebootChain): number {
+  return Number(readFileSync(at.pidfile, 'latin1'));
+}
+
+/** Gone, or dead and waiting for a parent that looks (a container may have none). */
+function gone(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return /^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
+  } catch {
+    return true;
+  }
+}
+
+/** Nobody's child any more, so there is no event to wait for. */
+async function stopDaemon(at: RebootChain, signal: NodeJS.Signals = 'SIGQUIT'): Promise<void> {
+  const pid = pidOf(at);
+  process.kill(pid, signal);
+  await eventually('the daemon to end', () => gone(pid));
+}
+
+function log(at: RebootChain): string {
+  return existsSync(at.logfile) ? readFileSync(at.logfile, 'latin1') : '';
+}
+
+async function serves(at: RebootChain): Promise<boolean> {
+  const client = await RawClient.connect({ port: at.port });
+  const answer = await client.request(80877103);
+  await client.destroy();
+  return answer === 'N';
+}
+
+/** The pid of a process that has ended: no living one has it for a while. */
+async function deadPid(): Promise<number> {
+  const child = startProgram('/bin/true', [], { stdio: 'ignore' });
+  await withTimeout(new Promise((settle) => child.once('close', settle)), 'true to end');
+  return child.pid as number;
+}
+
+function sleeper(): number {
+  return startProgram('sleep', ['1000'], { stdio: 'ignore', ...spawnAs(user) }).pid as number;
+}
+
+it('-d returns 0 when the daemon serves, and says nothing', async () => {
+  const at = await place();
+  const outcome = await launch(at, '-d');
+  assert.deepEqual([outcome.code, outcome.stdout, outcome.stderr], [0, '', '']);
+  assert.equal(await serves(at), true);
+  assert.match(log(at), new RegExp(`\\[${pidOf(at)}\\] LOG process up: `));
+  await stopDaemon(at);
+  assert.equal(existsSync(at.pidfile), false, 'the pidfile is gone');
+});
+
+it('the daemon has a session of its own, the null device thrice, and its place', async () => {
+  const at = await place();
+  assert.equal((await launch(at, '-d')).code, 0);
+  const pid = pidOf(at);
+  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  assert.equal(Number(fields[3]), pid, 'session');
+  assert.equal(fields[4], '0', 'no terminal');
+  for (const fd of [0, 1, 2]) assert.equal(readlinkSync(`/proc/${pid}/fd/${fd}`), '/dev/null');
+  assert.equal(readlinkSync(`/proc/${pid}/cwd`), at.dir);
+  assert.doesNotMatch(
+    readFileSync(`/proc/${pid}/environ`, 'latin1').replaceAll(/TSBOUNCER_DAEMON_FD=3/g, ''),
+    /DAEMON/,
+  );
+  assert.equal(existsSync(`/proc/${pid}/fd/3`) && readlinkSync(`/proc/${pid}/fd/3`).startsWith('socket:'), false);
+  await stopDaemon(at);
+});
+
+it('relative names are seen from where it was started', async () => {
+  const at = await place({ pidfile: 'a.pid', logfile: 'a.log', unix_socket_dir: '.' });
+  const { node, mainJs } = installed();
+  const outcome = await run(node, [mainJs, '-d', 'a.ini'], { cwd: at.dir });
+  assert.deepEqual([outcome.code, outcome.stderr], [0, '']);
+  await stopDaemon(at);
+});
+
+itUnless(notRoot)('root starts the daemon, the setting `user` runs it', async () => {
+  const { name, uid } = user as RunUser;
+  const at = await place({ user: name });
+  const { node, mainJs } = installed();
+  const outcome = await run(node, [mainJs, '-d', at.ini], { cwd: at.dir, asSelf: true });
+  assert.deepEqual([outcome.code, outcome.stderr], [0, '']);
+  const status = readFileSync(`/proc/${pidOf(at)}/status`, 'latin1');
+  assert.match(status, new RegExp(`^Uid:\\s+${uid}\\s+${uid}\\s+${uid}`, 'm'));
+  await stopDaemon(at);
+});
+
+it('-d demands a pidfile', async () => {
+  const outcome = await launch(await place({ pidfile: null }), '-d');
+  assert.equal(outcome.code, 1);
+  assert.match(outcome.stderr, /FATAL daemon needs pidfile configured\n$/);
+});
+
+it('-d demands a log file or syslog', async () => {
+  const outcome = await launch(await place({ logfile: null }), '-d');
+  assert.equal(outcome.code, 1);
+  assert.match(outcome.stderr, /FATAL daemon needs logfile or syslog configured\n$/);
+});
+
+it('syslog is log enough', async () => {
+  const at = await place({ logfile: null, syslog: 1 });
+  assert.equal((await launch(at, '-d')).code, 0);
+  await stopDaemon(at);
+});
+
+it('a bad config is told before anything is started', async () => {
+  const at = await place({ listen_port: 'nonsense' });
+  const outcome = await launch(at, '-d');
+  assert.equal(outcome.code, 1);
+  assert.match(outcome.stderr, /FATAL cannot load config file\n$/);
+  assert.equal(existsSync(at.pidfile), false);
+});
+
+it('an address that is taken: the launcher tells why and fails', async () => {
+  const at = await place({ unix_socket_dir: '' });
+  const squatter = createServer();
+  await new Promise<void>((settle) => squatter.listen(at.port, '127.0.0.1', settle));
+  const outcome = await launch(at, '-d');
+  squatter.close();
+  assert.equal(outcome.code, 1);
+  assert.match(outcome.stderr, /bind|listen|address/i);
+  assert.match(outcome.stderr, /FATAL /);
+  assert.equal(existsSync(at.pidfile), false);
+});
+
+it('a log file that cannot be opened: the launcher tells why and fails', async () => {
+  const at = await place({ logfile: '/nonexistent/a.log' });
+  const outcome = await launch(at, '-d');
+  assert.equal(outcome.code, 1);
+  assert.match(outcome.stderr, /FATAL Cannot open logfile: '\/nonexistent\/a\.log': No such file or directory\n/);
+});
+
+it('a pidfile that cannot be written: the launcher tells why and fails', async () => {
+  const at = await place({ pidfile: '/nonexistent/a.pid' });
+  const outcome = await launch(at, '-d');
+  assert.equal(outcome.code, 1);
+  assert.match(outcome.stderr, /FATAL could not open pidfile '\/nonexistent\/a\.pid': No such file or directory\n/);
+  assert.match(log(at), /FATAL could not open pidfile/);
+});
+
+it('the second daemon on the same config fails, and the first goes on', async () => {
+  const at = await place();
+  assert.equal((await launch(at, '-d')).code, 0);
+  const pid = pidOf(at);
+  const second = await launch(at, '-d');
+  assert.equal(second.code, 1);
+  assert.match(second.stderr, /FATAL unix socket is in use, cannot continue\n/);
+  assert.equal(pidOf(at), pid);
+  assert.equal(await serves(at), true);
+  await stopDaemon(at);
+});
+
+it('a pidfile of the living is respected', async () => {
+  const at = await place({ unix_socket_dir: '' });
+  const pid = sleeper();
+  writeFileSync(at.pidfile, `${pid}\n`);
+  const outcome = await launch(at);
+  assert.equal(outcome.code, 1);
+  assert.match(outcome.stderr, new RegExp(`FATAL pidfile '${at.pidfile}' exists, another instance running\\?\n`));
+  assert.equal(pidOf(at), pid);
+});
+
+it('a pidfile that says nothing is respected too', async () => {
+  for (const text of ['', 'x', '0', '-5']) {
+    const at = await place({ unix_socket_dir: '' });
+    writeFileSync(at.pidfile, text);
+    const outcome = await launch(at);
+    assert.equal(outcome.code, 1, JSON.stringify(text));
+    assert.match(outcome.stderr, /FATAL pidfile '.*' exists, another instance running\?\n/);
+  }
+});
+
+it('a pidfile of the dead is replaced', async () => {
+  const at = await place();
+  writeFileSync(at.pidfile, `${await deadPid()}\n`);
+  giveTo(user, at.pidfile);
+  assert.equal((await launch(at, '-d')).code, 0);
+  assert.match(log(at), /LOG stale pidfile, removing\n/);
+  await stopDaemon(at);
+  assert.equal(existsSync(at.pidfile), false);
+});
+
+it('a pidfile that may not be read', async () => {
+  const at = await place({ unix_socket_dir: '' });
+  writeFileSync(at.pidfile, '1\n');
+  giveTo(user, at.pidfile);
+  chmodSync(at.pidfile, 0);
+  const outcome = await launch(at);
+  assert.equal(outcome.code, 1);
+  assert.match(outcome.stderr, /FATAL could not open pidfile '.*': Permission denied\n/);
+});
+
+it("somebody else's pidfile is left alone at exit", async () => {
+  const at = await place();
+  assert.equal((await launch(at, '-d')).code, 0);
+  const pid = pidOf(at);
+  const other = sleeper();
+  writeFileSync(at.pidfile, `${other}\n`);
+  process.kill(pid, 'SIGQUIT');
+  await eventually('the daemon to end', () => gone(pid));
+  assert.equal(pidOf(at), other);
+});
+
+it('in the foreground the pidfile is there while it runs, and gone after', async () => {
+  const at = await place();
+  const { node, mainJs } = installed();
+  const child = startProgram(node, [mainJs, at.ini], { stdio: ['ignore', 'ignore', 'pipe'], ...spawnAs(user) });
+  await new LogTail(child).wait(/process up/);
+  assert.equal(pidOf(at), child.pid);
+  const closed = new Promise<number | null>((settle) => child.once('close', settle));
+  child.kill('SIGTERM');
+  assert.equal(await withTimeout(closed, 'the pooler to end'), 0);
+  assert.equal(existsSync(at.pidfile), false);
+});

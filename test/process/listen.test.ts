@@ -1,0 +1,314 @@
+/*
+ * Where the pooler listens, what it does when it cannot, and the options of its sockets.
+ */
+
+import assert from 'node:assert/strict';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { networkInterfaces } from 'node:os';
+import { join } from 'node:path';
+import { freePort } from '../../tools/postgres';
+import { ask, login, valueIn, withPooler } from '../harness/answers';
+import { Bouncer } from '../harness/bouncer';
+import { PgCluster } from '../harness/cluster';
+import { after, before, describe } from '../harness/limits';
+import { eventually, it, run, tempDir, user } from '../harness/machine';
+import { itUnless, noProgram, noPython, notLinux, python } from '../harness/needs';
+import { RawClient } from '../harness/raw-client';
+
+let pg: PgCluster;
+
+before(async () => {
+  pg = await PgCluster.start();
+});
+after(() => pg.stop());
+
+const HAS_IPV6 = Object.values(networkInterfaces()).some((list) => list?.some((each) => each.address === '::1'));
+
+/** Whether a query goes through at that address. */
+async function answers(host: string, port: number): Promise<boolean> {
+  try {
+    const client = await RawClient.connect({ host, port });
+    await client.login();
+    const value = valueIn(await client.query('SELECT 1'));
+    await client.end();
+    return value === '1';
+  } catch {
+    return false;
+  }
+}
+
+/** A pooler that must not start; its last words. */
+async function failure(settings: Record<string, string | number | null>): Promise<string> {
+  let text = '';
+  await withPooler({ cluster: pg, settings, wait: false }, async (pooler) => {
+    assert.equal((await pooler.expectEnd()).code, 1);
+    text = pooler.log.text;
+  });
+  return text;
+}
+
+describe('listen_addr', () => {
+  const cases: [string, string[], string[]][] = [
+    ['127.0.0.1', ['127.0.0.1'], ['127.0.0.2']],
+    ['127.0.0.2, 127.0.0.3', ['127.0.0.2', '127.0.0.3'], ['127.0.0.1']],
+    ['0.0.0.0', ['127.0.0.1', '127.0.0.2'], []],
+    ['localhost', ['127.0.0.1'], ['127.0.0.2']],
+    ['*', HAS_IPV6 ? ['127.0.0.1', '127.0.0.2', '::1'] : ['127.0.0.1'], []],
+  ];
+  if (HAS_IPV6) cases.push(['::1', ['::1'], ['127.0.0.1']]);
+  for (const [listen, open, closed] of cases) {
+    it(`${listen} is reached at ${open.join(', ')}${closed.length > 0 ? `, not at ${closed.join(', ')}` : ''}`, async () => {
+      await withPooler({ cluster: pg, settings: { listen_addr: listen } }, async (pooler) => {
+        for (const host of open) assert.ok(await answers(host, pooler.port), `no answer at ${host}`);
+        for (const host of closed) assert.ok(!(await answers(host, pooler.port)), `an answer at ${host}`);
+        await pooler.logWait(new RegExp(`listening on \\S*:${pooler.port}`));
+      });
+    });
+  }
+
+  it('of nothing leaves the Unix socket', async () => {
+    await withPooler({ cluster: pg, settings: { listen_addr: '' } }, async (pooler) => {
+      assert.equal(await answers('127.0.0.1', pooler.port), false);
+      const { rows } = await pooler.sql('SELECT 1 AS n', { host: pooler.socketDir });
+      assert.equal(rows[0].n, 1);
+    });
+  });
+
+  it('one address that fails is a warning, all of them are fatal', async () => {
+    await withPooler({ cluster: pg, settings: { listen_addr: '203.0.113.77, 127.0.0.1' } }, async (pooler) => {
+      await pooler.logWait(/WARNING cannot listen on 203\.0\.113\.77:\d+: bind\(\): Cannot assign requested address/);
+      assert.ok(await answers('127.0.0.1', pooler.port));
+    });
+    const text = await failure({ listen_addr: '203.0.113.77' });
+    assert.match(text, /FATAL failed to listen on any address in listen_addr list: 203\.0\.113\.77/);
+  });
+
+  it('socket options that the kernel refuses are a failure too', async () => {
+    assert.match(
+      await failure({ tcp_keepidle: -1 }),
+      /WARNING cannot listen on 127\.0\.0\.1:\d+: tune_socket\(\): Invalid argument\n.*FATAL failed to listen on any address/,
+    );
+  });
+
+  it('a name that nobody knows is fatal', async () => {
+    assert.match(
+      await failure({ listen_addr: 'no-such-host.invalid' }),
+      /FATAL getaddrinfo\('no-such-host.invalid', '\d+'\) = /,
+    );
+  });
+
+  it('nothing at all to listen on is fatal', async () => {
+    assert.match(await failure({ listen_addr: '', unix_socket_dir: '' }), /FATAL nowhere to listen on/);
+  });
+});
+
+describe('listen_port and so_reuseport', () => {
+  it('a port that is taken is not shared', async () => {
+    await withPooler({ cluster: pg }, async (pooler) => {
+      const text = await failure({ listen_port: pooler.port });
+      assert.match(text, /WARNING cannot listen on 127\.0\.0\.1:\d+: bind\(\): Address already in use/);
+    });
+  });
+
+  it('with so_reuseport it is, and both serve', async () => {
+    const settings = { so_reuseport: 1 };
+    await withPooler({ cluster: pg, settings }, async (one) => {
+      await withPooler({ cluster: pg, settings: { ...settings, listen_port: one.port } }, async (two) => {
+        const served = () => [one, two].map((pooler) => pooler.log.count(/login attempt/));
+        await eventually('logins at both', async () => {
+          assert.ok(await answers('127.0.0.1', one.port));
+          return served().every((count) => count > 0);
+        });
+      });
+    });
+  });
+});
+
+describe('the Unix socket', () => {
+  it('unix_socket_mode and unix_socket_group', async () => {
+    const gid = user?.gid ?? (process.getgid?.() as number);
+    const line = readFileSync('/etc/group', 'latin1')
+      .split('\n')
+      .find((each) => each.split(':')[2] === String(gid));
+    for (const group of [String(gid), `0x${gid.toString(16)}`, line?.split(':')[0] ?? String(gid)]) {
+      const settings = { unix_socket_mode: '0750', unix_socket_group: group };
+      await withPooler({ cluster: pg, settings }, async (pooler) => {
+        const stat = statSync(join(pooler.socketDir, `.s.PGSQL.${pooler.port}`));
+        assert.equal(stat.mode & 0o777, 0o750);
+        assert.equal(stat.gid, gid);
+      });
+    }
+    await withPooler({ cluster: pg, settings: { unix_socket_mode: -1 } }, async (pooler) => {
+      assert.equal(statSync(join(pooler.socketDir, `.s.PGSQL.${pooler.port}`)).mode & 0o7777, 0o7777);
+    });
+    assert.match(
+      await failure({ unix_socket_group: 0 }),
+      user === null || user.uid === 0 ? /./ : /FATAL chown\(\S+, 4294967295, 0\) failed: Operation not permitted/,
+    );
+    assert.match(await failure({ unix_socket_group: 'no-such-group' }), /FATAL could not find group 'no-such-group': /);
+  });
+
+  it('is open to all by default, and gone at the end', async () => {
+    const dir = tempDir('sock');
+    await withPooler({ cluster: pg, settings: { unix_socket_dir: dir } }, async (pooler) => {
+      const path = join(dir, `.s.PGSQL.${pooler.port}`);
+      assert.equal(statSync(path).mode & 0o777, 0o777);
+      pooler.signal('SIGQUIT');
+      await pooler.expectEnd();
+      assert.equal(existsSync(path), false);
+    });
+  });
+
+  it('in use by another process is not taken away', async () => {
+    await withPooler({ cluster: pg }, async (pooler) => {
+      const settings = { listen_addr: '', listen_port: pooler.port, unix_socket_dir: pooler.socketDir };
+      assert.match(await failure(settings), /FATAL unix socket is in use, cannot continue/);
+      const { rows } = await pooler.sql('SELECT 1 AS n', { host: pooler.socketDir });
+      assert.equal(rows[0].n, 1);
+    });
+  });
+
+  it('of PostgreSQL itself is not taken away either: its lock file stands', async () => {
+    const dir = tempDir('sock');
+    const port = await freePort();
+    writeFileSync(join(dir, `.s.PGSQL.${port}.lock`), '');
+    const text = await failure({ unix_socket_dir: dir, listen_port: port });
+    assert.match(text, new RegExp(`FATAL unix port ${port} is in use`));
+  });
+
+  it('left over from a crash is replaced', async () => {
+    const dir = tempDir('sock');
+    const settings = { unix_socket_dir: dir, listen_port: await freePort() };
+    const crashed = await Bouncer.start({ cluster: pg, settings });
+    crashed.signal('SIGKILL');
+    await crashed.expectEnd();
+    await crashed.stop();
+    assert.ok(existsSync(join(dir, `.s.PGSQL.${crashed.port}`)));
+    await withPooler({ cluster: pg, settings }, async (pooler) => {
+      const { rows } = await pooler.sql('SELECT 1 AS n', { host: dir });
+      assert.equal(rows[0].n, 1);
+    });
+  });
+
+  it('in a folder that is not there is fatal', async () => {
+    const text = await failure({ unix_socket_dir: '/nowhere/at/all' });
+    assert.match(text, /FATAL failed to create unix socket/);
+  });
+
+  itUnless(notLinux)('may be abstract', async () => {
+    const name = `@tsb-${process.pid}`;
+    await withPooler({ cluster: pg, settings: { unix_socket_dir: name } }, async (inner) => {
+      // Node cannot connect there, a pooler can
+      const databases = { postgres: `host=${name} port=${inner.port}` };
+      await withPooler({ databases }, async (outer) => {
+        assert.equal(await ask(await login(outer), 'SELECT 1'), '1');
+        await inner.logWait(/C-\w+: postgres\/postgres@unix\(\d+\):\d+ login attempt/);
+      });
+    });
+  });
+});
+
+itUnless(noProgram('ss'))('listen_backlog', async () => {
+  await withPooler({ cluster: pg, settings: { listen_backlog: 37 } }, async (pooler) => {
+    const { stdout } = await run('ss', ['-ltnH', `sport = :${pooler.port}`]);
+    assert.match(stdout, /LISTEN\s+0\s+37\s/);
+  });
+});
+
+itUnless(notLinux)('tcp_defer_accept: who says nothing is not accepted', async () => {
+  await withPooler({ cluster: pg, settings: { verbose: 1 } }, async (pooler) => {
+    const line = /got connection: /;
+    const silent = await pooler.raw();
+    await ask(await login(pooler), 'SELECT 1');
+    assert.equal(pooler.log.count(line), 1);
+    await pooler.admin('SET tcp_defer_accept = 0');
+    const from = pooler.log.mark();
+    await pooler.raw();
+    await pooler.logWait(line, from);
+    // the kernel never told the pooler of it, so nobody else would
+    await silent.destroy();
+  });
+});
+
+/**
+ * Takes the pooler's sockets over from it, as its successor would (SHOW FDS), and prints the options of each: kind
+ * (listen, client or server), then the options in order.
+ */
+const OPTIONS_SCRIPT = `
+import socket, struct, sys
+path, pg_port = sys.argv[1], int(sys.argv[2])
+s = socket.socket(socket.AF_UNIX)
+s.connect(path)
+body = struct.pack('!i', 196608) + b'user\\0pgbouncer\\0database\\0pgbouncer\\0\\0'
+s.sendall(struct.pack('!i', len(body) + 4) + body)
+data = b''
+while not data.endswith(b'Z\\0\\0\\0\\5I'): data += s.recv(4096)
+s.sendall(b'Q\\0\\0\\0\\rSHOW FDS\\0')
+data, fds = b'', []
+while not data.endswith(b'Z\\0\\0\\0\\5I'):
+    chunk, got, _, _ = socket.recv_fds(s, 65536, 16)
+    data += chunk
+    fds += got
+T = socket.IPPROTO_TCP
+for fd in fds:
+    k = socket.socket(fileno=fd)
+    if k.family == socket.AF_UNIX: continue
+    S = socket.SOL_SOCKET
+    kind = 'listen' if k.getsockopt(S, socket.SO_ACCEPTCONN) else 'server' if k.getpeername()[1] == pg_port else 'client'
+    values = [k.getsockopt(S, socket.SO_KEEPALIVE), k.getsockopt(T, socket.TCP_KEEPIDLE), k.getsockopt(T, socket.TCP_KEEPINTVL),
+      k.getsockopt(T, socket.TCP_KEEPCNT), k.getsockopt(T, 18), k.getsockopt(S, socket.SO_SNDBUF), k.getsockopt(S, socket.SO_RCVBUF),
+      k.getsockopt(T, socket.TCP_NODELAY), k.getsockopt(T, 9)]
+    print(kind, *values)
+`;
+
+describe('options of the sockets', () => {
+  /** Options by kind: keepalive, idle, interval, count, user timeout, send and receive buffer, no delay, defer accept. */
+  async function optionsWith(settings: Record<string, string | number>): Promise<Map<string, number[]>> {
+    const byKind = new Map<string, number[]>();
+    await withPooler({ cluster: pg, settings }, async (pooler) => {
+      await ask(await login(pooler), 'SELECT 1');
+      const path = join(pooler.socketDir, `.s.PGSQL.${pooler.port}`);
+      const outcome = await run(python, ['-c', OPTIONS_SCRIPT, path, String(pg.port)]);
+      assert.equal(outcome.code, 0, outcome.stderr);
+      for (const line of outcome.stdout.trim().split('\n')) {
+        const [kind, ...values] = line.split(' ');
+        byKind.set(kind ?? '', values.map(Number));
+      }
+      assert.deepEqual([...byKind.keys()].sort(), ['client', 'listen', 'server']);
+    });
+    return byKind;
+  }
+
+  const itLooks = itUnless(notLinux ?? noPython);
+
+  itLooks('tcp_keepalive and its family, tcp_user_timeout, tcp_socket_buffer', async () => {
+    const settings = {
+      tcp_keepalive: 1,
+      tcp_keepidle: 111,
+      tcp_keepintvl: 22,
+      tcp_keepcnt: 7,
+      tcp_user_timeout: 33000,
+      tcp_socket_buffer: 40000,
+    };
+    for (const [kind, values] of await optionsWith(settings)) {
+      // the kernel doubles the buffer for its own needs
+      assert.deepEqual(values.slice(0, 8), [1, 111, 22, 7, 33000, 80000, 80000, 1], kind);
+    }
+  });
+
+  itLooks('their defaults, and tcp_keepalive off', async () => {
+    const byKind = await optionsWith({});
+    for (const [kind, values] of byKind) {
+      assert.equal(values[0], 1, `keepalive of ${kind}`);
+      assert.equal(values[4], 0, `user timeout of ${kind}`);
+      assert.equal(values[7], 1, `no delay of ${kind}`);
+    }
+    assert.ok((byKind.get('listen')?.[8] as number) > 0, 'defer accept');
+    const off = await optionsWith({ tcp_keepalive: 0, tcp_keepidle: 111, tcp_defer_accept: 0 });
+    for (const [kind, values] of off) {
+      assert.equal(values[0], 0, `keepalive of ${kind}`);
+      assert.notEqual(values[1], 111);
+    }
+    assert.equal(off.get('listen')?.[8], 0);
+  });
+});

@@ -1,0 +1,128 @@
+/*
+ * 1.22.1 of the original (2024): a COPY that failed left requests behind, and the answers of one client went to another.
+ * There they still can, on purpose: when a client does not wait for what a COPY answers, counts go wrong, and the server is
+ * free for the next one while it still works for the last. Here a server is nobody else's before everything is answered
+ * and every packet that was begun is whole.
+ */
+
+import assert from 'node:assert/strict';
+import { type Bouncer, it, PgCluster } from '../harness';
+import { withAttackedPooler } from '../harness/attacked-pooler';
+import { after, before } from '../harness/limits';
+import { cstring, int16, int32, letters, type Message, message, rowValues } from '../harness/raw-client';
+
+let cluster: PgCluster;
+
+before(async () => {
+  cluster = await PgCluster.start();
+  await cluster.sql('CREATE TABLE copied (n int)');
+});
+
+after(() => cluster?.stop());
+
+const row = (answer: Message[]) => {
+  const found = answer.find((msg) => msg.type === 'D');
+  return found === undefined ? null : rowValues(found);
+};
+
+const sql = (text: string) => message('Q', cstring(text));
+const data = (rows: string) => message('d', Buffer.from(rows));
+const END = message('c');
+const SYNC = message('S');
+const COPY = [
+  message('P', cstring(''), cstring('COPY copied FROM STDIN'), int16(0)),
+  message('B', cstring(''), cstring(''), int16(0), int16(0), int16(0)),
+  message('E', cstring(''), int32(0)),
+];
+/** An answer that is still under way when the pooler thinks, if it counted wrong, that nothing is. */
+const POISON = sql("SELECT 'poison', pg_sleep(0.15)");
+/** The rest of such a packet never comes. */
+const BEGUN = Buffer.from('\0\0\x04\0begun', 'latin1');
+
+/** What an attacker sends in one piece; `begins` messages of it first, and the others when COPY has begun. */
+const POISONED: Record<string, { bytes: Buffer[]; begins: number; stays?: boolean }> = {
+  'a COPY': { bytes: [sql('COPY copied FROM STDIN'), data('1\n'), END, POISON], begins: 1 },
+  'a COPY that fails': { bytes: [sql('COPY copied FROM STDIN'), data('x\n'), END, POISON], begins: 1 },
+  'a COPY that fails, with a Sync inside': {
+    bytes: [sql('COPY copied FROM STDIN'), data('x\n'), SYNC, POISON],
+    begins: 1,
+    stays: true,
+  },
+  'an extended COPY': { bytes: [...COPY, data('1\n'), END, SYNC, POISON], begins: 3 },
+  'an extended COPY with a Sync in front': { bytes: [...COPY, SYNC, data('1\n'), END, SYNC, POISON], begins: 4 },
+  'an extended COPY that fails': { bytes: [...COPY, data('x\n'), END, SYNC, POISON], begins: 3 },
+  'an extended COPY that fails, with a Sync inside': {
+    bytes: [...COPY, data('x\n'), SYNC, END, SYNC, POISON],
+    begins: 3,
+  },
+  'two extended COPYs, of which one fails': {
+    bytes: [...COPY, SYNC, data('x\n'), SYNC, ...COPY, data('1\n'), END, SYNC, POISON],
+    begins: 4,
+  },
+  'half a Flush': { bytes: [sql('SELECT 1'), Buffer.from('H'), BEGUN], begins: 0, stays: true },
+  'half a row behind a COPY that fails': {
+    bytes: [sql('COPY copied FROM STDIN'), data('x\n'), Buffer.from('d'), BEGUN],
+    begins: 1,
+    stays: true,
+  },
+};
+
+/** The attack, then the attacker leaves or not: what the next client of the server gets. */
+async function poison(bouncer: Bouncer, name: string, way: 'stays' | 'leaves' | 'waits'): Promise<void> {
+  const { bytes, begins } = POISONED[name] as { bytes: Buffer[]; begins: number };
+  const attacker = await bouncer.raw();
+  await attacker.login();
+  const victim = await bouncer.raw();
+  await victim.login();
+  if (way === 'waits') {
+    await attacker.send(...bytes.slice(0, begins), message('H'));
+    await attacker.until('G');
+    await attacker.send(...bytes.slice(begins));
+  } else {
+    await attacker.send(...bytes);
+  }
+  const asked = victim.query("SELECT 'mine'");
+  if (way === 'leaves') {
+    await attacker.until('Z');
+    attacker.socket.destroy();
+  }
+  assert.deepEqual(row(await asked), ['mine'], `${name}, ${way}`);
+  assert.deepEqual(row(await victim.query("SELECT 'mine too'")), ['mine too'], `${name}, ${way}`);
+  await attacker.destroy();
+  await victim.end();
+}
+
+it('1.22.1: nobody can leave an answer, or half a question, for the next client of a server', async () => {
+  await withAttackedPooler(
+    cluster,
+    { settings: { pool_mode: 'transaction', default_pool_size: 1 } },
+    async (bouncer) => {
+      for (const [name, { begins, stays }] of Object.entries(POISONED)) {
+        await poison(bouncer, name, 'leaves');
+        // the server is lost for the pool then, until the attacker leaves
+        if (stays === true) continue;
+        await poison(bouncer, name, 'stays');
+        if (begins > 0) await poison(bouncer, name, 'waits');
+      }
+    },
+  );
+});
+
+it('1.22.1: a COPY that failed lets the server go, whether its client ends it or not', () =>
+  withAttackedPooler(cluster, { settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (bouncer) => {
+    const client = await bouncer.raw();
+    await client.login();
+    const next = await bouncer.raw();
+    await next.login();
+    for (const rest of [[data('2\n'), END], [END], [message('f', cstring('never mind'))], [sql('SELECT 1')]]) {
+      await client.send(sql('COPY copied FROM STDIN'));
+      await client.until('G');
+      await client.send(data('x\n'));
+      assert.equal(letters(await client.until('Z')), 'EZ');
+      await client.send(...rest);
+      assert.deepEqual(row(await next.query("SELECT 'mine'")), ['mine']);
+      if (rest[0]?.[0] === 0x51) await client.until('Z');
+    }
+    await client.end();
+    await next.end();
+  }));

@@ -1,0 +1,563 @@
+/*
+ * What the original's changelog of 2015 to 2026 fixes without a number, where somebody at the other end of a connection
+ * could crash, fill, deceive or sound out the pooler. Each test is named after the version that has the fix.
+ *
+ *   1.6     2015  a login whose header arrives in pieces was a bad packet
+ *   1.6.1   2015  auth_type=any: a visit to the console could crash when it was logged
+ *   1.7.1   2016  verify-ca and verify-full let in clients without a certificate; allow and require looked at none
+ *   1.8     2017  a broken line threw away the whole HBA file; a cancel request hit the next user of the server
+ *   1.13    2020  auth_query whose row has no user name
+ *   1.15    2020  errors told which users exist
+ *   1.16    2021  `pgbouncer` as the name of an ordinary database; piled-up cancel requests
+ *   1.17    2022  errors told which databases exist, and what the server says, before any password
+ *   1.18    2022  a list of hosts that is too long turned into the Unix socket; the race of 1.8 again
+ *   1.19    2023  memory for every TLS handshake that failed
+ *   1.20    2023  the console as auth_dbname ended the process
+ *   1.21    2023  states that cancel requests left behind ended the process (so did 1.19.1, and 1.23.1 in reloads)
+ *   1.25.0  2025  passwords of 1024 bytes and more; startup packets that go on behind their end
+ *   1.25.1  2025  SCRAM messages of a server, read past what they say
+ *
+ * security-copy.test.ts has 1.22.1 (2024), a COPY that failed and left requests behind.
+ */
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { connect as tlsConnect } from 'node:tls';
+import { ADMIN_USER, type Bouncer, eventually, it, PgCluster } from '../harness';
+import {
+  authentication,
+  errorResponse,
+  refusedWith,
+  ScriptedServer,
+  withAttackedPooler,
+} from '../harness/attacked-pooler';
+import { CertFolder } from '../harness/certs';
+import { fails } from '../harness/expect';
+import { holding } from '../harness/hostile/attack';
+import { oneRow, READY, WELCOME } from '../harness/hostile/fake-server';
+import { after, before } from '../harness/limits';
+import {
+  CANCEL_REQUEST,
+  cancelRequest,
+  cstring,
+  int16,
+  int32,
+  letters,
+  message,
+  PROTOCOL_30,
+  RawClient,
+  startupPacket,
+} from '../harness/raw-client';
+
+const certs = new CertFolder();
+const ca = certs.authority('ca');
+const otherCa = certs.authority('otherca');
+const site = certs.issue(ca, 'site', { cn: 'localhost', san: 'DNS:localhost,IP:127.0.0.1' });
+const ann = certs.issue(ca, 'ann', { cn: 'ann' });
+const stranger = certs.issue(otherCa, 'stranger', { cn: 'ann' });
+
+let cluster: PgCluster;
+let liar: ScriptedServer;
+
+before(async () => {
+  cluster = await PgCluster.start();
+  liar = await ScriptedServer.start();
+  await cluster.createUser('seeker', 'seeker-password', 'scram', 'SUPERUSER');
+  await cluster.createUser(ADMIN_USER, 'admin-password');
+});
+
+after(async () => {
+  await liar?.stop();
+  await cluster?.stop();
+});
+
+const atLiar = () => `host=127.0.0.1 port=${liar.port}`;
+
+it('1.6: a login and a query byte by byte', () =>
+  withAttackedPooler(cluster, {}, async (bouncer) => {
+    const client = await bouncer.raw();
+    const bytes = Buffer.concat([
+      startupPacket(PROTOCOL_30, { user: 'postgres', database: 'postgres' }),
+      message('Q', cstring('SELECT 42')),
+    ]);
+    for (let at = 0; at < bytes.length; at++) await client.send(bytes.subarray(at, at + 1));
+    await client.until('Z');
+    assert.equal(letters(await client.until('Z')), 'TDCZ');
+    await client.end();
+  }));
+
+it('1.6.1: auth_type=any, the console, and everything that is logged about it', () =>
+  withAttackedPooler(
+    cluster,
+    {
+      settings: { auth_type: 'any', verbose: 2 },
+      databases: { postgres: cluster.connstr('postgres', 'user=postgres') },
+      userlist: { postgres: '' },
+    },
+    async (bouncer) => {
+      for (const user of ['admin', 'stats']) {
+        const client = await bouncer.raw();
+        const welcome = await client.login({ user, database: 'pgbouncer' });
+        assert.equal(welcome.at(-1)?.type, 'Z');
+        assert.match(letters(await client.query('SHOW CLIENTS')), /^TD+CZ$/);
+        await client.end();
+      }
+      const nobody = await bouncer.raw();
+      const answer = await nobody.login({ user: 'somebody', database: 'pgbouncer' });
+      // a guest without rights, or nobody at all
+      if (answer.at(-1)?.type === 'Z') {
+        assert.equal((await nobody.query('SHUTDOWN'))[0]?.type, 'E');
+      }
+      await nobody.destroy();
+    },
+  ));
+
+for (const mode of ['allow', 'require', 'verify-ca', 'verify-full']) {
+  it(`1.7.1: client_tls_sslmode=${mode} and certificates`, () =>
+    withAttackedPooler(
+      cluster,
+      {
+        settings: {
+          client_tls_sslmode: mode,
+          client_tls_key_file: site.key,
+          client_tls_cert_file: site.cert,
+          client_tls_ca_file: ca.cert,
+        },
+      },
+      async (bouncer) => {
+        const base = { rejectUnauthorized: false };
+        const shown = (cert: { cert: string; key: string }) => ({
+          ...base,
+          cert: readFileSync(cert.cert),
+          key: readFileSync(cert.key),
+        });
+        const log = bouncer.log.mark();
+        await assert.rejects(bouncer.sql('SELECT 1', { ssl: shown(stranger) }));
+        await bouncer.logWait(/TLS handshake error: .*certificate verify failed/, log);
+        assert.equal((await bouncer.sql('SELECT 1 AS one', { ssl: shown(ann) })).rows[0].one, 1);
+        if (mode.startsWith('verify')) await assert.rejects(bouncer.sql('SELECT 1', { ssl: base }));
+        else assert.equal((await bouncer.sql('SELECT 1 AS one', { ssl: base })).rows[0].one, 1);
+      },
+      { rejectUnauthorized: false, cert: readFileSync(ann.cert), key: readFileSync(ann.key) },
+    ));
+}
+
+it('1.8, 1.18: who cancels a query that is over cancels nobody else’s', () =>
+  withAttackedPooler(cluster, { settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (bouncer) => {
+    const attacker = await bouncer.raw();
+    await attacker.login();
+    const victim = await bouncer.raw();
+    await victim.login();
+    for (let round = 0; round < 10; round++) {
+      // the one server of the pool was the attacker's, now it is the victim's
+      await attacker.query('SELECT 1');
+      await victim.sendMessage('Q', cstring('SELECT pg_sleep(0.05)'));
+      await Promise.all([1, 2, 3].map(() => cancelRequest(target(bouncer), attacker.backendPid, attacker.backendKey)));
+      assert.equal(letters(await victim.until('Z')), 'TDCZ');
+    }
+    await attacker.end();
+    await victim.end();
+  }));
+
+const target = (bouncer: Bouncer) => ({ port: bouncer.port });
+
+it('1.8: a broken line of the HBA file opens nothing and closes nothing else', () =>
+  withAttackedPooler(cluster, {}, async (bouncer) => {
+    const { writeFileSync } = await import('node:fs');
+    const file = `${bouncer.dir}/hba.conf`;
+    writeFileSync(
+      file,
+      [
+        'host all "postgres 127.0.0.1/32 trust',
+        'host all mallory 127.0.0.1/99 trust',
+        'host all mallory 127.0.0.1/32 trust map=',
+        'host all mallory 127.0.0.1 trust',
+        'host all postgres 127.0.0.1/32 trust',
+        'host pgbouncer admin 127.0.0.1/32 trust',
+        '',
+      ].join('\n'),
+    );
+    await bouncer.admin(`SET auth_hba_file = '${file}'`);
+    bouncer.rewrite({ settings: { auth_type: 'hba', auth_hba_file: file }, userlist: { mallory: '' } });
+    await bouncer.admin('RELOAD');
+    assert.equal((await bouncer.sql('SELECT 1 AS one')).rows[0].one, 1);
+    await fails(bouncer.connect({ user: 'mallory' }), 'no authentication method is found');
+  }));
+
+it('1.13: auth_query whose row is none', async () => {
+  const text = (value: string | null) =>
+    value === null ? int32(-1) : Buffer.concat([int32(value.length), Buffer.from(value)]);
+  const rows: Buffer[] = [
+    message('D', int16(2), text(null), text('pass')),
+    message('D', int16(2), text(null), text(null)),
+    message('D', int16(2), text('ghost'), text(null)),
+    message('D', int16(2), text(''), text('')),
+    message('D', int16(2), text('ghost')),
+    message('D', int16(2), int32(-2), text('pass')),
+    message('D', int16(2), int32(0x7fff_ffff), text('pass')),
+    message('D', int16(2), text('ghost'), int32(1000)),
+    message('D', int16(1), text('ghost')),
+    message('D', int16(0)),
+    message('D', int16(0xffff)),
+    message('D'),
+    message('T', int16(1)),
+    message('T'),
+  ];
+  await withAttackedPooler(
+    cluster,
+    {
+      databases: { '*': `${atLiar()} auth_user=seeker` },
+      settings: { auth_type: 'plain', server_tls_sslmode: 'disable' },
+      userlist: { seeker: 'seeker-password' },
+    },
+    async (bouncer) => {
+      for (const [index, hostile] of rows.entries()) {
+        liar.play(`row${index}`, async ({ socket, next }) => {
+          socket.write(WELCOME);
+          for (let msg = await next(); msg !== null && msg.type !== 'S'; msg = await next());
+          socket.write(Buffer.concat([message('1'), message('2'), hostile, message('C', cstring('SELECT 1')), READY]));
+        });
+        for (const password of ['pass', 'md5']) {
+          const client = await bouncer.raw();
+          const answer = await client.login({ user: 'ghost', database: `row${index}`, password });
+          assert.equal(answer.at(-1)?.type, 'E', `row ${index} let somebody in`);
+          await client.destroy();
+        }
+      }
+    },
+  );
+});
+
+for (const method of ['plain', 'md5', 'scram-sha-256']) {
+  it(`1.15, 1.17: an answer tells neither users nor databases (${method})`, () =>
+    withAttackedPooler(
+      cluster,
+      { settings: { auth_type: method }, userlist: { known: 'known-password' }, databases: { down: 'host=/nowhere' } },
+      async (bouncer) => {
+        const answers = new Map<string, string>();
+        for (const user of ['known', 'unknown']) {
+          for (const database of ['postgres', 'nothing', 'down']) {
+            const client = await bouncer.raw();
+            const answer = await client.login({ user, database, password: 'guess' });
+            const shape = answer.map((msg) => (msg.type === 'R' ? `R${msg.body.readInt32BE(0)}` : msg.type)).join();
+            answers.set(`${user} ${database}`, `${shape} ${answer.at(-1)?.body.toString('latin1')}`);
+            await client.destroy();
+          }
+        }
+        assert.equal(new Set(answers.values()).size, 1, JSON.stringify([...answers]));
+        // with the password it is told
+        const client = await bouncer.raw();
+        const told = await client.login({ user: 'known', database: 'nothing', password: 'known-password' });
+        assert.match(told.at(-1)?.body.toString('latin1') ?? '', /no such database: nothing/);
+        await client.destroy();
+      },
+    ));
+}
+
+it('1.15: the SCRAM salt of a user who does not exist stays the same, and is the user’s own', () =>
+  withAttackedPooler(cluster, { settings: { auth_type: 'scram-sha-256' } }, async (bouncer) => {
+    const saltOf = async (user: string): Promise<string> => {
+      const client = await bouncer.raw();
+      await client.startup({ user, database: 'postgres' });
+      await client.next();
+      const first = Buffer.from('n,,n=,r=abcdefghijklmnopqrstuvwx');
+      await client.sendMessage('p', cstring('SCRAM-SHA-256'), int32(first.length), first);
+      const text = (await client.next())?.body.toString('latin1', 4) ?? '';
+      await client.destroy();
+      return /s=([^,]*)/.exec(text)?.[1] ?? text;
+    };
+    const salts = [await saltOf('ghost1'), await saltOf('ghost1'), await saltOf('ghost2')];
+    assert.equal(salts[0], salts[1]);
+    assert.notEqual(salts[0], salts[2]);
+    assert.match(salts[0] as string, /^[A-Za-z0-9+/]{22}==$/);
+  }));
+
+it('1.16, 1.21: cancel requests in any number, for anybody, in any state', () =>
+  withAttackedPooler(
+    cluster,
+    { settings: { pool_mode: 'transaction', default_pool_size: 2, max_client_conn: 500, log_connections: 0 } },
+    async (bouncer) => {
+      const clients = await Promise.all(Array.from({ length: 6 }, () => bouncer.raw()));
+      await Promise.all(clients.map((client) => client.login()));
+      const storm = async (round: number): Promise<void> => {
+        for (const client of clients) await client.sendMessage('Q', cstring('SELECT pg_sleep(0.01)'));
+        const requests = await Promise.all(Array.from({ length: 30 }, () => RawClient.connect(target(bouncer))));
+        for (const [index, request] of requests.entries()) {
+          const victim = clients[index % clients.length] as RawClient;
+          const key = Buffer.concat([int32(victim.backendPid), victim.backendKey]);
+          if (index % 7 === 0) key[5] = (key[5] as number) ^ 0x55;
+          await request.send(startupPacket(CANCEL_REQUEST, key));
+          // some leave before their request is done
+          if ((index + round) % 3 === 0) request.socket.destroy();
+        }
+        for (const client of clients) assert.match(letters(await client.until('Z')), /^(TDC|E|TE)Z$/);
+        for (const request of requests) {
+          if (!request.socket.destroyed) await request.until('');
+          await request.destroy();
+        }
+      };
+      for (let round = 0; round < 5; round++) await storm(round);
+      for (const client of clients) await client.end();
+      await eventually('nothing left', async () => {
+        const rows = await bouncer.admin('SHOW POOLS');
+        const pool = rows.find((found) => found.database === 'postgres') ?? {};
+        return Object.entries(pool).every(([name, value]) => !/cancel|^cl_/.test(name) || Number(value) === 0);
+      });
+    },
+  ));
+
+it('1.17: what the server says about its troubles waits for the password', () =>
+  withAttackedPooler(
+    cluster,
+    {
+      databases: { secretive: atLiar() },
+      settings: { auth_type: 'md5', server_tls_sslmode: 'disable', server_login_retry: 30 },
+      userlist: { known: 'known-password' },
+    },
+    async (bouncer) => {
+      liar.play('secretive', async ({ socket }) => void socket.end(errorResponse('SFATAL', 'C53300', 'Msecret 4711')));
+      const known = await bouncer.raw();
+      const told = await known.login({ user: 'known', database: 'secretive', password: 'known-password' });
+      assert.match(told.at(-1)?.body.toString('latin1') ?? '', /secret 4711/);
+      await known.destroy();
+      const guest = await bouncer.raw();
+      const answer = await guest.login({ user: 'known', database: 'secretive', password: 'guess' });
+      assert.doesNotMatch(Buffer.concat(answer.map((msg) => msg.body)).toString('latin1'), /secret|4711|cached/);
+      await guest.destroy();
+    },
+  ));
+
+it('1.18: a list of hosts of any length names those hosts, in turn, and no Unix socket', () =>
+  withAttackedPooler(
+    cluster,
+    {
+      databases: {
+        many: `host=${Array.from({ length: 600 }, () => '127.0.0.1').join(',')} port=${cluster.port} dbname=postgres`,
+      },
+      settings: { default_pool_size: 5, server_round_robin: 1 },
+    },
+    async (bouncer) => {
+      const clients = await Promise.all(Array.from({ length: 5 }, () => bouncer.connect({ database: 'many' })));
+      for (const client of clients) {
+        const answer = await client.query('SELECT host(inet_server_addr()) AS host');
+        assert.equal(answer.rows[0].host, '127.0.0.1');
+        await client.end();
+      }
+    },
+  ));
+
+it('1.19: TLS handshakes that fail leave nothing behind', () =>
+  withAttackedPooler(
+    cluster,
+    {
+      settings: {
+        client_tls_sslmode: 'allow',
+        client_tls_key_file: site.key,
+        client_tls_cert_file: site.cert,
+        log_connections: 0,
+        log_disconnections: 0,
+      },
+    },
+    async (bouncer) => {
+      const fail = async (index: number): Promise<void> => {
+        const client = await bouncer.raw();
+        if (index % 2 === 0) assert.equal(await client.request(80877103), 'S');
+        const hello = Buffer.concat([Buffer.from('16030100f8010000f40303', 'hex'), Buffer.alloc(240, index)]);
+        if (index % 4 < 2) {
+          await client.send(index % 8 < 4 ? hello : hello.subarray(0, 30));
+        } else {
+          // a real beginning, and then nothing
+          const tls = tlsConnect({ socket: client.socket, rejectUnauthorized: false, minVersion: 'TLSv1.3' });
+          tls.on('error', () => {});
+        }
+        client.socket.end();
+        await client.destroy();
+      };
+      for (let n = 0; n < 100; n++) await fail(n);
+      await eventually('descriptors to settle', () => holding(bouncer.pid).descriptors < 100);
+      const first = holding(bouncer.pid);
+      for (let n = 0; n < 1500; n++) await fail(n);
+      await eventually('descriptors to be closed', () => holding(bouncer.pid).descriptors <= first.descriptors);
+      const grown = holding(bouncer.pid).rssKb - first.rssKb;
+      // a context of OpenSSL is some 20 kB or more: 1500 of them would be 30 MB
+      assert.ok(grown < 20_000, `${grown} kB more after 1500 handshakes that failed`);
+    },
+  ));
+
+it('1.20: auth_dbname is not the console', () =>
+  withAttackedPooler(
+    cluster,
+    { settings: { auth_type: 'plain', auth_user: 'seeker' }, userlist: { seeker: 'seeker-password' } },
+    async (bouncer) => {
+      await bouncer.admin("SET auth_dbname = 'pgbouncer'").catch(() => {});
+      for (const database of ['postgres', 'pgbouncer', 'nowhere']) {
+        const client = await bouncer.raw();
+        const answer = await client.login({ user: 'ghost', database, password: 'any' });
+        const error = answer.at(-1)?.body.toString('latin1') ?? '';
+        assert.match(error, database === 'pgbouncer' ? /bouncer config error/ : /authentication failed|no such user/);
+        await client.destroy();
+      }
+    },
+  ));
+
+it('1.23.1: RELOAD while everything of the old config is in use', () =>
+  withAttackedPooler(cluster, { settings: { pool_mode: 'transaction' } }, async (bouncer) => {
+    for (let round = 0; round < 5; round++) {
+      bouncer.rewrite({
+        databases: { postgres: cluster.connstr(), [`db${round}`]: cluster.connstr('postgres', 'user=postgres') },
+        users: { [`user${round}`]: 'pool_mode=session max_user_connections=3' },
+        userlist: { [`user${round}`]: 'x' },
+      });
+      await bouncer.admin('RELOAD');
+      const clients = await Promise.all([0, 1, 2].map(() => bouncer.connect({ database: `db${round}` })));
+      const answers = clients.map((client) => client.query('SELECT pg_sleep(0.02)').catch(() => null));
+      bouncer.rewrite({ databases: { postgres: cluster.connstr() } });
+      await bouncer.admin('RELOAD');
+      await Promise.all(answers);
+      await bouncer.admin('SHOW USERS');
+      await bouncer.admin('SHOW DATABASES');
+      for (const client of clients) await client.end().catch(() => {});
+    }
+  }));
+
+for (const method of ['plain', 'md5', 'scram-sha-256']) {
+  it(`1.25.0: long passwords (${method})`, async () => {
+    const passwords: Record<string, string> = {};
+    for (const length of [995, 996, 1023, 1024, 1025, 2048, 16_000]) passwords[`long${length}`] = 'x'.repeat(length);
+    await withAttackedPooler(cluster, { settings: { auth_type: method }, userlist: passwords }, async (bouncer) => {
+      for (const [user, password] of Object.entries(passwords)) {
+        const client = await bouncer.raw();
+        // the answer to a right password is about the database, which does not exist
+        const answer = await client.login({ user, database: 'nothing', password });
+        assert.match(answer.at(-1)?.body.toString('latin1') ?? '', /no such database/, user);
+        await client.destroy();
+        const wrong = await bouncer.raw();
+        const refused = await wrong.login({ user, database: 'nothing', password: `${password.slice(1)}y` });
+        assert.match(refused.at(-1)?.body.toString('latin1') ?? '', /authentication failed/, user);
+        await wrong.destroy();
+      }
+      const endless = await bouncer.raw();
+      const answer = await endless.login({ user: 'long1024', password: 'x'.repeat(100_000) });
+      assert.equal(answer.at(-1)?.type, 'E');
+      await endless.destroy();
+    });
+  });
+}
+
+it('1.25.0: a startup packet ends where it says, and says where it ends', () =>
+  withAttackedPooler(cluster, {}, async (bouncer) => {
+    const good = Buffer.concat([cstring('user'), cstring('postgres')]);
+    const bodies = [
+      good,
+      Buffer.concat([good, Buffer.from('\0more')]),
+      Buffer.concat([good, Buffer.from('\0\0')]),
+      Buffer.concat([good, cstring('database')]),
+      Buffer.concat([good, cstring('database'), Buffer.from('postgres')]),
+      Buffer.from('user'),
+      Buffer.from('user\0postgres'),
+      Buffer.alloc(0),
+      Buffer.concat([Buffer.alloc(1), good, Buffer.alloc(1)]),
+    ];
+    for (const body of bodies) {
+      const client = await bouncer.raw();
+      await client.send(startupPacket(PROTOCOL_30, body));
+      await refusedWith(client, 'invalid startup packet layout: expected terminator as last byte');
+    }
+    const nobody = await bouncer.raw();
+    await nobody.send(startupPacket(PROTOCOL_30, Buffer.alloc(1)));
+    await refusedWith(nobody, 'no username supplied');
+  }));
+
+it('1.25.1: SCRAM messages of a server that say too little, too much or something else', () =>
+  withAttackedPooler(
+    cluster,
+    {
+      databases: { '*': `${atLiar()} user=seeker password=seeker-password` },
+      settings: { server_tls_sslmode: 'disable' },
+    },
+    async (bouncer) => {
+      const salt = 'MDEyMzQ1Njc4OWFiY2RlZg==';
+      type Says = (nonce: string) => string;
+      const firsts: Says[] = [
+        () => '',
+        () => 'r',
+        () => 'r=',
+        (nonce) => `r=${nonce}`,
+        (nonce) => `r=${nonce}x,s=`,
+        (nonce) => `r=${nonce}x,s=${salt}`,
+        (nonce) => `r=${nonce}x,s=${salt},i=`,
+        (nonce) => `r=${nonce}x,s=${salt},i=0`,
+        (nonce) => `r=${nonce}x,s=${salt},i=-1`,
+        (nonce) => `r=${nonce}x,s=${salt},i=4096x`,
+        (nonce) => `r=${nonce}x,s=${salt},i=4096,x=1`,
+        (nonce) => `r=${nonce}x,s=***,i=4096`,
+        (nonce) => `s=${salt},r=${nonce}x,i=4096`,
+        (nonce) => `r=${nonce.slice(1)}x,s=${salt},i=4096`,
+        () => `e=other-error`,
+        () => '\0\0\0\0',
+      ];
+      const first = async (says: Says, index: number) => {
+        let last: string | undefined;
+        liar.play(`first${index}`, async ({ socket, next }) => {
+          socket.write(authentication(10, cstring('SCRAM-SHA-256'), Buffer.alloc(1)));
+          const nonce = /r=(.*)$/s.exec((await next())?.body.toString('latin1') ?? '')?.[1] ?? '';
+          socket.write(authentication(11, Buffer.from(says(nonce))));
+          last = (await next())?.type ?? 'end';
+          socket.end();
+        });
+        await refusedByAll(bouncer, `first${index}`);
+        await eventually('the pooler to leave', () => last !== undefined);
+        assert.notEqual(last, 'p', `${says('nonce')} was answered`);
+      };
+      // a client of such a server waits for a better one, so all at once
+      await Promise.all(firsts.map(first));
+      // a server that does not know the password proves nothing, however it puts it
+      const proofs = ['', 'v', 'v=', 'v=AAAA', `v=${Buffer.alloc(32).toString('base64')}`, 'e=', 'e=denied', 'v=\0'];
+      const final = async (proof: string, index: number) => {
+        liar.play(`final${index}`, async ({ socket, next }) => {
+          socket.write(authentication(10, cstring('SCRAM-SHA-256'), Buffer.alloc(1)));
+          const nonce = /r=(.*)$/s.exec((await next())?.body.toString('latin1') ?? '')?.[1] ?? '';
+          socket.write(authentication(11, Buffer.from(`r=${nonce}x,s=${salt},i=4096`)));
+          await next();
+          socket.end(Buffer.concat([authentication(12, Buffer.from(proof)), WELCOME, oneRow('taken in')]));
+        });
+        await refusedByAll(bouncer, `final${index}`);
+      };
+      await Promise.all(proofs.map(final));
+      // nor one that leaves the exchange out and says that all is well in the middle of it
+      liar.play('twice', async ({ socket }) => {
+        const sasl = authentication(10, cstring('SCRAM-SHA-256'), Buffer.alloc(1));
+        socket.end(Buffer.concat([sasl, sasl, WELCOME]));
+      });
+      await refusedByAll(bouncer, 'twice');
+      // nor one that ends the exchange early, or asks again behind its end
+      const early: [string, (nonce: string) => Buffer][] = [
+        [
+          'okEarly',
+          (nonce) => Buffer.concat([authentication(11, Buffer.from(`r=${nonce}x,s=${salt},i=4096`)), WELCOME]),
+        ],
+        ['okAtOnce', () => WELCOME],
+      ];
+      for (const [database, says] of early) {
+        liar.play(database, async ({ socket, next }) => {
+          socket.write(authentication(10, cstring('SCRAM-SHA-256'), Buffer.alloc(1)));
+          const nonce = /r=(.*)$/s.exec((await next())?.body.toString('latin1') ?? '')?.[1] ?? '';
+          socket.end(Buffer.concat([says(nonce), oneRow('taken in')]));
+        });
+        await refusedByAll(bouncer, database);
+      }
+      // nor one that asks for no proof and gives none
+      liar.play('unasked', async ({ socket }) => {
+        socket.end(Buffer.concat([message('Z', Buffer.from('I')), oneRow('taken in')]));
+      });
+      await refusedByAll(bouncer, 'unasked');
+    },
+  ));
+
+/** The server behind that database is not let in: its client is told of a failure. */
+async function refusedByAll(bouncer: Bouncer, database: string): Promise<void> {
+  const client = await bouncer.raw();
+  const answer = await client.login({ database });
+  assert.equal(answer.at(-1)?.type, 'E', `${database}: the server was taken for good`);
+  await client.destroy();
+}

@@ -1,0 +1,60 @@
+/*
+ * The simulation of test/simulation for a bounded time, the proof that it is deterministic, and the proof that it finds faults: each of
+ * test/simulation/mutations.ts is put back alone.
+ *
+ *     SIMULATION_SEED=7 npm test -- simulation      begins with another seed
+ */
+
+import assert from 'node:assert/strict';
+import { seedFrom } from '../harness/hostile/random';
+import { describe, it } from '../harness/limits';
+import { checkMutation } from './modules';
+import { mutations } from './mutations';
+import { simulate } from './run';
+
+const TURNS = 3000;
+const MS_MAX = 12_000;
+/** Seeds within which each fault has to show. */
+const MUTATION_SEEDS = 60;
+// the operator and reboots are not simulated yet
+const faults = { console: false, reboots: false };
+const first = process.env.SIMULATION_SEED ? seedFrom('SIMULATION_SEED') : 1;
+
+describe('the simulation', () => {
+  it('finds nothing wrong with one seed after the other', () => {
+    const end = performance.now() + MS_MAX;
+    for (let seed = first; performance.now() < end; seed++) {
+      const { failure, tail } = simulate({ seed, turns: TURNS, faults });
+      assert.equal(failure, null, `npm run simulate -- ${seed} ${TURNS}\n${tail.join('\n')}`);
+    }
+  });
+
+  it('does the same with the same seed', () => {
+    for (const seed of [first, first + 1, first + 2]) {
+      const [once, again] = [simulate({ seed, turns: TURNS, faults }), simulate({ seed, turns: TURNS, faults })];
+      assert.equal(once.hash, again.hash);
+      assert.equal(once.events, again.events);
+    }
+  });
+});
+
+describe('of faults that are put back, the simulation', () => {
+  it('says when a fault cannot be put in, because its place is gone, or is not the only one', () => {
+    const edit = { file: 'core/base/timer', find: 'no such text', replace: '' };
+    assert.throws(() => checkMutation({ name: 'nowhere', edits: [edit] }), /0 times/);
+    assert.throws(() => checkMutation({ name: 'twice', edits: [{ ...edit, find: 'timer.when' }] }), / times/);
+  });
+
+  for (const mutation of mutations) {
+    it(`finds this: ${mutation.name}`, () => {
+      checkMutation(mutation);
+      for (let seed = 1; seed <= MUTATION_SEEDS; seed++) {
+        const { failure } = simulate({ seed, turns: TURNS, mutation, faults });
+        if (failure === null) continue;
+        console.log(`# seed ${seed}: ${failure}`);
+        return;
+      }
+      assert.fail(`not within ${MUTATION_SEEDS} seeds`);
+    });
+  }
+});

@@ -1,0 +1,118 @@
+/*
+ * Twenty reboots in a row under pgbench, with 64 clients: not one transaction fails, no server connection is opened or closed,
+ * and the last generation is no larger than the second.
+ */
+
+import assert from 'node:assert/strict';
+import type { ChildProcess } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import { itUnless, noPgbench, type Outcome, PgCluster, pgbench, run } from '../harness';
+import { type PoolerProcess, type RebootChain, withPlace } from '../harness/reboot-chain';
+
+const program = pgbench as string;
+const REBOOTS = 20;
+const CLIENTS = 64;
+/** pgbench runs until the last reboot, but no longer than this. */
+const SECONDS_MAX = 300;
+/** What garbage not collected yet may differ by. */
+const RSS_KB_MAX = 30_000;
+
+const settings = { pool_mode: 'transaction', max_prepared_statements: 100, log_connections: 0, log_disconnections: 0 };
+
+const itBenched = itUnless(noPgbench);
+
+/** A pooler with pgbench's tables behind it. */
+async function benched(body: (place: RebootChain, server: PgCluster, tcp: string[]) => Promise<void>): Promise<void> {
+  const server = await PgCluster.start();
+  await withPlace({ cluster: server, settings }, async (place) => {
+    await place.start('ts');
+    const tcp = ['-h', '127.0.0.1', '-p', String(place.port), '-U', 'postgres'];
+    const init = await run(program, [...tcp, '-i', '-q', 'postgres']);
+    assert.equal(init.code, 0, init.stderr);
+    await body(place, server, tcp);
+  });
+  await server.stop();
+}
+
+function assertNothingFailed(end: Outcome): void {
+  assert.equal(end.code, 0, end.stderr);
+  assert.match(end.stdout, /number of failed transactions: 0 /);
+  assert.equal(/error|abort|lost/i.test(end.stderr), false, end.stderr);
+}
+
+function descriptors(generation: PoolerProcess): number {
+  return readdirSync(`/proc/${generation.pid}/fd`).length;
+}
+
+function rssKb(generation: PoolerProcess): number {
+  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${generation.pid}/status`, 'latin1'))?.[1] ?? 0);
+}
+
+for (const protocol of ['simple', 'extended']) {
+  itBenched(
+    `${REBOOTS} reboots under pgbench, ${CLIENTS} clients, ${protocol} protocol`,
+    async () => {
+      await benched(async (place, server, at) => {
+        const args = [
+          ...at,
+          '-n',
+          '-S',
+          '-c',
+          String(CLIENTS),
+          '-j',
+          '2',
+          '-M',
+          protocol,
+          '-T',
+          String(SECONDS_MAX),
+          'postgres',
+        ];
+        let over = false;
+        let loader: ChildProcess | null = null;
+        const started = (child: ChildProcess): void => {
+          loader = child;
+        };
+        const bench = run(program, args, { timeoutMs: SECONDS_MAX * 1000, started }).finally(() => {
+          over = true;
+        });
+        // its pool has to be full before the servers are counted
+        while (Number((await place.show('POOLS')).find((row) => row.database === 'postgres')?.sv_active ?? 0) < 20);
+        const startsSql = `SELECT string_agg(pid || ' ' || backend_start, ',' ORDER BY pid) AS starts FROM pg_stat_activity
+        WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`;
+        const starts = (await server.sql(startsSql)).rows[0].starts;
+        let early: [number, number] = [0, 0];
+        for (let i = 1; i <= REBOOTS; i++) {
+          const generation = await place.reboot('ts');
+          if (i === 2) early = [descriptors(generation), rssKb(generation)];
+        }
+        assert.equal(over, false, 'pgbench was over before the last reboot');
+        assert.equal((await server.sql(startsSql)).rows[0].starts, starts, 'server connections changed');
+        const late = [descriptors(place.now), rssKb(place.now)] as const;
+        assert.equal(late[0], early[0], 'descriptors leak');
+        assert.ok(late[1] - early[1] < RSS_KB_MAX, `memory grew from ${early[1]} to ${late[1]} KB`);
+        // what ends -T ends it now
+        (loader as ChildProcess | null)?.kill('SIGALRM');
+        const end = await bench;
+        assertNothingFailed(end);
+      });
+    },
+    SECONDS_MAX * 1000,
+  );
+}
+
+itBenched('reboots while clients come and go all the time, and others use prepared statements', async () => {
+  await benched(async (place, _server, tcp) => {
+    const unix = ['-h', place.dir, '-p', String(place.port), '-U', 'postgres'];
+    const load = ['-n', '-S', '-c', '8', '-T', '10', 'postgres'];
+    const both = [
+      run(program, [...tcp, '-C', ...load], { timeoutMs: 60_000 }),
+      run(program, [...unix, '-M', 'prepared', ...load], { timeoutMs: 60_000 }),
+    ];
+    for (let i = 0; i < 5; i++) await place.reboot('ts');
+    for (const end of await Promise.all(both)) {
+      assertNothingFailed(end);
+    }
+    const lists = Object.fromEntries((await place.show('LISTS')).map((row) => [row.list, Number(row.items)]));
+    assert.equal(lists.used_clients, 1, 'only the console is left');
+  });
+});

@@ -1,0 +1,148 @@
+/*
+ * Across a reboot: the long cancel keys of protocol 3.2, of clients and of servers, and the console in the extended protocol.
+ */
+
+import assert from 'node:assert/strict';
+import { eventually, it, PgCluster } from '../harness';
+import { after, before } from '../harness/limits';
+import {
+  cancelRequest,
+  cstring,
+  errorFields,
+  int16,
+  int32,
+  letters,
+  type Message,
+  message,
+  PROTOCOL_32,
+  type RawClient,
+} from '../harness/raw-client';
+import { type RebootChain, withPlace } from '../harness/reboot-chain';
+
+let pg: PgCluster;
+
+before(async () => {
+  pg = await PgCluster.start({ newest: true });
+});
+after(async () => {
+  await pg.stop();
+});
+
+async function started(body: (place: RebootChain) => Promise<void>): Promise<void> {
+  await withPlace({ cluster: pg, settings: { pool_mode: 'transaction' } }, async (place) => {
+    await place.start('ts');
+    await body(place);
+  });
+}
+
+async function login(place: RebootChain): Promise<RawClient> {
+  const client = await place.raw();
+  assert.equal((await client.login({ version: PROTOCOL_32 })).at(-1)?.type, 'Z');
+  return client;
+}
+
+async function cancelWorks(place: RebootChain, client: RawClient): Promise<void> {
+  await cancelRequest({ port: place.port }, client.backendPid, client.backendKey);
+  const error = (await client.until('Z')).find((msg) => msg.type === 'E');
+  assert.equal(errorFields(error as Message).C, '57014');
+}
+
+const SYNC = message('S');
+
+function parse(name: string, query: string): Buffer {
+  return message('P', cstring(name), cstring(query), int16(0));
+}
+
+function bind(portal: string, statement: string): Buffer {
+  return message('B', cstring(portal), cstring(statement), int16(0), int16(0), int16(0));
+}
+
+function execute(portal: string, limit = 0): Buffer {
+  return message('E', cstring(portal), int32(limit));
+}
+
+async function consoleOf(place: RebootChain): Promise<RawClient> {
+  const raw = await place.raw();
+  const answer = await raw.login({ user: 'admin', password: 'admin', database: 'pgbouncer' });
+  assert.equal(answer.at(-1)?.type, 'Z');
+  return raw;
+}
+
+it('a query that runs across reboots is cancelled with the long keys of client and server', () =>
+  started(async (place) => {
+    const client = await login(place);
+    assert.equal(client.backendKey.length, 32);
+    await client.sendMessage('Q', cstring('SELECT pg_sleep(60)'));
+    await eventually('a server to be active', async () =>
+      (await place.show('SERVERS')).some((row) => row.state === 'active'),
+    );
+    await place.reboot('ts');
+    await place.reboot('ts');
+    await cancelWorks(place, client);
+    await client.end();
+  }));
+
+it('a client that waits for its welcome across a reboot gets its long key', () =>
+  withPlace({ cluster: pg, databases: { postgres: 'host=127.0.0.1 port=1 dbname=postgres' } }, async (place) => {
+    await place.start('ts');
+    const client = await place.raw();
+    await client.startup({ user: 'postgres', database: 'postgres' }, PROTOCOL_32);
+    await eventually('the client to wait', async () => (await place.show('POOLS')).some((row) => row.cl_waiting === 1));
+    place.write({ databases: { postgres: pg.connstr() } });
+    await place.reboot('ts');
+    assert.match(letters(await client.until('ZE')), /^RS+KZ$/);
+    assert.equal(client.backendKey.length, 32);
+    await client.end();
+  }));
+
+it('statements of the console are there after a reboot, and portals that have no rows left over', () =>
+  started(async (place) => {
+    const raw = await consoleOf(place);
+    await raw.send(parse('state', 'SHOW STATE'), SYNC);
+    assert.equal(letters(await raw.until('Z')), '1Z');
+    await raw.send(bind('fresh', 'state'), bind('begun', 'state'), execute('begun', 1));
+    assert.equal(letters(await raw.until('s')), '22Ds');
+    await place.reboot('ts');
+    await raw.send(execute('fresh'), execute('begun'), execute('fresh'), SYNC);
+    const answer = await raw.until('Z');
+    assert.equal(letters(answer), 'DDDCEZ');
+    assert.equal(errorFields(answer.at(-2) as Message).M, 'portal "begun" does not exist');
+    await raw.send(bind('', 'state'), execute(''), SYNC);
+    assert.equal(letters(await raw.until('Z')), '2DDDCZ');
+    await raw.end();
+  }));
+
+for (const [what, before, behind] of [
+  ['its Sync', [SYNC], []],
+  ['a pipeline', [SYNC, parse('', 'SHOW VERSION'), bind('', ''), execute(''), SYNC], []],
+  ['nothing', [], [SYNC]],
+] as const) {
+  it(`a PAUSE by Execute that waits across a reboot is answered in its protocol, with ${what} behind it`, () =>
+    started(async (place) => {
+      const client = await login(place);
+      await client.query('BEGIN');
+      const raw = await consoleOf(place);
+      await raw.send(parse('', 'PAUSE'), bind('', ''), execute(''), ...before);
+      assert.equal(letters(await raw.until('2')), '12');
+      await place.now.log.wait(/LOG PAUSE command issued/);
+      await place.reboot('ts');
+      await raw.send(...behind);
+      assert.equal(letters(await client.query('COMMIT')), 'CZ');
+      assert.equal(letters(await raw.until('Z')), 'CZ');
+      if (before.length > 1) assert.equal(letters(await raw.until('Z')), '12DCZ');
+      assert.equal(letters(await raw.query('RESUME')), 'CZ');
+      await raw.end();
+      await client.end();
+    }));
+}
+
+it('an ERROR on the console skips to Sync across a reboot', () =>
+  started(async (place) => {
+    const raw = await consoleOf(place);
+    await raw.send(execute('nowhere'));
+    assert.equal(letters(await raw.until('E')), 'E');
+    await place.reboot('ts');
+    await raw.send(parse('', 'SHOW VERSION'), SYNC);
+    assert.equal(letters(await raw.until('Z')), 'Z');
+    await raw.end();
+  }));

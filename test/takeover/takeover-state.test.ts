@@ -1,0 +1,582 @@
+/*
+ * What a handover carries besides open connections: logins half way, secrets learnt, cancel keys, modes, statistics; what a
+ * changed config does to it; and what the operator sees.
+ */
+
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import type { Client } from 'pg';
+import { eventually, it, PgCluster, user } from '../harness';
+import { cancelRequest, errorFields, letters, type Message, RawClient, rowValues } from '../harness/raw-client';
+import { type PlaceOptions, type RebootChain, withPlace } from '../harness/reboot-chain';
+import { ScramClient } from '../harness/scram';
+
+let pg: PgCluster | null = null;
+
+async function cluster(): Promise<PgCluster> {
+  if (pg === null) {
+    pg = await PgCluster.start({ settings: { wal_level: 'logical', max_wal_senders: 5 } });
+    await pg.createUser('scrammer', 'secret', 'scram');
+    await pg.createUser('asked', 'answer', 'scram');
+    await pg.setHba([
+      'local all all trust',
+      'host all scrammer 127.0.0.1/32 scram-sha-256',
+      'host all asked 127.0.0.1/32 scram-sha-256',
+      'host all all 127.0.0.1/32 trust',
+      'host replication all 127.0.0.1/32 trust',
+    ]);
+  }
+  return pg;
+}
+
+type Options = Omit<PlaceOptions, 'cluster'>;
+
+/** @param options may depend on the connect string of the cluster */
+async function started(
+  options: Options | ((connstr: string) => Options),
+  body: (place: RebootChain) => Promise<void>,
+): Promise<void> {
+  const server = await cluster();
+  const given = typeof options === 'function' ? options(server.connstr()) : options;
+  await withPlace({ cluster: server, ...given }, async (place) => {
+    await place.start('ts');
+    await body(place);
+  });
+}
+
+async function login(place: RebootChain, params: Record<string, string> = {}): Promise<RawClient> {
+  const client = await place.raw();
+  const { user: name = 'postgres', database = 'postgres', ...rest } = params;
+  assert.equal((await client.login({ user: name, database, params: rest })).at(-1)?.type, 'Z');
+  return client;
+}
+
+function firstValue(messages: Message[]): string | null {
+  const error = messages.find((msg) => msg.type === 'E');
+  if (error !== undefined) throw new Error(errorFields(error).M);
+  const row = messages.find((msg) => msg.type === 'D');
+  return row === undefined ? null : (rowValues(row)[0] ?? null);
+}
+
+async function ask(client: RawClient, sql: string): Promise<string | null> {
+  return firstValue(await client.query(sql));
+}
+
+async function admin(place: RebootChain): Promise<Client> {
+  return place.connect({ user: 'admin', password: 'admin', database: 'pgbouncer' });
+}
+
+/* ---- logins ---- */
+
+it('a SCRAM login stops half way and ends in the new process', () =>
+  started(
+    { settings: { auth_type: 'scram-sha-256' }, userlist: { postgres: 'pw', scrammer: 'secret' } },
+    async (place) => {
+      const client = await place.raw();
+      await client.startup({ user: 'scrammer', database: 'postgres' });
+      assert.equal((await client.next())?.type, 'R');
+      const scram = new ScramClient('secret');
+      const first = Buffer.from(scram.first(), 'latin1');
+      const length = Buffer.alloc(4);
+      length.writeInt32BE(first.length);
+      await client.sendMessage('p', Buffer.from('SCRAM-SHA-256\0'), length, first);
+      const challenge = (await client.next()) as Message;
+
+      await place.reboot('ts');
+      await client.sendMessage('p', Buffer.from(scram.final(challenge.body.toString('latin1', 4)), 'latin1'));
+      const welcome = await client.until('ZE');
+      assert.equal(welcome.at(-1)?.type, 'Z', letters(welcome));
+      scram.check((welcome[0] as Message).body.toString('latin1', 4));
+      assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
+      await client.end();
+    },
+  ));
+
+it('a client without a server yet is welcomed by the new process', () =>
+  started({ databases: { postgres: 'host=127.0.0.1 port=1 dbname=postgres' } }, async (place) => {
+    // nobody answers there: the first client of the pool waits for its welcome
+    const client = await place.raw();
+    await client.startup({ user: 'postgres', database: 'postgres' });
+    place.write({ databases: { postgres: (await cluster()).connstr() } });
+    await place.reboot('ts');
+    const answer = await client.until('ZE');
+    // the first attempt may have been refused before the reboot
+    if (answer.at(-1)?.type === 'Z') assert.equal(await ask(client, 'SELECT 1'), '1');
+    await client.destroy();
+  }));
+
+it('keys learnt at a SCRAM login open servers in the new process too', () =>
+  started(
+    {
+      settings: { auth_type: 'scram-sha-256', pool_mode: 'transaction' },
+      userlist: { postgres: 'pw', scrammer: '' },
+    },
+    async (place) => {
+      const secret = (await (await cluster()).storedSecret('scrammer')) as string;
+      place.write({ userlist: { scrammer: secret } });
+      const console1 = await admin(place);
+      await console1.query('RELOAD');
+      const client = await place.raw();
+      assert.equal((await client.login({ user: 'scrammer', password: 'secret' })).at(-1)?.type, 'Z');
+      assert.equal(await ask(client, 'SELECT 1'), '1');
+      await place.reboot('ts');
+      await console1.query('RECONNECT');
+      // a new server connection can only be opened with what the old process learnt
+      assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
+      assert.match(place.now.log.text, /new connection to server/);
+      await client.end();
+      await console1.end();
+    },
+  ));
+
+it('users found by auth_query stay logged in', () =>
+  started(
+    {
+      settings: { auth_type: 'md5', auth_user: 'postgres' },
+      userlist: { postgres: 'pw' },
+    },
+    async (place) => {
+      const client = await place.raw();
+      const answer = await client.login({ user: 'asked', password: 'answer' });
+      assert.equal(answer.at(-1)?.type, 'Z', JSON.stringify(answer.at(-1)?.body.toString()));
+      assert.equal(await ask(client, 'SELECT current_user'), 'asked');
+      await place.reboot('ts');
+      assert.equal(await ask(client, 'SELECT current_user'), 'asked');
+      await (await admin(place)).query('RECONNECT');
+      await client.end();
+      const again = await place.raw();
+      assert.equal((await again.login({ user: 'asked', password: 'answer' })).at(-1)?.type, 'Z');
+      await again.end();
+    },
+  ));
+
+it('a login that waits for the answer of auth_query goes on, and so does one that waits for a server to ask', () =>
+  started(
+    {
+      settings: {
+        auth_type: 'md5',
+        auth_user: 'postgres',
+        default_pool_size: 1,
+        auth_query: 'SELECT usename, passwd FROM pg_shadow WHERE usename = $1 AND pg_sleep(1.5) IS NOT NULL',
+      },
+      userlist: { postgres: 'pw' },
+    },
+    async (place) => {
+      const clients = [await place.raw(), await place.raw()];
+      const logins = clients.map((client) => client.login({ user: 'asked', password: 'answer' }));
+      await eventually('one to be asked about, one to wait', async () => {
+        const pool = (await place.show('POOLS')).find((row) => row.user === 'postgres');
+        return pool?.sv_active === 1 && pool?.cl_waiting === 1;
+      });
+      await place.reboot('ts');
+      for (const answer of await Promise.all(logins)) assert.equal(answer.at(-1)?.type, 'Z', letters(answer));
+      for (const client of clients) await client.destroy();
+    },
+  ));
+
+/* ---- cancel ---- */
+
+it('a cancel key given by the old process cancels a query in the new one', () =>
+  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
+    const client = await login(place);
+    await client.sendMessage('Q', Buffer.from('SELECT pg_sleep(30)\0'));
+    await eventually('the query to run', async () => (await place.show('POOLS')).some((row) => row.sv_active === 1));
+    await place.reboot('ts');
+    await cancelRequest({ port: place.port }, client.backendPid, client.backendKey);
+    const answer = await client.until('Z');
+    assert.match(errorFields(answer.find((msg) => msg.type === 'E') as Message).M ?? '', /canceling statement/);
+    assert.equal(await ask(client, 'SELECT 1'), '1');
+    await client.end();
+  }));
+
+/* ---- modes ---- */
+
+it('paused and disabled databases stay so, their waiting clients wait on', () =>
+  started(
+    (connstr) => ({ databases: { one: connstr, two: connstr }, settings: { pool_mode: 'transaction' } }),
+    async (place) => {
+      const console1 = await admin(place);
+      const client = await login(place, { database: 'one' });
+      await client.query('SELECT 1');
+      await console1.query('PAUSE one');
+      await console1.query('DISABLE two');
+      await client.sendMessage('Q', Buffer.from("SELECT 'waited'\0"));
+      await eventually('the client to wait', async () =>
+        (await place.show('POOLS')).some((row) => row.cl_waiting === 1),
+      );
+      const since = Number((await place.show('CLIENTS')).find((row) => row.database === 'one')?.wait ?? 0);
+      await place.reboot('ts');
+      const databases = await place.show('DATABASES');
+      assert.equal(databases.find((row) => row.name === 'one')?.paused, 1);
+      assert.equal(databases.find((row) => row.name === 'two')?.disabled, 1);
+      await eventually('the time in the queue to go on', async () => {
+        const row = (await place.show('CLIENTS')).find((one) => one.database === 'one');
+        return Number(row?.wait) >= since && row?.state === 'waiting';
+      });
+      await assert.rejects(place.sql('SELECT 1', { database: 'two' }), /disabled/);
+      // the console client was handed over too
+      await console1.query('RESUME one');
+      assert.equal(firstValue(await client.until('Z')), 'waited');
+      await console1.query('ENABLE two');
+      assert.equal((await place.sql('SELECT 1 AS one', { database: 'two' })).rows[0].one, 1);
+      await console1.end();
+      await client.end();
+    },
+  ));
+
+it('PAUSE of everything stays', () =>
+  started({}, async (place) => {
+    const console1 = await admin(place);
+    const client = await login(place);
+    await console1.query('PAUSE');
+    await client.sendMessage('Q', Buffer.from("SELECT 'after'\0"));
+    await place.reboot('ts');
+    await assert.rejects(client.next(300), /waited/);
+    await console1.query('RESUME');
+    assert.equal(firstValue(await client.until('Z')), 'after');
+    await console1.end();
+  }));
+
+it('statistics go on from where they were, and no bogus times are logged', () =>
+  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
+    const client = await login(place);
+    for (let i = 0; i < 10; i++) await client.query('SELECT 1');
+    await client.query('BEGIN');
+    const before = (await place.show('STATS_TOTALS')).find((row) => row.database === 'postgres');
+    await place.reboot('ts');
+    const after = (await place.show('STATS_TOTALS')).find((row) => row.database === 'postgres');
+    assert.deepEqual(after, before);
+    await client.query('COMMIT');
+    assert.equal((await place.show('STATS_TOTALS')).find((row) => row.database === 'postgres')?.query_count, '12');
+    assert.equal(place.now.log.count(/xact_start == 0|query_start == 0/), 0);
+    await client.end();
+  }));
+
+it('a replication connection goes on', () =>
+  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
+    const client = await login(place, { replication: 'database' });
+    const before = firstValue(await client.query('IDENTIFY_SYSTEM'));
+    await place.reboot('ts');
+    assert.equal(firstValue(await client.query('IDENTIFY_SYSTEM')), before);
+    await client.end();
+  }));
+
+it('a replication stream goes on: every change arrives, once and in order', () =>
+  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
+    const server = await cluster();
+    await server.sql('CREATE TABLE changed (i int, t text)');
+    await server.sql('CREATE PUBLICATION everything FOR TABLE changed');
+    const insert = (from: number): Promise<unknown> =>
+      server.sql(
+        `INSERT INTO changed SELECT i, repeat('r', 1000) || i FROM generate_series(${from}, ${from + 1999}) i`,
+      );
+    const client = await login(place, { replication: 'database' });
+    await client.query('CREATE_REPLICATION_SLOT stream TEMPORARY LOGICAL pgoutput');
+    const options = "(proto_version '1', publication_names 'everything')";
+    await client.sendMessage('Q', Buffer.from(`START_REPLICATION SLOT stream LOGICAL 0/0 ${options}\0`));
+    assert.equal(letters(await client.until('WE')), 'W');
+    client.pause();
+    await insert(0);
+    await place.reboot('ts');
+    await insert(2000);
+    await place.reboot('ts');
+    client.resume();
+    for (let row = 0; row < 4000; ) {
+      const data = (await client.next()) as Message;
+      assert.equal(data?.type, 'd');
+      const kind = data.body.toString('latin1', 25, 26);
+      // begin, relation, commit, keepalive
+      if (data.body[0] !== 0x77 || kind !== 'I') continue;
+      const text = data.body.toString('latin1');
+      assert.ok(text.endsWith(`${'r'.repeat(1000)}${row}`), `row ${row}: ${text.slice(-20)}`);
+      row++;
+    }
+    await client.sendMessage('c');
+    assert.match(letters(await client.until('Z')), /^d*cd*C+Z$/);
+    await client.end();
+    await server.sql('DROP PUBLICATION everything');
+    await server.sql('DROP TABLE changed');
+  }));
+
+it('console commands that wait go on waiting: PAUSE for a transaction, WAIT_CLOSE for a server', () =>
+  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
+    const client = await login(place);
+    const console1 = await admin(place);
+    await client.query('BEGIN');
+    for (const [begin, end] of [
+      ['PAUSE', 'RESUME'],
+      ['RECONNECT; WAIT_CLOSE', 'SHOW VERSION'],
+    ] as const) {
+      let done = false;
+      const commands = begin.split('; ');
+      const last = commands.pop() as string;
+      for (const command of commands) await console1.query(command);
+      const from = place.now.log.mark();
+      const waits = console1.query(last).then(() => {
+        done = true;
+      });
+      await place.now.log.wait(new RegExp(`${last} command issued`), from);
+      await place.reboot('ts');
+      assert.equal(await ask(client, 'SELECT 1'), '1');
+      assert.ok(!done, `${last} was answered too early`);
+      await client.query('COMMIT');
+      await waits;
+      await console1.query(end);
+      await client.query('BEGIN');
+    }
+    await console1.end();
+    await client.end();
+  }));
+
+it('a killed database stays killed until RESUME', () =>
+  started(
+    (connstr) => ({ databases: { one: connstr }, settings: { pool_mode: 'transaction' } }),
+    async (place) => {
+      const console1 = await admin(place);
+      const client = await login(place, { database: 'one' });
+      await client.query('SELECT 1');
+      await console1.query('KILL one');
+      await client.until('E');
+      await place.reboot('ts');
+      assert.equal((await place.show('DATABASES')).find((row) => row.name === 'one')?.paused, 1);
+      const late = place.sql('SELECT 1 AS one', { database: 'one' });
+      await eventually('a client to wait', async () =>
+        (await place.show('POOLS')).some((row) => row.database === 'one' && row.cl_waiting === 1),
+      );
+      await console1.query('RESUME one');
+      assert.equal((await late).rows[0].one, 1);
+      await console1.end();
+    },
+  ));
+
+it('counts of clients and servers are right after reboots', () =>
+  started({ users: { postgres: 'max_user_client_connections=3' } }, async (place) => {
+    const clients = [await login(place), await login(place)];
+    for (const client of clients) await client.query('SELECT 1');
+    for (let i = 0; i < 3; i++) await place.reboot('ts');
+    const third = await login(place);
+    const refused = await place.raw();
+    const answer = await refused.login();
+    assert.match(errorFields(answer.at(-1) as Message).M ?? '', /max_user_client_connections/);
+    await third.end();
+    for (const client of clients) await client.end();
+    await eventually('no clients', async () => {
+      const row = (await place.show('USERS')).find((one) => one.name === 'postgres');
+      return row?.current_client_connections === 0;
+    });
+  }));
+
+/* ---- a changed config ---- */
+
+it('clients of a database that left the config are refused as after RELOAD', () =>
+  started(
+    (connstr) => ({ databases: { stays: connstr, goes: connstr } }),
+    async (place) => {
+      const connstr = (await cluster()).connstr();
+      const [stays, goes] = [await login(place, { database: 'stays' }), await login(place, { database: 'goes' })];
+      await stays.query('BEGIN');
+      await goes.query('BEGIN');
+      place.write({ databases: { stays: connstr } });
+      await place.reboot('ts');
+      const error = (await goes.until('E')).at(-1) as Message;
+      assert.equal(errorFields(error).M, 'database removed');
+      assert.equal(await goes.next(), null);
+      assert.match(place.now.log.text, /dropping database 'goes' as it does not exist anymore/);
+      assert.equal(await ask(stays, 'SELECT 1'), '1');
+      await stays.end();
+    },
+  ));
+
+it('a changed connect string closes servers when they are free, new limits and pool modes apply', () =>
+  started(
+    (connstr) => ({ databases: { postgres: connstr }, settings: { pool_mode: 'session' } }),
+    async (place) => {
+      const server = await cluster();
+      const client = await login(place);
+      await client.query('BEGIN');
+      const pid = await ask(client, 'SELECT pg_backend_pid()');
+      place.write({
+        databases: { postgres: server.connstr('template1') },
+        settings: { pool_mode: 'transaction', max_client_conn: 2 },
+      });
+      await place.reboot('ts');
+      assert.equal(await ask(client, 'SELECT pg_backend_pid()'), pid);
+      await client.query('COMMIT');
+      assert.equal(await ask(client, 'SELECT current_database()'), 'template1');
+      const second = await login(place);
+      const third = await place.raw();
+      assert.match(errorFields((await third.login()).at(-1) as Message).M ?? '', /max_client_conn/);
+      await second.end();
+      await client.end();
+    },
+  ));
+
+it('databases and users that are new are known, sizes and pool modes of single ones apply', () =>
+  started(
+    (connstr) => ({
+      databases: { one: `${connstr} pool_size=1 pool_mode=session` },
+      settings: { auth_type: 'md5', pool_mode: 'session' },
+      userlist: { postgres: 'pw', asked: 'answer' },
+    }),
+    async (place) => {
+      const connstr = (await cluster()).connstr();
+      const enter = async (user: string, password: string, database: string): Promise<RawClient> => {
+        const client = await place.raw();
+        const answer = await client.login({ user, password, database });
+        assert.equal(answer.at(-1)?.type, 'Z', JSON.stringify(answer.at(-1)?.body.toString()));
+        return client;
+      };
+      const first = await enter('postgres', 'pw', 'one');
+      await first.query('SELECT 1');
+      const leaver = await enter('asked', 'answer', 'one');
+      const second = await enter('postgres', 'pw', 'one');
+      await second.sendMessage('Q', Buffer.from("SELECT 'second'\0"));
+      await eventually('the second to wait', async () =>
+        (await place.show('POOLS')).some((row) => row.database === 'one' && row.cl_waiting === 1),
+      );
+
+      place.write({
+        databases: { one: `${connstr} pool_size=2 pool_mode=session`, two: `${connstr} pool_mode=session` },
+        users: { scrammer: 'pool_mode=transaction' },
+        userlist: { postgres: 'pw', scrammer: 'secret' },
+      });
+      // the place adds what it began with: the user who leaves has to be taken out
+      const file = `${place.dir}/userlist.txt`;
+      writeFileSync(file, readFileSync(file, 'latin1').replace(/^"asked".*\n/m, ''));
+      await place.reboot('ts');
+      // there is room for two now
+      assert.equal(firstValue(await second.until('Z')), 'second');
+      assert.equal(await ask(leaver, 'SELECT current_user'), 'asked');
+      const refused = await place.raw();
+      assert.equal((await refused.login({ user: 'asked', password: 'answer', database: 'one' })).at(-1)?.type, 'E');
+      const others = [await enter('scrammer', 'secret', 'two'), await enter('scrammer', 'secret', 'two')];
+      for (const client of others) assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
+      // transaction pooling for that user: both used one server
+      const pool = (await place.show('POOLS')).find((row) => row.database === 'two' && row.user === 'scrammer');
+      assert.deepEqual([pool?.pool_mode, Number(pool?.sv_idle) + Number(pool?.sv_used)], ['transaction', 1]);
+      for (const client of [first, second, leaver, ...others]) await client.end();
+    },
+  ));
+
+it('a pool mode that became session keeps servers with their clients', () =>
+  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
+    const clients = [await login(place), await login(place)];
+    for (const client of clients) await client.query('SELECT 1');
+    place.write({ settings: { pool_mode: 'session' } });
+    await place.reboot('ts');
+    const pids: (string | null)[] = [];
+    for (const client of clients) pids.push(await ask(client, 'SELECT pg_backend_pid()'));
+    assert.notEqual(pids[0], pids[1]);
+    for (const [i, client] of clients.entries()) assert.equal(await ask(client, 'SELECT pg_backend_pid()'), pids[i]);
+    for (const client of clients) await client.end();
+  }));
+
+it('every address in place of one, and one in place of every address', () =>
+  started({ settings: { listen_addr: '127.0.0.1' } }, async (place) => {
+    const client = await login(place);
+    place.write({ settings: { listen_addr: '*' } });
+    await place.reboot('ts');
+    const other = await RawClient.connect({ host: '127.0.0.2', port: place.port });
+    assert.equal((await other.login()).at(-1)?.type, 'Z');
+    place.write({ settings: { listen_addr: '127.0.0.1' } });
+    await place.reboot('ts');
+    await (await place.raw()).destroy();
+    await assert.rejects(RawClient.connect({ host: '127.0.0.2', port: place.port }), /ECONNREFUSED/);
+    for (const one of [client, other]) assert.equal(await ask(one, 'SELECT 1'), '1');
+    for (const one of [client, other]) await one.end();
+  }));
+
+it('listen addresses are opened and closed', () =>
+  started({}, async (place) => {
+    place.write({ settings: { listen_addr: '127.0.0.1,127.0.0.2' } });
+    await place.reboot('ts');
+    assert.match(place.now.log.text, /got pooler socket: 127\.0\.0\.1:[\s\S]*listening on 127\.0\.0\.2:/);
+    const other = await RawClient.connect({ host: '127.0.0.2', port: place.port });
+    assert.equal((await other.login()).at(-1)?.type, 'Z');
+    place.write({ settings: { listen_addr: '127.0.0.2' } });
+    await place.reboot('ts');
+    assert.match(place.now.log.text, /not listening on 127\.0\.0\.1:\d+ any more/);
+    await assert.rejects(place.raw(), /ECONNREFUSED/);
+    assert.equal(await ask(other, 'SELECT 1'), '1');
+    await other.end();
+    place.write();
+    await place.reboot('ts');
+    await (await place.raw()).destroy();
+  }));
+
+/* ---- for the operator ---- */
+
+it('the log of both processes has the lines of the original, in its order', () =>
+  started({}, async (place) => {
+    const old = place.now;
+    const from = old.log.mark();
+    const next = await place.reboot('ts');
+    const lines = [
+      'takeover_init: launching connection',
+      'login OK, sending SUSPEND',
+      'SUSPEND finished, sending SHOW FDS',
+      'got pooler socket: 127.0.0.1:',
+      'got pooler socket: unix:',
+      'SHOW FDS finished',
+      'disko over, going background',
+      'sending SHUTDOWN;',
+      'waiting for old pidfile to go away',
+      'old process killed, resuming work',
+      'process up: ',
+    ];
+    let at = -1;
+    for (const line of lines) {
+      const found = next.log.text.indexOf(line, at + 1);
+      assert.ok(found > at, `"${line}" is not in its place:\n${next.log.text}`);
+      at = found;
+    }
+    assert.equal(old.log.count(/SHUTDOWN command issued/, from), 1);
+    assert.equal(Number(readFileSync(place.pidfile, 'latin1')), next.pid);
+  }));
+
+it('-d: the launcher says in one line what was taken, or why not', () =>
+  withPlace({ cluster: await0() }, async (place) => {
+    const logged = { settings: { logfile: `${place.dir}/pooler.log` } };
+    place.write(logged);
+    assert.deepEqual(await place.run('-d'), { code: 0, signal: null, stdout: '', stderr: '' });
+    try {
+      const client = await login(place);
+      await client.query('BEGIN');
+      const pid = place.pidInFile();
+      const done = await place.run('-R', '-d');
+      assert.equal(done.code, 0, done.stderr);
+      assert.match(done.stdout, /^took over 2 listening sockets, 1 clients, 1 servers; longest pause \d+ ms\n$/);
+      assert.notEqual(place.pidInFile(), pid);
+      // it kept to one core while it started
+      assert.deepEqual(cpusOf(place.pidInFile()), cpusOf(process.pid));
+      assert.equal(await ask(client, 'SELECT 1'), '1');
+      place.write({ settings: { ...logged.settings, listen_addr: 'no.such.host.invalid' } });
+      const failed = await place.run('-R', '-d');
+      assert.equal(failed.code, 1);
+      assert.match(failed.stderr, /FATAL getaddrinfo/);
+      assert.equal(await ask(client, 'SELECT 1'), '1');
+      await client.end();
+    } finally {
+      const pid = place.pidInFile();
+      if (pid > 0) process.kill(pid, 'SIGKILL');
+    }
+  }));
+
+/** What the kernel lets every thread of a process run on. */
+function cpusOf(pid: number): string[] {
+  const lists = readdirSync(`/proc/${pid}/task`).map((thread) => {
+    const status = readFileSync(`/proc/${pid}/task/${thread}/status`, 'latin1');
+    return /^Cpus_allowed_list:\s*(\S+)/m.exec(status)?.[1] ?? '';
+  });
+  return [...new Set(lists)];
+}
+
+/** The cluster of the tests before; they run in order. */
+function await0(): PgCluster {
+  return pg as PgCluster;
+}
+
+it('the test server stops', async () => {
+  assert.ok(user === null || user.uid > 0);
+  await pg?.stop();
+});

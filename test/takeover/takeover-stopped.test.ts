@@ -1,0 +1,178 @@
+/*
+ * A handover in which one of the two processes stops (SIGSTOP), or is interrupted by signals. The clients of a process that
+ * works wait for a moment at most, no query fails, and no process waits for ever.
+ */
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { eventually, it, PgCluster } from '../harness';
+import { ask, query, rowsOf } from '../harness/actors';
+import { after, before } from '../harness/limits';
+import { type PoolerProcess, type RebootChain, withPlace } from '../harness/reboot-chain';
+
+let pg: PgCluster;
+
+before(async () => {
+  pg = await PgCluster.start();
+});
+after(() => pg.stop());
+
+function stopAt(step: string): NodeJS.ProcessEnv {
+  return { TSBOUNCER_TEST: '1', TSBOUNCER_TAKEOVER_STOP: step };
+}
+
+const STOPPED = /^State:\s+T/m;
+
+async function stopped(process: PoolerProcess): Promise<void> {
+  await eventually('a process to stop', () => STOPPED.test(readFileSync(`/proc/${process.pid}/status`, 'latin1')));
+}
+
+const SETTINGS = { pool_mode: 'transaction', default_pool_size: 5, max_client_conn: 500 };
+
+/** Clients without work, whose description does not fit into what the kernel holds between the two processes. */
+async function idleClients(place: RebootChain, count: number): Promise<void> {
+  for (let i = 0; i < count; i++) await (await place.raw(true)).login();
+}
+
+/** A client that asks again and again; `longestMs` is the longest time that an answer took. */
+async function watchdog(place: RebootChain): Promise<{ stop: () => Promise<void>; longestMs: () => number }> {
+  const client = await place.raw();
+  await client.login();
+  let longest = 0;
+  let over = false;
+  const loop = (async () => {
+    while (!over) {
+      const begun = performance.now();
+      assert.equal(await ask(client, 'SELECT 1'), '1');
+      longest = Math.max(longest, performance.now() - begun);
+    }
+  })();
+  loop.catch(() => {});
+  return {
+    longestMs: () => longest,
+    stop: async () => {
+      over = true;
+      await loop;
+    },
+  };
+}
+
+for (const step of ['take-suspended', 'take-row', 'take-complete']) {
+  it(`the new process stops at ${step}: clients wait for two seconds at most, and no query fails`, () =>
+    withPlace({ cluster: pg, settings: SETTINGS }, async (place) => {
+      const old = await place.start('ts');
+      await idleClients(place, 20);
+      const inTransaction = await place.raw();
+      await inTransaction.login();
+      await ask(inTransaction, 'BEGIN');
+      const dog = await watchdog(place);
+      const next = place.spawn('ts', ['-R'], stopAt(step));
+      await stopped(next);
+      await old.log.wait(/handover failed, resuming work/);
+      assert.equal(await ask(inTransaction, 'SELECT 2'), '2');
+      await dog.stop();
+      // 1.5 s are the limit of the pooler, the rest is a loaded machine's
+      assert.ok(dog.longestMs() < 3500, `a client waited for ${dog.longestMs()} ms`);
+      next.child.kill('SIGCONT');
+      assert.equal((await next.waitEnd()).code, 1);
+      assert.equal(await ask(inTransaction, 'SELECT 3'), '3');
+      await place.reboot('ts');
+      assert.equal(await ask(inTransaction, 'SELECT 4'), '4');
+    }));
+}
+
+it('an old process that is stopped already: -R -d ends with an error, and the old process goes on when it continues', () => {
+  const settings = { ...SETTINGS, server_connect_timeout: 1 };
+  return withPlace({ cluster: pg, settings }, async (place) => {
+    place.write({ settings: { logfile: join(place.dir, 'log') } });
+    const old = await place.start('ts');
+    const client = await place.raw();
+    await client.login();
+    old.child.kill('SIGSTOP');
+    await stopped(old);
+    const outcome = await place.run('-R', '-d');
+    assert.equal(outcome.code, 1);
+    assert.match(outcome.stderr, /login failed: the old process does not answer/);
+    old.child.kill('SIGCONT');
+    assert.equal(await ask(client, 'SELECT 1'), '1');
+  });
+});
+
+/** What a new process says that has waited in vain; it takes ten seconds. */
+const GIVES_UP: [step: string, says: RegExp][] = [
+  ['give-still', /FATAL the old process has not answered for 10 s, giving up: it keeps its clients/],
+  ['give-described', /FATAL handover failed, old process keeps running: no answer for 10 s/],
+  ['give-shutdown', /FATAL handover failed, old process keeps running: no answer for 10 s/],
+];
+
+it('the old process stops in the middle of a handover: the new one gives up, and the old one goes on when it continues', async () => {
+  await Promise.all(
+    GIVES_UP.map(([step, says]) =>
+      withPlace({ cluster: pg, settings: SETTINGS }, async (place) => {
+        const old = await place.start('ts', stopAt(step));
+        const client = await place.raw();
+        await client.login();
+        await ask(client, 'BEGIN');
+        const next = place.spawn('ts', ['-R']);
+        await stopped(old);
+        await query(client, 'SELECT 1');
+        assert.equal((await next.waitEnd()).code, 1);
+        assert.match(next.log.text, says, step);
+        old.child.kill('SIGCONT');
+        await old.log.wait(/handover failed, resuming work/);
+        assert.deepEqual(rowsOf(await client.until('Z')), [['1']], step);
+        assert.equal(await ask(await newClient(place), 'SELECT 2'), '2');
+        assert.equal(old.end, null, step);
+      }),
+    ),
+  );
+});
+
+async function newClient(place: RebootChain) {
+  const client = await place.raw();
+  await client.login();
+  return client;
+}
+
+it('the old process stops when it has given everything: the new one serves, comes up, and keeps its pidfile', () =>
+  withPlace({ cluster: pg, settings: SETTINGS }, async (place) => {
+    const old = await place.start('ts', stopAt('give-acknowledged'));
+    const client = await newClient(place);
+    const next = place.spawn('ts', ['-R']);
+    place.generations.push(next);
+    await stopped(old);
+    assert.equal(await ask(client, 'SELECT 1'), '1');
+    await next.log.wait(/process up/, 0, 60_000);
+    assert.equal(place.pidInFile(), next.pid);
+    old.child.kill('SIGCONT');
+    assert.equal((await old.waitEnd()).code, 0);
+    assert.equal(place.pidInFile(), next.pid);
+    assert.equal(await ask(client, 'SELECT 2'), '2');
+  }));
+
+it('signals that arrive during handovers do not end them', () =>
+  withPlace({ cluster: pg, settings: SETTINGS }, async (place) => {
+    await place.start('ts');
+    await idleClients(place, 50);
+    // an answer that nobody reads: its unsent part makes the description long, and the old process waits for the new one
+    const slow = await newClient(place);
+    slow.socket.pause();
+    await query(slow, "SELECT repeat('x', 1000000) FROM generate_series(1, 20)");
+    const dog = await watchdog(place);
+    for (let i = 0; i < 3; i++) {
+      const old = place.now;
+      const storm = setInterval(() => old.child.kill('SIGHUP'), 1);
+      try {
+        await place.reboot('ts');
+      } finally {
+        clearInterval(storm);
+      }
+      assert.ok(old.log.count(/got SIGHUP/) > 0);
+      assert.equal(old.log.count(/handover failed/), 0);
+    }
+    await dog.stop();
+    slow.socket.resume();
+    const rows = rowsOf(await slow.until('Z'));
+    assert.equal(rows.length, 20);
+  }));

