@@ -1,6 +1,6 @@
 /*
- * The connection between the two processes once its login is done: messages of protocol 3 and the descriptors that come
- * along with them, sent and received without the loop, because meanwhile neither side serves anybody.
+ * The connection between the old and the new process after the login: protocol 3 messages and the file descriptors that
+ * accompany them. Sends and receives block, because neither process serves clients meanwhile.
  */
 import { constants } from 'node:os';
 import { native } from '../core/base/native';
@@ -11,21 +11,21 @@ import { PktBuf } from '../core/wire/pktbuf';
 import { parseServerError } from '../core/wire/reader';
 
 const { EAGAIN, EPROTO, ETIMEDOUT } = constants.errno;
-/** The kernel holds that many descriptors in flight for this user already: it takes more when some have arrived. */
+/** The kernel's limit on this user's descriptors in flight is reached; sending works again once some are received. */
 export const ETOOMANYREFS = 109;
 const RETRY_MS = 1;
 
-/** Most bytes of one receive. A sender puts a batch of descriptors with less than this. */
+/** Most bytes of one receive. A sender attaches each batch of descriptors to fewer bytes than this. */
 const RECV_MAX = 256 * 1024;
-/** Longest message: one connection's record, with what it has not sent yet. */
+/** Longest message: the record of one connection with its unsent output. */
 const MESSAGE_MAX = 512 * 1024 * 1024;
 const FOR_READ = 0;
 const FOR_WRITE = 1;
 
 /**
- * Sends everything, waiting for the receiver.
- * @param fds go with the first byte
- * @param stallMs most that may pass without progress
+ * Sends all bytes, waiting for the receiver where necessary.
+ * @param fds sent with the first byte
+ * @param stallMs longest time without progress
  * @returns 0, or the errno (> 0) of what failed
  */
 export function sendAll(socket: number, bytes: Uint8Array, fds: number[], stallMs: number): number {
@@ -41,14 +41,14 @@ export function sendAll(socket: number, bytes: Uint8Array, fds: number[], stallM
     if (res !== -ETOOMANYREFS && res !== -EAGAIN) return res === 0 ? ETIMEDOUT : -res;
     const leftMs = stallMs - ((readClock() - progress) * 1000) / USEC;
     if (leftMs <= 0) return ETIMEDOUT;
-    // no event tells when the kernel takes descriptors again
+    // no event reports that the kernel accepts descriptors again
     if (res === -ETOOMANYREFS) native.sleepMs(RETRY_MS);
     else if (native.pollFd(socket, FOR_WRITE, Math.ceil(leftMs)) < 0) return EPROTO;
   }
   return 0;
 }
 
-/** One message: its type byte and its body in `buf[off, end)`, until the next one is asked for. */
+/** One message: its type byte and its body in `buf[off, end)`, valid until the next call of next(). */
 export interface ChannelMessage {
   type: number;
   buf: Buffer;
@@ -56,17 +56,17 @@ export interface ChannelMessage {
   end: number;
 }
 
-/** The new process's end. */
+/** The new process's end of the connection. */
 export class Channel {
   readonly socket: number;
-  /** descriptors that arrived, in order */
+  /** received descriptors, in order */
   readonly fds: number[] = [];
-  /** received and not given out: `buf[pos, end)` */
+  /** received and not yet returned: `buf[pos, end)` */
   private buf: Buffer = Buffer.alloc(RECV_MAX);
   private pos = 0;
   private end = 0;
 
-  /** @param socket descriptor of a connected Unix socket; belongs to the channel from now on */
+  /** @param socket descriptor of a connected Unix socket; the channel owns it from now on */
   constructor(socket: number) {
     this.socket = socket;
   }
@@ -79,8 +79,8 @@ export class Channel {
   }
 
   /**
-   * The next message, waiting for it.
-   * @param timeoutMs most that may pass without a byte
+   * Waits for the next message.
+   * @param timeoutMs longest time without a byte
    * @returns null at the end of the connection, or the errno (> 0) of what failed
    */
   next(timeoutMs: number): ChannelMessage | null | number {
@@ -100,7 +100,7 @@ export class Channel {
     }
   }
 
-  /** From here on the other process can answer nothing more; what it has said already is still to be read. */
+  /** The other process can send nothing more from now on; bytes it has already sent can still be read. */
   refuseMore(): void {
     native.refuseMore(this.socket);
   }
@@ -109,7 +109,7 @@ export class Channel {
     native.closeFd(this.socket);
   }
 
-  /** Makes room behind what is there. A long message that comes in many pieces is copied about twice in all. */
+  /** Makes room behind the buffered bytes. A long message that arrives in many pieces is copied about twice in all. */
   private makeRoom(more: number): void {
     if (this.end + more <= this.buf.length) return;
     const old = this.buf;
@@ -120,7 +120,7 @@ export class Channel {
     this.end = left;
   }
 
-  /** @returns 0 when something came, -1 at the end, or an errno */
+  /** @returns 0 after receiving bytes, -1 at the end of the connection, or an errno */
   private receive(timeoutMs: number): number {
     for (;;) {
       const { result, bytes, fds } = native.recvFds(this.socket, RECV_MAX);
@@ -139,7 +139,7 @@ export class Channel {
   }
 }
 
-/** The text of an ErrorResponse. */
+/** The message field of an ErrorResponse. */
 export function errorText(msg: ChannelMessage): string {
   return parseServerError(msg.buf, msg.off, msg.end).msg ?? 'unknown error';
 }

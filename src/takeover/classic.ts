@@ -1,6 +1,7 @@
 /*
- * The classic exchange, taking side: what the rows of SHOW FDS become. The original sends them, and so do we to it; they
- * carry much less than the full handover, so the process that gives has to be suspended first.
+ * The classic exchange in the new process: turns the rows of SHOW FDS into sockets. PgBouncer sends such rows, and
+ * tsbouncer sends them to PgBouncer. They carry much less than the full handover, so the old process is suspended
+ * first.
  */
 
 import { SCRAM_KEY_LEN } from '../core/auth/secret';
@@ -32,10 +33,10 @@ import { BACKENDKEY_LEN } from '../core/wire/packets';
 import { PktReader, parseBytea, scanTextRow } from '../core/wire/reader';
 import type { ChannelMessage } from './channel';
 
-/** Columns that are read; further ones are passed over. */
+/** Columns that are read; further columns are ignored. */
 const COLUMNS = 15;
 
-/** One row. Older versions send fewer columns: the missing ones are null. */
+/** One row. Older versions send fewer columns: missing columns are null. */
 interface FdRow {
   oldFd: number;
   task: string;
@@ -54,17 +55,17 @@ interface FdRow {
   scramServerKey: Buffer | null;
 }
 
-/** What the rows said, until the old process is gone. */
+/** The contents of the rows, kept until the old process has exited. */
 export const classicState = {
   listeners: 0,
   clients: 0,
   servers: 0,
-  /** sockets that stand still: every one that was taken */
+  /** every socket that was taken; all of them are suspended */
   sockets: [] as AnySocket[],
-  /** databases that this config does not have */
+  /** databases missing from this config */
   goneDatabases: [] as PgDatabase[],
   byOldFd: new Map<number, ServerSocket>(),
-  /** clients with the old descriptor of their server */
+  /** clients with the number of their server's descriptor in the old process */
   links: [] as { client: ClientSocket; linkFd: number }[],
 };
 
@@ -104,7 +105,7 @@ function parseRow(msg: ChannelMessage): FdRow {
   };
 }
 
-/** The database of that name; one that this config does not have is made up and ends as after RELOAD. */
+/** The database of that name. A database missing from this config is created, and killed later as after RELOAD. */
 function databaseOf(name: string): PgDatabase {
   const known = findOrRegisterDatabase(null, name);
   if (known !== null) return known;
@@ -120,7 +121,7 @@ function applyVars(sk: AnySocket, row: FdRow): void {
   varcacheSet(sk.vars, 'timezone', row.timezone);
 }
 
-/** Wraps the descriptor; the socket is not read until the old process is gone. */
+/** Wraps the descriptor; the socket is not read until the old process has exited. */
 function adoptFd(sk: AnySocket, fd: number, isUnix: boolean): boolean {
   if (!tuneSocket(fd, isUnix)) return false;
   const handle = native.open(fd);
@@ -137,7 +138,7 @@ function adoptFd(sk: AnySocket, fd: number, isUnix: boolean): boolean {
   return true;
 }
 
-/** Who the client is: the original's set_pool() in its takeover form. Null = this config cannot know. */
+/** The client's user, as PgBouncer's set_pool() finds it in a takeover. Null = this config cannot tell. */
 function loginUserOf(db: PgDatabase, row: FdRow): PgCredentials | null {
   const name = row.user ?? '';
   if (cf.authType === AuthType.ANY) {
@@ -151,7 +152,7 @@ function loginUserOf(db: PgDatabase, row: FdRow): PgCredentials | null {
     db.authUser = findOrAddGlobalUser(cf.authUser, '').credentials;
   }
   if (db.authUser !== null) return addDynamicCredentials(db, name, row.password);
-  // has left the auth_file: stays logged in, as after RELOAD
+  // no longer in auth_file: stays logged in, as after RELOAD
   return findOrAddGlobalUser(name, '').credentials;
 }
 
@@ -176,7 +177,7 @@ function adoptScramKeys(db: PgDatabase, row: FdRow): boolean {
   const name = row.user ?? '';
   let user = findGlobalCredentials(name);
   if (user === null && db.authUser !== null) user = addDynamicCredentials(db, name, row.password);
-  // without that user there is nobody to keep the keys for
+  // an unknown user needs no keys
   if (user === null) return true;
   user.scramClientKey = row.scramClientKey;
   user.scramServerKey = row.scramServerKey;
@@ -204,7 +205,7 @@ function useClientSocket(fd: number, row: FdRow): boolean {
   adoptCancelKey(client, row.cancelKey);
   applyVars(client, row);
   if (row.linkFd !== 0) {
-    // inside a transaction whose beginning nobody told
+    // inside a transaction; the row does not tell when it began
     client.xactStart = getCachedTime();
     classicState.links.push({ client, linkFd: row.linkFd });
   }
@@ -233,14 +234,17 @@ function useServerSocket(fd: number, row: FdRow): boolean {
   if (user.globalUser !== null) user.globalUser.connectionCount++;
   server.cancelKey = row.cancelKey;
   applyVars(server, row);
-  // the original lists those that are not logged in yet, too: the server has told them nothing
+  // PgBouncer also lists servers that are still logging in: they have no parameters yet
   server.ready = row.linkFd === 0 && row.clientEncoding !== null;
   classicState.byOldFd.set(row.oldFd, server);
   classicState.servers++;
   return insertInState(server, row.linkFd === 0 ? SocketState.SV_IDLE : SocketState.SV_ACTIVE);
 }
 
-/** One DataRow of SHOW FDS and its descriptor. Ends the process when it cannot be used: the old one goes on. */
+/**
+ * Takes one DataRow of SHOW FDS and its descriptor. Ends this process if they cannot be used; the old process keeps
+ * running.
+ */
 export function takeoverLoadFd(msg: ChannelMessage, fd: number): void {
   logDebug(`got fd: ${fd}`);
   const row = parseRow(msg);
@@ -266,7 +270,7 @@ export function takeoverLoadFd(msg: ChannelMessage, fd: number): void {
   if (!used) fatal('socket takeover failed');
 }
 
-/** All rows are here: links clients to servers by the old descriptor numbers. */
+/** After the last row: links clients to servers by their descriptor numbers in the old process. */
 export function takeoverPostprocessFds(): void {
   for (const { client, linkFd } of classicState.links) {
     const server = classicState.byOldFd.get(linkFd);

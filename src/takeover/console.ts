@@ -1,12 +1,12 @@
 /*
- * The extended protocol of the console in a handover: what a client has prepared, and how far its pipeline is, as a record
- * and back. Used by snapshot-writer.ts and snapshot-reader.ts.
+ * The extended protocol of the console in a handover: converts a client's prepared statements, its portals and the
+ * state of its pipeline to a record and back. Used by snapshot-writer.ts and snapshot-reader.ts.
  */
 
 import { ConsoleSession } from '../core/pool/console-session';
 import type { ConsolePortalTuple, ConsoleRecord } from './format';
 
-/** A portal that has rows left does not travel: its next Execute is told that it does not exist. */
+/** A portal with rows left is not handed over: its next Execute gets the error that the portal does not exist. */
 export function consoleRecord(session: ConsoleSession): ConsoleRecord {
   const { extended, skipping, syncWaits, held } = session;
   const portals: ConsolePortalTuple[] = [];
@@ -16,7 +16,7 @@ export function consoleRecord(session: ConsoleSession): ConsoleRecord {
   return { statements: [...session.statements], portals, extended, skipping, syncWaits, held };
 }
 
-/** @param session the session as the flags of the socket have made it, null when none is set */
+/** @param session the session that the socket's flags have created; null when none of those flags is set */
 export function consoleOf(record: ConsoleRecord, session: ConsoleSession | null): ConsoleSession {
   session ??= new ConsoleSession();
   for (const [name, query] of record.statements) session.statements.set(name, query);

@@ -1,7 +1,6 @@
 /*
- * For the tests of failing handovers: at a named step this process ends without any clean-up, as SIGKILL from outside would end it,
- * or stops, as SIGSTOP would stop it, only at a known moment. Asked for by two variables of the environment, so that none of
- * them does it by mistake.
+ * Lets tests kill or stop this process at a named step of a handover, as SIGKILL or SIGSTOP from outside would. Works
+ * only when two environment variables are set, so that one set by mistake has no effect.
  */
 
 import { native } from '../core/base/native';
@@ -12,16 +11,16 @@ let stopAt = enabled ? process.env.TSBOUNCER_TAKEOVER_STOP : undefined;
 /** Long enough for the kernel to stop every thread. */
 const STOPPING_MS = 100;
 
-/** The named step is reached. */
+/** Marks a named step. */
 export function crashPoint(step: string): void {
   if (step === stopAt) {
-    // once: some steps come again and again
+    // only once: some steps are repeated
     stopAt = undefined;
     process.kill(process.pid, 'SIGSTOP');
     native.sleepMs(STOPPING_MS);
   }
   if (step !== dieAt) return;
   process.kill(process.pid, 'SIGKILL');
-  // the signal is on its way; nothing that follows may happen
+  // the signal may be delivered late; no later step may run before it
   for (;;);
 }

@@ -1,14 +1,14 @@
 /*
- * The format of the full handover: what both sides must agree on. docs/online-reboot.md describes it for readers.
+ * The format of the full handover, which both processes must agree on. docs/online-reboot.md explains the exchange.
  *
- * The old process answers `HANDOVER <n>;` with CopyData messages, one record each: the length of a JSON text (4 bytes), the
- * text (latin1: one char is one byte), then raw bytes that the text announces. A record that says `fd` owns the next of the
- * descriptors that came along as SCM_RIGHTS. After the record `aheadEnd` it waits, still serving, for `HANDOVER READY;`.
- * CommandComplete `HANDOVER` ends it.
+ * The old process answers `HANDOVER <n>;` with CopyData messages, one record each: the length of a JSON text (4 bytes),
+ * the text (latin1: one char is one byte), then the raw bytes that the text announces. A record with `fd` owns the next
+ * of the descriptors that were received as SCM_RIGHTS. After the record `aheadEnd` the old process keeps serving and
+ * waits for `HANDOVER READY;`. CommandComplete `HANDOVER` ends the exchange.
  *
- * To stay readable across versions: fields of sockets travel as lists whose names the first record gives, states and kinds
- * travel by name, readers pass over what they do not know and take defaults for what they miss. FORMAT goes up only
- * when that is not enough.
+ * For compatibility across versions, fields of sockets are sent as lists whose names the first record gives, and states
+ * and kinds are sent by name. Readers ignore what they do not know and use defaults for what is missing. FORMAT is
+ * raised only when that is not enough.
  */
 
 import type { WallTime } from '../core/base/time';
@@ -18,7 +18,7 @@ import type { PgDatabase } from '../core/pool/bouncer';
 /** Newest format that this version writes and reads. */
 export const FORMAT = 1;
 
-/** What the taker says when it has read everything up to `aheadEnd`: nothing stands still while it catches up. */
+/** Sent by the new process once it has read everything up to `aheadEnd`; the old process serves until then. */
 export const READY = 'READY';
 
 export interface BeginRecord {
@@ -35,31 +35,31 @@ export interface BeginRecord {
   notifySocket: string | null;
 }
 
-/** What can be said ahead of time was said: the reader asks to go on (READY) when it has made sense of it. */
+/** Ends the records sent ahead; the reader answers READY once it has processed them. */
 interface AheadEndRecord {
   k: 'aheadEnd';
 }
 
-/** Everything stands still now. What came before were idle clients only, ahead of time. */
+/** The old process is frozen now. The records before this one described only idle clients, ahead of time. */
 export interface StillRecord {
   k: 'still';
   since: WallTime;
-  /** it was in PAUSE */
+  /** the old process was in PAUSE */
   paused: boolean;
   /** begin of the last and of the current statistics period */
   statsStamps: [WallTime, WallTime];
-  /** number of the newest prepared statement: its servers know them as PGBOUNCER_<number> */
+  /** number of the newest prepared statement; on servers the statements are named PGBOUNCER_<number> */
   newestQueryId: number;
 }
 
 interface ListenerRecord {
   k: 'listener';
   fd: true;
-  /** systemd made it, and removes its file */
+  /** systemd created the socket, and removes its file */
   inherited: boolean;
 }
 
-/** A secret and what was learnt with it; keys are raw bytes. */
+/** A secret and the SCRAM keys learnt with it; keys are raw bytes. */
 export interface SecretRecord {
   name: string;
   passwd: string;
@@ -86,12 +86,15 @@ export interface DatabaseRecord {
   dynamicUsers: SecretRecord[];
 }
 
-/** Whose credentials: of auth_file, forced by the database, found by auth_query, PAM's, of nobody, or left by a RELOAD. */
+/**
+ * The origin of credentials: auth_file, forced by the database, auth_query, PAM, an unknown user, or left over from a
+ * RELOAD.
+ */
 export interface CredentialsRef {
   kind: 'global' | 'forced' | 'dynamic' | 'pam' | 'mock' | 'own';
   name: string;
   db: string | null;
-  /** where no other record has it */
+  /** only if no other record contains it */
   passwd: string | null;
 }
 
@@ -118,7 +121,7 @@ export interface PoolRecord {
   rrcounter: number;
 }
 
-/** A query that was prepared by somebody: its raw bytes are the text, the number of parameter types and the types. */
+/** A query that a client has prepared: its raw bytes are the text, the number of parameter types and the types. */
 interface StatementRecord {
   k: 'statement';
   queryId: number;
@@ -129,18 +132,18 @@ interface StatementRecord {
 export type ClientStatementTuple = [string, boolean, number];
 
 /**
- * What hangs on an outstanding request: its place, whether it takes the statements away, the statements of server and client;
- * true for a DEALLOCATE, which is a Close to version 0.1.0.
+ * The statements that an outstanding request affects: its index, whether it removes them, the statements of server and
+ * client, and true for a DEALLOCATE, which version 0.1.0 treats as a Close.
  */
 type RequestNoteTuple = [number, boolean, number | null, ClientStatementTuple | null, boolean?];
 
 /** family, host, port, uid, pid */
 export type AddrTuple = [number, string, number, number, number];
 
-/** A portal of the console: its name, its query, whether it ran, which columns are binary. */
+/** A portal of the console: its name, its query, whether it was run, which columns are binary. */
 export type ConsolePortalTuple = [string, string, boolean, readonly boolean[] | null];
 
-/** What a client of the console has prepared, and how far its pipeline is. */
+/** Prepared statements, portals and pipeline state of a console client. */
 export interface ConsoleRecord {
   /** names and queries */
   statements: [string, string][];
@@ -152,9 +155,9 @@ export interface ConsoleRecord {
 }
 
 export interface SocketRecord {
-  /** `ahead`: sent while the old process still serves; holds unless a later record says otherwise */
+  /** `ahead`: sent while the old process still serves; valid unless a later record replaces it */
   k: 'socket' | 'ahead';
-  /** false: it came with the record sent ahead, which this one replaces */
+  /** false: the descriptor came with the record sent ahead, which this record replaces */
   fd: boolean;
   id: number;
   state: string;
@@ -168,19 +171,18 @@ export interface SocketRecord {
   cancelKey: string;
   remote: AddrTuple;
   local: AddrTuple;
-  /** lengths of the raw bytes behind the text: received and not processed, queued and not sent, of a packet that is put
-   *  together */
+  /** lengths of the raw bytes behind the text: buffered input, unsent output, partial packet */
   kept: number;
   unsent: number;
   collected: number;
-  /* only where there is something to say */
+  /* left out where they do not apply */
   link?: number;
-  /** cancel request: the server it is aimed at */
+  /** cancel request: the server whose query it cancels */
   canceled?: number;
   db?: string;
   /** the database does not exist: mock authentication */
   fake?: boolean;
-  /** who logged in; left out = the user of the pool, null = nobody yet */
+  /** the user who logged in; left out = the user of the pool, null = not known yet */
   user?: CredentialsRef | null;
   host?: string;
   startupOptions?: string;
@@ -194,16 +196,16 @@ export interface SocketRecord {
   serverStatements?: number[];
   notes?: RequestNoteTuple[];
   /* from 0.2.0 on */
-  /** server: number of the query whose statement each of the requests uses, 0 = none */
+  /** server: for each request, the number of the query whose statement it uses; 0 = none */
   subjects?: number[];
-  /** server: numbers of statements that are prepared again in front of their next use */
+  /** server: numbers of statements that have to be prepared again before their next use */
   staleStatements?: number[];
   /** client: the body of its Parse of the unnamed statement, raw bytes */
   unnamed?: string;
   ldapOptions?: string;
-  /** client of the console that speaks the extended protocol; 0.1.0 has none of it */
+  /** console client that uses the extended protocol, which version 0.1.0 does not support */
   console?: ConsoleRecord;
-  /** state of TLS: not built yet */
+  /** TLS state: not supported yet */
   tls?: null;
 }
 
@@ -232,12 +234,12 @@ export type HandoverRecord =
   | GoneRecord
   | EndRecord;
 
-/** Where connectText() has the hosts. */
+/** Index of the host list in connectText(). */
 const HOST_PLACE = 1;
 
 /**
- * What the servers of a database depend on: when it differs between two processes, the config was changed, and servers
- * that were opened under the old one are closed as after RELOAD.
+ * The settings that the servers of a database depend on. If they differ between the two processes, the config has
+ * changed, and servers opened under the old config are closed as after RELOAD.
  */
 export function connectText(db: PgDatabase): string {
   const { dbname, host, port, connectQuery, authDbname, authQuery, startupParams } = db;
@@ -254,8 +256,8 @@ export function connectText(db: PgDatabase): string {
 }
 
 /**
- * What differs between the config that another process described by connectText() and the database here.
- * @returns 'hosts' when it is the list of hosts alone, and some of them are in both
+ * Compares connectText() of the old process with the database in this process.
+ * @returns 'hosts' if only the host lists differ and they have a host in common
  */
 export function connectChange(before: string, db: PgDatabase): 'nothing' | 'hosts' | 'all' {
   if (connectText(db) === before) return 'nothing';

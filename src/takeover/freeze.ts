@@ -1,7 +1,7 @@
 /*
- * Standing still and going on: what the old process does before it describes its sockets, and what whoever owns them
- * afterwards (the new process, or the old one when the new one failed) does first. Nothing is drained: bytes that were
- * received stay kept in the loop, and bytes that were not sent yet are put aside and queued again.
+ * Freezing and resuming sockets. The old process freezes its sockets before it describes them. Their later owner (the
+ * new process, or the old process after a failed handover) resumes them. Buffers are not drained: buffered input stays
+ * in the loop, and unsent output is set aside and queued again.
  */
 
 import { nextOf } from '../core/base/list';
@@ -13,38 +13,37 @@ import { poolList, touchPool } from '../core/pool/pool';
 import { isDead } from '../core/pool/socket';
 import { allSockets, isTransferable } from './sockets';
 
-/** Idle clients that go on between two turns of the loop. */
+/** Idle clients resumed between two event loop turns. */
 const IDLE_SLICE = 250;
 
-/** Sockets that stand still. */
 export interface FrozenSockets {
   sockets: AnySocket[];
-  /** bytes that a peer has to get before anything else */
+  /** unsent output, which must go out before anything else */
   unsent: Map<AnySocket, Uint8Array>;
 }
 
 /**
- * Stops every socket but one in both directions. What each was about (reading, blocked) stays noted in it.
+ * Stops all sockets except `except` in both directions; their `reading` and `blocked` fields keep the state to resume.
  * @param except the connection of the new process
  */
 export function freezeSockets(except: AnySocket): FrozenSockets {
   const unsent = new Map<AnySocket, Uint8Array>();
   for (const handle of native.recvStopAll(except.handle)) {
     const sk = socketsByHandle[handle];
-    // what is queued of one that stays is encrypted already, and nobody else will ever write to it
+    // unsent output of a TLS connection is already encrypted, and the connection is not handed over
     if (sk && isTransferable(sk)) unsent.set(sk, native.takeUnsent(handle));
   }
   return { sockets: allSockets(except), unsent };
 }
 
-/** Queues what was not sent yet; the kernel may take all of it at once. */
+/** Queues unsent output again; the kernel may accept all of it at once. */
 function sendAgain(sk: AnySocket, unsent: Uint8Array): void {
   if (isDead(sk)) return;
   const res = native.sendBytes(sk.handle, unsent, 0, unsent.length);
   if (res < 0) onDrain(sk, res);
 }
 
-/** Reads again where that was on, and wakes sources whose destination has nothing left to send. */
+/** Resumes reading if the socket was reading, and wakes a source whose destination has no unsent output left. */
 function readAgain(sk: AnySocket): void {
   if (isDead(sk) || sk.handle < 0) return;
   if (sk.blocked) {
@@ -55,20 +54,20 @@ function readAgain(sk: AnySocket): void {
   }
 }
 
-/** Somebody waits for it, or it for somebody. */
+/** True if the socket is linked, has buffered input, waits for its destination, or is not an active client. */
 function isBusy(sk: AnySocket): boolean {
   return sk.link !== null || sk.hasKept || sk.blocked || sk.state !== SocketState.CL_ACTIVE;
 }
 
-/** The first step of going on: what peers have to get before anything else. */
+/** First step of resuming: unsent output goes out before anything else. */
 export function requeueUnsent(still: FrozenSockets): void {
   for (const [sk, unsent] of still.unsent) sendAgain(sk, unsent);
 }
 
 /**
- * The second: lets everything go on; the pools are looked at when this turn ends. Busy sockets come first: the idle clients, of which there
- * may be thousands, take their time with the kernel.
- * @param betweenSlices is called now and then, so that the busy ones are served meanwhile
+ * Second step of resuming: reads from all sockets again; the pools are processed at the end of this turn. Busy sockets
+ * come first, because the system calls for thousands of idle clients take time.
+ * @param betweenSlices called after every IDLE_SLICE idle clients, so that busy clients are served meanwhile
  */
 export function resumeFrozen(sockets: readonly AnySocket[], betweenSlices: () => void): void {
   const idle: AnySocket[] = [];

@@ -1,15 +1,16 @@
 /*
- * The side that gives: the console's HANDOVER command, by which a new tsbouncer process takes every socket of this one.
+ * The old process's side of a takeover: the console's HANDOVER command, with which a new tsbouncer process takes all
+ * sockets of this process.
  *
- *     command       noted
- *     ahead         idle clients are described and sent, some at the end of each turn, while everybody is served
- *     READY         the new process has made sense of all that: it could be slower than we
- *     still         at the end of a turn, when no received byte is on its way inside, everything stands still; the rest is
- *                   described and sent in one go
- *     SHUTDOWN      of the same connection: acknowledged, and the process ends without touching what it gave
- *     anything else (the connection ends, time is up, another command): everything goes on as if nothing had been
+ *     command       recorded
+ *     ahead         idle clients are described and sent, some at the end of each turn, while all clients are served
+ *     READY         the new process has processed these records; it may be slower than this process
+ *     freeze        at the end of a turn, when no received byte is being processed, all sockets are frozen; the rest is
+ *                   described and sent at once
+ *     SHUTDOWN      on the same connection: acknowledged, and this process exits without touching the sockets
+ *     anything else (the connection ends, a timeout, another command): this process resumes as if nothing had happened
  *
- * Only the acknowledgement makes the new process the owner, and only this process sends it: so no socket ever has two
+ * Only the acknowledgement makes the new process the owner, and only this process sends it. So a socket never has two
  * owners, or none.
  */
 
@@ -46,34 +47,34 @@ import { type Owned, SnapshotWriter } from './snapshot-writer';
 import { allSockets, countKinds, isTransferable } from './sockets';
 import { isFinishingTakeover } from './take';
 
-/** Most descriptors, and about how many bytes, of one message. */
+/** Most descriptors, and approximate size in bytes, of one batch. */
 const BATCH_FDS = 200;
 const BATCH_BYTES = 48 * 1024;
-/** Clients described at the end of one turn, while everybody is served. */
+/** Clients described at the end of one turn, while all clients are served. */
 const AHEAD_PER_TURN = 50;
-/** Between two looks whether the new process has read. usec */
+/** Interval between attempts to send more while this process serves. usec */
 const PUMP_PAUSE = USEC / 1000;
-/** How long the new process may do nothing while this one serves, when suspend_timeout is off. usec */
+/** How long the new process may make no progress while this process serves, if suspend_timeout is 0. usec */
 const STALL_DEFAULT = 10 * USEC;
 /**
- * How long the new process may neither read nor answer while everything stands still: clients wait for it. It needs some
- * milliseconds between two reads, on a slow machine with 10,000 connections some tens. usec
+ * How long the new process may neither read nor answer while the sockets are frozen: clients are waiting. Between two
+ * reads it needs a few milliseconds, or some tens on a slow machine with 10,000 connections. usec
  */
 const FROZEN_STALL = 1.5 * USEC;
-/** Between two looks whether it has read. usec */
+/** Interval between checks whether the new process has read. usec */
 const FROZEN_LOOK = USEC / 10;
 
-/** The connection of the process that takes over, from its command to its end. */
+/** The connection of the new process, from the HANDOVER command to its end. */
 let newProcess: ClientSocket | null = null;
 let format = 0;
 let still: FrozenSockets | null = null;
 let reloadAsked = false;
-/** what is being sent, and whom it has still to tell of ahead of time */
+/** the records being sent; `queue` holds the sockets that may still be described ahead */
 let batches: Batches | null = null;
 let description: SnapshotWriter | null = null;
 let queue: AnySocket[] = [];
 let aheadEnded = false;
-let takerReady = false;
+let newProcessReady = false;
 const resendTimer = newTimer(() => {});
 
 function stallTime(): number {
@@ -92,7 +93,7 @@ function giveUp(): void {
 
 const stallTimer = newTimer(giveUp);
 
-/** While everything stands still: what the new process has not read yet, and when that last became less. */
+/** While frozen: how many bytes the new process has not read yet, and when it last read some. */
 let unread = 0;
 let lastRead = 0;
 
@@ -108,7 +109,7 @@ const frozenTimer = newTimer(() => {
   }
 });
 
-/** Everything was sent: the new process has to read it and to say SHUTDOWN. */
+/** All records are sent: the new process now has to read them and to send SHUTDOWN. */
 function awaitShutdown(admin: ClientSocket): void {
   timerStop(stallTimer);
   unread = native.unreadBytes(native.fdOf(admin.handle));
@@ -118,13 +119,13 @@ function awaitShutdown(admin: ClientSocket): void {
 
 /* ---- sending ---- */
 
-/** Collects records until a message is full. */
+/** Collects records and sends them in batches. */
 class Batches {
   private pkt = new PktBuf(2 * BATCH_BYTES);
   private owned: Exclude<Owned, null>[] = [];
   /** errno of the failure */
   failed = 0;
-  /** while the process serves, what the socket does not take at once waits here */
+  /** batches that the socket has not accepted yet, while the process serves */
   private waiting: { bytes: Buffer; owned: Exclude<Owned, null>[] }[] = [];
   serving = true;
 
@@ -142,8 +143,8 @@ class Batches {
   }
 
   /**
-   * A client may have left since its record was written, and its number may be another's by now: its record will be called
-   * off, so any descriptor will do for it.
+   * A client may have disconnected since its record was written, and its descriptor number may belong to another client
+   * by now. A later record revokes that client, so any descriptor can be sent for it.
    */
   private fdsOf(owned: Exclude<Owned, null>[]): number[] {
     return owned.map((one) => {
@@ -152,7 +153,7 @@ class Batches {
     });
   }
 
-  /** Bytes that have to go first. */
+  /** Bytes that must be sent before any record. */
   startWith(bytes: Buffer): void {
     this.waiting.push({ bytes, owned: [] });
   }
@@ -167,7 +168,7 @@ class Batches {
     return this.waiting.length > 0;
   }
 
-  /** Sends as much of what waits as the socket takes. @returns true when nothing is left */
+  /** Sends as many waiting batches as the socket accepts. @returns true when none is left */
   pump(): boolean {
     for (let first = this.waiting[0]; first !== undefined && this.failed === 0; first = this.waiting[0]) {
       const res = native.sendFds(this.socket, first.bytes, this.fdsOf(first.owned));
@@ -202,17 +203,17 @@ class Batches {
 
 /* ---- the command ---- */
 
-/** @returns null when the handover begins, or why not */
+/** @returns null when the command is accepted, or the reason for refusing it */
 export function handleHandoverCommand(admin: ClientSocket, arg: string): string | null {
-  if (admin === newProcess && aheadEnded && !takerReady && equalNoCase(arg, READY)) {
-    takerReady = true;
+  if (admin === newProcess && aheadEnded && !newProcessReady && equalNoCase(arg, READY)) {
+    newProcessReady = true;
     return null;
   }
   const asked = Number.parseInt(arg, 10);
   if (!(asked >= 1)) return `bad handover format: ${arg}`;
   const cred = native.peerCred(native.fdOf(admin.handle));
   if (admin.console?.owner !== true || cred === null || cred[0] !== process.getuid?.())
-    return 'handover is for the owner of the process';
+    return 'handover is only allowed for the owner of the process';
   if (newProcess !== null || isFinishingTakeover()) return 'another handover is under way';
   if (getShutdownMode() !== ShutdownMode.NONE || globalThis.cfShutdown > 0) return 'pooler is shutting down';
   if (getPauseMode() === PauseMode.SUSPEND) return 'already suspended/paused';
@@ -222,27 +223,27 @@ export function handleHandoverCommand(admin: ClientSocket, arg: string): string 
   return null;
 }
 
-/** The first turn of a handover: whom to describe ahead. */
+/** The first turn of a handover: lists the sockets that may be described ahead. */
 function beginAhead(admin: ClientSocket): void {
   const sending = new Batches(native.fdOf(admin.handle));
   batches = sending;
   description = new SnapshotWriter((record, raw, owned) => sending.put(record, raw, owned));
-  // a notice that is still queued must not be overtaken
+  // a notice that is still queued must be sent first
   if (native.unsent(admin.handle) > 0) sending.startWith(Buffer.from(native.takeUnsent(admin.handle)));
   queue = allSockets(admin);
   timerStart(stallTimer, stallTime(), 0);
   if (!description.begin(format)) abortHandover('handover failed');
 }
 
-/** Describes some idle clients. When there are no more, and the new process has read all of it, everything stands still. */
+/** Describes some idle clients. After the last, and once the new process has read all records, freezes the sockets. */
 function goAhead(admin: ClientSocket, sending: Batches, describing: SnapshotWriter): void {
   if (!sending.pump()) {
-    // the new process is not quick enough: look again soon, and serve meanwhile
+    // the new process has not read enough yet: try again soon, and serve meanwhile
     if (sending.failed !== 0) failed(sending);
     else timerStart(resendTimer, PUMP_PAUSE, 0);
     return;
   }
-  if (takerReady) {
+  if (newProcessReady) {
     freeze(admin, sending, describing);
     return;
   }
@@ -268,7 +269,7 @@ function failed(sending: Batches): void {
 
 function freeze(admin: ClientSocket, sending: Batches, describing: SnapshotWriter): void {
   if (getPauseMode() === PauseMode.SUSPEND || getShutdownMode() !== ShutdownMode.NONE) {
-    abortHandover('suspended or shutting down meanwhile');
+    abortHandover('suspended or shutting down');
     return;
   }
   const began = readClock();
@@ -294,7 +295,7 @@ function freeze(admin: ClientSocket, sending: Batches, describing: SnapshotWrite
   awaitShutdown(admin);
 }
 
-/** The new process is gone or unfit: everything goes on. */
+/** The new process is gone or has failed: this process resumes. */
 function thaw(): void {
   const frozen = isFrozen();
   newProcess = null;
@@ -305,13 +306,13 @@ function thaw(): void {
   description = null;
   queue = [];
   aheadEnded = false;
-  takerReady = false;
+  newProcessReady = false;
   logInfo('handover failed, resuming work');
   if (!frozen) return;
   leaveFreeze();
   if (still !== null) {
     requeueUnsent(still);
-    // inside a turn already: no other
+    // already inside a turn, which cannot be nested
     resumeFrozen(still.sockets, () => {});
   }
   still = null;
@@ -321,7 +322,7 @@ function thaw(): void {
   reloadAsked = false;
 }
 
-/** Ends the connection of the new process, which thereby knows, and goes on. */
+/** Disconnects the new process, which ends the handover there too, and resumes. */
 export function abortHandover(reason: string): void {
   const admin = newProcess;
   if (admin !== null && !isDead(admin)) disconnectClient(admin, true, reason);
@@ -338,8 +339,8 @@ export function handoverTurnEnd(): void {
 }
 
 /**
- * SHUTDOWN while everything stands still: the point of no return. The answer tells the new process that it owns
- * everything now.
+ * SHUTDOWN while the sockets are frozen: the point of no return. The answer tells the new process that it now owns all
+ * sockets.
  */
 export function shutdownForHandover(admin: ClientSocket): boolean {
   if (!isFrozen() || admin !== newProcess) return false;
@@ -348,7 +349,7 @@ export function shutdownForHandover(admin: ClientSocket): boolean {
   crashPoint('give-shutdown');
   const failed = sendAll(native.fdOf(admin.handle), pkt.written(), [], (frozenStallTime() * 1000) / USEC);
   if (failed !== 0) {
-    // it did not hear it: it takes nothing from a process that lives
+    // not delivered, so the new process has not taken over
     abortHandover('handover failed');
     return false;
   }
@@ -356,7 +357,7 @@ export function shutdownForHandover(admin: ClientSocket): boolean {
   return true;
 }
 
-/** A reload arrived while the sockets are frozen: it happens when the handover fails. */
+/** A reload that arrives while the sockets are frozen is carried out if the handover fails. */
 export function reloadAfterHandover(): void {
   reloadAsked = true;
 }

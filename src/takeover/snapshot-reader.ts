@@ -1,7 +1,7 @@
 /*
- * The reader of the full handover: makes databases, users, pools and sockets of what the old process described. Everything
- * stays as it is described until the old process is gone: nothing is read from the sockets, nothing is sent on them. A
- * record that makes no sense throws, and the new process gives up.
+ * The reader of the full handover: creates databases, users, pools and sockets from the records of the old process. The
+ * sockets stay frozen until this process owns them: nothing is read from them or sent to them. An invalid record
+ * throws, and the new process exits.
  */
 
 import { enterPause } from '../core/base/lifecycle';
@@ -35,7 +35,7 @@ function bytesOf(text: string | null | undefined): Buffer | null {
   return text === null || text === undefined ? null : Buffer.from(text, 'latin1');
 }
 
-/** Takes over what was learnt with a secret, when it is still the secret. */
+/** Adopts the SCRAM keys learnt with a secret, if the user's secret is unchanged. */
 function adoptSecret(user: PgCredentials, from: SecretRecord): void {
   if (user.passwd !== from.passwd || from.scramClientKey === null || from.scramServerKey === null) return;
   user.scramClientKey = bytesOf(from.scramClientKey);
@@ -45,31 +45,31 @@ function adoptSecret(user: PgCredentials, from: SecretRecord): void {
 
 export class SnapshotReader {
   begin: BeginRecord | null = null;
-  /** the last record came, and what it counts is what arrived */
+  /** the last record has arrived, and its counts match the records received */
   complete = false;
-  /** usec when the old process stood still, 0 = it still serves */
+  /** usec when the old process froze its sockets, 0 = it still serves */
   stillSince = 0;
   listeners = 0;
-  /** databases that the new config does not have: they end as after RELOAD, once the sockets are ours */
+  /** databases missing from the new config: they are killed as after RELOAD once this process owns the sockets */
   readonly goneDatabases: PgDatabase[] = [];
 
   flags: readonly string[] = [];
   numbers: readonly string[] = [];
   private vars: string[] = [];
   private stats: number[] = [];
-  /** by their number in the records */
+  /** pools by their number in the records */
   readonly pools = new Map<number, PgPool>();
   /** databases whose servers were opened under another config */
   private readonly changed = new Set<string>();
-  /** databases whose config differs in the list of hosts only */
+  /** databases whose config differs only in the list of hosts */
   private readonly hostsChanged = new Set<string>();
   private readonly ownCredentials = new Map<string, PgCredentials>();
   private readonly sockets = new SocketReader(this);
 
   /**
    * Takes one record.
-   * @param raw the bytes behind its text
-   * @param takeFd fetches its descriptor, which arrived before it; throws when there is none
+   * @param raw the bytes behind the record's text
+   * @param takeFd returns the record's descriptor, which arrived before it; throws if there is none
    */
   take(record: HandoverRecord, raw: Buffer, takeFd: () => number): void {
     if (record.k === 'begin') {
@@ -104,7 +104,7 @@ export class SnapshotReader {
         this.takePool(record);
         return;
       case 'statement':
-        // the buffer it arrived in is not ours to keep
+        // copied, because the receive buffer is reused
         this.sockets.addQuery(record.queryId, Buffer.from(raw.subarray(0, record.length)));
         return;
       case 'ahead':
@@ -124,7 +124,7 @@ export class SnapshotReader {
         this.complete = true;
         return;
       default: {
-        // a newer version's: what it says of descriptors has to be obeyed
+        // a record of a newer version: ignored, but its descriptor must not shift those of later records
         const unknown = record as { fd?: boolean };
         if (unknown.fd === true) native.closeFd(takeFd());
       }
@@ -150,7 +150,7 @@ export class SnapshotReader {
     let db = findOrRegisterDatabase(null, record.name);
     if (db?.admin) return;
     if (db === null) {
-      // an auto-database that nobody uses, and no `*` any more
+      // an idle auto-database, and the config has no `*` any more
       if (inactiveTime > 0) return;
       db = addDatabase(record.name);
       this.goneDatabases.push(db);
@@ -165,7 +165,7 @@ export class SnapshotReader {
     if (inactiveTime > 0 && db.auto && db.pools.length === 0) retireAutodatabase(db, inactiveTime);
   }
 
-  /** Those credentials here; what this config has no place for is made up. */
+  /** The credentials that `ref` names; credentials missing from this config are created. */
   credentials(ref: CredentialsRef, db: PgDatabase | null): PgCredentials {
     const { kind, name } = ref;
     if (kind === 'mock') {
@@ -187,12 +187,12 @@ export class SnapshotReader {
     return own;
   }
 
-  /** The sockets, and what each has not sent. */
+  /** All sockets with their unsent output. */
   get still(): FrozenSockets {
     return this.sockets.still;
   }
 
-  /** True when a server connection was opened under settings that have changed since. */
+  /** True if the server connection was opened under settings that have changed since. */
   isOutdated(server: ServerSocket): boolean {
     const { db } = server.pool;
     if (this.changed.has(db.name)) return true;
@@ -221,7 +221,7 @@ export class SnapshotReader {
     const db = findDatabase(record.db);
     if (db === null || record.user === null) throw new Error(`pool of unknown database ${record.db}`);
     const credentials = this.credentials(record.user, db);
-    // a pool shows that a login has succeeded
+    // a pool proves that a login has succeeded
     db.provisional = false;
     if (credentials.globalUser !== null) credentials.globalUser.provisional = false;
     return getPool(db, credentials);
@@ -229,7 +229,7 @@ export class SnapshotReader {
 
   private takePool(record: PoolRecord): void {
     const pool = this.findPool(record);
-    // a peer that is not configured any more
+    // the peer is no longer configured
     if (pool === null) return;
     this.pools.set(record.n, pool);
     this.statsOf(record.stats, pool.stats);
@@ -238,7 +238,7 @@ export class SnapshotReader {
     pool.lastLifetimeDisconnect = fromWallTime(record.lastLifetimeDisconnect);
     pool.lastActiveTime = fromWallTime(record.lastActiveTime);
     pool.rrcounter = record.rrcounter;
-    // what was learnt of servers under another config, and the console's own welcome, are not for us
+    // the console's welcome message, and results of connecting under another config, do not apply here
     if (pool.db.admin || this.changed.has(pool.db.name)) return;
     pool.lastConnectTime = fromWallTime(record.lastConnectTime);
     pool.lastConnectFailed = record.lastConnectFailed;

@@ -1,5 +1,5 @@
 /*
- * The writer of the full handover: turns everything the old process knows into records, changing nothing.
+ * The writer of the full handover: turns the state of the old process into records without changing it.
  */
 
 import { PauseMode } from '../core/base/lifecycle';
@@ -54,10 +54,10 @@ import type { FrozenSockets } from './freeze';
 import { flagBits, flagNames, numberNames, numbersOf } from './socket-fields';
 import { allPools, eachOfPool, isTransferable } from './sockets';
 
-/** What a record owns: nothing, a descriptor, or the descriptor that a socket has when the record is sent. */
+/** What a record owns: nothing, a descriptor, or the descriptor of a socket at the time the record is sent. */
 export type Owned = null | number | AnySocket;
 
-/** Takes one record, the raw bytes that belong to it, and what it owns. @returns false to stop */
+/** Accepts one record, the raw bytes that belong to it, and what it owns. @returns false to stop */
 type PutRecord = (record: HandoverRecord, raw: readonly Uint8Array[], owned: Owned) => boolean;
 
 function bytesText(bytes: Uint8Array): string {
@@ -78,7 +78,7 @@ function secretRecord(user: PgCredentials): SecretRecord {
   };
 }
 
-/** @param db the database that they were found or forced for, if they were */
+/** @param db the database for which the credentials were found or forced, or null */
 function credentialsRef(user: PgCredentials, db: PgDatabase | null): CredentialsRef {
   const { name } = user;
   if (user.mockAuth) return { kind: 'mock', name, db: null, passwd: null };
@@ -149,7 +149,6 @@ function poolRecord(pool: PgPool, n: number): PoolRecord {
   };
 }
 
-/** The queue as numbers. */
 function requestList(queue: RequestQueue): number[] {
   const list: number[] = [];
   for (let at = 0; at < queue.count; at++) list.push(queue.entryAt(at));
@@ -160,10 +159,10 @@ function clientTuple(entry: ClientPrepared): ClientStatementTuple {
   return [entry.name, entry.unsure, entry.queryId];
 }
 
-/** What a client's and a server's statement have in common. */
+/** The fields that a client's and a server's statement have in common. */
 type NumberedQuery = Pick<ServerPrepared, 'queryId' | 'query'>;
 
-/** Prepared statements of a connection, by number. @param seen called for every query behind them */
+/** Adds the prepared statements of a connection, by number. @param seen called for the query of each */
 function addStatements(record: SocketRecord, sk: AnySocket, seen: (entry: NumberedQuery) => void): void {
   if (isServerSocket(sk)) {
     addServerStatements(record, sk, seen);
@@ -259,17 +258,17 @@ function addServerFields(record: SocketRecord, server: ServerSocket): void {
   record.subjects = record.requests.map((_, at) => requests.subjectAt(at));
 }
 
-/** What shows that a client did nothing since it was described ahead. */
+/** State of a client described ahead; if it is unchanged, the client has done nothing since. */
 interface Seen {
   requestTime: number;
   pool: PgPool | null;
-  /** it is still there */
+  /** the client is still connected */
   met: boolean;
 }
 
 /**
- * An idle client: nothing of it is on its way anywhere, and it changes only when a packet of it arrives, which its requestTime
- * tells. The console's clients may wait for an event.
+ * True for a client without buffered or unsent bytes that changes only when it sends a packet, which updates its
+ * requestTime. Console clients never count as idle, because they may wait for an event.
  */
 function isIdle(sk: AnySocket): boolean {
   return (
@@ -284,7 +283,7 @@ function isIdle(sk: AnySocket): boolean {
   );
 }
 
-/** One description, from its first record to its last. */
+/** Writes one snapshot, from the first record to the last. */
 export class SnapshotWriter {
   private readonly numbers = new Map<PgPool, number>();
   private readonly statements = new Set<number>();
@@ -301,7 +300,7 @@ export class SnapshotWriter {
     return this.ok;
   }
 
-  /** What sockets belong to. Comes twice, because it goes on changing while clients are described ahead. */
+  /** Users, databases and pools. Written twice, because they still change while clients are described ahead. */
   private putFrame(): void {
     for (let user = userList.head; user !== null; user = nextOf(user)) {
       this.write({ k: 'user', ...secretRecord(user.credentials) }, [], null);
@@ -313,12 +312,12 @@ export class SnapshotWriter {
   }
 
   /**
-   * Describes a client while the process still serves, if it is idle: most clients are, and those that stay so until
-   * everything stands still cost nothing then.
+   * Describes a client while the process still serves, if the client is idle. Most clients are, and clients that stay
+   * idle need no further record while the sockets are frozen.
    */
   describeAhead(sk: AnySocket): boolean {
     if (sk.handle < 0 || !isIdle(sk) || !isTransferable(sk) || native.unsent(sk.handle) > 0) return this.ok;
-    // its pool was made after the frame was described
+    // its pool was created after the pools were described
     if (sk.pool !== null && !this.numbers.has(sk.pool)) return this.ok;
     const record = socketRecord(sk, 'cl_active', this.numberOf(sk.pool), 0, 0);
     record.k = 'ahead';
@@ -328,19 +327,19 @@ export class SnapshotWriter {
     return this.ok;
   }
 
-  /** The end of what is described ahead. */
+  /** Ends the records sent ahead. */
   endAhead(): boolean {
     this.write({ k: 'aheadEnd' }, [], null);
     return this.ok;
   }
 
   /**
-   * Describes the process, which stands still.
-   * @param still every socket, with what it has not sent
-   * @param except the connection of the new process, which does not travel
-   * @param since when everything stood still
-   * @param pauseMode the mode before the handover
-   * @returns false when `put` gave up
+   * Describes the process while its sockets are frozen.
+   * @param still every socket, with its unsent output
+   * @param except the connection of the new process, which is not handed over
+   * @param since when the sockets were frozen
+   * @param pauseMode the mode before the freeze
+   * @returns false if `put` has failed
    */
   describeAll(still: FrozenSockets, except: AnySocket, since: number, pauseMode: PauseMode): boolean {
     this.write(stillRecord(since, pauseMode), [], null);

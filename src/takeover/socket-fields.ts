@@ -1,6 +1,6 @@
 /*
- * Flags and numbers of a socket in a handover record. Their names are those of format 1, which has one flat list for
- * clients and servers; here each name stands with how it is read from a socket and restored.
+ * Flags and numbers of a socket in a handover record: for each name, how the value is read from a socket and restored.
+ * The names are those of format 1, which has one flat list for clients and servers.
  */
 
 import { fromWallTime, type WallTime, wallTime } from '../core/base/time';
@@ -18,7 +18,7 @@ import { hasStarted, isServerSocket } from '../core/pool/socket';
 interface Flag {
   readonly name: string;
   readonly get: (sk: AnySocket) => boolean;
-  /** called when the flag is set; absent where another module restores what it stands for */
+  /** called if the flag is set; absent where another module restores the state behind it */
   readonly set?: (sk: AnySocket) => void;
 }
 
@@ -50,7 +50,7 @@ function clientFlag(name: string, get: (client: ClientSocket) => boolean, set?: 
   return { ...whole, set: (sk) => (isServerSocket(sk) ? undefined : set(sk)) };
 }
 
-/** A flag that stands for a phase of the login. Higher phases come later in the list, and win. */
+/** A flag that stands for a phase of the login. If several are set, the highest phase counts. */
 function phaseFlag(name: string, phase: LoginPhase): Flag {
   return clientFlag(
     name,
@@ -159,14 +159,14 @@ const flagByName = new Map(flags.map((each) => [each.name, each]));
 export function flagBits(sk: AnySocket): number {
   let bits = 0;
   for (let i = 0; i < flags.length; i++) if ((flags[i] as Flag).get(sk)) bits |= 1 << i;
-  // a packet that waits for answers of its server is shown again in the new process
+  // the new process handles a packet again that waits for the server's answers to earlier requests
   if (!isServerSocket(sk) && sk.link?.holding === true) bits |= READING;
   return bits;
 }
 
 /**
  * Restores the flags of a socket.
- * @param names what each bit means, from the first record
+ * @param names the name of each bit, from the first record
  */
 export function setFlags(sk: AnySocket, names: readonly string[], bits: number): void {
   sk.pktSkip = sk.reading = sk.blocked = sk.copyMode = false;
@@ -189,7 +189,7 @@ interface NumberField {
   readonly set: (sk: AnySocket, value: number | WallTime) => void;
 }
 
-/** Times are handed over as wall time, because two processes have no other clock in common. */
+/** Times are handed over as wall time, the only clock that both processes share. */
 function time(name: 'connectTime' | 'requestTime'): NumberField {
   return {
     name,
@@ -255,7 +255,7 @@ export function numbersOf(sk: AnySocket): (number | WallTime)[] {
   return numbers.map(({ get }) => get(sk));
 }
 
-/** Restores the numbers of a socket; its flags must have been restored. @param names as of setFlags() */
+/** Restores the numbers of a socket, after its flags. @param names as for setFlags() */
 export function setNumbers(sk: AnySocket, names: readonly string[], values: readonly (number | WallTime)[]): void {
   for (let i = 0; i < names.length; i++) numberByName.get(names[i] as string)?.set(sk, values[i] ?? 0);
 }

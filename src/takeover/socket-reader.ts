@@ -1,6 +1,7 @@
 /*
- * The sockets of a handover: each is made of its record and put into the list of its state, with its received and unsent
- * bytes. Links between sockets are resolved at the end, because either side may come first. Used by snapshot-reader.ts.
+ * Creates the sockets of a handover from their records and puts each into the list of its state, with its buffered
+ * input and unsent output. Links are resolved at the end, because either side may come first. Used by
+ * snapshot-reader.ts.
  */
 
 import { ScramState } from '../core/auth/scram';
@@ -41,7 +42,7 @@ import type { FrozenSockets } from './freeze';
 import { hasFlag, setFlags, setNumbers } from './socket-fields';
 import { isServerStateName } from './sockets';
 
-/** What the records before the sockets have said. */
+/** The contents of the records that precede the sockets. */
 interface Frame {
   readonly flags: readonly string[];
   readonly numbers: readonly string[];
@@ -72,7 +73,7 @@ function addrOf([family, host, port, uid, pid]: AddrTuple): PgAddr {
   return { family, host, port, uid, pid };
 }
 
-/** A SCRAM exchange in progress. Buffers are written as `{ bytes }`. */
+/** A SCRAM exchange in progress. Records contain buffers as `{ bytes }`. */
 function scramOf(fields: Record<string, unknown>): ScramState {
   const state = new ScramState();
   const known: Record<string, unknown> = {};
@@ -86,14 +87,14 @@ function scramOf(fields: Record<string, unknown>): ScramState {
 
 export class SocketReader {
   readonly still: FrozenSockets = { sockets: [], unsent: new Map() };
-  /** sockets described so far, without those that have left again */
+  /** sockets described so far, without clients that have disconnected since */
   arrived = 0;
 
   private readonly byId = new Map<number, AnySocket>();
   private readonly links: PendingLink<AnySocket>[] = [];
   private readonly cancels: PendingLink<ClientSocket>[] = [];
   private readonly requests: PendingRequests[] = [];
-  /** prepared queries by the number they have in the old process */
+  /** prepared queries by their number in the old process */
   private readonly queries = new Map<number, Buffer>();
 
   constructor(private readonly frame: Frame) {}
@@ -103,8 +104,8 @@ export class SocketReader {
   }
 
   /**
-   * A socket, or a client that was described ahead and has done something since.
-   * @param raw its received, unsent and collected bytes
+   * Takes a socket, or a client that was described ahead and has changed since.
+   * @param raw its buffered input, unsent output and partial packet
    * @param fd -1 for a client whose descriptor came with the description ahead
    */
   take(record: SocketRecord, raw: Buffer, fd: number): void {
@@ -120,7 +121,7 @@ export class SocketReader {
     const pool = this.frame.pools.get(record.pool) ?? null;
     const isServer = isServerStateName(record.state);
     if (state === null || (pool === null && (isServer || record.pool >= 0))) {
-      // a cancel request, or its server, for a peer that has left the config
+      // a cancel request for a peer that is no longer configured, or its server
       if (known === undefined) native.closeFd(fd);
       else this.drop(known);
       return;
@@ -137,7 +138,7 @@ export class SocketReader {
     this.byId.set(record.id, sk);
   }
 
-  /** A client that has left since it was described ahead. */
+  /** Drops a client that has disconnected since it was described ahead. */
   takeGone(id: number): void {
     const known = this.byId.get(id);
     if (known === undefined || isServerSocket(known)) throw new Error(`unknown client ${id}`);
@@ -145,7 +146,7 @@ export class SocketReader {
     this.drop(known);
   }
 
-  /** Every socket has come: joins the pairs, and cancel requests with the servers whose queries they cancel. */
+  /** After the last socket: links clients to servers, and cancel requests to the servers whose queries they cancel. */
   resolveLinks(): void {
     for (const { from, to } of this.links) this.link(from, this.byId.get(to) ?? null);
     for (const { server, requests, notes, subjects } of this.requests)
@@ -163,7 +164,7 @@ export class SocketReader {
     if (isServerSocket(from)) {
       if (to !== null && isServerSocket(to)) throw new Error('a server is linked with a server');
       from.link = to;
-      // whether its client's transaction has begun is not known here, so that nothing of it is repeated
+      // whether the client's transaction has begun is not known here, so none of its requests may be repeated
       from.requests.total++;
     } else {
       if (to !== null && !isServerSocket(to)) throw new Error('a client is linked with a client');
@@ -178,7 +179,7 @@ export class SocketReader {
     return sk;
   }
 
-  /** Takes a client out of its list and its counts; it stays open. */
+  /** Removes a client from its list and its counts; its connection stays open. */
   private takeOut(client: ClientSocket): void {
     this.arrived--;
     client.list?.remove(client);
@@ -230,7 +231,7 @@ export class SocketReader {
     if (record.db !== undefined) client.db = this.databaseOf(record.db, record.fake === true);
     client.loginUser = this.loginUser(record, pool?.user ?? null, client.db);
     this.countClient(client, record);
-    // A login has no pool but the one on which its auth_query runs. Before 0.2 it had.
+    // Since 0.2 a login has a pool only while its auth_query runs.
     const hasPool = state !== SocketState.CL_LOGIN || client.login?.phase === LoginPhase.AUTH_QUERY_RESULT;
     client.pool = hasPool ? pool : null;
     if (state !== SocketState.CL_LOGIN && state !== SocketState.CL_WAITING_LOGIN) keepOwners(client);
@@ -247,7 +248,7 @@ export class SocketReader {
     login.scram = record.scram === undefined ? null : scramOf(record.scram);
     login.ldapOptions = record.ldapOptions ?? '';
     if (login.phase !== LoginPhase.EXTERNAL_AUTH) return;
-    // the old process had asked PAM or LDAP: the packet with the password, which is kept, is handled again
+    // PAM or LDAP had not answered the old process: the packet with the password is still buffered and is handled again
     login.phase = LoginPhase.CHALLENGED;
     client.reading = true;
   }
@@ -307,7 +308,7 @@ export class SocketReader {
     return { queryId, query: this.query(queryId), stale };
   }
 
-  /** The prepared statements of a server; its requests have to wait until it is linked. */
+  /** Restores the prepared statements of a server; its requests have to wait until it is linked. */
   private takeServerStatements(server: ServerSocket, record: SocketRecord): void {
     if (record.serverStatements !== undefined) {
       const stale = new Set(record.staleStatements ?? []);

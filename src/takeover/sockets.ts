@@ -1,5 +1,5 @@
 /*
- * The sockets that a handover is about.
+ * Finds the sockets that a handover covers.
  */
 
 import { nextOf } from '../core/base/list';
@@ -13,7 +13,7 @@ export function isServerStateName(name: string): boolean {
   return name.startsWith('sv_');
 }
 
-/** Every pool, those of peers last. */
+/** All pools; the pools of peers come last. */
 export function allPools(): PgPool[] {
   const pools: PgPool[] = [];
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) pools.push(pool);
@@ -21,13 +21,13 @@ export function allPools(): PgPool[] {
   return pools;
 }
 
-/** Calls back for every socket of a pool that is handed over, in the order of its lists: clients first. */
+/** Calls `each` for every socket of a pool that is handed over, in the order of its lists: clients first. */
 export function eachOfPool(pool: PgPool, each: (sk: AnySocket) => void): void {
   for (const { list } of clientStates) eachSocket(list(pool), each);
   for (const { list, handover } of serverStates) if (handover !== null) eachSocket(list(pool), each);
 }
 
-/** Every socket there is, servers that log in included, but for `except`. */
+/** All sockets except `except`, including servers that are logging in. */
 export function allSockets(except: AnySocket | null): AnySocket[] {
   const found: AnySocket[] = [];
   const take = (sk: AnySocket): void => {
@@ -41,13 +41,13 @@ export function allSockets(except: AnySocket | null): AnySocket[] {
   return found;
 }
 
-/** How many of those are clients, and how many are servers. */
+/** Counts the clients and the servers among the sockets. */
 export function countKinds(sockets: readonly AnySocket[]): { clients: number; servers: number } {
   const servers = sockets.filter(isServerSocket).length;
   return { clients: sockets.length - servers, servers };
 }
 
-/** The state of a TLS connection cannot be described yet: it ends with this process, and its partner with it. */
+/** TLS connections cannot be handed over: they end with the old process, and so do the connections linked to them. */
 export function isTransferable(sk: AnySocket): boolean {
   return !sk.tls && sk.link?.tls !== true;
 }

@@ -1,9 +1,10 @@
 /*
- * The side that takes (-R): a new process logs in to the console of the running one over its Unix socket, takes every socket
- * of it, has it shut down, and goes on in its place. src/main.ts calls takeoverPart1() before going to the background
- * and takeoverFinish() when everything else is set up; docs/online-reboot.md draws the whole exchange.
+ * The new process in a takeover (-R): logs in to the console of the old process over the Unix socket, takes all
+ * sockets, shuts the old process down and serves in its place. src/main.ts calls takeoverPart1() before going to
+ * the background and takeoverFinish() when everything else is set up. docs/online-reboot.md shows the whole exchange.
  *
- * Until SHUTDOWN was acknowledged this process touches nothing: whatever fails, it dies and the old one goes on.
+ * Until SHUTDOWN is acknowledged this process does not use the sockets: if anything fails, it exits and the old process
+ * keeps running.
  */
 
 import { accessSync, constants as fsConstants, readFileSync, unlinkSync } from 'node:fs';
@@ -39,34 +40,34 @@ import { requeueUnsent, resumeFrozen } from './freeze';
 import { SnapshotReader } from './snapshot-reader';
 import { countKinds } from './sockets';
 
-/** How long the old process may take none of a command. */
+/** How long the old process may read nothing of a command. */
 const SEND_MS = 10_000;
-/** How long it may say nothing when it is asked for something: it serves its clients meanwhile. */
+/** How long the old process, which serves its clients meanwhile, may take to answer. */
 const ANSWER_MS = 10_000;
-/** How long a SUSPEND of the classic exchange may take where suspend_timeout sets no end to it. */
+/** How long SUSPEND in the classic exchange may take if suspend_timeout does not limit it. */
 const SUSPEND_MS_MAX = 600_000;
-/** How long it may take to end once its sockets belong to this process, which serves meanwhile. usec */
+/** How long the old process may take to exit once this process owns the sockets and serves. usec */
 const END_MAX = 10 * USEC;
-/** How long a process whose connection ended without a word may take to be gone. */
+/** How long the old process may take to exit if its connection ends without acknowledgement. */
 const DYING_MS_MAX = 5_000;
-/** Between two looks whether the old process is gone: often at first, because usually it is gone soon. usec */
+/** Interval between checks whether the old process has exited: short at first, because it usually exits soon. usec */
 const LOOK_FIRST = USEC / 1000;
 const LOOK = USEC / 10;
 const QUICK_LOOKS = 100;
 const NAP_MS = 1;
 
-/** The pseudo-server whose other end is the old process. */
+/** The server connection of the admin pool that leads to the old process. */
 let oldBouncer: ServerSocket | null = null;
 /** the same connection, once it has logged in and left the loop */
 let loggedIn: ServerSocket | null = null;
 let channel: Channel | null = null;
 /** null = the classic exchange */
 let snapshotReader: SnapshotReader | null = null;
-/** usec when the clients were first kept waiting, and when they were served again */
+/** usec when clients began to wait, and when they were served again */
 let pauseBegan = 0;
 let pauseEnded = 0;
 
-/** It owns the sockets or is about to; no other process may ask it for them before it has ended the old one. */
+/** True while this process takes over: it accepts no HANDOVER before the old process has exited. */
 export function isFinishingTakeover(): boolean {
   return channel !== null;
 }
@@ -76,8 +77,8 @@ function nap(ms: number): void {
 }
 
 /**
- * Serves everybody until the old process has done something. SHUTDOWN and its like end the wait too.
- * @returns false when it has not done it within END_MAX
+ * Serves clients until `done` returns true. A shutdown of this process ends the wait too.
+ * @returns false when END_MAX has passed
  */
 function serveUntil(done: () => boolean): boolean {
   const end = readClock() + END_MAX;
@@ -101,17 +102,17 @@ function serveUntil(done: () => boolean): boolean {
 
 /* ---- part 1 ---- */
 
-/** What -R needs of the config; ends the process when it is not there. */
+/** Ends this process if the config lacks what -R needs. */
 function requireUnixSocket(): void {
   if (cf.unixSocketDir === '') die('cannot reboot if unix dir not configured');
-  // the new process could not put a socket of its own in the place of that one
+  // the new process could not bind an abstract name that the old process still holds
   if (cf.unixSocketDir.startsWith('@')) die('cannot reboot with abstract Unix socket');
-  // it is the service manager that starts this process, not its reload command: there is nothing to take over
+  // the service manager has started this process as the service itself: there is no old process
   if (listenFdCount() > 0) die('cannot reboot under service manager');
 }
 
-/** Whatever could fail for good after the old process is gone is tried before it is disturbed. */
-function tryWhatComesLater(): void {
+/** Checks, before the old process is disturbed, what could fail after it has exited. */
+function checkLaterSteps(): void {
   checkListenAddr();
   if (cf.pidfile === null || cf.pidfile === '') return;
   try {
@@ -121,7 +122,7 @@ function tryWhatComesLater(): void {
   }
 }
 
-/** Opens a server connection of our own admin pool: its other end is the console of the old process. */
+/** Opens a server connection of this process's admin pool, which leads to the console of the old process. */
 function takeoverInit(): PgPool {
   const db = findDatabase('pgbouncer');
   if (db === null || db.forcedUser === null) return fatal('no admin pool?');
@@ -131,13 +132,13 @@ function takeoverInit(): PgPool {
   return pool;
 }
 
-/** The server connection to the old process has logged in: the loop has no more to do with it. */
+/** The server connection to the old process has logged in: it leaves the loop. */
 export function takeoverLoggedIn(server: ServerSocket): Verdict {
   loggedIn = server;
   return Verdict.DISCONNECTED;
 }
 
-/** Turns the loop until the old process has accepted an ordinary login. */
+/** Runs the loop until the old process has accepted an ordinary login. */
 function waitForLogin(pool: PgPool): ServerSocket {
   const limit = newTimer(() => die('login failed: the old process does not answer'));
   timerStart(limit, cf.serverConnectTimeout > 0 ? cf.serverConnectTimeout : (ANSWER_MS * USEC) / 1000, 0);
@@ -149,7 +150,7 @@ function waitForLogin(pool: PgPool): ServerSocket {
   return loggedIn;
 }
 
-/** The login is done: asks a process of our own kind for everything, any other for what it can give. */
+/** After the login: asks for the full handover, and falls back to the classic exchange if the command is unknown. */
 function takeoverLogin(server: ServerSocket): void {
   slogInfo(server, 'login OK, sending SUSPEND');
   const fd = native.detach(server.handle);
@@ -184,7 +185,7 @@ function receive(ch: Channel, timeoutMs = ANSWER_MS): ChannelMessage {
   const msg = ch.next(timeoutMs);
   if (msg === null) return fatal('unexpected EOF');
   if (msg === constants.errno.ETIMEDOUT) {
-    return die(`the old process has not answered for ${timeoutMs / 1000} s, giving up: it keeps its clients`);
+    return die(`no answer from the old process for ${timeoutMs / 1000} s, giving up`);
   }
   if (typeof msg === 'number') return fatal(`safe_recvmsg: ${native.strerror(msg)}`);
   return msg;
@@ -194,7 +195,7 @@ function commandTag(msg: ChannelMessage): string {
   return new PktReader(msg.buf, msg.off, msg.end).str() ?? fatal('bad result pkt');
 }
 
-/** Reads what does not concern the caller; ends the process when the old one complains. */
+/** Ignores a message that does not concern the caller; ends this process if the old process reports an error. */
 function passOver(msg: ChannelMessage): void {
   if (msg.type === PqMsg.ErrorResponse) {
     logError(`old bouncer sent: ${errorText(msg)}`);
@@ -209,7 +210,7 @@ function takeClassic(ch: Channel): void {
   unpinCpus();
   pauseBegan = readClock();
   send(ch, 'SUSPEND;');
-  // it answers when its clients have got everything, or when suspend_timeout has closed those that have not
+  // answered once all unsent output is sent, or suspend_timeout has closed the clients that did not read theirs
   const suspendMs = cf.suspendTimeout > 0 ? (cf.suspendTimeout * 1000) / USEC + ANSWER_MS : SUSPEND_MS_MAX;
   let suspended = false;
   for (;;) {
@@ -254,7 +255,7 @@ function takeFull(ch: Channel, first: ChannelMessage): void {
       }
       if (!still && reader.stillSince > 0) {
         logInfo('SUSPEND finished, sending SHOW FDS');
-        // a wall clock that was set meanwhile must not make it longer than it can be
+        // setting the wall clock meanwhile must not lengthen the reported pause
         pauseBegan = Math.max(pauseBegan, reader.stillSince);
         crashPoint('take-suspended');
       }
@@ -285,8 +286,8 @@ function takeRecord(reader: SnapshotReader, msg: ChannelMessage, takeFd: () => n
 }
 
 /**
- * Takes every socket of the running process; returns false when there is none, and the caller boots as usual. Ends this
- * process when something fails: the old one then goes on.
+ * Takes all sockets of the old process. Ends this process if that fails; the old process then keeps running.
+ * @returns false if there is no old process, and the caller has to boot as usual
  */
 export function takeoverPart1(oldProcessAnswers: () => boolean): boolean {
   requireUnixSocket();
@@ -296,7 +297,7 @@ export function takeoverPart1(oldProcessAnswers: () => boolean): boolean {
     unpinCpus();
     return false;
   }
-  tryWhatComesLater();
+  checkLaterSteps();
   crashPoint('take-start');
   takeoverLogin(waitForLogin(takeoverInit()));
   crashPoint('take-complete');
@@ -307,7 +308,7 @@ export function takeoverPart1(oldProcessAnswers: () => boolean): boolean {
 
 /* ---- part 2 ---- */
 
-/** Lives and is no zombie: one whose parent never looks is as good as gone. */
+/** True if the process exists and is not a zombie; its parent may never reap it. */
 function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
@@ -321,21 +322,21 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** Serves who is served already. */
+/** Runs one event loop turn without waiting. */
 function oneTurn(): void {
   native.loopBreak();
   mainLoopOnce();
 }
 
-/** The sockets are ours: everybody is served again. */
+/** This process now owns the sockets: clients are served again. */
 function resumeWork(): void {
   const goneDatabases = snapshotReader === null ? classicState.goneDatabases : snapshotReader.goneDatabases;
   if (snapshotReader === null) {
     resumeSockets();
-    // one whose client was not given has nobody to answer to, and one that was not logged in cannot go on with that
+    // a server in use whose client was not handed over is useless, and a login in progress cannot be continued
     for (const sk of classicState.sockets) {
       if (isServerSocket(sk) && !sk.ready && sk.link === null)
-        disconnectServer(sk, true, 'not ready when it was handed over');
+        disconnectServer(sk, true, 'server connection was not ready at takeover');
     }
   } else {
     requeueUnsent(snapshotReader.still);
@@ -347,22 +348,21 @@ function resumeWork(): void {
 }
 
 /**
- * The C original says nothing any more: its end is what counts. SHUTDOWN cannot be taken back: it will end as soon as it can, so
- * giving up would leave its clients without any process.
+ * PgBouncer does not answer SHUTDOWN: the end of the connection shows that it has exited. SHUTDOWN cannot be revoked,
+ * so giving up now would leave the clients without any process.
  */
 function shutDownOriginal(ch: Channel): void {
   if (ch.query('SHUTDOWN;', SEND_MS) !== 0) die('failed to send SHUTDOWN;');
   crashPoint('take-shutdown-sent');
   for (let msg = ch.next(ANSWER_MS); msg !== null; msg = ch.next(ANSWER_MS)) {
     if (typeof msg !== 'number') continue;
-    if (msg === constants.errno.ETIMEDOUT)
-      logWarning('the old process was told to shut down and does not end, waiting');
+    if (msg === constants.errno.ETIMEDOUT) logWarning('the old process is still running after SHUTDOWN, waiting');
     else die(`sky is falling - error while waiting result from SHUTDOWN: ${native.strerror(msg)}`);
   }
   resumeWork();
 }
 
-/** The old process has closed its end; it says nothing before that. */
+/** True once the old process has closed its end; it sends nothing before that. */
 function channelEnded(ch: Channel): boolean {
   for (;;) {
     const msg = ch.next(0);
@@ -371,14 +371,15 @@ function channelEnded(ch: Channel): boolean {
   }
 }
 
-/** What the old process says to SHUTDOWN: that the sockets are given, or why not; '' = its connection has ended. */
+/** The old process's answer to SHUTDOWN: 'given' or the reason for refusing; '' = the connection has ended. */
 function shutdownAnswer(ch: Channel): 'given' | string {
   let refusal = '';
   let timeoutMs = ANSWER_MS;
   for (;;) {
     const msg = ch.next(timeoutMs);
     if (msg === constants.errno.ETIMEDOUT && timeoutMs > 0) {
-      // an answer may come at this very moment: it counts if it is here, and cannot be given any more if it is not
+      // an answer may arrive at this moment: after refuseMore() it either has arrived and counts, or can no longer be
+      // sent
       ch.refuseMore();
       timeoutMs = 0;
       refusal = `no answer for ${ANSWER_MS / 1000} s`;
@@ -393,17 +394,17 @@ function shutdownAnswer(ch: Channel): 'given' | string {
 }
 
 /**
- * With one of our own kind its acknowledgement is what counts, or its death.
+ * Shuts down an old tsbouncer process: this process owns the sockets after its acknowledgement, or its death.
  * @param pid the old process
  */
 function shutDownOwn(ch: Channel, pid: number): void {
-  // whether it went or not: what comes back tells
+  // a failed send needs no handling: the answer shows what has happened
   ch.query('SHUTDOWN;', SEND_MS);
   crashPoint('take-shutdown-sent');
   let answer = shutdownAnswer(ch);
   if (answer === 'given') {
     resumeWork();
-    if (!serveUntil(() => channelEnded(ch))) logWarning('the old process has given everything and does not end');
+    if (!serveUntil(() => channelEnded(ch))) logWarning('the old process is still running after the handover');
     return;
   }
   // closed without acknowledgement: take over only once the old process is gone
@@ -422,11 +423,11 @@ function removeFile(file: Buffer): void {
   try {
     unlinkSync(file);
   } catch {
-    // it went by itself
+    // the old process has removed it
   }
 }
 
-/** The file is gone, or names no process that is alive: the old process may have been killed. */
+/** True if the file is gone or names no running process: the old process may have been killed. */
 function isPidfileFree(file: Buffer): boolean {
   let pid: number;
   try {
@@ -440,14 +441,14 @@ function isPidfileFree(file: Buffer): boolean {
 }
 
 /**
- * Has the old process shut down and goes on with what it had.
- * @returns what was taken, for the operator
+ * Shuts the old process down and serves in its place.
+ * @returns a summary for the operator
  */
 export function takeoverFinish(): string {
   const ch = channel as Channel;
   if (snapshotReader?.begin?.notifySocket) notifyState.socket ??= snapshotReader.begin.notifySocket;
   logInfo('sending SHUTDOWN;');
-  // systemd has to know its new main process before the old one is gone
+  // systemd must learn its new main process before the old process exits
   notify(`MAINPID=${process.pid}`);
   if (snapshotReader === null) shutDownOriginal(ch);
   else shutDownOwn(ch, snapshotReader.begin?.pid ?? 0);

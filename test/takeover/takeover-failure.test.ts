@@ -218,7 +218,7 @@ it('who may not ask is refused', () =>
     await place.start('ts');
     const owner = await taker(place);
     const admin = await place.connect({ user: 'admin', password: 'admin', database: 'pgbouncer' });
-    await assert.rejects(admin.query('HANDOVER 1'), /handover is for the owner of the process/);
+    await assert.rejects(admin.query('HANDOVER 1'), /handover is only allowed for the owner of the process/);
     await assert.rejects(admin.query('HANDOVER'), /bad handover format/);
     await admin.query('SUSPEND');
     const refused = await owner.query('HANDOVER 1;');

@@ -101,7 +101,7 @@ it('an old process that is stopped already: -R -d ends with an error, and the ol
 
 /** What a new process says that has waited in vain; it takes ten seconds. */
 const GIVES_UP: [step: string, says: RegExp][] = [
-  ['give-still', /FATAL the old process has not answered for 10 s, giving up: it keeps its clients/],
+  ['give-still', /FATAL no answer from the old process for 10 s, giving up/],
   ['give-described', /FATAL handover failed, old process keeps running: no answer for 10 s/],
   ['give-shutdown', /FATAL handover failed, old process keeps running: no answer for 10 s/],
 ];
