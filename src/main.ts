@@ -55,7 +55,7 @@ function checkLimits(): void {
   const [soft, hard] = native.rlimitNofile();
   let fdCount = cf.maxClientConn + 10;
   for (let db = databaseList.head; db !== null; db = nextOf(db)) {
-    const size = db.poolSize >= 0 ? db.poolSize : cf.defaultPoolSize;
+    const size = db.config.poolSize >= 0 ? db.config.poolSize : cf.defaultPoolSize;
     fdCount += db.forcedUser !== null ? size : size * userCount();
   }
   logInfo(

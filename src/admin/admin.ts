@@ -9,6 +9,7 @@ import { fatal, logDebug, logInfo, slogInfo, slogWarning, wantDebug } from '../c
 import { native } from '../core/base/native';
 import { equalNoCase, strlistContains } from '../core/base/strutil';
 import { PGBOUNCER_COMPAT_VERSION } from '../core/base/version';
+import { DATABASE_DEFAULTS } from '../core/config/records';
 import { AuthType, cf, PoolMode } from '../core/config/settings';
 import { beginShutdown, resumeAll } from '../core/life/pause';
 import { disconnectClient } from '../core/link/objects';
@@ -304,12 +305,16 @@ function welcomeMessage(): Buffer {
 /** Makes the admin database, its user and its pool, and registers the console. Called once, after the config is loaded. */
 export function adminSetup(): void {
   const db = addDatabase(ADMIN_NAME);
-  db.port = cf.listenPort;
-  db.poolSize = ADMIN_POOL_SIZE;
   db.admin = true;
-  db.poolMode = PoolMode.STMT;
-  db.dbname = ADMIN_NAME;
-  db.startupParams = [['database', ADMIN_NAME]];
+  db.config = {
+    ...DATABASE_DEFAULTS,
+    name: ADMIN_NAME,
+    port: cf.listenPort,
+    dbname: ADMIN_NAME,
+    poolSize: ADMIN_POOL_SIZE,
+    poolMode: PoolMode.STMT,
+    startupParams: [['database', ADMIN_NAME]],
+  };
   const user = forceUserCredentials(db, ADMIN_NAME, '');
 
   adminPool = getPool(db, user);

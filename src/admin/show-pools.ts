@@ -26,7 +26,7 @@ function poolModeName(mode: PoolMode): string | null {
 
 /** Only a database with several hosts has a way to choose among them. */
 function loadBalanceName(db: PgDatabase): string | null {
-  return db.host?.includes(',') ? formatLookup(loadBalanceHostsMap, db.loadBalanceHosts) : null;
+  return db.config.host?.includes(',') ? formatLookup(loadBalanceHostsMap, db.config.loadBalanceHosts) : null;
 }
 
 /** usec that the client at the head of the queue has waited */
@@ -81,15 +81,15 @@ export function databaseRows(put: PutRow): void {
   for (let db = databaseList.head; db !== null; db = nextOf(db)) {
     put(
       db.name,
-      db.host,
-      db.port,
-      db.dbname,
+      db.config.host,
+      db.config.port,
+      db.config.dbname,
       db.forcedUser?.name ?? null,
-      setOr(db.poolSize, cf.defaultPoolSize),
-      setOr(db.minPoolSize, cf.minPoolSize),
-      setOr(db.resPoolSize, cf.reservePoolSize),
-      Math.floor((db.serverLifetime > 0 ? db.serverLifetime : cf.serverLifetime) / USEC),
-      poolModeName(db.poolMode),
+      setOr(db.config.poolSize, cf.defaultPoolSize),
+      setOr(db.config.minPoolSize, cf.minPoolSize),
+      setOr(db.config.resPoolSize, cf.reservePoolSize),
+      Math.floor((db.config.serverLifetime > 0 ? db.config.serverLifetime : cf.serverLifetime) / USEC),
+      poolModeName(db.config.poolMode),
       loadBalanceName(db),
       databaseMaxConnections(db),
       db.connectionCount,
@@ -103,7 +103,7 @@ export function databaseRows(put: PutRow): void {
 
 export function peerRows(put: PutRow): void {
   for (let peer = peerList.head; peer !== null; peer = nextOf(peer)) {
-    put(peer.peerId, peer.host, peer.port, setOr(peer.poolSize, cf.defaultPoolSize));
+    put(peer.peerId, peer.config.host, peer.config.port, setOr(peer.config.poolSize, cf.defaultPoolSize));
   }
 }
 
@@ -117,9 +117,9 @@ export function userRows(put: PutRow): void {
   for (let user = userList.head; user !== null; user = nextOf(user)) {
     put(
       user.name,
-      paddedOrEmpty(user.poolSize),
-      paddedOrEmpty(user.resPoolSize),
-      poolModeName(user.poolMode),
+      paddedOrEmpty(user.config.poolSize),
+      paddedOrEmpty(user.config.resPoolSize),
+      poolModeName(user.config.poolMode),
       userMaxConnections(user),
       user.connectionCount,
       userMaxClientConnections(user),

@@ -229,7 +229,7 @@ function useServerSocket(fd: number, row: FdRow): boolean {
   if (user.globalUser !== null) user.globalUser.provisional = false;
   server.login = null;
   server.loginUser = user;
-  server.host = db.host;
+  server.host = db.config.host;
   db.connectionCount++;
   if (user.globalUser !== null) user.globalUser.connectionCount++;
   server.cancelKey = row.cancelKey;

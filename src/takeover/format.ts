@@ -242,7 +242,7 @@ const HOST_PLACE = 1;
  * changed, and servers opened under the old config are closed as after RELOAD.
  */
 export function connectText(db: PgDatabase): string {
-  const { dbname, host, port, connectQuery, authDbname, authQuery, startupParams } = db;
+  const { dbname, host, port, connectQuery, authDbname, authQuery, startupParams } = db.config;
   return JSON.stringify([
     dbname,
     host,
@@ -264,7 +264,7 @@ export function connectChange(before: string, db: PgDatabase): 'nothing' | 'host
   const old: unknown[] = JSON.parse(before);
   const now: unknown[] = JSON.parse(connectText(db));
   const oldHosts = hostsOf(old[HOST_PLACE] as string | null);
-  const hosts = hostsOf(db.host);
+  const hosts = hostsOf(db.config.host);
   old[HOST_PLACE] = now[HOST_PLACE] = null;
   const same = JSON.stringify(old) === JSON.stringify(now);
   return same && oldHosts.some((host) => hosts.includes(host)) ? 'hosts' : 'all';

@@ -196,7 +196,7 @@ export class SnapshotReader {
   isOutdated(server: ServerSocket): boolean {
     const { db } = server.pool;
     if (this.changed.has(db.name)) return true;
-    return this.hostsChanged.has(db.name) && !hostsOf(db.host).includes(server.host);
+    return this.hostsChanged.has(db.name) && !hostsOf(db.config.host).includes(server.host);
   }
 
   private statsOf(values: readonly number[], into: PgStats): void {

@@ -8,6 +8,7 @@ import { parseQuery, QueryKind } from '../../src/admin/parse';
 import { databaseRows, peerRows, poolRows, userRows } from '../../src/admin/show-pools';
 import { statsAveragesRows, statsRows, statsTotalsRows, totalsRows } from '../../src/admin/show-stats';
 import { VERSION_STRING } from '../../src/core/base/version';
+import { DATABASE_DEFAULTS, USER_DEFAULTS } from '../../src/core/config/records';
 import { LoadBalanceHosts, PoolMode } from '../../src/core/config/settings';
 import { addDatabase, addPeer } from '../../src/core/pool/database';
 import { getPool } from '../../src/core/pool/pool';
@@ -231,18 +232,21 @@ function rowsOf(
 
 describe('rows', () => {
   const app = addDatabase('app');
-  app.host = '/tmp,localhost';
-  app.loadBalanceHosts = LoadBalanceHosts.ROUND_ROBIN;
-  app.dbname = 'real';
-  app.poolSize = 7;
-  app.serverLifetime = 90_000_000;
+  app.config = {
+    ...DATABASE_DEFAULTS,
+    host: '/tmp,localhost',
+    loadBalanceHosts: LoadBalanceHosts.ROUND_ROBIN,
+    dbname: 'real',
+    poolSize: 7,
+    serverLifetime: 90_000_000,
+  };
   const zoo = addDatabase('zoo');
-  zoo.poolMode = PoolMode.TX;
+  zoo.config = { ...DATABASE_DEFAULTS, poolMode: PoolMode.TX };
   zoo.paused = true;
   const alice = findOrAddGlobalUser('alice', 'secret');
-  alice.poolSize = 3;
+  alice.config = { ...USER_DEFAULTS, poolSize: 3 };
   const bob = findOrAddGlobalUser('bob', '');
-  bob.poolMode = PoolMode.STMT;
+  bob.config = { ...USER_DEFAULTS, poolMode: PoolMode.STMT };
   const pools = [getPool(app, alice.credentials), getPool(app, bob.credentials), getPool(zoo, alice.credentials)];
   for (const pool of pools) {
     pool.stats[Stat.XACT_COUNT] = 10;
@@ -277,8 +281,8 @@ describe('rows', () => {
   });
 
   test('PEERS are ordered by id', () => {
-    addPeer(2).host = 'two';
-    addPeer(1).host = 'one';
+    addPeer(2).config = { ...DATABASE_DEFAULTS, host: 'two' };
+    addPeer(1).config = { ...DATABASE_DEFAULTS, host: 'one' };
     assert.deepEqual(rowsOf('peers', peerRows), [
       [1, 'one', 5432, 20],
       [2, 'two', 5432, 20],

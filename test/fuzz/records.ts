@@ -6,6 +6,7 @@
 import assert from 'node:assert/strict';
 import { native } from '../../src/core/base/native';
 import { asciiLower } from '../../src/core/base/strutil';
+import { DATABASE_DEFAULTS } from '../../src/core/config/records';
 import { cf } from '../../src/core/config/settings';
 import { launchNewConnection } from '../../src/core/link/launch';
 import { RequestQueue, ResponseAction } from '../../src/core/pool/requests';
@@ -434,7 +435,7 @@ const hosts: Target = {
     };
     const db = world.pool.db;
     try {
-      db.host = list;
+      db.config = { ...DATABASE_DEFAULTS, host: list };
       world.pool.rrcounter = random.below(0x1_0000);
       for (let left = 5; left > 0; left--) {
         world.pool.lastConnectFailed = world.pool.lastLoginFailed = false;
@@ -445,7 +446,7 @@ const hosts: Target = {
         const [family, host = ''] = [target.charAt(0), target.slice(2)];
         // only who names a folder gets a Unix socket
         if (family === '1')
-          assert.ok(names.some((name) => /^[/@]/.test(name) && host === `${name}/.s.PGSQL.${db.port}`));
+          assert.ok(names.some((name) => /^[/@]/.test(name) && host === `${name}/.s.PGSQL.${db.config.port}`));
         else
           assert.ok(
             names.some((name) => asciiLower(name) === asciiLower(host)) || (names.length === 0 && host === ''),
@@ -455,7 +456,7 @@ const hosts: Target = {
     } finally {
       native.connect = connect;
       native.resolve = resolve;
-      db.host = null;
+      db.config = DATABASE_DEFAULTS;
       world.end();
     }
   },

@@ -116,7 +116,7 @@ export class Timeouts {
     const login = this.overdue(loginClientList, (sk) => sk.connectTime, cf.clientLoginTimeout, now);
     if (login !== null) return `${nameOf(login)} has not logged in for longer than client_login_timeout`;
     for (let pool = heads.pool.poolList.head; pool !== null; pool = pool.next as PgPool | null) {
-      if (pool.db.admin || pool.db.minPoolSize > 0 || cf.minPoolSize > 0) continue;
+      if (pool.db.admin || pool.db.config.minPoolSize > 0 || cf.minPoolSize > 0) continue;
       const idle = this.overdue(pool.idleServerList, (sk) => sk.requestTime, cf.serverIdleTimeout, now);
       if (idle !== null) return `${nameOf(idle)} has been idle for longer than server_idle_timeout`;
     }

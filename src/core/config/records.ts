@@ -83,6 +83,49 @@ export interface PeerConfig {
   poolSize: number;
 }
 
+/** A database without a line of its own: the console, a mock database, one that is not configured yet. */
+export const DATABASE_DEFAULTS: Readonly<DatabaseConfig> = Object.freeze({
+  name: '',
+  host: null,
+  port: 5432,
+  dbname: '',
+  poolSize: -1,
+  minPoolSize: -1,
+  resPoolSize: -1,
+  poolMode: PoolMode.INHERIT,
+  maxDbConnections: -1,
+  maxDbClientConnections: -1,
+  serverLifetime: 0,
+  maxProtocol32: true,
+  connectQuery: null,
+  authUser: null,
+  authQuery: null,
+  authDbname: null,
+  user: null,
+  password: null,
+  loadBalanceHosts: LoadBalanceHosts.ROUND_ROBIN,
+  queryWaitTimeout: 0,
+  queryWaitTimeoutSet: false,
+  startupParams: [],
+  connstr: '',
+});
+
+/** A user without a line in [users]. */
+export const USER_DEFAULTS: Readonly<UserConfig> = Object.freeze({
+  name: '',
+  poolMode: PoolMode.INHERIT,
+  poolSize: -1,
+  resPoolSize: -1,
+  maxUserConnections: -1,
+  maxUserClientConnections: -1,
+  transactionTimeout: 0,
+  idleTransactionTimeout: 0,
+  queryTimeout: 0,
+  queryWaitTimeout: 0,
+  queryWaitTimeoutSet: false,
+  clientIdleTimeout: 0,
+});
+
 const PEER_ID_MAX = 0xffff;
 const PORT_MAX = 65535;
 
@@ -213,27 +256,9 @@ export function parseDatabase(name: string, connstr: string): DatabaseConfig | n
     return null;
   }
   const draft: DatabaseDraft = {
+    ...DATABASE_DEFAULTS,
     name,
-    host: null,
-    port: 5432,
     dbname: name,
-    poolSize: -1,
-    minPoolSize: -1,
-    resPoolSize: -1,
-    poolMode: PoolMode.INHERIT,
-    maxDbConnections: -1,
-    maxDbClientConnections: -1,
-    serverLifetime: 0,
-    maxProtocol32: true,
-    connectQuery: null,
-    authUser: null,
-    authQuery: null,
-    authDbname: null,
-    user: null,
-    password: null,
-    loadBalanceHosts: LoadBalanceHosts.ROUND_ROBIN,
-    queryWaitTimeout: 0,
-    queryWaitTimeoutSet: false,
     startupParams: [],
     connstr,
     clientEncoding: null,
@@ -278,20 +303,7 @@ const userParams: ReadonlyMap<string, ApplyParam<UserConfig>> = new Map<string, 
 
 /** A line of [users]. @returns the record, or null after logging why not */
 export function parseUser(name: string, connstr: string): UserConfig | null {
-  const user: UserConfig = {
-    name,
-    poolMode: PoolMode.INHERIT,
-    poolSize: -1,
-    resPoolSize: -1,
-    maxUserConnections: -1,
-    maxUserClientConnections: -1,
-    transactionTimeout: 0,
-    idleTransactionTimeout: 0,
-    queryTimeout: 0,
-    queryWaitTimeout: 0,
-    queryWaitTimeoutSet: false,
-    clientIdleTimeout: 0,
-  };
+  const user: UserConfig = { ...USER_DEFAULTS, name };
   const unknownKey = 'unrecognized user parameter';
   if (!applyConnstr(user, connstr, userParams, 'syntax error in user settings', unknownKey)) return null;
   if (name.length >= MAX_USERNAME) {

@@ -1,11 +1,11 @@
 // Puts the records of a configuration into effect: databases, users, peers; what is gone from it is closed.
 
 import { nextOf } from '../base/list';
-import { type ParsedConfig, type PeerConfig, parseDatabase, type UserConfig } from '../config/loader';
-import { PoolMode } from '../config/settings';
+import { type ParsedConfig, type PeerConfig, parseDatabase } from '../config/loader';
+import { DATABASE_DEFAULTS, USER_DEFAULTS } from '../config/records';
 import { tagDatabaseDirty } from '../link/dirty';
 import { applyDatabase, getAutodb, setAutodb } from '../link/registry';
-import type { PgDatabase, PgGlobalUser } from '../pool/bouncer';
+import type { PgDatabase } from '../pool/bouncer';
 import { addPeer, autodatabaseIdleList, databaseList, peerList } from '../pool/database';
 import { findOrAddGlobalUser, userList } from '../pool/user';
 
@@ -42,41 +42,10 @@ function reloadAutodatabases(onlyHosts: boolean): void {
 
 /* ---- users and peers ---- */
 
-function resetUser(user: PgGlobalUser): void {
-  user.poolMode = PoolMode.INHERIT;
-  user.poolSize = -1;
-  user.resPoolSize = -1;
-  user.maxUserConnections = 0;
-  user.maxUserClientConnections = 0;
-  user.transactionTimeout = 0;
-  user.idleTransactionTimeout = 0;
-  user.queryTimeout = 0;
-  user.queryWaitTimeout = 0;
-  user.queryWaitTimeoutSet = false;
-  user.clientIdleTimeout = 0;
-}
-
-function applyUser(config: UserConfig): void {
-  const user = findOrAddGlobalUser(config.name, '');
-  user.poolMode = config.poolMode;
-  user.poolSize = config.poolSize;
-  user.resPoolSize = config.resPoolSize;
-  user.maxUserConnections = config.maxUserConnections;
-  user.maxUserClientConnections = config.maxUserClientConnections;
-  user.transactionTimeout = config.transactionTimeout;
-  user.idleTransactionTimeout = config.idleTransactionTimeout;
-  user.queryTimeout = config.queryTimeout;
-  user.queryWaitTimeout = config.queryWaitTimeout;
-  user.queryWaitTimeoutSet = config.queryWaitTimeoutSet;
-  user.clientIdleTimeout = config.clientIdleTimeout;
-}
-
-function applyPeer(config: PeerConfig): void {
-  const peer = addPeer(config.id);
+function applyPeer({ id, host, port, poolSize }: PeerConfig): void {
+  const peer = addPeer(id);
   peer.dead = false;
-  peer.host = config.host;
-  peer.port = config.port;
-  peer.poolSize = config.poolSize;
+  peer.config = { ...DATABASE_DEFAULTS, host, port, poolSize };
 }
 
 /**
@@ -93,8 +62,9 @@ export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => voi
 
   for (const config of parsed.databases) applyDatabase(config).provisional = false;
   const named = new Set(parsed.users.map((config) => config.name));
-  for (let user = userList.head; user !== null; user = nextOf(user)) if (!named.has(user.name)) resetUser(user);
-  for (const config of parsed.users) applyUser(config);
+  for (let user = userList.head; user !== null; user = nextOf(user))
+    if (!named.has(user.name)) user.config = USER_DEFAULTS;
+  for (const config of parsed.users) findOrAddGlobalUser(config.name, '').config = config;
   for (const config of parsed.peers) applyPeer(config);
   if (autodbChanged) reloadAutodatabases(onlyHosts);
 

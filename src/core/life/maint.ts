@@ -17,6 +17,7 @@ import { fatal, logDebug, logInfo } from '../base/log';
 import { native } from '../base/native';
 import { getCachedTime, USEC } from '../base/time';
 import { newTimer, timerStart } from '../base/timer';
+import { USER_DEFAULTS } from '../config/records';
 import { cf } from '../config/settings';
 import { killDatabase, killPool, killUnproven } from '../link/kill';
 import { launchNewConnection } from '../link/launch';
@@ -30,7 +31,6 @@ import { databaseMinPoolSize, poolPoolSize, poolResPoolSize, poolServerLifetime 
 import {
   type ClientSocket,
   LoginPhase,
-  type PgGlobalUser,
   type PgPool,
   Replication,
   type ServerSocket,
@@ -59,20 +59,21 @@ const MAINT_PERIOD = Math.floor(USEC / 3);
 
 function clientIdleMaint(pool: PgPool, now: number): void {
   // all clients of such a pool have the same user: thousands of idle ones cost nothing where no limit is set
-  const userLimit = pool.user?.globalUser?.clientIdleTimeout ?? 0;
+  const userLimit = pool.user?.globalUser?.config.clientIdleTimeout ?? 0;
   if (cf.clientIdleTimeout <= 0 && pool.db.forcedUser === null && userLimit <= 0) return;
   eachSocket(pool.activeClientList, (client) => {
     if (client.link !== null) return;
-    const own = client.loginUser?.globalUser?.clientIdleTimeout ?? 0;
+    const own = client.loginUser?.globalUser?.config.clientIdleTimeout ?? 0;
     const limit = own > 0 ? own : cf.clientIdleTimeout;
     if (limit > 0 && now - client.requestTime > limit) disconnectClient(client, true, 'client_idle_timeout');
   });
 }
 
 function effectiveQueryWaitTimeout(client: ClientSocket): number {
-  const user = client.loginUser?.globalUser ?? null;
+  const user = client.loginUser?.globalUser?.config;
   if (user?.queryWaitTimeoutSet) return user.queryWaitTimeout;
-  if (client.db?.queryWaitTimeoutSet) return client.db.queryWaitTimeout;
+  const db = client.db?.config;
+  if (db?.queryWaitTimeoutSet) return db.queryWaitTimeout;
   return cf.queryWaitTimeout;
 }
 
@@ -169,11 +170,10 @@ function activeServerMaint(pool: PgPool, now: number): void {
     }
     const client = server.link;
     if (server.ready || client === null) return;
-    const user: PgGlobalUser | null = server.loginUser?.globalUser ?? null;
-    const queryTimeout = user !== null && user.queryTimeout > 0 ? user.queryTimeout : cf.queryTimeout;
-    const idleLimit =
-      user !== null && user.idleTransactionTimeout > 0 ? user.idleTransactionTimeout : cf.idleTransactionTimeout;
-    const xactLimit = user !== null && user.transactionTimeout > 0 ? user.transactionTimeout : cf.transactionTimeout;
+    const user = server.loginUser?.globalUser?.config ?? USER_DEFAULTS;
+    const queryTimeout = user.queryTimeout > 0 ? user.queryTimeout : cf.queryTimeout;
+    const idleLimit = user.idleTransactionTimeout > 0 ? user.idleTransactionTimeout : cf.idleTransactionTimeout;
+    const xactLimit = user.transactionTimeout > 0 ? user.transactionTimeout : cf.transactionTimeout;
     if (queryTimeout > 0 && client.queryStart !== 0 && now - client.queryStart > queryTimeout) {
       disconnectServer(server, true, 'query timeout');
     } else if (

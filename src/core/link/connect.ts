@@ -24,11 +24,11 @@ export function connectToHost(server: ServerSocket, host: string | null): void {
       disconnectServer(server, false, 'cannot connect');
       return;
     }
-    connectServer(server, { family: Family.UNIX, host: `${dir}/.s.PGSQL.${db.port}`, port: 0 });
+    connectServer(server, { family: Family.UNIX, host: `${dir}/.s.PGSQL.${db.config.port}`, port: 0 });
   } else if (IPV6.test(host)) {
-    connectServer(server, { family: Family.INET6, host, port: db.port });
+    connectServer(server, { family: Family.INET6, host, port: db.config.port });
   } else if (IPV4.test(host)) {
-    connectServer(server, { family: Family.INET, host, port: db.port });
+    connectServer(server, { family: Family.INET, host, port: db.config.port });
   } else {
     slogNoise(server, `dns socket: ${host}`);
     // the answer may come at once, so the token is stored first
@@ -44,12 +44,12 @@ function onServerResolved(server: ServerSocket, addr: SockAddr | null): void {
     disconnectServer(server, true, 'server DNS lookup failed', LoginOutcome.HOST_FAILED);
     return;
   }
-  connectServer(server, { family: addr.family, host: addr.host, port: server.pool.db.port });
+  connectServer(server, { family: addr.family, host: addr.host, port: server.pool.db.config.port });
 }
 
 function connectServer(server: ServerSocket, addr: SockAddr): void {
   const isUnix = addr.family === Family.UNIX;
-  server.remoteAddr = isUnix ? unixAddr(server.pool.db.port, 0, 0) : inetAddr(addr);
+  server.remoteAddr = isUnix ? unixAddr(server.pool.db.config.port, 0, 0) : inetAddr(addr);
   slogDebug(server, 'launching new connection to server');
   // options first: the receive window is agreed on while connecting
   const fd = native.socket(addr.family);

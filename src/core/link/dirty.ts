@@ -35,7 +35,7 @@ export function tagDatabaseDirty(db: PgDatabase): void {
 export function tagHostsGone(db: PgDatabase, host: string | null): void {
   const hosts = hostsOf(host);
   // nothing stays, and what was learnt of the old servers says nothing about the new
-  if (!hostsOf(db.host).some((name) => hosts.includes(name))) {
+  if (!hostsOf(db.config.host).some((name) => hosts.includes(name))) {
     tagDatabaseDirty(db);
     return;
   }
@@ -55,7 +55,7 @@ export function tagHostAddrDirty(host: string, addr: string): void {
   for (let db = databaseList.head; db !== null; db = nextOf(db)) {
     for (const pool of db.pools) {
       forEachServer(pool, (server) => {
-        // whether the name is the whole of db.host or one of a list, where the original overlooks it
+        // whether the name is the whole of db.config.host or one of a list, where the original overlooks it
         if (server.host === host && server.remoteAddr.host === addr) server.closeNeeded = true;
       });
     }

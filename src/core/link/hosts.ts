@@ -32,11 +32,11 @@ export function endAttempt(pool: PgPool): void {
 
 /** The host that the next connection goes to. */
 export function pickHost(pool: PgPool): string | null {
-  const hosts = hostsOf(pool.db.host);
+  const hosts = hostsOf(pool.db.config.host);
   if (hosts.length === 1) return hosts[0] as string | null;
   const sameHost = pool.addressesTried > 0;
   let at = pool.rrcounter;
-  if (pool.db.loadBalanceHosts === LoadBalanceHosts.ROUND_ROBIN) {
+  if (pool.db.config.loadBalanceHosts === LoadBalanceHosts.ROUND_ROBIN) {
     // the counter names the host after the one that was picked last
     if (sameHost) at = (at - 1) & 0xffff;
     else pool.rrcounter = (at + 1) & 0xffff;
@@ -56,7 +56,7 @@ export function nextPlace(pool: PgPool, failed: string | null): boolean {
     return true;
   }
   pool.addressesTried = 0;
-  if (pool.hostsTried + 1 < hostsOf(pool.db.host).length) {
+  if (pool.hostsTried + 1 < hostsOf(pool.db.config.host).length) {
     pool.hostsTried++;
     return true;
   }

@@ -2,6 +2,7 @@
 
 import { slogInfo } from '../base/log';
 import { type DatabaseConfig, parseDatabase } from '../config/loader';
+import { DATABASE_DEFAULTS } from '../config/records';
 import type { ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
 import { addDatabase, findDatabase, forceUserCredentials } from '../pool/database';
 import { findOrAddGlobalUser } from '../pool/user';
@@ -22,13 +23,13 @@ export function setAutodb(config: DatabaseConfig | null): void {
 /** Whether servers that were opened so far are of no use any more, wherever they are. */
 function connectStringChanged(db: PgDatabase, config: DatabaseConfig): boolean {
   return (
-    db.dbname !== config.dbname ||
-    db.port !== config.port ||
+    db.config.dbname !== config.dbname ||
+    db.config.port !== config.port ||
     (db.forcedUser?.name ?? null) !== config.user ||
-    db.connectQuery !== config.connectQuery ||
-    db.authDbname !== config.authDbname ||
-    db.authQuery !== config.authQuery ||
-    db.loadBalanceHosts !== config.loadBalanceHosts
+    db.config.connectQuery !== config.connectQuery ||
+    db.config.authDbname !== config.authDbname ||
+    db.config.authQuery !== config.authQuery ||
+    db.config.loadBalanceHosts !== config.loadBalanceHosts
   );
 }
 
@@ -36,29 +37,11 @@ export function applyDatabase(config: DatabaseConfig): PgDatabase {
   const db = addDatabase(config.name);
   db.dead = false;
   db.auto = false;
-  // a database that was just made has no name on the server yet
-  if (db.dbname !== '') {
+  if (db.config !== DATABASE_DEFAULTS) {
     if (connectStringChanged(db, config)) tagDatabaseDirty(db);
-    else if (db.host !== config.host) tagHostsGone(db, config.host);
+    else if (db.config.host !== config.host) tagHostsGone(db, config.host);
   }
-  db.host = config.host;
-  db.port = config.port;
-  db.dbname = config.dbname;
-  db.poolSize = config.poolSize;
-  db.minPoolSize = config.minPoolSize;
-  db.resPoolSize = config.resPoolSize;
-  db.poolMode = config.poolMode;
-  db.maxDbConnections = config.maxDbConnections;
-  db.maxDbClientConnections = config.maxDbClientConnections;
-  db.serverLifetime = config.serverLifetime;
-  db.maxProtocol32 = config.maxProtocol32;
-  db.connectQuery = config.connectQuery;
-  db.loadBalanceHosts = config.loadBalanceHosts;
-  db.queryWaitTimeout = config.queryWaitTimeout;
-  db.queryWaitTimeoutSet = config.queryWaitTimeoutSet;
-  db.startupParams = config.startupParams;
-  db.authDbname = config.authDbname;
-  db.authQuery = config.authQuery;
+  db.config = config;
   db.authUser = config.authUser === null ? null : authUserCredentials(config.authUser);
   if (config.user === null) db.forcedUser = null;
   else forceUserCredentials(db, config.user, config.password ?? '');

@@ -32,7 +32,7 @@ const IMPOSSIBLE_PASSWORD = randomBytes(32).toString('hex');
 /** The database to run auth_query on, or null when the client was disconnected. */
 function prepareAuthDatabase(client: ClientSocket): PgDatabase | null {
   const clientDb = client.db as PgDatabase;
-  const name = clientDb.authDbname ?? cf.authDbname;
+  const name = clientDb.config.authDbname ?? cf.authDbname;
   const db = name === null ? clientDb : findOrRegisterDatabase(client, name);
   if (db === null) {
     slogError(client, `authentication database "${name}" is not configured.`);
@@ -44,7 +44,7 @@ function prepareAuthDatabase(client: ClientSocket): PgDatabase | null {
     return null;
   }
   if (db.admin) {
-    slogError(client, `cannot use the reserved "${db.dbname}" database as an auth_dbname`);
+    slogError(client, `cannot use the reserved "${db.config.dbname}" database as an auth_dbname`);
     disconnectClient(client, true, 'bouncer config error');
     return null;
   }
@@ -59,7 +59,7 @@ export function startAuthQuery(client: ClientSocket, username: string): Verdict 
   client.pool = getPool(db, clientDb.authUser as PgCredentials);
   loginOf(client).phase = LoginPhase.AUTH_QUERY_SERVER;
   if (!findServer(client)) return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
-  const query = clientDb.authQuery ?? cf.authQuery;
+  const query = clientDb.config.authQuery ?? cf.authQuery;
   if (wantNoise()) slogNoise(client, `doing auth_conn query: ${query}`);
   loginOf(client).phase = LoginPhase.AUTH_QUERY_RESULT;
   sbufPause(client);

@@ -181,7 +181,7 @@ function sendStartupMessage(server: ServerSocket): boolean {
   if (!pool.welcomeMsgReady) forgetWelcomeParts(pool);
   const buf = pktbufTemp();
   startStartup(buf, chooseProtocol(server));
-  for (const [name, value] of pool.db.startupParams) putStartupParam(buf, name, value);
+  for (const [name, value] of pool.db.config.startupParams) putStartupParam(buf, name, value);
 
   const client = pool.waitingClientList.head;
   const replicating = client !== null && client.replication !== Replication.NONE && !sendingAuthQuery(client);
@@ -367,11 +367,11 @@ function loginReady(server: ServerSocket): Verdict {
   const login = serverLoginOf(server);
   // after connect_query the transaction status does not matter: the reset query or the first BEGIN will tell
   const asked = login.phase === ServerLoginPhase.CONNECT_QUERY;
-  if (!asked && pool.db.connectQuery !== null && pool.db.connectQuery !== '') {
+  if (!asked && pool.db.config.connectQuery !== null && pool.db.config.connectQuery !== '') {
     login.phase = ServerLoginPhase.CONNECT_QUERY;
     slogDebug(server, 'server connect ok, send exec_on_connect');
     const buf = pktbufTemp();
-    writeQuery(buf, pool.db.connectQuery);
+    writeQuery(buf, pool.db.config.connectQuery);
     if (sendPacket(server, buf)) return Verdict.CONSUMED;
     disconnectServer(server, false, 'exec_on_connect query failed');
     return Verdict.DISCONNECTED;

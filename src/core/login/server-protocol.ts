@@ -21,7 +21,7 @@ const REFUSALS: readonly (string | null)[] = ['0A000', '08P01'];
 export function chooseProtocol(server: ServerSocket): Pkt {
   const { db } = server.pool;
   // the console of an older process, which a new one takes over from, need not know 3.2
-  if (!db.maxProtocol32 || db.admin || db.serverProtocol === ServerProtocol.ONLY_30) return Pkt.STARTUP_V3;
+  if (!db.config.maxProtocol32 || db.admin || db.serverProtocol === ServerProtocol.ONLY_30) return Pkt.STARTUP_V3;
   if (db.serverProtocol === ServerProtocol.TRY_30) {
     db.serverProtocol = ServerProtocol.ASK_32;
     serverLoginOf(server).protocolTry = ProtocolTry.TRYING_30;

@@ -7,9 +7,9 @@ import { type AnySocket, type PgDatabase, type PgGlobalUser, type PgPool, Replic
 
 /** Pool mode of a pool's ordinary connections; replication connections differ, see connectionPoolMode. */
 export function poolPoolMode(pool: PgPool): PoolMode {
-  const ofUser = pool.user?.globalUser?.poolMode ?? PoolMode.INHERIT;
+  const ofUser = pool.user?.globalUser?.config.poolMode ?? PoolMode.INHERIT;
   if (ofUser !== PoolMode.INHERIT) return ofUser;
-  if (pool.db.poolMode !== PoolMode.INHERIT) return pool.db.poolMode;
+  if (pool.db.config.poolMode !== PoolMode.INHERIT) return pool.db.config.poolMode;
   return cf.poolMode;
 }
 
@@ -20,38 +20,38 @@ export function connectionPoolMode(sk: AnySocket): PoolMode {
 }
 
 export function poolPoolSize(pool: PgPool): number {
-  const ofUser = pool.user?.globalUser?.poolSize ?? -1;
+  const ofUser = pool.user?.globalUser?.config.poolSize ?? -1;
   if (ofUser >= 0) return ofUser;
-  return pool.db.poolSize >= 0 ? pool.db.poolSize : cf.defaultPoolSize;
+  return pool.db.config.poolSize >= 0 ? pool.db.config.poolSize : cf.defaultPoolSize;
 }
 
 export function poolResPoolSize(pool: PgPool): number {
-  const ofUser = pool.user?.globalUser?.resPoolSize ?? -1;
+  const ofUser = pool.user?.globalUser?.config.resPoolSize ?? -1;
   if (ofUser >= 0) return ofUser;
-  return pool.db.resPoolSize >= 0 ? pool.db.resPoolSize : cf.reservePoolSize;
+  return pool.db.config.resPoolSize >= 0 ? pool.db.config.resPoolSize : cf.reservePoolSize;
 }
 
 export function databaseMinPoolSize(db: PgDatabase): number {
-  return db.minPoolSize < 0 ? cf.minPoolSize : db.minPoolSize;
+  return db.config.minPoolSize < 0 ? cf.minPoolSize : db.config.minPoolSize;
 }
 
 /** usec */
 export function poolServerLifetime(pool: PgPool): number {
-  return pool.db.serverLifetime === 0 ? cf.serverLifetime : pool.db.serverLifetime;
+  return pool.db.config.serverLifetime === 0 ? cf.serverLifetime : pool.db.config.serverLifetime;
 }
 
 export function databaseMaxConnections(db: PgDatabase): number {
-  return db.maxDbConnections <= 0 ? cf.maxDbConnections : db.maxDbConnections;
+  return db.config.maxDbConnections <= 0 ? cf.maxDbConnections : db.config.maxDbConnections;
 }
 
 export function databaseMaxClientConnections(db: PgDatabase): number {
-  return db.maxDbClientConnections <= 0 ? cf.maxDbClientConnections : db.maxDbClientConnections;
+  return db.config.maxDbClientConnections <= 0 ? cf.maxDbClientConnections : db.config.maxDbClientConnections;
 }
 
 export function userMaxConnections(user: PgGlobalUser): number {
-  return user.maxUserConnections <= 0 ? cf.maxUserConnections : user.maxUserConnections;
+  return user.config.maxUserConnections <= 0 ? cf.maxUserConnections : user.config.maxUserConnections;
 }
 
 export function userMaxClientConnections(user: PgGlobalUser): number {
-  return user.maxUserClientConnections <= 0 ? cf.maxUserClientConnections : user.maxUserClientConnections;
+  return user.config.maxUserClientConnections <= 0 ? cf.maxUserClientConnections : user.config.maxUserClientConnections;
 }

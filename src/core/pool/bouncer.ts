@@ -5,7 +5,7 @@ import type { ScramState } from '../auth/scram';
 import { type ListNode, StatList } from '../base/list';
 import { Family, type SockAddr } from '../base/native';
 import { getCachedTime } from '../base/time';
-import { LoadBalanceHosts, PoolMode } from '../config/settings';
+import { DATABASE_DEFAULTS, type DatabaseConfig, USER_DEFAULTS, type UserConfig } from '../config/records';
 import { BACKENDKEY_LEN } from '../wire/packets';
 import type { Batch } from './batch';
 import type { ConsoleSession } from './console-session';
@@ -48,18 +48,7 @@ export class PgGlobalUser implements ListNode {
   credentials: PgCredentials;
   /** pools whose user this is */
   pools: PgPool[] = [];
-  poolMode: PoolMode = PoolMode.INHERIT;
-  poolSize = -1;
-  resPoolSize = -1;
-  /* usec; 0 = not set */
-  transactionTimeout = 0;
-  idleTransactionTimeout = 0;
-  queryTimeout = 0;
-  queryWaitTimeout = 0;
-  queryWaitTimeoutSet = false;
-  clientIdleTimeout = 0;
-  maxUserConnections = 0;
-  maxUserClientConnections = 0;
+  config: Readonly<UserConfig> = USER_DEFAULTS;
   /** server connections in use now */
   connectionCount = 0;
   clientConnectionCount = 0;
@@ -169,32 +158,11 @@ export class PgDatabase implements ListNode {
   /** the pool of a peer */
   peerPool: PgPool | null = null;
 
-  /* --- configuration; -1, 0 or null = take the general setting --- */
-  host: string | null = null;
-  port = 5432;
-  poolSize = -1;
-  minPoolSize = -1;
-  resPoolSize = -1;
-  /** usec */
-  queryWaitTimeout = 0;
-  queryWaitTimeoutSet = false;
-  poolMode: PoolMode = PoolMode.INHERIT;
-  maxDbClientConnections = -1;
-  maxDbConnections = -1;
-  /** usec */
-  serverLifetime = 0;
-  connectQuery: string | null = null;
-  loadBalanceHosts: LoadBalanceHosts = LoadBalanceHosts.ROUND_ROBIN;
-  /** name and value pairs of the startup packet, without user */
-  startupParams: [string, string][] = [];
-  /** name on the server */
-  dbname = '';
-  authDbname: string | null = null;
+  /** its line of the config; of a peer only host, port and poolSize count */
+  config: Readonly<DatabaseConfig> = DATABASE_DEFAULTS;
+  /** config.user and config.authUser as credentials */
   forcedUser: PgCredentials | null = null;
   authUser: PgCredentials | null = null;
-  authQuery: string | null = null;
-  /** max_protocol_version is 3.2, not 3.0 */
-  maxProtocol32 = true;
 
   /* --- run time --- */
   /** which version the next server is asked for */
