@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 
 const PAGES = ['README.md', 'docs', 'CHANGELOG.md', 'CONTRIBUTING.md'];
 /** Folders whose comments are checked too: src, native, test, bench, compare and scripts, once their comments are edited. */
-const COMMENT_FOLDERS = ['src/takeover'];
+const COMMENT_FOLDERS = ['src/takeover', 'src/core/base', 'src/core/wire', 'src/core/config', 'src/core/auth'];
 const SOURCE_NAMES = /\.(ts|mjs|cjs|js|cc|h|cpp)$/;
 
 const SENTENCE_WORDS_MAX = 35;

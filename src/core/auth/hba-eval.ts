@@ -1,15 +1,15 @@
 /*
- * Which HBA rule a client falls under: the first that fits its connection, database and user. Called at login.
+ * Finds the HBA rule of a client: the first rule that matches its connection, database and user. Called at login.
  */
 
 import { parseInet } from '../base/inet';
 import { type HbaNames, type HbaRule, HbaType } from '../config/hba';
 
-/** What of a client the rules look at. */
+/** The properties of a client that rules are matched against. */
 export interface HbaClient {
   /** over a Unix socket */
   isUnix: boolean;
-  /** numeric address when it is not */
+  /** numeric address if not */
   host: string;
   isTls: boolean;
   /** replication=yes: such a connection has no database */
@@ -18,14 +18,14 @@ export interface HbaClient {
   user: string;
 }
 
-/** @param pair the user's name for a database, the database's for a user */
+/** @param pair the user's name when matching a database, the database's name when matching a user */
 function nameMatches(list: HbaNames, name: string, pair: string): boolean {
   if (list.all) return true;
   if (list.sameuser && name === pair) return true;
   return list.names.has(name);
 }
 
-/** @param address 4 or 16 bytes; an IPv4 rule never fits an IPv6 client, nor the other way round */
+/** @param address 4 or 16 bytes; an IPv4 rule never matches an IPv6 client, nor vice versa */
 function addressMatches(rule: HbaRule, address: Uint8Array | null): boolean {
   if (rule.anyAddress) return true;
   if (address === null || address.length !== rule.address.length) return false;
@@ -43,14 +43,14 @@ function connectionMatches(rule: HbaRule, client: HbaClient, address: Uint8Array
   return addressMatches(rule, address);
 }
 
-/** The rule of this client, or null: then it has no business here. The original's hba_eval(). */
+/** The rule for this client, or null: the client must be rejected. PgBouncer's hba_eval(). */
 export function hbaEval(rules: readonly HbaRule[] | null, client: HbaClient): HbaRule | null {
   if (rules === null) return null;
-  // a zone is how the client came, not who it is
+  // the zone names the local interface, and is not part of the client's address
   const address = client.isUnix ? null : parseInet(client.host.replace(/%.*$/, ''));
   for (const rule of rules) {
     if (!connectionMatches(rule, client, address)) continue;
-    // `all` databases are those that have a name
+    // `all` does not match physical replication, which has no database
     if (
       client.physicalReplication
         ? !rule.databases.replication

@@ -1,6 +1,6 @@
 /*
- * PostgreSQL's md5 passwords: 'md5' and the hex of MD5(password, user), and on the wire the same once more over that
- * hex and a salt of 4 bytes.
+ * PostgreSQL's md5 passwords. Stored: 'md5' and the hex of MD5(password, user). Sent: the same function applied to that
+ * hex and a 4-byte salt.
  */
 import { createHash } from 'node:crypto';
 import { logError, slogError } from '../base/log';
@@ -12,7 +12,7 @@ export { PasswordType, passwordType } from './secret';
  * 'md5' and 32 hex digits.
  * @param text byte string: the password, or the hex of an earlier hash
  * @param salt the user's name (byte string) or the bytes of a salt
- * @returns null when MD5 is not to be had (a machine in FIPS mode); logged
+ * @returns null if MD5 is not available (a machine in FIPS mode), after logging it
  */
 export function pgMd5Encrypt(text: string, salt: string | Uint8Array): string | null {
   try {
@@ -27,12 +27,12 @@ export function pgMd5Encrypt(text: string, salt: string | Uint8Array): string | 
 }
 
 /**
- * What to answer to a server's md5 request (login_md5_psw).
+ * The response to a server's md5 request (login_md5_psw).
  * @param stored the user's secret: plain or md5
- * @param user the name the server knows
+ * @param user the name sent to the server
  * @param salt 4 bytes from the server
- * @returns null when the secret is of another type; logged for `sock`. The caller then ends the pool's logins with
- *   "server login failed: wrong password type"
+ * @returns null if the secret is of another type, after logging it for `sock`. The caller then fails the pool's logins
+ *   with "server login failed: wrong password type"
  */
 export function md5Answer(sock: unknown, stored: string, user: string, salt: Uint8Array): string | null {
   let inner: string | null = stored;

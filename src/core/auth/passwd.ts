@@ -1,6 +1,6 @@
 /*
- * Checking what a client sent as its password, for auth_type plain and md5 (the original's check_client_passwd). The
- * caller has already turned away users that are not real (mockAuth).
+ * Checks the password sent by a client, for auth_type plain and md5 (PgBouncer's check_client_passwd()). The caller has
+ * already rejected users that do not exist (mockAuth).
  */
 import { logWarning } from '../base/log';
 import { secretEqual } from '../base/strutil';
@@ -8,7 +8,7 @@ import { pgMd5Encrypt } from './md5';
 import { computeServerKey, saltedPassword } from './scram';
 import { base64Decode, MD5_PASSWD_LEN, PasswordType, parseScramSecret, passwordType } from './secret';
 
-/** Does `password` belong to a SCRAM secret? Derives the keys anew, which costs the secret's iterations. */
+/** Checks `password` against a SCRAM secret. Derives the keys again, which costs the secret's number of iterations. */
 function scramVerifyPlainPassword(user: string, password: string, secret: string): boolean {
   const parsed = parseScramSecret(secret);
   const salt = parsed === null ? null : base64Decode(parsed.encodedSalt);
@@ -21,9 +21,9 @@ function scramVerifyPlainPassword(user: string, password: string, secret: string
 }
 
 /**
- * Checks a password that came in clear.
+ * Checks a password sent in plain text.
  * @param user name, which salts md5 secrets
- * @param stored the user's secret, of any type; an empty one never matches
+ * @param stored the user's secret, of any type; an empty secret never matches
  */
 export function checkPlainPassword(user: string, stored: string, password: string): boolean {
   if (stored === '') return false;
@@ -42,9 +42,9 @@ export function checkPlainPassword(user: string, stored: string, password: strin
 }
 
 /**
- * Checks the answer to our md5 request.
- * @param salt the 4 bytes we sent
- * @param answer what the client made of them
+ * Checks the response to an md5 request.
+ * @param salt the 4 bytes sent with the request
+ * @param answer the client's response
  */
 export function checkMd5Password(user: string, stored: string, salt: Uint8Array, answer: string): boolean {
   if (stored === '' || answer.length !== MD5_PASSWD_LEN) return false;

@@ -1,7 +1,6 @@
 /*
- * The character tables of SASLprep (RFC 4013), which are those of Stringprep (RFC 3454, appendices A to D) and hence of
- * Unicode 3.2; they never change. Written as ranges of code points in hex, both ends included. Only saslprep.ts reads
- * them.
+ * The character tables of SASLprep (RFC 4013). They are the tables of Stringprep (RFC 3454, appendices A to D), based
+ * on Unicode 3.2, and never change. Ranges of code points in hex, both ends included. Used only by saslprep.ts.
  */
 
 /** Sorted ranges: first, last, first, last... */
@@ -14,13 +13,13 @@ function table(text: string): Uint32Array {
   return Uint32Array.from(bounds);
 }
 
-/** C.1.2, non-ASCII space characters: become a space. */
+/** C.1.2, non-ASCII space characters: mapped to a space. */
 export const NON_ASCII_SPACE = table('A0 1680 2000-200B 202F 205F 3000');
 
-/** B.1, commonly mapped to nothing: vanish. */
+/** B.1, commonly mapped to nothing: removed. */
 export const MAPPED_TO_NOTHING = table('AD 34F 1806 180B-180D 200B-200D 2060 FE00-FE0F FEFF');
 
-/** C.1.2, C.2.1, C.2.2 and C.3 to C.9: what the profile prohibits. */
+/** C.1.2, C.2.1, C.2.2 and C.3 to C.9: prohibited by the profile. */
 export const PROHIBITED = table(
   '0-1F 7F-A0 340-341 6DD 70F 1680 180E 2000-200F 2028-202F 205F-2063 206A-206F 2FF0-2FFB 3000 D800-F8FF ' +
     'FDD0-FDEF FEFF FFF9-FFFF 1D173-1D17A 1FFFE-1FFFF 2FFFE-2FFFF 3FFFE-3FFFF 4FFFE-4FFFF 5FFFE-5FFFF 6FFFE-6FFFF ' +

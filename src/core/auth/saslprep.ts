@@ -1,7 +1,7 @@
 /*
- * SASLprep (RFC 4013): how a password is brought into one form before SCRAM hashes it. PostgreSQL's servers and clients
- * check the characters as typed, before normalization, and take the raw bytes when the password is not acceptable; a
- * pooler that did otherwise would derive other keys than they do. That order is why this is not a library's.
+ * SASLprep (RFC 4013): the normalization of a password before SCRAM hashes it. PostgreSQL's servers and clients check
+ * the characters before normalization, and use the raw bytes if the password is not acceptable. A pooler that used
+ * another order would derive other keys. That is why no library is used.
  */
 
 import { isUtf8 } from 'node:buffer';
@@ -19,7 +19,10 @@ function inTable(table: Uint32Array, code: number): boolean {
   return false;
 }
 
-/** RFC 3454, section 6: with right-to-left characters, no left-to-right ones, and both ends right-to-left. */
+/**
+ * RFC 3454, section 6: a text with right-to-left characters has no left-to-right characters, and begins and ends with a
+ * right-to-left character.
+ */
 function bidiAllowed(codes: readonly number[]): boolean {
   const isRtl = (code: number): boolean => inTable(RAND_AL_CAT, code);
   if (!codes.some(isRtl)) return true;
@@ -29,12 +32,12 @@ function bidiAllowed(codes: readonly number[]): boolean {
 
 /**
  * Prepares a password.
- * @param password byte string; meant to be UTF-8
- * @returns byte string: the prepared password, or the password as it is when it is plain ASCII, not valid UTF-8, or has
- *   characters that SASLprep refuses
+ * @param password byte string, normally UTF-8
+ * @returns byte string: the prepared password. The password is returned unchanged if it is plain ASCII, not valid
+ *   UTF-8, or has characters that SASLprep prohibits
  */
 export function saslprep(password: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: ASCII, with its control characters, is what is asked for
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: ASCII includes the control characters
   if (/^[\x00-\x7f]*$/.test(password)) return password;
 
   const bytes = Buffer.from(password, 'latin1');
@@ -43,7 +46,7 @@ export function saslprep(password: string): string {
   const codes: number[] = [];
   for (const char of bytes.toString('utf8')) {
     const code = char.codePointAt(0) as number;
-    // U+200B is in both tables; a space wins
+    // U+200B is in both tables; the space takes precedence
     if (inTable(NON_ASCII_SPACE, code)) codes.push(0x20);
     else if (!inTable(MAPPED_TO_NOTHING, code)) codes.push(code);
   }

@@ -1,12 +1,12 @@
 /*
- * SCRAM towards PostgreSQL: the side that proves. Used by the server session, in this order:
+ * SCRAM with a PostgreSQL server: the client's role. Used by the login of a server connection, in this order:
  *
  *     buildClientFirstMessage -> SASLInitialResponse
  *     readServerFirstMessage, buildClientFinalMessage -> SASLResponse
  *     readServerFinalMessage, verifyServerSignature
  *
- * The readers return null when all is well, else the text for slogError(). Either the password is known in clear, or
- * the keys are that a client's login left behind (pass-through).
+ * The readers return null on success, else the text for slogError(). Either the password is known in plain text, or the
+ * keys come from a client's login (pass-through).
  */
 
 import { randomBytes } from 'node:crypto';
@@ -25,15 +25,15 @@ import {
 } from './scram';
 import { base64Decode, PasswordType, parseLong, passwordType, SCRAM_KEY_LEN } from './secret';
 
-/** What the client side needs of credentials. */
+/** The part of the credentials that the client role uses. */
 export type ScramLogin = Pick<
   ScramCredentials,
   'passwd' | 'scramClientKey' | 'scramServerKey' | 'scramPassthroughValid'
 >;
 
 /**
- * Can these credentials log in by SCRAM? Returns null, or the text to log; the caller then ends the pool's logins with
- * "server login failed: wrong password type".
+ * Checks whether these credentials can log in by SCRAM. Returns null, or the text to log; the caller then fails the
+ * pool's logins with "server login failed: wrong password type".
  */
 export function checkScramLogin(credentials: ScramLogin): string | null {
   switch (passwordType(credentials.passwd)) {
@@ -50,14 +50,14 @@ export function checkScramLogin(credentials: ScramLogin): string | null {
   }
 }
 
-/** `n,,n=,r=nonce`: no channel binding, and no name, since the startup packet has it. */
+/** `n,,n=,r=nonce`: no channel binding, and no user name, which the startup packet contains. */
 export function buildClientFirstMessage(state: ScramState): string {
   state.clientNonce = randomBytes(SCRAM_RAW_NONCE_LEN).toString('base64');
   state.clientFirstMessageBare = `n=,r=${state.clientNonce}`;
   return `n,,${state.clientFirstMessageBare}`;
 }
 
-/** More rounds than that, some tenths of a second, and whoever answers as the server could stop the loop. */
+/** Limit for the iterations that a server may demand. They take some tenths of a second, and block the loop. */
 const ITERATIONS_MAX = 1_000_000;
 
 /** Reads `r=nonce,s=salt,i=iterations`. */
@@ -87,10 +87,10 @@ export function readServerFirstMessage(state: ScramState, message: string): stri
   return null;
 }
 
-/** `c=biws,r=nonce,p=proof`. Derives the keys, which takes the server's number of iterations, or uses those at hand. */
+/** `c=biws,r=nonce,p=proof`. Derives the keys with the server's number of iterations, or uses the pass-through keys. */
 export function buildClientFinalMessage(state: ScramState, credentials: ScramLogin): string {
   let clientKey: Buffer;
-  // both keys now: a client's login may put others into the credentials before the server's last message
+  // copy both keys now: a client's login may replace those in the credentials before the server's last message
   if (credentials.scramPassthroughValid && credentials.scramClientKey !== null) {
     clientKey = credentials.scramClientKey;
     state.serverKey = credentials.scramServerKey;
@@ -121,8 +121,8 @@ export function readServerFinalMessage(state: ScramState, message: string): stri
 }
 
 /**
- * Does the server know the secret? When false, log "invalid server signature" and end the pool's logins with "server
- * login failed: invalid server signature".
+ * Checks whether the server knows the secret. If false, log "invalid server signature" and fail the pool's logins with
+ * "server login failed: invalid server signature".
  */
 export function verifyServerSignature(state: ScramState): boolean {
   if (state.serverKey === null || state.serverSignature === null) return false;

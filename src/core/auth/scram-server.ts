@@ -1,11 +1,11 @@
 /*
- * SCRAM towards our clients: the side that verifies. Used by the client session, in this order:
+ * SCRAM with a client: the server's role. Used by the login of a client connection, in this order:
  *
  *     readClientFirstMessage, buildServerFirstMessage -> AuthenticationSASLContinue
  *     readClientFinalMessage, verifyFinalNonce, verifyClientProof, buildServerFinalMessage -> AuthenticationSASLFinal
  *
- * The readers return null when all is well, else the text for slogError(); the caller then disconnects with "SASL
- * authentication failed". A user who does not exist goes through the same motions, and takes as long.
+ * The readers return null on success, else the text for slogError(); the caller then disconnects with "SASL
+ * authentication failed". The exchange for a user who does not exist has the same steps and takes as long.
  */
 
 import { createHash, randomBytes } from 'node:crypto';
@@ -34,16 +34,16 @@ import {
   type ScramSecret,
 } from './secret';
 
-/** Error of buildServerFirstMessage() that the session logs too. */
+/** Error of buildServerFirstMessage() that the login also logs. */
 export const SCRAM_MD5_SECRET = 'SCRAM authentication failed: user has MD5 secret';
 
-/** RFC 5802's "printable": ASCII without space, controls and comma. */
+/** RFC 5802's "printable": ASCII without space, control characters and comma. */
 const PRINTABLE = /^[\x21-\x2b\x2d-\x7e]*$/;
 
-/** Secret of this process that makes mock salts unpredictable, yet the same each time somebody asks for a user. */
+/** Random secret of this process for mock salts: they are unpredictable, but the same at each login of a user. */
 let mockNonce: Buffer | null = null;
 
-/** Reads `n,,n=user,r=nonce`. The user in it is ignored: the startup packet said who it is. */
+/** Reads `n,,n=user,r=nonce`. The user name in it is ignored: the startup packet has it. */
 export function readClientFirstMessage(state: ScramState, message: string): string | null {
   const input = new AttrReader(cstr(message));
   const flag = input.peek();
@@ -69,7 +69,7 @@ export function readClientFirstMessage(state: ScramState, message: string): stri
   const nonce = input.error === null ? input.value('r') : null;
   if (nonce === null) return input.error;
   if (!PRINTABLE.test(nonce)) return 'non-printable characters in SCRAM nonce';
-  // extensions may follow; we know none, and none is mandatory
+  // extensions may follow; none is supported, and none is mandatory
   while (!input.atEnd()) {
     if (input.any() === null) return input.error;
   }
@@ -80,10 +80,7 @@ export function readClientFirstMessage(state: ScramState, message: string): stri
   return null;
 }
 
-/**
- * A SCRAM secret of a plain password, with a fresh salt.
- * @param iterations scram_iterations
- */
+/** Makes a SCRAM secret from a plain password, with a new salt. @param iterations scram_iterations */
 export function buildAdhocSecret(password: string, iterations: number): ScramSecret {
   const salt = randomBytes(SCRAM_DEFAULT_SALT_LEN);
   const salted = saltedPassword(password, salt, iterations);
@@ -95,7 +92,7 @@ export function buildAdhocSecret(password: string, iterations: number): ScramSec
   };
 }
 
-/** A salt for a user who does not exist, stable for the life of this process. */
+/** A salt for a user who does not exist, constant within this process. */
 export function mockSalt(user: string): Buffer {
   mockNonce ??= randomBytes(32);
   const digest = createHash('sha256').update(user, 'latin1').update(mockNonce).digest();
@@ -115,10 +112,10 @@ function adhocSecretOf(user: ScramCredentials, iterations: number): ScramSecret 
   return secret;
 }
 
-/** The secret to check against; null when the user has none that SCRAM can use (md5). */
+/** The secret to verify against; null if the user's secret cannot be used for SCRAM (md5). */
 function secretOf(state: ScramState, user: ScramCredentials, iterations: number): ScramSecret | null {
   state.adhoc = false;
-  // an empty password is no password: the original makes a secret of it, which anybody can prove to know
+  // reject an empty password: PgBouncer makes a secret of it, and then any client can authenticate
   state.mock = user.mockAuth || user.passwd === '';
   if (state.mock) {
     const keys = randomBytes(2 * SCRAM_KEY_LEN);
@@ -141,10 +138,10 @@ function secretOf(state: ScramState, user: ScramCredentials, iterations: number)
 }
 
 /**
- * The answer to the client's first message, `r=...,s=...,i=...`. A secret made from a plain password is kept in the
+ * The answer to the client's first message, `r=...,s=...,i=...`. A secret made from a plain password is cached in the
  * credentials.
  * @param iterations scram_iterations, for secrets made here
- * @returns null when the user has an md5 secret: log SCRAM_MD5_SECRET
+ * @returns null if the user has an md5 secret: log SCRAM_MD5_SECRET
  */
 export function buildServerFirstMessage(state: ScramState, user: ScramCredentials, iterations: number): string | null {
   const secret = secretOf(state, user, iterations);
@@ -162,7 +159,7 @@ export function buildServerFirstMessage(state: ScramState, user: ScramCredential
 /** Reads `c=biws,r=nonce,p=proof`. */
 export function readClientFinalMessage(state: ScramState, message: string): string | null {
   const input = new AttrReader(cstr(message));
-  // "n,," or "y,," in base64, and the same that the client began with
+  // "n,," or "y,," in base64, equal to the start of the client's first message
   const binding = input.value('c');
   if (binding === null) return input.error;
   if (!(binding === 'biws' && state.cbindFlag === 'n') && !(binding === 'eSws' && state.cbindFlag === 'y')) {
@@ -191,7 +188,9 @@ export function readClientFinalMessage(state: ScramState, message: string): stri
   return null;
 }
 
-/** The client must return our nonce. When false, log "invalid SCRAM response (nonce does not match)". */
+/**
+ * Checks that the client returned the server's nonce. If false, log "invalid SCRAM response (nonce does not match)".
+ */
 export function verifyFinalNonce(state: ScramState): boolean {
   return (
     state.clientFinalNonce !== null &&
@@ -201,8 +200,8 @@ export function verifyFinalNonce(state: ScramState): boolean {
 }
 
 /**
- * Checks the proof. When true, state.clientKey and state.serverKey are good for pass-through (unless state.adhoc).
- * When false, log "password authentication failed".
+ * Checks the proof. If true, state.clientKey and state.serverKey can be used for pass-through (unless state.adhoc). If
+ * false, log "password authentication failed".
  */
 export function verifyClientProof(state: ScramState): boolean {
   if (state.clientProof === null || state.storedKey === null) return false;
@@ -213,12 +212,12 @@ export function verifyClientProof(state: ScramState): boolean {
   return true;
 }
 
-/** `v=signature`: proves to the client that we know the secret. Only after verifyClientProof(). */
+/** `v=signature`: proves to the client that the pooler knows the secret. Only after verifyClientProof(). */
 export function buildServerFinalMessage(state: ScramState): string {
   return `v=${computeSignature(state.serverKey as Buffer, state).toString('base64')}`;
 }
 
-/** Keeps the keys of a successful login for logging in to servers with them, unless the secret was made up here. */
+/** Stores the keys of a successful login for logins to servers, unless the secret was made for this exchange only. */
 export function saveScramKeys(state: ScramState, credentials: ScramCredentials): void {
   if (state.adhoc || state.mock || state.clientKey === null) return;
   credentials.scramClientKey = state.clientKey;

@@ -1,31 +1,32 @@
 /*
- * SCRAM-SHA-256 (RFC 5802, RFC 7677): what both sides share. scram-server.ts plays the server towards our clients,
- * scram-client.ts the client towards PostgreSQL. Strings are byte strings; the order of calls is that of the messages.
+ * SCRAM-SHA-256 (RFC 5802, RFC 7677): the parts common to both roles. scram-server.ts authenticates clients;
+ * scram-client.ts authenticates to PostgreSQL servers. Strings are byte strings. Functions are called in the order of
+ * the messages.
  */
 import { createHash, createHmac, pbkdf2Sync } from 'node:crypto';
 import { saslprep } from './saslprep';
 import { SCRAM_KEY_LEN } from './secret';
 
-/** The one mechanism we offer and choose. */
+/** The only mechanism that the pooler offers and chooses. */
 export const SCRAM_SHA_256 = 'SCRAM-SHA-256';
 /** Random bytes in a nonce. */
 export const SCRAM_RAW_NONCE_LEN = 18;
-/** Random bytes in the salt of a secret that we make. */
+/** Random bytes in the salt of a secret made here. */
 export const SCRAM_DEFAULT_SALT_LEN = 16;
-/** What OpenSSL takes at most. */
+/** OpenSSL's limit. */
 const ITERATIONS_MAX = 0x7fff_ffff;
 
-/** One exchange. Belongs to a socket from its first message until its login is done. */
+/** The state of one exchange. Belongs to a socket from its first message to the end of its login. */
 export class ScramState {
-  /* both sides */
+  /* both roles */
   clientNonce: string | null;
-  /** as server: the part that we added; as client: the whole nonce that came back */
+  /** as server: the part added by the pooler; as client: the complete nonce from the server */
   serverNonce: string | null;
   clientFirstMessageBare: string | null;
   serverFirstMessage: string | null;
   clientFinalMessageWithoutProof: string | null;
   iterations: number;
-  /** as client: of the keys the proof was made with */
+  /** as client: the server key that belongs to the proof */
   serverKey: Buffer | null;
 
   /* as client */
@@ -36,14 +37,14 @@ export class ScramState {
   /** 'n' or 'y' */
   cbindFlag: string;
   encodedSalt: string | null;
-  /** the secret was made up from a plain password; its keys are good for this exchange only */
+  /** the secret was made from a plain password; its keys are valid for this exchange only */
   adhoc: boolean;
-  /** there is no such user: the exchange runs to its end and fails */
+  /** the user does not exist: the exchange runs to its end and fails */
   mock: boolean;
   storedKey: Buffer | null;
   clientFinalNonce: string | null;
   clientProof: Buffer | null;
-  /** known once the proof is verified: with serverKey, what a pass-through login needs */
+  /** known after the proof is verified; a pass-through login needs it and serverKey */
   clientKey: Buffer | null;
 
   constructor() {
@@ -67,20 +68,20 @@ export class ScramState {
   }
 }
 
-/** What SCRAM reads, and caches, of a user's credentials. The pool's credentials have this shape. */
+/** The part of a user's credentials that SCRAM reads and caches. The pool's credentials have this shape. */
 export interface ScramCredentials {
   name: string;
   /** the stored secret: plain or SCRAM */
   passwd: string;
   /** not a real user */
   mockAuth: boolean;
-  /** fetched anew for every login: nothing is cached */
+  /** fetched again for every login: nothing is cached */
   dynamicPasswd: boolean;
-  /** keys learnt at a client's login, valid with scramPassthroughValid */
+  /** keys from a client's login, valid if scramPassthroughValid */
   scramClientKey: Buffer | null;
   scramServerKey: Buffer | null;
   scramPassthroughValid: boolean;
-  /** SCRAM secret made from the plain password `scramVerifierFor`, so that logins need not derive it each time */
+  /** SCRAM secret made from the plain password `scramVerifierFor`, so that not every login must derive it */
   scramVerifier: string | null;
   scramVerifierFor: string;
 }
@@ -89,10 +90,10 @@ function hmac(key: Uint8Array, data: string): Buffer {
   return createHmac('sha256', key).update(data, 'latin1').digest();
 }
 
-/** SaltedPassword of RFC 5802, of a password as stored (not yet prepared). Takes time: `iterations` HMACs. */
+/** SaltedPassword of RFC 5802, from a password before SASLprep. Slow: `iterations` HMACs. */
 export function saltedPassword(password: string, salt: Uint8Array, iterations: number): Buffer {
   const prepared = Buffer.from(saslprep(password), 'latin1');
-  // a stored secret may say 0 or less; the original then hashes once
+  // a stored secret may have 0 or fewer iterations; PgBouncer then hashes once
   const rounds = Math.min(Math.max(iterations, 1), ITERATIONS_MAX);
   return pbkdf2Sync(prepared, salt, rounds, SCRAM_KEY_LEN, 'sha256');
 }
@@ -105,7 +106,7 @@ export function computeServerKey(salted: Uint8Array): Buffer {
   return hmac(salted, 'Server Key');
 }
 
-/** H() of RFC 5802: makes StoredKey of ClientKey. */
+/** H() of RFC 5802: derives StoredKey from ClientKey. */
 export function computeStoredKey(clientKey: Uint8Array): Buffer {
   return createHash('sha256').update(clientKey).digest();
 }
@@ -116,21 +117,21 @@ export function computeSignature(key: Uint8Array, state: ScramState): Buffer {
   return hmac(key, `${clientFirstMessageBare},${serverFirstMessage},${clientFinalMessageWithoutProof}`);
 }
 
-/** ClientKey XOR ClientSignature: makes the proof of the key, and the key of the proof. */
+/** ClientKey XOR ClientSignature: converts the key to the proof, and the proof to the key. */
 export function xorKeys(a: Uint8Array, b: Uint8Array): Buffer {
   const result = Buffer.alloc(SCRAM_KEY_LEN);
   for (let i = 0; i < SCRAM_KEY_LEN; i++) result[i] = (a[i] as number) ^ (b[i] as number);
   return result;
 }
 
-/** A character of a peer's message, fit for a log line. */
+/** A character of a peer's message, made printable for a log line. */
 export function sanitizeChar(text: string, pos: number): string {
   const code = pos < text.length ? text.charCodeAt(pos) : 0;
   if (code >= 0x21 && code <= 0x7e) return `'${text[pos]}'`;
   return `0x${code.toString(16).padStart(2, '0')}`;
 }
 
-/** Walks the attributes of a message: `a=value,b=value`. The first error is kept in `error`, in the original's words. */
+/** Reads the attributes of a message: `a=value,b=value`. The first error is kept in `error`, in PgBouncer's words. */
 export class AttrReader {
   readonly text: string;
   pos: number;
@@ -165,7 +166,7 @@ export class AttrReader {
     return this.take();
   }
 
-  /** Whatever attribute comes next, and its value; null on error. */
+  /** The next attribute, of any name, and its value; null on error. */
   any(): { attr: string; value: string } | null {
     const attr = this.peek();
     if (!/^[A-Za-z]$/.test(attr)) {

@@ -1,11 +1,11 @@
 /*
- * Stored secrets: what auth_file, auth_query and the config hold for a user. A secret is a plain password, an md5 hash,
- * or a SCRAM-SHA-256 secret, and looks alone decide which.
+ * Stored secrets: the passwords of users in auth_file, auth_query and the config. A secret is a plain password, an md5
+ * hash or a SCRAM-SHA-256 secret; its format alone determines the type.
  */
 
-/** Bytes of a SHA-256 digest, and of every SCRAM key. */
+/** Length in bytes of a SHA-256 digest, and of every SCRAM key. */
 export const SCRAM_KEY_LEN = 32;
-/** 'md5' and 32 hex digits. */
+/** Length of an md5 secret: 'md5' and 32 hex digits. */
 export const MD5_PASSWD_LEN = 35;
 
 export const enum PasswordType {
@@ -14,7 +14,7 @@ export const enum PasswordType {
   SCRAM_SHA_256 = 2,
 }
 
-/** What a server must know to check a SCRAM login. */
+/** The data needed to verify a SCRAM login. */
 export interface ScramSecret {
   iterations: number;
   /** base64 */
@@ -23,18 +23,18 @@ export interface ScramSecret {
   serverKey: Buffer;
 }
 
-/** Strict base64 (padded, no white space), as PostgreSQL's; null when it is anything else. */
+/** Decodes strict base64 (padded, no white space), like PostgreSQL; null if the text is anything else. */
 export function base64Decode(text: string): Buffer | null {
   if (text.length % 4 !== 0 || !/^[A-Za-z0-9+/]*={0,2}$/.test(text)) return null;
   return Buffer.from(text, 'base64');
 }
 
-/** C's strtol() of the whole text; null when something else is in it. */
+/** C's strtol() of the whole text; null if there are other characters. */
 export function parseLong(text: string): number | null {
   return /^[ \t\n\v\f\r]*[+-]?\d+$/.test(text) ? Number(text) : null;
 }
 
-/** C's strtok() as the original splits with it: delimiters in front are passed over, an empty rest is no token. */
+/** C's strtok() as PgBouncer uses it: leading delimiters are skipped, an empty rest is no token. */
 function makeTokenizer(text: string): (delimiter: string) => string | null {
   let pos = 0;
   return (delimiter) => {
@@ -48,7 +48,10 @@ function makeTokenizer(text: string): (delimiter: string) => string | null {
   };
 }
 
-/** Parses `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>` (pg_authid.rolpassword); null when it is not one. */
+/**
+ * Parses `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>` (pg_authid.rolpassword); null if the format
+ * differs.
+ */
 export function parseScramSecret(secret: string): ScramSecret | null {
   if (!secret.includes('SCRAM-SHA-256$')) return null;
   const next = makeTokenizer(secret);
@@ -68,13 +71,13 @@ export function parseScramSecret(secret: string): ScramSecret | null {
   return { iterations, encodedSalt, storedKey, serverKey };
 }
 
-/** The other way round. */
+/** The inverse of parseScramSecret(). */
 export function formatScramSecret(secret: ScramSecret): string {
   const { iterations, encodedSalt, storedKey, serverKey } = secret;
   return `SCRAM-SHA-256$${iterations}:${encodedSalt}$${storedKey.toString('base64')}:${serverKey.toString('base64')}`;
 }
 
-/** What kind of secret a stored password is (get_password_type). */
+/** The type of a stored password (get_password_type()). */
 export function passwordType(stored: string): PasswordType {
   if (stored.length === MD5_PASSWD_LEN && /^md5[0-9a-f]{32}$/.test(stored)) return PasswordType.MD5;
   if (parseScramSecret(stored) !== null) return PasswordType.SCRAM_SHA_256;

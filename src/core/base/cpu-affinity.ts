@@ -1,24 +1,24 @@
 /*
- * A process that starts with -R takes CPU time from the one that serves, and Node's start uses several threads: on a machine with
- * few cores the clients notice. So the new process, and its launcher, keep to one core until the old process is to stand
- * still. Called by main.ts, the launcher and src/takeover.
+ * Pins the process to one CPU while it starts with -R. Node's start uses several threads, so on a machine with few CPUs
+ * a starting process would take CPU time from the old process, and its clients would notice. The launcher and the new
+ * process stay on one CPU until the old process is about to freeze. Called by main.ts, the launcher and src/takeover.
  */
 
 import { logWarning } from './log';
 import { native } from './native';
 
-/** Tells the daemon where it may run once it has left the back seat: the launcher's own list was longer before. */
+/** Tells the daemon which CPUs to use after unpinning. The daemon cannot find out: its launcher is already pinned. */
 const MARKER = 'TSBOUNCER_CPUS';
 
-/** CPUs to go back to; null = not in the back seat */
+/** CPUs to return to; null = not pinned */
 let cpus: number[] | null = null;
 
-/** What launchDaemon() adds to the daemon's environment. */
+/** Variables that launchDaemon() adds to the daemon's environment. */
 export function pinnedCpusEnv(): Record<string, string> {
   return cpus === null ? {} : { [MARKER]: cpus.join() };
 }
 
-/** Keeps to one core. Does nothing where that is not possible, or where there is but one. */
+/** Pins the process to one CPU. Does nothing if that is impossible, or if only one CPU is allowed. */
 export function pinToOneCpu(): void {
   const inherited = process.env[MARKER];
   delete process.env[MARKER];
@@ -32,7 +32,7 @@ export function pinToOneCpu(): void {
   if (native.setCpuAffinity([last]) === 0) cpus = allowed;
 }
 
-/** Runs wherever this process may run. */
+/** Lets the process run on all its CPUs again. */
 export function unpinCpus(): void {
   const res = cpus === null ? 0 : native.setCpuAffinity(cpus);
   if (res < 0) logWarning(`cannot go back to all CPUs: ${native.strerror(-res)}`);

@@ -1,11 +1,11 @@
 /*
- * What V8 makes of its heap. Called by main.ts, once.
+ * The settings of V8's heap. Called by main.ts, once.
  */
 import { setFlagsFromString } from 'node:v8';
 
 /**
- * Keeps the young generation at the size it starts with, some megabytes. V8 would let it grow to about 50 MB as soon as many
- * clients log in, and never give that back. The hot path allocates nothing, so that a small one is collected seldom.
+ * Keeps the young generation at its initial size, a few megabytes. V8 would let it grow to about 50 MB as soon as many
+ * clients log in, and never shrink it. The hot path allocates nothing, so a small young generation is rarely collected.
  */
 export function keepYoungGenerationSmall(): void {
   setFlagsFromString('--semi-space-growth-factor=1');

@@ -1,13 +1,13 @@
 /*
- * IP addresses as bytes, read and written as inet_pton() and inet_ntop() do. For HBA rules and whoever else has to
- * compare addresses rather than print them.
+ * IP addresses as bytes, read and written as inet_pton() and inet_ntop() do. For HBA rules, and for other code that
+ * compares addresses rather than printing them.
  */
 
 const IPV4_BYTES = 4;
 const IPV6_BYTES = 16;
 const GROUPS = 8;
 
-/** Dotted decimal, four numbers without leading zeros. @returns null when it is none */
+/** Dotted decimal: four numbers without leading zeros. @returns null if the text is not an IPv4 address */
 export function parseInet4(text: string): Uint8Array | null {
   const parts = text.split('.');
   if (parts.length !== IPV4_BYTES) return null;
@@ -22,7 +22,7 @@ export function parseInet4(text: string): Uint8Array | null {
   return bytes;
 }
 
-/** The 16-bit groups of one side of a `::`, or null. Only the very last may be an IPv4 address. */
+/** The 16-bit groups on one side of a `::`, or null. Only the very last group may be an IPv4 address. */
 function parseGroups(text: string, last: boolean): number[] | null {
   if (text === '') return [];
   const parts = text.split(':');
@@ -42,7 +42,7 @@ function parseGroups(text: string, last: boolean): number[] | null {
   return groups;
 }
 
-/** Any of the spellings of RFC 4291, without zone. @returns null when it is none */
+/** Any spelling of RFC 4291, without a zone. @returns null if the text is not an IPv6 address */
 export function parseInet6(text: string): Uint8Array | null {
   if (text.length > 45) return null;
   const sides = text.split('::');
@@ -51,7 +51,7 @@ export function parseInet6(text: string): Uint8Array | null {
   const tail = sides.length === 2 ? parseGroups(sides[1] as string, true) : [];
   if (head === null || tail === null) return null;
   const missing = GROUPS - head.length - tail.length;
-  // `::` stands for one group at least
+  // `::` stands for at least one group
   if (sides.length === 2 ? missing < 1 : missing !== 0) return null;
   const groups = [...head, ...new Array<number>(missing).fill(0), ...tail];
   const bytes = new Uint8Array(IPV6_BYTES);
@@ -62,12 +62,12 @@ export function parseInet6(text: string): Uint8Array | null {
   return bytes;
 }
 
-/** Either family: 4 or 16 bytes. A zone (`%eth0`) is not part of the address. @returns null when it is none */
+/** Either family: 4 or 16 bytes. A zone (`%eth0`) is not part of the address. @returns null if it is not an address */
 export function parseInet(text: string): Uint8Array | null {
   return parseInet6(text) ?? parseInet4(text);
 }
 
-/** The usual spelling of 4 or 16 bytes: RFC 5952 for the latter. */
+/** The usual spelling of 4 or 16 bytes; RFC 5952 for IPv6. */
 export function formatInet(bytes: Uint8Array): string {
   if (bytes.length === IPV4_BYTES) return bytes.join('.');
   const groups: number[] = [];

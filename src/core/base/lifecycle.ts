@@ -1,26 +1,26 @@
 /*
- * What the process as a whole is doing: running, paused, suspended, frozen for a handover, taking over, shutting down.
- * Every module reads it; only this one assigns it, and it refuses transitions that make no sense. The operations with
- * their effects on sockets are in core/life/pause.ts.
+ * The state of the whole process: running, paused, suspended, frozen for a handover, taking over, shutting down. Every
+ * module reads it. Only this module assigns it, and it refuses invalid transitions. The operations and their effects on
+ * sockets are in core/life/pause.ts.
  */
 
 declare global {
   /**
-   * 0 = running, 1 = waiting for servers or clients to leave, 2 = leave the main loop now. A true global, so that
-   * `while (cfShutdown < 2) mainLoopOnce();` is the whole program. Its setter is setShutdown(), so that the flag and the
-   * shutdown mode cannot diverge.
+   * 0 = running, 1 = waiting for servers or clients to leave, 2 = leave the main loop now. It is a true global, so that
+   * `while (cfShutdown < 2) mainLoopOnce();` is the whole program. Only setShutdown() assigns it, so that the flag and
+   * the shutdown mode cannot diverge.
    */
   var cfShutdown: number;
 }
 
-/** PgBouncer's cf_pause_mode, and FROZEN. */
+/** PgBouncer's cf_pause_mode, with FROZEN added. */
 export const enum PauseMode {
   NONE = 0,
-  /** wait for clients to finish their transactions, close servers */
+  /** wait for clients to finish their transactions, then close the servers */
   PAUSE = 1,
-  /** wait until buffers are empty, stop reading */
+  /** wait until the buffers are empty, then stop reading */
   SUSPEND = 2,
-  /** nothing is read or sent: the sockets have been described to a new process, which may own them soon */
+  /** nothing is read or sent: the sockets have been described to a new process, which may soon own them */
   FROZEN = 3,
 }
 
@@ -29,13 +29,13 @@ export const enum ShutdownMode {
   NONE = 0,
   /** new connections and waiting clients are refused; ends when no server connection is left */
   WAIT_FOR_SERVERS = 1,
-  /** not listening any more, clients are served until they leave */
+  /** nothing is accepted any more; clients are served until they disconnect */
   WAIT_FOR_CLIENTS = 2,
   IMMEDIATE = 3,
 }
 
 let pauseMode = PauseMode.NONE;
-/** the mode that a failed handover returns to */
+/** the mode to restore after a failed handover */
 let modeBeforeFreeze = PauseMode.NONE;
 let shutdownMode = ShutdownMode.NONE;
 let suspendedAt = 0;
@@ -54,7 +54,7 @@ export function suspendStart(): number {
   return suspendedAt;
 }
 
-/** True from the start of a process with -R until it has taken over, or has found no old process. */
+/** True in a process started with -R until it has taken over or has found no old process. */
 export function isTakingOver(): boolean {
   return takingOver;
 }
@@ -63,12 +63,12 @@ export function isFrozen(): boolean {
   return pauseMode === PauseMode.FROZEN;
 }
 
-/** False while a new process has, or may soon have, the listening sockets: they and their files are not ours to remove. */
+/** False while a new process has, or may soon have, the listening sockets. Their files must not be removed then. */
 export function ownsListeners(): boolean {
   return pauseMode !== PauseMode.SUSPEND && pauseMode !== PauseMode.FROZEN;
 }
 
-/** True when a shutdown waits for clients that a pause keeps from ending: RESUME is allowed then. */
+/** True when a shutdown waits for clients that a pause prevents from finishing. RESUME is allowed then. */
 export function clientsHeldUp(): boolean {
   return shutdownMode === ShutdownMode.WAIT_FOR_CLIENTS && pauseMode !== PauseMode.NONE;
 }
@@ -104,13 +104,13 @@ export function enterFreeze(now: number): PauseMode {
   return modeBeforeFreeze;
 }
 
-/** The handover failed: back to the mode before the freeze. */
+/** The handover failed: restores the mode from before the freeze. */
 export function leaveFreeze(): void {
   requireMode('thaw', PauseMode.FROZEN);
   pauseMode = modeBeforeFreeze;
 }
 
-/** Begins or advances a shutdown. One that waits for servers pauses the pools, as PgBouncer does. */
+/** Begins or advances a shutdown. Waiting for servers pauses the pools, as in PgBouncer. */
 export function setShutdown(mode: Exclude<ShutdownMode, ShutdownMode.NONE>): void {
   if (shutdownMode === ShutdownMode.IMMEDIATE && mode !== ShutdownMode.IMMEDIATE)
     throw new Error(`lifecycle: shutdown mode ${mode} after an immediate shutdown`);

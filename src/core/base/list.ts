@@ -1,9 +1,10 @@
 /*
- * Intrusive doubly linked lists with a count, the original's StatList. An element is in at most one list at a time; the
- * list it is in is the single source of truth for its state, so moving an element is unlinking here, linking there.
+ * Intrusive doubly linked lists with a count, PgBouncer's StatList. An element is in at most one list at a time. The
+ * list is the single source of truth for the element's state, so changing state means unlinking it here and linking it
+ * there.
  */
 
-/** What an object must carry to live in a StatList. `list` is the list it is in now, or null. */
+/** Fields that an object needs to be in a StatList. `list` is its current list, or null. */
 export interface ListNode {
   prev: ListNode | null;
   next: ListNode | null;
@@ -16,7 +17,7 @@ export class StatList<T extends ListNode> {
   tail: T | null;
   count: number;
 
-  /** @param name what the list holds, for messages of failed assertions */
+  /** @param name what the list holds, for the messages of failed assertions */
   constructor(name: string) {
     this.name = name;
     this.head = null;
@@ -24,7 +25,7 @@ export class StatList<T extends ListNode> {
     this.count = 0;
   }
 
-  /** Puts `node` last. It must not be in a list. */
+  /** Appends `node`, which must not be in a list. */
   append(node: T): void {
     this.adopt(node);
     node.prev = this.tail;
@@ -34,7 +35,7 @@ export class StatList<T extends ListNode> {
     this.tail = node;
   }
 
-  /** Puts `node` first. It must not be in a list. */
+  /** Prepends `node`, which must not be in a list. */
   prepend(node: T): void {
     this.adopt(node);
     node.prev = null;
@@ -44,7 +45,7 @@ export class StatList<T extends ListNode> {
     this.head = node;
   }
 
-  /** Puts `node` in front of `before`, which must be in this list. */
+  /** Inserts `node` before `before`, which must be in this list. */
   putBefore(node: T, before: T): void {
     if (before.prev === null) {
       this.prepend(node);
@@ -57,7 +58,7 @@ export class StatList<T extends ListNode> {
     before.prev = node;
   }
 
-  /** Takes `node` out. It must be in this list. */
+  /** Removes `node`, which must be in this list. */
   remove(node: T): void {
     if ((node.list as unknown) !== this) throw new Error(`list ${this.name}: removing an element that is not in it`);
     if (node.prev !== null) node.prev.next = node.next;
@@ -70,7 +71,7 @@ export class StatList<T extends ListNode> {
     this.count--;
   }
 
-  /** Takes out and returns the first element, or null from an empty list. */
+  /** Removes and returns the first element; null if the list is empty. */
   pop(): T | null {
     const node = this.head;
     if (node !== null) this.remove(node);
@@ -84,7 +85,7 @@ export class StatList<T extends ListNode> {
   }
 }
 
-/** The element after `node` in its list, or null. Fetch it before the body of a loop may unlink `node`. */
+/** The element after `node` in its list, or null. Fetch it before the loop body may unlink `node`. */
 export function nextOf<T extends ListNode>(node: T): T | null {
   return node.next as T | null;
 }

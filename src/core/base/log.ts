@@ -1,10 +1,10 @@
 /*
- * The log: stderr, a file, syslog; every floor calls it. Lines are the original's (lib/usual/logging.c):
+ * The log: stderr, a file, syslog; called from every layer. Lines have PgBouncer's format (lib/usual/logging.c):
  *
  *     2026-11-22 09:30:01.123 UTC [4711] LOG message
  *
- * Messages are byte strings (one char = one byte). Logging never throws; only a log file that cannot be opened ends
- * the process, as in the original.
+ * Messages are byte strings (one char = one byte). Logging never throws. Only a log file that cannot be opened ends the
+ * process, as in PgBouncer.
  */
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { relative, resolve } from 'node:path';
@@ -12,7 +12,7 @@ import { getSystemErrorMap } from 'node:util';
 import { loadNative, SyslogPrio, syslogReset, syslogWrite } from './syslog';
 import { formatTimeMs } from './timefmt';
 
-/** Levels as the original numbers them. */
+/** Levels, numbered as in PgBouncer. */
 const enum LogLevel {
   FATAL = 0,
   ERROR = 1,
@@ -34,30 +34,30 @@ const PRIORITIES = [
   SyslogPrio.DEBUG,
 ];
 
-/** Syslog gets nothing finer than this, however verbose we are. */
+/** The most verbose level sent to syslog, whatever the verbosity of the log. */
 const SYSLOG_LEVEL_MAX = LogLevel.INFO;
 
-/** Longest message with its prefix, in bytes; the rest is cut off as in the original. */
+/** Longest message with its prefix, in bytes; the rest is cut off, as in PgBouncer. */
 const LOG_MESSAGE_MAX = 2047;
 
 const STDERR_FD = 2;
 
-/** The settings of the log; the upper floors fill them from the command line and the config file. */
+/** The settings of the log; the upper layers fill them from the command line and the config file. */
 export const logState: {
   /** 0 = no debug lines, 1 = DEBUG (-v), 2 = NOISE too (-vv) */
   verbose: number;
-  /** nothing to stderr: -q, and set when the process goes to the background */
+  /** nothing to stderr: -q, and when the process goes to the background */
   quiet: boolean;
   /** byte string path; opened at the first line after resetLogging() */
   logfile: string | null;
   syslog: boolean;
   syslogFacility: string | null;
   syslogIdent: string | null;
-  /** takes every line instead of all of the above: for whoever wants to know what a config check would log */
+  /** takes every line instead of all of the above: a config check collects its messages this way */
   sink: ((level: number, message: string) => void) | null;
 } = { verbose: 0, quiet: false, logfile: null, syslog: false, syslogFacility: null, syslogIdent: null, sink: null };
 
-/** Filled by the floor that knows sockets: the text that names a socket, with its trailing space. */
+/** Set by the layer that knows sockets: the text that names a socket, with its trailing space. */
 export const logPrefix: { fn: ((sock: unknown) => string) | null } = { fn: null };
 
 let logFd = -1;
@@ -74,7 +74,7 @@ export function wantNoise(): boolean {
   return logState.verbose > 1;
 }
 
-/** The C library's text for an error number (positive or negative), or for an error thrown by fs. */
+/** The C library's text for an error number (positive or negative), or the text of an error thrown by fs. */
 export function strerror(err: unknown): string {
   const errno = typeof err === 'number' ? err : (err as NodeJS.ErrnoException)?.errno;
   if (typeof errno !== 'number') return String((err as Error)?.message ?? err);
@@ -82,20 +82,20 @@ export function strerror(err: unknown): string {
   return loadNative()?.strerror(abs) ?? getSystemErrorMap().get(-abs)?.[1] ?? `Unknown error ${abs}`;
 }
 
-/** Closes the log file and syslog; the next line opens them again. For log rotation and for changed settings. */
+/** Closes the log file and syslog; the next line reopens them. For log rotation and changed settings. */
 export function resetLogging(): void {
   if (logFd >= 0) {
     try {
       closeSync(logFd);
     } catch {
-      // a descriptor the system took away needs no closing
+      // EBADF: the descriptor is closed already
     }
     logFd = -1;
   }
   syslogReset();
 }
 
-/** Writes all bytes or gives up: a full disk, a closed pipe or a full one lose the line, not the process. */
+/** Writes all bytes or gives up. A full disk, or a pipe that is full or closed, costs the line, not the process. */
 function writeAll(fd: number, line: Buffer): void {
   let done = 0;
   try {
@@ -105,11 +105,11 @@ function writeAll(fd: number, line: Buffer): void {
       done += n;
     }
   } catch {
-    // EAGAIN, EPIPE, ENOSPC, EBADF: there is nobody left to tell
+    // EAGAIN, EPIPE, ENOSPC, EBADF: a failure to log cannot be logged
   }
 }
 
-/** Continuation lines are indented by a tab, and what then trails is cut, so that a message ends with its line. */
+/** Indents continuation lines by a tab and removes trailing white space, so that a message ends with its line. */
 function indentLines(text: string): string {
   return text
     .replace(/\n/g, '\n\t')
@@ -175,7 +175,7 @@ export function logError(message: string): void {
   logGeneric(LogLevel.ERROR, null, message);
 }
 
-/* The same, with the socket's name in front (logPrefix). `sock` may be null: no prefix then. */
+/* The same functions with the socket's name in front (logPrefix). `sock` may be null: no prefix then. */
 
 export function slogNoise(sock: unknown, message: string): void {
   if (logState.verbose > 1) logGeneric(LogLevel.NOISE, sock, message);
@@ -197,12 +197,14 @@ export function slogError(sock: unknown, message: string): void {
   logGeneric(LogLevel.ERROR, sock, message);
 }
 
-/** Registers something to be done before the process ends (remove the pidfile, unlink sockets). Last in, first out. */
+/** Registers a hook to run before the process ends (remove the pidfile, unlink sockets). Last in, first out. */
 export function atExit(hook: () => void): void {
   exitHooks.push(hook);
 }
 
-/** Runs the exit hooks, newest first and once only, and ends the process. A hook that throws does not stop the rest. */
+/**
+ * Runs the exit hooks, newest first and only once, then ends the process. A hook that throws does not stop the others.
+ */
 export function exitProcess(code: number): never {
   if (!exiting) {
     exiting = true;
@@ -217,7 +219,7 @@ export function exitProcess(code: number): never {
   process.exit(code);
 }
 
-/** `@file:line in function name(): ` of whoever called fatal(). */
+/** `@file:line in function name(): ` of the caller of fatal(). */
 function callerPlace(): string {
   const frame = new Error().stack?.split('\n')[3] ?? '';
   const match = /at (?:new )?(?:([^ (]+) \()?(.*?):(\d+):\d+\)?$/.exec(frame);
@@ -226,19 +228,19 @@ function callerPlace(): string {
   return `@${file}:${match[3]} in function ${match[1] ?? '?'}()`;
 }
 
-/** A programmer's error: logs the message with the place it was found at and ends the process with code 1. */
+/** A programming error: logs the message with its place in the source and ends the process with code 1. */
 export function fatal(message: string): never {
   logGeneric(LogLevel.FATAL, null, `${callerPlace()}: ${message}`);
   exitProcess(1);
 }
 
-/** As fatal(), for a system call that must not fail; adds the system's text and the error number. */
+/** Like fatal(), for a system call that must not fail; adds the system's text and the error number. */
 export function fatalErrno(message: string, errno: number): never {
   logGeneric(LogLevel.FATAL, null, `${callerPlace()}: ${message}: ${strerror(errno)} [${Math.abs(errno)}]`);
   exitProcess(1);
 }
 
-/** The world is not as we need it (config, ports, files): logs FATAL and ends the process with code 1. */
+/** An error of the environment (config, ports, files): logs FATAL and ends the process with code 1. */
 export function die(message: string): never {
   logGeneric(LogLevel.FATAL, null, message);
   exitProcess(1);

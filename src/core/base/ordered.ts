@@ -1,7 +1,7 @@
 /*
- * Keeps a StatList in order while elements come and go one by one: users, databases, pools, of which there may be a hundred
- * thousand. The list itself stays an ordinary one; beside it this index holds the same elements in short sorted blocks, in
- * which the place of a new element is found by halving.
+ * Keeps a StatList sorted while elements are added and removed: users, databases and pools, up to a hundred thousand of
+ * them. The list itself stays an ordinary list. Beside it, this index holds the same elements in short sorted blocks,
+ * in which the position of a new element is found by binary search.
  */
 import type { ListNode, StatList } from './list';
 
@@ -10,7 +10,7 @@ const BLOCK_MAX = 512;
 
 export class OrderedIndex<T extends ListNode> {
   private readonly list: StatList<T>;
-  /** negative = the first argument comes first; 0 only for one and the same element */
+  /** negative = the first argument sorts first; 0 only for the same element */
   private readonly compare: (a: T, b: T) => number;
   /** no block is empty */
   private blocks: T[][] = [];
@@ -20,7 +20,7 @@ export class OrderedIndex<T extends ListNode> {
     this.compare = compare;
   }
 
-  /** Puts `node` into the list, at its place in the order. Throws when an equal element is there. */
+  /** Inserts `node` into the list at its sorted position. Throws if an equal element is present. */
   insert(node: T): void {
     const { tail } = this.list;
     if (tail === null) this.blocks.push([]);
@@ -36,7 +36,7 @@ export class OrderedIndex<T extends ListNode> {
     if (block.length >= BLOCK_MAX) this.blocks.splice(b + 1, 0, block.splice(BLOCK_MAX >> 1));
   }
 
-  /** Takes `node` out of the list. Whatever `compare` looks at must be as it was when it was inserted. */
+  /** Removes `node` from the list. The fields that `compare` reads must be unchanged since it was inserted. */
   remove(node: T): void {
     const b = this.blockOf(node);
     const block = this.blocks[b] ?? [];
@@ -47,7 +47,7 @@ export class OrderedIndex<T extends ListNode> {
     if (block.length === 0) this.blocks.splice(b, 1);
   }
 
-  /** Number of the block where `node` is or belongs: the last that does not begin behind it. */
+  /** Number of the block that contains `node` or would contain it: the last block that does not begin after it. */
   private blockOf(node: T): number {
     let low = 0;
     let high = this.blocks.length;
@@ -59,7 +59,7 @@ export class OrderedIndex<T extends ListNode> {
     return low;
   }
 
-  /** Index of the first element of the block that is not before `node`. */
+  /** Index of the first element in the block that does not sort before `node`. */
   private placeIn(block: readonly T[], node: T): number {
     let low = 0;
     let high = block.length;

@@ -1,10 +1,10 @@
 /*
- * Small functions over byte strings (one char = one byte), with the semantics of the C functions the original uses:
+ * Small functions for byte strings (one char = one byte), with the semantics of the C functions that PgBouncer uses:
  * only ASCII has case and white space, whatever the locale.
  */
 import { timingSafeEqual } from 'node:crypto';
 
-/** C's isspace() in the "C" locale, on a char code. */
+/** C's isspace() in the "C" locale, for a char code. */
 export function isSpace(code: number): boolean {
   return code === 0x20 || (code >= 0x09 && code <= 0x0d);
 }
@@ -15,10 +15,10 @@ function isSeparatorAt(list: string, pos: number): boolean {
   return code === 0x2c /* , */ || isSpace(code);
 }
 
-/** True when `word` is one of the words of a list separated by commas or white space. Case matters. */
+/** True if `word` is in a list of words separated by commas or white space. Case-sensitive. */
 export function strlistContains(list: string, word: string): boolean {
   const len = word.length;
-  // a list like 'a,,b' does not name the empty word
+  // a list such as 'a,,b' does not contain the empty word
   if (len === 0) return false;
   let from = 0;
   for (;;) {
@@ -29,7 +29,7 @@ export function strlistContains(list: string, word: string): boolean {
   }
 }
 
-/** Without ASCII white space at both ends. */
+/** Removes ASCII white space at both ends. */
 export function trimSpace(text: string): string {
   let start = 0;
   let end = text.length;
@@ -39,8 +39,8 @@ export function trimSpace(text: string): string {
 }
 
 /**
- * Splits a comma-separated list and trims each word, as libusual's parse_word_list(): 'a,,b' has an empty word in the
- * middle, a comma at the very end adds none, '' has no words (but ' ' has an empty one).
+ * Splits a comma-separated list and trims each word, like libusual's parse_word_list(). 'a,,b' has an empty word in the
+ * middle, a comma at the very end adds none, '' has no words (but ' ' has an empty word).
  */
 export function parseWordList(text: string): string[] {
   const words: string[] = [];
@@ -54,7 +54,7 @@ export function parseWordList(text: string): string[] {
   return words;
 }
 
-/** An SQL string literal: 'it''s', or E'back\\slash' when there are backslashes; null becomes NULL. */
+/** An SQL string literal: 'it''s', or E'back\\slash' if there are backslashes; null becomes NULL. */
 export function pgQuoteLiteral(text: string | null): string {
   if (text === null) return 'NULL';
   const quoted = text.replace(/'/g, "''");
@@ -62,27 +62,27 @@ export function pgQuoteLiteral(text: string | null): string {
   return `E'${quoted.replace(/\\/g, '\\\\')}'`;
 }
 
-/** The text up to its first NUL: what a C function would see of it. */
+/** The text up to its first NUL, as a C function would read it. */
 export function cstr(text: string): string {
   const nul = text.indexOf('\0');
   return nul < 0 ? text : text.slice(0, nul);
 }
 
-/** Where detach() copies: most texts are short. */
+/** Where detach() copies short texts. */
 const scratch = Buffer.allocUnsafeSlow(1024);
 
-/** The same text with memory of its own: a piece of a text keeps all of it in memory for as long as the piece is known. */
+/** A copy of the text in its own memory. V8 implements a substring as a reference, which keeps the whole text alive. */
 export function detach(text: string): string {
   if (text.length > scratch.length) return Buffer.from(text, 'latin1').toString('latin1');
   return scratch.toString('latin1', 0, scratch.write(text, 'latin1'));
 }
 
-/** ASCII lower case; other bytes stay, so that UTF-8 is not damaged. */
+/** Converts ASCII letters to lower case; other bytes are unchanged, so UTF-8 stays intact. */
 export function asciiLower(text: string): string {
   return text.replace(/[A-Z]+/g, (run) => run.toLowerCase());
 }
 
-/** C's strcasecmp() as a test: equal but for the case of ASCII letters. */
+/** True if the texts are equal apart from the case of ASCII letters, as C's strcasecmp() decides it. */
 export function equalNoCase(a: string, b: string): boolean {
   return a.length === b.length && asciiLower(a) === asciiLower(b);
 }
@@ -92,7 +92,7 @@ export function bin2hex(bytes: Uint8Array, max = bytes.length): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(max, bytes.length)).toString('hex');
 }
 
-/** Compares two secrets; how long it takes says nothing about where they differ. Their lengths are not secret. */
+/** Compares two secrets in a time that does not depend on where they differ. Their lengths are not secret. */
 export function secretEqual(a: string | Uint8Array, b: string | Uint8Array): boolean {
   const left = typeof a === 'string' ? Buffer.from(a, 'latin1') : a;
   const right = typeof b === 'string' ? Buffer.from(b, 'latin1') : b;

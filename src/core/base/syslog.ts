@@ -1,6 +1,6 @@
 /*
- * The syslog end of the log. Opened at the first message, closed when logging is reset, so that a changed ident or
- * facility takes effect as in the original. Only log.ts calls it.
+ * The log's output to syslog. The connection is opened by the first message and closed when logging is reset, so that a
+ * changed ident or facility takes effect, as in PgBouncer. Only log.ts calls it.
  */
 
 /** Priorities of syslog(3). */
@@ -31,7 +31,7 @@ type NativeModule = typeof import('./native');
 
 let started = false;
 
-/** The addon, loaded only when somebody needs it, so that a log line can be written before and without it. */
+/** The addon, loaded on first use, so that log lines can be written before it is loaded and without it. */
 export function loadNative(): NativeModule['native'] | null {
   try {
     return (require('./native') as NativeModule).native;
@@ -41,8 +41,8 @@ export function loadNative(): NativeModule['native'] | null {
 }
 
 /**
- * Sends one message, opening the connection first if need be. Never throws: a missing syslog loses the line.
- * @param facility name as in syslog_facility; an unknown one or null means 'daemon', as in the original
+ * Sends one message, opening the connection first if necessary. Never throws: without syslog the message is lost.
+ * @param facility name as in syslog_facility; an unknown name or null means 'daemon', as in PgBouncer
  */
 export function syslogWrite(priority: SyslogPrio, text: string, ident: string | null, facility: string | null): void {
   const native = loadNative();
@@ -55,11 +55,11 @@ export function syslogWrite(priority: SyslogPrio, text: string, ident: string | 
     }
     native.syslog(priority, text);
   } catch {
-    // logging must not end what it reports on
+    // a logging failure must not end the process
   }
 }
 
-/** Closes the connection; the next message opens it again. */
+/** Closes the connection; the next message reopens it. */
 export function syslogReset(): void {
   if (!started) return;
   started = false;

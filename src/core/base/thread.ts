@@ -1,6 +1,7 @@
 /*
- * Threads for what would hold up the loop. One is asked through a message port, and wakes the loop when an answer lies in
- * that port; nobody waits for it, and it keeps no process alive. Used by the name look-ups and by LDAP.
+ * Threads for work that would block the loop: name look-ups and LDAP. A thread receives requests through a message port
+ * and wakes the loop when it has posted an answer. The loop never waits for a thread, and no thread keeps the process
+ * running.
  */
 import { accessSync, constants } from 'node:fs';
 import { join } from 'node:path';
@@ -10,27 +11,27 @@ import { native } from './native';
 const WORKERS = join(__dirname, '..', '..', 'workers');
 
 export interface Thread {
-  /** our end of the port */
+  /** the loop thread's end of the port */
   readonly port: MessagePort;
-  /** Ends the thread, whatever it is doing. Answers that lie in the port are lost. */
+  /** Stops the thread, whatever it is doing. Answers still in the port are lost. */
   readonly end: () => void;
 }
 
 /**
  * Starts a thread.
  * @param file the program, in src/workers
- * @param data what it gets besides its end of the port and the descriptor that wakes the loop
- * @throws Error when the program is not there
+ * @param data passed to the program, along with its end of the port and the descriptor that wakes the loop
+ * @throws Error if the program does not exist
  */
 export function startThread(file: string, data: object = {}): Thread {
   const program = join(WORKERS, file);
-  // what fails in the thread's first moments nobody would ever hear of
+  // check now: a worker that fails to load cannot report it
   accessSync(program, constants.R_OK);
   const channel = new MessageChannel();
   const worker = new Worker(program, {
     workerData: { ...data, port: channel.port2, wakeFd: native.wakeFd() },
     transferList: [channel.port2],
-    // of what it may write there nothing would ever be read
+    // capture and discard the worker's output
     stdout: true,
     stderr: true,
   });
@@ -40,7 +41,7 @@ export function startThread(file: string, data: object = {}): Thread {
     port: channel.port1,
     end: () => {
       channel.port1.close();
-      // the thread stops wherever it is; the promise says when, and the loop waits for nothing
+      // the thread stops wherever it is; the loop does not wait for the promise
       void worker.terminate();
     },
   };

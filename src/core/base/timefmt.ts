@@ -1,15 +1,15 @@
 /*
- * Local time as the original prints it in log lines and console columns: ISO-like digits and the zone's abbreviation as
- * the C library names it ("CET", not "GMT+1"). ICU knows no such names, so the zone file is asked.
+ * Local time as PgBouncer prints it in log lines and console columns: ISO-like digits, and the zone's abbreviation as
+ * the C library names it ("CET", not "GMT+1"). ICU does not have these names, so they are read from the zone file.
  */
 import { readFileSync } from 'node:fs';
 import type { WallTime } from './time';
 
-/** Where the C library keeps its zones; TZDIR overrides it. */
+/** Where the C library looks for zone files; TZDIR overrides it. */
 const ZONE_DIR = '/usr/share/zoneinfo';
 const ZONE_FILE_HEADER_LEN = 44;
 
-/** minutes east of UTC -> abbreviation; null until the zone file has been looked at */
+/** minutes east of UTC -> abbreviation; null until the zone file has been read */
 let zoneNames: Map<number, string> | null = null;
 
 let cachedSecond = -1;
@@ -24,7 +24,7 @@ function posixOffset(text: string): number {
   return match[1] === '-' ? minutes : -minutes;
 }
 
-/** Adds the names of a POSIX TZ rule such as "CET-1CEST,M3.5.0,M10.5.0/3". Returns whether it was one. */
+/** Adds the names of a POSIX TZ rule such as "CET-1CEST,M3.5.0,M10.5.0/3". Returns whether the text is such a rule. */
 function addRule(rule: string, names: Map<number, string>): boolean {
   const match = /^(<[^>]+>|[A-Za-z]{3,})([+-]?[\d:]+)(?:(<[^>]+>|[A-Za-z]{3,})([+-]?[\d:]+)?)?/.exec(rule);
   if (match === null) return false;
@@ -37,7 +37,9 @@ function addRule(rule: string, names: Map<number, string>): boolean {
   return true;
 }
 
-/** Reads the abbreviations of a TZif file (RFC 8536): first every type in use, then the footer's rule, which wins. */
+/**
+ * Reads the abbreviations of a TZif file (RFC 8536): first those of all its types, then the footer's rule, which wins.
+ */
 function addZoneFile(file: Buffer, names: Map<number, string>): void {
   if (file.toString('latin1', 0, 4) !== 'TZif') return;
   let header = 0;
@@ -45,7 +47,7 @@ function addZoneFile(file: Buffer, names: Map<number, string>): void {
   const counts = (): number[] => [20, 24, 28, 32, 36, 40].map((at) => file.readUInt32BE(header + at));
   let [isUt, isStd, leap, times, types, chars] = counts() as [number, number, number, number, number, number];
   if ((file[4] as number) >= 0x32) {
-    // version 2 and up: a second block follows, with 64-bit times
+    // from version 2 on, a second block with 64-bit times follows
     header += ZONE_FILE_HEADER_LEN + times * 5 + types * 6 + chars + leap * 8 + isStd + isUt;
     [isUt, isStd, leap, times, types, chars] = counts() as [number, number, number, number, number, number];
     timeSize = 8;
@@ -77,7 +79,7 @@ function loadZoneNames(): Map<number, string> {
     if (tz !== undefined) path = tz.startsWith('/') ? tz : `${process.env.TZDIR ?? ZONE_DIR}/${tz}`;
     addZoneFile(readFileSync(path), names);
   } catch {
-    // no such file, or a damaged one: TZ may be a rule by itself; otherwise the offset is printed
+    // a missing or damaged file: TZ itself may be a rule; otherwise the offset is printed
     if (tz !== undefined) addRule(tz, names);
   }
   return names;
@@ -87,7 +89,7 @@ function two(n: number): string {
   return n < 10 ? `0${n}` : `${n}`;
 }
 
-/** Abbreviation of the local zone at `date`. */
+/** The abbreviation of the local zone at `date`. */
 function zoneName(date: Date): string {
   zoneNames ??= loadZoneNames();
   const east = -date.getTimezoneOffset();
@@ -98,7 +100,7 @@ function zoneName(date: Date): string {
   return `${east < 0 ? '-' : '+'}${two(Math.floor(abs / 60))}${abs % 60 === 0 ? '' : two(abs % 60)}`;
 }
 
-/** Fills the cache for the second since the epoch: most lines of a busy second share it. */
+/** Fills the cache for a second since the epoch; the log lines of a busy second share it. */
 function fillSecond(second: number): void {
   if (second === cachedSecond) return;
   const date = new Date(second * 1000);
@@ -109,13 +111,13 @@ function fillSecond(second: number): void {
   cachedSecond = second;
 }
 
-/** usec since 1970; 0 = now, as in the original's functions */
+/** usec since 1970; 0 = now, as in PgBouncer's functions */
 function usecOf(time: WallTime | 0): number {
   const usec = time as unknown as number;
   return usec === 0 ? Date.now() * 1000 : usec;
 }
 
-/** `2026-11-22 09:30:01.123 UTC`: the original's format_time_ms(). */
+/** `2026-11-22 09:30:01.123 UTC`: PgBouncer's format_time_ms(). */
 export function formatTimeMs(time: WallTime | 0): string {
   const ms = Math.floor(usecOf(time) / 1000);
   const second = Math.floor(ms / 1000);
@@ -123,7 +125,7 @@ export function formatTimeMs(time: WallTime | 0): string {
   return `${cachedText}.${`${ms - second * 1000}`.padStart(3, '0')} ${cachedZone}`;
 }
 
-/** `2026-11-22 09:30:01 UTC`: the original's format_time_s(). */
+/** `2026-11-22 09:30:01 UTC`: PgBouncer's format_time_s(). */
 export function formatTimeS(time: WallTime | 0): string {
   fillSecond(Math.floor(usecOf(time) / 1_000_000));
   return `${cachedText} ${cachedZone}`;

@@ -1,6 +1,6 @@
 /*
- * The few timers of the loop thread: the janitor, the statistics period, the pause after a failed accept. A sorted array
- * is enough for them; what many sockets wait for is found by walking ordered lists at the janitor's pace.
+ * The few timers of the loop thread: the janitor, the statistics period, the pause after a failed accept. A sorted
+ * array is enough for them. The timeouts of sockets need no timers: the janitor finds them by walking ordered lists.
  */
 import { readClock } from './time';
 
@@ -24,7 +24,7 @@ function insert(timer: Timer): void {
   armed.splice(i, 0, timer);
 }
 
-/** Fires `timer` in `delay` usec and, when `period` > 0, every `period` usec after that. Re-arms an armed one. */
+/** Fires `timer` in `delay` usec and, if `period` > 0, every `period` usec after that. An armed timer is re-armed. */
 export function timerStart(timer: Timer, delay: number, period: number): void {
   timerStop(timer);
   timer.when = readClock() + delay;
@@ -46,7 +46,7 @@ export function timerWaitMs(now: number): number {
   return first.when <= now ? 0 : Math.ceil((first.when - now) / 1000);
 }
 
-/** Fires what is due. A periodic timer that is late fires once, not once per period missed. */
+/** Fires the timers that are due. A periodic timer that is late fires once, not once per missed period. */
 export function runTimers(now: number): void {
   for (;;) {
     const timer = armed[0];

@@ -1,18 +1,18 @@
 /*
- * What the loop thread and its worker threads (src/workers) send one another. Types only: a worker imports nothing of
- * the pooler at run time. Texts are JavaScript strings, while the pooler's own hold one byte per character.
+ * The messages between the loop thread and its worker threads (src/workers). Types only: a worker imports no module of
+ * the pooler at run time. Texts are JavaScript strings, while the pooler's own strings hold one byte per character.
  */
 
 import type { MessagePort } from 'node:worker_threads';
 
-/** What every worker is started with. */
+/** The data that every worker is started with. */
 export interface WorkerData {
   port: MessagePort;
   /** eventfd of the loop: a write wakes it */
   wakeFd: number;
 }
 
-/** One login that an LDAP server decides. */
+/** A login to be decided by an LDAP server. */
 export interface LdapRequest {
   id: number;
   user: string;
@@ -24,11 +24,11 @@ export interface LdapRequest {
   baseDn: string | null;
   bindDn: string;
   bindPasswd: string;
-  /** attribute that holds the user name; null when there is a filter */
+  /** attribute that holds the user name; null if there is a filter */
   searchAttribute: string | null;
   searchFilter: string | null;
   scope: 'base' | 'one' | 'sub';
-  /** the DN to bind as when there is no search */
+  /** the DN to bind as if there is no search */
   directDn: string;
 }
 
@@ -53,13 +53,13 @@ export interface NameAddress {
 }
 
 export interface NameAnswer {
-  /** of the question; 0 when the thread is ending */
+  /** id of the request; 0 when the thread is ending */
   id: number;
   /** c-ares's text for the failure; '' on success */
   error: string;
-  /** of a host */
+  /** addresses of a host */
   addresses: NameAddress[];
-  /** of a zone */
+  /** serial number of a zone */
   serial: number;
 }
 

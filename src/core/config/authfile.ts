@@ -1,6 +1,6 @@
 /*
- * auth_file: the list of users with their passwords or secrets, one `"user" "password"` a line. Read at start and on
- * reload; who the users become is up to the pool floor.
+ * auth_file: the list of users with their passwords or secrets, one `"user" "password"` per line. Read at start and on
+ * reload. The pool layer turns the entries into users.
  */
 import { type BigIntStats, statSync } from 'node:fs';
 import { logDebug, logError, strerror } from '../base/log';
@@ -14,19 +14,19 @@ export interface AuthFileUser {
   passwd: string;
 }
 
-/** Whether logins of this auth_type look into auth_file. */
+/** Whether logins with this auth_type look users up in auth_file. */
 export function requiresAuthFile(authType: AuthType): boolean {
   return authType !== AuthType.PAM && authType >= AuthType.TRUST;
 }
 
-/** What the last call saw of the file; null before the first call, '' for no file. */
+/** The state of the file at the last call; null before the first call, '' for no file. */
 let lastSeen: string | null = null;
 
 /**
- * Whether auth_file must be read again: it is another file than at the last call, or it changed since. Remembers what
- * it saw, whether or not the reading then succeeds; a missing file is a change only the first time. The original's
- * auth_loaded(), with time stamps finer than a second.
- * @param path auth_file, or null when there is none (never a reason to read, forgets what was seen)
+ * Whether auth_file must be read again: its path or the file itself has changed since the last call. The state is
+ * remembered even if reading then fails; a missing file counts as a change only once. PgBouncer's auth_loaded(), with
+ * time stamps finer than a second.
+ * @param path auth_file, or null if there is none (never a reason to read; forgets the remembered state)
  */
 export function usersFileChanged(path: string | null): boolean {
   let seen = '';
@@ -34,7 +34,7 @@ export function usersFileChanged(path: string | null): boolean {
     try {
       seen = identity(statSync(Buffer.from(path, 'latin1'), { bigint: true }));
     } catch {
-      // missing or out of reach: as good as no file
+      // missing or inaccessible: treated as no file
     }
   }
   const changed = path !== null && lastSeen !== seen;
@@ -47,12 +47,12 @@ function identity(st: BigIntStats): string {
 }
 
 /**
- * Reads an auth_file. A broken line is logged and ends the reading. At the first load the users above it count, as in
- * the original; on a reload nothing of a broken file does, so that a slip of the editor locks nobody out.
+ * Reads an auth_file. A malformed line is logged and ends the reading. At the first load the users above that line
+ * count, as in PgBouncer. On a reload a malformed file is ignored as a whole, so that a typing error locks no user out.
  * @param path file name as a byte string
  * @param firstLoad false on RELOAD and SIGHUP
- * @returns the users in the file's order (a later line of the same name replaces an earlier one), or null when the
- *   users known so far must stay as they are. Their texts may be pieces of the file's, and keep all of it in memory.
+ * @returns the users in the file's order (a later line replaces an earlier line of the same name), or null if the known
+ *   users must stay as they are. The texts may be substrings of the file's text, and keep all of it in memory.
  */
 export function loadAuthFile(path: string, firstLoad: boolean): AuthFileUser[] | null {
   let text: string;
@@ -70,14 +70,14 @@ export function loadAuthFile(path: string, firstLoad: boolean): AuthFileUser[] |
   return firstLoad ? users : null;
 }
 
-/** A line that is no good. */
+/** A malformed line. */
 interface BrokenLine {
   reason: string;
-  /** from 1 */
+  /** line number, from 1 */
   line: number;
 }
 
-/** Every broken line of an auth_file, for the config check. Throws as fs does. */
+/** Every malformed line of an auth_file, for the config check. Throws as fs does. */
 export function findBrokenLines(path: string): BrokenLine[] {
   const text = readByteString(path);
   const found: BrokenLine[] = [];
@@ -89,7 +89,7 @@ export function findBrokenLines(path: string): BrokenLine[] {
   return found;
 }
 
-/** Fills `users` from position `from` on. @returns null, or what is wrong with the first line that is, and where */
+/** Adds to `users`, starting at position `from`. @returns null, or the first fault and its position */
 function parseAuthFile(text: string, from: number, users: AuthFileUser[]): { reason: string; pos: number } | null {
   let p = from;
   for (;;) {
@@ -114,7 +114,7 @@ function parseAuthFile(text: string, from: number, users: AuthFileUser[]): { rea
     if (passwdEnd - passwdQuote - 1 >= MAX_PASSWORD) return { ...broken, reason: 'password too long in auth file' };
 
     users.push({ name: unquote(text, nameStart, nameEnd), passwd: unquote(text, passwdQuote + 1, passwdEnd) });
-    // further fields are somebody else's
+    // further fields are ignored
     p = lineEnd(text, passwdEnd + 1);
   }
 }
@@ -124,7 +124,10 @@ function lineEnd(text: string, from: number): number {
   return end < 0 ? text.length : end;
 }
 
-/** Position of the quote that ends a field which starts at `from` (two in a row are one within it), or -1. */
+/**
+ * Position of the quote that ends a field starting at `from`, or -1. Two quotes in a row stand for a quote in the
+ * field.
+ */
 function closingQuote(text: string, from: number): number {
   let p = text.indexOf('"', from);
   while (p >= 0 && text[p + 1] === '"') p = text.indexOf('"', p + 2);

@@ -1,12 +1,12 @@
 /*
- * Connect strings: the `key=value key='quoted value'` lists behind the names in [databases], [users] and [peers].
+ * Connect strings: the `key=value key='quoted value'` lists after the names in [databases], [users] and [peers].
  */
 import { logNoise, wantNoise } from '../base/log';
 
 /**
- * Splits a connect string as the original's cstr_get_pair: pairs separated by spaces, spaces around '=' allowed, values
- * with spaces in single quotes, '' for a quote within them. A key may come twice; both are returned, in order.
- * @returns the pairs, or null for a syntax error, which an empty value is too
+ * Splits a connect string as PgBouncer's cstr_get_pair() does: pairs separated by spaces, spaces around '=' allowed,
+ * values with spaces in single quotes, '' for a quote within them. A repeated key is returned each time, in order.
+ * @returns the pairs, or null for a syntax error, which includes an empty value
  */
 export function parseConnstr(text: string): [key: string, value: string][] | null {
   const pairs: [string, string][] = [];
@@ -33,20 +33,20 @@ export function parseConnstr(text: string): [key: string, value: string][] | nul
     if (value === '') return null;
     if (wantNoise()) logNoise(`cstr_get_pair: "${key}"="${value}"`);
     pairs.push([key, value]);
-    // whatever byte follows a closing quote is taken for the separator
+    // the byte after a closing quote counts as the separator, whatever it is
     p = skipSpaces(text, p + 1);
   }
   return pairs;
 }
 
-/** Only spaces separate here: a tab is part of a word. */
+/** Only spaces separate: a tab is part of a word. */
 function skipSpaces(text: string, from: number): number {
   let p = from;
   while (text[p] === ' ') p++;
   return p;
 }
 
-/** Position of the quote that ends a quoted value which starts at `from`, or -1. */
+/** Position of the quote that ends a quoted value starting at `from`, or -1. */
 function closingQuote(text: string, from: number): number {
   for (let p = from; p < text.length; p++) {
     if (text[p] !== "'") continue;

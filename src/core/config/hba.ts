@@ -1,9 +1,10 @@
 /*
- * auth_hba_file: who may log in from where, and how, one rule a line in the manner of pg_hba.conf. Read on every load of
- * the config while auth_type is hba; src/core/auth/hba-eval.ts finds the rule of a client.
+ * auth_hba_file: which clients may log in from where, and by which method; one rule per line, in the format of
+ * pg_hba.conf. Read on every load of the config while auth_type is hba. src/core/auth/hba-eval.ts finds a client's
+ * rule.
  *
- * A line that cannot be read is logged and passed over, as in the original: files are shared with servers, and some of
- * their lines mean nothing to a pooler.
+ * A line that cannot be parsed is logged and skipped, as in PgBouncer: the file may be shared with a PostgreSQL server,
+ * and some of a server's lines mean nothing to a pooler.
  */
 import { posix } from 'node:path';
 import { formatInet, parseInet, parseInet4, parseInet6 } from '../base/inet';
@@ -22,7 +23,7 @@ export const enum HbaType {
 /** A list of databases or users. */
 export interface HbaNames {
   all: boolean;
-  /** the database that is called like the user */
+  /** the database of the same name as the user */
   sameuser: boolean;
   /** physical replication, which has no database */
   replication: boolean;
@@ -36,18 +37,18 @@ export interface HbaRule {
   users: HbaNames;
   /** `all` in the address column */
   anyAddress: boolean;
-  /** 4 or 16 bytes; empty for local and for any */
+  /** 4 or 16 bytes; empty for `local` and for `all` */
   address: Uint8Array;
   mask: Uint8Array;
   /** map= */
   identMap: IdentMap | null;
-  /** what follows the method ldap */
+  /** the rest of the line after the method ldap */
   options: string;
   /** line number in the file, from 1 */
   line: number;
 }
 
-/** Files of names that name files of names: how deep. A file that names itself ends here. */
+/** Limit of nesting for files of names; it also ends a file that includes itself. */
 const NAME_FILES_DEPTH_MAX = 10;
 const NO_BYTES = new Uint8Array(0);
 
@@ -69,9 +70,9 @@ const methods: ReadonlyMap<string, AuthType> = new Map<string, AuthType>([
   ['ldap', AuthType.LDAP],
 ]);
 
-/* ---- names ---- */
+/* DEL */
 
-/** A file next to the one that names it, unless its path is absolute. */
+/** Path of a file relative to the file that names it, unless absolute. */
 function besideFile(parent: string, name: string): string {
   if (name.startsWith('/')) return name;
   const dir = posix.dirname(parent);
@@ -90,12 +91,12 @@ function parseNamesFile(names: HbaNames, path: string, depth: number): boolean {
     logWarning(`could not open file of names ${path}: ${strerror(err)}`);
     return false;
   }
-  // the last line feed ends a line and begins none
+  // a line feed at the end begins no further line
   if (lines.at(-1) === '') lines.pop();
   return lines.every((line) => parseNames(names, new Tokens(line), path, depth));
 }
 
-/** Takes one word of a list. @returns false when it cannot be one */
+/** Parses one word of a list. @returns false if it is not a valid name */
 function parseName(names: HbaNames, tokens: Tokens, parent: string, depth: number): boolean {
   if (tokens.kind === Tok.IDENT) {
     switch (tokens.text) {
@@ -124,7 +125,7 @@ function parseName(names: HbaNames, tokens: Tokens, parent: string, depth: numbe
   return true;
 }
 
-/** A list separated by commas. The original's parse_names(), which reads users by the rules for databases too. */
+/** A comma-separated list. Like PgBouncer's parse_names(), it parses users by the rules for databases. */
 function parseNames(names: HbaNames, tokens: Tokens, parent: string, depth: number): boolean {
   do {
     if (!parseName(names, tokens, parent, depth)) return false;
@@ -137,7 +138,7 @@ function noNames(): HbaNames {
   return { all: false, sameuser: false, replication: false, names: new Set() };
 }
 
-/* ---- addresses ---- */
+/* DEL */
 
 function maskOfBits(bits: number, length: number): Uint8Array {
   const mask = new Uint8Array(length);
@@ -148,14 +149,14 @@ function maskOfBits(bits: number, length: number): Uint8Array {
   return mask;
 }
 
-/** The number behind the slash. @returns null when it is none, or too large for the family */
+/** The number after the slash. @returns null if it is not a number, or too large for the family */
 function parseMaskBits(text: string, length: number): Uint8Array | null {
   if (!/^[0-9]{1,9}$/.test(text)) return null;
   const bits = Number(text);
   return bits > 8 * length ? null : maskOfBits(bits, length);
 }
 
-/** ADDRESS/BITS, or ADDRESS and MASK as two words. @returns false after logging what is wrong */
+/** ADDRESS/BITS, or ADDRESS and MASK as two words. @returns false after logging the fault */
 function parseAddress(rule: HbaRule, tokens: Tokens, file: string): boolean {
   const linenr = rule.line;
   if (eatWord(tokens, 'all')) {
@@ -180,7 +181,7 @@ function parseAddress(rule: HbaRule, tokens: Tokens, file: string): boolean {
       logWarning(`hba line ${linenr}: invalid mask`);
       return false;
     }
-    // a line that ends here is complained about with the address alone
+    // the log message for a line that ends here has the address without the slash
     tokens.text = tokens.text.slice(0, slash);
   } else {
     nextToken(tokens);
@@ -197,7 +198,7 @@ function parseAddress(rule: HbaRule, tokens: Tokens, file: string): boolean {
   nextToken(tokens);
   rule.address = address;
   rule.mask = mask;
-  // such a rule never matches; that is for its author to see
+  // such a rule never matches any client: only warn
   if (address.some((byte, i) => (byte & ~(mask[i] as number)) !== 0)) {
     const where = `${file} line #${linenr}`;
     logWarning(`address does not match mask in ${where}: ${formatInet(address)} / ${formatInet(mask)}`);
@@ -205,7 +206,7 @@ function parseAddress(rule: HbaRule, tokens: Tokens, file: string): boolean {
   return true;
 }
 
-/* ---- method ---- */
+/* DEL */
 
 function parseMap(rule: HbaRule, maps: IdentMaps | null, tokens: Tokens): boolean {
   if (tokens.kind !== Tok.IDENT) return true;
@@ -229,7 +230,7 @@ function parseMethod(rule: HbaRule, maps: IdentMaps | null, tokens: Tokens): boo
   }
   rule.method = method;
   if (atWord(tokens, 'ldap')) {
-    // its options have a syntax of their own, read when somebody logs in
+    // the options have their own syntax; they are parsed at login
     rule.options = tokens.line.slice(tokens.pos);
     return true;
   }
@@ -240,7 +241,7 @@ function parseMethod(rule: HbaRule, maps: IdentMaps | null, tokens: Tokens): boo
   return false;
 }
 
-/* ---- lines ---- */
+/* DEL */
 
 function parseRule(rules: HbaRule[], maps: IdentMaps | null, line: string, linenr: number, file: string): boolean {
   const tokens = new Tokens(line);
@@ -271,10 +272,10 @@ function parseRule(rules: HbaRule[], maps: IdentMaps | null, line: string, linen
 }
 
 /**
- * The rules of a text, in its order.
+ * The rules of a file, in its order.
  * @param lines the file's lines
- * @param maps what map= may name; null = nothing
- * @param file its path: files of names lie beside it
+ * @param maps the maps that map= may name; null = none
+ * @param file its path: relative files of names are looked for beside it
  */
 export function parseHba(lines: string[], maps: IdentMaps | null, file: string): HbaRule[] {
   const rules: HbaRule[] = [];
@@ -285,7 +286,7 @@ export function parseHba(lines: string[], maps: IdentMaps | null, file: string):
   return rules;
 }
 
-/** Reads auth_hba_file. @returns null when it cannot be opened, which is logged */
+/** Reads auth_hba_file. @returns null if it cannot be opened, after logging why */
 export function loadHba(path: string, maps: IdentMaps | null): HbaRule[] | null {
   try {
     return parseHba(readLines(path), maps, path);

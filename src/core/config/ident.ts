@@ -1,6 +1,6 @@
 /*
- * auth_ident_file: named maps from system users (or certificate names) to PostgreSQL users, one
- * `map-name system-user database-user` a line. HBA rules name them with map=.
+ * auth_ident_file: named maps from system users (or certificate names) to PostgreSQL users, one `map-name system-user
+ * database-user` per line. HBA rules refer to them with map=.
  */
 import { readFileSync } from 'node:fs';
 import { logError, logWarning, strerror } from '../base/log';
@@ -13,7 +13,7 @@ interface IdentMapping {
   postgresUser: string | null;
 }
 
-/** All lines of one name, in the file's order. */
+/** All lines of one map, in the file's order. */
 export interface IdentMap {
   name: string;
   mappings: IdentMapping[];
@@ -22,7 +22,7 @@ export interface IdentMap {
 /** Maps by name. */
 export type IdentMaps = Map<string, IdentMap>;
 
-/** The lines of a file as byte strings, numbered from 1 by index + 1. Throws as fs does. */
+/** The lines of a file as byte strings; a line's number is its index + 1. Throws as fs does. */
 export function readLines(path: string): string[] {
   return readFileSync(Buffer.from(path, 'latin1')).toString('latin1').split('\n');
 }
@@ -41,7 +41,7 @@ function parseIdentLine(maps: IdentMaps, line: string, linenr: number): boolean 
     if (!atName(tokens)) return false;
     postgresUser = tokens.text;
   }
-  // behind `all` this takes one word more than was meant: as the original does
+  // after `all` this skips one word too many, as PgBouncer does
   nextToken(tokens);
   if (!eat(tokens, Tok.EOL)) {
     logWarning(`ident line ${linenr}: unsupported parameters`);
@@ -55,8 +55,8 @@ function parseIdentLine(maps: IdentMaps, line: string, linenr: number): boolean 
 }
 
 /**
- * The maps of a text. Lines that cannot be read are logged and passed over, as in the original.
- * @param lines the file's lines
+ * The maps of a file. Lines that cannot be parsed are logged and skipped, as in PgBouncer. @param lines the file's
+ * lines
  */
 export function parseIdent(lines: string[]): IdentMaps {
   const maps: IdentMaps = new Map();
@@ -66,7 +66,7 @@ export function parseIdent(lines: string[]): IdentMaps {
   return maps;
 }
 
-/** Reads auth_ident_file. @returns null when it cannot be opened, which is logged */
+/** Reads auth_ident_file. @returns null if it cannot be opened, after logging why */
 export function loadIdent(path: string): IdentMaps | null {
   try {
     return parseIdent(readLines(path));

@@ -1,7 +1,6 @@
 /*
- * Settings that parse but have no effect, because their feature is not built yet or has nothing to set here: said once
- * in the log whenever a config is applied, so that nobody relies on what is not there. A feature that gets built takes
- * its row out.
+ * Settings that are accepted but have no effect, because tsbouncer lacks the feature or has nothing to configure.
+ * Applying a config logs a warning for each of them that is set. Implementing such a feature removes its row.
  */
 
 import { logWarning } from '../base/log';
@@ -9,9 +8,12 @@ import { getConfigParam, settingsTable } from './settings';
 
 interface IneffectiveSetting {
   readonly name: string;
-  /** what is missing */
+  /** the missing feature */
   readonly missing: string;
-  /** for settings of which some other values than the default do work: whether the current one does not */
+  /**
+   * for settings of which only some values have no effect: whether the current value is one of these; null = every
+   * value
+   */
   readonly concerns: (() => boolean) | null;
 }
 
@@ -20,15 +22,15 @@ const ineffectiveSettings: readonly IneffectiveSetting[] = [
   { name: 'sbuf_loopcnt', missing: 'each connection is received from once a turn', concerns: null },
 ];
 
-/** Names of the settings that have no effect yet, whatever they are set to. */
+/** Names of the settings that have no effect, whatever their value. */
 export const ineffectiveSettingNames: readonly string[] = ineffectiveSettings.map((unbuilt) => unbuilt.name);
 
-/** One warning for each setting that asks for something unbuilt; called after every applySettings(). */
+/** Logs a warning for each setting that requests a missing feature; called after every applySettings(). */
 export function warnIneffectiveSettings(): void {
   const defaults = new Map<string, string | null>(settingsTable.map((setting) => [setting.name, setting.def]));
   for (const { name, missing, concerns } of ineffectiveSettings) {
     const value = getConfigParam(name);
-    // a setting without a default is unset as null and as ''
+    // a setting without a default is unset both as null and as ''
     if ((value ?? '') === (defaults.get(name) ?? '')) continue;
     if (concerns !== null && !concerns()) continue;
     logWarning(`setting has no effect: ${name} = ${value} (${missing})`);

@@ -1,46 +1,46 @@
 /*
- * The ini syntax of libusual's cfparser: sections, `key = value`, comment lines, %include. It knows no section and no
- * setting; the loader hands in what to do with each. Texts are byte strings.
+ * The ini syntax of libusual's cfparser: sections, `key = value`, comment lines, %include. The parser knows no section
+ * and no setting: the loader passes a handler for them. Texts are byte strings.
  *
- * Two things differ from the original on purpose. An error names the line that its key stands on (there: the next
- * line with text in it, once blank lines follow), and a key may also stand in double quotes, with "" for one of them,
- * as the original's documentation has it (there: only in single quotes).
+ * Two differences from PgBouncer are deliberate. An error names the line of its key; PgBouncer names the next line with
+ * text if blank lines follow. A key may also be in double quotes, with "" for a quote, as PgBouncer's documentation
+ * says; its code accepts single quotes only.
  */
 import { readFileSync } from 'node:fs';
 import { logDebug, logError, strerror, wantDebug } from '../base/log';
 
-/** Files within files within files: how deep. */
+/** Limit of nesting for %include. */
 const MAX_INCLUDE = 10;
 
 export interface IniHandler {
-  /** true: what cannot be read is logged and the next line is looked at, instead of stopping */
+  /** true: a line that cannot be parsed is logged and skipped, instead of ending the reading */
   readonly goOn?: boolean;
-  /** A `[name]` line. @returns false to stop loading (the reason logged) */
+  /** A `[name]` line. @returns false to stop loading, after logging the reason */
   section(name: string, file: string, line: number): boolean;
-  /** A `key = value` line. @returns false to stop loading (the reason logged) */
+  /** A `key = value` line. @returns false to stop loading, after logging the reason */
   value(key: string, value: string, file: string, line: number): boolean;
 }
 
-/** The bytes of a file up to the first NUL, which ends the text for the C original too. Throws as fs does. */
+/** The bytes of a file up to the first NUL, where the text also ends for PgBouncer. Throws as fs does. */
 export function readByteString(path: string): string {
   const text = readFileSync(Buffer.from(path, 'latin1')).toString('latin1');
   const nul = text.indexOf('\0');
   return nul < 0 ? text : text.slice(0, nul);
 }
 
-/** One file being read. */
+/** The position in a file being read. */
 interface Cursor {
   readonly file: string;
   readonly text: string;
   pos: number;
-  /** line number of `pos`, moved along by skipSpace and by nobody else: everything else stays within a line */
+  /** line number of `pos`; only skipSpace() passes line ends and updates it */
   line: number;
   readonly depth: number;
 }
 
 /**
- * Reads a file and everything it includes (paths relative to the working directory, as in the original).
- * @returns false when loading stopped, after the reason was logged with file and line
+ * Reads a file and all files that it includes (paths relative to the working directory, as in PgBouncer).
+ * @returns false if loading stopped, after logging the reason with file and line
  */
 export function parseIniFile(file: string, handler: IniHandler): boolean {
   return parseFile(file, handler, 0);
@@ -70,7 +70,7 @@ function parseFile(file: string, handler: IniHandler, depth: number): boolean {
   }
 }
 
-/** To the end of a line that was no good, for a handler that wants to hear of the others too. */
+/** Skips the rest of a malformed line, for a handler with goOn set. */
 function passOver(at: Cursor, handler: IniHandler): boolean {
   at.pos = lineEnd(at);
   return handler.goOn === true;
@@ -94,7 +94,7 @@ function lineEnd(at: Cursor): number {
   return end < 0 ? at.text.length : end;
 }
 
-/** The rest of the line without the space around it; `pos` moves to its end. */
+/** The rest of the line, trimmed; moves `pos` to its end. */
 function takeRest(at: Cursor): string {
   skipBlank(at);
   const end = lineEnd(at);
@@ -148,7 +148,7 @@ function parseKeyValue(at: Cursor, handler: IniHandler): boolean {
   return ok;
 }
 
-/** A bare key (which may be empty: its handler then knows no such key) or a quoted one; null = broken quoting. */
+/** A bare or quoted key; null = unbalanced quotes. A bare key may be empty: the handler rejects it as unknown. */
 function takeKey(at: Cursor): string | null {
   const line = at.text.slice(at.pos, lineEnd(at));
   const m = /^(?:'([^']+)'|"((?:[^"]|"")+)"|([A-Za-z0-9_.*-]*))/.exec(line) as RegExpExecArray;

@@ -1,6 +1,6 @@
 /*
- * The options of an LDAP login, as auth_ldap_options or the tail of an HBA line has them: key=value pairs or a URL. Read
- * when somebody logs in, and by --check. What is said wrong is told in the original's words.
+ * The options of an LDAP login, from auth_ldap_options or the end of an HBA line: key=value pairs or a URL. Parsed at
+ * login and by --check. Errors have PgBouncer's words.
  */
 
 import { asciiLower, isSpace, trimSpace } from '../base/strutil';
@@ -17,11 +17,11 @@ export interface LdapOptions {
   tls: boolean;
   /** 'ldap' or 'ldaps' */
   scheme: string;
-  /** host names or addresses with spaces between, tried in turn; '' = ask DNS about the base DN */
+  /** host names or addresses, separated by spaces, tried in turn; '' = look up the servers of the base DN in DNS */
   server: string;
-  /** 0 only with no server given */
+  /** 0 only if no server is given */
   port: number;
-  /** set: search, then bind; else bind as prefix + user + suffix */
+  /** set: search, then bind; null: bind as prefix + user + suffix */
   baseDn: string | null;
   bindDn: string | null;
   bindPasswd: string | null;
@@ -32,12 +32,12 @@ export interface LdapOptions {
   suffix: string | null;
 }
 
-/** Longest text of options, in bytes, as the original's buffer. */
+/** Longest text of options, in bytes: the size of PgBouncer's buffer. */
 const MAX_LDAP_CONFIG = 1024;
 const LDAP_PORT = 389;
 const LDAPS_PORT = 636;
 
-/* ---- key=value ---- */
+/* DEL */
 
 interface Pair {
   key: string;
@@ -51,7 +51,7 @@ function skipSpace(text: string, from: number): number {
   return pos;
 }
 
-/** A word in double quotes, "" within it for one of them; without a closing quote it goes to the end. */
+/** A word in double quotes, with "" for a quote; without a closing quote it extends to the end. */
 function readQuoted(text: string, from: number): { word: string; next: number; closed: boolean } {
   let word = '';
   let pos = from;
@@ -68,7 +68,7 @@ function readQuoted(text: string, from: number): { word: string; next: number; c
   return { word, next: pos, closed: false };
 }
 
-/** The pair at `from`. @returns null when there is none: whatever is left there is not looked at */
+/** The pair at `from`. @returns null if there is none: the rest of the text is ignored */
 function readPair(text: string, from: number): Pair | null {
   let pos = skipSpace(text, from);
   if (text[pos] === ',') pos++;
@@ -100,7 +100,7 @@ function readPair(text: string, from: number): Pair | null {
   return key === '' || value === '' ? null : { key, value, next: pos };
 }
 
-/* ---- URL ---- */
+/* DEL */
 
 function percentDecode(text: string): string {
   return text.replace(/%([0-9a-fA-F]{2})/g, (_, hex) => String.fromCharCode(Number.parseInt(hex, 16)));
@@ -114,7 +114,7 @@ const scopes: ReadonlyMap<string, LdapScope> = new Map([
   ['subtree', LdapScope.SUB],
 ]);
 
-/** ldap[s]://host:port/dn?attributes?scope?filter (RFC 4516). @returns null, or what is wrong */
+/** ldap[s]://host:port/dn?attributes?scope?filter (RFC 4516). @returns null, or the error */
 function parseLdapUrl(options: LdapOptions, url: string): string | null {
   const wrong = (what: string) => `could not parse LDAP URL "${url}": ${what}`;
   const match = /^([A-Za-z]+):\/\/([^/?]*)(?:\/(.*))?$/s.exec(url);
@@ -126,7 +126,7 @@ function parseLdapUrl(options: LdapOptions, url: string): string | null {
   const parts = (match[3] ?? '').split('?');
   const scope = parts[2] === undefined || parts[2] === '' ? LdapScope.BASE : scopes.get(percentDecode(parts[2]));
   if (scope === undefined) return wrong('bad scope');
-  // extensions would change what the search means; we have none
+  // a critical extension changes the meaning of the search, and none is supported
   if (parts.length > 5 || (parts[4] ?? '').startsWith('!')) return wrong('critical extension');
 
   options.scheme = scheme;
@@ -141,9 +141,9 @@ function parseLdapUrl(options: LdapOptions, url: string): string | null {
   return null;
 }
 
-/* ---- all together ---- */
+/* DEL */
 
-/** @returns null, or what is wrong */
+/** @returns null, or the error */
 function setOption(options: LdapOptions, key: string, value: string): string | null {
   switch (key) {
     case 'ldaptls':
@@ -190,7 +190,7 @@ function setOption(options: LdapOptions, key: string, value: string): string | n
   }
 }
 
-/** Either bind directly or search first: not half of both. @returns null, or what is wrong */
+/** Checks that the options either bind directly or search first, without mixing the two. @returns null, or the error */
 function validate(options: LdapOptions): string | null {
   if (options.prefix !== null || options.suffix !== null) {
     const search = [options.baseDn, options.bindDn, options.bindPasswd, options.searchAttribute, options.searchFilter];
@@ -205,16 +205,16 @@ function validate(options: LdapOptions): string | null {
   return null;
 }
 
-/** What parseLdapOptions() found: options, or an error; and what it did not look at. */
+/** The result of parseLdapOptions(): options or an error, and the part that was ignored. */
 export interface LdapParse {
   options: LdapOptions | null;
-  /** text for the log when there are no options */
+  /** error text for the log if there are no options */
   error: string;
-  /** the tail that is no key=value; the original passes over it without a word */
+  /** the part at the end that is not key=value; PgBouncer ignores it without a message */
   rest: string;
 }
 
-/** Reads the text of options. */
+/** Parses the text of the options. */
 export function parseLdapOptions(given: string): LdapParse {
   const text = given.replace(/[ \t-\r]+$/, '');
   const options: LdapOptions = {

@@ -1,7 +1,7 @@
 /*
- * A whole config file: read and checked as one piece into a plain ParsedConfig, applied only when all of it is good.
- * So a bad file on reload changes nothing, where the original has by then applied the lines above the bad one.
- * applySettings() puts the [pgbouncer] part into `cf`; databases, users and peers are applied by the pool floor.
+ * A whole config file, read and checked into a plain ParsedConfig. It is applied only if all of it is valid, so a
+ * faulty file changes nothing on reload; PgBouncer applies the lines above the fault. applySettings() copies the
+ * [pgbouncer] section to `cf`. The pool layer applies databases, users and peers.
  */
 import { logError } from '../base/log';
 import { type IniHandler, parseIniFile } from './ini';
@@ -19,7 +19,7 @@ import {
 
 export { type DatabaseConfig, type PeerConfig, parseDatabase, type UserConfig } from './records';
 
-/** One line of [pgbouncer], already checked. */
+/** A line of [pgbouncer] that has been checked. */
 interface SettingLine {
   name: string;
   /** the text as written */
@@ -28,26 +28,26 @@ interface SettingLine {
   line: number;
 }
 
-/** A config file that is good as a whole. A name given twice is here once: the later line wins. */
+/** A valid config file. A name given twice is present once: the later line wins. */
 export interface ParsedConfig {
   /** in the file's order */
   settings: SettingLine[];
   databases: DatabaseConfig[];
   users: UserConfig[];
   peers: PeerConfig[];
-  /** the "*" line: databases not listed are made from its connstr with parseDatabase() */
+  /** the "*" line: parseDatabase() makes an auto-database from its connstr */
   autodb: DatabaseConfig | null;
-  /** some user has a transaction, idle-transaction, query or query-wait timeout of its own */
+  /** at least one user has its own transaction, idle-transaction, query or query-wait timeout */
   anyUserLevelTimeoutSet: boolean;
-  /** some user has a client-idle timeout of its own */
+  /** at least one user has its own client-idle timeout */
   anyUserLevelClientTimeoutSet: boolean;
-  /** some database has a query-wait timeout of its own */
+  /** at least one database has its own query-wait timeout */
   anyDatabaseLevelClientTimeoutSet: boolean;
 }
 
 const MAIN_SECTION = 'pgbouncer';
 
-/** What the file said so far. Public for the config check, which goes on after a mistake. */
+/** The config read so far. Public for the config check, which continues after an error. */
 export class ConfigBuilder implements IniHandler {
   readonly settings: Map<string, SettingLine> = new Map();
   readonly databases: Map<string, DatabaseConfig> = new Map();
@@ -60,7 +60,7 @@ export class ConfigBuilder implements IniHandler {
     switch (name) {
       case MAIN_SECTION:
         this.gotMainSection = true;
-        // a second [pgbouncer] starts from the defaults again, except for what has none
+        // a second [pgbouncer] section resets settings to their defaults, except those without a default
         for (const line of this.settings.values()) {
           if (findSetting(line.name)?.def !== null) this.settings.delete(line.name);
         }
@@ -101,14 +101,14 @@ export class ConfigBuilder implements IniHandler {
       logError(`unknown parameter: ${MAIN_SECTION}/${name}`);
       return false;
     }
-    // what cannot change any more is not looked at either, as in the original
+    // settings that can no longer change are not checked either, as in PgBouncer
     if (setting.noReload && isConfigLoaded()) return true;
     if (parseSetting(setting, value) === null) return false;
     return keep(this.settings, name, { name, value, file, line });
   }
 }
 
-/** Files a record under its key, last in the order. @returns whether there is one */
+/** Stores a record under its key, last in the order. @returns whether there is a record */
 function keep<K, V>(map: Map<K, V>, key: K, record: V | null): boolean {
   if (record === null) return false;
   map.delete(key);
@@ -117,16 +117,16 @@ function keep<K, V>(map: Map<K, V>, key: K, record: V | null): boolean {
 }
 
 /**
- * Reads and checks a config file with all it includes; nothing is applied.
+ * Reads and checks a config file with all its includes; applies nothing.
  * @param path file name as a byte string
- * @returns what it says, or null after logging what is wrong with it, where
+ * @returns the config, or null after logging the error and its place
  */
 export function loadConfigFile(path: string): ParsedConfig | null {
   const draft = new ConfigBuilder();
   return parseIniFile(path, draft) ? finishConfig(draft) : null;
 }
 
-/** The config that a file read to its end says; null, with a log line, when its main section is missing. */
+/** The config of a completely read file; null, with a log line, if its main section is missing. */
 export function finishConfig(draft: ConfigBuilder): ParsedConfig | null {
   if (!draft.gotMainSection) {
     logError('load_init_file: main section missing from config file');
@@ -153,10 +153,10 @@ export function finishConfig(draft: ConfigBuilder): ParsedConfig | null {
 }
 
 /**
- * Puts the [pgbouncer] part into `cf`. A setting that the file does not mention gets its default, also when SET had
- * changed it; one without a default keeps what it has. Calls settingHooks.onSettingChanged for each change, when all
- * are made.
- * @param firstLoad true once, at start: only then noReload settings are set, and after it they stand
+ * Copies the [pgbouncer] section to `cf`. A setting that the file does not mention gets its default, even if SET has
+ * changed it; a setting without a default keeps its value. After all changes are made, calls
+ * settingHooks.onSettingChanged for each of them.
+ * @param firstLoad true once, at start: only this load sets noReload settings
  */
 export function applySettings(parsed: ParsedConfig, firstLoad: boolean): void {
   const texts = new Map<string, string>(parsed.settings.map((line) => [line.name, line.value]));

@@ -1,6 +1,6 @@
 /*
- * What one line of [databases], [users] or [peers] says, as a plain record. Called by the loader, and by the pool
- * floor when it makes a database from the "*" line. Nothing here touches a live database or user.
+ * One line of [databases], [users] or [peers] as a plain record. Called by the loader, and by the pool layer when it
+ * creates an auto-database from the "*" line. Nothing here changes an existing database or user.
  */
 import { logError, logWarning } from '../base/log';
 import { parseConnstr } from './connstr';
@@ -16,9 +16,9 @@ import {
 } from './settings';
 import { atoi, atoiSecondsUsec, parseLookup } from './values';
 
-/** A line of [databases]. Numbers that were not given are -1 and times 0, unless said otherwise. */
+/** A line of [databases]. If not given, numbers are -1 and times 0, unless noted otherwise. */
 export interface DatabaseConfig {
-  /** what clients ask for; '*' for the line that stands for every other name */
+  /** the name that clients ask for; '*' for the line that stands for all other names */
   name: string;
   /** names or addresses, comma-separated; a path or @name = Unix socket; null = the default Unix socket directory */
   host: string | null;
@@ -39,21 +39,21 @@ export interface DatabaseConfig {
   authUser: string | null;
   authQuery: string | null;
   authDbname: string | null;
-  /** the one user all server connections log in as (forced user); null = the client's */
+  /** forced user: server connections log in as this user; null = the client's user */
   user: string | null;
-  /** of the forced user; null = not given */
+  /** password of the forced user; null = not given */
   password: string | null;
   loadBalanceHosts: LoadBalanceHosts;
-  /** usec; counts only when queryWaitTimeoutSet, since 0 given means "never" */
+  /** usec; valid only with queryWaitTimeoutSet, since 0 means "never" */
   queryWaitTimeout: number;
   queryWaitTimeoutSet: boolean;
-  /** the startup packet without its user, in the order that goes out */
+  /** the parameters of the startup packet, except the user, in the order they are sent */
   startupParams: [key: string, value: string][];
   /** the line's value as written */
   connstr: string;
 }
 
-/** A line of [users]. Numbers that were not given are -1, times 0. */
+/** A line of [users]. If not given, numbers are -1 and times 0. */
 export interface UserConfig {
   name: string;
   poolMode: PoolMode;
@@ -67,7 +67,7 @@ export interface UserConfig {
   idleTransactionTimeout: number;
   /** usec */
   queryTimeout: number;
-  /** usec; counts only when queryWaitTimeoutSet */
+  /** usec; valid only with queryWaitTimeoutSet */
   queryWaitTimeout: number;
   queryWaitTimeoutSet: boolean;
   /** usec */
@@ -129,10 +129,10 @@ export const USER_DEFAULTS: Readonly<UserConfig> = Object.freeze({
 const PEER_ID_MAX = 0xffff;
 const PORT_MAX = 65535;
 
-/** Puts one value into a record. @returns null, or the error message */
+/** Stores one value in a record. @returns null, or the error message */
 type ApplyParam<T> = (config: T, value: string) => string | null;
 
-/** Walks a connect string through a table of its keys. @returns false after logging what is wrong */
+/** Applies a connect string by means of a table of keys. @returns false after logging the error */
 function applyConnstr<T>(
   config: T,
   connstr: string,
@@ -156,7 +156,7 @@ function applyConnstr<T>(
   return true;
 }
 
-/** Table entry for a value that always fits. */
+/** Table entry for a value that is always valid. */
 function plain<T>(store: (config: T, value: string) => void): ApplyParam<T> {
   return (config, value) => {
     store(config, value);
@@ -178,7 +178,7 @@ function applyPoolMode(config: { poolMode: PoolMode }, value: string): string | 
   return null;
 }
 
-/** Names and passwords that would not fit are refused; the original cuts them and warns of a bug in itself. */
+/** Rejects names and passwords that are too long; PgBouncer truncates them and logs a bug. */
 function limited<T>(what: string, limit: number, store: (config: T, value: string) => void): ApplyParam<T> {
   return (config, value) => {
     if (value.length >= limit) return `${what} too long in connection string`;
@@ -187,7 +187,7 @@ function limited<T>(what: string, limit: number, store: (config: T, value: strin
   };
 }
 
-/** A database record under construction: the parameters whose place in the startup packet is fixed. */
+/** A database record under construction: the parameters that have a fixed place in the startup packet. */
 interface DatabaseDraft extends DatabaseConfig {
   clientEncoding: string | null;
   datestyle: string | null;
@@ -208,7 +208,7 @@ const databaseParams: ReadonlyMap<string, ApplyParam<DatabaseDraft>> = new Map<s
   ['timezone', plain((db, v) => (db.timezone = v))],
   ['pool_size', plain((db, v) => (db.poolSize = atoi(v)))],
   ['min_pool_size', plain((db, v) => (db.minPoolSize = atoi(v)))],
-  // the older name of the next one
+  // older name of the next key
   ['reserve_pool', plain((db, v) => (db.resPoolSize = atoi(v)))],
   ['reserve_pool_size', plain((db, v) => (db.resPoolSize = atoi(v)))],
   [
@@ -245,10 +245,10 @@ const databaseParams: ReadonlyMap<string, ApplyParam<DatabaseDraft>> = new Map<s
 ]);
 
 /**
- * A line of [databases]. For a database that the "*" line makes: parseDatabase(name asked for, autodb.connstr).
+ * A line of [databases]. An auto-database is made with parseDatabase(requested name, autodb.connstr).
  * @param name key of the line
  * @param connstr value of the line
- * @returns the record, or null after logging why not
+ * @returns the record, or null after logging the error
  */
 export function parseDatabase(name: string, connstr: string): DatabaseConfig | null {
   if (isReservedDatabase(name)) {
@@ -301,7 +301,7 @@ const userParams: ReadonlyMap<string, ApplyParam<UserConfig>> = new Map<string, 
   ['max_user_client_connections', plain((user, v) => (user.maxUserClientConnections = atoi(v)))],
 ]);
 
-/** A line of [users]. @returns the record, or null after logging why not */
+/** A line of [users]. @returns the record, or null after logging the error */
 export function parseUser(name: string, connstr: string): UserConfig | null {
   const user: UserConfig = { ...USER_DEFAULTS, name };
   const unknownKey = 'unrecognized user parameter';
@@ -313,7 +313,7 @@ export function parseUser(name: string, connstr: string): UserConfig | null {
   return user;
 }
 
-/** A peer record under construction: the host may still be missing. */
+/** A peer record under construction, possibly still without a host. */
 interface PeerDraft {
   host: string | null;
   port: number;
@@ -326,7 +326,7 @@ const peerParams: ReadonlyMap<string, ApplyParam<PeerDraft>> = new Map<string, A
   ['pool_size', plain((peer, v) => (peer.poolSize = atoi(v)))],
 ]);
 
-/** A line of [peers]. @returns the record, or null after logging why not */
+/** A line of [peers]. @returns the record, or null after logging the error */
 export function parsePeer(name: string, connstr: string): PeerConfig | null {
   const id = /^[ \t-\r]*\+?[0-9]+$/.test(name) ? Number(name) : 0;
   if (id < 1 || id > PEER_ID_MAX) {
@@ -343,7 +343,7 @@ export function parsePeer(name: string, connstr: string): PeerConfig | null {
   return { id, host: peer.host, port: peer.port, poolSize: peer.poolSize };
 }
 
-/** What may stand in a line of each section, by the name of the section; for the documentation's test. */
+/** The keys allowed in a line of each section, by the section's name; for the test of the documentation. */
 export const recordKeys: Readonly<Record<'databases' | 'users' | 'peers', readonly string[]>> = {
   databases: [...databaseParams.keys()],
   users: [...userParams.keys()],

@@ -1,7 +1,7 @@
 /*
- * The settings: one object that everybody reads (`cf`), and one table that says how each is named, typed, defaulted
- * and whether a running process may change it. The table is in the order of SHOW CONFIG. The loader, SET and
- * SHOW CONFIG walk the table; a new setting is one field and one row.
+ * The settings: the object `cf` with their current values, and a table with each setting's name, type, default and
+ * whether it is reloadable. The table is in the order of SHOW CONFIG. The loader, SET and SHOW CONFIG walk the table; a
+ * new setting needs one field and one row.
  */
 import { logError } from '../base/log';
 import {
@@ -14,7 +14,10 @@ import {
   parseUint32,
 } from './values';
 
-/** auth_type, and the methods that only an HBA file can name. Everything from TRUST up, except PAM, reads auth_file. */
+/**
+ * auth_type, including the methods that only an HBA file can name. Every method from TRUST up, except PAM, uses
+ * auth_file.
+ */
 export const enum AuthType {
   ANY = 0,
   TRUST = 1,
@@ -33,7 +36,7 @@ export const enum PoolMode {
   SESSION = 0,
   TX = 1,
   STMT = 2,
-  /** not set for this database or user: the next wider setting decides */
+  /** not set for this database or user: the next wider setting applies */
   INHERIT = 3,
 }
 
@@ -83,14 +86,14 @@ export const loadBalanceHostsMap: readonly Lookup[] = [
   { name: 'round-robin', value: LoadBalanceHosts.ROUND_ROBIN },
 ];
 
-/** Longest names and passwords in bytes, each one more than what fits, as the original counts its buffers. */
+/** Limits of names and passwords in bytes, including the terminating NUL: the sizes of PgBouncer's buffers. */
 export const MAX_DBNAME = 64;
 export const MAX_USERNAME = 128;
 export const MAX_PASSWORD = 65531;
 
 /**
- * Every field is named after its setting. Times (marked usec) are microseconds. Yes/no settings are ints as in the
- * original: compare with 0. The literal gives each field its one place; the table's defaults are filled in below.
+ * Each field is named after its setting. Times (marked usec) are microseconds. Boolean settings are ints, as in
+ * PgBouncer: compare with 0. The literal fixes the object's shape; the defaults are filled in from the table below.
  */
 const initial = {
   adminUsers: '',
@@ -120,7 +123,7 @@ const initial = {
   clientTlsKeyFile: '',
   clientTlsProtocols: '',
   clientTlsSslmode: SslMode.DISABLED as SslMode,
-  /** `conffile`: what RELOAD reads */
+  /** `conffile`: the file that RELOAD reads */
   configFile: null as string | null,
   defaultPoolSize: 0,
   disablePqexec: 0,
@@ -162,7 +165,7 @@ const initial = {
   poolIdleTimeout: 0,
   /** usec */
   queryTimeout: 0,
-  /** seconds, as an int: the one timeout that is not a time to the original */
+  /** seconds, as an int: PgBouncer does not treat this timeout as a time */
   queryWaitNotify: 0,
   /** usec */
   queryWaitTimeout: 0,
@@ -228,10 +231,10 @@ const initial = {
 /** The type of `cf`. */
 type Settings = typeof initial;
 
-/** Every setting of this process, at its current value. Read it anywhere; write it through the functions below. */
+/** The current value of every setting. Any module may read it; only the functions below write it. */
 export const cf: Settings = initial;
 
-/** How a setting's text is read and written. */
+/** How the text of a setting is parsed and printed. */
 export const enum SettingType {
   STR,
   INT,
@@ -239,9 +242,9 @@ export const enum SettingType {
   /** seconds as text, usec as value */
   TIME,
   LOOKUP,
-  /** a string that must not name the console's database */
+  /** a string that must not be the name of the console's database */
   AUTHDB,
-  /** an int; only its becoming zero or non-zero is a change that listeners must hear of */
+  /** an int; listeners are told only of a change between zero and non-zero */
   DEFER,
 }
 
@@ -249,12 +252,12 @@ export interface Setting {
   readonly name: string;
   readonly field: keyof Settings;
   readonly type: SettingType;
-  /** text of the default; null = none: a reload without this setting keeps the value it has */
+  /** text of the default; null = none: a reload without this setting keeps its value */
   readonly def: string | null;
-  /** fixed once the process runs: RELOAD and SET pass over it */
+  /** fixed after the start: RELOAD and SET ignore it */
   readonly noReload: boolean;
   readonly map: readonly Lookup[] | null;
-  /** for numbers: the smallest and largest that mean anything */
+  /** for numbers: smallest and largest meaningful value */
   readonly min: number;
   readonly max: number;
 }
@@ -277,7 +280,7 @@ function row(
   return { name, field, type, def, noReload, map, min, max };
 }
 
-/** A peer's id shares the cancel key with other things; this is what fits. */
+/** Largest peer id: it shares the cancel key with other fields. */
 const PEER_ID_MAX = 16383;
 
 /** Every setting, in SHOW CONFIG's order. */
@@ -387,41 +390,41 @@ export const settingsTable: readonly Setting[] = [
 
 const settingsByName = new Map<string, Setting>(settingsTable.map((setting) => [setting.name, setting]));
 
-/** What became of a SET. */
+/** The outcome of a SET. */
 export const enum SetResult {
   OK,
   /** no such setting; logged */
   UNKNOWN,
-  /** fixed while the process runs; the original passes over it in silence and reports success */
+  /** fixed after the start; PgBouncer ignores the SET without a message and reports success */
   READ_ONLY,
-  /** the text is not a value of this setting; nothing changed */
+  /** the text is not a valid value of this setting; nothing changed */
   INVALID,
 }
 
-/** Slots that upper floors fill at start. */
+/** Upcalls that upper layers set at start. */
 export const settingHooks: {
-  /** called after a setting got another value, when all settings of the same load have theirs */
+  /** called after a setting has changed, once all settings of the same load are in place */
   onSettingChanged: ((name: string) => void) | null;
 } = { onSettingChanged: null };
 
-/** Whether the first load is over, so that noReload settings stand. */
+/** Whether the first load is done, after which noReload settings are fixed. */
 let configLoaded = false;
 
 export function isConfigLoaded(): boolean {
   return configLoaded;
 }
 
-/** Called once the first config file is applied (applySettings does); with false only by tests. */
+/** Called by applySettings() after the first load; only tests pass false. */
 export function setConfigLoaded(loaded: boolean): void {
   configLoaded = loaded;
 }
 
-/** The table's row of a setting, or null. Names are compared exactly, letter case too. */
+/** The table row of a setting, or null. Names are case-sensitive. */
 export function findSetting(name: string): Setting | null {
   return settingsByName.get(name) ?? null;
 }
 
-/** The console's own database: no config may name it. */
+/** The console's own database, which no config may define. */
 export function isReservedDatabase(name: string): boolean {
   return name === 'pgbouncer';
 }
@@ -430,7 +433,7 @@ function inRange(setting: Setting, value: number | null): number | null {
   return value === null || value < setting.min || value > setting.max ? null : value;
 }
 
-/** The value that a text means for a setting, or null when it is none (logged where the original does). */
+/** The value of a setting's text, or null if the text is invalid (logged where PgBouncer logs it). */
 export function parseSetting(setting: Setting, text: string): string | number | null {
   switch (setting.type) {
     case SettingType.STR:
@@ -453,7 +456,7 @@ export function parseSetting(setting: Setting, text: string): string | number | 
   }
 }
 
-/** The current value as SHOW CONFIG prints it; null for a string that was never set. */
+/** The current value as SHOW CONFIG prints it; null for a string that has never been set. */
 function formatSetting(setting: Setting): string | null {
   const value = cf[setting.field];
   switch (setting.type) {
@@ -466,10 +469,7 @@ function formatSetting(setting: Setting): string | null {
   }
 }
 
-/**
- * Stores a parsed value in `cf`, without any hook.
- * @returns whether this is a change that onSettingChanged must hear of
- */
+/** Stores a parsed value in `cf` without calling the hook. @returns whether onSettingChanged must be called */
 export function storeSetting(setting: Setting, value: string | number): boolean {
   const fields = cf as Record<keyof Settings, string | number | null>;
   const old = fields[setting.field];
@@ -478,7 +478,7 @@ export function storeSetting(setting: Setting, value: string | number): boolean 
   return setting.type !== SettingType.DEFER || (old === 0) !== (value === 0);
 }
 
-/** SET name = value, as the console gives it. */
+/** SET name = value on the console. */
 export function setConfigParam(name: string, value: string): SetResult {
   const setting = findSetting(name);
   if (setting === null) {
@@ -492,13 +492,13 @@ export function setConfigParam(name: string, value: string): SetResult {
   return SetResult.OK;
 }
 
-/** The value of a setting as SHOW CONFIG prints it; null for an unknown name and for a string that was never set. */
+/** The value of a setting as SHOW CONFIG prints it; null for an unknown name or a string that has never been set. */
 export function getConfigParam(name: string): string | null {
   const setting = findSetting(name);
   return setting === null ? null : formatSetting(setting);
 }
 
-/** Walks all settings in SHOW CONFIG's order: name, value, default (text as in the table), changeable while running. */
+/** Visits all settings in SHOW CONFIG's order: name, value, default (text as in the table), reloadable. */
 export function configForEach(
   cb: (name: string, value: string | null, def: string | null, changeable: boolean) => void,
 ): void {

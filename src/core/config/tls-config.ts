@@ -1,6 +1,6 @@
 /*
- * The TLS settings: checked, and made into contexts. Apart from net/tls.ts, which puts contexts in force, because --check
- * wants to know what a start would say and nothing more.
+ * The TLS settings: checks them and makes contexts from them. Separate from net/tls.ts, which makes contexts current,
+ * because --check must only report what a start would report.
  */
 
 import { logError } from '../base/log';
@@ -28,7 +28,7 @@ const protocolWords = new Map<string, number>([
   ['tlsv1.3', Protocol.TLS1_3],
 ]);
 
-/** One side's settings, checked as far as that needs no file. */
+/** One side's settings, checked as far as possible without reading files. */
 export interface TlsConfig {
   readonly protocols: number;
   readonly verify: TlsVerify;
@@ -42,8 +42,8 @@ export interface TlsConfig {
 }
 
 /**
- * A list of protocols: words separated by commas or colons, `!` takes one out again.
- * @returns bits of Protocol, or null when a word is unknown
+ * A list of protocols: words separated by commas or colons; `!` removes a protocol.
+ * @returns bits of Protocol, or null if a word is unknown
  */
 function parseTlsProtocols(text: string): number | null {
   let protocols = 0;
@@ -58,7 +58,7 @@ function parseTlsProtocols(text: string): number | null {
   return protocols;
 }
 
-/** Values as they stand in the ini; what is empty was not set. */
+/** Values as given in the ini file; '' = not set. */
 interface TlsSettings {
   prefix: string;
   verify: TlsVerify;
@@ -86,16 +86,16 @@ function invalid(settings: TlsSettings, name: string, value: string): null {
   return null;
 }
 
-/** Checks the words; files are looked at later. @returns null after an error in the log */
+/** Checks the values; files are checked later. @returns null after logging an error */
 function checkSettings(settings: TlsSettings): TlsConfig | null {
   const protocols = settings.protocols === '' ? Protocol.DEFAULT : parseTlsProtocols(settings.protocols);
   if (protocols === null) return invalid(settings, 'protocols', settings.protocols);
-  // documented in small letters, which OpenSSL does not know and the original forgot to translate
+  // documented in lower case, which OpenSSL does not know and PgBouncer does not translate
   const ciphers = equalNoCase(settings.ciphers, 'all') ? 'ALL' : settings.ciphers;
   if (!native.tlsKnown('ciphers', ciphers)) return invalid(settings, 'ciphers', settings.ciphers);
   const dheparams = asciiLower(settings.dheparams);
   if (!['', 'none', 'auto'].includes(dheparams)) return invalid(settings, 'dheparams', settings.dheparams);
-  // the original has its own spelling of this name
+  // PgBouncer's own spelling of this name
   if (!native.tlsKnown('curve', settings.ecdhcurve)) return invalid(settings, 'ecdhecurve', settings.ecdhcurve);
   return {
     protocols,
@@ -110,7 +110,7 @@ function checkSettings(settings: TlsSettings): TlsConfig | null {
   };
 }
 
-/** The server_tls_* settings. @returns null after an error in the log */
+/** The server_tls_* settings. @returns null after logging an error */
 export function readServerTlsConfig(): TlsConfig | null {
   return checkSettings({
     prefix: 'server_tls',
@@ -126,7 +126,7 @@ export function readServerTlsConfig(): TlsConfig | null {
   });
 }
 
-/** The client_tls_* settings. @returns null after an error in the log */
+/** The client_tls_* settings. @returns null after logging an error */
 export function readClientTlsConfig(): TlsConfig | null {
   return checkSettings({
     prefix: 'client_tls',
@@ -142,7 +142,7 @@ export function readClientTlsConfig(): TlsConfig | null {
   });
 }
 
-/** What the settings must have together. @returns why they cannot be used, or null */
+/** Checks settings that require one another. @returns why they cannot be used, or null */
 export function missingTlsSettings(): string | null {
   if (cf.clientTlsSslmode !== SslMode.DISABLED && (cf.clientTlsKeyFile === '' || cf.clientTlsCertFile === '')) {
     return 'To allow TLS connections from clients, client_tls_key_file and client_tls_cert_file must be set.';
@@ -157,7 +157,7 @@ export function missingTlsSettings(): string | null {
   return null;
 }
 
-/** @returns a context, or why there is none */
+/** @returns a context, or the error */
 export function newTlsContext(role: TlsRole, config: TlsConfig): number | string {
   try {
     return native.tlsCtxNew(role, config);

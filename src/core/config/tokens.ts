@@ -1,14 +1,14 @@
 /*
- * The words of an HBA or ident line: bare words, "quoted" ones, commas, a comment to the end. Byte strings.
+ * The tokens of an HBA or ident line: bare words, "quoted" words, commas, a comment to the end. Byte strings.
  */
 import { isSpace } from '../base/strutil';
 
-/** Numbered as the original numbers them: they appear in a log line. */
+/** Numbered as in PgBouncer: the numbers appear in a log line. */
 export const enum Tok {
   STRING = 0,
   IDENT = 1,
   COMMA = 2,
-  /** an open quote: nothing after it can be read */
+  /** an unbalanced quote: nothing after it can be parsed */
   FAIL = 3,
   EOL = 4,
 }
@@ -20,13 +20,13 @@ const QUOTE = 0x22;
 /** A position in a line, and the token that starts there. */
 export class Tokens {
   readonly line: string;
-  /** behind the current token */
+  /** position after the current token */
   pos = 0;
   kind: Tok = Tok.COMMA;
   /** text of the last bare or quoted word */
   text = '';
 
-  /** Stands on the first token. A NUL ends the line, as it does for C. */
+  /** Starts at the first token. A NUL ends the line, as in C. */
   constructor(line: string) {
     const nul = line.indexOf('\0');
     this.line = nul < 0 ? line : line.slice(0, nul);
@@ -44,14 +44,17 @@ function endOfIdent(line: string, from: number): number {
   return end;
 }
 
-/** Position of the quote that closes a word opened before `from`, or -1; two in a row are one within the word. */
+/**
+ * Position of the quote that closes a word opened before `from`, or -1. Two quotes in a row stand for a quote in the
+ * word.
+ */
 function closingQuote(line: string, from: number): number {
   let end = line.indexOf('"', from);
   while (end >= 0 && line[end + 1] === '"') end = line.indexOf('"', end + 2);
   return end;
 }
 
-/** Moves on. At the end, and after a quote that never closes, there it stays. */
+/** Moves to the next token. At the end of the line, and after an unbalanced quote, the position stays. */
 export function nextToken(tokens: Tokens): void {
   if (tokens.kind === Tok.EOL) return;
   const line = tokens.line;
@@ -72,7 +75,7 @@ export function nextToken(tokens: Tokens): void {
     tokens.text = line.slice(pos + 1, end).replaceAll('""', '"');
     tokens.pos = end + 1;
   } else {
-    // the first character is part of the word, whatever it is
+    // the first character always belongs to the word
     const end = endOfIdent(line, pos + 1);
     tokens.kind = Tok.IDENT;
     tokens.text = line.slice(pos, end);
@@ -80,26 +83,26 @@ export function nextToken(tokens: Tokens): void {
   }
 }
 
-/** Takes a token of that kind if it is the current one. */
+/** Consumes the current token if it is of that kind. */
 export function eat(tokens: Tokens, kind: Tok): boolean {
   if (tokens.kind !== kind) return false;
   nextToken(tokens);
   return true;
 }
 
-/** True when the current token is this bare word. */
+/** True if the current token is this bare word. */
 export function atWord(tokens: Tokens, word: string): boolean {
   return tokens.kind === Tok.IDENT && tokens.text === word;
 }
 
-/** Takes this bare word if it is the current token. */
+/** Consumes the current token if it is this bare word. */
 export function eatWord(tokens: Tokens, word: string): boolean {
   if (!atWord(tokens, word)) return false;
   nextToken(tokens);
   return true;
 }
 
-/** True when the current token is a word of either sort: tokens.text is it. */
+/** True if the current token is a bare or quoted word, found in tokens.text. */
 export function atName(tokens: Tokens): boolean {
   return tokens.kind === Tok.IDENT || tokens.kind === Tok.STRING;
 }

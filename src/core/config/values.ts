@@ -1,12 +1,12 @@
 /*
- * Texts of the config file and of SET turned into values and back, by the rules of the C library functions that the
- * original uses (strtol with base 0, strtoul, strtod, atoi, %g). Called by the settings table and by the loader; knows
+ * Conversion between values and their text in the config file and in SET, by the rules of the C library functions that
+ * PgBouncer uses (strtol with base 0, strtoul, strtod, atoi, %g). Called by the settings table and by the loader; knows
  * no setting by name.
  */
 import { asciiLower } from '../base/strutil';
 import { USEC } from '../base/time';
 
-/** One row of a name <-> number map; null-terminated in the original, an array here. */
+/** One row of a map between names and numbers. */
 export interface Lookup {
   readonly name: string;
   readonly value: number;
@@ -19,8 +19,8 @@ const UINT_MAX = 4294967295;
 const isSpace = (c: number): boolean => c === 32 || (c >= 9 && c <= 13);
 
 /**
- * An integer as strtol(text, 0) reads it: leading white space, sign, 0x for hexadecimal, a leading 0 for octal.
- * @returns the number, or null when anything is left over or nothing is there
+ * An integer as strtol(text, 0) parses it: leading white space, sign, 0x for hexadecimal, a leading 0 for octal.
+ * @returns the number, or null if the text is empty or has other characters after the number
  */
 function parseInteger(text: string): number | null {
   const m = /^[ \t-\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))$/.exec(text);
@@ -37,8 +37,8 @@ function parseInteger(text: string): number | null {
 }
 
 /**
- * A C int. Where the original lets a number that does not fit wrap around, it is refused here.
- * @returns the number, or null for what is not an int
+ * A C int. A number that does not fit is rejected; PgBouncer lets it wrap around.
+ * @returns the number, or null if the text is not an int
  */
 export function parseInt32(text: string): number | null {
   const n = parseInteger(text);
@@ -46,8 +46,8 @@ export function parseInt32(text: string): number | null {
 }
 
 /**
- * A C unsigned int. Small negative numbers count from the top as strtoul has it (-1 is the largest number).
- * @returns the number, or null for what is not an unsigned int
+ * A C unsigned int. Negative numbers wrap around as with strtoul() (-1 is the largest number).
+ * @returns the number, or null if the text is not an unsigned int
  */
 export function parseUint32(text: string): number | null {
   const n = parseInteger(text);
@@ -56,7 +56,7 @@ export function parseUint32(text: string): number | null {
 }
 
 /**
- * Seconds, with a fraction if wanted, as strtod reads them (decimal, exponent, hexadecimal integers).
+ * Seconds, possibly with a fraction, as strtod() parses them (decimal, exponent, hexadecimal integers).
  * @returns usec, or null for text that is not a number, for negative numbers, infinities and NaN
  */
 export function parseTimeUsec(text: string): number | null {
@@ -65,15 +65,15 @@ export function parseTimeUsec(text: string): number | null {
   const magnitude = Number(m[2]);
   if (m[1] === '-' && magnitude !== 0) return null;
   const usec = Math.floor(magnitude * USEC);
-  // what a usec_t cannot hold
+  // a usec_t has 64 bits
   return usec < 2 ** 64 ? usec : null;
 }
 
-/** A number as printf("%g") writes it: six significant digits, ties to even, no trailing zeros. */
+/** A number as printf("%g") prints it: six significant digits, ties to even, no trailing zeros. */
 export function formatG(x: number): string {
   if (x === 0) return '0';
   const sign = x < 0 ? '-' : '';
-  // 100 digits are the exact value for every number a time can be, so rounding by hand sees real ties
+  // 100 digits represent every possible time exactly, so that rounding by hand detects true ties
   const [mantissa, exponentText] = Math.abs(x).toExponential(99).split('e') as [string, string];
   let exponent = Number(exponentText);
   const exact = mantissa.replace('.', '');
@@ -101,7 +101,7 @@ export function formatTimeUsec(usec: number): string {
   return formatG(usec / USEC);
 }
 
-/** The value that a name stands for, letter case ignored; null for an unknown name. */
+/** The value of a name, ignoring letter case; null for an unknown name. */
 export function parseLookup(map: readonly Lookup[], text: string): number | null {
   const wanted = asciiLower(text);
   for (const row of map) {
@@ -110,7 +110,7 @@ export function parseLookup(map: readonly Lookup[], text: string): number | null
   return null;
 }
 
-/** The name of a value, or the original's 'INVALID' for a value without one. */
+/** The name of a value, or 'INVALID', as in PgBouncer, for a value without a name. */
 export function formatLookup(map: readonly Lookup[], value: number): string {
   for (const row of map) {
     if (row.value === value) return row.name;
@@ -118,13 +118,13 @@ export function formatLookup(map: readonly Lookup[], value: number): string {
   return 'INVALID';
 }
 
-/** C's atoi: the leading integer of a text, 0 when there is none, whatever follows is ignored. */
+/** C's atoi(): the leading integer of a text, 0 if there is none; the rest is ignored. */
 export function atoi(text: string): number {
   let i = 0;
   while (i < text.length && isSpace(text.charCodeAt(i))) i++;
   const m = /^[+-]?[0-9]+/.exec(text.slice(i));
   if (m === null) return 0;
-  // a long that does not fit saturates, then its low half becomes the int
+  // a value beyond long saturates, then its lower half becomes the int
   return Number(BigInt.asIntN(32, clampLong(BigInt(m[0].replace('+', '')))));
 }
 
@@ -135,8 +135,8 @@ function clampLong(n: bigint): bigint {
 }
 
 /**
- * Whole seconds as the connect-string timeouts take them, in usec. The original multiplies in unsigned arithmetic, so
- * a negative number becomes a time that never comes; here likewise.
+ * Whole seconds of a timeout in a connect string, in usec. Like PgBouncer, it multiplies in unsigned arithmetic, so a
+ * negative number becomes a timeout that never expires.
  */
 export function atoiSecondsUsec(text: string): number {
   const seconds = atoi(text);

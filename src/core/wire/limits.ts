@@ -1,18 +1,23 @@
 /**
- * Most bytes of one packet that the pooler has to see as a whole during login: PostgreSQL takes no authentication
- * message longer than 65535 bytes and the length of a startup packet has 16 bits; above that, with room for a password
- * that is only too long, nobody means it.
+ * Largest packet that the pooler must hold as a whole during login, in bytes. PostgreSQL takes no authentication
+ * message longer than 65535 bytes, and a startup packet's length has 16 bits. The rest is room for a password that is
+ * too long, which gets its proper error.
  */
 export const LOGIN_PACKET_MAX = 128 * 1024;
-/** Likewise for the packets of a working server that are looked at as a whole: ParameterStatus, answers to auth_query. */
+/**
+ * Likewise for the packets of a logged-in server that are parsed as a whole: ParameterStatus, the results of
+ * auth_query.
+ */
 export const SERVER_PACKET_MAX = 256 * 1024;
 /** Likewise for a command on the console. */
 export const ADMIN_PACKET_MAX = 256 * 1024;
 
 /**
- * Likewise for a packet of a client about a named prepared statement: Parse, above all. PostgreSQL takes a little less than
- * 1 GB; the original up to max_packet_size.
+ * Likewise for a client's packet about a named prepared statement, usually a Parse. PostgreSQL takes a little less than
+ * 1 GB; PgBouncer up to max_packet_size.
  */
 export const PREPARED_PACKET_MAX = 64 * 1024 * 1024;
-/** From this size on such a packet is put together in memory of its own instead of being looked at again and again. */
+/**
+ * From this size on, such a packet is reassembled in its own memory instead of being parsed again as each part arrives.
+ */
 export const COLLECT_MIN = 16 * 1024;

@@ -1,6 +1,6 @@
 /*
- * Every packet the pooler itself writes, to clients and to servers. Each function appends one packet to a buffer; the
- * ones that never vary are built once, below. Formats: chapter "Message Formats" of PostgreSQL's manual.
+ * All packets that the pooler itself writes, to clients and to servers. Each function appends one packet to a buffer;
+ * constant packets are built once, at the end. Formats: chapter "Message Formats" of PostgreSQL's manual.
  */
 import { fatal } from '../base/log';
 import type { WallTime } from '../base/time';
@@ -8,10 +8,10 @@ import { formatTimeS } from '../base/timefmt';
 import { AuthReq, ErrField, Pkt, PqMsg, PqTarget, TxStatus, TypeOid } from './packets';
 import { PktBuf } from './pktbuf';
 
-/** SQLSTATE of an error that names none: protocol_violation. */
+/** SQLSTATE of an error that has none of its own: protocol_violation. */
 export const SQLSTATE_DEFAULT = '08P01';
 
-/** What a pooler error says: the original's send_pooler_error(). */
+/** An error of the pooler, as sent by PgBouncer's send_pooler_error(). */
 export interface PoolerError {
   severity: 'FATAL' | 'ERROR';
   /** null = SQLSTATE_DEFAULT */
@@ -28,7 +28,7 @@ function writeEmpty(buf: PktBuf, type: number): void {
   buf.finishPacket();
 }
 
-/* ---- to clients ---- */
+/* DEL */
 
 function writeFields(buf: PktBuf, type: number, severity: string, sqlstate: string, msg: string): void {
   buf.startPacket(type);
@@ -77,9 +77,9 @@ export function writeBackendKeyData(buf: PktBuf, key: Buffer): void {
 }
 
 /**
- * Says which version the session has, and that we know no protocol extensions.
+ * Tells the client which version the session has, and that the pooler supports no protocol extensions.
  * @param version Pkt.STARTUP_V3 or STARTUP_V32
- * @param count number of extensions (_pq_. parameters) that the client asked for
+ * @param count number of extensions (_pq_. parameters) that the client requested
  * @param names their names, each with its terminating NUL
  */
 export function writeNegotiateProtocolVersion(buf: PktBuf, version: Pkt, count: number, names: Uint8Array): void {
@@ -132,7 +132,7 @@ export function writeAuthSASLFinal(buf: PktBuf, message: string): void {
   buf.finishPacket();
 }
 
-/* ---- result sets of the console ---- */
+/* DEL */
 
 function putColumnType(buf: PktBuf, letter: string): void {
   switch (letter) {
@@ -162,13 +162,14 @@ function putColumnType(buf: PktBuf, letter: string): void {
   }
 }
 
-/** The format of each column of a result: true = binary. Null = all are text. */
+/** The format of each column of a result: true = binary. Null = all columns are text. */
 export type ColumnFormats = readonly boolean[] | null;
 
 /**
  * Describes the columns of a result set.
- * @param tupdesc one letter a column: i = int4, q = int8, s = text, b = bytea, N = uint64 as numeric, T = wall time as text
- * @param names one a letter
+ * @param tupdesc one letter per column: i = int4, q = int8, s = text, b = bytea, N = uint64 as numeric, T = wall time
+ *   as text
+ * @param names one per letter
  */
 export function writeRowDescription(
   buf: PktBuf,
@@ -181,8 +182,8 @@ export function writeRowDescription(
   buf.putUint16(tupdesc.length);
   for (let i = 0; i < tupdesc.length; i++) {
     buf.putString(names[i] as string);
-    buf.putUint32(0); // no table
-    buf.putUint16(0); // no column of it
+    buf.putUint32(0); // not a table's column
+    buf.putUint16(0); // no attribute number
     putColumnType(buf, tupdesc[i] as string);
     buf.putUint32(-1); // no type modifier
     buf.putUint16(formats?.[i] === true ? 1 : 0);
@@ -196,7 +197,7 @@ function columnText(letter: string, value: NonNullable<ColumnValue>): string {
       return `${Number(value) | 0}`;
     case 'q':
     case 'N':
-      // unsigned 64 bits, as the original's %llu
+      // unsigned 64 bits, like PgBouncer's %llu
       return Number(value) < 0 ? `${BigInt.asUintN(64, BigInt(value as number | bigint))}` : `${value}`;
     case 's':
       return value as string;
@@ -209,7 +210,7 @@ function columnText(letter: string, value: NonNullable<ColumnValue>): string {
   }
 }
 
-/** A whole number that is not negative, in numeric's binary form: digits of base 10000, without zeros at the end. */
+/** A non-negative integer in numeric's binary format: base-10000 digits, without trailing zeros. */
 function putNumeric(buf: PktBuf, text: string): void {
   const digits: number[] = [];
   for (let end = text.length; end > 0; end -= 4) digits.unshift(Number(text.slice(Math.max(0, end - 4), end)));
@@ -219,7 +220,7 @@ function putNumeric(buf: PktBuf, text: string): void {
   buf.putUint16(digits.length);
   buf.putUint16(digits.length === 0 ? 0 : weight);
   buf.putUint16(0); // positive
-  buf.putUint16(0); // no digits behind the point
+  buf.putUint16(0); // no digits after the decimal point
   for (const digit of digits) buf.putUint16(digit);
 }
 
@@ -269,7 +270,7 @@ export function writeDataRow(
   buf.finishPacket();
 }
 
-/* ---- answers of the console in the extended protocol ---- */
+/* DEL */
 
 /** ParameterDescription of a statement without parameters. */
 export function writeNoParameters(buf: PktBuf): void {
@@ -278,14 +279,14 @@ export function writeNoParameters(buf: PktBuf): void {
   buf.finishPacket();
 }
 
-/** A packet that is its type alone: ParseComplete, BindComplete, NoData and their like. */
+/** A packet that consists of its type only: ParseComplete, BindComplete, NoData and others. */
 export function writeBare(buf: PktBuf, type: PqMsg): void {
   writeEmpty(buf, type);
 }
 
-/* ---- to servers ---- */
+/* DEL */
 
-/** Begins a StartupMessage; then come parameters and finishStartup(). @param version Pkt.STARTUP_V3 or STARTUP_V32 */
+/** Begins a StartupMessage; the parameters and finishStartup() follow. @param version Pkt.STARTUP_V3 or STARTUP_V32 */
 export function startStartup(buf: PktBuf, version: Pkt): void {
   buf.startPacket(version);
 }
@@ -300,7 +301,7 @@ export function finishStartup(buf: PktBuf): void {
   buf.finishPacket();
 }
 
-/** @param key all that the server gave */
+/** @param key the server's complete cancel key */
 export function writeCancelRequest(buf: PktBuf, key: Buffer): void {
   buf.startPacket(Pkt.CANCEL);
   buf.putSlice(key, 0, key.length);
@@ -311,7 +312,7 @@ export function writeSSLRequest(buf: PktBuf): void {
   writeEmpty(buf, Pkt.SSLREQ);
 }
 
-/** @param password plain, or what md5 makes of it */
+/** @param password in plain text, or its MD5 form */
 export function writePassword(buf: PktBuf, password: string): void {
   buf.startPacket(PqMsg.PasswordMessage);
   buf.putString(password);
@@ -338,7 +339,7 @@ export function writeQuery(buf: PktBuf, sql: string): void {
   buf.finishPacket();
 }
 
-/** @param queryAndParameters the query with its NUL, the number of parameter types and the types, as they came */
+/** @param queryAndParameters the query with its NUL, the number of parameter types and the types, as received */
 export function writeParse(buf: PktBuf, statement: string, queryAndParameters: Uint8Array): void {
   buf.startPacket(PqMsg.Parse);
   buf.putString(statement);
@@ -360,12 +361,12 @@ export function writeCloseStmt(buf: PktBuf, statement: string): void {
   buf.finishPacket();
 }
 
-/** Parse, Bind, Describe, Execute and Sync of a query with text parameters: what auth_query runs. */
+/** Parse, Bind, Describe, Execute and Sync of a query with text parameters: the packets that auth_query sends. */
 export function writeExtQuery(buf: PktBuf, query: string, args: readonly string[]): void {
   buf.startPacket(PqMsg.Parse);
   buf.putChar(0); // unnamed statement
   buf.putString(query);
-  buf.putUint16(0); // the server decides the types
+  buf.putUint16(0); // the server infers the types
   buf.finishPacket();
 
   buf.startPacket(PqMsg.Bind);
@@ -387,13 +388,13 @@ export function writeExtQuery(buf: PktBuf, query: string, args: readonly string[
 
   buf.startPacket(PqMsg.Execute);
   buf.putChar(0);
-  buf.putUint32(0); // no limit of rows
+  buf.putUint32(0); // no row limit
   buf.finishPacket();
 
   writeEmpty(buf, PqMsg.Sync);
 }
 
-/* ---- packets that never vary ---- */
+/* Packets that never vary. */
 
 function constant(type: number): Buffer {
   const buf = new PktBuf(16);

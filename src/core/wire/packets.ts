@@ -1,6 +1,6 @@
 /*
- * The numbers of PostgreSQL's protocol 3: packet types, startup codes, authentication codes. Everybody who looks at a
- * packet imports them. Chapter "Message Formats" of PostgreSQL's manual.
+ * The numbers of PostgreSQL's protocol 3: packet types, startup codes, authentication codes. Every module that parses
+ * packets imports them. Source: chapter "Message Formats" of PostgreSQL's manual.
  */
 
 /** Bytes in front of a packet's body: type and length. */
@@ -8,12 +8,12 @@ export const NEW_HEADER_LEN = 5;
 /** Bytes in front of a startup-phase packet's body: length and code, no type byte. */
 export const OLD_HEADER_LEN = 8;
 
-/** A cancel key of protocol 3.0: 4 bytes of "process id", 4 bytes of secret. The shortest that there is. */
+/** Length of a cancel key of protocol 3.0, the shortest: 4 bytes of "process id", 4 bytes of secret. */
 export const BACKENDKEY_LEN = 8;
-/** The longest of protocol 3.2: its secret has 4 to 256 bytes. */
+/** Length of the longest cancel key of protocol 3.2: its secret has 4 to 256 bytes. */
 export const BACKENDKEY_MAX = 4 + 256;
 
-/** The type byte of a packet. Some letters mean one thing from a client and another from a server. */
+/** The type byte of a packet. Some letters have different meanings from a client and from a server. */
 export const enum PqMsg {
   /* client to server */
   Bind = 0x42, // 'B'
@@ -56,18 +56,18 @@ export const enum PqMsg {
   ParameterDescription = 0x74, // 't'
   NegotiateProtocolVersion = 0x76, // 'v'
 
-  /* both ways */
+  /* both directions */
   CopyDone = 0x63, // 'c'
   CopyData = 0x64, // 'd'
 }
 
-/** What follows Describe and Close: which kind of thing is named. */
+/** The kind of object that Describe and Close name. */
 export const enum PqTarget {
   Statement = 0x53, // 'S'
   Portal = 0x50, // 'P'
 }
 
-/** The byte of ReadyForQuery. */
+/** The status byte of ReadyForQuery. */
 export const enum TxStatus {
   Idle = 0x49, // 'I'
   InTransaction = 0x54, // 'T'
@@ -83,7 +83,7 @@ export const enum ErrField {
   Routine = 0x52, // 'R'
 }
 
-/** The code inside AuthenticationRequest. */
+/** The code in an AuthenticationRequest. */
 export const enum AuthReq {
   OK = 0,
   KRB4 = 1,
@@ -102,7 +102,7 @@ export const enum AuthReq {
 /** The code of a startup-phase packet; header parsing reports it as the packet's type. All are >= 256. */
 export const enum Pkt {
   STARTUP_V2 = 0x20000,
-  /** 3.0, and 3.1, which nothing distinguishes from it */
+  /** 3.0, and 3.1, which is treated like it */
   STARTUP_V3 = 0x30000,
   STARTUP_V32 = 0x30002,
   /** stands for every 3.x with x > 2 */
@@ -113,7 +113,7 @@ export const enum Pkt {
   GSSENCREQ = 80877104,
 }
 
-/** Type OIDs of the columns the pooler itself sends. */
+/** Type OIDs of the columns that the pooler itself sends. */
 export const enum TypeOid {
   BYTEA = 17,
   INT8 = 20,

@@ -1,14 +1,14 @@
 /*
- * The writer of packets: a buffer that grows, and the few primitives every packet is made of. messages.ts builds whole
- * packets with it; sessions keep one where a packet has to wait.
+ * The packet writer: a growing buffer and the primitives that packets are made of. messages.ts builds whole packets
+ * with it; a session keeps one for output that has to wait.
  */
 import { Buffer } from 'node:buffer';
 
-/** First size of a buffer, in bytes. */
+/** Initial size of a buffer, in bytes. */
 const PKTBUF_START = 512;
-/** No packet that the pooler builds itself comes near this; a buffer asked to grow beyond it fails instead. */
+/** Far above any packet that the pooler builds; a buffer that would grow beyond it fails instead. */
 export const PKTBUF_MAX = 256 * 1024 * 1024;
-/** Strings up to this length are copied by hand, which beats the call into C++. */
+/** Strings up to this length are copied in a loop, which is faster than a call into C++. */
 const SHORT_STRING = 24;
 
 export class PktBuf {
@@ -16,12 +16,12 @@ export class PktBuf {
   buf: Buffer;
   /** bytes written */
   pos: number;
-  /** where the length of the packet under construction goes */
+  /** position of the length field of the packet under construction */
   pktlenPos: number;
-  /** a write did not fit PKTBUF_MAX; the contents must not be sent */
+  /** a write would have exceeded PKTBUF_MAX; the contents must not be sent */
   failed: boolean;
 
-  /** @param size first size in bytes */
+  /** @param size initial size in bytes */
   constructor(size: number = PKTBUF_START) {
     this.buf = Buffer.allocUnsafeSlow(size);
     this.pos = 0;
@@ -29,14 +29,14 @@ export class PktBuf {
     this.failed = false;
   }
 
-  /** Forgets the contents, keeps the memory. */
+  /** Clears the contents, keeps the memory. */
   reset(): void {
     this.pos = 0;
     this.pktlenPos = 0;
     this.failed = false;
   }
 
-  /** Makes room for `len` more bytes. Returns false, and fails the buffer, when that is too much. */
+  /** Makes room for `len` more bytes. If that exceeds PKTBUF_MAX, marks the buffer as failed and returns false. */
   reserve(len: number): boolean {
     const need = this.pos + len;
     if (need <= this.buf.length) return !this.failed;
@@ -77,7 +77,7 @@ export class PktBuf {
     this.pos = pos + 4;
   }
 
-  /** A number must be a safe integer; what may be larger is given as BigInt. */
+  /** A number must be a safe integer; a value that may be larger is passed as BigInt. */
   putUint64(value: number | bigint): void {
     if (typeof value === 'bigint') {
       this.putUint32(Number(BigInt.asIntN(32, value >> 32n)));
@@ -88,7 +88,7 @@ export class PktBuf {
     }
   }
 
-  /** The bytes of a byte string, without a terminator. */
+  /** A byte string without its terminating NUL. */
   putChars(text: string): void {
     const len = text.length;
     if (!this.reserve(len)) return;
@@ -101,7 +101,7 @@ export class PktBuf {
     this.pos += len;
   }
 
-  /** A byte string and its terminating NUL. */
+  /** A byte string with its terminating NUL. */
   putString(text: string): void {
     this.putChars(text);
     this.putChar(0);
@@ -113,7 +113,7 @@ export class PktBuf {
     this.pos += bytes.length;
   }
 
-  /** Copies `len` bytes of `src` from offset `off`, making no view of them. */
+  /** Copies `len` bytes of `src` from offset `off`, without creating a view. */
   putSlice(src: Buffer, off: number, len: number): void {
     if (!this.reserve(len)) return;
     src.copy(this.buf, this.pos, off, off + len);
@@ -122,7 +122,7 @@ export class PktBuf {
 
   /**
    * Begins a packet; finishPacket() fills in its length.
-   * @param type a type byte (PqMsg), or a startup code (Pkt, >= 256) for a packet that has no type byte
+   * @param type a type byte (PqMsg), or a startup code (Pkt, >= 256) for a packet without a type byte
    */
   startPacket(type: number): void {
     if (type < 256) {
@@ -142,22 +142,22 @@ export class PktBuf {
     this.pktlenPos = 0;
   }
 
-  /** A view of what was written, valid until the next write or reset. */
+  /** A view of the contents, valid until the next write or reset. */
   written(): Buffer {
     return this.buf.subarray(0, this.pos);
   }
 
-  /** A copy of what was written, for keeping. */
+  /** A copy of the contents that stays valid. */
   copy(): Buffer {
     return Buffer.from(this.written());
   }
 }
 
-/** Above this the shared buffer is not kept for the next packet. */
+/** A shared buffer that has grown beyond this size is not kept for the next packet. */
 const TEMP_KEEP_MAX = 1024 * 1024;
 let temp: PktBuf | null = null;
 
-/** The shared buffer, emptied: for what is built and sent before anything else is built. */
+/** The shared buffer, emptied. Its contents must be sent before the next call. */
 export function pktbufTemp(): PktBuf {
   if (temp === null || temp.buf.length > TEMP_KEEP_MAX) temp = new PktBuf();
   temp.reset();

@@ -1,19 +1,19 @@
 /*
- * Reading packets: headers, and the bodies of those packets the pooler looks into. Nothing here trusts a length that
- * came off a wire; a read beyond the end fails and says so, it never throws and never reads a neighbour's bytes.
+ * The packet reader: headers, and the bodies of the packets that the pooler parses. No length received from a peer is
+ * trusted: a read beyond the end of the packet fails and sets `fail`. It never throws, and never reads adjacent bytes.
  */
 import { bin2hex } from '../base/strutil';
 import { ErrField, NEW_HEADER_LEN, OLD_HEADER_LEN, Pkt } from './packets';
 
-/** A cursor over [pos, end) of a buffer. After the first failed read `fail` stays true and every read fails. */
+/** A cursor over [pos, end) of a buffer. After the first failed read `fail` stays true and all reads fail. */
 export class PktReader {
   buf: Buffer;
   pos: number;
-  /** first offset that is not ours */
+  /** offset after the last byte of the packet */
   end: number;
   fail: boolean;
 
-  /** @param pos @param end offsets into `buf`; cut down to its length */
+  /** @param pos @param end offsets into `buf`, limited to its length */
   constructor(buf: Buffer, pos = 0, end: number = buf.length) {
     this.buf = buf;
     this.pos = pos;
@@ -21,7 +21,7 @@ export class PktReader {
     this.fail = pos < 0 || pos > this.end;
   }
 
-  /** Points the reader at other bytes, so that one reader can serve many packets. */
+  /** Points the reader at other bytes, so that one reader can be reused for many packets. */
   set(buf: Buffer, pos: number, end: number): this {
     this.buf = buf;
     this.pos = pos;
@@ -42,7 +42,7 @@ export class PktReader {
     return false;
   }
 
-  /** One byte; 0 when there is none. */
+  /** One byte; 0 if there is none. */
   u8(): number {
     if (!this.need(1)) return 0;
     return this.buf[this.pos++] as number;
@@ -62,12 +62,12 @@ export class PktReader {
     return value;
   }
 
-  /** Signed; -1 stands for NULL in several packets. */
+  /** Signed; -1 means NULL in several packets. */
   i32(): number {
     return this.u32() | 0;
   }
 
-  /** A byte string up to its NUL, which is consumed; null (and fail) when there is no NUL before the end. */
+  /** A byte string up to its NUL, which is consumed; null (and fail) if there is no NUL before the end. */
   str(): string | null {
     if (this.fail) return null;
     const nul = this.buf.indexOf(0, this.pos);
@@ -80,7 +80,7 @@ export class PktReader {
     return text;
   }
 
-  /** `len` bytes as a byte string; null when there are not so many. */
+  /** `len` bytes as a byte string; null if fewer are left. */
   chars(len: number): string | null {
     if (!this.need(len)) return null;
     const text = this.buf.toString('latin1', this.pos, this.pos + len);
@@ -88,7 +88,7 @@ export class PktReader {
     return text;
   }
 
-  /** A view of `len` bytes, valid as long as the buffer's contents; null when there are not so many. */
+  /** A view of `len` bytes, valid as long as the buffer's contents; null if fewer are left. */
   bytes(len: number): Buffer | null {
     if (!this.need(len)) return null;
     const view = this.buf.subarray(this.pos, this.pos + len);
@@ -96,31 +96,31 @@ export class PktReader {
     return view;
   }
 
-  /** Passes over `len` bytes. */
+  /** Skips `len` bytes. @returns false if fewer are left */
   skip(len: number): boolean {
     if (!this.need(len)) return false;
     this.pos += len;
     return true;
   }
 
-  /** All that is left, as a byte string. */
+  /** All remaining bytes, as a byte string. */
   rest(): string {
     const left = this.fail ? 0 : this.end - this.pos;
     return this.chars(left) ?? '';
   }
 }
 
-/** Type and length of a packet, as getHeader() found them. */
+/** Type and length of a packet, as read by getHeader(). */
 export class PktHdr {
   /** type byte (PqMsg), or a startup code (Pkt) */
   type = 0;
-  /** whole length in bytes, header included */
+  /** total length in bytes, including the header */
   len = 0;
   /** NEW_HEADER_LEN or OLD_HEADER_LEN */
   headerLen = 0;
 }
 
-/** True when more bytes are needed before getHeader() can say anything. */
+/** True if getHeader() needs more bytes. */
 export function incompleteHeader(buf: Buffer, off: number, end: number): boolean {
   const avail = end - off;
   if (avail >= OLD_HEADER_LEN) return false;
@@ -129,8 +129,8 @@ export function incompleteHeader(buf: Buffer, off: number, end: number): boolean
 }
 
 /**
- * Reads a packet header at `off`: of a regular packet, or of a startup-phase one (first byte 0), whose code is mapped
- * to the Pkt it belongs to. Returns false when it is no sane header, or not wholly there.
+ * Reads the packet header at `off`, of a regular packet or of a startup-phase packet (first byte 0), whose code is
+ * mapped to its Pkt. Returns false if the header is invalid or incomplete.
  * @param maxPacketSize max_packet_size, in bytes
  */
 export function getHeader(buf: Buffer, off: number, end: number, maxPacketSize: number, hdr: PktHdr): boolean {
@@ -138,13 +138,13 @@ export function getHeader(buf: Buffer, off: number, end: number, maxPacketSize: 
   const type = buf[off] as number;
   let len: number;
   if (type !== 0) {
-    // byte by byte: every packet passes here, and Buffer's readers cost a call and checks that were made already
+    // byte by byte: every packet passes here, and Buffer's readers would repeat checks that have already been made
     const high = ((buf[off + 1] as number) << 24) | ((buf[off + 2] as number) << 16);
     len = ((high | ((buf[off + 3] as number) << 8) | (buf[off + 4] as number)) >>> 0) + 1;
     hdr.type = type;
     hdr.headerLen = NEW_HEADER_LEN;
   } else {
-    // the length of a startup-phase packet fits 16 bits
+    // the length of a startup-phase packet has 16 bits
     if (end - off < OLD_HEADER_LEN || buf[off + 1] !== 0) return false;
     len = buf.readUInt16BE(off + 2);
     const kind = startupKind(buf.readUInt32BE(off + 4));
@@ -169,19 +169,21 @@ export function pktDesc(type: number): string {
   return type > 256 ? '!' : String.fromCharCode(type);
 }
 
-/** The start of what should have been a header, in hex, for `bad packet header: '...'`. At most OLD_HEADER_LEN bytes. */
+/** The beginning of an invalid header in hex, for `bad packet header: '...'`. At most OLD_HEADER_LEN bytes. */
 export function hdr2hex(buf: Buffer, off: number, end: number): string {
   return bin2hex(buf.subarray(off, end), OLD_HEADER_LEN);
 }
 
-/** What an ErrorResponse or NoticeResponse says; a field that was not sent is null. */
+/** The fields of an ErrorResponse or NoticeResponse; a missing field is null. */
 export interface ServerError {
   level: string | null;
   sqlstate: string | null;
   msg: string | null;
 }
 
-/** Reads the fields in the body [off, end) of an ErrorResponse. A broken packet yields what was readable of it. */
+/**
+ * Reads the fields in the body [off, end) of an ErrorResponse. A malformed packet yields the fields before the fault.
+ */
 export function parseServerError(buf: Buffer, off: number, end: number): ServerError {
   const error: ServerError = { level: null, sqlstate: null, msg: null };
   const reader = new PktReader(buf, off, end);
@@ -198,8 +200,8 @@ export function parseServerError(buf: Buffer, off: number, end: number): ServerE
 }
 
 /**
- * Whether the server ends the session with this ErrorResponse: severity FATAL or PANIC, from the field that is not
- * translated (PostgreSQL 9.6 and later), else from the one that may be. They come first.
+ * True if the server ends the session with this ErrorResponse: severity FATAL or PANIC. The severity is taken from the
+ * untranslated field (PostgreSQL 9.6 and later), else from the field that may be translated. They are the first fields.
  */
 export function isFatal(buf: Buffer, off: number, end: number): boolean {
   let pos = off;
@@ -216,24 +218,24 @@ export function isFatal(buf: Buffer, off: number, end: number): boolean {
   return fatal;
 }
 
-/** Of a field: its letter, and FATAL or PANIC. */
+/** Length of a severity field with FATAL or PANIC: its letter and five characters. */
 const SEVERITY_LEN = 6;
 
-/** True for the first letters of FATAL and of PANIC; no other severity has them and is as long. */
+/** True for the first two letters of FATAL and of PANIC; no other severity of this length begins with them. */
 function isSessionEnd(first: number, second: number): boolean {
   return (first === 0x46 || first === 0x50) && second === 0x41;
 }
 
-/** The text of the original's log_server_error(): for logError(). `note` says in which situation it came. */
+/** The text of PgBouncer's log_server_error(), for logError(). `note` describes the situation. */
 export function serverErrorLine(note: string, error: ServerError): string {
   if (error.msg === null || error.level === null) return `${note}: partial error message, cannot log`;
   return `${note}: ${error.level}: ${error.msg}`;
 }
 
 /**
- * Reads the body of a DataRow of text columns. Columns the row does not have are null, further ones are ignored.
+ * Reads the body of a DataRow of text columns. Missing columns are null, additional columns are ignored.
  * @param asked how many columns the caller wants
- * @returns the values, and the row's own number of columns; null when the packet is broken
+ * @returns the values and the row's number of columns; null if the packet is malformed
  */
 export function scanTextRow(reader: PktReader, asked: number): { ncol: number; values: (string | null)[] } | null {
   const ncol = reader.u16();
@@ -251,7 +253,9 @@ export function scanTextRow(reader: PktReader, asked: number): { ncol: number; v
   return { ncol, values };
 }
 
-/** Bytes of a bytea in hex format; null when it is not one (the caller logs "invalid bytea value"). */
+/**
+ * The bytes of a bytea in hex format; null if the text is not in that format (the caller logs "invalid bytea value").
+ */
 export function parseBytea(text: string): Buffer | null {
   if (!text.startsWith('\\x')) return null;
   return Buffer.from(text.slice(2), 'hex');
