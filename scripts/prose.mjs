@@ -11,7 +11,16 @@ import { fileURLToPath } from 'node:url';
 
 const PAGES = ['README.md', 'docs', 'CHANGELOG.md', 'CONTRIBUTING.md'];
 /** Folders whose comments are checked too: src, native, test, bench, compare and scripts, once their comments are edited. */
-const COMMENT_FOLDERS = ['src/takeover', 'src/core/base', 'src/core/wire', 'src/core/config', 'src/core/auth'];
+const COMMENT_FOLDERS = [
+  'src/takeover',
+  'src/core/base',
+  'src/core/wire',
+  'src/core/config',
+  'src/core/auth',
+  'src/admin',
+  'src/cli',
+  'src/workers',
+];
 const SOURCE_NAMES = /\.(ts|mjs|cjs|js|cc|h|cpp)$/;
 
 const SENTENCE_WORDS_MAX = 35;

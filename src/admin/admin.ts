@@ -1,6 +1,6 @@
 /*
- * The console: the admin database `pgbouncer`, who may log in to it, its packets, SHUTDOWN, and the answers to commands
- * that had to wait. The session code calls it through upcalls.admin.
+ * The console: the admin database `pgbouncer`, its logins and packets, SHUTDOWN, and the answers to commands that had
+ * to wait. The session code calls it through upcalls.admin.
  */
 
 import { getPauseMode, getShutdownMode, isFrozen, PauseMode, ShutdownMode } from '../core/base/lifecycle';
@@ -32,16 +32,16 @@ import { continueReading, endExtendedProtocol, handleExtended, mustWait } from '
 import { isEmptyQuery, parseQuery, QueryKind } from './parse';
 import { adminEmpty, adminError, adminReady, extendedSession, setCurrentQuery, syntaxError } from './reply';
 
-/** The name of the admin database, and of the user who needs no password on a Unix socket. */
+/** The name of the admin database, and of the user that needs no password on a Unix socket. */
 const ADMIN_NAME = 'pgbouncer';
-/** Connections "to the server" of the admin database: only a new process that takes over makes one. */
+/** Server connections of the admin database: only a new process opens one, to the console of the old process. */
 const ADMIN_POOL_SIZE = 2;
 /** SQLSTATE query_canceled */
 const QUERY_CANCELED = '57014';
 /** SQLSTATE feature_not_supported */
 const NOT_SUPPORTED = '0A000';
 
-/** What a client of the console is told about its server. */
+/** The parameters reported to console clients after the login. */
 const welcomeParams: readonly (readonly [string, string])[] = [
   ['server_version', `${PGBOUNCER_COMPAT_VERSION}/bouncer`],
   ['client_encoding', 'UTF8'],
@@ -74,11 +74,11 @@ function cmdShutdown(admin: ClientSocket, arg: string): boolean {
 
   if (mode === ShutdownMode.IMMEDIATE) {
     logInfo('SHUTDOWN command issued');
-    // while everything stands still, only the process that takes over may end this one
+    // while the sockets are frozen, only the new process may shut this process down
     if (isFrozen() && !upcalls.handover.shutdown(admin)) return false;
     globalThis.cfShutdown = 2;
     native.loopBreak();
-    // not answered: the connection stays open until the process is gone, and whoever takes over waits for just that
+    // not answered: the connection stays open until this process exits, which a new process waits for
     return true;
   }
 
@@ -88,17 +88,16 @@ function cmdShutdown(admin: ClientSocket, arg: string): boolean {
   return adminReady(admin, 'SHUTDOWN');
 }
 
-/** Our own: a new process of this program asks for everything that SHOW FDS cannot tell. See src/takeover. */
+/** Not in PgBouncer: a new tsbouncer process asks for the state that SHOW FDS does not contain. See src/takeover. */
 function cmdHandover(admin: ClientSocket, arg: string): boolean {
   if (extendedSession(admin) !== null) return adminError(admin, 'HANDOVER needs the simple protocol', NOT_SUPPORTED);
   const refusal = upcalls.handover.command(admin, arg);
   return refusal === null ? true : adminError(admin, refusal);
 }
 
-/** Every command. */
 export const commands: readonly Command[] = [
   ...commandTable,
-  // says itself who may use it: a bad argument comes first
+  // checks the permission itself, because a bad argument is reported first
   { word: 'shutdown', adminOnly: false, takesArg: true, run: cmdShutdown },
   { word: 'handover', adminOnly: true, takesArg: true, run: cmdHandover },
 ];
@@ -124,7 +123,7 @@ function runQuery(admin: ClientSocket, query: string): boolean {
   }
 }
 
-/** Carries out a query, or a packet that mentions it, so that an error can quote it. @returns false = disconnect */
+/** Runs a query, or a packet that refers to it, so that an error can quote it. @returns false = disconnect */
 function withQuery(admin: ClientSocket, query: string, run: (admin: ClientSocket, query: string) => boolean): boolean {
   if (wantDebug()) logDebug(`got admin query: ${query}`);
   setCurrentQuery(query);
@@ -150,7 +149,7 @@ function refusePacket(admin: ClientSocket, type: number): false {
 }
 
 function handlePacket(admin: ClientSocket, type: number, reader: PktReader): boolean {
-  // an ERROR has passed over the rest of the pipeline
+  // after an ERROR the rest of the pipeline is skipped
   if (admin.console?.skipping === true && type !== PqMsg.Sync && type !== PqMsg.Terminate) return true;
   switch (type) {
     case PqMsg.Query:
@@ -175,12 +174,12 @@ function handlePacket(admin: ClientSocket, type: number, reader: PktReader): boo
   }
 }
 
-/** Words that begin a command. SET is one of the grammar's own. */
+/** True for words that begin a command. SET belongs to the grammar. */
 function isCommand(word: string): boolean {
   return commands.some((command) => equalNoCase(command.word, word));
 }
 
-/** One complete packet of a client of the console. */
+/** Handles one complete packet of a console client. */
 export function adminHandleClient(admin: ClientSocket, type: number, body: Buffer, off: number, end: number): Verdict {
   if (consoleSession(admin).waiting && mustWait(admin, type)) return Verdict.PAUSED;
   const alive = handlePacket(admin, type, new PktReader(body, off, end));
@@ -190,7 +189,7 @@ export function adminHandleClient(admin: ClientSocket, type: number, body: Buffe
 
 /* ---- login ---- */
 
-/** True for a peer on a Unix socket that runs as the same user as we do. */
+/** True for a client on a Unix socket whose process runs as the same user as this process. */
 function isOwnUid(client: ClientSocket): boolean {
   if (!isUnixAddr(client.remoteAddr)) return false;
   const cred = native.peerCred(native.fdOf(client.handle));
@@ -198,9 +197,9 @@ function isOwnUid(client: ClientSocket): boolean {
 }
 
 /**
- * A login to the admin database whose user was not looked up yet: lets in user `pgbouncer` from our own uid, and decides
- * who it is while the user name is still known, which it is not any more later with auth_type=any.
- * @returns true when the client is let in; false means that the ordinary login goes on, or that it was disconnected
+ * Handles a login to the admin database before the user is looked up: accepts user `pgbouncer` from this process's own
+ * uid. With auth_type=any it also sets the client's user, because the user name is lost later.
+ * @returns true if the client is accepted; false if the ordinary login continues or the client was disconnected
  */
 export function adminPreLogin(client: ClientSocket, username: string): boolean {
   const session = consoleSession(client);
@@ -229,7 +228,10 @@ export function adminPreLogin(client: ClientSocket, username: string): boolean {
   return false;
 }
 
-/** The user is known, the password not yet asked for. @returns false when it may not use the console: disconnected */
+/**
+ * Called when the user is known, before authentication.
+ * @returns false if the user may not use the console: disconnected
+ */
 export function adminPostLogin(client: ClientSocket): boolean {
   if (cf.authType === AuthType.ANY) return true;
   const username = client.loginUser?.name ?? '';
@@ -245,7 +247,7 @@ export function adminPostLogin(client: ClientSocket): boolean {
 
 /* ---- commands that waited ---- */
 
-/** Answers every client of the console that waits. */
+/** Answers every console client that waits for a command to complete. */
 function answerWaiting(tag: () => string): void {
   for (let admin = pool().activeClientList.head; admin !== null; ) {
     const next = nextOf(admin);
@@ -265,7 +267,7 @@ function pausedTag(): string {
   return fatal('admin_pause_done: bad state');
 }
 
-/** PAUSE or SUSPEND is complete. A pooler that was suspended by somebody who has gone resumes work. */
+/** PAUSE or SUSPEND is complete. Resumes if the client that issued SUSPEND has disconnected. */
 export function adminPauseDone(): void {
   answerWaiting(pausedTag);
   if (pool().activeClientList.count === 0 && getPauseMode() === PauseMode.SUSPEND) {
@@ -280,8 +282,8 @@ export function adminWaitCloseDone(): void {
 }
 
 /**
- * A cancel request for a client of the console: ends PAUSE and SUSPEND. Where the original then leaves the client without
- * an answer, it gets the error that PostgreSQL gives.
+ * A cancel request for a console client: ends PAUSE and SUSPEND. Unlike PgBouncer, which leaves the client without an
+ * answer, it sends PostgreSQL's error.
  */
 export function adminHandleCancel(admin: ClientSocket): void {
   if (!consoleSession(admin).waiting) slogWarning(admin, 'admin cancel request for non-waiting client?');
@@ -302,7 +304,10 @@ function welcomeMessage(): Buffer {
   return buf.copy();
 }
 
-/** Makes the admin database, its user and its pool, and registers the console. Called once, after the config is loaded. */
+/**
+ * Creates the admin database, its user and its pool, and registers the console. Called once, after the config is
+ * loaded.
+ */
 export function adminSetup(): void {
   const db = addDatabase(ADMIN_NAME);
   db.admin = true;
@@ -320,6 +325,6 @@ export function adminSetup(): void {
   adminPool = getPool(db, user);
   adminPool.welcomeMsg = welcomeMessage();
   adminPool.welcomeMsgReady = true;
-  // a user of that name must exist, with a password that nobody can give
+  // a user of that name must exist; no password matches it
   findOrAddGlobalUser(ADMIN_NAME, '');
 }

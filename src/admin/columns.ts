@@ -1,7 +1,7 @@
 /*
  * The columns of every SHOW: one row per command, one word per column, `type:name`. The types are those of
- * writeRowDescription: s text, i int4, q int8, N numeric, T time as text, b bytea. Names, types and order are the
- * original's: exporters and the handover depend on them.
+ * writeRowDescription: s text, i int4, q int8, N numeric, T time as text, b bytea. Names, types and order are
+ * PgBouncer's: exporters and the handover depend on them.
  */
 
 export interface Columns {
@@ -59,7 +59,7 @@ export const showColumns = {
   state: columns('s:key s:value'),
 };
 
-/** What SHOW HELP says, as the detail of a notice. */
+/** The text of SHOW HELP, sent as the detail of a notice. */
 export const helpText = `
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
 \tSHOW PEERS|PEER_POOLS

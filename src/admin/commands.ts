@@ -1,6 +1,6 @@
 /*
- * The commands that change something, but for SHUTDOWN, which is in admin.ts: one row each. A handler returns what the
- * functions of reply.ts return.
+ * The commands that change state, one row each, except SHUTDOWN, which is in admin.ts. A handler returns the result of
+ * the reply.ts function that it calls.
  */
 
 import { clientsHeldUp, getPauseMode, getShutdownMode, PauseMode, ShutdownMode } from '../core/base/lifecycle';
@@ -23,12 +23,12 @@ import { pktbufTemp } from '../core/wire/pktbuf';
 import { accessError, adminError, adminFail, adminFlush, adminReady, syntaxError } from './reply';
 import { cmdShow, fakeSet } from './show';
 
-/** A command and whoever carries it out. */
+/** A command and its handler. */
 export interface Command {
   readonly word: string;
-  /** only for admin_users; the others get an error */
+  /** only for admin_users; other users get an error */
   readonly adminOnly: boolean;
-  /** an argument that must not be there makes the command unknown, even to those who may not use it */
+  /** if false, an argument makes the command unknown, even for users without permission */
   readonly takesArg: boolean;
   readonly run: (admin: ClientSocket, arg: string) => boolean;
 }
@@ -42,7 +42,7 @@ function countDbActive(db: PgDatabase): number {
   return count;
 }
 
-/** The database that a command is for; null when it is none that `verb` fits, which the client was then told. */
+/** The database that a command names; null if `verb` cannot be applied to it, and an error has been sent. */
 function targetDatabase(
   admin: ClientSocket,
   name: string,
@@ -81,7 +81,7 @@ function cmdResume(admin: ClientSocket, arg: string): boolean {
   return adminReady(admin, 'RESUME');
 }
 
-/** Answered by pauseDone when every buffer is empty. */
+/** adminPauseDone() answers once every buffer is empty. */
 function cmdSuspend(admin: ClientSocket): boolean {
   if (getPauseMode() !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
   // buffers of paused databases would never become empty
@@ -93,7 +93,7 @@ function cmdSuspend(admin: ClientSocket): boolean {
   return true;
 }
 
-/** Answered by pauseDone when no server connection is left. */
+/** adminPauseDone() answers once no server connection is left. */
 function cmdPause(admin: ClientSocket, arg: string): boolean {
   if (getPauseMode() !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
   if (arg === '') {
@@ -148,9 +148,9 @@ function cmdEnable(admin: ClientSocket, arg: string): boolean {
   return adminReady(admin, 'ENABLE');
 }
 
-/** Pauses the databases and drops every connection: of one database, or (null) of all but the admin database. */
+/** Pauses databases and closes all their connections. @param db null = all databases except the admin database */
 function killPools(db: PgDatabase | null): void {
-  // killing a pool may take it out of the list, so this walks a copy
+  // a copy, because killing a pool may remove it from the list
   const pools: PgPool[] = [];
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
     if (db === null ? !pool.db.admin : pool.db === db) pools.push(pool);
@@ -172,7 +172,7 @@ function cmdKill(admin: ClientSocket, arg: string): boolean {
   logInfo(`KILL '${arg}' command issued`);
   const { db, told } = targetDatabase(admin, arg, 'kill', (name) => findOrRegisterDatabase(admin, name));
   if (db === null) return told;
-  // without a pool too: clients to come have to wait
+  // even without a pool, so that clients that connect later wait
   db.paused = true;
   killPools(db);
   return adminReady(admin, 'KILL');
@@ -197,7 +197,7 @@ function findClient(id: number): ClientSocket | null {
 }
 
 function cmdKillClient(admin: ClientSocket, arg: string): boolean {
-  // the number that the text begins with, as scanf reads it: what follows does not matter
+  // the number at the beginning of the text, as scanf reads it; the rest is ignored
   const id = /^[ \t-\r]*([+-]?[0-9]+)/.exec(arg);
   if (id === null) return adminError(admin, 'invalid client pointer supplied');
   const client = findClient(Number(id[1]));
@@ -206,7 +206,7 @@ function cmdKillClient(admin: ClientSocket, arg: string): boolean {
   return adminReady(admin, 'KILL_CLIENT');
 }
 
-/** Answered by waitCloseDone when no server connection is left that has to be closed. */
+/** adminWaitCloseDone() answers once every server connection that has to be closed is closed. */
 function cmdWaitClose(admin: ClientSocket, arg: string): boolean {
   let active = 0;
   if (arg === '') {
@@ -230,14 +230,14 @@ function cmdWaitClose(admin: ClientSocket, arg: string): boolean {
   return true;
 }
 
-/** SET key = value: for this process only, the config file stays as it is. */
+/** SET key = value: changes the setting in this process only, not in the config file. */
 export function cmdSet(admin: ClientSocket, key: string, value: string): boolean {
   const faked = fakeSet(admin, key);
   if (faked !== null) return faked;
   if (!consoleSession(admin).admin) return accessError(admin);
 
   const res = setConfigParam(key, value);
-  // a setting that is fixed while the process runs is passed over in silence
+  // a setting that cannot be changed at run time is ignored without an error
   if (res !== SetResult.OK && res !== SetResult.READ_ONLY) return adminError(admin, 'SET failed');
   const buf = pktbufTemp();
   if ((key.includes('_tls_') || key.includes('_tls13_')) && !applyTlsSettings()) {
@@ -261,7 +261,7 @@ export const commandTable: readonly Command[] = [
   { word: 'wait_close', adminOnly: true, takesArg: true, run: cmdWaitClose },
 ];
 
-/** Carries out a command of `table`, once it is clear that this client may. */
+/** Runs a command of `table` if the client has permission. */
 export function execCommand(table: readonly Command[], admin: ClientSocket, word: string, arg: string): boolean {
   const wanted = asciiLower(word);
   for (const command of table) {

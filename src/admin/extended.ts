@@ -1,7 +1,7 @@
 /*
  * The console in the extended protocol: Parse, Bind, Describe, Execute, Close, Flush and Sync, as drivers send them. A
- * statement is a query as written; the first Execute of its portal runs it through the same handlers as a simple query.
- * admin.ts calls this.
+ * statement is the text of a query; the first Execute of its portal runs it through the same handlers as a simple
+ * query. Called by admin.ts.
  */
 
 import { asciiLower } from '../core/base/strutil';
@@ -35,11 +35,11 @@ import { columnsOf } from './show';
 /** Statements and portals that one client may have. Drivers cache some hundred statements; portals end with Sync. */
 const STATEMENTS_MAX = 1024;
 const PORTALS_MAX = 64;
-/** Longest name of either, and longest query that is kept, in bytes. No command comes near it. */
+/** Longest name of a statement or portal, and longest stored query, in bytes. Commands are much shorter. */
 const NAME_MAX = 256;
 const QUERY_MAX = 1024;
 
-/* SQLSTATEs, and texts, are PostgreSQL's. */
+/* SQLSTATEs and texts are PostgreSQL's. */
 const PROTOCOL_VIOLATION = '08P01';
 const NOT_SUPPORTED = '0A000';
 const INVALID_PARAMETER = '22023';
@@ -50,10 +50,10 @@ const DUPLICATE_STATEMENT = '42P05';
 const NAME_TOO_LONG = '42622';
 const NOT_IN_STATE = '55000';
 
-/** Carries out a command. @returns false when the client has to be disconnected */
+/** Runs a command. @returns false if the client has to be disconnected */
 type RunQuery = (query: string) => boolean;
 
-/** A simple query: it replaces the unnamed statement, and portals do not outlive it. */
+/** Called for a simple query, which replaces the unnamed statement and closes all portals. */
 export function endExtendedProtocol(session: ConsoleSession): void {
   session.extended = false;
   session.statements.delete('');
@@ -63,15 +63,15 @@ export function endExtendedProtocol(session: ConsoleSession): void {
 /* ---- a command that waits ---- */
 
 /**
- * A packet arrives while a command waits. A Sync is noted, so that the end of the connection is still seen while a well-behaved
- * client waits; what comes behind it is looked at after the answer.
+ * Decides about a packet that arrives while a command waits. A Sync is recorded and reading continues, so that the end
+ * of the connection is still noticed. Any later packet stays buffered until the command is answered.
  */
 export function mustWait(admin: ClientSocket, type: number): boolean {
   if (type === PqMsg.Terminate) return false;
   if (admin.console?.extended === true) {
     if (type === PqMsg.Flush || (type === PqMsg.Sync && !admin.console.syncWaits)) return false;
   } else if (type === PqMsg.Query) {
-    // as in PgBouncer: RESUME ends one's own PAUSE
+    // as in PgBouncer, the client that waits for PAUSE may itself send RESUME
     return false;
   }
   consoleSession(admin).held = true;
@@ -79,7 +79,7 @@ export function mustWait(admin: ClientSocket, type: number): boolean {
   return true;
 }
 
-/** The command that waited is answered. */
+/** Resumes reading once the command that waited is answered. */
 export function continueReading(admin: ClientSocket): void {
   if (admin.console?.held !== true) return;
   admin.console.held = false;
@@ -88,7 +88,7 @@ export function continueReading(admin: ClientSocket): void {
 
 /* ---- queries ---- */
 
-/** The columns of the answer; null when it has none. */
+/** The columns of the answer; null if it has none. */
 function describe(query: string): Columns | null {
   const parsed = parseQuery(query);
   const word = asciiLower(parsed.name);
@@ -96,7 +96,7 @@ function describe(query: string): Columns | null {
   return columnsOf(parsed.arg) ?? null;
 }
 
-/** Refuses at Parse what no Execute could do. @returns null when the query is good, or what adminError returned */
+/** Refuses at Parse a query that no Execute could run. @returns null if the query is valid, else adminError's result */
 function refuseQuery(admin: ClientSocket, query: string, isCommand: (word: string) => boolean): boolean | null {
   if (isEmptyQuery(query)) return null;
   const parsed = parseQuery(query);
@@ -162,7 +162,10 @@ function readCodes(reader: PktReader): number[] {
   return codes;
 }
 
-/** Result format codes of Bind: none = all text, one = all alike, or one a column. @returns why they are wrong */
+/**
+ * Result format codes of Bind: none = all text, one = for all columns, or one per column.
+ * @returns why they are invalid
+ */
 function checkFormats(codes: readonly number[], columns: Columns | null): { text: string; sqlstate: string } | null {
   const wrong = codes.find((code) => code > 1);
   if (wrong !== undefined) return { text: `unsupported format code: ${wrong}`, sqlstate: INVALID_PARAMETER };
@@ -232,7 +235,7 @@ function noPortal(admin: ClientSocket, name: string): boolean {
   return adminError(admin, `portal "${name}" does not exist`, NO_SUCH_CURSOR);
 }
 
-/** A portal that has run: the rest of its rows, or none. What is no SHOW does not run twice. */
+/** Execute of a portal that was run before: returns the rest of its rows. Commands other than SHOW do not run twice. */
 function executeAgain(admin: ClientSocket, session: ConsoleSession, name: string, portal: ConsolePortal): boolean {
   if (portal.rest !== null) return sendRest(admin, session, portal);
   if (portal.query === '') return answer(admin, PqMsg.EmptyQueryResponse);
@@ -265,7 +268,7 @@ function handleClose(admin: ClientSocket, session: ConsoleSession, reader: PktRe
 }
 
 function handleSync(admin: ClientSocket, session: ConsoleSession): boolean {
-  // the command waits, or is SHUTDOWN, which nothing answers
+  // the command waits, or is SHUTDOWN, which is not answered
   if (consoleSession(admin).waiting || session.executing !== null) {
     session.syncWaits = true;
     return true;
@@ -277,9 +280,9 @@ function handleSync(admin: ClientSocket, session: ConsoleSession): boolean {
 }
 
 /**
- * One packet of the extended protocol.
+ * Handles one packet of the extended protocol.
  * @param isCommand whether a word begins a command
- * @returns false when the client has to be disconnected
+ * @returns false if the client has to be disconnected
  */
 export function handleExtended(
   admin: ClientSocket,
@@ -304,7 +307,7 @@ export function handleExtended(
     case PqMsg.Sync:
       return handleSync(admin, session);
     default:
-      // Flush: every answer has gone out already
+      // Flush: every answer has already been sent
       return true;
   }
 }

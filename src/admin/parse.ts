@@ -1,17 +1,17 @@
 /*
- * The grammar of the console: what admin.ts does with a query is decided by its words alone.
+ * The grammar of the console: parses a query into a command or a SET.
  *
  *     query  = word [word] [;]                           a command and its argument
  *            | SET word (= | TO) (word | string) [;]
  *     word   = [0-9A-Za-z_]+ | "any ""thing"" else"
  *     string = 'any ''thing'' else'
  *
- * The original has three regular expressions for it; this scanner accepts exactly what they match, in linear time
- * whatever the query. One query holds one command.
+ * PgBouncer uses three regular expressions; this scanner accepts exactly what they match, in linear time for every
+ * query. A query contains one command.
  */
 import { equalNoCase } from '../core/base/strutil';
 
-/** Longest texts with their quotes, each one more than what fits, as the original counts its buffers. */
+/** Sizes of PgBouncer's buffers: a text with its quotes must be shorter. */
 const CMD_MAX = 16;
 const ARG_MAX = 64;
 const VALUE_MAX = 256;
@@ -21,15 +21,15 @@ export enum QueryKind {
   COMMAND = 0,
   /** name = the setting, arg = the value */
   SET = 1,
-  /** the grammar is met, but a text is too long or a setting's name is empty */
+  /** the query matches the grammar, but a text is too long or a setting's name is empty */
   BAD_ARGUMENTS = 2,
-  /** no command at all */
+  /** not a command */
   SYNTAX_ERROR = 3,
 }
 
 interface ParsedQuery {
   kind: QueryKind;
-  /** as written, letter case too, without quotes */
+  /** as written, without quotes; letter case is preserved */
   name: string;
   arg: string;
 }
@@ -61,7 +61,7 @@ function skipBlanks(text: string, pos: number): number {
   return pos;
 }
 
-/** End of the quoted text that opens at `pos`, a doubled quote being part of it; -1 when it is not closed. */
+/** End of the quoted text that starts at `pos`; a doubled quote belongs to the text. -1 = not closed. */
 function quotedEnd(text: string, pos: number): number {
   const quote = text[pos] as string;
   let at = text.indexOf(quote, pos + 1);
@@ -69,7 +69,7 @@ function quotedEnd(text: string, pos: number): number {
   return at < 0 ? -1 : at + 1;
 }
 
-/** End of the word at `pos`, quoted or not; -1 when there is none. */
+/** End of the word at `pos`, quoted or not; -1 if there is none. */
 function wordEnd(text: string, pos: number): number {
   if (text.charCodeAt(pos) === DOUBLE_QUOTE) return quotedEnd(text, pos);
   let end = pos;
@@ -84,7 +84,7 @@ function isTail(text: string, pos: number): boolean {
   return pos === text.length;
 }
 
-/** A word or string without its quotes; null when it is too long. */
+/** A word or string without its quotes; null if it is too long. */
 function copyArg(text: string, start: number, end: number, max: number): string | null {
   if (end - start >= max) return null;
   const quote = text.charCodeAt(start);
@@ -110,7 +110,7 @@ function isToAt(text: string, pos: number): boolean {
   return (text.charCodeAt(pos) | 0x20) === 0x74 && (text.charCodeAt(pos + 1) | 0x20) === 0x6f;
 }
 
-/** The value that ends a SET; null when what is at `pos` is not a value and a tail. */
+/** The value that ends a SET; null if the text at `pos` is not a value followed by a tail. */
 function parseSetValue(text: string, keyStart: number, keyEnd: number, pos: number): ParsedQuery | null {
   const start = skipBlanks(text, pos);
   const end = text.charCodeAt(start) === SINGLE_QUOTE ? quotedEnd(text, start) : wordEnd(text, start);
@@ -136,8 +136,8 @@ function parseSet(text: string): ParsedQuery | null {
   }
   if (text.charCodeAt(keyStart) === DOUBLE_QUOTE) return null;
 
-  // no blank is needed around TO, so it may hide at the end of the word, or inside it with the value right behind:
-  // the longest name wins
+  // TO needs no blanks around it: it may be the end of the word, or inside it directly before the value; the longest
+  // name is chosen
   if (keyEnd - 2 > keyStart && isToAt(text, keyEnd - 2)) {
     const parsed = parseSetValue(text, keyStart, keyEnd - 2, keyEnd);
     if (parsed !== null) return parsed;
@@ -153,7 +153,7 @@ export function parseQuery(query: string): ParsedQuery {
   return parseNormal(query) ?? parseSet(query) ?? syntaxError;
 }
 
-/** PostgreSQL takes blanks, semicolons and comments for an empty query: drivers ask it to see whether a connection is alive. */
+/** True for blanks, semicolons and comments only: drivers send such an empty query to test a connection. */
 export function isEmptyQuery(query: string): boolean {
   return query.split('\n').every((line) => {
     const comment = line.indexOf('--');

@@ -1,9 +1,9 @@
 /*
- * How the console answers: a result set, a command tag, an error. Every handler of a command returns what these return:
- * false means that the answer could not be delivered, and that the caller has to end the connection.
+ * The answers of the console: a result set, a command tag, an error. Every handler of a command returns the result of
+ * one of these functions. False means that the answer could not be sent and the caller has to disconnect the client.
  *
- * The same handlers serve both protocols. In the extended one RowDescription comes from Describe and ReadyForQuery from Sync,
- * Bind says which columns are binary, and Execute how many rows it wants.
+ * The same handlers serve both protocols. In the extended protocol, Describe sends RowDescription and Sync sends
+ * ReadyForQuery. Bind chooses the binary columns, and Execute the number of rows.
  */
 
 import { logError } from '../core/base/log';
@@ -26,39 +26,39 @@ import type { Columns } from './columns';
 
 /** Longest error text in bytes; it may quote a whole query. */
 const ERROR_MAX = 1023;
-/** Most bytes of rows that wait for another Execute, of all portals of a client. */
+/** Most bytes of rows kept for further Executes, over all portals of a client. */
 const REST_MAX = 16 * 1024 * 1024;
 /** SQLSTATE program_limit_exceeded */
 export const LIMIT_EXCEEDED = '54000';
 
-/** The query that is being handled, for the message about one that makes no sense. */
+/** The query being handled, quoted in the error about an invalid command. */
 let currentQuery: string | null = null;
 
 export function setCurrentQuery(query: string | null): void {
   currentQuery = query;
 }
 
-/** The client's extended protocol, if the packet that is answered belongs to it. */
+/** The client's session if the packet being answered belongs to the extended protocol, else null. */
 export function extendedSession(admin: ClientSocket): ConsoleSession | null {
   return admin.console?.extended === true ? admin.console : null;
 }
 
 /* ---- extended protocol ---- */
 
-/** Forgets a portal and the rows that it has left. */
+/** Drops a portal and its remaining rows. */
 export function dropPortal(session: ConsoleSession, name: string): void {
   session.restBytes -= session.portals.get(name)?.rest?.length ?? 0;
   session.portals.delete(name);
 }
 
-/** Sync: the implicit transaction ends, and with it every portal. */
+/** Sync: ends the implicit transaction, and closes all portals with it. */
 export function endPipeline(session: ConsoleSession): void {
   session.skipping = false;
   session.executing = null;
   for (const name of session.portals.keys()) dropPortal(session, name);
 }
 
-/** The end of the answer to an Execute, or to any packet that failed. A Sync that came meanwhile is answered too. */
+/** Ends the answer to an Execute, or to a packet that failed, and answers a Sync that arrived meanwhile. */
 function endExtended(session: ConsoleSession, buf: PktBuf): void {
   session.executing = null;
   if (!session.syncWaits) return;
@@ -67,7 +67,7 @@ function endExtended(session: ConsoleSession, buf: PktBuf): void {
   writeReadyForQuery(buf);
 }
 
-/** @returns the offset behind the first `limit` DataRows of `rows`, or -1 when there are fewer */
+/** @returns the offset behind the first `limit` DataRows of `rows`, or -1 if there are fewer */
 function endOfRows(rows: Buffer, limit: number): number {
   let off = 0;
   for (let left = limit; left > 0; left--) {
@@ -77,7 +77,7 @@ function endOfRows(rows: Buffer, limit: number): number {
   return off;
 }
 
-/** Keeps what an Execute with a row limit does not want yet. @returns false when that is too much */
+/** Keeps the rows beyond the row limit of an Execute. @returns false if they exceed REST_MAX */
 function keepRest(session: ConsoleSession, portal: ConsolePortal, rest: Buffer): boolean {
   session.restBytes -= portal.rest?.length ?? 0;
   portal.rest = null;
@@ -87,7 +87,7 @@ function keepRest(session: ConsoleSession, portal: ConsolePortal, rest: Buffer):
   return true;
 }
 
-/** Sends the rows in `buf`, which holds nothing else, or as many of them as Execute wants. */
+/** Sends the rows in `buf`, which holds nothing else, up to the row limit of Execute. */
 function sendRows(admin: ClientSocket, session: ConsoleSession, buf: PktBuf): boolean {
   const portal = session.executing;
   const rows = buf.written();
@@ -102,7 +102,7 @@ function sendRows(admin: ClientSocket, session: ConsoleSession, buf: PktBuf): bo
   return sendPacket(admin, buf);
 }
 
-/** Another Execute of a portal whose rows did not all go out. */
+/** Another Execute of a portal with rows left. */
 export function sendRest(admin: ClientSocket, session: ConsoleSession, portal: ConsolePortal): boolean {
   const rest = portal.rest as Buffer;
   session.restBytes -= rest.length;
@@ -115,7 +115,7 @@ export function sendRest(admin: ClientSocket, session: ConsoleSession, portal: C
 
 /* ---- answers ---- */
 
-/** Sends an ERROR and is ready for what comes next: in the extended protocol, for Sync. Does not log. */
+/** Sends an ERROR, then ReadyForQuery; the extended protocol leaves ReadyForQuery to Sync. Does not log. */
 export function adminFail(admin: ClientSocket, message: string, sqlstate: string | null): boolean {
   const session = extendedSession(admin);
   if (session === null) return sendPoolerError(admin, true, false, sqlstate, message);
@@ -127,14 +127,14 @@ export function adminFail(admin: ClientSocket, message: string, sqlstate: string
   return sendPoolerError(admin, ready, false, sqlstate, message);
 }
 
-/** Logs and sends an ERROR, SQLSTATE 08P01 unless another is named, and is ready for the next query. */
+/** Logs and sends an ERROR, by default with SQLSTATE 08P01. */
 export function adminError(admin: ClientSocket, message: string, sqlstate: string | null = null): boolean {
   const text = message.slice(0, ERROR_MAX);
   logError(text);
   return adminFail(admin, text, sqlstate);
 }
 
-/** What a user who only may look gets for a command that changes something. */
+/** The error for a stats user that issues an administrator's command. */
 export function accessError(admin: ClientSocket): boolean {
   return adminError(admin, 'admin access needed');
 }
@@ -153,7 +153,7 @@ export function adminFlush(admin: ClientSocket, buf: PktBuf, tag: string): boole
   return sendPacket(admin, buf);
 }
 
-/** Answers a query that holds no command. */
+/** Answers an empty query. */
 export function adminEmpty(admin: ClientSocket): boolean {
   const buf = pktbufTemp();
   const session = extendedSession(admin);
@@ -163,9 +163,9 @@ export function adminEmpty(admin: ClientSocket): boolean {
   return sendPacket(admin, buf);
 }
 
-/** Answers a command that has no result but its tag. */
+/** Answers a command with its tag only. */
 export function adminReady(admin: ClientSocket, tag: string): boolean {
-  // the command may have been the end of this very connection (KILL_CLIENT)
+  // the command may have closed this connection itself (KILL_CLIENT)
   if (isDead(admin)) return false;
   return adminFlush(admin, pktbufTemp(), tag);
 }
@@ -173,7 +173,7 @@ export function adminReady(admin: ClientSocket, tag: string): boolean {
 /** Takes the values of one row, in the order of the columns. */
 export type PutRow = (...values: ColumnValue[]) => void;
 
-/** Answers with a result set. @param rows calls its parameter once a row */
+/** Answers with a result set. @param rows calls its parameter once per row */
 export function sendResult(admin: ClientSocket, columns: Columns, rows: (put: PutRow) => void): boolean {
   const buf = pktbufTemp();
   const session = extendedSession(admin);

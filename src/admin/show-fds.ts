@@ -1,6 +1,6 @@
 /*
- * SHOW FDS: every socket of the pooler, as a row. For the process owner on a Unix socket each row is one message that
- * carries the descriptor itself (SCM_RIGHTS): that is how a new process takes over from this one.
+ * SHOW FDS: one row per socket of the pooler. For the process owner on a Unix socket, each row is a message that
+ * carries the descriptor (SCM_RIGHTS), for the classic takeover exchange.
  */
 
 import { constants } from 'node:os';
@@ -22,19 +22,19 @@ import { pktbufTemp } from '../core/wire/pktbuf';
 import { showColumns } from './columns';
 import { accessError, adminReady, extendedSession, sendResult } from './reply';
 
-/** How long a receiver may take none of the bytes before we give up on it. */
+/** How long the receiver may read nothing before it is disconnected. */
 const STALL_MAX_MS = 10_000;
-/** Between two tries. */
+/** Interval between two attempts. */
 const NAP_MS = 1;
 
 const { EAGAIN, EINTR } = constants.errno;
 const napCell = new Int32Array(new SharedArrayBuffer(4));
 
 /**
- * Sends everything now, waiting for the receiver when it is slow: rows with descriptors cannot be queued, so the loop
- * stands still meanwhile, as in the original.
- * @param fd descriptor that goes with the first byte, -1 = none
- * @returns false when the socket failed or the receiver stalls (logged)
+ * Sends all bytes, waiting for a slow receiver. Rows with descriptors cannot be queued, so this blocks the loop, as in
+ * PgBouncer.
+ * @param fd descriptor sent with the first byte, -1 = none
+ * @returns false if the socket failed or the receiver stalls (logged)
  */
 function sendNow(admin: ClientSocket, bytes: Uint8Array, fd: number): boolean {
   const socket = native.fdOf(admin.handle);
@@ -57,17 +57,17 @@ function sendNow(admin: ClientSocket, bytes: Uint8Array, fd: number): boolean {
   return true;
 }
 
-/** True when the rows carry the descriptors. */
+/** True if the rows carry the descriptors. */
 function mayHaveFds(admin: ClientSocket): boolean {
   return isUnixAddr(admin.remoteAddr) && consoleSession(admin).owner && !admin.tls;
 }
 
-/** What is queued for the socket must not be overtaken by what is sent beside the queue. */
+/** Sends the queued output first, because sendNow() bypasses the queue. */
 function flushQueue(admin: ClientSocket): boolean {
   return native.unsent(admin.handle) === 0 || sendNow(admin, native.takeUnsent(admin.handle), -1);
 }
 
-/** Takes one row: the descriptor, and the columns behind it. @returns false to give up */
+/** Takes one row: the descriptor and the remaining columns. @returns false to stop */
 type PutFd = (fd: number, row: ColumnValue[]) => boolean;
 
 function sendOneFd(admin: ClientSocket, fd: number, row: ColumnValue[]): boolean {
@@ -79,7 +79,7 @@ function sendOneFd(admin: ClientSocket, fd: number, row: ColumnValue[]): boolean
   return withFd ? sendNow(admin, buf.written(), fd) : sendPacket(admin, buf);
 }
 
-/** A secret that the new process cannot read from its auth_file: of users found by auth_query, and of PAM's. */
+/** The secret if the new process cannot read it from auth_file: of users found by auth_query, and of PAM users. */
 function passwordOf(sk: AnySocket): string | null {
   const user = sk.loginUser;
   if (user === null || user.globalUser?.credentials === user) return null;
@@ -110,7 +110,7 @@ function fdRow(sk: AnySocket): ColumnValue[] {
 }
 
 function socketFd(put: PutFd, sk: AnySocket): boolean {
-  // a connection that is not open yet has no descriptor; TLS state cannot travel in these rows
+  // a connection that is not open yet has no descriptor, and these rows cannot carry TLS state
   if (sk.handle < 0 || sk.tls || sk.link?.tls === true) return true;
   return put(native.fdOf(sk.handle), fdRow(sk));
 }
@@ -126,7 +126,7 @@ function listFds(put: PutFd, list: StatList<AnySocket>): boolean {
   return true;
 }
 
-/** The sockets that SHOW SOCKETS prints. */
+/** Puts the sockets of a pool that SHOW SOCKETS prints. */
 function poolFds(put: PutFd, pool: PgPool): boolean {
   const lists = [...clientStates, ...serverStates].filter(({ showSockets }) => showSockets !== null);
   return lists.every(({ list }) => listFds(put, list(pool)));
@@ -141,10 +141,10 @@ function everyFd(put: PutFd): boolean {
   return true;
 }
 
-/** SHOW FDS, for administrators only: it shows cancel keys and secrets, and stops the loop. */
+/** SHOW FDS, for administrators only: it shows cancel keys and secrets, and blocks the loop. */
 export function showFds(admin: ClientSocket): boolean {
   if (!consoleSession(admin).admin) return accessError(admin);
-  // a driver wants to look: descriptors go to a new process, which speaks the simple protocol
+  // without descriptors: a new process, which needs them, uses the simple protocol
   if (extendedSession(admin) !== null) {
     return sendResult(admin, showColumns.fds, (putRow) => {
       everyFd((fd, row) => {

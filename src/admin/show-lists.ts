@@ -1,5 +1,5 @@
 /*
- * SHOW MEM, LISTS, DNS_HOSTS and DNS_ZONES: how much there is of everything.
+ * SHOW MEM, LISTS, DNS_HOSTS and DNS_ZONES: numbers of objects, and the contents of the DNS cache.
  */
 
 import { nextOf } from '../core/base/list';
@@ -16,8 +16,8 @@ import { varNames } from '../core/pool/varcache';
 import type { PutRow } from './reply';
 
 /**
- * Bytes of one object with what belongs to it alone. The original reads them off its allocators; memory here is the
- * garbage collector's, so these are estimates, good for telling what there is much of.
+ * Estimated bytes of one object and the memory that only it uses. PgBouncer asks its allocators; here the garbage
+ * collector owns the memory.
  */
 enum Size {
   USER = 272,
@@ -27,12 +27,12 @@ enum Size {
   SOCKET = 800,
   /** type and action in one integer */
   REQUEST = 2,
-  /** a pointer to a text that others may share */
+  /** a pointer to a text that may be shared */
   VAR = 8,
   PREPARED_STATEMENT = 96,
 }
 
-/** Counted here: the objects that a row of SHOW MEM stands for. */
+/** Numbers of the objects that SHOW MEM prints. */
 interface Counts {
   credentials: number;
   requests: number;
@@ -68,7 +68,7 @@ export function memRows(put: PutRow): void {
   row('outstanding_request_cache', Size.REQUEST, counts.requests, 0);
   row('server_cache', Size.SOCKET, servers, serversPeak - servers);
   row('client_cache', Size.SOCKET, clients, clientsPeak - clients);
-  // all connections receive into one arena
+  // all connections share one receive arena
   row('iobuf_cache', native.arena.byteLength, 1, 0);
   const free = clientsPeak + serversPeak - clients - servers;
   row('var_list_cache', Size.VAR * varNames().length, clients + servers, free);

@@ -1,5 +1,5 @@
 /*
- * SHOW POOLS, PEER_POOLS, DATABASES, PEERS and USERS: who is configured, and how many connections each has.
+ * SHOW POOLS, PEER_POOLS, DATABASES, PEERS and USERS: pools and their configuration, with the numbers of connections.
  */
 
 import { nextOf } from '../core/base/list';
@@ -19,17 +19,17 @@ import { peerPoolList, poolList } from '../core/pool/pool';
 import { userList, wakeAllUsers } from '../core/pool/user';
 import type { PutRow } from './reply';
 
-/** null = whatever the next wider setting says */
+/** null = inherited from the database, or from the global setting */
 function poolModeName(mode: PoolMode): string | null {
   return mode === PoolMode.INHERIT ? null : formatLookup(poolModeMap, mode);
 }
 
-/** Only a database with several hosts has a way to choose among them. */
+/** null for a database with a single host. */
 function loadBalanceName(db: PgDatabase): string | null {
   return db.config.host?.includes(',') ? formatLookup(loadBalanceHostsMap, db.config.loadBalanceHosts) : null;
 }
 
-/** usec that the client at the head of the queue has waited */
+/** How long the first client in the queue has waited, in usec. */
 function maxWait(pool: PgPool, now: number): number {
   const waiter = pool.waitingClientList.head;
   return waiter !== null && waiter.queryStart > 0 ? now - waiter.queryStart : 0;
@@ -107,7 +107,7 @@ export function peerRows(put: PutRow): void {
   }
 }
 
-/** The original prints these two as text, right-aligned, and as empty text when they are not set. */
+/** PgBouncer prints these two values as text: right-aligned, or empty if not set. */
 function paddedOrEmpty(value: number): string {
   return value >= 0 ? String(value).padStart(9) : '';
 }

@@ -20,25 +20,25 @@ import type { PutRow } from './reply';
 /** by Replication */
 const replicationNames = ['none', 'logical', 'physical'];
 
-/** What stands for the address of the object: unique as long as the process lives, and the same in the log. */
+/** Stands for the object's address in PgBouncer: unique for the lifetime of the process, and the same as in the log. */
 function ptrText(sk: AnySocket): string {
   return `0x${sk.id.toString(16)}`;
 }
 
-/** A connection that is only being opened has no address yet. */
+/** Empty for a connection that is still being opened. */
 function hostText(addr: PgAddr): string {
   return addr.host === '' ? '(bad-af)' : addrHost(addr);
 }
 
-/** The peer's process if it is on this machine; else what the server gave as its pid in the cancel key. */
+/** The pid of the peer's process on this machine, or else the pid from the server's cancel key. */
 function remotePid(sk: AnySocket): number {
   const pid = isUnixAddr(sk.remoteAddr) ? sk.remoteAddr.pid : 0;
   return pid === 0 && isServerSocket(sk) ? sk.cancelKey.readInt32BE(0) : pid;
 }
 
 /**
- * The debug columns. The loop has no buffer per socket: what it keeps for one starts at 0 and is all unparsed, and what
- * was parsed but not sent waits at the other end of the link.
+ * The debug columns. The loop has no buffer per socket: buffered input starts at 0 and is unparsed, and parsed bytes
+ * are unsent output of the linked socket.
  */
 function bufferValues(sk: AnySocket): number[] {
   const kept = sk.handle >= 0 ? native.keptLength(sk.handle) : 0;
@@ -118,7 +118,7 @@ export function socketRows(put: PutRow): void {
   debugRows(put, () => true);
 }
 
-/** Only those that have something in their buffers. */
+/** Rows of SHOW ACTIVE_SOCKETS: only sockets with bytes in their buffers. */
 export function activeSocketRows(put: PutRow): void {
   debugRows(put, (sk) => !sbufIsEmpty(sk));
 }

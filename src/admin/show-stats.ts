@@ -15,7 +15,7 @@ function putStats(put: PutRow, name: string, ...sets: PgStats[]): void {
   put(name, ...values);
 }
 
-/** Sums up runs of pools with one database: the list of pools is ordered by it. */
+/** Sums up the pools of each database, which are adjacent in the sorted list of pools. */
 function eachDatabase(each: (name: string, cur: PgStats, old: PgStats) => void): void {
   let db: PgDatabase | null = null;
   let cur = newStats();

@@ -1,5 +1,5 @@
 /*
- * SHOW (and SELECT, which some clients say instead): one row per word that may follow.
+ * SHOW, and SELECT, which some clients send instead: one row per word that may follow.
  */
 
 import { getPauseMode, PauseMode } from '../core/base/lifecycle';
@@ -18,7 +18,7 @@ import { databaseRows, peerPoolRows, peerRows, poolRows, userRows } from './show
 import { activeSocketRows, clientRows, serverRows, socketRows } from './show-sockets';
 import { statsAveragesRows, statsRows, statsTotalsRows, totalsRows } from './show-stats';
 
-/** One word after SHOW: a result set, or an answer of its own kind. */
+/** A word after SHOW, with its result set or its own kind of answer. */
 interface ShowRow {
   readonly word: string;
   /** null: the answer has no rows */
@@ -50,7 +50,6 @@ function showHelp(admin: ClientSocket): boolean {
   return adminFlush(admin, buf, 'SHOW');
 }
 
-/** Every word that may follow SHOW. */
 export const showTable: readonly ShowRow[] = [
   result('clients', clientRows),
   result('config', configRows),
@@ -76,21 +75,21 @@ export const showTable: readonly ShowRow[] = [
   result('state', stateRows),
 ];
 
-/** Server parameters that clients ask for and set without being asked to: a constant answer keeps them happy. */
+/** Server parameters that drivers read or set on their own: the answer is constant. */
 const fakeParams: readonly { readonly name: string; readonly value: string }[] = [
   { name: 'client_encoding', value: 'UTF-8' },
   { name: 'default_transaction_isolation', value: 'read committed' },
   { name: 'standard_conforming_strings', value: 'on' },
   { name: 'datestyle', value: 'ISO' },
   { name: 'timezone', value: 'GMT' },
-  // what JDBC, psycopg, Rails and their like set when they connect
+  // set on connecting by JDBC, psycopg, Rails and others
   { name: 'extra_float_digits', value: '1' },
   { name: 'application_name', value: '' },
   { name: 'client_min_messages', value: 'notice' },
   { name: 'intervalstyle', value: 'postgres' },
 ];
 
-/** SET of such a parameter: accepted and forgotten. Null when it is none. */
+/** SET of such a parameter is accepted without effect. @returns null for other parameters */
 export function fakeSet(admin: ClientSocket, key: string): boolean | null {
   if (findFake(key) === undefined) return null;
   const buf = pktbufTemp();
@@ -112,7 +111,7 @@ export function cmdShow(admin: ClientSocket, arg: string): boolean {
   return findShow(arg)?.run(admin) ?? syntaxError(admin);
 }
 
-/** The columns of SHOW with that word: null when it has no rows, undefined when there is no such word. */
+/** The columns of SHOW with that word: null if it has no rows, undefined if the word is unknown. */
 export function columnsOf(arg: string): Columns | null | undefined {
   const fake = findFake(arg);
   return fake === undefined ? findShow(arg)?.columns : { types: 's', names: [fake.name] };

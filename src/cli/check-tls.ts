@@ -1,6 +1,6 @@
 /*
- * The TLS part of --check: makes the contexts that a start and the first connection to a server would make, and says what
- * they would say; and looks at the dates of certificates, which nobody else does before a handshake fails.
+ * The TLS part of --check: creates the contexts that a start and the first server connection would create, and reports
+ * their errors. It also checks the dates of certificates, which otherwise first show in a failed handshake.
  */
 
 import { X509Certificate } from 'node:crypto';
@@ -16,12 +16,12 @@ import {
 } from '../core/config/tls-config';
 
 interface TlsProblem {
-  /** the setting that is wrong, or that names what is */
+  /** the setting that is wrong, or that names a wrong file */
   setting: string;
   text: string;
 }
 
-/** Which setting, without its prefix, an error of a context is about. */
+/** The setting, without its prefix, that an error of a context concerns. */
 const ABOUT: readonly [text: RegExp, setting: string][] = [
   [/^failed to load certificate file/, 'cert_file'],
   [/^failed to load private key file|key mismatch$/, 'key_file'],
@@ -36,7 +36,7 @@ function settingName(prefix: string, error: string): string {
   return about === '13_ciphers' ? `${prefix.replace('_tls', '')}_tls13_ciphers` : `${prefix}_${about}`;
 }
 
-/** @returns why there is no such context, or null */
+/** @returns why the context cannot be created, or null */
 function contextError(role: TlsRole, config: TlsConfig): string | null {
   const context = newTlsContext(role, config);
   if (typeof context === 'string') return context;
@@ -44,7 +44,9 @@ function contextError(role: TlsRole, config: TlsConfig): string | null {
   return null;
 }
 
-/** A context ends at its first fault; a fault of key or certificate must not hide one of the authorities. */
+/**
+ * A context reports only its first error: checks again without key and certificate, whose errors could hide another.
+ */
 function contextErrors(role: TlsRole, config: TlsConfig): string[] {
   const error = contextError(role, config);
   if (error === null) return [];
@@ -53,7 +55,7 @@ function contextErrors(role: TlsRole, config: TlsConfig): string[] {
   return other === null ? [error] : [error, other];
 }
 
-/** The first certificate of a file that could be loaded: whether it is of this time. */
+/** Checks the validity period of the first certificate in a file that could be loaded. */
 function checkDates(setting: string, path: string): TlsProblem[] {
   if (path === '') return [];
   try {
@@ -62,7 +64,7 @@ function checkDates(setting: string, path: string): TlsProblem[] {
     if (Date.parse(validFrom) > Date.now())
       return [{ setting, text: `the certificate is not valid before ${validFrom}` }];
   } catch {
-    // what cannot be read is told of otherwise
+    // an unreadable file is reported elsewhere
   }
   return [];
 }
@@ -72,7 +74,7 @@ interface Side {
   mode: SslMode;
   role: TlsRole;
   read: () => TlsConfig | null;
-  /** what the log says in front of a context's error */
+  /** the log's prefix to a context's error */
   failure: string;
   keyFile: string;
   certFile: string;
@@ -90,7 +92,7 @@ function checkSide(side: Side, said: (act: () => void) => string[]): TlsProblem[
     const name = /^invalid (\w+):/.exec(text)?.[1]?.replace('ecdhecurve', 'ecdhcurve');
     return { setting: name ?? `${prefix}_sslmode`, text };
   });
-  // that a listener has no key is told already
+  // a listener without a key is reported already
   if (read.config === null || (role === TlsRole.ACCEPT && (side.keyFile === '' || side.certFile === ''))) {
     return [...words, ...dates];
   }
@@ -100,7 +102,7 @@ function checkSide(side: Side, said: (act: () => void) => string[]): TlsProblem[
   return [...words, ...files, ...dates];
 }
 
-/** Everything that is wrong with the TLS settings. @param said runs something and returns what that logged */
+/** All problems of the TLS settings. @param said runs a function and returns what it logged */
 export function findTlsProblems(said: (act: () => void) => string[]): TlsProblem[] {
   const missing = missingTlsSettings();
   const setting = missing?.startsWith('auth_type') ? 'auth_type' : 'client_tls_sslmode';

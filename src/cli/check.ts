@@ -1,9 +1,9 @@
 /*
- * --check: loads the config file and everything it names, as a start would, but goes on after a mistake, and says all that
- * is wrong, with file and line. Nothing is bound, written or changed. The original has no such thing.
+ * --check: loads the config file and all files it names, as a start would, but continues after an error, and reports
+ * every problem with file and line. It binds, writes and changes nothing. PgBouncer has no such option.
  *
- * What the loaders log is what is reported; only the rest (certificates, folders, settings that contradict one another)
- * is looked at here.
+ * Most problems are the warnings and errors that the loaders log. This file checks the rest: certificates, folders and
+ * settings that contradict each other.
  */
 
 import { accessSync, constants, statSync, writeSync } from 'node:fs';
@@ -20,7 +20,7 @@ import { AuthType, cf } from '../core/config/settings';
 import { parseUint32 } from '../core/config/values';
 import { findTlsProblems } from './check-tls';
 
-/** Log lines of this level and worse are problems. */
+/** Log lines of this level or worse are problems. */
 const WARNING = 2;
 const STDOUT_FD = 1;
 const STDERR_FD = 2;
@@ -36,13 +36,13 @@ interface Problem {
 interface Check {
   configFile: string;
   problems: Problem[];
-  /** where `section/key` stands, the last one if several */
+  /** where `section/key` is set; the last place if there are several */
   places: Map<string, { file: string; line: number }>;
 }
 
 /* ---- what the loaders say ---- */
 
-/** Runs it and returns what it logged as warnings or errors. */
+/** Runs `act` and returns the warnings and errors that it logged. */
 function said(act: () => void): string[] {
   const lines: string[] = [];
   const before = logState.sink;
@@ -61,7 +61,7 @@ function report(check: Check, file: string, line: number, text: string): void {
   check.problems.push({ file, line, text });
 }
 
-/** Reports about a setting, where it stands, or the config as a whole when it stands nowhere. */
+/** Reports a problem at the place of a setting, or for the file as a whole if the setting is absent. */
 function reportAt(check: Check, key: string, text: string): void {
   const place = check.places.get(key) ?? { file: check.configFile, line: 0 };
   report(check, place.file, place.line, text);
@@ -72,7 +72,7 @@ function reportAt(check: Check, key: string, text: string): void {
 class CheckHandler implements IniHandler {
   readonly goOn = true;
   readonly draft = new ConfigBuilder();
-  /** in a section that nobody knows: its lines are not looked at */
+  /** in an unknown section, whose lines are not checked */
   private strange = false;
 
   constructor(private readonly check: Check) {}
@@ -102,11 +102,11 @@ class CheckHandler implements IniHandler {
   }
 }
 
-/** What the reader itself says has its place at the end: `... (file:line), stopping loading`. */
+/** Texts of the ini reader end with their place: `... (file:line), stopping loading`. */
 function reportSyntax(check: Check, text: string): void {
   const match = /^(.*) \((.*):(\d+)\)/.exec(text);
   if (match === null) report(check, check.configFile, 0, text);
-  // a bad file is reported itself: that somebody includes it is no news
+  // the error in the included file itself is reported already
   else if (!text.startsWith('error processing include'))
     report(check, match[2] as string, Number(match[3]), match[1] as string);
 }
@@ -135,7 +135,7 @@ function checkAuthFile(check: Check): void {
   }
 }
 
-/** Loaders of rules name the line in what they say, if not in the first line of it then in the last. */
+/** The loaders of rules name the line in their first or in their last text. */
 function reportRules(check: Check, file: string, key: string, lines: string[]): void {
   let pending: string[] = [];
   for (const text of lines) {
@@ -215,7 +215,7 @@ function checkAuthentication(check: Check, parsed: ParsedConfig): void {
 
 /* ---- the system ---- */
 
-/** A folder that something will be written to. */
+/** Checks a folder into which the pooler will write. */
 function checkFolder(check: Check, setting: string, path: string): void {
   try {
     if (!statSync(Buffer.from(path, 'latin1')).isDirectory()) {
@@ -251,7 +251,7 @@ function checkSystem(check: Check): void {
   if (cf.resolvConf !== '') checkReadable(check, 'resolv_conf', cf.resolvConf);
 }
 
-/** From root, files are looked at as the user who will have to read them. */
+/** If run as root, checks the files as the user that will have to read them. */
 function becomeUser(check: Check, given: string | null): void {
   const name = given ?? cf.user ?? '';
   if (name === '') return;
@@ -272,7 +272,7 @@ function compare(a: Problem, b: Problem): number {
   return a.line - b.line;
 }
 
-/** Everything that is wrong with a config file. @param user of the command line, or null */
+/** All problems of a config file. @param user from the command line, or null */
 function findProblems(configFile: string, user: string | null = null): Problem[] {
   const check: Check = { configFile, problems: [], places: new Map() };
   cf.configFile = configFile;
@@ -292,7 +292,7 @@ function write(fd: number, text: string): void {
 }
 
 /**
- * `tsbouncer --check FILE`: one line for each problem on stdout, how many on stderr.
+ * `tsbouncer --check FILE`: prints one line per problem to stdout, and their number to stderr.
  * @returns the exit code: 0 = nothing found
  */
 export function checkConfig(configFile: string, user: string | null, quiet: boolean): number {

@@ -1,6 +1,6 @@
 /*
- * Where mkauth connects to: a connection string as libpq reads it (`key=value …` or a URI), libpq's environment variables
- * and the password file. Strings are byte strings; errors have libpq's words. Called by mkauth.ts.
+ * The connection parameters of mkauth: reads a connection string as libpq does (`key=value …` or a URI), libpq's
+ * environment variables and the password file. Strings are byte strings; error texts are libpq's. Called by mkauth.ts.
  */
 
 import { existsSync, readFileSync, statSync } from 'node:fs';
@@ -9,17 +9,16 @@ import { join } from 'node:path';
 
 /** One server to try. */
 export interface Target {
-  /** name that the user knows it by: a host name, an address, or the folder of a Unix socket */
+  /** as the user names the server: a host name, an address, or the folder of a Unix socket */
   host: string;
-  /** what to connect to: hostaddr if there is one, else host */
+  /** the address to connect to: hostaddr if given, else host */
   address: string;
   port: number;
-  /** path of the Unix socket, null for TCP; starts with a zero byte when the name is abstract */
+  /** path of the Unix socket, null for TCP; an abstract name starts with a zero byte */
   socketPath: string | null;
   password: string | null;
 }
 
-/** A server is tried without TLS or with it, as sslmode says. */
 type SslMode = 'disable' | 'allow' | 'prefer' | 'require' | 'verify-ca' | 'verify-full';
 
 export interface ConnInfo {
@@ -27,9 +26,9 @@ export interface ConnInfo {
   targets: Target[];
   user: string;
   sslmode: SslMode;
-  /** file of authorities, 'system' for those that Node carries, '' for none */
+  /** file of CA certificates, 'system' for Node's own, '' for none */
   sslrootcert: string;
-  /** our own certificate and its key, '' for none */
+  /** client certificate and its key, '' for none */
   sslcert: string;
   sslkey: string;
   /** 0: no limit */
@@ -38,7 +37,7 @@ export interface ConnInfo {
   startup: Record<string, string>;
 }
 
-/** Keywords that mkauth knows, and the environment variable that stands in for each. */
+/** Keywords that mkauth supports, each with the environment variable that sets its default. */
 const OPTIONS: Record<string, string | null> = {
   host: 'PGHOST',
   hostaddr: 'PGHOSTADDR',
@@ -58,7 +57,7 @@ const OPTIONS: Record<string, string | null> = {
   client_encoding: 'PGCLIENTENCODING',
 };
 
-/** Keywords of libpq that change nothing for one short query. */
+/** Keywords of libpq that have no effect on one short query. */
 const INERT = [
   'keepalives',
   'keepalives_idle',
@@ -72,7 +71,7 @@ const INERT = [
   'gssdelegation',
 ];
 
-/** Keywords of libpq that mkauth does not have, with the values that ask for nothing; any other must not be ignored. */
+/** Keywords of libpq that mkauth does not support, with the values that have no effect; other values are errors. */
 const REFUSED: Record<string, { env: string; harmless: string[] }> = {
   channel_binding: { env: 'PGCHANNELBINDING', harmless: ['disable', 'prefer'] },
   gssencmode: { env: 'PGGSSENCMODE', harmless: ['disable', 'prefer'] },
@@ -80,7 +79,7 @@ const REFUSED: Record<string, { env: string; harmless: string[] }> = {
   require_auth: { env: 'PGREQUIREAUTH', harmless: [] },
   requirepeer: { env: 'PGREQUIREPEER', harmless: [] },
   service: { env: 'PGSERVICE', harmless: [] },
-  // Node speaks nothing older than 1.2
+  // Node supports no version older than 1.2
   ssl_min_protocol_version: { env: 'PGSSLMINPROTOCOLVERSION', harmless: ['TLSv1', 'TLSv1.1', 'TLSv1.2'] },
   ssl_max_protocol_version: { env: 'PGSSLMAXPROTOCOLVERSION', harmless: ['TLSv1.3'] },
   sslcertmode: { env: 'PGSSLCERTMODE', harmless: ['allow'] },
@@ -92,7 +91,7 @@ const REFUSED: Record<string, { env: string; harmless: string[] }> = {
 
 const SSL_MODES: readonly string[] = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full'];
 const DEFAULT_PORT = 5432;
-/** Where the builds of PostgreSQL have their Unix socket when nothing is said. */
+/** Default folders of the Unix socket in common builds of PostgreSQL. */
 const SOCKET_DIRS = ['/var/run/postgresql', '/tmp'];
 
 type Options = Map<string, string>;
@@ -108,7 +107,7 @@ function setOption(options: Options, key: string, value: string): void {
   options.set(key, value);
 }
 
-/** The value that begins at `from`: a word or a quoted string, in both of which a backslash protects what follows. */
+/** The value that begins at `from`: a word or a quoted string; in both, a backslash quotes the next character. */
 function takeValue(text: string, from: number): { value: string; end: number } {
   const quoted = text[from] === "'";
   let value = '';
@@ -183,7 +182,7 @@ function addEnvironment(options: Options, env: NodeJS.ProcessEnv): void {
   const names = Object.entries(OPTIONS).concat(Object.entries(REFUSED).map(([key, { env: name }]) => [key, name]));
   for (const [key, name] of names) {
     const value = name === null ? undefined : env[name];
-    // an empty value in the string is the default, not the environment's
+    // an empty value in the string selects the default, not the environment's value
     if (!options.has(key) && value !== undefined) options.set(key, Buffer.from(value).toString('latin1'));
   }
   for (const [key, { harmless }] of Object.entries(REFUSED)) {
@@ -194,7 +193,7 @@ function addEnvironment(options: Options, env: NodeJS.ProcessEnv): void {
   }
 }
 
-/** The fields of a line of the password file: `host:port:database:user:password`, with backslashes to protect. */
+/** The fields of a line of the password file: `host:port:database:user:password`; a backslash quotes. */
 function passwordFields(line: string): string[] {
   const fields = [''];
   for (let p = 0; p < line.length; p++) {
@@ -208,7 +207,7 @@ function passwordFields(line: string): string[] {
   return fields;
 }
 
-/** The lines of the password file; none when it is missing, or open to others. */
+/** The lines of the password file; none if it is missing or accessible to other users. */
 function readPassfile(path: string, warn: (text: string) => void): string[][] {
   const file = Buffer.from(path, 'latin1');
   const stat = statSync(file, { throwIfNoEntry: false });
@@ -237,7 +236,7 @@ function portNumber(text: string): number {
   return port;
 }
 
-/** The folder of the default Unix socket: the one with a socket of that port in it, else the first. */
+/** The first default folder with a Unix socket of that port, or else the first default folder. */
 function defaultSocketDir(port: number): string {
   return SOCKET_DIRS.find((dir) => existsSync(join(dir, `.s.PGSQL.${port}`))) ?? (SOCKET_DIRS[0] as string);
 }
@@ -284,16 +283,16 @@ function addPasswords(targets: Target[], options: Options, dbname: string, warn:
   }
 }
 
-/** A file of ~/.postgresql, '' when it is not there. */
+/** The path of a file in ~/.postgresql, '' if it does not exist. */
 function userFile(name: string): string {
   const path = join(homedir(), '.postgresql', name);
   return existsSync(path) ? path : '';
 }
 
 /**
- * Reads a connection string, and the environment for what it leaves open. Throws when they cannot be used.
+ * Reads a connection string, and the environment for parameters that it does not set. Throws if they are invalid.
  * @param text byte string
- * @param warn is told why the password file is not used
+ * @param warn called with the reason if the password file cannot be used
  */
 export function readConnInfo(text: string, env: NodeJS.ProcessEnv, warn: (text: string) => void): ConnInfo {
   const options = /^postgres(ql)?:\/\//.test(text) ? parseUri(text) : parsePairs(text);

@@ -1,15 +1,15 @@
 /*
  * Going to the background (-d). V8's threads do not survive a fork, so the process that the user started, the
- * launcher, stays in front and starts the daemon as a fresh process in a session of its own. It waits until the
- * daemon says that it has bound its sockets and written its pidfile, and only then returns 0; the original returns
- * before it knows. src/main.ts calls these in this order:
+ * launcher, stays in the foreground and starts the daemon as a fresh process in a session of its own. The launcher
+ * waits until the daemon reports that it has bound its sockets and written its pidfile, and only then exits with 0.
+ * PgBouncer exits before it knows. The order of the calls in src/main.ts:
  *
  *   both:      claimDaemon() first of all, options, config
  *   launcher:  requireDaemonSettings(), launchDaemon(), return from main
  *   daemon:    (isDaemonChild() is true) bind, pidfile, daemonReady(), main loop
  *
- * Until daemonReady() the daemon's stderr is a pipe to the launcher, which prints what came through it if the daemon
- * ends before it is ready: whatever the reason was, a FATAL line or a crash, the user sees it. Only the launcher
+ * Until daemonReady() the daemon's stderr is a pipe to the launcher. If the daemon ends before it is ready, the
+ * launcher prints the contents of the pipe, so the user sees the reason: a FATAL line or a crash. Only the launcher
  * uses Node's own event loop; it never enters mainLoopOnce().
  */
 
@@ -19,14 +19,14 @@ import { pinnedCpusEnv } from '../core/base/cpu-affinity';
 import { die, logState, logWarning } from '../core/base/log';
 import { native } from '../core/base/native';
 
-/** Tells the fresh process that it is the daemon and where its launcher listens. */
+/** Marks the fresh process as the daemon; the value is the descriptor that leads to the launcher. */
 const MARKER = 'TSBOUNCER_DAEMON_FD';
 const REPORT_FD = 3;
 const READY_TEXT = 'ok\n';
 const STDOUT_FD = 1;
 const STDERR_FD = 2;
 
-/** The most of a failing daemon's last words that the launcher keeps, in bytes. */
+/** Most bytes of a failing daemon's stderr that the launcher keeps. */
 const LAST_WORDS_MAX = 64 * 1024;
 
 let daemonChild = false;
@@ -38,8 +38,8 @@ export function isDaemonChild(): boolean {
 }
 
 /**
- * What -d demands of the config; ends the process when it is not there. The original checks the pidfile only and its
- * manual asks for the rest: a daemon without a log has nowhere to tell why it failed.
+ * Ends the process if the config lacks what -d needs. PgBouncer checks only the pidfile, but its manual requires a log
+ * too: without it, a daemon cannot report why it failed.
  * @param pidfile byte string or null
  * @param logfile byte string or null
  * @param syslog the setting `syslog` (0 or 1)
@@ -50,8 +50,8 @@ export function requireDaemonSettings(pidfile: string | null, logfile: string | 
 }
 
 /**
- * The daemon's first act: takes the descriptor that reports to the launcher and forgets the marker. Without a launcher
- * at the other end (a marker left in some environment) it does nothing.
+ * Called first in the daemon: takes the descriptor that leads to the launcher and removes the marker. Does nothing if
+ * no launcher holds the other end, as with a marker left over in the environment.
  */
 export function claimDaemon(): void {
   if (process.env[MARKER] !== String(REPORT_FD)) return;
@@ -66,8 +66,9 @@ export function claimDaemon(): void {
 }
 
 /**
- * The daemon is up: tells the launcher, and lets go of the terminal's last descriptor. Log lines go to the log file and
- * syslog only from here on, as in the original after its fork. Does nothing in a process that has no launcher.
+ * Reports to the launcher that the daemon is ready, and closes the last descriptor of the terminal. From now on log
+ * lines go only to the log file and syslog, as in PgBouncer after its fork. Does nothing in a process without a
+ * launcher.
  * @param outcome a line for the user, '' = none
  */
 export function daemonReady(outcome = ''): void {
@@ -80,20 +81,20 @@ export function daemonReady(outcome = ''): void {
   try {
     writeSync(reportFd, outcome === '' ? READY_TEXT : `${READY_TEXT}${outcome}\n`);
   } catch {
-    // the launcher is gone; the daemon is up all the same
+    // the launcher has exited; the daemon is ready all the same
   }
   closeSync(reportFd);
   reportFd = -1;
 }
 
-/** Ctrl-C before the daemon is up means the whole start: a half-started daemon must not stay behind. */
+/** Ctrl-C before the daemon is ready stops the daemon too, so that no half-started daemon stays behind. */
 function stopTogether(daemon: ChildProcess): void {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(signal, () => daemon.kill('SIGQUIT'));
   }
 }
 
-/** Collects what arrives until the end, without bound on how much passes, with one on how much is kept. */
+/** Reads a stream to its end and keeps a limited part of it. */
 function collect(stream: NodeJS.ReadableStream | null | undefined): { text: string } {
   const kept = { text: '' };
   stream?.on('data', (chunk: Buffer) => {
@@ -103,9 +104,9 @@ function collect(stream: NodeJS.ReadableStream | null | undefined): { text: stri
 }
 
 /**
- * Starts the daemon with the command line of this process and ends this process when the outcome is known: with 0 when
- * the daemon is ready, else with the daemon's exit code (1 at least) after printing its last words. Returns at once;
- * the caller must return to Node's event loop. Working directory and umask are left as they are, as in the original.
+ * Starts the daemon with the command line of this process, and ends this process when the outcome is known. The exit
+ * code is 0 when the daemon is ready, else with the daemon's exit code (at least 1) after printing its stderr. Returns
+ * at once; the caller must return to Node's event loop. As in PgBouncer, working directory and umask stay unchanged.
  */
 export function launchDaemon(): void {
   const args = [...process.execArgv, ...process.argv.slice(1)];
@@ -118,7 +119,7 @@ export function launchDaemon(): void {
   const lastWords = collect(daemon.stderr);
   const report = collect(daemon.stdio[REPORT_FD] as NodeJS.ReadableStream);
 
-  // both pipes are read to their end before 'close', so nothing that was said is lost
+  // both pipes are read to their end before 'close', so no output is lost
   daemon.on('error', (err) => die(`could not start the daemon: ${err.message}`));
   const leaveIfReady = (): void => {
     if (!report.text.startsWith(READY_TEXT)) return;

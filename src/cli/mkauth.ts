@@ -1,7 +1,7 @@
 /*
- * `tsbouncer mkauth FILE CONNSTR`: writes the login roles of a PostgreSQL server with their secrets, in the form of
- * auth_file, as etc/mkauth.py of the original does. FILE `-` is stdout. A file that would not change is left alone; else
- * it is replaced in one step, readable by its owner only.
+ * `tsbouncer mkauth FILE CONNSTR`: writes the login roles of a PostgreSQL server with their secrets in the format of
+ * auth_file, as PgBouncer's etc/mkauth.py does. FILE `-` is stdout. A file whose contents would not change is left
+ * alone; otherwise it is replaced atomically, readable by its owner only.
  */
 
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, unlinkSync, writeSync } from 'node:fs';
@@ -10,7 +10,7 @@ import { readConnInfo } from './connect-info';
 import { PROGRAM_NAME } from './options';
 import { fetchRows } from './pg-client';
 
-/** Roles whose time is over keep their line, without a secret. */
+/** Expired roles keep their line, without a secret. */
 const QUERY = `SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END
   FROM pg_catalog.pg_authid WHERE rolcanlogin ORDER BY 1`;
 
@@ -19,7 +19,7 @@ function warn(message: string): void {
   writeSync(2, Buffer.from(`${PROGRAM_NAME}: ${message}\n`, 'latin1'));
 }
 
-/** The quoting of auth_file. */
+/** Quotes a text for auth_file. */
 function quoted(text: string): string {
   return `"${text.replaceAll('"', '""')}"`;
 }
@@ -28,7 +28,7 @@ function readOld(path: string): Buffer | null {
   try {
     return readFileSync(path);
   } catch {
-    // missing or out of reach: it is written anew
+    // missing or unreadable: the file is written anew
     return null;
   }
 }
@@ -38,7 +38,7 @@ function writeAll(fd: number, text: Buffer): void {
   while (done < text.length) done += writeSync(fd, text, done);
 }
 
-/** Secrets must not be readable by others, not even for a moment; and nobody must ever read half a file. */
+/** Replaces the file atomically, and never makes the secrets readable by other users. */
 function replaceFile(path: string, text: Buffer): void {
   const temporary = join(dirname(path), `.mkauth-${process.pid}-${Date.now()}`);
   const fd = openSync(temporary, 'wx', 0o600);
@@ -61,8 +61,8 @@ async function userList(connstr: string): Promise<Buffer> {
 }
 
 /**
- * The whole command.
- * @param args what follows the word mkauth
+ * Runs the command.
+ * @param args the arguments after the word mkauth
  * @returns the exit code
  */
 export async function mkauth(args: readonly string[]): Promise<number> {

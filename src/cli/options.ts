@@ -1,36 +1,37 @@
 /*
- * The command line. src/main.ts hands over what the user typed and gets back either plain options or a finished answer
- * (help, version, refusal). Texts and exit codes are the original's (main.c) and the C library's (getopt_long).
+ * Parses the command line, into either plain options or a finished answer (help, version, error) for src/main.ts. Texts
+ * and exit codes are those of PgBouncer (main.c) and of the C library (getopt_long).
  *
- * Done in two steps: a walk with getopt_long's rules (clusters such as -dvv, -uNAME, unique abbreviations, options
- * after the file name, `--`) that refuses at the first mistake, and minimist over the tidy list that the walk leaves.
+ * There are two steps. A walk applies getopt_long's rules (clusters such as -dvv, -uNAME, unique abbreviations, options
+ * after the file name, `--`) and stops at the first error. Then minimist parses the normalised list that the walk
+ * returns.
  */
 import minimist from 'minimist';
 import { loadNative } from '../core/base/syslog';
 import { PGBOUNCER_COMPAT_VERSION, VERSION_STRING } from '../core/base/version';
 
-/** What the user asked for. `configFile` and `user` are byte strings (one char = one byte). */
+/** The parsed options. `configFile` and `user` are byte strings (one char = one byte). */
 export interface Options {
   configFile: string;
   daemon: boolean;
   quiet: boolean;
-  /** --check: look at the config and everything it names, and say what is wrong with it */
+  /** --check: check the config and the files it names, and report problems */
   check: boolean;
   reboot: boolean;
-  /** how often -v was given */
+  /** number of -v options */
   verbose: number;
-  /** null = not given; '' = given and empty, which overrides the config's `user` with nobody */
+  /** null = not given; '' = given and empty, which overrides the config's `user` with no user */
   user: string | null;
 }
 
-/** The command line needs no pooler: write these texts (UTF-8) and exit. */
+/** The command line needs no pooler: main.ts writes these texts (UTF-8) and exits. */
 export interface Answer {
   exitCode: number;
   stdout: string;
   stderr: string;
 }
 
-/** The name in front of every text; how the program is called, not where it lies. */
+/** The name at the start of every text, without a path. */
 export const PROGRAM_NAME = 'tsbouncer';
 
 /** The options of the table: long name, letter ('' = none), and whether a value follows. */
@@ -47,7 +48,7 @@ export const OPTIONS: readonly { name: string; letter: string; takesValue: boole
 
 type Option = (typeof OPTIONS)[number];
 
-/** What the walk found: either a tidy list for minimist, or the answer it stopped at. */
+/** Result of the walk: a normalised list for minimist, or the answer at which it stopped. */
 interface Walk {
   tidy: string[];
   files: string[];
@@ -79,7 +80,9 @@ Compatible with PgBouncer ${PGBOUNCER_COMPAT_VERSION}: <https://www.pgbouncer.or
 `;
 }
 
-/** The text of --version: who we are, whose behaviour we follow, and what is under the hood, one a line. */
+/**
+ * The text of --version, one line each: this program, the PgBouncer version it follows, and its runtime and libraries.
+ */
 export function versionText(): string {
   const loop = loadNative()?.libuvVersion() ?? `libuv ${process.versions.uv}`;
   return `${VERSION_STRING}
@@ -94,14 +97,14 @@ function refusal(program: string, message: string): Answer {
   return { exitCode: 1, stdout: '', stderr };
 }
 
-/** --help and --version answer where they stand: what follows them is not even looked at. */
+/** The answer to --help and --version; later arguments are not parsed. */
 function answerOf(option: Option, program: string): Answer | null {
   if (option.letter === 'h') return { exitCode: 0, stdout: usageText(program), stderr: '' };
   if (option.letter === 'V') return { exitCode: 0, stdout: versionText(), stderr: '' };
   return null;
 }
 
-/** The option that `name` means, or the C library's complaint about it. `typed` is what followed the two dashes. */
+/** The option that `name` selects, or the C library's error text. `typed` is the text after the two dashes. */
 function findLong(name: string, typed: string): Option | string {
   const exact = OPTIONS.find((option) => option.name === name);
   if (exact !== undefined) return exact;
@@ -117,7 +120,7 @@ function take(walk: Walk, option: Option, value: string, program: string): void 
   walk.answer = answerOf(option, program);
 }
 
-/** One `--name` or `--name=value`; returns how many of the following arguments it used up (0 or 1). */
+/** Handles one `--name` or `--name=value`. @returns how many of the following arguments it consumed (0 or 1) */
 function walkLong(walk: Walk, typed: string, next: string | undefined, program: string): number {
   const equals = typed.indexOf('=');
   const name = equals < 0 ? typed : typed.slice(0, equals);
@@ -138,7 +141,10 @@ function walkLong(walk: Walk, typed: string, next: string | undefined, program: 
   return 0;
 }
 
-/** One cluster of letters, without its dash; returns how many of the following arguments it used up (0 or 1). */
+/**
+ * Handles one cluster of letters without its dash.
+ * @returns how many of the following arguments it consumed (0 or 1)
+ */
 function walkShort(walk: Walk, cluster: string, next: string | undefined, program: string): number {
   for (let at = 0; at < cluster.length && walk.answer === null; at++) {
     const letter = cluster.charAt(at);
@@ -181,10 +187,10 @@ function byteString(text: string): string {
 }
 
 /**
- * Reads the command line as the original's main() does.
- * @param args what follows the script's name
- * @param program name for the texts
- * @returns options, or the answer to give instead; refusals have exit code 1
+ * Reads the command line as PgBouncer's main() does.
+ * @param args the arguments after the script's name
+ * @param program the name at the start of the texts
+ * @returns options, or the answer to give instead; errors have exit code 1
  */
 export function parseOptions(args: readonly string[], program: string = PROGRAM_NAME): Options | Answer {
   const walk = walkArguments(args, program);

@@ -1,6 +1,7 @@
 /*
- * A PostgreSQL client for one query, with Node's own sockets: for commands that are no pooler and have no loop of ours. It
- * logs in by trust, password, md5 or SCRAM-SHA-256, with TLS as sslmode says. Strings are byte strings. Called by mkauth.ts.
+ * A PostgreSQL client for one query, on Node's own sockets: for commands that run without the pooler's event loop. It
+ * authenticates by trust, password, md5 or SCRAM-SHA-256, and uses TLS as sslmode specifies. Strings are byte strings.
+ * Called by mkauth.ts.
  */
 
 import { readFileSync } from 'node:fs';
@@ -19,7 +20,7 @@ import { strerror } from '../core/base/log';
 import { AuthReq, NEW_HEADER_LEN, Pkt, PqMsg } from '../core/wire/packets';
 import type { ConnInfo, Target } from './connect-info';
 
-/** More than any message of a server that answers our query. */
+/** Longest message that is accepted; answers to this query are shorter. */
 const MESSAGE_MAX = 1024 * 1024;
 /** Most bytes of rows. */
 const ANSWER_MAX = 256 * 1024 * 1024;
@@ -49,7 +50,7 @@ function int32(value: number): Buffer {
   return bytes;
 }
 
-/** The messages of one connection, in and out. */
+/** Sends and receives the messages of one connection. */
 class Wire {
   private readonly messages: Message[] = [];
   private partial: Buffer = Buffer.alloc(0);
@@ -120,9 +121,9 @@ function protocolError(type: number): Error {
   return new Error(`expected another message from the server than "${String.fromCharCode(type)}"`);
 }
 
-/** The login of one session: answers the server's requests, and knows when it has proven who it is. */
+/** The login of one session: answers the server's requests until authentication is complete. */
 class Login {
-  /** the server has accepted us, and with SCRAM has shown that it knows the password too */
+  /** the server has accepted the login, and with SCRAM has proved that it knows the password too */
   done = false;
   private scram: ScramState | null = null;
   private serverVerified = false;
@@ -213,7 +214,7 @@ async function logIn(wire: Wire, info: ConnInfo, target: Target): Promise<void> 
   }
 }
 
-/** Messages that may come at any time and that we have no use for. */
+/** Messages that may arrive at any time and are ignored. */
 function isAside(type: number): boolean {
   return type === PqMsg.NoticeResponse || type === PqMsg.ParameterStatus || type === PqMsg.NegotiateProtocolVersion;
 }
@@ -258,7 +259,7 @@ async function query(wire: Wire, sql: string): Promise<(string | null)[][]> {
   }
 }
 
-/** Waits for the event, or throws what the socket fails with. */
+/** Waits for the event, or throws the socket's error. */
 function once(socket: Socket, event: string): Promise<unknown> {
   return new Promise((settle, reject) => {
     socket.once('error', reject);
@@ -269,7 +270,7 @@ function once(socket: Socket, event: string): Promise<unknown> {
 
 function tlsOptions(info: ConnInfo, target: Target, socket: Socket): ConnectionOptions {
   const { sslmode, sslrootcert, sslcert } = info;
-  // as with libpq, an authority's file at hand makes `require` check the certificate
+  // as in libpq, `require` checks the certificate if there is a file of CA certificates
   const verify = sslmode.startsWith('verify') || (sslmode === 'require' && sslrootcert !== '');
   if (verify && sslrootcert === '') {
     throw new Error('no root certificate file; name one with sslrootcert, or use sslrootcert=system');
@@ -285,12 +286,12 @@ function tlsOptions(info: ConnInfo, target: Target, socket: Socket): ConnectionO
   };
 }
 
-/** Asks the server for TLS. @returns the socket inside it, or null when the server has none */
+/** Asks the server for TLS. @returns the encrypted socket, or null if the server does not support TLS */
 async function startTls(socket: Socket, info: ConnInfo, target: Target): Promise<Socket | null> {
   socket.write(Buffer.concat([int32(8), int32(Pkt.SSLREQ)]));
   const answer = (await once(socket, 'data')) as Buffer;
   socket.pause();
-  // bytes behind the answer would come from before the handshake, whoever sent them
+  // bytes behind the answer are unencrypted and may have been injected (CVE-2021-23222)
   if (answer.length !== 1) throw new Error('received unencrypted data after SSL response');
   if (answer[0] === 0x4e /* N */) return null;
   if (answer[0] !== 0x53 /* S */) throw new Error(`received invalid response to SSL negotiation: ${answer[0]}`);
@@ -304,7 +305,7 @@ interface Session {
   socket: Socket;
 }
 
-/** One way to reach one server. */
+/** Opens a session with one server, with or without TLS. */
 async function open(info: ConnInfo, target: Target, tls: boolean): Promise<Session> {
   const { socketPath, address, port } = target;
   const socket = socketPath === null ? connectSocket({ host: address, port }) : connectSocket({ path: socketPath });
@@ -324,7 +325,7 @@ async function open(info: ConnInfo, target: Target, tls: boolean): Promise<Sessi
     await logIn(wire, info, target);
     return { wire, socket: inside ?? socket };
   } catch (err) {
-    // it may fail once more while it closes
+    // the socket may emit another error while it closes
     socket.on('error', () => {});
     socket.destroy();
     throw timedOut ? new Error('timeout expired') : err;
@@ -333,21 +334,21 @@ async function open(info: ConnInfo, target: Target, tls: boolean): Promise<Sessi
   }
 }
 
-/** With TLS, without, or one after the other. */
+/** The order in which sslmode tries connections with and without TLS. */
 function tlsChoices(info: ConnInfo, target: Target): boolean[] {
-  // there is no TLS on a Unix socket, whatever sslmode says
+  // TLS is never used on a Unix socket, as in libpq
   if (target.socketPath !== null || info.sslmode === 'disable') return [false];
   if (info.sslmode === 'allow') return [false, true];
   return info.sslmode === 'prefer' ? [true, false] : [true];
 }
 
-/** Worth another try without TLS, or with it: not when the server knows us and refuses the password. */
+/** Whether to try again with or without TLS: not if the server has refused the password. */
 function mayRetry(err: unknown): boolean {
   return !(err instanceof ServerError) || err.sqlstate === '28000';
 }
 
 function causeOf(err: unknown, target: Target): string {
-  // of a name with several addresses Node reports one error for each
+  // for a name with several addresses, Node reports one error per address
   const cause: NodeJS.ErrnoException = err instanceof AggregateError ? err.errors[0] : err;
   if (cause.syscall === 'getaddrinfo') {
     const text = cause.code === 'ENOTFOUND' ? 'Name or service not known' : cause.code;
@@ -363,7 +364,7 @@ function describe(target: Target, err: unknown): string {
   return `connection to server ${where} failed: ${causeOf(err, target)}`;
 }
 
-/** A session with the first server of the list that accepts one. */
+/** Opens a session with the first server in the list that accepts the login. */
 async function openAny(info: ConnInfo): Promise<Session> {
   const failures = new Set<string>();
   for (const target of info.targets) {
@@ -380,7 +381,7 @@ async function openAny(info: ConnInfo): Promise<Session> {
 }
 
 /**
- * Runs one query. Throws when no server can be reached, or when the server refuses the query.
+ * Runs one query. Throws if no server can be reached or the server reports an error.
  * @returns its rows
  */
 export async function fetchRows(info: ConnInfo, sql: string): Promise<(string | null)[][]> {

@@ -1,14 +1,14 @@
 /*
- * The pidfile: one pooler a config. src/main.ts checks it before it binds anything, writes it when everything is
- * bound, and an exit hook takes it away again. Texts are the original's (main.c, check_pidfile and write_pidfile).
+ * The pidfile, which allows only one pooler per config. It is checked before any socket is bound, written when all
+ * sockets are bound, and removed by an exit hook. Texts are PgBouncer's (main.c, check_pidfile and write_pidfile).
  */
 import { closeSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:fs';
 import { atExit, die, logError, logInfo, strerror } from '../core/base/log';
 
-/** A pidfile holds one number; whatever is longer is none of ours, and only its beginning is looked at. */
+/** A pidfile contains one number; of a longer file only the beginning is read. */
 const PIDFILE_BYTES_MAX = 128;
 
-/** Set once this process has written its own. */
+/** Path of the pidfile once this process has written it, '' before. */
 let ownPidfile = '';
 
 function osPath(path: string): Buffer {
@@ -19,15 +19,15 @@ function codeOf(err: unknown): string | undefined {
   return (err as NodeJS.ErrnoException).code;
 }
 
-/** The number that a pidfile begins with, as atol() reads it; 0 when there is none. */
+/** The number at the beginning of a pidfile, as atol() reads it; 0 if there is none. */
 function parsePid(text: string): number {
   const digits = /^\s*\+?(\d+)/.exec(text)?.[1];
   return digits === undefined ? 0 : Number(digits);
 }
 
 /**
- * Whether a process of that number runs. One that we may not signal does run. Our own number in an old file is the
- * mark of a container that gives every start the same numbers, not of another pooler.
+ * True if another process with that pid exists, even if this process may not signal it. This process's own pid in an
+ * old file comes from a container in which every start has the same pid, not from another pooler.
  */
 function isRunning(pid: number): boolean {
   if (pid === process.pid) return false;
@@ -39,7 +39,7 @@ function isRunning(pid: number): boolean {
   }
 }
 
-/** The beginning of the file, or null when there is no such file. */
+/** The beginning of the file, or null if the file does not exist. */
 function readPidfile(path: string): string | null {
   let fd: number;
   try {
@@ -58,7 +58,7 @@ function readPidfile(path: string): string | null {
 }
 
 /**
- * Ends the process when another pooler holds the pidfile (or when nobody can tell); removes a stale one.
+ * Ends the process if another pooler holds the pidfile or may hold it; removes a stale pidfile.
  * @param path byte string; null or empty = no pidfile wanted
  */
 export function checkPidfile(path: string | null): void {
@@ -78,9 +78,9 @@ export function checkPidfile(path: string | null): void {
 }
 
 /**
- * Writes our number into a file that must not exist yet, and has it removed at exit. Ends the process when it cannot.
+ * Writes this process's pid into a file that must not exist yet, and removes it at exit. Ends the process on failure.
  * @param path byte string; null or empty = no pidfile wanted
- * @param mustGoOn after a takeover: clients are connected already, so a failure is only logged
+ * @param mustGoOn after a takeover: clients are already connected, so a failure is only logged
  */
 export function writePidfile(path: string | null, mustGoOn = false): void {
   if (path === null || path === '') return;
@@ -105,7 +105,7 @@ export function writePidfile(path: string | null, mustGoOn = false): void {
   atExit(removePidfile);
 }
 
-/** Removes the pidfile if this process wrote it and it still names this process; silent otherwise. */
+/** Removes the pidfile if this process wrote it and it still names this process. */
 function removePidfile(): void {
   if (ownPidfile === '') return;
   const path = osPath(ownPidfile);
@@ -113,6 +113,6 @@ function removePidfile(): void {
   try {
     if (parsePid(readFileSync(path, 'latin1')) === process.pid) unlinkSync(path);
   } catch {
-    // somebody tidied up before us
+    // already removed by another process
   }
 }

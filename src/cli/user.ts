@@ -1,16 +1,16 @@
 /*
- * Switching to the user that -u or the setting `user` names, as the original's change_user.
+ * Switches to the user that -u or the setting `user` names, as PgBouncer's change_user().
  */
 import { die, strerror } from '../core/base/log';
 import { native } from '../core/base/native';
 
-/** Becomes `name`, with that user's group and, from root, no other; ends the process when that is not possible. */
+/** Switches to user `name` and its group, dropping root's other groups. Ends the process on failure. */
 export function changeUser(name: string): void {
   const pw = native.getpwnam(name);
   if (pw === null) die(`could not find user '${name}' to switch to`);
   if (process.getuid?.() === 0) {
     try {
-      // groups first: afterwards there is no right to change them any more
+      // groups first, while this process still has the right to change them
       process.setgroups?.([pw.gid]);
     } catch (err) {
       die(`failed to reset groups: ${strerror(err)}`);

@@ -1,7 +1,7 @@
 /*
  * The new process in a takeover (-R): logs in to the console of the old process over the Unix socket, takes all
- * sockets, shuts the old process down and serves in its place. src/main.ts calls takeoverPart1() before going to
- * the background and takeoverFinish() when everything else is set up. docs/online-reboot.md shows the whole exchange.
+ * sockets, shuts the old process down and serves in its place. Called by src/main.ts: takeoverPart1() before going to
+ * the background, and takeoverFinish() when everything else is set up. docs/online-reboot.md shows the whole exchange.
  *
  * Until SHUTDOWN is acknowledged this process does not use the sockets: if anything fails, it exits and the old process
  * keeps running.

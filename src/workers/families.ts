@@ -1,12 +1,12 @@
 /*
- * Which family's addresses a name with both is reached by. c-ares gives its callers one family: that of the address which
- * RFC 6724 puts first. Here the first address of each stands for its family.
+ * Chooses the address family for a name that has addresses of both. As in c-ares, it is the family of the address that
+ * RFC 6724 puts first. Here the first address of each family represents it.
  */
 import { createSocket } from 'node:dgram';
 import { BlockList } from 'node:net';
 import type { NameAddress } from '../core/base/worker-messages';
 
-/** RFC 6724's policy table: the first that contains an address counts. */
+/** RFC 6724's policy table: the first net that contains an address counts. */
 const POLICIES: readonly [net: string, bits: number, precedence: number, label: number][] = [
   ['::1', 128, 50, 0],
   ['::ffff:0:0', 96, 35, 4],
@@ -23,7 +23,7 @@ const LINK_LOCAL = 2;
 const SITE_LOCAL = 5;
 const GLOBAL = 14;
 
-/** Nets whose addresses reach less far than the world. */
+/** Nets whose addresses have a scope smaller than global. */
 const SCOPES: readonly [family: 4 | 6, net: string, bits: number, scope: number][] = [
   [4, '127.0.0.0', 8, LINK_LOCAL],
   [4, '169.254.0.0', 16, LINK_LOCAL],
@@ -51,13 +51,13 @@ function scopeOf({ family, host }: NameAddress): number {
   return found?.[3] ?? GLOBAL;
 }
 
-/** The address we would have towards another; null when there is no way. Nothing is sent. */
+/** The source address for a destination; null if there is no route. Sends nothing. */
 function sourceFor(to: NameAddress): Promise<NameAddress | null> {
   return new Promise((settle) => {
     const socket = createSocket(to.family === 4 ? 'udp4' : 'udp6');
     const end = (from: NameAddress | null) => {
       socket.removeAllListeners();
-      // nobody waits for an error that comes later
+      // a later error must not end the thread
       socket.on('error', () => {});
       socket.close();
       settle(from);
@@ -72,13 +72,13 @@ function sourceFor(to: NameAddress): Promise<NameAddress | null> {
   });
 }
 
-/** A destination with the address we would have towards it. */
+/** A destination with its source address. */
 interface Way {
   to: NameAddress;
   from: NameAddress | null;
 }
 
-/** RFC 6724's rules that can tell addresses of two families apart. @returns < 0 when `a` is better */
+/** Applies the rules of RFC 6724 that can distinguish two families. @returns < 0 if `a` is better */
 export function compareWays(a: Way, b: Way): number {
   if (a.from === null || b.from === null) return Number(a.from === null) - Number(b.from === null);
   const scopes = [scopeOf(a.to), scopeOf(b.to)] as const;
@@ -90,7 +90,7 @@ export function compareWays(a: Way, b: Way): number {
   return sameLabel || policies[1].precedence - policies[0].precedence || scopes[0] - scopes[1];
 }
 
-/** The addresses of the better family, in their order. */
+/** The addresses of the preferred family, in their original order. */
 export async function oneFamily(addresses: NameAddress[]): Promise<NameAddress[]> {
   const four = addresses.find(({ family }) => family === 4);
   const six = addresses.find(({ family }) => family === 6);

@@ -1,11 +1,11 @@
 /*
- * LDAP logins, on a thread of their own: the loop thread never yields, so nothing asynchronous would ever answer there.
- * Started by src/core/login/ldapauth.ts at the first such login; gets one message for each login and answers each with
- * one, then wakes the loop. Knows nothing of the rest of the pooler.
+ * LDAP logins, on a thread of their own: the loop thread never yields to Node's event loop, so asynchronous calls would
+ * not complete there. Started by src/core/login/ldapauth.ts at the first LDAP login. The thread receives one message
+ * per login, answers each with one message, and wakes the loop. It uses no other part of the pooler.
  *
- * Every login opens connections of its own, which live as long as it does. StartTLS is done here and not by the library:
- * so a password can go over a connection that was encrypted, checked and never replaced, and nothing that came before
- * the handshake is read after it.
+ * Every login opens its own connections and closes them at its end. StartTLS is done here instead of in the library. So
+ * the password is sent only over a connection that was encrypted, verified and not replaced, and no bytes received
+ * before the handshake are processed after it.
  */
 import { X509Certificate } from 'node:crypto';
 import { promises as dns } from 'node:dns';
@@ -17,16 +17,16 @@ import { parentPort, workerData } from 'node:worker_threads';
 import type { Client } from 'ldapts';
 import type { LdapAnswer, LdapRequest, WorkerData } from '../core/base/worker-messages';
 
-/** As the original's LDAP_OPT_NETWORK_TIMEOUT. */
+/** PgBouncer's LDAP_OPT_NETWORK_TIMEOUT. */
 const CONNECT_MS_MAX = 3000;
-/** A server that says nothing must not hold a place in the line for ever; the original waits without end. */
+/** A silent LDAP server must not block the queue; PgBouncer waits without limit. */
 const ANSWER_MS_MAX = 30_000;
 /** Most bytes of an answer to StartTLS. */
 const START_TLS_ANSWER_MAX = 4096;
 
 /* ---- errors, in libldap's words ---- */
 
-/** ldap_err2string() of what a login can meet. */
+/** Texts of ldap_err2string() for errors that a login can get. */
 const RESULT_TEXTS: Readonly<Record<number, string>> = {
   1: 'Operations error',
   2: 'Protocol error',
@@ -65,7 +65,7 @@ function errorText(err: unknown): string {
   return /filter|paren/i.test(message) ? 'Bad search filter' : NOT_REACHED;
 }
 
-/** Ends a login; the texts are for the log. */
+/** Rejects a login; the texts are for the log. */
 class Refused extends Error {
   constructor(readonly warnings: string[]) {
     super(warnings[0] ?? 'refused');
@@ -102,7 +102,7 @@ function readConfFile(conf: LdapConf, path: string): void {
   }
 }
 
-/** Read for each login: a changed file counts at once. */
+/** Read for each login, so that a changed file takes effect at once. */
 function readConf(): LdapConf {
   const conf: LdapConf = { caFile: null, caDir: null, verify: true };
   if (process.env.LDAPNOINIT !== undefined) return conf;
@@ -142,7 +142,7 @@ function tlsOptions(host: string): ConnectionOptions {
 
 /* ---- connections ---- */
 
-/** Resolves when the socket is there; ends it when that takes too long. */
+/** Resolves when the socket is connected; destroys it on timeout. */
 function established(socket: Socket, event: 'connect' | 'secureConnect'): Promise<void> {
   return new Promise((settle, reject) => {
     const fail = (err: Error) => {
@@ -154,7 +154,7 @@ function established(socket: Socket, event: 'connect' | 'secureConnect'): Promis
       clearTimeout(timer);
       socket.removeListener('error', fail);
       socket.removeListener('close', closed);
-      // whoever comes next listens for itself; in between an error must not end the thread
+      // later users add their own listeners; until then an error must not end the thread
       socket.on('error', () => {});
       act();
     };
@@ -171,7 +171,7 @@ const START_TLS = Buffer.concat([
   Buffer.from('1.3.6.1.4.1.1466.20037', 'latin1'),
 ]);
 
-/** Length of a BER element's content, and where that begins; null while the header is incomplete. */
+/** Start and length of a BER element's content; null while the header is incomplete. */
 function berLength(bytes: Buffer, at: number): { start: number; length: number } | null {
   if (bytes.length < at + 2) return null;
   const first = bytes[at + 1] as number;
@@ -187,7 +187,7 @@ function startTlsResult(bytes: Buffer): number | null {
   if (bytes.length > START_TLS_ANSWER_MAX) throw new Error('answer too long');
   const message = berLength(bytes, 0);
   if (message === null || bytes.length < message.start + message.length) return null;
-  // in one piece with what should come encrypted: somebody else's words
+  // received together with the answer, so not encrypted: may have been injected
   if (bytes.length > message.start + message.length) throw new Error('data after the answer to StartTLS');
   const isAnswer = bytes[0] === 0x30 && bytes.subarray(message.start, message.start + 3).equals(Buffer.from([2, 1, 1]));
   const at = message.start + 3;
@@ -233,7 +233,7 @@ async function startTls(request: LdapRequest, tcp: Socket, host: string): Promis
     const where = `server: ${request.server}, port: ${request.port}`;
     return new Refused([`could not start LDAP TLS session: ${text}, ${where}`]);
   };
-  // TLS is there already
+  // the connection uses TLS already
   if (request.scheme === 'ldaps') throw refused(LOCAL_ERROR);
   let result: number;
   try {
@@ -283,7 +283,7 @@ async function placesOf(request: LdapRequest): Promise<Place[]> {
   }
 }
 
-/** The first server that answers. Throws NOT_REACHED's error when none does. */
+/** Connects to the first server that answers. Throws the error of NOT_REACHED if none does. */
 async function openSocket(request: LdapRequest): Promise<Socket> {
   let lastError: unknown = new Error(NOT_REACHED);
   for (const { host, port } of await placesOf(request)) {
@@ -306,9 +306,9 @@ async function openSocket(request: LdapRequest): Promise<Socket> {
   throw lastError;
 }
 
-/** A client of the library on one connection, which is ended with it and never replaced. */
+/** Runs `use` with an LDAP client on a single connection, which is closed afterwards and never replaced. */
 async function withClient<T>(request: LdapRequest, use: (client: Client) => Promise<T>): Promise<T> {
-  // only here: a pooler without LDAP never loads it
+  // loaded here, so that a pooler without LDAP never loads the library
   const { Client: LdapClient } = require('ldapts') as typeof import('ldapts');
   const socket = await openSocket(request);
   let used = false;
@@ -340,7 +340,7 @@ function filterOf(request: LdapRequest): string {
   return filter.startsWith('(') ? filter : `(${filter})`;
 }
 
-/** The DN of the one entry that is the user. */
+/** The DN of the single entry that matches the user. */
 async function searchUser(request: LdapRequest): Promise<string> {
   const { user, server } = request;
   if (/[*()\\/]/.test(user)) throw new Refused(['invalid character in user name for LDAP authentication']);
@@ -375,10 +375,10 @@ async function searchUser(request: LdapRequest): Promise<string> {
 }
 
 async function login(request: LdapRequest): Promise<void> {
-  // a bind without a password succeeds for everybody: it proves nothing
+  // a bind without a password is anonymous: it succeeds for every user and proves nothing
   if (request.password === '') throw new Refused([]);
   const dn = request.baseDn === null ? request.directDn : await searchUser(request);
-  // no DN has no `=`; the library would take a word such as EXTERNAL for a SASL mechanism
+  // every DN contains `=`; the library would take a word such as EXTERNAL for a SASL mechanism
   const named = (text: string) =>
     new Refused([`LDAP login failed for user ${dn} on server ${request.server}: ${text}`]);
   if (/^[A-Z0-9-]*$/.test(dn)) throw named('Invalid DN syntax');
@@ -406,7 +406,7 @@ function serve({ port, wakeFd }: WorkerData): void {
       writeSync(wakeFd, one);
     });
   });
-  // an error that nobody waits for must not take the thread away from those who do
+  // an unhandled error of one login must not end the thread for other logins
   process.on('uncaughtException', () => {});
 }
 

@@ -1,10 +1,11 @@
 /*
- * Names, resolved by c-ares on a thread of their own: with servers and options of a resolv.conf, and with what the system's
- * resolver cannot be asked for, the serial number of a zone. Started by src/core/net/name-thread.ts at the first such
- * question; gets one message for each and answers each with one, then wakes the loop. Knows nothing of the rest of the
- * pooler.
+ * Resolves names with c-ares on a thread of its own, with the servers and options of a resolv.conf. It also reads the
+ * serial numbers of zones, which the system's resolver does not offer. Started by src/core/net/name-thread.ts at the
+ * first such lookup. The thread receives one message per lookup, answers each with one message, and wakes the loop. It
+ * uses no other part of the pooler.
  *
- * Node's resolvers only ask what they are told to; hosts file, search list and family are c-ares's rules done here.
+ * Node's resolvers send only plain queries: c-ares's rules for the hosts file, the search list and the address family
+ * are implemented here.
  */
 import { Resolver } from 'node:dns/promises';
 import { readFileSync, statSync, writeSync } from 'node:fs';
@@ -16,10 +17,10 @@ import { oneFamily } from './families';
 import { addressOf, candidates, hostsAddresses, isLocalhost, parseResolvConf, type ResolvConf } from './resolvconf';
 
 const HOSTS = '/etc/hosts';
-/** No question takes longer, whatever times and tries the file asks for. */
+/** Limit of a lookup, whatever timeout and number of tries the file specifies. */
 const ANSWER_MS_MAX = 60_000;
 
-/** ares_strerror() of what a question can meet. */
+/** Texts of ares_strerror() for errors that a lookup can get. */
 const TEXTS: Readonly<Record<string, string>> = {
   ENODATA: 'DNS server returned answer with no data',
   EFORMERR: 'DNS server claims query was misformatted',
@@ -33,7 +34,7 @@ const TEXTS: Readonly<Record<string, string>> = {
   ETIMEOUT: 'Timeout while contacting DNS servers',
   ECANCELLED: 'DNS query cancelled',
 };
-/** After these the next domain of the search list is tried. */
+/** Errors after which the next domain of the search list is tried. */
 const GOES_ON = new Set(['ENODATA', 'ENOTFOUND', 'ESERVFAIL']);
 
 class Failed extends Error {
@@ -55,7 +56,10 @@ interface CachedFile {
   text: string;
 }
 
-/** Reads it again when it changed. @returns whether there is a new text; a file that is gone leaves the old one */
+/**
+ * Reads the file again if it has changed.
+ * @returns whether the text is new; after the file is removed the old text stays
+ */
 function refresh(file: CachedFile): boolean {
   try {
     const stat = statSync(file.path);
@@ -73,7 +77,7 @@ const hosts: CachedFile = { path: HOSTS, mark: '', text: '' };
 
 interface Asking {
   conf: ResolvConf;
-  /** one, or with `rotate` one for each order of the servers */
+  /** a single resolver, or with `rotate` a resolver for each order of the servers */
   resolvers: Resolver[];
   next: number;
 }
@@ -97,7 +101,7 @@ function nextResolver(asking: Asking): Resolver {
 
 /* ---- questions ---- */
 
-/** What goes over the wire: other letters than ASCII's are written in ASCII. */
+/** The name as sent to the server: non-ASCII letters are encoded in ASCII. */
 function wireName(name: string): string {
   const ascii = /^[\0-\x7f]*$/.test(name) ? name : domainToASCII(name);
   if (ascii === '') throw new Failed('EBADNAME');
@@ -106,7 +110,7 @@ function wireName(name: string): string {
 
 interface Part {
   addresses: NameAddress[];
-  /** '' when there are addresses */
+  /** '' if there are addresses */
   code: string;
 }
 
@@ -118,7 +122,7 @@ async function part(asked: Promise<string[]>): Promise<Part> {
   }
 }
 
-/** A and AAAA at once. When one is there the other gets as long again as a server has to answer. */
+/** Queries A and AAAA at once. After the first answer, the other query has one more server timeout to complete. */
 async function bothFamilies(asking: Asking, name: string): Promise<Part> {
   const resolver = nextResolver(asking);
   const parts: Part[] = [];
@@ -135,7 +139,7 @@ async function bothFamilies(asking: Asking, name: string): Promise<Part> {
   await Promise.race([Promise.all(each), enough]);
   clearTimeout(timer);
   const addresses = parts.flatMap((got) => got.addresses);
-  // a name that has neither is one thing, a server that failed to say so another
+  // a server's failure is reported rather than the absence of addresses
   const code = parts.map((got) => got.code).find((one) => !GOES_ON.has(one)) ?? first.code;
   return addresses.length > 0 ? { addresses, code: '' } : { addresses, code };
 }
@@ -221,7 +225,7 @@ function serve({ port, wakeFd, resolvConf }: NameWorkerData): void {
     if (refresh(file)) asking = newAsking(file.text);
     void answer(asking, question).then(tell);
   });
-  // an error that nobody waits for must not take the thread away from those who do
+  // an unhandled error of one lookup must not end the thread for other lookups
   process.on('uncaughtException', () => {});
   process.on('exit', () => tell({ id: 0, error: 'the thread ended', addresses: [], serial: 0 }));
 }

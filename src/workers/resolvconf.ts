@@ -1,38 +1,38 @@
 /*
- * The files that say how names are resolved, as c-ares reads them: a resolv.conf and the hosts file. Text in, values out;
- * src/workers/names.ts reads the files.
+ * Parses resolv.conf and the hosts file as c-ares does. These functions take texts; src/workers/names.ts reads the
+ * files.
  */
 import { isIP, isIPv6, SocketAddress } from 'node:net';
 import type { NameAddress } from '../core/base/worker-messages';
 
 export interface ResolvConf {
-  /** `address:port` or `[address]:port`, in the order they are asked */
+  /** `address:port` or `[address]:port`, in the order in which they are queried */
   servers: string[];
-  /** domains that are tried with a name */
+  /** domains appended to a name */
   search: string[];
-  /** a name with so many dots is first tried as it is */
+  /** a name with at least this many dots is first tried as it is */
   ndots: number;
-  /** of the first try; each further one waits longer */
+  /** of the first try; each further try waits longer */
   timeoutMs: number;
   tries: number;
   /** the servers take turns */
   rotate: boolean;
-  /** 'f' the hosts file, 'b' the servers, in this order */
+  /** sources in order: 'f' = the hosts file, 'b' = the servers */
   lookups: string;
 }
 
-/** What of the environment counts: LOCALDOMAIN and RES_OPTIONS overrule the file. */
+/** Environment variables: LOCALDOMAIN and RES_OPTIONS override the file. */
 type ResolvEnv = Readonly<Record<string, string | undefined>>;
 
 const DNS_PORT = 53;
 const DEFAULT_TIMEOUT_MS = 2000;
 const DEFAULT_TRIES = 3;
-/** More than these mean nothing to anybody; resolv.conf(5) stops at 30 s and 5 tries. */
+/** Larger values serve no purpose; resolv.conf(5) allows 30 s and 5 tries. */
 const NUMBER_MAX = 60;
 
 const words = (text: string): string[] => text.split(/[\s,]+/).filter((word) => word !== '');
 
-/** `1.2.3.4`, `1.2.3.4:5300`, `::1`, `[::1]` or `[::1]:5300`. @returns null for what is none of these */
+/** Parses `1.2.3.4`, `1.2.3.4:5300`, `::1`, `[::1]` or `[::1]:5300`. @returns null for anything else */
 function serverOf(word: string): string | null {
   const bracketed = /^\[([^\]]+)\](?::(\d+))?$/.exec(word);
   const plain = isIPv6(word) ? [word, word] : /^([^:]+)(?::(\d+))?$/.exec(word);
@@ -55,15 +55,15 @@ function applyOption(conf: ResolvConf, word: string): void {
   else if ((name === 'attempts' || name === 'retry') && value > 0) conf.tries = value;
 }
 
-/** `lookup file bind`: the first letters count. */
+/** `lookup file bind`: only the first letters are significant. */
 function lookupsOf(value: string): string {
   const letters = words(value).map((word) => (/^[bfdr]/.exec(word)?.[0] ?? '').replace(/[dr]/, 'b'));
   return [...new Set(letters)].join('');
 }
 
 /**
- * What a resolv.conf says; lines that mean nothing are passed over.
- * @param hostname of this machine: its domain is searched when the file names none
+ * Parses a resolv.conf; unknown lines are ignored.
+ * @param hostname of this machine: its domain is searched if the file names no domain
  */
 export function parseResolvConf(text: string, env: ResolvEnv, hostname: string): ResolvConf {
   const conf: ResolvConf = {
@@ -105,7 +105,7 @@ export function parseResolvConf(text: string, env: ResolvEnv, hostname: string):
   return conf;
 }
 
-/** The names to ask for, one after the other until one is known. A dot at the end says: as it is. */
+/** The names to look up in turn until one of them exists. A name with a trailing dot is used as it is. */
 export function candidates(conf: ResolvConf, name: string): string[] {
   if (name.endsWith('.')) return [name.slice(0, -1)];
   const searched = conf.search.map((domain) => `${name}.${domain.replace(/^\.+/, '')}`);
@@ -113,7 +113,10 @@ export function candidates(conf: ResolvConf, name: string): string[] {
   return dots >= conf.ndots ? [name, ...searched] : [...searched, name];
 }
 
-/** An address as inet_ntop() writes it: addresses are compared as text. @returns null when it is none */
+/**
+ * An address as inet_ntop() writes it, because addresses are compared as text.
+ * @returns null if it is not an address
+ */
 export function addressOf(text: string): NameAddress | null {
   const family = isIP(text);
   if (family === 0) return null;
@@ -143,7 +146,7 @@ export function hostsAddresses(text: string, name: string): NameAddress[] {
   return found;
 }
 
-/** Names that are this machine by definition (RFC 6761), which no server is asked for. */
+/** True for names that mean this machine by definition (RFC 6761); no server is queried for them. */
 export function isLocalhost(name: string): boolean {
   const plain = plainName(name);
   return plain === 'localhost' || plain.endsWith('.localhost');
