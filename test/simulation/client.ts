@@ -118,7 +118,7 @@ export class SimClient {
 
   private connected(errno: number): void {
     if (errno !== 0) {
-      if (!this.world.mayRefuseConnections) this.wrong(`errno ${errno} when it connected`);
+      if (!this.world.reboots.mayLose(this.name)) this.wrong(`errno ${errno} when it connected`);
       this.over('is refused by the kernel');
       return;
     }
@@ -221,7 +221,8 @@ export class SimClient {
    * lost in the middle of a message. A reset of the network takes everything.
    */
   private mayEndSilently(broken: boolean): boolean {
-    const { mayBreakSilently } = this.world;
+    const { mayBreakSilently, reboots } = this.world;
+    if (reboots.mayLose(this.name)) return true;
     return this.line.end.peer?.cutShort === true || (mayBreakSilently && (broken || !this.packets.isEmpty));
   }
 

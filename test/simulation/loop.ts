@@ -297,7 +297,9 @@ export class SimLoop {
     const { clock } = machine;
     const slow = this.random.one(200) ? SLOW_TURN_USEC : TURN_USEC;
     clock.advance(clock.now + this.random.below(slow));
-    const wakes = this.broken || timeoutMs === 0;
+    // below it on the stack is another process, which can go on only when this turn ends
+    const isNested = machine.processes.some((other) => other !== this.process && other.running);
+    const wakes = this.broken || timeoutMs === 0 || isNested;
     this.deadline = timeoutMs < 0 ? Number.POSITIVE_INFINITY : clock.now + timeoutMs * 1000;
     if (this.poll() === 0 && !wakes) {
       machine.sleep(this.process, this.deadline, () => {

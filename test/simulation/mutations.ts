@@ -55,4 +55,14 @@ export const mutations: Mutation[] = [
       },
     ],
   },
+  {
+    name: 'a handover forgets clients that wait',
+    edits: [
+      {
+        file: 'takeover/snapshot-writer',
+        find: 'if (!this.ok || state === null ||',
+        replace: 'if (!this.ok || state === null || sk.state === 3 ||',
+      },
+    ],
+  },
 ];

@@ -17,6 +17,8 @@ const operatorActs = (world: World): boolean => world.scenario.faults.console;
 
 const databasesAreNarrow = (world: World): boolean => world.scenario.settings.max_db_connections !== 0;
 
+const standsStill = (world: World): boolean => world.reboots.wasStopped;
+
 const REASONS: Reason[] = [
   { text: /^(server conn crashed\?|server connection closed)$/, when: serversFail },
   { text: /^terminating connection due to administrator command$/, when: serversFail },
@@ -29,6 +31,7 @@ const REASONS: Reason[] = [
   { text: /^bouncer config error$/, when: serversFail },
   // its variables could not be set
   { text: /^invalid server parameter$/, when: serversFail },
+  { text: /^client_login_timeout$/, when: standsStill },
   { text: /^query_wait_timeout$/, when: (world) => serversFail(world) || operatorActs(world) },
   { text: /^database (removed|".*" is disabled|configuration changed)/, when: operatorActs },
   { text: /^(suspend_timeout|pooler is shutting down|server shutting down)/, when: operatorActs },

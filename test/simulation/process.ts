@@ -22,6 +22,8 @@ export interface Description {
 export class ProcessEnd extends Error {}
 
 const FIRST_FD = 10;
+/** usec */
+const STOP_MAX = 15_000_000;
 
 /** What processes share. */
 export interface Machine {
@@ -60,6 +62,10 @@ export class SimProcess {
   exitCode: number | null = null;
   /** it is killed at the call to the addon whose number this becomes 0 at; -1 = it is not */
   callsToLive = -1;
+  /** it is stopped for a while at that call, likewise */
+  callsToStop = -1;
+  /** usec until when it stands still */
+  stoppedUntil = 0;
   /** its code is on the stack, so that no turn of it can begin */
   running = false;
   /** it has finished booting and only turns its loop */
@@ -103,10 +109,19 @@ export class SimProcess {
 
   private enter(name: string): void {
     if (!this.alive) throw new ProcessEnd(`${this.name} has ended`);
+    if (this.callsToStop > 0 && --this.callsToStop === 0) this.stop();
     if (this.callsToLive < 0 || --this.callsToLive > 0) return;
     this.machine.trace.add(this.name, `is killed in ${name}()`);
     this.end(-9);
     throw new ProcessEnd(`${this.name} was killed`);
+  }
+
+  /** Stands still, as after SIGSTOP, while the others go on. */
+  private stop(): void {
+    const { clock, random, trace } = this.machine;
+    const usec = random.below(STOP_MAX);
+    trace.add(this.name, `is stopped for ${Math.round(usec / 1000)} ms`);
+    this.machine.sleep(this, clock.now + usec, () => false);
   }
 
   /** The process is gone, and what it held is closed. */

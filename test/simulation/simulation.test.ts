@@ -16,8 +16,8 @@ const TURNS = 3000;
 const MS_MAX = 12_000;
 /** Seeds within which each fault has to show. */
 const MUTATION_SEEDS = 60;
-// the operator and reboots are not simulated yet
-const faults = { console: false, reboots: false };
+// the operator is not simulated yet
+const faults = { console: false };
 const first = process.env.SIMULATION_SEED ? seedFrom('SIMULATION_SEED') : 1;
 
 describe('the simulation', () => {

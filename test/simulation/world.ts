@@ -14,6 +14,7 @@ import { type End, Network } from './network';
 import { isJustified } from './oracle';
 import { PgServer } from './postgres';
 import { type Machine, ProcessEnd, SimProcess } from './process';
+import { Reboots } from './reboots';
 import {
   AUTH_FILE,
   CONFIG_FILE,
@@ -45,6 +46,8 @@ const FIRST_PID = 100;
 const PATIENCE = 60 * SECOND;
 /** Between two looks at how long clients wait, usec. */
 const LOOK = SECOND;
+/** How a new process says that a handover has failed. */
+const EXPECTED_FATAL = /unexpected EOF|command send failed|safe_recvmsg|login failed|takeover/;
 /** usec between two steps of the wall clock, and how far they go at most */
 const CLOCK_STEP_EVERY = 20 * SECOND;
 const CLOCK_STEP_MAX = 7200 * SECOND;
@@ -61,6 +64,8 @@ export class World implements Machine {
   readonly hiddenUsers: Map<string, string>;
   readonly clients = new Set<SimClient>();
   private readonly cores = new Map<SimProcess, Core>();
+  private readonly lastLines = new Map<SimProcess, string>();
+  readonly reboots: Reboots;
   private clientCount = 0;
   turns = 0;
   failure: string | null = null;
@@ -77,6 +82,7 @@ export class World implements Machine {
     this.hiddenUsers = new Map(Object.entries(this.scenario.hidden));
     this.files.set(CONFIG_FILE, configText(this.scenario));
     this.files.set(AUTH_FILE, userlistText(this.scenario));
+    this.reboots = new Reboots(this);
     for (const [at, { host, auth, moods }] of this.scenario.servers.entries()) {
       new PgServer(this, `pg${at + 1}`, host, auth, moods);
     }
@@ -94,29 +100,37 @@ export class World implements Machine {
 
   /* ---- processes ---- */
 
-  private spawn(): Core {
+  /** A new process of the pooler, which has not begun to run. */
+  spawn(): SimProcess {
     const number = this.processes.length + 1;
     const process = new SimProcess(this, FIRST_PID + number, `pooler${number}`);
     this.processes.push(process);
     const core = new Core(process, this.options.mutation ?? null, (line) => this.logged(process, line));
     this.cores.set(process, core);
-    return core;
+    return process;
+  }
+
+  private coreOf(process: SimProcess): Core {
+    return this.cores.get(process) as Core;
   }
 
   private logged(process: SimProcess, line: string): void {
     if (!process.alive) return;
     this.trace.add(process.name, line);
+    this.lastLines.set(process, line);
     if (/exception in event handler|exception while disconnecting/.test(line)) this.failure ??= line;
-    if (/^FATAL @/.test(line)) this.failure ??= line;
+    if (/^FATAL @/.test(line) && !EXPECTED_FATAL.test(line)) this.failure ??= line;
+  }
+
+  lastLine(process: SimProcess): string {
+    return this.lastLines.get(process) ?? '';
   }
 
   /** Starts a process of the pooler. */
-  private boot(reboot: boolean): void {
-    const core = this.spawn();
-    const process = this.processes.at(-1) as SimProcess;
+  boot(process: SimProcess, reboot: boolean): void {
     process.running = true;
     try {
-      core.boot(reboot);
+      this.coreOf(process).boot(reboot);
     } catch (err) {
       if (!(err instanceof ProcessEnd)) throw err;
     } finally {
@@ -124,13 +138,16 @@ export class World implements Machine {
     }
   }
 
+  /** The process that serves. */
+  serving(): SimProcess | null {
+    return this.processes.find((one) => one.alive && one.booted) ?? null;
+  }
+
   turnEnded(process: SimProcess): void {
     this.turns++;
     process.turns++;
     if (this.failure !== null) throw new SimulationFailure(this.failure);
-    const core = this.cores.get(process);
-    if (core === undefined || !process.booted) return;
-    const broken = core.broken();
+    const broken = process.booted ? this.coreOf(process).broken() : null;
     if (broken !== null) this.fail(`${process.name}: ${broken}`);
   }
 
@@ -145,7 +162,11 @@ export class World implements Machine {
     let at = Number.POSITIVE_INFINITY;
     for (const other of this.processes) {
       if (other === process || !other.alive || !other.booted || other.running) continue;
-      const timer = (this.cores.get(other) as Core).nextTimer(this.clock.now);
+      if (other.stoppedUntil > this.clock.now) {
+        at = Math.min(at, other.stoppedUntil);
+        continue;
+      }
+      const timer = this.coreOf(other).nextTimer(this.clock.now);
       if (other.loop.isReady || timer <= this.clock.now) return { ready: other, at };
       at = Math.min(at, timer);
     }
@@ -160,7 +181,7 @@ export class World implements Machine {
       if (clock.now >= deadline) return false;
       const { ready, at } = this.others(process);
       if (ready !== null) {
-        (this.cores.get(ready) as Core).turn();
+        this.coreOf(ready).turn();
         continue;
       }
       const next = Math.min(clock.nextAt(), deadline, at);
@@ -199,10 +220,6 @@ export class World implements Machine {
     return isJustified(this, client, error);
   }
 
-  get mayRefuseConnections(): boolean {
-    return this.scenario.faults.reboots;
-  }
-
   /** A client may find its connection broken without having been told why. */
   get mayBreakSilently(): boolean {
     return this.scenario.faults.servers;
@@ -233,14 +250,18 @@ export class World implements Machine {
   /* ---- the course of events ---- */
 
   private turnOfMain(): void {
-    const process = this.processes.find((one) => one.alive && one.booted);
-    if (process === undefined) this.fail('no process of the pooler is left');
-    else (this.cores.get(process) as Core).turn();
+    this.reboots.check();
+    const { now } = this.clock;
+    const process = this.processes.find((one) => one.alive && one.booted && one.stoppedUntil <= now);
+    if (process !== undefined) this.coreOf(process).turn();
+    else if (this.serving() !== null)
+      this.clock.advance(Math.min(this.clock.nextAt(), (this.serving() as SimProcess).stoppedUntil));
+    else this.fail('no process of the pooler is left');
   }
 
   /** Runs for so many turns, then until everybody has left. */
   run(): void {
-    this.boot(false);
+    this.boot(this.spawn(), false);
     this.invite();
     this.lookAtQueue();
     this.stepClock();
