@@ -57,24 +57,26 @@ function brokenQueue(heads: Heads, pool: PgPool): string | null {
 function brokenServerCounts(heads: Heads): string | null {
   const perUser = new Map<object, number>();
   let servers = 0;
-  for (let db = heads.database.databaseList.head; db !== null; db = db.next as typeof db | null) {
-    let inDb = 0;
-    for (const pool of db.pools) {
-      const count = heads.pool.poolServerCount(pool);
-      inDb += count;
-      const user = pool.user?.globalUser;
-      if (user) perUser.set(user, (perUser.get(user) ?? 0) + count);
+  const { databaseList, autodatabaseIdleList } = heads.database;
+  for (const list of [databaseList, autodatabaseIdleList]) {
+    for (let db = list.head; db !== null; db = db.next as typeof db | null) {
+      let inDb = 0;
+      for (const pool of db.pools) {
+        const count = heads.pool.poolServerCount(pool);
+        inDb += count;
+        const user = pool.user?.globalUser;
+        if (user) perUser.set(user, (perUser.get(user) ?? 0) + count);
+      }
+      servers += inDb;
+      if (inDb !== db.connectionCount) return `database ${db.name} counts ${db.connectionCount} servers of ${inDb}`;
     }
-    servers += inDb;
-    if (inDb !== db.connectionCount) return `database ${db.name} counts ${db.connectionCount} servers of ${inDb}`;
   }
   for (let user = heads.user.userList.head; user !== null; user = user.next as typeof user | null) {
     const count = perUser.get(user) ?? 0;
     if (user.connectionCount !== count) return `user ${user.name} counts ${user.connectionCount} servers of ${count}`;
   }
-  return servers === heads.states.socketCounts.servers
-    ? null
-    : `${heads.states.socketCounts.servers} servers are counted of ${servers}`;
+  const counted = heads.states.socketCounts.servers;
+  return counted === servers ? null : `${counted} servers are counted of ${servers}`;
 }
 
 /** usec that the janitor may be late: its round, and a turn that took long */

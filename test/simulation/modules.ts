@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { compileFunction } from 'node:vm';
+import type { Faults } from './scenario';
 
 /** dist-test/src: this file is compiled to dist-test/test/simulation. */
 const SOURCE = join(__dirname, '..', '..', 'src');
@@ -21,6 +22,8 @@ export interface Edit {
 /** A fault that is put into the modules before they run. */
 export interface Mutation {
   name: string;
+  /** what has to go wrong besides for it to show */
+  faults: Partial<Faults>;
   edits: Edit[];
 }
 

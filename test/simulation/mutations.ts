@@ -8,6 +8,7 @@ export const mutations: Mutation[] = [
   {
     // the pool may be killed before the client has sent its password
     name: 'a client has a pool before it has logged in',
+    faults: {},
     edits: [
       {
         file: 'core/login/startup',
@@ -19,6 +20,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'timers follow the wall clock',
+    faults: { clients: true, clock: true },
     edits: [
       {
         file: 'core/base/timer',
@@ -39,14 +41,17 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a server that is closed still counts for its database',
+    faults: {},
     edits: [{ file: 'core/link/objects', find: 'pool.db.connectionCount--;', replace: ';' }],
   },
   {
     name: 'a client that leaves still counts for its database',
+    faults: {},
     edits: [{ file: 'core/pool/provisional', find: 'client.countedDb.clientConnectionCount--;', replace: ';' }],
   },
   {
     name: 'a login that waited for auth_query goes behind younger ones',
+    faults: { servers: true, clients: true },
     edits: [
       {
         file: 'core/pool/states',
@@ -57,6 +62,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a handover forgets clients that wait',
+    faults: { reboots: true },
     edits: [
       {
         file: 'takeover/snapshot-writer',

@@ -41,6 +41,8 @@ export interface Scenario {
   clients: number;
   /** usec between two new clients, on average */
   arrival: number;
+  /** one client in so many stops to say anything while it logs in */
+  silentOne: number;
 }
 
 const CALM: Moods = {
@@ -149,6 +151,7 @@ export function makeScenario(random: Random, wanted: Partial<Faults> = {}): Scen
     },
     clients: random.between(2, 30),
     arrival: random.between(1, 200) * MS,
+    silentOne: random.pick([2, 15, 15]),
   };
 }
 
@@ -169,15 +172,13 @@ export function userlistText({ passwords }: Scenario): string {
 
 const DATABASES = ['alpha', 'alpha', 'beta', 'gamma', 'delta', 'auto1', 'auto2'];
 
-const SILENT = [...Array<'never'>(20).fill('never'), 'at once', 'at the password'] as const;
-
 /** A client at random. */
-export function makeCharacter(random: Random, { faults, poolMode, passwords, hidden }: Scenario): Character {
+export function makeCharacter(random: Random, { faults, poolMode, passwords, hidden, silentOne }: Scenario): Character {
   const users = { ...passwords, ...hidden };
-  const user = random.pick(Object.keys(users));
+  const user = random.pick(Object.keys(random.one(2) ? users : hidden));
   const rude = faults.clients;
   const wrong = rude && random.one(10);
-  const silent = rude ? random.pick(SILENT) : 'never';
+  const silent = rude && random.one(silentOne) ? random.pick(['at once', 'at the password'] as const) : 'never';
   return {
     user,
     database: random.pick(DATABASES),
