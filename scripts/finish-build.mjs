@@ -1,5 +1,5 @@
-// What tsc leaves undone: main.js must be executable for `bin`, and the tests' compiled copy of src/ must find the one
-// native addon where it looks for it, two folders above src/core.
+// Completes the build after tsc: makes main.js executable for `bin`, and links the native addon to where the tests'
+// compiled copy of src/ looks for it, two folders above src/core.
 import { chmodSync, existsSync, lstatSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The README's two lines on a machine that has Node, python3, make and g++, and nothing of PostgreSQL or PgBouncer.
+# Runs the README's two commands on a machine that has Node, python3, make and g++, but no PostgreSQL and no PgBouncer.
 #
 #     scripts/fresh-machine.sh [USER [TEST ...]]
 #
-# Takes such a machine from this one: in a mount namespace of its own, what a fresh machine lacks is not there. Needs root
-# for that; the lines run as USER (default: root), the second perhaps with some tests only. Fails when something is still
-# there that should not be, when a test fails, and when no test says that it lacks something: then nothing was hidden.
+# Simulates such a machine: hides everything that a fresh machine lacks in a mount namespace, which needs root. The
+# commands run as USER (default: root); the second may be limited to some tests. Fails if a program is not hidden, if a
+# test fails, or if no test is skipped for lack of a program, because then nothing was hidden.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# programs that tests use when they are there
+# optional programs that tests use
 HIDDEN=(
   psql pgbench pg_ctl pg_config pg_dump pg_isready pg_basebackup pg_recvlogical initdb postgres pg_ctlcluster
   pgbouncer slapd slapadd ldapadd ldapsearch ldapmodify ldapwhoami socat openssl ss mandoc groff man
@@ -42,7 +42,7 @@ unset PG_BIN PGBOUNCER_BIN FRESH_SCRATCH TEST_SKIPS NODE_TEST_CONTEXT
 mount -t tmpfs tmpfs "$scratch"
 chmod 755 "$scratch"
 
-# Puts a layer over a folder, so that what is removed there is removed in this namespace only.
+# Mounts a layer over a folder, so that files are removed in this namespace only.
 declare -A layered=()
 layer() {
   [ -z "${layered[$1]:-}" ] || return 0
@@ -83,21 +83,21 @@ for program in node npm python3 make g++; do
 done
 echo "hidden: ${HIDDEN[*]}, psycopg, and all in ${EMPTY[*]}"
 
-# what is committed or about to be, without what was built
+# committed files and files to be committed, without build results
 copy=$scratch/tsbouncer
 mkdir "$copy"
 git ls-files -z --cached --others --exclude-standard | tar -c --null -T - | tar -x -C "$copy"
 chown -R "$runner" "$copy"
 cd "$copy"
 
-# folders of the user who runs this script, as `npm run` hands them on
+# npm's folders of the user that runs this script, as `npm run` passes them on
 unset npm_config_cache npm_config_userconfig npm_config_init_module npm_config_local_prefix
 
 as_runner() {
   if [ "$runner" = root ]; then "$@"; else runuser -u "$runner" -- env HOME="$copy" "$@"; fi
 }
 
-# what users type is what is run
+# runs exactly the commands in the README
 for ending in 'npm run demo' 'npm test'; do
   line=$(grep -m1 "^npm ci .*$ending\$" README.md) || fail "the README has no line that ends with '$ending'"
   [ "$ending" = 'npm test' ] || line="$line -- --once"

@@ -1,8 +1,8 @@
-// Runs the fuzzer for long, each time with another seed. See CONTRIBUTING.md.
+// Runs the fuzzer repeatedly for a given time, each time with a new seed. See CONTRIBUTING.md.
 //
 //     node scripts/fuzz.mjs [seconds [target …]]
 //
-// What fails is kept in test/fuzz/corpus, so that every later run begins with it.
+// Failing inputs are stored in test/fuzz/corpus; every later run starts with them.
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 

@@ -1,11 +1,11 @@
-// The rules of the house that no linter knows.
+// Project rules that the linter cannot check.
 //
 //     node scripts/house-rules.mjs size   no file over 800 lines
-//     node scripts/house-rules.mjs loop   nothing that the loop thread would never run
-//     node scripts/house-rules.mjs clock  no clock but that of base/time.ts
-//     node scripts/house-rules.mjs ascii  no matching that depends on more than ASCII: texts are byte strings
-//     node scripts/house-rules.mjs limits  no test, hook or program of a test without a limit
-//     node scripts/house-rules.mjs results  no result of the addon that is not looked at
+//     node scripts/house-rules.mjs loop   no asynchronous call that would never complete on the loop thread
+//     node scripts/house-rules.mjs clock  no clock except that of base/time.ts
+//     node scripts/house-rules.mjs ascii  no matching beyond ASCII, because texts are byte strings
+//     node scripts/house-rules.mjs limits  no test, hook or child process of a test without a time limit
+//     node scripts/house-rules.mjs results  no ignored result of an addon function
 //     node scripts/house-rules.mjs exports  no export that no other file imports
 //     node scripts/house-rules.mjs functions  no function in src and native of more than 60 lines
 import { execFileSync } from 'node:child_process';
@@ -23,12 +23,12 @@ const NEVER_RUNS =
   /\b(async|await|Promise|setTimeout|setInterval|setImmediate|queueMicrotask|WeakRef|FinalizationRegistry)\b|\bprocess\.(on|once|nextTick)\(/;
 
 const TIMED = [...LOOP_THREAD, 'src/workers'];
-/** The wall clock, or a second reading of the monotonic one that is not comparable with the first. */
+/** The wall clock, or another monotonic clock whose readings cannot be compared with those of base/time.ts. */
 const OTHER_CLOCKS = /\b(Date|performance|hrtime|wallOffset)\b|\bnative\.readClock\b/;
-/** The clock itself, its declaration, the log's time stamps, and what systemd is told. */
+/** The clock itself, its declaration, the log's time stamps, and messages to systemd. */
 const CLOCK_FILES = new Set(['time', 'native', 'timefmt', 'systemd'].map((name) => `src/core/base/${name}.ts`));
 
-/** Byte strings hold one byte per character: A0 is a space to these, C0 the capital of E0. */
+/** Byte strings hold one byte per character, but these treat A0 as a space and C0 as the capital of E0. */
 const UNICODE_AWARE = /\\[sSwWbB]|\.(?:trim|trimStart|trimEnd|toLowerCase|toUpperCase|localeCompare)\b|\btoLocale/;
 const ASCII_FILE = 'src/core/base/strutil.ts';
 const UNLIMITED =
@@ -38,7 +38,7 @@ const NATIVE_FILE = 'src/core/base/native.ts';
 
 process.chdir(fileURLToPath(new URL('..', import.meta.url)));
 
-/** Files under those of the folders that there are, with such names. */
+/** Files with matching names under the folders that exist. */
 function filesUnder(folders, names) {
   const present = folders.filter((folder) => existsSync(folder));
   const list = execFileSync('find', [...present, '-type', 'f'], {
@@ -48,7 +48,7 @@ function filesUnder(folders, names) {
   return list.split('\n').filter((name) => names.test(name));
 }
 
-/** The text with comments and strings blanked out, line by line the same. */
+/** The text with comments and strings blanked out; line numbers do not change. */
 function codeOnly(text) {
   const token = /\/\*[\s\S]*?\*\/|\/\/[^\n]*|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"/g;
   return text.replace(token, (match) => match.replace(/[^\n]/g, ' '));
@@ -61,7 +61,7 @@ function checkSize() {
     .map(({ name, lines }) => `${name}: ${lines} lines, more than ${LINES_MAX}`);
 }
 
-/** Every place in the code of those files that matches. */
+/** All matches in the code of the files. */
 function findAll(files, pattern, why) {
   return files.flatMap((name) =>
     codeOnly(readFileSync(name, 'utf8'))
@@ -85,7 +85,7 @@ function checkAscii() {
   return findAll(files, UNICODE_AWARE, `also matches bytes above 7F; ${ASCII_FILE} has what matches ASCII only`);
 }
 
-/** Tests take their tests, hooks and programs from the harness, where each has a limit and none outlives the test. */
+/** Tests must use the harness for tests, hooks and child processes: it gives each a time limit and ends leftovers. */
 function checkLimits() {
   return filesUnder(['test'], /\.ts$/)
     .filter((name) => !HARNESS_FILES.has(name))
@@ -99,7 +99,7 @@ function checkLimits() {
     );
 }
 
-/** The names in the interface Native that return something. */
+/** The functions of interface Native that return a value. */
 function nativeResults() {
   const source = parseSource(NATIVE_FILE);
   const facade = source.statements.find((node) => ts.isInterfaceDeclaration(node) && node.name.text === 'Native');
@@ -138,7 +138,7 @@ function resolveImport(from, specifier) {
   return [`${path}.ts`, join(path, 'index.ts')].find((name) => existsSync(name));
 }
 
-/** What one file takes from others, as `file#name`; `file#*` for all of it. */
+/** A file's imports from other files, as `file#name`, or `file#*` for the whole module. */
 function importsOf(name, source) {
   const found = [];
   const visit = (node) => {
@@ -149,7 +149,7 @@ function importsOf(name, source) {
       if (names?.elements === undefined) found.push(`${file}#*`);
       else for (const element of names.elements) found.push(`${file}#${(element.propertyName ?? element.name).text}`);
     }
-    // import('./x') and typeof import('./x') take all of it
+    // import('./x') and typeof import('./x') import the whole module
     if (
       (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) ||
       ts.isImportTypeNode(node)
@@ -189,7 +189,7 @@ function checkExports() {
   );
 }
 
-/** C++ in the house's format: a definition begins in the first column and ends with a brace there. */
+/** C++ in the project's format: a definition begins in the first column and ends with a brace in that column. */
 function longCppFunctions(name) {
   const lines = codeOnly(readFileSync(name, 'utf8')).split('\n');
   const faults = [];

@@ -1,5 +1,5 @@
-// The man pages, generated from docs/: tsbouncer(1) from usage.md, console.md and clients.md, tsbouncer(5) from config.md.
-// Part of the build.
+// The man pages, generated from docs/: tsbouncer(1) from usage.md, console.md and clients.md, tsbouncer(5) from
+// config.md. Part of the build.
 //
 //     node scripts/man.mjs [folder]   the default is dist/man
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -13,7 +13,7 @@ const PAGES = [
   {
     section: 1,
     source: 'usage.md',
-    // pages that become a section each
+    // each of these pages becomes a section
     more: ['console.md', 'clients.md'],
     about: 'tsbouncer \\- connection pooler for PostgreSQL',
     also: 5,
@@ -21,7 +21,7 @@ const PAGES = [
   { section: 5, source: 'config.md', more: [], about: 'tsbouncer.ini \\- configuration of tsbouncer(1)', also: 1 },
 ];
 
-/** The date of the pages; the variable is for reproducible builds. */
+/** The date of the pages; SOURCE_DATE_EPOCH sets it for reproducible builds. */
 function day() {
   const epoch = process.env.SOURCE_DATE_EPOCH;
   return new Date(epoch === undefined ? Date.now() : Number(epoch) * 1000).toISOString().slice(0, 10);

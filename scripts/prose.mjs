@@ -10,7 +10,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const PAGES = ['README.md', 'docs', 'CHANGELOG.md', 'CONTRIBUTING.md'];
-/** Folders whose comments are checked too: src, native, test, bench, compare and scripts, once their comments are edited. */
+/**
+ * Folders whose comments are checked too: src, native, test, bench, compare and scripts, once their comments are
+ * edited.
+ */
 const COMMENT_FOLDERS = [
   'src/takeover',
   'src/core/base',
@@ -20,6 +23,8 @@ const COMMENT_FOLDERS = [
   'src/admin',
   'src/cli',
   'src/workers',
+  'tools',
+  'scripts',
 ];
 const SOURCE_NAMES = /\.(ts|mjs|cjs|js|cc|h|cpp)$/;
 
@@ -32,7 +37,7 @@ const CODE_WORD = 'code';
 
 process.chdir(fileURLToPath(new URL('..', import.meta.url)));
 
-/** Text without its marks. Line breaks stay, so that a place in it tells the line. */
+/** Text without Markdown marks. Line breaks stay, so that an offset still determines the line. */
 function plainText(markdown) {
   const breaks = (text) => text.replace(/[^\n]/g, '');
   return markdown
@@ -43,7 +48,7 @@ function plainText(markdown) {
     .replace(/\bhttps?:\/\/\S+/g, 'address');
 }
 
-/** Where sentences begin and end in a text. */
+/** The sentences of a text with their offsets. */
 function sentences(text) {
   const found = [];
   let start = 0;
@@ -57,7 +62,7 @@ function sentences(text) {
   return found;
 }
 
-/** What is wrong with one block of running text. @param line where it begins, from 1 */
+/** The faults in a block of running text. @param line the number of its first line, from 1 */
 function checkBlock({ line, text }) {
   const plain = plainText(text);
   const lineAt = (at) => line + plain.slice(0, at).split('\n').length - 1;
@@ -76,7 +81,6 @@ function checkBlock({ line, text }) {
   return [...words, ...long];
 }
 
-/** The cells of a table's row. */
 function cells(row) {
   return row
     .replace(/^\s*\||\|\s*$/g, '')
@@ -85,9 +89,9 @@ function cells(row) {
 }
 
 /**
- * A page, or the text of a comment, in blocks of running text: paragraphs, headings, entries of lists, cells of tables.
+ * Splits a page, or the text of a comment, into blocks of running text: paragraphs, headings, list items, table cells.
  * @param {string[]} lines
- * @param {number} firstLine the number of the first of them
+ * @param {number} firstLine the number of the first line
  */
 function blocksOf(lines, firstLine) {
   const blocks = [];
@@ -118,7 +122,7 @@ function blocksOf(lines, firstLine) {
     } else if (open !== null) {
       open.text += `\n${text}`;
     } else if (inList || !/^(?: {4}|\t)/.test(text)) {
-      // outside lists, lines that are indented so far are code
+      // outside lists, lines indented this far are code
       begin(line, text);
       inList &&= /^\s/.test(text);
     }
@@ -129,11 +133,11 @@ function blocksOf(lines, firstLine) {
 
 const checkPage = (text) => blocksOf(text.split('\n'), 1).flatMap(checkBlock);
 
-/** A comment, or else what could be mistaken for the beginning of one: strings, regular expressions. */
+/** Matches comments, and also strings and regular expressions, in which `//` does not begin a comment. */
 const TOKEN =
   /(?<comment>\/\*[\s\S]*?\*\/|(?:\/\/[^\n]*(?:\n[^\S\n]*(?=\/\/))?)+)|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|`(?:\\.|[^`\\])*`|(?<=[=(,:;!&|?[{}>]\s*|return )\/(?![*/])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n[])+\//g;
 
-/** The lines of a comment without what makes them one. */
+/** The lines of a comment without comment marks. */
 function commentLines(comment) {
   if (comment.startsWith('//')) return comment.split('\n').map((line) => line.replace(/^\s*\/\/[/!]? ?/, ''));
   return comment
@@ -150,7 +154,7 @@ function checkSource(text) {
   });
 }
 
-/** The files under a path that have such names. */
+/** The files under a path whose names match. */
 function filesUnder(path, names) {
   if (!existsSync(path)) throw new Error(`no such file or folder: ${path}`);
   if (!statSync(path).isDirectory()) return names.test(path) ? [path] : [];
@@ -169,7 +173,7 @@ function checkFiles(pages, sources) {
 
 const words = (count) => Array.from({ length: count }, (_, i) => `w${i}`).join(' ');
 
-/** Texts, and the lines on which a fault must be found. */
+/** Texts with the lines on which a fault must be found. */
 const EXAMPLES = [
   { name: 'a plain sentence', page: 'The pooler assigns a server connection to each client.', lines: [] },
   { name: 'a vague word', page: 'It is closed.\nWhoever connects sees it.', lines: [2] },

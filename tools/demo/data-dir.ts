@@ -1,5 +1,5 @@
 /*
- * Where the demo keeps its data between two runs, and who may be using it: called by demo.ts only.
+ * The folder in which the demo keeps its data between runs, and its lock. Called by demo.ts.
  */
 
 import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -11,7 +11,7 @@ const PROJECT_DIR = join(__dirname, '..', '..');
 const STOP_MS_MAX = 10_000;
 const STOP_STEP_MS = 50;
 
-/** Tries to make the folder fit for the user; false when it belongs to somebody else or cannot be reached. */
+/** Tries to make the folder usable for the user; false if it belongs to another user or cannot be reached. */
 function usable(dir: string, user: RunUser | null): boolean {
   if (!userCan(user, 'x', dirname(dir))) return false;
   try {
@@ -28,8 +28,9 @@ function usable(dir: string, user: RunUser | null): boolean {
 }
 
 /**
- * The demo's own folder, for that user to write in: `.demo` in the project, or one in the system's temporary folder
- * when the project is read-only, lies where the user cannot go, or has a `.demo` of somebody else.
+ * The demo's own folder, writable for that user: `.demo` in the project, or else a folder in the system's temporary
+ * folder. The project cannot be used if it is read-only or unreachable for the user, or if its `.demo` belongs to
+ * another user.
  */
 export function demoDir(user: RunUser | null): string {
   const uid = user?.uid ?? process.getuid?.();
@@ -39,7 +40,7 @@ export function demoDir(user: RunUser | null): string {
   return dir;
 }
 
-/** Whether a process of that number runs and is the one meant: its command line names `hint`. */
+/** Whether a process with that pid runs and its command line contains `hint`. */
 function runs(pid: number, hint: string): boolean {
   if (!Number.isInteger(pid) || pid <= 1 || pid === process.pid) return false;
   try {
@@ -59,19 +60,19 @@ function firstNumber(path: string): number {
   return existsSync(path) ? Number.parseInt(readFileSync(path, 'latin1'), 10) : Number.NaN;
 }
 
-/** Ends a process that an earlier demo left behind when it was killed, and waits until it is gone. */
+/** Stops a process that a killed demo has left behind, and waits until it has exited. */
 async function endLeftover(pid: number, hint: string): Promise<void> {
   if (!runs(pid, hint)) return;
   process.kill(pid, 'SIGINT');
   for (let waited = 0; waited < STOP_MS_MAX && runs(pid, hint); waited += STOP_STEP_MS) {
-    // nobody's child any more: there is no event to wait for
+    // not a child of this process, so there is no event to wait for
     await new Promise((resolve) => setTimeout(resolve, STOP_STEP_MS));
   }
 }
 
 /**
- * Takes the folder for this run. Throws when another demo uses it; ends what a killed one left running.
- * @param poolerHint a piece of the pooler's command line
+ * Locks the folder for this run. Throws if another demo uses it; stops processes that a killed demo has left running.
+ * @param poolerHint a part of the pooler's command line
  */
 export async function claimPlace(dir: string, poolerHint: string): Promise<void> {
   const lock = join(dir, 'demo.pid');
@@ -83,18 +84,18 @@ export async function claimPlace(dir: string, poolerHint: string): Promise<void>
   writeNew(lock, `${process.pid}\n`);
 }
 
-/** Writes a file that is surely a new one: root must not write through a link that the folder's owner has laid. */
+/** Writes a new file: root must not write through a link that the folder's owner may have created. */
 export function writeNew(path: string, text: string): void {
   rmSync(path, { force: true });
   writeFileSync(path, text, { flag: 'wx' });
 }
 
-/** Gives the folder free for the next run. The data stays. */
+/** Unlocks the folder for the next run. The data stays. */
 export function releasePlace(dir: string): void {
   rmSync(join(dir, 'demo.pid'), { force: true });
 }
 
-/** The major version that a data folder was made with; '' when there is none. */
+/** The major version that created the data folder; '' if there is no data folder. */
 export function dataVersion(dataDir: string): string {
   const file = join(dataDir, 'PG_VERSION');
   return existsSync(file) ? readFileSync(file, 'latin1').trim() : '';

@@ -1,9 +1,9 @@
 /*
- * `npm run demo`: a real PostgreSQL in a data folder of its own, the pooler in front of it in transaction mode, a user, a
- * database and the console. Prints what to type, shows what is going on, and takes both down again on Ctrl-C.
+ * `npm run demo`: starts a PostgreSQL server in a data folder of its own and the pooler in front of it, in transaction
+ * mode, with a user, a database and the console. Prints commands to try, shows live figures, and stops both on Ctrl-C.
  *
  *     --once      run one query through the pooler, print its result and end (for machines)
- *     --port N    where the pooler listens, if free (6432)
+ *     --port N    the port of the pooler, if it is free (default 6432)
  */
 
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -34,7 +34,7 @@ const HOST = '127.0.0.1';
 const MAIN_JS = join(__dirname, '..', '..', 'dist', 'main.js');
 const READY_TEXT = 'process up';
 
-/** The pooler, and what it has logged. */
+/** The pooler with its log. */
 interface Pooler {
   child: ChildProcess;
   port: number;
@@ -58,7 +58,7 @@ async function withClient<T>(client: Client, work: (client: Client) => Promise<T
   }
 }
 
-/** The user and the database, made on the first run. */
+/** Creates the user and the database on the first run. */
 async function furnish(port: number): Promise<void> {
   await withClient(connectTo(port, 'postgres', 'postgres'), async (client) => {
     const roles = await client.query('SELECT 1 FROM pg_roles WHERE rolname = $1', [USER]);
@@ -72,8 +72,8 @@ async function startDatabase(dir: string, user: RunUser | null): Promise<Postgre
   const bin = embeddedPostgres(user, dir);
   const dataDir = join(dir, 'data');
   if (dataVersion(dataDir) !== serverVersion(bin)) {
-    say('Making a PostgreSQL data folder …');
-    // under another name until it is whole, so that a run that was cut short leaves nothing half made
+    say('Creating a PostgreSQL data folder …');
+    // under another name until it is complete, so that an interrupted run leaves no incomplete data folder
     const making = join(dir, 'data.new');
     for (const old of [making, dataDir]) rmSync(old, { recursive: true, force: true });
     initDb(bin, making, user);
@@ -103,7 +103,7 @@ function writeConfig(dir: string, port: number, postgresPort: number, user: RunU
     `logfile = ${join(dir, 'tsbouncer.log')}`,
     `pidfile = ${join(dir, 'tsbouncer.pid')}`,
   ];
-  // as root the pooler reads its config and its addon first and becomes this user then
+  // started as root, the pooler reads its config and its addon first, and then switches to this user
   if (user !== null) lines.push(`user = ${user.name}`);
   writeNew(ini, `${lines.join('\n')}\n`);
   writeNew(join(dir, 'userlist.txt'), `"${USER}" "${PASSWORD}"\n`);
@@ -111,7 +111,7 @@ function writeConfig(dir: string, port: number, postgresPort: number, user: RunU
   return ini;
 }
 
-/** In a session of its own, as PostgreSQL: Ctrl-C is for the demo, which ends the two in order. */
+/** Starts the pooler in a session of its own: Ctrl-C reaches only the demo, which stops pooler and server in order. */
 async function startPooler(dir: string, postgresPort: number, user: RunUser | null, wanted: number): Promise<Pooler> {
   const port = await freePort(wanted);
   const ini = writeConfig(dir, port, postgresPort, user);
@@ -142,11 +142,11 @@ Try it:
     c.connect().then(() => c.query('SELECT version()')).then((r) => { console.log(r.rows[0]); c.end(); });
   "
 
-Config, log and data are in ${dir}. Ctrl-C ends both.
+Config, log and data are in ${dir}. Ctrl-C stops both.
 `);
 }
 
-/** One query through the pooler and one to the console. */
+/** Runs a query through the pooler and another on the console. */
 async function runOnce(port: number): Promise<void> {
   const text = "SELECT current_user AS who, split_part(version(), ' on ', 1) AS server";
   const answer = await withClient(connectTo(port, USER, DATABASE), (client) => client.query(text));
@@ -155,18 +155,18 @@ async function runOnce(port: number): Promise<void> {
   say(`SHOW VERSION\n${JSON.stringify(version.rows[0])}`);
 }
 
-/** Settles when the user wants to end. Asked for before anything is started, so that a Ctrl-C leaves nothing behind. */
+/** Settles on a signal to stop. Installed before anything is started, so that Ctrl-C leaves nothing behind. */
 function untilSignal(): Promise<null> {
   return new Promise((resolve) => {
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => resolve(null));
   });
 }
 
-/** Settles with the reason when one of the two ended by itself. */
+/** Settles with the reason if the pooler or PostgreSQL exits by itself. */
 function untilTrouble(database: PostgresServer, pooler: Pooler): Promise<string> {
   return new Promise((resolve) => {
-    pooler.child.once('close', () => resolve(`the pooler ended by itself:\n${pooler.log.text}`));
-    void database.ended.then(() => resolve(`PostgreSQL ended by itself:\n${database.log.text.slice(-4096)}`));
+    pooler.child.once('close', () => resolve(`the pooler has exited unexpectedly:\n${pooler.log.text}`));
+    void database.ended.then(() => resolve(`PostgreSQL has exited unexpectedly:\n${database.log.text.slice(-4096)}`));
   });
 }
 
@@ -197,7 +197,7 @@ async function stopPooler(pooler: Pooler): Promise<void> {
 
 async function main(): Promise<void> {
   const options = minimist(process.argv.slice(2), { boolean: ['once'], default: { port: POOLER_PORT } });
-  if (!existsSync(MAIN_JS)) throw new Error('nothing built yet: npm run build');
+  if (!existsSync(MAIN_JS)) throw new Error('the pooler is not built yet: run npm run build');
   const signalled = untilSignal();
   const user = runUser();
   const dir = demoDir(user);
@@ -216,7 +216,7 @@ async function main(): Promise<void> {
     if (database !== null) await stopPostgres(database);
     releasePlace(dir);
   }
-  say('Both have ended; the data stays for next time.');
+  say('The pooler and PostgreSQL have stopped; their data is kept for the next run.');
 }
 
 main().catch((err: Error) => {

@@ -1,5 +1,5 @@
 /*
- * The demo's live line: asks the console once a second what is going on and keeps one line of the terminal up to date.
+ * The demo's live line: queries the console once a second and updates one line of the terminal.
  */
 
 import type { Client, QueryResult } from 'pg';
@@ -8,7 +8,7 @@ const PERIOD_MS = 1000;
 
 type Row = Record<string, string | number>;
 
-/** Running totals of one look at the console. */
+/** Totals read from the console at one time. */
 interface Totals {
   atMs: number;
   transactions: number;
@@ -38,7 +38,7 @@ async function look(console: Client): Promise<Totals> {
   };
 }
 
-/** One line, at most 79 columns, so that a terminal never wraps it. */
+/** The line, at most 79 columns wide, so that a terminal does not wrap it. */
 function lineOf(before: Totals, now: Totals): string {
   const seconds = Math.max((now.atMs - before.atMs) / 1000, 0.001);
   const rate = (after: number, earlier: number) => Math.round((after - earlier) / seconds);
@@ -54,8 +54,8 @@ function lineOf(before: Totals, now: Totals): string {
 }
 
 /**
- * Shows the line until `stopped` settles, then leaves the terminal on a fresh line.
- * @param console a connection to the console, open; an error on it ends the line quietly
+ * Shows the line until `stopped` settles, then leaves the terminal on a new line.
+ * @param console an open connection to the console; an error on it ends the line without a message
  */
 export async function showLive(console: Client, out: NodeJS.WriteStream, stopped: Promise<unknown>): Promise<void> {
   let running = true;
@@ -77,7 +77,7 @@ export async function showLive(console: Client, out: NodeJS.WriteStream, stopped
       before = now;
     }
   } catch {
-    // the pooler went away; whoever watches the process says so
+    // the pooler has exited; the caller reports that
   }
   out.write('\r\x1b[K');
 }
