@@ -83,7 +83,7 @@ export interface PeerConfig {
   poolSize: number;
 }
 
-/** A database without a line of its own: the console, a mock database, one that is not configured yet. */
+/** A database without its own line: the console, a mock database, a database that is not configured yet. */
 export const DATABASE_DEFAULTS: Readonly<DatabaseConfig> = Object.freeze({
   name: '',
   host: null,

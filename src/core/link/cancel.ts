@@ -1,6 +1,6 @@
 /*
- * Cancel requests: a client's request to stop its query is matched by key, waits for a connection of its own, and is
- * forwarded with the server's key. With peering it may belong to another process.
+ * Cancel requests. The pooler finds a request's client by its key, opens a connection for the request, and forwards it
+ * with the server's key. With peering, the request may be for another process.
  */
 
 import { logDebug, slogDebug, slogWarning } from '../base/log';
@@ -22,7 +22,7 @@ import { activateClient, disconnectClient, disconnectServer, LoginOutcome, sendP
 
 const ERRCODE_QUERY_CANCELED = '57014';
 
-/** Queues a request. Some clients send more bytes after it; nobody reads them. */
+/** Queues a request. Bytes that some clients send after it are not read. */
 function pauseCancelRequest(req: ClientSocket): void {
   slogDebug(req, 'pause_cancel_request');
   changeClientState(req, SocketState.CL_WAITING_CANCEL);
@@ -49,14 +49,14 @@ function forwardToPeer(peerId: number, req: ClientSocket, key: Buffer): void {
 }
 
 /**
- * Cancels the request of a client that no server has begun yet: the client leaves the queue, and its packet is looked at
- * again at once. While its variables are set, a SET of the pooler's own runs on its server, which must not be hit: the packet
- * is looked at when that is done.
+ * Cancels a client's request that no server has received yet: removes the client from the queue and handles its packet
+ * again. If the pooler is setting the client's variables, that SET must not be canceled: the packet is handled after
+ * it.
  */
 function cancelWaiting(client: ClientSocket): void {
   client.dropping = Dropping.REQUEST;
   if (client.state !== SocketState.CL_WAITING) return;
-  // a replication client waits for a login of its own
+  // a replication client waits for its own server connection to log in
   const server = client.link;
   if (server !== null) {
     server.link = null;
@@ -66,7 +66,7 @@ function cancelWaiting(client: ClientSocket): void {
   activateClient(client);
 }
 
-/** One packet of a client whose request was cancelled before a server had it: what PostgreSQL does with it. */
+/** Handles a packet of a client whose request was canceled before a server received it, as PostgreSQL would. */
 export function dropCanceled(client: ClientSocket, type: number, len: number): Verdict {
   const stats = (client.pool as PgPool).stats;
   count(stats, Stat.CLIENT_BYTES, len);
@@ -87,16 +87,16 @@ export function dropCanceled(client: ClientSocket, type: number, len: number): V
   return Verdict.DISCONNECTED;
 }
 
-/** A cancel request arrived. @param key the bytes after the code; belongs to the request from now on */
+/** Handles a cancel request. @param key the bytes after the code; owned by the request from now on */
 export function acceptCancelRequest(req: ClientSocket, key: Buffer): void {
-  // a longer key names no peer: its client logged in before this process had peers
+  // a longer key names no peer: its client logged in before peering was configured
   if (cf.peerId > 0 && key.length === BACKENDKEY_LEN) {
     const peerId = (key[1] as number) + ((key[2] as number) << 8);
     if (peerId !== cf.peerId) {
       forwardToPeer(peerId, req, key);
       return;
     }
-    // our own keys carry the full count
+    // the client's key is stored with the full count of hops
     key[7] = (key[7] as number) | CANCELLATION_TTL_MASK;
   }
 
@@ -128,7 +128,7 @@ export function acceptCancelRequest(req: ClientSocket, key: Buffer): void {
   launchNewConnection(req.pool, true);
 }
 
-/** A connection is open and the first waiting cancel request goes out on it. */
+/** A connection has been opened: sends the first waiting cancel request on it. */
 export function forwardCancelRequest(server: ServerSocket): void {
   const pool = server.pool;
   const req = pool.waitingCancelReqList.head as ClientSocket;
@@ -138,7 +138,7 @@ export function forwardCancelRequest(server: ServerSocket): void {
   let key = req.cancelKey;
   if (pool.db.peerId === 0) {
     if (req.canceledServer === null) {
-      // the query ended meanwhile, and the server may be busy with another client's
+      // the query has ended, and the server may be running another client's query
       disconnectClient(req, false, 'not sending cancel request for client that is now idle');
       return;
     }

@@ -1,4 +1,4 @@
-// Opens the socket of a server connection: the host's address is looked up, then connected to.
+// Opens the socket of a server connection: looks the host up if it is a name, then connects.
 
 import { logError, logNoise, slogDebug, slogNoise } from '../base/log';
 import { Family, native, type SockAddr } from '../base/native';
@@ -11,7 +11,7 @@ import { type ServerSocket, SocketState } from '../pool/bouncer';
 import { disconnectServer, LoginOutcome } from './objects';
 
 const IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}$/;
-/** No name has a colon, but not all that has one is an address. */
+/** Only an IPv6 address has a colon; not every text with a colon is an IPv6 address. */
 const IPV6 = /^(?=.*:)[0-9a-fA-F:.]+(?:%.+)?$/;
 
 export function connectToHost(server: ServerSocket, host: string | null): void {
@@ -31,7 +31,7 @@ export function connectToHost(server: ServerSocket, host: string | null): void {
     connectServer(server, { family: Family.INET, host, port: db.config.port });
   } else {
     slogNoise(server, `dns socket: ${host}`);
-    // the answer may come at once, so the token is stored first
+    // `done` may be called before dnsResolve() returns: then there is no look-up to cancel
     const token = dnsResolve(host, (addr) => onServerResolved(server, addr));
     if (server.state === SocketState.SV_LOGIN && server.login !== null && server.handle < 0)
       server.login.dnsToken = token;
@@ -51,7 +51,7 @@ function connectServer(server: ServerSocket, addr: SockAddr): void {
   const isUnix = addr.family === Family.UNIX;
   server.remoteAddr = isUnix ? unixAddr(server.pool.db.config.port, 0, 0) : inetAddr(addr);
   slogDebug(server, 'launching new connection to server');
-  // options first: the receive window is agreed on while connecting
+  // set the options first: the receive window is negotiated while connecting
   const fd = native.socket(addr.family);
   const tuned = fd >= 0 && tuneSocket(fd, isUnix);
   if (fd >= 0 && !tuned) native.closeFd(fd);

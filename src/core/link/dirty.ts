@@ -9,9 +9,7 @@ import { resetWelcomeMsg } from '../pool/welcome';
 import { endAttempt, hostsOf } from './hosts';
 import { closeServerList, disconnectServer, LoginOutcome } from './objects';
 
-/* ---- marking servers for closing ---- */
-
-/** Servers of this pool are closed when their clients are done, those logging in at once. */
+/** Closes the servers of this pool when they are released, and those logging in at once. */
 export function tagPoolDirty(pool: PgPool): void {
   if (pool.db.admin) return;
   resetWelcomeMsg(pool);
@@ -22,19 +20,19 @@ export function tagPoolDirty(pool: PgPool): void {
   endAttempt(pool);
 }
 
-/** Likewise for all pools of a database: its connect string changed, or RECONNECT was asked for. */
+/** Does so for all pools of a database: its connect string changed, or RECONNECT was requested. */
 export function tagDatabaseDirty(db: PgDatabase): void {
   db.serverProtocol = ServerProtocol.ASK_32;
   for (const pool of db.pools) tagPoolDirty(pool);
 }
 
 /**
- * The list of hosts changed and nothing else: only servers on a host that left it go.
- * @param host the new list, as the connect string has it
+ * Handles a change of the host list only: closes servers on a host that is no longer listed.
+ * @param host the new list, as in the connect string
  */
 export function tagHostsGone(db: PgDatabase, host: string | null): void {
   const hosts = hostsOf(host);
-  // nothing stays, and what was learnt of the old servers says nothing about the new
+  // no host is left, so what is known about the old servers does not apply to the new servers
   if (!hostsOf(db.config.host).some((name) => hosts.includes(name))) {
     tagDatabaseDirty(db);
     return;
@@ -50,12 +48,12 @@ export function tagHostsGone(db: PgDatabase, host: string | null): void {
   }
 }
 
-/** A host name lost an address: servers on that address go when they are free. */
+/** A host name lost an address: closes servers on that address when they are idle. */
 export function tagHostAddrDirty(host: string, addr: string): void {
   for (let db = databaseList.head; db !== null; db = nextOf(db)) {
     for (const pool of db.pools) {
       forEachServer(pool, (server) => {
-        // whether the name is the whole of db.config.host or one of a list, where the original overlooks it
+        // also if the name is one of a list of hosts, which PgBouncer does not consider
         if (server.host === host && server.remoteAddr.host === addr) server.closeNeeded = true;
       });
     }

@@ -1,5 +1,5 @@
 /*
- * Giving a client a server: an idle one with the client's variables set on it, or a place in the queue.
+ * Assigns a server to a client: an idle server with the client's variables set, or else a place in the queue.
  */
 
 import { getPauseMode, PauseMode } from '../base/lifecycle';
@@ -17,9 +17,9 @@ import { launchNewConnection } from './launch';
 import { disconnectClient, disconnectServer, pauseClient } from './objects';
 
 /**
- * Refuses a client at once when the last login to the server failed and no server is left, instead of letting it queue
- * for something that will not come.
- * @returns false when the client was disconnected
+ * Disconnects a client at once if the last login to the server failed and no server is left. In the queue the client
+ * would wait in vain.
+ * @returns false if the client was disconnected
  */
 function checkFastFail(client: ClientSocket): boolean {
   const pool = client.pool;
@@ -27,12 +27,12 @@ function checkFastFail(client: ClientSocket): boolean {
   if (poolServerCount(pool) - pool.newServerList.count > 0) return true;
   const cached = pool.lastConnectFailedMessage;
   disconnectClient(client, true, `server login has been failing, cached error: ${cached} (server_login_retry)`);
-  // nobody waits now, so the maintenance would not try again; the next client should find out whether it is better
+  // no client is waiting, so the maintenance would not try again; try now, for the next client
   launchNewConnection(pool, true);
   return false;
 }
 
-/** First idle server that is fit for use; those that are not are closed on the way. */
+/** The first usable idle server; unusable idle servers before it are closed. */
 function takeIdleServer(pool: PgPool): ServerSocket | null {
   for (;;) {
     const server = pool.idleServerList.head;
@@ -43,7 +43,9 @@ function takeIdleServer(pool: PgPool): ServerSocket | null {
   }
 }
 
-/** Sends the SETs that make the server's variables the client's. @returns true when something was sent, null on failure */
+/**
+ * Sends the SET that gives the server the client's variables. @returns whether a SET was sent; null if sending failed
+ */
 function applyVars(server: ServerSocket, client: ClientSocket): boolean | null {
   if (varcacheMatches(server.vars, client.vars)) return false;
   const sql = varcacheDiff(server.vars, client.vars);
@@ -56,7 +58,7 @@ function applyVars(server: ServerSocket, client: ClientSocket): boolean | null {
 
 /**
  * Links the client with a server, or queues it.
- * @returns true when the client may send now. False: it was paused (its packet has to be kept) or disconnected.
+ * @returns true if the client may send now; false if it was paused (its packet must be buffered) or disconnected
  */
 export function findServer(client: ClientSocket): boolean {
   if (client.link !== null) return true;
@@ -69,7 +71,7 @@ export function findServer(client: ClientSocket): boolean {
   if (getPauseMode() === PauseMode.PAUSE || pool.db.paused) {
     server = null;
   } else if (client.replication !== Replication.NONE && !forAuthQuery) {
-    // replication clients get a connection of their own, linked when it is logged in
+    // a replication client gets its own connection, linked when it is logged in
     launchNewConnection(pool, true);
   } else {
     server = takeIdleServer(pool);
@@ -77,7 +79,7 @@ export function findServer(client: ClientSocket): boolean {
   }
 
   let varsSent = false;
-  // auth_query runs before the client is authenticated: its variables have no business on that server
+  // auth_query runs before the client is authenticated: do not set its variables
   if (server !== null && !forAuthQuery) {
     const res = applyVars(server, client);
     if (res === null) {

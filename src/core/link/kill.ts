@@ -1,4 +1,4 @@
-// Ends whole pools and databases with everybody in them.
+// Closes whole pools and databases with all their connections.
 
 import { nextOf } from '../base/list';
 import { logWarning } from '../base/log';
@@ -8,11 +8,9 @@ import { poolClientCount, poolList, poolServerCount, removePool } from '../pool/
 import { clientStates, loginClientList, serverStates } from '../pool/states';
 import { closeClientList, closeServerList, disconnectClient } from './objects';
 
-/* ---- ends of pools and databases ---- */
-
 /**
- * Ends the logins to a database, wherever they wait: a login has no pool yet, and would make one when it succeeds.
- * @param db null = all but the admin database
+ * Closes the logins to a database, wherever they wait. A login has no pool yet, and would create it on success.
+ * @param db null = all databases except the admin database
  */
 export function closeLogins(db: PgDatabase | null, reason: string): void {
   const logins: ClientSocket[] = [];
@@ -21,7 +19,7 @@ export function closeLogins(db: PgDatabase | null, reason: string): void {
     logins.push(client);
   };
   for (let client = loginClientList.head; client !== null; client = nextOf(client)) take(client);
-  // those that wait for a server on which to run auth_query, perhaps that of another database
+  // logins that wait for a server for auth_query, possibly in another database's pool
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
     for (let client = pool.waitingClientList.head; client !== null; client = nextOf(client))
       if (client.state === SocketState.CL_WAITING_LOGIN) take(client);
@@ -29,7 +27,7 @@ export function closeLogins(db: PgDatabase | null, reason: string): void {
   for (const client of logins) disconnectClient(client, true, reason);
 }
 
-/** Closes every connection of a pool and forgets it. */
+/** Closes all connections of a pool and removes it. */
 export function killPool(pool: PgPool): void {
   killPoolBecause(pool, pool.db.peerId > 0 ? 'peer removed' : 'database removed');
 }
@@ -40,7 +38,7 @@ function killPoolBecause(pool: PgPool, reason: string): void {
   removePool(pool);
 }
 
-/** Ends a database, or a peer, that is not in the config any more or was an auto-database long unused. */
+/** Removes a database or peer that is no longer in the config, or an auto-database that has not been used for long. */
 export function killDatabase(db: PgDatabase): void {
   if (db.peerId > 0) {
     logWarning(`dropping peer ${db.name} as it does not exist anymore`);
@@ -55,18 +53,19 @@ export function killDatabase(db: PgDatabase): void {
 function endDatabase(db: PgDatabase): void {
   closeLogins(db, 'database removed');
   while (db.pools.length > 0) killPool(db.pools[0] as PgPool);
-  // the last client of one that was never logged in to has taken it along
+  // a provisional database has already been removed with its last client
   if (db.list !== null) removeDatabase(db);
 }
 
-/** Servers of a pool that are in the middle of something. */
+/** Number of servers of a pool that are neither idle nor used. */
 function busyServers(pool: PgPool): number {
   return poolServerCount(pool) - pool.idleServerList.count - pool.usedServerList.count;
 }
 
 /**
- * Forgets an auto-database to which no login ever succeeded, once nothing goes on in it. It may have a pool, because
- * auth_query was to run in it: the servers of that are closed, or made-up names of databases would fill the pooler with them.
+ * Removes an auto-database to which no login has succeeded, once it has no activity. It may have a pool, for
+ * auth_query; the servers of that pool are closed, since otherwise invented database names would fill the pooler with
+ * servers.
  */
 export function killUnproven(db: PgDatabase): void {
   for (const pool of db.pools) if (poolClientCount(pool) > 0 || busyServers(pool) > 0) return;

@@ -1,5 +1,6 @@
 /*
- * Opening server connections: whether one may be opened, what has to go for it, and where to.
+ * Launches server connections: whether a new connection is allowed, which server is evicted for it, and to which host
+ * it goes.
  */
 
 import { logDebug, slogWarning, wantDebug } from '../base/log';
@@ -27,7 +28,7 @@ function leastRecentlyUsed(a: ServerSocket | null, b: ServerSocket | null): Serv
   return a.requestTime < b.requestTime ? a : b;
 }
 
-/** Closes the server that idles longest in any of these pools. @returns false when none can go */
+/** Closes the longest idle server in these pools. @returns false if none can be closed */
 function evictFrom(pools: readonly PgPool[]): boolean {
   let oldest: ServerSocket | null = null;
   for (const pool of pools) {
@@ -67,7 +68,7 @@ function userHasRoom(user: PgGlobalUser, evict: boolean): boolean {
   return false;
 }
 
-/** Whether pool_size, the reserve pool, or an eviction for a replication client leaves room. */
+/** True if pool_size, the reserve pool, or an eviction for a replication client leaves room. */
 function poolHasRoom(pool: PgPool, evict: boolean): boolean {
   const size = poolPoolSize(pool);
   let count = poolServerCount(pool);
@@ -89,8 +90,8 @@ function poolHasRoom(pool: PgPool, evict: boolean): boolean {
 }
 
 /**
- * Opens one more connection of a pool if limits allow. One at a time per pool: the next is opened when this one is
- * logged in, so that a server that refuses logins is not stormed.
+ * Opens one more connection of a pool if the limits allow it. Only one at a time per pool: the next is opened after
+ * this one has logged in, so that a server that rejects logins is not flooded.
  * @param evictIfNeeded close idle connections of other pools when the database or the user is at its limit
  */
 export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): void {
@@ -129,7 +130,7 @@ export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): void 
 function openConnection(pool: PgPool): void {
   const server = newServer(pool);
   const now = getCachedTime();
-  // what failed so long ago is not part of this attempt any more
+  // failures that long ago do not belong to this attempt
   if (now - pool.lastConnectTime >= cf.serverLoginRetry) endAttempt(pool);
   server.loginUser = pool.user;
   server.connectTime = now;

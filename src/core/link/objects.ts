@@ -1,6 +1,6 @@
 /*
- * Ends of connections: disconnecting clients and servers, and releasing a server from its client. These three call one
- * another, so they live together; everything else in session/ calls them.
+ * Disconnecting clients and servers, and releasing a server from its client. They are in one file because they call one
+ * another; link/, login/, session/ and life/ call them.
  */
 
 import { getShutdownMode, ShutdownMode } from '../base/lifecycle';
@@ -31,17 +31,19 @@ import { pktbufTemp } from '../wire/pktbuf';
 import { endAttempt, nextPlace } from './hosts';
 import { isSettling, startSettling } from './settling';
 
-/** Longest text of a reason, in bytes: the original formats it into a buffer of 128. */
+/** Longest reason in bytes: PgBouncer's buffer has 128. */
 const REASON_MAX = 127;
-/** Likewise for the cached reason that clients are told while servers cannot be reached. */
+/**
+ * Longest cached reason in bytes, which clients are told while servers cannot be reached: PgBouncer's buffer has 100.
+ */
 const CACHED_REASON_MAX = 99;
 
 /**
  * Sends an ErrorResponse to a client.
- * @param sendReady also send ReadyForQuery, when the session goes on
- * @param levelFatal severity FATAL instead of ERROR: some clients expect the connection to close after it
- * @param sqlstate null = protocol_violation, the pooler's usual one
- * @returns false when the socket failed
+ * @param sendReady also send ReadyForQuery, if the session continues
+ * @param levelFatal severity FATAL instead of ERROR: some clients then expect the connection to close
+ * @param sqlstate null = protocol_violation, the pooler's default
+ * @returns false if the socket failed
  */
 export function sendPoolerError(
   client: ClientSocket,
@@ -62,9 +64,7 @@ function logClosing(sk: AnySocket, reason: string): void {
   slogInfo(sk, `closing because: ${reason} (age=${age}s)`);
 }
 
-/* ---- clients ---- */
-
-/** The server of a leaving client: released when it is clean, closed when not. */
+/** Releases the server of a client that is being disconnected, or closes it if it is not clean. */
 function dropLinkedServer(client: ClientSocket): void {
   const server = client.link;
   if (server === null) return;
@@ -81,7 +81,9 @@ function dropLinkedServer(client: ClientSocket): void {
   else disconnectServer(server, true, 'client disconnect before everything was sent to the server');
 }
 
-/** A cancel request that ends: frees its connection, and the server it was aimed at if that waited for it. */
+/**
+ * Drops a cancel request: closes its connection, and releases the server to be canceled if that waited for the request.
+ */
 function dropCancelRequest(req: ClientSocket): void {
   const carrier = req.link;
   if (carrier !== null) {
@@ -103,9 +105,9 @@ function cancelCount(server: ServerSocket): number {
 }
 
 /**
- * Ends a client connection: the one way to do it.
- * @param notify send the reason as an error; false where the stream is broken
- * @param reason for the log and the client; null = say nothing
+ * Disconnects a client. No other function closes a client connection.
+ * @param notify send the reason as an error; false if the stream is broken
+ * @param reason for the log and the client; null = neither
  * @param sqlstate null = protocol_violation
  */
 export function disconnectClient(
@@ -129,7 +131,7 @@ export function disconnectClient(
       break;
     case SocketState.CL_WAITING:
     case SocketState.CL_WAITING_LOGIN:
-      // a replication client is linked while its server still logs in
+      // a replication client is linked while its server is still logging in
       if (client.replication !== Replication.NONE && client.link !== null) {
         const server = client.link;
         server.link = null;
@@ -141,7 +143,7 @@ export function disconnectClient(
       fatal(`bad client state: ${client.state}, ${text ?? 'NULL'}`);
   }
 
-  // no ReadyForQuery here, or the client would not notice that the connection is closed
+  // with ReadyForQuery, the client would not notice that the connection is closed
   if (notify && text !== null && client.state !== SocketState.CL_WAITING_CANCEL) {
     sendPoolerError(client, false, true, sqlstate, text);
   }
@@ -153,27 +155,31 @@ export function disconnectClient(
   sbufClose(client);
 }
 
-/* ---- servers ---- */
-
-/** What the end of a connection that has not logged in yet says about its server. */
+/** What the end of a connection that has not logged in means for its server. */
 export const enum LoginOutcome {
   /** The login failed: clients are told why, and the next attempt waits for server_login_retry. */
   FAILED,
   /**
-   * The host cannot be reached or does not serve now: the next host is tried at once, and the login failed only when all
-   * of them did. These are: a name without address, a connect that is refused or times out, a connection that breaks
-   * before the login is over, "the database system is starting up" and the like (57P03), and a server that cannot fork.
-   * A refused password, TLS that is refused or fails, and every other error of the server are not: another host would
-   * hide what is wrong with this one.
+   * The host cannot be reached, or does not accept connections now. The next host is tried at once; the login fails
+   * only if all hosts fail. These failures are:
+   * - a name without an address
+   * - a connect that is refused or times out, and a connection that breaks before the login is complete
+   * - "the database system is starting up" and similar errors (57P03)
+   * - a server that cannot fork
+   *
+   * A rejected password, rejected or failed TLS, and all other errors of a server are not: using another host would
+   * hide a fault of this host.
    */
   HOST_FAILED,
-  /** The pooler ended it for reasons of its own (PAUSE, RELOAD, RECONNECT, SUSPEND, KILL): says nothing. */
+  /** The pooler closed it (PAUSE, RELOAD, RECONNECT, SUSPEND, KILL): no conclusion. */
   ABANDONED,
-  /** Connecting works: it was opened for a cancel request, or the server wants an older protocol version. */
+  /**
+   * The server can be reached: the connection was for a cancel request, or the server wants an older protocol version.
+   */
   CONNECTED,
 }
 
-/** The client of a leaving server goes too, told why as far as it is logged in. */
+/** Disconnects the client of a server that is being closed. A logged-in client is told the reason. */
 function unlinkServer(server: ServerSocket, reason: string): void {
   const client = server.link;
   if (client === null) return;
@@ -188,13 +194,13 @@ function unlinkServer(server: ServerSocket, reason: string): void {
   }
 }
 
-/** The replication client that a login was for waits for the next one. */
+/** Makes the replication client of a failed login wait for the next login. */
 function letWait(server: ServerSocket): void {
   if (server.link !== null) server.link.link = null;
   server.link = null;
 }
 
-/** A connection ends before it has logged in: whether clients of its pool are told, and when the next is opened. */
+/** Handles the end of a connection that has not logged in: whether clients are told, and when the next is launched. */
 function loginEnded(server: ServerSocket, reason: string, outcome: LoginOutcome): void {
   const pool = server.pool;
   switch (outcome) {
@@ -221,9 +227,9 @@ function loginEnded(server: ServerSocket, reason: string, outcome: LoginOutcome)
 }
 
 /**
- * Ends a server connection: the one way to do it.
- * @param sendTerm send Terminate first; false where the stream is broken
- * @param outcome what this says about the server when the connection has not logged in yet; else without meaning
+ * Disconnects a server. No other function closes a server connection.
+ * @param sendTerm send Terminate first; false if the stream is broken
+ * @param outcome what the end means for the server if the connection has not logged in; ignored otherwise
  */
 export function disconnectServer(
   server: ServerSocket,
@@ -270,8 +276,8 @@ export function disconnectServer(
 }
 
 /**
- * Whether a server has lived long enough. Closings for that reason are spread over the lifetime, so that a pool is not
- * relaunched all at once.
+ * True if a server has reached its lifetime. Such closings are spread over the lifetime, so that the connections of a
+ * pool are not all replaced at once.
  */
 export function lifetimeExceeded(server: ServerSocket): boolean {
   const pool = server.pool;
@@ -285,7 +291,7 @@ export function lifetimeExceeded(server: ServerSocket): boolean {
 
 function resetOnRelease(server: ServerSocket): boolean {
   if (wantDebug()) slogDebug(server, `resetting: ${cf.serverResetQuery}`);
-  // until the answer is there: the turn that released it may still see it flushed, and must not release it again
+  // until the reset query is answered: a flush later in this turn must not release the server again
   server.ready = false;
   server.resetting = true;
   server.unnamedSeq = 0;
@@ -297,9 +303,10 @@ function resetOnRelease(server: ServerSocket): boolean {
 }
 
 /**
- * Nothing is read from a client that waits for a server, so the loop does not say when its connection ends. It is asked before
- * the client gets a server: that one would have to be closed, because its new client is gone in the middle of a query.
- * @returns true when the client was disconnected
+ * Disconnects a waiting client whose connection has ended. The pooler does not read from a waiting client, so the loop
+ * does not report the end. It is checked before the client gets a server: otherwise the server would have to be closed,
+ * because its client disappears in the middle of a query.
+ * @returns true if the client was disconnected
  */
 export function dropIfEnded(client: ClientSocket): boolean {
   if (native.ended(client.handle) <= 0) return false;
@@ -307,7 +314,7 @@ export function dropIfEnded(client: ClientSocket): boolean {
   return true;
 }
 
-/** Wakes the first waiter of the pool that is still there, so that it gets the server that was just freed. */
+/** Wakes the first waiting client of the pool that is still connected, so that it gets the released server. */
 function reuseOnRelease(server: ServerSocket): void {
   const pool = server.pool;
   if (isSettling(pool)) return;
@@ -317,14 +324,14 @@ function reuseOnRelease(server: ServerSocket): void {
   if (client !== null && (client.replication === Replication.NONE || sendingAuthQuery(client))) activateClient(client);
 }
 
-/** Separates a server from its client. @returns the state for a server that has no reason to be closed */
+/** Unlinks a server from its client. @returns the next state of a server that need not be closed */
 function unlinkOnRelease(server: ServerSocket): SocketState {
   const client = server.link;
   if (client !== null) {
     client.copyMode = false;
     client.link = null;
     server.link = null;
-    // it waited until this server had taken its bytes, and no event would wake it any more
+    // the client waited until this server had sent its bytes, and no further event would wake it
     if (client.blocked) unblockSource(client);
   }
   if (cf.serverResetQuery !== '' && (cf.serverResetQueryAlways || connectionPoolMode(server) === PoolMode.SESSION))
@@ -353,7 +360,7 @@ function stateOnRelease(server: ServerSocket): SocketState {
   }
 }
 
-/** Cancel requests that have not been sent yet have nothing left to cancel. */
+/** Drops cancel requests that have not been sent: there is nothing left to cancel. */
 function dropUnsentCancels(server: ServerSocket): void {
   if (server.cancelingClients === null) return;
   server.cancelingClients = server.cancelingClients.filter((req) => {
@@ -363,7 +370,7 @@ function dropUnsentCancels(server: ServerSocket): void {
   });
 }
 
-/** Closes a server that must not serve another client. @returns releaseServer's result, null when the server stays */
+/** Closes a server that must not be reused. @returns releaseServer's result, or null if the server is kept */
 function closeOnRelease(server: ServerSocket): boolean | null {
   if (server.state !== SocketState.SV_LOGIN && lifetimeExceeded(server)) {
     disconnectServer(server, true, 'server lifetime over');
@@ -371,7 +378,7 @@ function closeOnRelease(server: ServerSocket): boolean | null {
     return false;
   }
   if (server.requests.count > 0) {
-    // their answers would reach the next client
+    // the answers would reach the next client
     disconnectServer(server, true, 'client disconnected with queries in progress');
     return true;
   }
@@ -382,7 +389,7 @@ function closeOnRelease(server: ServerSocket): boolean | null {
   return null;
 }
 
-/** A replication connection has logged in for the one client that it serves. */
+/** A replication connection has logged in: links it to its client. */
 function releaseToReplicationClient(server: ServerSocket): boolean {
   if (server.link === null) {
     disconnectServer(server, true, 'replication client was closed', LoginOutcome.ABANDONED);
@@ -395,9 +402,9 @@ function releaseToReplicationClient(server: ServerSocket): boolean {
 }
 
 /**
- * Releases a server that has logged in, or that its client has finished with: to the next waiting client, to the reset
+ * Releases a server that has logged in, or whose client is done with it: to the next waiting client, to the reset
  * query, or to the idle list.
- * @returns false when it was closed instead
+ * @returns false if it was closed instead
  */
 export function releaseServer(server: ServerSocket): boolean {
   const newState = stateOnRelease(server);
@@ -417,9 +424,7 @@ export function releaseServer(server: ServerSocket): boolean {
   return true;
 }
 
-/* ---- waiting ---- */
-
-/** Puts a client without a server into the queue. */
+/** Puts a client without a server in the queue. */
 export function pauseClient(client: ClientSocket): void {
   if (wantDebug()) slogDebug(client, 'pause_client');
   if (getShutdownMode() === ShutdownMode.WAIT_FOR_SERVERS) {
@@ -430,7 +435,7 @@ export function pauseClient(client: ClientSocket): void {
   sbufPause(client);
 }
 
-/** Takes a client out of the queue; the packet that made it wait is looked at again. */
+/** Takes a client out of the queue; the packet that made it wait is handled again. */
 export function activateClient(client: ClientSocket): void {
   const pool = client.pool as PgPool;
   count(pool.stats, Stat.WAIT_TIME, getCachedTime() - client.waitStart);
@@ -439,12 +444,12 @@ export function activateClient(client: ClientSocket): void {
   sbufContinue(client);
 }
 
-/** Ends every client of a list. Each call takes at least the first out, so this ends. */
+/** Disconnects all clients of a list. The loop ends, because each call removes at least the first client. */
 export function closeClientList(list: StatList<ClientSocket>, reason: string): void {
   while (list.head !== null) disconnectClient(list.head, true, reason);
 }
 
-/** Likewise for servers, which did nothing to deserve it: no login of theirs has failed. */
+/** Disconnects all servers of a list; those logging in do not count as failed logins. */
 export function closeServerList(list: StatList<ServerSocket>, reason: string): void {
   while (list.head !== null) disconnectServer(list.head, true, reason, LoginOutcome.ABANDONED);
 }

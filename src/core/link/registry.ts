@@ -1,4 +1,4 @@
-// Puts a configured database into effect, and makes databases on demand from the `*` entry.
+// Applies the config of databases, and creates auto-databases from the `*` entry on demand.
 
 import { slogInfo } from '../base/log';
 import { type DatabaseConfig, parseDatabase } from '../config/loader';
@@ -20,7 +20,7 @@ export function setAutodb(config: DatabaseConfig | null): void {
   autodb = config;
 }
 
-/** Whether servers that were opened so far are of no use any more, wherever they are. */
+/** True if existing servers must be closed, whatever their host. */
 function connectStringChanged(db: PgDatabase, config: DatabaseConfig): boolean {
   return (
     db.config.dbname !== config.dbname ||
@@ -61,7 +61,9 @@ function registerAutoDatabase(name: string): PgDatabase | null {
   return db;
 }
 
-/** The database of that name; made from the `*` entry when there is one, and provisional until a login to it succeeds. */
+/**
+ * The database of that name. An auto-database is created from the `*` entry; it is provisional until a login succeeds.
+ */
 export function findOrRegisterLoginDatabase(client: ClientSocket | null, name: string): PgDatabase | null {
   const known = findDatabase(name);
   if (known !== null) return known;
@@ -72,7 +74,10 @@ export function findOrRegisterLoginDatabase(client: ClientSocket | null, name: s
   return db;
 }
 
-/** Likewise, for the console and the config: it stays until it has not been used for autodb_idle_timeout. */
+/**
+ * The database of that name, for the console and the config. An auto-database created here stays until it has not been
+ * used for autodb_idle_timeout.
+ */
 export function findOrRegisterDatabase(client: ClientSocket | null, name: string): PgDatabase | null {
   const db = findOrRegisterLoginDatabase(client, name);
   if (db !== null) db.provisional = false;

@@ -1,5 +1,5 @@
 /*
- * Addresses of endpoints and how they are printed.
+ * Addresses of sockets, and their text forms.
  */
 
 import { hostname } from 'node:os';
@@ -13,7 +13,7 @@ export function isUnixAddr(addr: SockAddr): boolean {
   return addr.family === Family.UNIX;
 }
 
-/** The address of a Unix endpoint: the port is the one that names the socket file. */
+/** The address of a Unix socket; its port is the number in the socket file's name. */
 export function unixAddr(port: number, uid: number, pid: number): PgAddr {
   return { family: Family.UNIX, host: 'unix', port, uid, pid };
 }
@@ -22,7 +22,7 @@ export function inetAddr(addr: SockAddr): PgAddr {
   return { family: addr.family, host: addr.host, port: addr.port, uid: 0, pid: 0 };
 }
 
-/** Sets the peer's address of an open socket. */
+/** Sets the remote address of an open socket. */
 export function fillRemoteAddr(sk: AnySocket, fd: number, isUnix: boolean): void {
   if (isUnix) {
     const cred = native.peerCred(fd);
@@ -37,10 +37,10 @@ export function fillRemoteAddr(sk: AnySocket, fd: number, isUnix: boolean): void
   }
 }
 
-/** The address that the last socket had on our side: most clients share it, so they share the object too. */
+/** The local address of the last socket. Most clients have the same, so they share the object. */
 let lastLocalAddr: PgAddr = unixAddr(0, 0, 0);
 
-/** Sets our own address of an open socket. */
+/** Sets the local address of an open socket. */
 export function fillLocalAddr(sk: AnySocket, fd: number, isUnix: boolean): void {
   let addr: PgAddr;
   if (isUnix) {
@@ -60,7 +60,7 @@ export function fillLocalAddr(sk: AnySocket, fd: number, isUnix: boolean): void 
   sk.localAddr = same ? last : addr;
 }
 
-/** Host part as SHOW and the handover print it. */
+/** The host part, as printed by SHOW and in a handover. */
 export function addrHost(addr: PgAddr): string {
   return addr.family === Family.UNIX ? 'unix' : addr.host;
 }
@@ -74,7 +74,7 @@ export function addrString(addr: PgAddr): string {
 
 let ownHostname = '';
 
-/** Like addrString, with the pid and host of a Unix peer: for application_name_add_host. */
+/** Like addrString(), with the pid and host of a Unix peer: for application_name_add_host. */
 export function addrDetails(addr: PgAddr): string {
   if (addr.family !== Family.UNIX || addr.pid === 0) return addrString(addr);
   if (ownHostname === '') ownHostname = hostname();
@@ -89,7 +89,7 @@ export function connInfo(sk: AnySocket): string {
   return `${from.host}:${from.port} -> ${to.host}:${to.port}`;
 }
 
-/** What the log writes in front of a message about a socket: `C-0x2a: db/user@host:port `. */
+/** The prefix of log messages about a socket: `C-0x2a: db/user@host:port `. */
 export function logSocketPrefix(sock: unknown): string {
   const sk = sock as AnySocket;
   const kind = isServerSocket(sk) ? 'S' : 'C';
@@ -103,7 +103,7 @@ export function logSocketPrefix(sock: unknown): string {
   return `${kind}-0x${sk.id.toString(16)}: ${who}@${host}:${addr.port} `;
 }
 
-/** True for connections over a Unix socket. */
+/** True if the client is connected over a Unix socket. */
 export function isUnixClient(client: ClientSocket): boolean {
   return isUnixAddr(client.remoteAddr);
 }

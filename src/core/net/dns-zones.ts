@@ -1,7 +1,8 @@
 /*
- * Zones of the host names that were looked up: what follows the first dot. With dns_zone_check_period each is asked for
- * its serial number, one after the other, once a period; when that grew, the zone's names are looked up again, and
- * connections to addresses that went away are closed when they are free. After the original's zone code in dnslookup.c.
+ * The DNS zones of the host names that were looked up: the part after the first dot. With dns_zone_check_period, the
+ * serial numbers of all zones are queried once per period, one zone after another. When a serial number has grown, the
+ * zone's names are looked up again, and connections to addresses that disappeared are closed when idle. After
+ * PgBouncer's zone code in dnslookup.c.
  */
 
 import { logDebug, logInfo, logNoise, logWarning } from '../base/log';
@@ -14,16 +15,16 @@ interface Zone {
   name: string;
   /** 0 = not known yet */
   serial: number;
-  /** each with what looks it up again */
+  /** host names, each with the function that looks it up again */
   hosts: Map<string, () => void>;
 }
 
-/** In the order they are asked. */
+/** In the order in which they are queried. */
 const zones: Zone[] = [];
 
-/** usec of the wait that is on, 0 = none */
+/** period of the armed timer in usec, 0 = not armed */
 let armedPeriod = 0;
-/** Of the round that is on; 0 = none. An answer to an older one counts for nothing. */
+/** Number of the current check of all zones; 0 = none. Answers to older checks are ignored. */
 let round = 0;
 let lastRound = 0;
 
@@ -34,7 +35,7 @@ const timer = newTimer(() => {
 });
 
 /**
- * A host name is looked up for the first time.
+ * Called when a host name is looked up for the first time.
  * @param lookUpAgain called when the serial number of its zone has grown
  */
 export function zoneRegister(host: string, lookUpAgain: () => void): void {
@@ -78,7 +79,7 @@ function gotSerial(zone: Zone, serial: number): void {
   for (const lookUpAgain of zone.hosts.values()) lookUpAgain();
 }
 
-/** The janitor's look: starts the wait for the next round, ends all when the period was set to 0. */
+/** Called by the janitor: arms the timer for the next check, or stops checking if the period was set to 0. */
 export function zoneCacheMaint(): void {
   const period = cf.dnsZoneCheckPeriod;
   if (period <= 0) {
@@ -91,7 +92,7 @@ export function zoneCacheMaint(): void {
   }
 }
 
-/** Every zone by name, for SHOW DNS_ZONES. */
+/** Calls `each` for every zone, sorted by name, for SHOW DNS_ZONES. */
 export function dnsForEachZone(each: (zone: string, serial: number, count: number) => void): void {
   const sorted = zones
     .map((zone) => ({ zone, key: asciiLower(zone.name) }))
@@ -99,7 +100,7 @@ export function dnsForEachZone(each: (zone: string, serial: number, count: numbe
   for (const { zone } of sorted) each(zone.name, zone.serial, zone.hosts.size);
 }
 
-/** @returns how many zones there are, and whether one is being asked */
+/** @returns the number of zones, and the number of queries in progress (0 or 1) */
 export function zoneCounts(): { zones: number; asking: number } {
   return { zones: zones.length, asking: round === 0 ? 0 : 1 };
 }

@@ -1,8 +1,8 @@
 /*
- * Host names of servers: resolved off the loop, cached for dns_max_ttl (failures for dns_nxdomain_ttl), and handed out
- * round robin. One request per name is in flight, whoever asks meanwhile waits for it.
+ * Host names of servers: resolved off the loop, cached for dns_max_ttl (failures for dns_nxdomain_ttl). The addresses
+ * of a name are used in turn. A name has at most one look-up in progress, which serves all callers.
  *
- * Who resolves: the system, unless `resolv_conf` or `dns_zone_check_period` is set; then c-ares (name-thread.ts).
+ * The system resolves names, unless `resolv_conf` or `dns_zone_check_period` is set; then c-ares does (name-thread.ts).
  */
 
 import { logDebug, logNoise, logState, logWarning } from '../base/log';
@@ -21,11 +21,11 @@ interface Waiter {
 class DnsRequest {
   name: string;
   addrs: SockAddr[] = [];
-  /** the last answer that had addresses: a failure in between hides no change */
+  /** the last answer with addresses: a failure in between hides no change */
   lastGood: SockAddr[] = [];
-  /** next address to hand out */
+  /** position of the next address to use */
   next = 0;
-  /** usec until which the answer counts */
+  /** usec when the answer expires */
   expires = 0;
   resolved = false;
   inFlight = false;
@@ -37,19 +37,19 @@ class DnsRequest {
 }
 
 const requests = new Map<string, DnsRequest>();
-/** by the loop's id: those that the system resolves */
+/** requests resolved by the system, by the loop's id */
 const bySystem = new Map<number, DnsRequest>();
 let inFlightCount = 0;
 let lastToken = 0;
 
-/** The zone of a name that was resolved before has changed. */
+/** Looks a name up again, because its zone has changed. */
 function lookUpAgain(req: DnsRequest): void {
   if (req.inFlight || !req.resolved) return;
   req.expires = 0;
   launch(req);
 }
 
-/** An address as the original prints a socket address: with a port, which a looked up name has none of. */
+/** An address in PgBouncer's format, which includes a port; here it is always 0. */
 function addrText(addr: SockAddr): string {
   return addr.host.includes(':') ? `[${addr.host}]:0` : `${addr.host}:0`;
 }
@@ -63,9 +63,9 @@ function deliver(req: DnsRequest, done: Waiter['done']): void {
 }
 
 /**
- * Asks for an address of `name`.
- * @param done called with an address (port 0) or null, now when the cache knows, else later
- * @returns a token for dnsCancel, -1 when `done` was called already
+ * Looks up an address of `name`.
+ * @param done called with an address (port 0) or null: before this function returns if the answer is cached, else later
+ * @returns a token for dnsCancel(), or -1 if `done` has already been called
  */
 export function dnsResolve(name: string, done: (addr: SockAddr | null) => void): number {
   let req = requests.get(name);
@@ -107,12 +107,12 @@ function launch(req: DnsRequest): void {
   else gotResult(req, [], id);
 }
 
-/** How many addresses are known of a name; 0 when it is none that was looked up. */
+/** Number of known addresses of a name; 0 if it has not been looked up. */
 export function dnsAddressCount(name: string): number {
   return requests.get(name)?.addrs.length ?? 0;
 }
 
-/** The one who asked has gone; the answer is still cached for the next. */
+/** Cancels a pending call of `done`; the answer is still cached. */
 export function dnsCancel(token: number): void {
   for (const req of requests.values()) {
     const i = req.waiters.findIndex((waiter) => waiter.token === token);
@@ -123,7 +123,7 @@ export function dnsCancel(token: number): void {
   }
 }
 
-/** One Ev.RESOLVED record. @param result number of addresses, or an EAI code < 0 */
+/** Handles an Ev.RESOLVED record. @param result number of addresses, or an EAI code < 0 */
 export function onResolved(id: number, result: number): void {
   const req = bySystem.get(id);
   const addrs = native.resolveResult(id);
@@ -132,7 +132,7 @@ export function onResolved(id: number, result: number): void {
   gotResult(req, result > 0 ? addrs : [], result);
 }
 
-/** Who is connected where the name does not lead any more is to leave. */
+/** Reports addresses that disappeared, so that servers connected to them are closed when idle. */
 function tellGone(req: DnsRequest, addrs: SockAddr[]): void {
   const now = new Set(addrs.map(addrText));
   for (const old of req.lastGood) if (!now.has(addrText(old))) upcalls.addressGone(req.name, old);
@@ -142,7 +142,7 @@ function gotResult(req: DnsRequest, addrs: SockAddr[], result: number): void {
   inFlightCount--;
   req.inFlight = false;
   req.resolved = true;
-  // a failure takes the old answer away: connecting to that would hide it
+  // a failure clears the addresses: connecting to the old addresses would hide it
   req.addrs = addrs;
   req.next = 0;
   if (addrs.length === 0) {
@@ -160,7 +160,7 @@ function gotResult(req: DnsRequest, addrs: SockAddr[], result: number): void {
   for (const waiter of waiters) deliver(req, waiter.done);
 }
 
-/** Every cached name in order, for SHOW DNS_HOSTS. ttl in seconds. */
+/** Calls `each` for every cached name in order, for SHOW DNS_HOSTS. ttl in seconds. */
 export function dnsForEachHost(each: (name: string, ttl: number, addrs: string[]) => void): void {
   const now = getCachedTime();
   const sorted = [...requests.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
@@ -170,7 +170,7 @@ export function dnsForEachHost(each: (name: string, ttl: number, addrs: string[]
   }
 }
 
-/** Counts for SHOW LISTS. The original counts no pending ones either. */
+/** Counts for SHOW LISTS. As in PgBouncer, `pending` is always 0. */
 export function dnsCounts(): { names: number; zones: number; queries: number; pending: number } {
   const { zones, asking } = zoneCounts();
   return { names: requests.size, zones, queries: inFlightCount + asking, pending: 0 };

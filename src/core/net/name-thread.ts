@@ -1,7 +1,7 @@
 /*
- * The loop's side of src/workers/names.ts, the thread that resolves names as `resolv_conf` says and asks zones for their
- * serial numbers. Used by dnslookup.ts and dns-zones.ts; started at the first question, replaced when it is lost. A bounded number
- * of questions is with the thread, the others wait here.
+ * The loop's side of the DNS resolver thread (src/workers/names.ts), which looks up hosts as `resolv_conf` says, and
+ * queries the serial numbers of zones. Used by dnslookup.ts and dns-zones.ts. The thread is started with the first
+ * request, and replaced if it fails. It has a limited number of requests at a time; the others wait here.
  */
 
 import { accessSync, constants } from 'node:fs';
@@ -15,25 +15,25 @@ import { cf } from '../config/settings';
 
 const SYSTEM_RESOLV_CONF = '/etc/resolv.conf';
 
-/** Most questions that the thread has at a time. */
+/** Most requests that the thread has at a time. */
 const RUNNING_MAX = 32;
-/** usec; more than the thread takes for the longest answer */
+/** usec; longer than the slowest answer takes */
 const LOST_AFTER = 120 * USEC;
 
 interface Resolution {
-  /** why there is none, in c-ares's words; '' = there is one */
+  /** why the request failed, in c-ares's words; '' = success */
   error: string;
-  /** of a host; ports are 0 */
+  /** addresses of a host; ports are 0 */
   addrs: SockAddr[];
-  /** of a zone */
+  /** serial number of a zone */
   serial: number;
 }
 
 interface Question {
   kind: 'host' | 'zone';
-  /** bytes */
+  /** byte string */
   name: string;
-  /** when the thread got it, usec */
+  /** usec; when the thread received it */
   since: number;
   done: (resolution: Resolution) => void;
 }
@@ -86,15 +86,15 @@ function giveWaiting(): void {
 }
 
 /**
- * Asks for the addresses of a host or for the serial number of a zone.
- * @param done called once, maybe before this returns
+ * Requests the addresses of a host or the serial number of a zone.
+ * @param done called once, possibly before this function returns
  */
 export function askNameThread(kind: Question['kind'], name: string, done: (resolution: Resolution) => void): void {
   waiting.push({ kind, name, since: 0, done });
   giveWaiting();
 }
 
-/** The thread answers no more: it is ended, its questions fail, and the next question starts another. */
+/** The thread no longer answers: ends it and fails its requests. The next request starts another thread. */
 function loseThread(why: string): void {
   thread?.end();
   thread = null;
@@ -118,7 +118,7 @@ function onAnswer({ id, error, addresses, serial }: NameAnswer): void {
   question.done({ error, addrs, serial });
 }
 
-/** The loop was woken: maybe by answers. */
+/** Called when the loop was woken, possibly by answers. */
 export function collectNameAnswers(): void {
   while (thread !== null) {
     const got = receiveMessageOnPort(thread.port);
@@ -128,7 +128,7 @@ export function collectNameAnswers(): void {
   giveWaiting();
 }
 
-/** The janitor's look: a thread that says nothing any more must not keep its questions for ever. */
+/** Called by the janitor: requests of a thread that no longer answers must not stay forever. */
 export function nameThreadMaint(): void {
   for (const { since } of running.values()) {
     if (since < getCachedTime() - LOST_AFTER) loseThread('no answer');

@@ -1,6 +1,5 @@
 /*
- * The listening sockets (the original's pooler.c): opening them, pausing and resuming them, and handing each accepted
- * connection to whoever registered for it.
+ * The listening sockets (PgBouncer's pooler.c): opens, suspends and resumes them, and accepts connections.
  */
 
 import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
@@ -22,14 +21,14 @@ interface ListenSocket {
   handle: number;
   addr: PgAddr;
   active: boolean;
-  /** the service manager made it: its address is not ours to choose, its file not ours to remove */
+  /** passed by the service manager: the pooler must not choose its address or remove its file */
   inherited: boolean;
 }
 
 const sockets: ListenSocket[] = [];
 const socketsByHandle = new Map<number, ListenSocket>();
 
-/** Pause after accept() failed: usually out of descriptors, so trying at once is pointless. usec */
+/** usec; pause after accept() failed, usually for lack of file descriptors, when an immediate retry would fail too */
 const ACCEPT_PAUSE = 5 * USEC;
 const acceptTimer = newTimer(() => {
   if (ownsListeners()) resumePooler();
@@ -55,7 +54,10 @@ function closeSocket(ls: ListenSocket): void {
   native.close(ls.handle);
 }
 
-/** Closes the TCP listeners, so that another process can have the port; not while suspended, a new process has them then. */
+/**
+ * Closes the TCP listeners, so that another process can use the port. Not while suspended: a new process uses them
+ * then.
+ */
 export function cleanupTcpSockets(): void {
   if (!ownsListeners()) return;
   for (let i = sockets.length - 1; i >= 0; i--) {
@@ -66,7 +68,7 @@ export function cleanupTcpSockets(): void {
   }
 }
 
-/** Closes what is left and removes the socket file. */
+/** Closes the remaining listeners and removes the socket file. */
 export function cleanupUnixSockets(): void {
   if (!ownsListeners()) return;
   for (const ls of sockets) {
@@ -76,7 +78,7 @@ export function cleanupUnixSockets(): void {
     try {
       unlinkSync(fsPath(unixSocketPath(cf.unixSocketDir)));
     } catch {
-      // somebody removed it already
+      // already removed
     }
   }
   sockets.length = 0;
@@ -116,9 +118,9 @@ function addListenTcp(addr: SockAddr): boolean {
   return true;
 }
 
-/** chown() leaves the owner; as the original prints it. */
+/** For chown(): leave the owner as it is; PgBouncer prints it as this number. */
 const NO_UID = 0xffffffff;
-/** What chmod() looks at. */
+/** The bits that chmod() changes. */
 const MODE_BITS = 0o7777;
 
 function changeFileMode(path: string): void {
@@ -146,8 +148,8 @@ function listenUnix(path: string): number {
 }
 
 /**
- * Opens the Unix socket. A path that cannot be used ends the process: whoever configured it counts on it, and a cancel
- * request forwarded to a missing socket would fail silently.
+ * Opens the Unix socket. A path that cannot be used ends the process: the socket is configured, and cancel requests
+ * forwarded to a missing socket would fail silently.
  */
 function createUnixSocket(dir: string): void {
   const path = unixSocketPath(dir);
@@ -163,7 +165,7 @@ function createUnixSocket(dir: string): void {
     try {
       unlinkSync(fsPath(path));
     } catch {
-      // no old socket file: as it should be
+      // normal: there is no old socket file
     }
   }
   const fd = listenUnix(path);
@@ -180,12 +182,12 @@ function tuneAccept(fd: number, on: boolean): void {
   if (res < 0) logWarning(`tune_accept: ${action} TCP_DEFER_ACCEPT: ${native.strerror(-res)}`);
 }
 
-/** Applies tcp_defer_accept to the sockets that are open. */
+/** Applies tcp_defer_accept to the open listening sockets. */
 export function poolerTuneAccept(on: boolean): void {
   for (const ls of sockets) if (ls.addr.family !== Family.UNIX) tuneAccept(ls.fd, on);
 }
 
-/** The resolver's text and number. */
+/** The resolver's error text and number. */
 function gaiText(err: NodeJS.ErrnoException): string {
   return `${err.message} [${err.errno}]`;
 }
@@ -199,7 +201,8 @@ function listenAddrs(name: string): SockAddr[] {
 }
 
 function listenOnName(name: string): void {
-  // one address that fails is only warned of: names and families overlap in practice; none at all is fatal, below
+  // a failing address is only a warning, because names and families often overlap; having no address at all is fatal
+  // below
   for (const addr of listenAddrs(name)) addListenTcp(addr);
 }
 
@@ -208,10 +211,10 @@ function registerCleanup(): void {
   atExit(cleanupTcpSockets);
 }
 
-/** The setting as it is when nobody set it: then nobody is told that it does not count. */
+/** Default value; ignoring it needs no warning. */
 const DEFAULT_UNIX_SOCKET_DIR = '/tmp';
 
-/** Uses the sockets that the service manager passed; where it listens is its business then. */
+/** Uses the listening sockets passed by the service manager, which then determines the addresses. */
 function useInheritedSockets(count: number): void {
   if (cf.listenAddr !== '') logWarning('sockets passed from service manager, cf_listen_addr ignored');
   if (cf.unixSocketDir !== '' && cf.unixSocketDir !== DEFAULT_UNIX_SOCKET_DIR) {
@@ -223,7 +226,7 @@ function useInheritedSockets(count: number): void {
       const name = native.sockName(fd);
       addr = name.family === Family.UNIX ? unixAddr(cf.listenPort, 0, 0) : inetAddr(name);
     } catch {
-      // not a socket at all
+      // not a socket
     }
     if (addr === null || !tuneSocket(fd, addr.family === Family.UNIX)) {
       die(`failed to set up socket passed from service manager (fd ${fd})`);
@@ -234,7 +237,7 @@ function useInheritedSockets(count: number): void {
   }
 }
 
-/** Opens every configured listener and starts accepting. Dies when there is none. */
+/** Opens all configured listening sockets and starts accepting. Dies if there are none. */
 export function poolerSetup(): void {
   registerCleanup();
   const inherited = listenFdCount();
@@ -253,14 +256,14 @@ export function poolerSetup(): void {
   resumePooler();
 }
 
-/** True when somebody answers on our Unix socket: another instance runs. */
+/** True if a process accepts connections on the configured Unix socket: another instance is running. */
 export function checkOldProcessUnix(): boolean {
-  // a socket of the service manager answers although nobody serves it yet
+  // the service manager's socket accepts connections even before any process serves it
   if (cf.unixSocketDir === '' || listenFdCount() > 0) return false;
   return native.unixProbe(unixSocketPath(cf.unixSocketDir));
 }
 
-/** Stops accepting; connections queue in the kernel meanwhile. */
+/** Stops accepting; meanwhile connections queue in the kernel. */
 export function suspendPooler(): void {
   for (const ls of sockets) {
     if (!ls.active) continue;
@@ -269,7 +272,7 @@ export function suspendPooler(): void {
   }
 }
 
-/** Accepts again. */
+/** Starts accepting again. */
 export function resumePooler(): void {
   for (const ls of sockets) {
     if (ls.active) continue;
@@ -279,9 +282,9 @@ export function resumePooler(): void {
 }
 
 /**
- * One Ev.ACCEPT record.
+ * Handles an Ev.ACCEPT record.
  * @param result the new descriptor, or -errno
- * @returns whether the connection came over the Unix socket; null when there is none to use
+ * @returns whether the connection came over the Unix socket; null if there is no usable connection
  */
 export function onAccept(handle: number, result: number): { isUnix: boolean } | null {
   const ls = socketsByHandle.get(handle);
@@ -299,18 +302,19 @@ export function onAccept(handle: number, result: number): { isUnix: boolean } | 
   return { isUnix: ls.addr.family === Family.UNIX };
 }
 
-/** Calls back for every listener until one returns false. @param each told last whether the service manager made it */
+/**
+ * Calls `each` for every listening socket until it returns false.
+ * @param each its last argument tells whether the service manager passed the socket
+ */
 export function forEachPoolerFd(each: (fd: number, addr: PgAddr, inherited: boolean) => boolean): boolean {
   for (const ls of sockets) if (!each(ls.fd, ls.addr, ls.inherited)) return false;
   return true;
 }
 
-/* ---- sockets that others opened ---- */
-
 /**
- * Takes a listening socket of the process that is to be replaced; not accepting yet.
- * @param inherited the service manager made it
- * @returns false when it cannot be used (logged)
+ * Adds a listening socket of the old process, without accepting on it yet.
+ * @param inherited the service manager passed it
+ * @returns false if it cannot be used (logged)
  */
 export function usePoolerSocket(fd: number, isUnix: boolean, inherited: boolean): boolean {
   if (!tuneSocket(fd, isUnix)) return false;
@@ -326,7 +330,7 @@ export function usePoolerSocket(fd: number, isUnix: boolean, inherited: boolean)
   return true;
 }
 
-/** The addresses that listen_addr means. Dies when a name has none. */
+/** The addresses of listen_addr. Dies if a name has no address. */
 function configuredAddrs(): SockAddr[] {
   const addrs: SockAddr[] = [];
   for (const name of parseWordList(cf.listenAddr)) {
@@ -344,14 +348,14 @@ function sameAddr(a: SockAddr, b: SockAddr): boolean {
   return a.family === b.family && a.host === b.host && a.port === b.port;
 }
 
-/** Dies on a listen_addr that could not be used: for a process that may still give up. */
+/** Dies if listen_addr cannot be used: called while the new process can still give up. */
 export function checkListenAddr(): void {
   configuredAddrs();
 }
 
 /**
- * After a takeover: closes taken listeners that the config does not name any more and opens those that it names anew. The
- * clients that were taken stay whatever happens here, so nothing is fatal.
+ * After a takeover: closes listening sockets that the config no longer names, and opens those that it names now.
+ * Clients were taken over and must be kept, so no failure here is fatal.
  */
 export function settleListeners(): void {
   registerCleanup();

@@ -1,10 +1,10 @@
 /*
- * The stream of a socket: pausing and continuing its input, sending to it, and the bookkeeping between handles of the
- * loop and PgSockets. Clients and servers (session/) decide what the bytes mean.
+ * The stream of a socket: stopping and resuming its input, sending to it, and the mapping from the loop's handles to
+ * sockets. Clients and servers (session/) interpret the bytes.
  *
- * Flow control: whoever forwards to a socket that could not take everything stops reading its own source, and goes on when
- * the loop reports that the queue is empty. So no connection ever queues more than one received chunk plus what the
- * pooler itself has to say.
+ * Flow control: when the destination of a forwarded packet could not send everything, the source stops reading. It
+ * resumes when the loop reports that the destination's queue is empty. So no connection ever queues more than one
+ * received chunk, plus the pooler's own packets.
  */
 
 import { logNoise } from '../base/log';
@@ -13,10 +13,10 @@ import type { AnySocket } from '../pool/bouncer';
 import { isDead } from '../pool/socket';
 import type { PktBuf } from '../wire/pktbuf';
 
-/** Socket of each handle; null = none, late events of the handle are dropped. */
+/** The socket of each handle; null = none: late events of that handle are dropped. */
 export const socketsByHandle: (AnySocket | null)[] = [];
 
-/** Sockets whose kept bytes are to be processed when the event in progress is over. */
+/** Sockets whose buffered input must be processed after the current event. */
 const continueQueue: AnySocket[] = [];
 
 /** Gives a socket its handle. */
@@ -26,7 +26,7 @@ export function attachHandle(sk: AnySocket, handle: number): void {
   sk.handle = handle;
 }
 
-/** Closes the descriptor; events of it that are still in the ring find nobody. */
+/** Closes the descriptor; the loop drops events that are still in the ring. */
 export function sbufClose(sk: AnySocket): void {
   if (sk.handle < 0) return;
   socketsByHandle[sk.handle] = null;
@@ -36,13 +36,13 @@ export function sbufClose(sk: AnySocket): void {
   sk.hasKept = false;
 }
 
-/** Stops reading. What was received and not processed has to be given back with keepInput(). */
+/** Stops reading. Received bytes that are not processed must be buffered with keepInput(). */
 export function sbufPause(sk: AnySocket): void {
   sk.reading = false;
   native.recvStop(sk.handle);
 }
 
-/** Reads again; bytes kept meanwhile are processed first, when the event in progress is over. */
+/** Resumes reading; buffered input is processed first, after the current event. */
 export function sbufContinue(sk: AnySocket): void {
   sk.reading = true;
   if (sk.blocked) return;
@@ -56,21 +56,27 @@ function queueContinue(sk: AnySocket): void {
   continueQueue.push(sk);
 }
 
-/** The unprocessed tail of a delivery: comes again in front of what arrives next, or when reading goes on. */
+/**
+ * Buffers the unprocessed tail of a delivery: it is delivered again in front of the next bytes, or when reading
+ * resumes.
+ */
 export function keepInput(sk: AnySocket, offset: number, end: number): void {
   if (end <= offset) return;
   native.keep(sk.handle, offset, end - offset);
   sk.hasKept = true;
 }
 
-/** Like keepInput, for a packet that has to be looked at again as soon as reading is on. */
+/** Like keepInput(), for a packet that must be handled again as soon as reading is on. */
 export function keepForLater(sk: AnySocket, offset: number, end: number): void {
   keepInput(sk, offset, end);
-  // whoever paused the socket may have continued it already
+  // reading may have been resumed already
   if (sk.reading && !sk.blocked && sk.hasKept) queueContinue(sk);
 }
 
-/** Hands the kept bytes of continued sockets to `input`, in order. Called after every event and after the maintenance. */
+/**
+ * Passes the buffered input of resumed sockets to `input`, in order. Called after every event and after the
+ * maintenance.
+ */
 export function runContinueQueue(input: (sk: AnySocket, offset: number, length: number) => void): void {
   if (continueQueue.length === 0) return;
   for (let i = 0; i < continueQueue.length; i++) {
@@ -80,7 +86,7 @@ export function runContinueQueue(input: (sk: AnySocket, offset: number, length: 
     const length = native.keptLength(sk.handle);
     const offset = length > 0 ? native.takeKept(sk.handle) : -1;
     native.recvStart(sk.handle);
-    // no room in the arena: the loop delivers them itself on the next turn
+    // no room in the arena: the loop delivers the bytes on the next turn
     if (offset < 0) continue;
     sk.hasKept = false;
     input(sk, offset, length);
@@ -88,32 +94,32 @@ export function runContinueQueue(input: (sk: AnySocket, offset: number, length: 
   continueQueue.length = 0;
 }
 
-/** The source of a transfer stops until its destination has sent everything. */
+/** Stops reading from a source until its destination has sent everything. */
 export function blockSource(src: AnySocket): void {
   src.blocked = true;
   native.recvStop(src.handle);
 }
 
-/** The destination has sent everything: the source may read again, unless it is paused for another reason. */
+/** The destination has sent everything: resumes reading from the source, unless it is paused for another reason. */
 export function unblockSource(src: AnySocket): void {
   src.blocked = false;
   if (src.reading) sbufContinue(src);
 }
 
-/** True when nothing of this socket's input is waiting anywhere: no partial packet, no bytes kept, none unsent. */
+/** True if the socket has no partial packet, no buffered input and no unsent output. */
 export function sbufIsEmpty(sk: AnySocket): boolean {
   return sk.pktRemain === 0 && !sk.hasKept && !sk.blocked;
 }
 
 /**
- * Sends a finished packet of the pooler's own; what the socket does not take now is queued.
- * @returns false when the socket failed; the caller disconnects it
+ * Sends a complete packet of the pooler's own; the loop queues what cannot be sent at once.
+ * @returns false if the socket failed; the caller disconnects it
  */
 export function sendPacket(sk: AnySocket, buf: PktBuf): boolean {
   return sendBytes(sk, buf.buf, buf.pos);
 }
 
-/** Likewise for a constant packet. */
+/** Like sendPacket(), for a constant packet. */
 export function sendBytes(sk: AnySocket, bytes: Uint8Array, length: number): boolean {
   if (sk.handle < 0) return false;
   const res = native.sendBytes(sk.handle, bytes, 0, length);

@@ -1,7 +1,7 @@
 /*
- * TLS as the settings say it: contexts for accepting clients and for connecting to servers, made at start and again on
- * RELOAD, SIGHUP and SET, and TLS put on a connection. What is in force may differ from `cf` when a change could not be
- * applied; so sessions ask `tlsState`, not `cf`. The bytes themselves are the loop's business (native/tls.h).
+ * TLS: makes the contexts for clients and servers from the settings, at start and again on RELOAD, SIGHUP and SET, and
+ * starts TLS on connections. If a change could not be applied, the current modes differ from `cf`; so other modules
+ * read `tlsState`, not `cf`. The loop encrypts and decrypts (native/tls.h).
  */
 
 import { statSync } from 'node:fs';
@@ -17,39 +17,37 @@ import {
 } from '../config/tls-config';
 import type { AnySocket } from '../pool/bouncer';
 
-/** Longest text about a connection: the original formats it into a buffer of 96. */
+/** Longest text about a connection: PgBouncer's buffer has 96 bytes. */
 const INFO_MAX = 95;
 
-/** The modes in force. */
+/** The current modes. */
 export const tlsState: { clientAcceptSslmode: SslMode; serverConnectSslmode: SslMode } = {
   clientAcceptSslmode: SslMode.DISABLED,
   serverConnectSslmode: SslMode.DISABLED,
 };
 
-/** What became of changed settings. */
+/** The outcome of applying changed settings. */
 interface TlsSetup {
-  /** false when they cannot be used: the reason is in the log, and everything stays as it was */
+  /** false if they cannot be used: the reason has been logged, and nothing changed */
   ok: boolean;
-  /** connections to servers that were made with the previous settings have to be replaced */
+  /** server connections made with the previous settings must be replaced */
   serversOutdated: boolean;
 }
 
 const SETUP_FAILED: TlsSetup = { ok: false, serversOutdated: false };
 
-/** Contexts of the loop, 0 = none. */
+/** The loop's contexts, 0 = none. */
 let clientContext = 0;
 let serverContext = 0;
 let serverConfig: TlsConfig | null = null;
-/** what the files of serverContext looked like when it was made */
+/** the state of serverContext's files when it was made */
 let serverFiles = '';
-
-/* ---- settings ---- */
 
 function sameConfig(a: TlsConfig | null, b: TlsConfig | null): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
 }
 
-/** Connections to servers are replaced when they might be less safe than the new settings want. */
+/** Server connections must be replaced if they might be less secure than the new settings require. */
 function changeRequiresReconnect(config: TlsConfig | null): boolean {
   if (tlsState.serverConnectSslmode !== cf.serverTlsSslmode) {
     logNoise('new server_tls_sslmode detected');
@@ -65,7 +63,7 @@ function changeRequiresReconnect(config: TlsConfig | null): boolean {
 }
 
 /**
- * Puts the TLS settings in force, certificates included: at start, and after every change of the config. The original's
+ * Applies the TLS settings and reads the certificates: at start, and after every change of the config. PgBouncer's
  * sbuf_tls_setup().
  */
 export function sbufTlsSetup(): TlsSetup {
@@ -103,8 +101,6 @@ export function sbufTlsSetup(): TlsSetup {
   return { ok: true, serversOutdated };
 }
 
-/* ---- connections ---- */
-
 function fileMark(path: string): string {
   if (path === '') return '';
   const stat = statSync(Buffer.from(path, 'latin1'), { throwIfNoEntry: false });
@@ -112,9 +108,9 @@ function fileMark(path: string): string {
 }
 
 /**
- * The context for connecting to servers. As with the original its files are those of the moment of connecting: a
- * certificate that is renewed in place counts for the next connection, and one that cannot be read ends only that.
- * @returns a context, or why there is none
+ * The context for a connection to a server. As in PgBouncer, its files are read when connecting: a certificate renewed
+ * in place applies to the next connection, and an unreadable file fails only that connection.
+ * @returns a context, or the error
  */
 function serverTlsContext(): number | string {
   if (serverConfig === null) return 'no TLS settings';
@@ -129,9 +125,9 @@ function serverTlsContext(): number | string {
 }
 
 /**
- * Waits for a client's handshake; Ev.TLS follows.
- * @param off bytes of the handshake that have arrived already, in the arena
- * @returns false when that is not possible
+ * Starts TLS with a client; Ev.TLS follows.
+ * @param off position in the arena of handshake bytes that have already arrived
+ * @returns false if that is not possible
  */
 export function sbufTlsAccept(sk: AnySocket, off: number, length: number): boolean {
   const res = native.tlsAccept(sk.handle, clientContext, off, length);
@@ -144,9 +140,9 @@ export function sbufTlsAccept(sk: AnySocket, off: number, length: number): boole
 }
 
 /**
- * Begins a handshake with a server; Ev.TLS follows.
- * @param host the name it was configured with; only verify-full looks at it
- * @returns false when that is not possible
+ * Starts TLS with a server; Ev.TLS follows.
+ * @param host the host as configured; only verify-full compares it
+ * @returns false if that is not possible
  */
 export function sbufTlsConnect(sk: AnySocket, host: string | null): boolean {
   const name = tlsState.serverConnectSslmode === SslMode.VERIFY_FULL ? host : '';
@@ -164,7 +160,7 @@ export function sbufTlsConnect(sk: AnySocket, host: string | null): boolean {
   return true;
 }
 
-/** Protocol, suite and key exchange in one word for the log and SHOW; '' without TLS. */
+/** Protocol, cipher suite and key exchange in one word, for the log and SHOW; '' without TLS. */
 export function tlsConnectionInfo(sk: AnySocket): string {
   const info = sk.tls && sk.handle >= 0 ? native.tlsInfo(sk.handle) : null;
   if (info === null) return '';
@@ -172,18 +168,18 @@ export function tlsConnectionInfo(sk: AnySocket): string {
   return `${info.version}/${info.cipher}${exchange}`.slice(0, INFO_MAX);
 }
 
-/* ---- the peer's certificate: valid in any case, or the handshake would have failed ---- */
+/* The peer's certificate. It is always valid: the handshake would have failed otherwise. */
 
 export function tlsPeerCertProvided(sk: AnySocket): boolean {
   return sk.tls && native.tlsPeerCertProvided(sk.handle);
 }
 
-/** Its subject in one line, `/C=…/O=…/CN=…`; null without one. */
+/** The subject in one line, `/C=…/O=…/CN=…`; null without a certificate. */
 export function tlsPeerCertSubject(sk: AnySocket): string | null {
   return sk.tls ? native.tlsPeerCertSubject(sk.handle) : null;
 }
 
-/** Whether a name (as the original compares it: of a host, an address or a user) stands in it. */
+/** True if the certificate contains the name of a host, address or user, compared as in PgBouncer. */
 export function tlsPeerCertContainsName(sk: AnySocket, name: string): boolean {
   return sk.tls && native.tlsPeerCertContainsName(sk.handle, name);
 }

@@ -1,5 +1,5 @@
 /*
- * Socket options of every TCP connection and listener, from the settings.
+ * Socket options of all TCP connections and listening sockets, from the settings.
  */
 import { logWarning } from '../base/log';
 import { native } from '../base/native';
@@ -9,8 +9,8 @@ import { cf } from '../config/settings';
 export const tuneState: { error: string } = { error: '' };
 
 /**
- * Keepalive family, user timeout, buffer sizes, no delay; non-blocking and close-on-exec in any case.
- * @returns false when the kernel refused one, after a warning
+ * Sets keepalive, user timeout, buffer sizes and no-delay; non-blocking and close-on-exec in any case.
+ * @returns false after a warning, if the kernel rejected an option
  */
 export function tuneSocket(fd: number, isUnix: boolean): boolean {
   try {

@@ -1,11 +1,12 @@
 /*
- * Effective limits: the user's setting before the database's before the general one.
+ * The limits and modes in effect: the user's setting takes precedence over the database's, which takes precedence over
+ * the general setting.
  */
 
 import { cf, PoolMode } from '../config/settings';
 import { type AnySocket, type PgDatabase, type PgGlobalUser, type PgPool, Replication } from './bouncer';
 
-/** Pool mode of a pool's ordinary connections; replication connections differ, see connectionPoolMode. */
+/** Pool mode of a pool's ordinary connections; for replication connections see connectionPoolMode(). */
 export function poolPoolMode(pool: PgPool): PoolMode {
   const ofUser = pool.user?.globalUser?.config.poolMode ?? PoolMode.INHERIT;
   if (ofUser !== PoolMode.INHERIT) return ofUser;
@@ -13,7 +14,7 @@ export function poolPoolMode(pool: PgPool): PoolMode {
   return cf.poolMode;
 }
 
-/** Pool mode of one connection: replication works in session mode only. */
+/** Pool mode of a connection: replication connections always use session mode. */
 export function connectionPoolMode(sk: AnySocket): PoolMode {
   if (sk.replication !== Replication.NONE) return PoolMode.SESSION;
   return poolPoolMode(sk.pool as PgPool);

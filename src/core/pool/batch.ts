@@ -1,22 +1,22 @@
 /*
- * What a client sent to a server from the first packet of a transaction up to its Sync, in the server's words: kept until
- * the first answer, because a statement that turns out to be unusable there is prepared again and everything is repeated.
- * session/outgoing.ts adds the bytes, session/repair.ts sends them again.
+ * The packets that the pooler sent to a server for a client, from the first packet of a transaction up to its Sync.
+ * They are kept until the first answer: if a prepared statement turns out to be unusable, it is prepared again and the
+ * batch is sent again. session/outgoing.ts adds the packets, session/repair.ts sends them again.
  */
 import { PktBuf } from '../wire/pktbuf';
 
-/** Most bytes of a batch that are kept. */
+/** Largest batch that is kept, in bytes. */
 const BATCH_MAX = 64 * 1024;
-/** A buffer that grew larger than this is not kept for the next batch. */
+/** A buffer that has grown beyond this size is not kept for the next batch. */
 const BATCH_KEEP_MAX = 4 * 1024;
 
 export class Batch {
   private readonly buf = new PktBuf();
-  /** what is sent now belongs to it */
+  /** the packets being sent belong to the batch */
   recording = false;
-  /** its Sync was sent */
+  /** the batch's Sync has been sent */
   complete = false;
-  /** RequestQueue.total when it began */
+  /** RequestQueue.total when the batch began */
   private begun = 0;
 
   begin(total: number): void {
@@ -31,25 +31,25 @@ export class Batch {
     else if (this.recording) this.buf.putSlice(src, off, end - off);
   }
 
-  /** A packet is about to be sent. @param sync it is a Sync */
+  /** Notes that a packet is about to be sent. @param sync the packet is a Sync */
   note(sync: boolean): void {
     if (this.complete) this.recording = false;
     else if (sync) this.complete = true;
   }
 
-  /** Forgets it. */
+  /** Discards the batch. */
   drop(): void {
     this.recording = this.complete = false;
     this.buf.reset();
     if (this.buf.buf.length > BATCH_KEEP_MAX) this.buf.buf = Buffer.allocUnsafeSlow(BATCH_KEEP_MAX);
   }
 
-  /** True when all of it was sent, nothing behind it, and nothing of it is answered. */
+  /** True if the whole batch has been sent, nothing has been sent after it, and none of it has been answered. */
   repeatable(total: number, count: number): boolean {
     return this.recording && this.complete && total - this.begun === count;
   }
 
-  /** A view, valid until something else is added. */
+  /** A view, valid until the next add(). */
   bytes(): Buffer {
     return this.buf.written();
   }

@@ -1,5 +1,5 @@
-// The records that everything else works on, as in PgBouncer's bouncer.h: sockets, pools, databases, users and
-// credentials. The finders and the ordered lists of each are in the files named after it.
+// The central records, as in PgBouncer's bouncer.h: sockets, pools, databases, users and credentials. The look-ups and
+// ordered lists of each are in the files named after them.
 
 import type { ScramState } from '../auth/scram';
 import { type ListNode, StatList } from '../base/list';
@@ -17,18 +17,18 @@ import { newVarCache } from './varcache';
 export class PgCredentials {
   name: string;
   passwd = '';
-  /** not a real user: goes through the motions and always fails */
+  /** the user does not exist: authentication has the usual steps and always fails */
   mockAuth = false;
-  /** the password must be fetched anew for every login */
+  /** the password must be fetched again for every login */
   dynamicPasswd = false;
-  /** found by auth_query for a login that has not succeeded yet: only its client knows them */
+  /** found by auth_query for a login that has not succeeded yet: only this client refers to them */
   provisional = false;
   globalUser: PgGlobalUser | null;
-  /** for passing SCRAM through to the server: learnt at the client's login */
+  /** keys for SCRAM pass-through to servers, from the client's login */
   scramClientKey: Buffer | null = null;
   scramServerKey: Buffer | null = null;
   scramPassthroughValid = false;
-  /** verifier made from a plain password, kept so that it is not derived at each login */
+  /** verifier made from a plain password, cached so that not every login must derive it */
   scramVerifier: string | null = null;
   scramVerifierFor = '';
 
@@ -43,16 +43,16 @@ export class PgGlobalUser implements ListNode {
   next: ListNode | null = null;
   list: StatList<ListNode> | null = null;
   name: string;
-  /** made for logins that have not succeeded yet: forgotten with the last client that asks for it */
+  /** created for logins that have not succeeded yet: removed with the last client that asks for the user */
   provisional = false;
   credentials: PgCredentials;
-  /** pools whose user this is */
+  /** pools of this user */
   pools: PgPool[] = [];
   config: Readonly<UserConfig> = USER_DEFAULTS;
-  /** server connections in use now */
+  /** number of server connections */
   connectionCount = 0;
   clientConnectionCount = 0;
-  /** number of the auth_file that has this user, 0 = none; see applyAuthFile */
+  /** number of the auth_file load that last contained this user, 0 = none; see applyAuthFile() */
   authFileRound = 0;
 
   constructor(name: string) {
@@ -68,31 +68,31 @@ export class PgPool implements ListNode {
   next: ListNode | null = null;
   list: StatList<ListNode> | null = null;
   db: PgDatabase;
-  /** null in the pool of a peer */
+  /** null in a peer's pool */
   user: PgCredentials | null;
 
-  /** logged in and listened to */
+  /** logged in; the pooler reads from them */
   activeClientList = new StatList<ClientSocket>('active_client_list');
-  /** have a query, or a login, and no server for it */
+  /** have sent a query, or are logging in, and wait for a server */
   waitingClientList = new StatList<ClientSocket>('waiting_client_list');
-  /** cancel requests that wait for a connection to be sent on */
+  /** cancel requests that wait for a server connection */
   waitingCancelReqList = new StatList<ClientSocket>('waiting_cancel_req_list');
-  /** cancel requests sent, not finished yet */
+  /** cancel requests that have been sent and are not finished yet */
   activeCancelReqList = new StatList<ClientSocket>('active_cancel_req_list');
 
-  /** linked with a client */
+  /** linked to a client */
   activeServerList = new StatList<ServerSocket>('active_server_list');
-  /** carry a cancel request */
+  /** used to send a cancel request */
   activeCancelServerList = new StatList<ServerSocket>('active_cancel_server_list');
-  /** free, but a cancel request aimed at them is still under way, so that it may hit the next query */
+  /** idle, but a cancel request for them is still in progress and could hit the next query */
   beingCanceledServerList = new StatList<ServerSocket>('being_canceled_server_list');
-  /** ready for the next client */
+  /** ready for a client */
   idleServerList = new StatList<ServerSocket>('idle_server_list');
-  /** just unlinked, to be checked before reuse */
+  /** just released, to be checked before reuse */
   usedServerList = new StatList<ServerSocket>('used_server_list');
   /** running the reset query or the check query */
   testedServerList = new StatList<ServerSocket>('tested_server_list');
-  /** logging in; one at a time, see launchNewConnection */
+  /** logging in; one at a time, see launchNewConnection() */
   newServerList = new StatList<ServerSocket>('new_server_list');
 
   stats: PgStats = newStats();
@@ -104,9 +104,9 @@ export class PgPool implements ListNode {
   welcomeMsgReady = false;
   /** ParameterStatus packets collected while the first server logs in */
   welcomeParts: [string, string][] = [];
-  /** bytes of them */
+  /** their length in bytes */
   welcomePartsLen = 0;
-  /** tracked variables as the server has them by default */
+  /** the server's default values of the tracked variables */
   origVars: (string | null)[] = newVarCache();
 
   /* usec */
@@ -119,16 +119,16 @@ export class PgPool implements ListNode {
   lastLoginFailed = false;
   /** round-robin counter over the hosts of the database */
   rrcounter = 0;
-  /** hosts, and addresses of the present host, that failed in this attempt to connect (link/hosts.ts) */
+  /** number of hosts, and of addresses of the current host, that failed in this connection attempt (link/hosts.ts) */
   hostsTried = 0;
   addressesTried = 0;
 
-  /** in the list of pools that something happened to in this turn */
+  /** the pool is in the list of pools to be handled at the end of this turn */
   touched = false;
-  /** killed: a reference that is left somewhere must not bring it back */
+  /** the pool was removed: a remaining reference must not revive it */
   dead = false;
   serial = ++poolSerial;
-  /** its places in db.pools and in the global user's pools */
+  /** its positions in db.pools and in the global user's pools */
   indexInDb = -1;
   indexInUser = -1;
 
@@ -138,13 +138,13 @@ export class PgPool implements ListNode {
   }
 }
 
-/** What is known of the protocol versions of a database's servers. See login/server-protocol.ts. */
+/** The state of knowledge about the protocol version of a database's servers. See login/server-protocol.ts. */
 export const enum ServerProtocol {
-  /** nothing against 3.2 */
+  /** no server has refused 3.2 */
   ASK_32 = 0,
-  /** a server refused 3.2: the next one is asked for 3.0 */
+  /** a server refused 3.2: the next connection requests 3.0 */
   TRY_30 = 1,
-  /** it is just the version: 3.0 is taken */
+  /** the version was the reason: the servers accept 3.0 only */
   ONLY_30 = 2,
 }
 
@@ -158,38 +158,37 @@ export class PgDatabase implements ListNode {
   /** the pool of a peer */
   peerPool: PgPool | null = null;
 
-  /** its line of the config; of a peer only host, port and poolSize count */
+  /** its line in the config; a peer uses only host, port and poolSize */
   config: Readonly<DatabaseConfig> = DATABASE_DEFAULTS;
   /** config.user and config.authUser as credentials */
   forcedUser: PgCredentials | null = null;
   authUser: PgCredentials | null = null;
 
-  /* --- run time --- */
-  /** which version the next server is asked for */
+  /** the version that the next server connection requests */
   serverProtocol: ServerProtocol = ServerProtocol.ASK_32;
   paused = false;
   waitClose = false;
-  /** not seen in the config that is being loaded */
+  /** absent from the config that is being loaded */
   dead = false;
-  /** made from the `*` entry */
+  /** auto-database: created from the `*` entry */
   auto = false;
-  /** made for logins that have not succeeded yet: forgotten with the last client that asks for it */
+  /** created for logins that have not succeeded yet: removed with the last client that asks for the database */
   provisional = false;
   disabled = false;
   /** the console */
   admin = false;
-  /** not a real database: mock authentication only */
+  /** does not exist: for mock authentication only */
   fake = false;
-  /** usec since an auto-database has no connection, 0 = active */
+  /** usec; since when an auto-database has had no connection, 0 = active */
   inactiveTime = 0;
-  /** number of the janitor's round that saw it active */
+  /** number of the janitor's run that last found it active */
   activeStamp = 0;
-  /** server connections in all pools */
+  /** number of server connections in all pools */
   connectionCount = 0;
   clientConnectionCount = 0;
-  /** its pools */
+  /** pools of this database */
   pools: PgPool[] = [];
-  /** users found by auth_query here */
+  /** users that auth_query found in this database */
   dynamicUsers = new Map<string, PgCredentials>();
 
   constructor(name: string) {
@@ -200,13 +199,13 @@ export class PgDatabase implements ListNode {
 /** Each state corresponds to a list. */
 export const enum SocketState {
   CL_FREE = 0,
-  /** closed in this turn; nobody may touch it any more */
+  /** closed in this turn; must not be used any more */
   CL_JUSTFREE,
   /** loginClientList */
   CL_LOGIN,
   /** pool.waitingClientList */
   CL_WAITING,
-  /** likewise, but goes back to CL_LOGIN instead of CL_ACTIVE */
+  /** in the same list, but returns to CL_LOGIN instead of CL_ACTIVE */
   CL_WAITING_LOGIN,
   /** pool.activeClientList */
   CL_ACTIVE,
@@ -239,25 +238,25 @@ export const enum Replication {
   PHYSICAL = 2,
 }
 
-/** A server that has not answered the startup packet yet. See login/server-protocol.ts. */
+/** The protocol version of a server connection before the startup packet is answered. See login/server-protocol.ts. */
 export const enum ProtocolTry {
   NONE = 0,
-  /** asked for 3.2 */
+  /** requested 3.2 */
   ASKED_32 = 1,
-  /** the connection before this one asked for 3.2 and was refused */
+  /** the previous connection requested 3.2 and was refused */
   TRYING_30 = 2,
 }
 
-/** What a client's packets are dropped for: it cancelled its request while that waited for a server. */
+/** Why a client's packets are dropped: it canceled its request while the request waited for a server. */
 export const enum Dropping {
   NONE = 0,
-  /** the next packet is the cancelled request, or its first: it is answered with the error */
+  /** the next packet is the canceled request, or the first packet of it: the error is sent in answer */
   REQUEST,
-  /** the error is said; the rest of the pipeline up to its Sync goes too, as on a server */
+  /** the error has been sent; the rest of the pipeline up to its Sync is dropped too, as PostgreSQL does */
   UNTIL_SYNC,
 }
 
-/** An endpoint, with the peer's credentials when it is a Unix socket. */
+/** The address of a socket, with the peer's credentials if it is a Unix socket. */
 export interface PgAddr extends SockAddr {
   uid: number;
   pid: number;
@@ -273,17 +272,17 @@ export const enum SocketKind {
   SERVER,
 }
 
-/** A connection of a client or to a server: PgBouncer's PgSocket. Exactly two classes extend it, see AnySocket. */
+/** A client or server connection: PgBouncer's PgSocket. Exactly two classes extend it, see AnySocket. */
 export abstract class PgSocket implements ListNode {
   prev: ListNode | null = null;
   next: ListNode | null = null;
   list: StatList<ListNode> | null = null;
   abstract readonly kind: SocketKind;
 
-  /** handle of the loop, -1 = closed or not connected yet */
+  /** the loop's handle, -1 = closed or not connected yet */
   handle = -1;
   state: SocketState;
-  /** unique for the life of the process; what SHOW prints as id and ptr */
+  /** unique within the process; printed by SHOW as id and ptr */
   readonly id = ++lastSocketId;
 
   loginUser: PgCredentials | null = null;
@@ -291,30 +290,30 @@ export abstract class PgSocket implements ListNode {
   cancelKey: Buffer = noKey;
   remoteAddr: PgAddr = noAddr;
   localAddr: PgAddr = noAddr;
-  /** TLS is on, or its handshake is under way */
+  /** TLS is active, or its handshake is in progress */
   tls = false;
   replication: Replication = Replication.NONE;
-  /** server: inside COPY; client: has to send CopyData, CopyDone or CopyFail */
+  /** server: inside COPY; client: must send CopyData, CopyDone or CopyFail */
   copyMode = false;
-  /** number of the Parse that the unnamed statement comes from; 0 = none, or not known which */
+  /** number of the Parse that made the unnamed statement; 0 = none, or unknown */
   unnamedSeq = 0;
 
   /* usec */
   connectTime = 0;
   requestTime = 0;
 
-  /* --- the packet that is passing through (PgBouncer's sbuf) --- */
-  /** bytes of the current packet that are still to come */
+  /* the packet in transit (PgBouncer's sbuf) */
+  /** bytes of the current packet that have not arrived yet */
   pktRemain = 0;
   /** drop the rest of the packet instead of forwarding it */
   pktSkip = false;
-  /** reading is on */
+  /** the loop reads from this socket */
   reading = false;
-  /** reading is off because the linked socket has unsent bytes */
+  /** reading is off because the linked socket has unsent output */
   blocked = false;
-  /** the loop keeps received bytes of this socket that are not processed yet */
+  /** the loop holds buffered input of this socket */
   hasKept = false;
-  /** in the queue of sockets whose kept bytes are processed at the end of this event */
+  /** in the queue of sockets whose buffered input is processed at the end of this event */
   queued = false;
   /** reading is off for SUSPEND */
   suspended = false;
@@ -324,25 +323,25 @@ export abstract class PgSocket implements ListNode {
   }
 }
 
-/** How far a client's login is. */
+/** The phase of a client's login. */
 export const enum LoginPhase {
-  /** no usable startup packet yet */
+  /** no valid startup packet yet */
   STARTUP,
-  /** waits for a server to run auth_query on */
+  /** waits for a server connection to run auth_query */
   AUTH_QUERY_SERVER,
   /** waits for the result of auth_query */
   AUTH_QUERY_RESULT,
-  /** user and method are known; a password is asked for, unless the method needs none */
+  /** user and method are known; a password has been requested, unless the method needs none */
   CHALLENGED,
   /** waits for PAM or LDAP */
   EXTERNAL_AUTH,
   /** PAM or LDAP has accepted the password */
   EXTERNAL_PASSED,
-  /** authenticated; the pool has no server yet, so there is no welcome message to send */
+  /** authenticated, but the pool has no welcome message yet: no server has logged in */
   WELCOME,
 }
 
-/** What a client needs only until its login is complete. */
+/** The data of a client that is needed only until its login is complete. */
 export class ClientLogin {
   phase: LoginPhase = LoginPhase.STARTUP;
   /** AuthType, -1 = not decided yet */
@@ -356,44 +355,46 @@ export class ClientLogin {
   ldapOptions = '';
 }
 
-/** A packet that is put together in memory of its own because it is handled as a whole. */
+/** A packet that is reassembled in its own memory because it must be handled as a whole. */
 export interface PartialPacket {
   buf: Buffer;
-  /** bytes of it that have arrived; pktRemain are still to come */
+  /** bytes that have arrived; another pktRemain bytes are missing */
   length: number;
 }
 
 export class ClientSocket extends PgSocket {
   readonly kind: SocketKind.CLIENT = SocketKind.CLIENT;
   link: ServerSocket | null = null;
-  /** null while the client logs in, but for the pool on which auth_query runs or that it waits for */
+  /** null while the client logs in, except that it is the pool for auth_query while the login waits for that */
   pool: PgPool | null = null;
-  /** may be a fake one during mock authentication */
+  /** may be a fake database during mock authentication */
   db: PgDatabase | null = null;
   /** null once the welcome message has been sent */
   login: ClientLogin | null = new ClientLogin();
-  /** speaks protocol 3.2 */
+  /** uses protocol 3.2 */
   protocol32 = false;
   /** the startup parameter `options`, for replication connections */
   startupOptions: string | null = null;
-  /** the database and the user among whose clients this one is counted */
+  /** the database and the user whose client counts include this client */
   countedDb: PgDatabase | null = null;
   countedUser: PgGlobalUser | null = null;
 
-  /** prepared statements by name, null until there is one */
+  /** prepared statements by name; null until the first */
   statements: Map<string, ClientStatement> | null = null;
   partial: PartialPacket | null = null;
-  /** the body of the last Parse of the unnamed statement, before unused bytes; null = not kept. See session/unnamed.ts. */
+  /**
+   * the body of the last Parse of the unnamed statement, then unused bytes; null = not kept. See session/unnamed.ts.
+   */
   unnamed: Buffer | null = null;
-  /** bytes of it; 0 = not kept */
+  /** length of the body; 0 = not kept */
   unnamedLen = 0;
-  /** the unnamed statement is a DEALLOCATE that is handled here */
+  /** the unnamed statement is a DEALLOCATE that the pooler handles itself */
   deallocating: Deallocation | null = null;
-  /** which of its input is dropped */
+  /** which of the client's packets are dropped */
   dropping: Dropping = Dropping.NONE;
-  /** the connection ended or broke, without Terminate */
+  /** the connection ended or broke without Terminate */
   vanished = false;
-  /** was told that it waits (query_wait_notify) */
+  /** the client has been notified that it is waiting (query_wait_notify) */
   waitNotified = false;
 
   /* usec */
@@ -401,31 +402,31 @@ export class ClientSocket extends PgSocket {
   xactStart = 0;
   waitStart = 0;
 
-  /** cancel request: the server whose query it cancels */
+  /** cancel request: the server running the query to be canceled */
   canceledServer: ServerSocket | null = null;
-  /** a client of the console has one */
+  /** only for a console client */
   console: ConsoleSession | null = null;
 }
 
-/** How far the login on a server is. */
+/** The phase of a server connection's login. */
 export const enum ServerLoginPhase {
   /** connecting, or the startup packet has been sent */
   STARTUP,
   /** waits for the one-byte answer to SSLRequest */
   SSL_ANSWER,
-  /** AuthenticationOk has come */
+  /** AuthenticationOk has arrived */
   AUTHENTICATED,
-  /** runs connect_query */
+  /** running connect_query */
   CONNECT_QUERY,
 }
 
-/** What a server connection needs only until its login is complete. */
+/** The data of a server connection that is needed only until its login is complete. */
 export class ServerLogin {
   phase: ServerLoginPhase = ServerLoginPhase.STARTUP;
   /** id of a name resolution in progress, -1 = none */
   dnsToken = -1;
   scram: ScramState | null = null;
-  /** what is not known yet about its protocol version */
+  /** what is not known yet about the server's protocol version */
   protocolTry: ProtocolTry = ProtocolTry.NONE;
 }
 
@@ -433,41 +434,41 @@ export class ServerSocket extends PgSocket {
   readonly kind: SocketKind.SERVER = SocketKind.SERVER;
   link: ClientSocket | null = null;
   readonly pool: PgPool;
-  /** null once it is logged in */
+  /** null after the login */
   login: ServerLogin | null = new ServerLogin();
   /** host as configured, for TLS verification and SHOW */
   host: string | null = null;
 
-  /** requests whose answers are still to come */
+  /** outstanding requests */
   readonly requests = new RequestQueue();
-  /** prepared statements that it has, null until there is one */
+  /** prepared statements on the server; null until the first */
   statements: ServerStatements | null = null;
-  /** the part of the pipeline (RequestQueue.segment) that the Parse of `unnamedSeq` is in */
+  /** the segment of the pipeline (RequestQueue.segment) with the Parse of `unnamedSeq` */
   unnamedSegment = 0;
-  /** packets that may have to be sent again, null until there was one */
+  /** packets that may have to be sent again; null until the first batch */
   batch: Batch | null = null;
-  /** its client's next packet waits for answers of this server */
+  /** the client's next packet waits for outstanding requests of this server */
   holding = false;
-  /** RequestQueue.total when a Flush asked for these answers */
+  /** RequestQueue.total when a Flush last requested the outstanding answers */
   flushTotal = -1;
-  /** usec; when its answers to a pipeline without Sync were asked for */
+  /** usec; when the answers to a pipeline without Sync were last requested */
   flushTime = 0;
 
-  /** accepts a new query */
+  /** can take a new query */
   ready = false;
-  /** idle inside a transaction */
+  /** idle in a transaction */
   idleTx = false;
-  /** has reported a failed transaction */
+  /** in a failed transaction */
   failedTx = false;
-  /** to be closed as soon as it is idle */
+  /** must be closed as soon as it is idle */
   closeNeeded = false;
   /** is setting the client's variables */
   settingVars = false;
-  /** released on flush although the pool mode is session (reset query, auth_query) */
+  /** to be released when idle even in session mode (reset query, auth_query) */
   resetting = false;
-  /** an ErrorResponse came, ReadyForQuery clears the requests up to Sync */
+  /** an ErrorResponse arrived; ReadyForQuery then clears the requests up to Sync */
   queryFailed = false;
-  /** has reported the end of its session; the end of the stream follows */
+  /** has announced the end of its session; the end of the stream follows */
   dying = false;
 
   /** cancel requests for its query */

@@ -1,5 +1,5 @@
 /*
- * Cancel keys: each logged-in client's own, and who it belongs to, found in one step however many clients there are.
+ * The cancel keys of logged-in clients. A hash table finds a key's client in constant time.
  */
 
 import { randomBytes } from 'node:crypto';
@@ -12,10 +12,10 @@ export const CANCELLATION_TTL_MASK = 0x03;
 
 const clientsByKey = new Map<string, ClientSocket>();
 
-/** The key of a client that speaks 3.2: the secret has 32 bytes, as PostgreSQL 18's. */
+/** Length of a key for protocol 3.2: the secret has 32 bytes, as in PostgreSQL 18. */
 const LONG_KEY_LEN = 4 + 32;
 
-/** Random bytes are fetched in bulk: one system call serves many logins. */
+/** Random bytes are fetched in bulk, so that one system call serves many logins. */
 const POOL_BYTES = 4096;
 let randomPool = Buffer.alloc(0);
 let randomUsed = 0;
@@ -31,9 +31,11 @@ function takeRandom(count: number): Buffer {
 }
 
 /**
- * Gives a client a new key. With peering, bytes 1 and 2 name this process and the last bits allow three hops, and no key is
- * longer than 8 bytes, because PgBouncer as a peer takes no longer ones; the sign bit is clear because some clients take the
- * first four bytes for a process id.
+ * Gives a client a new key.
+ *
+ * With peering, bytes 1 and 2 identify this process and the last two bits allow three hops. Such a key is always 8
+ * bytes long, because PgBouncer as a peer takes no longer key. The sign bit is clear, because some clients read the
+ * first four bytes as a process id.
  */
 export function newCancelKey(client: ClientSocket): void {
   const key = takeRandom(client.protocol32 && cf.peerId === 0 ? LONG_KEY_LEN : BACKENDKEY_LEN);
@@ -46,7 +48,7 @@ export function newCancelKey(client: ClientSocket): void {
   adoptCancelKey(client, key);
 }
 
-/** Registers a key that the client has already (handover). */
+/** Registers an existing key of a client (takeover). */
 export function adoptCancelKey(client: ClientSocket, key: Buffer): void {
   forgetCancelKey(client);
   client.cancelKey = key;
@@ -58,7 +60,7 @@ export function forgetCancelKey(client: ClientSocket): void {
   if (clientsByKey.get(text) === client) clientsByKey.delete(text);
 }
 
-/** The client whose key this is, or null. */
+/** The client with this key, or null. */
 export function findByCancelKey(key: Buffer): ClientSocket | null {
   return clientsByKey.get(key.toString('latin1')) ?? null;
 }

@@ -1,53 +1,52 @@
 /*
- * What the console remembers of a client: plain data. src/admin/extended.ts works with it,
- * src/takeover hands it over to a new process.
+ * The console's data about a client. src/admin/extended.ts uses it; src/takeover includes it in a handover.
  */
 
 import type { ColumnFormats } from '../wire/messages';
 import type { ClientSocket } from './bouncer';
 
-/** A prepared command, bound. It is carried out by its first Execute. */
+/** A bound command. Its first Execute runs it. */
 export interface ConsolePortal {
   /** byte string; '' = a query without a command */
   readonly query: string;
   readonly formats: ColumnFormats;
-  /** Execute was answered; what was left over is in `rest` */
+  /** Execute has been answered; remaining rows are in `rest` */
   done: boolean;
-  /** DataRow packets that an Execute with a row limit left for the next */
+  /** DataRow packets left by an Execute with a row limit */
   rest: Buffer | null;
-  /** rows that the current Execute may send, 0 = all */
+  /** row limit of the current Execute, 0 = none */
   limit: number;
 }
 
 export class ConsoleSession {
-  /** may change things: one of admin_users, or the owner of the process */
+  /** may make changes: a user in admin_users, or the owner of the process */
   admin = false;
-  /** runs as the same user on a Unix socket */
+  /** connected over a Unix socket by the user that runs the pooler */
   owner = false;
   /** waits for PAUSE, SUSPEND or WAIT_CLOSE to complete */
   waiting = false;
 
-  /* --- extended protocol --- */
+  /* extended protocol */
 
-  /** queries by the name of their statement, '' being the unnamed one */
+  /** queries by statement name, '' = unnamed */
   readonly statements = new Map<string, string>();
   /** open until Sync */
   readonly portals = new Map<string, ConsolePortal>();
-  /** bytes in `rest` of all portals */
+  /** total length of `rest` in all portals, in bytes */
   restBytes = 0;
-  /** the packet that is handled, or whose command waits, belongs to the extended protocol */
+  /** the packet being handled, or whose command waits, belongs to the extended protocol */
   extended = false;
-  /** a packet failed: everything is passed over until Sync */
+  /** a packet failed: skips everything up to Sync */
   skipping = false;
-  /** the portal that an Execute is about; also while its command waits */
+  /** the portal of the current Execute, also while its command waits */
   executing: ConsolePortal | null = null;
-  /** Sync arrived while a command waits: its answer ends with ReadyForQuery */
+  /** a Sync arrived while a command waits: its answer ends with ReadyForQuery */
   syncWaits = false;
-  /** reading is off until the command that waits is answered */
+  /** reading is off until the waiting command has been answered */
   held = false;
 }
 
-/** The session of a client of the console. */
+/** The session of a console client. */
 export function consoleSession(client: ClientSocket): ConsoleSession {
   client.console ??= new ConsoleSession();
   return client.console;

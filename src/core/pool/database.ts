@@ -1,5 +1,5 @@
 /*
- * Databases as clients name them, and peers: what the config says of each and what it is doing now.
+ * Databases, by the names that clients use, and peers: their configuration and their current state.
  */
 
 import { nextOf, StatList } from '../base/list';
@@ -7,14 +7,14 @@ import { OrderedIndex } from '../base/ordered';
 import { PgCredentials, PgDatabase } from './bouncer';
 import { compareNames, findOrAddGlobalUser, findOrAddLoginUser } from './user';
 
-/** Longest database name, with its terminator. */
+/** Longest database name, including its terminating NUL. */
 export const MAX_DBNAME = 64;
 
-/** Ordered by name, as SHOW prints them. */
+/** Sorted by name, the order of SHOW. */
 export const databaseList = new StatList<PgDatabase>('database_list');
 /** Auto-databases without connections, the longest idle first. */
 export const autodatabaseIdleList = new StatList<PgDatabase>('autodatabase_idle_list');
-/** Ordered by peer id. */
+/** Sorted by peer id. */
 export const peerList = new StatList<PgDatabase>('peer_list');
 
 const databasesByName = new Map<string, PgDatabase>();
@@ -44,7 +44,7 @@ export function addDatabase(name: string): PgDatabase {
   return db;
 }
 
-/** Forgets a database; its pools must be gone. */
+/** Removes a database, which must have no pools. */
 export function removeDatabase(db: PgDatabase): void {
   if (db.inactiveTime !== 0) autodatabaseIdleList.remove(db);
   else databaseOrder.remove(db);
@@ -73,19 +73,19 @@ export function addPeer(peerId: number): PgDatabase {
   return peer;
 }
 
-/** Forgets a peer; its pool must be gone. */
+/** Removes a peer, which must have no pool. */
 export function removePeer(peer: PgDatabase): void {
   peerOrder.remove(peer);
 }
 
-/** Credentials that auth_query found in this database for a login that succeeded, or null. */
+/** Credentials that auth_query found in this database for a successful login, or null. */
 export function findDatabaseCredentials(db: PgDatabase, name: string): PgCredentials | null {
   return db.dynamicUsers.get(name) ?? null;
 }
 
 /**
- * Credentials that auth_query found for a login. Those of a user who was never logged in are the client's alone until it has
- * proven that it is that user; it must be counted for the user.
+ * Credentials that auth_query found for a login. If this user has never logged in, they belong only to this client
+ * until it is authenticated. The client must be counted for the user.
  */
 export function dynamicLoginCredentials(db: PgDatabase, name: string, passwd: string): PgCredentials {
   let credentials = db.dynamicUsers.get(name);
@@ -98,7 +98,7 @@ export function dynamicLoginCredentials(db: PgDatabase, name: string, passwd: st
   return credentials;
 }
 
-/** Credentials fetched by auth_query, kept per database. */
+/** Credentials found by auth_query, kept per database. */
 export function addDynamicCredentials(db: PgDatabase, name: string, passwd: string): PgCredentials {
   let credentials = db.dynamicUsers.get(name);
   if (credentials === undefined) {
@@ -110,7 +110,7 @@ export function addDynamicCredentials(db: PgDatabase, name: string, passwd: stri
   return credentials;
 }
 
-/** The user that every connection of this database uses on the server (user= in the connect string). */
+/** The forced user of this database: all server connections log in as this user (user= in the connect string). */
 export function forceUserCredentials(db: PgDatabase, name: string, passwd: string): PgCredentials {
   let credentials = db.forcedUser;
   if (credentials === null || credentials.name !== name) {

@@ -1,5 +1,5 @@
 /*
- * A pool: the connections of one database and user pair, in one list per state. Peers have pools without a user, for
+ * A pool: the connections of one database and one user, in one list per state. Peers have pools without a user, for
  * cancel requests only.
  */
 
@@ -8,21 +8,21 @@ import { OrderedIndex } from '../base/ordered';
 import { type PgCredentials, type PgDatabase, type PgGlobalUser, PgPool } from './bouncer';
 import { compareNames } from './user';
 
-/** Ordered by database and user, as SHOW prints them. */
+/** Sorted by database and user, the order of SHOW. */
 export const poolList = new StatList<PgPool>('pool_list');
-/** Ordered by peer id. */
+/** Sorted by peer id. */
 export const peerPoolList = new StatList<PgPool>('peer_pool_list');
 
 function comparePools(a: PgPool, b: PgPool): number {
   if (a.db !== b.db) return compareNames(a.db.name, b.db.name);
-  // credentials of two kinds may carry one name: the older pool goes first
+  // two credentials may have the same user name: the older pool sorts first
   return compareNames((a.user as PgCredentials).name, (b.user as PgCredentials).name) || a.serial - b.serial;
 }
 
 const poolOrder = new OrderedIndex(poolList, comparePools);
 const peerPoolOrder = new OrderedIndex(peerPoolList, (a: PgPool, b: PgPool) => a.db.peerId - b.db.peerId);
 
-/** The pool of a database and a user, or null. Looks through the shorter list: either may be very long. */
+/** The pool of a database and a user, or null. Searches the shorter of their two arrays: either may be very long. */
 function findPool(db: PgDatabase, user: PgGlobalUser): PgPool | null {
   if (db.pools.length < user.pools.length) {
     for (const pool of db.pools) if (pool.user?.globalUser === user) return pool;
@@ -32,7 +32,7 @@ function findPool(db: PgDatabase, user: PgGlobalUser): PgPool | null {
   return null;
 }
 
-/** The pool of a database and a user, made when there is none. */
+/** The pool of a database and a user, created if missing. */
 export function getPool(db: PgDatabase, user: PgCredentials): PgPool {
   const globalUser = user.globalUser;
   if (globalUser === null) throw new Error('get_pool: credentials without a user');
@@ -45,7 +45,7 @@ export function getPool(db: PgDatabase, user: PgCredentials): PgPool {
   return pool;
 }
 
-/** The pool over which cancel requests go to a peer. */
+/** The pool for sending cancel requests to a peer. */
 export function getPeerPool(peer: PgDatabase): PgPool {
   if (peer.peerPool === null) {
     peer.peerPool = new PgPool(peer, null);
@@ -54,7 +54,7 @@ export function getPeerPool(peer: PgDatabase): PgPool {
   return peer.peerPool;
 }
 
-/** Takes a pool out of every index; its sockets must be gone. */
+/** Removes a pool from all indexes; it must have no sockets. */
 export function removePool(pool: PgPool): void {
   pool.dead = true;
   if (pool.user === null) {
@@ -63,7 +63,7 @@ export function removePool(pool: PgPool): void {
     return;
   }
   poolOrder.remove(pool);
-  // the last of each array takes the place that becomes free: their order means nothing
+  // the last element of each array moves to the freed position: the order is irrelevant
   const ofUser = (pool.user.globalUser as PgGlobalUser).pools;
   const lastOfUser = ofUser.pop() as PgPool;
   if (lastOfUser !== pool) {
@@ -78,7 +78,9 @@ export function removePool(pool: PgPool): void {
   }
 }
 
-/** Servers that are logged in: what pool_size and min_pool_size count. Connections that carry a cancel request are not. */
+/**
+ * Number of logged-in servers, as limited by pool_size and min_pool_size. Connections for cancel requests do not count.
+ */
 export function poolConnectedServerCount(pool: PgPool): number {
   return (
     pool.activeServerList.count +
@@ -89,33 +91,33 @@ export function poolConnectedServerCount(pool: PgPool): number {
   );
 }
 
-/** Every open connection to the server, those for cancel requests included. */
+/** Number of open server connections, including those for cancel requests. */
 export function poolServerCount(pool: PgPool): number {
   return poolConnectedServerCount(pool) + pool.newServerList.count + pool.activeCancelServerList.count;
 }
 
-/** Clients that finished login. */
+/** Number of logged-in clients. */
 export function poolClientCount(pool: PgPool): number {
   return pool.activeClientList.count + pool.waitingClientList.count;
 }
 
 let touchedPools: PgPool[] = [];
 
-/** Something happened to this pool: the end of the turn has to look whether a waiting client can go on. */
+/** Marks a pool to be handled at the end of the turn: a waiting client may be able to proceed. */
 export function touchPool(pool: PgPool): void {
   if (pool.touched) return;
   pool.touched = true;
   touchedPools.push(pool);
 }
 
-/** True when the end of this turn has pools to look at. */
+/** True if pools must be handled at the end of this turn. */
 export function anyPoolTouched(): boolean {
   return touchedPools.length > 0;
 }
 
 /**
- * The pools that were touched so far. One that is touched again while they are handled comes up in the next turn, so that
- * a connect which fails at once, again and again, cannot hold the loop.
+ * Takes the pools marked so far. A pool marked again while they are handled is handled in the next turn. A connect that
+ * fails at once, again and again, therefore cannot block the loop.
  */
 export function takeTouchedPools(): PgPool[] {
   const pools = touchedPools;
@@ -124,10 +126,10 @@ export function takeTouchedPools(): PgPool[] {
   return pools;
 }
 
-/** Set when every pool has to be looked at: a console command ran, or a mode is on that concerns all of them. */
+/** Set when all pools must be handled: a console command ran, or a mode is active that affects all pools. */
 let allPools = false;
 
-/** The end of this turn looks at every pool, not only at those that something happened to. */
+/** Makes the end of this turn handle all pools, not only the marked ones. */
 export function requestFullLoopMaint(): void {
   allPools = true;
 }
@@ -141,8 +143,8 @@ export function endFullLoopMaintRequest(): void {
 }
 
 /**
- * Has the end of this turn look at the pools of a database (null = at all): only touched pools are looked at, and what
- * the command changed concerns those that nothing else happened to.
+ * Marks the pools of a database (null = of all databases). A command that changed a limit or a mode must mark them,
+ * because nothing else may have happened to them.
  */
 export function touchPools(db: PgDatabase | null): void {
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) if (db === null || pool.db === db) touchPool(pool);

@@ -1,22 +1,22 @@
 /*
- * What the pooler knows about protocol-level prepared statements: every unique query once, the names that clients gave
- * to them, and which of them a server has prepared. Knows no packets; session/prepared.ts and pool/statements.ts use it.
+ * The pooler's records of protocol-level prepared statements: each unique query once, the clients' names for it, and
+ * which servers have prepared it. No packets here; session/prepared.ts and pool/statements.ts use this module.
  */
 import { createHash } from 'node:crypto';
 import { type ListNode, StatList } from '../base/list';
 
-/** In front of the number of a query: the name of its statement on servers. */
+/** Prefix of a statement's name on servers; the number of the query follows. */
 export const STATEMENT_NAME_PREFIX = 'PGBOUNCER_';
-/** Bytes of a query up to which its own text is its key; a longer one is known by its digest. */
+/** Longest query that is its own key, in bytes; the key of a longer query is its digest. */
 const KEY_TEXT_MAX = 512;
 
-/** A unique query with its parameter types: the original's PgPreparedStatement. */
+/** A unique query with its parameter types: PgBouncer's PgPreparedStatement. */
 export class PgPreparedStatement {
   readonly queryId: number;
   readonly key: string;
-  /** the bytes of a query whose key is a digest; null = the key has them */
+  /** the bytes of a query whose key is a digest; null = the key contains them */
   private readonly longBytes: Buffer | null;
-  /** clients' names, servers and Closes under way that refer to it */
+  /** number of clients' names, servers and outstanding Closes that refer to it */
   useCount = 0;
 
   constructor(queryId: number, key: string, longBytes: Buffer | null) {
@@ -25,31 +25,31 @@ export class PgPreparedStatement {
     this.longBytes = longBytes;
   }
 
-  /** what it is called on servers */
+  /** its name on servers */
   get name(): string {
     return STATEMENT_NAME_PREFIX + this.queryId;
   }
 
   /**
-   * As in Parse: the query with its NUL, the number of parameter types and the types. Made anew for a short query: a
-   * Buffer kept for each would take several times the bytes of the query.
+   * The query with its NUL, the number of parameter types and the types, as in Parse. For a short query they are made
+   * from the key each time: a Buffer kept for each query would take several times its length.
    */
   get queryAndParameters(): Buffer {
     return this.longBytes ?? Buffer.from(this.key, 'latin1');
   }
 }
 
-/** The global query cache, by key; and the number of the newest query. */
+/** The global query cache, by key, and the number of the newest query. */
 const preparedStatements = new Map<string, PgPreparedStatement>();
 let lastQueryId = 0;
 
-/** A digest is never some other query's text, because texts have a NUL in them. */
+/** A digest never equals the text of another query, because every such text contains a NUL. */
 function keyOf(queryAndParameters: Buffer): string {
   if (queryAndParameters.length <= KEY_TEXT_MAX) return queryAndParameters.toString('latin1');
   return createHash('sha256').update(queryAndParameters).digest('base64');
 }
 
-/** A copy with memory of its own, so that it does not hold on to a slab of others. */
+/** A copy in its own memory, so that it does not keep a shared slab alive. */
 function copyBytes(bytes: Buffer): Buffer {
   const copy = Buffer.allocUnsafeSlow(bytes.length);
   bytes.copy(copy);
@@ -64,27 +64,28 @@ function addStatement(queryId: number, key: string, queryAndParameters: Buffer):
 }
 
 /**
- * The entry of a query, made when there is none yet. It lives for as long as somebody uses it: the caller does so at once.
- * @param queryAndParameters a view; copied when it is kept
+ * The entry of a query, created if missing. An entry without references is removed, so the caller must refer to it at
+ * once.
+ * @param queryAndParameters a view; copied if it is kept
  */
 export function getPreparedStatement(queryAndParameters: Buffer): PgPreparedStatement {
   const key = keyOf(queryAndParameters);
   return preparedStatements.get(key) ?? addStatement(++lastQueryId, key, queryAndParameters);
 }
 
-/** The entry of a query, if there is one. */
+/** The entry of a query, or null. */
 export function findPreparedStatement(queryAndParameters: Buffer): PgPreparedStatement | null {
   return preparedStatements.get(keyOf(queryAndParameters)) ?? null;
 }
 
-/** Counts one user less; the last one takes the query out of the cache. */
+/** Removes one reference; the last one removes the query from the cache. */
 export function releasePreparedStatement(ps: PgPreparedStatement): void {
   if (--ps.useCount === 0) preparedStatements.delete(ps.key);
 }
 
 /**
- * A query that another process numbered: its servers know it under that number.
- * @returns null when the query or the number is already taken otherwise; the caller must not go on with that server
+ * Adds a query with the number that another process gave it: the servers taken over know it by that number.
+ * @returns null if the query or the number is already in use otherwise; the caller must then close the server
  */
 export function restorePreparedStatement(queryId: number, queryAndParameters: Buffer): PgPreparedStatement | null {
   const key = keyOf(queryAndParameters);
@@ -96,22 +97,22 @@ export function restorePreparedStatement(queryId: number, queryAndParameters: Bu
   return ps;
 }
 
-/** Takes a query out of the cache that was looked up and then not used. */
+/** Removes a query from the cache if it has no references. */
 export function dropUnusedStatement(ps: PgPreparedStatement): void {
   if (ps.useCount === 0) preparedStatements.delete(ps.key);
 }
 
-/** Number of unique queries that somebody uses. */
+/** Number of unique queries in use. */
 export function queryCacheSize(): number {
   return preparedStatements.size;
 }
 
-/** Number given to the newest query. */
+/** Number of the newest query. */
 export function newestQueryId(): number {
   return lastQueryId;
 }
 
-/** Continues another process's numbering, so that no name is given twice on its servers. */
+/** Continues the numbering of another process, so that no name is used twice on its servers. */
 export function raiseQueryId(queryId: number): void {
   if (queryId > lastQueryId) lastQueryId = queryId;
 }
@@ -121,15 +122,15 @@ export class ClientStatement {
   readonly name: string;
   readonly ps: PgPreparedStatement;
   /**
-   * Its Parse failed or was skipped after an error, or its Close was, and drivers draw different conclusions from that: one goes on to use
-   * it (psycopg), another prepares it again. Both may.
+   * Its Parse or its Close failed, or was skipped after an error. Drivers then draw different conclusions: psycopg uses
+   * the statement, others prepare it again. Both are allowed.
    */
   unsure = false;
-  /** its Parse, Close or DEALLOCATE is not answered yet */
+  /** its Parse, Close or DEALLOCATE is outstanding */
   pending = false;
-  /** the part of the pipeline (RequestQueue.segment) that this request is in; -1 = it may fail on its own */
+  /** the segment of the pipeline (RequestQueue.segment) of that request; -1 = it may fail on its own */
   segment = 0;
-  /** it is taken away unless its Close or DEALLOCATE fails: the name is as good as free */
+  /** will be removed unless its Close or DEALLOCATE fails: the name may be reused */
   closing = false;
   private released = false;
 
@@ -139,41 +140,41 @@ export class ClientStatement {
     ps.useCount++;
   }
 
-  /** Its request is on its way. @param segment as the field */
+  /** Its request has been sent. @param segment as the field */
   awaitAnswer(segment: number, closing: boolean): void {
     this.pending = true;
     this.segment = segment;
     this.closing = closing;
   }
 
-  /** Its request was answered or skipped, and the statement is there. */
+  /** Its request was answered or skipped, and the statement exists. */
   settle(): void {
     this.pending = false;
     this.closing = false;
   }
 
-  /** The query is not this client's any more; once. */
+  /** Removes the reference to the query, once. */
   release(): void {
     if (this.released) return;
     this.released = true;
     releasePreparedStatement(this.ps);
   }
 
-  /** True when it is gone for good, so that no skipped Close brings it back. */
+  /** True if the statement is gone for good, so that a skipped Close cannot bring it back. */
   get gone(): boolean {
     return this.released;
   }
 }
 
-/** A query that a server has prepared, or is asked to prepare. */
+/** A query that a server has prepared, or has been asked to prepare. */
 export class ServerStatement implements ListNode {
   prev: ListNode | null = null;
   next: ListNode | null = null;
   list: StatList<ListNode> | null = null;
   readonly ps: PgPreparedStatement;
-  /** its Parse failed, or the server forgot it, while its Close was under way */
+  /** its Parse failed, or the server dropped it, while its Close was outstanding */
   gone = false;
-  /** the server cannot use it any more, or has lost it: it is closed and prepared again in front of its next use */
+  /** the server can no longer use it, or may have lost it: it is closed and prepared again before its next use */
   stale = false;
 
   constructor(ps: PgPreparedStatement) {
@@ -182,7 +183,7 @@ export class ServerStatement implements ListNode {
   }
 }
 
-/** The statements of one server, the least recently used first. */
+/** The statements of a server, least recently used first. */
 export class ServerStatements {
   private readonly byId = new Map<number, ServerStatement>();
   readonly lru = new StatList<ServerStatement>('server_prepared_statements');
@@ -199,7 +200,7 @@ export class ServerStatements {
     return this.byId.get(queryId);
   }
 
-  /** Adds it as the most recently used. There must be none of the same query. */
+  /** Adds a statement as the most recently used. The server must have no statement of the same query. */
   add(statement: ServerStatement): void {
     this.byId.set(statement.ps.queryId, statement);
     this.lru.append(statement);
@@ -217,7 +218,7 @@ export class ServerStatements {
   }
 }
 
-/** What DEALLOCATE takes away. */
+/** The subject of a DEALLOCATE. */
 export class Deallocation {
   /** null = ALL */
   readonly statement: ClientStatement | null;
@@ -227,27 +228,27 @@ export class Deallocation {
   }
 }
 
-/** What a request with a note does. */
+/** The kind of request that a note belongs to. */
 export const enum NoteKind {
-  /** Parse: what it registered */
+  /** Parse: the note has the statement that it registered */
   PARSE,
-  /** Close: what it takes away, kept alive by the note */
+  /** Close: the note has the statement that it removed, and keeps it alive */
   CLOSE,
-  /** SQL's DEALLOCATE: what it takes away; without a client's statement, ALL */
+  /** SQL's DEALLOCATE: the note has the statement that it removed; without a client's statement, ALL */
   DEALLOCATE,
-  /** Parse of a name that the client has: the statement of that name */
+  /** Parse of a name already in use: the note has the statement of that name */
   DUPLICATE,
 }
 
 /**
- * What hangs on an outstanding Parse, Close or DEALLOCATE: what has to be undone when the server skips it, because something
- * in front of it in the pipeline failed.
+ * A note on an outstanding Parse, Close or DEALLOCATE: what to undo if the server skips the request because an earlier
+ * request of the pipeline failed.
  */
 export class RequestNote {
   readonly kind: NoteKind;
   server: ServerStatement | null;
   readonly client: ClientStatement | null;
-  /** the part of the pipeline that the request is in (RequestQueue.segment) */
+  /** the segment of the pipeline with the request (RequestQueue.segment) */
   segment = 0;
 
   constructor(kind: NoteKind, server: ServerStatement | null, client: ClientStatement | null) {

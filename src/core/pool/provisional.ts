@@ -1,8 +1,9 @@
 /*
- * What exists only because of logins that have not succeeded yet: auto-databases, users that only a directory or
- * auth_query knows, credentials that auth_query found. Anybody can ask for any name, so all of it is provisional until one
- * such login succeeds, and is forgotten with the last client that asked for it. Pools come into being here too, when a
- * client has proven who it is: a login has no pool.
+ * Records that exist only because of logins that have not succeeded yet: auto-databases, users known only from an
+ * external directory or auth_query, and credentials found by auth_query. A client can ask for any name, so these
+ * records are provisional until such a login succeeds, and are removed with the last client that asks for them.
+ *
+ * A client gets its pool here, once it is authenticated: a login has no pool.
  */
 
 import type { ClientSocket, PgCredentials, PgDatabase, PgPool } from './bouncer';
@@ -11,12 +12,15 @@ import { getPool } from './pool';
 import { forgetGlobalUser } from './user';
 import { internVars } from './varcache';
 
-/** An auto-database that no client asks for any more, if no login to it ever succeeded. One with pools is left to killUnproven. */
+/**
+ * Removes an auto-database that no client asks for any more, if no login to it has succeeded. killUnproven() handles
+ * those with pools.
+ */
 function forgetUnprovenDatabase(db: PgDatabase): void {
   if (db.provisional && db.clientConnectionCount === 0 && db.pools.length === 0 && db.list !== null) removeDatabase(db);
 }
 
-/** The client does not count for its user any more. */
+/** Stops counting the client for its user. */
 export function uncountUser(client: ClientSocket): void {
   if (client.countedUser !== null) client.countedUser.clientConnectionCount--;
   client.countedUser = null;
@@ -24,7 +28,7 @@ export function uncountUser(client: ClientSocket): void {
   if (user?.provisional && user.clientConnectionCount === 0) forgetGlobalUser(user);
 }
 
-/** The client leaves: it does not count for its database and its user any more. */
+/** Stops counting the client for its database and its user, when it disconnects. */
 export function uncountClient(client: ClientSocket): void {
   uncountUser(client);
   if (client.countedDb !== null) client.countedDb.clientConnectionCount--;
@@ -32,14 +36,14 @@ export function uncountClient(client: ClientSocket): void {
   if (client.db !== null) forgetUnprovenDatabase(client.db);
 }
 
-/** Database and user of this client stay: it was logged in, here or in another process. */
+/** Keeps the client's database and user: it has logged in, to this process or to another. */
 export function keepOwners(client: ClientSocket): void {
   if (client.db !== null) client.db.provisional = false;
   const user = client.loginUser?.globalUser ?? null;
   if (user !== null) user.provisional = false;
 }
 
-/** Credentials that auth_query found join those of their database, or renew the ones that are there. */
+/** Adds credentials that auth_query found to their database, or updates the existing ones. */
 function keepCredentials(db: PgDatabase, user: PgCredentials): PgCredentials {
   if (!user.provisional) return user;
   const known = findDatabaseCredentials(db, user.name);
@@ -53,8 +57,8 @@ function keepCredentials(db: PgDatabase, user: PgCredentials): PgCredentials {
 }
 
 /**
- * The client has proven who it is: what was provisional stays from now on, and the client gets its pool.
- * @returns the pool, which is the same when the client was admitted before
+ * Called when a client is authenticated: keeps its provisional records and gives it its pool.
+ * @returns the pool; the same one if the client has been admitted before
  */
 export function admitClient(client: ClientSocket): PgPool {
   if (client.pool !== null) return client.pool;

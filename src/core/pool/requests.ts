@@ -1,30 +1,30 @@
 /*
- * The requests that a server still owes answers for, in order: one small integer each, in a ring that grows by doubling.
- * The pooler releases a server only when this queue is empty: an entry too many keeps a server from others, one too few
- * gives the next client somebody else's answer.
+ * The outstanding requests of a server, in order: one small integer each, in a ring that grows by doubling. The pooler
+ * releases a server only when this queue is empty. An entry too many keeps the server from other clients; an entry too
+ * few gives the next client another client's answer.
  *
- * CopyData, CopyDone and CopyFail stand in the queue too, as marks (of a run of CopyData only the first), because what a
- * server does with a Sync depends on whether it comes inside a COPY. Nobody answers them: a mark that nothing stands in
- * front of is dropped.
+ * CopyData, CopyDone and CopyFail are in the queue too, as marks (a run of CopyData has one mark), because the effect
+ * of a Sync depends on whether it is inside a COPY. They have no answer: a mark is dropped as soon as it is the oldest
+ * entry.
  */
 import { PqMsg } from '../wire/packets';
 import { NoteKind, type PgPreparedStatement, type RequestNote } from './prepare';
 
-/** What to do with the answer to a request (the original's ResponseAction). */
+/** What to do with the answer to a request (PgBouncer's ResponseAction). */
 export const enum ResponseAction {
   FORWARD = 0,
-  /** the client did not ask for it: drop the answer */
+  /** the client did not send the request: drop the answer */
   SKIP = 1,
-  /** the request was not sent: make up the answer at this place of the pipeline */
+  /** the request was not sent to the server: make up the answer at this position of the pipeline */
   FAKE = 2,
 }
 
 /** The subject of a client's Parse of the unnamed statement: no query has this number. */
 export const UNNAMED = 0xffff_ffff;
-/** The subject of the pooler's own Parse of a client's unnamed statement, on another server than before. */
+/** The subject of the pooler's own Parse of a client's unnamed statement, after a change of server. */
 export const UNNAMED_AGAIN = 0xffff_fffe;
 
-/** An entry, taken out of its queue. */
+/** An entry taken out of its queue. */
 export interface Request {
   readonly type: number;
   readonly action: ResponseAction;
@@ -33,12 +33,12 @@ export interface Request {
 }
 
 const INITIAL_SLOTS = 16;
-/** Bits of an entry: the type byte, the action, whether a note belongs to it. */
+/** The bits of an entry: type byte, action, and whether it has a note. */
 const TYPE_MASK = 0xff;
 const ACTION_SHIFT = 8;
 const ACTION_MASK = 3;
 const NOTE_BIT = 0x400;
-/** Answered notes in front of the array of notes that are worth moving the others for. */
+/** Number of unused notes at the start of the array from which on it is trimmed. */
 const NOTES_TRIM = 64;
 
 function isCopyMark(type: number): boolean {
@@ -47,29 +47,31 @@ function isCopyMark(type: number): boolean {
 
 export class RequestQueue {
   private slots: Uint16Array = new Uint16Array(INITIAL_SLOTS);
-  /** which statement an entry is about: see push() */
+  /** the statement that each entry concerns: see push() */
   private subjects: Uint32Array = new Uint32Array(INITIAL_SLOTS);
   private head = 0;
   count = 0;
-  /** entries that were ever added */
+  /** number of entries ever added */
   total = 0;
-  /** `total` when the server was last idle outside a transaction: nothing was asked of it since while both are equal */
+  /** `total` when the server was last idle outside a transaction; equal to `total` while nothing has been sent since */
   readyTotal = 0;
-  /** Syncs that were ever added. What lies between two of them succeeds up to some place and is skipped behind it. */
+  /**
+   * Number of Syncs ever added. Within a segment, requests succeed up to the first failure and are skipped after it.
+   */
   segment = 0;
-  /** entries whose answers are made up */
+  /** number of entries whose answers are made up */
   fakes = 0;
-  /** UNNAMED or UNNAMED_AGAIN: the last clearUntil() dropped such a Parse; 0 = none, UNNAMED goes before */
+  /** UNNAMED or UNNAMED_AGAIN: the last clearUntil() dropped such a Parse; 0 = none. UNNAMED takes precedence. */
   droppedUnnamed = 0;
-  /** the notes of those entries that have one, in the queue's order; most requests never need it */
+  /** the notes of the entries that have one, in the queue's order; null because most servers never need it */
   private notes: (RequestNote | null)[] | null = null;
   private notesHead = 0;
 
   /**
    * Adds a request.
    * @param type the message's type byte
-   * @param note what to undo when the server does not carry it out; the caller takes it out with firstNote() before shift()
-   * @param subject number of the query whose statement on the server it uses; for a Parse UNNAMED; else 0
+   * @param note what to undo if the server skips the request; the caller takes it with firstNote() before shift()
+   * @param subject number of the query whose statement on the server the request uses; UNNAMED for a Parse; else 0
    */
   push(type: number, action: ResponseAction, note: RequestNote | null = null, subject = 0): void {
     if (this.count === this.slots.length) this.grow();
@@ -89,35 +91,35 @@ export class RequestQueue {
     this.total++;
   }
 
-  /** The server is idle outside a transaction, and has answered everything. */
+  /** The server is idle outside a transaction and has no outstanding requests. */
   markReady(): void {
     if (this.count === 0) this.readyTotal = this.total;
   }
 
-  /** True while nothing was asked of the server since it was last idle outside a transaction. */
+  /** True while nothing has been sent since the server was last idle outside a transaction. */
   atStart(): boolean {
     return this.total === this.readyTotal;
   }
 
-  /** True when a Sync is among the requests: what fails now ends before what comes next. */
+  /** True if there is an outstanding Sync: a failure now does not affect requests added later. */
   hasSync(): boolean {
     for (let at = 0; at < this.count; at++) if ((this.entryAt(at) & TYPE_MASK) === PqMsg.Sync) return true;
     return false;
   }
 
-  /** True when one of the requests has a note. */
+  /** True if an outstanding request has a note. */
   hasNotes(): boolean {
     return this.notes !== null && this.notes.length > this.notesHead;
   }
 
-  /** True when one of the requests has a note of this kind. */
+  /** True if an outstanding request has a note of this kind. */
   hasNote(kind: NoteKind): boolean {
     if (this.notes === null) return false;
     for (let i = this.notesHead; i < this.notes.length; i++) if (this.notes[i]?.kind === kind) return true;
     return false;
   }
 
-  /** True when an earlier part of the pipeline prepares or closes this query on the server: it may be skipped. */
+  /** True if an earlier segment prepares or closes this query on the server, and may still be skipped. */
   mayChange(ps: PgPreparedStatement): boolean {
     if (this.notes === null) return false;
     for (let i = this.notesHead; i < this.notes.length; i++) {
@@ -129,7 +131,7 @@ export class RequestQueue {
     return false;
   }
 
-  /** For each query that a request closes on the server, the first such request's note. */
+  /** For each query that outstanding requests close on the server, the note of the first such request. */
   closes(): Map<PgPreparedStatement, RequestNote> {
     const first = new Map<PgPreparedStatement, RequestNote>();
     if (this.notes === null) return first;
@@ -141,13 +143,13 @@ export class RequestQueue {
     return first;
   }
 
-  /** True when one of the requests is a Parse of the unnamed statement. */
+  /** True if a Parse of the unnamed statement is outstanding. */
   hasUnnamedParse(): boolean {
     for (let at = 0; at < this.count; at++) if (this.subjectAt(at) >= UNNAMED_AGAIN) return true;
     return false;
   }
 
-  /** Takes everything out, settling nothing: for a batch that is sent again. */
+  /** Removes all entries without settling their notes: for a batch that is sent again. */
   takeAll(): Request[] {
     const notes = this.allNotes();
     const all: Request[] = [];
@@ -179,8 +181,9 @@ export class RequestQueue {
   }
 
   /**
-   * The COPY is over that the oldest request began: drops what the server took for part of it. That is everything up to
-   * CopyDone; but when it failed on its own, a Sync behind the first data may come behind the failure too, and be answered.
+   * The COPY begun by the oldest request has ended: drops the entries that the server consumed as part of it, up to
+   * CopyDone or CopyFail. If the COPY failed, a Sync after the first data may have been received after the failure, and
+   * is answered: it stays.
    * @param failed the server reported an error
    */
   endCopy(failed: boolean): void {
@@ -194,7 +197,7 @@ export class RequestQueue {
       if (type === PqMsg.CopyDone || type === PqMsg.CopyFail) break;
     }
     if (drop === 0) return;
-    // none of these has a note, and no answer to them is made up: the oldest takes the place of the last
+    // the dropped entries have no notes and no made-up answers: move the oldest entry to the position of the last
     const oldest = this.slots[this.head] as number;
     const subject = this.subjects[this.head] as number;
     this.head = (this.head + drop) & (this.slots.length - 1);
@@ -203,7 +206,7 @@ export class RequestQueue {
     this.count -= drop;
   }
 
-  /** True when the newest request is part of a pipeline that no Sync has ended. False when there is none. */
+  /** True if the newest request belongs to a pipeline that has no Sync yet. */
   owesSync(): boolean {
     if (this.count === 0) return false;
     switch (this.entryAt(this.count - 1) & TYPE_MASK) {
@@ -218,33 +221,33 @@ export class RequestQueue {
     }
   }
 
-  /** Type byte of the oldest request, 0 when there is none. */
+  /** Type byte of the oldest request, 0 if there is none. */
   firstType(): number {
     return this.count === 0 ? 0 : (this.slots[this.head] as number) & TYPE_MASK;
   }
 
-  /** What to do with the answer of the oldest request; there must be one. */
+  /** What to do with the answer to the oldest request, which must exist. */
   firstAction(): ResponseAction {
     return (((this.slots[this.head] as number) >> ACTION_SHIFT) & ACTION_MASK) as ResponseAction;
   }
 
-  /** Note of the oldest request; there must be one. */
+  /** The note of the oldest request, which must exist. */
   firstNote(): RequestNote | null {
     if (((this.slots[this.head] as number) & NOTE_BIT) === 0) return null;
     return (this.notes as (RequestNote | null)[])[this.notesHead] as RequestNote;
   }
 
-  /** The entry `at` places behind the oldest: type | action << 8. */
+  /** The entry at distance `at` from the oldest: type | action << 8. */
   entryAt(at: number): number {
     return (this.slots[(this.head + at) & (this.slots.length - 1)] as number) & ~NOTE_BIT;
   }
 
-  /** Which statement the entry `at` places behind the oldest is about. */
+  /** The subject of the entry at distance `at` from the oldest. */
   subjectAt(at: number): number {
     return this.subjects[(this.head + at) & (this.subjects.length - 1)] as number;
   }
 
-  /** Note of the entry `at` places behind the oldest. O(at): for a handover. */
+  /** The note of the entry at distance `at` from the oldest. O(at): for a handover. */
   noteAt(at: number): RequestNote | null {
     let place = this.notesHead;
     for (let i = 0; i <= at; i++) {
@@ -255,12 +258,12 @@ export class RequestQueue {
     return null;
   }
 
-  /** The notes of all requests, the oldest first. */
+  /** The notes of all requests, oldest first. */
   allNotes(): RequestNote[] {
     return this.notes === null ? [] : (this.notes.slice(this.notesHead) as RequestNote[]);
   }
 
-  /** Drops the oldest request. */
+  /** Removes the oldest request. */
   shift(): void {
     const slot = this.slots[this.head] as number;
     if (slot > TYPE_MASK) {
@@ -269,7 +272,7 @@ export class RequestQueue {
     }
     this.head = (this.head + 1) & (this.slots.length - 1);
     this.count--;
-    // the server that got past what was in front of them passes over these
+    // the server has consumed these marks, since it got past the requests before them
     while (this.count > 0 && isCopyMark((this.slots[this.head] as number) & TYPE_MASK)) {
       this.head = (this.head + 1) & (this.slots.length - 1);
       this.count--;
@@ -282,7 +285,7 @@ export class RequestQueue {
     this.fakes = 0;
     this.notes = null;
     this.notesHead = 0;
-    // a pipeline of thousands leaves a large ring behind; an idle server should not keep it
+    // a pipeline of thousands leaves a large ring, which an idle server should not keep
     if (this.slots.length > 1024) {
       this.slots = new Uint16Array(INITIAL_SLOTS);
       this.subjects = new Uint32Array(INITIAL_SLOTS);
@@ -290,8 +293,8 @@ export class RequestQueue {
   }
 
   /**
-   * Drops requests up to and including the first whose type is `typeA` or `typeB`; all when there is none.
-   * @returns the notes of what was dropped, the oldest first; null when there were none
+   * Removes requests up to and including the first of type `typeA` or `typeB`; all if there is none.
+   * @returns the notes of the removed requests, oldest first; null if there are none
    */
   clearUntil(typeA: number, typeB: number): RequestNote[] | null {
     let dropped: RequestNote[] | null = null;

@@ -1,6 +1,6 @@
 /*
- * A client or server connection (the original's PgSocket) and its states. The state names the list the socket is in;
- * changeClientState and changeServerState (states.ts) are the only ones that move it.
+ * Questions about a client or server connection (PgBouncer's PgSocket). Its state names the list that it is in; only
+ * changeClientState() and changeServerState() (states.ts) change it.
  */
 
 import {
@@ -23,14 +23,14 @@ export function isServerSocket(sk: PgSocket): sk is ServerSocket {
   return sk.kind === SocketKind.SERVER;
 }
 
-/** True once a socket was disconnected: its handle is gone and no event of it may be handled any more. */
+/** True after a socket was disconnected: it has no handle, and no event may be handled for it. */
 export function isDead(sk: PgSocket): boolean {
   return sk.state === SocketState.CL_JUSTFREE || sk.state === SocketState.SV_JUSTFREE;
 }
 
 /**
- * The database in whose name a socket is shown: that of its pool, or, while a client logs in and has none, the one that
- * it authenticates for. Null for a mock one.
+ * The database that SHOW and the log name for a socket: that of its pool or, while a client logs in and has no pool,
+ * that of the login. Null during mock authentication.
  */
 export function shownDatabase(sk: AnySocket): PgDatabase | null {
   if (isServerSocket(sk)) return sk.pool.db;
@@ -39,7 +39,7 @@ export function shownDatabase(sk: AnySocket): PgDatabase | null {
   return sk.loginUser.mockAuth ? null : sk.db;
 }
 
-/** True once a client's startup packet has led to a user and a method of authentication. */
+/** True once a client's startup packet has determined a user and an authentication method. */
 export function hasStarted(client: ClientSocket): boolean {
   return client.login === null || client.login.phase >= LoginPhase.CHALLENGED;
 }
@@ -50,13 +50,13 @@ export function sendingAuthQuery(client: ClientSocket): boolean {
   return phase === LoginPhase.AUTH_QUERY_SERVER || phase === LoginPhase.AUTH_QUERY_RESULT;
 }
 
-/** The login of a client that is not logged in yet. @throws Error when it is */
+/** The login of a client that is not logged in yet. @throws Error if it is logged in */
 export function loginOf(client: ClientSocket): ClientLogin {
   if (client.login === null) throw new Error('the client has logged in');
   return client.login;
 }
 
-/** Likewise of a server connection. */
+/** The login of a server connection that is not logged in yet. @throws Error if it is logged in */
 export function serverLoginOf(server: ServerSocket): ServerLogin {
   if (server.login === null) throw new Error('the server connection has logged in');
   return server.login;

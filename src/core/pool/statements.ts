@@ -1,6 +1,6 @@
 /*
- * The prepared statements of connections: registering, undoing what a failed pipeline left undone, forgetting, and lists
- * of them for a handover. session/ calls it; the packets are in session/prepared.ts.
+ * The prepared statements of connections: registering them, undoing the effects of a failed pipeline, removing them,
+ * and listing them for a handover. session/ calls these functions; the packets are in session/prepared.ts.
  */
 
 import { slogNoise, wantNoise } from '../base/log';
@@ -22,24 +22,24 @@ import {
 import { type ResponseAction, UNNAMED } from './requests';
 import { isServerSocket } from './socket';
 
-/** Whether a client's next transaction may run on another server: session pooling leaves statements to client and server. */
+/**
+ * True if a client's next transaction may run on another server. In session mode the pooler leaves statements alone.
+ */
 export function serversChange(sk: AnySocket): boolean {
   return connectionPoolMode(sk) !== PoolMode.SESSION;
 }
 
-/** Whether packets about named statements are rewritten. */
+/** True if packets about named statements are rewritten. */
 export function preparedStatementsEnabled(sk: AnySocket): boolean {
   return cf.maxPreparedStatements !== 0 && serversChange(sk);
 }
 
-/** Statements known on this connection: what SHOW prints. */
+/** Number of statements known on this connection, for SHOW. */
 export function preparedCount(sk: AnySocket): number {
   return isServerSocket(sk) ? (sk.statements?.count ?? 0) : (sk.statements?.size ?? 0);
 }
 
-/* ---- clients ---- */
-
-/** Remembers a client's name for a query; it must be free, or as good as free. */
+/** Registers a client's name for a query; the name must be free or about to be removed (closing). */
 export function addClientStatement(client: ClientSocket, name: string, ps: PgPreparedStatement): ClientStatement {
   if (client.statements === null) client.statements = new Map();
   const statement = new ClientStatement(name, ps);
@@ -47,13 +47,13 @@ export function addClientStatement(client: ClientSocket, name: string, ps: PgPre
   return statement;
 }
 
-/** Forgets one of a client's statements. @param client null = it has left */
+/** Removes one of a client's statements. @param client null = it has disconnected */
 export function dropClientStatement(client: ClientSocket | null, statement: ClientStatement): void {
   if (client?.statements?.get(statement.name) === statement) client.statements.delete(statement.name);
   statement.release();
 }
 
-/** Forgets everything a client prepared, and the packet it was sending. */
+/** Removes all of a client's statements, and the packet that it was sending. */
 export function freeClientStatements(client: ClientSocket): void {
   client.partial = null;
   client.unnamed = null;
@@ -65,9 +65,7 @@ export function freeClientStatements(client: ClientSocket): void {
   client.statements = null;
 }
 
-/* ---- servers ---- */
-
-/** Remembers that a server has a statement. */
+/** Registers a statement on a server. */
 export function addServerStatement(server: ServerSocket, statement: ServerStatement): void {
   if (server.statements === null) server.statements = new ServerStatements();
   server.statements.add(statement);
@@ -79,7 +77,7 @@ function dropServerStatement(server: ServerSocket, statement: ServerStatement): 
   releasePreparedStatement(statement.ps);
 }
 
-/** Forgets everything about a server that goes away, with what its unanswered requests hold. */
+/** Removes all statements of a server that is being closed, including those held by its outstanding requests. */
 export function freeServerStatements(server: ServerSocket): void {
   const requests = server.requests;
   for (const note of requests.allNotes()) settleNote(server, note);
@@ -92,8 +90,9 @@ export function freeServerStatements(server: ServerSocket): void {
 }
 
 /**
- * The server cannot use a statement any more, or may have lost it: it is closed and prepared again in front of its next use.
- * @param queryId null = this holds for every statement of the server
+ * Marks statements that the server can no longer use, or may have lost: each is closed and prepared again before its
+ * next use.
+ * @param queryId null = all statements of the server
  */
 export function markStale(server: ServerSocket, queryId: number | null): void {
   const statements = server.statements;
@@ -101,24 +100,22 @@ export function markStale(server: ServerSocket, queryId: number | null): void {
   for (; item !== null; item = item.next as ServerStatement | null) {
     if (queryId === null || item.ps.queryId === queryId) item.stale = true;
   }
-  // what is being closed comes back when the Close is skipped
+  // a statement being closed comes back if its Close is skipped
   for (const { server: statement } of server.requests.allNotes()) {
     if (statement !== null && (queryId === null || statement.ps.queryId === queryId)) statement.stale = true;
   }
 }
 
-/* ---- requests ---- */
-
-/** A request was carried out, or nobody is left to whom it matters. What a Close took away is gone for good. */
+/** The request was executed, or its outcome no longer matters. A statement removed by Close is gone for good. */
 export function settleNote(server: ServerSocket, note: RequestNote): void {
   const { client } = note;
   switch (note.kind) {
     case NoteKind.PARSE:
-      // its Close may be on its way already
+      // its Close may already have been sent
       if (client !== null && !client.closing) client.settle();
       return;
     case NoteKind.DEALLOCATE:
-      // one that was carried out has released it already
+      // an executed DEALLOCATE has already released the statement
       if (client !== null) client.settle();
       return;
     case NoteKind.CLOSE:
@@ -129,7 +126,7 @@ export function settleNote(server: ServerSocket, note: RequestNote): void {
   }
 }
 
-/** Takes the oldest request off the queue of a server; it was answered. */
+/** Removes the oldest request of a server, which has been answered. */
 export function settleFirst(server: ServerSocket): void {
   const requests = server.requests;
   const note = requests.firstNote();
@@ -137,7 +134,7 @@ export function settleFirst(server: ServerSocket): void {
   requests.shift();
 }
 
-/** A Parse was not carried out: the server has no such statement. */
+/** A Parse was not executed: the server does not have the statement. */
 function undoParse(server: ServerSocket, note: RequestNote): void {
   const statement = note.server;
   if (statement !== null) {
@@ -157,8 +154,8 @@ function undoParse(server: ServerSocket, note: RequestNote): void {
 }
 
 /**
- * A Close was not carried out: both sides still have what it should have taken away.
- * @param later the Closes that the server still owes an answer for
+ * A Close was not executed: both sides still have the statement.
+ * @param later the outstanding Closes after it
  */
 function undoClose(
   server: ServerSocket,
@@ -171,11 +168,12 @@ function undoClose(
     if (statement.gone) {
       releasePreparedStatement(statement.ps);
     } else if (next?.server?.gone === true) {
-      // a later part of the pipeline closes the same name, for a Parse that was skipped with this Close: it closes this one
+      // the later Close is for a Parse of the same name that was skipped together with this Close; it closes this
+      // statement
       releasePreparedStatement(statement.ps);
       next.server = statement;
     } else if (server.statements?.find(statement.ps) !== undefined) {
-      // prepared anew behind it, which fails now: what the server has then is unclear
+      // a Parse after this Close has registered the statement again, and fails now: the server's state is unknown
       server.closeNeeded = true;
       releasePreparedStatement(statement.ps);
     } else {
@@ -191,7 +189,7 @@ function undoClose(
   if (note.client !== null) keepClientStatement(server.link, note.client);
 }
 
-/** A client's statement that should have been taken away is still there. */
+/** Brings back a client's statement that was not removed after all. */
 function keepClientStatement(client: ClientSocket | null, statement: ClientStatement): void {
   if (client === null || statement.gone) {
     statement.release();
@@ -200,22 +198,22 @@ function keepClientStatement(client: ClientSocket | null, statement: ClientState
   statement.settle();
   statement.unsure = true;
   if (client.statements === null) client.statements = new Map();
-  // a statement of the same name that was prepared behind the Close is undone by now
+  // a statement of the same name that was prepared after the Close has been undone by now
   if (client.statements.has(statement.name)) {
     if (client.statements.get(statement.name) !== statement) statement.release();
   } else client.statements.set(statement.name, statement);
 }
 
 /**
- * Drops requests that the server skipped after an error, up to and including the first of these types, and undoes what
- * they should have done: the last first, because a pipeline may prepare, evict and prepare the same again.
+ * Drops the requests that the server skipped after an error, up to and including the first of these types, and undoes
+ * their effects. It undoes the newest first, because a pipeline may prepare, evict and prepare the same query again.
  */
 export function clearRequestsUntil(server: ServerSocket, typeA: number, typeB: number): void {
   const requests = server.requests;
   const dropped = requests.clearUntil(typeA, typeB);
   if (wantNoise()) slogNoise(server, `clear_outstanding_requests_until_sync: still outstanding ${requests.count}`);
   if (requests.droppedUnnamed !== 0 && !requests.hasUnnamedParse()) {
-    // none is left, or an older one of which nothing is known here
+    // the server has no unnamed statement now, or an older statement that is unknown here
     server.unnamedSeq = 0;
     const client = server.link;
     if (requests.droppedUnnamed === UNNAMED && client !== null) {
@@ -234,14 +232,14 @@ export function clearRequestsUntil(server: ServerSocket, typeA: number, typeB: n
 }
 
 /**
- * DEALLOCATE ALL or DISCARD ALL was carried out: forgets the statements of the server and its client, except those whose
- * Parse comes behind it in the pipeline.
+ * DEALLOCATE ALL or DISCARD ALL was executed: removes the statements of the server and its client, except those whose
+ * Parse follows in the pipeline.
  */
 export function deallocateAll(server: ServerSocket): void {
   const coming = new Set<ServerStatement | ClientStatement>();
   for (const note of server.requests.allNotes()) {
     if (note.kind !== NoteKind.PARSE) {
-      // nothing there any more to add back
+      // the server no longer has it: a skipped Close must not bring it back
       if (note.server !== null && !coming.has(note.server)) note.server.gone = true;
       if (note.client !== null && !coming.has(note.client)) note.client.release();
       continue;
@@ -262,21 +260,19 @@ export function deallocateAll(server: ServerSocket): void {
   }
 }
 
-/* ---- a handover ---- */
-
-/** A client's statement, as another process can take it. */
+/** A client's statement in the form for a handover. */
 export interface ClientPrepared {
-  /** what the client calls it, a byte string */
+  /** the client's name for it, a byte string */
   name: string;
   /** ClientStatement.unsure */
   unsure: boolean;
-  /** number of the query: the same on every connection of a process */
+  /** number of the query, the same on every connection of a process */
   queryId: number;
-  /** the query with its NUL, the number of parameter types and the types; not to be changed */
+  /** the query with its NUL, the number of parameter types and the types; read-only */
   query: Buffer;
 }
 
-/** A server's statement: it is called PGBOUNCER_<queryId> there. */
+/** A server's statement in the form for a handover. Its name on the server is PGBOUNCER_<queryId>. */
 export interface ServerPrepared {
   queryId: number;
   query: Buffer;
@@ -284,10 +280,10 @@ export interface ServerPrepared {
   stale: boolean;
 }
 
-/** What hangs on the request `at` places behind the oldest of a server. */
+/** The note of a server's request in the form for a handover; `at` is its distance from the oldest request. */
 export interface RequestPrepared {
   at: number;
-  /** PARSE, CLOSE or DEALLOCATE; that a name was in use already is not worth a journey */
+  /** PARSE, CLOSE or DEALLOCATE; a DUPLICATE is not handed over */
   kind: NoteKind;
   server: ServerPrepared | null;
   client: ClientPrepared | null;
@@ -306,7 +302,7 @@ function clientPrepared(statement: ClientStatement): ClientPrepared {
   };
 }
 
-/** A client's statements, without those that an unanswered request takes away: they travel with the request. */
+/** A client's statements, except those that an outstanding request removes: they are handed over with that request. */
 export function clientPreparedEntries(client: ClientSocket): ClientPrepared[] {
   if (client.statements === null) return [];
   const entries: ClientPrepared[] = [];
@@ -316,7 +312,7 @@ export function clientPreparedEntries(client: ClientSocket): ClientPrepared[] {
   return entries;
 }
 
-/** A server's statements, the least recently used first. */
+/** A server's statements, least recently used first. */
 export function serverPreparedEntries(server: ServerSocket): ServerPrepared[] {
   const entries: ServerPrepared[] = [];
   let item = server.statements?.lru.head ?? null;
@@ -342,8 +338,8 @@ export function requestPreparedEntries(server: ServerSocket): RequestPrepared[] 
 }
 
 /**
- * Gives a client the statements it had in another process. Here a query may have another number: the client does not
- * know it.
+ * Gives a client the statements that it had in the old process. Queries may get other numbers here, which the client
+ * does not see.
  */
 export function restoreClientPrepared(client: ClientSocket, entries: readonly ClientPrepared[]): void {
   for (const { name, unsure, queryId, query } of entries) {
@@ -354,9 +350,9 @@ export function restoreClientPrepared(client: ClientSocket, entries: readonly Cl
 }
 
 /**
- * Gives a server the statements it has, the least recently used first.
- * @returns false when this process uses one of the numbers for another query, or another number for one of the queries:
- *   the server must be closed as soon as possible (closeNeeded)
+ * Gives a server the statements that it has, least recently used first.
+ * @returns false if this process uses one of the numbers for another query, or has another number for one of the
+ *   queries. The server must then be closed as soon as possible (closeNeeded)
  */
 export function restoreServerPrepared(server: ServerSocket, entries: readonly ServerPrepared[]): boolean {
   let fits = true;
@@ -374,10 +370,10 @@ export function restoreServerPrepared(server: ServerSocket, entries: readonly Se
 }
 
 /**
- * The requests of a server that was taken over, with what hangs on them; after the statements of the server and, when it
- * has one, of its client (server.link) were restored.
- * @param requests type | action << 8, the oldest first
- * @param subjects RequestQueue.subjectAt() of each; a process of version 0.1.0 does not say them
+ * Restores the outstanding requests of a server that was taken over, with their notes. The statements of the server and
+ * of its client (server.link), if any, must have been restored before.
+ * @param requests type | action << 8, oldest first
+ * @param subjects RequestQueue.subjectAt() of each; version 0.1.0 does not send them
  */
 export function restoreRequests(
   server: ServerSocket,
@@ -410,7 +406,7 @@ function restoreNote(server: ServerSocket, entry: RequestPrepared, segment: numb
     const ps = restorePreparedStatement(queryId, query) ?? getPreparedStatement(query);
     ofClient = closing ? new ClientStatement(name, ps) : (server.link?.statements?.get(name) ?? null);
     ofClient?.awaitAnswer(entry.kind === NoteKind.DEALLOCATE ? -1 : segment, closing);
-    // while its Close or DEALLOCATE is not answered, the client's next packet about that name may have to wait
+    // until its Close or DEALLOCATE is answered, the client's next packet about that name may have to wait
     if (closing && ofClient !== null) addClosing(server.link, ofClient);
     dropUnusedStatement(ps);
   }

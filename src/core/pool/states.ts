@@ -1,6 +1,6 @@
 /*
- * The table of socket states, and the moves between them. A state names the list that a socket is in, so changing the
- * state is moving between lists; no other module touches the lists.
+ * The table of socket states, and the transitions between them. A state names the list that a socket is in, so a
+ * transition moves the socket to another list. No other module changes these lists.
  */
 
 import { nextOf, StatList } from '../base/list';
@@ -14,7 +14,7 @@ import { isServerSocket } from './socket';
 /** Clients that are not logged in yet, the longest connected first. */
 export const loginClientList = new StatList<ClientSocket>('login_client_list');
 
-/** Open sockets now, and the most there ever were: SHOW LISTS prints the difference as free. */
+/** Number of open sockets now, and at most so far: SHOW LISTS prints the difference as free. */
 export const socketCounts = { clients: 0, servers: 0, clientsPeak: 0, serversPeak: 0 };
 
 export function newClient(): ClientSocket {
@@ -27,15 +27,15 @@ export function newServer(pool: PgPool): ServerSocket {
   return new ServerSocket(SocketState.SV_FREE, pool);
 }
 
-/** A state of sockets in a pool: the list that it means, and its names. */
+/** A state of sockets in a pool, with its list and its names. */
 interface StateRow<T extends AnySocket> {
   readonly state: SocketState;
   readonly list: (pool: PgPool) => StatList<T>;
-  /** in a handover record; null = sockets in this state are not handed over */
+  /** name in a handover record; null = sockets in this state are not handed over */
   readonly handover: string | null;
-  /** in SHOW CLIENTS and SHOW SERVERS */
+  /** name in SHOW CLIENTS and SHOW SERVERS */
   readonly show: string;
-  /** in SHOW SOCKETS, which leaves out cancel requests and SHOW FDS with it; null = left out */
+  /** name in SHOW SOCKETS; null = left out of it and of SHOW FDS (cancel requests) */
   readonly showSockets: string | null;
 }
 
@@ -64,7 +64,7 @@ const waitingClients = (pool: PgPool) => pool.waitingClientList;
 const activeCancels = (pool: PgPool) => pool.activeCancelReqList;
 const waitingCancels = (pool: PgPool) => pool.waitingCancelReqList;
 
-/** Clients by list, in the order in which SHOW prints them. */
+/** The states of clients, one per list, in the order of SHOW. */
 export const clientStates: readonly StateRow<ClientSocket>[] = [
   clientRow(SocketState.CL_ACTIVE, activeClients, 'cl_active', 'active', 'cl_active'),
   clientRow(SocketState.CL_WAITING, waitingClients, 'cl_waiting', 'waiting', 'cl_waiting'),
@@ -72,7 +72,7 @@ export const clientStates: readonly StateRow<ClientSocket>[] = [
   clientRow(SocketState.CL_WAITING_CANCEL, waitingCancels, 'cl_waiting_cancel', 'waiting_cancel_req', null),
 ];
 
-/** The state that shares the queue with CL_WAITING. */
+/** The state that shares its list with CL_WAITING. */
 const waitingLogin = clientRow(
   SocketState.CL_WAITING_LOGIN,
   waitingClients,
@@ -81,7 +81,7 @@ const waitingLogin = clientRow(
   'cl_waiting',
 );
 
-/** Servers by list, likewise. */
+/** The states of servers, one per list, in the order of SHOW. */
 export const serverStates: readonly StateRow<ServerSocket>[] = [
   serverRow(SocketState.SV_ACTIVE, (pool) => pool.activeServerList, 'sv_active', 'active', 'sv_active'),
   serverRow(SocketState.SV_IDLE, (pool) => pool.idleServerList, 'sv_idle', 'idle', 'sv_idle'),
@@ -104,7 +104,7 @@ export const serverStates: readonly StateRow<ServerSocket>[] = [
   ),
 ];
 
-/** The name of CL_LOGIN, whose list belongs to no pool, in SHOW SOCKETS and in a handover record. */
+/** The name of CL_LOGIN in SHOW SOCKETS and in a handover record. Its list belongs to no pool. */
 export const LOGIN_STATE_NAME = 'cl_login';
 
 const clientRows: (StateRow<ClientSocket> | undefined)[] = [];
@@ -112,18 +112,18 @@ for (const row of [...clientStates, waitingLogin]) clientRows[row.state] = row;
 const serverRows: (StateRow<ServerSocket> | undefined)[] = [];
 for (const row of serverStates) serverRows[row.state] = row;
 
-/** A state's name in a handover record; null when sockets in it are not handed over. */
+/** A state's name in a handover record; null if sockets in this state are not handed over. */
 export function handoverName(state: SocketState): string | null {
   if (state === SocketState.CL_LOGIN) return LOGIN_STATE_NAME;
   return (clientRows[state] ?? serverRows[state])?.handover ?? null;
 }
 
-/* thousands of records are read while no client is served */
+/* a map, because thousands of records are read while no client is served */
 const stateByName = new Map<string, SocketState>([[LOGIN_STATE_NAME, SocketState.CL_LOGIN]]);
 for (const { handover, state } of [...clientStates, waitingLogin, ...serverStates])
   if (handover !== null) stateByName.set(handover, state);
 
-/** The state of that name, or null when this version knows none. */
+/** The state of that name, or null if this version does not know it. */
 export function stateOfHandoverName(name: string): SocketState | null {
   return stateByName.get(name) ?? null;
 }
@@ -142,8 +142,8 @@ function serverList(server: ServerSocket, state: SocketState): StatList<ServerSo
 }
 
 /**
- * Puts a socket that was handed over at the end of the list of its state; nothing else happens.
- * @returns false when a socket in that state needs a pool and has none
+ * Appends a socket that was taken over to the list of its state, without any other effect.
+ * @returns false if the state requires a pool and the socket has none
  */
 export function insertInState(sk: AnySocket, state: SocketState): boolean {
   if (isServerSocket(sk)) {
@@ -156,7 +156,7 @@ export function insertInState(sk: AnySocket, state: SocketState): boolean {
   return true;
 }
 
-/** Moves a client; a login that waits goes back to login when it is woken. */
+/** Changes a client's state. A login that waits (CL_WAITING_LOGIN) returns to CL_LOGIN when a server is assigned. */
 export function changeClientState(client: ClientSocket, newState: SocketState): void {
   const oldState = client.state;
   if (oldState === SocketState.CL_LOGIN && newState === SocketState.CL_WAITING) newState = SocketState.CL_WAITING_LOGIN;
@@ -166,7 +166,7 @@ export function changeClientState(client: ClientSocket, newState: SocketState): 
 
   clientList(client, oldState)?.remove(client);
   client.state = newState;
-  // it asks for that of auth_query anew: meanwhile that pool may end, and would not know of this client
+  // the pool was that of auth_query: it may be removed meanwhile, and no longer lists this client
   if (newState === SocketState.CL_LOGIN) client.pool = null;
   const list = clientList(client, newState);
   if (list === null) {
@@ -183,7 +183,7 @@ export function changeClientState(client: ClientSocket, newState: SocketState): 
   else list.append(client);
 }
 
-/** The list is in the order of connectTime: one that comes back from waiting for auth_query goes in front of later ones. */
+/** Inserts a client in the order of connectTime: a login that waited for auth_query goes before later logins. */
 function listLogin(client: ClientSocket): void {
   let later = loginClientList.tail;
   if (later === null || later.connectTime <= client.connectTime) {
@@ -195,7 +195,7 @@ function listLogin(client: ClientSocket): void {
   loginClientList.putBefore(client, later as ClientSocket);
 }
 
-/** Moves a server; idle ones go to the end that server_round_robin asks for. */
+/** Changes a server's state. server_round_robin determines at which end of the list an idle server goes. */
 export function changeServerState(server: ServerSocket, newState: SocketState): void {
   serverList(server, server.state)?.remove(server);
   server.state = newState;
@@ -207,7 +207,7 @@ export function changeServerState(server: ServerSocket, newState: SocketState): 
   }
   switch (newState) {
     case SocketState.SV_IDLE:
-      // LIFO, so that surplus servers time out; a server that is to be closed goes last
+      // LIFO, so that surplus servers time out; a server to be closed goes last
       if (server.closeNeeded || cf.serverRoundRobin) list.append(server);
       else list.prepend(server);
       touchPool(server.pool);
@@ -225,19 +225,22 @@ export function changeServerState(server: ServerSocket, newState: SocketState): 
   }
 }
 
-/** Calls `each` for every socket of a list. `each` may disconnect the socket that it is called with, and the next one. */
+/** Calls `each` for every socket of a list. `each` may disconnect the socket passed to it, and the next one. */
 export function eachSocket<T extends AnySocket>(list: StatList<T>, each: (sk: T) => void): void {
   let sk = list.head;
   while (sk !== null) {
     const next: T | null = nextOf(sk);
     each(sk);
-    // the end of a socket can end its neighbour or move it; the rest of the list comes again in the next round
+    // disconnecting a socket may disconnect or move the next one; the next run then handles the rest of the list
     if (next !== null && (next.list as unknown) !== list) return;
     sk = next;
   }
 }
 
-/** All servers of a pool but those that carry a cancel request, for marking. `each` may disconnect the one it is called with. */
+/**
+ * Calls `each` for all servers of a pool, except those used for cancel requests. `each` may disconnect the server
+ * passed.
+ */
 export function forEachServer(pool: PgPool, each: (server: ServerSocket) => void): void {
   for (const { state, list } of serverStates) if (state !== SocketState.SV_ACTIVE_CANCEL) eachSocket(list(pool), each);
 }

@@ -1,10 +1,10 @@
 /*
- * Counters of a pool, in one typed array each so that counting allocates nothing, and the averages over the last
- * stats period.
+ * The counters of a pool, in a typed array, so that counting allocates nothing; and their averages over the last stats
+ * period.
  */
 import { getCachedTime, USEC } from '../base/time';
 
-/** Index of each counter. */
+/** The index of each counter. */
 export const enum Stat {
   SERVER_ASSIGNMENT_COUNT = 0,
   XACT_COUNT,
@@ -17,7 +17,7 @@ export const enum Stat {
   XACT_TIME,
   /** usec */
   QUERY_TIME,
-  /** usec clients waited for a server */
+  /** usec that clients waited for a server */
   WAIT_TIME,
   PS_CLIENT_PARSE_COUNT,
   PS_SERVER_PARSE_COUNT,
@@ -27,8 +27,8 @@ export const enum Stat {
 }
 
 /**
- * Name of each counter, by its index: the console's SHOW TOTALS puts `total_` and `avg_` in front of them, and a handover
- * names its counters so, which is why a name never changes its meaning.
+ * The name of each counter, by its index. SHOW TOTALS adds the prefixes `total_` and `avg_`; a handover identifies
+ * counters by these names, so a name never changes its meaning.
  */
 export const statNames: readonly string[] = [
   'server_assignment_count',
@@ -51,7 +51,7 @@ export function newStats(): PgStats {
   return new Float64Array(Stat.SIZE);
 }
 
-/** Adds to one counter. */
+/** Adds `n` to a counter. */
 export function count(stats: PgStats, stat: Stat, n: number): void {
   stats[stat] = (stats[stat] as number) + n;
 }
@@ -60,7 +60,7 @@ export function statAdd(total: PgStats, stat: PgStats): void {
   for (let i = 0; i < Stat.SIZE; i++) total[i] = (total[i] as number) + (stat[i] as number);
 }
 
-/** usec: begin of the period whose older_stats the averages are taken against, and of the current one */
+/** usec: the beginnings of the last period (averages are relative to its older_stats) and of the current period */
 export const statsStamps = { old: 0, now: 0 };
 
 /** Per-second rates of the counts, per-event means of the times. @returns a new set */

@@ -1,19 +1,19 @@
 /*
- * Calls from a lower floor to an upper one. Each is declared here, assigned once, in src/wire.ts, and does nothing
- * until then, so that tests can run the lower floors alone.
+ * Upcalls from a lower layer to an upper layer. Each is declared here and assigned once, in src/wire.ts. Until then an
+ * upcall does nothing, so that tests can run the lower layers alone.
  */
 
 import type { SockAddr } from '../base/native';
 import { Verdict } from '../wire/verdict';
 import type { ClientSocket, ServerSocket } from './bouncer';
 
-/** The console (src/admin) as the handler of the admin database. */
+/** The console (src/admin), which handles the clients of the admin database. */
 interface AdminCalls {
-  /** A login to the admin database, before the user is looked up. @returns true when the console has set the user */
+  /** A login to the admin database, before the user is looked up. @returns true if the console has set the user */
   preLogin: (client: ClientSocket, username: string) => boolean;
-  /** The user is known. @returns false when the client was disconnected */
+  /** The user is known. @returns false if the client was disconnected */
   postLogin: (client: ClientSocket) => boolean;
-  /** One complete packet, body in buf[off, end). */
+  /** Handles one complete packet, body in buf[off, end). */
   handleClient: (client: ClientSocket, type: number, body: Buffer, off: number, end: number) => Verdict;
   /** A cancel request for a console client: its command stops waiting. */
   handleCancel: (client: ClientSocket) => void;
@@ -23,17 +23,17 @@ interface AdminCalls {
   waitCloseDone: () => void;
 }
 
-/** The old process's side of a handover (src/takeover/give.ts). */
+/** The old process in a handover (src/takeover/give.ts). */
 interface HandoverCalls {
-  /** The console's HANDOVER. @returns null when the handover begins, or the reason why not */
+  /** The console's HANDOVER. @returns null if the handover begins, else the reason why not */
   command: (admin: ClientSocket, arg: string) => string | null;
-  /** The end of each turn, where a handover goes on. */
+  /** Continues a handover at the end of each turn. */
   turnEnd: () => void;
-  /** SHUTDOWN while frozen. @returns true when the new process owns the sockets */
+  /** SHUTDOWN while frozen. @returns true if the new process owns the sockets */
   shutdown: (admin: ClientSocket) => boolean;
   /** Ends the handover and resumes work. */
   abort: (reason: string) => void;
-  /** Remembers a reload until the handover has failed. */
+  /** Postpones a reload until the handover has failed. */
   laterReload: () => void;
 }
 
@@ -42,7 +42,7 @@ export const upcalls: {
   handover: HandoverCalls;
   /** A server connection of the admin database has logged in to the old process. */
   takeoverLoggedIn: (server: ServerSocket) => Verdict;
-  /** A host name lost an address: servers connected to it are to be closed when they become idle. */
+  /** A host name lost an address: servers connected to it must be closed when they become idle. */
   addressGone: (name: string, addr: SockAddr) => void;
   signal: (signum: number) => void;
 } = {

@@ -1,6 +1,6 @@
 /*
- * Users: the global user carries settings and counts; credentials carry a secret. One global user per name; credentials
- * exist per user (auth_file), per forced user of a database, and per database for users found by auth_query.
+ * Users. The global user, one per name, has the settings and counts; credentials have a secret. Credentials exist per
+ * user of auth_file, per forced user of a database, and per database for users found by auth_query.
  */
 
 import { nextOf, StatList } from '../base/list';
@@ -9,20 +9,20 @@ import { detach } from '../base/strutil';
 import type { AuthFileUser } from '../config/authfile';
 import { PgCredentials, PgGlobalUser } from './bouncer';
 
-/** Longest user name, as NAMEDATALEN with room for cloud services' long names. */
+/** Longest user name: NAMEDATALEN, enlarged for the long names of cloud services. */
 export const MAX_USERNAME = 128;
-/** Longest password including the terminator: PostgreSQL refuses longer authentication messages. */
+/** Longest password with its terminating NUL: PostgreSQL rejects longer authentication messages. */
 export const MAX_PASSWORD = 65531;
 
-/** All users that something has asked for, ordered by name. */
+/** All users that have been asked for, sorted by name. */
 export const userList = new StatList<PgGlobalUser>('user_list');
 const usersByName = new Map<string, PgGlobalUser>();
-/** The other users of auth_file, with their passwords: of a large file, most never log in. */
+/** The other users of auth_file, with their passwords: most users of a large file never log in. */
 let sleepingUsers = new Map<string, string>();
-/** PAM users live apart: their names may clash with those of other methods. */
+/** PAM users are kept apart: their names may clash with those of other methods. */
 const pamCredentials = new Map<string, PgCredentials>();
 
-/** Byte order, as strcmp. */
+/** Byte order, as in strcmp(). */
 export function compareNames(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0;
 }
@@ -37,12 +37,12 @@ export function findGlobalCredentials(name: string): PgCredentials | null {
   return findGlobalUser(name)?.credentials ?? null;
 }
 
-/** Number of all users, also those of auth_file that nothing has asked for. */
+/** Number of all users, including users of auth_file that have not been asked for. */
 export function userCount(): number {
   return userList.count + sleepingUsers.size;
 }
 
-/** Puts all users of auth_file into the list, for those who want to see every user. */
+/** Adds all users of auth_file to the list, before a command that lists every user. */
 export function wakeAllUsers(): void {
   for (const name of [...sleepingUsers.keys()]) wakeUser(name);
 }
@@ -56,7 +56,7 @@ function wakeUser(name: string): PgGlobalUser | null {
   return user;
 }
 
-/** A user without a secret of its own has to be asked for at every login. */
+/** The secret of a user without a password must be fetched at every login. */
 function updateGlobalUserPasswd(user: PgGlobalUser, passwd: string): void {
   user.credentials.passwd = passwd;
   user.credentials.dynamicPasswd = passwd === '';
@@ -70,14 +70,17 @@ function addGlobalUser(name: string, passwd: string): PgGlobalUser {
   return user;
 }
 
-/** The user of that name, made with `passwd` when there is none yet. */
+/** The user of that name, created with `passwd` if missing. */
 export function findOrAddGlobalUser(name: string, passwd: string): PgGlobalUser {
   const user = findGlobalUser(name) ?? addGlobalUser(name, passwd);
   user.provisional = false;
   return user;
 }
 
-/** Likewise, for a login: one that is made is provisional until the login succeeds. The client must be counted for it. */
+/**
+ * The user of that name for a login. If it is created here, it is provisional until the login succeeds. The client must
+ * be counted for it.
+ */
 export function findOrAddLoginUser(name: string): PgGlobalUser {
   const known = findGlobalUser(name);
   if (known !== null) return known;
@@ -86,11 +89,12 @@ export function findOrAddLoginUser(name: string): PgGlobalUser {
   return user;
 }
 
-/** Number of the last auth_file that was put in force. */
+/** Number of auth_file loads so far. */
 let authFileRound = 0;
 
 /**
- * Puts the users of auth_file in force. Those who left it are unknown from now on: looked up by auth_query, or refused.
+ * Applies the users of auth_file. Users that are no longer in it become unknown: auth_query looks them up, or they are
+ * rejected.
  */
 export function applyAuthFile(users: AuthFileUser[]): void {
   const before = authFileRound++;
@@ -110,13 +114,13 @@ export function applyAuthFile(users: AuthFileUser[]): void {
 
 function takeFromAuthFile(user: PgGlobalUser, passwd: string): void {
   if (user.credentials.passwd !== passwd) replacePassword(user, detach(passwd));
-  // an empty password in the file is a decision, not a gap for auth_query to fill
+  // an empty password in the file is intended: auth_query must not replace it
   user.credentials.dynamicPasswd = false;
   user.provisional = false;
   user.authFileRound = authFileRound;
 }
 
-/** Keys learnt with the old secret say nothing about the new one. */
+/** Changes a password and drops the SCRAM keys that belong to the old one. */
 function replacePassword(user: PgGlobalUser, passwd: string): void {
   updateGlobalUserPasswd(user, passwd);
   user.credentials.scramPassthroughValid = false;
@@ -125,14 +129,17 @@ function replacePassword(user: PgGlobalUser, passwd: string): void {
   user.credentials.scramVerifier = null;
 }
 
-/** Forgets a user that has no pool and no client. */
+/** Removes a user that has no pools and no clients. */
 export function forgetGlobalUser(user: PgGlobalUser): void {
   userOrder.remove(user);
   usersByName.delete(user.name);
   pamCredentials.delete(user.name);
 }
 
-/** The credentials of a PAM user, made when missing; the user is provisional then. @param passwd null leaves the known one */
+/**
+ * The credentials of a PAM user, created if missing; the user is then provisional. @param passwd null = keep the known
+ * one
+ */
 export function addPamCredentials(name: string, passwd: string | null): PgCredentials {
   let credentials = pamCredentials.get(name);
   if (credentials === undefined) {

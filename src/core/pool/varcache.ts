@@ -1,17 +1,17 @@
 /*
- * The server variables that travel with a client: which ones are tracked, their values on each socket, and the SET
- * that makes a server match the client it is about to serve.
+ * The variables that the pooler tracks per connection: which names are tracked, their values on each socket, and the
+ * SET that gives a server its client's values.
  */
 import { asciiLower, detach, equalNoCase, parseWordList, pgQuoteLiteral } from '../base/strutil';
 import type { PktBuf } from '../wire/pktbuf';
 
 const STATIC_NAMES = ['DateStyle', 'client_encoding', 'TimeZone', 'standard_conforming_strings', 'application_name'];
 
-/** tracked names in the order of SET and ParameterStatus; index = slot in a socket's vars */
+/** tracked names in the order of SET and ParameterStatus; index = position in a socket's vars */
 let names: string[] = [];
 const lookup = new Map<string, number>();
 
-/** Index of client_encoding and friends in vars, for the rows of SHOW FDS. */
+/** Positions of client_encoding and others in vars, for the rows of SHOW FDS. */
 export const enum Var {
   DATESTYLE = 0,
   CLIENT_ENCODING = 1,
@@ -20,10 +20,7 @@ export const enum Var {
   APPNAME = 4,
 }
 
-/**
- * Fixes the set of tracked variables for the life of the process.
- * @param extra the setting track_extra_parameters, comma separated
- */
+/** Sets the tracked variables of the process, once. @param extra the setting track_extra_parameters, comma-separated */
 export function initVarLookup(extra: string): void {
   const words = parseWordList(extra);
   names = [];
@@ -41,9 +38,9 @@ export function varNames(): readonly string[] {
 }
 
 /**
- * One string object per value: comparing a client's variables with a server's is then comparing pointers. Only values of
- * servers and of clients that have logged in are kept, and no long ones. Emptied when clients make up ever new values; those
- * in use only lose the shortcut.
+ * One string object per value, so that comparing a client's variables with a server's only compares pointers. It
+ * contains short values only, of servers and of logged-in clients. It is emptied when clients set ever new values;
+ * values in use then only lose the fast path.
  */
 const interned = new Map<string, string>();
 const INTERNED_MAX = 2000;
@@ -59,7 +56,7 @@ function intern(value: string): string {
   return own;
 }
 
-/** A fresh set of values, all unset. */
+/** A new set of values, all unset. */
 export function newVarCache(): (string | null)[] {
   const vars: (string | null)[] = [];
   for (let i = 0; i < names.length; i++) vars.push(null);
@@ -68,7 +65,7 @@ export function newVarCache(): (string | null)[] {
 
 /**
  * Stores a value if the variable is tracked; names are matched without regard to case.
- * @returns true when it is tracked and the value is not null
+ * @returns true if it is tracked and the value is not null
  */
 export function varcacheSet(vars: (string | null)[], name: string, value: string | null): boolean {
   const slot = lookup.get(asciiLower(name));
@@ -77,7 +74,9 @@ export function varcacheSet(vars: (string | null)[], name: string, value: string
   return value !== null;
 }
 
-/** Likewise for a client that is not logged in: what it says is kept with its connection and nowhere else. */
+/**
+ * Like varcacheSet(), for a client that is not logged in: the value is stored only in its connection, and not interned.
+ */
 export function varcacheSetUnproven(vars: (string | null)[], name: string, value: string): boolean {
   const slot = lookup.get(asciiLower(name));
   if (slot === undefined) return false;
@@ -85,7 +84,7 @@ export function varcacheSetUnproven(vars: (string | null)[], name: string, value
   return true;
 }
 
-/** Gives equal values one string object, when a client has logged in. */
+/** Replaces equal values by one string object, when a client has logged in. */
 export function internVars(vars: (string | null)[]): void {
   for (let i = 0; i < vars.length; i++) {
     const value = vars[i] ?? null;
@@ -93,7 +92,7 @@ export function internVars(vars: (string | null)[]): void {
   }
 }
 
-/** True when both sets agree in every variable that both know: the hot path's question. */
+/** True if both sets agree on every variable that both have. On the hot path. */
 export function varcacheMatches(server: (string | null)[], client: (string | null)[]): boolean {
   for (let i = 0; i < server.length; i++) {
     const c = client[i];
@@ -103,15 +102,15 @@ export function varcacheMatches(server: (string | null)[], client: (string | nul
   return true;
 }
 
-/** search_path is reported quoted already, so quoting it again would change its meaning. */
+/** search_path is reported already quoted: quoting it again would change its meaning. */
 function quoteValue(name: string, value: string): string {
   if (!equalNoCase(name, 'search_path')) return pgQuoteLiteral(value);
   return value === '""' ? "''" : value;
 }
 
 /**
- * The SET statements that turn the server's variables into the client's, or '' when nothing differs. Values that
- * differ only in case are left alone.
+ * The SET statement that gives the server the client's values, or '' if they agree. Values that differ only in case are
+ * left alone.
  */
 export function varcacheDiff(server: (string | null)[], client: (string | null)[]): string {
   let sql = '';
@@ -127,7 +126,7 @@ export function varcacheDiff(server: (string | null)[], client: (string | null)[
 
 /**
  * Copies the server's spelling of every value to the client, after SET succeeded.
- * @param changed told of each value that the server spells differently
+ * @param changed called for each value that the server spells differently
  */
 export function varcacheSetCanonical(
   server: (string | null)[],
@@ -143,14 +142,14 @@ export function varcacheSetCanonical(
   }
 }
 
-/** Fills what the client left unset from the server's defaults. */
+/** Fills the client's unset variables with the server's defaults. */
 export function varcacheFillUnset(defaults: (string | null)[], client: (string | null)[]): void {
   for (let i = 0; i < defaults.length; i++) {
     if (client[i] === null) client[i] = defaults[i] ?? null;
   }
 }
 
-/** Calls back for every variable that has a value, in order. */
+/** Calls `each` for every variable that has a value, in order. */
 export function varcacheEach(vars: (string | null)[], each: (name: string, value: string) => void): void {
   for (let i = 0; i < vars.length; i++) {
     const value = vars[i] ?? null;
@@ -158,7 +157,7 @@ export function varcacheEach(vars: (string | null)[], each: (name: string, value
   }
 }
 
-/** Appends name and value strings for a startup packet (replication connections cannot be SET). */
+/** Appends names and values to a startup packet: replication connections cannot use SET. */
 export function varcacheApplyStartup(pkt: PktBuf, vars: (string | null)[]): void {
   varcacheEach(vars, (name, value) => {
     pkt.putString(name);

@@ -5,12 +5,14 @@ import { PktBuf } from '../wire/pktbuf';
 import type { PgPool } from './bouncer';
 import { varcacheSet } from './varcache';
 
-/** Most bytes of parameters that a server may announce while it logs in: every client of the pool is told them. */
+/**
+ * Limit for the parameters that a server may report during its login, in bytes: every client of the pool receives them.
+ */
 const WELCOME_MAX = 256 * 1024;
 
 /**
- * Remembers a ParameterStatus of the first server that logs in, for the clients to come.
- * @returns false when the server has said more than every client should have to hear
+ * Stores a ParameterStatus of the first server that logs in, for the welcome message.
+ * @returns false if the parameters exceed the limit
  */
 export function addWelcomeParameter(pool: PgPool, name: string, value: string): boolean {
   if (pool.welcomeMsgReady) return true;
@@ -22,13 +24,13 @@ export function addWelcomeParameter(pool: PgPool, name: string, value: string): 
   return true;
 }
 
-/** A login that failed half-way leaves nothing for the next one to say twice. */
+/** Discards the parameters of a failed login, so that the next login does not repeat them. */
 export function forgetWelcomeParts(pool: PgPool): void {
   pool.welcomeParts = [];
   pool.welcomePartsLen = 0;
 }
 
-/** All parameters are known: clients of the pool can be welcomed. */
+/** Builds the welcome message: all parameters are known. */
 export function finishWelcomeMsg(pool: PgPool): void {
   if (pool.welcomeMsgReady) return;
   const buf = new PktBuf();
@@ -39,7 +41,7 @@ export function finishWelcomeMsg(pool: PgPool): void {
   pool.welcomeMsgReady = true;
 }
 
-/** Forgets them: the next server that logs in tells anew. */
+/** Discards the welcome message: the next server that logs in provides a new one. */
 export function resetWelcomeMsg(pool: PgPool): void {
   pool.welcomeMsg = null;
   forgetWelcomeParts(pool);
