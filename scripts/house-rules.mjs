@@ -1,6 +1,6 @@
 // Project rules that the linter cannot check.
 //
-//     node scripts/house-rules.mjs size   no file over 800 lines
+//     node scripts/house-rules.mjs size   no file over 500 lines
 //     node scripts/house-rules.mjs loop   no asynchronous call that would never complete on the loop thread
 //     node scripts/house-rules.mjs clock  no clock except that of base/time.ts
 //     node scripts/house-rules.mjs ascii  no matching beyond ASCII, because texts are byte strings
@@ -14,7 +14,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 
-const LINES_MAX = 800;
+const LINES_MAX = 500;
 const FUNCTION_LINES_MAX = 60;
 const SIZED = ['src', 'native', 'tools', 'test', 'bench', 'compare', 'scripts'];
 const SIZED_NAMES = /\.(ts|mjs|cjs|js|cc|h|cpp)$/;

@@ -4,7 +4,8 @@
 
 import { nextOf } from '../core/base/list';
 import { getCachedTime, USEC } from '../core/base/time';
-import { cf, loadBalanceHostsMap, PoolMode, poolModeMap } from '../core/config/settings';
+import { cf } from '../core/config/settings';
+import { loadBalanceHostsMap, PoolMode, poolModeMap } from '../core/config/settings-table';
 import { formatLookup } from '../core/config/values';
 import {
   databaseMaxClientConnections,

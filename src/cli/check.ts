@@ -16,7 +16,8 @@ import { loadIdent } from '../core/config/ident';
 import { type IniHandler, parseIniFile } from '../core/config/ini';
 import { parseLdapOptions } from '../core/config/ldap-options';
 import { applySettings, ConfigBuilder, finishConfig, type ParsedConfig } from '../core/config/loader';
-import { AuthType, cf } from '../core/config/settings';
+import { cf } from '../core/config/settings';
+import { AuthType } from '../core/config/settings-table';
 import { parseUint32 } from '../core/config/values';
 import { findTlsProblems } from './check-tls';
 

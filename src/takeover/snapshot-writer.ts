@@ -8,7 +8,8 @@ import { native } from '../core/base/native';
 import { notifyState } from '../core/base/systemd';
 import { wallTime } from '../core/base/time';
 import { TSBOUNCER_VERSION } from '../core/base/version';
-import { AuthType, cf } from '../core/config/settings';
+import { cf } from '../core/config/settings';
+import { AuthType } from '../core/config/settings-table';
 import { forEachPoolerFd } from '../core/net/pooler';
 import {
   type AnySocket,

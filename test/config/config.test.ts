@@ -8,20 +8,16 @@ import { join } from 'node:path';
 import { parseConnstr } from '../../src/core/config/connstr';
 import { loadConfigFile } from '../../src/core/config/loader';
 import {
-  AuthType,
   cf,
   configForEach,
   findSetting,
   getConfigParam,
-  PoolMode,
   SetResult,
-  SettingType,
-  SslMode,
   setConfigLoaded,
   setConfigParam,
   settingHooks,
-  settingsTable,
 } from '../../src/core/config/settings';
+import { AuthType, PoolMode, SettingType, SslMode, settingsTable } from '../../src/core/config/settings-table';
 import {
   atoi,
   atoiSecondsUsec,

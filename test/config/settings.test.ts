@@ -5,7 +5,8 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { findSetting, SettingType, settingsTable } from '../../src/core/config/settings';
+import { findSetting } from '../../src/core/config/settings';
+import { SettingType, settingsTable } from '../../src/core/config/settings-table';
 import { ask, login, refusal, rowsBecome, show, withPooler } from '../harness/answers';
 import { iniText } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';

@@ -9,7 +9,7 @@ import { databaseRows, peerRows, poolRows, userRows } from '../../src/admin/show
 import { statsAveragesRows, statsRows, statsTotalsRows, totalsRows } from '../../src/admin/show-stats';
 import { VERSION_STRING } from '../../src/core/base/version';
 import { DATABASE_DEFAULTS, USER_DEFAULTS } from '../../src/core/config/records';
-import { LoadBalanceHosts, PoolMode } from '../../src/core/config/settings';
+import { LoadBalanceHosts, PoolMode } from '../../src/core/config/settings-table';
 import { addDatabase, addPeer } from '../../src/core/pool/database';
 import { getPool } from '../../src/core/pool/pool';
 import { Stat } from '../../src/core/pool/stats';

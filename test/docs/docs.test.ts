@@ -11,7 +11,7 @@ import { showColumns } from '../../src/admin/columns';
 import { showTable } from '../../src/admin/show';
 import { OPTIONS, usageText } from '../../src/cli/options';
 import { recordKeys } from '../../src/core/config/records';
-import { settingsTable } from '../../src/core/config/settings';
+import { settingsTable } from '../../src/core/config/settings-table';
 import { statNames } from '../../src/core/pool/stats';
 import { giveTo } from '../../tools/unprivileged';
 import { ask, login, refusal, withPooler } from '../harness/answers';

@@ -4,7 +4,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
+import { type Actor, ask, bigSql, checkBigAnswer, login, type Make, query, rowsOf, type Stage } from './actor';
 import {
   cstring,
   errorFields,
@@ -15,73 +15,8 @@ import {
   message,
   parameterStatus,
   type RawClient,
-  rowValues,
 } from './raw-client';
-import type { RebootChain } from './reboot-chain';
-
-export interface Actor {
-  name: string;
-  /** ready to be rebooted */
-  before: () => Promise<void>;
-  /** what it does between SUSPEND and the end of the old process, in the classic exchange */
-  during?: () => Promise<void>;
-  /** finishes what it was about, and checks it */
-  after: () => Promise<void>;
-}
-
-/** Where the actors connect, and what the pooler does there. */
-export interface Stage {
-  place: RebootChain;
-  unix: boolean;
-  database: string;
-  session: boolean;
-}
-
-export type Make = (stage: Stage) => Actor;
-
-/** Rows of the big answers: 10 MB in all. */
-export const ROWS = 10_000;
-export const ROW_BYTES = 1_000;
-
-export async function login(stage: Stage, params: Record<string, string> = {}): Promise<RawClient> {
-  const client = await stage.place.raw(stage.unix);
-  const answer = await client.login({ database: stage.database, params });
-  assert.equal(answer.at(-1)?.type, 'Z', `login: ${letters(answer)}`);
-  return client;
-}
-
-/** The values of the rows among those messages; an error becomes an exception. */
-export function rowsOf(messages: Message[]): (string | null)[][] {
-  const error = messages.find((msg) => msg.type === 'E');
-  if (error !== undefined) throw new Error(errorFields(error).M);
-  assert.equal(messages.at(-1)?.type, 'Z', `the answer breaks off: ${letters(messages).slice(-50)}`);
-  return messages.filter((msg) => msg.type === 'D').map(rowValues);
-}
-
-export async function ask(client: RawClient, sql: string): Promise<string | null> {
-  return rowsOf(await client.query(sql))[0]?.[0] ?? null;
-}
-
-export function query(client: RawClient, sql: string): Promise<void> {
-  return client.sendMessage('Q', cstring(sql));
-}
-
-function md5(text: string): string {
-  return createHash('md5').update(text, 'latin1').digest('hex');
-}
-
-export const bigSql = `SELECT i, repeat(chr(65 + i % 26), ${ROW_BYTES}) FROM generate_series(1, ${ROWS}) i`;
-
-export function checkBigRow(values: (string | null)[], i: number): void {
-  assert.equal(values[0], String(i));
-  assert.equal(values[1], String.fromCharCode(65 + (i % 26)).repeat(ROW_BYTES), `row ${i}`);
-}
-
-async function checkBigAnswer(client: RawClient): Promise<void> {
-  const rows = rowsOf(await client.until('ZE', 60_000));
-  assert.equal(rows.length, ROWS);
-  for (let i = 0; i < ROWS; i++) checkBigRow(rows[i] as (string | null)[], i + 1);
-}
+import { copyIn, copyOut, copyOutPaused, oneHugeRow, slowReader } from './transfer-actors';
 
 /* ---- what the classic rows carry, too ---- */
 
@@ -153,124 +88,6 @@ const streaming: Make = (stage) => {
     },
     after: async () => {
       await answer;
-      await client.end();
-    },
-  };
-};
-
-const copyIn: Make = (stage) => {
-  let client: RawClient;
-  return {
-    name: 'COPY in',
-    before: async () => {
-      client = await login(stage);
-      await client.query('BEGIN');
-      await client.query('CREATE TEMP TABLE copied (i int, t text) ON COMMIT DROP');
-      await query(client, 'COPY copied FROM STDIN');
-      assert.equal(letters(await client.until('G')), 'G');
-      for (let i = 0; i < 500; i++) await client.sendMessage('d', Buffer.from(`${i}\tbefore ${i}\n`));
-    },
-    after: async () => {
-      for (let i = 500; i < 1000; i++) await client.sendMessage('d', Buffer.from(`${i}\tafter ${i}\n`));
-      await client.sendMessage('c');
-      const done = await client.until('Z');
-      assert.equal(letters(done), 'CZ');
-      const texts = Array.from({ length: 1000 }, (_, i) => `${i < 500 ? 'before' : 'after'} ${i}`);
-      assert.equal(await ask(client, "SELECT md5(string_agg(t, ',' ORDER BY i)) FROM copied"), md5(texts.join(',')));
-      await client.query('COMMIT');
-      await client.end();
-    },
-  };
-};
-
-export const copyOutSql = `COPY (SELECT i, repeat('y', ${ROW_BYTES}) FROM generate_series(1, ${ROWS}) i) TO STDOUT`;
-
-async function checkCopyOut(client: RawClient): Promise<void> {
-  const messages = await client.until('ZE', 60_000);
-  const data = messages.filter((msg) => msg.type === 'd');
-  assert.equal(data.length, ROWS);
-  const line = 'y'.repeat(ROW_BYTES);
-  data.forEach((msg, at) => {
-    assert.equal(msg.body.toString('latin1'), `${at + 1}\t${line}\n`);
-  });
-  assert.equal(letters(messages.filter((msg) => msg.type !== 'd')), 'HcCZ');
-}
-
-const copyOut: Make = (stage) => {
-  let client: RawClient;
-  let answer: Promise<void>;
-  return {
-    name: 'COPY out',
-    before: async () => {
-      client = await login(stage);
-      await query(client, copyOutSql);
-      answer = checkCopyOut(client);
-      answer.catch(() => {});
-    },
-    after: async () => {
-      await answer;
-      await client.end();
-    },
-  };
-};
-
-/* ---- what only the full handover carries ---- */
-
-const slowReader: Make = (stage) => {
-  let client: RawClient;
-  return {
-    name: 'a half-received 10 MB answer',
-    before: async () => {
-      client = await login(stage);
-      await query(client, bigSql);
-      assert.equal((await client.next())?.type, 'T');
-      for (let i = 1; i <= 50; i++) {
-        const msg = await client.next();
-        assert.equal(msg?.type, 'D');
-        checkBigRow(rowValues(msg as Message), i);
-      }
-      client.pause();
-    },
-    after: async () => {
-      client.resume();
-      const rows = rowsOf(await client.until('Z', 60_000));
-      assert.equal(rows.length, ROWS - 50);
-      for (let i = 50; i < ROWS; i++) checkBigRow(rows[i - 50] as (string | null)[], i + 1);
-      await client.end();
-    },
-  };
-};
-
-const oneHugeRow: Make = (stage) => {
-  let client: RawClient;
-  const length = 10_000_000;
-  return {
-    name: 'one row of 10 MB, half received',
-    before: async () => {
-      client = await login(stage);
-      client.pause();
-      await query(client, `SELECT repeat('z', ${length}), 'end'`);
-    },
-    after: async () => {
-      client.resume();
-      assert.deepEqual(rowsOf(await client.until('Z', 60_000)), [['z'.repeat(length), 'end']]);
-      await client.end();
-    },
-  };
-};
-
-const copyOutPaused: Make = (stage) => {
-  let client: RawClient;
-  return {
-    name: 'COPY out to a reader that stopped',
-    before: async () => {
-      client = await login(stage);
-      client.pause();
-      await query(client, copyOutSql);
-    },
-    after: async () => {
-      client.resume();
-      await checkCopyOut(client);
       await client.end();
     },
   };

@@ -8,14 +8,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { logState, resetLogging } from '../../src/core/base/log';
 import { loadConfigFile, type ParsedConfig } from '../../src/core/config/loader';
-import {
-  cf,
-  SettingType,
-  setConfigLoaded,
-  setConfigParam,
-  settingHooks,
-  settingsTable,
-} from '../../src/core/config/settings';
+import { cf, setConfigLoaded, setConfigParam, settingHooks } from '../../src/core/config/settings';
+import { SettingType, settingsTable } from '../../src/core/config/settings-table';
 import { after, afterEach, beforeEach } from './limits';
 
 /** Folder of the files that the tests write. */

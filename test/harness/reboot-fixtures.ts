@@ -3,7 +3,7 @@
  */
 
 import type { PgCluster } from '../harness';
-import type { Actor, Stage } from './actors';
+import type { Actor, Stage } from './actor';
 import type { PlaceOptions, RebootChain } from './reboot-chain';
 
 export type Mode = 'session' | 'transaction';

@@ -11,7 +11,6 @@ import {
   ask,
   bigSql,
   checkBigRow,
-  copyOutSql,
   login,
   type Make,
   query,
@@ -19,8 +18,9 @@ import {
   ROWS,
   rowsOf,
   type Stage,
-} from './actors';
+} from './actor';
 import { cstring, errorFields, int32, letters, type Message, message, type RawClient, rowValues } from './raw-client';
+import { copyOutSql } from './transfer-actors';
 
 function pause(ms: number): Promise<void> {
   return new Promise((wake) => setTimeout(wake, ms));

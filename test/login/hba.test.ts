@@ -10,7 +10,7 @@ import { logState } from '../../src/core/base/log';
 import { type HbaRule, HbaType, loadHba, parseHba } from '../../src/core/config/hba';
 import { loadIdent, parseIdent } from '../../src/core/config/ident';
 import { type LdapParse, LdapScope, parseLdapOptions } from '../../src/core/config/ldap-options';
-import { AuthType } from '../../src/core/config/settings';
+import { AuthType } from '../../src/core/config/settings-table';
 import { Random } from '../harness/hostile/random';
 import { after, test } from '../harness/limits';
 

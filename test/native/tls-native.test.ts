@@ -4,145 +4,42 @@
  */
 
 import assert from 'node:assert/strict';
-import type { ChildProcessWithoutNullStreams } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { writeFileSync, writeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
-import { setImmediate as nextTick } from 'node:timers/promises';
+import { arena, Ev, native, Rec, ring, type TlsContextOptions, TlsVerify } from '../../src/core/base/native';
+import type { Cert } from '../harness/certs';
+import { test } from '../harness/limits';
 import {
-  arena,
-  Ev,
-  Family,
-  native,
-  Rec,
-  ring,
-  type TlsContextOptions,
-  TlsRole,
-  TlsVerify,
-} from '../../src/core/base/native';
-import { type Cert, CertFolder } from '../harness/certs';
-import { test, withTimeout } from '../harness/limits';
-import { startProgram } from '../harness/machine';
-import { itUnless, noProgram } from '../harness/needs';
+  accepting,
+  ca,
+  certs,
+  closeAll,
+  connecting,
+  failure,
+  openPair,
+  put,
+  receive,
+  site,
+  start,
+  stash,
+  TLS12,
+  TLS13,
+  tlsPair,
+  turn,
+  until,
+} from '../harness/tls-driver';
 
 const E = constants.errno;
 const RECV_MAX = 4096;
 native.loopInit('libuv', RECV_MAX);
 
-const certs = new CertFolder();
-const ca = certs.authority('ca');
 const otherCa = certs.authority('otherca');
-const site = certs.issue(ca, 'site', {
-  cn: 'site.example',
-  san: 'DNS:site.example,DNS:*.wild.example,IP:127.0.0.1,IP:::1',
-});
+
 const named = certs.issue(ca, 'named', { cn: 'only.example' });
 
-const TLS12 = 1 << 3;
-const TLS13 = 1 << 4;
-
-function options(more: Partial<TlsContextOptions>): TlsContextOptions {
-  const none = { ciphers: '', ciphers13: '', curve: '', dhAuto: 0, keyFile: '', certFile: '', caFile: '' };
-  return { protocols: TLS12 | TLS13, verify: TlsVerify.NONE, ...none, ...more };
-}
-
-const accepting = (cert: Cert, more: Partial<TlsContextOptions> = {}): number =>
-  native.tlsCtxNew(TlsRole.ACCEPT, options({ keyFile: cert.key, certFile: cert.cert, dhAuto: 1, ...more }));
-const connecting = (more: Partial<TlsContextOptions> = {}): number => native.tlsCtxNew(TlsRole.CONNECT, options(more));
-
-interface Happened {
-  kind: number;
-  handle: number;
-  result: number;
-  bytes: Buffer;
-}
-
-function turn(timeoutMs: number): Happened[] {
-  const list: Happened[] = [];
-  const count = native.wait(timeoutMs);
-  for (let i = 0; i < count; i++) {
-    const at = i * Rec.SIZE;
-    const kind = ring[at + Rec.KIND] as number;
-    const result = ring[at + Rec.RESULT] as number;
-    const offset = ring[at + Rec.OFFSET] as number;
-    const received = kind === Ev.RECV && result > 0;
-    const bytes = received ? Buffer.from(arena.subarray(offset, offset + result)) : Buffer.alloc(0);
-    list.push({ kind, handle: ring[at + Rec.HANDLE] as number, result, bytes });
-  }
-  return list;
-}
-
-/** Records that came and were not asked for yet. */
-let stash: Happened[] = [];
-
-function until(kind: Ev, handle: number): Happened {
-  const end = Date.now() + 10_000;
-  for (;;) {
-    const at = stash.findIndex((h) => h.kind === kind && h.handle === handle);
-    if (at >= 0) return stash.splice(at, 1)[0] as Happened;
-    assert.ok(Date.now() < end, `no record ${kind} for handle ${handle}`);
-    stash.push(...turn(100));
-  }
-}
-
-function receive(handle: number, length: number): Buffer {
-  const parts: Buffer[] = [];
-  for (let got = 0; got < length; ) {
-    const h = until(Ev.RECV, handle);
-    assert.ok(h.result > 0, `the stream ended with ${h.result} after ${got} bytes`);
-    parts.push(h.bytes);
-    got += h.result;
-  }
-  return Buffer.concat(parts);
-}
-
-const put = (handle: number, bytes: Buffer): number => native.sendBytes(handle, bytes, 0, bytes.length);
 const hash = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
-
-function openPair(): [number, number] {
-  const [a, b] = native.socketPair().map((fd) => native.open(fd));
-  return [a as number, b as number];
-}
-
-function start(client: number, server: number, clientCtx: number, serverCtx: number, host = ''): void {
-  assert.equal(native.tlsAccept(server, serverCtx, 0, 0), 0);
-  assert.equal(native.tlsConnect(client, clientCtx, host), 0);
-}
-
-/** A connected pair with TLS on it, both reading: [client, server]. */
-function tlsPair(clientCtx = connecting(), serverCtx = accepting(site), host = ''): [number, number] {
-  const [client, server] = openPair();
-  start(client, server, clientCtx, serverCtx, host);
-  assert.equal(until(Ev.TLS, client).result, 0, native.tlsError(client));
-  assert.equal(until(Ev.TLS, server).result, 0, native.tlsError(server));
-  native.recvStart(client);
-  native.recvStart(server);
-  return [client, server];
-}
-
-function closeAll(...handles: number[]): void {
-  for (const handle of handles) native.close(handle);
-  stash = [];
-}
-
-/** How the handshake ends on both sides, with the client's reason. */
-function failure(
-  clientCtx: number,
-  serverCtx: number,
-  host = '',
-): { client: number; server: number; why: string; there: string } {
-  const [client, server] = openPair();
-  start(client, server, clientCtx, serverCtx, host);
-  const atClient = until(Ev.TLS, client).result;
-  const why = native.tlsError(client);
-  if (atClient === 0) native.recvStart(client);
-  else native.close(client);
-  const atServer = until(Ev.TLS, server).result;
-  const there = native.tlsError(server);
-  closeAll(client, server);
-  return { client: atClient, server: atServer, why, there };
-}
 
 for (const [protocols, version, first] of [
   [TLS12, 'TLSv1.2', 1],
@@ -283,7 +180,7 @@ test('a network that delivers single bytes', () => {
       if (h.kind === Ev.TLS) told++;
       if (h.kind === Ev.RECV && h.handle === server) got.push(h.bytes);
     }
-    stash = [];
+    stash.length = 0;
     return told === 2 && Buffer.concat(got).length === text.length;
   });
   assert.equal(hash(Buffer.concat(got)), hash(text));
@@ -446,97 +343,4 @@ test('contexts say what is wrong with their settings', () => {
   assert.equal(native.tlsKnown('ciphers', 'HIGH:!aNULL'), true);
   assert.equal(native.tlsKnown('curve', 'secp384r1'), true);
   assert.equal(native.tlsKnown('curve', 'no-such'), false);
-});
-
-test('connections outlive their context', () => {
-  const clientCtx = connecting();
-  const serverCtx = accepting(site);
-  const [client, server] = tlsPair(clientCtx, serverCtx);
-  native.tlsCtxFree(clientCtx);
-  native.tlsCtxFree(serverCtx);
-  native.tlsCtxFree(serverCtx);
-  put(client, Buffer.from('still'));
-  assert.equal(receive(server, 5).toString(), 'still');
-  closeAll(client, server);
-});
-
-/** openssl s_client at a listener of ours, and the accepted handle after its handshake. */
-async function withOpenssl(
-  args: string[],
-  body: (server: number, type: (text: string) => void) => Promise<void>,
-): Promise<void> {
-  const fd = native.listenTcp({ family: Family.INET, host: '127.0.0.1', port: 0 }, 16, 0);
-  const { port } = native.sockName(fd);
-  const listener = native.listenOpen(fd);
-  native.listenStart(listener, 1);
-  const all = ['s_client', '-connect', `127.0.0.1:${port}`, ...args];
-  const child = startProgram('openssl', all, {}) as ChildProcessWithoutNullStreams;
-  const closed = new Promise((settle) => child.once('close', settle));
-  const server = native.open(until(Ev.ACCEPT, listener).result);
-  native.tlsAccept(server, accepting(site), 0, 0);
-  assert.equal(until(Ev.TLS, server).result, 0);
-  native.recvStart(server);
-  try {
-    await body(server, (text) => child.stdin.write(text));
-  } finally {
-    closeAll(server, listener);
-    child.kill();
-    await withTimeout(closed, 'openssl to end');
-  }
-}
-
-async function arrives(handle: number): Promise<Happened> {
-  const end = Date.now() + 10_000;
-  for (;;) {
-    const hit = turn(0).find((h) => h.handle === handle && h.kind === Ev.RECV);
-    if (hit) return hit;
-    assert.ok(Date.now() < end, 'nothing arrives');
-    await nextTick();
-  }
-}
-
-itUnless(noProgram('openssl'))('a second handshake on the same connection ends it', async () => {
-  await withOpenssl(['-tls1_2'], async (server, type) => {
-    type('hello\n');
-    assert.equal((await arrives(server)).bytes.toString(), 'hello\n');
-    type('R\n');
-    assert.ok((await arrives(server)).result < 0);
-    assert.equal(native.tlsError(server), 'unexpected handshake, closing connection');
-  });
-});
-
-itUnless(noProgram('openssl'))('TLS 1.3 may change keys, and the sequence numbers begin again', async () => {
-  await withOpenssl(['-tls1_3'], async (server, type) => {
-    type('hello\n');
-    assert.equal((await arrives(server)).bytes.toString(), 'hello\n');
-    assert.equal(native.tlsInfo(server)?.recordsRead, 1);
-    // K: a key update that asks for one in return
-    type('K\n');
-    const end = Date.now() + 10_000;
-    while (native.tlsInfo(server)?.keyUpdatesRead === 0 && Date.now() < end) {
-      turn(0);
-      await nextTick();
-    }
-    assert.equal(native.tlsInfo(server)?.recordsRead, 0);
-    type('more\n');
-    assert.equal((await arrives(server)).bytes.toString(), 'more\n');
-    const info = native.tlsInfo(server);
-    assert.equal(info?.keyUpdatesRead, 1);
-    assert.equal(info?.recordsRead, 1);
-    put(server, Buffer.from('answer'));
-    assert.equal(native.tlsInfo(server)?.keyUpdatesWritten, 1);
-    assert.equal(native.tlsInfo(server)?.recordsWritten, 1);
-  });
-});
-
-test('protocols that share no peer are not connected', () => {
-  assert.match(
-    failure(connecting({ protocols: TLS12 }), accepting(site, { protocols: TLS13 })).why,
-    /protocol version/,
-  );
-});
-
-itUnless(noProgram('openssl'))('ALPN: postgresql is chosen, anything else is refused', async () => {
-  await withOpenssl(['-alpn', 'postgresql'], async () => {});
-  await assert.rejects(withOpenssl(['-alpn', 'http/1.1'], async () => {}));
 });

@@ -4,14 +4,12 @@
  */
 
 import assert from 'node:assert/strict';
-import { connect, createServer, type Server, type Socket } from 'node:net';
 import {
   ask,
   backendOf,
   errorIn,
   login,
   noticesIn,
-  refusal,
   rowsBecome,
   show,
   start,
@@ -22,17 +20,9 @@ import {
 import type { BouncerOptions } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
 import { after, before, describe } from '../harness/limits';
-import { eventually, it, withTimeout } from '../harness/machine';
-import {
-  cancelRequest,
-  cstring,
-  errorFields,
-  int16,
-  int32,
-  letters,
-  type Message,
-  message,
-} from '../harness/raw-client';
+import { it } from '../harness/machine';
+import { cstring, errorFields, int16, int32, letters, type Message, message } from '../harness/raw-client';
+import { pause, SOON_MS, TX } from '../harness/timeout-gate';
 
 let pg: PgCluster;
 
@@ -42,75 +32,7 @@ before(async () => {
 });
 after(() => pg.stop());
 
-const TX = { pool_mode: 'transaction' };
 const ANN = { ann: '' };
-
-/** Before any default would strike, so that a setting that is not heeded shows. */
-const SOON_MS = 4500;
-
-const pause = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
-
-/** Stands between pooler and PostgreSQL, so that the way there can be cut. */
-class Gate {
-  private readonly sockets = new Set<Socket>();
-  /** connections that came so far */
-  count = 0;
-
-  private constructor(
-    private readonly server: Server,
-    readonly port: number,
-  ) {}
-
-  /** @param onward port to pass everything to; null swallows what comes and never answers */
-  static open(onward: number | null): Promise<Gate> {
-    return new Promise((settle) => {
-      const server = createServer((socket) => {
-        gate.count++;
-        gate.keep(socket);
-        if (onward === null) return;
-        const there = gate.keep(connect(onward, '127.0.0.1'));
-        socket.pipe(there).pipe(socket);
-        socket.on('close', () => there.destroy());
-        there.on('close', () => socket.destroy());
-      });
-      let gate: Gate;
-      server.listen(0, '127.0.0.1', () => {
-        gate = new Gate(server, (server.address() as { port: number }).port);
-        settle(gate);
-      });
-    });
-  }
-
-  /** New connections are refused from now on. */
-  refuse(): void {
-    this.server.close();
-  }
-
-  accept(): Promise<void> {
-    return new Promise((settle) => this.server.listen(this.port, '127.0.0.1', settle));
-  }
-
-  cut(): void {
-    for (const socket of this.sockets) socket.destroy();
-  }
-
-  close(): void {
-    this.server.close();
-    this.cut();
-  }
-
-  private keep(socket: Socket): Socket {
-    this.sockets.add(socket);
-    socket.on('error', () => {});
-    socket.on('close', () => this.sockets.delete(socket));
-    return socket;
-  }
-}
-
-async function withGate(onward: number | null, body: (gate: Gate) => Promise<void>): Promise<void> {
-  const gate = await Gate.open(onward);
-  await body(gate).finally(() => gate.close());
-}
 
 describe('server_lifetime', () => {
   it('replaces servers that are older, of the database before the general one', async () => {
@@ -340,185 +262,5 @@ describe('transaction_timeout', () => {
       assert.equal(await thrownOut(other), 'transaction timeout');
       await pooler.logWait(/S-[^\n]* closing because: transaction timeout/);
     });
-  });
-});
-
-describe('client_login_timeout', () => {
-  it('throws out whoever does not log in, not who has', async () => {
-    await withPooler(
-      { cluster: pg, settings: { ...TX, client_login_timeout: 0.5, tcp_defer_accept: 0 } },
-      async (pooler) => {
-        const client = await login(pooler);
-        assert.equal(await thrownOut(await pooler.raw()), 'client_login_timeout');
-        assert.equal(await ask(client, 'SELECT 1'), '1');
-      },
-    );
-  });
-
-  it('also when the pooler waits for the server', async () => {
-    await withGate(null, async (gate) => {
-      const databases = { postgres: `host=127.0.0.1 port=${gate.port}` };
-      await withPooler(
-        { databases, settings: { ...TX, client_login_timeout: 0.5, tcp_defer_accept: 0 } },
-        async (pooler) => {
-          assert.equal(await refusal(pooler), 'client_login_timeout (server down)');
-        },
-      );
-    });
-  });
-
-  it('of 0 waits for ever', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, client_login_timeout: 0 } }, async (pooler) => {
-      const client = await pooler.raw();
-      await pause(1000);
-      assert.equal((await client.login()).at(-1)?.type, 'Z');
-    });
-  });
-});
-
-describe('server_connect_timeout', () => {
-  it('gives up a server that does not answer', async () => {
-    await withGate(null, async (gate) => {
-      const databases = { postgres: `host=127.0.0.1 port=${gate.port}` };
-      const settings = { ...TX, server_connect_timeout: 0.4, server_login_retry: 0.1 };
-      await withPooler({ databases, settings }, async (pooler) => {
-        const client = await pooler.raw();
-        await client.startup({ user: 'postgres', database: 'postgres' });
-        await pooler.logWait(/S-[^\n]* closing because: connect timeout \(age=0s\)/, 0, SOON_MS);
-        await eventually('the next try', () => gate.count >= 2);
-      });
-    });
-  });
-});
-
-describe('server_login_retry', () => {
-  it('is the pause between tries, and who waits is served when one succeeds', async () => {
-    await withGate(pg.port, async (gate) => {
-      const databases = { postgres: `host=127.0.0.1 port=${gate.port}` };
-      await withPooler({ databases, settings: { ...TX, server_login_retry: 1.2 } }, async (pooler) => {
-        const failed = /S-[^\n]* closing because: connect failed/;
-        gate.refuse();
-        const client = await pooler.raw();
-        const answer = client.login();
-        await pooler.logWait(failed);
-        const [from, sinceMs] = [pooler.log.mark(), Date.now()];
-        await pooler.logWait(failed, from, SOON_MS);
-        const tookMs = Date.now() - sinceMs;
-        assert.ok(tookMs >= 1100, `tried again after ${tookMs} ms`);
-        await gate.accept();
-        assert.equal((await answer).at(-1)?.type, 'Z');
-        assert.equal(await ask(client, 'SELECT 6'), '6');
-      });
-    });
-  });
-
-  it('meanwhile clients that come with a query are refused at once', async () => {
-    await withGate(pg.port, async (gate) => {
-      const databases = { postgres: `host=127.0.0.1 port=${gate.port}` };
-      await withPooler({ databases, settings: { ...TX, server_login_retry: 60 } }, async (pooler) => {
-        const clients = [await login(pooler), await login(pooler)] as const;
-        gate.refuse();
-        gate.cut();
-        await rowsBecome(pooler, 'SERVERS', {}, 0);
-        await start(clients[0], 'SELECT 1');
-        await pooler.logWait(/closing because: connect failed/);
-        const cached = 'server login has been failing, cached error: connect failed (server_login_retry)';
-        assert.equal(errorIn(await clients[1].query('SELECT 1'))?.M, cached);
-      });
-    });
-  });
-});
-
-it('cancel_wait_timeout gives up a cancel request that finds no connection', async () => {
-  await withGate(pg.port, async (gate) => {
-    const databases = { postgres: `host=127.0.0.1 port=${gate.port}` };
-    const settings = { ...TX, server_login_retry: 60, cancel_wait_timeout: 0.5 };
-    await withPooler({ databases, settings }, async (pooler) => {
-      const client = await login(pooler);
-      const other = await login(pooler);
-      await start(client, 'SELECT pg_sleep(2)');
-      await rowsBecome(pooler, 'SERVERS', { state: 'active' }, 1);
-      gate.refuse();
-      await start(other, 'SELECT 1');
-      await pooler.logWait(/closing because: connect failed/);
-      const answered = cancelRequest({ port: pooler.port }, client.backendPid, client.backendKey);
-      await pooler.logWait(/closing because: cancel_wait_timeout/, 0, SOON_MS);
-      await answered;
-      assert.equal(valueIn(await client.until('Z')), '', 'the query was not cancelled');
-    });
-  });
-});
-
-describe('idle databases and pools', () => {
-  it('autodb_idle_timeout forgets databases of the * line that nobody uses', async () => {
-    const databases = { '*': pg.connstr('postgres'), fixed: pg.connstr('postgres') };
-    const settings = { ...TX, autodb_idle_timeout: 0.8, server_idle_timeout: 0.4 };
-    await withPooler({ databases, settings }, async (pooler) => {
-      const client = await login(pooler, { database: 'auto' });
-      await (await login(pooler, { database: 'fixed' })).end();
-      await pooler.logWait(/S-[^\n]* closing because: server idle timeout/);
-      await pause(1300);
-      assert.equal((await show(pooler, 'DATABASES', { name: 'auto' })).length, 1, 'a client is there');
-      await client.end();
-      await pooler.logWait(/dropping database 'auto' as it does not exist anymore or inactive auto-database/);
-      const names = (await show(pooler, 'DATABASES')).map((row) => row.name);
-      assert.deepEqual(names, ['fixed', 'pgbouncer']);
-      assert.equal(await ask(await login(pooler, { database: 'auto' }), 'SELECT 1'), '1');
-    });
-  });
-
-  it('pool_idle_timeout forgets pools without connections, except those that are kept filled', async () => {
-    const databases = {
-      postgres: pg.connstr(),
-      kept: pg.connstr('postgres', 'user=ann min_pool_size=1 dbname=nowhere'),
-    };
-    const settings = { ...TX, pool_idle_timeout: 0.8, server_idle_timeout: 0.4, server_login_retry: 60 };
-    await withPooler({ databases, settings }, async (pooler) => {
-      const client = await login(pooler);
-      await pause(1600);
-      assert.equal((await show(pooler, 'POOLS', { database: 'postgres' })).length, 1);
-      await client.end();
-      await pooler.logWait(
-        /cleaning up idle pool for user postgres on db postgres because: pool idle timeout \(age= \ds\)/,
-      );
-      assert.equal((await show(pooler, 'POOLS', { database: 'postgres' })).length, 0);
-      assert.equal((await show(pooler, 'POOLS', { database: 'kept' })).length, 1);
-    });
-  });
-});
-
-describe('suspend_timeout', () => {
-  it('ends those who do not come to rest, and the others live on', async () => {
-    await withPooler(
-      { cluster: pg, settings: { ...TX, suspend_timeout: 0.7, tcp_defer_accept: 0 } },
-      async (pooler) => {
-        const other = await login(pooler);
-        const slow = await login(pooler);
-        const busy = await login(pooler);
-        const console = await pooler.console();
-        const stranger = await pooler.raw();
-        await start(busy, 'SELECT pg_sleep(1.5)');
-        slow.pause();
-        await start(slow, "SELECT repeat('x', 1000) FROM generate_series(1, 50000)");
-        await rowsBecome(pooler, 'SERVERS', { state: 'active' }, 2);
-        // a suspend that comes before the result finds nothing to wait for
-        await eventually('rows that the slow client does not take', async () =>
-          (await show(pooler, 'SOCKETS', { type: 'S' })).some((row) => Number(row.send_avail) > 0),
-        );
-        await withTimeout(console.query('SUSPEND'), 'SUSPEND', SOON_MS);
-        await pooler.logWait(
-          /C-[^\n]* closing because: suspend_timeout[\s\S]*C-[^\n]* closing because: suspend_timeout/,
-          0,
-          SOON_MS,
-        );
-        assert.equal(await thrownOut(stranger), 'suspend_timeout');
-        await console.query('RESUME');
-        await slow.destroy();
-        assert.equal(await ask(other, 'SELECT 7'), '7');
-        assert.equal(valueIn(await busy.until('Z')), '');
-        // where the slow one's bytes pile up decides whether its server is named too
-        assert.equal(pooler.log.count(/C-[^\n]* closing because: suspend_timeout/), 2);
-      },
-    );
   });
 });

@@ -5,7 +5,8 @@
  */
 
 import { it, itUnless, noOriginal, PgCluster } from '../harness';
-import { type Actor, castOf, meanwhile, play, type Stage } from '../harness/actors';
+import type { Actor, Stage } from '../harness/actor';
+import { castOf, meanwhile, play } from '../harness/actors';
 import { type Kind, withPlace } from '../harness/reboot-chain';
 import { castFor, type Mode, optionsOf } from '../harness/reboot-fixtures';
 import { closedCast, keptCast } from '../harness/suspended-actors';

@@ -4,10 +4,10 @@
  */
 
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import type { Client } from 'pg';
 import { eventually, it, PgCluster, user } from '../harness';
-import { cancelRequest, errorFields, letters, type Message, RawClient, rowValues } from '../harness/raw-client';
+import { cancelRequest, errorFields, letters, type Message, type RawClient, rowValues } from '../harness/raw-client';
 import { type PlaceOptions, type RebootChain, withPlace } from '../harness/reboot-chain';
 import { ScramClient } from '../harness/scram';
 
@@ -367,142 +367,6 @@ it('counts of clients and servers are right after reboots', () =>
   }));
 
 /* ---- a changed config ---- */
-
-it('clients of a database that left the config are refused as after RELOAD', () =>
-  started(
-    (connstr) => ({ databases: { stays: connstr, goes: connstr } }),
-    async (place) => {
-      const connstr = (await cluster()).connstr();
-      const [stays, goes] = [await login(place, { database: 'stays' }), await login(place, { database: 'goes' })];
-      await stays.query('BEGIN');
-      await goes.query('BEGIN');
-      place.write({ databases: { stays: connstr } });
-      await place.reboot('ts');
-      const error = (await goes.until('E')).at(-1) as Message;
-      assert.equal(errorFields(error).M, 'database removed');
-      assert.equal(await goes.next(), null);
-      assert.match(place.now.log.text, /dropping database 'goes' as it does not exist anymore/);
-      assert.equal(await ask(stays, 'SELECT 1'), '1');
-      await stays.end();
-    },
-  ));
-
-it('a changed connect string closes servers when they are free, new limits and pool modes apply', () =>
-  started(
-    (connstr) => ({ databases: { postgres: connstr }, settings: { pool_mode: 'session' } }),
-    async (place) => {
-      const server = await cluster();
-      const client = await login(place);
-      await client.query('BEGIN');
-      const pid = await ask(client, 'SELECT pg_backend_pid()');
-      place.write({
-        databases: { postgres: server.connstr('template1') },
-        settings: { pool_mode: 'transaction', max_client_conn: 2 },
-      });
-      await place.reboot('ts');
-      assert.equal(await ask(client, 'SELECT pg_backend_pid()'), pid);
-      await client.query('COMMIT');
-      assert.equal(await ask(client, 'SELECT current_database()'), 'template1');
-      const second = await login(place);
-      const third = await place.raw();
-      assert.match(errorFields((await third.login()).at(-1) as Message).M ?? '', /max_client_conn/);
-      await second.end();
-      await client.end();
-    },
-  ));
-
-it('databases and users that are new are known, sizes and pool modes of single ones apply', () =>
-  started(
-    (connstr) => ({
-      databases: { one: `${connstr} pool_size=1 pool_mode=session` },
-      settings: { auth_type: 'md5', pool_mode: 'session' },
-      userlist: { postgres: 'pw', asked: 'answer' },
-    }),
-    async (place) => {
-      const connstr = (await cluster()).connstr();
-      const enter = async (user: string, password: string, database: string): Promise<RawClient> => {
-        const client = await place.raw();
-        const answer = await client.login({ user, password, database });
-        assert.equal(answer.at(-1)?.type, 'Z', JSON.stringify(answer.at(-1)?.body.toString()));
-        return client;
-      };
-      const first = await enter('postgres', 'pw', 'one');
-      await first.query('SELECT 1');
-      const leaver = await enter('asked', 'answer', 'one');
-      const second = await enter('postgres', 'pw', 'one');
-      await second.sendMessage('Q', Buffer.from("SELECT 'second'\0"));
-      await eventually('the second to wait', async () =>
-        (await place.show('POOLS')).some((row) => row.database === 'one' && row.cl_waiting === 1),
-      );
-
-      place.write({
-        databases: { one: `${connstr} pool_size=2 pool_mode=session`, two: `${connstr} pool_mode=session` },
-        users: { scrammer: 'pool_mode=transaction' },
-        userlist: { postgres: 'pw', scrammer: 'secret' },
-      });
-      // the place adds what it began with: the user who leaves has to be taken out
-      const file = `${place.dir}/userlist.txt`;
-      writeFileSync(file, readFileSync(file, 'latin1').replace(/^"asked".*\n/m, ''));
-      await place.reboot('ts');
-      // there is room for two now
-      assert.equal(firstValue(await second.until('Z')), 'second');
-      assert.equal(await ask(leaver, 'SELECT current_user'), 'asked');
-      const refused = await place.raw();
-      assert.equal((await refused.login({ user: 'asked', password: 'answer', database: 'one' })).at(-1)?.type, 'E');
-      const others = [await enter('scrammer', 'secret', 'two'), await enter('scrammer', 'secret', 'two')];
-      for (const client of others) assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
-      // transaction pooling for that user: both used one server
-      const pool = (await place.show('POOLS')).find((row) => row.database === 'two' && row.user === 'scrammer');
-      assert.deepEqual([pool?.pool_mode, Number(pool?.sv_idle) + Number(pool?.sv_used)], ['transaction', 1]);
-      for (const client of [first, second, leaver, ...others]) await client.end();
-    },
-  ));
-
-it('a pool mode that became session keeps servers with their clients', () =>
-  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
-    const clients = [await login(place), await login(place)];
-    for (const client of clients) await client.query('SELECT 1');
-    place.write({ settings: { pool_mode: 'session' } });
-    await place.reboot('ts');
-    const pids: (string | null)[] = [];
-    for (const client of clients) pids.push(await ask(client, 'SELECT pg_backend_pid()'));
-    assert.notEqual(pids[0], pids[1]);
-    for (const [i, client] of clients.entries()) assert.equal(await ask(client, 'SELECT pg_backend_pid()'), pids[i]);
-    for (const client of clients) await client.end();
-  }));
-
-it('every address in place of one, and one in place of every address', () =>
-  started({ settings: { listen_addr: '127.0.0.1' } }, async (place) => {
-    const client = await login(place);
-    place.write({ settings: { listen_addr: '*' } });
-    await place.reboot('ts');
-    const other = await RawClient.connect({ host: '127.0.0.2', port: place.port });
-    assert.equal((await other.login()).at(-1)?.type, 'Z');
-    place.write({ settings: { listen_addr: '127.0.0.1' } });
-    await place.reboot('ts');
-    await (await place.raw()).destroy();
-    await assert.rejects(RawClient.connect({ host: '127.0.0.2', port: place.port }), /ECONNREFUSED/);
-    for (const one of [client, other]) assert.equal(await ask(one, 'SELECT 1'), '1');
-    for (const one of [client, other]) await one.end();
-  }));
-
-it('listen addresses are opened and closed', () =>
-  started({}, async (place) => {
-    place.write({ settings: { listen_addr: '127.0.0.1,127.0.0.2' } });
-    await place.reboot('ts');
-    assert.match(place.now.log.text, /got pooler socket: 127\.0\.0\.1:[\s\S]*listening on 127\.0\.0\.2:/);
-    const other = await RawClient.connect({ host: '127.0.0.2', port: place.port });
-    assert.equal((await other.login()).at(-1)?.type, 'Z');
-    place.write({ settings: { listen_addr: '127.0.0.2' } });
-    await place.reboot('ts');
-    assert.match(place.now.log.text, /not listening on 127\.0\.0\.1:\d+ any more/);
-    await assert.rejects(place.raw(), /ECONNREFUSED/);
-    assert.equal(await ask(other, 'SELECT 1'), '1');
-    await other.end();
-    place.write();
-    await place.reboot('ts');
-    await (await place.raw()).destroy();
-  }));
 
 /* ---- for the operator ---- */
 

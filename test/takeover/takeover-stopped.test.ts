@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { eventually, it, PgCluster } from '../harness';
-import { ask, query, rowsOf } from '../harness/actors';
+import { ask, query, rowsOf } from '../harness/actor';
 import { after, before } from '../harness/limits';
 import { type PoolerProcess, type RebootChain, withPlace } from '../harness/reboot-chain';
 

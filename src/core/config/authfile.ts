@@ -2,11 +2,12 @@
  * auth_file: the list of users with their passwords or secrets, one `"user" "password"` per line. Read at start and on
  * reload. The pool layer turns the entries into users.
  */
+
 import { type BigIntStats, statSync } from 'node:fs';
 import { logDebug, logError, strerror } from '../base/log';
 import { isSpace } from '../base/strutil';
 import { readByteString } from './ini';
-import { AuthType, MAX_PASSWORD, MAX_USERNAME } from './settings';
+import { AuthType, MAX_PASSWORD, MAX_USERNAME } from './settings-table';
 
 export interface AuthFileUser {
   name: string;

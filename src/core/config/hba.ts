@@ -6,11 +6,12 @@
  * A line that cannot be parsed is logged and skipped, as in PgBouncer: the file may be shared with a PostgreSQL server,
  * and some of a server's lines mean nothing to a pooler.
  */
+
 import { posix } from 'node:path';
 import { formatInet, parseInet, parseInet4, parseInet6 } from '../base/inet';
 import { logError, logWarning, strerror } from '../base/log';
 import { type IdentMap, type IdentMaps, readLines } from './ident';
-import { AuthType } from './settings';
+import { AuthType } from './settings-table';
 import { atWord, eat, eatWord, nextToken, Tok, Tokens } from './tokens';
 
 export const enum HbaType {

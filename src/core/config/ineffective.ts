@@ -4,7 +4,8 @@
  */
 
 import { logWarning } from '../base/log';
-import { getConfigParam, settingsTable } from './settings';
+import { getConfigParam } from './settings';
+import { settingsTable } from './settings-table';
 
 interface IneffectiveSetting {
   readonly name: string;

@@ -3,19 +3,12 @@
  * faulty file changes nothing on reload; PgBouncer applies the lines above the fault. applySettings() copies the
  * [pgbouncer] section to `cf`. The pool layer applies databases, users and peers.
  */
+
 import { logError } from '../base/log';
 import { type IniHandler, parseIniFile } from './ini';
 import { type DatabaseConfig, type PeerConfig, parseDatabase, parsePeer, parseUser, type UserConfig } from './records';
-import {
-  findSetting,
-  isConfigLoaded,
-  parseSetting,
-  type Setting,
-  setConfigLoaded,
-  settingHooks,
-  settingsTable,
-  storeSetting,
-} from './settings';
+import { findSetting, isConfigLoaded, parseSetting, setConfigLoaded, settingHooks, storeSetting } from './settings';
+import { type Setting, settingsTable } from './settings-table';
 
 export { type DatabaseConfig, type PeerConfig, parseDatabase, type UserConfig } from './records';
 

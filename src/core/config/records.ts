@@ -2,10 +2,11 @@
  * One line of [databases], [users] or [peers] as a plain record. Called by the loader, and by the pool layer when it
  * creates an auto-database from the "*" line. Nothing here changes an existing database or user.
  */
+
 import { logError, logWarning } from '../base/log';
 import { parseConnstr } from './connstr';
+import { isReservedDatabase } from './settings';
 import {
-  isReservedDatabase,
   LoadBalanceHosts,
   loadBalanceHostsMap,
   MAX_DBNAME,
@@ -13,7 +14,7 @@ import {
   MAX_USERNAME,
   PoolMode,
   poolModeMap,
-} from './settings';
+} from './settings-table';
 import { atoi, atoiSecondsUsec, parseLookup } from './values';
 
 /** A line of [databases]. If not given, numbers are -1 and times 0, unless noted otherwise. */

@@ -4,6 +4,7 @@
  * new setting needs one field and one row.
  */
 import { logError } from '../base/log';
+import { AuthType, PoolMode, type Setting, SettingType, SslMode, settingsTable } from './settings-table';
 import {
   formatLookup,
   formatTimeUsec,
@@ -13,83 +14,6 @@ import {
   parseTimeUsec,
   parseUint32,
 } from './values';
-
-/**
- * auth_type, including the methods that only an HBA file can name. Every method from TRUST up, except PAM, uses
- * auth_file.
- */
-export const enum AuthType {
-  ANY = 0,
-  TRUST = 1,
-  PLAIN = 2,
-  MD5 = 3,
-  CERT = 4,
-  HBA = 5,
-  LDAP = 6,
-  PAM = 7,
-  SCRAM_SHA_256 = 8,
-  PEER = 9,
-  REJECT = 10,
-}
-
-export const enum PoolMode {
-  SESSION = 0,
-  TX = 1,
-  STMT = 2,
-  /** not set for this database or user: the next wider setting applies */
-  INHERIT = 3,
-}
-
-export const enum SslMode {
-  DISABLED = 0,
-  ALLOW = 1,
-  PREFER = 2,
-  REQUIRE = 3,
-  VERIFY_CA = 4,
-  VERIFY_FULL = 5,
-}
-
-export const enum LoadBalanceHosts {
-  DISABLE = 0,
-  ROUND_ROBIN = 1,
-}
-
-const authTypeMap: readonly Lookup[] = [
-  { name: 'any', value: AuthType.ANY },
-  { name: 'trust', value: AuthType.TRUST },
-  { name: 'plain', value: AuthType.PLAIN },
-  { name: 'md5', value: AuthType.MD5 },
-  { name: 'cert', value: AuthType.CERT },
-  { name: 'hba', value: AuthType.HBA },
-  { name: 'ldap', value: AuthType.LDAP },
-  { name: 'pam', value: AuthType.PAM },
-  { name: 'scram-sha-256', value: AuthType.SCRAM_SHA_256 },
-];
-
-export const poolModeMap: readonly Lookup[] = [
-  { name: 'session', value: PoolMode.SESSION },
-  { name: 'transaction', value: PoolMode.TX },
-  { name: 'statement', value: PoolMode.STMT },
-];
-
-const sslModeMap: readonly Lookup[] = [
-  { name: 'disable', value: SslMode.DISABLED },
-  { name: 'allow', value: SslMode.ALLOW },
-  { name: 'prefer', value: SslMode.PREFER },
-  { name: 'require', value: SslMode.REQUIRE },
-  { name: 'verify-ca', value: SslMode.VERIFY_CA },
-  { name: 'verify-full', value: SslMode.VERIFY_FULL },
-];
-
-export const loadBalanceHostsMap: readonly Lookup[] = [
-  { name: 'disable', value: LoadBalanceHosts.DISABLE },
-  { name: 'round-robin', value: LoadBalanceHosts.ROUND_ROBIN },
-];
-
-/** Limits of names and passwords in bytes, including the terminating NUL: the sizes of PgBouncer's buffers. */
-export const MAX_DBNAME = 64;
-export const MAX_USERNAME = 128;
-export const MAX_PASSWORD = 65531;
 
 /**
  * Each field is named after its setting. Times (marked usec) are microseconds. Boolean settings are ints, as in
@@ -229,164 +153,10 @@ const initial = {
 };
 
 /** The type of `cf`. */
-type Settings = typeof initial;
+export type Settings = typeof initial;
 
 /** The current value of every setting. Any module may read it; only the functions below write it. */
 export const cf: Settings = initial;
-
-/** How the text of a setting is parsed and printed. */
-export const enum SettingType {
-  STR,
-  INT,
-  UINT,
-  /** seconds as text, usec as value */
-  TIME,
-  LOOKUP,
-  /** a string that must not be the name of the console's database */
-  AUTHDB,
-  /** an int; listeners are told only of a change between zero and non-zero */
-  DEFER,
-}
-
-export interface Setting {
-  readonly name: string;
-  readonly field: keyof Settings;
-  readonly type: SettingType;
-  /** text of the default; null = none: a reload without this setting keeps its value */
-  readonly def: string | null;
-  /** fixed after the start: RELOAD and SET ignore it */
-  readonly noReload: boolean;
-  readonly map: readonly Lookup[] | null;
-  /** for numbers: smallest and largest meaningful value */
-  readonly min: number;
-  readonly max: number;
-}
-
-const DEFAULT_AUTH_QUERY =
-  'SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin';
-
-const NO_RELOAD = true;
-
-function row(
-  name: string,
-  field: keyof Settings,
-  type: SettingType,
-  def: string | null,
-  noReload = false,
-  map: readonly Lookup[] | null = null,
-  min = Number.NEGATIVE_INFINITY,
-  max = Number.POSITIVE_INFINITY,
-): Setting {
-  return { name, field, type, def, noReload, map, min, max };
-}
-
-/** Largest peer id: it shares the cancel key with other fields. */
-const PEER_ID_MAX = 16383;
-
-/** Every setting, in SHOW CONFIG's order. */
-export const settingsTable: readonly Setting[] = [
-  row('admin_users', 'adminUsers', SettingType.STR, ''),
-  row('application_name_add_host', 'applicationNameAddHost', SettingType.INT, '0'),
-  row('auth_dbname', 'authDbname', SettingType.AUTHDB, null),
-  row('auth_file', 'authFile', SettingType.STR, null),
-  row('auth_hba_file', 'authHbaFile', SettingType.STR, ''),
-  row('auth_ident_file', 'authIdentFile', SettingType.STR, null),
-  row('auth_ldap_options', 'authLdapOptions', SettingType.STR, null),
-  row('auth_query', 'authQuery', SettingType.STR, DEFAULT_AUTH_QUERY),
-  row('auth_type', 'authType', SettingType.LOOKUP, 'md5', false, authTypeMap),
-  row('auth_user', 'authUser', SettingType.STR, null),
-  row('autodb_idle_timeout', 'autodbIdleTimeout', SettingType.TIME, '3600'),
-  row('cancel_wait_timeout', 'cancelWaitTimeout', SettingType.TIME, '10'),
-  row('client_idle_timeout', 'clientIdleTimeout', SettingType.TIME, '0'),
-  row('client_login_timeout', 'clientLoginTimeout', SettingType.TIME, '60'),
-  row('client_tls13_ciphers', 'clientTls13Ciphers', SettingType.STR, null),
-  row('client_tls_ca_file', 'clientTlsCaFile', SettingType.STR, ''),
-  row('client_tls_cert_file', 'clientTlsCertFile', SettingType.STR, ''),
-  row('client_tls_ciphers', 'clientTlsCiphers', SettingType.STR, 'default'),
-  row('client_tls_dheparams', 'clientTlsDheparams', SettingType.STR, 'auto'),
-  row('client_tls_ecdhcurve', 'clientTlsEcdhcurve', SettingType.STR, 'auto'),
-  row('client_tls_key_file', 'clientTlsKeyFile', SettingType.STR, ''),
-  row('client_tls_protocols', 'clientTlsProtocols', SettingType.STR, 'secure'),
-  row('client_tls_sslmode', 'clientTlsSslmode', SettingType.LOOKUP, 'disable', false, sslModeMap),
-  row('conffile', 'configFile', SettingType.STR, null),
-  row('default_pool_size', 'defaultPoolSize', SettingType.INT, '20'),
-  row('disable_pqexec', 'disablePqexec', SettingType.INT, '0', NO_RELOAD),
-  row('dns_max_ttl', 'dnsMaxTtl', SettingType.TIME, '15'),
-  row('dns_nxdomain_ttl', 'dnsNxdomainTtl', SettingType.TIME, '15'),
-  row('dns_zone_check_period', 'dnsZoneCheckPeriod', SettingType.TIME, '0'),
-  row('idle_transaction_timeout', 'idleTransactionTimeout', SettingType.TIME, '0'),
-  row('ignore_startup_parameters', 'ignoreStartupParameters', SettingType.STR, ''),
-  row('job_name', 'jobName', SettingType.STR, 'pgbouncer', NO_RELOAD),
-  row('listen_addr', 'listenAddr', SettingType.STR, '', NO_RELOAD),
-  row('listen_backlog', 'listenBacklog', SettingType.INT, '128', NO_RELOAD),
-  row('listen_port', 'listenPort', SettingType.INT, '6432', NO_RELOAD),
-  row('log_connections', 'logConnections', SettingType.INT, '1'),
-  row('log_disconnections', 'logDisconnections', SettingType.INT, '1'),
-  row('log_pooler_errors', 'logPoolerErrors', SettingType.INT, '1'),
-  row('log_stats', 'logStats', SettingType.INT, '1'),
-  row('logfile', 'logfile', SettingType.STR, ''),
-  row('login_notify_message', 'loginNotifyMessage', SettingType.STR, ''),
-  row('max_client_conn', 'maxClientConn', SettingType.INT, '100'),
-  row('max_db_client_connections', 'maxDbClientConnections', SettingType.INT, '0'),
-  row('max_db_connections', 'maxDbConnections', SettingType.INT, '0'),
-  row('max_packet_size', 'maxPacketSize', SettingType.UINT, '2147483647'),
-  row('max_prepared_statements', 'maxPreparedStatements', SettingType.INT, '200'),
-  row('max_user_client_connections', 'maxUserClientConnections', SettingType.INT, '0'),
-  row('max_user_connections', 'maxUserConnections', SettingType.INT, '0'),
-  row('min_pool_size', 'minPoolSize', SettingType.INT, '0'),
-  row('peer_id', 'peerId', SettingType.INT, '0', false, null, 0, PEER_ID_MAX),
-  row('pidfile', 'pidfile', SettingType.STR, '', NO_RELOAD),
-  row('pkt_buf', 'pktBuf', SettingType.INT, '4096', NO_RELOAD, null, 1),
-  row('pool_mode', 'poolMode', SettingType.LOOKUP, 'session', false, poolModeMap),
-  row('pool_idle_timeout', 'poolIdleTimeout', SettingType.TIME, '0'),
-  row('prepared_errors_fatal', 'preparedErrorsFatal', SettingType.INT, '0'),
-  row('query_timeout', 'queryTimeout', SettingType.TIME, '0'),
-  row('query_wait_notify', 'queryWaitNotify', SettingType.INT, '5'),
-  row('query_wait_timeout', 'queryWaitTimeout', SettingType.TIME, '120'),
-  row('reserve_pool_size', 'reservePoolSize', SettingType.INT, '0'),
-  row('reserve_pool_timeout', 'reservePoolTimeout', SettingType.TIME, '5'),
-  row('resolv_conf', 'resolvConf', SettingType.STR, '', NO_RELOAD),
-  row('sbuf_loopcnt', 'sbufLoopcnt', SettingType.INT, '5'),
-  row('scram_iterations', 'scramIterations', SettingType.INT, '4096'),
-  row('server_check_delay', 'serverCheckDelay', SettingType.TIME, '30'),
-  row('server_check_query', 'serverCheckQuery', SettingType.STR, '<empty>'),
-  row('server_connect_timeout', 'serverConnectTimeout', SettingType.TIME, '15'),
-  row('server_fast_close', 'serverFastClose', SettingType.INT, '0'),
-  row('server_idle_timeout', 'serverIdleTimeout', SettingType.TIME, '600'),
-  row('server_lifetime', 'serverLifetime', SettingType.TIME, '3600'),
-  row('server_login_retry', 'serverLoginRetry', SettingType.TIME, '15'),
-  row('server_reset_query', 'serverResetQuery', SettingType.STR, 'DISCARD ALL'),
-  row('server_reset_query_always', 'serverResetQueryAlways', SettingType.INT, '0'),
-  row('server_round_robin', 'serverRoundRobin', SettingType.INT, '0'),
-  row('server_tls13_ciphers', 'serverTls13Ciphers', SettingType.STR, null),
-  row('server_tls_ca_file', 'serverTlsCaFile', SettingType.STR, ''),
-  row('server_tls_cert_file', 'serverTlsCertFile', SettingType.STR, ''),
-  row('server_tls_ciphers', 'serverTlsCiphers', SettingType.STR, 'default'),
-  row('server_tls_key_file', 'serverTlsKeyFile', SettingType.STR, ''),
-  row('server_tls_protocols', 'serverTlsProtocols', SettingType.STR, 'secure'),
-  row('server_tls_sslmode', 'serverTlsSslmode', SettingType.LOOKUP, 'prefer', false, sslModeMap),
-  row('so_reuseport', 'soReuseport', SettingType.INT, '0', NO_RELOAD),
-  row('stats_period', 'statsPeriod', SettingType.INT, '60'),
-  row('stats_users', 'statsUsers', SettingType.STR, ''),
-  row('suspend_timeout', 'suspendTimeout', SettingType.TIME, '10'),
-  row('syslog', 'syslog', SettingType.INT, '0'),
-  row('syslog_facility', 'syslogFacility', SettingType.STR, 'daemon'),
-  row('syslog_ident', 'syslogIdent', SettingType.STR, 'pgbouncer'),
-  row('tcp_defer_accept', 'tcpDeferAccept', SettingType.DEFER, process.platform === 'linux' ? '1' : '0'),
-  row('tcp_keepalive', 'tcpKeepalive', SettingType.INT, '1'),
-  row('tcp_keepcnt', 'tcpKeepcnt', SettingType.INT, '0'),
-  row('tcp_keepidle', 'tcpKeepidle', SettingType.INT, '0'),
-  row('tcp_keepintvl', 'tcpKeepintvl', SettingType.INT, '0'),
-  row('tcp_socket_buffer', 'tcpSocketBuffer', SettingType.INT, '0'),
-  row('tcp_user_timeout', 'tcpUserTimeout', SettingType.INT, '0'),
-  row('track_extra_parameters', 'trackExtraParameters', SettingType.STR, 'IntervalStyle', NO_RELOAD),
-  row('transaction_timeout', 'transactionTimeout', SettingType.TIME, '0'),
-  row('unix_socket_dir', 'unixSocketDir', SettingType.STR, '/tmp', NO_RELOAD),
-  row('unix_socket_group', 'unixSocketGroup', SettingType.STR, '', NO_RELOAD),
-  row('unix_socket_mode', 'unixSocketMode', SettingType.INT, '0777', NO_RELOAD),
-  row('user', 'user', SettingType.STR, null, NO_RELOAD),
-  row('verbose', 'verbose', SettingType.INT, null),
-];
 
 const settingsByName = new Map<string, Setting>(settingsTable.map((setting) => [setting.name, setting]));
 

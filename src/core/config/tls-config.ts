@@ -6,7 +6,8 @@
 import { logError } from '../base/log';
 import { native, type TlsRole, TlsVerify } from '../base/native';
 import { asciiLower, equalNoCase } from '../base/strutil';
-import { AuthType, cf, SslMode } from './settings';
+import { cf } from './settings';
+import { AuthType, SslMode } from './settings-table';
 
 const enum Protocol {
   TLS1_0 = 1 << 1,

@@ -6,7 +6,7 @@
  * server_login_retry applies, only when all places have failed. LoginOutcome.HOST_FAILED lists the failures of a host.
  */
 
-import { LoadBalanceHosts } from '../config/settings';
+import { LoadBalanceHosts } from '../config/settings-table';
 import { dnsAddressCount } from '../net/dnslookup';
 import type { PgPool } from '../pool/bouncer';
 

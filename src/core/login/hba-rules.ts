@@ -6,7 +6,8 @@ import { type HbaClient, hbaEval } from '../auth/hba-eval';
 import { logWarning } from '../base/log';
 import { type HbaRule, loadHba } from '../config/hba';
 import { type IdentMaps, loadIdent } from '../config/ident';
-import { AuthType, cf } from '../config/settings';
+import { cf } from '../config/settings';
+import { AuthType } from '../config/settings-table';
 import { isUnixAddr } from '../net/addr';
 import { type ClientSocket, type PgDatabase, Replication } from '../pool/bouncer';
 

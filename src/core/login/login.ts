@@ -17,7 +17,8 @@ import {
   verifyFinalNonce,
 } from '../auth/scram-server';
 import { slogDebug, slogError, slogNoise, wantDebug } from '../base/log';
-import { AuthType, cf } from '../config/settings';
+import { cf } from '../config/settings';
+import { AuthType } from '../config/settings-table';
 import { disconnectClient } from '../link/objects';
 import { sendPacket } from '../net/sbuf';
 import { type ClientSocket, LoginPhase, type PgCredentials, type PgDatabase } from '../pool/bouncer';

@@ -3,7 +3,8 @@
  * the general setting.
  */
 
-import { cf, PoolMode } from '../config/settings';
+import { cf } from '../config/settings';
+import { PoolMode } from '../config/settings-table';
 import { type AnySocket, type PgDatabase, type PgGlobalUser, type PgPool, Replication } from './bouncer';
 
 /** Pool mode of a pool's ordinary connections; for replication connections see connectionPoolMode(). */

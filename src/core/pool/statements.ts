@@ -4,7 +4,8 @@
  */
 
 import { slogNoise, wantNoise } from '../base/log';
-import { cf, PoolMode } from '../config/settings';
+import { cf } from '../config/settings';
+import { PoolMode } from '../config/settings-table';
 import { connectionPoolMode } from './admission';
 import type { AnySocket, ClientSocket, ServerSocket } from './bouncer';
 import {

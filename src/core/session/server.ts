@@ -6,7 +6,8 @@
 import { logError, slogDebug, slogError, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
 import { arena, native } from '../base/native';
 import { getCachedTime } from '../base/time';
-import { cf, PoolMode } from '../config/settings';
+import { cf } from '../config/settings';
+import { PoolMode } from '../config/settings-table';
 import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
 import { handleAuthQueryResponse } from '../login/auth-query';
 import { handleForkError, handleServerStartup, handleSslchar } from '../login/server-login';

@@ -1,0 +1,59 @@
+import assert from 'node:assert/strict';
+import { arena, Ev, native, Rec, ring } from '../../src/core/base/native';
+
+export const RECV_MAX = 65536;
+
+interface Happened {
+  kind: number;
+  handle: number;
+  result: number;
+  offset: number;
+  text: string;
+}
+
+export function turn(timeoutMs: number): Happened[] {
+  const list: Happened[] = [];
+  const count = native.wait(timeoutMs);
+  for (let i = 0; i < count; i++) {
+    const at = i * Rec.SIZE;
+    const kind = ring[at + Rec.KIND];
+    const result = ring[at + Rec.RESULT];
+    const offset = ring[at + Rec.OFFSET];
+    const text = kind === Ev.RECV && result > 0 ? arena.toString('latin1', offset, offset + result) : '';
+    list.push({ kind, handle: ring[at + Rec.HANDLE], result, offset, text });
+  }
+  return list;
+}
+
+/** Turns until a record of this kind for this handle comes; fails after 5 s. Others are dropped. */
+export function until(kind: Ev, handle: number): Happened {
+  const end = Date.now() + 5000;
+  while (Date.now() < end) {
+    const hit = turn(100).find((h) => h.kind === kind && h.handle === handle);
+    if (hit) return hit;
+  }
+  assert.fail(`no record ${kind} for handle ${handle}`);
+}
+
+/** Everything a handle receives until `length` bytes are there. */
+export function receive(handle: number, length: number): string {
+  let text = '';
+  while (text.length < length) text += until(Ev.RECV, handle).text;
+  return text;
+}
+
+export const put = (handle: number, text: string): number =>
+  native.sendBytes(handle, Buffer.from(text, 'latin1'), 0, text.length);
+
+/** Two connected handles, both reading. */
+export function pair(): [number, number] {
+  const [a, b] = native.socketPair().map((fd) => native.open(fd));
+  assert.ok(a > 0 && b > 0);
+  native.recvStart(a);
+  native.recvStart(b);
+  return [a, b];
+}
+
+export function closeAll(...handles: number[]): void {
+  for (const handle of handles) assert.equal(native.close(handle), 0);
+}

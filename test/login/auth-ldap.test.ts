@@ -1,0 +1,292 @@
+// The authentication method ldap, from HBA rules and auth_ldap_options, against a real slapd.
+
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { userInfo } from 'node:os';
+import { join } from 'node:path';
+import { giveTo } from '../../tools/unprivileged';
+import { ask, errorIn, login, refusal, withPooler } from '../harness/answers';
+import type { Bouncer, BouncerOptions } from '../harness/bouncer';
+import { PgCluster } from '../harness/cluster';
+import { BASE_DN, Directory, FalseDirectory, noSlapd } from '../harness/directory';
+import { after, before, describe } from '../harness/limits';
+import { dropDir, eventually, it, tempDir, user } from '../harness/machine';
+import type { Login } from '../harness/raw-client';
+
+/** Who runs this test, and who runs the servers. */
+const ME = userInfo().username;
+const THEM = user?.name ?? ME;
+
+let pg: PgCluster;
+let dir = '';
+
+before(async () => {
+  dir = tempDir('rules');
+  pg = await PgCluster.start();
+  // an ordinary user's servers run under the same name as the test
+  for (const name of new Set(['ann', 'lucy', 'жук', 'pam_user', 'pam_slow', ME, THEM])) {
+    if (name !== 'postgres') await pg.createUser(name, 'right', 'scram');
+  }
+});
+after(async () => {
+  await pg.stop();
+  dropDir(dir);
+});
+
+/** A file of the rules' folder; returns its path. */
+function file(name: string, ...lines: string[]): string {
+  const path = join(dir, name);
+  writeFileSync(path, lines.map((line) => `${line}\n`).join(''));
+  giveTo(user, path);
+  return path;
+}
+
+function withRules(
+  lines: string[],
+  body: (pooler: Bouncer) => Promise<void>,
+  more: BouncerOptions = {},
+): Promise<void> {
+  const settings = { auth_type: 'hba', auth_hba_file: file('hba.conf', ...lines), ...more.settings };
+  return withPooler({ cluster: pg, userlist: { ann: 'right' }, ...more, settings }, body);
+}
+
+describe('LDAP', { skip: noSlapd ?? false }, () => {
+  let ldap: Directory;
+  before(async () => {
+    ldap = await Directory.start();
+  });
+  after(() => ldap.stop());
+
+  const LUCY = { user: 'lucy', password: 'right' };
+  const direct = () => `ldapserver=127.0.0.1 ldapport=${ldap.port} ldapprefix="uid=" ldapsuffix=",${BASE_DN}"`;
+  const search = () => `ldapserver=127.0.0.1 ldapport=${ldap.port} ldapbasedn="${BASE_DN}"`;
+  const rulesFor = (options: string) => [`host all all all ldap ${options}`];
+  const trusting = (): BouncerOptions => ({ env: ldap.trust });
+
+  /** What lucy's login comes to with these options: null = let in. */
+  async function outcome(pooler: Bouncer, options: string, who: Login = LUCY): Promise<string | null> {
+    file('hba.conf', 'host pgbouncer all all password', ...rulesFor(options));
+    await pooler.admin('RELOAD');
+    const client = await pooler.raw();
+    const answer = await client.login(who);
+    await client.destroy();
+    return errorIn(answer)?.M ?? null;
+  }
+
+  it('binds as the user, or searches and then binds, by keys and by URL', async () => {
+    const url = `ldap://127.0.0.1:${ldap.port}/${BASE_DN}`;
+    const ways = [
+      direct(),
+      search(),
+      `${search()} ldapsearchattribute=mail`,
+      `${search()} ldapsearchfilter="uid=$username"`,
+      `${search()} ldapsearchfilter="(|(uid=$username)(mail=$username))"`,
+      `${search()} ldapbinddn="uid=lucy,${BASE_DN}" ldapbindpasswd=right`,
+      `ldapurl="${url}?uid?sub"`,
+      `ldapurl="${url}??sub?(uid=$username)"`,
+      `ldapurl="${url}?uid?one"`,
+    ];
+    await withRules(
+      ['host pgbouncer all all password'],
+      async (pooler) => {
+        for (const way of ways) {
+          const user = way.includes('=mail') ? 'lucy@example.net' : 'lucy';
+          const told = await outcome(pooler, way, { user, password: 'right' });
+          // the directory's user is none of the server's there
+          assert.equal(
+            told?.replace(/^.*role.*does not exist.*$/, 'no role') ?? null,
+            user === 'lucy' ? null : 'no role',
+            way,
+          );
+          assert.equal(await outcome(pooler, way, { user, password: 'wrong' }), 'LDAP authentication failed', way);
+        }
+        assert.equal(
+          await outcome(pooler, direct(), { user: 'жук', password: 'пароль' }),
+          'LDAP authentication failed',
+        );
+      },
+      trusting(),
+    );
+  });
+
+  it('the right password opens the server', async () => {
+    await pg.setAuth('scram-sha-256');
+    await withRules(rulesFor(search()), async (pooler) => {
+      assert.equal(await ask(await login(pooler, LUCY), 'SELECT current_user'), 'lucy');
+    });
+    await pg.setAuth('trust');
+  });
+
+  it('tells why not, in the log only', async () => {
+    await withRules(['host pgbouncer all all password'], async (pooler) => {
+      const cases: [string, Login, RegExp][] = [
+        [
+          direct(),
+          { ...LUCY, password: 'x' },
+          /LDAP login failed for user uid=lucy,dc=example,dc=net on server 127\.0\.0\.1: Invalid credentials/,
+        ],
+        [
+          search(),
+          { user: 'nosuch', password: 'x' },
+          /LDAP user "nosuch" does not exist\n.*LDAP search for filter "\(uid=nosuch\)" on server "127\.0\.0\.1" returned no entries\./,
+        ],
+        [search(), { user: 'twin', password: 'right' }, /LDAP user "twin" is not unique\n.*returned 2 entries\./],
+        [search(), { user: '*', password: 'right' }, /invalid character in user name for LDAP authentication/],
+        [search(), { user: 'lucy)(uid=*', password: 'right' }, /invalid character in user name/],
+        [
+          `${search()} ldapbinddn="uid=lucy,${BASE_DN}" ldapbindpasswd=x`,
+          LUCY,
+          /could not perform initial LDAP bind for ldapbinddn "uid=lucy,dc=example,dc=net" on server "127\.0\.0\.1": Invalid credentials/,
+        ],
+        [
+          search().replace('net', 'org'),
+          LUCY,
+          /could not search LDAP for filter "\(uid=lucy\)" on server "127\.0\.0\.1": No such object/,
+        ],
+        [`${search()} ldapsearchfilter="(uid="`, LUCY, /could not search LDAP for filter "\(uid="/],
+        [direct().replace(`${ldap.port}`, '1'), LUCY, /LDAP login failed for user .*: Can't contact LDAP server/],
+        ['ldapserver=127.0.0.1', LUCY, /requires argument "ldapbasedn", "ldapprefix", or "ldapsuffix" to be set/],
+        ['nonsense=1', LUCY, /invalid LDAP option: "nonsense"/],
+      ];
+      for (const [options, who, line] of cases) {
+        const mark = pooler.log.mark();
+        assert.equal(await outcome(pooler, options, who), 'LDAP authentication failed', options);
+        await pooler.logWait(line, mark);
+      }
+      assert.equal(await outcome(pooler, search(), { ...LUCY, password: '' }), 'empty password returned by client');
+    });
+  });
+
+  it('takes the next server when one is not there', async () => {
+    const dead = `ldapserver="127.0.0.2 127.0.0.1" ldapport=${ldap.port} ldapbasedn="${BASE_DN}"`;
+    await withRules(rulesFor(dead), async (pooler) => void (await login(pooler, LUCY)));
+  });
+
+  it('speaks TLS, and checks with whom', async () => {
+    const ldaps = `ldapscheme=ldaps ${search().replace(`${ldap.port}`, `${ldap.tlsPort}`)}`;
+    const startTls = `${search()} ldaptls=1`;
+    await withRules(
+      ['host pgbouncer all all password'],
+      async (pooler) => {
+        for (const way of [
+          ldaps,
+          startTls,
+          `${direct()} ldaptls=1`,
+          `ldapurl="ldaps://localhost:${ldap.tlsPort}/${BASE_DN}?uid?sub"`,
+        ]) {
+          assert.equal(await outcome(pooler, way), null, way);
+        }
+        for (const way of [
+          `${ldaps} ldaptls=1`,
+          ldaps.replace(`${ldap.tlsPort}`, `${ldap.port}`),
+          startTls.replace(`${ldap.port}`, `${ldap.tlsPort}`),
+        ]) {
+          assert.equal(await outcome(pooler, way), 'LDAP authentication failed', way);
+        }
+      },
+      trusting(),
+    );
+    // nobody vouches for its certificate
+    await withRules(['host pgbouncer all all password'], async (pooler) => {
+      assert.equal(await outcome(pooler, ldaps), 'LDAP authentication failed');
+      assert.equal(await outcome(pooler, startTls), 'LDAP authentication failed');
+      await pooler.logWait(/could not start LDAP TLS session: Connect error, server: 127\.0\.0\.1, port: \d+/);
+    });
+    await withRules(rulesFor(startTls), async (pooler) => void (await login(pooler, LUCY)), {
+      env: { LDAPTLS_REQCERT: 'never' },
+    });
+  });
+
+  it('auth_type=ldap asks it about everybody, whoever else knows them', async () => {
+    const settings = { auth_type: 'ldap', auth_ldap_options: direct(), admin_users: 'lucy' };
+    await withPooler({ cluster: pg, settings, userlist: { lucy: 'other' } }, async (pooler) => {
+      await login(pooler, LUCY);
+      assert.equal(await refusal(pooler, { user: 'lucy', password: 'other' }), 'LDAP authentication failed');
+      assert.equal(await refusal(pooler, { ...LUCY, database: 'pgbouncer', user: 'ann' }), 'not allowed');
+      assert.deepEqual((await pooler.admin('SHOW VERSION', LUCY)).length, 1);
+    });
+    await withPooler({ cluster: pg, settings: { auth_type: 'ldap' } }, async (pooler) => {
+      assert.equal(await refusal(pooler, LUCY), 'auth_ldap_options is null');
+    });
+    const databases = { postgres: pg.connstr('postgres', 'auth_user=postgres') };
+    await withPooler({ databases, settings }, async (pooler) => {
+      assert.equal(await refusal(pooler, LUCY), 'bouncer config error');
+      await pooler.logWait(/LDAP can't be used together with database authentication/);
+    });
+  });
+
+  it('UTF-8 names and passwords', async () => {
+    const bytes = (text: string) => Buffer.from(text, 'utf8').toString('latin1');
+    await withRules(rulesFor(search()), async (pooler) => {
+      const client = await login(pooler, { user: bytes('жук'), password: bytes('пароль') });
+      assert.equal(await ask(client, 'SELECT current_user'), bytes('жук'));
+    });
+  });
+
+  it('a directory that never answers holds up nobody else', async () => {
+    const mute = await FalseDirectory.start(() => {});
+    const options = `ldapserver=127.0.0.1 ldapport=${mute.port} ldapprefix="uid="`;
+    const rules = ['host pgbouncer all all password', 'host all ann all trust', `host all lucy all ldap ${options}`];
+    await withRules(rules, async (pooler) => {
+      const waiting = await Promise.all(
+        Array.from({ length: 25 }, async () => {
+          const client = await pooler.raw();
+          return { client, answer: client.login(LUCY) };
+        }),
+      );
+      await pooler.logWait(/WARNING C-\S+ postgres\/lucy@\S+ LDAP queue is full, waiting/);
+      await eventually('twenty to be asked about', () => mute.sockets.length === 20);
+      assert.equal(await ask(await login(pooler, { user: 'ann' }), 'SELECT 1'), '1');
+      await waiting[0]?.client.destroy();
+      await mute.stop();
+      for (const [at, { answer }] of waiting.entries()) {
+        const messages = await answer;
+        if (at > 0) assert.equal(errorIn(messages)?.M, 'LDAP authentication failed');
+      }
+    });
+  });
+
+  it('a password never goes over a connection that lost its encryption, nor is a forged answer believed', async () => {
+    const answerTo = Buffer.from('300c02010178070a010004000400', 'hex');
+    const bindOk = Buffer.from('300c02010261070a010004000400', 'hex');
+    const seen: Buffer[] = [];
+    for (const forged of [
+      Buffer.concat([answerTo, bindOk]),
+      Buffer.concat([answerTo, bindOk.subarray(0, 10)]),
+      Buffer.from('300c02010178070a010204000400', 'hex'),
+      Buffer.from('30847fffffff', 'hex'),
+      Buffer.from('3080', 'hex'),
+      Buffer.alloc(5000, 0x30),
+    ]) {
+      const liar = await FalseDirectory.start((socket) => {
+        socket.on('data', (chunk) => seen.push(chunk));
+        socket.once('data', () => socket.write(forged));
+      });
+      const options = `ldapserver=127.0.0.1 ldapport=${liar.port} ldapprefix="uid=" ldaptls=1`;
+      await withRules(
+        rulesFor(options),
+        async (pooler) => {
+          assert.equal(await refusal(pooler, { user: 'lucy', password: 'SECRET' }), 'LDAP authentication failed');
+          await pooler.logWait(/could not start LDAP TLS session/);
+        },
+        { env: { LDAPTLS_REQCERT: 'never' } },
+      );
+      await liar.stop();
+    }
+    assert.ok(seen.length > 0);
+    assert.ok(!Buffer.concat(seen).includes('SECRET'));
+  });
+
+  it('a pooler with a login under way ends at once', async () => {
+    const mute = await FalseDirectory.start(() => {});
+    await withRules(rulesFor(`ldapserver=127.0.0.1 ldapport=${mute.port} ldapprefix="uid="`), async (pooler) => {
+      const client = await pooler.raw();
+      client.login(LUCY).catch(() => {});
+      await eventually('the directory to be asked', () => mute.sockets.length === 1);
+      pooler.signal('SIGQUIT');
+      assert.equal((await pooler.expectEnd()).code, 0);
+      await client.destroy();
+    });
+    await mute.stop();
+  });
+});

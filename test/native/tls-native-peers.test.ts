@@ -1,0 +1,120 @@
+// TLS in the addon: what peers may do in the middle of a connection, and protocols that are not shared.
+
+import assert from 'node:assert/strict';
+import type { ChildProcessWithoutNullStreams } from 'node:child_process';
+import { setImmediate as nextTick } from 'node:timers/promises';
+import { Ev, Family, native } from '../../src/core/base/native';
+import { test, withTimeout } from '../harness/limits';
+import { startProgram } from '../harness/machine';
+import { itUnless, noProgram } from '../harness/needs';
+import {
+  accepting,
+  closeAll,
+  connecting,
+  failure,
+  type Happened,
+  put,
+  receive,
+  site,
+  TLS12,
+  TLS13,
+  tlsPair,
+  turn,
+  until,
+} from '../harness/tls-driver';
+
+const RECV_MAX = 4096;
+native.loopInit('libuv', RECV_MAX);
+
+test('connections outlive their context', () => {
+  const clientCtx = connecting();
+  const serverCtx = accepting(site);
+  const [client, server] = tlsPair(clientCtx, serverCtx);
+  native.tlsCtxFree(clientCtx);
+  native.tlsCtxFree(serverCtx);
+  native.tlsCtxFree(serverCtx);
+  put(client, Buffer.from('still'));
+  assert.equal(receive(server, 5).toString(), 'still');
+  closeAll(client, server);
+});
+
+/** openssl s_client at a listener of ours, and the accepted handle after its handshake. */
+async function withOpenssl(
+  args: string[],
+  body: (server: number, type: (text: string) => void) => Promise<void>,
+): Promise<void> {
+  const fd = native.listenTcp({ family: Family.INET, host: '127.0.0.1', port: 0 }, 16, 0);
+  const { port } = native.sockName(fd);
+  const listener = native.listenOpen(fd);
+  native.listenStart(listener, 1);
+  const all = ['s_client', '-connect', `127.0.0.1:${port}`, ...args];
+  const child = startProgram('openssl', all, {}) as ChildProcessWithoutNullStreams;
+  const closed = new Promise((settle) => child.once('close', settle));
+  const server = native.open(until(Ev.ACCEPT, listener).result);
+  native.tlsAccept(server, accepting(site), 0, 0);
+  assert.equal(until(Ev.TLS, server).result, 0);
+  native.recvStart(server);
+  try {
+    await body(server, (text) => child.stdin.write(text));
+  } finally {
+    closeAll(server, listener);
+    child.kill();
+    await withTimeout(closed, 'openssl to end');
+  }
+}
+
+async function arrives(handle: number): Promise<Happened> {
+  const end = Date.now() + 10_000;
+  for (;;) {
+    const hit = turn(0).find((h) => h.handle === handle && h.kind === Ev.RECV);
+    if (hit) return hit;
+    assert.ok(Date.now() < end, 'nothing arrives');
+    await nextTick();
+  }
+}
+
+itUnless(noProgram('openssl'))('a second handshake on the same connection ends it', async () => {
+  await withOpenssl(['-tls1_2'], async (server, type) => {
+    type('hello\n');
+    assert.equal((await arrives(server)).bytes.toString(), 'hello\n');
+    type('R\n');
+    assert.ok((await arrives(server)).result < 0);
+    assert.equal(native.tlsError(server), 'unexpected handshake, closing connection');
+  });
+});
+
+itUnless(noProgram('openssl'))('TLS 1.3 may change keys, and the sequence numbers begin again', async () => {
+  await withOpenssl(['-tls1_3'], async (server, type) => {
+    type('hello\n');
+    assert.equal((await arrives(server)).bytes.toString(), 'hello\n');
+    assert.equal(native.tlsInfo(server)?.recordsRead, 1);
+    // K: a key update that asks for one in return
+    type('K\n');
+    const end = Date.now() + 10_000;
+    while (native.tlsInfo(server)?.keyUpdatesRead === 0 && Date.now() < end) {
+      turn(0);
+      await nextTick();
+    }
+    assert.equal(native.tlsInfo(server)?.recordsRead, 0);
+    type('more\n');
+    assert.equal((await arrives(server)).bytes.toString(), 'more\n');
+    const info = native.tlsInfo(server);
+    assert.equal(info?.keyUpdatesRead, 1);
+    assert.equal(info?.recordsRead, 1);
+    put(server, Buffer.from('answer'));
+    assert.equal(native.tlsInfo(server)?.keyUpdatesWritten, 1);
+    assert.equal(native.tlsInfo(server)?.recordsWritten, 1);
+  });
+});
+
+test('protocols that share no peer are not connected', () => {
+  assert.match(
+    failure(connecting({ protocols: TLS12 }), accepting(site, { protocols: TLS13 })).why,
+    /protocol version/,
+  );
+});
+
+itUnless(noProgram('openssl'))('ALPN: postgresql is chosen, anything else is refused', async () => {
+  await withOpenssl(['-alpn', 'postgresql'], async () => {});
+  await assert.rejects(withOpenssl(['-alpn', 'http/1.1'], async () => {}));
+});

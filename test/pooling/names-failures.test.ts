@@ -1,0 +1,244 @@
+// Name resolution when something fails: hostile name servers, a lost worker thread, a reboot in the middle.
+
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { giveTo } from '../../tools/unprivileged';
+import { ask, login, show, withPooler } from '../harness/answers';
+import type { Bouncer, BouncerOptions } from '../harness/bouncer';
+import { PgCluster } from '../harness/cluster';
+import { after, before, describe } from '../harness/limits';
+import { dropDir, eventually, it, tempDir, user } from '../harness/machine';
+import { NameServer, nameBytes, type Question, record, reply } from '../harness/name-server';
+import type { RawClient } from '../harness/raw-client';
+import { withPlace } from '../harness/reboot-chain';
+
+let pg: PgCluster;
+let dir = '';
+
+before(async () => {
+  dir = tempDir('names');
+  giveTo(user, dir);
+  pg = await PgCluster.start({
+    settings: { listen_addresses: '127.0.0.1,127.0.0.2' },
+    hba: ['local all all trust', 'host all all 127.0.0.0/8 trust'],
+  });
+});
+after(async () => {
+  await pg.stop();
+  dropDir(dir);
+});
+
+/** Watches zones five times a second, and keeps addresses for ever. */
+const WATCH = { dns_zone_check_period: 0.2, dns_max_ttl: 1000 };
+const ONE = '127.0.0.1';
+const TWO = '127.0.0.2';
+/** For name servers that do answer, however busy the machine is. */
+const PATIENT = 'options timeout:10 attempts:1';
+/** For those that do not. */
+const FAST = 'options timeout:1 attempts:1';
+const LOOKUP_FAILED = /WARNING DNS lookup failed: one\.test: result=0/;
+
+/** A name server and a pooler that asks it for the host of its databases, each named after its host. */
+async function withNames(
+  { hosts = ['one.test'], conf = [PATIENT], settings = {}, env = {} }: Partial<Case>,
+  body: (pooler: Bouncer, names: NameServer) => Promise<void>,
+): Promise<void> {
+  const names = await NameServer.start();
+  const path = names.conf(dir, ...conf);
+  const databases = Object.fromEntries(hosts.map((host) => [host, dbLine(host)]));
+  const common = { pool_mode: 'transaction', verbose: 1, server_login_retry: 0.1, resolv_conf: path };
+  // the domain of this machine is not to be searched
+  const options: BouncerOptions = {
+    databases,
+    settings: { ...common, ...settings },
+    env: { LOCALDOMAIN: conf.some((line) => line.startsWith('search')) ? undefined : '', RES_OPTIONS: '', ...env },
+  };
+  try {
+    await withPooler(options, (pooler) => body(pooler, names));
+  } finally {
+    await names.stop();
+  }
+}
+
+interface Case {
+  hosts: string[];
+  conf: string[];
+  settings: Record<string, string | number>;
+  env: Record<string, string>;
+}
+
+const dbLine = (host: string): string => `host=${host} port=${pg.port} dbname=postgres user=postgres`;
+
+/** Client in a transaction, on a server of its own. */
+async function begun(pooler: Bouncer, database = 'one.test'): Promise<RawClient> {
+  const client = await login(pooler, { database });
+  await ask(client, 'BEGIN');
+  return client;
+}
+
+const where = (client: RawClient) => ask(client, 'SELECT host(inet_server_addr())');
+
+async function hostsRow(pooler: Bouncer, hostname: string) {
+  return (await show(pooler, 'DNS_HOSTS', { hostname }))[0];
+}
+
+/** A label that is a pointer to itself. */
+const LOOP = Buffer.from([0xc0, 0x0c]);
+
+/** What a name server may do to us; none of it is an address. */
+const TRICKS: Record<string, (question: Question, right: Buffer) => Buffer[]> = {
+  'nothing but noise': () => [Buffer.from('\xff'.repeat(700), 'latin1')],
+  'an empty packet': () => [Buffer.alloc(0)],
+  'half a header': (_, right) => [right.subarray(0, 7)],
+  'cut off in the middle': (_, right) => [right.subarray(0, right.length - 3)],
+  'counts that promise more': (_, right) => {
+    right.writeUInt16BE(0xffff, 6);
+    return [right];
+  },
+  'a record longer than the packet': (question) => [
+    reply(question, 0, [Buffer.concat([record(1, Buffer.alloc(0)).subarray(0, 10), Buffer.from([0xff, 0xff, 1])])]),
+  ],
+  'an address of three bytes': (question) => [reply(question, 0, [record(1, Buffer.from([127, 0, 0]))])],
+  'a name that contains itself': (question) => {
+    const at = question.packet.length;
+    const self = Buffer.from([0xc0 | (at >> 8), at & 0xff]);
+    return [reply(question, 0, [Buffer.concat([self, record(1, Buffer.from([127, 0, 0, 1])).subarray(2)])])];
+  },
+  'an alias of itself': (question) => [reply(question, 0, [record(5, LOOP)])],
+  'somebody else’s id': (_, right) => {
+    right.writeUInt16BE((right.readUInt16BE(0) + 1) & 0xffff, 0);
+    return [right];
+  },
+  'an answer to another question': (question) => {
+    const other = Buffer.concat([
+      question.packet.subarray(0, 12),
+      nameBytes('evil.test'),
+      question.packet.subarray(-4),
+    ]);
+    return [reply({ ...question, packet: other }, 0, [record(1, Buffer.from([127, 0, 0, 2]))])];
+  },
+  'the question back': (question) => [Buffer.from(question.packet)],
+  'cut short, and no TCP': (question) => [reply(question, 0, [], 0x8780)],
+  'a thousand packets': (_, right) => Array(1000).fill(right.subarray(0, 11)),
+};
+
+it('the thread that resolves dies: the pooler lives, says so, and starts another', async () => {
+  // runs in every thread of the pooler; ends the one that resolves names at its first question
+  const hook = join(dir, 'hook.js');
+  const lines = [
+    "const { isMainThread, workerData } = require('node:worker_threads');",
+    `const { existsSync, rmSync } = require('node:fs');`,
+    `const mark = ${JSON.stringify(join(dir, 'die'))};`,
+    'if (!isMainThread && workerData?.resolvConf !== undefined)',
+    "  workerData.port.on('message', () => { if (existsSync(mark)) { rmSync(mark); process.exit(1); } });",
+  ];
+  writeFileSync(hook, lines.join('\n'));
+  writeFileSync(join(dir, 'die'), '');
+  giveTo(user, dir);
+  const env = { NODE_OPTIONS: `--require ${hook}` };
+  await withNames({ settings: { dns_nxdomain_ttl: 0 }, env }, async (pooler, names) => {
+    names.names.set('one.test', { addresses: [TWO] });
+    assert.equal(await where(await begun(pooler)), TWO);
+    assert.equal(pooler.log.count(/WARNING lost the thread that resolves names: the thread ended/), 1);
+    assert.equal(pooler.log.count(LOOKUP_FAILED), 1);
+  });
+});
+
+describe('online reboot', () => {
+  it('the new process asks for itself; a lookup that is under way ends with the old one', async () => {
+    const names = await NameServer.start();
+    const settings = {
+      pool_mode: 'transaction',
+      verbose: 1,
+      server_login_retry: 0.1,
+      dns_nxdomain_ttl: 0,
+      ...WATCH,
+      resolv_conf: names.conf(dir, FAST),
+    };
+    const databases = { 'one.test': dbLine('one.test'), 'two.test': dbLine('two.test') };
+    try {
+      await withPlace({ cluster: pg, databases, settings }, async (place) => {
+        await place.start('ts');
+        names.names.set('test', { serial: 1 });
+        names.names.set('one.test', { addresses: [ONE] });
+        names.names.set('two.test', { addresses: [TWO] });
+        const old = await place.raw();
+        await old.login({ database: 'one.test' });
+        assert.equal(await where(old), ONE);
+        await place.now.log.wait(/zone 'test' serial changed: old=0 new=1/);
+        names.trick = (question, right) => (question.name === 'two.test' ? [] : [right]);
+        const waiting = await place.raw();
+        const loggedIn = waiting.login({ database: 'two.test' });
+        await place.now.log.wait(/DEBUG dns: resolving two\.test/);
+        await place.reboot('ts');
+        assert.equal(await where(old), ONE);
+        names.trick = null;
+        await loggedIn;
+        assert.equal(await where(waiting), TWO);
+        await place.now.log.wait(/zone 'test' serial changed: old=0 new=1/);
+        const asked = names.count('A one.test');
+        await ask(old, 'BEGIN');
+        const another = await place.raw();
+        await another.login({ database: 'one.test' });
+        assert.equal(await where(another), ONE);
+        assert.equal(names.count('A one.test'), asked + 1);
+        for (const client of [old, waiting, another]) await client.destroy();
+      });
+    } finally {
+      await names.stop();
+    }
+  });
+});
+
+describe('hostile name servers', () => {
+  it('none of it is taken for an address, and all goes on afterwards', async () => {
+    const settings = { ...WATCH, dns_nxdomain_ttl: 0, query_wait_timeout: 0 };
+    const hosts = Object.keys(TRICKS).map((_, i) => `n${i}.test`);
+    await withNames({ conf: [FAST], settings, hosts }, async (pooler, names) => {
+      names.names.set('test', { serial: 1 });
+      for (const host of hosts) names.names.set(host, { addresses: [ONE] });
+      for (const [i, [what, trick]] of Object.entries(TRICKS).entries()) {
+        const host = `n${i}.test`;
+        names.trick = (question, right) => (question.name === host ? trick(question, right) : [right]);
+        const waiting = begun(pooler, host);
+        const line = new RegExp(`WARNING DNS lookup failed: ${host}: result=0`);
+        await pooler.logWait(line).catch((err) => {
+          throw new Error(`${what}: ${err.message}`);
+        });
+        names.trick = null;
+        assert.equal(await where(await waiting), ONE, what);
+      }
+    });
+  });
+
+  it('and none for a serial number', async () => {
+    await withNames({ conf: [FAST], settings: WATCH }, async (pooler, names) => {
+      names.names.set('test', { serial: 1 });
+      names.names.set('one.test', { addresses: [ONE] });
+      await begun(pooler);
+      await pooler.logWait(/serial changed: old=0 new=1/);
+      for (const [what, trick] of Object.entries(TRICKS)) {
+        const mark = pooler.log.mark();
+        names.names.set('test', { serial: 2 });
+        names.trick = (question, right) => (question.type === 'SOA' ? trick(question, right) : [right]);
+        await pooler.logWait(/failure to get zone 'test' serial/, mark).catch((err) => {
+          throw new Error(`${what}: ${err.message}`);
+        });
+        assert.equal(pooler.log.count(/serial changed/, mark), 0, what);
+      }
+      names.trick = null;
+      await pooler.logWait(/serial changed: old=1 new=2/);
+    });
+  });
+
+  it('thousands of addresses in one answer', async () => {
+    await withNames({}, async (pooler, names) => {
+      names.names.set('one.test', { addresses: Array.from({ length: 3500 }, (_, i) => `127.0.${i >> 8}.${i & 255}`) });
+      const client = await pooler.raw();
+      await client.startup({ user: 'postgres', database: 'one.test' });
+      await eventually('addresses', async () => String((await hostsRow(pooler, 'one.test'))?.addrs ?? '') !== '');
+      await client.destroy();
+    });
+  });
+});
