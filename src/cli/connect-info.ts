@@ -202,7 +202,7 @@ function passwordFields(line: string): string[] {
       continue;
     }
     if (line[p] === '\\' && p + 1 < line.length) p++;
-    fields[fields.length - 1] += line[p];
+    fields.push((fields.pop() ?? '') + (line[p] ?? ''));
   }
   return fields;
 }

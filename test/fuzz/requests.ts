@@ -1,3 +1,5 @@
+// Packets of a client, as the fuzz targets send them.
+
 import { cstring, int16, int32, message } from '../harness/raw-client';
 
 export const parse = (name: string, sql: string) => message('P', cstring(name), cstring(sql), int16(0));

@@ -1,3 +1,5 @@
+// Fuzz target: several clients share servers, and each must get the results that a server of its own would give.
+
 import assert from 'node:assert/strict';
 import type { AnySocket, ClientSocket, ServerSocket } from '../../src/core/pool/bouncer';
 import { queryCacheSize } from '../../src/core/pool/prepare';

@@ -1,3 +1,5 @@
+// What an actor of a reboot is, and what actors share.
+
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { cstring, errorFields, letters, type Message, type RawClient, rowValues } from './raw-client';

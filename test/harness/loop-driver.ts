@@ -1,3 +1,5 @@
+// Drives the native loop from a test: runs single turns and collects their records.
+
 import assert from 'node:assert/strict';
 import { arena, Ev, native, Rec, ring } from '../../src/core/base/native';
 
@@ -16,11 +18,11 @@ export function turn(timeoutMs: number): Happened[] {
   const count = native.wait(timeoutMs);
   for (let i = 0; i < count; i++) {
     const at = i * Rec.SIZE;
-    const kind = ring[at + Rec.KIND];
-    const result = ring[at + Rec.RESULT];
-    const offset = ring[at + Rec.OFFSET];
+    const [kind, handle, result, offset] = [Rec.KIND, Rec.HANDLE, Rec.RESULT, Rec.OFFSET].map(
+      (field) => ring[at + field] as number,
+    ) as [number, number, number, number];
     const text = kind === Ev.RECV && result > 0 ? arena.toString('latin1', offset, offset + result) : '';
-    list.push({ kind, handle: ring[at + Rec.HANDLE], result, offset, text });
+    list.push({ kind, handle, result, offset, text });
   }
   return list;
 }
@@ -47,7 +49,7 @@ export const put = (handle: number, text: string): number =>
 
 /** Two connected handles, both reading. */
 export function pair(): [number, number] {
-  const [a, b] = native.socketPair().map((fd) => native.open(fd));
+  const [a = -1, b = -1] = native.socketPair().map((fd) => native.open(fd));
   assert.ok(a > 0 && b > 0);
   native.recvStart(a);
   native.recvStart(b);

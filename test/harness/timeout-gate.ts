@@ -1,3 +1,5 @@
+// A gate between the pooler and a server that can hold back bytes, for the tests of timeouts.
+
 import { connect, createServer, type Server, type Socket } from 'node:net';
 
 export const TX = { pool_mode: 'transaction' };

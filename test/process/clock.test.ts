@@ -178,7 +178,7 @@ function options(env: NodeJS.ProcessEnv) {
 /** The text of the error that ends a client. */
 async function lastWords(client: RawClient): Promise<string> {
   const error = (await client.until('E', (LIMIT_S + MARGIN_S) * 1000)).at(-1);
-  return error === undefined ? '' : errorFields(error).M;
+  return error === undefined ? '' : (errorFields(error).M ?? '');
 }
 
 /** The beginning of that text is a time of a clock that is so many seconds ahead. */
