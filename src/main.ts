@@ -1,7 +1,5 @@
 #!/usr/bin/env node
-/*
- * tsbouncer: the order of starting, and the loop.
- */
+/* tsbouncer's main program: the order of starting, and the loop. */
 
 import { writeSync } from 'node:fs';
 import { adminSetup } from './admin/admin';
@@ -33,7 +31,7 @@ import { signalSetup } from './signals';
 import { takeoverFinish, takeoverPart1 } from './takeover/take';
 import { wireUpcalls } from './wire';
 
-/** Most bytes of one receive: large enough that COPY costs few system calls, small enough to stay in the cache. */
+/** Most bytes of one receive: large enough that COPY costs few system calls, small enough to stay in the CPU cache. */
 const RECV_MAX = 64 * 1024;
 
 function readOptions(): Options {
@@ -44,7 +42,7 @@ function readOptions(): Options {
   process.exit(options.exitCode);
 }
 
-/** Settings whose change has to be told to somebody. */
+/** Applies a changed setting that needs more than its new value in `cf`. */
 function settingChanged(name: string): void {
   if (name === 'tcp_defer_accept') poolerTuneAccept(cf.tcpDeferAccept !== 0);
   else if (name === 'stats_period') statsSetup();
@@ -64,7 +62,9 @@ function checkLimits(): void {
   );
 }
 
-/** The command line and the config in effect, and what needs nothing else. @returns the name of the loop's backend */
+/**
+ * Reads the command line and the config, and sets up the parts that depend on nothing else. @returns the loop's backend
+ */
 function prepare(options: Options): string {
   if (options.reboot) {
     pinToOneCpu();
@@ -84,7 +84,7 @@ function prepare(options: Options): string {
   return backend;
 }
 
-/** Takes every socket of the old process. @returns false when there is none: this process starts alone */
+/** Takes over all sockets of the old process. @returns false if there is no old process: this process starts alone */
 function takeOver(options: Options): boolean {
   if (isTakingOver() && takeoverPart1(checkOldProcessUnix)) return true;
   if (!options.reboot && checkOldProcessUnix()) die('unix socket is in use, cannot continue');
@@ -131,8 +131,8 @@ function main(): void {
   if (options.daemon) {
     requireDaemonSettings(cf.pidfile, cf.logfile, cf.syslog);
     if (!isDaemonChild()) {
-      // The daemon does the rest, and its errors come out here. The user is not changed yet, because the new one may have
-      // no right to read this program.
+      // The daemon does the rest, and its errors are printed here. The user is changed later, because the new user may
+      // have no permission to read this program.
       launchDaemon();
       return;
     }

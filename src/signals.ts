@@ -1,5 +1,5 @@
 /*
- * What the signals do. They arrive as events of the loop, so nothing here is restricted in what it may call.
+ * The effects of signals. Signals arrive as events of the loop, so their handlers may call any function.
  */
 
 import { constants } from 'node:os';
@@ -75,7 +75,7 @@ function onUsr2(): void {
 
 function onHup(): void {
   logInfo('got SIGHUP, re-reading config');
-  // the sockets may be another process's soon; if they stay ours, then
+  // a new process may own the sockets soon; if the handover fails, the signal takes effect then
   if (isFrozen()) {
     upcalls.handover.laterReload();
     return;
@@ -94,14 +94,14 @@ const handlers = new Map<number, () => void>([
   [constants.signals.SIGHUP, onHup],
 ]);
 
-/** A signal that the loop has received. */
+/** Handles a signal that the loop has received. */
 export function handleSignal(signum: number): void {
   handlers.get(signum)?.();
-  // a mode may have changed for every pool
+  // a mode may have changed for all pools
   requestFullLoopMaint();
 }
 
-/** Takes the signals over from Node. */
+/** Takes over signal handling from Node. */
 export function signalSetup(): void {
   for (const signum of handlers.keys()) {
     const res = native.signalStart(signum);

@@ -1,5 +1,5 @@
 /*
- * Assigns every upcall: the one place that knows both the floor that calls and the floor that answers.
+ * Assigns every upcall: the only module that knows both the calling and the called layer.
  */
 
 import {
@@ -24,7 +24,7 @@ import {
 } from './takeover/give';
 import { takeoverLoggedIn } from './takeover/take';
 
-/** Called once, before anything runs on the loop. */
+/** Called once, before any event is handled. */
 export function wireUpcalls(): void {
   logPrefix.fn = logSocketPrefix;
 

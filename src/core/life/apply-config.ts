@@ -1,4 +1,4 @@
-// Puts the records of a configuration into effect: databases, users, peers; what is gone from it is closed.
+// Applies the records of a config: databases, users, peers. Records that are no longer in it are removed.
 
 import { nextOf } from '../base/list';
 import { type ParsedConfig, type PeerConfig, parseDatabase } from '../config/loader';
@@ -9,7 +9,7 @@ import type { PgDatabase } from '../pool/bouncer';
 import { addPeer, autodatabaseIdleList, databaseList, peerList } from '../pool/database';
 import { findOrAddGlobalUser, userList } from '../pool/user';
 
-/** True when two connect strings of the `*` entry differ in nothing but the hosts. */
+/** True if two connect strings of the `*` entry differ only in their hosts. */
 function sameButHosts(before: string, now: string): boolean {
   const [a, b] = [before, now].map((connstr) => {
     const config = parseDatabase('*', connstr);
@@ -19,8 +19,8 @@ function sameButHosts(before: string, now: string): boolean {
 }
 
 /**
- * The `*` entry changed: its databases are made anew, their servers replaced.
- * @param onlyHosts in its hosts alone: servers whose host is still listed stay
+ * Re-creates the databases of a changed `*` entry, and replaces their servers.
+ * @param onlyHosts only its hosts changed: servers whose host is still listed stay
  */
 function reloadAutodatabases(onlyHosts: boolean): void {
   const template = getAutodb();
@@ -40,8 +40,6 @@ function reloadAutodatabases(onlyHosts: boolean): void {
   }
 }
 
-/* ---- users and peers ---- */
-
 function applyPeer({ id, host, port, poolSize }: PeerConfig): void {
   const peer = addPeer(id);
   peer.dead = false;
@@ -49,8 +47,8 @@ function applyPeer({ id, host, port, poolSize }: PeerConfig): void {
 }
 
 /**
- * Puts a config that was read without error in force: databases, users, peers.
- * @param kill ends a database or peer that is not in the config any more
+ * Applies the databases, users and peers of a config that was read without errors.
+ * @param kill removes a database or peer that is no longer in the config
  */
 export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => void): void {
   const autodb = getAutodb();
@@ -68,7 +66,7 @@ export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => voi
   for (const config of parsed.peers) applyPeer(config);
   if (autodbChanged) reloadAutodatabases(onlyHosts);
 
-  // the end of one may take another along, of which it had the last client
+  // removing one database may remove another: the clients removed with it may be the other's last
   const gone: PgDatabase[] = [];
   for (const list of [databaseList, peerList])
     for (let db = list.head; db !== null; db = nextOf(db)) if (db.dead) gone.push(db);

@@ -1,6 +1,6 @@
 /*
- * What must hold between connections, pools, databases and users at the end of every turn. The tests run the pooler with
- * TSBOUNCER_CHECK=1; then maint.ts asks here in each of its rounds and ends the process when something is broken.
+ * The invariants between connections, pools, databases and users at the end of every turn. The tests run the pooler
+ * with TSBOUNCER_CHECK=1; maint.ts then checks them in each run, and ends the process if one is violated.
  */
 
 import { nextOf, type StatList } from '../base/list';
@@ -21,7 +21,7 @@ function nameOf(sk: AnySocket): string {
   return `${isServerSocket(sk) ? 'server' : 'client'} 0x${sk.id.toString(16)} (state ${sk.state})`;
 }
 
-/** @returns what is wrong with a client, or null */
+/** @returns the fault of a client, or null */
 function brokenClient(client: ClientSocket): string | null {
   const { pool, db } = client;
   if (pool?.dead === true) return `${nameOf(client)} belongs to a pool that was killed`;
@@ -40,7 +40,7 @@ function brokenServer(server: ServerSocket): string | null {
   return null;
 }
 
-/** Every connection is in a list, and what it refers to is alive. */
+/** Every connection is in a list, and refers only to objects that still exist. */
 function brokenSocket(sk: AnySocket): string | null {
   if (isDead(sk)) return `${nameOf(sk)} is closed and still has its handle`;
   if (sk.list === null) return `${nameOf(sk)} is in no list`;
@@ -54,7 +54,7 @@ function countIn(list: StatList<ClientSocket>, dbs: Map<PgDatabase, number>, use
   });
 }
 
-/** The counts that limits are checked against, and by which provisional records are forgotten. */
+/** The counts that limits are checked against, and that determine when provisional records are removed. */
 function brokenCount(): string | null {
   const dbs = new Map<PgDatabase, number>();
   const users = new Map<PgGlobalUser, number>();
@@ -75,7 +75,7 @@ function brokenCount(): string | null {
   return null;
 }
 
-/** @returns what is broken, or null */
+/** @returns a violated invariant, or null */
 export function brokenInvariant(): string | null {
   for (const sk of socketsByHandle) {
     const broken = sk === null ? null : brokenSocket(sk);

@@ -1,6 +1,6 @@
 /*
- * Housekeeping. At the end of every turn: pools that something happened to are looked at, waiting clients get servers or
- * servers are launched for them. Three times a second: what only time brings about, in maint.ts.
+ * The janitor. At the end of every turn it handles the marked pools: it assigns servers to waiting clients, or launches
+ * servers for them. Three times a second it calls maint.ts for everything that depends on time.
  */
 
 import { getPauseMode, isFrozen, PauseMode, suspendStart } from '../base/lifecycle';
@@ -46,9 +46,7 @@ import { flushSocketList, suspendSocketList } from './pause';
 /** Processes the input of clients that were just activated, so that each takes its server before the next is woken. */
 type RunQueue = () => void;
 
-/* ---- end of turn ---- */
-
-/** Sends the check query to a used server, or frees it when it was used a moment ago. */
+/** Sends the check query to a used server, or releases it if it was used a moment ago. */
 function launchRecheck(pool: PgPool): void {
   let server = pool.usedServerList.head;
   while (server !== null && !server.ready) {
@@ -64,7 +62,7 @@ function launchRecheck(pool: PgPool): void {
   }
   if (wantDebug()) slogDebug(server, `P: checking: ${query}`);
   changeServerState(server, SocketState.SV_TESTED);
-  // until the answer is there: a notification that comes first must not set it free
+  // until the check is answered: a notification that arrives first must not release the server
   server.ready = false;
   server.unnamedSeq = 0;
   const buf = pktbufTemp();
@@ -86,7 +84,7 @@ function notifyWaiting(client: ClientSocket): void {
   client.waitNotified = true;
 }
 
-/** Gives waiting clients servers: idle ones, tested ones, new ones. */
+/** Assigns servers to waiting clients: idle servers, then tested servers, then new ones. */
 function poolActivate(pool: PgPool, runQueue: RunQueue): void {
   if (pool.waitingCancelReqList.count > 0) {
     launchNewConnection(pool, true);
@@ -119,13 +117,13 @@ function poolActivate(pool: PgPool, runQueue: RunQueue): void {
       launchNewConnection(pool, true);
       break;
     }
-    // what just ran may have ended or moved any client
+    // activating a client may have disconnected or moved any client
     if (next !== null && next.list !== (pool.waitingClientList as unknown)) break;
     client = next;
   }
 }
 
-/** Closes what idles in a pool that is to be paused. @returns servers that are still busy */
+/** Closes the unused servers of a pool that is being paused. @returns number of servers that are still busy */
 function poolPause(pool: PgPool): number {
   closeServerList(pool.idleServerList, 'pause mode');
   closeServerList(pool.usedServerList, 'pause mode');
@@ -133,19 +131,19 @@ function poolPause(pool: PgPool): number {
   return pool.activeServerList.count + pool.testedServerList.count;
 }
 
-/** @returns sockets that are still busy */
+/** @returns number of sockets that are still busy */
 function poolSuspend(pool: PgPool, force: boolean, runQueue: RunQueue): number {
   let active = suspendSocketList(pool.activeClientList, force);
-  // waiting clients cannot be suspended, but they count, and they end at the timeout
+  // waiting clients cannot be suspended, but count as busy, and are disconnected at the timeout
   if (force) closeClientList(pool.waitingClientList, 'suspend_timeout');
   active += pool.waitingClientList.count;
-  // nobody else could deliver them
+  // a new process could not deliver cancel requests
   if (!force) active += pool.waitingCancelReqList.count + pool.activeCancelReqList.count;
   if (active > 0) {
     poolActivate(pool, runQueue);
     return active;
   }
-  // a client that is slow to take its answer holds up its server, not the other way round
+  // the client's output must be sent before its server is suspended, not the other way round
   active += suspendSocketList(pool.activeServerList, force);
   active += suspendSocketList(pool.idleServerList, force);
   active += flushSocketList(pool.activeClientList, force);
@@ -153,7 +151,7 @@ function poolSuspend(pool: PgPool, force: boolean, runQueue: RunQueue): number {
   active += flushSocketList(pool.idleServerList, force);
   closeServerList(pool.testedServerList, 'close unsafe file descriptors on suspend');
   closeServerList(pool.usedServerList, 'close unsafe file descriptors on suspend');
-  // a new process would take one in the middle of its login for one that is ready
+  // a new process would take a server in the middle of its login for a logged-in server
   closeServerList(pool.newServerList, 'close unsafe file descriptors on suspend');
   return active;
 }
@@ -174,14 +172,14 @@ function poolWaitClose(pool: PgPool): number {
   );
 }
 
-/** Is called at the end of every turn. */
+/** Called at the end of every turn. */
 export function perLoopMaint(runQueue: RunQueue): void {
   if (isFrozen()) return;
   if (getPauseMode() === PauseMode.NONE && !isFullLoopMaintRequested()) {
     if (!anyPoolTouched()) return;
     for (const pool of takeTouchedPools()) {
       if (pool.dead || pool.db.admin) continue;
-      // a mode of one database: whether it is reached depends on its other pools too
+      // whether the mode of a database is reached depends on its other pools too
       if (pool.db.paused || pool.db.waitClose) requestFullLoopMaint();
       else poolActivate(pool, runQueue);
     }
@@ -232,7 +230,7 @@ function fullLoopMaint(runQueue: RunQueue): void {
   if (anyWaitClose && closing === 0) upcalls.admin.waitCloseDone();
 }
 
-/** Pools of peers are looked at when a request waits in them. */
+/** Handles the pools of peers: launches connections for waiting cancel requests. */
 export function peerPoolsMaint(): void {
   for (let pool = peerPoolList.head; pool !== null; pool = nextOf(pool)) {
     if (pool.waitingCancelReqList.count > 0) launchNewConnection(pool, true);

@@ -1,5 +1,5 @@
 /*
- * One turn of the loop: wait, give each event to its handler, let waiting clients go on, run what is due.
+ * One turn of the loop: waits, dispatches each event, lets waiting clients proceed, and runs what is due.
  */
 
 import { isFrozen } from '../base/lifecycle';
@@ -24,7 +24,7 @@ import { clientInput, clientRecvFailed } from '../session/client';
 import { serverFlushed, serverInput, serverRecvFailed } from '../session/server';
 import { perLoopMaint } from './janitor';
 
-/** Whose bytes are being processed: the one to end when that throws. */
+/** Socket being handled; disconnected if the handler throws. */
 let current: AnySocket | null = null;
 
 function input(sk: AnySocket, offset: number, length: number): void {
@@ -48,7 +48,7 @@ function recvFailed(sk: AnySocket): void {
   else clientRecvFailed(sk);
 }
 
-/** A TLS handshake is done, or failed. */
+/** A TLS handshake succeeded or failed. */
 function onTls(sk: AnySocket, result: number): void {
   if (result < 0) {
     logWarning(`TLS handshake error: ${native.tlsError(sk.handle)}`);
@@ -59,14 +59,14 @@ function onTls(sk: AnySocket, result: number): void {
   }
 }
 
-/** What was queued for a socket is sent, or the socket broke: whoever waited for that goes on. */
+/** The queued output of a socket has been sent, or the socket broke: resumes the source that waited for it. */
 export function onDrain(sk: AnySocket, result: number): void {
   if (result < 0) {
     if (isServerSocket(sk)) disconnectServer(sk, false, 'server connection closed', LoginOutcome.HOST_FAILED);
     else disconnectClient(sk, false, 'unexpected eof');
     return;
   }
-  // a client that waits for itself: on the console, or for answers that the pooler made up
+  // blocked by its own output: a console client, or a client with made-up answers
   if (sk.blocked && (sk.link === null || (!isServerSocket(sk) && native.unsent(sk.link.handle) <= 0)))
     unblockSource(sk);
   const source = sk.link;
@@ -90,10 +90,10 @@ function onConnect(server: ServerSocket, result: number): void {
   serverConnected(server);
 }
 
-/** What happened to sockets while a handover kept them still: they go on with it if the handover fails. */
+/** Events of sockets during a freeze; they are handled if the handover fails. */
 const later: { kind: number; sk: AnySocket; result: number }[] = [];
 
-/** The handover failed: what happened meanwhile is handled now. */
+/** The handover failed: handles the events received during the freeze. */
 export function replayDeferred(): void {
   for (const { kind, sk, result } of later.splice(0)) if (!isDead(sk)) onSocket(kind, sk, result);
   replayExternalAuth();
@@ -143,11 +143,11 @@ function dispatch(kind: number, handle: number, result: number, offset: number):
 
 function runQueue(): void {
   runContinueQueue(input);
-  // what is not the input of a socket is not the fault of the last one
+  // an exception outside a socket's input must not disconnect the last socket
   current = null;
 }
 
-/** A handler threw: a fault of ours. That one connection ends, the others go on. */
+/** A handler threw, which is a bug of the pooler. Only the connection being handled is disconnected. */
 function handlerFailed(err: unknown): void {
   logError(`exception in event handler: ${err instanceof Error ? (err.stack ?? err.message) : String(err)}`);
   const sk = current;
@@ -167,7 +167,7 @@ function dispatchAll(count: number): void {
   let at = 0;
   while (at < size) {
     try {
-      // the handler block is entered once per turn, not once per event
+      // the try block is entered once per turn, not once per event
       while (at < size) {
         const kind = ring[at + Rec.KIND] as number;
         const handle = ring[at + Rec.HANDLE] as number;
@@ -184,7 +184,7 @@ function dispatchAll(count: number): void {
   }
 }
 
-/** One turn. The original's main_loop_once(). */
+/** One turn: PgBouncer's main_loop_once(). */
 export function mainLoopOnce(): void {
   const count = native.wait(timerWaitMs(getCachedTime()));
   setTimeCache(waitClock[0] as number);

@@ -1,6 +1,6 @@
 /*
- * What only time brings about, three times a second: timeouts, lifetimes, pool sizes, idle pools and databases, the end
- * of a shutdown that waits.
+ * Maintenance, three times a second: timeouts, lifetimes, pool sizes, idle pools and databases, and the end of a
+ * shutdown that waits.
  */
 
 import {
@@ -52,13 +52,11 @@ import { PACKET_FLUSH } from '../wire/messages';
 import { brokenInvariant } from './invariants';
 import { peerPoolsMaint } from './janitor';
 
-/** usec between rounds */
+/** usec between runs */
 const MAINT_PERIOD = Math.floor(USEC / 3);
 
-/* ---- clients ---- */
-
 function clientIdleMaint(pool: PgPool, now: number): void {
-  // all clients of such a pool have the same user: thousands of idle ones cost nothing where no limit is set
+  // all clients of such a pool have the same user: without a limit, thousands of idle clients cost nothing
   const userLimit = pool.user?.globalUser?.config.clientIdleTimeout ?? 0;
   if (cf.clientIdleTimeout <= 0 && pool.db.forcedUser === null && userLimit <= 0) return;
   eachSocket(pool.activeClientList, (client) => {
@@ -79,7 +77,7 @@ function effectiveQueryWaitTimeout(client: ClientSocket): number {
 
 function waitingClientMaint(pool: PgPool, now: number): void {
   eachSocket(pool.waitingClientList, (client) => {
-    // also where no server becomes free for long: it takes a place of max_client_conn
+    // even if no server becomes free for long: the client counts for max_client_conn
     if (dropIfEnded(client)) return;
     const age = now - (client.queryStart === 0 ? client.requestTime : client.queryStart);
     const waitLimit = effectiveQueryWaitTimeout(client);
@@ -106,8 +104,6 @@ function cancelReqMaint(pool: PgPool, now: number): void {
     if (now - req.requestTime > cf.cancelWaitTimeout) disconnectClient(req, false, 'cancel_wait_timeout');
   });
 }
-
-/* ---- servers ---- */
 
 function unusedServerMaint(pool: PgPool, list: StatList<ServerSocket>, idleTest: boolean, now: number): void {
   const lifetime = poolServerLifetime(pool);
@@ -140,8 +136,9 @@ function unusedServerMaint(pool: PgPool, list: StatList<ServerSocket>, idleTest:
 }
 
 /**
- * How long a server has been waiting for the rest of a pipeline. It holds what the pipeline has locked, as in an idle
- * transaction, but no ReadyForQuery says so before the Sync. usec, 0 = it is not waiting for that
+ * How long a server has been waiting for the rest of a pipeline. As in an idle transaction, it holds the pipeline's
+ * locks, but sends no ReadyForQuery before the Sync.
+ * @returns usec, 0 = not waiting for that
  */
 function pipelineIdle(server: ServerSocket, client: ClientSocket, limit: number, now: number): number {
   if (client.state !== SocketState.CL_ACTIVE || server.settingVars || server.copyMode) return 0;
@@ -149,9 +146,9 @@ function pipelineIdle(server: ServerSocket, client: ClientSocket, limit: number,
   const requests = server.requests;
   if (requests.count === 0) return silent;
   if (!requests.owesSync()) return 0;
-  // behind an error the server passes over everything up to the Sync
+  // after an error the server skips everything up to the Sync
   if (server.queryFailed) return silent;
-  // it may be done long ago, and its answers wait for a Sync or Flush: whether it still works shows when they are asked for
+  // its answers may only be waiting for a Sync or Flush: request them, to find out whether the server is still working
   const quiet = client.pktRemain === 0 && native.unsent(server.handle) === 0;
   if (silent > limit / 2 && quiet && server.flushTime <= client.requestTime) {
     server.flushTime = now;
@@ -163,7 +160,7 @@ function pipelineIdle(server: ServerSocket, client: ClientSocket, limit: number,
 function activeServerMaint(pool: PgPool, now: number): void {
   eachSocket(pool.activeServerList, (server) => {
     const fastClose = cf.serverFastClose && server.ready;
-    // replication goes on for ever: waiting for its end is no option
+    // replication connections are never released, so close them now
     if (server.closeNeeded && (fastClose || server.replication !== Replication.NONE)) {
       disconnectServer(server, true, 'database configuration changed');
       return;
@@ -199,7 +196,7 @@ function newServerMaint(pool: PgPool, now: number): void {
   });
 }
 
-/** Closes what exceeds the limits, after they were lowered, and launches what min_pool_size wants. */
+/** Closes servers in excess of limits that were lowered, and launches servers for min_pool_size. */
 function checkPoolSize(pool: PgPool): void {
   const size = poolPoolSize(pool);
   let count = poolConnectedServerCount(pool);
@@ -219,7 +216,7 @@ function checkPoolSize(pool: PgPool): void {
 }
 
 function poolMaint(pool: PgPool, now: number): void {
-  // lists that are empty cost a comparison each: of thousands of pools, most idle
+  // of thousands of pools most are idle: for them, each empty list costs only a comparison
   if (poolServerCount(pool) > 0) {
     if (pool.usedServerList.head !== null) unusedServerMaint(pool, pool.usedServerList, false, now);
     if (pool.testedServerList.head !== null) unusedServerMaint(pool, pool.testedServerList, false, now);
@@ -233,11 +230,9 @@ function poolMaint(pool: PgPool, now: number): void {
   const canceling = pool.waitingCancelReqList.head !== null;
   if (waiting) waitingClientMaint(pool, now);
   if (canceling) cancelReqMaint(pool, now);
-  // time may have opened a way for those who wait: login retry, reserve pool, notification
+  // waiters may be able to proceed: retry interval, reserve pool or notification is due
   if (waiting || canceling) touchPool(pool);
 }
-
-/* ---- the whole ---- */
 
 function loginMaint(now: number): void {
   if (cf.clientLoginTimeout <= 0) return;
@@ -254,7 +249,7 @@ let round = 0;
 function databasesMaint(now: number): void {
   for (let db = databaseList.head; db !== null; ) {
     const next = nextOf(db);
-    // a client that is still logging in has no pool that would show it
+    // a client that is still logging in is in no pool
     if (db.auto && db.clientConnectionCount === 0) {
       if (db.provisional) killUnproven(db);
       else if (db.activeStamp !== round) retireAutodatabase(db, now);
@@ -276,7 +271,7 @@ function idlePoolsMaint(now: number): void {
   if (cf.poolIdleTimeout <= 0) return;
   for (let pool = poolList.head; pool !== null; ) {
     const next: PgPool | null = nextOf(pool);
-    // a forced user's pool with a minimum size would only be made anew at the next round
+    // do not remove a forced user's pool with a minimum size: the next run would create it again
     const kept = pool.db.admin || (databaseMinPoolSize(pool.db) > 0 && pool.db.forcedUser !== null);
     if (!kept) {
       if (poolClientCount(pool) > 0 || poolConnectedServerCount(pool) > 0) {
@@ -310,7 +305,7 @@ function shutdownMaint(): void {
 
 function fullMaint(): void {
   if (!ownsListeners()) {
-    // nothing that could surprise the process that is about to take over
+    // make no changes that the new process, which is about to take over, does not expect
     requestFullLoopMaint();
     return;
   }
@@ -342,7 +337,7 @@ function fullMaint(): void {
   if (getPauseMode() !== PauseMode.NONE) requestFullLoopMaint();
 }
 
-/** A round of a pooler that is under test. */
+/** A maintenance run that checks the invariants, for tests. */
 function checkedMaint(): void {
   fullMaint();
   const broken = brokenInvariant();
@@ -351,7 +346,7 @@ function checkedMaint(): void {
 
 const timer = newTimer(process.env.TSBOUNCER_CHECK === '1' ? checkedMaint : fullMaint);
 
-/** Starts the rounds. */
+/** Starts the maintenance runs. */
 export function janitorSetup(): void {
   timerStart(timer, MAINT_PERIOD, MAINT_PERIOD);
 }

@@ -1,4 +1,4 @@
-// Stops and resumes reading from all sockets: SUSPEND, RESUME and the listening sockets with them.
+// Stops and resumes the whole pooler: PAUSE, SUSPEND, RESUME, and the start of a shutdown, with the listening sockets.
 
 import {
   enterPause,
@@ -19,26 +19,25 @@ import { type AnySocket, Dropping } from '../pool/bouncer';
 import { poolList, touchPools } from '../pool/pool';
 import { isServerSocket } from '../pool/socket';
 
-/* ---- suspend and resume ---- */
-
 function closeSuspended(sk: AnySocket): void {
   if (isServerSocket(sk)) disconnectServer(sk, true, 'suspend_timeout');
   else disconnectClient(sk, true, 'suspend_timeout');
 }
 
 /**
- * Stops reading a socket of whose input nothing is in flight. One in the middle of a packet stops at its end. @returns true
- * when it is suspended, or was closed by force
+ * Stops reading from a socket that has no partial packet and no unsent output. A socket in the middle of a packet stops
+ * at the packet's end.
+ * @returns true if it is suspended, or was closed by force
  */
 function suspendSocket(sk: AnySocket, force: boolean): boolean {
   if (sk.suspended) return true;
-  // a client that still owes the Sync of a request it cancelled would be a stranger to a process that does not know of it
+  // a new process would not know that the Sync of a canceled request is still to be dropped
   if (sbufIsEmpty(sk) && (isServerSocket(sk) || sk.dropping === Dropping.NONE)) {
     sbufPause(sk);
     sk.suspended = true;
     return true;
   }
-  // a stream of packets would never be seen between two of them by chance
+  // in a stream of packets, a delivery would rarely happen to end between two packets
   if (sk.pktRemain > 0 && !sk.hasKept) native.recvLimit(sk.handle, sk.pktRemain);
   if (!force) return false;
   closeSuspended(sk);
@@ -55,7 +54,7 @@ export function suspendSocketList(list: StatList<AnySocket>, force: boolean): nu
   return active;
 }
 
-/** Counts those that have not got everything yet, whoever it came from. */
+/** Counts the sockets that still have unsent output, of any origin. */
 export function flushSocketList(list: StatList<AnySocket>, force: boolean): number {
   let active = 0;
   for (let sk = list.head; sk !== null; ) {
@@ -77,7 +76,7 @@ function resumeSocketList(list: StatList<AnySocket>): void {
   }
 }
 
-/** Reads from all sockets and accepts connections again, after SUSPEND. */
+/** Resumes reading from all sockets and accepting connections, after SUSPEND. */
 export function resumeSockets(): void {
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) {
     if (pool.db.admin) continue;
@@ -89,13 +88,13 @@ export function resumeSockets(): void {
   resumePooler();
 }
 
-/** PAUSE, SIGUSR1: servers are closed as they are released. */
+/** PAUSE, SIGUSR1: closes servers as they are released. */
 export function pauseAll(): void {
   enterPause();
   touchPools(null);
 }
 
-/** SUSPEND: no new connections; sockets stop reading as their buffers become empty. */
+/** SUSPEND: stops accepting, and stops reading from sockets as their buffers become empty. */
 export function suspendAll(): void {
   enterSuspend(getCachedTime());
   suspendPooler();

@@ -1,6 +1,6 @@
 /*
- * Loading the config as a whole, at start and again on RELOAD and SIGHUP: read and check everything first, then put it
- * in force, so that a mistake in the file changes nothing.
+ * Loads the config at start, and again on RELOAD and SIGHUP: reads and checks all of it, then applies it, so that an
+ * error in the file changes nothing.
  */
 
 import { nextOf } from '../base/list';
@@ -17,7 +17,7 @@ import { poolList } from '../pool/pool';
 import { applyAuthFile } from '../pool/user';
 import { applyRecords } from './apply-config';
 
-/** Gives the log its settings; at start, and when one of them changed. */
+/** Applies the log settings, at start and when one of them changed. */
 export function applyLogSettings(): void {
   logState.verbose = cf.verbose;
   logState.logfile = cf.logfile === '' ? null : cf.logfile;
@@ -27,9 +27,9 @@ export function applyLogSettings(): void {
 }
 
 /**
- * Reads cf.configFile and everything it names.
- * @param firstLoad at start: settings that cannot change later are set
- * @returns false when there was an error, which is logged, and everything stays as it was
+ * Reads cf.configFile and all files that it names.
+ * @param firstLoad at start: also applies the settings that cannot change later
+ * @returns false after logging an error; nothing changed then
  */
 export function loadConfig(firstLoad: boolean): boolean {
   const parsed = loadConfigFile(cf.configFile ?? '');
@@ -45,16 +45,16 @@ export function loadConfig(firstLoad: boolean): boolean {
     if (users !== null) applyAuthFile(users);
   }
   reloadHba();
-  // a reload reopens the log file: this is how it is rotated
+  // a reload reopens the log file, for log rotation
   if (!firstLoad) resetLogging();
   warnIneffectiveSettings();
   return true;
 }
 
 /**
- * Puts changed TLS settings into effect. Connections to servers that are less safe than the new settings ask for are
- * replaced when they become idle.
- * @returns false when the settings cannot be used: the reason is in the log, and the current ones stay
+ * Applies changed TLS settings. Server connections that are less secure than the new settings require are replaced when
+ * they become idle.
+ * @returns false if the settings cannot be used: the reason has been logged, and the current settings stay
  */
 export function applyTlsSettings(): boolean {
   const { ok, serversOutdated } = sbufTlsSetup();

@@ -1,5 +1,5 @@
 /*
- * The statistics period: moves the snapshots that averages are taken against, and writes the log line.
+ * The statistics period: advances the snapshots that averages are relative to, and writes the log line.
  */
 
 import { nextOf } from '../base/list';
@@ -37,13 +37,13 @@ function refreshStats(): void {
   if (!wanted) return;
   const line = statsLine(calcAverage(total, before));
   if (cf.logStats) logStats(line);
-  // the micro sign in UTF-8: the service manager shows this to people
+  // the micro sign in UTF-8, because systemctl status shows this line
   notify(`STATUS=${line.replaceAll(' us', ' \xc2\xb5s')}`);
 }
 
 const timer = newTimer(refreshStats);
 
-/** Starts the periods of stats_period seconds; again after the setting changed. */
+/** Starts the periods of stats_period seconds; called again after the setting changed. */
 export function statsSetup(): void {
   if (statsStamps.now === 0) {
     statsStamps.now = getCachedTime();

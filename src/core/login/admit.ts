@@ -14,7 +14,7 @@ function isAdminLogin(client: ClientSocket): boolean {
   return (client.db as PgDatabase).admin && name !== null && strlistContains(cf.adminUsers, name);
 }
 
-/** Counts the client for its database. @returns false when that was one too many and it was disconnected */
+/** Counts the client for its database. @returns false if that exceeds the limit: the client was disconnected */
 export function checkDbConnectionCount(client: ClientSocket): boolean {
   const db = client.db as PgDatabase;
   if (client.countedDb === null) {
@@ -28,7 +28,7 @@ export function checkDbConnectionCount(client: ClientSocket): boolean {
   return false;
 }
 
-/** Counts the client for its user. @returns false when that was one too many and it was disconnected */
+/** Counts the client for its user. @returns false if that exceeds the limit: the client was disconnected */
 export function checkUserConnectionCount(client: ClientSocket): boolean {
   const user = client.loginUser?.globalUser ?? null;
   if (user === null) return true;

@@ -1,5 +1,5 @@
 /*
- * auth_query: a user that auth_file does not know is looked up on the server, over a connection of auth_user.
+ * auth_query: looks up a user that is not in auth_file on the server, over a connection of auth_user.
  */
 
 import { randomBytes } from 'node:crypto';
@@ -24,12 +24,12 @@ import { Verdict } from '../wire/verdict';
 import { checkUserConnectionCount } from './admit';
 
 /**
- * Stands for the password of a user whose row has NULL: no login ever matches it. Random, because any fixed text is
- * itself a password that somebody can type (the original's 'md5' is one).
+ * Replaces the password of a user whose row has NULL, so that no login succeeds. Random, because a client could enter
+ * any fixed text as its password (PgBouncer uses 'md5').
  */
 const IMPOSSIBLE_PASSWORD = randomBytes(32).toString('hex');
 
-/** The database to run auth_query on, or null when the client was disconnected. */
+/** The database to run auth_query in; null if the client was disconnected. */
 function prepareAuthDatabase(client: ClientSocket): PgDatabase | null {
   const clientDb = client.db as PgDatabase;
   const name = clientDb.config.authDbname ?? cf.authDbname;
@@ -51,7 +51,7 @@ function prepareAuthDatabase(client: ClientSocket): PgDatabase | null {
   return db;
 }
 
-/** Starts the look-up, or queues the client until a server is there for it. */
+/** Starts the look-up, or queues the client until a server is available for it. */
 export function startAuthQuery(client: ClientSocket, username: string): Verdict {
   const clientDb = client.db as PgDatabase;
   const db = prepareAuthDatabase(client);
@@ -67,7 +67,7 @@ export function startAuthQuery(client: ClientSocket, username: string): Verdict 
   const server = client.link as ServerSocket;
   server.ready = false;
   server.unnamedSeq = 0;
-  // so that the server is closed when the client leaves before the answer
+  // so that the server is closed if the client disconnects before the answer
   server.requests.push(PqMsg.Sync, ResponseAction.SKIP);
   const buf = pktbufTemp();
   writeExtQuery(buf, query, [username]);
@@ -75,14 +75,14 @@ export function startAuthQuery(client: ClientSocket, username: string): Verdict 
   return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
 }
 
-/** Reads the one row: user name and password. @returns false when the server was disconnected */
+/** Reads the row: user name and password. @returns false if the server was disconnected */
 function readUserRow(client: ClientSocket, server: ServerSocket, reader: PktReader): boolean {
   const columns = reader.u16();
   if (reader.fail) return fail(server, 'bad packet');
   if (columns !== 2) return fail(server, `expected 2 columns from auth_query, not ${columns}`);
   const nameLen = reader.u32();
   if (reader.fail) return fail(server, 'bad packet');
-  // a function with OUT parameters answers one row of NULLs when it finds nothing: no such user
+  // a function with OUT parameters returns one row of NULLs if it finds nothing: the user does not exist
   if (nameLen === 0xffffffff) return true;
   const name = reader.chars(nameLen);
   const passwdLen = reader.u32();
@@ -91,7 +91,7 @@ function readUserRow(client: ClientSocket, server: ServerSocket, reader: PktRead
   if (passwd === null) return fail(server, 'bad packet');
   const user = untilNul(name).slice(0, MAX_USERNAME - 1);
   if (wantDebug()) slogDebug(client, `successfully parsed auth_query response for user ${user}`);
-  // a query that returns more than one row: the last one counts
+  // if the query returns several rows, the last one counts
   uncountUser(client);
   client.loginUser = dynamicLoginCredentials(
     client.db as PgDatabase,
@@ -101,7 +101,7 @@ function readUserRow(client: ClientSocket, server: ServerSocket, reader: PktRead
   return checkUserConnectionCount(client);
 }
 
-/** The original keeps C strings: what follows a zero byte is not there. */
+/** Truncates a text at its first NUL, where a C string ends in PgBouncer. */
 function untilNul(text: string): string {
   const nul = text.indexOf('\0');
   return nul < 0 ? text : text.slice(0, nul);
@@ -112,10 +112,7 @@ function fail(server: ServerSocket, reason: string): boolean {
   return false;
 }
 
-/**
- * One complete packet of the answer.
- * @param off body of the packet, up to `end`
- */
+/** Handles one complete packet of the answer. @param off start of the packet's body, which ends at `end` */
 export function handleAuthQueryResponse(
   server: ServerSocket,
   type: number,
@@ -161,7 +158,7 @@ function finishAuthQuery(client: ClientSocket, server: ServerSocket): void {
     return;
   }
   if (wantNoise()) slogNoise(client, 'auth query complete');
-  // the flush event releases the server, whatever the pool mode; the client has no more to do with that pool
+  // the flush event releases the server in every pool mode; the client no longer uses this pool
   server.resetting = true;
   client.pool = null;
   sbufContinue(client);

@@ -1,7 +1,7 @@
 /*
- * Logins that somebody else decides, off the loop: PAM and LDAP. One line of clients for each: a bounded number is asked
- * about at a time, the others wait here, where the original stops its whole loop instead. A waiting client is not read; its
- * password packet is looked at again when the answer is there.
+ * Logins decided off the loop: PAM and LDAP, each with its own queue. A limited number of logins runs at a time; the
+ * other clients wait here, while PgBouncer would block its whole loop. The pooler does not read from a waiting client,
+ * and handles its password packet again when the decision is there.
  */
 
 import { isFrozen } from '../base/lifecycle';
@@ -13,17 +13,17 @@ import { type ClientSocket, LoginPhase, type PgCredentials, SocketState } from '
 import { loginOf } from '../pool/socket';
 import { Verdict } from '../wire/verdict';
 
-/** Most logins under way in one line, as the original's queues have room for. */
+/** Most logins of a queue that run at a time: the size of PgBouncer's queues. */
 const RUNNING_MAX = 20;
-/** Waiting clients that are never worth looking through. */
+/** Below this number of waiting clients, the queue is not searched for disconnected clients. */
 const WAITING_MIN = 64;
-/** usec; far more than the longest answer takes, with all its time limits used up */
+/** usec; much longer than the slowest decision, with all its timeouts used up */
 const LOST_AFTER = 300 * USEC;
 
 interface Login {
   client: ClientSocket;
   passwd: string;
-  /** when it was asked about, usec; 0 = waits */
+  /** usec; when the login was started, 0 = still waiting */
   since: number;
 }
 
@@ -35,21 +35,26 @@ interface Answer {
 }
 
 interface AuthQueue {
-  /** 'PAM' or 'LDAP', for the texts */
+  /** 'PAM' or 'LDAP', for messages */
   readonly name: string;
-  /** Asks; the answer comes to externalAuthDone(). Returns null, or why nobody can be asked. */
+  /** Starts a login; externalAuthDone() receives the decision. Returns null, or why it could not be started. */
   readonly start: (id: number, client: ClientSocket, passwd: string) => string | null;
-  /** A login was not answered for LOST_AFTER: ends the thread, so that the next login starts another. null = no thread. */
+  /**
+   * Called if a login was not decided within LOST_AFTER: ends the thread, so that the next login starts another. null =
+   * no thread.
+   */
   readonly lost: (() => void) | null;
   readonly running: Map<number, Login>;
   waiting: Login[];
-  /** at this length those who have left are looked for: they must not pile up behind a mute directory */
+  /**
+   * at this length disconnected clients are removed, so that they cannot pile up while the external service is silent
+   */
   waitingMax: number;
 }
 
 let lastId = 0;
 
-/** Answers that came while a handover stood still. */
+/** Decisions received during a freeze. */
 const later: Answer[] = [];
 
 export function newAuthQueue(name: string, start: AuthQueue['start'], lost: AuthQueue['lost']): AuthQueue {
@@ -84,7 +89,10 @@ function enqueue(line: AuthQueue, login: Login): void {
   line.waiting.push(login);
 }
 
-/** A thread that answers no more must not keep the line full for ever: all its logins fail. Looked at when the line is full. */
+/**
+ * Fails all running logins if the thread no longer answers: they must not fill the queue forever. Called when it is
+ * full.
+ */
 function expireLost(line: AuthQueue): void {
   if (line.lost === null) return;
   const before = getCachedTime() - LOST_AFTER;
@@ -95,8 +103,8 @@ function expireLost(line: AuthQueue): void {
 }
 
 /**
- * The client has sent its password: it waits for the answer, without being read.
- * @returns what becomes of the packet
+ * Starts the login of a client that sent its password; the client then waits without being read.
+ * @returns the verdict on the packet
  */
 export function externalAuthBegin(line: AuthQueue, client: ClientSocket, passwd: string): Verdict {
   slogDebug(client, `${line.name} login: ${line.running.size} under way, ${line.waiting.length} waiting`);
@@ -113,7 +121,9 @@ export function externalAuthBegin(line: AuthQueue, client: ClientSocket, passwd:
   return isValid(client) ? Verdict.PAUSED : Verdict.DISCONNECTED;
 }
 
-/** A password that was good at the directory is the one that opens the server. Keys of an earlier one say nothing. */
+/**
+ * Stores a password that the external service accepted, for logins to servers. Keys of another password become invalid.
+ */
 function rememberPassword(user: PgCredentials, passwd: string): void {
   if (user.passwd === passwd) return;
   user.passwd = passwd;
@@ -145,17 +155,14 @@ function finish({ line, id, allowed, warnings }: Answer): void {
   }
 }
 
-/**
- * The answer to a login.
- * @param warnings lines for the log
- */
+/** Handles the decision on a login. @param warnings lines for the log */
 export function externalAuthDone(line: AuthQueue, id: number, allowed: boolean, warnings: string[]): void {
   const answer = { line, id, allowed, warnings };
   if (isFrozen()) later.push(answer);
   else finish(answer);
 }
 
-/** After a handover that failed. */
+/** Handles the decisions received during a freeze, after the handover failed. */
 export function replayExternalAuth(): void {
   for (const answer of later.splice(0)) finish(answer);
 }

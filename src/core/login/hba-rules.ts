@@ -1,5 +1,5 @@
 /*
- * The HBA rules in force: read with every load of the config (reload.ts) while auth_type is hba, asked at every login.
+ * The current HBA rules: loaded with every config (reload.ts) while auth_type is hba, evaluated at every login.
  */
 
 import { type HbaClient, hbaEval } from '../auth/hba-eval';
@@ -11,13 +11,13 @@ import { AuthType } from '../config/settings-table';
 import { isUnixAddr } from '../net/addr';
 import { type ClientSocket, type PgDatabase, Replication } from '../pool/bouncer';
 
-/** null = never loaded: nobody has a rule then */
+/** null = never loaded: no client matches a rule */
 let rules: HbaRule[] | null = null;
 let maps: IdentMaps | null = null;
 
 /**
- * Reads both files, at start and on every reload. Lines that cannot be read are passed over, as in the original. A file
- * that cannot be opened at all leaves what was in force (the original has no rule left then, and refuses everybody).
+ * Reads both files, at start and on every reload. Lines that cannot be parsed are skipped, as in PgBouncer. If a file
+ * cannot be opened, the previous rules stay (PgBouncer then has no rules, and rejects all clients).
  */
 export function reloadHba(): void {
   if (cf.authType !== AuthType.HBA) {
@@ -30,7 +30,7 @@ export function reloadHba(): void {
   else if (rules !== null) logWarning('the hba rules in force stay as they are');
 }
 
-/** The rule that this client falls under when it names that user, or null. */
+/** The rule for this client and this user name, or null. */
 export function findHbaRule(client: ClientSocket, db: PgDatabase, username: string): HbaRule | null {
   const facts: HbaClient = {
     isUnix: isUnixAddr(client.remoteAddr),

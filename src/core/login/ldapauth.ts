@@ -1,6 +1,6 @@
 /*
- * auth_type ldap: the password is a directory's to judge. The asking is done by src/workers/ldap.ts on a thread of its
- * own, which is started at the first such login; its answers lie in a port that is emptied when it wakes the loop.
+ * auth_type ldap: an LDAP server verifies the password. src/workers/ldap.ts communicates with it in a separate thread,
+ * started at the first such login. The thread posts its answers to a port, which is emptied when it wakes the loop.
  */
 
 import { receiveMessageOnPort } from 'node:worker_threads';
@@ -13,7 +13,7 @@ import { externalAuthDone, newAuthQueue } from './external-auth';
 
 let thread: Thread | null = null;
 
-/** Text as LDAP has it; inside the pooler strings are bytes. */
+/** Converts to a JavaScript string, as LDAP needs it; the pooler's strings are byte strings. */
 function toUtf8(bytes: string): string {
   return Buffer.from(bytes, 'latin1').toString('utf8');
 }
@@ -54,7 +54,7 @@ function startLdap(id: number, client: ClientSocket, passwd: string): string | n
   return null;
 }
 
-/** The thread answers no more: it is ended, and the next login starts another. */
+/** The thread no longer answers: ends it. The next login starts another. */
 function loseWorker(): void {
   thread?.end();
   thread = null;
@@ -62,7 +62,7 @@ function loseWorker(): void {
 
 export const ldapQueue = newAuthQueue('LDAP', startLdap, loseWorker);
 
-/** The loop was woken: maybe by answers. */
+/** Called when the loop was woken, possibly by answers. */
 export function collectLdapAnswers(): void {
   if (thread === null) return;
   const { port } = thread;

@@ -1,5 +1,5 @@
 /*
- * Proof of identity: asking a client for its password and checking the answer (plain, md5, SCRAM-SHA-256).
+ * Password authentication: requests a client's password and checks the response (plain, md5, SCRAM-SHA-256).
  */
 
 import { randomBytes } from 'node:crypto';
@@ -41,7 +41,7 @@ import { finishClientLogin } from './welcome';
 
 const MD5_SALT_LEN = 4;
 
-/** Asks for the password by the client's method. @returns false when the client was disconnected */
+/** Requests the password by the client's method. @returns false if the client was disconnected */
 export function sendClientAuthReq(client: ClientSocket): boolean {
   const buf = pktbufTemp();
   const login = loginOf(client);
@@ -85,7 +85,7 @@ function checkClientPasswd(client: ClientSocket, passwd: string): boolean {
   return checkMd5Password(user.name, user.passwd, salt, passwd);
 }
 
-/** The answer to the first SASL request: mechanism and client-first-message. @returns null, or what to log */
+/** Handles the response to the first SASL request: mechanism and client-first-message. @returns null, or what to log */
 function scramFirst(client: ClientSocket, message: string): string | null {
   const user = client.loginUser as PgCredentials;
   const state = new ScramState();
@@ -136,8 +136,7 @@ function saslPacket(client: ClientSocket, reader: PktReader): Verdict {
   }
   if (state === null) return Verdict.CONSUMED;
 
-  // keys of a real secret also open the server, for users that have the same one there; a forced user has its own, which
-  // they must not replace
+  // the keys of a stored secret also work on servers where the user has the same secret; a forced user's own keys stay
   if (!(client.db as PgDatabase).fake) {
     const opener = admitClient(client).user as PgCredentials;
     if (opener.passwd === (client.loginUser as PgCredentials).passwd) saveScramKeys(state, opener);
@@ -146,7 +145,10 @@ function saslPacket(client: ClientSocket, reader: PktReader): Verdict {
   return loginDone(client);
 }
 
-/** A complete PasswordMessage, SASLInitialResponse or SASLResponse. @param off body of the packet, up to `end` */
+/**
+ * Handles a complete PasswordMessage, SASLInitialResponse or SASLResponse.
+ * @param off start of the packet's body, which ends at `end`
+ */
 export function handlePasswordPacket(client: ClientSocket, buf: Buffer, off: number, end: number): Verdict {
   const { method, phase } = loginOf(client);
   if (phase < LoginPhase.CHALLENGED) return refuse(client, 'client password pkt before startup packet');

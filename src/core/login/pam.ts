@@ -1,5 +1,5 @@
 /*
- * auth_type pam: the password is the system's to judge, by the rules in its service file `pgbouncer`.
+ * auth_type pam: PAM verifies the password, by the rules in its service file `pgbouncer`.
  */
 
 import { native } from '../base/native';
@@ -16,7 +16,7 @@ function startPam(id: number, client: ClientSocket, passwd: string): string | nu
 
 export const pamQueue = newAuthQueue('PAM', startPam, null);
 
-/** Ev.AUTHENTICATED: `id` is done. */
+/** Handles Ev.AUTHENTICATED for the login `id`. */
 export function onPamDone(id: number, allowed: boolean): void {
   externalAuthDone(pamQueue, id, allowed, native.pamMessages(id));
 }

@@ -1,6 +1,6 @@
 /*
- * Ways to prove who one is without a word: the system user at the other end of a Unix socket (peer), the certificate
- * that opened the TLS connection (cert). Both may go through an ident map. Called once the user is known.
+ * Authentication without a password: by the system user that opened a Unix socket (peer), or by the client certificate
+ * of the TLS connection (cert). Either may use an ident map. Called once the user is known.
  */
 
 import { logDebug, slogError, slogNoise } from '../base/log';
@@ -11,20 +11,20 @@ import { isUnixAddr } from '../net/addr';
 import { tlsPeerCertContainsName, tlsPeerCertProvided, tlsPeerCertSubject } from '../net/tls';
 import type { ClientSocket, PgCredentials } from '../pool/bouncer';
 
-/** Whether a map has a line for this user of ours and a system user that `isPeer` knows. */
+/** True if the map has a line for this database user and a system user accepted by `isPeer`. */
 function mapAllows(map: IdentMap, username: string, isPeer: (systemUser: string) => boolean): boolean {
   return map.mappings.some(
     ({ systemUser, postgresUser }) => (postgresUser === null || postgresUser === username) && isPeer(systemUser),
   );
 }
 
-/** Name of the system user who opened a Unix socket; null when nobody can tell. */
+/** Name of the system user that opened a Unix socket; null if unknown. */
 function unixPeerName(client: ClientSocket): string | null {
   const cred = native.peerCred(native.fdOf(client.handle));
   return cred === null ? null : native.getpwuid(cred[0]);
 }
 
-/** auth method peer. @returns whether the login may go on; the refusal is "unix socket login rejected" */
+/** Auth method peer. @returns false if the login must be rejected with "unix socket login rejected" */
 export function peerAllows(client: ClientSocket, rule: HbaRule | null): boolean {
   const user = client.loginUser as PgCredentials;
   if (!isUnixAddr(client.remoteAddr) || user.mockAuth) return false;
@@ -39,7 +39,7 @@ export function peerAllows(client: ClientSocket, rule: HbaRule | null): boolean 
   return false;
 }
 
-/** auth method cert. @returns whether the login may go on; the refusal is "certificate authentication failed" */
+/** Auth method cert. @returns false if the login must be rejected with "certificate authentication failed" */
 export function certAllows(client: ClientSocket, rule: HbaRule | null): boolean {
   const user = client.loginUser as PgCredentials;
   if (!client.tls) {

@@ -1,5 +1,6 @@
 /*
- * Logging in to a server: startup packet, authentication in the way the server asks for, parameters, connect_query.
+ * The login to a server: startup packet, authentication by the method that the server requests, parameters,
+ * connect_query.
  */
 
 import { md5Answer, PasswordType, passwordType } from '../auth/md5';
@@ -58,19 +59,19 @@ const ERRCODE_CANNOT_CONNECT_NOW = '57P03';
 /** Answers to SSLRequest: 'S' and 'N'. */
 const SSL_YES = 0x53;
 const SSL_NO = 0x4e;
-/** What follows the letter of an ErrorResponse is its length when it lies between these, as for libpq; else it is text. */
+/** libpq's rule: the letter of an ErrorResponse is followed by a length between these limits, otherwise by text. */
 const ERROR_LENGTH_MIN = 8;
 const ERROR_LENGTH_MAX = 30000;
-/** Longest text of such an error that is looked at. */
+/** Longest text of such an error that is read. */
 const FORK_ERROR_MAX = 1000;
 
-/** Nobody can log in: clients that wait for a server of this pool are told so, unless usable ones are left. */
+/** Disconnects the clients that wait for a server of this pool: no login succeeds. Not if usable servers are left. */
 function killPoolLogins(pool: PgPool, sqlstate: string | null, msg: string): void {
   if (poolConnectedServerCount(pool) !== 0 && pool.welcomeMsgReady) return;
   while (pool.waitingClientList.head !== null) disconnectClient(pool.waitingClientList.head, true, msg, sqlstate);
 }
 
-/** Likewise, in the server's own words. */
+/** Does so with the server's own error. */
 function killPoolLoginsServerError(pool: PgPool, { level, msg, sqlstate }: ServerError): void {
   logWarning(level !== null && msg !== null ? `server login failed: ${level} ${msg}` : 'server login failed');
   if (sqlstate !== ERRCODE_CANNOT_CONNECT_NOW) {
@@ -79,9 +80,7 @@ function killPoolLoginsServerError(pool: PgPool, { level, msg, sqlstate }: Serve
   }
 }
 
-/* ---- connect ---- */
-
-/** The connection is open: a waiting cancel request goes first, else login begins. */
+/** The connection is open: it serves a waiting cancel request, or else logs in. */
 export function serverConnected(server: ServerSocket): void {
   const pool = server.pool;
   slogDebug(server, 'S: connect ok');
@@ -106,7 +105,7 @@ export function serverConnected(server: ServerSocket): void {
   }
 }
 
-/** Asks for TLS first, unless that is off; over a Unix socket nobody listens. */
+/** Requests TLS first, unless it is off or the connection uses a Unix socket. */
 function beginLogin(server: ServerSocket, isUnix: boolean): boolean {
   if (isUnix || tlsState.serverConnectSslmode === SslMode.DISABLED) return sendStartupMessage(server);
   slogNoise(server, 'P: SSL request');
@@ -114,18 +113,19 @@ function beginLogin(server: ServerSocket, isUnix: boolean): boolean {
   return sendBytes(server, PACKET_SSL_REQUEST, PACKET_SSL_REQUEST.length);
 }
 
-/** The text of an error without a length, behind its letter, in one line. */
+/** The text of an error without a length, from after its letter, in one line. */
 function forkErrorText(buf: Buffer, off: number, end: number): string {
   const text = buf.toString('latin1', off + 1, Math.min(end, off + 1 + FORK_ERROR_MAX));
   const nul = text.indexOf('\0');
-  // a line break inside would begin a line of the log that is not ours
+  // a line break would begin a new line of the log
   return trimSpace((nul < 0 ? text : text.slice(0, nul)).replace(/[\r\n]+/g, ' '));
 }
 
 /**
- * A server that cannot start a process for a connection says so in the way of protocol 2: the letter of an error, and a
- * text that ends with a zero byte, without a length. It comes in one piece, and the connection ends behind it.
- * @returns true when that is what [off, end) is; the server was disconnected
+ * Handles the error of a server that cannot fork a process for the connection. Its format is that of protocol 2: the
+ * letter of an error and a text that ends with a NUL, without a length. It arrives in one piece, and the connection
+ * then ends.
+ * @returns true if [off, end) is such an error; the server was disconnected
  */
 export function handleForkError(server: ServerSocket, buf: Buffer, off: number, end: number): boolean {
   if (buf[off] !== PqMsg.ErrorResponse || end - off < NEW_HEADER_LEN) return false;
@@ -140,14 +140,16 @@ function forkFailed(server: ServerSocket, text: string): void {
   disconnectServer(server, false, text, LoginOutcome.HOST_FAILED);
 }
 
-/** The answer to SSLRequest, in the arena at `off`: one byte, and nothing else that TLS would not protect. */
+/**
+ * Handles the answer to SSLRequest, in the arena at `off`: one byte, and no further bytes, which TLS would not protect.
+ */
 export function handleSslchar(server: ServerSocket, off: number, length: number): void {
   serverLoginOf(server).phase = ServerLoginPhase.STARTUP;
   const answer = arena[off];
   if (answer === PqMsg.ErrorResponse && tlsState.serverConnectSslmode < SslMode.REQUIRE) {
     forkFailed(server, forkErrorText(arena, off, off + length));
   } else if (answer !== SSL_YES && answer !== SSL_NO) {
-    // where TLS is required, clients hear nothing that came without it: anybody may have said it
+    // if TLS is required, do not pass on a text received without it: it may have been injected
     if (answer === PqMsg.ErrorResponse) logWarning(`server login failed: ${forkErrorText(arena, off, off + length)}`);
     disconnectServer(server, false, 'bad sslreq answer');
   } else if (length > 1) {
@@ -162,7 +164,7 @@ export function handleSslchar(server: ServerSocket, off: number, length: number)
   }
 }
 
-/** The handshake is done: login begins. */
+/** The handshake succeeded: begins the login. */
 export function serverTlsReady(server: ServerSocket): void {
   const text = `SSL established: ${tlsConnectionInfo(server)}`;
   if (cf.logConnections) slogInfo(server, text);
@@ -171,7 +173,7 @@ export function serverTlsReady(server: ServerSocket): void {
   if (!sendStartupMessage(server)) disconnectServer(server, false, 'TLS startup failed');
 }
 
-/** The handshake failed: as when the server refuses TLS, no other host is tried instead. */
+/** The handshake failed. As when the server refuses TLS, no other host is tried. */
 export function serverTlsFailed(server: ServerSocket): void {
   disconnectServer(server, false, 'server conn crashed?');
 }
@@ -190,7 +192,7 @@ function sendStartupMessage(server: ServerSocket): boolean {
     server.replication = client.replication;
     slogDebug(server, 'send_startup_packet: creating replication connection');
     putStartupParam(buf, 'replication', replicationTypeParameters[server.replication] as string);
-    // SET is not possible on a physical replication connection, so the variables go along here
+    // a physical replication connection cannot run SET, so the startup packet sets the variables
     varcacheApplyStartup(buf, client.vars);
     if (client.startupOptions !== null) putStartupParam(buf, 'options', client.startupOptions);
   }
@@ -204,9 +206,7 @@ function sendStartupMessage(server: ServerSocket): boolean {
   return true;
 }
 
-/* ---- authentication ---- */
-
-/** The credentials to log in with: a forced user without a password takes that of auth_file. */
+/** The credentials to log in with: a forced user without a password has that of auth_file. */
 function serverCredentials(server: ServerSocket): PgCredentials {
   const pool = server.pool;
   const credentials = pool.user as PgCredentials;
@@ -317,7 +317,7 @@ function answerAuthRequest(server: ServerSocket, reader: PktReader): boolean {
   if (reader.fail) return false;
   switch (request) {
     case AuthReq.OK:
-      // a server that stops in the middle of SCRAM has not proven that it knows the secret
+      // a server that ends SCRAM early has not proved that it knows the secret
       if (serverLoginOf(server).scram !== null) {
         slogError(server, 'protocol error: AuthenticationOk before the end of the SCRAM exchange');
         return false;
@@ -345,9 +345,7 @@ function answerAuthRequest(server: ServerSocket, reader: PktReader): boolean {
   }
 }
 
-/* ---- packets ---- */
-
-/** ParameterStatus during login: remembered for the clients of the pool. */
+/** ParameterStatus during login: stored for the clients of the pool. */
 function loginParameter(server: ServerSocket, reader: PktReader): Verdict {
   const name = reader.str();
   const value = reader.str();
@@ -366,7 +364,7 @@ function loginParameter(server: ServerSocket, reader: PktReader): Verdict {
 function loginReady(server: ServerSocket): Verdict {
   const { pool } = server;
   const login = serverLoginOf(server);
-  // after connect_query the transaction status does not matter: the reset query or the first BEGIN will tell
+  // after connect_query the transaction status is irrelevant: the reset query or the first BEGIN reveals it
   const asked = login.phase === ServerLoginPhase.CONNECT_QUERY;
   if (!asked && pool.db.config.connectQuery !== null && pool.db.config.connectQuery !== '') {
     login.phase = ServerLoginPhase.CONNECT_QUERY;
@@ -386,7 +384,7 @@ function loginReady(server: ServerSocket): Verdict {
   return isDead(server) ? Verdict.DISCONNECTED : Verdict.CONSUMED;
 }
 
-/** The server refused the login. Waiting clients hear it too, since they would meet the same. */
+/** Handles a login that the server rejected. Waiting clients get the error too, since their logins would also fail. */
 function loginRefused(server: ServerSocket, buf: Buffer, off: number, end: number): Verdict {
   const error = parseServerError(buf, off, end);
   const outcome = error.sqlstate === ERRCODE_CANNOT_CONNECT_NOW ? LoginOutcome.HOST_FAILED : LoginOutcome.FAILED;
@@ -394,14 +392,14 @@ function loginRefused(server: ServerSocket, buf: Buffer, off: number, end: numbe
     killPoolLoginsServerError(server.pool, error);
     disconnectServer(server, true, error.msg ?? '(null)', outcome);
   } else {
-    // replication needs rights of its own: says nothing about ordinary clients
+    // replication needs its own permissions, so the error does not apply to ordinary clients
     logError(serverErrorLine('S: login failed', error));
     disconnectServer(server, true, 'login failed', outcome);
   }
   return Verdict.DISCONNECTED;
 }
 
-/** One complete packet of a server that is logging in, body in buf[off, end). */
+/** Handles one complete packet of a server that is logging in, body in buf[off, end). */
 export function handleServerStartup(
   server: ServerSocket,
   type: number,
@@ -422,8 +420,8 @@ export function handleServerStartup(
   }
   if (login.protocolTry !== ProtocolTry.NONE && protocolRefused(server, type, buf, off, end))
     return Verdict.DISCONNECTED;
-  // errors and notices may come at any time, and negotiateVersion() has rules of its own; all else belongs to one side of
-  // AuthenticationOk
+  // errors and notices may arrive at any time, and negotiateVersion() checks its own order; every other packet is valid
+  // only before or only after AuthenticationOk
   const anyTime =
     type === PqMsg.ErrorResponse || type === PqMsg.NoticeResponse || type === PqMsg.NegotiateProtocolVersion;
   const wantsAuth = type === PqMsg.AuthenticationRequest;

@@ -1,5 +1,5 @@
 /*
- * The startup packet of a client: its parameters, its database, its user, and how it has to authenticate.
+ * The startup packet of a client: its parameters, its database, its user, and the choice of an authentication method.
  */
 
 import { PasswordType, passwordType } from '../auth/md5';
@@ -47,9 +47,7 @@ function refuse(client: ClientSocket, reason: string): Verdict {
   return Verdict.DISCONNECTED;
 }
 
-/* ---- parameters ---- */
-
-/** Splits one word off `options`: a backslash takes the next character as it is, a space ends the word. */
+/** Reads one word of `options`: a backslash quotes the next character, a space ends the word. */
 function readEscapedToken(text: string, start: number): { token: string; next: number } {
   let token = '';
   let i = start;
@@ -74,8 +72,9 @@ function skipSpaces(text: string, start: number): number {
 }
 
 /**
- * The startup parameter `options`: only `-c name=value` and `--name=value`, for tracked or ignored parameters; for a
- * replication client, which has a server of its own, all of it as it is. @returns null, or why the client is refused
+ * Handles the startup parameter `options`: `-c name=value` and `--name=value`, for tracked or ignored parameters only.
+ * A replication client has its own server, which gets the whole text unchanged.
+ * @returns null, or why the client is rejected
  */
 function setStartupOptions(client: ClientSocket, options: string): string | null {
   if (client.replication !== Replication.NONE) {
@@ -122,7 +121,7 @@ function setAppname(client: ClientSocket, given: string | null): void {
 const TRUE_WORDS = ['true', 'yes', 'on', '1'];
 const FALSE_WORDS = ['false', 'no', 'off', '0'];
 
-/** A boolean as PostgreSQL reads one: any unique beginning of a word. null = none */
+/** A boolean as PostgreSQL parses it: any unique prefix of a word. null = not a boolean */
 function parseBool(text: string): boolean | null {
   const word = asciiLower(text);
   if (word === '' || word === 'o') return null;
@@ -140,16 +139,16 @@ function setReplication(client: ClientSocket, value: string): void {
   if (on !== null) client.replication = on ? Replication.PHYSICAL : Replication.NONE;
 }
 
-/** What a startup packet says. */
+/** The contents of a startup packet. */
 interface StartupRequest {
   user: string;
   database: string;
   appname: string | null;
-  /** names of protocol extensions (_pq_.…), which we have none of */
+  /** names of protocol extensions (_pq_.…); none is supported */
   extensions: string[];
 }
 
-/** Reads name and value pairs. @returns null when there is no terminator where it belongs */
+/** Reads pairs of names and values. @returns null if the terminator is missing */
 function readPairs(buf: Buffer, off: number, end: number): [string, string][] | null {
   const reader = new PktReader(buf, off, end);
   const pairs: [string, string][] = [];
@@ -164,10 +163,10 @@ function readPairs(buf: Buffer, off: number, end: number): [string, string][] | 
   return reader.pos === end ? pairs : null;
 }
 
-/** Takes every parameter. @returns the request, or why the client is refused */
+/** Applies all parameters. @returns the request, or why the client is rejected */
 function readStartup(client: ClientSocket, pairs: [string, string][]): StartupRequest | string {
   const request: StartupRequest = { user: '', database: '', appname: null, extensions: [] };
-  // whether it is a replication client decides how `options` is read, wherever that stands
+  // `options` is parsed differently for replication clients, so find out first, wherever `replication` is in the packet
   for (const [key, value] of pairs) if (key === 'replication') setReplication(client, value);
   for (const [key, value] of pairs) {
     if (key === 'database') {
@@ -181,7 +180,7 @@ function readStartup(client: ClientSocket, pairs: [string, string][]): StartupRe
       setAppname(client, value);
       request.appname = value;
     } else if (key === 'replication') {
-      // read above
+      // already handled
     } else if (key.startsWith('_pq_.')) {
       if (wantDebug()) slogDebug(client, `ignoring protocol extension parameter: ${key}=${value}`);
       request.extensions.push(key);
@@ -200,7 +199,7 @@ function readStartup(client: ClientSocket, pairs: [string, string][]): StartupRe
   return request;
 }
 
-/** Newest version that is spoken here, or the client's own if that is older. */
+/** Chooses the newest supported version, or the client's if that is older. */
 function negotiateProtocol(client: ClientSocket, extensions: string[]): boolean {
   loginOf(client).protocolNegotiated = true;
   const buf = pktbufTemp();
@@ -214,9 +213,9 @@ function negotiateProtocol(client: ClientSocket, extensions: string[]): boolean 
 }
 
 /**
- * A complete StartupMessage.
+ * Handles a complete StartupMessage.
  * @param type Pkt.STARTUP_V3, STARTUP_V32, or STARTUP_V3_LATER for a later minor version
- * @param off body of the packet, up to `end`
+ * @param off start of the packet's body, which ends at `end`
  */
 export function decideStartupPool(client: ClientSocket, type: number, buf: Buffer, off: number, end: number): Verdict {
   const pairs = readPairs(buf, off, end);
@@ -224,7 +223,7 @@ export function decideStartupPool(client: ClientSocket, type: number, buf: Buffe
   const request = readStartup(client, pairs);
   if (typeof request === 'string') return refuse(client, request);
 
-  // the client itself is counted already; the console stays reachable
+  // the client itself is already counted; the console stays reachable
   if (socketCounts.clients > cf.maxClientConn && request.database !== 'pgbouncer') {
     return refuse(client, 'no more connections allowed (max_client_conn)');
   }
@@ -237,15 +236,13 @@ export function decideStartupPool(client: ClientSocket, type: number, buf: Buffe
   return setPool(client, request.database, request.user);
 }
 
-/* ---- database and user ---- */
-
 function failLogin(client: ClientSocket, dbname: string, username: string, reason: string): Verdict {
   disconnectClient(client, true, reason);
   if (cf.logConnections) slogInfo(client, `login failed: db=${dbname} user=${username}`);
   return Verdict.DISCONNECTED;
 }
 
-/** A user that nobody knows goes through the same motions as a known one, and fails at their end. */
+/** Starts mock authentication: an unknown user gets the same exchange as a known user, which fails at its end. */
 function useMockUser(client: ClientSocket, username: string): boolean {
   slogInfo(client, `no such user: ${username}`);
   const mock = new PgCredentials(username, findGlobalUser(username));
@@ -254,11 +251,11 @@ function useMockUser(client: ClientSocket, username: string): boolean {
   return checkDbConnectionCount(client) && checkUserConnectionCount(client);
 }
 
-/** Finds database and user, then goes on to authentication, now or after auth_query. */
+/** Finds the database and the user, then continues with authentication, at once or after auth_query. */
 function setPool(client: ClientSocket, dbname: string, username: string): Verdict {
   let db = findOrRegisterLoginDatabase(client, dbname);
   if (db === null) {
-    // whether a database exists is not told before authentication
+    // do not reveal before authentication whether a database exists
     db = new PgDatabase(dbname.slice(0, MAX_DBNAME - 1));
     db.fake = true;
   }
@@ -300,14 +297,14 @@ function setPool(client: ClientSocket, dbname: string, username: string): Verdic
   return finishSetPool(client);
 }
 
-/** PAM or LDAP, when one of them decides about this user; no list of ours has to know him then. */
+/** PAM or LDAP, if it decides about this user; the user then need not be known to the pooler. */
 function externalAuthType(client: ClientSocket, db: PgDatabase, username: string): AuthType | null {
   if (cf.authType === AuthType.PAM || cf.authType === AuthType.LDAP) return cf.authType;
   if (cf.authType !== AuthType.HBA) return null;
   return findHbaRule(client, db, username)?.method === AuthType.LDAP ? AuthType.LDAP : null;
 }
 
-/** Whoever it is has a password that is learnt when it was right. */
+/** Accepts any user name; the password is stored once PAM or LDAP accepts it. */
 function setExternalUser(client: ClientSocket, db: PgDatabase, username: string, type: AuthType): Verdict {
   const pam = type === AuthType.PAM;
   if (db.authUser !== null) {
@@ -319,13 +316,13 @@ function setExternalUser(client: ClientSocket, db: PgDatabase, username: string,
   return finishSetPool(client);
 }
 
-/** The user is known (or mocked): asks for proof in the way that auth_type says. */
+/** The user is known, or mocked: starts authentication by the method of auth_type. */
 function finishSetPool(client: ClientSocket): Verdict {
   const login = loginOf(client);
   login.phase = LoginPhase.CHALLENGED;
   const db = client.db as PgDatabase;
   const user = client.loginUser as PgCredentials;
-  // the pool of auth_query, if it ran: the client gets its own when it has proven who it is
+  // the pool of auth_query, if it ran: the client gets its own pool after authentication
   client.pool = null;
 
   if (cf.logConnections) {
@@ -348,7 +345,7 @@ function finishSetPool(client: ClientSocket): Verdict {
     login.ldapOptions = rule.options;
     slogNoise(client, `HBA Line ${rule.line} is matched`);
   }
-  // an md5 challenge cannot be answered for a SCRAM secret
+  // an md5 response cannot be checked against a SCRAM secret
   if (auth === AuthType.MD5 && passwordType(user.passwd) === PasswordType.SCRAM_SHA_256) auth = AuthType.SCRAM_SHA_256;
   login.method = auth;
 
@@ -379,7 +376,7 @@ function finishLogin(client: ClientSocket): Verdict {
   return finishClientLogin(client) ? Verdict.CONSUMED : DEAD_OR_WAIT(client);
 }
 
-/** The startup packet again, after auth_query has answered. */
+/** Handles the startup packet again, after auth_query has been answered. */
 export function resumeAfterAuthQuery(client: ClientSocket): Verdict {
   return finishSetPool(client);
 }

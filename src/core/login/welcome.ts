@@ -1,5 +1,5 @@
 /*
- * The end of a client's login: the parameters of a real server, a cancel key, ReadyForQuery.
+ * The end of a client's login: the parameters of a server, a cancel key, ReadyForQuery.
  */
 
 import { getPauseMode, PauseMode } from '../base/lifecycle';
@@ -35,8 +35,8 @@ function welcomeClient(client: ClientSocket): boolean {
 }
 
 /**
- * The client has proven who it is. Lets it in, or makes it wait until the pool knows what to tell it.
- * @returns false when it waits (its packet has to be kept) or was disconnected
+ * The client is authenticated. Completes its login, or makes it wait until the pool has a welcome message.
+ * @returns false if it waits (its packet must be buffered) or was disconnected
  */
 export function finishClientLogin(client: ClientSocket): boolean {
   const db = client.db as PgDatabase;

@@ -1,4 +1,4 @@
-// New client connections.
+// Sets up new client connections.
 
 import { slogDebug } from '../base/log';
 import { native } from '../base/native';
@@ -9,7 +9,7 @@ import { tuneSocket } from '../net/tune';
 import { SocketState } from '../pool/bouncer';
 import { changeClientState, newClient } from '../pool/states';
 
-/** A new connection from a listener. */
+/** Handles a new connection from a listening socket. */
 export function acceptClient(fd: number, isUnix: boolean): void {
   if (!tuneSocket(fd, isUnix)) {
     native.closeFd(fd);

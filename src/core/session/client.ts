@@ -1,6 +1,6 @@
 /*
- * The client's side of the protocol: walks the packets that arrive, decides on each, forwards runs of them to the
- * server in one piece.
+ * The client side of the protocol: reads the packets that arrive, decides about each, and forwards runs of packets to
+ * the server in one piece.
  */
 
 import { slogError, slogNoise, wantNoise } from '../base/log';
@@ -46,18 +46,18 @@ import { dropUnnamed, unnamedPacket } from './unnamed';
 const hdr = new PktHdr();
 const SSL_ACCEPTED = Buffer.from('S');
 const SSL_REFUSED = Buffer.from('N');
-/** A TLS handshake begins with this byte; as the length of a startup packet it would be hundreds of megabytes. */
+/** First byte of a TLS handshake. As the length of a startup packet it would mean hundreds of megabytes. */
 const TLS_HANDSHAKE = 0x16;
 
 /** The connection ended (length 0) or broke. */
 export function clientRecvFailed(client: ClientSocket): void {
-  // whoever connects and leaves without a word is a monitoring probe, not an error
+  // connecting and closing without sending anything is a monitoring probe, not an error
   const silent = client.state === SocketState.CL_LOGIN && !client.hasKept;
   client.vanished = true;
   disconnectClient(client, false, silent ? null : 'client unexpected eof');
 }
 
-/** True while packets belong to login. */
+/** True while packets belong to the login. */
 function inStartupPhase(client: ClientSocket): boolean {
   return client.login !== null;
 }
@@ -78,13 +78,13 @@ function handlePacket(client: ClientSocket, off: number, end: number): Verdict {
 }
 
 /**
- * Bytes of a client, in the arena at [off, end): from the socket, or kept ones that can go on now. What cannot be
- * processed is given back to the loop.
+ * Handles bytes of a client, in the arena at [off, end): newly received, or buffered input that can now be handled.
+ * Bytes that cannot be handled yet are given back to the loop.
  */
 export function clientInput(client: ClientSocket, off: number, length: number): void {
   const end = off + length;
   let pos = off;
-  // [run, pos) waits to be forwarded in one piece
+  // [run, pos) is to be forwarded in one piece
   let run = off;
   clearOutgoing();
   while (pos < end) {
@@ -130,14 +130,15 @@ export function clientInput(client: ClientSocket, off: number, length: number): 
     return;
   }
   if (!flushRun(client, run, pos)) return;
-  // the last bytes may have been those that a server with nothing left to do waited for
+  // a server that was otherwise idle may have waited for these bytes
   const server = client.link;
   if (server?.ready && client.state === SocketState.CL_ACTIVE && sbufIsEmpty(server)) serverFlushed(server);
 }
 
 /**
- * Few bytes about a large statement become many; when the server does not take them the client has to wait.
- * @returns false when the input ends here
+ * Sends the output after a rewrite made it large: few bytes may name a large statement. If the server cannot take it at
+ * once, the client must wait.
+ * @returns false if the input ends here
  */
 function makeRoom(client: ClientSocket, pos: number, end: number): boolean {
   if (!flushRun(client, pos, pos)) return false;
@@ -147,8 +148,8 @@ function makeRoom(client: ClientSocket, pos: number, end: number): boolean {
 }
 
 /**
- * `n` more bytes, at `pos`, of a packet that is put together; handles it when these are its last.
- * @returns false when the input ends here
+ * Adds `n` bytes at `pos` to a packet being reassembled, and handles the packet when it is complete.
+ * @returns false if the input ends here
  */
 function collected(client: ClientSocket, pos: number, n: number, end: number): boolean {
   const partial = client.partial as PartialPacket;
@@ -160,7 +161,7 @@ function collected(client: ClientSocket, pos: number, n: number, end: number): b
   const verdict = workPacket(client, packet, 0, len);
   if (verdict === Verdict.DISCONNECTED) return false;
   if (verdict === Verdict.PAUSED) {
-    // its last bytes come again when the client may go on
+    // handle the last bytes again when the client may continue
     partial.length -= n;
     client.pktRemain = n;
     if (flushRun(client, pos, pos)) {
@@ -177,23 +178,23 @@ function collected(client: ClientSocket, pos: number, n: number, end: number): b
   return !outgoingIsLarge() || makeRoom(client, pos + n, end);
 }
 
-/* ---- login ---- */
-
-/** True when a client begins with TLS, without asking by SSLRequest. */
+/** True if a client starts TLS directly, without SSLRequest. */
 function isDirectTls(client: ClientSocket, off: number): boolean {
   if (arena[off] !== TLS_HANDSHAKE || client.tls || hasStarted(client)) return false;
   if (client.state !== SocketState.CL_LOGIN || client.loginUser !== null) return false;
   return tlsState.clientAcceptSslmode !== SslMode.DISABLED && !isUnixClient(client);
 }
 
-/** All of [off, end) is TLS's. @returns Verdict.DISCONNECTED in any case: there is nothing left to walk */
+/**
+ * Starts TLS with [off, end) as part of its handshake. @returns Verdict.DISCONNECTED in any case: no packets are left
+ */
 function acceptDirectTls(client: ClientSocket, off: number, end: number): Verdict {
   slogNoise(client, 'Starting TLS handshake');
   if (!sbufTlsAccept(client, off, end - off)) disconnectClient(client, false, 'failed to accept SSL');
   return Verdict.DISCONNECTED;
 }
 
-/** SSLRequest: TLS begins behind the answer. */
+/** Answers SSLRequest and starts TLS. */
 function answerSslRequest(client: ClientSocket): Verdict {
   if (client.tls) {
     disconnectClient(client, false, 'SSL req inside SSL');
@@ -219,7 +220,7 @@ function startupPacket(client: ClientSocket, off: number, end: number): Verdict 
     return Verdict.DISCONNECTED;
   }
   const type = hdr.type;
-  // whatever came along with the request was not protected by it: maybe somebody else's words
+  // bytes sent along with the request are unprotected: they may have been injected (CVE-2021-3935)
   if (type === Pkt.SSLREQ && end - off > len) {
     disconnectClient(client, true, 'received unencrypted data after SSL request');
     return Verdict.DISCONNECTED;
@@ -231,7 +232,7 @@ function startupPacket(client: ClientSocket, off: number, end: number): Verdict 
   if (end - off < len) return Verdict.NEED_MORE;
   const { phase } = loginOf(client);
   if (phase === LoginPhase.EXTERNAL_AUTH) {
-    // reading was resumed too early: the answer is still to come
+    // reading was resumed too early: PAM or LDAP has not decided yet
     sbufPause(client);
     return Verdict.PAUSED;
   }
@@ -242,7 +243,7 @@ function startupPacket(client: ClientSocket, off: number, end: number): Verdict 
   return restoreLength(handleStartupPacket(client, type, off + hdr.headerLen, off + len), len);
 }
 
-/** Handlers may look at other headers meanwhile; the walker needs this one's length. */
+/** Restores `hdr.len`, which the caller needs and handlers may have changed by reading other headers. */
 function restoreLength(verdict: Verdict, len: number): Verdict {
   hdr.len = len;
   return verdict;
@@ -259,12 +260,12 @@ function refuseEncryption(client: ClientSocket, what: string): Verdict {
   return Verdict.DISCONNECTED;
 }
 
-/** Lengths that a cancel key may have, that of 3.0 included. */
+/** True for the valid lengths of a cancel key, including that of 3.0. */
 function isKeyLength(length: number): boolean {
   return length >= BACKENDKEY_LEN && length <= BACKENDKEY_MAX;
 }
 
-/** One complete packet of the login phase, body in arena[body, end). */
+/** Handles one complete packet of a login, body in arena[body, end). */
 function handleStartupPacket(client: ClientSocket, type: number, body: number, end: number): Verdict {
   switch (type) {
     case Pkt.SSLREQ:
@@ -302,25 +303,23 @@ function handleStartupPacket(client: ClientSocket, type: number, body: number, e
   }
 }
 
-/* ---- work ---- */
-
 function unknownPacket(client: ClientSocket, type: number): Verdict {
   slogError(client, `unknown pkt from client: ${type}/0x${type.toString(16)}`);
   disconnectClient(client, true, 'unknown pkt');
   return Verdict.DISCONNECTED;
 }
 
-/** What classify() found out about a packet besides its verdict. */
+/** The findings of classify() about a packet, besides its verdict. */
 const found = {
-  /** the server answers it */
+  /** the server will answer it */
   answered: false,
   /** it may concern the unnamed statement */
   unnamed: false,
 };
 
 /**
- * What is to be done with a packet of a logged-in client, before a server is looked for.
- * @returns FORWARD, REWRITE, or a verdict that is final
+ * Decides about a packet of a logged-in client, before a server is assigned.
+ * @returns FORWARD, REWRITE, or a final verdict
  */
 function classify(client: ClientSocket, type: number, buf: Buffer, off: number, end: number, len: number): Verdict {
   found.answered = true;
@@ -363,7 +362,7 @@ function classifyQuery(client: ClientSocket, buf: Buffer, off: number, end: numb
   return queryPacket(client, buf, off, end, len);
 }
 
-/** The clocks of the query and of the transaction start with its first packet. */
+/** Starts the clocks of the query and of the transaction with the first packet. */
 function startClocks(client: ClientSocket, stats: PgStats): void {
   if (client.queryStart === 0) {
     client.queryStart = getCachedTime();
@@ -376,9 +375,9 @@ function startClocks(client: ClientSocket, stats: PgStats): void {
 }
 
 /**
- * One packet of a logged-in client, of which a part may not have arrived yet: decides whether it goes to a server, and to
- * which.
- * @param buf the arena, or a packet that was put together
+ * Handles a packet of a logged-in client, which may not have arrived completely: decides whether it goes to a server,
+ * and to which.
+ * @param buf the arena, or a reassembled packet
  */
 function workPacket(client: ClientSocket, buf: Buffer, off: number, end: number): Verdict {
   const type = hdr.type;
@@ -403,7 +402,7 @@ function workPacket(client: ClientSocket, buf: Buffer, off: number, end: number)
   const server = client.link as ServerSocket;
   server.ready = false;
   server.idleTx = false;
-  // a client that learnt of the failure of its COPY need not end it
+  // a client that was told about the failure of its COPY need not end it
   if (client.copyMode && answered && !server.copyMode) client.copyMode = false;
   if (server.batch?.recording) server.batch.note(type === PqMsg.Sync);
   if (type === PqMsg.Query) dropUnnamed(client, server);
@@ -414,10 +413,10 @@ function workPacket(client: ClientSocket, buf: Buffer, off: number, end: number)
   return Verdict.FORWARD;
 }
 
-/** Part of a COPY, or of a failed one: the server passes over it and stays as ready as it is. */
+/** Handles a packet of a COPY, or of a failed COPY: the server skips it and stays as ready as it is. */
 function copyPacket(client: ClientSocket, type: number, len: number): Verdict {
   const server = client.link;
-  // late ones, of a COPY that failed: the server has been released
+  // a late packet of a failed COPY: the server has already been released
   if (server === null) return Verdict.CONSUMED;
   if (type !== PqMsg.CopyData) client.copyMode = false;
   count((client.pool as PgPool).stats, Stat.CLIENT_BYTES, len);
@@ -426,21 +425,21 @@ function copyPacket(client: ClientSocket, type: number, len: number): Verdict {
   return Verdict.FORWARD;
 }
 
-/** One packet for the console, which wants it whole. */
+/** Handles a packet for the console, which needs it complete. */
 function adminPacket(client: ClientSocket, type: number, len: number, off: number, end: number): Verdict {
   if (len > ADMIN_PACKET_MAX) {
     disconnectClient(client, true, 'admin query too long');
     return Verdict.DISCONNECTED;
   }
   if (end - off < len) return Verdict.NEED_MORE;
-  // answers of this turn's commands are still on their way: a chunk holds thousands of short ones
+  // answers of this turn are still being sent: one chunk may hold thousands of short commands
   if (client.blocked || !client.reading) return Verdict.PAUSED;
   requestFullLoopMaint();
   const verdict = upcalls.admin.handleClient(client, type, arena, off + NEW_HEADER_LEN, off + len);
   if (isDead(client)) return Verdict.DISCONNECTED;
   if (verdict !== Verdict.CONSUMED) return verdict;
   hdr.len = len;
-  // a reader slower than its own questions must not pile up answers here
+  // a client that reads its answers slowly must not pile them up here
   if (native.unsent(client.handle) > 0) blockSource(client);
   return Verdict.CONSUMED;
 }

@@ -1,5 +1,5 @@
 /*
- * Counts what passes through a server connection: bytes, and the time that queries and transactions take.
+ * Counts the traffic of a server connection: bytes, and the time that queries and transactions take.
  */
 
 import { slogDebug, slogWarning, wantDebug } from '../base/log';
@@ -7,17 +7,17 @@ import { getCachedTime } from '../base/time';
 import type { ClientSocket, ServerSocket } from '../pool/bouncer';
 import { count, Stat } from '../pool/stats';
 
-/** Bytes of a server that were handled. */
+/** Counts bytes received from a server. */
 export function countBytes(server: ServerSocket, len: number): void {
   const stats = server.pool.stats;
   count(stats, Stat.SERVER_BYTES, len);
 }
 
 /**
- * Stops the clocks of a query and of a transaction. Pipelined queries are timed together, because the server is occupied
- * that long. The two warnings are PgBouncer's log lines, word for word.
+ * Stops the clocks of a query and of a transaction. Pipelined queries are timed together, because the server is
+ * occupied that long. The two warnings are PgBouncer's log lines, word for word.
  * @param ready the transaction has ended too
- * @param asynchronous the packet answers nothing, so that no query need have been running
+ * @param asynchronous the packet answers no request, so no query need have been running
  */
 export function countTimes(server: ServerSocket, client: ClientSocket, ready: boolean, asynchronous: boolean): void {
   const stats = server.pool.stats;

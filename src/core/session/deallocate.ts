@@ -1,7 +1,8 @@
 /*
- * SQL's DEALLOCATE of a statement that a client prepared by the protocol: the servers know it under another name, and other
- * clients may use it there. So the client's name is freed here, and the server gets a command without effect in its place,
- * which it answers as the state of the transaction demands. Called by client.ts with queries, by server.ts with the answer.
+ * SQL's DEALLOCATE of a statement that a client prepared by the protocol. The servers have it under another name, and
+ * other clients may use it there. So the client's name is freed here, and the server gets a command without effect
+ * instead, which it answers according to the state of the transaction. Called by client.ts with queries, and by
+ * server.ts with the answer.
  */
 
 import { asciiLower } from '../base/strutil';
@@ -13,21 +14,23 @@ import { writeQuery } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import type { PktBuf } from '../wire/pktbuf';
 
-/** Longest packet that is looked at: names have 63 bytes at most, and may be quoted. */
+/** Longest packet that is examined, in bytes: names have at most 63 bytes, and may be quoted. */
 export const DEALLOCATE_MAX = 256;
-/** Bytes of a name in SQL that count. */
+/** Significant bytes of a name in SQL. */
 const NAME_MAX = 63;
-/** What the server gets, and the tag of its answer. Nothing listens on that channel. */
+/** The command that the server gets, and the tag of its answer. The pooler never listens on that channel. */
 const SUBSTITUTE = 'UNLISTEN tsbouncer_deallocate';
 const SUBSTITUTE_TAG = 'UNLISTEN';
-/** Length of the whole answer. */
+/** Length of the complete answer. */
 export const SUBSTITUTE_COMPLETE_LEN = NEW_HEADER_LEN + SUBSTITUTE_TAG.length + 1;
 
 const DEALLOCATE =
   /^[ \t\n\v\f\r]*deallocate(?:[ \t\n\v\f\r]+prepare)?(?:[ \t\n\v\f\r]+|(?="))(?:"((?:[^"]|"")+)"|([a-z_\x80-\xff][a-z0-9_$\x80-\xff]*))[ \t\n\v\f\r;]*$/i;
 const DISCARD = /^[ \t\n\v\f\r]*discard[ \t\n\v\f\r]+all[ \t\n\v\f\r;]*$/i;
 
-/** True when a text may be a DEALLOCATE or DISCARD, as far as it is here. @param whole all of it is */
+/**
+ * True if a text may be a DEALLOCATE or DISCARD, judging by the bytes in [off, end). @param whole the text is complete
+ */
 export function mayDeallocate(buf: Buffer, off: number, end: number, whole: boolean): boolean {
   for (let i = off; i < end; i++) {
     const byte = buf[i] as number;
@@ -38,18 +41,21 @@ export function mayDeallocate(buf: Buffer, off: number, end: number, whole: bool
   return !whole;
 }
 
-/** What a text deallocates: a name, '' = ALL, null = nothing. */
+/** The statement that a text deallocates: a name, '' = ALL, null = none. */
 function deallocateTarget(text: string): string | null {
   if (DISCARD.test(text)) return '';
   const [, quoted, plain] = DEALLOCATE.exec(text) ?? [];
   if (quoted !== undefined) return quoted.replaceAll('""', '"');
   if (plain === undefined) return null;
-  // as PostgreSQL does with names in more than one byte a character
+  // like PostgreSQL with multi-byte encodings
   const name = asciiLower(plain);
   return name === 'all' ? '' : name;
 }
 
-/** What of a client's a text takes away, if that is not gone already (closing); null = nothing that is known here. */
+/**
+ * The client's statement or statements that a text deallocates, possibly already being closed (closing); null = none
+ * known here.
+ */
 function deallocationOf(client: ClientSocket, text: string): Deallocation | null {
   const name = deallocateTarget(text);
   if (name === null) return null;
@@ -59,13 +65,13 @@ function deallocationOf(client: ClientSocket, text: string): Deallocation | null
   return statement === undefined ? null : new Deallocation(statement);
 }
 
-/** Likewise for a whole query packet. */
+/** The same for a complete query packet. */
 export function queryDeallocation(client: ClientSocket, buf: Buffer, off: number, len: number): Deallocation | null {
   if (len > DEALLOCATE_MAX || !preparedStatementsEnabled(client)) return null;
   return deallocationOf(client, buf.toString('latin1', off + NEW_HEADER_LEN, off + len - 1));
 }
 
-/** Likewise for a whole Parse of the unnamed statement. */
+/** The same for a complete Parse of the unnamed statement. */
 export function parseDeallocation(client: ClientSocket, buf: Buffer, off: number, len: number): Deallocation | null {
   if (len > DEALLOCATE_MAX || !preparedStatementsEnabled(client)) return null;
   const query = off + NEW_HEADER_LEN + 1;
@@ -74,13 +80,13 @@ export function parseDeallocation(client: ClientSocket, buf: Buffer, off: number
   return deallocationOf(client, buf.toString('latin1', query, queryEnd));
 }
 
-/** What a request that deallocates leaves in the queue. @param alone it may fail without anything else failing */
+/** The note for a request that deallocates. @param alone its failure affects no other request */
 function deallocateNote(requests: RequestQueue, statement: ClientStatement | null, alone: boolean): RequestNote {
   if (statement !== null && !statement.gone) statement.awaitAnswer(alone ? -1 : requests.segment, true);
   return new RequestNote(NoteKind.DEALLOCATE, null, statement);
 }
 
-/** A simple query that deallocates. */
+/** Sends a simple query that deallocates. */
 export function sendDeallocate(
   server: ServerSocket,
   what: Deallocation,
@@ -95,7 +101,9 @@ export function sendDeallocate(
   requests.push(PqMsg.Query, ResponseAction.FORWARD, deallocateNote(requests, what.statement, true));
 }
 
-/** A Parse of the unnamed statement that deallocates one: it comes again as a Parse of the substitute. */
+/**
+ * Replaces a Parse of the unnamed statement that deallocates by a Parse of the substitute, which is then handled again.
+ */
 export function substituteParse(buf: Buffer, off: number, len: number, out: PktBuf): void {
   const types = buf.indexOf(0, off + NEW_HEADER_LEN + 1) + 1;
   out.startPacket(PqMsg.Parse);
@@ -105,7 +113,7 @@ export function substituteParse(buf: Buffer, off: number, len: number, out: PktB
   out.finishPacket();
 }
 
-/** Execute of the client's unnamed statement, which deallocates. */
+/** Handles Execute of the client's unnamed statement, which deallocates. */
 export function executeDeallocate(client: ClientSocket, server: ServerSocket): void {
   const requests = server.requests;
   const { statement } = client.deallocating as Deallocation;
@@ -113,8 +121,8 @@ export function executeDeallocate(client: ClientSocket, server: ServerSocket): v
 }
 
 /**
- * The server carried out something whose tag is as long as the substitute's.
- * @returns true when it was the substitute: the client wants to hear DEALLOCATE
+ * Handles a CommandComplete with a tag as long as the substitute's.
+ * @returns true if it is the substitute's: the client must get the tag DEALLOCATE
  */
 export function substituteDone(server: ServerSocket, buf: Buffer, off: number): boolean {
   const requests = server.requests;

@@ -1,7 +1,7 @@
 /*
- * What a client's packet has to do with prepared statements, before the client gets a server: whether it passes, is rewritten
- * (prepared.ts, unnamed.ts, deallocate.ts), or has to wait because the answers to the client's own requests decide what it
- * means. Called by client.ts with every Parse, Bind, Describe, Close, and with queries that may deallocate.
+ * Examines a client's packet about prepared statements, before the client has a server. The packet may pass, be
+ * rewritten (prepared.ts, unnamed.ts, deallocate.ts), or have to wait because its meaning depends on outstanding
+ * requests. Called by client.ts with every Parse, Bind, Describe and Close, and with queries that may deallocate.
  */
 
 import { slogDebug, slogError, slogNoise, wantNoise } from '../base/log';
@@ -22,26 +22,26 @@ import { DEALLOCATE_MAX, mayDeallocate, parseDeallocation, queryDeallocation } f
 import { closeStatement, parseBody } from './prepared';
 import { UNNAMED_MAX, unnamedUnsure } from './unnamed';
 
-/** What inspectPrepared found out about a packet. */
+/** The result of inspectPrepared(). */
 const enum Inspect {
-  /** not about a statement: passes as it is */
+  /** not about a statement: passes unchanged */
   IGNORE,
   /** about the unnamed statement */
   UNNAMED,
-  /** about a named statement, and enough of it is here */
+  /** about a named statement, and enough of the packet has arrived */
   HANDLE,
-  /** more of it is needed to know */
+  /** more of the packet is needed to decide */
   MORE,
-  /** about a named statement, and all of it is needed */
+  /** about a named statement, and the whole packet is needed */
   WHOLE,
-  /** all of it is here and it makes no sense */
+  /** the packet is complete and malformed */
   BROKEN,
 }
 
 /**
- * Looks whether Parse, Bind, Describe or Close names a statement.
- * @param off @param end the bytes that are here, from the packet's first on; may be less or more than the packet
- * @param len of the whole packet, header included
+ * Finds out whether Parse, Bind, Describe or Close names a statement.
+ * @param off @param end the bytes that have arrived, from the packet's start; may be less or more than the packet
+ * @param len length of the whole packet, including the header
  */
 function inspectPrepared(
   client: ClientSocket,
@@ -72,13 +72,11 @@ function inspectPrepared(
     const text = buf.toString('latin1', name, nameEnd);
     slogNoise(client, `inspect_${what}_packet: type=${pktDesc(type)}, len=${len}, statement=${text}`);
   }
-  // of a Bind only the names are needed; its parameters may be many
+  // a Bind is only needed up to its names; its parameters may be large
   return whole || type === PqMsg.Bind ? Inspect.HANDLE : Inspect.WHOLE;
 }
 
-/* ---- waiting for answers ---- */
-
-/** True while what the client's requests did to its named statements is open: it depends on answers that have not come. */
+/** True while outstanding requests decide about the client's statement of that name. */
 function namedUnsure(
   client: ClientSocket,
   server: ServerSocket,
@@ -87,7 +85,7 @@ function namedUnsure(
   parsed: PgPreparedStatement | null,
 ): boolean {
   const requests = server.requests;
-  // behind an error the server passes over everything up to the Sync: the packet means nothing
+  // after an error the server skips everything up to the Sync, including this packet
   if (server.queryFailed && !requests.hasSync()) return false;
   if (requests.hasNote(NoteKind.DEALLOCATE)) return true;
   const statement = client.statements?.get(name);
@@ -95,13 +93,13 @@ function namedUnsure(
   const ps = type === PqMsg.Parse ? parsed : (statement?.ps ?? null);
   if (ps !== null && requests.mayChange(ps)) return true;
   if (statement === undefined) return false;
-  // what fails in front of it in the same part of the pipeline has the server pass over this packet too
+  // if an earlier request of the same segment fails, the server skips this packet too
   if (statement.pending && statement.segment !== requests.segment) return true;
-  // before the client is told that its name is in use, everything is answered that might have freed the name
+  // before rejecting a name as already in use, wait for all requests that may have freed it
   return type === PqMsg.Parse && !statement.closing && !server.copyMode;
 }
 
-/** Has the client's packet wait for the next answers of its server. */
+/** Makes the client's packet wait for the next answers of its server. */
 function holdPacket(client: ClientSocket, server: ServerSocket): Verdict {
   slogDebug(client, 'waiting for answers about prepared statements');
   server.holding = true;
@@ -109,7 +107,7 @@ function holdPacket(client: ClientSocket, server: ServerSocket): Verdict {
   return Verdict.PAUSED;
 }
 
-/** Everything in front of a packet is sent: asks for the answers that it waits for, if it waits for answers. */
+/** Requests the answers that a packet waits for, after everything before the packet has been sent. */
 export function askForAnswers(client: ClientSocket): void {
   const server = client.link;
   if (server === null || !server.holding) return;
@@ -119,17 +117,15 @@ export function askForAnswers(client: ClientSocket): void {
   sendBytes(server, PACKET_FLUSH, PACKET_FLUSH.length);
 }
 
-/** Answers of a server arrive: its client's packet that waits for them is looked at again when they are handled. */
+/** Answers of a server have arrived: the client's waiting packet is handled again after them. */
 export function letGo(server: ServerSocket): void {
   server.holding = false;
   if (server.link !== null) sbufContinue(server.link);
 }
 
-/* ---- packets ---- */
-
 /**
- * A packet about a prepared statement of which more is needed.
- * @param whole all of it is; else only the names in front
+ * Waits for more of a packet about a prepared statement.
+ * @param whole the whole packet is needed; else only its names
  */
 function awaitMore(client: ClientSocket, type: number, len: number, avail: number, whole: boolean): Verdict {
   if ((whole ? len : avail) < COLLECT_MIN) return Verdict.NEED_MORE;
@@ -139,13 +135,15 @@ function awaitMore(client: ClientSocket, type: number, len: number, avail: numbe
   return Verdict.DISCONNECTED;
 }
 
-/** True when a packet is a Parse, all of it here, that deallocates a statement. */
+/** True if a complete Parse deallocates a statement. */
 function isDeallocateParse(client: ClientSocket, buf: Buffer, off: number, len: number): boolean {
   const query = off + NEW_HEADER_LEN + 1;
   return mayDeallocate(buf, query, off + len, true) && parseDeallocation(client, buf, off, len) !== null;
 }
 
-/** A packet about the unnamed statement: FORWARD = it goes to unnamedPacket() when the client has a server. */
+/**
+ * Decides about a packet for the unnamed statement: FORWARD = unnamedPacket() handles it when the client has a server.
+ */
 function unnamedStatement(
   client: ClientSocket,
   type: number,
@@ -171,12 +169,12 @@ function unnamedStatement(
     : Verdict.FORWARD;
 }
 
-/** What statementPacket() found: set when it answers FORWARD. */
+/** Set when statementPacket() returns FORWARD: whether the packet is about the unnamed statement. */
 export let unnamedFound = false;
 
 /**
- * Parse, Bind, Describe or Close of a logged-in client.
- * @returns FORWARD (with unnamedFound), REWRITE, or what client.ts has to do at once
+ * Decides about Parse, Bind, Describe or Close of a logged-in client.
+ * @returns FORWARD (with unnamedFound), REWRITE, or a final verdict
  */
 export function statementPacket(
   client: ClientSocket,
@@ -221,12 +219,12 @@ export function statementPacket(
   return closeStatement(client, buf, off);
 }
 
-/** Without max_prepared_statements a named statement passes as it is, and so does what the server will not understand. */
+/** Without max_prepared_statements, packets about named statements pass unchanged, even malformed packets. */
 function namelessOnly(client: ClientSocket, type: number, found: Inspect, avail: number, len: number): Verdict {
   return found === Inspect.MORE ? awaitMore(client, type, len, avail, false) : Verdict.FORWARD;
 }
 
-/** A simple query that may be a DEALLOCATE. @returns FORWARD, REWRITE, MORE or WAIT */
+/** Decides about a simple query that may be a DEALLOCATE. @returns FORWARD, REWRITE, NEED_MORE or PAUSED */
 export function queryPacket(client: ClientSocket, buf: Buffer, off: number, end: number, len: number): Verdict {
   if (!preparedStatementsEnabled(client)) return Verdict.FORWARD;
   if (end - off < len) return Verdict.NEED_MORE;
@@ -236,6 +234,6 @@ export function queryPacket(client: ClientSocket, buf: Buffer, off: number, end:
   const name = what.statement?.name ?? '';
   if (server?.requests?.hasNotes() && namedUnsure(client, server, PqMsg.Query, name, null))
     return holdPacket(client, server);
-  // one that is closed already is unknown to the server too
+  // a statement that is already closed is unknown to the server too
   return what.statement?.closing ? Verdict.FORWARD : Verdict.REWRITE;
 }

@@ -1,7 +1,7 @@
 /*
- * What goes from a client to its server: runs of the arena as they came, and in between bytes that the pooler wrote itself.
- * Small pieces are put together, because one more system call costs more than copying them. Used by client.ts while it
- * walks one delivery; nothing stays here from one delivery to the next.
+ * The output from a client to its server: runs of the arena, and bytes written by the pooler in between. Small pieces
+ * are joined, because a system call costs more than copying them. Used by client.ts while it handles one delivery; the
+ * output is empty between deliveries.
  */
 
 import { arena, native } from '../base/native';
@@ -10,30 +10,33 @@ import { blockSource } from '../net/sbuf';
 import type { ClientSocket, ServerSocket } from '../pool/bouncer';
 import { PktBuf } from '../wire/pktbuf';
 
-/** Runs up to this length are copied; longer ones are sent from where they are. */
+/** Runs up to this length are copied; longer runs are sent in place. */
 const HOLD_MAX = 8 * 1024;
 /** A buffer that a large statement has made larger than this is not kept for the next delivery. */
 const HELD_KEEP_MAX = 256 * 1024;
 
-/** Bytes for the server that come in front of the current run. */
+/** Bytes for the server that precede the current run. */
 export const outgoing = new PktBuf(2 * HOLD_MAX);
 
-/** A new delivery begins: what an earlier one left behind belonged to a connection that broke. */
+/** Begins a new delivery. Remaining output belongs to a connection that broke. */
 export function clearOutgoing(): void {
   if (outgoing.pos !== 0 || outgoing.failed) outgoing.reset();
 }
 
-/** True when it is time to send: what is held was made larger than runs ever are. */
+/** True if the output must be sent now: it has grown larger than any run. */
 export function outgoingIsLarge(): boolean {
   return outgoing.pos > HOLD_MAX;
 }
 
-/** Holds bytes from elsewhere than the arena. */
+/** Appends bytes from outside the arena. */
 export function appendBytes(buf: Buffer, off: number, len: number): void {
   outgoing.putSlice(buf, off, len);
 }
 
-/** A run ends because the packet behind it is not forwarded as it is. @returns false when the server broke, and the client with it */
+/**
+ * Appends the run [off, end), which ends because the next packet is not forwarded unchanged.
+ * @returns false if the server's connection broke; the client was disconnected too
+ */
 export function appendRun(client: ClientSocket, off: number, end: number): boolean {
   if (outgoing.pos + end - off > HOLD_MAX) return flushRun(client, off, end);
   outgoing.putSlice(arena, off, end - off);
@@ -41,8 +44,8 @@ export function appendRun(client: ClientSocket, off: number, end: number): boole
 }
 
 /**
- * Sends what is held, and the run [off, end) of the arena behind it.
- * @returns false when the server broke, and the client with it
+ * Sends the output, followed by the run [off, end) of the arena.
+ * @returns false if the server's connection broke; the client was disconnected too
  */
 export function flushRun(client: ClientSocket, off: number, end: number): boolean {
   const heldLen = outgoing.pos;

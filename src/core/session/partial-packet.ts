@@ -1,15 +1,15 @@
 /*
- * Packets of clients that are handled as a whole and are too large to be looked at again and again: put together in
- * memory that grows with what has arrived, not with what the header promises. Used by client.ts.
+ * Reassembles client packets that must be handled as a whole, but are too large to be examined again with each part.
+ * Their memory grows with the bytes that have arrived, not with the length in the header. Used by client.ts.
  */
 
 import { slogDebug, wantDebug } from '../base/log';
 import type { ClientSocket, PartialPacket } from '../pool/bouncer';
 
-/** First size in bytes. */
+/** Initial size in bytes. */
 const COLLECT_START = 64 * 1024;
 
-/** A packet begins that will be put together. @param len bytes of the whole packet */
+/** Begins to reassemble a packet. @param len length of the whole packet in bytes */
 export function startCollect(client: ClientSocket, len: number): void {
   if (wantDebug()) slogDebug(client, `buffering complete packet, len=${len}`);
   client.partial = { buf: Buffer.allocUnsafeSlow(Math.min(len, COLLECT_START)), length: 0 };
@@ -19,7 +19,7 @@ export function startCollect(client: ClientSocket, len: number): void {
 
 /**
  * Adds `n` bytes of the packet.
- * @param remain bytes of the packet that come after these
+ * @param remain bytes of the packet that follow these
  * @returns the packet's memory, valid up to partial.length
  */
 export function collectBytes(partial: PartialPacket, src: Buffer, off: number, n: number, remain: number): Buffer {

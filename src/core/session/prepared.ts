@@ -1,8 +1,8 @@
 /*
- * Prepared statements in transaction and statement pooling: Parse, Bind, Describe and Close of named statements are
- * rewritten to names that are the same on every server, and what a server lacks is prepared on it in front of its use.
- * Called by the client's side (client.ts) with a packet, by the server's side (server.ts) for answers to be made up.
- * Follows PgBouncer's prepare.c and the chapter "Extended Query" of PostgreSQL's protocol.
+ * Prepared statements in transaction and statement pooling. Parse, Bind, Describe and Close of named statements are
+ * rewritten to names that are the same on every server. A statement that a server lacks is prepared on it before use.
+ * Called by client.ts with a packet, and by server.ts when made-up answers are due. Follows PgBouncer's prepare.c, and
+ * the chapter "Extended Query" of PostgreSQL's protocol.
  */
 
 import { slogDebug, slogError, slogInfo, slogNoise, wantDebug, wantNoise } from '../base/log';
@@ -45,26 +45,24 @@ import { Verdict } from '../wire/verdict';
 import { parseDeallocation, queryDeallocation, sendDeallocate, substituteParse } from './deallocate';
 import { supplyUnnamed, unnamedPacket } from './unnamed';
 
-/** Most unanswered requests of one server, so that Closes, which never reach it, cannot pile up for ever. */
+/** Most outstanding requests of a server. Closes are never sent to it, so without a limit they could pile up. */
 const REQUESTS_MAX = 1 << 22;
 
 /**
- * A statement on servers that is prepared so that preparing it again fails: where a client prepares a name that it has. No
- * query has the number 0.
+ * A statement prepared on servers to make a Parse fail, if a client prepares a name already in use. No query has number
+ * 0.
  */
 export const TAKEN_NAME = 'PGBOUNCER_0';
-/** In front of a name that its client does not have: no server has it then. */
+/** Prefix for a name that the client does not have: no server has such a statement. */
 export const UNKNOWN_PREFIX = 'PGBOUNCER_0_';
 /** An empty query without parameters, as in Parse. */
 const EMPTY_QUERY = Buffer.alloc(3);
-
-/* ---- answers that no server gave ---- */
 
 function fakePacket(type: number): Buffer {
   return type === PqMsg.Parse ? PACKET_PARSE_COMPLETE : PACKET_CLOSE_COMPLETE;
 }
 
-/** Sends a made-up answer now. @returns false when the client's connection broke */
+/** Sends a made-up answer now. @returns false if the client's connection broke */
 function answerNow(client: ClientSocket, type: number): boolean {
   const packet = fakePacket(type);
   const res = native.sendBytes(client.handle, packet, 0, packet.length);
@@ -72,15 +70,15 @@ function answerNow(client: ClientSocket, type: number): boolean {
     disconnectClient(client, false, 'unexpected eof');
     return false;
   }
-  // a reader slower than its own requests must not pile up answers here
+  // a client that reads its answers slowly must not pile them up here
   if (res > 0) blockSource(client);
   return true;
 }
 
 /**
- * Answers a Parse or Close that the server does not get to see: now when nothing is under way, else when everything in
- * front of it is answered.
- * @returns false when the client was disconnected
+ * Answers a Parse or Close that is not sent to the server: at once if no request is outstanding, else after the
+ * requests before it.
+ * @returns false if the client was disconnected
  */
 function answerInTurn(client: ClientSocket, server: ServerSocket, type: number, note: RequestNote): boolean {
   const requests = server.requests;
@@ -99,8 +97,8 @@ function answerInTurn(client: ClientSocket, server: ServerSocket, type: number, 
 }
 
 /**
- * Sends the made-up answers whose turn has come, between two packets of the server.
- * @returns false when the client's connection broke, and the server's with it
+ * Sends the made-up answers that are due, between two packets of the server.
+ * @returns false if the client's connection broke; the server was disconnected too
  */
 export function answerFakes(server: ServerSocket, client: ClientSocket): boolean {
   const requests = server.requests;
@@ -121,15 +119,15 @@ export function answerFakes(server: ServerSocket, client: ClientSocket): boolean
   return true;
 }
 
-/* ---- packets ---- */
-
-/** The query of a statement for a log line: as a C string. */
+/** The query of a statement for a log line, as a C string. */
 function queryText(ps: PgPreparedStatement): string {
   const bytes = ps.queryAndParameters;
   return bytes.toString('latin1', 0, bytes.indexOf(0));
 }
 
-/** Remembers what a server is about to prepare; above the limit the least recently used ones are closed. */
+/**
+ * Registers a statement that a server is about to prepare; above the limit, closes the least recently used statements.
+ */
 function registerOnServer(server: ServerSocket, statement: ServerStatement, out: PktBuf): void {
   addServerStatement(server, statement);
   const statements = server.statements as NonNullable<ServerSocket['statements']>;
@@ -147,7 +145,7 @@ function registerOnServer(server: ServerSocket, statement: ServerStatement, out:
   }
 }
 
-/** Takes a statement away from a server, which is to prepare it again behind that. */
+/** Closes a statement on a server that is about to prepare it again. */
 export function closeOnServer(server: ServerSocket, statement: ServerStatement, out: PktBuf): void {
   writeCloseStmt(out, statement.ps.name);
   const note = new RequestNote(NoteKind.CLOSE, statement, null);
@@ -155,7 +153,7 @@ export function closeOnServer(server: ServerSocket, statement: ServerStatement, 
   server.statements?.remove(statement);
 }
 
-/** Has a server prepare a statement. @param named whose client gets to see the answer; null = nobody does */
+/** Prepares a statement on a server. @param named the client's statement, if the client gets the answer; else null */
 export function parseOnServer(
   server: ServerSocket,
   ps: PgPreparedStatement,
@@ -172,7 +170,9 @@ export function parseOnServer(
   registerOnServer(server, fresh, out);
 }
 
-/** Parse of a name that the client has: the server refuses it, unless it finds something else to refuse. */
+/**
+ * Handles Parse of a name already in use: makes the server reject it, unless the server rejects it for another reason.
+ */
 function refuseParse(
   client: ClientSocket,
   server: ServerSocket,
@@ -190,7 +190,7 @@ function refuseParse(
   requests.push(PqMsg.Parse, ResponseAction.FORWARD, new RequestNote(NoteKind.DUPLICATE, null, old));
 }
 
-/** What of a whole Parse is behind the name: the query and the types of parameters; null = it is broken. */
+/** The part of a Parse after the name: query and parameter types; null = malformed. */
 export function parseBody(packet: Buffer): Buffer | null {
   const nameEnd = packet.indexOf(0, NEW_HEADER_LEN);
   const queryEnd = packet.indexOf(0, nameEnd + 1);
@@ -201,8 +201,9 @@ export function parseBody(packet: Buffer): Buffer | null {
 }
 
 /**
- * Parse of a named statement, all of it: sent on under the common name, or answered here when the server has it.
- * @returns false when the client was disconnected
+ * Handles a complete Parse of a named statement: forwards it under the common name, or answers it if the server has the
+ * statement.
+ * @returns false if the client was disconnected
  */
 function handleParse(
   client: ClientSocket,
@@ -238,13 +239,13 @@ function handleParse(
     slogDebug(client, `handle_parse_command: ${what} statement '${name}' to '${ps.name}' (query '${queryText(ps)}')`);
   }
   if (known) return answerInTurn(client, server, PqMsg.Parse, new RequestNote(NoteKind.PARSE, null, named));
-  // in a failed transaction the server decides
+  // in a failed transaction the server must reject it
   if (there !== undefined) closeOnServer(server, there, out);
   parseOnServer(server, ps, named, out);
   return true;
 }
 
-/** What a client calls `name`; null when that is nothing. */
+/** The client's statement of that name, or null. */
 function clientStatement(client: ClientSocket, name: string): PgPreparedStatement | null {
   const statement = client.statements?.get(name);
   if (statement !== undefined && !statement.closing) return statement.ps;
@@ -252,7 +253,7 @@ function clientStatement(client: ClientSocket, name: string): PgPreparedStatemen
   return null;
 }
 
-/** Has the server prepare a statement it lacks; the client does not see the answer to that. */
+/** Prepares a statement that the server lacks; the client does not get the answer. */
 function ensurePrepared(server: ServerSocket, ps: PgPreparedStatement, out: PktBuf): void {
   const statements = server.statements;
   const statement = statements?.find(ps);
@@ -271,7 +272,7 @@ function ensurePrepared(server: ServerSocket, ps: PgPreparedStatement, out: PktB
   parseOnServer(server, ps, null, out);
 }
 
-/** What begins a transaction may have to be repeated, when the server cannot use a statement any more. */
+/** Starts recording at the start of a transaction, which is sent again if the server can no longer use a statement. */
 function recordBatch(server: ServerSocket): void {
   const requests = server.requests;
   if (!requests.atStart()) return;
@@ -280,8 +281,8 @@ function recordBatch(server: ServerSocket): void {
 }
 
 /**
- * With prepared_errors_fatal, the end of a client that prepares a name which it has, or uses one which it has not.
- * @returns true when the client was disconnected
+ * With prepared_errors_fatal, disconnects a client that prepares a name already in use, or uses an unknown name.
+ * @returns true if the client was disconnected
  */
 function endForName(client: ClientSocket, type: number, name: string): boolean {
   const statement = client.statements?.get(name);
@@ -298,7 +299,10 @@ function endForName(client: ClientSocket, type: number, name: string): boolean {
   return true;
 }
 
-/** Bind: a new header with the common name. @returns bytes of the packet that it replaces, -1 when the client is gone */
+/**
+ * Rewrites a Bind: a new header with the common name.
+ * @returns number of bytes of the packet that it replaces, -1 if the client was disconnected
+ */
 function handleBind(
   client: ClientSocket,
   server: ServerSocket,
@@ -316,7 +320,7 @@ function handleBind(
   const ps = clientStatement(client, name);
   const requests = server.requests;
   let common = UNKNOWN_PREFIX + name;
-  // what is executed next is not the unnamed statement
+  // the next Execute is not of the unnamed statement
   client.deallocating = null;
   if (ps === null) {
     requests.push(PqMsg.Bind, ResponseAction.FORWARD);
@@ -330,14 +334,14 @@ function handleBind(
     requests.push(PqMsg.Bind, ResponseAction.FORWARD, null, ps.queryId);
   }
   out.putChar(PqMsg.Bind);
-  // the length counts itself, but not the type byte
+  // the length includes itself, but not the type byte
   out.putUint32(len - 1 - name.length + common.length);
   out.putSlice(buf, portal, at - portal);
   out.putString(common);
   return nameEnd + 1 - off;
 }
 
-/** Describe of a named statement. */
+/** Rewrites a Describe of a named statement. */
 function handleDescribe(client: ClientSocket, server: ServerSocket, buf: Buffer, off: number, out: PktBuf): void {
   const name = nameOf(PqMsg.Describe, buf, off);
   const ps = clientStatement(client, name);
@@ -356,7 +360,10 @@ function handleDescribe(client: ClientSocket, server: ServerSocket, buf: Buffer,
   writeDescribeStmt(out, ps.name);
 }
 
-/** Bind or Describe of the unnamed statement that the server does not have, or a Parse of it or a query that deallocates. */
+/**
+ * Rewrites Bind or Describe of an unnamed statement that the server lacks, a Parse of the unnamed statement, or a query
+ * that deallocates.
+ */
 function rewriteOther(
   client: ClientSocket,
   server: ServerSocket,
@@ -386,9 +393,9 @@ function rewriteOther(
 }
 
 /**
- * A packet that has to be rewritten (Verdict.REWRITE), of a client that has a server.
- * @param out where the bytes for the server go
- * @returns how many bytes of the packet that replaces, from its first on; -1 when the client is gone
+ * Rewrites a packet (Verdict.REWRITE) of a client that has a server.
+ * @param out gets the bytes for the server
+ * @returns number of bytes of the packet that these replace, from its start; -1 if the client was disconnected
  */
 export function rewritePacket(
   client: ClientSocket,
@@ -410,8 +417,8 @@ export function rewritePacket(
 }
 
 /**
- * Close of a named statement: the client's name is free again; the statement stays on the servers, because other clients
- * may use it.
+ * Handles Close of a named statement: frees the client's name. The statement stays on the servers, because other
+ * clients may use it.
  */
 export function closeStatement(client: ClientSocket, buf: Buffer, off: number): Verdict {
   const name = nameOf(PqMsg.Close, buf, off);
@@ -430,7 +437,7 @@ export function closeStatement(client: ClientSocket, buf: Buffer, off: number): 
     slogDebug(client, 'handle_close_statement_command: no outstanding requests so instantly answering client');
     return answerNow(client, PqMsg.Close) ? Verdict.CONSUMED : Verdict.DISCONNECTED;
   }
-  // it goes when the server got past the requests in front of this one
+  // removed once the server has executed the requests before this one
   named?.awaitAnswer(server.requests.segment, true);
   const note = new RequestNote(NoteKind.CLOSE, null, named);
   return answerInTurn(client, server, PqMsg.Close, note) ? Verdict.CONSUMED : Verdict.DISCONNECTED;

@@ -1,7 +1,7 @@
 /*
- * Errors of servers about prepared statements: a statement that a server cannot use any more, or has lost, is prepared again,
- * and the transaction that met it first is repeated where the client cannot tell; names that only servers know become the
- * client's. Called by server.ts with every ErrorResponse of a server that has a client.
+ * Errors of servers about prepared statements. A statement that a server can no longer use, or has lost, is prepared
+ * again. The transaction that met the error is sent again, if the client cannot tell the difference. Names known only
+ * to servers are replaced by the client's. Called by server.ts with every ErrorResponse of a server that has a client.
  */
 
 import { slogDebug } from '../base/log';
@@ -20,23 +20,25 @@ import { closeOnServer, parseOnServer, TAKEN_NAME, UNKNOWN_PREFIX } from './prep
 const UNDEFINED_STATEMENT = '26000';
 const DUPLICATE_STATEMENT = '42P05';
 const NOT_SUPPORTED = '0A000';
-/** Where PostgreSQL finds that the result of a statement has changed: its text may be translated. */
+/**
+ * The routine in which PostgreSQL detects that the result of a statement has changed; the message may be translated.
+ */
 const REVALIDATE = 'RevalidateCachedQuery';
 
 /** Length of ReadyForQuery. */
 export const READY_LEN = NEW_HEADER_LEN + 1;
 
-/** What becomes of an ErrorResponse. */
+/** What to do with an ErrorResponse. */
 export const enum ErrorFate {
-  /** the client gets it as it is */
+  /** forward it unchanged */
   FORWARD,
-  /** the client gets renamedError() */
+  /** send renamedError() instead */
   RENAME,
-  /** the ReadyForQuery behind it is needed to know */
+  /** wait for the ReadyForQuery after it */
   MORE,
-  /** the client gets neither: everything was sent again */
+  /** drop both: the transaction has been sent again */
   REPEATED,
-  /** likewise, but the server's connection broke */
+  /** drop both: the server's connection broke while sending it again */
   DEAD,
 }
 
@@ -44,7 +46,7 @@ interface Fields {
   sqlstate: string;
   routine: string;
   message: string;
-  /** where the message is in the packet's bytes, with its NUL */
+  /** position of the message in the packet, including its NUL */
   from: number;
   to: number;
 }
@@ -63,8 +65,6 @@ function readFields(off: number, end: number): Fields {
   return fields;
 }
 
-/* ---- the client's names ---- */
-
 const renamed = new PktBuf();
 
 /** The packet of the last ErrorFate.RENAME. */
@@ -72,13 +72,13 @@ export function renamedError(): PktBuf {
   return renamed;
 }
 
-/** How the client calls what the server calls PGBOUNCER_<queryId>; null when it has no name for it any more. */
+/** The client's name for the server's PGBOUNCER_<queryId>; null if it no longer has a name for it. */
 function clientName(client: ClientSocket, queryId: number): string | null {
   for (const { name, ps } of client.statements?.values() ?? []) if (ps.queryId === queryId) return name;
   return null;
 }
 
-/** The message with the client's name in the place of the server's. */
+/** The message with the client's name instead of the server's. */
 function renamedMessage(server: ServerSocket, fields: Fields): string {
   const { sqlstate, message } = fields;
   const requests = server.requests;
@@ -107,15 +107,15 @@ function rename(server: ServerSocket, off: number, len: number, fields: Fields):
   return ErrorFate.RENAME;
 }
 
-/* ---- repeating ---- */
-
-/** Whether a client that gets the new result hears what is in it: else it would take it for the old one. */
+/**
+ * True if the client describes the result, so that it learns about the new columns; else it would expect the old ones.
+ */
 function asksForResult(requests: RequestQueue): boolean {
   const next = requests.count > 1 ? requests.entryAt(1) & 0xff : 0;
   return requests.firstType() === PqMsg.Describe || next === PqMsg.Describe;
 }
 
-/** Sends the batch again, behind a Close and a Parse of each statement of it that is of no use. */
+/** Sends the batch again, after a Close and a Parse of each of its unusable statements. */
 function repeat(server: ServerSocket): ErrorFate {
   const requests = server.requests;
   const batch = server.batch as NonNullable<ServerSocket['batch']>;
@@ -141,16 +141,17 @@ function repeat(server: ServerSocket): ErrorFate {
   return ErrorFate.REPEATED;
 }
 
-/** True when ReadyForQuery is at `off`; null when it is not there yet. */
+/** True if ReadyForQuery (idle) is at `off`; null if it has not arrived yet. */
 function readyBehind(off: number, end: number): boolean | null {
   if (end <= off) return null;
   if (arena[off] !== PqMsg.ReadyForQuery) return false;
   return end - off < READY_LEN ? null : arena[off + NEW_HEADER_LEN] === TxStatus.Idle;
 }
 
-/* ---- errors ---- */
-
-/** Marks what the server cannot use. @returns true when repeating the transaction helps, and hides nothing from the client */
+/**
+ * Marks the statements that the server cannot use. @returns true if sending the transaction again helps, and the client
+ * cannot tell
+ */
 function learn(server: ServerSocket, fields: Fields): boolean {
   const requests = server.requests;
   const type = requests.firstType();
@@ -158,7 +159,7 @@ function learn(server: ServerSocket, fields: Fields): boolean {
   const subject = requests.subjectAt(0);
   if (subject === 0 || server.statements?.findById(subject) === undefined) return false;
   if (fields.sqlstate === UNDEFINED_STATEMENT) {
-    // one is lost, as after DEALLOCATE ALL in a function: the others are too
+    // if one statement is lost, as after DEALLOCATE ALL in a function, assume that all are
     markStale(server, null);
     return true;
   }
@@ -168,8 +169,8 @@ function learn(server: ServerSocket, fields: Fields): boolean {
 }
 
 /**
- * An ErrorResponse in the arena at [off, off + len), of a server that has a client; `end` is where what is here ends. The request
- * that failed is the oldest one.
+ * Handles an ErrorResponse of a server that has a client, in the arena at [off, off + len). The bytes received so far
+ * end at `end`. The failed request is the oldest one.
  */
 export function statementError(server: ServerSocket, off: number, end: number, len: number): ErrorFate {
   const requests = server.requests;

@@ -1,6 +1,6 @@
 /*
- * The server's side of the protocol: walks the packets that arrive, keeps the state of the connection, forwards runs of
- * packets to the client in one piece, and lets the server go when its work is done.
+ * The server side of the protocol: reads the packets that arrive, tracks the state of the connection, and forwards runs
+ * of packets to the client in one piece. Releases the server when its work is done.
  */
 
 import { logError, slogDebug, slogError, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
@@ -50,7 +50,7 @@ export function serverRecvFailed(server: ServerSocket): void {
     disconnectServer(server, false, 'server conn crashed?', LoginOutcome.HOST_FAILED);
 }
 
-/** Sends [off, end) to the server's client. @returns false when that broke */
+/** Sends [off, end) to the server's client. @returns false if that failed */
 function forwardRun(server: ServerSocket, off: number, end: number): boolean {
   const client = server.link as ClientSocket;
   const res = native.send(client.handle, off, end - off);
@@ -63,11 +63,14 @@ function forwardRun(server: ServerSocket, off: number, end: number): boolean {
   return true;
 }
 
-/** What a packet (Verdict.REWRITE) becomes for the client, null = nothing; and how many bytes from its first on that replaces. */
+/**
+ * The replacement of a packet (Verdict.REWRITE) for the client, null = none; and the number of bytes that it replaces,
+ * from the packet's start.
+ */
 let replacement: PktBuf | null = null;
 let replacedLen = 0;
 
-/** Sends what takes the place of a packet, and the made-up answers behind it. @returns false when a connection broke */
+/** Sends the replacement of a packet, and the made-up answers after it. @returns false if a connection broke */
 function sendReplacement(server: ServerSocket): boolean {
   const client = server.link as ClientSocket;
   if (replacement !== null) {
@@ -106,7 +109,7 @@ function handlePacket(server: ServerSocket, off: number, end: number): Verdict {
   return res;
 }
 
-/** CONSUMED when all of the packet has arrived; NEED_MORE; DISCONNECTED when it is larger than the pooler looks at. */
+/** CONSUMED if the whole packet has arrived, else NEED_MORE; DISCONNECTED if it exceeds SERVER_PACKET_MAX. */
 function wholePacket(server: ServerSocket, off: number, end: number): Verdict {
   if (hdr.len > SERVER_PACKET_MAX) {
     slogError(server, `too large packet '${pktDesc(hdr.type)}' from server: ${hdr.len}`);
@@ -116,7 +119,7 @@ function wholePacket(server: ServerSocket, off: number, end: number): Verdict {
   return end - off < hdr.len ? Verdict.NEED_MORE : Verdict.CONSUMED;
 }
 
-/** Bytes of a server, in the arena at [off, off + length). */
+/** Handles bytes of a server, in the arena at [off, off + length). */
 export function serverInput(server: ServerSocket, off: number, length: number): void {
   if (server.login !== null && server.login.phase === ServerLoginPhase.SSL_ANSWER) {
     handleSslchar(server, off, length);
@@ -125,7 +128,7 @@ export function serverInput(server: ServerSocket, off: number, length: number): 
   if (server.holding) letGo(server);
   const end = off + length;
   let pos = off;
-  // [run, pos) waits to be forwarded in one piece
+  // [run, pos) is to be forwarded in one piece
   let run = off;
   const requests = server.requests;
   while (pos < end) {
@@ -164,20 +167,20 @@ export function serverInput(server: ServerSocket, off: number, length: number): 
   }
   if (pos > run && !forwardRun(server, run, pos)) return;
   if (isDead(server) || !sbufIsEmpty(server)) return;
-  // what it said last and what the pooler adds belong together, and the end of the stream may be milliseconds away
+  // disconnect now, so that the error reaches the client together with the server's: the stream may end only later
   if (server.dying) serverRecvFailed(server);
   else serverFlushed(server);
 }
 
 /**
- * Everything that the server said has been sent on (the original's SBUF_EV_FLUSH): a server that is ready may go to the
- * next client.
+ * Called when everything received from the server has been sent to its client (PgBouncer's SBUF_EV_FLUSH): releases a
+ * server that is ready.
  */
 export function serverFlushed(server: ServerSocket): void {
   if (!server.ready) return;
   const client = server.link;
   if (server.settingVars && client !== null) {
-    // the server may spell a value its own way: from now on the client does too
+    // the server may spell a value in its own way: the client adopts that spelling
     varcacheSetCanonical(server.vars, client.vars, (name, from, to) => {
       slogDebug(client, `varcache_set_canonical: setting ${name} to its canonical version ${from} -> ${to}`);
     });
@@ -195,9 +198,9 @@ export function serverFlushed(server: ServerSocket): void {
     case SocketState.SV_TESTED:
       if (client !== null) {
         if (server.requests.count > 0) return;
-        // the rest of a failed COPY is still on its way to this server
+        // the rest of a failed COPY is still being sent to this server
         if (client.copyMode) return;
-        // as is the rest of a packet that nobody answers: the server would take the next client's words for it
+        // the server would read the next client's bytes as the rest of this packet
         if (client.pktRemain > 0 && !client.pktSkip) return;
       }
       releaseServer(server);
@@ -210,12 +213,10 @@ export function serverFlushed(server: ServerSocket): void {
   }
 }
 
-/* ---- work ---- */
-
-/** Set while one packet is handled: its answer belongs to a request that the client did not make. */
+/** Set while a packet is handled that answers a request of the pooler, not of the client. */
 let ignorePacket = false;
 
-/** Takes the oldest request off the queue when it is of this type. */
+/** Removes the oldest request if it is of this type. */
 function popRequest(server: ServerSocket, type: number): boolean {
   const requests = server.requests;
   if (requests.count === 0) return false;
@@ -253,33 +254,34 @@ function loadParameter(server: ServerSocket, off: number, end: number): boolean 
 function endCopy(server: ServerSocket, failed: boolean): void {
   slogDebug(server, failed ? 'COPY failed' : 'COPY finished');
   server.copyMode = false;
-  // Syncs that were sent inside COPY get no answer
+  // Syncs sent during COPY get no answer
   server.requests.endCopy(failed);
 }
 
-/** Lengths of a whole CommandComplete with such a tag. */
+/** Lengths of a complete CommandComplete with these tags. */
 const DEALLOCATE_ALL_LEN = NEW_HEADER_LEN + 'DEALLOCATE ALL'.length + 1;
 const DISCARD_ALL_LEN = NEW_HEADER_LEN + 'DISCARD ALL'.length + 1;
 
-/** After DEALLOCATE ALL and DISCARD ALL the server has none of the statements that it is known to have. */
+/** After DEALLOCATE ALL and DISCARD ALL the server has none of its registered statements. */
 function forgetDeallocated(server: ServerSocket, off: number, end: number): void {
   if (arena[off] !== 0x44 || (server.statements === null && (server.link?.statements ?? null) === null)) return;
   const tag = arena.toString('latin1', off, end);
   if (tag === 'DEALLOCATE ALL' || tag === 'DISCARD ALL') deallocateAll(server);
 }
 
-/** The answer that a client gets to a DEALLOCATE which the server never saw. */
+/** The client's answer to a DEALLOCATE that was not sent to the server. */
 const deallocateComplete = new PktBuf();
 writeCommandComplete(deallocateComplete, 'DEALLOCATE');
 
-/** Which query a server in SV_TESTED runs. */
+/** The query that a server in SV_TESTED runs. */
 function testedQuery(server: ServerSocket): string {
   return server.resetting ? 'reset query' : 'test query';
 }
 
 /**
- * server_reset_query or server_check_query failed: the state of the session is unknown, so that no client may have it.
- * @returns NEED_MORE until all of the packet is here, which has the reason
+ * server_reset_query or server_check_query failed: the state of the session is unknown, so the server must not be
+ * reused.
+ * @returns NEED_MORE until the whole packet, with the reason, has arrived
  */
 function testFailed(server: ServerSocket, off: number, end: number): Verdict {
   const len = hdr.len;
@@ -292,17 +294,17 @@ function testFailed(server: ServerSocket, off: number, end: number): Verdict {
   return Verdict.DISCONNECTED;
 }
 
-/** What the packet being handled says about the server. */
+/** The server's state according to the packet being handled. */
 const told = {
-  /** it is idle, outside a transaction */
+  /** idle outside a transaction */
   ready: false,
-  /** it is idle in a transaction */
+  /** idle in a transaction */
   idleTx: false,
-  /** the packet answers nothing, it came by itself */
+  /** the packet answers no request */
   asynchronous: false,
 };
 
-/** The request that a packet answers completely, by the packet's type; 0 = none, or not that simple. */
+/** The request that a packet of this type answers completely; 0 = none, or decided in workPacket(). */
 const ANSWERED = new Uint8Array(256);
 ANSWERED[PqMsg.ParseComplete] = PqMsg.Parse;
 ANSWERED[PqMsg.BindComplete] = PqMsg.Bind;
@@ -312,7 +314,7 @@ ANSWERED[PqMsg.RowDescription] = PqMsg.Describe;
 ANSWERED[PqMsg.EmptyQueryResponse] = PqMsg.Execute;
 ANSWERED[PqMsg.PortalSuspended] = PqMsg.Execute;
 
-/** One packet of a working server, of which a part may not have arrived yet. */
+/** Handles a packet of a logged-in server, which may not have arrived completely. */
 function workPacket(server: ServerSocket, off: number, end: number): Verdict {
   const type = hdr.type;
   const len = hdr.len;
@@ -349,7 +351,7 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
     case PqMsg.CommandComplete:
       return commandComplete(server, off, end);
     case PqMsg.NotificationResponse:
-      // LISTEN: tells nothing about the state of the connection
+      // LISTEN: does not change the state of the connection
       told.idleTx = server.idleTx;
       told.ready = server.ready;
       told.asynchronous = true;
@@ -358,7 +360,7 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
     case PqMsg.CopyBothResponse:
       slogDebug(server, 'COPY started');
       server.copyMode = true;
-      // a client that did not wait for this may have sent everything already
+      // the client may already have sent all its data, without waiting for this
       if (server.link !== null) server.link.copyMode = !server.requests.hasCopyEnd();
       break;
     default:
@@ -369,7 +371,7 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
   return deliver(server, off, end, len);
 }
 
-/** @returns FORWARD, or a verdict that is final */
+/** @returns FORWARD, or a final verdict */
 function readyForQuery(server: ServerSocket, off: number, end: number): Verdict {
   if (end - off < NEW_HEADER_LEN + 1) return Verdict.NEED_MORE;
   if (!popReadyRequest(server) && server.queryFailed) clearRequestsUntil(server, PqMsg.Sync, PqMsg.Sync);
@@ -413,21 +415,21 @@ function commandComplete(server: ServerSocket, off: number, end: number): Verdic
 function errorResponse(server: ServerSocket, off: number, end: number): Verdict {
   if (server.state === SocketState.SV_TESTED) return testFailed(server, off, end);
   if (!server.settingVars) return workError(server, off, end);
-  // the server refuses values of the client's startup packet: the client is disconnected
+  // the server rejects values of the client's startup packet: disconnect the client
   const error = parseServerError(arena, off + NEW_HEADER_LEN, Math.min(end, off + hdr.len));
   logError(serverErrorLine('varcache_apply failed', error));
   disconnectServer(server, true, 'invalid server parameter');
   return Verdict.DISCONNECTED;
 }
 
-/** The client gets these bytes in the place of `len` bytes of the server. */
+/** Replaces `len` bytes of the server for the client. */
 function replace(by: PktBuf | null, len: number): Verdict {
   replacement = by;
   replacedLen = len;
   return Verdict.REWRITE;
 }
 
-/** An error about a working client's request. */
+/** Handles an error in answer to a logged-in client's request. */
 function workError(server: ServerSocket, off: number, end: number): Verdict {
   const len = hdr.len;
   let fate = ErrorFate.FORWARD;
@@ -452,12 +454,12 @@ function workError(server: ServerSocket, off: number, end: number): Verdict {
   return fate === ErrorFate.RENAME && verdict === Verdict.FORWARD ? replace(renamedError(), len) : verdict;
 }
 
-/** ReadyForQuery answers the oldest request when that is a Sync, a Query or a FunctionCall. */
+/** Removes the oldest request if ReadyForQuery answers it: a Sync, a Query or a FunctionCall. */
 function popReadyRequest(server: ServerSocket): boolean {
   return popRequest(server, PqMsg.Sync) || popRequest(server, PqMsg.Query) || popRequest(server, PqMsg.FunctionCall);
 }
 
-/** Decides where a packet goes, and counts. */
+/** Decides whether a packet is forwarded, and counts it. */
 function deliver(server: ServerSocket, off: number, end: number, len: number): Verdict {
   const { ready, idleTx } = told;
   const client = server.link;

@@ -1,7 +1,8 @@
 /*
- * The unnamed statement in transaction and statement pooling. A server has one for all its clients: the text of a client's
- * own is kept, so that it can be parsed again where the server has another one by now. Called by client.ts, for every Parse,
- * Bind and Describe of the unnamed statement: the usual Parse, Bind, Execute, Sync costs one copy of the Parse.
+ * The unnamed statement in transaction and statement pooling. A server has one unnamed statement for all its clients.
+ * The text of each client's own is kept, and parsed again on a server that has another client's. Called by client.ts
+ * for every Parse, Bind and Describe of the unnamed statement. The usual Parse, Bind, Execute, Sync costs one copy of
+ * the Parse.
  */
 
 import type { ClientSocket, ServerSocket } from '../pool/bouncer';
@@ -11,14 +12,14 @@ import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import type { PktBuf } from '../wire/pktbuf';
 import { Verdict } from '../wire/verdict';
 
-/** Largest Parse of which a copy is kept. */
+/** Largest Parse that is copied. */
 export const UNNAMED_MAX = 64 * 1024;
-/** First size of a copy. */
+/** Initial size of a copy. */
 const COPY_MIN = 256;
-/** A buffer larger than this, and than four times its text, is replaced by a smaller one. */
+/** A buffer larger than this, and more than four times as large as its text, is replaced by a smaller one. */
 const COPY_ROOMY = 4 * 1024;
 
-/** Number of the newest Parse of an unnamed statement, of whichever client. */
+/** Number of the newest Parse of an unnamed statement, of any client. */
 let lastSeq = 0;
 
 function roomFor(client: ClientSocket, length: number): Buffer {
@@ -30,7 +31,7 @@ function roomFor(client: ClientSocket, length: number): Buffer {
   return client.unnamed;
 }
 
-/** A Parse of the unnamed statement goes to the server. */
+/** Registers a Parse of the unnamed statement that is being sent to the server. */
 function noteParse(
   client: ClientSocket,
   server: ServerSocket,
@@ -49,7 +50,7 @@ function noteParse(
     client.unnamedLen = 0;
     return;
   }
-  // behind the name, of which only the NUL is there
+  // after the name, which is only a NUL
   const body = off + NEW_HEADER_LEN + 1;
   const length = off + len - body;
   const copy = roomFor(client, length);
@@ -57,13 +58,16 @@ function noteParse(
   client.unnamedLen = length;
 }
 
-/** True when a Bind or Describe has to wait: whether the server has the client's statement is being decided. */
+/** True if a Bind or Describe must wait for an outstanding Parse that decides whether the server has the statement. */
 export function unnamedUnsure(server: ServerSocket): boolean {
   const requests = server.requests;
   return requests.count > 0 && server.unnamedSegment !== requests.segment && requests.hasUnnamedParse();
 }
 
-/** Parse, Bind or Describe of the unnamed statement, of a client that has a server. Takes it into the queue, or lets it be rewritten. */
+/**
+ * Handles Parse, Bind or Describe of the unnamed statement, of a client that has a server: adds it to the queue, or
+ * lets it be rewritten.
+ */
 export function unnamedPacket(
   client: ClientSocket,
   type: number,
@@ -88,8 +92,8 @@ export function unnamedPacket(
 }
 
 /**
- * In front of a Bind or Describe of the unnamed statement that the server does not have: parses it there, or takes away
- * whichever the server has, so that the server says that there is none.
+ * Called before a Bind or Describe of an unnamed statement that the server lacks. Parses the statement there; or, if
+ * the client has none, closes the server's, so that the server reports that it does not exist.
  */
 export function supplyUnnamed(client: ClientSocket, server: ServerSocket, type: number, out: PktBuf): void {
   const requests = server.requests;
@@ -110,13 +114,13 @@ export function supplyUnnamed(client: ClientSocket, server: ServerSocket, type: 
   requests.push(type, ResponseAction.FORWARD);
 }
 
-/** A simple query takes away the unnamed statement. */
+/** A simple query destroys the unnamed statement. */
 export function dropUnnamed(client: ClientSocket, server: ServerSocket): void {
   client.unnamedSeq = server.unnamedSeq = 0;
   client.deallocating = null;
 }
 
-/** A client that was taken over had this unnamed statement. */
+/** Restores the unnamed statement of a client that was taken over. */
 export function restoreUnnamed(client: ClientSocket, body: Buffer): void {
   client.unnamed = body;
   client.unnamedLen = body.length;
