@@ -140,7 +140,7 @@ it('the thread that resolves dies: the pooler lives, says so, and starts another
   await withNames({ settings: { dns_nxdomain_ttl: 0 }, env }, async (pooler, names) => {
     names.names.set('one.test', { addresses: [TWO] });
     assert.equal(await where(await begun(pooler)), TWO);
-    assert.equal(pooler.log.count(/WARNING lost the thread that resolves names: the thread ended/), 1);
+    assert.equal(pooler.log.count(/WARNING DNS resolver thread failed: the thread ended/), 1);
     assert.equal(pooler.log.count(LOOKUP_FAILED), 1);
   });
 });

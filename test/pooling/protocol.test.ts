@@ -297,7 +297,7 @@ describe('towards servers that do not speak 3.2', () => {
         assert.equal((await second.login()).at(-1)?.type, 'Z');
         await Promise.all([first.query('SELECT'), second.query('SELECT')]);
         assert.deepEqual(versions, [PROTOCOL_32, PROTOCOL_30, PROTOCOL_30]);
-        await pooler.logWait(/server does not speak protocol 3.2, using 3.0 for this database/);
+        await pooler.logWait(/server does not support protocol 3.2, using 3.0 for this database/);
         await first.end();
         await second.end();
         await pooler.admin('RECONNECT');

@@ -35,6 +35,6 @@ export function pinToOneCpu(): void {
 /** Lets the process run on all its CPUs again. */
 export function unpinCpus(): void {
   const res = cpus === null ? 0 : native.setCpuAffinity(cpus);
-  if (res < 0) logWarning(`cannot go back to all CPUs: ${native.strerror(-res)}`);
+  if (res < 0) logWarning(`could not restore the CPU affinity: ${native.strerror(-res)}`);
   cpus = null;
 }

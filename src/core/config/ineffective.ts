@@ -19,8 +19,8 @@ interface IneffectiveSetting {
 }
 
 const ineffectiveSettings: readonly IneffectiveSetting[] = [
-  { name: 'pkt_buf', missing: 'the loop receives into one area that all connections share', concerns: null },
-  { name: 'sbuf_loopcnt', missing: 'each connection is received from once a turn', concerns: null },
+  { name: 'pkt_buf', missing: 'all connections share one receive buffer', concerns: null },
+  { name: 'sbuf_loopcnt', missing: 'the loop receives once per connection and turn', concerns: null },
 ];
 
 /** Names of the settings that have no effect, whatever their value. */

@@ -112,7 +112,7 @@ export function acceptCancelRequest(req: ClientSocket, key: Buffer): void {
   }
   const server = client.link;
   if (client.state === SocketState.CL_WAITING || server?.settingVars) {
-    disconnectClient(req, false, 'canceled a request that no server had begun');
+    disconnectClient(req, false, 'canceled a request that was waiting for a server');
     cancelWaiting(client);
     return;
   }

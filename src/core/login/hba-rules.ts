@@ -27,7 +27,7 @@ export function reloadHba(): void {
   if (cf.authIdentFile !== null) maps = loadIdent(cf.authIdentFile) ?? maps;
   const loaded = loadHba(cf.authHbaFile, maps);
   if (loaded !== null) rules = loaded;
-  else if (rules !== null) logWarning('the hba rules in force stay as they are');
+  else if (rules !== null) logWarning('could not load HBA file, keeping the previous rules');
 }
 
 /** The rule for this client and this user name, or null. */

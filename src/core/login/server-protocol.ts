@@ -51,7 +51,7 @@ export function protocolRefused(server: ServerSocket, type: number, buf: Buffer,
     return true;
   }
   if (asked === ProtocolTry.TRYING_30 && !refused) {
-    slogInfo(server, 'server does not speak protocol 3.2, using 3.0 for this database');
+    slogInfo(server, 'server does not support protocol 3.2, using 3.0 for this database');
     server.pool.db.serverProtocol = ServerProtocol.ONLY_30;
   }
   // NegotiateProtocolVersion is valid only in answer to 3.2, and only as the first packet

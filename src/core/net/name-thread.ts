@@ -62,8 +62,8 @@ function give(question: Question): void {
   try {
     thread ??= startNameThread();
   } catch (err) {
-    logWarning(`names cannot be resolved: ${(err as Error).message}`);
-    failed(question, 'no thread to ask');
+    logWarning(`could not start DNS resolver thread: ${(err as Error).message}`);
+    failed(question, 'no DNS resolver thread');
     return;
   }
   lastId = (lastId % 0x7fffffff) + 1;
@@ -100,7 +100,7 @@ function loseThread(why: string): void {
   thread = null;
   const lost = [...running.values()];
   running.clear();
-  logWarning(`lost the thread that resolves names: ${why}`);
+  logWarning(`DNS resolver thread failed: ${why}`);
   for (const question of lost) failed(question, why);
 }
 

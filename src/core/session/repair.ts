@@ -180,7 +180,7 @@ export function statementError(server: ServerSocket, off: number, end: number, l
     const ready = readyBehind(off + len, end);
     if (ready === null) return ErrorFate.MORE;
     if (ready) {
-      slogDebug(server, `repeating a transaction whose statement is prepared again: ${fields.message}`);
+      slogDebug(server, `preparing a statement again and repeating its transaction: ${fields.message}`);
       return repeat(server);
     }
   }
