@@ -1,5 +1,5 @@
 /*
- * --check, which starts no pooler and finds everything that is wrong with a config at once.
+ * --check, which reports all problems of a config at once without starting a pooler.
  */
 
 import assert from 'node:assert/strict';
@@ -11,7 +11,7 @@ import { CertFolder } from '../harness/certs';
 import { after, before } from '../harness/limits';
 import { dropDir, installed, it, type Outcome, run, tempDir, user } from '../harness/machine';
 
-/** A certificate of 2001. */
+/** An expired certificate, from 2001. */
 const EXPIRED = [
   '-----BEGIN CERTIFICATE-----',
   'MIIBADCBpgIBATAKBggqhkjOPQQDAjAMMQowCAYDVQQDDAF4MB4XDTAxMDEwMTAw',
@@ -43,7 +43,7 @@ function tsbouncer(...args: string[]): Promise<Outcome> {
   return run(node, [mainJs, ...args], { cwd: dir });
 }
 
-/** The problems of a config, one a line, without the folder in front. */
+/** The problems of a config, one per line, without the folder in front. */
 async function problems(ini: string): Promise<string[]> {
   const { code, stdout, stderr } = await tsbouncer('--check', ini);
   const lines = stdout.split('\n').slice(0, -1);
@@ -55,7 +55,7 @@ async function problems(ini: string): Promise<string[]> {
 
 const main = (...lines: string[]): string[] => ['[databases]', '* = host=127.0.0.1', '[pgbouncer]', ...lines];
 
-it('a good config: nothing to say, exit code 0, and nothing was started', async () => {
+it('--check of a good config prints nothing, exits with 0 and starts nothing', async () => {
   const users = file('users.txt', '"ann" "x"');
   const ini = file(
     'good.ini',
@@ -66,7 +66,7 @@ it('a good config: nothing to say, exit code 0, and nothing was started', async 
   assert.equal((await tsbouncer('-q', '--check', ini)).stderr, '');
 });
 
-it('every mistake is found, in whatever file it stands', async () => {
+it('--check finds every error in every file', async () => {
   file('included.ini', 'max_client_conn = many', 'query_timeout = 5');
   file(
     'hba.conf',
@@ -126,7 +126,7 @@ it('every mistake is found, in whatever file it stands', async () => {
   }
 });
 
-it('every broken line of auth_file', async () => {
+it('--check reports every broken line of auth_file', async () => {
   const users = file('broken.txt', '"ann" "x"', 'bob', '; a comment', `"${'n'.repeat(200)}" ""`, '"eve" "open', '');
   const ini = file('users.ini', ...main(`auth_file = ${users}`));
   assert.deepEqual(await problems(ini), [
@@ -136,7 +136,7 @@ it('every broken line of auth_file', async () => {
   ]);
 });
 
-it('settings that leave nobody in, or contradict one another', async () => {
+it('--check reports settings that admit no client or contradict each other', async () => {
   assert.deepEqual(await problems(file('a.ini', ...main('auth_type = md5'))), [
     'a.ini:4: neither auth_file nor auth_user is set: there are no users',
   ]);
@@ -157,7 +157,7 @@ it('settings that leave nobody in, or contradict one another', async () => {
   ]);
 });
 
-it('certificates and keys: there, readable, in time, and for one another', async () => {
+it('--check verifies that certificates and keys exist, are readable, are valid now and match', async () => {
   const certs = new CertFolder();
   const ca = certs.authority('CA');
   const one = certs.issue(ca, 'one', { cn: 'x' });
@@ -237,7 +237,7 @@ it('certificates and keys: there, readable, in time, and for one another', async
   ]);
 });
 
-it('what a start says about TLS is what --check says', async () => {
+it('--check reports the same TLS errors as a start', async () => {
   const certs = new CertFolder();
   const one = certs.issue(certs.authority('CA'), 'one', { cn: 'x' });
   const cases: Record<string, string>[] = [
@@ -268,7 +268,7 @@ it('what a start says about TLS is what --check says', async () => {
   }
 });
 
-it('a resolv_conf that is not there', async () => {
+it('--check reports a resolv_conf that does not exist', async () => {
   const ini = file(
     'r.ini',
     ...main('auth_type = trust', `auth_file = ${file('u.txt', '"a" ""')}`, `resolv_conf = ${dir}/no`),

@@ -1,4 +1,6 @@
-// Loading a config as a whole: reloads, auth_file, settings without effect, the files in etc.
+/*
+ * Loading a config as a whole: reloads, auth_file, settings without effect, the files in etc.
+ */
 
 import assert from 'node:assert/strict';
 import { readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
@@ -30,27 +32,27 @@ import { describe, it } from '../harness/limits';
 resetSettingsAround();
 
 describe('loading and reloading', () => {
-  it('applies nothing before applySettings', () => {
+  it('loading a config applies nothing before applySettings()', () => {
     const parsed = load('[pgbouncer]\nmax_client_conn = 7\n');
     assert.equal(cf.maxClientConn, 100);
     applySettings(parsed, true);
     assert.equal(cf.maxClientConn, 7);
   });
 
-  it('changes nothing when the last line is bad', () => {
+  it('loading a config changes nothing if the last line is bad', () => {
     applySettings(load('[pgbouncer]\nmax_client_conn = 7\n'), true);
     loadBad('[pgbouncer]\nmax_client_conn = 8\n[databases]\nnew =\n[pgbouncer]\npool_mode = x\n');
     assert.equal(cf.maxClientConn, 7);
   });
 
-  it('goes back to the default without the line, even after SET', () => {
+  it('reloading a config without a line restores the default, even after SET', () => {
     applySettings(load('[pgbouncer]\nmax_client_conn = 7\npool_mode = transaction\n'), true);
     setConfigParam('default_pool_size', '99');
     applySettings(load('[pgbouncer]\npool_mode = transaction\n'), false);
     assert.deepEqual([cf.maxClientConn, cf.defaultPoolSize, cf.poolMode], [100, 20, PoolMode.TX]);
   });
 
-  it('keeps the value of a setting without a default', () => {
+  it('reloading a config keeps the value of a setting without a default', () => {
     cf.configFile = 'x.ini';
     cf.verbose = 2;
     applySettings(load('[pgbouncer]\nauth_file = users.txt\nauth_user = lookup\n'), true);
@@ -59,7 +61,7 @@ describe('loading and reloading', () => {
     assert.deepEqual([cf.authFile, cf.authUser, cf.verbose], ['users.txt', 'lookup', 1]);
   });
 
-  it('sets what is fixed only the first time', () => {
+  it('loading a config sets settings that are not reloadable only the first time', () => {
     const fixed = settingsTable.filter((setting) => setting.noReload);
     assert.deepEqual(
       fixed.map((setting) => setting.name),
@@ -71,37 +73,37 @@ describe('loading and reloading', () => {
     const lines = (value: number): string => fixed.map((setting) => `${setting.name} = ${value}\n`).join('');
     applySettings(load(`[pgbouncer]\n${lines(10)}`), true);
     for (const setting of fixed) assert.equal(getConfigParam(setting.name), '10', setting.name);
-    // on a reload such lines are not even looked at
+    // a reload does not even parse such lines
     applySettings(load(`[pgbouncer]\n${lines(11)}`), false);
     applySettings(load('[pgbouncer]\nlisten_port = junk\n'), false);
     for (const setting of fixed) assert.equal(getConfigParam(setting.name), '10', setting.name);
   });
 
-  it('refuses bad values of fixed settings the first time', () => {
+  it('the first load refuses bad values of settings that are not reloadable', () => {
     assert.deepEqual(loadBad('[pgbouncer]\nlisten_port = junk\n'), [
       'ERROR invalid value "junk" for parameter listen_port in configuration (FILE:2)',
     ]);
   });
 
-  it('starts from the defaults again in a second [pgbouncer]', () => {
+  it('a second [pgbouncer] section starts from the defaults again', () => {
     const parsed = load('[pgbouncer]\nmax_client_conn = 7\nauth_user = a\n[databases]\n[pgbouncer]\nlog_stats = 0\n');
     applySettings(parsed, true);
     assert.deepEqual([cf.maxClientConn, cf.logStats, cf.authUser], [100, 0, 'a']);
   });
 
-  it('keeps the later of two lines', () => {
+  it('the later of two lines for a setting is used', () => {
     applySettings(load('[pgbouncer]\nmax_client_conn = 7\nmax_client_conn = 8\n'), true);
     assert.equal(cf.maxClientConn, 8);
   });
 
-  it('tells the listener when all is set', () => {
+  it('applySettings() calls the listener after all settings are set', () => {
     const heard: string[] = [];
     settingHooks.onSettingChanged = (name) => heard.push(`${name} ${cf.logfile} ${cf.syslog}`);
     applySettings(load('[pgbouncer]\nlogfile = x\nsyslog = 1\nmax_client_conn = 100\n'), true);
     assert.deepEqual(heard, ['logfile x 1', 'syslog x 1']);
   });
 
-  it('refuses the console as auth_dbname', () => {
+  it('loading a config refuses the admin database as auth_dbname', () => {
     assert.deepEqual(loadBad('[pgbouncer]\nauth_dbname = pgbouncer\n'), [
       'ERROR cannot use the reserved "pgbouncer" database as an auth_dbname',
       'ERROR invalid value "pgbouncer" for parameter auth_dbname in configuration (FILE:2)',
@@ -157,7 +159,7 @@ describe('auth_file', () => {
     ['passwords of 65530 bytes', `"a" "${'p'.repeat(65530)}"`, [['a', 'p'.repeat(65530)]]],
   ];
   for (const [what, text, users] of good) {
-    it(`takes ${what}`, () => assert.deepEqual(read(text), [users, []]));
+    it(`auth_file accepts ${what}`, () => assert.deepEqual(read(text), [users, []]));
   }
 
   const broken = 'ERROR broken auth file';
@@ -172,19 +174,19 @@ describe('auth_file', () => {
     ['a password of 65531 bytes', `"b" "${'p'.repeat(65531)}"\n`, 'ERROR password too long in auth file'],
   ];
   for (const [what, text, message] of bad) {
-    it(`ends at ${what}; nothing of it counts on a reload`, () => {
+    it(`auth_file is read up to ${what}; a reload then ignores the file`, () => {
       assert.deepEqual(read(`"a" "1"\n${text}`), [[['a', '1']], [message]]);
       assert.deepEqual(read(`"a" "1"\n${text}`, false), [null, [message]]);
     });
   }
 
-  it('must exist', () => {
+  it('auth_file must exist', () => {
     const path = join(dir, 'nosuch.txt');
     const messages = logged(() => assert.equal(loadAuthFile(path, true), null));
     assert.match(messages[0] as string, /^ERROR could not open auth_file .*\/nosuch\.txt: no such file or directory$/i);
   });
 
-  it('is read again only when it changed', () => {
+  it('auth_file is read again only if it has changed', () => {
     const path = write('"a" "1"\n', 'users.txt');
     const other = write('"a" "1"\n', 'users2.txt');
     assert.equal(usersFileChanged(null), false);
@@ -207,7 +209,7 @@ describe('auth_file', () => {
     assert.equal(usersFileChanged(path), true, 'set again');
   });
 
-  it('is wanted by all but any and pam', () => {
+  it('auth_file is required by every auth_type except any and pam', () => {
     assert.equal(requiresAuthFile(AuthType.ANY), false);
     assert.equal(requiresAuthFile(AuthType.PAM), false);
     for (const type of [AuthType.TRUST, AuthType.PLAIN, AuthType.MD5, AuthType.HBA, AuthType.SCRAM_SHA_256]) {
@@ -219,13 +221,13 @@ describe('auth_file', () => {
 describe('settings without effect', () => {
   const warnings = (): string[] => logged(() => warnIneffectiveSettings());
 
-  it('are silent at their defaults', () => {
+  it('settings without effect log nothing at their defaults', () => {
     assert.deepEqual(warnings(), []);
     cf.authIdentFile = '';
     assert.deepEqual(warnings(), []);
   });
 
-  it('each say so when changed', () => {
+  it('each setting without effect logs a warning if changed', () => {
     for (const name of ineffectiveSettingNames) {
       const setting = findSetting(name);
       assert.ok(setting, name);
@@ -239,7 +241,7 @@ describe('settings without effect', () => {
     }
   });
 
-  it('are silent about what does work', () => {
+  it('settings with an effect log no warning', () => {
     for (const [name, value] of [
       ['auth_type', 'scram-sha-256'],
       ['auth_type', 'any'],
@@ -257,7 +259,7 @@ describe('settings without effect', () => {
 describe('the files in etc', () => {
   const iniPath = join(process.cwd(), 'etc', 'tsbouncer.ini');
 
-  it('tsbouncer.ini loads as it is', () => {
+  it('etc/tsbouncer.ini loads unchanged', () => {
     let parsed: ParsedConfig | null = null;
     assert.deepEqual(
       logged(() => {
@@ -273,7 +275,7 @@ describe('the files in etc', () => {
     );
   });
 
-  it('tsbouncer.ini shows every setting at its default', () => {
+  it('etc/tsbouncer.ini shows every setting with its default', () => {
     const commented = new Map<string, string>();
     const main = readFileSync(iniPath, 'latin1').split('\n[pgbouncer]\n')[1] as string;
     for (const m of main.matchAll(/^;([a-z0-9_]+) =(?: (.*))?$/gm)) {
@@ -287,7 +289,7 @@ describe('the files in etc', () => {
     }
   });
 
-  it('tsbouncer.ini has examples that load when the comments are taken away', () => {
+  it('the examples in etc/tsbouncer.ini load when uncommented', () => {
     const examples = readFileSync(iniPath, 'latin1').split('\n[pgbouncer]\n')[0] as string;
     const text = examples.replace(/^;(?=[a-z0-9*]+ =)/gm, '');
     const parsed = load(`${text}\n[pgbouncer]\n`);
@@ -298,7 +300,7 @@ describe('the files in etc', () => {
     assert.equal(parsed.databases.find((db) => db.name === 'reports')?.password, "it's secret");
   });
 
-  it('userlist.txt has users', () => {
+  it('etc/userlist.txt contains users', () => {
     const users = loadAuthFile(join(process.cwd(), 'etc', 'userlist.txt'), true);
     assert.deepEqual(
       users?.map((user) => user.name),

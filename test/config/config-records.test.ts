@@ -1,6 +1,6 @@
 /*
- * The config floor: databases, users, peers, loading as a whole, auth_file, and the files in etc/. What is expected here
- * is what PgBouncer 1.25 does, except where a test's name says otherwise. Syntax and settings: config.test.ts.
+ * The config without a running pooler: databases, users, peers, loading as a whole, auth_file, and the files in etc/.
+ * Tests expect the behaviour of PgBouncer 1.25 unless their names say otherwise. Syntax and settings: config.test.ts.
  */
 
 import assert from 'node:assert/strict';
@@ -12,7 +12,7 @@ import { describe, it } from '../harness/limits';
 resetSettingsAround();
 
 describe('[databases]', () => {
-  it('have the defaults of the original', () => {
+  it("databases have PgBouncer's defaults", () => {
     assert.deepEqual(load('[databases]\nplain =\n[pgbouncer]\n').databases, [
       {
         name: 'plain',
@@ -42,7 +42,7 @@ describe('[databases]', () => {
     ]);
   });
 
-  it('take every parameter', () => {
+  it('databases accept every parameter', () => {
     const connstr =
       "application_name=app timezone='Europe/Berlin' datestyle=ISO client_encoding=LATIN1 dbname=real host=h1,h2 " +
       "port=5433 user=u password='p''w d' auth_user=au auth_dbname=ad auth_query='SELECT 1' pool_size=1 min_pool_size=2 " +
@@ -84,12 +84,12 @@ describe('[databases]', () => {
     assert.equal(parseDatabase('x', 'reserve_pool=9')?.resPoolSize, 9);
   });
 
-  it('tell a query_wait_timeout of 0 from none', () => {
+  it('databases distinguish a query_wait_timeout of 0 from an unset one', () => {
     const [db] = load('[databases]\ndb = query_wait_timeout=0\n[pgbouncer]\n').databases;
     assert.deepEqual([db?.queryWaitTimeout, db?.queryWaitTimeoutSet], [0, true]);
   });
 
-  it('keep the later of two lines', () => {
+  it('the later of two lines for a database is used', () => {
     const parsed = load('[databases]\na = port=1\nb =\na = port=2\n[pgbouncer]\n');
     assert.deepEqual(
       parsed.databases.map((db) => [db.name, db.port]),
@@ -100,7 +100,7 @@ describe('[databases]', () => {
     );
   });
 
-  it('know "*" as the line for all others', () => {
+  it('[databases] accepts "*" as the line for all other databases', () => {
     const parsed = load('[databases]\n* = host=h pool_size=3\n[pgbouncer]\n');
     assert.deepEqual(parsed.databases, []);
     const made = parseDatabase('asked', parsed.autodb?.connstr as string);
@@ -122,11 +122,11 @@ describe('[databases]', () => {
     ['db', 'load_balance_hosts=random', ['ERROR invalid load_balance_hosts: random']],
     ['db', `user=${long}${long}`, ['ERROR user name too long in connection string']],
     [long, '', [`WARNING too long db name: ${long}`, 'ERROR cannot create database, no memory?']],
-    // the original finds this out when a client comes
+    // PgBouncer detects this only when a client connects
     ['*', 'hots=h', ['ERROR unrecognized connection parameter: hots']],
   ];
   for (const [name, connstr, messages] of bad) {
-    it(`refuse ${name.slice(0, 12)} = ${connstr.slice(0, 32)}`, () => {
+    it(`[databases] refuses ${name.slice(0, 12)} = ${connstr.slice(0, 32)}`, () => {
       assert.deepEqual(loadBad(`[databases]\nok =\n${name} = ${connstr}\n[pgbouncer]\n`), [
         ...messages,
         `ERROR invalid value "${connstr}" for parameter ${name} in configuration (FILE:3)`,
@@ -134,14 +134,14 @@ describe('[databases]', () => {
     });
   }
 
-  it('may have names of 63 bytes', () => {
+  it('databases may have names of 63 bytes', () => {
     const name = 'x'.repeat(63);
     assert.equal(load(`[databases]\n${name} =\n[pgbouncer]\n`).databases[0]?.name, name);
   });
 });
 
 describe('[users]', () => {
-  it('have the defaults of the original and take every parameter', () => {
+  it("users have PgBouncer's defaults and accept every parameter", () => {
     const parsed = load(
       '[users]\na =\nb = pool_mode=Transaction pool_size=1 reserve_pool_size=2 max_user_connections=3 ' +
         'max_user_client_connections=4 transaction_timeout=5 idle_transaction_timeout=6 query_timeout=7 ' +
@@ -180,7 +180,7 @@ describe('[users]', () => {
     assert.deepEqual([parsed.anyUserLevelTimeoutSet, parsed.anyUserLevelClientTimeoutSet], [true, true]);
   });
 
-  it('say whether the janitor has anything to look for', () => {
+  it('the config records whether any user has a timeout that the janitor must check', () => {
     const flags = (line: string): boolean[] => {
       const parsed = load(`[users]\nu = ${line}\n[pgbouncer]\n`);
       return [parsed.anyUserLevelTimeoutSet, parsed.anyUserLevelClientTimeoutSet];
@@ -197,7 +197,7 @@ describe('[users]', () => {
     ['min_pool_size=1', 'ERROR unrecognized user parameter: min_pool_size'],
   ];
   for (const [connstr, message] of bad) {
-    it(`refuse ${connstr}`, () => {
+    it(`[users] refuses ${connstr}`, () => {
       assert.deepEqual(loadBad(`[users]\nu = ${connstr}\n[pgbouncer]\n`), [
         message,
         `ERROR invalid value "${connstr}" for parameter u in configuration (FILE:2)`,
@@ -205,14 +205,14 @@ describe('[users]', () => {
     });
   }
 
-  it('refuse a name that does not fit', () => {
+  it('[users] refuses a name that is too long', () => {
     const name = 'x'.repeat(128);
     assert.equal(loadBad(`[users]\n${name} =\n`)[0], `ERROR user name too long in configuration: ${name}`);
   });
 });
 
 describe('[peers]', () => {
-  it('need an id and a host', () => {
+  it('peers need an id and a host', () => {
     const parsed = load('[peers]\n1 = host=/tmp/one\n65535 = host=h port=7 pool_size=9\n01 = host=two\n[pgbouncer]\n');
     assert.deepEqual(parsed.peers, [
       { id: 65535, host: 'h', port: 7, poolSize: 9 },
@@ -234,7 +234,7 @@ describe('[peers]', () => {
     ['7', 'host', 'ERROR syntax error in connection string'],
   ];
   for (const [id, connstr, message] of bad) {
-    it(`refuse ${id} = ${connstr}`, () => {
+    it(`[peers] refuses ${id} = ${connstr}`, () => {
       assert.deepEqual(loadBad(`[pgbouncer]\n[peers]\n${id} = ${connstr}\n`), [
         message,
         `ERROR invalid value "${connstr}" for parameter ${id} in configuration (FILE:3)`,

@@ -1,6 +1,6 @@
 /*
- * The config floor: settings, values, ini syntax, includes, connect strings. What is expected here is what PgBouncer 1.25
- * does, except where a test's name says otherwise. What the lines mean: config-records.test.ts.
+ * The config without a running pooler: settings, values, ini syntax, includes, connect strings. Tests expect the
+ * behaviour of PgBouncer 1.25 unless their names say otherwise. The meaning of lines: config-records.test.ts.
  */
 
 import assert from 'node:assert/strict';
@@ -33,7 +33,7 @@ import { describe, it } from '../harness/limits';
 resetSettingsAround();
 
 describe('settings', () => {
-  it('stand at their defaults, in the order of SHOW CONFIG', () => {
+  it('settings start at their defaults, in the order of SHOW CONFIG', () => {
     const shown: string[] = [];
     configForEach((name, value, _def, changeable) => {
       shown.push(`${name}|${value ?? '-'}|${changeable ? 'yes' : 'no'}`);
@@ -41,7 +41,7 @@ describe('settings', () => {
     assert.deepEqual(shown, SHOW_CONFIG.trim().split('\n'));
   });
 
-  it('show the default as the table spells it', () => {
+  it('settings show the default as the table spells it', () => {
     const defaults = new Map<string, string | null>();
     configForEach((name, _value, def) => defaults.set(name, def));
     assert.equal(defaults.get('unix_socket_mode'), '0777');
@@ -49,19 +49,19 @@ describe('settings', () => {
     assert.equal(defaults.get('listen_addr'), '');
   });
 
-  it('each have a field of their own, and each field a setting', () => {
+  it('each setting has its own field, and each field has a setting', () => {
     const fields = settingsTable.map((setting) => setting.field).sort();
     assert.deepEqual(fields, Object.keys(cf).sort());
   });
 
-  it('are named after the ini file in camel case', () => {
+  it('fields of settings are named after the ini file in camel case', () => {
     for (const { name, field } of settingsTable) {
       const camel = name.replace(/_(.)/g, (_all, letter: string) => letter.toUpperCase());
       assert.equal(field, name === 'conffile' ? 'configFile' : camel);
     }
   });
 
-  it('hold times in usec and names as numbers', () => {
+  it('settings store times in usec and names as numbers', () => {
     assert.equal(cf.serverLifetime, 3600_000_000);
     assert.equal(cf.queryWaitNotify, 5);
     assert.equal(cf.authType, AuthType.MD5);
@@ -70,7 +70,7 @@ describe('settings', () => {
     assert.equal(cf.unixSocketMode, 0o777);
   });
 
-  it('take and show a value of their type, every one', () => {
+  it('every setting accepts and shows a value of its type', () => {
     for (const { name, field, type, map } of settingsTable) {
       switch (type) {
         case SettingType.STR:
@@ -121,12 +121,12 @@ describe('settings', () => {
     }
   });
 
-  it('print a value without a name as INVALID', () => {
+  it('a setting prints a value without a name as INVALID', () => {
     cf.authType = AuthType.PEER;
     assert.equal(getConfigParam('auth_type'), 'INVALID');
   });
 
-  it('know the end of an int and of an unsigned int', () => {
+  it('settings check the limits of int and unsigned int', () => {
     assert.equal(setConfigParam('max_client_conn', '2147483647'), SetResult.OK);
     assert.equal(setConfigParam('max_client_conn', '2147483648'), SetResult.INVALID);
     assert.equal(setConfigParam('max_client_conn', '-2147483648'), SetResult.OK);
@@ -137,7 +137,7 @@ describe('settings', () => {
     assert.equal(cf.maxPacketSize, 4294967295);
   });
 
-  it('refuse a peer_id and a pkt_buf that cannot work', () => {
+  it('settings refuse an invalid peer_id and pkt_buf', () => {
     assert.equal(setConfigParam('peer_id', '16383'), SetResult.OK);
     assert.equal(setConfigParam('peer_id', '16384'), SetResult.INVALID);
     assert.equal(setConfigParam('peer_id', '-1'), SetResult.INVALID);
@@ -145,20 +145,20 @@ describe('settings', () => {
     assert.equal(setConfigParam('pkt_buf', '1'), SetResult.OK);
   });
 
-  it('refuse an unknown name and say so', () => {
+  it('setConfigParam() refuses an unknown name and logs it', () => {
     const messages = logged(() => assert.equal(setConfigParam('Pool_Mode', 'session'), SetResult.UNKNOWN));
     assert.deepEqual(messages, ['ERROR unknown parameter: pgbouncer/Pool_Mode']);
     assert.equal(getConfigParam('service_name'), null);
     assert.equal(findSetting('nosuch'), null);
   });
 
-  it('refuse the console as auth_dbname and say so', () => {
+  it('setConfigParam() refuses the admin database as auth_dbname and logs it', () => {
     const messages = logged(() => assert.equal(setConfigParam('auth_dbname', 'pgbouncer'), SetResult.INVALID));
     assert.deepEqual(messages, ['ERROR cannot use the reserved "pgbouncer" database as an auth_dbname']);
     assert.equal(cf.authDbname, null);
   });
 
-  it('stay fixed in a running process where they must, whatever the value', () => {
+  it('settings that are not reloadable keep their values in a running process', () => {
     setConfigLoaded(true);
     assert.equal(setConfigParam('listen_port', '7000'), SetResult.READ_ONLY);
     assert.equal(setConfigParam('listen_port', 'junk'), SetResult.READ_ONLY);
@@ -167,13 +167,13 @@ describe('settings', () => {
     assert.equal(cf.maxClientConn, 7);
   });
 
-  it('tell the listener of a change, and only of a change', () => {
+  it('settings call the listener only for a change', () => {
     const heard: string[] = [];
     settingHooks.onSettingChanged = (name) => heard.push(name);
     setConfigParam('verbose', '2');
     setConfigParam('verbose', '2');
     setConfigParam('verbose', 'x');
-    // only on or off counts here
+    // only on or off matters here
     setConfigParam('tcp_defer_accept', '45');
     setConfigParam('tcp_defer_accept', '0');
     setConfigParam('tcp_defer_accept', '1');
@@ -183,7 +183,7 @@ describe('settings', () => {
 });
 
 describe('values', () => {
-  it('read integers as strtol with base 0', () => {
+  it('integer settings are read as by strtol with base 0', () => {
     const cases: [string, number | null][] = [
       ['0', 0],
       ['-0', 0],
@@ -204,7 +204,7 @@ describe('values', () => {
     assert.equal(parseUint32('-2147483649'), null);
   });
 
-  it('read times as strtod', () => {
+  it('time settings are read as by strtod', () => {
     const cases: [string, number | null][] = [
       ['0', 0],
       ['-0', 0],
@@ -227,7 +227,7 @@ describe('values', () => {
     for (const [text, value] of cases) assert.equal(parseTimeUsec(text), value, JSON.stringify(text));
   });
 
-  it('print times as %g', () => {
+  it('time settings are printed with %g', () => {
     const cases: [number, string][] = [
       [0, '0'],
       [1, '1e-06'],
@@ -253,7 +253,7 @@ describe('values', () => {
     assert.equal(formatG(0.00012345678), '0.000123457');
   });
 
-  it('read numbers in connect strings as atoi', () => {
+  it('numbers in connect strings are read as by atoi', () => {
     const cases: [string, number][] = [
       ['5', 5],
       [' -5x', -5],
@@ -273,7 +273,7 @@ describe('values', () => {
 });
 
 describe('ini files', () => {
-  it('may be laid out freely', () => {
+  it('ini files may contain free blanks and comments', () => {
     const parsed = load(
       '\n  ; comment\n# comment\n\t[pgbouncer]\nlisten_addr=a , b ;c #d  \r\n\n  pool_mode\t = \ttransaction\nadmin_users =\n' +
         'stats_users = last',
@@ -289,21 +289,21 @@ describe('ini files', () => {
     );
   });
 
-  it('keep quotes and backslashes in values', () => {
+  it('ini files keep quotes and backslashes in values', () => {
     const parsed = load(`[pgbouncer]\nauth_query = SELECT '\\' "x"\n`);
     assert.equal(parsed.settings[0]?.value, `SELECT '\\' "x"`);
   });
 
-  it('pass bytes through', () => {
+  it('ini files may contain any bytes in values', () => {
     const parsed = load('[pgbouncer]\nadmin_users = \xff\xc3\xa9\xa0\n');
     assert.equal(parsed.settings[0]?.value, '\xff\xc3\xa9\xa0');
   });
 
-  it('end at a NUL byte', () => {
+  it('ini files end at a NUL byte', () => {
     assert.equal(load('[pgbouncer]\nverbose = 1\n\0 broken').settings.length, 1);
   });
 
-  it('take other keys in quotes, also in double quotes as documented', () => {
+  it('ini files accept quoted keys, also in double quotes as documented', () => {
     const parsed = load(`[databases]\na.b-c_1 =\n'my db' =\n"it's ""mine""" =\n[pgbouncer]\n`);
     assert.deepEqual(
       parsed.databases.map((db) => db.name),
@@ -311,7 +311,7 @@ describe('ini files', () => {
     );
   });
 
-  it('may go on after a section in the same line', () => {
+  it('ini files may continue on the line of a section header', () => {
     assert.equal(load('[pgbouncer] verbose = 1').settings[0]?.value, '1');
   });
 
@@ -326,18 +326,18 @@ describe('ini files', () => {
     ['junk after a section', '[pgbouncer] junk\n', 1],
   ];
   for (const [what, text, line] of syntaxErrors) {
-    it(`name the line of ${what}`, () => {
+    it(`the error about ${what} names the line`, () => {
       assert.deepEqual(loadBad(text), [`ERROR syntax error in configuration (FILE:${line}), stopping loading`]);
     });
   }
 
-  it('name the line of a bad value, also with blank lines after it', () => {
+  it('the error about a bad value names the line, even before blank lines', () => {
     assert.deepEqual(loadBad('[pgbouncer]\nverbose = 1\nlisten_port = x\n\n\n; end\n'), [
       'ERROR invalid value "x" for parameter listen_port in configuration (FILE:3)',
     ]);
   });
 
-  it('name the line of an unknown setting and of an unknown section', () => {
+  it('errors about an unknown setting and an unknown section name the line', () => {
     assert.deepEqual(loadBad('[pgbouncer]\nnosuch = 1\n'), [
       'ERROR unknown parameter: pgbouncer/nosuch',
       'ERROR invalid value "1" for parameter nosuch in configuration (FILE:2)',
@@ -349,7 +349,7 @@ describe('ini files', () => {
     ]);
   });
 
-  it('need a section, and the main one', () => {
+  it('ini files need a section, and the main section', () => {
     assert.deepEqual(loadBad('verbose = 1\n'), [
       'ERROR load_init_file: value without section: verbose',
       'ERROR invalid value "1" for parameter verbose in configuration (FILE:1)',
@@ -358,21 +358,21 @@ describe('ini files', () => {
     assert.deepEqual(loadBad(''), ['ERROR load_init_file: main section missing from config file']);
   });
 
-  it('must exist', () => {
+  it('an ini file must exist', () => {
     const path = join(dir, 'nosuch.ini');
     const messages = logged(() => assert.equal(loadConfigFile(path), null));
     assert.equal(messages.length, 1);
     assert.match(messages[0] as string, /^ERROR could not load file ".*\/nosuch\.ini": no such file or directory$/i);
   });
 
-  it('must be files', () => {
+  it('an ini file must be a regular file', () => {
     const messages = logged(() => assert.equal(loadConfigFile(dir), null));
     assert.match(messages[0] as string, /^ERROR could not load file ".*": .*directory$/i);
   });
 });
 
 describe('%include', () => {
-  it('reads a file in place, section and all', () => {
+  it('%include reads a file in place, including its sections', () => {
     const inner = write('verbose = 3\n[databases]\ninner =\n', 'inner one.ini');
     const parsed = load(`[pgbouncer]\nverbose = 1\n%include \t${inner} \t\nouter =\n`);
     assert.deepEqual(
@@ -385,7 +385,7 @@ describe('%include', () => {
     );
   });
 
-  it('names every file on the way to an error', () => {
+  it('an error in an included file names every file on the path to it', () => {
     const inner = write('\nlisten_port = x\n', 'bad.ini');
     assert.deepEqual(loadBad(`[pgbouncer]\n\n%include ${inner}\n`), [
       `ERROR invalid value "x" for parameter listen_port in configuration (${inner}:2)`,
@@ -393,13 +393,13 @@ describe('%include', () => {
     ]);
   });
 
-  it('of a missing file is an error', () => {
+  it('%include of a missing file is an error', () => {
     const messages = loadBad('[pgbouncer]\n%include /nonexistent/x.ini\n');
     assert.match(messages[0] as string, /^ERROR could not load file "\/nonexistent\/x\.ini": no such file/i);
     assert.equal(messages[1], 'ERROR error processing include file in configuration (FILE:2), stopping loading');
   });
 
-  it('goes ten deep and no deeper', () => {
+  it('%include can be nested ten levels deep', () => {
     const chain = (depth: number): string => {
       let path = write('verbose = 5\n');
       for (let i = 1; i < depth; i++) path = write(`%include ${path}\n`);
@@ -445,7 +445,7 @@ describe('connect strings', () => {
         ['b', '2'],
       ],
     ],
-    // one byte after a closing quote is taken for a space
+    // one byte after a closing quote is treated as a space
     [
       `a='1'xb=2`,
       [
@@ -463,9 +463,9 @@ describe('connect strings', () => {
     ['a=\xc3\xa9', [['a', '\xc3\xa9']]],
   ];
   for (const [text, pairs] of good) {
-    it(`splits ${JSON.stringify(text)}`, () => assert.deepEqual(parseConnstr(text), pairs));
+    it(`parseConnstr() splits ${JSON.stringify(text)}`, () => assert.deepEqual(parseConnstr(text), pairs));
   }
   for (const text of ['a', 'a b=1', '=1', 'a=', 'a= ', "a=''", "a='x", "a='x''", 'a=1 b', "a='", '\ta']) {
-    it(`refuses ${JSON.stringify(text)}`, () => assert.equal(parseConnstr(text), null));
+    it(`parseConnstr() refuses ${JSON.stringify(text)}`, () => assert.equal(parseConnstr(text), null));
   }
 });

@@ -1,6 +1,6 @@
 /*
- * mkauth, which writes an auth_file from a server's roles: what it writes, how it reaches and trusts a server, and how it
- * reads libpq's connection strings, environment and password file.
+ * mkauth, which writes an auth_file from a server's roles: its output, how it connects to a server and verifies it, and
+ * how it reads libpq's connection strings, environment and password file.
  */
 
 import assert from 'node:assert/strict';
@@ -24,7 +24,7 @@ const otherCa = certs.authority('otherca');
 const site = certs.issue(ca, 'site', { cn: 'localhost', san: 'DNS:localhost' });
 const reader = certs.issue(ca, 'reader', { cn: 'reader' });
 
-/** Who reads the roles, and how the server makes the role prove who it is. */
+/** Authentication methods of the roles that read pg_authid. */
 const HBA = [
   'local all all trust',
   'host all postgres all trust',
@@ -37,14 +37,14 @@ const HBA = [
   'hostssl all reader all cert',
 ];
 
-/** A query that needs the same rights as mkauth's, and whose last row FakeServer has too. */
+/** A query that needs the same rights as mkauth's; FakeServer can answer its last row. */
 const QUERY = "SELECT rolname FROM pg_authid UNION ALL SELECT 'x'";
 
 let dir = '';
 let pg: PgCluster;
 before(async () => {
   dir = tempDir('mkauth');
-  // its owner's password file and certificates are none of ours
+  // so that the password file and the certificates of the real user are not used
   process.env.HOME = dir;
   const settings = { ssl: 'on', ssl_cert_file: site.cert, ssl_key_file: site.key, ssl_ca_file: ca.cert };
   pg = await PgCluster.start({ settings, hba: HBA });
@@ -64,7 +64,7 @@ function mkauth(args: string[], env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
   return run(node, [mainJs, 'mkauth', ...args], { cwd: dir, env: { ...plainEnv(), HOME: dir, ...env } });
 }
 
-/** Asks the server for its roles in this process. @returns '' when that went well, else what mkauth would say */
+/** Reads the roles from the server in this process. @returns '' on success, else the text of the error */
 async function complaint(connstr: string, env: NodeJS.ProcessEnv = {}): Promise<string> {
   const warnings: string[] = [];
   try {
@@ -81,7 +81,7 @@ const overUnix = () => `host=${pg.socketDir} port=${pg.port} user=postgres dbnam
 const overTcp = (more: string) => `host=localhost port=${pg.port} dbname=postgres ${more}`;
 
 describe('the user list', () => {
-  it('has every role that may log in, and a pooler reads it', async () => {
+  it('the user list contains every login role, and a pooler can read it', async () => {
     await pg.createUser('ann', 'right', 'scram');
     await pg.sql(`SET password_encryption = md5; CREATE ROLE "o""dd" LOGIN PASSWORD 'x'`);
     await pg.createUser('жук', 'right', 'scram');
@@ -107,7 +107,7 @@ describe('the user list', () => {
     });
   });
 
-  it('is left alone when nothing changed, and when the server cannot be reached', async () => {
+  it('the user list is left alone if nothing has changed or the server cannot be reached', async () => {
     const path = join(dir, 'same.txt');
     await mkauth([path, overUnix()]);
     const before = statSync(path);
@@ -121,18 +121,18 @@ describe('the user list', () => {
     assert.equal(statSync(path).ino, before.ino);
   });
 
-  it('cannot be written to a folder that does not exist', async () => {
+  it('mkauth fails if the folder of the user list does not exist', async () => {
     const { code, stderr } = await mkauth([join(dir, 'nosuch', 'x'), overUnix()]);
     assert.equal(code, 1);
     assert.match(stderr, /no such file or directory/);
   });
 
-  it('needs two arguments', async () => {
+  it('mkauth needs two arguments', async () => {
     const { code, stdout } = await mkauth([join(dir, 'x')]);
     assert.deepEqual([code, stdout], [1, 'usage: mkauth DSTFN CONNSTR\n']);
   });
 
-  it('needs a role that may read the secrets', async () => {
+  it('mkauth needs a role that may read the secrets', async () => {
     const answer = await complaint(overTcp('user=nobody_in_particular'));
     assert.equal(answer, 'ERROR:  permission denied for table pg_authid');
   });
@@ -140,7 +140,7 @@ describe('the user list', () => {
 
 describe('a login', () => {
   for (const name of ['plain', 'hashed', 'scram']) {
-    it(`as ${name} proves the password`, async () => {
+    it(`mkauth logs in with a ${name} password`, async () => {
       assert.equal(await complaint(overTcp(`user=${name} password=right`)), '');
       assert.match(
         await complaint(overTcp(`user=${name} password=wrong`)),
@@ -150,7 +150,7 @@ describe('a login', () => {
     });
   }
 
-  it('takes the server of the list that accepts connections', async () => {
+  it('mkauth uses the first server in the list that accepts connections', async () => {
     const hosts = `host=127.0.0.1,localhost port=1,${pg.port} user=postgres`;
     assert.equal(await complaint(hosts), '');
     const none = await complaint('host=127.0.0.1,nosuch.invalid port=1 user=postgres');
@@ -161,14 +161,14 @@ describe('a login', () => {
     );
   });
 
-  it('takes a URI, and the environment for what the connection string leaves out', async () => {
+  it('mkauth accepts a URI, and uses the environment for missing parameters', async () => {
     assert.equal(await complaint(`postgresql://scram:right@localhost:${pg.port}/postgres`), '');
     const env = { PGHOST: 'localhost', PGPORT: String(pg.port), PGUSER: 'scram', PGDATABASE: 'postgres' };
     assert.equal(await complaint('', { ...env, PGPASSWORD: 'right' }), '');
     assert.match(await complaint('', env), /no password supplied/);
   });
 
-  it('takes the password from the password file', async () => {
+  it('mkauth reads the password from the password file', async () => {
     const passfile = join(dir, 'pass');
     writeFileSync(passfile, `# none\nlocalhost:1:*:scram:other\nlocalhost:*:postgres:scram:right\n`);
     chmodSync(passfile, 0o600);
@@ -182,7 +182,7 @@ describe('a login', () => {
 });
 
 describe('TLS', () => {
-  it('is used or not as sslmode says', async () => {
+  it('mkauth uses TLS according to sslmode', async () => {
     const secure = overTcp('user=secure password=right');
     const open = overTcp('user=open password=right');
     const refused = /FATAL: {2}no pg_hba\.conf entry for host .*, no encryption$/;
@@ -193,7 +193,7 @@ describe('TLS', () => {
     assert.equal(await complaint(`${open} sslmode=maybe`), 'invalid sslmode value: "maybe"');
   });
 
-  it('verifies the certificate and the name', async () => {
+  it('mkauth verifies the certificate and its name', async () => {
     const full = overTcp(`user=secure password=right sslmode=verify-full sslrootcert=${ca.cert}`);
     assert.equal(await complaint(full), '');
     const byAddress = full.replace('host=localhost', 'host=127.0.0.1');
@@ -207,13 +207,13 @@ describe('TLS', () => {
     assert.match(await complaint(overTcp('user=secure sslmode=verify-ca')), /no root certificate file/);
   });
 
-  it('shows a certificate of our own', async () => {
+  it('mkauth presents its client certificate', async () => {
     const own = overTcp(`user=reader sslcert=${reader.cert} sslkey=${reader.key}`);
     assert.equal(await complaint(own), '');
     assert.match(await complaint(overTcp('user=reader')), /connection requires a valid client certificate/);
   });
 
-  it('is asked for where there is none', async () => {
+  it('mkauth reports a server that does not support TLS', async () => {
     await withServer(welcome, async (fake) => {
       const connstr = `host=127.0.0.1 port=${fake.port} user=postgres`;
       assert.equal(await complaint(`${connstr} sslmode=prefer`), '');
@@ -243,7 +243,7 @@ async function withServer(part: (visit: Visit) => Promise<void>, body: (fake: Fa
 const authentication = (code: number, ...rest: Buffer[]) => message('R', int32(code), ...rest);
 const SCRAM = authentication(10, cstring('SCRAM-SHA-256'), Buffer.alloc(1));
 
-/** Answers the first SCRAM message with a challenge that fits. */
+/** Answers the first SCRAM message with a valid challenge. */
 async function challenge({ socket, next }: Visit): Promise<void> {
   socket.write(SCRAM);
   const nonce = /r=(.*)$/s.exec((await next())?.body.toString('latin1') ?? '')?.[1] ?? '';
@@ -252,7 +252,7 @@ async function challenge({ socket, next }: Visit): Promise<void> {
   await next();
 }
 
-describe('a server that lies', () => {
+describe('a server that breaks the protocol', () => {
   const cases: Record<string, { part: (visit: Visit) => Promise<void>; text: RegExp }> = {
     'is ready without a login': {
       part: async ({ socket }) => void socket.write(READY),
@@ -272,7 +272,7 @@ describe('a server that lies', () => {
       },
       text: /incorrect server signature/,
     },
-    'asks for a method that nobody has': {
+    'asks for an unknown method': {
       part: async ({ socket }) => void socket.write(authentication(7)),
       text: /authentication method 7 not supported/,
     },
@@ -280,11 +280,11 @@ describe('a server that lies', () => {
       part: async ({ socket }) => void socket.write(Buffer.concat([Buffer.from('E'), int32(0x7fff_ffff)])),
       text: /invalid length of a message from the server: 2147483647/,
     },
-    'leaves in the middle': {
+    'disconnects in the middle': {
       part: async ({ socket }) => void socket.end(WELCOME.subarray(0, 20)),
       text: /server closed the connection unexpectedly/,
     },
-    'wants to copy': {
+    'starts a COPY': {
       part: async ({ socket, next }) => {
         socket.write(WELCOME);
         await next();
@@ -292,7 +292,7 @@ describe('a server that lies', () => {
       },
       text: /expected another message from the server than "G"/,
     },
-    'breaks off a row': {
+    'sends an incomplete row': {
       part: async ({ socket, next }) => {
         socket.write(WELCOME);
         await next();
@@ -306,7 +306,7 @@ describe('a server that lies', () => {
     },
   };
   for (const [name, { part, text }] of Object.entries(cases)) {
-    it(`and ${name} is refused`, () =>
+    it(`mkauth refuses a server that ${name}`, () =>
       withServer(part, async (fake) => {
         const limit = name === 'is silent' ? 'connect_timeout=1' : '';
         const connstr = `host=127.0.0.1 port=${fake.port} user=postgres password=right sslmode=disable ${limit}`;
@@ -318,7 +318,7 @@ describe('a server that lies', () => {
 describe('a connection string', () => {
   const read = (text: string, env: NodeJS.ProcessEnv = {}): ConnInfo => readConnInfo(text, env, () => {});
 
-  it('has quotes and backslashes where libpq has them', () => {
+  it('connection strings have the quotes and backslashes of libpq', () => {
     const info = read(`  user = 'o\\'neil \\\\ x'\tpassword=a\\ b host='' port=5433 dbname=d`);
     assert.equal(info.user, "o'neil \\ x");
     assert.equal(info.startup.database, 'd');
@@ -326,7 +326,7 @@ describe('a connection string', () => {
     assert.match(info.targets[0]?.socketPath ?? '', /^\/(var\/run\/postgresql|tmp)\/\.s\.PGSQL\.5433$/);
   });
 
-  it('may be a URI', () => {
+  it('a connection string may be a URI', () => {
     const info = read('postgres://u%20x:p%40ss@[::1]:5433,b/d%20b?sslmode=disable&application_name=a%26b', {});
     const targets = info.targets.map(({ host, port, password }) => [host, port, password]);
     assert.deepEqual(targets, [
@@ -340,7 +340,7 @@ describe('a connection string', () => {
     assert.equal(read('host=@x').targets[0]?.socketPath, '\0x/.s.PGSQL.5432');
   });
 
-  it('wins over the environment, and the user is the default database', () => {
+  it('a connection string overrides the environment, and the default database is the user name', () => {
     const info = read('user=a', { PGUSER: 'b', PGHOST: 'h', PGCONNECT_TIMEOUT: '3' });
     assert.deepEqual([info.user, info.startup.database], ['a', 'a']);
     assert.equal(info.targets[0]?.host, 'h');
@@ -362,7 +362,7 @@ describe('a connection string', () => {
     ['sslrootcert=system sslmode=require', /^weak sslmode "require"/],
   ];
   for (const [text, why] of refused) {
-    it(`that says ${text} is refused`, () => {
+    it(`the connection string ${text} is refused`, () => {
       assert.throws(
         () => read(text),
         (err: Error) => (typeof why === 'string' ? err.message === why : why.test(err.message)),
@@ -370,7 +370,7 @@ describe('a connection string', () => {
     });
   }
 
-  it('takes no password file that others can read, and no folder', () => {
+  it('mkauth ignores a password file that is a folder or is accessible to other users', () => {
     const told: string[] = [];
     const path = join(dir, 'folder');
     mkdirSync(path);
@@ -378,7 +378,7 @@ describe('a connection string', () => {
     assert.deepEqual(told, [`WARNING: password file "${path}" is not a plain file`]);
   });
 
-  it('finds the password in the line that fits first', () => {
+  it('the first matching line of the password file is used', () => {
     const path = join(dir, 'lines');
     writeFileSync(path, ['h\\:x:1:*:u:one', 'h:*:d:u:t:w\\\\o', '*:*:*:*:three', ''].join('\n'), { mode: 0o600 });
     const password = (text: string) => read(`passfile=${path} ${text}`).targets[0]?.password;

@@ -1,6 +1,6 @@
 /*
- * RELOAD and SIGHUP: what becomes of databases, users and settings that changed, came or left, and that a mistake in the
- * file changes nothing at all.
+ * RELOAD and SIGHUP: effects on changed, added and removed databases, users and settings. An error in the file changes
+ * nothing.
  */
 
 import assert from 'node:assert/strict';
@@ -30,7 +30,7 @@ async function config(pooler: Bouncer): Promise<Record<string, string | number |
 }
 
 describe('databases', () => {
-  it('that changed get new servers when the old ones are free, the others keep theirs', async () => {
+  it('RELOAD replaces the servers of changed databases when they are idle, and keeps other servers', async () => {
     const databases = { app: pg.connstr('one'), other: pg.connstr('one') };
     await withPooler({ databases, settings: TX }, async (pooler) => {
       const [idle, busy] = [await login(pooler, { database: 'app' }), await login(pooler, { database: 'app' })];
@@ -50,7 +50,7 @@ describe('databases', () => {
     });
   });
 
-  it('whose limits changed keep their servers', async () => {
+  it('RELOAD keeps the servers of databases whose limits have changed', async () => {
     await withPooler({ databases: { app: pg.connstr('one') }, settings: TX }, async (pooler) => {
       const client = await login(pooler, { database: 'app' });
       const kept = await backendOf(client);
@@ -62,7 +62,7 @@ describe('databases', () => {
     });
   });
 
-  it('that left throw their clients out, those that came are there', async () => {
+  it('RELOAD disconnects clients of removed databases and adds new databases', async () => {
     const databases = { app: pg.connstr('one'), old: pg.connstr('one') };
     await withPooler({ databases, settings: TX }, async (pooler) => {
       const [client, stays] = [await login(pooler, { database: 'old' }), await login(pooler, { database: 'app' })];
@@ -81,7 +81,7 @@ describe('databases', () => {
     });
   });
 
-  it('of the * line follow it', async () => {
+  it('RELOAD applies changes of the * line to its databases', async () => {
     await withPooler({ databases: { '*': pg.connstr('one') }, settings: TX }, async (pooler) => {
       const client = await login(pooler, { database: 'any' });
       assert.equal(await ask(client, 'SELECT current_database()'), 'one');
@@ -91,7 +91,7 @@ describe('databases', () => {
     });
   });
 
-  it('with a forced user whose password changed use the new one', async () => {
+  it('RELOAD applies a changed password of a forced user', async () => {
     await pg.createUser('secret', 'first', 'scram');
     await pg.setHba(['local all all trust', 'host all secret all scram-sha-256', 'host all all all trust']);
     const line = (password: string) => ({ app: pg.connstr('one', `user=secret password=${password}`) });
@@ -107,7 +107,7 @@ describe('databases', () => {
 });
 
 describe('users', () => {
-  it('get what their line says now, and the general settings when it is gone', async () => {
+  it('RELOAD applies changed lines of [users], and the general settings after their removal', async () => {
     const databases = { app: pg.connstr('one') };
     await withPooler({ databases, settings: TX, userlist: { ann: '' } }, async (pooler) => {
       const row = async () => {
@@ -134,7 +134,7 @@ describe('users', () => {
 });
 
 describe('settings', () => {
-  it('take their new values, or their defaults when the line is gone, also after SET', async () => {
+  it('RELOAD applies new values, or the defaults of removed lines, even after SET', async () => {
     await withPooler({ cluster: pg, settings: { ...TX, query_timeout: 7, max_client_conn: 50 } }, async (pooler) => {
       await pooler.admin('SET max_client_conn = 60');
       await pooler.admin('SET server_lifetime = 61');
@@ -145,7 +145,7 @@ describe('settings', () => {
     });
   });
 
-  it('that are fixed while the process runs keep theirs, whatever the file says', async () => {
+  it('RELOAD does not change settings that are not reloadable', async () => {
     await withPooler({ cluster: pg, settings: TX }, async (pooler) => {
       const fixed = {
         disable_pqexec: 1,
@@ -173,7 +173,7 @@ describe('settings', () => {
     });
   });
 
-  it('pool_mode and the limits work from the next client on', async () => {
+  it('RELOAD of pool_mode and the limits affects the next client', async () => {
     await withPooler({ cluster: pg, settings: { ...TX, max_client_conn: 1 } }, async (pooler) => {
       const client = await login(pooler);
       assert.match(await refusal(pooler), /max_client_conn/);
@@ -185,7 +185,7 @@ describe('settings', () => {
     });
   });
 
-  it('conffile says what RELOAD reads', async () => {
+  it('RELOAD reads the file that conffile names', async () => {
     await withPooler({ cluster: pg, settings: TX }, async (pooler) => {
       const other = join(pooler.dir, 'other.ini');
       writeFileSync(
@@ -199,7 +199,7 @@ describe('settings', () => {
     });
   });
 
-  it('of an included file count like those of the file itself', async () => {
+  it('RELOAD reads settings in an included file', async () => {
     await withPooler({ cluster: pg, settings: TX }, async (pooler) => {
       const part = join(pooler.dir, 'part.ini');
       writeFileSync(part, 'query_timeout = 6\n');
@@ -226,7 +226,7 @@ describe('a mistake', () => {
     ['a missing include', '%include /nowhere/at.all\n', /ERROR /],
   ];
   for (const [what, text, line] of mistakes) {
-    it(`${what} changes nothing, and the log names it`, async () => {
+    it(`RELOAD with ${what} changes nothing, and the log names the error`, async () => {
       await withPooler({ databases: { app: pg.connstr('one') }, settings: TX }, async (pooler) => {
         const client = await login(pooler, { database: 'app' });
         const kept = await backendOf(client);
@@ -244,7 +244,7 @@ describe('a mistake', () => {
     });
   }
 
-  it('in auth_file keeps the users that there were', async () => {
+  it('RELOAD with an error in auth_file keeps the previous users', async () => {
     await withPooler({ cluster: pg, settings: TX, userlist: { ann: '' } }, async (pooler) => {
       writeFileSync(join(pooler.dir, 'userlist.txt'), '"ann" "x"\n"half\n');
       pooler.signal('SIGHUP');

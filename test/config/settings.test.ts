@@ -1,5 +1,5 @@
 /*
- * Settings of the process itself: what it logs and where, statistics, pidfile, and SET and SHOW CONFIG over all of them.
+ * Settings of the process itself: logging, statistics, pidfile, and SET and SHOW CONFIG for all settings.
  */
 
 import assert from 'node:assert/strict';
@@ -23,7 +23,7 @@ before(async () => {
 after(() => pg.stop());
 
 describe('what is logged', () => {
-  it('log_connections: logins and connections to servers', async () => {
+  it('log_connections logs logins and server connections', async () => {
     const lines = [
       /C-\w+: postgres\/postgres@[^\n]* login attempt: db=postgres user=postgres tls=no/,
       /S-\w+: [^\n]* new connection to server/,
@@ -41,7 +41,7 @@ describe('what is logged', () => {
     });
   });
 
-  it('log_disconnections: ends of clients and servers, with the reason', async () => {
+  it('log_disconnections logs disconnected clients and servers with the reason', async () => {
     const lines = [/C-[^\n]* closing because: client close request \(age=\d+s\)/, /S-[^\n]* closing because: /];
     await withPooler({ cluster: pg, settings: { log_disconnections: 1 } }, async (pooler) => {
       await (await login(pooler)).end();
@@ -56,7 +56,7 @@ describe('what is logged', () => {
     });
   });
 
-  it('log_pooler_errors: what clients are told', async () => {
+  it('log_pooler_errors logs the errors sent to clients', async () => {
     for (const on of [1, 0]) {
       await withPooler({ cluster: pg, settings: { log_pooler_errors: on } }, async (pooler) => {
         await refusal(pooler, { user: 'nobody' });
@@ -68,7 +68,7 @@ describe('what is logged', () => {
     }
   });
 
-  it('verbose: 1 says more, 2 says everything, SET changes it at once', async () => {
+  it('verbose 1 and 2 log more, and SET changes verbose at once', async () => {
     await withPooler({ cluster: pg }, async (pooler) => {
       await ask(await login(pooler), 'SELECT 1');
       assert.equal(pooler.log.count(/\] (DEBUG|NOISE) /), 0);
@@ -82,7 +82,7 @@ describe('what is logged', () => {
     });
   });
 
-  it('log_stats every stats_period seconds', async () => {
+  it('log_stats logs statistics every stats_period seconds', async () => {
     const line = /LOG stats: \d+ xacts\/s, \d+ queries\/s, /;
     await withPooler({ cluster: pg, settings: { stats_period: 1 } }, async (pooler) => {
       const client = await login(pooler);
@@ -104,7 +104,7 @@ describe('what is logged', () => {
   });
 });
 
-/** Prints every datagram that comes to a socket, as the machine's syslog would get it. */
+/** Prints every datagram sent to a socket, in place of the machine's syslog. */
 const SYSLOG_SCRIPT = `
 import os, socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -114,11 +114,11 @@ print('ready', file=sys.stderr)
 while True: print(s.recv(9000).decode('latin1'), file=sys.stderr, flush=True)
 `;
 
-/** Gives the process a /dev whose log is the socket $0; the folder for it lies beside. */
+/** Gives the process its own /dev in which log is the socket $0; the folder for it is beside the socket. */
 const OWN_DEV = `d="$0.dev" && mkdir -p $d && mount -t tmpfs none $d && for f in null zero random urandom; do
   : > $d/$f; mount --bind /dev/$f $d/$f; done && ln -s "$0" $d/log && mount --rbind $d /dev`;
 
-/** Why no process can have one, or null. */
+/** Why a process cannot have its own /dev, or null. */
 function noOwnDev(): string | null {
   if ((notLinux ?? notRoot ?? noPython) !== null) return notLinux ?? notRoot ?? noPython;
   const args = ['-m', 'sh', '-c', `${OWN_DEV} && exec setpriv --version`, join(tempDir('dev'), 'log')];
@@ -126,7 +126,7 @@ function noOwnDev(): string | null {
 }
 
 describe('where it is logged', () => {
-  it('logfile, opened anew on RELOAD', async () => {
+  it('logfile is reopened on RELOAD', async () => {
     const dir = tempDir('log');
     const file = join(dir, 'pooler.log');
     await withPooler({ cluster: pg, settings: { logfile: file } }, async (pooler) => {
@@ -142,7 +142,7 @@ describe('where it is logged', () => {
     });
   });
 
-  it('logfile can be set, changed and taken away while it runs', async () => {
+  it('logfile can be set, changed and removed at run time', async () => {
     const dir = tempDir('log');
     const files = [join(dir, 'a.log'), join(dir, 'b.log')];
     await withPooler({ cluster: pg }, async (pooler) => {
@@ -208,7 +208,7 @@ describe('where it is logged', () => {
     }
   });
 
-  it('a syslog that is not there disturbs nothing', async () => {
+  it('a missing syslog socket has no effect', async () => {
     const settings = { syslog: 1, syslog_ident: 'pool-one', syslog_facility: 'local3' };
     await withPooler({ cluster: pg, settings }, async (pooler) => {
       assert.equal(await ask(await login(pooler), 'SELECT 1'), '1');
@@ -219,7 +219,7 @@ describe('where it is logged', () => {
   });
 });
 
-it('pidfile holds the process id while it lives', async () => {
+it('pidfile contains the process id while the process runs', async () => {
   const file = join(tempDir('pid'), 'pooler.pid');
   await withPooler({ cluster: pg, settings: { pidfile: file } }, async (pooler) => {
     assert.equal(readFileSync(file, 'latin1').trim(), String(pooler.pid));
@@ -229,7 +229,7 @@ it('pidfile holds the process id while it lives', async () => {
   });
 });
 
-it('job_name is shown and nothing else: it names a service on Windows only', async () => {
+it('job_name is only shown, because it names a service on Windows', async () => {
   const settings = { job_name: 'night-shift', verbose: 2 };
   await withPooler({ cluster: pg, settings }, async (pooler) => {
     assert.deepEqual(await show(pooler, 'CONFIG', { key: 'job_name' }), [
@@ -239,14 +239,14 @@ it('job_name is shown and nothing else: it names a service on Windows only', asy
     await pooler.sql('SELECT 1');
     assert.equal(pooler.log.count(/night-shift/), 0);
   });
-  // its other name exists nowhere else
+  // the alias service_name exists only on Windows
   await withPooler({ cluster: pg, settings: { service_name: 'x' }, wait: false }, async (pooler) => {
     assert.equal((await pooler.expectEnd()).code, 1);
     await pooler.logWait(/ERROR unknown parameter: pgbouncer\/service_name/);
   });
 });
 
-it('user must be somebody that we may become', async () => {
+it('user must name a user that the process may switch to', async () => {
   await withPooler({ cluster: pg, settings: { user: 'no-such-user-here' }, wait: false }, async (pooler) => {
     const end = await pooler.expectEnd();
     assert.equal(end.code, 1);
@@ -254,7 +254,7 @@ it('user must be somebody that we may become', async () => {
   });
 });
 
-it('pkt_buf and sbuf_loopcnt of any size carry large rows and many small ones', async () => {
+it('large rows and many small rows pass through with any pkt_buf and sbuf_loopcnt', async () => {
   for (const settings of [
     { pkt_buf: 64, sbuf_loopcnt: 1 },
     { pkt_buf: 65536, sbuf_loopcnt: 0 },
@@ -271,7 +271,7 @@ it('pkt_buf and sbuf_loopcnt of any size carry large rows and many small ones', 
 });
 
 describe('SHOW CONFIG and SET', () => {
-  it('every setting is shown with its value, default and whether it can change', async () => {
+  it('SHOW CONFIG shows every setting with its value, its default and whether it is reloadable', async () => {
     await withPooler({ cluster: pg }, async (pooler) => {
       const rows = await pooler.admin('SHOW CONFIG');
       assert.deepEqual(
@@ -285,7 +285,7 @@ describe('SHOW CONFIG and SET', () => {
     });
   });
 
-  it('every setting that can change takes a new value, every other keeps its own', async () => {
+  it('SET changes every reloadable setting and no other setting', async () => {
     await withPooler({ cluster: pg }, async (pooler) => {
       const console = await pooler.console();
       const shown = async (name: string) => {
@@ -293,7 +293,7 @@ describe('SHOW CONFIG and SET', () => {
         return rows.find((row) => row.key === name)?.value;
       };
       for (const { name, type, map, noReload } of settingsTable) {
-        // changing who may come in, or where the config lies, belongs to other tests
+        // settings about logins and the place of the config are tested elsewhere
         if (['admin_users', 'conffile', 'auth_type', 'logfile', 'auth_file'].includes(name)) continue;
         const text = [SettingType.STR, SettingType.AUTHDB].includes(type) ? 'some_text' : '3000';
         const value = map === null ? text : (map.at(-1)?.name ?? '');
@@ -307,7 +307,7 @@ describe('SHOW CONFIG and SET', () => {
     });
   });
 
-  it('a value that cannot be is refused and changes nothing', async () => {
+  it('SET with a bad value is refused and changes nothing', async () => {
     await withPooler({ cluster: pg }, async (pooler) => {
       const console = await pooler.console();
       for (const { name, type, noReload } of settingsTable) {

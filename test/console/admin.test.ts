@@ -1,5 +1,6 @@
 /*
- * The console without sockets: its grammar, the columns of every SHOW, the rows of those that only read the pools.
+ * The console without sockets: its grammar, the columns of every SHOW, and the rows of the SHOW commands that only read
+ * the pools.
  */
 
 import assert from 'node:assert/strict';
@@ -30,7 +31,7 @@ function kind(query: string, expected: QueryKind): void {
 }
 
 describe('the grammar of the console', () => {
-  test('a command is one word, or two', () => {
+  test('the grammar accepts a command of one or two words', () => {
     command('show stats', 'show', 'stats');
     command('SHOW Stats;', 'SHOW', 'Stats');
     command('pause', 'pause', '');
@@ -39,14 +40,14 @@ describe('the grammar of the console', () => {
     command('9', '9', '');
   });
 
-  test('blanks are space, tab, newline and carriage return', () => {
+  test('the grammar treats space, tab, newline and carriage return as blanks', () => {
     command('show\t\r\nstats', 'show', 'stats');
     kind('show\vstats', QueryKind.SYNTAX_ERROR);
     kind('show\fstats', QueryKind.SYNTAX_ERROR);
     kind('show\u00a0stats', QueryKind.SYNTAX_ERROR);
   });
 
-  test('a quoted word may hold anything, quotes doubled', () => {
+  test('a quoted word may contain any characters, with quotes doubled', () => {
     command('pause "my-db"', 'pause', 'my-db');
     command('pause "a""b"', 'pause', 'a"b');
     command('pause """"', 'pause', '"');
@@ -59,7 +60,7 @@ describe('the grammar of the console', () => {
     kind('pause"a"', QueryKind.SYNTAX_ERROR);
   });
 
-  test('one query holds one command and one semicolon', () => {
+  test('a query contains one command and at most one semicolon', () => {
     kind('show stats; show pools', QueryKind.SYNTAX_ERROR);
     kind('show stats;;', QueryKind.SYNTAX_ERROR);
     kind('show stats pools', QueryKind.SYNTAX_ERROR);
@@ -72,7 +73,7 @@ describe('the grammar of the console', () => {
     kind('select 1+1', QueryKind.SYNTAX_ERROR);
   });
 
-  test('texts that are too long are bad arguments, quotes counted', () => {
+  test('texts that are too long, counting their quotes, are bad arguments', () => {
     command('x'.repeat(15), 'x'.repeat(15), '');
     kind('x'.repeat(16), QueryKind.BAD_ARGUMENTS);
     command(`pause ${'d'.repeat(63)}`, 'pause', 'd'.repeat(63));
@@ -84,7 +85,7 @@ describe('the grammar of the console', () => {
     kind(`set ${'k'.repeat(64)}=1`, QueryKind.BAD_ARGUMENTS);
   });
 
-  test('SET takes = or TO, a word or a string', () => {
+  test('SET accepts = or TO, followed by a word or a string', () => {
     set('set verbose=1', 'verbose', '1');
     set('SET verbose = 1 ;', 'verbose', '1');
     set('set verbose to 1', 'verbose', '1');
@@ -97,7 +98,7 @@ describe('the grammar of the console', () => {
     set('\tset\na\n=\nb\n', 'a', 'b');
   });
 
-  test('no blank is needed around TO, the longest name wins', () => {
+  test('TO needs no blanks around it; the longest name is chosen', () => {
     set("set ato'b'", 'a', 'b');
     set('set "a"to1', 'a', '1');
     set("set toto 'x'", 'to', 'x');
@@ -105,13 +106,13 @@ describe('the grammar of the console', () => {
     set('set a tob', 'a', 'b');
     set("set atotob to'c'", 'atotob', 'c');
     set('set ato "b"', 'a', 'b');
-    // two words are a command before they are anything else
+    // two words are always a command
     command('set atob', 'set', 'atob');
     kind('set atob c', QueryKind.SYNTAX_ERROR);
     kind("set to 'x'", QueryKind.SYNTAX_ERROR);
   });
 
-  test('what SET does not take', () => {
+  test('SET refuses malformed names and values', () => {
     command('set verbose', 'set', 'verbose');
     kind('set verbose 1', QueryKind.SYNTAX_ERROR);
     kind('set verbose=', QueryKind.SYNTAX_ERROR);
@@ -124,7 +125,7 @@ describe('the grammar of the console', () => {
     kind('set ""=1', QueryKind.BAD_ARGUMENTS);
   });
 
-  test('a long query takes linear time', () => {
+  test('parsing a long query takes linear time', () => {
     const begin = process.hrtime.bigint();
     kind(`set ${'to'.repeat(100_000)}!`, QueryKind.SYNTAX_ERROR);
     kind(`pause "${'a'.repeat(200_000)}`, QueryKind.SYNTAX_ERROR);
@@ -133,7 +134,7 @@ describe('the grammar of the console', () => {
   });
 });
 
-/** The documented columns (usage.md), with the two that it leaves out. */
+/** The documented columns (usage.md), and two columns that the page omits. */
 const documented: Record<keyof typeof showColumns, [types: string, names: string]> = {
   stats: [
     'sNNNNNNNNNNNNNNNNNNNNNNNN',
@@ -192,7 +193,7 @@ const documented: Record<keyof typeof showColumns, [types: string, names: string
 };
 
 describe('SHOW', () => {
-  test('has the documented columns', () => {
+  test('every SHOW has the documented columns', () => {
     assert.deepEqual(Object.keys(showColumns).sort(), Object.keys(documented).sort());
     for (const [word, [types, names]] of Object.entries(documented)) {
       const columns = showColumns[word as keyof typeof showColumns];
@@ -201,7 +202,7 @@ describe('SHOW', () => {
     }
   });
 
-  test('HELP names every other word', () => {
+  test('SHOW HELP names every other word', () => {
     const words = new Set(
       helpText
         .split('\n')
@@ -212,7 +213,7 @@ describe('SHOW', () => {
     assert.equal(words.size, Object.keys(showColumns).length + 1);
   });
 
-  test('VERSION is readable to exporters', () => {
+  test('SHOW VERSION has the format that exporters parse', () => {
     assert.match(VERSION_STRING, /^PgBouncer \d+\.\d+\.\d+ \(tsbouncer \d+\.\d+\.\d+\)$/);
   });
 });
@@ -254,7 +255,7 @@ describe('rows', () => {
     pool.stats[Stat.CLIENT_LOGIN_COUNT] = 1;
   }
 
-  test('DATABASES fall back to the general settings, unset modes are null', () => {
+  test('SHOW DATABASES falls back to the general settings and shows unset modes as null', () => {
     const rows = rowsOf('databases', databaseRows);
     assert.deepEqual(rows, [
       ['app', '/tmp,localhost', 5432, 'real', null, 7, 0, 0, 90, null, 'round-robin', 0, 0, 0, 0, 0, 0],
@@ -262,7 +263,7 @@ describe('rows', () => {
     ]);
   });
 
-  test('USERS pad their sizes as text, unset ones are empty', () => {
+  test('SHOW USERS shows sizes as padded text, and unset sizes as empty text', () => {
     const rows = rowsOf('users', userRows);
     assert.deepEqual(rows, [
       ['alice', '        3', '', null, 0, 0, 0, 0],
@@ -270,7 +271,7 @@ describe('rows', () => {
     ]);
   });
 
-  test('POOLS show the mode in force', () => {
+  test('SHOW POOLS shows the current pool mode', () => {
     const rows = rowsOf('pools', poolRows);
     const modes = rows.map((row) => [row[0], row[1], row[15], row[16]]);
     assert.deepEqual(modes, [
@@ -280,7 +281,7 @@ describe('rows', () => {
     ]);
   });
 
-  test('PEERS are ordered by id', () => {
+  test('SHOW PEERS orders peers by id', () => {
     addPeer(2).config = { ...DATABASE_DEFAULTS, host: 'two' };
     addPeer(1).config = { ...DATABASE_DEFAULTS, host: 'one' };
     assert.deepEqual(rowsOf('peers', peerRows), [
@@ -289,7 +290,7 @@ describe('rows', () => {
     ]);
   });
 
-  test('STATS are summed per database', () => {
+  test('SHOW STATS sums up the pools of each database', () => {
     const rows = rowsOf('stats', statsRows);
     assert.deepEqual(
       rows.map((row) => [row[0], row[2], row[6], row[12]]),
@@ -310,7 +311,7 @@ describe('rows', () => {
     );
   });
 
-  test('TOTALS are summed over all', () => {
+  test('SHOW TOTALS sums up all pools', () => {
     const totals = new Map(rowsOf('totals', totalsRows).map(([name, value]) => [name, value]));
     assert.equal(totals.size, 24);
     assert.equal(totals.get('total_xact_count'), 30);

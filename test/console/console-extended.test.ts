@@ -1,6 +1,6 @@
 /*
- * The console in the extended protocol: SHOW and commands by Parse, Bind, Describe and Execute, in bytes and through the
- * drivers `pg` and `postgres`, which prepare what they send.
+ * The console in the extended protocol: SHOW and commands by Parse, Bind, Describe and Execute, at the level of
+ * messages and through the drivers `pg` and `postgres`, which prepare their queries.
  */
 
 import assert from 'node:assert/strict';
@@ -51,7 +51,7 @@ function close(kind: 'S' | 'P', name: string): Buffer {
   return message('C', Buffer.from(kind), cstring(name));
 }
 
-/** What drivers send for a query without a name. */
+/** The messages that drivers send for an unnamed statement. */
 function oneShot(query: string, formats: number[] = []): Buffer[] {
   return [parse('', query), bind('', '', formats), describeIt('P', ''), execute(''), SYNC];
 }
@@ -102,7 +102,7 @@ let bouncer: Bouncer;
 
 withCluster();
 
-describe('the console in bytes', () => {
+describe('console messages', () => {
   let raw: RawClient;
 
   async function ask(...packets: Buffer[]): Promise<Message[]> {
@@ -126,14 +126,14 @@ describe('the console in bytes', () => {
     await bouncer.stop();
   });
 
-  it('an unnamed statement is parsed, bound, described and executed', async () => {
+  it('the console parses, binds, describes and executes an unnamed statement', async () => {
     const answer = await ask(...oneShot('SHOW VERSION'));
     assert.equal(letters(answer), '12TDCZ');
     assert.match(rowValues(answer[3] as Message)[0] ?? '', /^tsbouncer|^PgBouncer/i);
     assert.equal(answer[4]?.body.toString(), 'SHOW\0');
   });
 
-  it('the answer is the same as that of a simple query', async () => {
+  it('the extended protocol returns the same rows as a simple query', async () => {
     const queries = ['CONFIG', 'DATABASES', 'USERS', 'LISTS', 'STATE', 'PEERS', 'DNS_HOSTS', 'TOTALS', 'timezone'];
     for (const word of queries) {
       const simple = (await raw.query(`SHOW ${word}`)).filter((msg) => 'TDC'.includes(msg.type));
@@ -142,7 +142,7 @@ describe('the console in bytes', () => {
     }
   });
 
-  it('Describe of a statement names no parameters and the columns that Execute sends', async () => {
+  it('Describe of a statement reports no parameters and the columns that Execute sends', async () => {
     for (const query of ['SHOW POOLS', 'SELECT version', 'show datestyle', 'SHOW FDS']) {
       const answer = await ask(parse('', query), describeIt('S', ''), bind('', ''), execute(''), SYNC);
       assert.match(letters(answer), /^1tT2D*CZ$/, query);
@@ -154,7 +154,7 @@ describe('the console in bytes', () => {
     assert.match(letters(await ask(parse('', 'RELOAD'), describeIt('S', ''), SYNC)), /^1tnZ$/);
   });
 
-  it('named statements last until they are closed, portals until Sync', async () => {
+  it('named statements last until Close, portals until Sync', async () => {
     assert.equal(letters(await ask(parse('one', 'SHOW STATE'), SYNC)), '1Z');
     assert.equal(letters(await ask(bind('p', 'one'), describeIt('P', 'p'), execute('p'), SYNC)), '2TDDDCZ');
     assert.equal(
@@ -167,7 +167,7 @@ describe('the console in bytes', () => {
     await refused(bind('', 'one'), '26000', 'prepared statement "one" does not exist');
   });
 
-  it('columns come in the format that Bind asks for', async () => {
+  it('columns are sent in the format that Bind requests', async () => {
     await ask(parse('stats', 'SHOW STATS'), SYNC);
     const text = await ask(bind('', 'stats'), execute(''), SYNC);
     const binary = await ask(bind('', 'stats', [1]), describeIt('P', ''), execute(''), SYNC);
@@ -194,7 +194,7 @@ describe('the console in bytes', () => {
     await refused(bind('', 'lists', [2]), '22023', 'unsupported format code: 2');
   });
 
-  it('int8 and bytea come in binary too', async () => {
+  it('int8 and bytea columns are sent in binary format on request', async () => {
     const answer = await ask(...oneShot('SHOW FDS', [1]));
     const at = columns(answer.find((msg) => msg.type === 'T')).findIndex((column) => column.name === 'cancel');
     const rows = answer.filter((msg) => msg.type === 'D').map(rawValues);
@@ -202,14 +202,14 @@ describe('the console in bytes', () => {
     for (const row of rows) assert.equal(row[at]?.length, 8);
   });
 
-  it('a row limit suspends the portal, and the next Execute goes on', async () => {
+  it('a row limit suspends the portal, and the next Execute continues it', async () => {
     await ask(parse('state', 'SHOW STATE'), SYNC);
     assert.equal(letters(await ask(bind('', 'state'), execute('', 2), execute('', 2), SYNC)), '2DDsDCZ');
     assert.equal(letters(await ask(bind('', 'state'), execute('', 3), execute('', 0), execute(''), SYNC)), '2DDDsCCZ');
     assert.equal(letters(await ask(bind('', 'state'), execute('', 1), SYNC)), '2DsZ', 'the rest is dropped');
   });
 
-  it('commands run once, by Execute', async () => {
+  it('a command runs once, at Execute', async () => {
     const set = await ask(...oneShot("SET server_check_query = 'select 3'"));
     assert.equal(letters(set), '12nCZ');
     assert.equal(set[3]?.body.toString(), 'SET server_check_query=select 3\0');
@@ -221,7 +221,7 @@ describe('the console in bytes', () => {
     assert.equal(bouncer.log.count(/RELOAD command issued/, from), 0);
   });
 
-  it('an ERROR passes over the pipeline up to Sync, and the session goes on', async () => {
+  it('an ERROR skips the pipeline up to Sync and keeps the session open', async () => {
     await refused(parse('', 'frobnicate'), '08P01', "invalid command 'frobnicate', use SHOW HELP;");
     await refused(parse('', 'SHOW nonsense'), '08P01', "invalid command 'SHOW nonsense', use SHOW HELP;");
     await refused(
@@ -254,7 +254,7 @@ describe('the console in bytes', () => {
     assert.equal((await bouncer.admin('SHOW STATE'))[0]?.value, 'yes');
   });
 
-  it('parameters are refused', async () => {
+  it('the console refuses statement parameters', async () => {
     const values = [int16(1), int32(1), Buffer.from('x')];
     const answer = await ask(
       parse('', 'SHOW STATE'),
@@ -265,11 +265,11 @@ describe('the console in bytes', () => {
     assert.equal(errorOf(answer).M, 'bind message supplies 1 parameters, but prepared statement "" requires 0');
   });
 
-  it('an empty query is answered as PostgreSQL does', async () => {
+  it('an empty query is answered as in PostgreSQL', async () => {
     for (const query of ['', ' ;\n', '-- ping']) assert.equal(letters(await ask(...oneShot(query))), '12nIZ', query);
   });
 
-  it('answers come before Sync, Flush or not', async () => {
+  it('answers are sent before Sync, with or without Flush', async () => {
     await raw.send(parse('', 'SHOW VERSION'), FLUSH);
     assert.equal(letters(await raw.until('1')), '1');
     await raw.send(bind('', ''), execute(''), FLUSH);
@@ -277,14 +277,14 @@ describe('the console in bytes', () => {
     assert.equal(letters(await ask(SYNC)), 'Z');
   });
 
-  it('a simple query takes the unnamed statement and every portal with it', async () => {
+  it('a simple query drops the unnamed statement and all portals', async () => {
     await raw.send(parse('', 'SHOW STATE'), bind('p', ''), message('Q', cstring('SHOW VERSION')));
     assert.equal(letters(await raw.until('Z')), '12TDCZ');
     await refused(execute('p'), '34000', 'portal "p" does not exist');
     await refused(bind('', ''), '26000', 'unnamed prepared statement does not exist');
   });
 
-  it('statements and portals are bounded in number and size', async () => {
+  it('the number and size of statements and portals are limited', async () => {
     const other = await consoleOf(bouncer);
     const many = Array.from({ length: 1025 }, (_, i) => parse(`s${i}`, 'SHOW STATE'));
     await other.send(...many, SYNC);
@@ -298,7 +298,7 @@ describe('the console in bytes', () => {
     await refused(parse('', `SHOW STATE${' '.repeat(2000)}`), '54000', 'query too long');
   });
 
-  it('users who may look may do so, and nothing else', async () => {
+  it('a stats user may run SHOW only', async () => {
     const looking = await bouncer.raw();
     await looking.login({ user: 'stats', password: 'stats-password', database: 'pgbouncer' });
     await looking.send(...oneShot('SHOW STATE'));
@@ -310,13 +310,13 @@ describe('the console in bytes', () => {
     await looking.end();
   });
 
-  it('a handover needs the simple protocol', async () => {
+  it('HANDOVER is refused in the extended protocol', async () => {
     const answer = await ask(...oneShot('HANDOVER 1'));
     assert.equal(errorOf(answer).M, 'HANDOVER needs the simple protocol');
   });
 });
 
-/** A numeric in binary, as text. */
+/** Converts a binary numeric to text. */
 function numericText(value: Buffer): string {
   const [count, weight] = [value.readUInt16BE(0), value.readInt16BE(2)];
   let number = 0n;
@@ -329,7 +329,7 @@ describe('commands that wait', () => {
     const busy = await own.connect({ database: 'app' });
     await busy.query('BEGIN');
     const raw = await consoleOf(own);
-    // the next query is there already: it has to wait for the answer
+    // the next query has already arrived: it has to wait for the answer
     await raw.send(...oneShot('PAUSE'), ...oneShot('SHOW STATE'));
     assert.equal(letters(await raw.until('n')), '12n');
     await own.logWait(/LOG PAUSE command issued/);
@@ -424,7 +424,7 @@ describe('drivers on the console', () => {
     await bouncer.stop();
   });
 
-  it('pg: prepared and parametrized queries', async () => {
+  it('the driver pg runs prepared queries on the console and gets an error for parameters', async () => {
     for (let i = 0; i < 3; i++) {
       const state = await con.query({ name: 'state', text: 'SHOW STATE', values: [] });
       assert.deepEqual(
@@ -440,7 +440,7 @@ describe('drivers on the console', () => {
     assert.ok(binary.rows.every((row) => Number.isInteger(row.items)));
   });
 
-  it('postgres: prepares everything', async () => {
+  it('the driver postgres, which prepares all queries, works on the console', async () => {
     const sql = postgres({
       host: '127.0.0.1',
       port: bouncer.port,
@@ -468,7 +468,7 @@ describe('drivers on the console', () => {
     }
   });
 
-  it('what drivers set when they connect is accepted and forgotten', async () => {
+  it('SET commands that drivers send on connecting are accepted without effect', async () => {
     const raw = await consoleOf(bouncer);
     const commands = [
       'SET extra_float_digits = 3',

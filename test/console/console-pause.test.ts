@@ -1,6 +1,6 @@
 /*
- * The console's commands that hold traffic up and let it go on, and those that replace connections to servers: PAUSE,
- * RESUME, SUSPEND, DISABLE, ENABLE, RECONNECT, WAIT_CLOSE.
+ * The console's commands that stop and resume traffic, and those that replace server connections: PAUSE, RESUME,
+ * SUSPEND, DISABLE, ENABLE, RECONNECT, WAIT_CLOSE.
  */
 
 import assert from 'node:assert/strict';
@@ -12,7 +12,7 @@ import { cancelRequest, cstring, errorFields, letters, RawClient, SSL_REQUEST } 
 
 withCluster();
 
-/** What a new connection is answered when it asks for TLS. */
+/** The answer to a new connection that asks for TLS. */
 async function refusedEncryption(own: Bouncer): Promise<string> {
   const raw = await RawClient.connect({ port: own.port });
   const answer = await raw.request(SSL_REQUEST);
@@ -25,7 +25,7 @@ async function serversOf(own: Bouncer, database: string): Promise<Record<string,
 }
 
 describe('PAUSE and RESUME', () => {
-  itAlone('PAUSE waits for a transaction, keeps new queries waiting, and RESUME lets them go on', async (own) => {
+  itAlone('PAUSE waits for a transaction and holds new queries until RESUME', async (own) => {
     const busy = await own.connect({ database: 'app' });
     const idle = await own.connect({ database: 'app' });
     await idle.query('SELECT 1');
@@ -49,7 +49,7 @@ describe('PAUSE and RESUME', () => {
     await fails(con.query('PAUSE app'), 'already suspended/paused');
     await fails(con.query('SUSPEND'), 'already suspended/paused');
     await fails(con.query('KILL'), 'already suspended/paused');
-    // who comes now waits as well
+    // a client that connects now waits as well
     const newcomer = watch(own.sql('SELECT 3 AS three', { database: 'other' }), 'the newcomer');
     await eventually('the newcomer to wait', async () =>
       (await own.admin('SHOW CLIENTS')).some((row) => row.database === 'other' && row.state === 'waiting'),
@@ -61,7 +61,7 @@ describe('PAUSE and RESUME', () => {
     await Promise.all([busy.end(), idle.end(), con.end()]);
   });
 
-  itAlone('PAUSE of one database leaves the others alone', async (own) => {
+  itAlone('PAUSE of one database does not affect other databases', async (own) => {
     const busy = await own.connect({ database: 'app' });
     const other = await own.connect({ database: 'other' });
     await busy.query('BEGIN');
@@ -85,7 +85,7 @@ describe('PAUSE and RESUME', () => {
     await Promise.all([busy.end(), other.end(), con.end()]);
   });
 
-  itAlone('in session pooling PAUSE waits until the client leaves', async (own) => {
+  itAlone('PAUSE in session pooling waits until the client disconnects', async (own) => {
     const client = await own.connect({ database: 'sess' });
     await client.query('SELECT 1');
     const con = await own.console();
@@ -100,7 +100,7 @@ describe('PAUSE and RESUME', () => {
     await con.end();
   });
 
-  itAlone('a database without connections is paused at once; its first client waits', async (own) => {
+  itAlone('PAUSE of a database without connections takes effect at once, and its first client waits', async (own) => {
     await own.admin('PAUSE app');
     const client = watch(own.sql('SELECT 1 AS one', { database: 'app' }), 'the client');
     await eventually('the client to wait', async () =>
@@ -111,7 +111,7 @@ describe('PAUSE and RESUME', () => {
     assert.equal((await client.done()).rows[0].one, 1);
   });
 
-  itAlone('a cancel request ends a PAUSE that waits', async (own) => {
+  itAlone('a cancel request ends a waiting PAUSE', async (own) => {
     const busy = await own.connect({ database: 'app' });
     await busy.query('BEGIN');
     const raw = await own.raw();
@@ -130,7 +130,7 @@ describe('PAUSE and RESUME', () => {
     await raw.end();
   });
 
-  itAlone('a console that leaves while its PAUSE waits leaves the pooler paused', async (own) => {
+  itAlone('the pooler stays paused if the console client disconnects while its PAUSE waits', async (own) => {
     const busy = await own.connect({ database: 'app' });
     await busy.query('BEGIN');
     const raw = await own.raw();
@@ -147,7 +147,7 @@ describe('PAUSE and RESUME', () => {
 });
 
 describe('SUSPEND', () => {
-  itAlone('flushes, stops reading and accepting, and RESUME goes on where it was', async (own) => {
+  itAlone('SUSPEND flushes buffers and stops reading and accepting until RESUME', async (own) => {
     const client = await own.connect({ database: 'app' });
     await client.query('BEGIN');
     const con = await own.console();
@@ -169,7 +169,7 @@ describe('SUSPEND', () => {
     await con.end();
   });
 
-  itAlone('ends when the console that asked for it disappears', async (own) => {
+  itAlone('SUSPEND ends when the console client that issued it disconnects', async (own) => {
     const client = await own.connect({ database: 'app' });
     await client.query('SELECT 1');
     const con = await own.console();
@@ -182,13 +182,13 @@ describe('SUSPEND', () => {
   });
 
   itAlone(
-    'who is not done at suspend_timeout is disconnected',
+    'SUSPEND disconnects clients whose buffers are not empty at suspend_timeout',
     async (own) => {
-      // a query that runs is no reason: its answer can come after the resume
+      // a running query does not delay SUSPEND: its answer can follow after RESUME
       const client = await own.connect({ database: 'app' });
       const sleeping = watch(client.query('SELECT pg_sleep(3), 5 AS five'), 'the slow query');
       await eventually('the query to run', async () => (await serversOf(own, 'app'))[0]?.state === 'active');
-      // half a packet can not be flushed
+      // a partial packet cannot be flushed
       const stuck = await own.raw();
       await stuck.login({ database: 'other' });
       await stuck.send(Buffer.from('Q\0\0\0\x20SELECT'));
@@ -207,7 +207,7 @@ describe('SUSPEND', () => {
 });
 
 describe('databases and their servers', () => {
-  itAlone('DISABLE refuses new clients and keeps the old ones; ENABLE lets them in again', async (own) => {
+  itAlone('DISABLE refuses new clients and keeps connected clients; ENABLE accepts new clients again', async (own) => {
     const old = await own.connect({ database: 'app' });
     await own.admin('DISABLE app');
     await fails(own.connect({ database: 'app' }), 'database "app" is disabled');
@@ -219,7 +219,7 @@ describe('databases and their servers', () => {
     await old.end();
   });
 
-  itAlone('RECONNECT closes idle servers now and busy ones when they are released', async (own) => {
+  itAlone('RECONNECT closes idle servers at once and busy servers when they are released', async (own) => {
     const busy = await own.connect({ database: 'app' });
     const other = await own.connect({ database: 'other' });
     const otherPid = await backendPid(other);
@@ -238,7 +238,7 @@ describe('databases and their servers', () => {
     await Promise.all([busy.end(), other.end()]);
   });
 
-  itAlone('WAIT_CLOSE returns when no server is left that RECONNECT marked', async (own) => {
+  itAlone('WAIT_CLOSE returns when all servers that RECONNECT has marked are closed', async (own) => {
     const busy = await own.connect({ database: 'app' });
     await busy.query('BEGIN');
     const con = await own.console();

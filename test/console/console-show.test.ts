@@ -1,7 +1,7 @@
 /*
- * Every SHOW over the wire, with connections in every state to look at: columns and their types as drivers see them, and
- * values that agree with what PostgreSQL and the operating system say. What the columns are called is checked against
- * the documentation in admin.test.ts.
+ * Every SHOW over the wire, with connections in every state. Checks columns and their types as drivers see them, and
+ * values that agree with those of PostgreSQL and the operating system. admin.test.ts checks the column names against
+ * the documentation.
  */
 
 import assert from 'node:assert/strict';
@@ -17,7 +17,7 @@ let pg: PgCluster;
 let bouncer: Bouncer;
 let con: Client;
 
-/** Types as the catalogue numbers them, by our letters. */
+/** Type OIDs of the system catalogue by type letter. */
 const oids: Record<string, number> = { s: 25, i: 23, q: 20, N: 1700, T: 25, b: 17 };
 
 before(async () => {
@@ -58,7 +58,7 @@ async function row(word: string, column: string, value: string | number): Promis
   return rows[0] as Row;
 }
 
-/** Opens a connection for the body, and closes it. */
+/** Runs the body with a connection and closes it. */
 async function withClient<T>(config: object, body: (client: Client) => Promise<T>): Promise<T> {
   const client = await bouncer.connect(config);
   try {
@@ -74,7 +74,7 @@ function localPort(client: Client): number {
 
 describe('every SHOW', () => {
   for (const [word, columns] of Object.entries(showColumns)) {
-    it(`${word.toUpperCase()} has its columns, and values of their types`, async () => {
+    it(`SHOW ${word.toUpperCase()} has its columns and values of their types`, async () => {
       const result = await con.query(`SHOW ${word}`);
       assert.equal(result.command, 'SHOW');
       assert.deepEqual(
@@ -99,7 +99,7 @@ describe('every SHOW', () => {
 });
 
 describe('CLIENTS, SERVERS, SOCKETS', () => {
-  it('a client in a transaction and its server know each other', async () => {
+  it('SHOW CLIENTS and SHOW SERVERS link a client in a transaction with its server', async () => {
     await withClient({ database: 'app', application_name: 'busy one' }, async (client) => {
       await client.query('BEGIN');
       const pid = await backendPid(client);
@@ -130,7 +130,7 @@ describe('CLIENTS, SERVERS, SOCKETS', () => {
     });
   });
 
-  it('connections are numbered, and their times are those of the clock', async () => {
+  it('SHOW CLIENTS numbers connections and shows their times in wall time', async () => {
     await withClient({ database: 'app', application_name: 'first' }, async () => {
       await withClient({ database: 'app', application_name: 'second' }, async (second) => {
         const one = await row('CLIENTS', 'application_name', 'first');
@@ -145,7 +145,7 @@ describe('CLIENTS, SERVERS, SOCKETS', () => {
     });
   });
 
-  it('who waits for a server is shown waiting, and for how long', async () => {
+  it('SHOW CLIENTS shows a waiting client and how long it has waited', async () => {
     const pair = await Promise.all([1, 2].map(() => bouncer.connect({ database: 'app' })));
     for (const client of pair) await client.query('BEGIN');
     await withClient({ database: 'app', application_name: 'waiter' }, async (waiter) => {
@@ -167,7 +167,7 @@ describe('CLIENTS, SERVERS, SOCKETS', () => {
     });
   });
 
-  it('a server that logs in is new, and its client waits', async () => {
+  it('SHOW SERVERS shows a server that logs in as new, and its client waits', async () => {
     const login = fails(bouncer.connect({ database: 'slow', application_name: 'patient' }), 'database removed');
     await eventually('connect_query to run', async () =>
       (await show('SERVERS')).some((server) => server.database === 'slow' && server.state === 'new'),
@@ -179,7 +179,7 @@ describe('CLIENTS, SERVERS, SOCKETS', () => {
     await login;
   });
 
-  it('a client that has not logged in yet is only in SOCKETS and LISTS', async () => {
+  it('a client that has not logged in yet appears only in SHOW SOCKETS and SHOW LISTS', async () => {
     const raw = await bouncer.raw();
     await raw.request(80877103);
     const socket = await row('SOCKETS', 'state', 'cl_login');
@@ -192,7 +192,7 @@ describe('CLIENTS, SERVERS, SOCKETS', () => {
     await raw.destroy();
   });
 
-  it('a server whose reset query runs is tested', async () => {
+  it('SHOW SERVERS shows a server whose reset query runs as tested', async () => {
     const own = await Bouncer.start({
       cluster: pg,
       settings: { pool_mode: 'session', server_reset_query: 'SELECT pg_sleep(600)' },
@@ -204,7 +204,7 @@ describe('CLIENTS, SERVERS, SOCKETS', () => {
     await own.stop();
   });
 
-  it('a server that has to be checked before use is used', async () => {
+  it('SHOW SERVERS shows a server that needs a check before use as used', async () => {
     const own = await Bouncer.start({
       cluster: pg,
       settings: { pool_mode: 'transaction', server_check_delay: 0 },
@@ -216,7 +216,7 @@ describe('CLIENTS, SERVERS, SOCKETS', () => {
     await own.stop();
   });
 
-  it('ACTIVE_SOCKETS has those with something in their buffers', async () => {
+  it('SHOW ACTIVE_SOCKETS lists the sockets with bytes in their buffers', async () => {
     const raw = await bouncer.raw();
     await raw.login({ database: 'app', params: { application_name: 'half' } });
     await raw.send(Buffer.from('Q\0\0\0\x20SELECT'));
@@ -230,7 +230,7 @@ describe('CLIENTS, SERVERS, SOCKETS', () => {
 });
 
 describe('what is configured', () => {
-  it('DATABASES shows limits and counts', async () => {
+  it('SHOW DATABASES shows limits and counts', async () => {
     await withClient({ database: 'app' }, async (client) => {
       await client.query('SELECT 1');
       const app = await row('DATABASES', 'name', 'app');
@@ -256,7 +256,7 @@ describe('what is configured', () => {
     assert.deepEqual([admin.force_user, admin.pool_mode, admin.port], ['pgbouncer', 'statement', bouncer.port]);
   });
 
-  it('USERS shows limits and counts', async () => {
+  it('SHOW USERS shows limits and counts', async () => {
     await withClient({ database: 'forced' }, async (client) => {
       await client.query('SELECT 1');
       const reader = await row('USERS', 'name', 'reader');
@@ -270,7 +270,7 @@ describe('what is configured', () => {
     assert.equal((await row('USERS', 'name', 'postgres')).current_client_connections, 0);
   });
 
-  it('PEERS are ordered by id, and their pools begin empty', async () => {
+  it('SHOW PEERS orders peers by id, and their pools start empty', async () => {
     assert.deepEqual(await show('PEERS'), [
       { peer_id: 1, host: '127.0.0.1', port: 2, pool_size: 20 },
       { peer_id: 2, host: '127.0.0.1', port: 1, pool_size: 7 },
@@ -278,7 +278,7 @@ describe('what is configured', () => {
     for (const pool of await show('PEER_POOLS')) assert.equal(pool.sv_login, 0);
   });
 
-  it('CONFIG shows what is in force, what the default is, and what can change', async () => {
+  it('SHOW CONFIG shows the current value, the default, and whether a setting is reloadable', async () => {
     const shown = new Map((await show('CONFIG')).map((setting) => [setting.key, setting]));
     const setting = (key: string) => {
       const { value, default: def, changeable } = shown.get(key) as Row;
@@ -301,7 +301,7 @@ describe('what has happened', () => {
     return Object.fromEntries(Object.entries(stats).map(([name, value]) => [name, Number(value)]));
   }
 
-  it('STATS counts logins, transactions, queries, bytes and times', async () => {
+  it('SHOW STATS counts logins, transactions, queries, bytes and times', async () => {
     await bouncer.sql('SELECT 1', { database: 'app' });
     const begin = await totals();
     await withClient({ database: 'app' }, async (client) => {
@@ -319,19 +319,19 @@ describe('what has happened', () => {
     assert.ok(grown('xact_time') >= grown('query_time'));
   });
 
-  it('STATS_TOTALS, STATS_AVERAGES and TOTALS say the same in their own columns', async () => {
+  it('SHOW STATS_TOTALS, STATS_AVERAGES and TOTALS agree with SHOW STATS', async () => {
     const stats = (await show('STATS')).find((candidate) => candidate.database === 'app') as Row;
     const sums = (await show('STATS_TOTALS')).find((candidate) => candidate.database === 'app') as Row;
     for (const name of counted) assert.equal(sums[name], stats[`total_${name}`], name);
     assert.deepEqual([sums.bytes_received, sums.bytes_sent], [stats.total_received, stats.total_sent]);
     const all = new Map((await show('TOTALS')).map(({ name, value }) => [name, Number(value)]));
     const sum = (await show('STATS')).reduce((total, each) => total + Number(each.total_query_count), 0);
-    // the console's own queries count as well, this one included
+    // the console's own queries are counted too, including this query
     assert.ok((all.get('total_query_count') as number) >= sum - 1);
     assert.ok(all.has('avg_query_count') && all.has('total_client_bytes'));
   });
 
-  it('averages are those of the last period', async () => {
+  it('SHOW STATS averages cover the last period', async () => {
     await withClient({ database: 'app' }, async (client) => {
       await eventually('an average', async () => {
         for (let i = 0; i < 20; i++) await client.query('SELECT 1');
@@ -344,7 +344,7 @@ describe('what has happened', () => {
     );
   });
 
-  it('LISTS counts what the other commands show', async () => {
+  it('SHOW LISTS counts the rows of the other commands', async () => {
     await withClient({ database: 'app' }, async (client) => {
       await client.query('SELECT 1');
       const lists = Object.fromEntries((await show('LISTS')).map(({ list, items }) => [list, items]));
@@ -357,7 +357,7 @@ describe('what has happened', () => {
     });
   });
 
-  it('MEM agrees with LISTS', async () => {
+  it('SHOW MEM agrees with SHOW LISTS', async () => {
     const lists = Object.fromEntries((await show('LISTS')).map(({ list, items }) => [list, items]));
     const mem = new Map((await show('MEM')).map((cache) => [cache.name, cache]));
     assert.equal(mem.get('client_cache')?.used, lists.used_clients);
@@ -368,7 +368,7 @@ describe('what has happened', () => {
     }
   });
 
-  it('DNS_HOSTS has the names that were looked up', async () => {
+  it('SHOW DNS_HOSTS lists the names that were looked up', async () => {
     await bouncer.sql('SELECT 1', { database: 'named' });
     const host = await row('DNS_HOSTS', 'hostname', 'localhost');
     assert.match(String(host.addrs), /^(127\.0\.0\.1|\[::1\]):0(,|$)/);
@@ -378,7 +378,7 @@ describe('what has happened', () => {
     assert.deepEqual(await show('DNS_ZONES'), []);
   });
 
-  it('FDS lists the listeners and every connection, for administrators', async () => {
+  it('SHOW FDS lists the listening sockets and all connections, for administrators only', async () => {
     await withClient({ database: 'app' }, async (client) => {
       await client.query('BEGIN');
       const fds = await show('FDS');
@@ -393,7 +393,7 @@ describe('what has happened', () => {
     await fails(bouncer.admin('SHOW FDS', stats), 'admin access needed');
   });
 
-  it('VERSION and STATE', async () => {
+  it('SHOW VERSION and SHOW STATE show the version and the pause state', async () => {
     assert.match(String((await show('VERSION'))[0]?.version), /^PgBouncer \d+\.\d+\.\d+ \(tsbouncer /);
     const state = Object.fromEntries((await show('STATE')).map(({ key, value }) => [key, value]));
     assert.deepEqual(state, { active: 'yes', paused: 'no', suspended: 'no' });

@@ -1,6 +1,6 @@
 /*
- * The console's commands against a real PostgreSQL: who may use them, what they do to clients and servers, what they
- * wait for, and how they refuse. SHOW is in console-show.test.ts, SHUTDOWN with the signals in signals.test.ts.
+ * The console's commands with a real PostgreSQL: their permissions, their effects on clients and servers, what they
+ * wait for, and their errors. SHOW is in console-show.test.ts, SHUTDOWN with the signals in signals.test.ts.
  */
 
 import assert from 'node:assert/strict';
@@ -18,7 +18,7 @@ let bouncer: Bouncer;
 
 withCluster();
 
-describe('what the console understands', () => {
+describe('console queries', () => {
   let con: Client;
   before(async () => {
     bouncer = await startPooler();
@@ -29,21 +29,21 @@ describe('what the console understands', () => {
     await bouncer.stop();
   });
 
-  it('a command that there is not gets the usage hint, and the session goes on', async () => {
+  it('an unknown command gets the usage hint and keeps the session open', async () => {
     for (const query of ['SHOW nonsense', 'frobnicate', 'SELECT 1 + 1', 'SHUTDOWN sometime', 'RELOAD app']) {
       await fails(con.query(query), `invalid command '${query}', use SHOW HELP;`);
     }
     assert.equal((await con.query('SHOW VERSION')).rows.length, 1);
   });
 
-  it('an empty query is answered as PostgreSQL does: drivers see by it whether a connection is alive', async () => {
+  it('an empty query, with which drivers test a connection, is answered as in PostgreSQL', async () => {
     const raw = await bouncer.raw();
     await raw.login({ user: 'admin', database: 'pgbouncer', password: 'admin-password' });
     for (const query of ['', ';', ' \n', '-- ping']) assert.equal(letters(await raw.query(query)), 'IZ', query);
     await raw.end();
   });
 
-  it('one query string holds one command: two are none', async () => {
+  it('a query string with two commands is refused', async () => {
     for (const query of ['SHOW VERSION; SHOW VERSION', 'SHOW VERSION;;', 'PAUSE; RESUME;']) {
       await fails(con.query(query), `invalid command '${query}', use SHOW HELP;`);
     }
@@ -51,16 +51,16 @@ describe('what the console understands', () => {
     assert.equal((await con.query(' show  version ; ')).rows.length, 1);
   });
 
-  it('words that are too long are bad arguments', async () => {
+  it('a command with a word that is too long is refused as a bad argument', async () => {
     await fails(con.query(`PAUSE ${'x'.repeat(64)}`), 'bad arguments');
     await fails(con.query(`SET verbose = '${'x'.repeat(300)}'`), 'bad arguments');
   });
 
-  it('SELECT is another word for SHOW', async () => {
+  it('SELECT works like SHOW', async () => {
     assert.deepEqual((await con.query('SELECT version')).rows, (await con.query('SHOW version')).rows);
   });
 
-  it('unknown packets are refused, with the reason', async () => {
+  it('the console refuses unknown packets with the reason', async () => {
     const packets: [string, Buffer[], string][] = [
       ['F', [Buffer.alloc(8)], 'unsupported packet type for admin console: 70'],
     ];
@@ -77,7 +77,7 @@ describe('what the console understands', () => {
     }
   });
 
-  it('the welcome tells drivers what they ask for', async () => {
+  it('the welcome message of the console contains the parameters that drivers need', async () => {
     const raw = await bouncer.raw();
     await raw.login({ user: 'admin', database: 'pgbouncer', password: 'admin-password' });
     assert.match(raw.parameters.server_version as string, /^\d+\.\d+\.\d+\/bouncer$/);
@@ -96,7 +96,7 @@ describe('what the console understands', () => {
     await raw.end();
   });
 
-  it('parameters that drivers set are accepted and forgotten, and can be shown', async () => {
+  it('parameters that drivers set are accepted without effect and can be shown', async () => {
     const raw = await bouncer.raw();
     await raw.login({ user: 'stats', database: 'pgbouncer', password: STATS_PASSWORD });
     const set = await raw.query('SET client_encoding = latin1');
@@ -110,7 +110,7 @@ describe('what the console understands', () => {
     }
   });
 
-  it('SHOW HELP is a notice', async () => {
+  it('SHOW HELP is sent as a notice', async () => {
     const raw = await bouncer.raw();
     await raw.login({ user: 'admin', database: 'pgbouncer', password: 'admin-password' });
     const answer = await raw.query('SHOW HELP');
@@ -122,24 +122,24 @@ describe('what the console understands', () => {
     await raw.end();
   });
 
-  it('a stats user may look, and may not touch', async () => {
+  it('a stats user may run SHOW but no other command', async () => {
     const viewer = await bouncer.console(stats);
     for (const word of ['POOLS', 'CLIENTS', 'CONFIG', 'STATS', 'MEM']) await viewer.query(`SHOW ${word}`);
     const commands = ['SHOW FDS', 'PAUSE', 'PAUSE app', 'RESUME', 'DISABLE app', 'ENABLE app', 'RECONNECT', 'KILL'];
     commands.push('KILL_CLIENT 1', 'SUSPEND', 'SHUTDOWN', 'SHUTDOWN WAIT_FOR_CLIENTS', 'WAIT_CLOSE', 'RELOAD');
     for (const command of [...commands, 'SET verbose = 1']) await fails(viewer.query(command), 'admin access needed');
-    // nonsense is nonsense for everybody
+    // an invalid command is reported as such to every user
     await fails(viewer.query('RELOAD app'), /^invalid command/);
     await fails(viewer.query('SUSPEND app'), /^invalid command/);
     await viewer.end();
   });
 
-  it('nobody else gets in', async () => {
+  it('users who are neither admin_users nor stats_users cannot log in to the console', async () => {
     await fails(bouncer.console({ user: 'postgres' }), 'not allowed');
     await fails(bouncer.console({ user: 'stranger' }), /authentication failed/);
   });
 
-  it('databases that there are not, and the console itself, are refused by name', async () => {
+  it('commands refuse unknown databases and the admin database by name', async () => {
     for (const word of ['PAUSE', 'RESUME', 'DISABLE', 'ENABLE', 'RECONNECT', 'KILL', 'WAIT_CLOSE']) {
       await fails(con.query(`${word} nothere`), 'no such database: nothere');
     }
@@ -152,7 +152,7 @@ describe('what the console understands', () => {
     await fails(con.query('RESUME app'), 'database app is not paused');
   });
 
-  it('errors of the console are logged', async () => {
+  it('the console logs its errors', async () => {
     const from = bouncer.log.mark();
     await fails(con.query('PAUSE lost'), 'no such database: lost');
     await bouncer.logWait(/ ERROR no such database: lost\n/, from);
@@ -164,7 +164,7 @@ describe('what the console understands', () => {
 });
 
 describe('ending connections', () => {
-  itAlone('KILL drops everybody in a database and leaves it paused', async (own) => {
+  itAlone('KILL disconnects all clients of a database and leaves the database paused', async (own) => {
     const [one, two] = [await own.connect({ database: 'app' }), await own.connect({ database: 'app' })];
     const other = await own.connect({ database: 'other' });
     await one.query('BEGIN');
@@ -186,7 +186,7 @@ describe('ending connections', () => {
     await Promise.all([one.end(), two.end(), other.end()].map((end) => end.catch(() => {})));
   });
 
-  itAlone('KILL of all spares the console', async (own) => {
+  itAlone('KILL of all databases does not affect the console', async (own) => {
     const clients = [await own.connect({ database: 'app' }), await own.connect({ database: 'other' })];
     for (const client of clients) await client.query('SELECT 1');
     const con = await own.console();
@@ -199,7 +199,7 @@ describe('ending connections', () => {
     await con.end();
   });
 
-  itAlone('a killed client is told', async (own) => {
+  itAlone('a killed client gets an error', async (own) => {
     const raw = await own.raw();
     await raw.login({ database: 'app' });
     await raw.query('BEGIN');
@@ -210,7 +210,7 @@ describe('ending connections', () => {
     await raw.destroy();
   });
 
-  itAlone('KILL_CLIENT ends one client, and the server that it was using', async (own) => {
+  itAlone('KILL_CLIENT disconnects a client and the server that it uses', async (own) => {
     const raw = await own.raw();
     await raw.login({ database: 'app', params: { application_name: 'victim' } });
     await raw.query('BEGIN');
@@ -232,7 +232,7 @@ describe('ending connections', () => {
     await other.end();
   });
 
-  itAlone('the console can kill itself', async (own) => {
+  itAlone('a console client can kill its own connection', async (own) => {
     const con = await own.console({ application_name: 'suicidal' });
     const id = (await con.query('SHOW CLIENTS')).rows.find((row) => row.application_name === 'suicidal')?.id;
     await fails(con.query(`KILL_CLIENT ${id}`), 'admin forced disconnect');
@@ -245,7 +245,7 @@ describe('settings', () => {
     return (await own.admin('SHOW CONFIG')).find((row) => row.key === key)?.value;
   }
 
-  itAlone('SET changes a setting now, and says what it did', async (own) => {
+  itAlone('SET changes a setting at once and confirms the change', async (own) => {
     const con = await own.console();
     const raw = await own.raw();
     await raw.login({ user: 'admin', database: 'pgbouncer', password: 'admin-password' });
@@ -263,7 +263,7 @@ describe('settings', () => {
     await con.end();
   });
 
-  itAlone('SET refuses what there is not and what makes no sense, and passes over what is fixed', async (own) => {
+  itAlone('SET refuses unknown settings and bad values, and ignores settings that are not reloadable', async (own) => {
     const con = await own.console();
     for (const query of ['SET nonsense = 1', 'SET verbose = many', 'SET pool_mode = sometimes']) {
       await fails(con.query(query), 'SET failed');
@@ -274,7 +274,7 @@ describe('settings', () => {
     await con.end();
   });
 
-  itAlone('RELOAD reads settings, databases and users anew', async (own) => {
+  itAlone('RELOAD reads settings, databases and users again', async (own) => {
     const old = await own.connect({ database: 'app' });
     await old.query('SELECT 1');
     own.rewrite({
@@ -288,7 +288,7 @@ describe('settings', () => {
     assert.equal(await settingOf(own, 'default_pool_size'), '3');
     assert.deepEqual((await own.admin('SHOW DATABASES')).map((row) => row.name).sort(), ['app', 'fresh', 'pgbouncer']);
     await old.query('SELECT 1');
-    // let in, and then refused by PostgreSQL
+    // accepted by the pooler, and then refused by PostgreSQL
     await assert.rejects(
       own.sql('SELECT 1', { user: 'carla', password: 'secret', database: 'fresh' }),
       /"carla" does not exist/,
@@ -300,7 +300,7 @@ describe('settings', () => {
     await old.end();
   });
 
-  itAlone('a database that RELOAD does not find any more loses its clients', async (own) => {
+  itAlone('RELOAD disconnects the clients of a removed database', async (own) => {
     const raw = await own.raw();
     await raw.login({ database: 'other' });
     await raw.query('SELECT 1');
@@ -312,7 +312,7 @@ describe('settings', () => {
     await raw.destroy();
   });
 
-  itAlone('a RELOAD that fails says so and changes nothing', async (own) => {
+  itAlone('a failed RELOAD reports an error and changes nothing', async (own) => {
     own.rewrite({ settings: { server_lifetime: 'for ever', default_pool_size: 3 } });
     await fails(own.admin('RELOAD'), 'RELOAD failed, see logs for additional details', 'F0000');
     await own.logWait(/ERROR RELOAD Failed, see logs for more details/);
@@ -344,18 +344,18 @@ describe('who may log in to the console', () => {
   }
 
   itAlone(
-    'user pgbouncer of the same uid needs no password on the Unix socket, and may do anything',
+    'user pgbouncer with the same uid needs no password on the Unix socket and is an administrator',
     async (own) => {
       assert.match(await asOwner(own, 'pgbouncer', 'RECONNECT'), /RECONNECT/);
       await own.logWait(/LOG C-0x[0-9a-f]+: \(nodb\)\/pgbouncer@unix\(\d+\):\d+ pgbouncer access from unix socket/);
-      // another name gets no such favour, nor does TCP
+      // the exception applies neither to other user names nor to TCP
       assert.doesNotMatch(await asOwner(own, 'admin', 'RECONNECT'), /RECONNECT/);
       await fails(own.console({ user: 'pgbouncer', password: 'x' }), /authentication failed/);
     },
     { auth_type: 'scram-sha-256' },
   );
 
-  it('user pgbouncer of another uid is nobody special', async () => {
+  it('user pgbouncer with another uid has no special rights', async () => {
     if (process.getuid?.() !== 0) return;
     const own = await startPooler({ auth_type: 'scram-sha-256' });
     const raw = await RawClient.connect({ path: join(own.socketDir, `.s.PGSQL.${own.port}`) });
@@ -364,7 +364,7 @@ describe('who may log in to the console', () => {
     await own.stop();
   });
 
-  it('with auth_type=any the name alone decides', async () => {
+  it('auth_type=any admits users to the console by name alone', async () => {
     const databases = { app: cluster().connstr('postgres', 'user=postgres') };
     const own = await Bouncer.start({ cluster: cluster(), databases, settings: { auth_type: 'any' } });
     await own.admin('RECONNECT');

@@ -1,4 +1,6 @@
-// Packets of a client, as the fuzz targets send them.
+/*
+ * Packets of a client, as the fuzz targets send them.
+ */
 
 import { cstring, int16, int32, message } from '../harness/raw-client';
 

@@ -1,4 +1,6 @@
-// Fuzz target: several clients share servers, and each must get the results that a server of its own would give.
+/*
+ * Fuzz target: several clients share servers, and each must get the results that a server of its own would give.
+ */
 
 import assert from 'node:assert/strict';
 import type { AnySocket, ClientSocket, ServerSocket } from '../../src/core/pool/bouncer';

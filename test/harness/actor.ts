@@ -1,4 +1,6 @@
-// What an actor of a reboot is, and what actors share.
+/*
+ * What an actor of a reboot is, and what actors share.
+ */
 
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';

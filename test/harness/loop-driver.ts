@@ -1,4 +1,6 @@
-// Drives the native loop from a test: runs single turns and collects their records.
+/*
+ * Drives the native loop from a test: runs single turns and collects their records.
+ */
 
 import assert from 'node:assert/strict';
 import { arena, Ev, native, Rec, ring } from '../../src/core/base/native';

@@ -1,4 +1,6 @@
-// Packets about prepared statements, and short exchanges made of them.
+/*
+ * Packets about prepared statements, and short exchanges made of them.
+ */
 
 import { errorIn } from './answers';
 import { cstring, int16, int32, letters, message, type RawClient, rowValues } from './raw-client';

@@ -1,4 +1,6 @@
-// A gate between the pooler and a server that can hold back bytes, for the tests of timeouts.
+/*
+ * A gate between the pooler and a server that can hold back bytes, for the tests of timeouts.
+ */
 
 import { connect, createServer, type Server, type Socket } from 'node:net';
 

@@ -1,4 +1,6 @@
-// Drives TLS connections of the native loop from a test: pairs of handles, certificates, the records of each turn.
+/*
+ * Drives TLS connections of the native loop from a test: pairs of handles, certificates, the records of each turn.
+ */
 
 import assert from 'node:assert/strict';
 import { arena, Ev, native, Rec, ring, type TlsContextOptions, TlsRole, TlsVerify } from '../../src/core/base/native';

@@ -1,4 +1,6 @@
-// Actors of a reboot that are in the middle of a large transfer: COPY in both directions, slow readers.
+/*
+ * Actors of a reboot that are in the middle of a large transfer: COPY in both directions, slow readers.
+ */
 
 import assert from 'node:assert/strict';
 import { ask, bigSql, checkBigRow, login, type Make, md5, query, ROW_BYTES, ROWS, rowsOf } from './actor';

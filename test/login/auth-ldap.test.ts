@@ -1,4 +1,6 @@
-// The authentication method ldap, from HBA rules and auth_ldap_options, against a real slapd.
+/*
+ * The authentication method ldap, from HBA rules and auth_ldap_options, against a real slapd.
+ */
 
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';

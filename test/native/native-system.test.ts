@@ -1,4 +1,6 @@
-// The addon beyond streams: descriptors, signals, threads, names, bad arguments, CPUs.
+/*
+ * The addon beyond streams: descriptors, signals, threads, names, bad arguments, CPUs.
+ */
 
 import assert from 'node:assert/strict';
 import { mkdtempSync, openSync, readdirSync, readSync, rmSync, writeSync } from 'node:fs';

@@ -1,4 +1,6 @@
-// TLS in the addon: what peers may do in the middle of a connection, and protocols that are not shared.
+/*
+ * TLS in the addon: what peers may do in the middle of a connection, and protocols that are not shared.
+ */
 
 import assert from 'node:assert/strict';
 import type { ChildProcessWithoutNullStreams } from 'node:child_process';

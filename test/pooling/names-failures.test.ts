@@ -1,4 +1,6 @@
-// Name resolution when something fails: hostile name servers, a lost worker thread, a reboot in the middle.
+/*
+ * Name resolution when something fails: hostile name servers, a lost worker thread, a reboot in the middle.
+ */
 
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';

@@ -1,4 +1,6 @@
-// Prepared statements: errors in pipelines, unusual packets, counters, clients that leave.
+/*
+ * Prepared statements: errors in pipelines, unusual packets, counters, clients that leave.
+ */
 
 import assert from 'node:assert/strict';
 import { ask, errorIn, login, rowsBecome, show, start, withPooler } from '../harness/answers';

@@ -1,4 +1,6 @@
-// Timeouts about connections: logins, connects, cancel requests, idle databases and pools, SUSPEND.
+/*
+ * Timeouts about connections: logins, connects, cancel requests, idle databases and pools, SUSPEND.
+ */
 
 import assert from 'node:assert/strict';
 import {

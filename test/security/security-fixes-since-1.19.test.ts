@@ -1,4 +1,6 @@
-// Security fixes of PgBouncer 1.19 and later that have no CVE number, each as an attack.
+/*
+ * Security fixes of PgBouncer 1.19 and later that have no CVE number, each as an attack.
+ */
 
 import assert from 'node:assert/strict';
 import { connect as tlsConnect } from 'node:tls';

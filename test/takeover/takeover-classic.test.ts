@@ -1,24 +1,27 @@
 /*
- * The classic exchange and those who are in the middle of a packet, of an answer, of the queue or of their login: whom it
- * keeps because the old process waits for them, and whom it closes at suspend_timeout. From and to the C original, and
- * between two of them for comparison.
+ * The classic exchange with clients in the middle of a packet, an answer, the queue or their login: which clients it
+ * keeps because the old process waits for them, and which it closes at suspend_timeout. From and to PgBouncer, and from
+ * PgBouncer to PgBouncer for comparison.
  */
 
-import { it, itUnless, noOriginal, PgCluster } from '../harness';
+import { itUnless, noOriginal, PgCluster } from '../harness';
 import type { Actor, Stage } from '../harness/actor';
 import { castOf, meanwhile, play } from '../harness/actors';
+import { after, before } from '../harness/limits';
 import { type Kind, withPlace } from '../harness/reboot-chain';
 import { castFor, type Mode, optionsOf } from '../harness/reboot-fixtures';
 import { closedCast, keptCast } from '../harness/suspended-actors';
 
-let pg: PgCluster | null = null;
+let pg: PgCluster;
 
-async function cluster(): Promise<PgCluster> {
-  pg ??= await PgCluster.start();
-  return pg;
-}
+before(async () => {
+  pg = await PgCluster.start();
+});
+after(async () => {
+  await pg.stop();
+});
 
-/** One classic handover with those actors, and with the ordinary ones beside them. */
+/** Runs one classic handover with the given actors and the ordinary actors. */
 async function classic(
   mode: Mode,
   from: Kind,
@@ -26,7 +29,7 @@ async function classic(
   make: (stage: Stage) => Actor[],
   timeout: number,
 ): Promise<void> {
-  const options = optionsOf(await cluster(), mode, { suspend_timeout: timeout });
+  const options = optionsOf(pg, mode, { suspend_timeout: timeout });
   await withPlace(options, async (place) => {
     await place.start(from);
     const cast = castFor(place, mode, (stage) => [...castOf(stage, false), ...make(stage)]);
@@ -38,21 +41,17 @@ async function classic(
 
 const itC = itUnless(noOriginal);
 const ways: [string, Kind, Kind][] = [
-  ['the C original to itself, for comparison', 'c', 'c'],
-  ['the C original to tsbouncer', 'c', 'ts'],
-  ['tsbouncer to the C original', 'ts', 'c'],
+  ['PgBouncer to PgBouncer, for comparison', 'c', 'c'],
+  ['PgBouncer to tsbouncer', 'c', 'ts'],
+  ['tsbouncer to PgBouncer', 'ts', 'c'],
 ];
 for (const [name, from, to] of ways) {
   for (const mode of ['session', 'transaction'] as const) {
-    itC(`who is in the middle of a packet and moves on is kept: ${name}, pool_mode ${mode}`, () =>
+    itC(`the classic exchange keeps clients that complete their packets in time: ${name}, pool_mode ${mode}`, () =>
       classic(mode, from, to, keptCast, 15),
     );
-    itC(`who does not is closed at suspend_timeout, and nobody else: ${name}, pool_mode ${mode}`, () =>
+    itC(`suspend_timeout closes only the clients that make no progress: ${name}, pool_mode ${mode}`, () =>
       classic(mode, from, to, closedCast, 4),
     );
   }
 }
-
-it('the test server stops', async () => {
-  await pg?.stop();
-});

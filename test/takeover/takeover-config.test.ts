@@ -1,67 +1,33 @@
-// An online reboot with a config that differs from the old process: databases, users, pool modes, listening addresses.
+/*
+ * An online reboot with a config that differs from the old process: databases, users, pool modes, listening addresses.
+ */
 
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { eventually, it, PgCluster } from '../harness';
-import { errorFields, type Message, RawClient, rowValues } from '../harness/raw-client';
-import { type PlaceOptions, type RebootChain, withPlace } from '../harness/reboot-chain';
+import { eventually, it, type PgCluster } from '../harness';
+import { after, before } from '../harness/limits';
+import { errorFields, type Message, RawClient } from '../harness/raw-client';
+import type { RebootChain } from '../harness/reboot-chain';
+import { ask, firstValue, login, type Options, startTakeoverCluster, withStarted } from '../harness/takeover-fixtures';
 
-let pg: PgCluster | null = null;
+let pg: PgCluster;
 
-async function cluster(): Promise<PgCluster> {
-  if (pg === null) {
-    pg = await PgCluster.start({ settings: { wal_level: 'logical', max_wal_senders: 5 } });
-    await pg.createUser('scrammer', 'secret', 'scram');
-    await pg.createUser('asked', 'answer', 'scram');
-    await pg.setHba([
-      'local all all trust',
-      'host all scrammer 127.0.0.1/32 scram-sha-256',
-      'host all asked 127.0.0.1/32 scram-sha-256',
-      'host all all 127.0.0.1/32 trust',
-      'host replication all 127.0.0.1/32 trust',
-    ]);
-  }
-  return pg;
+before(async () => {
+  pg = await startTakeoverCluster();
+});
+after(async () => {
+  await pg.stop();
+});
+
+function started(options: Options, body: (place: RebootChain) => Promise<void>): Promise<void> {
+  return withStarted(pg, options, body);
 }
 
-type Options = Omit<PlaceOptions, 'cluster'>;
-
-/** @param options may depend on the connect string of the cluster */
-async function started(
-  options: Options | ((connstr: string) => Options),
-  body: (place: RebootChain) => Promise<void>,
-): Promise<void> {
-  const server = await cluster();
-  const given = typeof options === 'function' ? options(server.connstr()) : options;
-  await withPlace({ cluster: server, ...given }, async (place) => {
-    await place.start('ts');
-    await body(place);
-  });
-}
-
-async function login(place: RebootChain, params: Record<string, string> = {}): Promise<RawClient> {
-  const client = await place.raw();
-  const { user: name = 'postgres', database = 'postgres', ...rest } = params;
-  assert.equal((await client.login({ user: name, database, params: rest })).at(-1)?.type, 'Z');
-  return client;
-}
-
-function firstValue(messages: Message[]): string | null {
-  const error = messages.find((msg) => msg.type === 'E');
-  if (error !== undefined) throw new Error(errorFields(error).M);
-  const row = messages.find((msg) => msg.type === 'D');
-  return row === undefined ? null : (rowValues(row)[0] ?? null);
-}
-
-async function ask(client: RawClient, sql: string): Promise<string | null> {
-  return firstValue(await client.query(sql));
-}
-
-it('clients of a database that left the config are refused as after RELOAD', () =>
+it('clients of a database missing from the new config are disconnected as after RELOAD', () =>
   started(
     (connstr) => ({ databases: { stays: connstr, goes: connstr } }),
     async (place) => {
-      const connstr = (await cluster()).connstr();
+      const connstr = pg.connstr();
       const [stays, goes] = [await login(place, { database: 'stays' }), await login(place, { database: 'goes' })];
       await stays.query('BEGIN');
       await goes.query('BEGIN');
@@ -76,16 +42,15 @@ it('clients of a database that left the config are refused as after RELOAD', () 
     },
   ));
 
-it('a changed connect string closes servers when they are free, new limits and pool modes apply', () =>
+it('a takeover with a changed config closes servers when idle and applies new limits and pool modes', () =>
   started(
     (connstr) => ({ databases: { postgres: connstr }, settings: { pool_mode: 'session' } }),
     async (place) => {
-      const server = await cluster();
       const client = await login(place);
       await client.query('BEGIN');
       const pid = await ask(client, 'SELECT pg_backend_pid()');
       place.write({
-        databases: { postgres: server.connstr('template1') },
+        databases: { postgres: pg.connstr('template1') },
         settings: { pool_mode: 'transaction', max_client_conn: 2 },
       });
       await place.reboot('ts');
@@ -100,7 +65,7 @@ it('a changed connect string closes servers when they are free, new limits and p
     },
   ));
 
-it('databases and users that are new are known, sizes and pool modes of single ones apply', () =>
+it('a takeover adds new databases and users and applies their pool sizes and modes', () =>
   started(
     (connstr) => ({
       databases: { one: `${connstr} pool_size=1 pool_mode=session` },
@@ -108,7 +73,7 @@ it('databases and users that are new are known, sizes and pool modes of single o
       userlist: { postgres: 'pw', asked: 'answer' },
     }),
     async (place) => {
-      const connstr = (await cluster()).connstr();
+      const connstr = pg.connstr();
       const enter = async (user: string, password: string, database: string): Promise<RawClient> => {
         const client = await place.raw();
         const answer = await client.login({ user, password, database });
@@ -129,25 +94,25 @@ it('databases and users that are new are known, sizes and pool modes of single o
         users: { scrammer: 'pool_mode=transaction' },
         userlist: { postgres: 'pw', scrammer: 'secret' },
       });
-      // the place adds what it began with: the user who leaves has to be taken out
+      // write() adds the initial users again, so the removed user has to be taken out of the file
       const file = `${place.dir}/userlist.txt`;
       writeFileSync(file, readFileSync(file, 'latin1').replace(/^"asked".*\n/m, ''));
       await place.reboot('ts');
-      // there is room for two now
+      // the pool now has room for two servers
       assert.equal(firstValue(await second.until('Z')), 'second');
       assert.equal(await ask(leaver, 'SELECT current_user'), 'asked');
       const refused = await place.raw();
       assert.equal((await refused.login({ user: 'asked', password: 'answer', database: 'one' })).at(-1)?.type, 'E');
       const others = [await enter('scrammer', 'secret', 'two'), await enter('scrammer', 'secret', 'two')];
       for (const client of others) assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
-      // transaction pooling for that user: both used one server
+      // transaction pooling for that user: both clients used one server
       const pool = (await place.show('POOLS')).find((row) => row.database === 'two' && row.user === 'scrammer');
       assert.deepEqual([pool?.pool_mode, Number(pool?.sv_idle) + Number(pool?.sv_used)], ['transaction', 1]);
       for (const client of [first, second, leaver, ...others]) await client.end();
     },
   ));
 
-it('a pool mode that became session keeps servers with their clients', () =>
+it('after a takeover that changes pool_mode to session, servers stay with their clients', () =>
   started({ settings: { pool_mode: 'transaction' } }, async (place) => {
     const clients = [await login(place), await login(place)];
     for (const client of clients) await client.query('SELECT 1');
@@ -160,7 +125,7 @@ it('a pool mode that became session keeps servers with their clients', () =>
     for (const client of clients) await client.end();
   }));
 
-it('every address in place of one, and one in place of every address', () =>
+it('a takeover can change listen_addr from one address to all addresses and back', () =>
   started({ settings: { listen_addr: '127.0.0.1' } }, async (place) => {
     const client = await login(place);
     place.write({ settings: { listen_addr: '*' } });
@@ -175,7 +140,7 @@ it('every address in place of one, and one in place of every address', () =>
     for (const one of [client, other]) await one.end();
   }));
 
-it('listen addresses are opened and closed', () =>
+it('a takeover opens new listen addresses and closes removed ones', () =>
   started({}, async (place) => {
     place.write({ settings: { listen_addr: '127.0.0.1,127.0.0.2' } });
     await place.reboot('ts');

@@ -1,6 +1,6 @@
 /*
- * A handover that fails: whatever the new process dies of, the old one goes on and not one query fails; and when the old one
- * dies after it gave everything, the new one has everything.
+ * Handovers that fail: if the new process dies, the old process keeps running and no query fails. If the old process
+ * dies after it has described everything, the new process owns everything.
  */
 
 import assert from 'node:assert/strict';
@@ -10,18 +10,21 @@ import { giveTo, spawnAs } from '../../tools/unprivileged';
 import { eventually, installed, it, PgCluster, startProgram, user } from '../harness';
 import type { Actor, Stage } from '../harness/actor';
 import { castOf, play } from '../harness/actors';
+import { after, before } from '../harness/limits';
 import { LogTail } from '../harness/log-tail';
 import { letters, type Message, RawClient, rowValues } from '../harness/raw-client';
 import { PoolerProcess, type RebootChain, withPlace } from '../harness/reboot-chain';
 
-let pg: PgCluster | null = null;
+let pg: PgCluster;
 
-async function cluster(): Promise<PgCluster> {
-  pg ??= await PgCluster.start();
-  return pg;
-}
+before(async () => {
+  pg = await PgCluster.start();
+});
+after(async () => {
+  await pg.stop();
+});
 
-/** Variables that end a process at that step. */
+/** Environment variables that kill a process at that step. */
 function dieAt(step: string): NodeJS.ProcessEnv {
   return { TSBOUNCER_TEST: '1', TSBOUNCER_TAKEOVER_DIE: step };
 }
@@ -31,10 +34,9 @@ interface Scene {
   cast: { stage: Stage; actor: Actor }[];
 }
 
-/** A place with the whole cast of both transports, ready to be disturbed. */
+/** Runs `body` with a pooler and all actors on both transports. */
 async function scene(body: (scene: Scene) => Promise<void>, env: NodeJS.ProcessEnv = {}): Promise<void> {
-  const server = await cluster();
-  const connstr = `host=127.0.0.1 port=${server.port} dbname=postgres`;
+  const connstr = `host=127.0.0.1 port=${pg.port} dbname=postgres`;
   const databases = {
     postgres: connstr,
     postgres_narrow_tcp: `${connstr} pool_size=1`,
@@ -47,7 +49,7 @@ async function scene(body: (scene: Scene) => Promise<void>, env: NodeJS.ProcessE
     log_connections: 0,
     log_disconnections: 0,
   };
-  await withPlace({ cluster: server, databases, settings }, async (place) => {
+  await withPlace({ cluster: pg, databases, settings }, async (place) => {
     await place.start('ts', env);
     const cast: { stage: Stage; actor: Actor }[] = [];
     for (const unix of [false, true]) {
@@ -59,7 +61,7 @@ async function scene(body: (scene: Scene) => Promise<void>, env: NodeJS.ProcessE
 }
 
 for (const step of ['take-start', 'take-login', 'take-ahead', 'take-suspended', 'take-row', 'take-complete']) {
-  it(`the new process is killed at ${step}: the old one goes on, then another one takes over`, () =>
+  it(`when the new process is killed at ${step}, the old process keeps running and a later takeover succeeds`, () =>
     scene(async ({ place, cast }) => {
       await play(cast, async () => {
         await place.failReboot('ts', dieAt(step));
@@ -71,7 +73,7 @@ for (const step of ['take-start', 'take-login', 'take-ahead', 'take-suspended', 
 }
 
 for (const step of ['give-described', 'give-shutdown', 'give-acknowledged']) {
-  it(`the old process is killed at ${step}: the new one has everything`, () =>
+  it(`when the old process is killed at ${step}, the new process takes over everything`, () =>
     scene(async ({ place, cast }) => {
       await play(cast, async () => {
         const old = place.now;
@@ -83,7 +85,7 @@ for (const step of ['give-described', 'give-shutdown', 'give-acknowledged']) {
     }, dieAt(step)));
 }
 
-it('the old process is killed before it gave anything: the new one gives up and says why', () =>
+it('when the old process is killed before it has described anything, the new process exits and logs why', () =>
   scene(async ({ place }) => {
     const next = place.spawn('ts', ['-R']);
     assert.equal((await next.waitEnd()).code, 1);
@@ -91,7 +93,7 @@ it('the old process is killed before it gave anything: the new one gives up and 
     assert.equal((await place.now.waitEnd()).signal, 'SIGKILL');
   }, dieAt('give-still')));
 
-it('the new process is out of file descriptors: the old one goes on', () =>
+it('when the new process runs out of file descriptors, the old process keeps running', () =>
   scene(async ({ place, cast }) => {
     await play(cast, async () => {
       const { node, mainJs } = installed();
@@ -106,7 +108,7 @@ it('the new process is out of file descriptors: the old one goes on', () =>
     });
   }));
 
-it('the config of the new process is bad: the old one is not disturbed', () =>
+it('a new process with a bad config does not disturb the old process', () =>
   scene(async ({ place, cast }) => {
     await play(cast, async () => {
       const from = place.now.log.mark();
@@ -121,7 +123,7 @@ it('the config of the new process is bad: the old one is not disturbed', () =>
     });
   }));
 
-/** Runs as the pooler's user and passes bytes on: to the pooler, who connects is that user. */
+/** A relay that runs as the pooler's user, so that the pooler sees that user as its peer. */
 const RELAY = `
 const net = require('node:net');
 net.createServer((from) => {
@@ -132,8 +134,8 @@ net.createServer((from) => {
 }).listen(process.argv[2], () => console.error('listening'));
 `;
 
-/** A connection to the console as a new process makes it. */
-async function taker(place: RebootChain): Promise<RawClient> {
+/** Opens a connection to the console as a new process does. */
+async function connectAsNewProcess(place: RebootChain): Promise<RawClient> {
   const path = join(place.dir, `relay${place.relays++}`);
   const relay = startProgram(installed().node, ['-e', RELAY, place.socketPath, path], {
     stdio: ['ignore', 'ignore', 'pipe'],
@@ -151,7 +153,7 @@ function errorOf(text: Buffer): string {
   return /\0M([^\0]*)\0/.exec(text.toString('latin1'))?.[1] ?? '';
 }
 
-/** Asks for everything, up to the point where the old process stands still; returns what it said after that point. */
+/** Runs a handover until the old process is frozen; returns the messages that it sent after the freeze. */
 async function askForAll(client: RawClient): Promise<Message[]> {
   await client.sendMessage('Q', Buffer.from('HANDOVER 1;\0'));
   for (let text = ''; !text.includes('"aheadEnd"'); )
@@ -160,10 +162,10 @@ async function askForAll(client: RawClient): Promise<Message[]> {
   return client.until('Z');
 }
 
-it('a taker that asks and then leaves without SHUTDOWN: everything goes on', () =>
+it('the old process resumes when the new process disconnects without SHUTDOWN', () =>
   scene(async ({ place, cast }) => {
     await play(cast, async () => {
-      const client = await taker(place);
+      const client = await connectAsNewProcess(place);
       const records = await askForAll(client);
       assert.ok(letters(records).startsWith('dd'));
       const waits = place.sql('SELECT 1 AS one');
@@ -173,9 +175,9 @@ it('a taker that asks and then leaves without SHUTDOWN: everything goes on', () 
     });
   }));
 
-it('a taker that asks and then says something else than SHUTDOWN is thrown out', () =>
+it('a new process that sends another command instead of SHUTDOWN is disconnected', () =>
   scene(async ({ place }) => {
-    const client = await taker(place);
+    const client = await connectAsNewProcess(place);
     await askForAll(client);
     await client.sendMessage('Q', Buffer.from('SHOW VERSION;\0'));
     const error = (await client.until('E')).at(-1);
@@ -183,10 +185,10 @@ it('a taker that asks and then says something else than SHUTDOWN is thrown out',
     assert.equal((await place.sql('SELECT 2 AS two')).rows[0].two, 2);
   }));
 
-it('a taker that is never ready is given up after suspend_timeout, however busy the clients are', () =>
-  withPlace({ cluster: await0(), settings: { suspend_timeout: 1 } }, async (place) => {
+it('a new process that never becomes ready is disconnected after suspend_timeout while clients are busy', () =>
+  withPlace({ cluster: pg, settings: { suspend_timeout: 1 } }, async (place) => {
     await place.start('ts');
-    const client = await taker(place);
+    const client = await connectAsNewProcess(place);
     await client.sendMessage('Q', Buffer.from('HANDOVER 1;\0'));
     let over = false;
     const busy = (async () => {
@@ -198,10 +200,10 @@ it('a taker that is never ready is given up after suspend_timeout, however busy 
     await busy;
   }));
 
-it('a taker that falls silent is given up after suspend_timeout', () =>
-  withPlace({ cluster: await0(), settings: { suspend_timeout: 1 } }, async (place) => {
+it('a new process that falls silent is disconnected after suspend_timeout', () =>
+  withPlace({ cluster: pg, settings: { suspend_timeout: 1 } }, async (place) => {
     await place.start('ts');
-    const client = await taker(place);
+    const client = await connectAsNewProcess(place);
     await askForAll(client);
     const late = place.sql('SELECT 3 AS three');
     const error = (await client.until('E')).at(-1);
@@ -209,15 +211,10 @@ it('a taker that falls silent is given up after suspend_timeout', () =>
     assert.equal((await late).rows[0].three, 3);
   }));
 
-/** The cluster of the tests before; they run in order. */
-function await0(): PgCluster {
-  return pg as PgCluster;
-}
-
-it('who may not ask is refused', () =>
-  withPlace({ cluster: await0() }, async (place) => {
+it('HANDOVER is refused for clients that are not the owner of the process', () =>
+  withPlace({ cluster: pg }, async (place) => {
     await place.start('ts');
-    const owner = await taker(place);
+    const owner = await connectAsNewProcess(place);
     const admin = await place.connect({ user: 'admin', password: 'admin', database: 'pgbouncer' });
     await assert.rejects(admin.query('HANDOVER 1'), /handover is only allowed for the owner of the process/);
     await assert.rejects(admin.query('HANDOVER'), /bad handover format/);
@@ -229,31 +226,31 @@ it('who may not ask is refused', () =>
     await admin.end();
   }));
 
-it('a second taker waits or is refused while one is under way', () =>
-  withPlace({ cluster: await0() }, async (place) => {
+it('a second HANDOVER is refused while another handover is under way, and accepted afterwards', () =>
+  withPlace({ cluster: pg }, async (place) => {
     await place.start('ts');
-    const [first, second] = [await taker(place), await taker(place)];
+    const [first, second] = [await connectAsNewProcess(place), await connectAsNewProcess(place)];
     await askForAll(first);
     await second.sendMessage('Q', Buffer.from('HANDOVER 1;\0'));
     await assert.rejects(second.next(300), /waited/);
     await first.destroy();
-    // the first has ended by then
+    // the first handover has ended by then
     assert.equal(letters(await second.until('d')).at(-1), 'd');
     await second.destroy();
     assert.equal((await place.sql('SELECT 1 AS one')).rows[0].one, 1);
   }));
 
-it('a format of the future is answered in the one that this version knows', () =>
-  withPlace({ cluster: await0() }, async (place) => {
+it('HANDOVER with a newer format number is answered in the format of this version', () =>
+  withPlace({ cluster: pg }, async (place) => {
     await place.start('ts');
-    const client = await taker(place);
+    const client = await connectAsNewProcess(place);
     await client.sendMessage('Q', Buffer.from('HANDOVER 99;\0'));
     const first = (await client.until('d')).at(-1);
     const text = first?.body.toString('latin1', 4, 4 + first.body.readUInt32BE(0)) ?? '';
     assert.equal((JSON.parse(text) as { format: number }).format, 1);
   }));
 
-it('-R twice at once: both end well or one refuses, and the clients notice nothing', () =>
+it('two simultaneous takeovers both succeed or one is refused, and no query fails', () =>
   scene(async ({ place, cast }) => {
     await play(cast, async () => {
       const old = place.now;
@@ -268,21 +265,21 @@ it('-R twice at once: both end well or one refuses, and the clients notice nothi
     });
   }));
 
-it('-R with no old process boots as usual; with a dead socket file too', () =>
-  withPlace({ cluster: await0() }, async (place) => {
+it('-R without an old process boots as usual, even with a stale socket file', () =>
+  withPlace({ cluster: pg }, async (place) => {
     const first = await place.spawn('ts', ['-R']).waitUp();
     place.generations.push(first);
     assert.match(first.log.text, /old process not found, try to continue normally/);
     await first.kill('SIGKILL');
-    // its socket file and its pidfile are still there
+    // the socket file and the pidfile of the killed process still exist
     const second = await place.spawn('ts', ['-R']).waitUp();
     place.generations.push(second);
     assert.match(second.log.text, /old process not found[\s\S]*stale pidfile, removing/);
     assert.equal((await place.sql('SELECT 1 AS one')).rows[0].one, 1);
   }));
 
-it('-R without a Unix socket, or with an abstract one, fails and says why', () =>
-  withPlace({ cluster: await0() }, async (place) => {
+it('-R without a Unix socket, or with an abstract Unix socket, fails and logs why', () =>
+  withPlace({ cluster: pg }, async (place) => {
     place.write({ settings: { unix_socket_dir: '' } });
     const none = place.spawn('ts', ['-R']);
     assert.equal((await none.waitEnd()).code, 1);
@@ -293,16 +290,16 @@ it('-R without a Unix socket, or with an abstract one, fails and says why', () =
     assert.match(abstract.log.text, /FATAL cannot reboot with abstract Unix socket/);
   }));
 
-it('without -R an answering socket is fatal', () =>
-  withPlace({ cluster: await0() }, async (place) => {
+it('a Unix socket with a running pooler is fatal without -R', () =>
+  withPlace({ cluster: pg }, async (place) => {
     await place.start('ts');
     const second = place.spawn('ts');
     assert.equal((await second.waitEnd()).code, 1);
     assert.match(second.log.text, /FATAL unix socket is in use, cannot continue/);
   }));
 
-it('-R as another user is refused by the old process, which goes on', async () => {
-  await withPlace({ cluster: await0() }, async (place) => {
+it('the old process refuses -R by another user and keeps running', async () => {
+  await withPlace({ cluster: pg }, async (place) => {
     await place.start('ts');
     const { node, mainJs } = installed();
     const ini = join(place.dir, 'other.ini');
@@ -321,8 +318,8 @@ it('-R as another user is refused by the old process, which goes on', async () =
   });
 });
 
-it('SUSPEND and RESUME by hand', () =>
-  withPlace({ cluster: await0() }, async (place) => {
+it('SUSPEND on the console holds queries up until RESUME', () =>
+  withPlace({ cluster: pg }, async (place) => {
     await place.start('ts');
     const client = await place.raw();
     await client.login();
@@ -334,7 +331,3 @@ it('SUSPEND and RESUME by hand', () =>
     const rows = (await client.until('Z')).filter((msg) => msg.type === 'D').map(rowValues);
     assert.deepEqual(rows, [['late']]);
   }));
-
-it('the test server stops', async () => {
-  await pg?.stop();
-});

@@ -1,6 +1,5 @@
 /*
- * What is on its way between two processes while the pooler in the middle is replaced: cancel requests, logins of clients,
- * and server connections that are not open yet.
+ * Takeovers with work in flight: cancel requests, client logins, and server connections that are not open yet.
  */
 
 import assert from 'node:assert/strict';
@@ -8,6 +7,7 @@ import { connect } from 'node:net';
 import { eventually, installed, it, itUnless, noOriginal, PgCluster, startProgram } from '../harness';
 import { BASE_DN, Directory, FalseDirectory, noSlapd } from '../harness/directory';
 import { Gate } from '../harness/gate';
+import { after, before } from '../harness/limits';
 import { LogTail } from '../harness/log-tail';
 import {
   CANCEL_REQUEST,
@@ -24,29 +24,28 @@ import {
 import { type Kind, type PlaceOptions, type RebootChain, withPlace } from '../harness/reboot-chain';
 import { md5Answer, ScramClient } from '../harness/scram';
 
-let pg: PgCluster | null = null;
+let pg: PgCluster;
 
-async function cluster(): Promise<PgCluster> {
-  if (pg === null) {
-    pg = await PgCluster.start();
-    await pg.createUser('scrammer', 'secret', 'scram');
-    await pg.createUser('lucy', 'right', 'scram');
-  }
-  return pg;
-}
+before(async () => {
+  pg = await PgCluster.start();
+  await pg.createUser('scrammer', 'secret', 'scram');
+  await pg.createUser('lucy', 'right', 'scram');
+});
+after(async () => {
+  await pg.stop();
+});
 
-/** A pooler behind a gate: databases `app`, and `other` to look after it by. */
+/** Runs `body` with a pooler that reaches database `app` through a gate. */
 async function gated(
   body: (place: RebootChain, gate: Gate) => Promise<void>,
   more: Partial<PlaceOptions> = {},
   kind: Kind = 'ts',
 ): Promise<void> {
-  const server = await cluster();
-  const gate = await Gate.open(server.port);
+  const gate = await Gate.open(pg.port);
   const databases = { app: `host=127.0.0.1 port=${gate.port} dbname=postgres` };
   const settings = { pool_mode: 'transaction', ...more.settings };
   try {
-    await withPlace({ cluster: server, databases, ...more, settings }, async (place) => {
+    await withPlace({ cluster: pg, databases, ...more, settings }, async (place) => {
       await place.start(kind);
       await body(place, gate);
     });
@@ -75,24 +74,24 @@ async function poolRow(place: RebootChain): Promise<Record<string, string | numb
 
 /* ---- cancel requests ---- */
 
-/** A query that runs until it is cancelled. */
+/** Starts a query that runs until it is canceled. */
 async function victim(place: RebootChain): Promise<RawClient> {
   const client = await loggedIn(place);
   const mark = `victim ${client.socket.localPort}`;
   await client.sendMessage('Q', cstring(`SELECT /* ${mark} */ pg_sleep(600)`));
   const running = `SELECT 1 FROM pg_stat_activity WHERE query LIKE '%${mark}%' AND wait_event = 'PgSleep'`;
-  await eventually('the query to run', async () => (await (await cluster()).sql(running)).rowCount === 1);
+  await eventually('the query to run', async () => (await pg.sql(running)).rowCount === 1);
   return client;
 }
 
-/** Sends the request and leaves its connection open. */
+/** Sends a cancel request and leaves its connection open. */
 async function beginCancel(place: RebootChain, whom: RawClient): Promise<RawClient> {
   const request = await place.raw();
   await request.send(startupPacket(CANCEL_REQUEST, Buffer.concat([int32(whom.backendPid), whom.backendKey])));
   return request;
 }
 
-/** Its query is cancelled, once, and it goes on. */
+/** Checks that the client's query is canceled once, and that the client still works. */
 async function isCanceled(client: RawClient): Promise<void> {
   const answer = await client.until('Z');
   assert.equal(letters(answer.filter((msg) => 'EZ'.includes(msg.type))), 'EZ');
@@ -102,7 +101,7 @@ async function isCanceled(client: RawClient): Promise<void> {
   await client.end();
 }
 
-it('cancel requests that are being delivered, and one that waits for a connection, arrive', () =>
+it('cancel requests that are being delivered or wait for a connection arrive across a takeover', () =>
   gated(
     async (place, gate) => {
       const victims = [await victim(place), await victim(place)];
@@ -127,7 +126,7 @@ it('cancel requests that are being delivered, and one that waits for a connectio
     { settings: { default_pool_size: 2 } },
   ));
 
-/** Passes connections on, and accepts none while it is stopped: its queue is short, so that connecting takes for ever. */
+/** A relay with a short listen queue: connecting to it hangs while the relay is stopped. */
 const NARROW_RELAY = `
 const net = require('node:net');
 const relay = net.createServer((from) => {
@@ -139,13 +138,12 @@ const relay = net.createServer((from) => {
 relay.listen({ port: 0, host: '127.0.0.1', backlog: 1 }, () => console.error('port ' + relay.address().port));
 `;
 
-it('a cancel request whose connection to the server is being made arrives', async () => {
-  const server = await cluster();
-  const args = ['-e', NARROW_RELAY, String(server.port)];
+it('a cancel request whose server connection is being opened arrives across a takeover', async () => {
+  const args = ['-e', NARROW_RELAY, String(pg.port)];
   const relay = startProgram(installed().node, args, { stdio: ['ignore', 'ignore', 'pipe'] });
   const port = Number((await new LogTail(relay).wait(/port (\d+)\n/))[1]);
   const databases = { app: `host=127.0.0.1 port=${port} dbname=postgres` };
-  await withPlace({ cluster: server, databases, settings: { pool_mode: 'transaction' } }, async (place) => {
+  await withPlace({ cluster: pg, databases, settings: { pool_mode: 'transaction' } }, async (place) => {
     await place.start('ts');
     const client = await victim(place);
     relay.kill('SIGSTOP');
@@ -185,9 +183,9 @@ itUnless(noOriginal)('the C original takes over: SUSPEND waits until cancel requ
 /* ---- server connections ---- */
 
 for (const holds of ['logins', 'answers to logins'] as const) {
-  it(`clients whose server is in the middle of its login get their answers: ${holds} held up`, () =>
+  it(`clients whose server is logging in get their answers across a takeover: ${holds} logins held`, () =>
     gated(async (place, gate) => {
-      // the first client of a pool waits for its welcome
+      // the first client of a pool waits for its welcome message message
       gate.holds = holds;
       const first = await place.raw();
       const welcome = first.login({ database: 'app' });
@@ -198,7 +196,7 @@ for (const holds of ['logins', 'answers to logins'] as const) {
       assert.equal(first.parameters.server_encoding, 'UTF8');
       assert.equal(firstValue(await first.query('BEGIN')), null);
 
-      // others are welcome already, and wait for a server
+      // later clients have logged in and wait for a server
       const [second, third] = [await loggedIn(place), await loggedIn(place)];
       gate.holds = holds;
       await second.sendMessage('Q', cstring("SELECT 'second'"));
@@ -214,7 +212,7 @@ for (const holds of ['logins', 'answers to logins'] as const) {
     }));
 }
 
-it('a replication client whose server is in the middle of its login gets its answer', () =>
+it('a replication client whose server is logging in gets its answer across a takeover', () =>
   gated(async (place, gate) => {
     gate.holds = 'answers to logins';
     const client = await place.raw();
@@ -235,7 +233,7 @@ const ways = [
 
 for (const [from, to] of ways) {
   itUnless(from === to ? null : noOriginal)(
-    `a server that is in the middle of its login is not taken for one that is ready: ${from} to ${to}`,
+    `a server that is logging in at a takeover is not used before it is ready: ${from} to ${to}`,
     () =>
       gated(
         async (place, gate) => {
@@ -245,7 +243,7 @@ for (const [from, to] of ways) {
           const second = await loggedIn(place);
           await second.sendMessage('Q', cstring("SELECT 'second'"));
           await gate.waitHeld(1);
-          // the second gets the server of the first: nobody waits for the new one any more
+          // the second client gets the first client's server, so no client waits for the new server any more
           await first.query('COMMIT');
           assert.equal(firstValue(await second.until('Z')), 'second');
           await first.query('BEGIN');
@@ -267,7 +265,7 @@ function passwordPacket(text: string): Buffer {
   return message('p', cstring(text));
 }
 
-/** A client that has been asked for its password, and what it will say. */
+/** A client that has been asked for its password, and its answer. */
 interface Asked {
   client: RawClient;
   answer: Buffer;
@@ -296,7 +294,7 @@ async function asked(place: RebootChain, method: string, password: string): Prom
 }
 
 for (const method of ['md5', 'plain', 'scram-sha-256']) {
-  it(`auth_type ${method}: who has been asked by the old process answers the new one`, () =>
+  it(`a client asked for its password by the old process logs in to the new process with auth_type ${method}`, () =>
     gated(
       async (place) => {
         const right = await asked(place, method, 'secret');
@@ -364,7 +362,3 @@ async function directoryLogin(): Promise<void> {
 }
 
 itUnless(noSlapd)('a login that waits for a directory is decided by the new process', directoryLogin);
-
-it('the test server stops', async () => {
-  await pg?.stop();
-});

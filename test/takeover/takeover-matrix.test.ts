@@ -1,22 +1,25 @@
 /*
- * A new process takes over while clients are in the middle of everything: nobody loses a byte. tsbouncer to tsbouncer with
- * all that the full handover carries; to and from the C original with what its rows carry.
+ * A takeover while clients are in the middle of all kinds of work: no client loses a byte. Between tsbouncer processes
+ * with the state that the full handover carries, to and from PgBouncer with the state that the rows of SHOW FDS carry.
  */
 
 import assert from 'node:assert/strict';
 import { eventually, it, itUnless, noOriginal, PgCluster } from '../harness';
 import { castOf, play } from '../harness/actors';
+import { after, before } from '../harness/limits';
 import { type Kind, type RebootChain, withPlace } from '../harness/reboot-chain';
 import { castFor, type Mode, optionsOf } from '../harness/reboot-fixtures';
 
-let pg: PgCluster | null = null;
+let pg: PgCluster;
 
-async function cluster(): Promise<PgCluster> {
-  pg ??= await PgCluster.start();
-  return pg;
-}
+before(async () => {
+  pg = await PgCluster.start();
+});
+after(async () => {
+  await pg.stop();
+});
 
-/** Starts of server processes so far, as PostgreSQL's own log counts them. */
+/** Number of server processes started so far, according to PostgreSQL's log. */
 function backendStarts(server: PgCluster): number {
   return server.log.count(/connection authorized: user=postgres database=\w+ *\n/);
 }
@@ -27,9 +30,8 @@ interface Way {
 }
 
 async function matrix(mode: Mode, way: Way): Promise<void> {
-  const server = await cluster();
   const full = [way.from, ...way.via].every((kind) => kind === 'ts');
-  const options = optionsOf(server, mode, full ? { track_extra_parameters: 'IntervalStyle' } : {});
+  const options = optionsOf(pg, mode, full ? { track_extra_parameters: 'IntervalStyle' } : {});
   await withPlace(options, async (place: RebootChain) => {
     await place.start(way.from);
     const cast = castFor(place, mode, (stage) => castOf(stage, full));
@@ -38,9 +40,9 @@ async function matrix(mode: Mode, way: Way): Promise<void> {
         const pools = (await place.show('POOLS')).filter((row) => row.database === 'postgres');
         return pools.every((row) => Number(row.sv_login) === 0 && Number(row.cl_waiting) === 0);
       });
-      const before = backendStarts(server);
+      const before = backendStarts(pg);
       for (const kind of way.via) await place.reboot(kind);
-      assert.equal(backendStarts(server), before, 'a reboot opened server connections');
+      assert.equal(backendStarts(pg), before, 'a reboot opened server connections');
     });
     if (!full) return;
     const warnings = place.generations.flatMap((one) =>
@@ -51,18 +53,19 @@ async function matrix(mode: Mode, way: Way): Promise<void> {
 }
 
 for (const mode of ['session', 'transaction'] as const) {
-  it(`tsbouncer to tsbouncer, twice, pool_mode ${mode}`, () => matrix(mode, { from: 'ts', via: ['ts', 'ts'] }));
+  it(`two takeovers between tsbouncer processes lose no byte, pool_mode ${mode}`, () =>
+    matrix(mode, { from: 'ts', via: ['ts', 'ts'] }));
 }
 
 const itC = itUnless(noOriginal);
 for (const mode of ['session', 'transaction'] as const) {
-  itC(`the C original to tsbouncer, pool_mode ${mode}`, () => matrix(mode, { from: 'c', via: ['ts'] }));
-  itC(`tsbouncer to the C original, pool_mode ${mode}`, () => matrix(mode, { from: 'ts', via: ['c'] }));
-  itC(`the C original to tsbouncer to tsbouncer to the C original, pool_mode ${mode}`, () =>
+  itC(`a takeover from PgBouncer to tsbouncer loses no byte, pool_mode ${mode}`, () =>
+    matrix(mode, { from: 'c', via: ['ts'] }),
+  );
+  itC(`a takeover from tsbouncer to PgBouncer loses no byte, pool_mode ${mode}`, () =>
+    matrix(mode, { from: 'ts', via: ['c'] }),
+  );
+  itC(`takeovers from PgBouncer to tsbouncer, to tsbouncer and back lose no byte, pool_mode ${mode}`, () =>
     matrix(mode, { from: 'c', via: ['ts', 'ts', 'c'] }),
   );
 }
-
-it('the test server stops', async () => {
-  await pg?.stop();
-});

@@ -1,6 +1,6 @@
 /*
- * Twenty reboots in a row under pgbench, with 64 clients: not one transaction fails, no server connection is opened or closed,
- * and the last generation is no larger than the second.
+ * Twenty reboots in a row under pgbench with 64 clients: no transaction fails, no server connection is opened or
+ * closed, and the last process is no larger than the second.
  */
 
 import assert from 'node:assert/strict';
@@ -12,16 +12,16 @@ import { type PoolerProcess, type RebootChain, withPlace } from '../harness/rebo
 const program = pgbench as string;
 const REBOOTS = 20;
 const CLIENTS = 64;
-/** pgbench runs until the last reboot, but no longer than this. */
+/** pgbench runs until the last reboot, but at most this long. */
 const SECONDS_MAX = 300;
-/** What garbage not collected yet may differ by. */
+/** Allowance for garbage that is not collected yet. */
 const RSS_KB_MAX = 30_000;
 
 const settings = { pool_mode: 'transaction', max_prepared_statements: 100, log_connections: 0, log_disconnections: 0 };
 
 const itBenched = itUnless(noPgbench);
 
-/** A pooler with pgbench's tables behind it. */
+/** Runs `body` with a pooler and the tables of pgbench. */
 async function benched(body: (place: RebootChain, server: PgCluster, tcp: string[]) => Promise<void>): Promise<void> {
   const server = await PgCluster.start();
   await withPlace({ cluster: server, settings }, async (place) => {
@@ -50,7 +50,7 @@ function rssKb(generation: PoolerProcess): number {
 
 for (const protocol of ['simple', 'extended']) {
   itBenched(
-    `${REBOOTS} reboots under pgbench, ${CLIENTS} clients, ${protocol} protocol`,
+    `${REBOOTS} reboots under pgbench fail no transaction: ${CLIENTS} clients, ${protocol} protocol`,
     async () => {
       await benched(async (place, server, at) => {
         const args = [
@@ -75,7 +75,7 @@ for (const protocol of ['simple', 'extended']) {
         const bench = run(program, args, { timeoutMs: SECONDS_MAX * 1000, started }).finally(() => {
           over = true;
         });
-        // its pool has to be full before the servers are counted
+        // the pool has to be full before the servers are counted
         while (Number((await place.show('POOLS')).find((row) => row.database === 'postgres')?.sv_active ?? 0) < 20);
         const startsSql = `SELECT string_agg(pid || ' ' || backend_start, ',' ORDER BY pid) AS starts FROM pg_stat_activity
         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`;
@@ -90,7 +90,7 @@ for (const protocol of ['simple', 'extended']) {
         const late = [descriptors(place.now), rssKb(place.now)] as const;
         assert.equal(late[0], early[0], 'descriptors leak');
         assert.ok(late[1] - early[1] < RSS_KB_MAX, `memory grew from ${early[1]} to ${late[1]} KB`);
-        // what ends -T ends it now
+        // SIGALRM, with which -T ends pgbench, ends it now
         (loader as ChildProcess | null)?.kill('SIGALRM');
         const end = await bench;
         assertNothingFailed(end);

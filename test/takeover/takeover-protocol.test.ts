@@ -1,5 +1,6 @@
 /*
- * Across a reboot: the long cancel keys of protocol 3.2, of clients and of servers, and the console in the extended protocol.
+ * State that survives a reboot: the long cancel keys of protocol 3.2 of clients and servers, and console sessions in
+ * the extended protocol.
  */
 
 import assert from 'node:assert/strict';
@@ -68,7 +69,7 @@ async function consoleOf(place: RebootChain): Promise<RawClient> {
   return raw;
 }
 
-it('a query that runs across reboots is cancelled with the long keys of client and server', () =>
+it('a query that runs across reboots is canceled with the long cancel keys of client and server', () =>
   started(async (place) => {
     const client = await login(place);
     assert.equal(client.backendKey.length, 32);
@@ -82,7 +83,7 @@ it('a query that runs across reboots is cancelled with the long keys of client a
     await client.end();
   }));
 
-it('a client that waits for its welcome across a reboot gets its long key', () =>
+it('a client that waits for its welcome message across a reboot gets its long cancel key', () =>
   withPlace({ cluster: pg, databases: { postgres: 'host=127.0.0.1 port=1 dbname=postgres' } }, async (place) => {
     await place.start('ts');
     const client = await place.raw();
@@ -95,7 +96,7 @@ it('a client that waits for its welcome across a reboot gets its long key', () =
     await client.end();
   }));
 
-it('statements of the console are there after a reboot, and portals that have no rows left over', () =>
+it('console statements, and portals without rows left, survive a reboot', () =>
   started(async (place) => {
     const raw = await consoleOf(place);
     await raw.send(parse('state', 'SHOW STATE'), SYNC);
@@ -117,7 +118,7 @@ for (const [what, before, behind] of [
   ['a pipeline', [SYNC, parse('', 'SHOW VERSION'), bind('', ''), execute(''), SYNC], []],
   ['nothing', [], [SYNC]],
 ] as const) {
-  it(`a PAUSE by Execute that waits across a reboot is answered in its protocol, with ${what} behind it`, () =>
+  it(`a PAUSE by Execute that waits across a reboot is answered in the extended protocol, followed by ${what}`, () =>
     started(async (place) => {
       const client = await login(place);
       await client.query('BEGIN');
@@ -136,7 +137,7 @@ for (const [what, before, behind] of [
     }));
 }
 
-it('an ERROR on the console skips to Sync across a reboot', () =>
+it('after an ERROR on the console, the new process skips messages up to Sync', () =>
   started(async (place) => {
     const raw = await consoleOf(place);
     await raw.send(execute('nowhere'));

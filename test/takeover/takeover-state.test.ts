@@ -1,65 +1,29 @@
 /*
- * What a handover carries besides open connections: logins half way, secrets learnt, cancel keys, modes, statistics; what a
- * changed config does to it; and what the operator sees.
+ * State that a handover carries besides open connections: logins in progress, learnt secrets, cancel keys, modes and
+ * statistics. Also the effect of a changed config, and the messages for the operator.
  */
 
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import type { Client } from 'pg';
-import { eventually, it, PgCluster, user } from '../harness';
-import { cancelRequest, errorFields, letters, type Message, type RawClient, rowValues } from '../harness/raw-client';
-import { type PlaceOptions, type RebootChain, withPlace } from '../harness/reboot-chain';
+import { eventually, it, type PgCluster } from '../harness';
+import { after, before } from '../harness/limits';
+import { cancelRequest, errorFields, letters, type Message } from '../harness/raw-client';
+import { type RebootChain, withPlace } from '../harness/reboot-chain';
 import { ScramClient } from '../harness/scram';
+import { ask, firstValue, login, type Options, startTakeoverCluster, withStarted } from '../harness/takeover-fixtures';
 
-let pg: PgCluster | null = null;
+let pg: PgCluster;
 
-async function cluster(): Promise<PgCluster> {
-  if (pg === null) {
-    pg = await PgCluster.start({ settings: { wal_level: 'logical', max_wal_senders: 5 } });
-    await pg.createUser('scrammer', 'secret', 'scram');
-    await pg.createUser('asked', 'answer', 'scram');
-    await pg.setHba([
-      'local all all trust',
-      'host all scrammer 127.0.0.1/32 scram-sha-256',
-      'host all asked 127.0.0.1/32 scram-sha-256',
-      'host all all 127.0.0.1/32 trust',
-      'host replication all 127.0.0.1/32 trust',
-    ]);
-  }
-  return pg;
-}
+before(async () => {
+  pg = await startTakeoverCluster();
+});
+after(async () => {
+  await pg.stop();
+});
 
-type Options = Omit<PlaceOptions, 'cluster'>;
-
-/** @param options may depend on the connect string of the cluster */
-async function started(
-  options: Options | ((connstr: string) => Options),
-  body: (place: RebootChain) => Promise<void>,
-): Promise<void> {
-  const server = await cluster();
-  const given = typeof options === 'function' ? options(server.connstr()) : options;
-  await withPlace({ cluster: server, ...given }, async (place) => {
-    await place.start('ts');
-    await body(place);
-  });
-}
-
-async function login(place: RebootChain, params: Record<string, string> = {}): Promise<RawClient> {
-  const client = await place.raw();
-  const { user: name = 'postgres', database = 'postgres', ...rest } = params;
-  assert.equal((await client.login({ user: name, database, params: rest })).at(-1)?.type, 'Z');
-  return client;
-}
-
-function firstValue(messages: Message[]): string | null {
-  const error = messages.find((msg) => msg.type === 'E');
-  if (error !== undefined) throw new Error(errorFields(error).M);
-  const row = messages.find((msg) => msg.type === 'D');
-  return row === undefined ? null : (rowValues(row)[0] ?? null);
-}
-
-async function ask(client: RawClient, sql: string): Promise<string | null> {
-  return firstValue(await client.query(sql));
+function started(options: Options, body: (place: RebootChain) => Promise<void>): Promise<void> {
+  return withStarted(pg, options, body);
 }
 
 async function admin(place: RebootChain): Promise<Client> {
@@ -68,7 +32,7 @@ async function admin(place: RebootChain): Promise<Client> {
 
 /* ---- logins ---- */
 
-it('a SCRAM login stops half way and ends in the new process', () =>
+it('a SCRAM login begun in the old process completes in the new process', () =>
   started(
     { settings: { auth_type: 'scram-sha-256' }, userlist: { postgres: 'pw', scrammer: 'secret' } },
     async (place) => {
@@ -92,12 +56,12 @@ it('a SCRAM login stops half way and ends in the new process', () =>
     },
   ));
 
-it('a client without a server yet is welcomed by the new process', () =>
+it('a client that waits for its first server gets its welcome message from the new process', () =>
   started({ databases: { postgres: 'host=127.0.0.1 port=1 dbname=postgres' } }, async (place) => {
-    // nobody answers there: the first client of the pool waits for its welcome
+    // no server listens there: the first client of the pool waits for its welcome message
     const client = await place.raw();
     await client.startup({ user: 'postgres', database: 'postgres' });
-    place.write({ databases: { postgres: (await cluster()).connstr() } });
+    place.write({ databases: { postgres: pg.connstr() } });
     await place.reboot('ts');
     const answer = await client.until('ZE');
     // the first attempt may have been refused before the reboot
@@ -105,14 +69,14 @@ it('a client without a server yet is welcomed by the new process', () =>
     await client.destroy();
   }));
 
-it('keys learnt at a SCRAM login open servers in the new process too', () =>
+it('SCRAM keys learnt by the old process log in to servers in the new process', () =>
   started(
     {
       settings: { auth_type: 'scram-sha-256', pool_mode: 'transaction' },
       userlist: { postgres: 'pw', scrammer: '' },
     },
     async (place) => {
-      const secret = (await (await cluster()).storedSecret('scrammer')) as string;
+      const secret = (await pg.storedSecret('scrammer')) as string;
       place.write({ userlist: { scrammer: secret } });
       const console1 = await admin(place);
       await console1.query('RELOAD');
@@ -121,7 +85,7 @@ it('keys learnt at a SCRAM login open servers in the new process too', () =>
       assert.equal(await ask(client, 'SELECT 1'), '1');
       await place.reboot('ts');
       await console1.query('RECONNECT');
-      // a new server connection can only be opened with what the old process learnt
+      // a new server connection can only log in with the keys that the old process has learnt
       assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
       assert.match(place.now.log.text, /new connection to server/);
       await client.end();
@@ -129,7 +93,7 @@ it('keys learnt at a SCRAM login open servers in the new process too', () =>
     },
   ));
 
-it('users found by auth_query stay logged in', () =>
+it('users found by auth_query stay logged in after a takeover', () =>
   started(
     {
       settings: { auth_type: 'md5', auth_user: 'postgres' },
@@ -150,7 +114,7 @@ it('users found by auth_query stay logged in', () =>
     },
   ));
 
-it('a login that waits for the answer of auth_query goes on, and so does one that waits for a server to ask', () =>
+it('logins that wait for auth_query, or for a server to run it, complete in the new process', () =>
   started(
     {
       settings: {
@@ -176,7 +140,7 @@ it('a login that waits for the answer of auth_query goes on, and so does one tha
 
 /* ---- cancel ---- */
 
-it('a cancel key given by the old process cancels a query in the new one', () =>
+it('a cancel key issued by the old process cancels a query in the new process', () =>
   started({ settings: { pool_mode: 'transaction' } }, async (place) => {
     const client = await login(place);
     await client.sendMessage('Q', Buffer.from('SELECT pg_sleep(30)\0'));
@@ -191,7 +155,7 @@ it('a cancel key given by the old process cancels a query in the new one', () =>
 
 /* ---- modes ---- */
 
-it('paused and disabled databases stay so, their waiting clients wait on', () =>
+it('paused and disabled databases stay so after a takeover, and their waiting clients keep waiting', () =>
   started(
     (connstr) => ({ databases: { one: connstr, two: connstr }, settings: { pool_mode: 'transaction' } }),
     async (place) => {
@@ -224,7 +188,7 @@ it('paused and disabled databases stay so, their waiting clients wait on', () =>
     },
   ));
 
-it('PAUSE of everything stays', () =>
+it('PAUSE of all databases stays in effect after a takeover', () =>
   started({}, async (place) => {
     const console1 = await admin(place);
     const client = await login(place);
@@ -237,7 +201,7 @@ it('PAUSE of everything stays', () =>
     await console1.end();
   }));
 
-it('statistics go on from where they were, and no bogus times are logged', () =>
+it('statistics continue after a takeover, and no wrong times are logged', () =>
   started({ settings: { pool_mode: 'transaction' } }, async (place) => {
     const client = await login(place);
     for (let i = 0; i < 10; i++) await client.query('SELECT 1');
@@ -252,7 +216,7 @@ it('statistics go on from where they were, and no bogus times are logged', () =>
     await client.end();
   }));
 
-it('a replication connection goes on', () =>
+it('a replication connection works after a takeover', () =>
   started({ settings: { pool_mode: 'transaction' } }, async (place) => {
     const client = await login(place, { replication: 'database' });
     const before = firstValue(await client.query('IDENTIFY_SYSTEM'));
@@ -261,15 +225,12 @@ it('a replication connection goes on', () =>
     await client.end();
   }));
 
-it('a replication stream goes on: every change arrives, once and in order', () =>
+it('a replication stream across takeovers delivers every change once and in order', () =>
   started({ settings: { pool_mode: 'transaction' } }, async (place) => {
-    const server = await cluster();
-    await server.sql('CREATE TABLE changed (i int, t text)');
-    await server.sql('CREATE PUBLICATION everything FOR TABLE changed');
+    await pg.sql('CREATE TABLE changed (i int, t text)');
+    await pg.sql('CREATE PUBLICATION everything FOR TABLE changed');
     const insert = (from: number): Promise<unknown> =>
-      server.sql(
-        `INSERT INTO changed SELECT i, repeat('r', 1000) || i FROM generate_series(${from}, ${from + 1999}) i`,
-      );
+      pg.sql(`INSERT INTO changed SELECT i, repeat('r', 1000) || i FROM generate_series(${from}, ${from + 1999}) i`);
     const client = await login(place, { replication: 'database' });
     await client.query('CREATE_REPLICATION_SLOT stream TEMPORARY LOGICAL pgoutput');
     const options = "(proto_version '1', publication_names 'everything')";
@@ -294,11 +255,11 @@ it('a replication stream goes on: every change arrives, once and in order', () =
     await client.sendMessage('c');
     assert.match(letters(await client.until('Z')), /^d*cd*C+Z$/);
     await client.end();
-    await server.sql('DROP PUBLICATION everything');
-    await server.sql('DROP TABLE changed');
+    await pg.sql('DROP PUBLICATION everything');
+    await pg.sql('DROP TABLE changed');
   }));
 
-it('console commands that wait go on waiting: PAUSE for a transaction, WAIT_CLOSE for a server', () =>
+it('PAUSE and WAIT_CLOSE that wait at a takeover are answered by the new process', () =>
   started({ settings: { pool_mode: 'transaction' } }, async (place) => {
     const client = await login(place);
     const console1 = await admin(place);
@@ -328,7 +289,7 @@ it('console commands that wait go on waiting: PAUSE for a transaction, WAIT_CLOS
     await client.end();
   }));
 
-it('a killed database stays killed until RESUME', () =>
+it('a killed database stays killed after a takeover until RESUME', () =>
   started(
     (connstr) => ({ databases: { one: connstr }, settings: { pool_mode: 'transaction' } }),
     async (place) => {
@@ -349,7 +310,7 @@ it('a killed database stays killed until RESUME', () =>
     },
   ));
 
-it('counts of clients and servers are right after reboots', () =>
+it('the counts of clients and servers are correct after takeovers', () =>
   started({ users: { postgres: 'max_user_client_connections=3' } }, async (place) => {
     const clients = [await login(place), await login(place)];
     for (const client of clients) await client.query('SELECT 1');
@@ -370,7 +331,7 @@ it('counts of clients and servers are right after reboots', () =>
 
 /* ---- for the operator ---- */
 
-it('the log of both processes has the lines of the original, in its order', () =>
+it("both processes log PgBouncer's lines in PgBouncer's order during a takeover", () =>
   started({}, async (place) => {
     const old = place.now;
     const from = old.log.mark();
@@ -398,8 +359,8 @@ it('the log of both processes has the lines of the original, in its order', () =
     assert.equal(Number(readFileSync(place.pidfile, 'latin1')), next.pid);
   }));
 
-it('-d: the launcher says in one line what was taken, or why not', () =>
-  withPlace({ cluster: await0() }, async (place) => {
+it('-R -d prints one line: what was taken over, or why the takeover failed', () =>
+  withPlace({ cluster: pg }, async (place) => {
     const logged = { settings: { logfile: `${place.dir}/pooler.log` } };
     place.write(logged);
     assert.deepEqual(await place.run('-d'), { code: 0, signal: null, stdout: '', stderr: '' });
@@ -411,7 +372,7 @@ it('-d: the launcher says in one line what was taken, or why not', () =>
       assert.equal(done.code, 0, done.stderr);
       assert.match(done.stdout, /^took over 2 listening sockets, 1 clients, 1 servers; longest pause \d+ ms\n$/);
       assert.notEqual(place.pidInFile(), pid);
-      // it kept to one core while it started
+      // the process was pinned to one CPU only during its start
       assert.deepEqual(cpusOf(place.pidInFile()), cpusOf(process.pid));
       assert.equal(await ask(client, 'SELECT 1'), '1');
       place.write({ settings: { ...logged.settings, listen_addr: 'no.such.host.invalid' } });
@@ -426,7 +387,7 @@ it('-d: the launcher says in one line what was taken, or why not', () =>
     }
   }));
 
-/** What the kernel lets every thread of a process run on. */
+/** The CPUs on which the kernel lets the threads of a process run. */
 function cpusOf(pid: number): string[] {
   const lists = readdirSync(`/proc/${pid}/task`).map((thread) => {
     const status = readFileSync(`/proc/${pid}/task/${thread}/status`, 'latin1');
@@ -434,13 +395,3 @@ function cpusOf(pid: number): string[] {
   });
   return [...new Set(lists)];
 }
-
-/** The cluster of the tests before; they run in order. */
-function await0(): PgCluster {
-  return pg as PgCluster;
-}
-
-it('the test server stops', async () => {
-  assert.ok(user === null || user.uid > 0);
-  await pg?.stop();
-});

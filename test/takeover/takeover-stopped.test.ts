@@ -1,6 +1,6 @@
 /*
- * A handover in which one of the two processes stops (SIGSTOP), or is interrupted by signals. The clients of a process that
- * works wait for a moment at most, no query fails, and no process waits for ever.
+ * Handovers in which one of the two processes is stopped (SIGSTOP) or interrupted by signals. Clients of a running
+ * process wait only briefly, no query fails, and no process waits forever.
  */
 
 import assert from 'node:assert/strict';
@@ -30,12 +30,12 @@ async function stopped(process: PoolerProcess): Promise<void> {
 
 const SETTINGS = { pool_mode: 'transaction', default_pool_size: 5, max_client_conn: 500 };
 
-/** Clients without work, whose description does not fit into what the kernel holds between the two processes. */
+/** Opens idle clients whose records exceed the kernel's socket buffer between the two processes. */
 async function idleClients(place: RebootChain, count: number): Promise<void> {
   for (let i = 0; i < count; i++) await (await place.raw(true)).login();
 }
 
-/** A client that asks again and again; `longestMs` is the longest time that an answer took. */
+/** Starts a client that sends queries continuously; `longestMs` is the longest time to an answer. */
 async function watchdog(place: RebootChain): Promise<{ stop: () => Promise<void>; longestMs: () => number }> {
   const client = await place.raw();
   await client.login();
@@ -59,7 +59,7 @@ async function watchdog(place: RebootChain): Promise<{ stop: () => Promise<void>
 }
 
 for (const step of ['take-suspended', 'take-row', 'take-complete']) {
-  it(`the new process stops at ${step}: clients wait for two seconds at most, and no query fails`, () =>
+  it(`when the new process is stopped at ${step}, clients wait at most two seconds and no query fails`, () =>
     withPlace({ cluster: pg, settings: SETTINGS }, async (place) => {
       const old = await place.start('ts');
       await idleClients(place, 20);
@@ -72,7 +72,7 @@ for (const step of ['take-suspended', 'take-row', 'take-complete']) {
       await old.log.wait(/handover failed, resuming work/);
       assert.equal(await ask(inTransaction, 'SELECT 2'), '2');
       await dog.stop();
-      // 1.5 s are the limit of the pooler, the rest is a loaded machine's
+      // the pooler's limit is 1.5 s; the rest is an allowance for a loaded machine
       assert.ok(dog.longestMs() < 3500, `a client waited for ${dog.longestMs()} ms`);
       next.child.kill('SIGCONT');
       assert.equal((await next.waitEnd()).code, 1);
@@ -82,7 +82,7 @@ for (const step of ['take-suspended', 'take-row', 'take-complete']) {
     }));
 }
 
-it('an old process that is stopped already: -R -d ends with an error, and the old process goes on when it continues', () => {
+it('-R -d fails if the old process is stopped, and the old process works after SIGCONT', () => {
   const settings = { ...SETTINGS, server_connect_timeout: 1 };
   return withPlace({ cluster: pg, settings }, async (place) => {
     place.write({ settings: { logfile: join(place.dir, 'log') } });
@@ -99,14 +99,14 @@ it('an old process that is stopped already: -R -d ends with an error, and the ol
   });
 });
 
-/** What a new process says that has waited in vain; it takes ten seconds. */
+/** The error of a new process that has waited in vain for ten seconds. */
 const GIVES_UP: [step: string, says: RegExp][] = [
   ['give-still', /FATAL no answer from the old process for 10 s, giving up/],
   ['give-described', /FATAL handover failed, old process keeps running: no answer for 10 s/],
   ['give-shutdown', /FATAL handover failed, old process keeps running: no answer for 10 s/],
 ];
 
-it('the old process stops in the middle of a handover: the new one gives up, and the old one goes on when it continues', async () => {
+it('the new process exits if the old process is stopped during a handover, and the old process resumes after SIGCONT', async () => {
   await Promise.all(
     GIVES_UP.map(([step, says]) =>
       withPlace({ cluster: pg, settings: SETTINGS }, async (place) => {
@@ -135,7 +135,7 @@ async function newClient(place: RebootChain) {
   return client;
 }
 
-it('the old process stops when it has given everything: the new one serves, comes up, and keeps its pidfile', () =>
+it('the new process serves and keeps its pidfile if the old process is stopped after its acknowledgement', () =>
   withPlace({ cluster: pg, settings: SETTINGS }, async (place) => {
     const old = await place.start('ts', stopAt('give-acknowledged'));
     const client = await newClient(place);
@@ -151,11 +151,12 @@ it('the old process stops when it has given everything: the new one serves, come
     assert.equal(await ask(client, 'SELECT 2'), '2');
   }));
 
-it('signals that arrive during handovers do not end them', () =>
+it('signals during handovers do not abort them', () =>
   withPlace({ cluster: pg, settings: SETTINGS }, async (place) => {
     await place.start('ts');
     await idleClients(place, 50);
-    // an answer that nobody reads: its unsent part makes the description long, and the old process waits for the new one
+    // unsent output of a client that does not read makes the records long, so that the old process waits for the new
+    // process
     const slow = await newClient(place);
     slow.socket.pause();
     await query(slow, "SELECT repeat('x', 1000000) FROM generate_series(1, 20)");

@@ -1,6 +1,6 @@
 /*
- * Under a service manager: what is told to NOTIFY_SOCKET, and listening sockets that are passed on at start and from process
- * to process.
+ * Under a service manager: messages to NOTIFY_SOCKET, and listening sockets that are passed at start and handed over
+ * from process to process.
  */
 
 import assert from 'node:assert/strict';
@@ -8,17 +8,20 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { spawnAs } from '../../tools/unprivileged';
 import { installed, it, itUnless, noPython, PgCluster, python, startProgram, user } from '../harness';
+import { after, before } from '../harness/limits';
 import { LogTail } from '../harness/log-tail';
 import { PoolerProcess, type RebootChain, withPlace } from '../harness/reboot-chain';
 
-let pg: PgCluster | null = null;
+let pg: PgCluster;
 
-async function cluster(): Promise<PgCluster> {
-  pg ??= await PgCluster.start();
-  return pg;
-}
+before(async () => {
+  pg = await PgCluster.start();
+});
+after(async () => {
+  await pg.stop();
+});
 
-/** Node has no Unix datagrams; python3 is needed to build the addon anyway. */
+/** In Python, because Node has no Unix datagram sockets; building the addon needs python3 anyway. */
 const LISTENER = `
 import socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -40,8 +43,8 @@ async function notifyListener(place: RebootChain, path: string): Promise<LogTail
 }
 
 for (const kind of ['a file', 'an abstract name']) {
-  itUnless(noPython)(`READY, RELOADING, MAINPID across a reboot, STOPPING; NOTIFY_SOCKET is ${kind}`, async () => {
-    await withPlace({ cluster: await cluster() }, async (place) => {
+  itUnless(noPython)(`READY, RELOADING, MAINPID and STOPPING are sent to a NOTIFY_SOCKET that is ${kind}`, async () => {
+    await withPlace({ cluster: pg }, async (place) => {
       const path = kind === 'a file' ? join(place.dir, 'notify') : `@${place.dir}/notify`;
       const heard = await notifyListener(place, path);
       const first = await place.start('ts', { NOTIFY_SOCKET: path });
@@ -55,7 +58,7 @@ for (const kind of ['a file', 'an abstract name']) {
       const second = await place.reboot('ts', { NOTIFY_SOCKET: path });
       await heard.wait(new RegExp(`<MAINPID=${second.pid}>[\\s\\S]*<READY=1\\|MAINPID=${second.pid}\\|`), from);
 
-      // one that was not started by the service manager learns of it from the old process
+      // a process that the service manager has not started learns NOTIFY_SOCKET from the old process
       from = heard.mark();
       const third = await place.reboot('ts');
       await heard.wait(new RegExp(`<MAINPID=${third.pid}>[\\s\\S]*<READY=1\\|MAINPID=${third.pid}\\|`), from);
@@ -68,7 +71,7 @@ for (const kind of ['a file', 'an abstract name']) {
   });
 }
 
-/** Opens a TCP and a Unix socket and becomes the pooler, as systemd's socket activation does. */
+/** Opens a TCP and a Unix socket and executes the pooler, as systemd's socket activation does. */
 const ACTIVATOR = `
 import os, socket, sys
 tcp = socket.create_server(('127.0.0.1', int(sys.argv[1])))
@@ -83,8 +86,8 @@ os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2')
 os.execv(sys.argv[3], sys.argv[3:])
 `;
 
-itUnless(noPython)('sockets passed by the service manager are used, and go from process to process', async () => {
-  await withPlace({ cluster: await cluster() }, async (place) => {
+itUnless(noPython)('sockets passed by the service manager are used and handed over at takeovers', async () => {
+  await withPlace({ cluster: pg }, async (place) => {
     const { node, mainJs } = installed();
     const args = ['-c', ACTIVATOR, String(place.port), place.socketPath, node, mainJs, place.ini];
     const child = startProgram(python, args, { cwd: place.dir, stdio: ['ignore', 'ignore', 'pipe'], ...spawnAs(user) });
@@ -95,7 +98,7 @@ itUnless(noPython)('sockets passed by the service manager are used, and go from 
     assert.match(first.log.text, /LOG socket passed from service manager \(fd 4\)/);
     const client = await place.raw();
     assert.equal((await client.login()).at(-1)?.type, 'Z');
-    // what the config says of addresses does not count
+    // listen_addr is ignored
     place.write({ settings: { listen_addr: '127.0.0.2' } });
     for (let i = 0; i < 3; i++) {
       await place.reboot('ts');
@@ -105,18 +108,14 @@ itUnless(noPython)('sockets passed by the service manager are used, and go from 
     assert.equal((await place.sql('SELECT 1 AS one')).rows[0].one, 1);
     await client.end();
     await place.now.kill('SIGTERM');
-    // the file is the service manager's
+    // the socket file belongs to the service manager
     assert.equal(existsSync(place.socketPath), true);
   });
 });
 
-it('variables that are meant for another process are not obeyed', async () => {
-  await withPlace({ cluster: await cluster() }, async (place) => {
+it('LISTEN_FDS is ignored if LISTEN_PID names another process', async () => {
+  await withPlace({ cluster: pg }, async (place) => {
     const only = await place.start('ts', { LISTEN_PID: '1', LISTEN_FDS: '3' });
     assert.match(only.log.text, /listening on 127\.0\.0\.1/);
   });
-});
-
-it('the test server stops', async () => {
-  await pg?.stop();
 });

@@ -1,4 +1,6 @@
-// The lifecycle module: which transitions are possible, and that the flag and the shutdown mode are one thing.
+/*
+ * The lifecycle module: which transitions are possible, and that the flag and the shutdown mode are one thing.
+ */
 
 import assert from 'node:assert/strict';
 import {

@@ -1,4 +1,6 @@
-// What the name worker reads and how it chooses: resolv.conf, the hosts file, RFC 6724's order of addresses.
+/*
+ * What the name worker reads and how it chooses: resolv.conf, the hosts file, RFC 6724's order of addresses.
+ */
 
 import assert from 'node:assert/strict';
 import { compareWays } from '../../src/workers/families';
