@@ -15,6 +15,7 @@ import { fillLocalAddr, fillRemoteAddr } from '../core/net/addr';
 import { usePoolerSocket } from '../core/net/pooler';
 import { attachHandle } from '../core/net/sbuf';
 import { tuneSocket } from '../core/net/tune';
+import { countForDatabase, countForUser, countServer } from '../core/pool/admission';
 import {
   type AnySocket,
   type ClientSocket,
@@ -199,10 +200,8 @@ function useClientSocket(fd: number, row: FdRow): boolean {
   keepOwners(client);
   client.pool = getPool(db, db.forcedUser ?? user);
   client.login = null;
-  client.countedDb = db;
-  db.clientConnectionCount++;
-  client.countedUser = user.globalUser;
-  if (user.globalUser !== null) user.globalUser.clientConnectionCount++;
+  countForDatabase(client, db);
+  if (user.globalUser !== null) countForUser(client, user.globalUser);
   adoptCancelKey(client, row.cancelKey);
   applyVars(client, row);
   if (row.linkFd !== 0) {
@@ -231,8 +230,7 @@ function useServerSocket(fd: number, row: FdRow): boolean {
   server.login = null;
   server.loginUser = user;
   server.host = db.config.host;
-  db.connectionCount++;
-  if (user.globalUser !== null) user.globalUser.connectionCount++;
+  countServer(server);
   server.cancelKey = row.cancelKey;
   applyVars(server, row);
   // PgBouncer also lists servers that are still logging in: they have no parameters yet

@@ -7,6 +7,7 @@
 import { ScramState } from '../core/auth/scram';
 import { native } from '../core/base/native';
 import { attachHandle, sbufClose } from '../core/net/sbuf';
+import { countForDatabase, countForUser, countServer } from '../core/pool/admission';
 import {
   type AnySocket,
   type ClientLogin,
@@ -210,8 +211,7 @@ export class SocketReader {
     server.cancelKey = bytesOf(record.cancelKey);
     server.host = record.host ?? null;
     server.loginUser = this.loginUser(record, pool.user, null);
-    pool.db.connectionCount++;
-    if (pool.user?.globalUser) pool.user.globalUser.connectionCount++;
+    countServer(server);
     if (this.frame.isOutdated(server)) server.closeNeeded = true;
     this.takeServerStatements(server, record);
   }
@@ -263,15 +263,9 @@ export class SocketReader {
 
   private countClient(client: ClientSocket, { f }: SocketRecord): void {
     const { flags } = this.frame;
-    if (client.db !== null && hasFlag('contributesDbClientCount', flags, f)) {
-      client.countedDb = client.db;
-      client.db.clientConnectionCount++;
-    }
+    if (client.db !== null && hasFlag('contributesDbClientCount', flags, f)) countForDatabase(client, client.db);
     const globalUser = client.loginUser?.globalUser ?? null;
-    if (globalUser !== null && hasFlag('userConnectionCounted', flags, f)) {
-      client.countedUser = globalUser;
-      globalUser.clientConnectionCount++;
-    }
+    if (globalUser !== null && hasFlag('userConnectionCounted', flags, f)) countForUser(client, globalUser);
   }
 
   private takeBytes(sk: AnySocket, record: SocketRecord, raw: Buffer): void {

@@ -42,12 +42,12 @@ export const mutations: Mutation[] = [
   {
     name: 'a server that is closed still counts for its database',
     faults: {},
-    edits: [{ file: 'core/link/objects', find: 'pool.db.connectionCount--;', replace: ';' }],
+    edits: [{ file: 'core/pool/admission', find: 'pool.db.connectionCount--;', replace: ';' }],
   },
   {
     name: 'a client that leaves still counts for its database',
     faults: {},
-    edits: [{ file: 'core/pool/provisional', find: 'client.countedDb.clientConnectionCount--;', replace: ';' }],
+    edits: [{ file: 'core/pool/admission', find: 'client.countedDb.clientConnectionCount--;', replace: ';' }],
   },
   {
     name: 'a login that waited for auth_query goes behind younger ones',

@@ -4,29 +4,15 @@
  */
 
 import { getPauseMode, isFrozen, PauseMode, suspendStart } from '../base/lifecycle';
-import { nextOf, type StatList } from '../base/list';
+import { nextOf } from '../base/list';
 import { logWarning, slogDebug, wantDebug } from '../base/log';
 import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
 import { launchNewConnection } from '../link/launch';
-import {
-  activateClient,
-  closeClientList,
-  closeServerList,
-  disconnectServer,
-  dropIfEnded,
-  releaseServer,
-} from '../link/objects';
+import { activateClient, closeClientList, disconnectServer, dropIfEnded, releaseServer } from '../link/objects';
 import { isSettling } from '../link/settling';
 import { sendPacket } from '../net/sbuf';
-import {
-  type ClientSocket,
-  LoginPhase,
-  type PgPool,
-  Replication,
-  type ServerSocket,
-  SocketState,
-} from '../pool/bouncer';
+import { type ClientSocket, LoginPhase, type PgPool, Replication, SocketState } from '../pool/bouncer';
 import { databaseList } from '../pool/database';
 import {
   anyPoolTouched,
@@ -41,7 +27,7 @@ import { changeServerState, loginClientList } from '../pool/states';
 import { upcalls } from '../pool/upcalls';
 import { writeNotice, writeQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
-import { flushSocketList, suspendSocketList } from './pause';
+import { poolPause, poolWaitClose, suspendClients, suspendServers } from './pause';
 
 /** Processes the input of clients that were just activated, so that each takes its server before the next is woken. */
 type RunQueue = () => void;
@@ -123,55 +109,6 @@ function poolActivate(pool: PgPool, runQueue: RunQueue): void {
   }
 }
 
-/** Closes the unused servers of a pool that is being paused. @returns number of servers that are still busy */
-function poolPause(pool: PgPool): number {
-  closeServerList(pool.idleServerList, 'pause mode');
-  closeServerList(pool.usedServerList, 'pause mode');
-  closeServerList(pool.newServerList, 'pause mode');
-  return pool.activeServerList.count + pool.testedServerList.count;
-}
-
-/** @returns number of sockets that are still busy */
-function poolSuspend(pool: PgPool, force: boolean, runQueue: RunQueue): number {
-  let active = suspendSocketList(pool.activeClientList, force);
-  // waiting clients cannot be suspended, but count as busy, and are disconnected at the timeout
-  if (force) closeClientList(pool.waitingClientList, 'suspend_timeout');
-  active += pool.waitingClientList.count;
-  // a new process could not deliver cancel requests
-  if (!force) active += pool.waitingCancelReqList.count + pool.activeCancelReqList.count;
-  if (active > 0) {
-    poolActivate(pool, runQueue);
-    return active;
-  }
-  // the client's output must be sent before its server is suspended, not the other way round
-  active += suspendSocketList(pool.activeServerList, force);
-  active += suspendSocketList(pool.idleServerList, force);
-  active += flushSocketList(pool.activeClientList, force);
-  active += flushSocketList(pool.activeServerList, force);
-  active += flushSocketList(pool.idleServerList, force);
-  closeServerList(pool.testedServerList, 'close unsafe file descriptors on suspend');
-  closeServerList(pool.usedServerList, 'close unsafe file descriptors on suspend');
-  // a new process would take a server in the middle of its login for a logged-in server
-  closeServerList(pool.newServerList, 'close unsafe file descriptors on suspend');
-  return active;
-}
-
-function countCloseNeeded(list: StatList<ServerSocket>): number {
-  let count = 0;
-  for (let server = list.head; server !== null; server = nextOf(server)) if (server.closeNeeded) count++;
-  return count;
-}
-
-function poolWaitClose(pool: PgPool): number {
-  return (
-    countCloseNeeded(pool.activeServerList) +
-    countCloseNeeded(pool.idleServerList) +
-    countCloseNeeded(pool.newServerList) +
-    countCloseNeeded(pool.testedServerList) +
-    countCloseNeeded(pool.usedServerList)
-  );
-}
-
 /** Called at the end of every turn. */
 export function perLoopMaint(runQueue: RunQueue): void {
   if (isFrozen()) return;
@@ -190,6 +127,14 @@ export function perLoopMaint(runQueue: RunQueue): void {
   fullLoopMaint(runQueue);
 }
 
+/** SUSPEND in a pool. Until its clients are suspended, its waiting clients still get servers. */
+function suspendPool(pool: PgPool, force: boolean, runQueue: RunQueue): number {
+  const busy = suspendClients(pool, force);
+  if (busy === 0) return suspendServers(pool, force);
+  poolActivate(pool, runQueue);
+  return busy;
+}
+
 function fullLoopMaint(runQueue: RunQueue): void {
   let active = 0;
   let closing = 0;
@@ -203,7 +148,7 @@ function fullLoopMaint(runQueue: RunQueue): void {
     const next: PgPool | null = nextOf(pool);
     if (!pool.db.admin) {
       if (mode === PauseMode.SUSPEND) {
-        active += poolSuspend(pool, force, runQueue);
+        active += suspendPool(pool, force, runQueue);
       } else if (mode === PauseMode.PAUSE || pool.db.paused) {
         anyPaused = true;
         active += poolPause(pool);

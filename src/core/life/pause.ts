@@ -12,10 +12,10 @@ import {
 import { nextOf, type StatList } from '../base/list';
 import { native } from '../base/native';
 import { getCachedTime } from '../base/time';
-import { disconnectClient, disconnectServer } from '../link/objects';
+import { closeClientList, closeServerList, disconnectClient, disconnectServer } from '../link/objects';
 import { cleanupTcpSockets, resumePooler, suspendPooler } from '../net/pooler';
 import { sbufContinue, sbufIsEmpty, sbufPause } from '../net/sbuf';
-import { type AnySocket, Dropping } from '../pool/bouncer';
+import { type AnySocket, Dropping, type PgPool, type ServerSocket } from '../pool/bouncer';
 import { poolList, touchPools } from '../pool/pool';
 import { isServerSocket } from '../pool/socket';
 
@@ -44,7 +44,7 @@ function suspendSocket(sk: AnySocket, force: boolean): boolean {
   return true;
 }
 
-export function suspendSocketList(list: StatList<AnySocket>, force: boolean): number {
+function suspendSocketList(list: StatList<AnySocket>, force: boolean): number {
   let active = 0;
   for (let sk = list.head; sk !== null; ) {
     const next: AnySocket | null = nextOf(sk);
@@ -55,7 +55,7 @@ export function suspendSocketList(list: StatList<AnySocket>, force: boolean): nu
 }
 
 /** Counts the sockets that still have unsent output, of any origin. */
-export function flushSocketList(list: StatList<AnySocket>, force: boolean): number {
+function flushSocketList(list: StatList<AnySocket>, force: boolean): number {
   let active = 0;
   for (let sk = list.head; sk !== null; ) {
     const next: AnySocket | null = nextOf(sk);
@@ -66,6 +66,58 @@ export function flushSocketList(list: StatList<AnySocket>, force: boolean): numb
     sk = next;
   }
   return active;
+}
+
+/** Closes the unused servers of a pool that is being paused. @returns number of servers that are still busy */
+export function poolPause(pool: PgPool): number {
+  closeServerList(pool.idleServerList, 'pause mode');
+  closeServerList(pool.usedServerList, 'pause mode');
+  closeServerList(pool.newServerList, 'pause mode');
+  return pool.activeServerList.count + pool.testedServerList.count;
+}
+
+/** The first half of SUSPEND in a pool: its clients. @returns number of sockets that are still busy */
+export function suspendClients(pool: PgPool, force: boolean): number {
+  const busy = suspendSocketList(pool.activeClientList, force);
+  // waiting clients cannot be suspended, but count as busy, and are disconnected at the timeout
+  if (force) closeClientList(pool.waitingClientList, 'suspend_timeout');
+  // a new process could not deliver cancel requests
+  const canceling = force ? 0 : pool.waitingCancelReqList.count + pool.activeCancelReqList.count;
+  return busy + pool.waitingClientList.count + canceling;
+}
+
+/**
+ * The second half of SUSPEND in a pool, once its clients are suspended: a client's output must be sent before its server
+ * is suspended.
+ * @returns number of sockets that are still busy
+ */
+export function suspendServers(pool: PgPool, force: boolean): number {
+  let busy = suspendSocketList(pool.activeServerList, force);
+  busy += suspendSocketList(pool.idleServerList, force);
+  busy += flushSocketList(pool.activeClientList, force);
+  busy += flushSocketList(pool.activeServerList, force);
+  busy += flushSocketList(pool.idleServerList, force);
+  closeServerList(pool.testedServerList, 'close unsafe file descriptors on suspend');
+  closeServerList(pool.usedServerList, 'close unsafe file descriptors on suspend');
+  // a new process would take a server in the middle of its login for a logged-in server
+  closeServerList(pool.newServerList, 'close unsafe file descriptors on suspend');
+  return busy;
+}
+
+function countCloseNeeded(list: StatList<ServerSocket>): number {
+  let count = 0;
+  for (let server = list.head; server !== null; server = nextOf(server)) if (server.closeNeeded) count++;
+  return count;
+}
+
+export function poolWaitClose(pool: PgPool): number {
+  return (
+    countCloseNeeded(pool.activeServerList) +
+    countCloseNeeded(pool.idleServerList) +
+    countCloseNeeded(pool.newServerList) +
+    countCloseNeeded(pool.testedServerList) +
+    countCloseNeeded(pool.usedServerList)
+  );
 }
 
 function resumeSocketList(list: StatList<AnySocket>): void {

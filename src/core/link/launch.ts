@@ -6,7 +6,13 @@
 import { logDebug, slogWarning, wantDebug } from '../base/log';
 import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
-import { databaseMaxConnections, poolPoolSize, poolResPoolSize, userMaxConnections } from '../pool/admission';
+import {
+  countServer,
+  databaseMaxConnections,
+  poolPoolSize,
+  poolResPoolSize,
+  userMaxConnections,
+} from '../pool/admission';
 import {
   type PgDatabase,
   type PgGlobalUser,
@@ -137,8 +143,6 @@ function openConnection(pool: PgPool): void {
   pool.lastConnectTime = now;
   pool.lastActiveTime = now;
   changeServerState(server, SocketState.SV_LOGIN);
-  pool.db.connectionCount++;
-  const globalUser = pool.user?.globalUser ?? null;
-  if (globalUser !== null) globalUser.connectionCount++;
+  countServer(server);
   connectToHost(server, pickHost(pool));
 }

@@ -12,7 +12,7 @@ import { cf } from '../config/settings';
 import { PoolMode } from '../config/settings-table';
 import { dnsCancel } from '../net/dnslookup';
 import { sbufClose, sbufContinue, sbufIsEmpty, sbufPause, sendBytes, sendPacket, unblockSource } from '../net/sbuf';
-import { connectionPoolMode, poolPoolSize, poolServerLifetime } from '../pool/admission';
+import { connectionPoolMode, poolPoolSize, poolServerLifetime, uncountServer } from '../pool/admission';
 import {
   type AnySocket,
   type ClientSocket,
@@ -239,7 +239,6 @@ export function disconnectServer(
   outcome: LoginOutcome = LoginOutcome.FAILED,
 ): void {
   if (isDead(server)) return;
-  const pool = server.pool;
   const text = reason.slice(0, REASON_MAX);
   if (cf.logDisconnections) logClosing(server, text);
 
@@ -269,9 +268,7 @@ export function disconnectServer(
   if (server.login !== null && server.login.dnsToken >= 0) dnsCancel(server.login.dnsToken);
   server.login = null;
   freeServerStatements(server);
-  pool.db.connectionCount--;
-  const globalUser = pool.user?.globalUser ?? null;
-  if (globalUser !== null) globalUser.connectionCount--;
+  uncountServer(server);
   changeServerState(server, SocketState.SV_JUSTFREE);
   sbufClose(server);
 }

@@ -6,7 +6,12 @@ import { logDebug, wantDebug } from '../base/log';
 import { strlistContains } from '../base/strutil';
 import { cf } from '../config/settings';
 import { disconnectClient } from '../link/objects';
-import { databaseMaxClientConnections, userMaxClientConnections } from '../pool/admission';
+import {
+  countForDatabase,
+  countForUser,
+  databaseMaxClientConnections,
+  userMaxClientConnections,
+} from '../pool/admission';
 import type { ClientSocket, PgDatabase } from '../pool/bouncer';
 
 function isAdminLogin(client: ClientSocket): boolean {
@@ -17,10 +22,7 @@ function isAdminLogin(client: ClientSocket): boolean {
 /** Counts the client for its database. @returns false if that exceeds the limit: the client was disconnected */
 export function checkDbConnectionCount(client: ClientSocket): boolean {
   const db = client.db as PgDatabase;
-  if (client.countedDb === null) {
-    client.countedDb = db;
-    db.clientConnectionCount++;
-  }
+  countForDatabase(client, db);
   const max = databaseMaxClientConnections(db);
   if (max <= 0 || db.clientConnectionCount <= max || isAdminLogin(client)) return true;
   if (wantDebug()) logDebug(`set_pool: db '${db.name}' full (${db.clientConnectionCount} >= ${max})`);
@@ -32,10 +34,7 @@ export function checkDbConnectionCount(client: ClientSocket): boolean {
 export function checkUserConnectionCount(client: ClientSocket): boolean {
   const user = client.loginUser?.globalUser ?? null;
   if (user === null) return true;
-  if (client.countedUser === null) {
-    client.countedUser = user;
-    user.clientConnectionCount++;
-  }
+  countForUser(client, user);
   if (isAdminLogin(client)) return true;
   const max = userMaxClientConnections(user);
   if (max <= 0 || user.clientConnectionCount <= max) return true;

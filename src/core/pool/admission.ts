@@ -1,11 +1,22 @@
 /*
+ * Limits, and the counts that they are compared with; no other module changes these counts. Decisions only: a caller
+ * disconnects what is refused.
+ *
  * The limits and modes in effect: the user's setting takes precedence over the database's, which takes precedence over
  * the general setting.
  */
 
 import { cf } from '../config/settings';
 import { PoolMode } from '../config/settings-table';
-import { type AnySocket, type PgDatabase, type PgGlobalUser, type PgPool, Replication } from './bouncer';
+import {
+  type AnySocket,
+  type ClientSocket,
+  type PgDatabase,
+  type PgGlobalUser,
+  type PgPool,
+  Replication,
+  type ServerSocket,
+} from './bouncer';
 
 /** Pool mode of a pool's ordinary connections; for replication connections see connectionPoolMode(). */
 export function poolPoolMode(pool: PgPool): PoolMode {
@@ -56,4 +67,41 @@ export function userMaxConnections(user: PgGlobalUser): number {
 
 export function userMaxClientConnections(user: PgGlobalUser): number {
   return user.config.maxUserClientConnections <= 0 ? cf.maxUserClientConnections : user.config.maxUserClientConnections;
+}
+
+/** Counts a client among those of its database, once. */
+export function countForDatabase(client: ClientSocket, db: PgDatabase): void {
+  if (client.countedDb !== null) return;
+  client.countedDb = db;
+  db.clientConnectionCount++;
+}
+
+/** Counts a client among those of its user, once. */
+export function countForUser(client: ClientSocket, user: PgGlobalUser): void {
+  if (client.countedUser !== null) return;
+  client.countedUser = user;
+  user.clientConnectionCount++;
+}
+
+export function uncountForDatabase(client: ClientSocket): void {
+  if (client.countedDb !== null) client.countedDb.clientConnectionCount--;
+  client.countedDb = null;
+}
+
+export function uncountForUser(client: ClientSocket): void {
+  if (client.countedUser !== null) client.countedUser.clientConnectionCount--;
+  client.countedUser = null;
+}
+
+/** Counts a server connection for the database and the user of its pool. */
+export function countServer({ pool }: ServerSocket): void {
+  pool.db.connectionCount++;
+  const user = pool.user?.globalUser ?? null;
+  if (user !== null) user.connectionCount++;
+}
+
+export function uncountServer({ pool }: ServerSocket): void {
+  pool.db.connectionCount--;
+  const user = pool.user?.globalUser ?? null;
+  if (user !== null) user.connectionCount--;
 }

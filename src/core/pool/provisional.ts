@@ -6,6 +6,7 @@
  * A client gets its pool here, once it is authenticated: a login has no pool.
  */
 
+import { uncountForDatabase, uncountForUser } from './admission';
 import type { ClientSocket, PgCredentials, PgDatabase, PgPool } from './bouncer';
 import { findDatabaseCredentials, removeDatabase } from './database';
 import { getPool } from './pool';
@@ -22,8 +23,7 @@ function forgetUnprovenDatabase(db: PgDatabase): void {
 
 /** Stops counting the client for its user. */
 export function uncountUser(client: ClientSocket): void {
-  if (client.countedUser !== null) client.countedUser.clientConnectionCount--;
-  client.countedUser = null;
+  uncountForUser(client);
   const user = client.loginUser?.globalUser ?? null;
   if (user?.provisional && user.clientConnectionCount === 0) forgetGlobalUser(user);
 }
@@ -31,8 +31,7 @@ export function uncountUser(client: ClientSocket): void {
 /** Stops counting the client for its database and its user, when it disconnects. */
 export function uncountClient(client: ClientSocket): void {
   uncountUser(client);
-  if (client.countedDb !== null) client.countedDb.clientConnectionCount--;
-  client.countedDb = null;
+  uncountForDatabase(client);
   if (client.db !== null) forgetUnprovenDatabase(client.db);
 }
 
