@@ -11,7 +11,7 @@ import type { Faults } from './scenario';
 const SOURCE = join(__dirname, '..', '..', 'src');
 
 /** A change of one module's compiled text. */
-export interface Edit {
+interface Edit {
   /** below src, without its ending */
   file: string;
   /** stands there exactly once */

@@ -6,7 +6,8 @@ import { constants } from 'node:os';
 import type { SockAddr } from '../../src/core/base/native';
 import type { Clock } from './clock';
 
-export const { EAGAIN, ECONNREFUSED, ECONNRESET, EPIPE, ENOENT, EBADF } = constants.errno;
+export const { EAGAIN, EBADF } = constants.errno;
+const { ECONNREFUSED, ECONNRESET, EPIPE, ENOENT } = constants.errno;
 
 /** Who is told that something happened to an end. Several processes may hold one during a handover. */
 export interface Watcher {
@@ -27,7 +28,7 @@ export interface Manners {
 }
 
 /** Descriptors that travel with the byte of the stream at this place. */
-export interface Cargo {
+interface Cargo {
   at: number;
   items: unknown[];
 }

@@ -13,15 +13,14 @@ export interface Request {
   slow?: boolean;
 }
 
-export const query = (sql: string): string => packet('Q', cstring(sql));
-export const parse = (name: string, sql: string): string => packet('P', cstring(name) + cstring(sql) + int16(0));
-export const bind = (portal: string, name: string): string =>
+const query = (sql: string): string => packet('Q', cstring(sql));
+const parse = (name: string, sql: string): string => packet('P', cstring(name) + cstring(sql) + int16(0));
+const bind = (portal: string, name: string): string =>
   packet('B', cstring(portal) + cstring(name) + int16(0) + int16(0) + int16(0));
-export const describe = (kind: string, name: string): string => packet('D', kind + cstring(name));
-export const execute = (portal: string): string => packet('E', cstring(portal) + int32(0));
-export const close = (kind: string, name: string): string => packet('C', kind + cstring(name));
-export const SYNC = packet('S');
-export const FLUSH = packet('H');
+const describe = (kind: string, name: string): string => packet('D', kind + cstring(name));
+const execute = (portal: string): string => packet('E', cstring(portal) + int32(0));
+const close = (kind: string, name: string): string => packet('C', kind + cstring(name));
+const SYNC = packet('S');
 export const TERMINATE = packet('X');
 
 export const copyData = (rows: number): string => packet('d', 'row\n').repeat(rows) + packet('c');

@@ -3,7 +3,7 @@
  */
 import { type Options, SimulationFailure, World } from './world';
 
-export interface Outcome {
+interface Outcome {
   seed: number;
   turns: number;
   /** of the trace */

@@ -41,7 +41,7 @@ const WORK_MAX = 1500;
 const COPY_IN = `\0${int16(0)}`;
 
 /** `name=value` of a statement. */
-export function field(sql: string, name: string): string | null {
+function field(sql: string, name: string): string | null {
   const match = new RegExp(`\\b${name}=(\\S+)`).exec(sql);
   return match === null ? null : (match[1] as string);
 }

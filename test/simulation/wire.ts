@@ -82,7 +82,7 @@ export function columnsPacket(...names: string[]): string {
   return packet('T', int16(names.length) + names.map(column).join(''));
 }
 
-export function md5(text: string): string {
+function md5(text: string): string {
   return createHash('md5').update(text, 'latin1').digest('hex');
 }
 
