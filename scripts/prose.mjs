@@ -14,27 +14,7 @@ const PAGES = ['README.md', 'docs', 'CHANGELOG.md', 'CONTRIBUTING.md'];
  * Folders whose comments are checked too: src, native, test, bench, compare and scripts, once their comments are
  * edited.
  */
-const COMMENT_FOLDERS = [
-  'src/takeover',
-  'src/core/base',
-  'src/core/wire',
-  'src/core/config',
-  'src/core/auth',
-  'src/core/pool',
-  'src/core/net',
-  'src/core/link',
-  'src/core/login',
-  'src/core/session',
-  'src/core/life',
-  'src/main.ts',
-  'src/wire.ts',
-  'src/signals.ts',
-  'src/admin',
-  'src/cli',
-  'src/workers',
-  'tools',
-  'scripts',
-];
+const COMMENT_FOLDERS = ['src', 'tools', 'scripts'];
 const SOURCE_NAMES = /\.(ts|mjs|cjs|js|cc|h|cpp)$/;
 
 const SENTENCE_WORDS_MAX = 35;

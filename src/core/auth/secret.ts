@@ -49,8 +49,8 @@ function makeTokenizer(text: string): (delimiter: string) => string | null {
 }
 
 /**
- * Parses `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>` (pg_authid.rolpassword); null if the format
- * differs.
+ * Parses `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>` (pg_authid.rolpassword); null for any other
+ * format.
  */
 export function parseScramSecret(secret: string): ScramSecret | null {
   if (!secret.includes('SCRAM-SHA-256$')) return null;

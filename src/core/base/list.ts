@@ -1,7 +1,6 @@
 /*
  * Intrusive doubly linked lists with a count, PgBouncer's StatList. An element is in at most one list at a time. The
- * list is the single source of truth for the element's state, so changing state means unlinking it here and linking it
- * there.
+ * list is the single source of truth for the element's state: a change of state moves the element to another list.
  */
 
 /** Fields that an object needs to be in a StatList. `list` is its current list, or null. */

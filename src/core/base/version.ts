@@ -1,6 +1,6 @@
 /*
- * The version of tsbouncer, and the version of PgBouncer whose behaviour it reproduces. Clients and exporters read the
- * latter.
+ * The version of tsbouncer, and the version of PgBouncer whose behaviour it reproduces; clients and exporters read the
+ * second.
  */
 
 export const TSBOUNCER_VERSION = '0.1.0';

@@ -126,8 +126,7 @@ function lineEnd(text: string, from: number): number {
 }
 
 /**
- * Position of the quote that ends a field starting at `from`, or -1. Two quotes in a row stand for a quote in the
- * field.
+ * Position of the quote that ends a field starting at `from`, or -1. Two quotes in a row are one quote of the field.
  */
 function closingQuote(text: string, from: number): number {
   let p = text.indexOf('"', from);

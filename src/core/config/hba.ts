@@ -1,7 +1,7 @@
 /*
  * auth_hba_file: which clients may log in from where, and by which method; one rule per line, in the format of
- * pg_hba.conf. Read on every load of the config while auth_type is hba. src/core/auth/hba-eval.ts finds a client's
- * rule.
+ * pg_hba.conf. Read on every load of the config while auth_type is hba. The rule of a client is found by
+ * src/core/auth/hba-eval.ts.
  *
  * A line that cannot be parsed is logged and skipped, as in PgBouncer: the file may be shared with a PostgreSQL server,
  * and some of a server's lines mean nothing to a pooler.

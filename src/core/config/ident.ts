@@ -55,8 +55,8 @@ function parseIdentLine(maps: IdentMaps, line: string, linenr: number): boolean 
 }
 
 /**
- * The maps of a file. Lines that cannot be parsed are logged and skipped, as in PgBouncer. @param lines the file's
- * lines
+ * The maps of a file. Lines that cannot be parsed are logged and skipped, as in PgBouncer.
+ * @param lines the file's lines
  */
 export function parseIdent(lines: string[]): IdentMaps {
   const maps: IdentMaps = new Map();

@@ -11,10 +11,7 @@ interface IneffectiveSetting {
   readonly name: string;
   /** the missing feature */
   readonly missing: string;
-  /**
-   * for settings of which only some values have no effect: whether the current value is one of these; null = every
-   * value
-   */
+  /** whether the setting's current value has no effect; null = no value has an effect */
   readonly concerns: (() => boolean) | null;
 }
 

@@ -45,8 +45,7 @@ function endOfIdent(line: string, from: number): number {
 }
 
 /**
- * Position of the quote that closes a word opened before `from`, or -1. Two quotes in a row stand for a quote in the
- * word.
+ * Position of the quote that closes a word opened before `from`, or -1. Two quotes in a row are one quote of the word.
  */
 function closingQuote(line: string, from: number): number {
   let end = line.indexOf('"', from);

@@ -70,7 +70,10 @@ function notifyWaiting(client: ClientSocket): void {
   client.waitNotified = true;
 }
 
-/** Assigns servers to waiting clients: idle servers, then tested servers, then new ones. */
+/**
+ * Wakes waiting clients while there are idle servers. The others wait for servers being tested, used servers to be
+ * rechecked, or a new connection.
+ */
 function poolActivate(pool: PgPool, runQueue: RunQueue): void {
   if (pool.waitingCancelReqList.count > 0) {
     launchNewConnection(pool, true);

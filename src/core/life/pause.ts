@@ -1,4 +1,4 @@
-// Stops and resumes the whole pooler: PAUSE, SUSPEND, RESUME, and the start of a shutdown, with the listening sockets.
+// Stops and resumes the pooler: PAUSE, SUSPEND, WAIT_CLOSE, RESUME, and the start of a shutdown.
 
 import {
   enterPause,
@@ -25,7 +25,7 @@ function closeSuspended(sk: AnySocket): void {
 }
 
 /**
- * Stops reading from a socket that has no partial packet and no unsent output. A socket in the middle of a packet stops
+ * Stops reading from a socket once all its input is handled and forwarded. A socket in the middle of a packet stops
  * at the packet's end.
  * @returns true if it is suspended, or was closed by force
  */
@@ -87,8 +87,8 @@ export function suspendClients(pool: PgPool, force: boolean): number {
 }
 
 /**
- * The second half of SUSPEND in a pool, once its clients are suspended: a client's output must be sent before its server
- * is suspended.
+ * The second half of SUSPEND in a pool, once its clients are suspended. A server is suspended only after its client's
+ * output has been sent.
  * @returns number of sockets that are still busy
  */
 export function suspendServers(pool: PgPool, force: boolean): number {

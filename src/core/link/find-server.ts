@@ -44,7 +44,8 @@ function takeIdleServer(pool: PgPool): ServerSocket | null {
 }
 
 /**
- * Sends the SET that gives the server the client's variables. @returns whether a SET was sent; null if sending failed
+ * Sends the SET that gives the server the client's variables.
+ * @returns whether a SET was sent; null if sending failed
  */
 function applyVars(server: ServerSocket, client: ClientSocket): boolean | null {
   if (varcacheMatches(server.vars, client.vars)) return false;

@@ -64,7 +64,7 @@ function busyServers(pool: PgPool): number {
 
 /**
  * Removes an auto-database to which no login has succeeded, once it has no activity. It may have a pool, for
- * auth_query; the servers of that pool are closed, since otherwise invented database names would fill the pooler with
+ * auth_query. The servers of that pool are closed: otherwise invented database names would fill the pooler with
  * servers.
  */
 export function killUnproven(db: PgDatabase): void {

@@ -1,6 +1,5 @@
 /*
- * Launches server connections: whether a new connection is allowed, which server is evicted for it, and to which host
- * it goes.
+ * Launches server connections: whether another connection is allowed, which server is evicted for it, and its host.
  */
 
 import { logDebug, slogWarning, wantDebug } from '../base/log';

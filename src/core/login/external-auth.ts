@@ -40,8 +40,8 @@ interface AuthQueue {
   /** Starts a login; externalAuthDone() receives the decision. Returns null, or why it could not be started. */
   readonly start: (id: number, client: ClientSocket, passwd: string) => string | null;
   /**
-   * Called if a login was not decided within LOST_AFTER: ends the thread, so that the next login starts another. null =
-   * no thread.
+   * Called if a login was not decided within LOST_AFTER: ends the thread; the next login starts another. null = no
+   * thread.
    */
   readonly lost: (() => void) | null;
   readonly running: Map<number, Login>;
@@ -89,10 +89,7 @@ function enqueue(line: AuthQueue, login: Login): void {
   line.waiting.push(login);
 }
 
-/**
- * Fails all running logins if the thread no longer answers: they must not fill the queue forever. Called when it is
- * full.
- */
+/** Fails all running logins if the thread no longer answers, when the queue is full: they must not fill it forever. */
 function expireLost(line: AuthQueue): void {
   if (line.lost === null) return;
   const before = getCachedTime() - LOST_AFTER;

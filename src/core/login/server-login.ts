@@ -1,6 +1,5 @@
 /*
- * The login to a server: startup packet, authentication by the method that the server requests, parameters,
- * connect_query.
+ * The login to a server: startup packet, authentication by the server's method, parameters, connect_query.
  */
 
 import { md5Answer, PasswordType, passwordType } from '../auth/md5';
@@ -65,7 +64,7 @@ const ERROR_LENGTH_MAX = 30000;
 /** Longest text of such an error that is read. */
 const FORK_ERROR_MAX = 1000;
 
-/** Disconnects the clients that wait for a server of this pool: no login succeeds. Not if usable servers are left. */
+/** Disconnects the clients that wait for a server, since no login succeeds, unless usable servers are left. */
 function killPoolLogins(pool: PgPool, sqlstate: string | null, msg: string): void {
   if (poolConnectedServerCount(pool) !== 0 && pool.welcomeMsgReady) return;
   while (pool.waitingClientList.head !== null) disconnectClient(pool.waitingClientList.head, true, msg, sqlstate);
@@ -123,8 +122,8 @@ function forkErrorText(buf: Buffer, off: number, end: number): string {
 
 /**
  * Handles the error of a server that cannot fork a process for the connection. Its format is that of protocol 2: the
- * letter of an error and a text that ends with a NUL, without a length. It arrives in one piece, and the connection
- * then ends.
+ * letter of an error and a text that ends with a NUL, without a length. It arrives in one piece; then the connection
+ * ends.
  * @returns true if [off, end) is such an error; the server was disconnected
  */
 export function handleForkError(server: ServerSocket, buf: Buffer, off: number, end: number): boolean {

@@ -55,8 +55,8 @@ function closeSocket(ls: ListenSocket): void {
 }
 
 /**
- * Closes the TCP listeners, so that another process can use the port. Not while suspended: a new process uses them
- * then.
+ * Closes the TCP listeners, so that another process can use the port; not while suspended, when a new process uses
+ * them.
  */
 export function cleanupTcpSockets(): void {
   if (!ownsListeners()) return;

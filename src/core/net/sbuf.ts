@@ -56,10 +56,7 @@ function queueContinue(sk: AnySocket): void {
   continueQueue.push(sk);
 }
 
-/**
- * Buffers the unprocessed tail of a delivery: it is delivered again in front of the next bytes, or when reading
- * resumes.
- */
+/** Buffers the unprocessed tail of a delivery. It is delivered again before the next bytes, or when reading resumes. */
 export function keepInput(sk: AnySocket, offset: number, end: number): void {
   if (end <= offset) return;
   native.keep(sk.handle, offset, end - offset);
@@ -74,8 +71,7 @@ export function keepForLater(sk: AnySocket, offset: number, end: number): void {
 }
 
 /**
- * Passes the buffered input of resumed sockets to `input`, in order. Called after every event and after the
- * maintenance.
+ * Passes the buffered input of resumed sockets to `input`, in order. Called after every event and after maintenance.
  */
 export function runContinueQueue(input: (sk: AnySocket, offset: number, length: number) => void): void {
   if (continueQueue.length === 0) return;
@@ -106,7 +102,7 @@ export function unblockSource(src: AnySocket): void {
   if (src.reading) sbufContinue(src);
 }
 
-/** True if the socket has no partial packet, no buffered input and no unsent output. */
+/** True if the socket's input is all handled and forwarded: no partial packet, nothing buffered, nothing unsent. */
 export function sbufIsEmpty(sk: AnySocket): boolean {
   return sk.pktRemain === 0 && !sk.hasKept && !sk.blocked;
 }

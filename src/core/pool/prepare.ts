@@ -64,8 +64,8 @@ function addStatement(queryId: number, key: string, queryAndParameters: Buffer):
 }
 
 /**
- * The entry of a query, created if missing. An entry without references is removed, so the caller must refer to it at
- * once.
+ * The entry of a query, created if missing. The caller must refer to it at once: an entry without references is
+ * removed.
  * @param queryAndParameters a view; copied if it is kept
  */
 export function getPreparedStatement(queryAndParameters: Buffer): PgPreparedStatement {

@@ -91,8 +91,8 @@ export function freeServerStatements(server: ServerSocket): void {
 }
 
 /**
- * Marks statements that the server can no longer use, or may have lost: each is closed and prepared again before its
- * next use.
+ * Marks statements that the server can no longer use, or may have lost, so that each is closed and prepared again
+ * before its next use.
  * @param queryId null = all statements of the server
  */
 export function markStale(server: ServerSocket, queryId: number | null): void {

@@ -237,10 +237,7 @@ export function eachSocket<T extends AnySocket>(list: StatList<T>, each: (sk: T)
   }
 }
 
-/**
- * Calls `each` for all servers of a pool, except those used for cancel requests. `each` may disconnect the server
- * passed.
- */
+/** Calls `each` for all servers of a pool, except those used for cancel requests. `each` may disconnect its server. */
 export function forEachServer(pool: PgPool, each: (server: ServerSocket) => void): void {
   for (const { state, list } of serverStates) if (state !== SocketState.SV_ACTIVE_CANCEL) eachSocket(list(pool), each);
 }

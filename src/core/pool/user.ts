@@ -137,8 +137,8 @@ export function forgetGlobalUser(user: PgGlobalUser): void {
 }
 
 /**
- * The credentials of a PAM user, created if missing; the user is then provisional. @param passwd null = keep the known
- * one
+ * The credentials of a PAM user, created if missing; the user is then provisional.
+ * @param passwd null = keep the known one
  */
 export function addPamCredentials(name: string, passwd: string | null): PgCredentials {
   let credentials = pamCredentials.get(name);

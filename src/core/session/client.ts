@@ -186,7 +186,8 @@ function isDirectTls(client: ClientSocket, off: number): boolean {
 }
 
 /**
- * Starts TLS with [off, end) as part of its handshake. @returns Verdict.DISCONNECTED in any case: no packets are left
+ * Starts TLS with [off, end) as part of its handshake.
+ * @returns Verdict.DISCONNECTED in any case: no packets are left
  */
 function acceptDirectTls(client: ClientSocket, off: number, end: number): Verdict {
   slogNoise(client, 'Starting TLS handshake');

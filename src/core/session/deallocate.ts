@@ -29,7 +29,8 @@ const DEALLOCATE =
 const DISCARD = /^[ \t\n\v\f\r]*discard[ \t\n\v\f\r]+all[ \t\n\v\f\r;]*$/i;
 
 /**
- * True if a text may be a DEALLOCATE or DISCARD, judging by the bytes in [off, end). @param whole the text is complete
+ * True if a text may be a DEALLOCATE or DISCARD, judging by the bytes in [off, end).
+ * @param whole the text is complete
  */
 export function mayDeallocate(buf: Buffer, off: number, end: number, whole: boolean): boolean {
   for (let i = off; i < end; i++) {
@@ -53,8 +54,8 @@ function deallocateTarget(text: string): string | null {
 }
 
 /**
- * The client's statement or statements that a text deallocates, possibly already being closed (closing); null = none
- * known here.
+ * The client's statement that a text deallocates, which may already be closing, or all statements; null = none known
+ * here.
  */
 function deallocationOf(client: ClientSocket, text: string): Deallocation | null {
   const name = deallocateTarget(text);
@@ -102,7 +103,7 @@ export function sendDeallocate(
 }
 
 /**
- * Replaces a Parse of the unnamed statement that deallocates by a Parse of the substitute, which is then handled again.
+ * Replaces a Parse of the unnamed statement that deallocates by a Parse of the substitute.
  */
 export function substituteParse(buf: Buffer, off: number, len: number, out: PktBuf): void {
   const types = buf.indexOf(0, off + NEW_HEADER_LEN + 1) + 1;

@@ -48,10 +48,7 @@ import { supplyUnnamed, unnamedPacket } from './unnamed';
 /** Most outstanding requests of a server. Closes are never sent to it, so without a limit they could pile up. */
 const REQUESTS_MAX = 1 << 22;
 
-/**
- * A statement prepared on servers to make a Parse fail, if a client prepares a name already in use. No query has number
- * 0.
- */
+/** A statement prepared on servers to make the Parse of a name already in use fail. No query has the number 0. */
 export const TAKEN_NAME = 'PGBOUNCER_0';
 /** Prefix for a name that the client does not have: no server has such a statement. */
 export const UNKNOWN_PREFIX = 'PGBOUNCER_0_';
@@ -201,8 +198,8 @@ export function parseBody(packet: Buffer): Buffer | null {
 }
 
 /**
- * Handles a complete Parse of a named statement: forwards it under the common name, or answers it if the server has the
- * statement.
+ * Handles a complete Parse of a named statement: forwards it under the common name, or answers it if the server already
+ * has the statement.
  * @returns false if the client was disconnected
  */
 function handleParse(

@@ -149,8 +149,8 @@ function readyBehind(off: number, end: number): boolean | null {
 }
 
 /**
- * Marks the statements that the server cannot use. @returns true if sending the transaction again helps, and the client
- * cannot tell
+ * Marks the statements that the server cannot use.
+ * @returns true if sending the transaction again helps, and the client cannot tell
  */
 function learn(server: ServerSocket, fields: Fields): boolean {
   const requests = server.requests;

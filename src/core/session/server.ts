@@ -167,7 +167,7 @@ export function serverInput(server: ServerSocket, off: number, length: number): 
   }
   if (pos > run && !forwardRun(server, run, pos)) return;
   if (isDead(server) || !sbufIsEmpty(server)) return;
-  // disconnect now, so that the error reaches the client together with the server's: the stream may end only later
+  // the client must get the pooler's error together with the server's last message; the stream may end much later
   if (server.dying) serverRecvFailed(server);
   else serverFlushed(server);
 }
@@ -279,8 +279,7 @@ function testedQuery(server: ServerSocket): string {
 }
 
 /**
- * server_reset_query or server_check_query failed: the state of the session is unknown, so the server must not be
- * reused.
+ * server_reset_query or server_check_query failed. The server must not be reused: the state of its session is unknown.
  * @returns NEED_MORE until the whole packet, with the reason, has arrived
  */
 function testFailed(server: ServerSocket, off: number, end: number): Verdict {
