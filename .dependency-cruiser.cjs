@@ -1,10 +1,10 @@
-// Imports run downward only, and never in a circle. `npm run imports` holds it.
+// Imports run downward only, and never in a circle. `npm run imports` checks this.
 
 /**
- * The floors of the house from the ground up. Rooms on one floor share a line. What a lower floor has to ask of an upper
- * one is declared in core/pool/upcalls.ts.
+ * The layers of the source, lowest first; folders in the same layer share a line. If a lower layer has to call an upper
+ * layer, the call is declared in core/pool/upcalls.ts.
  */
-const FLOORS = [
+const LAYERS = [
   ['src/core/base'],
   ['src/core/wire'],
   ['src/core/config', 'src/core/auth'],
@@ -17,23 +17,23 @@ const FLOORS = [
   ['src/admin', 'src/takeover'],
 ];
 
-/** Rooms on one floor that must not import one another. */
+/** Folders of one layer that must not import one another. */
 const STRANGERS = [
   ['src/takeover', 'src/admin'],
   ['src/admin', 'src/takeover'],
 ];
 
-/** Node's own asynchronous modules: on a thread that never yields they would never answer. */
+/** Node's asynchronous modules: on a thread that never yields, their callbacks would never run. */
 const NEVER_ANSWERS = '^(node:)?(net|tls|dns|http|https|http2|dgram|stream|timers|child_process|cluster)(/|$)';
 
-const inside = (rooms) => `^(${rooms.join('|')})/`;
+const inside = (folders) => `^(${folders.join('|')})/`;
 
-const upward = FLOORS.slice(0, -1).map((rooms, at) => ({
-  name: `no-upward-from-${rooms.map((room) => room.split('/').at(-1)).join('-')}`,
-  comment: 'what a lower floor has to ask of an upper one is an upcall: core/pool/upcalls.ts, assigned in wire.ts',
+const upward = LAYERS.slice(0, -1).map((folders, at) => ({
+  name: `no-upward-from-${folders.map((folder) => folder.split('/').at(-1)).join('-')}`,
+  comment: 'a lower layer calls an upper layer by an upcall: declared in core/pool/upcalls.ts, assigned in wire.ts',
   severity: 'error',
-  from: { path: inside(rooms) },
-  to: { path: `^src/((main|wire|signals)\\.ts$|cli/)|${inside(FLOORS.slice(at + 1).flat())}` },
+  from: { path: inside(folders) },
+  to: { path: `^src/((main|wire|signals)\\.ts$|cli/)|${inside(LAYERS.slice(at + 1).flat())}` },
 }));
 
 const strangers = STRANGERS.map(([from, to]) => ({
@@ -48,7 +48,7 @@ module.exports = {
     {
       name: 'no-circular',
       comment:
-        'records of one room may name one another as types (a pool its database, a database its pools): such names are gone at run time',
+        'records may refer to one another as types (a pool to its database, a database to its pools): types do not exist at run time',
       severity: 'error',
       from: {},
       to: { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } },
@@ -57,9 +57,9 @@ module.exports = {
     ...upward,
     ...strangers,
     {
-      name: 'no-main-from-the-top-floor',
+      name: 'no-main-from-the-top-layer',
       severity: 'error',
-      from: { path: inside(FLOORS.at(-1)) },
+      from: { path: inside(LAYERS.at(-1)) },
       to: { path: '^src/((main|wire|signals)\\.ts$|cli/)' },
     },
     {
@@ -70,15 +70,14 @@ module.exports = {
     },
     {
       name: 'workers-know-only-messages',
-      comment: 'a thread of its own: what it imports of the pooler are types',
+      comment: 'workers run in their own threads, and import only types from the pooler',
       severity: 'error',
       from: { path: inside(['src/workers']) },
       to: { path: '^src/', pathNot: `${inside(['src/workers'])}|^src/core/base/worker-messages\\.ts$` },
     },
     {
       name: 'cli-knows-no-pooler',
-      comment:
-        'its commands read configs and speak the protocol as a client; pools, sockets and sessions are not theirs',
+      comment: 'its commands read configs and act as protocol clients; they have no pools, sockets and sessions',
       severity: 'error',
       from: { path: inside(['src/cli']) },
       to: {
