@@ -1,6 +1,6 @@
 /*
- * One handle, whatever moves its bytes: kept bytes, unsent bytes, what is delivered again, TLS on it. This part makes the
- * records; it does no input or output of its own and knows no backend, so that tests can put a backend of theirs under it.
+ * The state of one handle: kept bytes, unsent bytes, input to be delivered again, and TLS. This part makes the records. It
+ * does no input or output of its own and depends on no backend, so that tests can supply their own.
  *
  * Three groups of functions: what a backend calls, what JavaScript calls, and the table of all handles.
  */
@@ -26,7 +26,7 @@ enum class StreamKind : uint8_t {
   kWatch,
 };
 
-/** What backend_epoll.cc remembers of a stream. Nothing else reads it. */
+/** State that belongs to backend_epoll.cc. */
 struct EpollPart {
   /** the events that the kernel watches for; 0 = not registered */
   uint32_t armed;
@@ -154,7 +154,7 @@ void streamConnected(Stream *s, int result);
 /** A descriptor or -errno. Asks for room first: section->full(). */
 void streamAccepted(Stream *s, int result);
 void streamReadable(Stream *s);
-/** A failure that nothing else reports. Without a record the connection would be mute, or the listener deaf, for ever. */
+/** Reports a failure that has no other record. Without it the connection or listener would silently stop working. */
 void streamFailed(Stream *s, int err);
 
 /* ---- for JavaScript; by handle ---- */

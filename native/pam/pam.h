@@ -1,6 +1,6 @@
 /*
- * PAM on a thread of its own: a module may ask a directory or sleep after a wrong password, and the loop must not wait
- * for it. One thread checks one login at a time, because not all modules are thread-safe, and the queue is bounded. A
+ * PAM runs on its own thread, because a module may query a directory or sleep after a wrong password, and the loop must
+ * not wait for it. One thread checks one login at a time, because not all modules are thread-safe, and the queue is bounded. A
  * finished login becomes one record of the loop. Passwords are overwritten after use.
  */
 #pragma once
@@ -24,13 +24,13 @@ struct PamLogin {
 
 /** Opens libpam and starts the thread, which writes to wakeFd after each login. Returns '' or the reason of the failure. */
 std::string pamOpen(int wakeFd, Pam **pam);
-/** Tells the thread to end. The thread frees everything, after the login that it is busy with. */
+/** Asks the thread to end. It completes the login in progress, then frees everything. */
 void pamEnd(Pam *pam);
 /** Queues a copy of the login. Returns 0, -EAGAIN (the queue is full) or -ENOMEM. */
 int pamSubmit(Pam *pam, const PamLogin &login);
 /** Adds a record kAuthenticated (result 1 = allowed, 0 = refused) for each finished login. */
 void pamReport(Pam *pam, Turn *turn);
-/** Returns what went wrong in a finished login, and forgets the login. */
+/** Returns the error messages of a finished login, and removes its entry. */
 std::vector<std::string> pamMessages(Pam *pam, int id);
 /** Overwrites and empties a secret. */
 void pamWipe(std::string *secret);

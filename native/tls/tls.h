@@ -1,6 +1,6 @@
 /*
- * TLS over one stream, through the OpenSSL that is built into Node. This part knows no loop, no socket and no JavaScript. A
- * stream owns its TlsConn, gives it the bytes received, and gets records to send; bind/tls.cc makes contexts and connections.
+ * TLS over one stream, through the OpenSSL that is built into Node. It depends neither on the loop nor on sockets or JavaScript.
+ * A stream owns its TlsConn, gives it the bytes received, and gets records to send; bind/tls.cc makes contexts and connections.
  *
  * Received bytes are given to OpenSSL record by record, so that OpenSSL holds no part of a record between two calls. The
  * state of a live connection is therefore in three places: TlsSession, the pieces that are not decrypted yet, and the stream
@@ -26,7 +26,7 @@ constexpr size_t kTlsRandomSize = 32;
 constexpr size_t kTlsSecretMax = 64;
 
 /**
- * With this, the socket and the bytes in between, another process can continue the connection. It has the secrets, as the
+ * What another process needs, besides the socket and the buffered bytes, to continue the connection: the secrets, as the
  * keylog callback gave them, and the number of records that each side has protected with its current key.
  */
 struct TlsSession {
@@ -91,7 +91,7 @@ struct TlsContext {
 
 /** Returns null and PgBouncer's text in *error on failure. */
 TlsContext *tlsContextNew(const TlsOptions &options, std::string *error);
-/** Connections that were made with it go on working. */
+/** Existing connections keep working. */
 void tlsContextFree(TlsContext *context);
 /** A cipher list of TLS 1.2 and older that names at least one known suite. */
 bool tlsCiphersKnown(const std::string &ciphers);

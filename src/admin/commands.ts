@@ -1,6 +1,6 @@
 /*
- * The commands that change state, one row each, except SHUTDOWN, which is in admin.ts. A handler returns the result of
- * the reply.ts function that it calls.
+ * The commands that change state, in a table with one row per command; SHUTDOWN is in admin.ts. A handler returns the
+ * result of the reply.ts function that it calls.
  */
 
 import { clientsHeldUp, getPauseMode, getShutdownMode, PauseMode, ShutdownMode } from '../core/base/lifecycle';
@@ -28,7 +28,7 @@ export interface Command {
   readonly word: string;
   /** only for admin_users; other users get an error */
   readonly adminOnly: boolean;
-  /** if false, an argument makes the command unknown, even for users without permission */
+  /** if false, an argument is a syntax error, which is reported before a missing permission */
   readonly takesArg: boolean;
   readonly run: (admin: ClientSocket, arg: string) => boolean;
 }
@@ -172,7 +172,7 @@ function cmdKill(admin: ClientSocket, arg: string): boolean {
   logInfo(`KILL '${arg}' command issued`);
   const { db, told } = targetDatabase(admin, arg, 'kill', (name) => findOrRegisterDatabase(admin, name));
   if (db === null) return told;
-  // even without a pool, so that clients that connect later wait
+  // even if the database has no pool yet: clients that connect later have to wait
   db.paused = true;
   killPools(db);
   return adminReady(admin, 'KILL');

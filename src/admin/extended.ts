@@ -163,8 +163,8 @@ function readCodes(reader: PktReader): number[] {
 }
 
 /**
- * Result format codes of Bind: none = all text, one = for all columns, or one per column.
- * @returns why they are invalid
+ * Checks the result format codes of Bind: without a code all columns are text, a single code applies to all columns.
+ * @returns the error, or null
  */
 function checkFormats(codes: readonly number[], columns: Columns | null): { text: string; sqlstate: string } | null {
   const wrong = codes.find((code) => code > 1);
@@ -235,7 +235,7 @@ function noPortal(admin: ClientSocket, name: string): boolean {
   return adminError(admin, `portal "${name}" does not exist`, NO_SUCH_CURSOR);
 }
 
-/** Execute of a portal that was run before: returns the rest of its rows. Commands other than SHOW do not run twice. */
+/** Execute of a portal that was run before: returns the rest of its rows. Only SHOW can run twice. */
 function executeAgain(admin: ClientSocket, session: ConsoleSession, name: string, portal: ConsolePortal): boolean {
   if (portal.rest !== null) return sendRest(admin, session, portal);
   if (portal.query === '') return answer(admin, PqMsg.EmptyQueryResponse);
@@ -268,7 +268,7 @@ function handleClose(admin: ClientSocket, session: ConsoleSession, reader: PktRe
 }
 
 function handleSync(admin: ClientSocket, session: ConsoleSession): boolean {
-  // the command waits, or is SHUTDOWN, which is not answered
+  // the command still waits for its completion, or is SHUTDOWN, which gets no answer
   if (consoleSession(admin).waiting || session.executing !== null) {
     session.syncWaits = true;
     return true;

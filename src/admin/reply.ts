@@ -102,7 +102,7 @@ function sendRows(admin: ClientSocket, session: ConsoleSession, buf: PktBuf): bo
   return sendPacket(admin, buf);
 }
 
-/** Another Execute of a portal with rows left. */
+/** Answers a further Execute of a portal, from the rows that were kept. */
 export function sendRest(admin: ClientSocket, session: ConsoleSession, portal: ConsolePortal): boolean {
   const rest = portal.rest as Buffer;
   session.restBytes -= rest.length;
@@ -134,7 +134,7 @@ export function adminError(admin: ClientSocket, message: string, sqlstate: strin
   return adminFail(admin, text, sqlstate);
 }
 
-/** The error for a stats user that issues an administrator's command. */
+/** The error for a user in stats_users that issues a command reserved for admin_users. */
 export function accessError(admin: ClientSocket): boolean {
   return adminError(admin, 'admin access needed');
 }
@@ -170,7 +170,7 @@ export function adminReady(admin: ClientSocket, tag: string): boolean {
   return adminFlush(admin, pktbufTemp(), tag);
 }
 
-/** Takes the values of one row, in the order of the columns. */
+/** Adds a row; its values are in the order of the columns. */
 export type PutRow = (...values: ColumnValue[]) => void;
 
 /** Answers with a result set. @param rows calls its parameter once per row */

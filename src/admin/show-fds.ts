@@ -23,7 +23,7 @@ import { pktbufTemp } from '../core/wire/pktbuf';
 import { showColumns } from './columns';
 import { accessError, adminReady, extendedSession, sendResult } from './reply';
 
-/** How long the receiver may read nothing before it is disconnected. */
+/** A receiver that reads nothing for this long is disconnected. */
 const STALL_MAX_MS = 10_000;
 /** Interval between two attempts. */
 const NAP_MS = 1;
@@ -68,7 +68,7 @@ function flushQueue(admin: ClientSocket): boolean {
   return native.unsent(admin.handle) === 0 || sendNow(admin, native.takeUnsent(admin.handle), -1);
 }
 
-/** Takes one row: the descriptor and the remaining columns. @returns false to stop */
+/** Adds one row: the descriptor and the remaining columns. @returns false to stop */
 type PutFd = (fd: number, row: ColumnValue[]) => boolean;
 
 function sendOneFd(admin: ClientSocket, fd: number, row: ColumnValue[]): boolean {
@@ -127,7 +127,7 @@ function listFds(put: PutFd, list: StatList<AnySocket>): boolean {
   return true;
 }
 
-/** Puts the sockets of a pool that SHOW SOCKETS prints. */
+/** Adds a row for each socket of a pool that SHOW SOCKETS prints. */
 function poolFds(put: PutFd, pool: PgPool): boolean {
   const lists = [...clientStates, ...serverStates].filter(({ showSockets }) => showSockets !== null);
   return lists.every(({ list }) => listFds(put, list(pool)));

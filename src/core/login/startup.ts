@@ -40,7 +40,10 @@ import { sendClientAuthReq } from './login';
 import { certAllows, peerAllows } from './peer-cert';
 import { finishClientLogin } from './welcome';
 
-const DEAD_OR_WAIT = (client: ClientSocket): Verdict => (isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED);
+/** The verdict on the packet of a client that has not been let in: it waits, unless it was disconnected. */
+function pausedUnlessDead(client: ClientSocket): Verdict {
+  return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
+}
 
 function refuse(client: ClientSocket, reason: string): Verdict {
   disconnectClient(client, true, reason);
@@ -73,7 +76,7 @@ function skipSpaces(text: string, start: number): number {
 
 /**
  * Handles the startup parameter `options`: `-c name=value` and `--name=value`, for tracked or ignored parameters only.
- * A replication client has its own server, which gets the whole text unchanged.
+ * A replication client gets a server connection of its own, to which the text is passed unchanged.
  * @returns null, or why the client is rejected
  */
 function setStartupOptions(client: ClientSocket, options: string): string | null {
@@ -166,7 +169,7 @@ function readPairs(buf: Buffer, off: number, end: number): [string, string][] | 
 /** Applies all parameters. @returns the request, or why the client is rejected */
 function readStartup(client: ClientSocket, pairs: [string, string][]): StartupRequest | string {
   const request: StartupRequest = { user: '', database: '', appname: null, extensions: [] };
-  // `options` is parsed differently for replication clients, so find out first, wherever `replication` is in the packet
+  // `options` is parsed differently for replication clients, so look for `replication` first, wherever it is
   for (const [key, value] of pairs) if (key === 'replication') setReplication(client, value);
   for (const [key, value] of pairs) {
     if (key === 'database') {
@@ -373,7 +376,7 @@ function finishSetPool(client: ClientSocket): Verdict {
 }
 
 function finishLogin(client: ClientSocket): Verdict {
-  return finishClientLogin(client) ? Verdict.CONSUMED : DEAD_OR_WAIT(client);
+  return finishClientLogin(client) ? Verdict.CONSUMED : pausedUnlessDead(client);
 }
 
 /** Handles the startup packet again, after auth_query has been answered. */
