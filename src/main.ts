@@ -62,9 +62,7 @@ function checkLimits(): void {
   );
 }
 
-/**
- * Reads the command line and the config, and sets up the parts that depend on nothing else. @returns the loop's backend
- */
+/** Reads the command line and the config, and sets up what depends on nothing else. @returns the loop's backend */
 function prepare(options: Options): string {
   if (options.reboot) {
     pinToOneCpu();

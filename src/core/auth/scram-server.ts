@@ -188,9 +188,7 @@ export function readClientFinalMessage(state: ScramState, message: string): stri
   return null;
 }
 
-/**
- * Checks that the client returned the server's nonce. If false, log "invalid SCRAM response (nonce does not match)".
- */
+/** Checks that the client returned the nonce. If false, log "invalid SCRAM response (nonce does not match)". */
 export function verifyFinalNonce(state: ScramState): boolean {
   return (
     state.clientFinalNonce !== null &&

@@ -202,9 +202,7 @@ export function atExit(hook: () => void): void {
   exitHooks.push(hook);
 }
 
-/**
- * Runs the exit hooks, newest first and only once, then ends the process. A hook that throws does not stop the others.
- */
+/** Runs the exit hooks, newest first and only once, then ends the process. A hook that throws stops no other hook. */
 export function exitProcess(code: number): never {
   if (!exiting) {
     exiting = true;

@@ -36,9 +36,7 @@ export const enum Ev {
    * tlsError), the caller closes the handle
    */
   TLS = 9,
-  /**
-   * PAM decided a login: handle = the id given to pamSubmit, result = 1 (allowed) or 0; pamMessages() frees the request
-   */
+  /** PAM decided a login: handle = the id given to pamSubmit, result = 1 (allowed) or 0; free it with pamMessages() */
   AUTHENTICATED = 16,
 }
 
@@ -80,9 +78,7 @@ export interface TlsContextOptions {
   /** bits 1 to 4: TLS 1.0 to 1.3 */
   protocols: number;
   verify: TlsVerify;
-  /**
-   * cipher list of TLS 1.2 and older in OpenSSL's syntax; 'default', 'secure', 'normal', 'fast' also mean the default
-   */
+  /** cipher list of TLS 1.2 and older in OpenSSL's syntax; 'default', 'secure', 'normal', 'fast' = the default */
   ciphers: string;
   ciphers13: string;
   /** 'auto', 'none' or a curve's name */

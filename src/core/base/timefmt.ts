@@ -37,9 +37,7 @@ function addRule(rule: string, names: Map<number, string>): boolean {
   return true;
 }
 
-/**
- * Reads the abbreviations of a TZif file (RFC 8536): first those of all its types, then the footer's rule, which wins.
- */
+/** Reads the abbreviations of a TZif file (RFC 8536): those of all its types, then the footer's rule, which wins. */
 function addZoneFile(file: Buffer, names: Map<number, string>): void {
   if (file.toString('latin1', 0, 4) !== 'TZif') return;
   let header = 0;

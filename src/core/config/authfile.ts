@@ -125,9 +125,7 @@ function lineEnd(text: string, from: number): number {
   return end < 0 ? text.length : end;
 }
 
-/**
- * Position of the quote that ends a field starting at `from`, or -1. Two quotes in a row are one quote of the field.
- */
+/** Position of the quote that ends a field starting at `from`, or -1. Two quotes in a row stand for one quote. */
 function closingQuote(text: string, from: number): number {
   let p = text.indexOf('"', from);
   while (p >= 0 && text[p + 1] === '"') p = text.indexOf('"', p + 2);

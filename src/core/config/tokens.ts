@@ -44,9 +44,7 @@ function endOfIdent(line: string, from: number): number {
   return end;
 }
 
-/**
- * Position of the quote that closes a word opened before `from`, or -1. Two quotes in a row are one quote of the word.
- */
+/** Position of the quote that closes a word opened before `from`, or -1. Two quotes in a row stand for one quote. */
 function closingQuote(line: string, from: number): number {
   let end = line.indexOf('"', from);
   while (end >= 0 && line[end + 1] === '"') end = line.indexOf('"', end + 2);

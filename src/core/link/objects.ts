@@ -34,9 +34,7 @@ import { isSettling, startSettling } from './settling';
 
 /** Longest reason in bytes: PgBouncer's buffer has 128. */
 const REASON_MAX = 127;
-/**
- * Longest cached reason in bytes, which clients are told while servers cannot be reached: PgBouncer's buffer has 100.
- */
+/** Longest cached reason in bytes, sent to clients while servers cannot be reached: PgBouncer's buffer has 100. */
 const CACHED_REASON_MAX = 99;
 
 /**
@@ -82,9 +80,7 @@ function dropLinkedServer(client: ClientSocket): void {
   else disconnectServer(server, true, 'client disconnect before everything was sent to the server');
 }
 
-/**
- * Drops a cancel request: closes its connection, and releases the server to be canceled if that waited for the request.
- */
+/** Drops a cancel request: closes its connection, and releases the server to be canceled if that waited for it. */
 function dropCancelRequest(req: ClientSocket): void {
   const carrier = req.link;
   if (carrier !== null) {
@@ -174,9 +170,7 @@ export const enum LoginOutcome {
   HOST_FAILED,
   /** The pooler closed it (PAUSE, RELOAD, RECONNECT, SUSPEND, KILL): no conclusion. */
   ABANDONED,
-  /**
-   * The server can be reached: the connection was for a cancel request, or the server wants an older protocol version.
-   */
+  /** The server can be reached: the connection was for a cancel request, or the server wants an older version. */
   CONNECTED,
 }
 

@@ -61,9 +61,7 @@ function registerAutoDatabase(name: string): PgDatabase | null {
   return db;
 }
 
-/**
- * The database of that name. An auto-database is created from the `*` entry; it is provisional until a login succeeds.
- */
+/** The database of that name. An auto-database comes from the `*` entry, and is provisional until a login succeeds. */
 export function findOrRegisterLoginDatabase(client: ClientSocket | null, name: string): PgDatabase | null {
   const known = findDatabase(name);
   if (known !== null) return known;

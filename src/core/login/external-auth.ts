@@ -46,9 +46,7 @@ interface AuthQueue {
   readonly lost: (() => void) | null;
   readonly running: Map<number, Login>;
   waiting: Login[];
-  /**
-   * at this length disconnected clients are removed, so that they cannot pile up while the external service is silent
-   */
+  /** at this length disconnected clients are removed, so that they do not pile up while no logins are decided */
   waitingMax: number;
 }
 

@@ -139,9 +139,7 @@ function forkFailed(server: ServerSocket, text: string): void {
   disconnectServer(server, false, text, LoginOutcome.HOST_FAILED);
 }
 
-/**
- * Handles the answer to SSLRequest, in the arena at `off`: one byte, and no further bytes, which TLS would not protect.
- */
+/** Handles the answer to SSLRequest, in the arena at `off`: a single byte; more bytes would be unprotected. */
 export function handleSslchar(server: ServerSocket, off: number, length: number): void {
   serverLoginOf(server).phase = ServerLoginPhase.STARTUP;
   const answer = arena[off];

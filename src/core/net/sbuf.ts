@@ -70,9 +70,7 @@ export function keepForLater(sk: AnySocket, offset: number, end: number): void {
   if (sk.reading && !sk.blocked && sk.hasKept) queueContinue(sk);
 }
 
-/**
- * Passes the buffered input of resumed sockets to `input`, in order. Called after every event and after maintenance.
- */
+/** Passes the buffered input of resumed sockets to `input`, in order. Called after each event and the maintenance. */
 export function runContinueQueue(input: (sk: AnySocket, offset: number, length: number) => void): void {
   if (continueQueue.length === 0) return;
   for (let i = 0; i < continueQueue.length; i++) {

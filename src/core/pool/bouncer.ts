@@ -382,9 +382,7 @@ export class ClientSocket extends PgSocket {
   /** prepared statements by name; null until the first */
   statements: Map<string, ClientStatement> | null = null;
   partial: PartialPacket | null = null;
-  /**
-   * the body of the last Parse of the unnamed statement, then unused bytes; null = not kept. See session/unnamed.ts.
-   */
+  /** body of the last Parse of the unnamed statement, then unused bytes; null = not kept. See session/unnamed.ts. */
   unnamed: Buffer | null = null;
   /** length of the body; 0 = not kept */
   unnamedLen = 0;

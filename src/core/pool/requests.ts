@@ -55,9 +55,7 @@ export class RequestQueue {
   total = 0;
   /** `total` when the server was last idle outside a transaction; equal to `total` while nothing has been sent since */
   readyTotal = 0;
-  /**
-   * Number of Syncs ever added. Within a segment, requests succeed up to the first failure and are skipped after it.
-   */
+  /** Number of Syncs ever added. In a segment, requests succeed up to the first failure, and are skipped after it. */
   segment = 0;
   /** number of entries whose answers are made up */
   fakes = 0;

@@ -23,9 +23,7 @@ import {
 import { type ResponseAction, UNNAMED } from './requests';
 import { isServerSocket } from './socket';
 
-/**
- * True if a client's next transaction may run on another server. In session mode the pooler leaves statements alone.
- */
+/** True if a client's next transaction may run on another server. In session mode, statements are left alone. */
 export function serversChange(sk: AnySocket): boolean {
   return connectionPoolMode(sk) !== PoolMode.SESSION;
 }

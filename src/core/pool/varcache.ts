@@ -74,9 +74,7 @@ export function varcacheSet(vars: (string | null)[], name: string, value: string
   return value !== null;
 }
 
-/**
- * Like varcacheSet(), for a client that is not logged in: the value is stored only in its connection, and not interned.
- */
+/** Like varcacheSet(), for a client that is not logged in: the value is stored with its connection only. */
 export function varcacheSetUnproven(vars: (string | null)[], name: string, value: string): boolean {
   const slot = lookup.get(asciiLower(name));
   if (slot === undefined) return false;

@@ -5,9 +5,7 @@ import { PktBuf } from '../wire/pktbuf';
 import type { PgPool } from './bouncer';
 import { varcacheSet } from './varcache';
 
-/**
- * Limit for the parameters that a server may report during its login, in bytes: every client of the pool receives them.
- */
+/** Limit for the parameters that a server reports during login, in bytes: every client of the pool receives them. */
 const WELCOME_MAX = 256 * 1024;
 
 /**

@@ -102,9 +102,7 @@ export function sendDeallocate(
   requests.push(PqMsg.Query, ResponseAction.FORWARD, deallocateNote(requests, what.statement, true));
 }
 
-/**
- * Replaces a Parse of the unnamed statement that deallocates by a Parse of the substitute.
- */
+/** Replaces a Parse of the unnamed statement that deallocates by a Parse of the substitute. */
 export function substituteParse(buf: Buffer, off: number, len: number, out: PktBuf): void {
   const types = buf.indexOf(0, off + NEW_HEADER_LEN + 1) + 1;
   out.startPacket(PqMsg.Parse);

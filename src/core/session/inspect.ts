@@ -141,9 +141,7 @@ function isDeallocateParse(client: ClientSocket, buf: Buffer, off: number, len: 
   return mayDeallocate(buf, query, off + len, true) && parseDeallocation(client, buf, off, len) !== null;
 }
 
-/**
- * Decides about a packet for the unnamed statement: FORWARD = unnamedPacket() handles it when the client has a server.
- */
+/** Decides about a packet for the unnamed statement: FORWARD = unnamedPacket() handles it once there is a server. */
 function unnamedStatement(
   client: ClientSocket,
   type: number,

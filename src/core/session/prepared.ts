@@ -122,9 +122,7 @@ function queryText(ps: PgPreparedStatement): string {
   return bytes.toString('latin1', 0, bytes.indexOf(0));
 }
 
-/**
- * Registers a statement that a server is about to prepare; above the limit, closes the least recently used statements.
- */
+/** Registers a statement to be prepared on a server; above the limit, closes the least recently used statements. */
 function registerOnServer(server: ServerSocket, statement: ServerStatement, out: PktBuf): void {
   addServerStatement(server, statement);
   const statements = server.statements as NonNullable<ServerSocket['statements']>;
@@ -167,9 +165,7 @@ export function parseOnServer(
   registerOnServer(server, fresh, out);
 }
 
-/**
- * Handles Parse of a name already in use: makes the server reject it, unless the server rejects it for another reason.
- */
+/** Handles Parse of a name already in use: the server must reject it, unless it rejects it for another reason. */
 function refuseParse(
   client: ClientSocket,
   server: ServerSocket,

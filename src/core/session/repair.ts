@@ -20,9 +20,7 @@ import { closeOnServer, parseOnServer, TAKEN_NAME, UNKNOWN_PREFIX } from './prep
 const UNDEFINED_STATEMENT = '26000';
 const DUPLICATE_STATEMENT = '42P05';
 const NOT_SUPPORTED = '0A000';
-/**
- * The routine in which PostgreSQL detects that the result of a statement has changed; the message may be translated.
- */
+/** The routine in which PostgreSQL detects that a statement's result has changed; the message may be translated. */
 const REVALIDATE = 'RevalidateCachedQuery';
 
 /** Length of ReadyForQuery. */
@@ -107,9 +105,7 @@ function rename(server: ServerSocket, off: number, len: number, fields: Fields):
   return ErrorFate.RENAME;
 }
 
-/**
- * True if the client describes the result, so that it learns about the new columns; else it would expect the old ones.
- */
+/** True if the client describes the result, so that it learns about new columns; else it would expect the old ones. */
 function asksForResult(requests: RequestQueue): boolean {
   const next = requests.count > 1 ? requests.entryAt(1) & 0xff : 0;
   return requests.firstType() === PqMsg.Describe || next === PqMsg.Describe;

@@ -17,7 +17,5 @@ export const ADMIN_PACKET_MAX = 256 * 1024;
  * 1 GB; PgBouncer up to max_packet_size.
  */
 export const PREPARED_PACKET_MAX = 64 * 1024 * 1024;
-/**
- * From this size on, such a packet is reassembled in its own memory instead of being parsed again as each part arrives.
- */
+/** From this size on, such a packet is reassembled in its own memory instead of being parsed again and again. */
 export const COLLECT_MIN = 16 * 1024;

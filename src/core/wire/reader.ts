@@ -181,9 +181,7 @@ export interface ServerError {
   msg: string | null;
 }
 
-/**
- * Reads the fields in the body [off, end) of an ErrorResponse. A malformed packet yields the fields before the fault.
- */
+/** Reads the fields in the body [off, end) of an ErrorResponse; of a malformed packet those before the fault. */
 export function parseServerError(buf: Buffer, off: number, end: number): ServerError {
   const error: ServerError = { level: null, sqlstate: null, msg: null };
   const reader = new PktReader(buf, off, end);
@@ -253,9 +251,7 @@ export function scanTextRow(reader: PktReader, asked: number): { ncol: number; v
   return { ncol, values };
 }
 
-/**
- * The bytes of a bytea in hex format; null if the text is not in that format (the caller logs "invalid bytea value").
- */
+/** The bytes of a bytea in hex format; null for any other text (the caller logs "invalid bytea value"). */
 export function parseBytea(text: string): Buffer | null {
   if (!text.startsWith('\\x')) return null;
   return Buffer.from(text.slice(2), 'hex');
