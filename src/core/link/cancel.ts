@@ -50,8 +50,8 @@ function forwardToPeer(peerId: number, req: ClientSocket, key: Buffer): void {
 
 /**
  * Cancels a client's request that no server has received yet: removes the client from the queue and handles its packet
- * again. If the pooler is setting the client's variables, that SET must not be canceled: the packet is handled after
- * it.
+ * again. If the pooler is setting the client's variables, the packet is handled afterwards: that SET must not be
+ * canceled.
  */
 function cancelWaiting(client: ClientSocket): void {
   client.dropping = Dropping.REQUEST;

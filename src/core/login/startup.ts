@@ -202,7 +202,7 @@ function readStartup(client: ClientSocket, pairs: [string, string][]): StartupRe
   return request;
 }
 
-/** Chooses the newest supported version, or the client's if that is older. */
+/** Tells the client which version is used: the newest supported version, or the client's if that is older. */
 function negotiateProtocol(client: ClientSocket, extensions: string[]): boolean {
   loginOf(client).protocolNegotiated = true;
   const buf = pktbufTemp();
