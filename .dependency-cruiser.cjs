@@ -47,11 +47,9 @@ module.exports = {
   forbidden: [
     {
       name: 'no-circular',
-      comment:
-        'records may refer to one another as types (a pool to its database, a database to its pools): types do not exist at run time',
       severity: 'error',
       from: {},
-      to: { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } },
+      to: { circular: true },
     },
     { name: 'resolvable', severity: 'error', from: {}, to: { couldNotResolve: true } },
     ...upward,

@@ -7,7 +7,8 @@
 import { asciiLower } from '../core/base/strutil';
 import { sbufContinue, sbufPause, sendPacket } from '../core/net/sbuf';
 import type { ClientSocket } from '../core/pool/bouncer';
-import { type ConsolePortal, type ConsoleSession, consoleSession } from '../core/pool/console-session';
+import type { ConsolePortal, ConsoleSession } from '../core/pool/console-session';
+import { consoleSession } from '../core/pool/socket';
 import {
   type ColumnFormats,
   writeBare,

@@ -12,8 +12,7 @@ import {
   type PgSocket,
   type ServerSocket,
 } from '../core/pool/bouncer';
-import { consoleSession } from '../core/pool/console-session';
-import { hasStarted, isServerSocket } from '../core/pool/socket';
+import { consoleSession, hasStarted, isServerSocket } from '../core/pool/socket';
 
 interface Flag {
   readonly name: string;

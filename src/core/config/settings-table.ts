@@ -1,6 +1,8 @@
-// The table of settings: name, type, default and whether a reload changes it. The values are in settings.ts.
+/*
+ * The table of settings: name, type, default and whether a setting is reloadable, in the order of SHOW CONFIG. A new
+ * setting needs one field in `initial` and one row. The current values are in settings.ts.
+ */
 
-import type { Settings } from './settings';
 import type { Lookup } from './values';
 
 /**
@@ -235,3 +237,143 @@ export const settingsTable: readonly Setting[] = [
   row('user', 'user', SettingType.STR, null, NO_RELOAD),
   row('verbose', 'verbose', SettingType.INT, null),
 ];
+
+/**
+ * Each field is named after its setting. Times (marked usec) are microseconds. Boolean settings are ints, as in
+ * PgBouncer: compare with 0. The literal fixes the object's shape; the defaults are filled in from the table below.
+ */
+export const initial = {
+  adminUsers: '',
+  applicationNameAddHost: 0,
+  authDbname: null as string | null,
+  authFile: null as string | null,
+  authHbaFile: '',
+  authIdentFile: null as string | null,
+  authLdapOptions: null as string | null,
+  authQuery: '',
+  authType: AuthType.MD5 as AuthType,
+  authUser: null as string | null,
+  /** usec */
+  autodbIdleTimeout: 0,
+  /** usec */
+  cancelWaitTimeout: 0,
+  /** usec */
+  clientIdleTimeout: 0,
+  /** usec */
+  clientLoginTimeout: 0,
+  clientTls13Ciphers: null as string | null,
+  clientTlsCaFile: '',
+  clientTlsCertFile: '',
+  clientTlsCiphers: '',
+  clientTlsDheparams: '',
+  clientTlsEcdhcurve: '',
+  clientTlsKeyFile: '',
+  clientTlsProtocols: '',
+  clientTlsSslmode: SslMode.DISABLED as SslMode,
+  /** `conffile`: the file that RELOAD reads */
+  configFile: null as string | null,
+  defaultPoolSize: 0,
+  disablePqexec: 0,
+  /** usec */
+  dnsMaxTtl: 0,
+  /** usec */
+  dnsNxdomainTtl: 0,
+  /** usec */
+  dnsZoneCheckPeriod: 0,
+  /** usec */
+  idleTransactionTimeout: 0,
+  ignoreStartupParameters: '',
+  jobName: '',
+  listenAddr: '',
+  listenBacklog: 0,
+  listenPort: 0,
+  logConnections: 0,
+  logDisconnections: 0,
+  logPoolerErrors: 0,
+  logStats: 0,
+  logfile: '',
+  loginNotifyMessage: '',
+  maxClientConn: 0,
+  maxDbClientConnections: 0,
+  maxDbConnections: 0,
+  /** bytes */
+  maxPacketSize: 0,
+  maxPreparedStatements: 0,
+  preparedErrorsFatal: 0,
+  maxUserClientConnections: 0,
+  maxUserConnections: 0,
+  minPoolSize: 0,
+  peerId: 0,
+  pidfile: '',
+  /** bytes */
+  pktBuf: 0,
+  poolMode: PoolMode.SESSION as PoolMode,
+  /** usec */
+  poolIdleTimeout: 0,
+  /** usec */
+  queryTimeout: 0,
+  /** seconds, as an int: PgBouncer does not treat this timeout as a time */
+  queryWaitNotify: 0,
+  /** usec */
+  queryWaitTimeout: 0,
+  reservePoolSize: 0,
+  /** usec */
+  reservePoolTimeout: 0,
+  resolvConf: '',
+  sbufLoopcnt: 0,
+  scramIterations: 0,
+  /** usec */
+  serverCheckDelay: 0,
+  /** '' = no check, '<empty>' = an empty query */
+  serverCheckQuery: '',
+  /** usec */
+  serverConnectTimeout: 0,
+  serverFastClose: 0,
+  /** usec */
+  serverIdleTimeout: 0,
+  /** usec */
+  serverLifetime: 0,
+  /** usec */
+  serverLoginRetry: 0,
+  serverResetQuery: '',
+  serverResetQueryAlways: 0,
+  serverRoundRobin: 0,
+  serverTls13Ciphers: null as string | null,
+  serverTlsCaFile: '',
+  serverTlsCertFile: '',
+  serverTlsCiphers: '',
+  serverTlsKeyFile: '',
+  serverTlsProtocols: '',
+  serverTlsSslmode: SslMode.PREFER as SslMode,
+  soReuseport: 0,
+  /** seconds, as an int */
+  statsPeriod: 0,
+  statsUsers: '',
+  /** usec */
+  suspendTimeout: 0,
+  syslog: 0,
+  syslogFacility: '',
+  syslogIdent: '',
+  tcpDeferAccept: 0,
+  tcpKeepalive: 0,
+  tcpKeepcnt: 0,
+  /** seconds */
+  tcpKeepidle: 0,
+  /** seconds */
+  tcpKeepintvl: 0,
+  /** bytes */
+  tcpSocketBuffer: 0,
+  /** milliseconds */
+  tcpUserTimeout: 0,
+  trackExtraParameters: '',
+  /** usec */
+  transactionTimeout: 0,
+  unixSocketDir: '',
+  unixSocketGroup: '',
+  unixSocketMode: 0,
+  user: null as string | null,
+  verbose: 0,
+};
+
+/** The type of `cf`. */
+export type Settings = typeof initial;

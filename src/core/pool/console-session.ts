@@ -3,7 +3,6 @@
  */
 
 import type { ColumnFormats } from '../wire/messages';
-import type { ClientSocket } from './bouncer';
 
 /** A bound command. Its first Execute runs it. */
 export interface ConsolePortal {
@@ -44,10 +43,4 @@ export class ConsoleSession {
   syncWaits = false;
   /** reading is off until the waiting command has been answered */
   held = false;
-}
-
-/** The session of a console client. */
-export function consoleSession(client: ClientSocket): ConsoleSession {
-  client.console ??= new ConsoleSession();
-  return client.console;
 }

@@ -15,6 +15,13 @@ import {
   SocketKind,
   SocketState,
 } from './bouncer';
+import { ConsoleSession } from './console-session';
+
+/** The session of a console client. */
+export function consoleSession(client: ClientSocket): ConsoleSession {
+  client.console ??= new ConsoleSession();
+  return client.console;
+}
 
 /** The value of the startup parameter `replication`, by Replication. */
 export const replicationTypeParameters = ['no', 'database', 'yes'];
