@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { type Bouncer, originalBin, PgCluster, tempDir } from '../test/harness';
 import { type Cert, CertFolder } from '../test/harness/certs';
+import { chartOf } from './chart';
 import { copyOut, cpuUsec, median, type PgbenchRun, pgbench, rssKb } from './measure';
 import { login, startAuthOnlyServer, startPooler } from './poolers';
 import { rebootUnderLoad } from './reboot';
@@ -26,6 +27,7 @@ const { values: options } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
     json: { type: 'string' },
+    svg: { type: 'string' },
     rounds: { type: 'string' },
     seconds: { type: 'string' },
     only: { type: 'string' },
@@ -40,6 +42,7 @@ const USAGE = `Usage: npm run bench -- [OPTION]...
   --only WORD     only figures whose name has WORD in it, as simple, tls, prepared, reboot, streams;
                   scale: what large numbers cost, which is not measured otherwise (some minutes)
   --json FILE     also write everything, single rounds included, to FILE
+  --svg FILE      also draw the ratios, as in the README
 BENCH_COPY_MB says how much COPY sends (default 1024), PGBOUNCER_BIN where the C original lies.`;
 
 const ROUNDS = Number(options.rounds ?? (options.quick ? 1 : 3));
@@ -421,6 +424,7 @@ async function main(): Promise<void> {
   console.log(`${machine}\n${versions.join(' against ')}; ${ROUNDS} rounds of ${SECONDS} s, medians\n`);
   printTable(rows, kinds.length > 1);
   for (const remark of remarks) console.log(`\n${remark}`);
+  if (options.svg !== undefined) writeFileSync(options.svg, chartOf(rows, versions.join(' against ')));
   if (options.json !== undefined) {
     const figures = rows.map((row) => ({
       ...row,
