@@ -27,7 +27,11 @@ import {
 import { LogTail } from './log-tail';
 import { RawClient } from './raw-client';
 
-export type Kind = 'ts' | 'c';
+/** Which program: this tree, PgBouncer, or the other version of tsbouncer that TSBOUNCER_OTHER names. */
+export type Kind = 'ts' | 'c' | 'other';
+
+/** Path of the main.js of another version, which must be readable for the unprivileged user; null = not given. */
+export const otherVersion = process.env.TSBOUNCER_OTHER ?? null;
 
 export interface PlaceOptions {
   cluster: PgCluster;
@@ -142,7 +146,8 @@ export class RebootChain {
 
   private command(kind: Kind): [string, ...string[]] {
     const { node, mainJs } = installed();
-    return kind === 'c' ? [originalBin() ?? 'pgbouncer'] : [node, mainJs];
+    if (kind === 'c') return [originalBin() ?? 'pgbouncer'];
+    return [node, kind === 'other' ? (otherVersion ?? mainJs) : mainJs];
   }
 
   /** Starts a process with those arguments in front of the ini; it need not come up. */

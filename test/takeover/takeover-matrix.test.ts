@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { eventually, it, itUnless, noOriginal, PgCluster } from '../harness';
 import { castOf, play } from '../harness/actors';
 import { after, before } from '../harness/limits';
-import { type Kind, type RebootChain, withPlace } from '../harness/reboot-chain';
+import { type Kind, otherVersion, type RebootChain, withPlace } from '../harness/reboot-chain';
 import { castFor, type Mode, optionsOf } from '../harness/reboot-fixtures';
 
 let pg: PgCluster;
@@ -30,7 +30,7 @@ interface Way {
 }
 
 async function matrix(mode: Mode, way: Way): Promise<void> {
-  const full = [way.from, ...way.via].every((kind) => kind === 'ts');
+  const full = [way.from, ...way.via].every((kind) => kind !== 'c');
   const options = optionsOf(pg, mode, full ? { track_extra_parameters: 'IntervalStyle' } : {});
   await withPlace(options, async (place: RebootChain) => {
     await place.start(way.from);
@@ -55,6 +55,14 @@ async function matrix(mode: Mode, way: Way): Promise<void> {
 for (const mode of ['session', 'transaction'] as const) {
   it(`two takeovers between tsbouncer processes lose no byte, pool_mode ${mode}`, () =>
     matrix(mode, { from: 'ts', via: ['ts', 'ts'] }));
+}
+
+// with TSBOUNCER_OTHER=/path/to/main.js: an upgrade from another version, and the way back
+if (otherVersion !== null) {
+  for (const mode of ['session', 'transaction'] as const) {
+    it(`an upgrade from another version and the way back lose no byte, pool_mode ${mode}`, () =>
+      matrix(mode, { from: 'other', via: ['ts', 'other', 'ts'] }));
+  }
 }
 
 const itC = itUnless(noOriginal);
