@@ -1,5 +1,5 @@
 /*
- * What the tests of the console share: one PostgreSQL for a file, and poolers with the databases that they speak of.
+ * Set-up that test files share: a PostgreSQL server per file, and poolers with the databases of the console tests.
  */
 
 import { Bouncer, it, PgCluster } from '../harness';
@@ -7,12 +7,28 @@ import { after, before } from './limits';
 
 let pg: PgCluster;
 
-/** The file's PostgreSQL, once its tests run. */
+/**
+ * Starts a PostgreSQL server with these users, which need no password, before the tests of a file, and stops it after them.
+ * @returns the server; may be called only inside tests
+ */
+export function clusterWithUsers(...users: string[]): () => PgCluster {
+  let server: PgCluster | null = null;
+  before(async () => {
+    server = await PgCluster.start();
+    for (const name of users) await server.createUser(name, '', 'none');
+  });
+  after(async () => {
+    await server?.stop();
+  });
+  return () => server as PgCluster;
+}
+
+/** The server of withCluster(); may be called only inside tests. */
 export function cluster(): PgCluster {
   return pg;
 }
 
-/** Starts the file's PostgreSQL before its tests and stops it after them. */
+/** Starts a PostgreSQL server before the tests of a file, and stops it after them. */
 export function withCluster(): void {
   before(async () => {
     pg = await PgCluster.start();

@@ -29,7 +29,7 @@ export function close(name: string): Buffer {
   return message('C', Buffer.from('S'), cstring(name));
 }
 
-/** Bind, Execute and Sync of a named statement: the first value, or the error's text. */
+/** Sends Bind, Execute and Sync of a named statement. @returns the first value, or the error's text */
 export async function use(client: RawClient, name: string, values: string[] = []): Promise<string | null> {
   await client.send(bind(name, values), EXECUTE, SYNC);
   const answer = await client.until('Z');
@@ -42,7 +42,7 @@ export async function prepare(client: RawClient, name: string, sql: string): Pro
   return letters(await client.until('Z'));
 }
 
-/** The names that the server of this client's next transaction has. */
+/** The statement names on the server of this client's next transaction. */
 export async function onServer(client: RawClient): Promise<string[]> {
   const answer = await client.query('SELECT name FROM pg_prepared_statements ORDER BY prepare_time, name');
   return answer.filter((msg) => msg.type === 'D').map((msg) => rowValues(msg)[0] ?? '');

@@ -1,20 +1,20 @@
 /*
- * A gate between the pooler and a server that can hold back bytes, for the tests of timeouts.
+ * A gate between pooler and server, for the tests of timeouts: it can refuse connections or never answer.
  */
 
 import { connect, createServer, type Server, type Socket } from 'node:net';
 
 export const TX = { pool_mode: 'transaction' };
 
-/** Before any default would strike, so that a setting that is not heeded shows. */
+/** Shorter than every default timeout, so that an ignored setting fails the test. */
 export const SOON_MS = 4500;
 
 export const pause = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
 
-/** Stands between pooler and PostgreSQL, so that the way there can be cut. */
+/** Forwards connections of the pooler to PostgreSQL, or refuses them. */
 class Gate {
   private readonly sockets = new Set<Socket>();
-  /** connections that came so far */
+  /** connections accepted so far */
   count = 0;
 
   private constructor(
@@ -22,7 +22,7 @@ class Gate {
     readonly port: number,
   ) {}
 
-  /** @param onward port to pass everything to; null swallows what comes and never answers */
+  /** @param onward port to forward connections to; null reads all bytes and never answers */
   static open(onward: number | null): Promise<Gate> {
     return new Promise((settle) => {
       const server = createServer((socket) => {

@@ -65,7 +65,7 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
   const rulesFor = (options: string) => [`host all all all ldap ${options}`];
   const trusting = (): BouncerOptions => ({ env: ldap.trust });
 
-  /** What lucy's login comes to with these options: null = let in. */
+  /** Logs in as lucy with these options. @returns null, or the text of the error */
   async function outcome(pooler: Bouncer, options: string, who: Login = LUCY): Promise<string | null> {
     file('hba.conf', 'host pgbouncer all all password', ...rulesFor(options));
     await pooler.admin('RELOAD');
@@ -75,7 +75,7 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
     return errorIn(answer)?.M ?? null;
   }
 
-  it('binds as the user, or searches and then binds, by keys and by URL', async () => {
+  it('LDAP binds as the user, or searches and then binds, with options given as keys or as a URL', async () => {
     const url = `ldap://127.0.0.1:${ldap.port}/${BASE_DN}`;
     const ways = [
       direct(),
@@ -94,7 +94,7 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
         for (const way of ways) {
           const user = way.includes('=mail') ? 'lucy@example.net' : 'lucy';
           const told = await outcome(pooler, way, { user, password: 'right' });
-          // the directory's user is none of the server's there
+          // the directory's user does not exist on that server
           assert.equal(
             told?.replace(/^.*role.*does not exist.*$/, 'no role') ?? null,
             user === 'lucy' ? null : 'no role',
@@ -111,7 +111,7 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
     );
   });
 
-  it('the right password opens the server', async () => {
+  it('a right LDAP password logs in to the server too', async () => {
     await pg.setAuth('scram-sha-256');
     await withRules(rulesFor(search()), async (pooler) => {
       assert.equal(await ask(await login(pooler, LUCY), 'SELECT current_user'), 'lucy');
@@ -119,7 +119,7 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
     await pg.setAuth('trust');
   });
 
-  it('tells why not, in the log only', async () => {
+  it('LDAP failures are explained in the log only', async () => {
     await withRules(['host pgbouncer all all password'], async (pooler) => {
       const cases: [string, Login, RegExp][] = [
         [
@@ -159,12 +159,12 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
     });
   });
 
-  it('takes the next server when one is not there', async () => {
+  it('LDAP uses the next server if one is unreachable', async () => {
     const dead = `ldapserver="127.0.0.2 127.0.0.1" ldapport=${ldap.port} ldapbasedn="${BASE_DN}"`;
     await withRules(rulesFor(dead), async (pooler) => void (await login(pooler, LUCY)));
   });
 
-  it('speaks TLS, and checks with whom', async () => {
+  it('LDAP over TLS verifies the certificate of the directory server', async () => {
     const ldaps = `ldapscheme=ldaps ${search().replace(`${ldap.port}`, `${ldap.tlsPort}`)}`;
     const startTls = `${search()} ldaptls=1`;
     await withRules(
@@ -188,7 +188,7 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
       },
       trusting(),
     );
-    // nobody vouches for its certificate
+    // no trusted CA has signed its certificate
     await withRules(['host pgbouncer all all password'], async (pooler) => {
       assert.equal(await outcome(pooler, ldaps), 'LDAP authentication failed');
       assert.equal(await outcome(pooler, startTls), 'LDAP authentication failed');
@@ -199,7 +199,7 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
     });
   });
 
-  it('auth_type=ldap asks it about everybody, whoever else knows them', async () => {
+  it('auth_type=ldap uses LDAP for every user, whatever auth_file contains', async () => {
     const settings = { auth_type: 'ldap', auth_ldap_options: direct(), admin_users: 'lucy' };
     await withPooler({ cluster: pg, settings, userlist: { lucy: 'other' } }, async (pooler) => {
       await login(pooler, LUCY);
@@ -217,7 +217,7 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
     });
   });
 
-  it('UTF-8 names and passwords', async () => {
+  it('LDAP accepts UTF-8 names and passwords', async () => {
     const bytes = (text: string) => Buffer.from(text, 'utf8').toString('latin1');
     await withRules(rulesFor(search()), async (pooler) => {
       const client = await login(pooler, { user: bytes('жук'), password: bytes('пароль') });
@@ -225,7 +225,7 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
     });
   });
 
-  it('a directory that never answers holds up nobody else', async () => {
+  it('an LDAP server that never answers does not block other clients', async () => {
     const mute = await FalseDirectory.start(() => {});
     const options = `ldapserver=127.0.0.1 ldapport=${mute.port} ldapprefix="uid="`;
     const rules = ['host pgbouncer all all password', 'host all ann all trust', `host all lucy all ldap ${options}`];
@@ -248,7 +248,7 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
     });
   });
 
-  it('a password never goes over a connection that lost its encryption, nor is a forged answer believed', async () => {
+  it('LDAP sends no password over a connection that lost its encryption, and accepts no forged answer', async () => {
     const answerTo = Buffer.from('300c02010178070a010004000400', 'hex');
     const bindOk = Buffer.from('300c02010261070a010004000400', 'hex');
     const seen: Buffer[] = [];

@@ -1,6 +1,6 @@
 /*
- * Logins decided by rules and by others: HBA files, the system user behind a Unix socket, certificates, PAM, a directory.
- * Against real ones: PostgreSQL, slapd, the machine's PAM.
+ * Logins decided by HBA rules and external authentication: HBA files, the system user behind a Unix socket,
+ * certificates and PAM. The tests use a real PostgreSQL server and the machine's PAM.
  */
 
 import assert from 'node:assert/strict';
@@ -19,7 +19,7 @@ import { pamMissing, removePamRules, writePamRules } from '../harness/pam';
 import { type Login, RawClient } from '../harness/raw-client';
 import { withPlace } from '../harness/reboot-chain';
 
-/** Who runs this test, and who runs the servers. */
+/** The user that runs this test, and the user that runs the servers. */
 const ME = userInfo().username;
 const THEM = user?.name ?? ME;
 
@@ -29,7 +29,7 @@ let dir = '';
 before(async () => {
   dir = tempDir('rules');
   pg = await PgCluster.start();
-  // an ordinary user's servers run under the same name as the test
+  // for an ordinary user, ME and THEM are the same
   for (const name of new Set(['ann', 'lucy', 'жук', 'pam_user', 'pam_slow', ME, THEM])) {
     if (name !== 'postgres') await pg.createUser(name, 'right', 'scram');
   }
@@ -39,7 +39,7 @@ after(async () => {
   dropDir(dir);
 });
 
-/** A file of the rules' folder; returns its path. */
+/** Writes a file into the folder of the rules. @returns its path */
 function file(name: string, ...lines: string[]): string {
   const path = join(dir, name);
   writeFileSync(path, lines.map((line) => `${line}\n`).join(''));
@@ -56,7 +56,7 @@ function withRules(
   return withPooler({ cluster: pg, userlist: { ann: 'right' }, ...more, settings }, body);
 }
 
-/** A login over the pooler's Unix socket by whoever runs this test: null when it is let in, or what it is told. */
+/** Logs in over the pooler's Unix socket as the user that runs this test. @returns null, or the text of the error */
 async function unixLogin(pooler: Bouncer, who: Login): Promise<string | null> {
   const client = await RawClient.connect({ path: join(pooler.socketDir, `.s.PGSQL.${pooler.port}`) });
   const answer = await client.login(who);
@@ -64,7 +64,9 @@ async function unixLogin(pooler: Bouncer, who: Login): Promise<string | null> {
   return errorIn(answer)?.M ?? null;
 }
 
-/** A client of the pooler's Unix socket in a program of its own: logs in, sends one query, and prints all that it is told. */
+/**
+ * A program that logs in over the pooler's Unix socket, sends one query, and prints all bytes that it receives.
+ */
 const ASKS = `
   const [path, user, database, sql] = process.argv.slice(1);
   const packet = (type, body) => {
@@ -87,7 +89,7 @@ const ASKS = `
   socket.write(packet('', Buffer.from('\\0\\x03\\0\\0user\\0' + user + '\\0database\\0' + database + '\\0\\0')));
 `;
 
-/** What that client is told, as the system user that the servers run as: bytes. */
+/** Runs that program as the user that runs the servers. @returns the bytes received */
 async function saidToThem(pooler: Bouncer, who: string, database: string, sql: string): Promise<string> {
   const path = join(pooler.socketDir, `.s.PGSQL.${pooler.port}`);
   return (await run(installed().node, ['-e', ASKS, path, who, database, sql])).stdout;
@@ -96,7 +98,7 @@ async function saidToThem(pooler: Bouncer, who: string, database: string, sql: s
 const ANN = { user: 'ann', password: 'right' };
 
 describe('HBA', () => {
-  it('asks for what the first rule that fits demands', async () => {
+  it('HBA applies the method of the first matching rule', async () => {
     const rules = ['host all ann 127.0.0.0/8 scram-sha-256', 'host db2 all all trust', 'host all postgres all reject'];
     await withRules(rules, async (pooler) => {
       assert.equal(await ask(await login(pooler, ANN), 'SELECT 1'), '1');
@@ -111,7 +113,7 @@ describe('HBA', () => {
     });
   });
 
-  it('follows its file on RELOAD, passes over lines it cannot read, and keeps its rules when the file is gone', async () => {
+  it('HBA rules follow the file on RELOAD, without bad lines, and are kept when the file is missing', async () => {
     await withRules(['host all ann all trust', 'host pgbouncer all all password'], async (pooler) => {
       await login(pooler, { user: 'ann' });
       file('hba.conf', 'host all ann all reject', 'host all +all all trust', 'host pgbouncer all all password');
@@ -125,7 +127,7 @@ describe('HBA', () => {
     });
   });
 
-  it('lets nobody in when there never was a file', async () => {
+  it('HBA refuses every client if the file has never existed', async () => {
     await withRules(
       [],
       async (pooler) => assert.equal(await refusal(pooler, ANN), 'no authentication method is found'),
@@ -135,7 +137,7 @@ describe('HBA', () => {
     );
   });
 
-  it('a certificate can only be asked for where there is TLS', async () => {
+  it('auth_type=cert requires client TLS', async () => {
     await withRules(['host all all all cert'], async (pooler) => {
       assert.equal(await refusal(pooler, ANN), 'certificate authentication failed');
       await pooler.logWait(/ERROR C-\S+ postgres\/ann@127.0.0.1:\d+ TLS connection required/);
@@ -155,7 +157,7 @@ describe('cert', () => {
     tls = { ...tls, client_tls_cert_file: server.cert, client_tls_key_file: server.key };
   });
 
-  /** A login with that certificate: null when it is let in, or what it is told. */
+  /** Logs in with that certificate. @returns null, or the text of the error */
   async function certLogin(pooler: Bouncer, who: string, cert: Cert | null): Promise<string | null> {
     const own = cert === null ? {} : { cert: readFileSync(cert.cert), key: readFileSync(cert.key) };
     const client = new Client({
@@ -172,7 +174,7 @@ describe('cert', () => {
     }
   }
 
-  it('is the name in the certificate that opened the connection', async () => {
+  it("auth_type=cert accepts the name in the client's certificate", async () => {
     const ann = certs.issue(ca, 'ann', { cn: 'ann' });
     const other = certs.issue(ca, 'other', { cn: 'other' });
     const settings = { ...tls, auth_type: 'cert', client_tls_sslmode: 'verify-full' };
@@ -184,7 +186,7 @@ describe('cert', () => {
     });
   });
 
-  it('by rules, and through an ident map', async () => {
+  it('HBA method cert works with rules and an ident map', async () => {
     const robot = certs.issue(ca, 'robot', { cn: 'robot', san: 'DNS:robot.example.net' });
     const ident = file('ident.conf', 'm robot.example.net ann', 'm "somebody else" postgres');
     const rules = ['hostssl all ann all cert map=m', 'hostssl all postgres all cert map=m', 'host all ann all reject'];
@@ -214,7 +216,7 @@ describe('cert', () => {
 describe('peer', () => {
   const names = { [ME]: '', [THEM]: '', ann: 'right' };
 
-  it('is the system user at the other end of the Unix socket', async () => {
+  it('auth_type=peer accepts the system user at the other end of the Unix socket', async () => {
     const rules = ['local all all peer', 'host all all all peer'];
     const more = { userlist: names };
     await withRules(
@@ -233,7 +235,7 @@ describe('peer', () => {
     );
   });
 
-  it('goes through an ident map', async () => {
+  it('HBA method peer works with an ident map', async () => {
     const ident = file('ident.conf', `m ${ME} ann`, 'm other postgres', `every ${ME} all`);
     const rules = ['local db2 all peer map=every', 'local all all peer map=m', 'host pgbouncer all all password'];
     await withRules(
@@ -263,7 +265,7 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
   const settings = { auth_type: 'pam', auth_file: null };
 
   before(() => {
-    // the real stack, with a module that asks a script of ours; `gate` holds it up for as long as it exists
+    // the real PAM stack, with a module that runs a script of this test; the script waits while the file `gate` exists
     const script = file(
       'judge',
       '#!/bin/sh',
@@ -277,7 +279,7 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
   });
   after(removePamRules);
 
-  it('judges passwords, and the right one opens the server', async () => {
+  it('PAM checks passwords, and a right password logs in to the server too', async () => {
     await pg.setAuth('scram-sha-256');
     await withPooler({ cluster: pg, settings }, async (pooler) => {
       const client = await login(pooler, { user: 'pam_user', password: 'right' });
@@ -285,14 +287,14 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
       assert.equal(await refusal(pooler, { user: 'pam_user', password: 'wrong' }), 'PAM authentication failed');
       await pooler.logWait(/WARNING pam_authenticate\(\) failed: /);
       assert.equal(await refusal(pooler, { user: 'pam_user', password: '' }), 'empty password returned by client');
-      // still the right one
+      // the password is still accepted
       assert.equal(await ask(await login(pooler, { user: 'pam_user', password: 'right' }), 'SELECT 1'), '1');
       assert.match((await run('cat', [`${dir}/asked`])).stdout, /^pam_user 127\.0\.0\.1$/m);
     });
     await pg.setAuth('trust');
   });
 
-  it('takes its time without holding up anybody, and more logins than its queue has room for', async () => {
+  it('slow PAM logins, even more than fit the queue, do not block other clients', async () => {
     file('gate', 'closed');
     await withPooler({ cluster: pg, settings }, async (pooler) => {
       const slow = await Promise.all(
@@ -302,10 +304,10 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
         }),
       );
       await pooler.logWait(/WARNING C-\S+ postgres\/pam_slow@\S+ PAM queue is full, waiting/);
-      // the console of the same system user needs no proof, and the loop has time for it
+      // the console answers meanwhile: the same system user needs no authentication there
       const own = await saidToThem(pooler, 'pgbouncer', 'pgbouncer', 'SHOW LISTS');
       assert.ok(own.includes('login_clients\0\0\0\x0225'), own);
-      // one loses patience: nothing is left of him
+      // one client disconnects and leaves nothing behind
       await slow[3]?.client.destroy();
       await slow[24]?.client.destroy();
       rmSync(join(dir, 'gate'));
@@ -317,7 +319,7 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
     });
   });
 
-  it('asks again in the new process about a login that is under way at a reboot', async () => {
+  it('a PAM login under way at a takeover is repeated in the new process', async () => {
     file('gate', 'closed');
     await withPlace({ cluster: pg, settings }, async (place) => {
       await place.start('ts');
@@ -340,7 +342,7 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
     });
   });
 
-  it('cannot be mixed with auth_user of a database', async () => {
+  it('PAM cannot be combined with auth_user of a database', async () => {
     const databases = { postgres: pg.connstr('postgres', 'auth_user=postgres') };
     await withPooler({ databases, settings }, async (pooler) => {
       assert.equal(await refusal(pooler, { user: 'pam_user', password: 'right' }), 'bouncer config error');

@@ -49,7 +49,7 @@ function client(facts: Partial<HbaClient> = {}): HbaClient {
 /** Line number of the rule that the client falls under; 0 = none. */
 const lineFor = (rules: HbaRule[], facts: Partial<HbaClient> = {}): number => hbaEval(rules, client(facts))?.line ?? 0;
 
-test('addresses: what inet_pton takes, and nothing else', () => {
+test('HBA addresses are accepted exactly as by inet_pton', () => {
   assert.deepEqual([...(parseInet4('1.2.3.255') ?? [])], [1, 2, 3, 255]);
   for (const bad of [
     '',
@@ -95,7 +95,7 @@ test('addresses: what inet_pton takes, and nothing else', () => {
   }
 });
 
-test('addresses: every address is read back as it was written', () => {
+test('printed HBA addresses are parsed to the same address', () => {
   const random = new Random(7);
   for (let i = 0; i < 2000; i++) {
     const bytes = Uint8Array.from({ length: i % 2 === 0 ? 4 : 16 }, () =>
@@ -105,7 +105,7 @@ test('addresses: every address is read back as it was written', () => {
   }
 });
 
-test('record types: how a client is connected', () => {
+test('HBA record types match the way a client is connected', () => {
   const rules = rulesOf(
     'local all all peer',
     'hostssl all all 10.0.0.0/8 cert',
@@ -128,7 +128,7 @@ test('record types: how a client is connected', () => {
   assert.equal(lineFor(rules, { host: 'fe80::1%eth0' }), 4);
 });
 
-test('the first rule that fits decides, a reject too', () => {
+test('the first matching HBA rule decides, even if it is a reject', () => {
   const rules = rulesOf('host all joe all reject', 'host all all all trust');
   assert.equal(hbaEval(rules, client())?.method, AuthType.REJECT);
   assert.equal(hbaEval(rules, client({ user: 'ann' }))?.method, AuthType.TRUST);
@@ -136,7 +136,7 @@ test('the first rule that fits decides, a reject too', () => {
   assert.equal(hbaEval(null, client()), null);
 });
 
-test('lists of databases and users', () => {
+test('HBA rules match lists of databases and users', () => {
   const rules = rulesOf(
     'host db1,db2 , db3 joe,ann all md5',
     'host "all","a ""b"" , c","" joe all md5',
@@ -152,7 +152,7 @@ test('lists of databases and users', () => {
   assert.equal(lineFor(rules, { database: 'DB1', user: 'ann' }), 4, 'case matters');
 });
 
-test('lists in files, which may name files, which may not name themselves', () => {
+test('HBA lists in files may name further files but not themselves', () => {
   mkdirSync(join(dir, 'sub'), { recursive: true });
   writeFileSync(join(dir, 'names'), 'ann,bob\n"c d"\n@sub/more');
   writeFileSync(join(dir, 'sub', 'more'), 'eve\n@deepest\n');
@@ -166,7 +166,7 @@ test('lists in files, which may name files, which may not name themselves', () =
   assert.match(complaints('host all @loop all trust').join('\n'), /too deep.*\ncould not parse hba config line 1/);
 });
 
-test('physical replication needs a rule that says so; logical replication has a database', () => {
+test('physical replication needs an HBA rule for replication; logical replication matches its database', () => {
   const rules = rulesOf('host all all all md5', 'host replication joe all trust', 'host db,replication ann all trust');
   assert.equal(lineFor(rules, { physicalReplication: true }), 2);
   assert.equal(lineFor(rules, { physicalReplication: true, user: 'ann' }), 3);
@@ -175,7 +175,7 @@ test('physical replication needs a rule that says so; logical replication has a 
   assert.equal(lineFor(rulesOf('host "replication" all all trust'), { database: 'replication' }), 1);
 });
 
-test('networks: a client is inside exactly when its leading bits are the rule`s', () => {
+test('an HBA network contains exactly the addresses with its leading bits', () => {
   const random = new Random(11);
   for (let i = 0; i < 3000; i++) {
     const length = random.below(2) === 0 ? 4 : 16;
@@ -207,7 +207,7 @@ test('networks: a client is inside exactly when its leading bits are the rule`s'
   }
 });
 
-test('a network whose address has bits outside its mask fits nobody, and is told', () => {
+test('an HBA network with address bits outside its mask matches no client and is reported', () => {
   const line = 'host all all 192.168.1.1/16 trust';
   assert.deepEqual(complaints(line), [
     `address does not match mask in ${join(dir, 'hba.conf')} line #1: 192.168.1.1 / 255.255.0.0`,
@@ -215,14 +215,14 @@ test('a network whose address has bits outside its mask fits nobody, and is told
   assert.equal(lineFor(rulesOf(line), { host: '192.168.1.1' }), 0);
 });
 
-test('an IPv4 rule is not for IPv6 clients, mapped ones included', () => {
+test('an IPv4 HBA rule does not match IPv6 clients, not even mapped addresses', () => {
   const rules = rulesOf('host all all 0.0.0.0/0 trust', 'host all all ::/0 md5');
   assert.equal(lineFor(rules, { host: '1.2.3.4' }), 1);
   assert.equal(lineFor(rules, { host: '::ffff:1.2.3.4' }), 2);
   assert.equal(lineFor(rules, { host: 'nonsense' }), 0);
 });
 
-test('lines that cannot be read are told in the original`s words, and leave the others alone', () => {
+test('bad HBA lines are reported with the texts of PgBouncer and do not affect other lines', () => {
   const cases: [string, string | null][] = [
     ['foo all all trust', 'hba line 2: unknown type'],
     ['host all all samenet trust', 'hba line 2: failed to parse address - samenet'],
@@ -250,7 +250,7 @@ test('lines that cannot be read are told in the original`s words, and leave the 
   for (const [line, complaint] of cases) {
     const lines = ['local all all reject', line, 'host all all all md5'];
     const expected = [complaint, 'could not parse hba config line 2'].filter((text) => text !== null);
-    // two of them swallow the method as a name and stumble later
+    // two lines take the method for a name and fail later
     const got = complaints(...lines);
     if (complaint === null) assert.equal(got.at(-1), expected[0], line);
     else assert.deepEqual(got, expected, line);
@@ -262,7 +262,7 @@ test('lines that cannot be read are told in the original`s words, and leave the 
   }
 });
 
-test('blank lines, comments, odd spaces and line ends', () => {
+test('HBA files may contain blank lines, comments, odd spaces and any line ends', () => {
   const rules = rulesOf(
     '',
     ' \t\v\f\r',
@@ -277,13 +277,13 @@ test('blank lines, comments, odd spaces and line ends', () => {
   );
 });
 
-test('ldap keeps the rest of its line as options', () => {
+test('the HBA method ldap takes the rest of its line as options', () => {
   const [rule] = rulesOf('host all all all ldap ldapserver=a ldapprefix="uid=" # no comment');
   assert.equal(rule?.method, AuthType.LDAP);
   assert.equal(rule?.options, ' ldapserver=a ldapprefix="uid=" # no comment');
 });
 
-test('ident maps', () => {
+test('ident maps translate system users to database users', () => {
   const maps = parseIdent(['# map', 'a sys pg', 'a "s y s" "all"', 'a other all', 'b sys "p""g"', '']);
   assert.deepEqual(maps.get('a')?.mappings, [
     { systemUser: 'sys', postgresUser: 'pg' },
@@ -298,7 +298,7 @@ test('ident maps', () => {
   assert.equal(rule?.identMap?.name, 'map1');
 });
 
-test('files that are not there', () => {
+test('missing HBA and ident files are reported', () => {
   const lines = logged(() => {
     assert.equal(loadHba(join(dir, 'nosuch'), null), null);
     assert.equal(loadIdent(join(dir, 'nosuch')), null);
@@ -309,7 +309,7 @@ test('files that are not there', () => {
   ]);
 });
 
-test('whatever the bytes, a file is read to its end and every rule is one that was written', () => {
+test('an HBA file of any bytes is read to its end, and every rule comes from a line', () => {
   const random = new Random(23);
   const plain = 'local host hostssl all sameuser replication @ @names +x , " "" # / = trust md5 ldap map=map1 map=';
   const words = [...plain.split(' '), ...'10.0.0.0/8 ::/0 1.2.3.4 255.0.0.0 \0 \xff'.split(' '), ' ', '\t', '\r'];
@@ -325,7 +325,7 @@ test('whatever the bytes, a file is read to its end and every rule is one that w
   }
 });
 
-test('a rule with every part ever accepted still keeps strangers out', () => {
+test('an HBA rule with all parts at once still refuses other clients', () => {
   const random = new Random(29);
   const names = () => Array.from({ length: 1 + random.below(4) }, () => `n${random.below(20)}`);
   for (let i = 0; i < 500; i++) {
@@ -348,7 +348,7 @@ const optionsOf = (text: string): NonNullable<LdapParse['options']> => {
   return options;
 };
 
-test('ldap options: keys, quotes, commas', () => {
+test('LDAP options accept keys, quotes and commas', () => {
   const options = optionsOf(
     ' ldapserver="a b", "ldapport"=1389 ,ldapprefix="uid=" ldapsuffix=",dc=x ""y""" ldaptls=1 \n',
   );
@@ -363,7 +363,7 @@ test('ldap options: keys, quotes, commas', () => {
   assert.equal(parseLdapOptions('ldapserver=a ldapbasedn=dc=x ldaptls= 1').rest, 'ldaptls= 1');
 });
 
-test('ldap options: URLs', () => {
+test('LDAP options accept URLs', () => {
   const options = optionsOf('ldapurl="ldaps://h:1/dc=x??sub?(|(uid=$username)(mail=%24username))"');
   assert.deepEqual(
     [
@@ -384,7 +384,7 @@ test('ldap options: URLs', () => {
   assert.equal(optionsOf('ldapurl=ldap://h').baseDn, '');
 });
 
-test('ldap options: what is wrong', () => {
+test('LDAP options with errors are refused', () => {
   const errors: [string, RegExp][] = [
     ['', /^authentication method "ldap" requires argument "ldapbasedn", "ldapprefix", or "ldapsuffix" to be set$/],
     ['ldapserver=a ldapprefix=x ldapbasedn=y', /^cannot mix options for simple bind and search\+bind modes$/],

@@ -1,5 +1,5 @@
 /*
- * The order of a server's login: a server that leaves a step out, or says something too early, is not believed.
+ * The order of a server's login: a server that omits a step, or sends a message too early, is refused.
  */
 
 import assert from 'node:assert/strict';
@@ -30,7 +30,7 @@ after(async () => {
   await server.stop();
 });
 
-/** The server is disconnected for that, which the log says, and no client gets to use it. */
+/** Checks that the server is disconnected for the logged reason, and that no client uses it. */
 async function refused(database: string, why: RegExp): Promise<void> {
   const from = bouncer.log.text.length;
   const client = await bouncer.raw();
@@ -43,7 +43,7 @@ async function refused(database: string, why: RegExp): Promise<void> {
 describe('a server that is logging in', () => {
   const early = { ReadyForQuery: READY, ParameterStatus: PARAMETER, BackendKeyData: KEY };
   for (const [name, packet] of Object.entries(early)) {
-    it(`is refused when it sends ${name} before AuthenticationOk`, async () => {
+    it(`a server that sends ${name} before AuthenticationOk is refused`, async () => {
       server.play(name, async ({ socket }) => {
         socket.write(Buffer.concat([packet, WELCOME, oneRow('taken in')]));
       });
@@ -51,7 +51,7 @@ describe('a server that is logging in', () => {
     });
   }
 
-  it('is refused when it says AuthenticationOk instead of the end of the SCRAM exchange', async () => {
+  it('a server that sends AuthenticationOk instead of the last SCRAM message is refused', async () => {
     server.play('unfinished', async ({ socket, next }) => {
       socket.write(SASL);
       const nonce = /r=(.*)$/s.exec((await next())?.body.toString('latin1') ?? '')?.[1] ?? '';
@@ -62,7 +62,7 @@ describe('a server that is logging in', () => {
     await refused('unfinished', /protocol error: AuthenticationOk before the end of the SCRAM exchange/);
   });
 
-  it('is refused when it says AuthenticationOk to the first message of the SCRAM exchange', async () => {
+  it('a server that answers the first SCRAM message with AuthenticationOk is refused', async () => {
     server.play('unbegun', async ({ socket, next }) => {
       socket.write(SASL);
       await next();
@@ -73,7 +73,7 @@ describe('a server that is logging in', () => {
 
   const late = { Ok: authentication(0), cleartext: authentication(3), md5: authentication(5, int32(1)), SASL };
   for (const [name, request] of Object.entries(late)) {
-    it(`is refused when it asks for authentication (${name}) after AuthenticationOk`, async () => {
+    it(`a server that requests authentication (${name}) after AuthenticationOk is refused`, async () => {
       let answers = 0;
       server.play(`late${name}`, async ({ socket, next }) => {
         socket.write(Buffer.concat([authentication(0), request, WELCOME]));
@@ -84,7 +84,7 @@ describe('a server that is logging in', () => {
     });
   }
 
-  it('is used when it keeps to the order, with a notice in between', async () => {
+  it('a server that keeps the order, with a notice in between, is used', async () => {
     const notice = message('N', cstring('SNOTICE'), cstring('C00000'), cstring('Mhello'), Buffer.alloc(1));
     server.play('good', async ({ socket, next }) => {
       socket.write(Buffer.concat([notice, WELCOME]));

@@ -1,6 +1,6 @@
 /*
- * Proving who one is: every auth_type of the pooler against every kind of secret, every method of the server likewise,
- * auth_query with all that can go wrong with it, and what strangers can learn from being refused (nothing).
+ * Authentication: every auth_type of the pooler and every method of the server with every kind of secret, and
+ * auth_query with all its errors. Refusals must not reveal which users exist.
  */
 
 import assert from 'node:assert/strict';
@@ -44,7 +44,7 @@ before(async () => {
 });
 after(() => pg.stop());
 
-/** Which proof a login was asked for, and how that ended. */
+/** The authentication requests of a login, and its outcome. */
 interface Attempt {
   /** codes of the AuthenticationRequests: 0 ok, 3 plain, 5 md5, 10 SASL, 11 continue, 12 final */
   asked: number[];
@@ -81,26 +81,26 @@ describe('auth_type', () => {
     ['scram-sha-256', 'scram', SCRAM, badSasl],
   ];
   for (const [type, kind, asked, wrong, right] of cases) {
-    it(`${type} with a ${kind} secret`, async () => {
+    it(`auth_type=${type} authenticates a user with a ${kind} secret`, async () => {
       const secret = { plain: 'right', md5: md5Secret, scram: scramSecret }[kind];
       await withPooler({ cluster: pg, settings: { auth_type: type }, userlist: { ann: secret } }, async (pooler) => {
         const good = await attempt(pooler, { user: 'ann', password: 'right' });
         assert.deepEqual([good.asked, good.error], [asked, right ?? null]);
         assert.equal((await attempt(pooler, { user: 'ann', password: 'wrong' })).error, wrong);
-        // a secret is no password
+        // a secret cannot be used as a password
         if (kind !== 'plain') assert.equal((await attempt(pooler, { user: 'ann', password: secret })).error, wrong);
       });
     });
   }
 
-  it('trust believes every name that auth_file has', async () => {
+  it('auth_type=trust accepts every name in auth_file', async () => {
     await withPooler({ cluster: pg, userlist: { ann: 'right' } }, async (pooler) => {
       assert.deepEqual((await attempt(pooler, { user: 'ann' })).asked, [0]);
       assert.equal(await refusal(pooler, { user: 'stranger' }), '"trust" authentication failed');
     });
   });
 
-  it('any believes every name, and needs a forced user', async () => {
+  it('auth_type=any accepts every name and needs a forced user', async () => {
     const databases = { forced: pg.connstr('postgres', 'user=ann'), free: pg.connstr() };
     await withPooler({ databases, settings: { auth_type: 'any', auth_file: null } }, async (pooler) => {
       const client = await login(pooler, { user: 'stranger', database: 'forced' });
@@ -110,13 +110,13 @@ describe('auth_type', () => {
     });
   });
 
-  it('an empty password is refused', async () => {
+  it('auth_type=plain refuses an empty password', async () => {
     await withPooler({ cluster: pg, settings: { auth_type: 'plain' }, userlist: { ann: '' } }, async (pooler) => {
       assert.equal(await refusal(pooler, { user: 'ann' }), 'empty password returned by client');
     });
   });
 
-  it('a user without a password is not let in by a SCRAM proof of the empty one', async () => {
+  it('a SCRAM proof of the empty password does not log in a user without a password', async () => {
     const settings = { auth_type: 'scram-sha-256' };
     await withPooler({ cluster: pg, settings, userlist: { by_trust: '' } }, async (pooler) => {
       const { asked, error } = await attempt(pooler, { user: 'by_trust', password: '' });
@@ -124,7 +124,7 @@ describe('auth_type', () => {
     });
   });
 
-  it('auth_file is read again on RELOAD: new secrets, new users, users that left', async () => {
+  it('RELOAD applies changed secrets, new users and removed users of auth_file', async () => {
     const options: BouncerOptions = { cluster: pg, settings: { auth_type: 'plain' } };
     await withPooler({ ...options, userlist: { ann: 'old', by_trust: 'x' } }, async (pooler) => {
       await login(pooler, { user: 'ann', password: 'old' });
@@ -143,7 +143,7 @@ describe('auth_type', () => {
     });
   });
 
-  it('scram_iterations is the cost of a secret made from a plain password', async () => {
+  it('scram_iterations sets the cost of a secret made from a plain password', async () => {
     const settings = { auth_type: 'scram-sha-256', scram_iterations: 5000 };
     await withPooler({ cluster: pg, settings, userlist: { ann: 'right' } }, async (pooler) => {
       const cost = async () => {
@@ -157,7 +157,7 @@ describe('auth_type', () => {
 });
 
 describe('a stranger and a wrong password', () => {
-  /** An exchange with what is random in it masked. */
+  /** An exchange with its random parts masked. */
   function masked(messages: Message[]): string[] {
     return messages.map(({ type, body }) => {
       if (type !== 'R') return type + body.toString('latin1');
@@ -176,7 +176,7 @@ describe('a stranger and a wrong password', () => {
     ['scram-sha-256', 'scram'],
   ] as const;
   for (const [type, kind] of cases) {
-    it(`get the same bytes: ${type}, ${kind} secret, also in a database that does not exist`, async () => {
+    it(`an unknown user and a wrong password get the same bytes: ${type}, ${kind} secret, any database`, async () => {
       const secret = { plain: 'right', md5: md5Secret, scram: scramSecret }[kind];
       const databases = { postgres: pg.connstr() };
       await withPooler({ databases, settings: { auth_type: type }, userlist: { ann: secret } }, async (pooler) => {
@@ -192,7 +192,7 @@ describe('a stranger and a wrong password', () => {
 });
 
 describe('towards the server', () => {
-  it('a plain password does for every method', async () => {
+  it('a plain password logs in to servers with every method', async () => {
     const userlist = { by_trust: 'right', by_password: 'right', by_md5: 'right', by_scram: 'right' };
     await withPooler({ cluster: pg, userlist }, async (pooler) => {
       for (const user of Object.keys(userlist)) {
@@ -201,7 +201,7 @@ describe('towards the server', () => {
     });
   });
 
-  it('a md5 secret does for md5 alone', async () => {
+  it('an md5 secret logs in to servers with md5 only', async () => {
     const md5Of = async (user: string) => {
       const result = await pg.sql(`SELECT 'md5' || md5('right' || '${user}') AS secret`);
       return result.rows[0].secret as string;
@@ -219,13 +219,13 @@ describe('towards the server', () => {
     });
   });
 
-  it('a SCRAM secret does once its owner has logged in with it', async () => {
+  it('a SCRAM secret logs in to servers once its user has logged in with SCRAM', async () => {
     const secret = (await pg.storedSecret('by_scram')) as string;
     const settings = { auth_type: 'scram-sha-256' };
     await withPooler({ cluster: pg, settings, userlist: { by_scram: secret } }, async (pooler) => {
       const client = await login(pooler, { user: 'by_scram', password: 'right' });
       assert.equal(await ask(client, 'SELECT current_user'), 'by_scram');
-      // the keys stay with the pooler: a new server needs no new login
+      // the pooler keeps the keys: a new server needs no new login of the client
       await pooler.admin('RECONNECT');
       await client.end();
       assert.equal(await ask(await login(pooler, { user: 'by_scram', password: 'right' }), 'SELECT 1'), '1');
@@ -248,7 +248,7 @@ describe('towards the server', () => {
     });
   });
 
-  it('a SCRAM secret that differs from the one of the server does not', async () => {
+  it("a SCRAM secret that differs from the server's cannot log in to the server", async () => {
     await pg.createUser('other', 'right', 'scram');
     const secret = (await pg.storedSecret('other')) as string;
     const settings = { auth_type: 'scram-sha-256' };
@@ -258,7 +258,7 @@ describe('towards the server', () => {
     });
   });
 
-  it('password of the database line; without one auth_file; a wrong one is told in the words of the server', async () => {
+  it("the server password comes from the database line, or else from auth_file; errors have the server's text", async () => {
     const databases = {
       good: pg.connstr('postgres', 'user=by_scram password=right'),
       quoted: pg.connstr('postgres', "user=quoter password='it''s \"so\"'"),
@@ -288,7 +288,7 @@ describe('auth_query', () => {
   const PLAIN_TYPE = { auth_type: 'plain', auth_user: 'looker' };
   const USERLIST = { looker: '' };
 
-  it('finds users that auth_file does not know, and their secret opens the server', async () => {
+  it('auth_query finds users missing from auth_file, and their secrets log in to the server', async () => {
     const settings = { auth_type: 'scram-sha-256', auth_user: 'looker' };
     await withPooler({ cluster: pg, settings, userlist: USERLIST }, async (pooler) => {
       const client = await login(pooler, { user: 'by_scram', password: 'right' });
@@ -303,7 +303,7 @@ describe('auth_query', () => {
     });
   });
 
-  it('the default one passes over expired passwords, users without one, and roles without login', async () => {
+  it('the default auth_query refuses expired passwords, users without a password, and roles without login', async () => {
     await pg.createUser('expired', 'right', 'scram', "VALID UNTIL '2001-01-01'");
     await pg.createUser('bare', '', 'none');
     await pg.sql("CREATE ROLE no_login PASSWORD 'right'");
@@ -316,7 +316,7 @@ describe('auth_query', () => {
     });
   });
 
-  it('auth_user, auth_query and auth_dbname of the database come before the general ones', async () => {
+  it('auth_user, auth_query and auth_dbname of a database override the general settings', async () => {
     await pg.sql('CREATE DATABASE secrets');
     await pg.sql("CREATE TABLE keys AS SELECT 'by_trust'::text AS who, 'from table'::text AS secret", {
       database: 'secrets',
@@ -343,7 +343,7 @@ describe('auth_query', () => {
     });
   });
 
-  it('that answers with NULLs knows no such user', async () => {
+  it('an auth_query that returns NULLs means that the user is unknown', async () => {
     await pg.sql(
       "CREATE FUNCTION out_user(IN name text, OUT usename text, OUT passwd text) AS $$ BEGIN SELECT s.name, s.secret INTO usename, passwd FROM (VALUES ('ann', 'right')) s(name, secret) WHERE s.name = $1; END $$ LANGUAGE plpgsql",
     );
@@ -355,7 +355,7 @@ describe('auth_query', () => {
     });
   });
 
-  it('that goes wrong is a config error to the client, and the log says why', async () => {
+  it('a failed auth_query is a config error for the client, and the log explains it', async () => {
     const cases: [string, RegExp][] = [
       ['SELECT 1', /expected 2 columns from auth_query, not 1|bind message supplies 1 parameters/],
       ['SELECT $1::text', /closing because: expected 2 columns from auth_query, not 1/],
@@ -371,7 +371,7 @@ describe('auth_query', () => {
     }
   });
 
-  it('needs a database that is there, enabled, and not the console', async () => {
+  it('auth_query needs an existing, enabled database other than the admin database', async () => {
     const databases = { postgres: pg.connstr('postgres', 'auth_dbname=gone'), secrets: pg.connstr('secrets') };
     await withPooler({ databases, settings: PLAIN_TYPE, userlist: USERLIST }, async (pooler) => {
       assert.equal(await refusal(pooler, { user: 'ann', password: 'right' }), 'bouncer config error');
@@ -387,7 +387,7 @@ describe('auth_query', () => {
     });
   });
 
-  it('without auth_user nobody is looked up', async () => {
+  it('auth_query does not run without auth_user', async () => {
     const settings = { ...PLAIN_TYPE, auth_user: null, log_connections: 1 };
     await withPooler({ cluster: pg, settings, userlist: USERLIST }, async (pooler) => {
       assert.equal(await refusal(pooler, { user: 'ann', password: 'right' }), 'password authentication failed');

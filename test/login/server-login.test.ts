@@ -1,6 +1,6 @@
 /*
- * Server connections that do not come about or cannot be kept: what counts as a failed login and what does not, servers that
- * cannot fork, reset and check queries that fail, and servers that end the session.
+ * Server connections that fail or cannot be kept: which events count as failed logins, servers that cannot fork, reset
+ * and check queries that fail, and servers that end the session.
  */
 
 import assert from 'node:assert/strict';
@@ -27,7 +27,7 @@ before(async () => {
 });
 after(() => pg.stop());
 
-/** A server that does with each connection what `serve` says. */
+/** Runs `body` with a server that handles each connection with `serve`. */
 async function withServer(
   serve: (socket: Socket) => void,
   body: (server: { port: number; connections: number }) => Promise<void>,
@@ -51,7 +51,7 @@ async function withServer(
   }
 }
 
-/** Passes everything on to PostgreSQL. */
+/** Forwards all bytes to PostgreSQL. */
 function passOn(socket: Socket): void {
   const server = connect(pg.port, '127.0.0.1');
   server.on('error', () => {});
@@ -60,8 +60,8 @@ function passOn(socket: Socket): void {
 }
 
 /**
- * A pooler with two clients, whose server works once and then does what `serve` says.
- * @param body gets a function that makes both of them ask for a server: the second is told why the first got none
+ * A pooler with two clients whose server works once and then handles connections with `serve`.
+ * @param body gets a function that sends queries of both clients: the second client's error has the cause of the first
  */
 async function withBrokenServer(
   serve: (socket: Socket) => void,
@@ -86,7 +86,7 @@ async function withBrokenServer(
         await start(clients[0], 'SELECT 1');
         await pooler.logWait(/S-[^\n]* closing because/, from);
         const error = errorIn(await clients[1].query('SELECT 1'))?.M ?? '';
-        // the reason may leave no room for the name of the setting
+        // a long reason may leave no room for the name of the setting
         return /cached error: (.*) \(serve/.exec(error)?.[1] ?? error;
       });
     });
@@ -101,7 +101,7 @@ async function waiting(pooler: Bouncer): Promise<RawClient> {
 }
 
 describe('a server connection that is logging in', () => {
-  /** The first connection hangs in its login, the others work; nothing is tried again for ten minutes after a failure. */
+  /** The first login to the server hangs, later logins work; after a failure there is no retry for ten minutes. */
   async function withSlowLogin(
     body: (pooler: Bouncer, line: (extra: string) => Record<string, string>) => Promise<void>,
   ): Promise<void> {
@@ -117,9 +117,9 @@ describe('a server connection that is logging in', () => {
     });
   }
 
-  /** Runs the commands, and sees the client that waited meanwhile served. */
+  /** Checks that the waiting client is served after the commands. */
   function itIsNoFailure(what: string, commands: (pooler: Bouncer) => Promise<void>): void {
-    it(`is closed by ${what}, which is no failed login: the clients that wait are served at once`, async () => {
+    it(`${what} closes a server that logs in without counting a failed login, and waiting clients are served at once`, async () => {
       await withSlowLogin(async (pooler) => {
         const client = await waiting(pooler);
         await pooler.logWait(/new connection to server/);
@@ -148,7 +148,7 @@ describe('a server connection that is logging in', () => {
     await pooler.logWait(/S-[^\n]* closing because: connect string changed/);
   });
 
-  it('is closed by RELOAD, which is no failed login: the clients that wait are served at once', async () => {
+  it('RELOAD closes a server that logs in without counting a failed login, and waiting clients are served at once', async () => {
     await withSlowLogin(async (pooler, line) => {
       const client = await waiting(pooler);
       await pooler.logWait(/new connection to server/);
@@ -159,7 +159,7 @@ describe('a server connection that is logging in', () => {
     });
   });
 
-  it('does not make clients that come during PAUSE hear of a failed login', async () => {
+  it('clients that connect during PAUSE get no error about a server login that PAUSE has closed', async () => {
     await withSlowLogin(async (pooler) => {
       await waiting(pooler);
       await pooler.logWait(/new connection to server/);
@@ -171,7 +171,7 @@ describe('a server connection that is logging in', () => {
     });
   });
 
-  it('is closed by KILL, which is no failed login: the next client is served at once', async () => {
+  it('KILL closes a server that logs in without counting a failed login, and the next client is served at once', async () => {
     await withSlowLogin(async (pooler) => {
       const client = await waiting(pooler);
       await pooler.logWait(/new connection to server/);
@@ -182,7 +182,7 @@ describe('a server connection that is logging in', () => {
     });
   });
 
-  it('is closed by SUSPEND, which is no failed login: the next client is served at once', async () => {
+  it('SUSPEND closes a server that logs in without counting a failed login, and the next client is served at once', async () => {
     let first = true;
     const serve = (socket: Socket) => {
       if (!first) passOn(socket);
@@ -202,7 +202,7 @@ describe('a server connection that is logging in', () => {
     });
   });
 
-  it('that breaks is a failed login', async () => {
+  it('a server connection that breaks during the login counts as a failed login', async () => {
     await withBrokenServer(
       (socket) => socket.once('data', () => socket.destroy()),
       {},
@@ -219,7 +219,7 @@ describe('a server that cannot start a process for a connection', () => {
   const serve = (socket: Socket) => socket.end(Buffer.from(`E${text}\n\0`));
 
   for (const sslmode of ['disable', 'prefer']) {
-    it(`has its words in the log and in what clients are told (server_tls_sslmode = ${sslmode})`, async () => {
+    it(`the error of a server that cannot fork is logged and sent to clients (server_tls_sslmode = ${sslmode})`, async () => {
       await withBrokenServer(serve, { server_tls_sslmode: sslmode }, async (pooler, cached) => {
         assert.equal(await cached(), text);
         await pooler.logWait(new RegExp(`WARNING server login failed: ${text}\n`));
@@ -228,7 +228,7 @@ describe('a server that cannot start a process for a connection', () => {
     });
   }
 
-  it('is not believed by clients where TLS is required, but the log has its words', async () => {
+  it('the error of a server that cannot fork is logged but not sent to clients if TLS is required', async () => {
     await withServer(serve, async ({ port }) => {
       const settings = { server_tls_sslmode: 'require' };
       await withPooler({ databases: { app: `host=127.0.0.1 port=${port}` }, settings }, async (pooler) => {
@@ -239,7 +239,7 @@ describe('a server that cannot start a process for a connection', () => {
     });
   });
 
-  it('cannot write lines of its own into the log', async () => {
+  it('the error of a server cannot add lines to the log', async () => {
     const lying = (socket: Socket) => socket.end(Buffer.from('Elie\n2026-01-01 LOG all is well\0'));
     await withServer(lying, async ({ port }) => {
       await withPooler({ databases: { app: `host=127.0.0.1 port=${port}` } }, async (pooler) => {
@@ -290,7 +290,7 @@ describe('a query of the pooler between two clients', () => {
     ],
   ];
   for (const [what, settings, why, closed] of cases) {
-    it(`${what} closes the server and says why in the log: no client gets it`, async () => {
+    it(`${what} closes the server and logs why, and no client gets the server`, async () => {
       await withPooler({ cluster: pg, settings }, async (pooler) => {
         assert.equal(await sameServer(pooler), false);
         await pooler.logWait(closed);
@@ -299,14 +299,14 @@ describe('a query of the pooler between two clients', () => {
     });
   }
 
-  it('that works keeps the server', async () => {
+  it('a reset or check query that succeeds keeps the server', async () => {
     const settings = { ...session, server_reset_query: 'DISCARD ALL' };
     await withPooler({ cluster: pg, settings }, async (pooler) => {
       assert.equal(await sameServer(pooler), true);
     });
   });
 
-  it('lets a client that waits go on with another server', async () => {
+  it('a waiting client gets another server after a failed reset or check query', async () => {
     const settings = { ...session, server_reset_query: 'SELECT nonsense' };
     await withPooler({ cluster: pg, settings }, async (pooler) => {
       const first = await login(pooler);
@@ -332,7 +332,7 @@ describe('a server that ends the session with FATAL', () => {
   const warning = message('N', cstring('SWARNING'), cstring('VWARNING'), cstring('Mbeware'), cstring(''));
   const welcome = Buffer.concat([message('R', int32(0)), message('Z', Buffer.from('I'))]);
 
-  /** Lets everybody in and answers every query with `answer`, and never closes a connection. */
+  /** Accepts every login, answers every query with `answer`, and never closes a connection. */
   const serve = (answer: Buffer) => (socket: Socket) => {
     let startup = true;
     socket.on('data', (bytes) => {
@@ -346,7 +346,7 @@ describe('a server that ends the session with FATAL', () => {
   };
 
   for (const mode of ['session', 'transaction']) {
-    it(`${mode} pooling: its client hears that and the end of the connection together`, async () => {
+    it(`a FATAL error of the server reaches its client together with the end of the connection: ${mode} pooling`, async () => {
       await withServer(serve(Buffer.concat([warning, fatal])), async ({ port }) => {
         const databases = { app: `host=127.0.0.1 port=${port}` };
         await withPooler({ databases, settings: { pool_mode: mode } }, async (pooler) => {
@@ -365,7 +365,7 @@ describe('a server that ends the session with FATAL', () => {
     });
   }
 
-  it('is closed while it idles, before another client can get it', async () => {
+  it('an idle server that sends FATAL is closed before another client can get it', async () => {
     let idle: Socket | null = null;
     const onWelcome = (socket: Socket) => {
       idle = socket;

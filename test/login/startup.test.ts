@@ -1,6 +1,6 @@
 /*
- * The first packets of a client: requests for encryption, versions, startup parameters and options, what the welcome
- * holds, cancel requests, and who gets onto the console.
+ * The first packets of a client: encryption requests, versions, startup parameters and options, the welcome message,
+ * cancel requests, and logins to the console.
  */
 
 import assert from 'node:assert/strict';
@@ -48,7 +48,7 @@ after(async () => {
 });
 
 describe('requests for encryption', () => {
-  it('are answered N, and login goes on in plain text', async () => {
+  it('encryption requests are answered N, and the login continues in plain text', async () => {
     const client = await pooler.raw();
     assert.equal(await client.request(SSL_REQUEST), 'N');
     assert.equal(await client.request(GSSENC_REQUEST), 'N');
@@ -62,7 +62,7 @@ describe('requests for encryption', () => {
     [GSSENC_REQUEST, 'received unencrypted data after GSSAPI encryption request'],
   ] as const;
   for (const [code, text] of smuggled) {
-    it(`may not be followed at once by something else: ${text}`, async () => {
+    it(`an encryption request with further bytes behind it is refused: ${text}`, async () => {
       const client = await pooler.raw();
       await client.send(startupPacket(code, Buffer.alloc(0)), startupPacket(PROTOCOL_30, WHO));
       assert.equal(await thrownOut(client), text);
@@ -71,18 +71,18 @@ describe('requests for encryption', () => {
 });
 
 describe('protocol versions', () => {
-  it('3.0 needs no talk', async () => {
+  it('protocol 3.0 is accepted without negotiation', async () => {
     const client = await pooler.raw();
     assert.match(letters(await client.login()), /^RS+KZ$/);
   });
 
-  it('2.0 is refused', async () => {
+  it('protocol 2.0 is refused', async () => {
     const client = await pooler.raw();
     await client.send(startupPacket(0x0002_0000, WHO));
     assert.equal(await thrownOut(client), 'old V2 protocol not supported');
   });
 
-  it('4.0 is no startup packet', async () => {
+  it('protocol 4.0 is refused as a bad packet', async () => {
     const client = await pooler.raw();
     await client.send(startupPacket(0x0004_0000, WHO));
     const answer = await client.until('Z');
@@ -91,13 +91,13 @@ describe('protocol versions', () => {
 });
 
 describe('the startup packet', () => {
-  it('may come one byte at a time', async () => {
+  it('a startup packet may arrive one byte at a time', async () => {
     const client = await pooler.raw();
     for (const byte of startupPacket(PROTOCOL_30, WHO)) await client.send(Buffer.from([byte]));
     assert.equal((await client.until('ZE')).at(-1)?.type, 'Z');
   });
 
-  it('needs a user; the database defaults to its name', async () => {
+  it('a startup packet needs a user, whose name is the default database', async () => {
     assert.equal(await refusal(pooler, { user: '' }), 'no username supplied');
     const client = await pooler.raw();
     await client.startup({ user: 'postgres' });
@@ -105,7 +105,7 @@ describe('the startup packet', () => {
     assert.equal(await ask(client, 'SELECT current_database()'), 'postgres');
   });
 
-  it('needs its terminator at the very end', async () => {
+  it('a startup packet needs its terminator at the very end', async () => {
     for (const tail of ['user\0postgres\0', 'user\0postgres\0\0junk', 'user\0\0\0\0']) {
       const client = await pooler.raw();
       await client.send(startupPacket(PROTOCOL_30, Buffer.from(tail, 'latin1')));
@@ -114,7 +114,7 @@ describe('the startup packet', () => {
     }
   });
 
-  it('is not taken twice', async () => {
+  it('a second startup packet is refused', async () => {
     await withPooler({ cluster: pg, settings: { auth_type: 'plain' } }, async (plain) => {
       const client = await plain.raw();
       await client.startup(WHO);
@@ -124,13 +124,13 @@ describe('the startup packet', () => {
     });
   });
 
-  it('comes before the password', async () => {
+  it('a password before the startup packet is refused', async () => {
     const client = await pooler.raw();
     await client.sendMessage('p', cstring('secret'));
     assert.equal(await thrownOut(client), 'client password pkt before startup packet');
   });
 
-  it('names a database that must exist', async () => {
+  it('a startup packet with an unknown database is refused', async () => {
     await withPooler({ databases: { postgres: pg.connstr() } }, async (strict) => {
       assert.equal(await refusal(strict, { database: 'nowhere' }), 'no such database: nowhere');
     });
@@ -138,12 +138,12 @@ describe('the startup packet', () => {
 });
 
 describe('startup parameters', () => {
-  it('that are not tracked are refused, and the log says with which value', async () => {
+  it('startup parameters that are not tracked are refused, and the log shows the value', async () => {
     assert.equal(await refusal(pooler, { params: { work_mem: '1MB' } }), 'unsupported startup parameter: work_mem');
     await pooler.logWait(/unsupported startup parameter: work_mem=1MB/);
   });
 
-  it('ignore_startup_parameters lets them pass, without effect', async () => {
+  it('startup parameters in ignore_startup_parameters are accepted without effect', async () => {
     const settings = { ignore_startup_parameters: 'extra_float_digits, work_mem', verbose: 1 };
     await withPooler({ cluster: pg, settings }, async (lenient) => {
       const params = { work_mem: '123MB', options: '-c extra_float_digits=3' };
@@ -156,7 +156,7 @@ describe('startup parameters', () => {
     });
   });
 
-  it('options may hold -c and --, with backslashes', async () => {
+  it('the startup parameter options accepts -c and --, with backslashes', async () => {
     const options = '-c TimeZone=Asia/Tokyo --application_name=a\\ b\\\\c   -cDateStyle=German';
     const client = await login(pooler, { params: { options } });
     assert.equal(await ask(client, 'SHOW TimeZone'), 'Asia/Tokyo');
@@ -164,7 +164,7 @@ describe('startup parameters', () => {
     assert.equal(await ask(client, 'SHOW DateStyle'), 'German, DMY');
   });
 
-  it('options with anything else are refused', async () => {
+  it('the startup parameter options with any other switch is refused', async () => {
     const form = "unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed";
     const cases: [string, string][] = [
       ['-d 5', form],
@@ -175,7 +175,7 @@ describe('startup parameters', () => {
     for (const [options, text] of cases) assert.equal(await refusal(pooler, { params: { options } }), text);
   });
 
-  it("ignoring 'options' passes over what is in them, but not over bad forms", async () => {
+  it("ignoring 'options' skips unknown parameters in it but refuses bad syntax", async () => {
     await withPooler({ cluster: pg, settings: { ignore_startup_parameters: 'options' } }, async (lenient) => {
       await login(lenient, { params: { options: '-c work_mem=1MB -c geqo=off' } });
       assert.match(await refusal(lenient, { params: { options: 'nonsense' } }), /^unsupported options/);
@@ -184,7 +184,7 @@ describe('startup parameters', () => {
 });
 
 describe('the welcome', () => {
-  it("holds the server's own parameters, a key, and ReadyForQuery", async () => {
+  it("the welcome message contains the server's parameters, a cancel key and ReadyForQuery", async () => {
     const client = await login(pooler);
     const direct = await RawClient.connect({ port: pg.port });
     await direct.login();
@@ -195,7 +195,7 @@ describe('the welcome', () => {
     await direct.end();
   });
 
-  it('login_notify_message comes as a notice, and can be changed', async () => {
+  it('login_notify_message is sent as a notice and can be changed', async () => {
     await withPooler({ cluster: pg, settings: { login_notify_message: 'maintenance at noon' } }, async (talking) => {
       const client = await talking.raw();
       assert.deepEqual(noticesIn(await client.login()), ['maintenance at noon']);
@@ -207,7 +207,7 @@ describe('the welcome', () => {
 });
 
 describe('cancel requests', () => {
-  it('cancel the query of that client and of no other', async () => {
+  it('a cancel request cancels the query of its client and of no other client', async () => {
     const [client, other] = [await login(pooler), await login(pooler)];
     await start(client, 'SELECT pg_sleep(30)');
     await start(other, 'SELECT pg_sleep(1), 8');
@@ -218,7 +218,7 @@ describe('cancel requests', () => {
     assert.equal(await ask(client, 'SELECT 9'), '9', 'the client goes on');
   });
 
-  it('with a wrong key, or for an idle client, do nothing', async () => {
+  it('a cancel request with a wrong key, or for an idle client, has no effect', async () => {
     const client = await login(pooler);
     const from = pooler.log.mark();
     await cancelRequest({ port: pooler.port }, client.backendPid, client.backendKey);
@@ -232,7 +232,7 @@ describe('cancel requests', () => {
     assert.equal(valueIn(await client.until('Z')), '');
   });
 
-  it('get past a full pool', async () => {
+  it('a cancel request is delivered even if the pool is full', async () => {
     await withPooler({ cluster: pg, settings: { default_pool_size: 1 } }, async (small) => {
       const client = await login(small);
       await start(client, 'SELECT pg_sleep(30)');
@@ -243,7 +243,7 @@ describe('cancel requests', () => {
     });
   });
 
-  it('of the wrong length are dropped', async () => {
+  it('a cancel request of the wrong length is dropped', async () => {
     const from = pooler.log.mark();
     const client = await pooler.raw();
     await client.send(startupPacket(CANCEL_REQUEST, Buffer.alloc(7)));
@@ -253,7 +253,7 @@ describe('cancel requests', () => {
 });
 
 describe('a logged-in client', () => {
-  it('that sends an unknown packet is thrown out, and its server survives', async () => {
+  it('a logged-in client that sends an unknown packet is disconnected, and its server is kept', async () => {
     const client = await login(pooler);
     const pid = await backendOf(client);
     await client.send(message('!', Buffer.from('boo')));
@@ -263,7 +263,7 @@ describe('a logged-in client', () => {
 });
 
 describe('the console', () => {
-  it('admin_users may do everything, stats_users may look, others may not come', async () => {
+  it('admin_users may run every command, stats_users only SHOW, and other users cannot log in to the console', async () => {
     const stats = { user: 'stats', password: 'stats-password' };
     await pooler.admin('SET verbose = 2');
     await pooler.admin('SHOW POOLS', stats);
@@ -272,7 +272,7 @@ describe('the console', () => {
     assert.equal(await refusal(pooler, { user: 'postgres', database: 'pgbouncer' }), 'not allowed');
   });
 
-  it('the lists can change while it runs', async () => {
+  it('admin_users and stats_users can be changed at run time', async () => {
     await withPooler({ cluster: pg, userlist: { ann: '', ben: '' } }, async (other) => {
       await other.admin("SET stats_users = 'ann, ben'");
       await other.admin('SHOW LISTS', { user: 'ben', password: '' });
@@ -282,12 +282,12 @@ describe('the console', () => {
     });
   });
 
-  it('user pgbouncer comes in without a password from our own uid over the Unix socket only', async () => {
+  it("user pgbouncer with the pooler's uid needs no password, on the Unix socket only", async () => {
     const settings = { auth_type: 'scram-sha-256', admin_users: '' };
     await withPooler({ cluster: pg, settings }, async (strict) => {
       const path = `${strict.socketDir}/.s.PGSQL.${strict.port}`;
       const who = { user: 'pgbouncer', database: 'pgbouncer' };
-      // the tests may run as root and the pooler as somebody else: so this client is a process of its own
+      // a process of its own, because the tests may run as root and the pooler as another user
       const code = `const s = require('node:net').connect(process.argv[1]);
         s.write(Buffer.from(process.argv[2], 'hex')); s.once('data', (b) => { console.log(b.toString('hex')); s.end(); });`;
       const packet = startupPacket(PROTOCOL_30, who).toString('hex');
@@ -300,7 +300,7 @@ describe('the console', () => {
   });
 });
 
-it('options with a byte that is a space in Unicode only are taken as they are', async () => {
+it('options keep a byte that is a space only in Unicode', async () => {
   const client = await pooler.raw();
   const name = Buffer.from('voilà', 'utf8').toString('latin1');
   await client.login({ params: { options: `-c application_name=${name}` } });

@@ -1,6 +1,6 @@
 /*
- * Clients that never prove who they are leave nothing behind: no user, database, pool or credentials, whatever they asked
- * for. bench/hostile-memory.ts makes 100,000 of them and looks at the memory; here the records are counted.
+ * Clients that never authenticate leave nothing behind: no user, database, pool or credentials. These tests count the
+ * records; bench/hostile-memory.ts opens 100,000 such connections and measures memory.
  */
 
 import assert from 'node:assert/strict';
@@ -22,7 +22,7 @@ before(async () => {
 });
 after(() => pg.stop());
 
-/** What a client may make the pooler keep. */
+/** Numbers of the records that a client may cause the pooler to create. */
 async function records(pooler: Bouncer): Promise<Record<string, number>> {
   const { databases, users, pools, login_clients, used_clients } = lists(await pooler.admin('SHOW LISTS'));
   return { databases, users, pools, login_clients, used_clients } as Record<string, number>;
@@ -49,7 +49,7 @@ const auths: Record<string, Record<string, string>> = {
 
 describe('logins that fail', () => {
   for (const [name, settings] of Object.entries(auths)) {
-    it(`leave no users, databases and pools behind: ${name}`, () => {
+    it(`failed logins leave no users, databases and pools behind: ${name}`, () => {
       const databases = { fixed: pg.connstr(), '*': pg.connstr() };
       const userlist = { ann: 'right' };
       return withPooler({ databases, userlist, settings }, async (pooler) => {
@@ -68,7 +68,7 @@ describe('logins that fail', () => {
     });
   }
 
-  it('do not take along what a login that succeeds meanwhile uses', () => {
+  it('failed logins do not remove records that a successful login uses', () => {
     const databases = { '*': pg.connstr() };
     const settings = { auth_type: 'scram-sha-256', auth_user: 'postgres' };
     return withPooler({ databases, settings }, async (pooler) => {

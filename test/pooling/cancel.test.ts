@@ -1,6 +1,6 @@
 /*
- * Cancel requests: they stop the query they are meant for and no other, whatever the pool mode, a full pool, or the time
- * they take. A gate in front of PostgreSQL holds them where a test wants to look.
+ * Cancel requests, which must cancel the right query and no other, in every pool mode, with a full pool, and however
+ * long they take. A gate in front of PostgreSQL holds them while a test checks the state.
  */
 
 import assert from 'node:assert/strict';
@@ -30,7 +30,7 @@ after(async () => {
   await pg.stop();
 });
 
-/** Passes everything on to PostgreSQL, but keeps cancel requests until it is told to let them go. */
+/** Forwards all bytes to PostgreSQL, but holds cancel requests until they are released. */
 class Gate {
   readonly held: Buffer[] = [];
   private readonly release: (() => void)[] = [];
@@ -47,7 +47,7 @@ class Gate {
     return gate;
   }
 
-  /** Lets requests go, until the pooler has been told that all are done; the next ones pass like anything else. */
+  /** Releases the held requests and waits until the pooler has seen them completed; later requests are not held. */
   async letGo(): Promise<void> {
     this.open = true;
     await eventually('the requests to be done', () => {
@@ -90,7 +90,7 @@ class Gate {
   }
 }
 
-/** A test with a gate and a pooler behind it, transaction pooling unless said otherwise. */
+/** A test with a gate and a pooler that uses it, by default with transaction pooling. */
 function itGated(
   name: string,
   body: (own: Bouncer, gate: Gate) => Promise<void>,
@@ -117,7 +117,7 @@ async function loggedIn(own: Bouncer): Promise<RawClient> {
   return raw;
 }
 
-/** Starts a query that ends when it is cancelled, and waits until it runs. */
+/** Starts a query that runs until it is canceled, and waits until it runs. */
 async function startSleeping(raw: RawClient, seconds = 600): Promise<void> {
   const mark = `victim ${raw.socket.localPort}`;
   await raw.sendMessage('Q', cstring(`SELECT /* ${mark} */ pg_sleep(${seconds})`));
@@ -144,7 +144,7 @@ async function poolRow(own: Bouncer): Promise<Record<string, string | number | n
 }
 
 for (const mode of ['session', 'transaction', 'statement']) {
-  it(`${mode} pooling: a running query is cancelled, and the client goes on`, async () => {
+  it(`a cancel request cancels a running query and keeps the client: ${mode} pooling`, async () => {
     const own = await Bouncer.start({ databases: { app: pg.connstr() }, settings: { pool_mode: mode } });
     const raw = await loggedIn(own);
     for (let n = 0; n < 5; n++) {
@@ -159,7 +159,7 @@ for (const mode of ['session', 'transaction', 'statement']) {
   });
 }
 
-it('over the Unix socket too', async () => {
+it('a cancel request over the Unix socket works', async () => {
   const own = await Bouncer.start({ databases: { app: `host=${pg.socketDir} port=${pg.port} dbname=postgres` } });
   const raw = await loggedIn(own);
   await startSleeping(raw);
@@ -169,8 +169,8 @@ it('over the Unix socket too', async () => {
   await own.stop();
 });
 
-describe('who is not cancelled', () => {
-  itGated('nobody with another key', async (own) => {
+describe('queries that are not canceled', () => {
+  itGated('a cancel request does not cancel a query of a client with another key', async (own) => {
     const raw = await loggedIn(own);
     const other = await loggedIn(own);
     assert.notDeepEqual(raw.backendKey, other.backendKey);
@@ -179,7 +179,7 @@ describe('who is not cancelled', () => {
     wrong[0] = (wrong[0] as number) ^ 1;
     await cancelRequest({ port: own.port }, raw.backendPid, wrong);
     await own.logWait(/closing because: failed cancel request/);
-    // somebody else's key does nothing to this one
+    // another client's key has no effect on this client
     await cancelRequest({ port: own.port }, other.backendPid, other.backendKey);
     await own.logWait(/closing because: cancel request for idle client/);
     assert.equal(letters(await raw.until('Z')), 'TDCZ');
@@ -187,18 +187,21 @@ describe('who is not cancelled', () => {
     await other.end();
   });
 
-  itGated('a client without a query, and the server that it used last', async (own) => {
-    const raw = await loggedIn(own);
-    const other = await loggedIn(own);
-    await raw.query('SELECT 1');
-    await startSleeping(other, 1);
-    await cancelRequest({ port: own.port }, raw.backendPid, raw.backendKey);
-    assert.equal(letters(await other.until('Z')), 'TDCZ');
-    await raw.end();
-    await other.end();
-  });
+  itGated(
+    'a cancel request for an idle client does not cancel the query on the server that it used last',
+    async (own) => {
+      const raw = await loggedIn(own);
+      const other = await loggedIn(own);
+      await raw.query('SELECT 1');
+      await startSleeping(other, 1);
+      await cancelRequest({ port: own.port }, raw.backendPid, raw.backendKey);
+      assert.equal(letters(await other.until('Z')), 'TDCZ');
+      await raw.end();
+      await other.end();
+    },
+  );
 
-  itGated('requests of the wrong size are none', async (own) => {
+  itGated('cancel requests of the wrong size are refused', async (own) => {
     const raw = await loggedIn(own);
     await startSleeping(raw, 1);
     const whole = Buffer.concat([int32(raw.backendPid), raw.backendKey]);
@@ -213,7 +216,7 @@ describe('who is not cancelled', () => {
   });
 
   itGated(
-    'whoever would get the server while the request for its last client is still on its way',
+    'the next client gets the server only after the cancel request for its last client is done',
     async (own, gate) => {
       const raw = await loggedIn(own);
       const next = await loggedIn(own);
@@ -240,7 +243,7 @@ describe('who is not cancelled', () => {
 
 describe('while a request is on its way', () => {
   itGated(
-    'it and those behind it are shown, and all end with the query',
+    'cancel requests in progress and waiting are shown, and all end with the query',
     async (own, gate) => {
       const raw = await loggedIn(own);
       await startSleeping(raw);
@@ -269,7 +272,7 @@ describe('while a request is on its way', () => {
     { default_pool_size: 1 },
   );
 
-  itGated('it can be killed, and then nothing is cancelled', async (own, gate) => {
+  itGated('a killed cancel request cancels nothing', async (own, gate) => {
     const raw = await loggedIn(own);
     await startSleeping(raw, 1);
     const req = await beginCancel(own, raw);
@@ -284,7 +287,7 @@ describe('while a request is on its way', () => {
   });
 
   itGated(
-    'it waits no longer than cancel_wait_timeout',
+    'a cancel request waits at most cancel_wait_timeout',
     async (own, gate) => {
       const raw = await loggedIn(own);
       await startSleeping(raw);
@@ -303,7 +306,7 @@ describe('while a request is on its way', () => {
   );
 
   itGated(
-    'a full pool is no obstacle: every query of it can be cancelled at once',
+    'all queries of a full pool can be canceled at once',
     async (own, gate) => {
       const clients = await Promise.all([1, 2, 3, 4].map(() => loggedIn(own)));
       for (const raw of clients) await startSleeping(raw);
@@ -318,7 +321,7 @@ describe('while a request is on its way', () => {
   );
 });
 
-it('cancels and queries race for long without hitting the wrong client', async () => {
+it('cancel requests that race with queries never hit the wrong client', async () => {
   const own = await Bouncer.start({
     databases: { app: pg.connstr() },
     settings: { pool_mode: 'transaction', default_pool_size: 3, log_connections: 0, log_disconnections: 0 },

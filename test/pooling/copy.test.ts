@@ -1,6 +1,6 @@
 /*
- * COPY of 100 MB in both directions and in every pool mode, its failures, and flow control: whoever does not take its
- * bytes makes the other side wait, and never makes the pooler grow.
+ * COPY of 100 MB in both directions and in every pool mode, its failures, and flow control: a side that does not read
+ * makes the other side wait, and the pooler does not grow.
  */
 
 import assert from 'node:assert/strict';
@@ -13,12 +13,12 @@ import { cstring, errorFields, letters, message, type RawClient } from '../harne
 
 const MODES = ['session', 'transaction', 'statement'] as const;
 const LINES = 100_000;
-/** With its newline; so all lines are about 100 MB. */
+/** Length of a line with its newline; all lines together are about 100 MB. */
 const LINE_BYTES = 1025;
 const COPY_OUT = `COPY (SELECT repeat(md5(n::text), 32) FROM generate_series(1, ${LINES}) n) TO STDOUT`;
 const CHECKSUM = `SELECT count(*)::int AS count, md5(string_agg(md5(line), '' ORDER BY n)) AS sum FROM`;
 const TRANSFER_MS_MAX = 60_000;
-/** The bound of issue and design: what a stalled transfer may cost, whatever its size. */
+/** Most memory that a stalled transfer of any size may cost. */
 const GROWTH_BYTES_MAX = 40 << 20;
 
 let pg: PgCluster;
@@ -34,7 +34,7 @@ after(async () => {
   await pg.stop();
 });
 
-/** A client in that pool mode, logged in. */
+/** A logged-in client in that pool mode. */
 async function rawIn(mode: string): Promise<RawClient> {
   const raw = await bouncer.raw();
   assert.equal(letters(await raw.login({ database: mode })).at(-1), 'Z');
@@ -45,14 +45,14 @@ function line(n: number): string {
   return createHash('md5').update(String(n)).digest('hex').repeat(32);
 }
 
-/** The text of lines first..last as COPY has it. */
+/** The text of lines first..last in COPY format. */
 function linesText(first: number, last: number): Buffer {
   const lines: string[] = [];
   for (let n = first; n <= last; n++) lines.push(`${n}\t${line(n)}\n`);
   return Buffer.from(lines.join(''), 'latin1');
 }
 
-/** What an answer was made of. */
+/** Summary of an answer. */
 interface Answer {
   /** messages by letter */
   counts: Record<string, number>;
@@ -62,8 +62,8 @@ interface Answer {
 }
 
 /**
- * Reads up to ReadyForQuery without keeping anything: RawClient keeps everything and is made for short answers. Takes the
- * socket over for good.
+ * Reads up to ReadyForQuery without storing the bytes, as RawClient would. The client cannot be used otherwise
+ * afterwards.
  */
 function drain(raw: RawClient): Promise<Answer> {
   const answer: Answer = { counts: {}, bytes: 0, sha256: '' };
@@ -117,7 +117,7 @@ function rss(): number {
   return Number(kb) * 1024;
 }
 
-/** Resolves when the value has stayed the same for a while: nothing moves any more. */
+/** Resolves once the value has not changed for a while. */
 async function still(value: () => number): Promise<void> {
   let last = value();
   let since = Date.now();
@@ -129,13 +129,13 @@ async function still(value: () => number): Promise<void> {
   });
 }
 
-/** Starts a COPY FROM STDIN and waits for the go-ahead. */
+/** Starts a COPY FROM STDIN and waits for CopyInResponse. */
 async function startCopyIn(raw: RawClient, table: string): Promise<void> {
   await raw.sendMessage('Q', cstring(`COPY ${table} FROM STDIN`));
   assert.equal(letters(await raw.until('GE')), 'G');
 }
 
-/** Sends all lines, no faster than they are taken. */
+/** Sends all lines, as fast as the pooler reads them. */
 async function sendLines(raw: RawClient): Promise<void> {
   const step = 500;
   for (let n = 1; n <= LINES; n += step) await raw.sendMessage('d', linesText(n, n + step - 1));
@@ -155,7 +155,7 @@ describe('COPY of 100 MB', () => {
   })();
 
   for (const mode of MODES) {
-    it(`out, ${mode} pooling: every byte arrives, in order`, async () => {
+    it(`COPY of 100 MB out delivers every byte in order: ${mode} pooling`, async () => {
       const raw = await rawIn(mode);
       await raw.sendMessage('Q', cstring(COPY_OUT));
       const answer = await drain(raw);
@@ -165,7 +165,7 @@ describe('COPY of 100 MB', () => {
       await raw.destroy();
     });
 
-    it(`in, ${mode} pooling: every byte arrives, in order`, async () => {
+    it(`COPY of 100 MB in delivers every byte in order: ${mode} pooling`, async () => {
       const table = `copied_${mode}`;
       await pg.sql(`CREATE UNLOGGED TABLE ${table} (n int, line text)`);
       const raw = await rawIn(mode);
@@ -178,7 +178,7 @@ describe('COPY of 100 MB', () => {
       const origin = `(SELECT n, repeat(md5(n::text), 32) AS line FROM generate_series(1, ${LINES}) n) origin`;
       const wanted = (await pg.sql(`${CHECKSUM} ${origin}`)).rows[0];
       assert.deepEqual((await pg.sql(`${CHECKSUM} ${table}`)).rows[0], wanted);
-      // the connection, and the server behind it, serve on
+      // the connection and its server still work
       assert.equal(letters(await raw.query('SELECT 1')), 'TDCZ');
       await pg.sql(`DROP TABLE ${table}`);
       await raw.end();
@@ -190,7 +190,7 @@ describe('COPY that fails', () => {
   before(() => pg.sql('CREATE TABLE target (n int, line text)').then(() => {}));
 
   for (const mode of MODES) {
-    it(`${mode} pooling: a bad row is an error, what is still on its way is dropped, and work goes on`, async () => {
+    it(`a bad COPY row is an error, the rest of the data is dropped, and the client works: ${mode} pooling`, async () => {
       const raw = await rawIn(mode);
       await startCopyIn(raw, 'target');
       await raw.sendMessage('d', Buffer.from('1\tgood\nbad\tbad\n'));
@@ -204,7 +204,7 @@ describe('COPY that fails', () => {
       await raw.end();
     });
 
-    it(`${mode} pooling: the client may give up with CopyFail`, async () => {
+    it(`a client may end a COPY with CopyFail: ${mode} pooling`, async () => {
       const raw = await rawIn(mode);
       await startCopyIn(raw, 'target');
       await raw.sendMessage('d', linesText(1, 10));
@@ -217,7 +217,7 @@ describe('COPY that fails', () => {
     });
   }
 
-  it('a client that vanishes in the middle takes its server with it, and nothing is stored', async () => {
+  it('a client that disconnects during COPY in ends its server connection, and nothing is stored', async () => {
     const raw = await rawIn('transaction');
     await startCopyIn(raw, 'target');
     await raw.sendMessage('d', linesText(1, 10));
@@ -229,7 +229,7 @@ describe('COPY that fails', () => {
     await other.end();
   });
 
-  it('a client that vanishes while it is sent to takes its server with it', async () => {
+  it('a client that disconnects during COPY out ends its server connection', async () => {
     const raw = await rawIn('transaction');
     await raw.sendMessage('Q', cstring(COPY_OUT));
     await raw.next();
@@ -241,7 +241,7 @@ describe('COPY that fails', () => {
     await eventually('the server to notice', async () => (await pg.sql(running)).rows[0].count === 0);
   });
 
-  it('a server that dies in the middle is an error for its client only', async () => {
+  it('a server that dies during a COPY is an error for its client only', async () => {
     const raw = await rawIn('transaction');
     const other = await bouncer.connect({ database: 'transaction' });
     await startCopyIn(raw, 'target');
@@ -264,7 +264,7 @@ describe('flow control', { skip: process.platform !== 'linux' && 'reads /proc' }
   }
 
   for (const mode of ['session', 'transaction'] as const) {
-    it(`${mode} pooling: a client that does not read 200 MB makes PostgreSQL wait, and then gets every byte`, async () => {
+    it(`a client that stops reading makes PostgreSQL wait, and later gets every byte of 200 MB: ${mode} pooling`, async () => {
       const raw = await rawIn(mode);
       const other = await bouncer.connect({ database: mode });
       await other.query('SELECT 1');
@@ -276,7 +276,7 @@ describe('flow control', { skip: process.platform !== 'linux' && 'reads /proc' }
       assert.ok(rss() - begin < GROWTH_BYTES_MAX, `grew by ${rss() - begin} bytes`);
       const answer = await drain(raw);
       assert.deepEqual(answer.counts, { T: 1, D: ROWS, C: 1, Z: 1 });
-      // a count of columns and a length before each value
+      // each row has a column count, and a length before each value
       assert.equal(answer.bytes, ROWS * 1006);
       assert.ok(rss() - begin < GROWTH_BYTES_MAX, `grew by ${rss() - begin} bytes while it was read`);
       if (mode === 'session') assert.equal(await backendPid(other), pid);
@@ -285,7 +285,7 @@ describe('flow control', { skip: process.platform !== 'linux' && 'reads /proc' }
     });
   }
 
-  it('a client that never reads can be killed, and leaves nothing behind', async () => {
+  it('a client that never reads can be killed and leaves nothing behind', async () => {
     const raw = await rawIn('transaction');
     raw.pause();
     await raw.sendMessage('Q', cstring(BIG_RESULT));
@@ -300,7 +300,7 @@ describe('flow control', { skip: process.platform !== 'linux' && 'reads /proc' }
     await raw.destroy();
   });
 
-  it('a server that does not take its 100 MB makes the client wait, and then gets every byte', async () => {
+  it('a server that stops reading makes the client wait, and later gets every byte of 100 MB', async () => {
     await pg.sql(`CREATE UNLOGGED TABLE slow (n int, line text);
       CREATE FUNCTION wait_for_lock() RETURNS trigger LANGUAGE plpgsql
         AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NEW; END';
@@ -326,7 +326,7 @@ describe('flow control', { skip: process.platform !== 'linux' && 'reads /proc' }
     await raw.end();
   });
 
-  it('twenty clients that do not read cost no more than their buffers', async () => {
+  it('twenty clients that do not read cost only the memory of their buffers', async () => {
     const begin = rss();
     const stalled = await Promise.all(Array.from({ length: 20 }, () => rawIn('session')));
     for (const raw of stalled) {
@@ -343,7 +343,7 @@ describe('flow control', { skip: process.platform !== 'linux' && 'reads /proc' }
     await eventually('their servers to go', async () => (await pg.sql(blocked)).rowCount === 0);
   });
 
-  it('a console that does not read its answers does not make the pooler grow', async () => {
+  it('a console client that does not read its answers does not make the pooler grow', async () => {
     const raw = await bouncer.raw();
     await raw.login({ user: 'admin', database: 'pgbouncer', password: 'admin-password' });
     const begin = rss();

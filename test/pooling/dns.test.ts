@@ -1,6 +1,6 @@
 /*
- * Host names and host lists of databases: resolved, cached for as long as the settings say, failing, several hosts with
- * and without balancing, and servers that leave an address which the name lost.
+ * Host names and host lists of databases: resolving, caching, failures, several hosts with and without load balancing,
+ * and servers on an address that the name no longer has.
  */
 
 import assert from 'node:assert/strict';
@@ -33,7 +33,7 @@ const TX = { pool_mode: 'transaction' };
 const RESOLVING = /DEBUG dns: resolving (\S+)/;
 const pause = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
 
-/** Addresses that the next `count` new servers have. */
+/** The addresses of the next `count` new servers. */
 async function hostsOf(pooler: Bouncer, count: number): Promise<(string | null)[]> {
   const hosts: (string | null)[] = [];
   for (let i = 0; i < count; i++) {
@@ -44,13 +44,13 @@ async function hostsOf(pooler: Bouncer, count: number): Promise<(string | null)[
   return hosts;
 }
 
-/** Changes the database line and has the pooler read it. */
+/** Changes the database lines and reloads the pooler. */
 async function changeHosts(pooler: Bouncer, databases: Record<string, string>): Promise<void> {
   pooler.rewrite({ databases });
   await pooler.admin('RELOAD');
 }
 
-/** A server at the port of the real one that ends each login with that error. */
+/** A server at the real server's port that ends each login with that error. */
 async function refusingServer(host: string, sqlstate: string, text: string): Promise<Server> {
   const error = message(
     'E',
@@ -73,7 +73,7 @@ async function refusingServer(host: string, sqlstate: string, text: string): Pro
 }
 
 describe('names', () => {
-  it('dns_max_ttl: an answer is used again that long', async () => {
+  it('a DNS answer is used for dns_max_ttl', async () => {
     const databases = { postgres: `host=localhost port=${pg.port}` };
     await withPooler({ databases, settings: { ...TX, verbose: 1, dns_max_ttl: 30 } }, async (pooler) => {
       await hostsOf(pooler, 3);
@@ -95,7 +95,7 @@ describe('names', () => {
     [30, false],
     [0, true],
   ] as const) {
-    it(`dns_nxdomain_ttl of ${ttl}: a failure is ${many ? 'asked again' : 'remembered'}`, async () => {
+    it(`a failed lookup is ${many ? 'repeated' : 'cached'} with a dns_nxdomain_ttl of ${ttl}`, async () => {
       const databases = { postgres: 'host=no-such-host.invalid' };
       const settings = { ...TX, verbose: 1, server_login_retry: 0.2, dns_nxdomain_ttl: ttl };
       await withPooler({ databases, settings }, async (pooler) => {
@@ -111,7 +111,7 @@ describe('names', () => {
     });
   }
 
-  it('what is nearly an address is a name', async () => {
+  it('a host that is almost an address is treated as a name', async () => {
     const databases = {
       octal: `host=0177.0.0.1 port=${pg.port} dbname=postgres`,
       colon: 'host=no:such dbname=postgres',
@@ -126,7 +126,7 @@ describe('names', () => {
     });
   });
 
-  it('a name that fails makes the client wait no longer than it will', async () => {
+  it('a failed lookup does not make a client wait longer than query_wait_timeout', async () => {
     const databases = { postgres: 'host=no-such-host.invalid' };
     await withPooler({ databases, settings: { ...TX, query_wait_timeout: 0.5 } }, async (pooler) => {
       assert.equal(await refusal(pooler), 'query_wait_timeout');
@@ -135,14 +135,14 @@ describe('names', () => {
 });
 
 describe('several hosts', () => {
-  it('take turns', async () => {
+  it('several hosts of a database take turns', async () => {
     const databases = { postgres: `host=127.0.0.1,127.0.0.2 port=${pg.port}` };
     await withPooler({ databases, settings: TX }, async (pooler) => {
       assert.deepEqual(await hostsOf(pooler, 4), ['127.0.0.1', '127.0.0.2', '127.0.0.1', '127.0.0.2']);
     });
   });
 
-  it('load_balance_hosts=disable: the first one, as long as it works', async () => {
+  it('load_balance_hosts=disable uses the first host while it works', async () => {
     const databases = { postgres: `host=127.0.0.2,127.0.0.1 port=${pg.port} load_balance_hosts=disable` };
     await withPooler({ databases, settings: TX }, async (pooler) => {
       assert.deepEqual(await hostsOf(pooler, 3), ['127.0.0.2', '127.0.0.2', '127.0.0.2']);
@@ -151,7 +151,7 @@ describe('several hosts', () => {
 
   for (const bad of ['127.0.0.9', 'no-such-host.invalid']) {
     for (const mode of ['disable', 'round-robin']) {
-      it(`${mode}: one that fails (${bad}) is passed over`, async () => {
+      it(`a failing host (${bad}) is skipped with load_balance_hosts=${mode}`, async () => {
         const databases = { postgres: `host=${bad},127.0.0.2 port=${pg.port} load_balance_hosts=${mode}` };
         await withPooler({ databases, settings: { ...TX, server_login_retry: 0.1 } }, async (pooler) => {
           assert.deepEqual(await hostsOf(pooler, 3), ['127.0.0.2', '127.0.0.2', '127.0.0.2']);
@@ -164,7 +164,7 @@ describe('several hosts', () => {
   }
 
   for (const mode of ['disable', 'round-robin']) {
-    it(`${mode}: when one refuses, the next is tried at once`, async () => {
+    it(`the next host is tried at once if a host refuses, with load_balance_hosts=${mode}`, async () => {
       const databases = { postgres: `host=127.0.0.9,127.0.0.2 port=${pg.port} load_balance_hosts=${mode}` };
       await withPooler({ databases, settings: { ...TX, server_login_retry: 600 } }, async (pooler) => {
         assert.deepEqual(await hostsOf(pooler, 3), ['127.0.0.2', '127.0.0.2', '127.0.0.2']);
@@ -173,7 +173,7 @@ describe('several hosts', () => {
     });
   }
 
-  it('each is tried once before the login counts as failed, and then the pooler waits for server_login_retry', async () => {
+  it('all hosts are tried once before the login counts as failed and server_login_retry applies', async () => {
     const databases = { postgres: `host=127.0.0.7,127.0.0.8,127.0.0.9 port=${pg.port}` };
     await withPooler({ databases, settings: { ...TX, server_login_retry: 600, verbose: 1 } }, async (pooler) => {
       const waiter = await pooler.raw();
@@ -184,7 +184,7 @@ describe('several hosts', () => {
     });
   });
 
-  it('one that is starting up is passed over, one that refuses the user is not', async () => {
+  it('a host that is starting up is skipped, but a host that refuses the user is not', async () => {
     const ends: [string, string, string][] = [
       ['57P03', 'the database system is starting up', '127.0.0.2'],
       ['28000', 'no entry for you', 'no entry for you'],
@@ -201,7 +201,7 @@ describe('several hosts', () => {
     }
   });
 
-  it('that are added by RELOAD end no server connection, one that is taken out ends its own', async () => {
+  it('RELOAD with added hosts closes no server, and with a removed host only its servers', async () => {
     const line = (hosts: string) => ({ postgres: `host=${hosts} port=${pg.port}` });
     await withPooler({ databases: line('127.0.0.1'), settings: TX }, async (pooler) => {
       const clients = [await login(pooler), await login(pooler), await login(pooler)];
@@ -223,7 +223,7 @@ describe('several hosts', () => {
     });
   });
 
-  it('that are added across a reboot end no server connection', async () => {
+  it('a takeover with added hosts closes no server', async () => {
     const line = (hosts: string) => ({ postgres: `host=${hosts} port=${pg.port}` });
     await withPooler({ databases: line('127.0.0.1'), settings: TX }, async (pooler) => {
       const client = await login(pooler);
@@ -242,7 +242,7 @@ describe('several hosts', () => {
     });
   });
 
-  it('load_balance_hosts changed by RELOAD counts from then on', async () => {
+  it('RELOAD changes load_balance_hosts at once', async () => {
     const line = (mode: string) => ({
       postgres: `host=127.0.0.1,127.0.0.2 port=${pg.port} load_balance_hosts=${mode}`,
     });
@@ -255,7 +255,7 @@ describe('several hosts', () => {
   });
 });
 
-/** Why no process can have an /etc/hosts of its own, or null. */
+/** Why a process cannot have its own /etc/hosts, or null. */
 function noOwnHosts(): string | null {
   if ((notLinux ?? notRoot) !== null) return notLinux ?? notRoot;
   const hosts = join(tempDir('hosts'), 'hosts');
@@ -264,7 +264,7 @@ function noOwnHosts(): string | null {
   return runSync('unshare', args).status === 0 ? null : 'needs a mount namespace';
 }
 
-itUnless(noOwnHosts())('a name that moves: servers on the old address go when they are free', async () => {
+itUnless(noOwnHosts())('servers on an old address of a host name are closed when they are idle', async () => {
   const dir = tempDir('moving');
   const hosts = join(dir, 'hosts');
   const port = await freePort();
@@ -298,7 +298,7 @@ itUnless(noOwnHosts())('a name that moves: servers on the old address go when th
     const where = 'SELECT host(inet_server_addr())';
     await ask(first, 'BEGIN');
     assert.equal(await ask(first, where), '127.0.0.1');
-    // the same file, or the bind mount would not see it
+    // overwrites the same file, because a bind mount does not follow a new file
     writeFileSync(hosts, '127.0.0.2 moving.test\n');
     await ask(second, 'BEGIN');
     assert.equal(await ask(second, where), '127.0.0.2', 'a new server asks anew');

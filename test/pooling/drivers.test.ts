@@ -1,6 +1,6 @@
 /*
- * The two common drivers for Node, `pg` and `postgres`, used as applications use them, through the pooler in every pool
- * mode that the feature allows.
+ * The two common drivers for Node, `pg` and `postgres`, used as in applications, in every pool mode that supports the
+ * feature.
  */
 
 import assert from 'node:assert/strict';
@@ -15,7 +15,7 @@ import { backendPid, fails } from '../harness/expect';
 import { after, before, describe } from '../harness/limits';
 
 const MODES = ['session', 'transaction', 'statement'] as const;
-/** Modes that can hold a transaction open. */
+/** Pool modes that support transactions. */
 const TX_MODES = ['session', 'transaction'] as const;
 const BIG = 10 << 20;
 const COPY_ROWS = 100_000;
@@ -63,7 +63,7 @@ async function withPostgres<T>(
     port: bouncer.port,
     database,
     max: 4,
-    // a named statement lives on one server only
+    // a named statement exists on one server only
     prepare: database === 'session',
     onnotice: () => {},
     ...options,
@@ -77,7 +77,7 @@ async function withPostgres<T>(
 
 for (const mode of MODES) {
   describe(`pg, ${mode} pooling`, () => {
-    it('queries, parameters and types', () =>
+    it(`pg runs queries with parameters and types: ${mode} pooling`, () =>
       withPg(mode, async (client) => {
         const text = 'naïve — 象 \u{1f418}';
         const { rows } = await client.query(
@@ -96,14 +96,14 @@ for (const mode of MODES) {
         );
       }));
 
-    it('an error is told, and the connection goes on', () =>
+    it(`pg reports an error and keeps the connection: ${mode} pooling`, () =>
       withPg(mode, async (client) => {
         await fails(client.query('SELECT 1/0'), 'division by zero', '22012');
         await fails(client.query('SELECT $1::int', ['x']), /invalid input syntax/, '22P02');
         assert.equal((await client.query('SELECT $1::int AS n', [7])).rows[0].n, 7);
       }));
 
-    it('a row of 10 MB, out and back in', () =>
+    it(`pg reads and writes a row of 10 MB: ${mode} pooling`, () =>
       withPg(mode, async (client) => {
         const big = (await client.query('SELECT repeat($1, $2) AS big', ['y', BIG])).rows[0].big;
         assert.equal(big.length, BIG);
@@ -111,7 +111,7 @@ for (const mode of MODES) {
         assert.deepEqual(rows, [{ length: BIG, md5: createHash('md5').update(big).digest('hex') }]);
       }));
 
-    it('many clients of a pool share few servers', async () => {
+    it(`many clients of a pg pool share few servers: ${mode} pooling`, async () => {
       const pool = new Pool({
         ...login,
         host: bouncer.host,
@@ -135,7 +135,7 @@ for (const mode of MODES) {
 
 for (const mode of TX_MODES) {
   describe(`transactions, ${mode} pooling`, () => {
-    it('pg: commit, rollback, and a failed transaction', () =>
+    it(`pg commits, rolls back, and recovers from a failed transaction: ${mode} pooling`, () =>
       withPg(mode, async (client) => {
         await client.query('TRUNCATE account');
         await client.query('BEGIN');
@@ -151,12 +151,12 @@ for (const mode of TX_MODES) {
         assert.deepEqual((await client.query('SELECT * FROM account')).rows, [{ id: 1, balance: 100 }]);
       }));
 
-    it('pg: concurrent transfers lose nothing', async () => {
+    it(`concurrent transfers with pg lose nothing: ${mode} pooling`, async () => {
       await pg.sql('TRUNCATE account; INSERT INTO account SELECT n, 1000 FROM generate_series(1, 10) n');
       const transfer = (from: number, to: number) =>
         withPg(mode, async (client) => {
           await client.query('BEGIN');
-          // always in the same order, so that nobody waits for the other
+          // always in the same order, to avoid deadlocks
           for (const id of [from, to].sort((a, b) => a - b)) {
             await client.query('UPDATE account SET balance = balance + $2 WHERE id = $1', [id, id === from ? -1 : 1]);
           }
@@ -167,7 +167,7 @@ for (const mode of TX_MODES) {
       assert.equal(rows[0].sum, 10_000);
     });
 
-    it('postgres: begin, savepoint, and what an exception undoes', () =>
+    it(`postgres runs transactions with savepoints and rolls back on exceptions: ${mode} pooling`, () =>
       withPostgres(mode, async (sql) => {
         await sql`TRUNCATE account`;
         await sql.begin(async (tx) => {
@@ -188,7 +188,7 @@ for (const mode of TX_MODES) {
 }
 
 describe('statement pooling', () => {
-  it('refuses transactions, and goes on in autocommit', async () => {
+  it('statement pooling refuses transactions and continues in autocommit', async () => {
     const client = await bouncer.connect({ ...login, database: 'statement' });
     await fails(client.query('BEGIN'), 'transaction blocks not allowed in statement pooling mode');
     await client.end().catch(() => {});
@@ -198,7 +198,7 @@ describe('statement pooling', () => {
 
 for (const mode of MODES) {
   describe(`postgres, ${mode} pooling`, () => {
-    it('queries, parameters, many at once on one connection', () =>
+    it(`postgres pipelines queries with parameters on one connection: ${mode} pooling`, () =>
       withPostgres(mode, async (sql) => {
         const rows = await Promise.all(
           Array.from({ length: 500 }, (_, n) => sql`SELECT ${n}::int AS n, ${`t${n}`} AS t`),
@@ -209,7 +209,7 @@ for (const mode of MODES) {
         );
       }));
 
-    it('an error among pipelined queries is only its own', () =>
+    it(`an error among pipelined queries of postgres affects no other query: ${mode} pooling`, () =>
       withPostgres(
         mode,
         async (sql) => {
@@ -226,7 +226,7 @@ for (const mode of MODES) {
         { max: 1 },
       ));
 
-    it('a cursor, a row of 10 MB', () =>
+    it(`postgres reads a cursor and a row of 10 MB: ${mode} pooling`, () =>
       withPostgres(mode, async (sql) => {
         const [row] = await sql`SELECT repeat('z', ${BIG}) AS big`;
         assert.equal(row?.big.length, BIG);
@@ -238,7 +238,7 @@ for (const mode of MODES) {
         assert.equal(rows, 1000);
       }));
 
-    it('COPY of 100 MB in and out', () =>
+    it(`postgres copies 100 MB in and out: ${mode} pooling`, () =>
       withPostgres(mode, async (sql) => {
         const table = `copy_${mode}`;
         await pg.sql(`CREATE UNLOGGED TABLE ${table} (n int, line text); GRANT ALL ON ${table} TO alice`);
@@ -264,7 +264,7 @@ for (const mode of MODES) {
         await pg.sql(`DROP TABLE ${table}`);
       }));
 
-    it('cancel', () =>
+    it(`postgres cancels a query: ${mode} pooling`, () =>
       withPostgres(mode, async (sql) => {
         const query = sql`SELECT pg_sleep(600)`;
         const outcome = fails(
@@ -283,7 +283,7 @@ for (const mode of MODES) {
 }
 
 describe('what belongs to a session', () => {
-  it('pg: a named statement is prepared once and run often', () =>
+  it('pg prepares a named statement once and runs it often', () =>
     withPg('session', async (client) => {
       const query = { name: 'add', text: 'SELECT $1::int + $2::int AS sum' };
       for (let n = 0; n < 50; n++) assert.equal((await client.query({ ...query, values: [n, 1] })).rows[0].sum, n + 1);
@@ -291,12 +291,12 @@ describe('what belongs to a session', () => {
       assert.deepEqual(rows, [{ name: 'add' }]);
     }));
 
-  it('pg: what a client set is gone for the next one', async () => {
+  it('settings of a pg client are reset for the next client', async () => {
     const pid = await withPg('session', async (client) => {
       await client.query("SET work_mem = '7MB'; CREATE TEMP TABLE mine (i int); PREPARE p AS SELECT 1");
       return backendPid(client);
     });
-    // all servers of the pool, to be sure to meet that one
+    // all servers of the pool, so that the changed server is among them
     const clients = await Promise.all([1, 2, 3, 4, 5].map(() => bouncer.connect({ ...login, database: 'session' })));
     const pids = await Promise.all(clients.map(backendPid));
     const again = clients[pids.indexOf(pid)];
@@ -309,14 +309,14 @@ describe('what belongs to a session', () => {
     assert.ok(again !== undefined, 'the server was not used again');
   });
 
-  it('pg: LISTEN gets what others NOTIFY, also while nothing else happens', () =>
+  it('pg receives notifications, even on an idle connection', () =>
     withPg('session', async (listener) => {
       await listener.query('LISTEN news');
       const heard = once(listener, 'notification');
       await withPg('transaction', (speaker) => speaker.query("SELECT pg_notify('news', 'hot')"));
       const [note] = await withTimeout(heard, 'the notification');
       assert.deepEqual([note.channel, note.payload], ['news', 'hot']);
-      // a payload near the largest there is, many of them
+      // many payloads of nearly the maximum length
       const payloads: string[] = [];
       listener.on('notification', ({ payload }) => payloads.push(payload ?? ''));
       const many = "SELECT pg_notify('news', n || repeat('x', 7900)) FROM generate_series(1, 200) n";
@@ -326,7 +326,7 @@ describe('what belongs to a session', () => {
       assert.equal((await listener.query('SELECT 1 AS one')).rows[0].one, 1);
     }));
 
-  it('postgres: listen and notify', () =>
+  it('postgres receives notifications', () =>
     withPostgres('session', async (sql) => {
       const payload = new Promise<string>((settle) => {
         sql.listen('gossip', settle).then(() => sql.notify('gossip', 'psst'));
@@ -334,7 +334,7 @@ describe('what belongs to a session', () => {
       assert.equal(await payload, 'psst');
     }));
 
-  it('notices reach the client', () =>
+  it('notices of the server reach the client', () =>
     withPg('transaction', async (client) => {
       const noticed = once(client, 'notice');
       await client.query("DO $$ BEGIN RAISE NOTICE 'mind the gap'; END $$");
@@ -343,7 +343,7 @@ describe('what belongs to a session', () => {
 });
 
 describe('what follows the client in transaction pooling', () => {
-  it('parameters that are tracked are set on whatever server serves', async () => {
+  it('tracked parameters of a client are set on every server that it uses', async () => {
     const utc = await bouncer.connect({ ...login, database: 'transaction', options: '-c timezone=UTC' });
     const tokyo = await bouncer.connect({ ...login, database: 'transaction', application_name: 'tokyo' });
     await tokyo.query("SET timezone = 'Asia/Tokyo'");

@@ -1,6 +1,6 @@
 /*
- * A pool or a database that ends while clients log in: each of them is refused with the reason, or served by a new pool.
- * None of them waits for something that does not exist any more.
+ * Pools and databases that are removed while clients log in: each client is refused with the reason, or served by a new
+ * pool. No client waits for an object that no longer exists.
  */
 
 import assert from 'node:assert/strict';
@@ -30,7 +30,7 @@ async function halfLogin(pooler: Bouncer, database: string): Promise<RawClient> 
   return client;
 }
 
-/** It sends its password and must be let in. */
+/** Sends the client's password; the login must succeed. */
 async function finishLogin(client: RawClient): Promise<void> {
   await client.sendMessage('p', cstring('ann-password'));
   const answer = await client.until('Z');
@@ -38,7 +38,7 @@ async function finishLogin(client: RawClient): Promise<void> {
 }
 
 describe('a client that logs in', () => {
-  it('is refused when its database is killed, also when another client has a pool there', async () => {
+  it('a client that logs in is refused if its database is killed, even if another client has a pool there', async () => {
     await withPooler({ databases: { app: pg.connstr() }, userlist: ANN, settings: PLAIN }, async (pooler) => {
       await ask(await login(pooler, { user: 'ann', password: 'ann-password', database: 'app' }), 'SELECT 1');
       const clients = [await halfLogin(pooler, 'app'), await halfLogin(pooler, 'app')];
@@ -50,7 +50,7 @@ describe('a client that logs in', () => {
     });
   });
 
-  it('is refused by KILL without a name, and stays when another database is killed', async () => {
+  it('KILL of all databases refuses a client that logs in, and KILL of another database does not', async () => {
     const databases = { app: pg.connstr(), other: pg.connstr() };
     await withPooler({ databases, userlist: ANN, settings: PLAIN }, async (pooler) => {
       const [client, other] = [await halfLogin(pooler, 'app'), await halfLogin(pooler, 'other')];
@@ -64,7 +64,7 @@ describe('a client that logs in', () => {
     });
   });
 
-  it('gets a new pool when the one there was ended by pool_idle_timeout', async () => {
+  it('a client that logs in gets a new pool if pool_idle_timeout has removed the old pool', async () => {
     const settings = { ...PLAIN, pool_idle_timeout: 1, server_idle_timeout: 1 };
     await withPooler({ databases: { app: pg.connstr() }, userlist: ANN, settings }, async (pooler) => {
       const first = await login(pooler, { user: 'ann', password: 'ann-password', database: 'app' });
@@ -79,7 +79,7 @@ describe('a client that logs in', () => {
     });
   });
 
-  it('is refused when its database leaves the config', async () => {
+  it('a client that logs in is refused if its database is removed from the config', async () => {
     const databases = { app: pg.connstr(), stays: pg.connstr() };
     await withPooler({ databases, userlist: ANN, settings: PLAIN }, async (pooler) => {
       const client = await halfLogin(pooler, 'app');
@@ -89,11 +89,11 @@ describe('a client that logs in', () => {
     });
   });
 
-  it('keeps its auto-database alive, however long it takes', async () => {
+  it('a client that logs in keeps its auto-database, however long the login takes', async () => {
     const settings = { ...PLAIN, autodb_idle_timeout: 1 };
     await withPooler({ databases: { '*': pg.connstr() }, userlist: ANN, settings }, async (pooler) => {
       const client = await halfLogin(pooler, 'postgres');
-      // an auto-database that nobody uses ends meanwhile
+      // an unused auto-database is removed meanwhile
       await pooler.admin('RECONNECT unused');
       await pooler.logWait(/dropping database 'unused'/);
       await finishLogin(client);
@@ -104,7 +104,7 @@ describe('a client that logs in', () => {
 
 describe('a client that waits for auth_query', () => {
   const AUTH = { ...PLAIN, auth_user: 'lookup', auth_query: 'SELECT $1::text, $2::text' };
-  /** The server for auth_query is there, and taken: another login waits in its pool. */
+  /** The server for auth_query is in use, so that another login waits in its pool. */
   const settings = {
     ...AUTH,
     default_pool_size: 1,
@@ -124,7 +124,7 @@ describe('a client that waits for auth_query', () => {
 
   const databases = () => ({ app: pg.connstr(), users: pg.connstr() });
 
-  it('is refused when the database of auth_dbname is killed', async () => {
+  it('a login that waits for auth_query is refused if the database of auth_dbname is killed', async () => {
     const options = { databases: databases(), userlist, settings: { ...settings, auth_dbname: 'users' } };
     await withPooler(options, async (pooler) => {
       const { asking, waiting } = await waitingLogins(pooler);
@@ -134,7 +134,7 @@ describe('a client that waits for auth_query', () => {
     });
   });
 
-  it('is refused when the database of auth_dbname leaves the config', async () => {
+  it('a login that waits for auth_query is refused if the database of auth_dbname is removed', async () => {
     const options = { databases: databases(), userlist, settings: { ...settings, auth_dbname: 'users' } };
     await withPooler(options, async (pooler) => {
       const { asking, waiting } = await waitingLogins(pooler);
@@ -145,7 +145,7 @@ describe('a client that waits for auth_query', () => {
     });
   });
 
-  it('is refused when its own database leaves the config, though it waits in the pool of another', async () => {
+  it('a login that waits for auth_query is refused if its own database is removed', async () => {
     const options = { databases: databases(), userlist, settings: { ...settings, auth_dbname: 'users' } };
     await withPooler(options, async (pooler) => {
       const { asking, waiting } = await waitingLogins(pooler);
@@ -156,7 +156,7 @@ describe('a client that waits for auth_query', () => {
     });
   });
 
-  it('is refused when its own database is killed, though it waits in the pool of another', async () => {
+  it('a login that waits for auth_query is refused if its own database is killed', async () => {
     const options = { databases: databases(), userlist, settings: { ...settings, auth_dbname: 'users' } };
     await withPooler(options, async (pooler) => {
       const { asking, waiting } = await waitingLogins(pooler);

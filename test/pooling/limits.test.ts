@@ -19,23 +19,18 @@ import {
   withPooler,
 } from '../harness/answers';
 import type { Bouncer } from '../harness/bouncer';
-import { PgCluster } from '../harness/cluster';
-import { after, before, describe } from '../harness/limits';
+import { clusterWithUsers } from '../harness/fixtures';
+import { describe } from '../harness/limits';
 import { eventually, it } from '../harness/machine';
 import { cstring, type Login, message, type RawClient } from '../harness/raw-client';
 
-let pg: PgCluster;
-
-before(async () => {
-  pg = await PgCluster.start();
-  for (const name of ['ann', 'ben']) await pg.createUser(name, '', 'none');
-});
-after(() => pg.stop());
+const pg = clusterWithUsers('ann', 'ben');
 
 const TX = { pool_mode: 'transaction', server_check_query: '' };
 const USERS = { ann: '', ben: '' };
+const DEFAULT_POOL_SIZE = 20;
 
-/** Clients that each hold a server in a transaction. */
+/** Logs in clients that each hold a server in a transaction. */
 async function hold(pooler: Bouncer, count: number, who: Login = {}): Promise<RawClient[]> {
   const clients: RawClient[] = [];
   for (let i = 0; i < count; i++) {
@@ -46,7 +41,7 @@ async function hold(pooler: Bouncer, count: number, who: Login = {}): Promise<Ra
   return clients;
 }
 
-/** One more client, whose query gets no server. */
+/** Logs in another client, whose query gets no server. */
 async function waiter(pooler: Bouncer, who: Login = {}): Promise<RawClient> {
   const before = (await show(pooler, 'CLIENTS', { state: 'waiting' })).length;
   const client = await login(pooler, who);
@@ -55,7 +50,7 @@ async function waiter(pooler: Bouncer, who: Login = {}): Promise<RawClient> {
   return client;
 }
 
-/** Exactly `size` clients get servers; the next waits until one of them is done. */
+/** Checks that exactly `size` clients get servers, and that the next client waits until one of them is done. */
 async function holdsExactly(pooler: Bouncer, size: number, who: Login = {}): Promise<void> {
   const holders = await hold(pooler, size, who);
   const late = await waiter(pooler, who);
@@ -67,8 +62,8 @@ async function holdsExactly(pooler: Bouncer, size: number, who: Login = {}): Pro
 }
 
 describe('pool size', () => {
-  it('default_pool_size, pool_size of the database, pool_size of the user: the user wins', async () => {
-    const databases = { postgres: pg.connstr(), sized: pg.connstr('postgres', 'pool_size=2') };
+  it('pool_size of the user overrides pool_size of the database, which overrides default_pool_size', async () => {
+    const databases = { postgres: pg().connstr(), sized: pg().connstr('postgres', 'pool_size=2') };
     const users = { ann: 'pool_size=1' };
     const settings = { ...TX, default_pool_size: 3 };
     await withPooler({ databases, users, settings, userlist: USERS }, async (pooler) => {
@@ -80,16 +75,20 @@ describe('pool size', () => {
     });
   });
 
-  it('a pool_size of 0 is no limit', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, default_pool_size: 0 } }, async (pooler) => {
-      await hold(pooler, 25);
+  it('a pool_size of 0 opens a server for every client', async () => {
+    await withPooler({ cluster: pg(), settings: { ...TX, default_pool_size: 0 } }, async (pooler) => {
+      const count = 2 * DEFAULT_POOL_SIZE;
+      await hold(pooler, count);
+      const [pool] = await show(pooler, 'POOLS', { database: 'postgres', user: 'postgres' });
+      assert.deepEqual([pool?.sv_active, pool?.cl_active, pool?.cl_waiting], [count, count, 0]);
+      assert.equal(await backends(pg(), "state = 'idle in transaction'"), count);
     });
   });
 
-  it('a lowered default_pool_size closes what is too much', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, default_pool_size: 3 } }, async (pooler) => {
+  it('a lowered default_pool_size closes surplus servers', async () => {
+    await withPooler({ cluster: pg(), settings: { ...TX, default_pool_size: 3 } }, async (pooler) => {
       for (const client of await hold(pooler, 3)) await client.end();
-      // they ended in a transaction: closed. So again, cleanly
+      // these servers ended in a transaction and were closed, so a second round ends its transactions first
       const clients = await hold(pooler, 3);
       for (const client of clients) await ask(client, 'COMMIT');
       assert.equal((await show(pooler, 'SERVERS')).length, 3);
@@ -99,11 +98,11 @@ describe('pool size', () => {
     });
   });
 
-  it('min_pool_size is kept once a client is there; a forced user needs none', async () => {
+  it('min_pool_size applies once a client has connected, and at once with a forced user', async () => {
     const databases = {
-      postgres: pg.connstr(),
-      forced: pg.connstr('postgres', 'user=ann min_pool_size=3'),
-      small: pg.connstr('postgres', 'min_pool_size=0'),
+      postgres: pg().connstr(),
+      forced: pg().connstr('postgres', 'user=ann min_pool_size=3'),
+      small: pg().connstr('postgres', 'min_pool_size=0'),
     };
     await withPooler({ databases, settings: { ...TX, min_pool_size: 2 } }, async (pooler) => {
       await rowsBecome(pooler, 'SERVERS', { database: 'forced', user: 'ann' }, 3);
@@ -118,8 +117,8 @@ describe('pool size', () => {
     });
   });
 
-  it('min_pool_size gives way to max_db_connections', async () => {
-    const databases = { forced: pg.connstr('postgres', 'user=ann min_pool_size=3 max_db_connections=2') };
+  it('max_db_connections overrides min_pool_size', async () => {
+    const databases = { forced: pg().connstr('postgres', 'user=ann min_pool_size=3 max_db_connections=2') };
     await withPooler({ databases, settings: { ...TX, verbose: 1 } }, async (pooler) => {
       await pooler.logWait(/database 'forced' full \(2 >= 2\)/);
       assert.equal((await show(pooler, 'SERVERS')).length, 2);
@@ -128,7 +127,7 @@ describe('pool size', () => {
 });
 
 describe('reserve pool', () => {
-  /** `reserve` more servers than pool_size=1 come up, and they come late. */
+  /** Checks that `reserve` servers beyond pool_size=1 are opened, after a delay. */
   async function reserveIs(pooler: Bouncer, reserve: number, who: Login = {}): Promise<void> {
     const [holder] = await hold(pooler, 1, who);
     const from = pooler.log.mark();
@@ -147,11 +146,11 @@ describe('reserve pool', () => {
     await rowsBecome(pooler, 'SERVERS', { state: 'active' }, 0);
   }
 
-  it('reserve_pool_size in general, of the database under both names, of the user', async () => {
+  it('reserve_pool_size can be set globally, per database under both names, and per user', async () => {
     const databases = {
-      postgres: pg.connstr(),
-      two: pg.connstr('postgres', 'reserve_pool_size=2'),
-      older: pg.connstr('postgres', 'reserve_pool=2'),
+      postgres: pg().connstr(),
+      two: pg().connstr('postgres', 'reserve_pool_size=2'),
+      older: pg().connstr('postgres', 'reserve_pool=2'),
     };
     const users = { ann: 'reserve_pool_size=3' };
     const settings = { ...TX, default_pool_size: 1, reserve_pool_size: 1, reserve_pool_timeout: 0.4 };
@@ -163,13 +162,13 @@ describe('reserve pool', () => {
     });
   });
 
-  it('reserve_pool_timeout is what a client waits before; 0 closes the reserve', async () => {
+  it('reserve_pool_timeout is the wait before the reserve pool is used, and 0 disables the reserve pool', async () => {
     const settings = { ...TX, default_pool_size: 1, reserve_pool_size: 5, reserve_pool_timeout: 1.5 };
-    await withPooler({ cluster: pg, settings }, async (pooler) => {
+    await withPooler({ cluster: pg(), settings }, async (pooler) => {
       await hold(pooler, 1);
       const sinceMs = Date.now();
       const late = await waiter(pooler);
-      // before the default of 5 seconds would let it in
+      // before the default of 5 seconds would open the reserve
       assert.equal(valueIn(await late.until('Z', 4500)), '1');
       const tookMs = Date.now() - sinceMs;
       assert.ok(tookMs >= 1400, `a reserve connection after ${tookMs} ms`);
@@ -184,8 +183,8 @@ describe('reserve pool', () => {
 });
 
 describe('limits on servers', () => {
-  it('max_db_connections counts all pools of a database, and its own limit wins', async () => {
-    const databases = { postgres: pg.connstr(), own: pg.connstr('postgres', 'max_db_connections=3') };
+  it('max_db_connections counts all pools of a database, and the limit of the database has precedence', async () => {
+    const databases = { postgres: pg().connstr(), own: pg().connstr('postgres', 'max_db_connections=3') };
     const settings = { ...TX, max_db_connections: 2 };
     await withPooler({ databases, settings, userlist: USERS }, async (pooler) => {
       for (const [database, size] of [
@@ -204,8 +203,8 @@ describe('limits on servers', () => {
     });
   });
 
-  it('max_user_connections counts all pools of a user, and its own limit wins', async () => {
-    const databases = { postgres: pg.connstr(), other: pg.connstr() };
+  it('max_user_connections counts all pools of a user, and the limit of the user has precedence', async () => {
+    const databases = { postgres: pg().connstr(), other: pg().connstr() };
     const users = { ann: 'max_user_connections=3' };
     const settings = { ...TX, max_user_connections: 2 };
     await withPooler({ databases, users, settings, userlist: USERS }, async (pooler) => {
@@ -226,30 +225,30 @@ describe('limits on servers', () => {
     });
   });
 
-  it('eviction takes the server that idles longest', async () => {
+  it('eviction closes the server that has been idle longest', async () => {
     const settings = { ...TX, max_db_connections: 3 };
-    await withPooler({ cluster: pg, settings, userlist: USERS }, async (pooler) => {
+    await withPooler({ cluster: pg(), settings, userlist: USERS }, async (pooler) => {
       const clients = await hold(pooler, 3, { user: 'ann' });
       const pids: number[] = [];
       for (const client of clients) pids.push(await backendOf(client));
       for (const at of [1, 0, 2]) {
         await ask(clients[at] as RawClient, 'COMMIT');
-        // idle since: the loop's clock has to move on in between
+        // different idle times: the loop's clock has to advance in between
         await ask(
           await login(pooler, { database: 'pgbouncer', user: 'admin', password: 'admin-password' }),
           'SHOW VERSION',
         );
       }
       await ask(await login(pooler, { user: 'ben' }), 'SELECT 1');
-      await eventually('the eviction', async () => (await backends(pg, `pid = ${pids[1]}`)) === 0);
-      assert.equal(await backends(pg, `pid IN (${pids[0]}, ${pids[2]})`), 2);
+      await eventually('the eviction', async () => (await backends(pg(), `pid = ${pids[1]}`)) === 0);
+      assert.equal(await backends(pg(), `pid IN (${pids[0]}, ${pids[2]})`), 2);
     });
   });
 });
 
 describe('limits on clients', () => {
-  it('max_client_conn counts everybody, and the console stays reachable', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, max_client_conn: 2 } }, async (pooler) => {
+  it('max_client_conn counts all clients, and the console stays reachable', async () => {
+    await withPooler({ cluster: pg(), settings: { ...TX, max_client_conn: 2 } }, async (pooler) => {
       const first = await login(pooler);
       await login(pooler);
       assert.equal(await refusal(pooler), 'no more connections allowed (max_client_conn)');
@@ -263,8 +262,8 @@ describe('limits on clients', () => {
     });
   });
 
-  it('max_db_client_connections in general and of the database; admins are exempt on the console', async () => {
-    const databases = { postgres: pg.connstr(), own: pg.connstr('postgres', 'max_db_client_connections=3') };
+  it('max_db_client_connections applies globally or per database, except to administrators on the console', async () => {
+    const databases = { postgres: pg().connstr(), own: pg().connstr('postgres', 'max_db_client_connections=3') };
     const settings = { ...TX, max_db_client_connections: 2 };
     const message = 'client connections exceeded (max_db_client_connections)';
     await withPooler({ databases, settings, userlist: USERS }, async (pooler) => {
@@ -289,11 +288,11 @@ describe('limits on clients', () => {
     });
   });
 
-  it('max_user_client_connections in general and of the user', async () => {
+  it('max_user_client_connections applies globally or per user', async () => {
     const users = { ann: 'max_user_client_connections=3' };
     const settings = { ...TX, max_user_client_connections: 2 };
     const message = 'client connections exceeded (max_user_client_connections)';
-    const databases = { postgres: pg.connstr(), other: pg.connstr() };
+    const databases = { postgres: pg().connstr(), other: pg().connstr() };
     await withPooler({ databases, users, settings, userlist: USERS }, async (pooler) => {
       for (const [user, size] of [
         ['ben', 2],
@@ -312,9 +311,9 @@ describe('limits on clients', () => {
     });
   });
 
-  it('a client that fails to log in gives its place back', async () => {
+  it('a failed login does not count towards the client limits', async () => {
     const settings = { auth_type: 'plain', max_user_client_connections: 1, max_db_client_connections: 1 };
-    await withPooler({ cluster: pg, settings, userlist: { ann: 'right' } }, async (pooler) => {
+    await withPooler({ cluster: pg(), settings, userlist: { ann: 'right' } }, async (pooler) => {
       for (let i = 0; i < 3; i++) {
         assert.equal(await refusal(pooler, { user: 'ann', password: 'wrong' }), 'password authentication failed');
       }
@@ -324,8 +323,8 @@ describe('limits on clients', () => {
 });
 
 describe('max_packet_size', () => {
-  it('throws out the client whose packet is larger', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, max_packet_size: 2000 } }, async (pooler) => {
+  it('a client with a packet larger than max_packet_size is disconnected', async () => {
+    await withPooler({ cluster: pg(), settings: { ...TX, max_packet_size: 2000 } }, async (pooler) => {
       const client = await login(pooler);
       const fits = `SELECT '${'x'.repeat(1000)}'`;
       assert.equal((await ask(client, fits))?.length, 1000);
@@ -334,8 +333,8 @@ describe('max_packet_size', () => {
     });
   });
 
-  it('throws out the server whose packet is larger', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, max_packet_size: 2000 } }, async (pooler) => {
+  it('a server with a packet larger than max_packet_size is closed', async () => {
+    await withPooler({ cluster: pg(), settings: { ...TX, max_packet_size: 2000 } }, async (pooler) => {
       const client = await login(pooler);
       const error = errorIn(await client.query("SELECT repeat('x', 3000)"));
       assert.equal(error?.M, 'bad pkt header');

@@ -1,6 +1,6 @@
 /*
- * `resolv_conf` and `dns_zone_check_period`: names resolved by servers of our choice, zones watched by their serial
- * numbers, and name servers that are down, slow, wrong or hostile.
+ * `resolv_conf` and `dns_zone_check_period`: names resolved by configured name servers, zones watched by their serial
+ * numbers, and name servers that are down, slow or wrong.
  */
 
 import assert from 'node:assert/strict';
@@ -33,13 +33,13 @@ after(async () => {
 
 const ONE = '127.0.0.1';
 const TWO = '127.0.0.2';
-/** For name servers that do answer, however busy the machine is. */
+/** For name servers that answer, so that a busy machine causes no timeout. */
 const PATIENT = 'options timeout:10 attempts:1';
-/** For those that do not. */
+/** For name servers that do not answer. */
 const FAST = 'options timeout:1 attempts:1';
 const LOOKUP_FAILED = /WARNING DNS lookup failed: one\.test: result=0/;
 
-/** A name server and a pooler that asks it for the host of its databases, each named after its host. */
+/** Runs `body` with a name server and a pooler that uses it; each database is named after its host. */
 async function withNames(
   { hosts = ['one.test'], conf = [PATIENT], settings = {}, env = {} }: Partial<Case>,
   body: (pooler: Bouncer, names: NameServer) => Promise<void>,
@@ -48,7 +48,7 @@ async function withNames(
   const path = names.conf(dir, ...conf);
   const databases = Object.fromEntries(hosts.map((host) => [host, dbLine(host)]));
   const common = { pool_mode: 'transaction', verbose: 1, server_login_retry: 0.1, resolv_conf: path };
-  // the domain of this machine is not to be searched
+  // prevents a search in the domain of this machine
   const options: BouncerOptions = {
     databases,
     settings: { ...common, ...settings },
@@ -70,7 +70,7 @@ interface Case {
 
 const dbLine = (host: string): string => `host=${host} port=${pg.port} dbname=postgres user=postgres`;
 
-/** Client in a transaction, on a server of its own. */
+/** A client in a transaction, with a server of its own. */
 async function begun(pooler: Bouncer, database = 'one.test'): Promise<RawClient> {
   const client = await login(pooler, { database });
   await ask(client, 'BEGIN');
@@ -84,7 +84,7 @@ async function hostsRow(pooler: Bouncer, hostname: string) {
 }
 
 describe('resolv_conf', () => {
-  it('its name server is asked, for A and AAAA, and answers count for dns_max_ttl, whatever TTL they have', async () => {
+  it('the name server of resolv_conf is asked for A and AAAA, and answers are used for dns_max_ttl', async () => {
     await withNames({ settings: { dns_max_ttl: 1000 } }, async (pooler, names) => {
       names.names.set('one.test', { addresses: [TWO] });
       names.trick = (question, right) => {
@@ -108,7 +108,7 @@ describe('resolv_conf', () => {
     });
   });
 
-  it('several addresses take turns', async () => {
+  it('several addresses of a name take turns', async () => {
     await withNames({}, async (pooler, names) => {
       names.names.set('one.test', { addresses: [ONE, TWO] });
       const hosts = [];
@@ -117,7 +117,7 @@ describe('resolv_conf', () => {
     });
   });
 
-  it('when one of several addresses refuses, the next is tried at once', async () => {
+  it('the next address of a name is tried at once if an address refuses', async () => {
     await withNames({ settings: { server_login_retry: 600 } }, async (pooler, names) => {
       names.names.set('one.test', { addresses: ['127.0.0.9', TWO] });
       assert.equal(await where(await begun(pooler)), TWO);
@@ -126,7 +126,7 @@ describe('resolv_conf', () => {
     });
   });
 
-  it('search list and ndots', async () => {
+  it('resolv_conf applies the search list and ndots', async () => {
     const conf = [PATIENT, 'search nowhere.test x.test', 'options ndots:2'];
     await withNames({ hosts: ['short', 'dotted.name', 'whole.test.'], conf }, async (pooler, names) => {
       names.names.set('short.x.test', { addresses: [ONE] });
@@ -152,7 +152,7 @@ describe('resolv_conf', () => {
     });
   });
 
-  it('what the hosts file knows, and this machine itself, no server is asked for', async () => {
+  it('no name server is asked for names in the hosts file or for this machine', async () => {
     await withNames({ hosts: ['localhost', 'deep.localhost'] }, async (pooler, names) => {
       for (const host of ['localhost', 'deep.localhost']) {
         const client = await pooler.raw();
@@ -167,7 +167,7 @@ describe('resolv_conf', () => {
     });
   });
 
-  it('dns_nxdomain_ttl: that there is no such name is remembered so long', async () => {
+  it('a missing name is cached for dns_nxdomain_ttl', async () => {
     for (const [ttl, many] of [
       [1000, false],
       [0, true],
@@ -191,7 +191,7 @@ describe('resolv_conf', () => {
     ['no answer', (names) => (names.trick = () => []), /- (Timeout while contacting|Could not contact) DNS servers/],
   ];
   for (const [what, fail, text] of failures) {
-    it(`${what}: the client waits, and goes on when names are there again`, async () => {
+    it(`a client waits until names can be resolved again: ${what}`, async () => {
       await withNames({ conf: [FAST], settings: { dns_nxdomain_ttl: 0 } }, async (pooler, names) => {
         fail(names);
         const client = await login(pooler, { database: 'pgbouncer', user: 'admin', password: 'admin-password' });
@@ -206,7 +206,7 @@ describe('resolv_conf', () => {
     });
   }
 
-  it('one family answers, the other never does: that is enough', async () => {
+  it('an answer for one address family suffices if the other query gets no answer', async () => {
     await withNames({ conf: [FAST] }, async (pooler, names) => {
       names.names.set('one.test', { addresses: [TWO] });
       names.trick = (question, right) => (question.type === 'AAAA' ? [] : [right]);
@@ -214,7 +214,7 @@ describe('resolv_conf', () => {
     });
   });
 
-  it('a name server that is not there is passed over, one that comes later is found by the changed file', async () => {
+  it('a missing name server is skipped, and a new name server is used once resolv_conf changes', async () => {
     const conf = ['nameserver 127.0.0.1:1', 'nameserver nonsense', FAST];
     await withNames({ conf, settings: { dns_nxdomain_ttl: 0, dns_max_ttl: 0 } }, async (pooler, names) => {
       names.names.set('one.test', { addresses: [TWO] });
@@ -228,7 +228,7 @@ describe('resolv_conf', () => {
     });
   });
 
-  it('a file that is not there is said once, and c-ares asks this machine', async () => {
+  it('a missing resolv_conf is logged once, and c-ares asks this machine', async () => {
     const names = await NameServer.start();
     const path = names.conf(dir);
     rmSync(path);
@@ -246,11 +246,11 @@ describe('resolv_conf', () => {
   });
 });
 
-/** Watches zones five times a second, and keeps addresses for ever. */
+/** Checks zones five times a second and caches addresses indefinitely. */
 const WATCH = { dns_zone_check_period: 0.2, dns_max_ttl: 1000 };
 
 describe('dns_zone_check_period', () => {
-  it('a serial that grew: names are asked again, and servers leave addresses that are gone', async () => {
+  it('a higher serial number renews lookups, and servers on removed addresses are closed', async () => {
     await withNames({ settings: WATCH, hosts: ['one.test', 'two.test'] }, async (pooler, names) => {
       names.names.set('test', { serial: 7 });
       names.names.set('one.test', { addresses: [ONE] });
@@ -280,7 +280,7 @@ describe('dns_zone_check_period', () => {
     });
   });
 
-  it('an address that left while lookups failed is noticed when they work again', async () => {
+  it('an address removed while lookups fail is noticed when lookups work again', async () => {
     await withNames({ settings: { ...WATCH, dns_nxdomain_ttl: 0 } }, async (pooler, names) => {
       names.names.set('test', { serial: 1 });
       names.names.set('one.test', { addresses: [ONE] });
@@ -297,7 +297,7 @@ describe('dns_zone_check_period', () => {
     });
   });
 
-  it('a name in a list of hosts too', async () => {
+  it('zones of names in a list of hosts are checked too', async () => {
     await withNames({ settings: WATCH, hosts: [] }, async (pooler, names) => {
       names.names.set('test', { serial: 1 });
       names.names.set('one.test', { addresses: [ONE] });
@@ -315,7 +315,7 @@ describe('dns_zone_check_period', () => {
     });
   });
 
-  it('serial numbers wrap around; one that went back is no news', async () => {
+  it('serial numbers wrap around, and a lower serial number has no effect', async () => {
     await withNames({ settings: WATCH }, async (pooler, names) => {
       const zone = async (serial: number, text: RegExp) => {
         const mark = pooler.log.mark();
@@ -333,7 +333,7 @@ describe('dns_zone_check_period', () => {
     });
   });
 
-  it('a zone that nobody knows, or that is gone, changes nothing; others are watched on', async () => {
+  it('an unknown or removed zone has no effect, and other zones are still checked', async () => {
     await withNames(
       { conf: [FAST], settings: WATCH, hosts: ['one.test', 'two.gone', 'nodot'] },
       async (pooler, names) => {
@@ -363,7 +363,7 @@ describe('dns_zone_check_period', () => {
     );
   });
 
-  it('RELOAD starts and ends the watching', async () => {
+  it('RELOAD starts and stops the zone checks', async () => {
     await withNames({}, async (pooler, names) => {
       names.names.set('one.test', { addresses: [ONE] });
       names.names.set('test', { serial: 1 });
@@ -376,7 +376,7 @@ describe('dns_zone_check_period', () => {
       await pooler.logWait(/serial changed: old=0 new=1/);
       await set(0);
       names.names.set('test', { serial: 2 });
-      // one may have been under way; and the janitor looks three times a second
+      // one check may have been under way, and the janitor runs three times a second
       await eventually('an end of the asking', async () => {
         const asked = names.count('SOA test');
         await new Promise((wake) => setTimeout(wake, 1000));

@@ -1,6 +1,6 @@
 /*
- * pgbench through the pooler: simple, extended and prepared, from one client to five hundred on a pool of twenty servers.
- * Every transaction must be processed, none may fail.
+ * pgbench through the pooler: simple, extended and prepared, from one client to five hundred on a pool of twenty
+ * servers. Every transaction must be processed, none may fail.
  */
 
 import assert from 'node:assert/strict';

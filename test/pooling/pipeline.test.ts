@@ -1,7 +1,7 @@
 /*
- * The extended protocol in bytes: pipelines of many requests, errors in the middle of them, Flush, Sync, portals, and
- * packets that arrive in any pieces. What the pooler must not do is lose an answer, mix two clients up, or let a server
- * go too early.
+ * The extended protocol at the level of messages: pipelines of many requests, errors in the middle, Flush, Sync,
+ * portals, and packets that arrive in any pieces. The pooler must not lose an answer, mix up two clients, or release a
+ * server too early.
  */
 
 import assert from 'node:assert/strict';
@@ -49,7 +49,7 @@ function parse(query: string, name = ''): Buffer {
   return message('P', cstring(name), cstring(query), int16(0));
 }
 
-/** Text parameters and text results. */
+/** A Bind with text parameters and text results. */
 function bind(values: string[] = [], statement = '', portal = ''): Buffer {
   const texts = values.map((value) => Buffer.concat([int32(Buffer.byteLength(value)), Buffer.from(value)]));
   return message('B', cstring(portal), cstring(statement), int16(0), int16(values.length), ...texts, int16(0));
@@ -63,7 +63,7 @@ function execute(rowsMax = 0, portal = ''): Buffer {
   return message('E', cstring(portal), int32(rowsMax));
 }
 
-/** All of a query but Sync. */
+/** All messages of a query except Sync. */
 function whole(query: string, ...values: string[]): Buffer {
   return Buffer.concat([parse(query), bind(values), describePortal(), execute()]);
 }
@@ -72,7 +72,7 @@ function rows(answer: Message[]): (string | null)[] {
   return answer.filter((msg) => msg.type === 'D').map((msg) => rowValues(msg)[0] ?? null);
 }
 
-/** Reads that many ReadyForQuery. */
+/** Reads up to the given number of ReadyForQuery messages. */
 async function untilReady(raw: RawClient, count: number): Promise<Message[]> {
   const answer: Message[] = [];
   for (let n = 0; n < count; n++) answer.push(...(await raw.until('Z')));
@@ -81,7 +81,7 @@ async function untilReady(raw: RawClient, count: number): Promise<Message[]> {
 
 for (const mode of MODES) {
   describe(`${mode} pooling`, () => {
-    it('a thousand queries sent at once are answered in order', async () => {
+    it(`a thousand queries sent at once are answered in order: ${mode} pooling`, async () => {
       const raw = await rawIn(mode);
       const count = 1000;
       const sent = Array.from({ length: count }, (_, n) => Buffer.concat([whole('SELECT $1', String(n)), SYNC]));
@@ -95,7 +95,7 @@ for (const mode of MODES) {
       await raw.end();
     });
 
-    it('many requests before one Sync are one transaction', async () => {
+    it(`requests before one Sync form one transaction: ${mode} pooling`, async () => {
       const raw = await rawIn(mode);
       const ids = Array.from({ length: 20 }, () => whole('SELECT txid_current()::text || pg_backend_pid()'));
       await raw.send(...ids, SYNC);
@@ -105,7 +105,7 @@ for (const mode of MODES) {
       await raw.end();
     });
 
-    it('an error skips what follows up to Sync, and no more', async () => {
+    it(`an error skips exactly the requests up to Sync: ${mode} pooling`, async () => {
       const raw = await rawIn(mode);
       await raw.send(
         whole('SELECT 1'),
@@ -120,7 +120,7 @@ for (const mode of MODES) {
       assert.equal(letters(answer), '12TDC12TEZ12TDCZ');
       assert.equal(errorFields(answer.find((msg) => msg.type === 'E') as Message).C, '22012');
       assert.deepEqual(rows(answer), ['1', '4']);
-      // an error in Parse, in Bind, in Execute; each with requests behind it
+      // an error in Parse, in Bind, in Execute, each followed by requests
       for (const [bad, want] of [
         [whole('SELECT nonsense'), 'EZ'],
         [whole('SELECT 1/0'), '1EZ'],
@@ -136,7 +136,7 @@ for (const mode of MODES) {
       await raw.end();
     });
 
-    it('a statement that was never prepared is an error', async () => {
+    it(`a statement that was never prepared is an error: ${mode} pooling`, async () => {
       const raw = await rawIn(mode);
       await raw.send(bind([], 'no_such_statement'), execute(), whole('SELECT 5'), SYNC);
       const answer = await raw.until('Z');
@@ -148,7 +148,7 @@ for (const mode of MODES) {
       await raw.destroy();
     });
 
-    it('every other one of five hundred pipelined queries fails, and all are answered', async () => {
+    it(`five hundred pipelined queries of which half fail are all answered: ${mode} pooling`, async () => {
       const raw = await rawIn(mode);
       const count = 500;
       await raw.send(
@@ -163,7 +163,7 @@ for (const mode of MODES) {
       await raw.end();
     });
 
-    it('simple and extended queries mixed in one pipeline', async () => {
+    it(`simple and extended queries can be mixed in one pipeline: ${mode} pooling`, async () => {
       const raw = await rawIn(mode);
       const simple = (text: string) => message('Q', cstring(text));
       await raw.send(
@@ -181,7 +181,7 @@ for (const mode of MODES) {
       await raw.end();
     });
 
-    it('Flush brings answers without Sync, and the server stays with the client', async () => {
+    it(`Flush requests answers without Sync and keeps the server: ${mode} pooling`, async () => {
       const raw = await rawIn(mode);
       await raw.send(parse('SELECT pg_backend_pid()'), FLUSH);
       assert.equal(letters(await raw.until('1')), '1');
@@ -194,7 +194,7 @@ for (const mode of MODES) {
       await raw.end();
     });
 
-    it('a portal is fetched in parts', async () => {
+    it(`a portal can be fetched in parts: ${mode} pooling`, async () => {
       const raw = await rawIn(mode);
       await raw.send(parse('SELECT generate_series(1, 10)'), bind([], '', 'p'), execute(4, 'p'), FLUSH);
       assert.equal(letters(await raw.until('s')), '12DDDDs');
@@ -203,7 +203,7 @@ for (const mode of MODES) {
       await raw.end();
     });
 
-    it('packets may arrive in any pieces', async () => {
+    it(`packets may arrive in any pieces: ${mode} pooling`, async () => {
       const raw = await rawIn(mode);
       const bytes = Buffer.concat([whole('SELECT $1', 'in pieces'), SYNC, message('Q', cstring('SELECT 2'))]);
       for (const size of [1, 2, 3, 5, 7, 11]) {
@@ -215,7 +215,7 @@ for (const mode of MODES) {
       await raw.end();
     });
 
-    it('parameters and rows of megabytes in a pipeline', async () => {
+    it(`parameters and rows of megabytes pass through a pipeline: ${mode} pooling`, async () => {
       const raw = await rawIn(mode);
       const sizes = [0, 1, 65_535, 65_536, 1_000_000, 5_000_000];
       await raw.send(...sizes.map((size) => whole('SELECT $1', 'v'.repeat(size))), SYNC);
@@ -227,7 +227,7 @@ for (const mode of MODES) {
       await raw.end();
     });
 
-    it('twenty clients with pipelines share two servers, and each gets its own answers', async () => {
+    it(`twenty clients with pipelines on two servers each get their own answers: ${mode} pooling`, async () => {
       const many = mode === 'session' ? 2 : 20;
       const clients = await Promise.all(Array.from({ length: many }, () => rawIn(mode)));
       await Promise.all(
@@ -248,8 +248,8 @@ for (const mode of MODES) {
   });
 }
 
-describe('transaction pooling: who keeps the server', () => {
-  it('a client between BEGIN and COMMIT of a pipeline, through an error as well', async () => {
+describe('the server of a pipeline in transaction pooling', () => {
+  it('a client keeps its server between BEGIN and COMMIT of a pipeline, even through an error', async () => {
     const raw = await rawIn('transaction');
     await raw.send(whole('BEGIN'), SYNC, whole('SELECT pg_backend_pid()'), SYNC, whole('SELECT 1/0'), SYNC);
     const begun = await untilReady(raw, 3);
@@ -267,7 +267,7 @@ describe('transaction pooling: who keeps the server', () => {
     await raw.end();
   });
 
-  it('a client that leaves in the middle of a pipeline costs its server, and nobody else notices', async () => {
+  it('a client that disconnects within a pipeline ends its server connection and affects no other client', async () => {
     const raw = await rawIn('transaction');
     const other = await rawIn('transaction');
     await raw.send(whole('SELECT pg_sleep(0.2)'), SYNC, whole('SELECT 1'));

@@ -1,6 +1,6 @@
 /*
- * Sharing servers: pool modes and who decides them, which server comes next, what is cleaned and checked between two
- * clients, which variables travel with a client, and as whom and with what a server is opened.
+ * Sharing servers: pool modes and their precedence, the order of servers, cleaning and checking between clients,
+ * variables that follow a client, and the parameters with which a server connection is opened.
  */
 
 import assert from 'node:assert/strict';
@@ -19,28 +19,22 @@ import {
   withPooler,
 } from '../harness/answers';
 import type { Bouncer, BouncerOptions } from '../harness/bouncer';
-import { PgCluster } from '../harness/cluster';
-import { after, before, describe } from '../harness/limits';
+import { clusterWithUsers } from '../harness/fixtures';
+import { describe } from '../harness/limits';
 import { it } from '../harness/machine';
 import { cstring, int16, int32, letters, message, type RawClient } from '../harness/raw-client';
 
-let pg: PgCluster;
-
-before(async () => {
-  pg = await PgCluster.start();
-  for (const name of ['ann', 'ben']) await pg.createUser(name, '', 'none');
-});
-after(() => pg.stop());
+const pg = clusterWithUsers('ann', 'ben');
 
 const USERS = { ann: '', ben: '' };
 const TX = { pool_mode: 'transaction' };
 
 describe('pool_mode', () => {
-  /** What a client does to the one server of its pool shows the mode. */
+  /** Finds the pool mode from the behaviour of two clients with one server. */
   async function modeOf(pooler: Bouncer, first: RawClient, second: RawClient): Promise<string> {
     await ask(first, 'SELECT 1');
     await start(second, 'SELECT 2');
-    // the server is free, or it stays with the first until that one leaves
+    // the server is released, or stays with the first client until it disconnects
     const waits = rowsBecome(pooler, 'CLIENTS', { state: 'waiting' }, 1).then(() => null);
     waits.catch(() => {});
     const early = await Promise.race([second.until('Z'), waits]);
@@ -56,14 +50,14 @@ describe('pool_mode', () => {
     ['session', 'session', '', '', 'session'],
     ['transaction', 'transaction', '', '', 'transaction'],
     ['statement', 'statement', '', '', 'statement'],
-    ['of the database before the general one', 'session', 'pool_mode=transaction', '', 'transaction'],
-    ['of the user before the database', 'session', 'pool_mode=transaction', 'pool_mode=statement', 'statement'],
-    ['of the user, back to session', 'statement', 'pool_mode=transaction', 'pool_mode=session', 'session'],
+    ['of the database, before the global setting,', 'session', 'pool_mode=transaction', '', 'transaction'],
+    ['of the user, before the database,', 'session', 'pool_mode=transaction', 'pool_mode=statement', 'statement'],
+    ['of the user, back to session,', 'statement', 'pool_mode=transaction', 'pool_mode=session', 'session'],
   ];
   for (const [what, general, database, user, mode] of cases) {
-    it(what, async () => {
+    it(`pool_mode ${what} is ${mode}`, async () => {
       const options: BouncerOptions = {
-        databases: { postgres: pg.connstr('postgres', database) },
+        databases: { postgres: pg().connstr('postgres', database) },
         users: { ann: user },
         settings: { pool_mode: general, default_pool_size: 1 },
         userlist: USERS,
@@ -82,9 +76,9 @@ describe('server_round_robin', () => {
     [0, [0, 0, 0, 0]],
     [1, [2, 1, 0, 2]],
   ] as const) {
-    it(value === 0 ? 'off: the last one used comes first' : 'on: each has its turn', async () => {
+    it(`server_round_robin=${value} ${value === 0 ? 'reuses the last used server' : 'uses servers in turn'}`, async () => {
       const settings = { ...TX, server_round_robin: value, server_reset_query: '' };
-      await withPooler({ cluster: pg, settings }, async (pooler) => {
+      await withPooler({ cluster: pg(), settings }, async (pooler) => {
         const clients = [await login(pooler), await login(pooler), await login(pooler)];
         for (const client of clients) await ask(client, 'BEGIN');
         const pids: number[] = [];
@@ -99,10 +93,10 @@ describe('server_round_robin', () => {
 });
 
 describe('server_reset_query', () => {
-  /** The first client leaves a mark; whether the next one on the same server sees it. */
+  /** Whether a client sees a mark that the previous client of the same server has left. */
   async function markStays(settings: Record<string, string | number>): Promise<boolean> {
     let stays = false;
-    await withPooler({ cluster: pg, settings: { default_pool_size: 1, ...settings } }, async (pooler) => {
+    await withPooler({ cluster: pg(), settings: { default_pool_size: 1, ...settings } }, async (pooler) => {
       const first = await login(pooler);
       const pid = await backendOf(first);
       await ask(first, "SET test.mark = 'seen'");
@@ -114,12 +108,12 @@ describe('server_reset_query', () => {
     return stays;
   }
 
-  it('cleans in session mode', async () => assert.equal(await markStays({}), false));
-  it('not in transaction mode', async () => assert.equal(await markStays(TX), true));
-  it('also there with server_reset_query_always', async () =>
+  it('server_reset_query runs in session mode', async () => assert.equal(await markStays({}), false));
+  it('server_reset_query does not run in transaction mode', async () => assert.equal(await markStays(TX), true));
+  it('server_reset_query runs in transaction mode with server_reset_query_always', async () =>
     assert.equal(await markStays({ ...TX, server_reset_query_always: 1 }), false));
-  it('can be empty', async () => assert.equal(await markStays({ server_reset_query: '' }), true));
-  it('can be something else', async () => {
+  it('server_reset_query can be empty', async () => assert.equal(await markStays({ server_reset_query: '' }), true));
+  it('server_reset_query can be changed', async () => {
     assert.equal(await markStays({ server_reset_query: 'RESET test.mark' }), false);
     assert.equal(await markStays({ server_reset_query: 'SELECT 1' }), true);
   });
@@ -128,9 +122,9 @@ describe('server_reset_query', () => {
 describe('server_check_query', () => {
   const checked = /P: checking: (.*)/;
 
-  it('runs before a server that rested longer than server_check_delay is used again', async () => {
+  it('server_check_query runs before a server idle for longer than server_check_delay is used again', async () => {
     const settings = { ...TX, server_check_query: 'SELECT 17', server_check_delay: 0.3, verbose: 1 };
-    await withPooler({ cluster: pg, settings }, async (pooler) => {
+    await withPooler({ cluster: pg(), settings }, async (pooler) => {
       const client = await login(pooler);
       const pid = await backendOf(client);
       for (let i = 0; i < 5; i++) await ask(client, 'SELECT 1');
@@ -141,18 +135,18 @@ describe('server_check_query', () => {
     });
   });
 
-  it('of <empty> is an empty query, with a delay of 0 it runs every time', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, server_check_delay: 0, verbose: 1 } }, async (pooler) => {
+  it('server_check_query <empty> is an empty query, which runs every time with a delay of 0', async () => {
+    await withPooler({ cluster: pg(), settings: { ...TX, server_check_delay: 0, verbose: 1 } }, async (pooler) => {
       const client = await login(pooler);
       for (let i = 0; i < 3; i++) await ask(client, `SELECT ${i}`);
-      // the first query found the server fresh from its login
+      // the first query needed no check, because the server had just logged in
       assert.equal(pooler.log.count(/P: checking: <empty>/), 2);
     });
   });
 
-  it('can be switched off', async () => {
+  it('server_check_query can be disabled', async () => {
     const settings = { ...TX, server_check_delay: 0, server_check_query: '', verbose: 1 };
-    await withPooler({ cluster: pg, settings }, async (pooler) => {
+    await withPooler({ cluster: pg(), settings }, async (pooler) => {
       const client = await login(pooler);
       for (let i = 0; i < 3; i++) await ask(client, `SELECT ${i}`);
       assert.equal(pooler.log.count(checked), 0);
@@ -162,8 +156,8 @@ describe('server_check_query', () => {
 
 describe('server_fast_close', () => {
   for (const on of [0, 1]) {
-    it(on ? 'closes servers of idle sessions on RECONNECT' : 'off: sessions keep their server', async () => {
-      await withPooler({ cluster: pg, settings: { server_fast_close: on } }, async (pooler) => {
+    it(`RECONNECT with server_fast_close=${on} ${on ? 'closes' : 'keeps'} servers of idle sessions`, async () => {
+      await withPooler({ cluster: pg(), settings: { server_fast_close: on } }, async (pooler) => {
         const idle = await login(pooler);
         const busy = await login(pooler);
         const pid = await backendOf(idle);
@@ -181,8 +175,8 @@ describe('server_fast_close', () => {
   }
 });
 
-it('disable_pqexec refuses the simple protocol and takes the extended one', async () => {
-  await withPooler({ cluster: pg, settings: { disable_pqexec: 1 } }, async (pooler) => {
+it('disable_pqexec refuses the simple protocol and accepts the extended protocol', async () => {
+  await withPooler({ cluster: pg(), settings: { disable_pqexec: 1 } }, async (pooler) => {
     const client = await login(pooler);
     await client.send(
       message('P', cstring(''), cstring('SELECT 5'), int16(0)),
@@ -206,8 +200,8 @@ describe('variables', () => {
     IntervalStyle: 'iso_8601',
   };
 
-  it('of the startup packet are set on whichever server comes', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, default_pool_size: 1 } }, async (pooler) => {
+  it('variables of the startup packet are set on every server of the client', async () => {
+    await withPooler({ cluster: pg(), settings: { ...TX, default_pool_size: 1 } }, async (pooler) => {
       const tuned = await login(pooler, { params: vars });
       const plain = await login(pooler);
       const pid = await backendOf(plain);
@@ -223,8 +217,8 @@ describe('variables', () => {
     });
   });
 
-  it('set by SET follow the client too', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, default_pool_size: 1 } }, async (pooler) => {
+  it('variables changed with SET follow the client', async () => {
+    await withPooler({ cluster: pg(), settings: { ...TX, default_pool_size: 1 } }, async (pooler) => {
       const [tuned, plain] = [await login(pooler), await login(pooler)];
       for (const [name, value] of Object.entries(vars)) {
         await ask(tuned, `SET ${name} = '${value}'`);
@@ -234,8 +228,8 @@ describe('variables', () => {
     });
   });
 
-  it('on another server they are restored', async () => {
-    await withPooler({ cluster: pg, settings: TX }, async (pooler) => {
+  it('variables of a client are restored on another server', async () => {
+    await withPooler({ cluster: pg(), settings: TX }, async (pooler) => {
       const [tuned, other] = [await login(pooler), await login(pooler)];
       await ask(tuned, "SET TimeZone = 'Asia/Tokyo'");
       const pid = await backendOf(tuned);
@@ -246,11 +240,11 @@ describe('variables', () => {
     });
   });
 
-  it('track_extra_parameters says which others', async () => {
+  it('track_extra_parameters adds variables that follow the client', async () => {
     const shown = async (extra: string): Promise<string | null> => {
       let value: string | null = null;
       const settings = { ...TX, default_pool_size: 1, track_extra_parameters: extra };
-      await withPooler({ cluster: pg, settings }, async (pooler) => {
+      await withPooler({ cluster: pg(), settings }, async (pooler) => {
         const [tuned, plain] = [await login(pooler), await login(pooler)];
         await ask(tuned, "SET IntervalStyle = 'iso_8601'");
         value = await ask(plain, 'SHOW IntervalStyle');
@@ -262,8 +256,8 @@ describe('variables', () => {
     assert.equal(await shown('default_transaction_read_only'), 'iso_8601', 'not tracked: it leaks');
   });
 
-  it('that the server refuses end the client, not the pool', async () => {
-    await withPooler({ cluster: pg, settings: TX }, async (pooler) => {
+  it('a variable that the server refuses disconnects the client only', async () => {
+    await withPooler({ cluster: pg(), settings: TX }, async (pooler) => {
       const bad = await login(pooler, { params: { TimeZone: 'No/Where' } });
       assert.equal(errorIn(await bad.query('SELECT 1'))?.M, 'invalid server parameter');
       await pooler.logWait(/varcache_apply failed: ERROR: invalid value for parameter "TimeZone"/);
@@ -271,8 +265,8 @@ describe('variables', () => {
     });
   });
 
-  it('application_name_add_host adds where the client comes from', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, application_name_add_host: 1 } }, async (pooler) => {
+  it("application_name_add_host adds the client's address", async () => {
+    await withPooler({ cluster: pg(), settings: { ...TX, application_name_add_host: 1 } }, async (pooler) => {
       for (const [params, name] of [
         [{ application_name: 'mine' }, 'mine'],
         [{}, 'app'],
@@ -288,10 +282,10 @@ describe('variables', () => {
 });
 
 describe('what a server is opened with', () => {
-  it('user, dbname, and the parameters of the database line', async () => {
-    await pg.sql('CREATE DATABASE real_name');
+  it('a server is opened with user, dbname and the parameters of the database line', async () => {
+    await pg().sql('CREATE DATABASE real_name');
     const extra = "user=ann client_encoding=LATIN1 datestyle=German timezone='Asia/Tokyo' application_name=pooled";
-    const databases = { alias: pg.connstr('real_name', extra) };
+    const databases = { alias: pg().connstr('real_name', extra) };
     await withPooler({ databases, settings: TX, userlist: USERS }, async (pooler) => {
       const client = await login(pooler, { user: 'ben', database: 'alias' });
       assert.equal(await ask(client, 'SELECT current_user'), 'ann');
@@ -304,19 +298,19 @@ describe('what a server is opened with', () => {
       const other = await login(pooler, { user: 'postgres', database: 'alias' });
       assert.equal(await backendOf(other), await backendOf(client), 'a forced user means one pool');
     });
-    await backendsBecome(pg, "datname = 'real_name'", 0);
+    await backendsBecome(pg(), "datname = 'real_name'", 0);
   });
 
-  it('without dbname the name asked for, without user the client', async () => {
-    const databases = { real_name: `host=127.0.0.1 port=${pg.port}` };
+  it("a server is opened with the database name and the client's user by default", async () => {
+    const databases = { real_name: `host=127.0.0.1 port=${pg().port}` };
     await withPooler({ databases, settings: TX, userlist: USERS }, async (pooler) => {
       const client = await login(pooler, { user: 'ben', database: 'real_name' });
       assert.equal(await ask(client, "SELECT current_user || '@' || current_database()"), 'ben@real_name');
     });
   });
 
-  it('the * line stands for all others', async () => {
-    const databases = { alias: pg.connstr('real_name'), '*': pg.connstr('postgres') };
+  it('a server of an auto-database is opened with the parameters of the * line', async () => {
+    const databases = { alias: pg().connstr('real_name'), '*': pg().connstr('postgres') };
     await withPooler({ databases, settings: TX, userlist: USERS }, async (pooler) => {
       assert.equal(await ask(await login(pooler, { database: 'alias' }), 'SELECT current_database()'), 'real_name');
       assert.equal(await ask(await login(pooler, { database: 'x y' }), 'SELECT current_database()'), 'postgres');
@@ -324,10 +318,10 @@ describe('what a server is opened with', () => {
     });
   });
 
-  it('host: an address, a name, a directory, nothing', async () => {
+  it('a server can be reached with host as an address, a name, a directory or unset', async () => {
     const at = async (host: string, unixDir: string | null = null): Promise<string | null> => {
       let addr: string | null = null;
-      const databases = { postgres: `${host} port=${pg.port}` };
+      const databases = { postgres: `${host} port=${pg().port}` };
       await withPooler({ databases, settings: { ...TX, unix_socket_dir: unixDir } }, async (pooler) => {
         addr = await ask(await login(pooler), 'SELECT host(inet_server_addr())');
       });
@@ -335,14 +329,14 @@ describe('what a server is opened with', () => {
     };
     assert.equal(await at('host=127.0.0.1'), '127.0.0.1');
     assert.equal(await at('host=localhost'), '127.0.0.1');
-    assert.equal(await at(`host=${pg.socketDir}`), null);
-    assert.equal(await at('', pg.socketDir), null, 'no host: unix_socket_dir');
+    assert.equal(await at(`host=${pg().socketDir}`), null);
+    assert.equal(await at('', pg().socketDir), null, 'no host: unix_socket_dir');
   });
 
   it('connect_query runs on every new server, and its failure is only logged', async () => {
     const databases = {
-      postgres: pg.connstr('postgres', "connect_query='set test.mark to ''from connect'''"),
-      bad: pg.connstr('postgres', "connect_query='select nonsense'"),
+      postgres: pg().connstr('postgres', "connect_query='set test.mark to ''from connect'''"),
+      bad: pg().connstr('postgres', "connect_query='select nonsense'"),
     };
     await withPooler({ databases, settings: TX }, async (pooler) => {
       const clients = [await login(pooler), await login(pooler)];

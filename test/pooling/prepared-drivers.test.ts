@@ -1,6 +1,6 @@
 /*
- * Named statements in transaction pooling as applications have them: the drivers `pg` and `postgres`, and pgbench with more
- * clients than servers.
+ * Named statements in transaction pooling as applications use them: the drivers `pg` and `postgres`, and pgbench with
+ * more clients than servers.
  */
 
 import assert from 'node:assert/strict';
@@ -37,7 +37,7 @@ async function statistics(database: string): Promise<Record<string, number>> {
 }
 
 describe('pg', () => {
-  it('uses named statements on changing servers', async () => {
+  it('pg uses named statements on changing servers', async () => {
     const clients = await Promise.all(Array.from({ length: 8 }, () => bouncer.connect({ database: 'few' })));
     try {
       const answers = await Promise.all(
@@ -64,7 +64,7 @@ describe('pg', () => {
     assert.ok((stats.total_server_parse_count ?? 0) <= 3 * 5, `${stats.total_server_parse_count} times prepared`);
   });
 
-  it('may prepare again what failed', async () => {
+  it('pg may prepare a statement again after an error', async () => {
     const client = await bouncer.connect();
     try {
       const query = { name: 'later', text: 'SELECT n FROM made_later' };
@@ -79,7 +79,7 @@ describe('pg', () => {
 });
 
 describe('postgres', () => {
-  it('pipelines prepared statements over few servers', async () => {
+  it('postgres pipelines prepared statements over few servers', async () => {
     const sql = postgres({
       host: bouncer.host,
       port: bouncer.port,
@@ -112,7 +112,7 @@ describe('pgbench', { skip: noPgbench ?? false }, () => {
     writeFileSync(file, script);
     const each = Math.ceil(TRANSACTIONS / clients);
     const target = ['-h', bouncer.host, '-p', String(bouncer.port), '-U', 'postgres'];
-    // it prepares with a call that blocks its thread: a client that waits for a server must not stop another
+    // a thread per client, because pgbench prepares with a call that blocks its thread
     const load = ['-n', '-M', 'prepared', '-c', String(clients), '-j', String(clients), '-t', String(each), '-f', file];
     const outcome = await run(pgbench as string, [...target, ...load, database], { timeoutMs: RUN_MS_MAX });
     const all = `${outcome.stdout}\n${outcome.stderr}`;
@@ -122,7 +122,7 @@ describe('pgbench', { skip: noPgbench ?? false }, () => {
   }
 
   for (const clients of [1, 16, 64]) {
-    it(`prepared, ${clients} clients on ${POOL_SIZE} servers`, () =>
+    it(`pgbench runs prepared statements of ${clients} clients on ${POOL_SIZE} servers`, () =>
       bench(
         'postgres',
         clients,
@@ -130,7 +130,7 @@ describe('pgbench', { skip: noPgbench ?? false }, () => {
       ));
   }
 
-  it('prepared, with more statements than a server keeps', async () => {
+  it('pgbench runs more prepared statements than a server keeps', async () => {
     await bouncer.admin('SET max_prepared_statements = 4');
     try {
       const selects = Array.from({ length: 10 }, (_, i) => `SELECT ${i} + :n;`);

@@ -1,6 +1,6 @@
 /*
- * Prepared statements where something is wrong, and where a server has lost or cannot use one: what a client hears is what
- * PostgreSQL alone would say, and the session goes on. And the unnamed statement, of which a server has one for all.
+ * Prepared statements with errors, or that a server has lost or cannot use: a client gets the answers of PostgreSQL,
+ * and the session continues. Also the unnamed statement, which all clients of a server share.
  */
 
 import assert from 'node:assert/strict';
@@ -62,7 +62,7 @@ describe('with prepared_errors_fatal', () => {
     assert.deepEqual([error?.S, error?.C, error?.M], ['FATAL', '08P01', text]);
   };
 
-  it('a name that is in use ends the connection', () =>
+  it('a duplicate statement name ends the connection with prepared_errors_fatal', () =>
     withMode(
       'transaction',
       async (pooler) => {
@@ -79,7 +79,7 @@ describe('with prepared_errors_fatal', () => {
     ['Bind', bind('unheard')],
     ['Describe', message('D', Buffer.from('S'), cstring('unheard'))],
   ] as const)
-    it(`${what} of an unknown name ends the connection`, () =>
+    it(`${what} of an unknown name ends the connection with prepared_errors_fatal`, () =>
       withMode(
         'transaction',
         async (pooler) => {
@@ -93,7 +93,7 @@ describe('with prepared_errors_fatal', () => {
 
 for (const mode of ['transaction', 'statement', 'session'] as const) {
   describe(`in ${mode} mode`, () => {
-    it('a name that is in use is refused, and the session goes on', () =>
+    it(`a duplicate statement name is an error that keeps the session: ${mode} mode`, () =>
       withMode(mode, async (pooler) => {
         const client = await login(pooler);
         await exchange(client, parse('q', 'SELECT 1'));
@@ -103,14 +103,14 @@ for (const mode of ['transaction', 'statement', 'session'] as const) {
         assert.equal(await use(client, 'q'), '1 I');
       }));
 
-    it('what is wrong with the query goes before the name that is in use', () =>
+    it(`an error in the query precedes the error about a duplicate name: ${mode} mode`, () =>
       withMode(mode, async (pooler) => {
         const client = await login(pooler);
         await exchange(client, parse('q', 'SELECT 1'));
         assert.match(summary(await exchange(client, parse('q', 'SELEC'))), /^42601 /);
       }));
 
-    it('an unknown statement is refused, and the session goes on', () =>
+    it(`an unknown statement is an error that keeps the session: ${mode} mode`, () =>
       withMode(mode, async (pooler) => {
         const client = await login(pooler);
         const wanted = '26000 prepared statement "PGBOUNCER_1" does not exist I';
@@ -120,13 +120,13 @@ for (const mode of ['transaction', 'statement', 'session'] as const) {
         assert.equal(await ask(client, 'SELECT 7'), '7');
       }));
 
-    it('a name whose Parse failed is prepared again in the same breath', () =>
+    it(`a name whose Parse failed can be prepared again at once: ${mode} mode`, () =>
       withMode(mode, async (pooler) => {
         const client = await login(pooler);
         await client.send(parse('q', 'SELECT nothing_such'), SYNC, parse('q', 'SELECT 3'), run('q'), SYNC);
         assert.match(summary(await client.until('Z')), /^42703 /);
         assert.equal(summary(await client.until('Z')), '3 I');
-        // behind the failure, in front of the Sync, it is skipped
+        // a Parse between the failure and Sync is skipped
         const answer = await exchange(client, parse('r', 'SELECT nothing_such'), parse('r', 'SELECT 4'));
         assert.equal(letters(answer), 'EZ');
         assert.equal(letters(await exchange(client, parse('r', 'SELECT 5'))), '1Z');
@@ -134,7 +134,7 @@ for (const mode of ['transaction', 'statement', 'session'] as const) {
       }));
 
     for (const sql of ['DEALLOCATE Mine', 'deallocate  PREPARE "mine";'])
-      it(`${sql} frees a name of the protocol`, () =>
+      it(`${sql} frees a protocol-level name: ${mode} mode`, () =>
         withMode(mode, async (pooler) => {
           const client = await login(pooler);
           await exchange(client, parse('mine', 'SELECT 1'));
@@ -143,7 +143,7 @@ for (const mode of ['transaction', 'statement', 'session'] as const) {
           assert.equal(answer[0]?.body.toString('latin1'), 'DEALLOCATE\0');
           assert.equal(await use(client, 'mine'), '26000 prepared statement "mine" does not exist I');
           assert.match(summary(await client.query(sql)), /^26000 prepared statement "mine" does not exist/);
-          // and in the extended protocol, with its next Parse behind it
+          // and in the extended protocol, followed by its next Parse
           await exchange(client, parse('mine', 'SELECT 2'));
           const again = await exchange(client, parse('', sql), run(''), parse('mine', 'SELECT 3'), run('mine'));
           assert.equal(letters(again), '12nC12TDCZ');
@@ -154,7 +154,7 @@ for (const mode of ['transaction', 'statement', 'session'] as const) {
 }
 
 describe('in a transaction', () => {
-  it('an unknown statement, a name in use and a DEALLOCATE fail it, and fail in it', () =>
+  it('an unknown statement, a duplicate name and a DEALLOCATE fail a transaction, and fail in a failed one', () =>
     withMode('transaction', async (pooler) => {
       const client = await login(pooler);
       await exchange(client, parse('q', 'SELECT 1'));
@@ -181,7 +181,7 @@ describe('a statement whose result changes', () => {
   const alter = () => pg.sql('ALTER TABLE changing ADD COLUMN b int DEFAULT 2');
 
   for (const mode of ['transaction', 'statement'])
-    it(`is prepared again in ${mode} mode, and its client sees the new result`, () =>
+    it(`a statement whose result changes is prepared again, and its client sees the new result: ${mode} mode`, () =>
       withMode(mode, (pooler) =>
         table(pooler, async (client) => {
           await alter();
@@ -194,7 +194,7 @@ describe('a statement whose result changes', () => {
         }),
       ));
 
-  it('is an error in a transaction, once', () =>
+  it('a statement whose result changes is an error in a transaction, once', () =>
     withMode('transaction', (pooler) =>
       table(pooler, async (client) => {
         await alter();
@@ -207,7 +207,7 @@ describe('a statement whose result changes', () => {
       }),
     ));
 
-  it('is an error, once, for a client that does not ask for the new columns', () =>
+  it('a statement whose result changes is an error, once, for a client that does not use Describe', () =>
     withMode('transaction', (pooler) =>
       table(pooler, async (client) => {
         await alter();
@@ -216,7 +216,7 @@ describe('a statement whose result changes', () => {
       }),
     ));
 
-  it('is an error, once, where something of the transaction is answered already or more is on its way', () =>
+  it('a statement whose result changes is an error, once, within a longer pipeline', () =>
     withMode('transaction', (pooler) =>
       table(pooler, async (client) => {
         await alter();
@@ -232,13 +232,13 @@ describe('a statement whose result changes', () => {
 });
 
 describe('a server that lost its statements', () => {
-  it('by DEALLOCATE ALL in a function prepares them again, without its clients noticing', () =>
+  it('statements lost by DEALLOCATE ALL in a function are prepared again without an error for clients', () =>
     withMode('transaction', async (pooler) => {
       const client = await login(pooler);
       await exchange(client, parse('a', 'SELECT 1'), parse('b', 'SELECT 2'));
       const lose = () => ask(client, "DO $$BEGIN EXECUTE 'DEALLOCATE ALL'; END$$");
       await lose();
-      // Bind and Execute alone: the result is the same as ever
+      // Bind and Execute alone: the result is unchanged
       const answer = await exchange(client, bind('a'), EXECUTE, bind('b'), EXECUTE);
       assert.equal(letters(answer), '2DC2DCZ');
       assert.equal(summary(answer), '1;2 I');
@@ -259,7 +259,7 @@ describe('the unnamed statement', () => {
     ['transaction', 0],
     ['statement', 200],
   ] as const)
-    it(`is the client's own in ${mode} mode with max_prepared_statements = ${limit}`, () =>
+    it(`the unnamed statement belongs to its client in ${mode} mode with max_prepared_statements = ${limit}`, () =>
       withMode(
         mode,
         async (pooler) => {
@@ -281,7 +281,7 @@ describe('the unnamed statement', () => {
         { max_prepared_statements: limit },
       ));
 
-  it('that is too large to be kept is nobody else’s', () =>
+  it('an unnamed statement that is too large to be kept is not used by other clients', () =>
     withMode('transaction', async (pooler) => {
       const [a, b] = [await login(pooler), await login(pooler)];
       await exchange(a, parse('', `SELECT length('${'x'.repeat(70_000)}')`));
@@ -291,7 +291,7 @@ describe('the unnamed statement', () => {
       assert.equal(await use(b, ''), 'of b I');
     }));
 
-  it('is not taken for another one where its Parse is skipped and the next part of the pipeline is on its way', () =>
+  it('an unnamed statement whose Parse is skipped is not confused with another within a pipeline', () =>
     withMode('transaction', async (pooler) => {
       const [a, b] = [await login(pooler), await login(pooler)];
       await exchange(b, parse('', "SELECT 'of b'"));
@@ -301,7 +301,7 @@ describe('the unnamed statement', () => {
       assert.equal(await use(b, ''), 'of b I');
     }));
 
-  it('is the client’s own in a new process', () =>
+  it('the unnamed statement belongs to its client in a new process', () =>
     withPlace({ cluster: pg, settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (place) => {
       await place.start('ts');
       const [a, b] = [await place.raw(), await place.raw()];

@@ -35,7 +35,7 @@ function withTx(settings: Record<string, string | number>, body: (pooler: Bounce
 const ONE_SERVER = { default_pool_size: 1, server_reset_query: '' };
 
 describe('an error in a pipeline', () => {
-  it('leaves what was skipped unprepared, and the next pipeline whole', () =>
+  it('statements skipped after an error are not prepared, and the next pipeline works', () =>
     withTx(ONE_SERVER, async (pooler) => {
       const client = await login(pooler);
       await client.send(
@@ -46,7 +46,7 @@ describe('an error in a pipeline', () => {
       assert.equal(letters(await client.until('Z')), '12DCEZ');
       assert.equal(letters(await client.until('Z')), '2DCZ');
       assert.deepEqual(await onServer(client), ['PGBOUNCER_1']);
-      // a client that did not notice may use it, one that did may prepare it
+      // the client may use the skipped name or prepare it again
       assert.equal(await use(client, 'skipped'), '3');
       await client.send(parse('', 'SELECT 1/0'), bind(''), EXECUTE, close('good'), SYNC);
       assert.equal(letters(await client.until('Z')), '1EZ');
@@ -54,7 +54,7 @@ describe('an error in a pipeline', () => {
       assert.equal(await prepare(client, 'good', 'SELECT 4'), '1Z');
     }));
 
-  it('does not keep a failed query prepared', () =>
+  it('a failed query is not kept as prepared', () =>
     withTx(ONE_SERVER, async (pooler) => {
       const [a, b] = [await login(pooler), await login(pooler)];
       await a.send(parse('q', 'SELECT * FROM later'), SYNC);
@@ -70,7 +70,7 @@ describe('an error in a pipeline', () => {
       }
     }));
 
-  it('leaves a statement whose eviction was skipped where it is', () =>
+  it('a statement whose eviction was skipped after an error stays on the server', () =>
     withTx({ ...ONE_SERVER, max_prepared_statements: 1 }, async (pooler) => {
       const client = await login(pooler);
       await prepare(client, 's1', 'SELECT 1');
@@ -82,7 +82,7 @@ describe('an error in a pipeline', () => {
       assert.deepEqual(await onServer(client), ['PGBOUNCER_2']);
     }));
 
-  it('undoes preparing, evicting and preparing the same again', () =>
+  it('an error undoes preparing, evicting and preparing the same statement again', () =>
     withTx({ ...ONE_SERVER, max_prepared_statements: 1 }, async (pooler) => {
       const client = await login(pooler);
       await prepare(client, 's1', 'SELECT 1');
@@ -94,7 +94,7 @@ describe('an error in a pipeline', () => {
       for (let i = 0; i < 2; i++) for (const n of ['1', '2']) assert.equal(await use(client, `s${n}`), n);
     }));
 
-  it('wherever it is, what the pooler believes a server to have is what it has', () =>
+  it("the pooler's list of a server's statements is correct after an error anywhere in a pipeline", () =>
     withTx({ ...ONE_SERVER, max_prepared_statements: 3 }, async (pooler) => {
       let seed = 20_260_726;
       const random = (n: number) => {
@@ -132,7 +132,7 @@ describe('an error in a pipeline', () => {
 });
 
 describe('packets about statements', () => {
-  it('may come one byte at a time', () =>
+  it('packets about statements may arrive one byte at a time', () =>
     withTx(ONE_SERVER, async (pooler) => {
       const client = await login(pooler);
       const bytes = Buffer.concat([
@@ -145,13 +145,13 @@ describe('packets about statements', () => {
       assert.deepEqual(rowValues(answer[4] as never), ['by drop']);
     }));
 
-  it('may be large', () =>
+  it('packets about statements may be large', () =>
     withTx({ default_pool_size: 2 }, async (pooler) => {
       const [a, b] = [await login(pooler), await login(pooler)];
       const text = 'x'.repeat(5 << 20);
       await a.send(parse('large', `SELECT length('${text}'), $1::text`), bind('large', [text]), EXECUTE, SYNC);
       assert.equal(letters(await a.until('Z')), '12DCZ');
-      // and again on another server, in front of small ones
+      // and again on another server, before small packets
       await ask(b, 'BEGIN');
       await a.send(bind('large', ['1']), EXECUTE, bind('large', ['2']), EXECUTE, SYNC);
       const rows = (await a.until('Z')).filter((msg) => msg.type === 'D').map(rowValues);
@@ -159,12 +159,12 @@ describe('packets about statements', () => {
         [String(5 << 20), '1'],
         [String(5 << 20), '2'],
       ]);
-      // unnamed ones are not put together
+      // packets of unnamed statements are not reassembled
       await a.send(parse('', `SELECT length('${text}')`), bind(''), EXECUTE, SYNC);
       assert.equal(letters(await a.until('Z')), '12DCZ');
     }));
 
-  it('may be large while the client waits for a server', () =>
+  it('packets about statements may be large while the client waits for a server', () =>
     withTx({ default_pool_size: 1 }, async (pooler) => {
       const [a, b] = [await login(pooler), await login(pooler)];
       await ask(b, 'BEGIN');
@@ -174,7 +174,7 @@ describe('packets about statements', () => {
       assert.equal(letters(await a.until('Z')), '12DCZ');
     }));
 
-  it('may have long names', () =>
+  it('statements may have long names', () =>
     withTx(ONE_SERVER, async (pooler) => {
       const client = await login(pooler);
       const name = 'n'.repeat(100_000);
@@ -196,7 +196,7 @@ describe('packets about statements', () => {
     ['Close without an end of its name', message('C', Buffer.from('Sname')), 'failed to parse packet'],
   ];
   for (const [what, packet, reason] of broken) {
-    it(`that are broken end the connection: ${what}`, () =>
+    it(`broken packets about statements end the connection: ${what}`, () =>
       withTx(ONE_SERVER, async (pooler) => {
         const client = await login(pooler);
         await client.send(packet, SYNC);
@@ -204,7 +204,7 @@ describe('packets about statements', () => {
       }));
   }
 
-  it('that are too large to be put together end the connection', () =>
+  it('packets about statements that are too large to be reassembled end the connection', () =>
     withTx(ONE_SERVER, async (pooler) => {
       const client = await login(pooler);
       await client.send(Buffer.from('P'), int32(70 << 20), cstring('name'));
@@ -213,7 +213,7 @@ describe('packets about statements', () => {
 });
 
 describe('the counters', () => {
-  it('of SHOW STATS tell what clients and servers prepared and what was bound', () =>
+  it('SHOW STATS counts Parse messages of clients and servers, and Bind messages', () =>
     withTx({ default_pool_size: 2 }, async (pooler) => {
       const [a, b] = [await login(pooler), await login(pooler)];
       await prepare(a, 'q', 'SELECT 1');
@@ -231,7 +231,7 @@ describe('the counters', () => {
 });
 
 describe('a client that leaves', () => {
-  it('in the middle of a statement takes its server along and harms nobody', () =>
+  it('a client that disconnects within a packet ends its server connection and affects no other client', () =>
     withTx(ONE_SERVER, async (pooler) => {
       const [a, b] = [await login(pooler), await login(pooler)];
       await prepare(b, 'q', 'SELECT 1');

@@ -1,6 +1,6 @@
 /*
- * Protocol-level prepared statements in transaction and statement pooling, in bytes: which server has what, whose name
- * means what, where made-up answers appear in a pipeline, and what an error in its middle leaves behind.
+ * Protocol-level prepared statements in transaction and statement pooling: which statements a server has, the names of
+ * each client, and answers that the pooler gives itself.
  */
 
 import assert from 'node:assert/strict';
@@ -37,7 +37,7 @@ function withTx(settings: Record<string, string | number>, body: (pooler: Bounce
 const ONE_SERVER = { default_pool_size: 1, server_reset_query: '' };
 
 describe('a named statement', () => {
-  it('works on whichever server its client gets', () =>
+  it('a named statement works on every server that its client gets', () =>
     withTx({ default_pool_size: 2 }, async (pooler) => {
       const [a, b] = [await login(pooler), await login(pooler)];
       assert.equal(await prepare(a, 'q', "SELECT 'answer'"), '1Z');
@@ -47,7 +47,7 @@ describe('a named statement', () => {
       assert.notEqual(first, second);
     }));
 
-  it('is prepared once on a server, however many clients name it as they like', () =>
+  it('a query is prepared once on a server, however many clients use it under any name', () =>
     withTx(ONE_SERVER, async (pooler) => {
       const clients = [await login(pooler), await login(pooler), await login(pooler)];
       for (const [i, client] of clients.entries()) {
@@ -57,7 +57,7 @@ describe('a named statement', () => {
       assert.deepEqual(await onServer(clients[0] as RawClient), ['PGBOUNCER_1']);
     }));
 
-  it('with other parameter types is another one', () =>
+  it('the same query with other parameter types is another statement', () =>
     withTx(ONE_SERVER, async (pooler) => {
       const client = await login(pooler);
       await client.send(parse('t', 'SELECT pg_typeof($1)', [25]), parse('i', 'SELECT pg_typeof($1)', [23]), SYNC);
@@ -66,7 +66,7 @@ describe('a named statement', () => {
       assert.equal(await use(client, 'i', ['1']), 'integer');
     }));
 
-  it('is described under its name, on a server that has to prepare it first', () =>
+  it('Describe of a named statement works on a server that has to prepare it first', () =>
     withTx({ default_pool_size: 2 }, async (pooler) => {
       const [a, b] = [await login(pooler), await login(pooler)];
       await prepare(a, 'q', 'SELECT $1::int AS column_name');
@@ -77,14 +77,14 @@ describe('a named statement', () => {
       assert.match(answer[1]?.body.toString('latin1') ?? '', /column_name/);
     }));
 
-  it('outlives the client that prepared it for others, but not its last user', () =>
+  it('a query is kept while a client uses it, even without the client that prepared it', () =>
     withTx(ONE_SERVER, async (pooler) => {
       const [a, b] = [await login(pooler), await login(pooler)];
       await prepare(a, 'q', 'SELECT 1');
       await prepare(b, 'q', 'SELECT 1');
       await a.end();
       assert.equal(await use(b, 'q'), '1');
-      // the server still has it, so the query keeps its number
+      // the server still has the statement, so the query keeps its number
       await b.end();
       const c = await login(pooler);
       await prepare(c, 'q', 'SELECT 1');
@@ -97,7 +97,7 @@ describe('a named statement', () => {
       assert.deepEqual(await onServer(d), ['PGBOUNCER_2']);
     }));
 
-  it('is one client only', () =>
+  it('a statement name belongs to one client', () =>
     withTx(ONE_SERVER, async (pooler) => {
       const [a, b] = [await login(pooler), await login(pooler)];
       await prepare(a, 'q', 'SELECT 1');
@@ -107,7 +107,7 @@ describe('a named statement', () => {
       assert.equal(await use(a, 'q'), '1');
     }));
 
-  it('cannot be prepared twice', () =>
+  it('a named statement cannot be prepared twice', () =>
     withTx(ONE_SERVER, async (pooler) => {
       const client = await login(pooler);
       await prepare(client, 'q', 'SELECT 1');
@@ -117,7 +117,7 @@ describe('a named statement', () => {
       assert.equal(await use(client, 'q'), '1');
     }));
 
-  it('that is closed leaves its name free and answers in its place', () =>
+  it('Close frees the name of a statement and is answered in its place', () =>
     withTx(ONE_SERVER, async (pooler) => {
       const client = await login(pooler);
       await prepare(client, 'q', 'SELECT 1');
@@ -128,7 +128,7 @@ describe('a named statement', () => {
       assert.equal(await use(client, 'q'), '3');
     }));
 
-  it('works in statement pooling', () =>
+  it('a named statement works in statement pooling', () =>
     withTx({ ...ONE_SERVER, pool_mode: 'statement' }, async (pooler) => {
       const [a, b] = [await login(pooler), await login(pooler)];
       await prepare(a, 'q', 'SELECT 4');
@@ -140,7 +140,7 @@ describe('a named statement', () => {
     ['with max_prepared_statements = 0', { max_prepared_statements: 0 }],
     ['in session pooling', { pool_mode: 'session' }],
   ] as const) {
-    it(`${what} reaches the server as it is`, () =>
+    it(`${what} reaches the server unchanged`, () =>
       withTx({ ...ONE_SERVER, ...settings }, async (pooler) => {
         const client = await login(pooler);
         await client.send(parse('own', 'SELECT 5'), bind('own'), EXECUTE, SYNC);
@@ -154,7 +154,7 @@ describe('a named statement', () => {
       }));
   }
 
-  it('without a name passes as it is', () =>
+  it('an unnamed statement passes unchanged', () =>
     withTx(ONE_SERVER, async (pooler) => {
       const client = await login(pooler);
       const portal = message('D', Buffer.from('P'), cstring('c'));
@@ -176,7 +176,7 @@ describe('a named statement', () => {
 });
 
 describe('the statements of a server', () => {
-  it('are at most max_prepared_statements, the least recently used go first', () =>
+  it('a server keeps at most max_prepared_statements statements and evicts the least recently used first', () =>
     withTx({ ...ONE_SERVER, max_prepared_statements: 2 }, async (pooler) => {
       const client = await login(pooler);
       for (const i of [1, 2]) await prepare(client, `s${i}`, `SELECT ${i}`);
@@ -189,7 +189,7 @@ describe('the statements of a server', () => {
       assert.equal((await show(pooler, 'CLIENTS', { database: 'postgres' }))[0]?.prepared_statements, 3);
     }));
 
-  it('are evicted inside one pipeline without the client seeing it', () =>
+  it('statements are evicted within a pipeline without visible messages', () =>
     withTx({ ...ONE_SERVER, max_prepared_statements: 1 }, async (pooler) => {
       const client = await login(pooler);
       const pieces: Buffer[] = [];
@@ -204,7 +204,7 @@ describe('the statements of a server', () => {
     }));
 
   for (const sql of ['DEALLOCATE ALL', 'DISCARD ALL']) {
-    it(`are forgotten with its client's after ${sql}, other clients keep theirs`, () =>
+    it(`${sql} drops the statements of its client and server, and other clients keep theirs`, () =>
       withTx(ONE_SERVER, async (pooler) => {
         const [a, b] = [await login(pooler), await login(pooler)];
         await prepare(a, 'q', 'SELECT 1');
@@ -215,7 +215,7 @@ describe('the statements of a server', () => {
         assert.equal(await prepare(a, 'q', 'SELECT 1'), '1Z', 'the name is free again');
       }));
 
-    it(`that follow ${sql} in the same pipeline are there`, () =>
+    it(`statements that follow ${sql} in the same pipeline exist`, () =>
       withTx(ONE_SERVER, async (pooler) => {
         const client = await login(pooler);
         await prepare(client, 'old', 'SELECT 1');
@@ -227,7 +227,7 @@ describe('the statements of a server', () => {
       }));
   }
 
-  it('are forgotten when the reset query drops them', () =>
+  it('statements that the reset query drops are prepared again', () =>
     withTx(
       { default_pool_size: 1, server_reset_query_always: 1, server_reset_query: 'DISCARD ALL' },
       async (pooler) => {
@@ -239,7 +239,7 @@ describe('the statements of a server', () => {
 });
 
 describe('an answer that no server gave', () => {
-  it('comes when the answers in front of it have come', () =>
+  it('an answer of the pooler comes after the outstanding answers before it', () =>
     withTx({ default_pool_size: 1 }, async (pooler) => {
       const [a, b] = [await login(pooler), await login(pooler)];
       await prepare(b, 'x', 'SELECT 2');
@@ -257,7 +257,7 @@ describe('an answer that no server gave', () => {
       assert.equal(letters(await a.until('Z')), '12DC1312DC12DCZ');
     }));
 
-  it('comes behind a large answer, not inside it', () =>
+  it('an answer of the pooler comes behind a large answer, not inside it', () =>
     withTx({ default_pool_size: 1 }, async (pooler) => {
       const client = await login(pooler);
       await prepare(client, 'x', 'SELECT 2');
@@ -265,7 +265,7 @@ describe('an answer that no server gave', () => {
       await prepare(client, 'wide', `SELECT ${columns.join()}`);
       for (let i = 0; i < 20; i++) {
         await client.send(describeStatement('wide'), FLUSH);
-        // while the description is on its way and nothing else is owed
+        // while the description is being sent and no other request is outstanding
         await client.bytes(5).then((head) => client.bytes((head as Buffer).readInt32BE(1) - 4));
         await client.bytes(1);
         await client.send(parse(`same${i}`, 'SELECT 2'));

@@ -1,6 +1,6 @@
 /*
- * Protocol 3.2: what clients are told, long cancel keys both ways, and how a server that does not speak it is met. Servers are
- * the machine's PostgreSQL, the newest one, and scripted ones.
+ * Protocol 3.2: negotiation with clients, long cancel keys in both directions, and servers that do not support 3.2. The
+ * servers are the machine's PostgreSQL, the newest PostgreSQL, and scripted servers.
  */
 
 import assert from 'node:assert/strict';
@@ -25,7 +25,7 @@ import {
 } from '../harness/raw-client';
 
 const PROTOCOL_31 = 0x0003_0001;
-/** what libpq asks for to see whether servers negotiate */
+/** the version with which libpq tests whether servers negotiate */
 const GREASE = 0x0003_270f;
 
 async function withPooler(options: BouncerOptions, body: (pooler: Bouncer) => Promise<void>): Promise<void> {
@@ -42,7 +42,7 @@ async function ask(client: RawClient, query: string): Promise<string | null | un
   return row === undefined ? undefined : rowValues(row)[0];
 }
 
-/** Begins a query that lasts until it is cancelled. */
+/** Starts a query that runs until it is canceled. */
 async function sleep(client: RawClient, pooler: Bouncer): Promise<void> {
   await client.sendMessage('Q', cstring('SELECT pg_sleep(60)'));
   await eventually('a server to be active', async () =>
@@ -78,7 +78,7 @@ describe('towards clients', () => {
     ['3.9999 with an extension', GREASE, { '_pq_.test_protocol_negotiation': '' }, PROTOCOL_32, 32],
   ] as const) {
     const outcome = negotiated === null ? 'is taken as it is' : `is negotiated to 3.${negotiated & 0xffff}`;
-    it(`${what} ${outcome}, with a secret of ${secret} bytes`, async () => {
+    it(`a client with ${what} ${outcome}, with a secret of ${secret} bytes`, async () => {
       const client = await pooler.raw();
       const answer = await client.login({ version, params });
       assert.match(letters(answer), negotiated === null ? /^RS+KZ$/ : /^vRS+KZ$/);
@@ -99,7 +99,7 @@ describe('towards clients', () => {
     });
   }
 
-  it('the whole key counts: a part of it, or more than it, cancels nothing', async () => {
+  it('a cancel request with a part of the key, or with more than the key, cancels nothing', async () => {
     const client = await pooler.raw();
     await client.login({ version: PROTOCOL_32 });
     await sleep(client, pooler);
@@ -116,7 +116,7 @@ describe('towards clients', () => {
     await client.end();
   });
 
-  it('keys shorter than 4 bytes or longer than 256 are refused', async () => {
+  it('cancel keys shorter than 4 or longer than 256 bytes are refused', async () => {
     for (const length of [0, 3, 257, 1000]) {
       const from = pooler.log.mark();
       await cancelRequest({ port: pooler.port }, 1, Buffer.alloc(length));
@@ -127,7 +127,7 @@ describe('towards clients', () => {
     await pooler.logWait(/closing because: failed cancel request/, from);
   });
 
-  it('with peers, keys stay short: PgBouncer as a peer takes no longer ones', async () => {
+  it('cancel keys stay short with peers, because PgBouncer as a peer accepts no longer keys', async () => {
     await withPooler({ cluster: pg, settings: { peer_id: 1 } }, async (peer) => {
       const client = await peer.raw();
       assert.match(letters(await client.login({ version: PROTOCOL_32 })), /^RS+KZ$/);
@@ -142,7 +142,7 @@ describe('towards clients', () => {
     });
   });
 
-  it('auth_query does not make the negotiation happen twice', async () => {
+  it('the protocol is negotiated once even with auth_query', async () => {
     await pg.createUser('found', 'secret', 'md5');
     const settings = { auth_user: 'postgres', auth_query: 'SELECT usename, passwd FROM pg_shadow WHERE usename = $1' };
     await withPooler({ cluster: pg, settings }, async (asking) => {
@@ -155,7 +155,7 @@ describe('towards clients', () => {
   });
 });
 
-/** Passes everything on to a server, and notes the versions and cancel requests that go by. */
+/** Forwards all bytes to a server, and records versions and cancel requests. */
 class Relay {
   readonly versions: number[] = [];
   readonly cancelKeys: Buffer[] = [];
@@ -196,7 +196,7 @@ describe('towards PostgreSQL', () => {
     ["the machine's own", false],
     ['the newest', true],
   ] as const) {
-    it(`${what}: 3.2 is asked for, and the whole cancel key is sent back`, async () => {
+    it(`the pooler requests 3.2 and sends the whole cancel key to the server: ${what}`, async () => {
       const pg = await PgCluster.start({ newest });
       const major = Number((await pg.sql('SHOW server_version_num')).rows[0].server_version_num) / 10_000;
       const relay = await Relay.to(pg.port);
@@ -238,7 +238,7 @@ function error(sqlstate: string, text: string): Buffer {
   return message('E', cstring('SFATAL'), cstring(`C${sqlstate}`), cstring(`M${text}`), Buffer.alloc(1));
 }
 
-/** Answers queries with nothing but their end. */
+/** Answers queries without rows. */
 async function serve(visit: Visit, ...welcome: Buffer[]): Promise<void> {
   visit.socket.write(Buffer.concat([...welcome, VERSION, READY]));
   for (;;) {
@@ -251,11 +251,11 @@ async function serve(visit: Visit, ...welcome: Buffer[]): Promise<void> {
 interface Scene {
   fake: FakeServer;
   pooler: Bouncer;
-  /** versions that were asked for so far */
+  /** versions requested so far */
   versions: number[];
 }
 
-/** A pooler in front of a server that does `act` with each connection. */
+/** Runs `body` with a pooler and a server that handles each connection with `act`. */
 async function scene(
   act: (visit: Visit) => Promise<void>,
   body: (scene: Scene) => Promise<void>,
@@ -286,7 +286,7 @@ describe('towards servers that do not speak 3.2', () => {
     ['by resetting it', (visit) => visit.socket.resetAndDestroy()],
   ];
   for (const [how, refuse] of refusals) {
-    it(`that refuse it ${how}: 3.0 at once, and from then on`, async () => {
+    it(`a server that refuses 3.2 ${how} is asked for 3.0 at once and from then on`, async () => {
       const act = async (visit: Visit) => {
         if (visit.version === PROTOCOL_32) refuse(visit);
         else await serve(visit, AUTH_OK, keyData(4));
@@ -310,7 +310,7 @@ describe('towards servers that do not speak 3.2', () => {
     });
   }
 
-  it('a server that refuses 3.0 too counts as one that failed, in its own words', async () => {
+  it("a server that refuses 3.0 too counts as failed, with the server's error", async () => {
     const act = async (visit: Visit) => void visit.socket.end(error('08P01', 'no more connections allowed'));
     await scene(act, async ({ pooler, versions }) => {
       const client = await pooler.raw();
@@ -327,7 +327,7 @@ describe('towards servers that do not speak 3.2', () => {
     });
   });
 
-  it('an error that is not about the version is no reason to try another', async () => {
+  it('an error that is not about the version causes no attempt with another version', async () => {
     const act = async (visit: Visit) => void visit.socket.end(error('28000', 'no pg_hba.conf entry'));
     await scene(act, async ({ pooler, versions }) => {
       const client = await pooler.raw();
@@ -336,7 +336,7 @@ describe('towards servers that do not speak 3.2', () => {
     });
   });
 
-  it('a server that does not answer at all is asked for 3.0 after server_connect_timeout', async () => {
+  it('a server that does not answer is asked for 3.0 after server_connect_timeout', async () => {
     const act = async (visit: Visit) => {
       if (visit.version === PROTOCOL_30) await serve(visit, AUTH_OK, keyData(4));
     };
@@ -354,7 +354,7 @@ describe('towards servers that do not speak 3.2', () => {
     );
   });
 
-  it('a replication client is served after the refusal too', async () => {
+  it('a replication client is served after the server has refused 3.2', async () => {
     const act = async (visit: Visit) => {
       if (visit.version === PROTOCOL_32) visit.socket.end();
       else await serve(visit, AUTH_OK, keyData(4));
@@ -372,7 +372,7 @@ describe('towards servers that do not speak 3.2', () => {
     });
   });
 
-  it('max_protocol_version=3.0 asks for 3.0', async () => {
+  it('max_protocol_version=3.0 makes the pooler request 3.0', async () => {
     const act = (visit: Visit) => serve(visit, AUTH_OK, keyData(4));
     const body = async ({ pooler, versions }: Scene) => {
       const client = await pooler.raw();
@@ -389,7 +389,7 @@ describe('towards servers that do not speak 3.2', () => {
     ['the minor version', message('v', int32(0), int32(0))],
     ['3.2 itself', message('v', int32(PROTOCOL_32), int32(0))],
   ] as const) {
-    it(`that negotiate, with ${what}`, async () => {
+    it(`a server that negotiates the version is used, with ${what}`, async () => {
       await scene(
         (visit) => serve(visit, answer, AUTH_OK, keyData(4)),
         async ({ pooler, versions }) => {
@@ -411,7 +411,7 @@ describe('towards servers that do not speak 3.2', () => {
     ['in too few bytes', [message('v', int32(PROTOCOL_30))], ''],
     ['unasked', [negotiated], 'max_protocol_version=3.0'],
   ] as const) {
-    it(`that negotiate ${what} are closed`, async () => {
+    it(`a server that negotiates ${what} is closed`, async () => {
       await scene(
         (visit) => serve(visit, ...welcome),
         async ({ pooler }) => {
@@ -430,7 +430,7 @@ describe('towards servers that do not speak 3.2', () => {
 
 describe('cancel keys of servers', () => {
   for (const secret of [4, 32, 256]) {
-    it(`with a secret of ${secret} bytes are sent back whole`, async () => {
+    it(`a server's cancel key with a secret of ${secret} bytes is sent back whole`, async () => {
       const whole = Buffer.concat([int32(4711), Buffer.alloc(secret, 7)]);
       const seen: Buffer[] = [];
       const fake = createServer((socket) => {
@@ -461,7 +461,7 @@ describe('cancel keys of servers', () => {
   }
 
   for (const secret of [3, 257]) {
-    it(`with a secret of ${secret} bytes are none`, async () => {
+    it(`a server's cancel key with a secret of ${secret} bytes is refused`, async () => {
       await scene(
         (visit) => serve(visit, AUTH_OK, keyData(secret)),
         async ({ pooler }) => {
@@ -475,7 +475,7 @@ describe('cancel keys of servers', () => {
   }
 });
 
-it('the console speaks 3.2 too', async () => {
+it('the console supports protocol 3.2', async () => {
   await withPooler({ databases: { app: 'host=127.0.0.1' } }, async (pooler) => {
     const raw = await pooler.raw();
     const login = { user: 'admin', database: 'pgbouncer', password: ADMIN_PASSWORD, version: PROTOCOL_32 };

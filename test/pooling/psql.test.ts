@@ -1,6 +1,6 @@
 /*
- * psql through the pooler and on the console: what people type, the catalogue queries behind its backslash commands,
- * \copy, Ctrl-C, and how it connects.
+ * psql through the pooler and on the console: statements, the catalogue queries of its backslash commands, \copy,
+ * Ctrl-C, and connecting.
  */
 
 import assert from 'node:assert/strict';
@@ -70,7 +70,7 @@ describe('psql', { skip: noPsql ?? false }, () => {
     return run(psql as string, args, { input, env: environment(env), cwd: dir, timeoutMs: 60_000 });
   }
 
-  /** What the script prints; it must succeed. */
+  /** The output of the script, which must succeed. */
   async function output(database: string, input: string, env: NodeJS.ProcessEnv = {}): Promise<string> {
     const outcome = await script(database, input, env);
     assert.equal(outcome.code, 0, outcome.stderr);
@@ -82,7 +82,7 @@ describe('psql', { skip: noPsql ?? false }, () => {
   }
 
   for (const mode of MODES) {
-    it(`${mode} pooling: statements, variables, several in one string`, async () => {
+    it(`psql runs statements, variables and several statements in one string: ${mode} pooling`, async () => {
       const text = await output(
         mode,
         `SELECT 'naïve 象';
@@ -97,20 +97,20 @@ describe('psql', { skip: noPsql ?? false }, () => {
       assert.equal(lines[7]?.length, 5_000_000);
     });
 
-    it(`${mode} pooling: an error stops the script, with its place`, async () => {
+    it(`psql stops a script at an error and shows its position: ${mode} pooling`, async () => {
       const outcome = await script(mode, 'SELECT 1;\nSELECT nonsense;\nSELECT 3;\n');
       assert.equal(outcome.code, 3);
       assert.equal(outcome.stdout, '1\n');
       assert.match(outcome.stderr, /ERROR: {2}column "nonsense" does not exist\nLINE 1: SELECT nonsense;\n/);
     });
 
-    it(`${mode} pooling: COPY from the script itself`, async () => {
+    it(`psql runs COPY with data in the script: ${mode} pooling`, async () => {
       const table = `inline_${mode}`;
       await output(mode, `CREATE TABLE ${table} (i int, t text);\nCOPY ${table} FROM stdin;\n1\tone\n2\t\\N\n\\.\n`);
       assert.equal(await output(mode, `COPY ${table} TO stdout;\n`), '1\tone\n2\t\\N\n');
     });
 
-    it(`${mode} pooling: 100 MB by \\copy, in and out`, async () => {
+    it(`psql copies 100 MB in and out with \\copy: ${mode} pooling`, async () => {
       const [from, to, table] = [join(dir, `${mode}.in`), join(dir, `${mode}.out`), `big_${mode}`];
       const lines: string[] = [];
       for (let n = 0; n < COPY_LINES; n++) lines.push(`${n}\t${String(n * 7919).padEnd(1000, 'abc')}\n`);
@@ -122,7 +122,7 @@ describe('psql', { skip: noPsql ?? false }, () => {
       await pg.sql(`DROP TABLE ${table}`);
     });
 
-    it(`${mode} pooling: Ctrl-C`, async () => {
+    it(`psql cancels a query on Ctrl-C: ${mode} pooling`, async () => {
       const args = ['-X', '-d', mode, '-c', `SELECT pg_sleep(600) /* ${mode} */`];
       const child = startProgram(psql as string, args, { env: environment(), ...spawnAs(user) });
       let stderr = '';
@@ -138,7 +138,7 @@ describe('psql', { skip: noPsql ?? false }, () => {
     });
   }
 
-  it('transactions, and what \\d and \\l ask for', async () => {
+  it('psql runs transactions, \\d and \\l', async () => {
     const text = await output(
       'transaction',
       `BEGIN; CREATE TABLE described (id int PRIMARY KEY, t text DEFAULT 'x'); COMMIT;
@@ -155,7 +155,7 @@ describe('psql', { skip: noPsql ?? false }, () => {
     }
   });
 
-  it('a session keeps its settings, its temporary tables and its prepared statements', async () => {
+  it('a psql session keeps its settings, temporary tables and prepared statements', async () => {
     const text = await output(
       'session',
       `SET work_mem = '9MB';
@@ -168,7 +168,7 @@ describe('psql', { skip: noPsql ?? false }, () => {
     assert.equal(text, '9MB\n5\n42\n');
   });
 
-  it('logs in over TCP and the Unix socket, with md5 and SCRAM secrets', async () => {
+  it('psql logs in over TCP and the Unix socket, with md5 and SCRAM secrets', async () => {
     for (const host of [bouncer.host, bouncer.socketDir]) {
       const owner = { PGHOST: host };
       assert.equal(await output('session', 'SELECT current_user;', owner), 'postgres\n');
@@ -182,7 +182,7 @@ describe('psql', { skip: noPsql ?? false }, () => {
     }
   });
 
-  it('is told what is wrong', async () => {
+  it('psql shows the errors of failed logins', async () => {
     const cases: [NodeJS.ProcessEnv, string, RegExp][] = [
       [{}, 'nowhere', /FATAL: {2}no such database: nowhere/],
       [{ PGUSER: 'nobody_known' }, 'session', /FATAL: {2}password authentication failed/],
@@ -200,13 +200,13 @@ describe('psql', { skip: noPsql ?? false }, () => {
     }
   });
 
-  it('carries what it sets when it connects to the server', async () => {
+  it('parameters that psql sets on connecting reach the server', async () => {
     const env = { PGOPTIONS: '-c timezone=Asia/Tokyo', PGAPPNAME: 'my psql', PGCLIENTENCODING: 'LATIN1' };
     const asked = 'SHOW timezone; SHOW application_name; SHOW client_encoding;';
     for (const mode of MODES) assert.equal(await output(mode, asked, env), 'Asia/Tokyo\nmy psql\nLATIN1\n', mode);
   });
 
-  it('on the console: tables, help, errors', async () => {
+  it('psql on the console shows tables, help and errors', async () => {
     const names = (await admin('SHOW DATABASES;')).split('\n').map((line) => line.split('|')[0]);
     assert.deepEqual(names.slice(0, 4), ['pgbouncer', ...MODES].sort());
     assert.match(await admin('\\x\nSHOW POOLS;'), /(^|\n)database\|pgbouncer\nuser\|pgbouncer\ncl_active\|1\n/);
@@ -220,7 +220,7 @@ describe('psql', { skip: noPsql ?? false }, () => {
     assert.match(wrong.stderr, /ERROR: {2}invalid command 'SHOW nothing;', use SHOW HELP;/);
   });
 
-  it('on the console: commands in a script', async () => {
+  it('psql on the console runs commands in a script', async () => {
     await admin('PAUSE session;\nRESUME session;\nRECONNECT;\nWAIT_CLOSE;\nSET verbose = 0;\nRELOAD;\n');
     assert.equal(await output('session', 'SELECT 1;'), '1\n');
   });

@@ -1,5 +1,5 @@
 /*
- * Timeouts about connections: logins, connects, cancel requests, idle databases and pools, SUSPEND.
+ * Timeouts of logins, server connections, cancel requests, idle databases and pools, and SUSPEND.
  */
 
 import assert from 'node:assert/strict';
@@ -15,24 +15,18 @@ import {
   valueIn,
   withPooler,
 } from '../harness/answers';
-import { PgCluster } from '../harness/cluster';
-import { after, before, describe } from '../harness/limits';
+import { clusterWithUsers } from '../harness/fixtures';
+import { describe } from '../harness/limits';
 import { eventually, it, withTimeout } from '../harness/machine';
 import { cancelRequest } from '../harness/raw-client';
 import { pause, SOON_MS, TX, withGate } from '../harness/timeout-gate';
 
-let pg: PgCluster;
-
-before(async () => {
-  pg = await PgCluster.start();
-  await pg.createUser('ann', '', 'none');
-});
-after(() => pg.stop());
+const pg = clusterWithUsers('ann');
 
 describe('client_login_timeout', () => {
-  it('throws out whoever does not log in, not who has', async () => {
+  it('client_login_timeout disconnects only clients that have not logged in', async () => {
     await withPooler(
-      { cluster: pg, settings: { ...TX, client_login_timeout: 0.5, tcp_defer_accept: 0 } },
+      { cluster: pg(), settings: { ...TX, client_login_timeout: 0.5, tcp_defer_accept: 0 } },
       async (pooler) => {
         const client = await login(pooler);
         assert.equal(await thrownOut(await pooler.raw()), 'client_login_timeout');
@@ -41,7 +35,7 @@ describe('client_login_timeout', () => {
     );
   });
 
-  it('also when the pooler waits for the server', async () => {
+  it('client_login_timeout also applies while the login waits for a server', async () => {
     await withGate(null, async (gate) => {
       const databases = { postgres: `host=127.0.0.1 port=${gate.port}` };
       await withPooler(
@@ -53,8 +47,8 @@ describe('client_login_timeout', () => {
     });
   });
 
-  it('of 0 waits for ever', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, client_login_timeout: 0 } }, async (pooler) => {
+  it('client_login_timeout=0 never disconnects', async () => {
+    await withPooler({ cluster: pg(), settings: { ...TX, client_login_timeout: 0 } }, async (pooler) => {
       const client = await pooler.raw();
       await pause(1000);
       assert.equal((await client.login()).at(-1)?.type, 'Z');
@@ -63,7 +57,7 @@ describe('client_login_timeout', () => {
 });
 
 describe('server_connect_timeout', () => {
-  it('gives up a server that does not answer', async () => {
+  it('server_connect_timeout closes a server that does not answer', async () => {
     await withGate(null, async (gate) => {
       const databases = { postgres: `host=127.0.0.1 port=${gate.port}` };
       const settings = { ...TX, server_connect_timeout: 0.4, server_login_retry: 0.1 };
@@ -78,8 +72,8 @@ describe('server_connect_timeout', () => {
 });
 
 describe('server_login_retry', () => {
-  it('is the pause between tries, and who waits is served when one succeeds', async () => {
-    await withGate(pg.port, async (gate) => {
+  it('server_login_retry delays the next attempt, whose success serves waiting clients', async () => {
+    await withGate(pg().port, async (gate) => {
       const databases = { postgres: `host=127.0.0.1 port=${gate.port}` };
       await withPooler({ databases, settings: { ...TX, server_login_retry: 1.2 } }, async (pooler) => {
         const failed = /S-[^\n]* closing because: connect failed/;
@@ -98,8 +92,8 @@ describe('server_login_retry', () => {
     });
   });
 
-  it('meanwhile clients that come with a query are refused at once', async () => {
-    await withGate(pg.port, async (gate) => {
+  it('new queries are refused at once during server_login_retry', async () => {
+    await withGate(pg().port, async (gate) => {
       const databases = { postgres: `host=127.0.0.1 port=${gate.port}` };
       await withPooler({ databases, settings: { ...TX, server_login_retry: 60 } }, async (pooler) => {
         const clients = [await login(pooler), await login(pooler)] as const;
@@ -115,8 +109,8 @@ describe('server_login_retry', () => {
   });
 });
 
-it('cancel_wait_timeout gives up a cancel request that finds no connection', async () => {
-  await withGate(pg.port, async (gate) => {
+it('cancel_wait_timeout drops a cancel request that gets no server connection', async () => {
+  await withGate(pg().port, async (gate) => {
     const databases = { postgres: `host=127.0.0.1 port=${gate.port}` };
     const settings = { ...TX, server_login_retry: 60, cancel_wait_timeout: 0.5 };
     await withPooler({ databases, settings }, async (pooler) => {
@@ -136,8 +130,8 @@ it('cancel_wait_timeout gives up a cancel request that finds no connection', asy
 });
 
 describe('idle databases and pools', () => {
-  it('autodb_idle_timeout forgets databases of the * line that nobody uses', async () => {
-    const databases = { '*': pg.connstr('postgres'), fixed: pg.connstr('postgres') };
+  it('autodb_idle_timeout removes unused auto-databases', async () => {
+    const databases = { '*': pg().connstr('postgres'), fixed: pg().connstr('postgres') };
     const settings = { ...TX, autodb_idle_timeout: 0.8, server_idle_timeout: 0.4 };
     await withPooler({ databases, settings }, async (pooler) => {
       const client = await login(pooler, { database: 'auto' });
@@ -153,10 +147,10 @@ describe('idle databases and pools', () => {
     });
   });
 
-  it('pool_idle_timeout forgets pools without connections, except those that are kept filled', async () => {
+  it('pool_idle_timeout removes pools without connections, except pools with min_pool_size', async () => {
     const databases = {
-      postgres: pg.connstr(),
-      kept: pg.connstr('postgres', 'user=ann min_pool_size=1 dbname=nowhere'),
+      postgres: pg().connstr(),
+      kept: pg().connstr('postgres', 'user=ann min_pool_size=1 dbname=nowhere'),
     };
     const settings = { ...TX, pool_idle_timeout: 0.8, server_idle_timeout: 0.4, server_login_retry: 60 };
     await withPooler({ databases, settings }, async (pooler) => {
@@ -174,9 +168,9 @@ describe('idle databases and pools', () => {
 });
 
 describe('suspend_timeout', () => {
-  it('ends those who do not come to rest, and the others live on', async () => {
+  it('suspend_timeout disconnects only connections whose buffers are not empty', async () => {
     await withPooler(
-      { cluster: pg, settings: { ...TX, suspend_timeout: 0.7, tcp_defer_accept: 0 } },
+      { cluster: pg(), settings: { ...TX, suspend_timeout: 0.7, tcp_defer_accept: 0 } },
       async (pooler) => {
         const other = await login(pooler);
         const slow = await login(pooler);
@@ -187,8 +181,8 @@ describe('suspend_timeout', () => {
         slow.pause();
         await start(slow, "SELECT repeat('x', 1000) FROM generate_series(1, 50000)");
         await rowsBecome(pooler, 'SERVERS', { state: 'active' }, 2);
-        // a suspend that comes before the result finds nothing to wait for
-        await eventually('rows that the slow client does not take', async () =>
+        // SUSPEND before the result arrives would have nothing to wait for
+        await eventually('rows that the slow client does not read', async () =>
           (await show(pooler, 'SOCKETS', { type: 'S' })).some((row) => Number(row.send_avail) > 0),
         );
         await withTimeout(console.query('SUSPEND'), 'SUSPEND', SOON_MS);
@@ -202,7 +196,7 @@ describe('suspend_timeout', () => {
         await slow.destroy();
         assert.equal(await ask(other, 'SELECT 7'), '7');
         assert.equal(valueIn(await busy.until('Z')), '');
-        // where the slow one's bytes pile up decides whether its server is named too
+        // the log may also name the slow client's server, depending on where the bytes accumulate
         assert.equal(pooler.log.count(/C-[^\n]* closing because: suspend_timeout/), 2);
       },
     );

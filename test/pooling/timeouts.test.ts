@@ -1,6 +1,6 @@
 /*
- * Everything that only time brings about: each timeout strikes when it should, says so in the original's words, and
- * leaves alone what it does not concern. Times are as short as the pooler's three rounds a second allow.
+ * Timeouts of servers, queries and clients: each timeout ends the right connections at the right time with PgBouncer's
+ * text, and no others. Times are as short as the three maintenance rounds per second allow.
  */
 
 import assert from 'node:assert/strict';
@@ -18,25 +18,19 @@ import {
   withPooler,
 } from '../harness/answers';
 import type { BouncerOptions } from '../harness/bouncer';
-import { PgCluster } from '../harness/cluster';
-import { after, before, describe } from '../harness/limits';
+import { clusterWithUsers } from '../harness/fixtures';
+import { describe } from '../harness/limits';
 import { it } from '../harness/machine';
 import { cstring, errorFields, int16, int32, letters, type Message, message } from '../harness/raw-client';
 import { pause, SOON_MS, TX } from '../harness/timeout-gate';
 
-let pg: PgCluster;
-
-before(async () => {
-  pg = await PgCluster.start();
-  await pg.createUser('ann', '', 'none');
-});
-after(() => pg.stop());
+const pg = clusterWithUsers('ann');
 
 const ANN = { ann: '' };
 
 describe('server_lifetime', () => {
-  it('replaces servers that are older, of the database before the general one', async () => {
-    const databases = { postgres: pg.connstr(), short: pg.connstr('postgres', 'server_lifetime=1') };
+  it('server_lifetime, per database or global, replaces older servers', async () => {
+    const databases = { postgres: pg().connstr(), short: pg().connstr('postgres', 'server_lifetime=1') };
     await withPooler({ databases, settings: TX }, async (pooler) => {
       const client = await login(pooler, { database: 'short' });
       const other = await login(pooler);
@@ -50,8 +44,8 @@ describe('server_lifetime', () => {
     });
   });
 
-  it('of 0 uses each server once, and lets a transaction end', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, server_lifetime: 0 } }, async (pooler) => {
+  it('server_lifetime=0 uses each server once, to the end of its transaction', async () => {
+    await withPooler({ cluster: pg(), settings: { ...TX, server_lifetime: 0 } }, async (pooler) => {
       const client = await login(pooler);
       await ask(client, 'BEGIN');
       const first = await backendOf(client);
@@ -64,8 +58,8 @@ describe('server_lifetime', () => {
 });
 
 describe('server_idle_timeout', () => {
-  it('closes unused servers down to min_pool_size', async () => {
-    const databases = { postgres: pg.connstr(), min: pg.connstr('postgres', 'min_pool_size=1') };
+  it('server_idle_timeout closes unused servers down to min_pool_size', async () => {
+    const databases = { postgres: pg().connstr(), min: pg().connstr('postgres', 'min_pool_size=1') };
     await withPooler({ databases, settings: { ...TX, server_idle_timeout: 0.7 } }, async (pooler) => {
       for (const [database, left] of [
         ['postgres', 0],
@@ -85,8 +79,8 @@ describe('server_idle_timeout', () => {
 });
 
 describe('query_timeout', () => {
-  it('ends a query that runs longer, of the user before the general one', async () => {
-    const options: BouncerOptions = { cluster: pg, users: { ann: 'query_timeout=1' }, userlist: ANN, settings: TX };
+  it('query_timeout, per user or global, ends longer queries', async () => {
+    const options: BouncerOptions = { cluster: pg(), users: { ann: 'query_timeout=1' }, userlist: ANN, settings: TX };
     await withPooler(options, async (pooler) => {
       const ann = await login(pooler, { user: 'ann' });
       const other = await login(pooler);
@@ -99,9 +93,9 @@ describe('query_timeout', () => {
     });
   });
 
-  it('counts waiting, but not idling in a transaction', async () => {
+  it('query_timeout includes the time in the queue but not idle time in a transaction', async () => {
     const settings = { ...TX, query_timeout: 0.7, default_pool_size: 1 };
-    await withPooler({ cluster: pg, settings }, async (pooler) => {
+    await withPooler({ cluster: pg(), settings }, async (pooler) => {
       const holder = await login(pooler);
       const late = await login(pooler);
       await ask(holder, 'BEGIN');
@@ -113,16 +107,16 @@ describe('query_timeout', () => {
 
 describe('query_wait_timeout', () => {
   const cases: [string, string, string, string, boolean][] = [
-    ['in general', '0.4', '', '', true],
+    ['as a global setting', '0.4', '', '', true],
     ['of the database', '60', 'query_wait_timeout=1', '', true],
-    ['of the user, before the database', '60', 'query_wait_timeout=60', 'query_wait_timeout=1', true],
-    ['of the user, 0 = never', '0.4', 'query_wait_timeout=1', 'query_wait_timeout=0', false],
-    ['of the database, 0 = never', '0.4', 'query_wait_timeout=0', '', false],
+    ['of the user, with precedence over the database,', '60', 'query_wait_timeout=60', 'query_wait_timeout=1', true],
+    ['0 of the user', '0.4', 'query_wait_timeout=1', 'query_wait_timeout=0', false],
+    ['0 of the database', '0.4', 'query_wait_timeout=0', '', false],
   ];
   for (const [what, general, database, user, strikes] of cases) {
-    it(what, async () => {
+    it(`query_wait_timeout ${what} ${strikes ? 'disconnects' : 'does not disconnect'} a waiting client`, async () => {
       const options: BouncerOptions = {
-        databases: { postgres: pg.connstr('postgres', database) },
+        databases: { postgres: pg().connstr('postgres', database) },
         users: { ann: user },
         settings: { ...TX, default_pool_size: 1, query_wait_timeout: general },
         userlist: ANN,
@@ -145,9 +139,9 @@ describe('query_wait_timeout', () => {
   }
 });
 
-it('query_wait_notify tells a waiting client so, once', async () => {
+it('query_wait_notify sends a waiting client one notice', async () => {
   const settings = { ...TX, default_pool_size: 1, query_wait_notify: 1 };
-  await withPooler({ cluster: pg, settings }, async (pooler) => {
+  await withPooler({ cluster: pg(), settings }, async (pooler) => {
     const holder = await login(pooler);
     await ask(holder, 'BEGIN');
     const late = await login(pooler);
@@ -170,9 +164,9 @@ it('query_wait_notify tells a waiting client so, once', async () => {
 });
 
 describe('client_idle_timeout', () => {
-  it('throws out idle clients, of the user before the general one; not those in a transaction', async () => {
+  it('client_idle_timeout, per user or global, disconnects idle clients that are not in a transaction', async () => {
     const users = { ann: 'client_idle_timeout=1' };
-    await withPooler({ cluster: pg, users, userlist: ANN, settings: TX }, async (pooler) => {
+    await withPooler({ cluster: pg(), users, userlist: ANN, settings: TX }, async (pooler) => {
       const ann = await login(pooler, { user: 'ann' });
       const busy = await login(pooler, { user: 'ann' });
       const other = await login(pooler);
@@ -189,9 +183,9 @@ describe('client_idle_timeout', () => {
 });
 
 describe('idle_transaction_timeout', () => {
-  it('ends transactions that idle, of the user before the general one; not those that work', async () => {
+  it('idle_transaction_timeout, per user or global, ends idle transactions only', async () => {
     const users = { ann: 'idle_transaction_timeout=1' };
-    await withPooler({ cluster: pg, users, userlist: ANN, settings: TX }, async (pooler) => {
+    await withPooler({ cluster: pg(), users, userlist: ANN, settings: TX }, async (pooler) => {
       const ann = await login(pooler, { user: 'ann' });
       const busy = await login(pooler, { user: 'ann' });
       const other = await login(pooler);
@@ -222,9 +216,9 @@ describe('idle_transaction_timeout, of a pipeline', () => {
     ['that failed and has no Sync', [wrong, flush], 'EE'],
   ];
   for (const [what, packets, answer] of cases) {
-    it(`ends one ${what}`, async () => {
+    it(`idle_transaction_timeout ends a pipeline ${what}`, async () => {
       const settings = { ...TX, idle_transaction_timeout: 0.6 };
-      await withPooler({ cluster: pg, settings }, async (pooler) => {
+      await withPooler({ cluster: pg(), settings }, async (pooler) => {
         const client = await login(pooler);
         await client.send(...packets);
         const messages = await client.until('');
@@ -234,8 +228,8 @@ describe('idle_transaction_timeout, of a pipeline', () => {
     });
   }
 
-  it('does not end one that the server still works on', async () => {
-    await withPooler({ cluster: pg, settings: { ...TX, idle_transaction_timeout: 0.6 } }, async (pooler) => {
+  it('idle_transaction_timeout does not end a pipeline that the server still processes', async () => {
+    await withPooler({ cluster: pg(), settings: { ...TX, idle_transaction_timeout: 0.6 } }, async (pooler) => {
       const client = await login(pooler);
       const [, bind, run] = execute as [Buffer, Buffer, Buffer];
       await client.send(message('P', cstring(''), cstring('SELECT pg_sleep(2)'), int16(0)), bind, run);
@@ -247,9 +241,9 @@ describe('idle_transaction_timeout, of a pipeline', () => {
 });
 
 describe('transaction_timeout', () => {
-  it('ends transactions that take longer, busy or not, of the user before the general one', async () => {
+  it('transaction_timeout, per user or global, ends longer transactions, busy or idle', async () => {
     const users = { ann: 'transaction_timeout=1' };
-    await withPooler({ cluster: pg, users, userlist: ANN, settings: TX }, async (pooler) => {
+    await withPooler({ cluster: pg(), users, userlist: ANN, settings: TX }, async (pooler) => {
       const idle = await login(pooler, { user: 'ann' });
       const busy = await login(pooler, { user: 'ann' });
       const other = await login(pooler);

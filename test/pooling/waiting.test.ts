@@ -1,5 +1,5 @@
 /*
- * Clients that wait for a server: they can cancel their request, and their connection can end, without costing a server.
+ * Clients that wait for a server: they can cancel their request or disconnect without costing a server connection.
  */
 
 import assert from 'node:assert/strict';
@@ -48,12 +48,12 @@ describe('a client that cancels its request while it waits for a server', () => 
   const query = (sql: string) => message('Q', cstring(sql));
   const flush = message('H');
 
-  /** Sends the client's cancel request, and waits until it is done. */
+  /** Sends a cancel request for the client, and waits until it is done. */
   async function cancel(pooler: Bouncer, client: RawClient): Promise<void> {
     await cancelRequest({ port: pooler.port }, client.backendPid, client.backendKey);
   }
 
-  /** A pool of one whose server another client has, and a client that is about to wait. */
+  /** Runs `body` with a pool of one server, which another client holds, and a client that is about to wait. */
   async function withFullPool(
     body: (pooler: Bouncer, client: RawClient, free: () => Promise<void>) => Promise<void>,
     settings: BouncerOptions['settings'] = {},
@@ -75,7 +75,7 @@ describe('a client that cancels its request while it waits for a server', () => 
   }
 
   for (const mode of ['session', 'transaction']) {
-    it(`${mode} pooling: leaves the queue with the error of PostgreSQL, and goes on`, async () => {
+    it(`a waiting client that cancels its request leaves the queue with PostgreSQL's error and works: ${mode} pooling`, async () => {
       await withFullPool(
         async (pooler, client, free) => {
           for (let n = 0; n < 3; n++) {
@@ -99,7 +99,7 @@ describe('a client that cancels its request while it waits for a server', () => 
     });
   }
 
-  it('with the extended protocol: all up to the Sync is dropped, what comes behind it is not', async () => {
+  it('canceling a waiting extended query drops exactly the messages up to Sync', async () => {
     await withFullPool(async (pooler, client, free) => {
       await client.send(parse('', 'SELECT 1'), bind(''), execute, sync, query('SELECT 2'), query('SELECT 3'));
       await queueIs(pooler, 1);
@@ -115,7 +115,7 @@ describe('a client that cancels its request while it waits for a server', () => 
     });
   });
 
-  it('before it has sent the Sync: what comes until then is dropped too, of whatever kind', async () => {
+  it('canceling a waiting extended query before its Sync drops all later messages up to Sync', async () => {
     await withFullPool(async (pooler, client, free) => {
       await client.send(parse('', 'SELECT 1'), flush);
       await queueIs(pooler, 1);
@@ -130,9 +130,9 @@ describe('a client that cancels its request while it waits for a server', () => 
     });
   });
 
-  it('may prepare the statement again that was dropped', async () => {
+  it('a statement dropped by canceling can be prepared again', async () => {
     await withFullPool(async (pooler, client, free) => {
-      // large enough to be put together from several deliveries
+      // large enough to arrive in several deliveries
       const sql = `SELECT 7 /* ${'x'.repeat(200_000)} */`;
       await client.send(parse('name', sql), sync);
       await queueIs(pooler, 1);
@@ -144,7 +144,7 @@ describe('a client that cancels its request while it waits for a server', () => 
     });
   });
 
-  it('during PAUSE goes on like any other', async () => {
+  it('a client that cancels its request during PAUSE works like any other client', async () => {
     await withPooler({ cluster: pg, settings: { pool_mode: 'transaction' } }, async (pooler) => {
       const client = await login(pooler);
       await pooler.admin('PAUSE');
@@ -158,7 +158,7 @@ describe('a client that cancels its request while it waits for a server', () => 
     });
   });
 
-  it('through another process of the peers', async () => {
+  it('a waiting request can be canceled through a peer', async () => {
     const peers: Record<string, string> = {};
     const settings = { pool_mode: 'transaction', default_pool_size: 1, peer_id: 1 };
     await withPooler({ cluster: pg, settings, peers: { 1: 'host=127.0.0.1 port=1' } }, async (one) => {
@@ -177,7 +177,7 @@ describe('a client that cancels its request while it waits for a server', () => 
     });
   });
 
-  it('and still owes the Sync keeps owing it across a reboot', async () => {
+  it('a canceled extended query still expects its Sync after a takeover', async () => {
     await withFullPool(async (pooler, client, free) => {
       await client.send(parse('', 'SELECT 1'), bind(''), flush);
       await queueIs(pooler, 1);
@@ -194,7 +194,7 @@ describe('a client that cancels its request while it waits for a server', () => 
     });
   });
 
-  it('while its variables are set: the SET is not cancelled, the request is', async () => {
+  it('a cancel request while variables are being set cancels the request, not the SET', async () => {
     await withHeldSet(async (pooler, held, letGo) => {
       const other = await login(pooler);
       await ask(other, 'SELECT 1');
@@ -207,7 +207,7 @@ describe('a client that cancels its request while it waits for a server', () => 
       assert.equal(letters(answer), 'EZ');
       isCanceled(answer[0]);
       assert.equal(letters(await client.until('Z')), 'TDCZ');
-      // and the server is free for others
+      // and the server is available for other clients
       await client.send(query('SELECT 1'));
       await client.until('Z');
       assert.equal(await ask(other, 'SELECT 5'), '5');
@@ -215,7 +215,7 @@ describe('a client that cancels its request while it waits for a server', () => 
     });
   });
 
-  it('while its variables are set, and has nothing more to say: the server is free for others', async () => {
+  it('after a cancel request while variables are being set, the server is available for other clients', async () => {
     await withHeldSet(async (pooler, held, letGo) => {
       const other = await login(pooler);
       await ask(other, 'SELECT 1');
@@ -229,7 +229,7 @@ describe('a client that cancels its request while it waits for a server', () => 
     });
   });
 
-  /** A pool of one whose server gets a SET only when that is let go, the first time. */
+  /** A pool of one server, for which the first SET is held until it is released. */
   async function withHeldSet(
     body: (pooler: Bouncer, held: () => boolean, letGo: () => void) => Promise<void>,
   ): Promise<void> {
@@ -269,7 +269,7 @@ describe('a client that cancels its request while it waits for a server', () => 
 });
 
 describe('a cancel request for a client', () => {
-  it('that idles does nothing to its next query', async () => {
+  it('a cancel request for an idle client does not affect its next query', async () => {
     await withPooler({ cluster: pg, settings: { pool_mode: 'transaction' } }, async (pooler) => {
       const client = await login(pooler);
       const key = Buffer.concat([int32(client.backendPid), client.backendKey]);
@@ -283,8 +283,8 @@ describe('a cancel request for a client', () => {
 });
 
 /**
- * A program with `linked` clients that hold a server and `waiting` clients that wait for one. It says "ready" when they do.
- * The connections are opened in the order given, and the kernel ends those first that were opened last.
+ * A program with `linked` clients that hold a server and `waiting` clients that wait for a server. It prints "ready"
+ * when they do. It opens the connections in the given order, and the kernel closes the last opened connection first.
  */
 const PROGRAM = `
   const { RawClient, message, cstring } = require(process.argv[1]);
@@ -312,7 +312,7 @@ describe('a program that is killed while some of its clients wait', () => {
   const LINKED = 10;
   const WAITING = 30;
 
-  /** Kills such a program. @returns how many servers were closed, once all of its clients are gone */
+  /** Kills such a program. @returns how many servers were closed when all of its clients are disconnected */
   async function serversLost(settings: BouncerOptions['settings'], hold: string, lastFirst: boolean): Promise<number> {
     let lost = -1;
     const common = { default_pool_size: LINKED, max_client_conn: 200 };
@@ -331,7 +331,7 @@ describe('a program that is killed while some of its clients wait', () => {
       } finally {
         program.kill('SIGKILL');
       }
-      // a server that a dead client got would be closed when its end comes
+      // a server assigned to a dead client would be closed with that client
       const client = await login(pooler);
       await backendOf(client);
       lost = pooler.log.count(/S-[^\n]* closing because/);
@@ -341,16 +341,16 @@ describe('a program that is killed while some of its clients wait', () => {
 
   for (const lastFirst of [false, true]) {
     const order = lastFirst ? 'those that hold a server end first' : 'those that wait end first';
-    it(`session pooling, ${order}: costs no server`, async () => {
+    it(`a killed program with waiting clients costs no server: session pooling, ${order}`, async () => {
       assert.equal(await serversLost({ pool_mode: 'session' }, 'SELECT 1', lastFirst), 0);
     });
-    it(`session pooling without reset query, ${order}: costs no server`, async () => {
+    it(`a killed program with waiting clients costs no server: session pooling without reset query, ${order}`, async () => {
       assert.equal(await serversLost({ pool_mode: 'session', server_reset_query: '' }, 'SELECT 1', lastFirst), 0);
     });
-    it(`transaction pooling, ${order}: costs the servers of its transactions only`, async () => {
+    it(`a killed program costs only the servers of its transactions: transaction pooling, ${order}`, async () => {
       assert.equal(await serversLost({ pool_mode: 'transaction' }, 'BEGIN', lastFirst), LINKED);
     });
-    it(`statement pooling, ${order}: costs the servers of its queries only`, async () => {
+    it(`a killed program costs only the servers of its queries: statement pooling, ${order}`, async () => {
       assert.equal(await serversLost({ pool_mode: 'statement' }, 'SELECT pg_sleep(600)', lastFirst), LINKED);
     });
   }
@@ -362,7 +362,7 @@ describe('a client whose connection ends while it waits for a server', () => {
   const site = certs.issue(ca, 'site', { cn: 'localhost', san: 'IP:127.0.0.1' });
   const TLS = { client_tls_sslmode: 'allow', client_tls_key_file: site.key, client_tls_cert_file: site.cert };
 
-  /** The connection that the client speaks on, and the one to end. */
+  /** The client's connection, and the socket to close. */
   type Way = (pooler: Bouncer) => Promise<{ client: RawClient; socket: Socket }>;
 
   const plain: Way = async (pooler) => {
@@ -383,7 +383,7 @@ describe('a client whose connection ends while it waits for a server', () => {
   };
 
   for (const [name, way] of Object.entries({ TCP: plain, 'a Unix socket': unix, TLS: tls })) {
-    it(`over ${name}: leaves the queue at once`, async () => {
+    it(`a waiting client that disconnects leaves the queue at once: over ${name}`, async () => {
       const settings = { ...TLS, pool_mode: 'transaction', default_pool_size: 1 };
       await withPooler({ cluster: pg, settings }, async (pooler) => {
         const holder = await login(pooler);
@@ -402,7 +402,7 @@ describe('a client whose connection ends while it waits for a server', () => {
   }
 
   for (const mode of MODES) {
-    it(`${mode} pooling: the one behind it gets the server`, async () => {
+    it(`the next client in the queue gets the server when a waiting client disconnects: ${mode} pooling`, async () => {
       await withPooler({ cluster: pg, settings: { pool_mode: mode, default_pool_size: 1 } }, async (pooler) => {
         const holder = await login(pooler);
         await start(holder, 'SELECT pg_sleep(0.5)');
@@ -423,7 +423,7 @@ describe('a client whose connection ends while it waits for a server', () => {
     });
   }
 
-  it('is not missed when its last query has reached no server: PostgreSQL never sees it', async () => {
+  it('the query of a waiting client that disconnects never reaches PostgreSQL', async () => {
     await pg.sql('CREATE TABLE seen (n int)');
     await withPooler({ cluster: pg, settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (pooler) => {
       const holder = await login(pooler);

@@ -1,6 +1,6 @@
 /*
- * The command line: what is understood, what is refused and in which words, and how it all ends. Where the C original is
- * installed, its refusals are asked for and compared.
+ * The command line: accepted options, refused options with their texts, and exit codes. If PgBouncer is installed, its
+ * answers are compared too.
  */
 
 import assert from 'node:assert/strict';
@@ -62,7 +62,7 @@ const REFUSED: [string[], string][] = [
   [['--v=1', 'a.ini'], "option '--v=1' is ambiguous; possibilities: '--verbose' '--version'"],
 ];
 
-it('one file name and nothing else: everything is off', () => {
+it('a command line with only a file name sets no option', () => {
   const expected = {
     configFile: 'a.ini',
     daemon: false,
@@ -77,7 +77,7 @@ it('one file name and nothing else: everything is off', () => {
   assert.deepEqual(options('-'), { ...expected, configFile: '-' });
 });
 
-it('letters alone, in clusters, and after the file name', () => {
+it('short options work alone, in clusters, and after the file name', () => {
   const parsed = options('-vvv', 'a.ini', '-dR', '-q', '-v');
   const expected = {
     configFile: 'a.ini',
@@ -91,7 +91,7 @@ it('letters alone, in clusters, and after the file name', () => {
   assert.deepEqual(parsed, expected);
 });
 
-it('long forms, and their unique beginnings', () => {
+it('long options and their unique abbreviations work', () => {
   const parsed = options('--verbose', '--daemon', '--quiet', '--reboot', '--verb', '--user=joe', 'a.ini');
   const expected = {
     configFile: 'a.ini',
@@ -107,7 +107,7 @@ it('long forms, and their unique beginnings', () => {
   assert.equal(options('--u', 'joe', 'a.ini').user, 'joe');
 });
 
-it('-u takes the rest of its cluster or the next argument, whatever that looks like', () => {
+it('-u takes the rest of its cluster or the next argument, even if that begins with a dash', () => {
   assert.equal(options('-ujoe', 'a.ini').user, 'joe');
   assert.equal(options('-u', 'joe', 'a.ini').user, 'joe');
   assert.equal(options('-qu', '-d', 'a.ini').user, '-d');
@@ -118,24 +118,24 @@ it('-u takes the rest of its cluster or the next argument, whatever that looks l
   assert.equal(options('--user=a=b', 'a.ini').user, 'a=b');
 });
 
-it('names outside ASCII become byte strings', () => {
+it('non-ASCII arguments become byte strings', () => {
   assert.equal(options('-u', 'jürgen', 'ä.ini').user, 'j\u00c3\u00bcrgen');
   assert.equal(options('ä.ini').configFile, '\u00c3\u00a4.ini');
 });
 
-it('a file named like a number stays the text that was typed', () => {
+it('a file name that looks like a number stays text', () => {
   assert.equal(options('007').configFile, '007');
   assert.equal(options('1e3').configFile, '1e3');
 });
 
-it('refusals: the words of the C library, exit code 1', () => {
+it('bad options are refused with the texts of the C library and exit code 1', () => {
   for (const [args, message] of REFUSED) {
     const stderr = `tsbouncer: ${message}\nTry "tsbouncer --help" for more information.\n`;
     assert.deepEqual(answer(...args), { exitCode: 1, stdout: '', stderr }, args.join(' '));
   }
 });
 
-itUnless(noOriginal)('the C original refuses the same command lines in the same words', async () => {
+itUnless(noOriginal)('PgBouncer refuses the same command lines with the same texts', async () => {
   const bin = originalBin() as string;
   for (const [args] of REFUSED) {
     const theirs = await run(bin, args, { env: { ...process.env, LC_ALL: 'C' } });
@@ -145,7 +145,7 @@ itUnless(noOriginal)('the C original refuses the same command lines in the same 
   }
 });
 
-it('help and version answer where they stand', () => {
+it('--help and --version ignore the arguments after them', () => {
   assert.deepEqual(answer('-h'), { exitCode: 0, stdout: usageText(), stderr: '' });
   assert.deepEqual(answer('--help', '--nonsense'), answer('-h'));
   assert.deepEqual(answer('-V', '-x'), { exitCode: 0, stdout: versionText(), stderr: '' });
@@ -153,14 +153,14 @@ it('help and version answer where they stand', () => {
   assert.equal(answer('-x', '-V').exitCode, 1);
 });
 
-itUnless(noOriginal)('help shows the options as the original does', async () => {
+itUnless(noOriginal)('--help lists the options as PgBouncer does', async () => {
   const bin = originalBin() as string;
   const theirs = (await run(bin, ['--help'])).stdout.replaceAll(bin, 'tsbouncer');
   const upToOptions = (text: string) => text.slice(0, text.indexOf('\n\n', text.indexOf('Options:')));
   assert.equal(upToOptions(usageText()), upToOptions(theirs));
 });
 
-it('version names every part', () => {
+it('--version names every component', () => {
   const lines = versionText().split('\n');
   assert.ok(lines[0]?.includes(`tsbouncer ${TSBOUNCER_VERSION}`));
   assert.ok(lines[0]?.includes(`PgBouncer ${PGBOUNCER_COMPAT_VERSION}`));
@@ -169,7 +169,7 @@ it('version names every part', () => {
   assert.match(lines[3] as string, /^node v\d+\.\d+\.\d+$/);
 });
 
-it('the program itself: texts go where they belong', async () => {
+it('tsbouncer prints help and version to stdout and errors to stderr', async () => {
   const help = await tsbouncer(['--help']);
   assert.deepEqual([help.code, help.stdout, help.stderr], [0, usageText(), '']);
   const version = await tsbouncer(['-V']);
@@ -179,7 +179,7 @@ it('the program itself: texts go where they belong', async () => {
   assert.match(refused.stderr, /^tsbouncer: unrecognized option '--nonsense'\nTry /);
 });
 
-it('a config that is not there', async () => {
+it('a missing config file is a startup error', async () => {
   const outcome = await tsbouncer(['/nonexistent/a.ini']);
   assert.equal(outcome.code, 1);
   assert.match(outcome.stderr, /ERROR could not load file "\/nonexistent\/a\.ini": No such file or directory\n/);
@@ -195,36 +195,36 @@ async function someIni(settings: Record<string, string | number> = {}): Promise<
   return path;
 }
 
-it('-q keeps even the reason to itself', async () => {
+it('-q also suppresses the startup error', async () => {
   const outcome = await tsbouncer(['-q', '/nonexistent/a.ini']);
   assert.deepEqual([outcome.code, outcome.stderr], [1, '']);
 });
 
-it('a user that does not exist', async () => {
+it('-u with an unknown user is a startup error', async () => {
   const outcome = await tsbouncer(['-u', 'no-such-user', await someIni()]);
   assert.equal(outcome.code, 1);
   assert.match(outcome.stderr, /FATAL could not find user 'no-such-user' to switch to\n/);
 });
 
-it('another user, without the right to become one', async () => {
+it('-u fails without the right to switch users', async () => {
   const outcome = await tsbouncer(['-u', 'root', await someIni()]);
   assert.equal(outcome.code, 1);
   assert.match(outcome.stderr, /FATAL failed to assume identity of user 'root': Operation not permitted\n/);
 });
 
-itUnless(notRoot)('root is refused', async () => {
+itUnless(notRoot)('the pooler refuses to run as root', async () => {
   const outcome = await tsbouncer([await someIni()], { asSelf: true });
   assert.equal(outcome.code, 1);
   assert.match(outcome.stderr, /FATAL PgBouncer should not run as root\n/);
 });
 
-itUnless(notRoot)('root may start it as somebody else: -u wins over the setting `user`', async () => {
+itUnless(notRoot)('root may start the pooler as another user, and -u overrides the setting `user`', async () => {
   const { name } = user as RunUser;
   const outcome = await tsbouncer(['-u', 'no-such-user', await someIni({ user: name })], { asSelf: true });
   assert.match(outcome.stderr, /FATAL could not find user 'no-such-user' to switch to\n/);
 });
 
-itUnless(notRoot)('a config that may not be read', async () => {
+itUnless(notRoot)('an unreadable config file is a startup error', async () => {
   const path = await someIni();
   giveTo({ name: 'root', uid: 0, gid: 0 }, path);
   chmodSync(path, 0o600);

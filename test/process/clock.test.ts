@@ -1,6 +1,6 @@
 /*
- * Steps of the wall clock: no deadline moves with it. The timers and the conversions on their own, then a pooler whose wall
- * clock is set an hour back or forward while every timeout is under way, and reboots during which that happens.
+ * Steps of the wall clock, which must not move any deadline. First the timers and the conversions alone, then a pooler
+ * whose wall clock is set an hour back or forward while every timeout is running, also during reboots.
  *
  *     TSBOUNCER_TABLE=1 npm test -- clock      prints when each timeout struck
  */
@@ -46,7 +46,7 @@ function withClocks(body: (clocks: { now: number; wallAhead: number }) => void):
 }
 
 describe('timers', () => {
-  it('are compared with the clock that they are armed from', () => {
+  it('timers use the same clock for arming and for comparing', () => {
     native.loopInit('libuv', 65536);
     const before = readClock();
     native.wait(0);
@@ -55,7 +55,7 @@ describe('timers', () => {
     assert.ok(before > 1e15, 'an instant soon after the boot could be 0');
   });
 
-  it('fire after their time, whatever the wall clock does meanwhile', () => {
+  it('timers fire after their time whatever the wall clock does', () => {
     for (const step of STEPS) {
       withClocks((clocks) => {
         const fired: string[] = [];
@@ -74,7 +74,7 @@ describe('timers', () => {
         clocks.now += 10 * USEC;
         runTimers(clocks.now);
         runTimers(clocks.now);
-        // late: once, not once for each period that was missed
+        // late: once, not once for each missed period
         assert.deepEqual(fired, ['once', 'often']);
         timerStop(often);
         assert.equal(timerWaitMs(clocks.now), -1);
@@ -84,7 +84,7 @@ describe('timers', () => {
 });
 
 describe('wall time', () => {
-  it('of an instant is read when it is asked for; 0 stays "not set"', () => {
+  it('the wall time of an instant uses the current offset; 0 stays "not set"', () => {
     withClocks((clocks) => {
       const instant = clocks.now - 5 * USEC;
       const first = wallTime(instant) as unknown as number;
@@ -96,7 +96,7 @@ describe('wall time', () => {
     });
   });
 
-  it('comes back as the same instant in another process, stepped or not', () => {
+  it('wall time converts back to the same instant in another process, even after a step', () => {
     for (const step of STEPS) {
       withClocks((clocks) => {
         clocks.wallAhead = step * USEC;
@@ -107,7 +107,7 @@ describe('wall time', () => {
     }
   });
 
-  it('that lies in the future counts as now, and one before the boot is no 0', () => {
+  it('a wall time in the future counts as now, and a wall time before the boot is not 0', () => {
     withClocks((clocks) => {
       clocks.now += USEC;
       const future = wallTime(clocks.now + HOUR * USEC);
@@ -117,7 +117,7 @@ describe('wall time', () => {
     });
   });
 
-  it('needs no turn of the loop to have been taken', () => {
+  it('wall time can be read before the first turn of the loop', () => {
     setTimeCache(0);
     assert.ok(Math.abs(getCachedTime() - readClock()) < 60 * USEC);
     const wall = wallTime(getCachedTime()) as unknown as number;
@@ -128,7 +128,7 @@ describe('wall time', () => {
 /* ---- a pooler ---- */
 
 let pg: PgCluster;
-/** takes connections and says nothing */
+/** accepts connections and stays silent */
 let mute: Server;
 let mutePort = 0;
 
@@ -145,7 +145,7 @@ after(async () => {
 });
 
 const LIMIT_S = 3;
-/** A loaded machine is slow; what the wall clock had to do with it would be an hour, or nothing. */
+/** Allowance for a loaded machine; an effect of the wall clock would be an hour. */
 const MARGIN_S = 10;
 
 function options(env: NodeJS.ProcessEnv) {
@@ -181,7 +181,7 @@ async function lastWords(client: RawClient): Promise<string> {
   return error === undefined ? '' : (errorFields(error).M ?? '');
 }
 
-/** The beginning of that text is a time of a clock that is so many seconds ahead. */
+/** Checks that the text begins with the time of a clock that is that many seconds ahead. */
 function assertShown(text: string, seconds: number): void {
   const shown = Date.parse(`${text.slice(0, 19).replace(' ', 'T')}Z`);
   assert.ok(Math.abs(shown - Date.now() - seconds * 1000) < 60_000, text);
@@ -196,7 +196,7 @@ interface Victim {
   says: string;
 }
 
-/** Brings about everything that has a limit. Each settles when its limit strikes. */
+/** Starts an operation for every timeout. Each settles when its timeout ends it. */
 async function victims(pooler: Bouncer): Promise<Victim[]> {
   const list: Victim[] = [];
   const add = (limit: string, says: string, struck: Promise<unknown>, seconds = LIMIT_S): void => {
@@ -205,7 +205,7 @@ async function victims(pooler: Bouncer): Promise<Victim[]> {
   const logged = (pattern: RegExp) => pooler.logWait(pattern, 0, (LIMIT_S + MARGIN_S) * 1000);
 
   const silent = await pooler.raw();
-  // the kernel keeps a connection to itself for a while when nothing comes
+  // the kernel defers accepting a connection without data for a while
   await silent.send(Buffer.alloc(3));
   add('client_login_timeout', 'client_login_timeout', lastWords(silent));
   const holder = await login(pooler, { database: 'narrow' });
@@ -236,7 +236,7 @@ async function victims(pooler: Bouncer): Promise<Victim[]> {
 
 describe('the wall clock of a pooler is set', () => {
   for (const step of STEPS) {
-    it(`an hour ${step < 0 ? 'back' : 'forward'}: every timeout strikes at its time`, async () => {
+    it(`every timeout ends on time when the wall clock is set an hour ${step < 0 ? 'back' : 'forward'}`, async () => {
       const clock = new WallClock();
       await withPooler(options(clock.env), async (pooler) => {
         const list = await victims(pooler);
@@ -246,7 +246,7 @@ describe('the wall clock of a pooler is set', () => {
             assert.match(await struck, new RegExp(says), limit);
             const tookS = (performance.now() - begun) / 1000;
             if (process.env.TSBOUNCER_TABLE) console.log(`${step} s | ${limit} | ${seconds} s | ${tookS.toFixed(2)} s`);
-            // setting up the victims takes a moment: some have begun a little before they were noted
+            // starting the operations takes time: some began a little before the recorded time
             assert.ok(tookS > seconds - 1.5 && tookS < seconds + MARGIN_S, `${limit} struck after ${tookS} s`);
           }),
         );
@@ -257,7 +257,7 @@ describe('the wall clock of a pooler is set', () => {
     });
   }
 
-  it('while clients work: no query fails, and none waits', async () => {
+  it('no query fails or waits when the wall clock is set while clients work', async () => {
     const clock = new WallClock();
     await withPooler(options(clock.env), async (pooler) => {
       const client = await login(pooler);
@@ -272,7 +272,7 @@ describe('the wall clock of a pooler is set', () => {
 
 describe('the wall clock is set during a reboot', () => {
   for (const step of STEPS) {
-    it(`an hour ${step < 0 ? 'back' : 'forward'}: the reboot works, and ages go on`, async () => {
+    it(`a reboot keeps connection ages when the wall clock is set an hour ${step < 0 ? 'back' : 'forward'} meanwhile`, async () => {
       const clock = new WallClock();
       const settings = { pool_mode: 'transaction', client_idle_timeout: 0, query_wait_timeout: 0 };
       await withPlace({ cluster: pg, settings }, async (place) => {
@@ -280,7 +280,7 @@ describe('the wall clock is set during a reboot', () => {
         const busy = await place.raw();
         await busy.login();
         await ask(busy, 'BEGIN');
-        // before, in the middle of, and after
+        // before, during and after the reboot
         clock.set(step);
         await place.reboot('ts', clock.env);
         const next = place.spawn('ts', ['-R'], clock.env);

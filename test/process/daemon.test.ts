@@ -1,6 +1,6 @@
 /*
- * Going to the background, and the pidfile: the launcher returns 0 only when the daemon serves, tells why when it does
- * not, and a pidfile of the living is told from one of the dead.
+ * Going to the background, and the pidfile: the launcher exits with 0 only when the daemon serves, and otherwise prints
+ * the reason. A pidfile of a running process is distinguished from a stale pidfile.
  */
 
 import assert from 'node:assert/strict';
@@ -55,7 +55,7 @@ function pidOf(at: RebootChain): number {
   return Number(readFileSync(at.pidfile, 'latin1'));
 }
 
-/** Gone, or dead and waiting for a parent that looks (a container may have none). */
+/** True if the process has exited, even if it is still a zombie (a container may have no process that reaps it). */
 function gone(pid: number): boolean {
   try {
     process.kill(pid, 0);
@@ -65,7 +65,7 @@ function gone(pid: number): boolean {
   }
 }
 
-/** Nobody's child any more, so there is no event to wait for. */
+/** Polls, because the daemon is not a child of this process and so there is no event to wait for. */
 async function stopDaemon(at: RebootChain, signal: NodeJS.Signals = 'SIGQUIT'): Promise<void> {
   const pid = pidOf(at);
   process.kill(pid, signal);
@@ -83,7 +83,7 @@ async function serves(at: RebootChain): Promise<boolean> {
   return answer === 'N';
 }
 
-/** The pid of a process that has ended: no living one has it for a while. */
+/** The pid of a process that has exited: it is not reused for a while. */
 async function deadPid(): Promise<number> {
   const child = startProgram('/bin/true', [], { stdio: 'ignore' });
   await withTimeout(new Promise((settle) => child.once('close', settle)), 'true to end');
@@ -94,7 +94,7 @@ function sleeper(): number {
   return startProgram('sleep', ['1000'], { stdio: 'ignore', ...spawnAs(user) }).pid as number;
 }
 
-it('-d returns 0 when the daemon serves, and says nothing', async () => {
+it('-d exits with 0 when the daemon serves, and prints nothing', async () => {
   const at = await place();
   const outcome = await launch(at, '-d');
   assert.deepEqual([outcome.code, outcome.stdout, outcome.stderr], [0, '', '']);
@@ -104,7 +104,7 @@ it('-d returns 0 when the daemon serves, and says nothing', async () => {
   assert.equal(existsSync(at.pidfile), false, 'the pidfile is gone');
 });
 
-it('the daemon has a session of its own, the null device thrice, and its place', async () => {
+it('the daemon has its own session, its standard streams on the null device, and its working directory', async () => {
   const at = await place();
   assert.equal((await launch(at, '-d')).code, 0);
   const pid = pidOf(at);
@@ -122,7 +122,7 @@ it('the daemon has a session of its own, the null device thrice, and its place',
   await stopDaemon(at);
 });
 
-it('relative names are seen from where it was started', async () => {
+it('relative paths are resolved from the directory in which the daemon was started', async () => {
   const at = await place({ pidfile: 'a.pid', logfile: 'a.log', unix_socket_dir: '.' });
   const { node, mainJs } = installed();
   const outcome = await run(node, [mainJs, '-d', 'a.ini'], { cwd: at.dir });
@@ -130,7 +130,7 @@ it('relative names are seen from where it was started', async () => {
   await stopDaemon(at);
 });
 
-itUnless(notRoot)('root starts the daemon, the setting `user` runs it', async () => {
+itUnless(notRoot)('a daemon started by root runs as the setting `user`', async () => {
   const { name, uid } = user as RunUser;
   const at = await place({ user: name });
   const { node, mainJs } = installed();
@@ -141,25 +141,25 @@ itUnless(notRoot)('root starts the daemon, the setting `user` runs it', async ()
   await stopDaemon(at);
 });
 
-it('-d demands a pidfile', async () => {
+it('-d requires a pidfile', async () => {
   const outcome = await launch(await place({ pidfile: null }), '-d');
   assert.equal(outcome.code, 1);
   assert.match(outcome.stderr, /FATAL daemon needs pidfile configured\n$/);
 });
 
-it('-d demands a log file or syslog', async () => {
+it('-d requires a log file or syslog', async () => {
   const outcome = await launch(await place({ logfile: null }), '-d');
   assert.equal(outcome.code, 1);
   assert.match(outcome.stderr, /FATAL daemon needs logfile or syslog configured\n$/);
 });
 
-it('syslog is log enough', async () => {
+it('-d accepts syslog without a logfile', async () => {
   const at = await place({ logfile: null, syslog: 1 });
   assert.equal((await launch(at, '-d')).code, 0);
   await stopDaemon(at);
 });
 
-it('a bad config is told before anything is started', async () => {
+it('-d reports a bad config before it starts the daemon', async () => {
   const at = await place({ listen_port: 'nonsense' });
   const outcome = await launch(at, '-d');
   assert.equal(outcome.code, 1);
@@ -167,7 +167,7 @@ it('a bad config is told before anything is started', async () => {
   assert.equal(existsSync(at.pidfile), false);
 });
 
-it('an address that is taken: the launcher tells why and fails', async () => {
+it('the launcher reports an address in use and fails', async () => {
   const at = await place({ unix_socket_dir: '' });
   const squatter = createServer();
   await new Promise<void>((settle) => squatter.listen(at.port, '127.0.0.1', settle));
@@ -179,14 +179,14 @@ it('an address that is taken: the launcher tells why and fails', async () => {
   assert.equal(existsSync(at.pidfile), false);
 });
 
-it('a log file that cannot be opened: the launcher tells why and fails', async () => {
+it('the launcher reports a log file that cannot be opened and fails', async () => {
   const at = await place({ logfile: '/nonexistent/a.log' });
   const outcome = await launch(at, '-d');
   assert.equal(outcome.code, 1);
   assert.match(outcome.stderr, /FATAL Cannot open logfile: '\/nonexistent\/a\.log': No such file or directory\n/);
 });
 
-it('a pidfile that cannot be written: the launcher tells why and fails', async () => {
+it('the launcher reports a pidfile that cannot be written and fails', async () => {
   const at = await place({ pidfile: '/nonexistent/a.pid' });
   const outcome = await launch(at, '-d');
   assert.equal(outcome.code, 1);
@@ -194,7 +194,7 @@ it('a pidfile that cannot be written: the launcher tells why and fails', async (
   assert.match(log(at), /FATAL could not open pidfile/);
 });
 
-it('the second daemon on the same config fails, and the first goes on', async () => {
+it('a second daemon with the same config fails, and the first keeps running', async () => {
   const at = await place();
   assert.equal((await launch(at, '-d')).code, 0);
   const pid = pidOf(at);
@@ -206,7 +206,7 @@ it('the second daemon on the same config fails, and the first goes on', async ()
   await stopDaemon(at);
 });
 
-it('a pidfile of the living is respected', async () => {
+it('a pidfile of a running process prevents a start', async () => {
   const at = await place({ unix_socket_dir: '' });
   const pid = sleeper();
   writeFileSync(at.pidfile, `${pid}\n`);
@@ -216,7 +216,7 @@ it('a pidfile of the living is respected', async () => {
   assert.equal(pidOf(at), pid);
 });
 
-it('a pidfile that says nothing is respected too', async () => {
+it('an empty pidfile prevents a start', async () => {
   for (const text of ['', 'x', '0', '-5']) {
     const at = await place({ unix_socket_dir: '' });
     writeFileSync(at.pidfile, text);
@@ -226,7 +226,7 @@ it('a pidfile that says nothing is respected too', async () => {
   }
 });
 
-it('a pidfile of the dead is replaced', async () => {
+it('a stale pidfile is replaced', async () => {
   const at = await place();
   writeFileSync(at.pidfile, `${await deadPid()}\n`);
   giveTo(user, at.pidfile);
@@ -236,7 +236,7 @@ it('a pidfile of the dead is replaced', async () => {
   assert.equal(existsSync(at.pidfile), false);
 });
 
-it('a pidfile that may not be read', async () => {
+it('an unreadable pidfile prevents a start', async () => {
   const at = await place({ unix_socket_dir: '' });
   writeFileSync(at.pidfile, '1\n');
   giveTo(user, at.pidfile);
@@ -246,7 +246,7 @@ it('a pidfile that may not be read', async () => {
   assert.match(outcome.stderr, /FATAL could not open pidfile '.*': Permission denied\n/);
 });
 
-it("somebody else's pidfile is left alone at exit", async () => {
+it('the pidfile of another process is left alone at exit', async () => {
   const at = await place();
   assert.equal((await launch(at, '-d')).code, 0);
   const pid = pidOf(at);
@@ -257,7 +257,7 @@ it("somebody else's pidfile is left alone at exit", async () => {
   assert.equal(pidOf(at), other);
 });
 
-it('in the foreground the pidfile is there while it runs, and gone after', async () => {
+it('the pidfile exists while a foreground pooler runs, and is removed at its end', async () => {
   const at = await place();
   const { node, mainJs } = installed();
   const child = startProgram(node, [mainJs, at.ini], { stdio: ['ignore', 'ignore', 'pipe'], ...spawnAs(user) });

@@ -1,5 +1,5 @@
 /*
- * The harness itself: if its server, its pooler or its raw client lie, every other test lies with them.
+ * The harness itself: all other tests depend on its server, its pooler and its raw client.
  */
 
 import assert from 'node:assert/strict';
@@ -18,7 +18,7 @@ function direct(): Promise<RawClient> {
   return RawClient.connect({ port: cluster.port });
 }
 
-it('the raw client logs in by every method, and is refused with a wrong password', async () => {
+it('the raw client logs in with every method, and is refused with a wrong password', async () => {
   const methods: ['password' | 'md5' | 'scram-sha-256', Secret][] = [
     ['password', 'scram'],
     ['md5', 'md5'],
@@ -41,7 +41,7 @@ it('the raw client logs in by every method, and is refused with a wrong password
   await cluster.setHba(['local all all trust', 'host all all 127.0.0.1/32 trust']);
 });
 
-it('the raw client reads rows, large ones too, and NULL', async () => {
+it('the raw client reads rows, large rows and NULL', async () => {
   const client = await direct();
   await client.login();
   const messages = await client.query("SELECT 'a', NULL, repeat('x', 10000000)");
@@ -51,7 +51,7 @@ it('the raw client reads rows, large ones too, and NULL', async () => {
   await client.end();
 });
 
-it('a server that is stopped and started again is the same one', async () => {
+it('a stopped server that is started again keeps its port and data', async () => {
   await cluster.sql('CREATE TABLE kept (x int)');
   await cluster.halt();
   await cluster.resume();
@@ -62,7 +62,7 @@ for (const original of [false, true]) {
   const who = original ? 'the C original' : 'tsbouncer';
 
   itUnless(original ? noOriginal : null)(
-    `${who} in front of the server: driver, raw client, console, cancel, log, end`,
+    `the harness runs ${who}: driver, raw client, console, cancel request, log, exit`,
     async () => {
       const bouncer = await Bouncer.start({ cluster, original, settings: { pool_mode: 'transaction' } });
       assert.equal((await bouncer.sql('SELECT 42 AS x')).rows[0]?.x, 42);
@@ -85,7 +85,7 @@ for (const original of [false, true]) {
     },
   );
 
-  itUnless(original ? noOriginal : null)(`${who} that cannot start is told from one that can`, async () => {
+  itUnless(original ? noOriginal : null)(`the harness detects that ${who} cannot start`, async () => {
     const bouncer = await Bouncer.start({ cluster, original, settings: { auth_type: 'nonsense' }, wait: false });
     await assert.rejects(bouncer.waitUp(), /cannot load config file/);
     assert.equal((await bouncer.expectEnd()).code, 1);

@@ -1,5 +1,5 @@
 /*
- * Where the pooler listens, what it does when it cannot, and the options of its sockets.
+ * The addresses on which the pooler listens, failures to listen, and the options of its sockets.
  */
 
 import assert from 'node:assert/strict';
@@ -24,7 +24,7 @@ after(() => pg.stop());
 
 const HAS_IPV6 = Object.values(networkInterfaces()).some((list) => list?.some((each) => each.address === '::1'));
 
-/** Whether a query goes through at that address. */
+/** Whether a query at that address succeeds. */
 async function answers(host: string, port: number): Promise<boolean> {
   try {
     const client = await RawClient.connect({ host, port });
@@ -37,7 +37,7 @@ async function answers(host: string, port: number): Promise<boolean> {
   }
 }
 
-/** A pooler that must not start; its last words. */
+/** Starts a pooler that must fail. @returns its last log line */
 async function failure(settings: Record<string, string | number | null>): Promise<string> {
   let text = '';
   await withPooler({ cluster: pg, settings, wait: false }, async (pooler) => {
@@ -57,7 +57,7 @@ describe('listen_addr', () => {
   ];
   if (HAS_IPV6) cases.push(['::1', ['::1'], ['127.0.0.1']]);
   for (const [listen, open, closed] of cases) {
-    it(`${listen} is reached at ${open.join(', ')}${closed.length > 0 ? `, not at ${closed.join(', ')}` : ''}`, async () => {
+    it(`listen_addr ${listen} is reachable at ${open.join(', ')}${closed.length > 0 ? `, not at ${closed.join(', ')}` : ''}`, async () => {
       await withPooler({ cluster: pg, settings: { listen_addr: listen } }, async (pooler) => {
         for (const host of open) assert.ok(await answers(host, pooler.port), `no answer at ${host}`);
         for (const host of closed) assert.ok(!(await answers(host, pooler.port)), `an answer at ${host}`);
@@ -66,7 +66,7 @@ describe('listen_addr', () => {
     });
   }
 
-  it('of nothing leaves the Unix socket', async () => {
+  it('an empty listen_addr leaves only the Unix socket', async () => {
     await withPooler({ cluster: pg, settings: { listen_addr: '' } }, async (pooler) => {
       assert.equal(await answers('127.0.0.1', pooler.port), false);
       const { rows } = await pooler.sql('SELECT 1 AS n', { host: pooler.socketDir });
@@ -74,7 +74,7 @@ describe('listen_addr', () => {
     });
   });
 
-  it('one address that fails is a warning, all of them are fatal', async () => {
+  it('one listen_addr address that fails is a warning, and all addresses failing is fatal', async () => {
     await withPooler({ cluster: pg, settings: { listen_addr: '203.0.113.77, 127.0.0.1' } }, async (pooler) => {
       await pooler.logWait(/WARNING cannot listen on 203\.0\.113\.77:\d+: bind\(\): Cannot assign requested address/);
       assert.ok(await answers('127.0.0.1', pooler.port));
@@ -83,34 +83,34 @@ describe('listen_addr', () => {
     assert.match(text, /FATAL failed to listen on any address in listen_addr list: 203\.0\.113\.77/);
   });
 
-  it('socket options that the kernel refuses are a failure too', async () => {
+  it('a listening socket whose options the kernel refuses counts as failed', async () => {
     assert.match(
       await failure({ tcp_keepidle: -1 }),
       /WARNING cannot listen on 127\.0\.0\.1:\d+: tune_socket\(\): Invalid argument\n.*FATAL failed to listen on any address/,
     );
   });
 
-  it('a name that nobody knows is fatal', async () => {
+  it('an unknown name in listen_addr is fatal', async () => {
     assert.match(
       await failure({ listen_addr: 'no-such-host.invalid' }),
       /FATAL getaddrinfo\('no-such-host.invalid', '\d+'\) = /,
     );
   });
 
-  it('nothing at all to listen on is fatal', async () => {
+  it('a config without any address to listen on is fatal', async () => {
     assert.match(await failure({ listen_addr: '', unix_socket_dir: '' }), /FATAL nowhere to listen on/);
   });
 });
 
 describe('listen_port and so_reuseport', () => {
-  it('a port that is taken is not shared', async () => {
+  it('a port in use cannot be shared without so_reuseport', async () => {
     await withPooler({ cluster: pg }, async (pooler) => {
       const text = await failure({ listen_port: pooler.port });
       assert.match(text, /WARNING cannot listen on 127\.0\.0\.1:\d+: bind\(\): Address already in use/);
     });
   });
 
-  it('with so_reuseport it is, and both serve', async () => {
+  it('two poolers with so_reuseport share a port, and both serve', async () => {
     const settings = { so_reuseport: 1 };
     await withPooler({ cluster: pg, settings }, async (one) => {
       await withPooler({ cluster: pg, settings: { ...settings, listen_port: one.port } }, async (two) => {
@@ -125,7 +125,7 @@ describe('listen_port and so_reuseport', () => {
 });
 
 describe('the Unix socket', () => {
-  it('unix_socket_mode and unix_socket_group', async () => {
+  it('unix_socket_mode and unix_socket_group set the permissions of the Unix socket', async () => {
     const gid = user?.gid ?? (process.getgid?.() as number);
     const line = readFileSync('/etc/group', 'latin1')
       .split('\n')
@@ -148,7 +148,7 @@ describe('the Unix socket', () => {
     assert.match(await failure({ unix_socket_group: 'no-such-group' }), /FATAL could not find group 'no-such-group': /);
   });
 
-  it('is open to all by default, and gone at the end', async () => {
+  it('the Unix socket is open to all users by default, and removed at exit', async () => {
     const dir = tempDir('sock');
     await withPooler({ cluster: pg, settings: { unix_socket_dir: dir } }, async (pooler) => {
       const path = join(dir, `.s.PGSQL.${pooler.port}`);
@@ -159,7 +159,7 @@ describe('the Unix socket', () => {
     });
   });
 
-  it('in use by another process is not taken away', async () => {
+  it('a Unix socket in use by another process is not replaced', async () => {
     await withPooler({ cluster: pg }, async (pooler) => {
       const settings = { listen_addr: '', listen_port: pooler.port, unix_socket_dir: pooler.socketDir };
       assert.match(await failure(settings), /FATAL unix socket is in use, cannot continue/);
@@ -168,7 +168,7 @@ describe('the Unix socket', () => {
     });
   });
 
-  it('of PostgreSQL itself is not taken away either: its lock file stands', async () => {
+  it('a Unix socket of PostgreSQL is not replaced, because its lock file exists', async () => {
     const dir = tempDir('sock');
     const port = await freePort();
     writeFileSync(join(dir, `.s.PGSQL.${port}.lock`), '');
@@ -176,7 +176,7 @@ describe('the Unix socket', () => {
     assert.match(text, new RegExp(`FATAL unix port ${port} is in use`));
   });
 
-  it('left over from a crash is replaced', async () => {
+  it('a Unix socket left over from a crash is replaced', async () => {
     const dir = tempDir('sock');
     const settings = { unix_socket_dir: dir, listen_port: await freePort() };
     const crashed = await Bouncer.start({ cluster: pg, settings });
@@ -190,15 +190,15 @@ describe('the Unix socket', () => {
     });
   });
 
-  it('in a folder that is not there is fatal', async () => {
+  it('a Unix socket in a missing folder is fatal', async () => {
     const text = await failure({ unix_socket_dir: '/nowhere/at/all' });
     assert.match(text, /FATAL failed to create unix socket/);
   });
 
-  itUnless(notLinux)('may be abstract', async () => {
+  itUnless(notLinux)('the Unix socket may be abstract', async () => {
     const name = `@tsb-${process.pid}`;
     await withPooler({ cluster: pg, settings: { unix_socket_dir: name } }, async (inner) => {
-      // Node cannot connect there, a pooler can
+      // Node cannot connect to an abstract socket, but another pooler can
       const databases = { postgres: `host=${name} port=${inner.port}` };
       await withPooler({ databases }, async (outer) => {
         assert.equal(await ask(await login(outer), 'SELECT 1'), '1');
@@ -208,14 +208,14 @@ describe('the Unix socket', () => {
   });
 });
 
-itUnless(noProgram('ss'))('listen_backlog', async () => {
+itUnless(noProgram('ss'))('listen_backlog sets the length of the listen queue', async () => {
   await withPooler({ cluster: pg, settings: { listen_backlog: 37 } }, async (pooler) => {
     const { stdout } = await run('ss', ['-ltnH', `sport = :${pooler.port}`]);
     assert.match(stdout, /LISTEN\s+0\s+37\s/);
   });
 });
 
-itUnless(notLinux)('tcp_defer_accept: who says nothing is not accepted', async () => {
+itUnless(notLinux)('tcp_defer_accept defers clients that send nothing', async () => {
   await withPooler({ cluster: pg, settings: { verbose: 1 } }, async (pooler) => {
     const line = /got connection: /;
     const silent = await pooler.raw();
@@ -225,13 +225,13 @@ itUnless(notLinux)('tcp_defer_accept: who says nothing is not accepted', async (
     const from = pooler.log.mark();
     await pooler.raw();
     await pooler.logWait(line, from);
-    // the kernel never told the pooler of it, so nobody else would
+    // the kernel has not reported the connection to the pooler, so it must be closed here
     await silent.destroy();
   });
 });
 
 /**
- * Takes the pooler's sockets over from it, as its successor would (SHOW FDS), and prints the options of each: kind
+ * Takes the pooler's descriptors as a new process would (SHOW FDS), and prints the options of each socket: kind
  * (listen, client or server), then the options in order.
  */
 const OPTIONS_SCRIPT = `
@@ -262,7 +262,9 @@ for fd in fds:
 `;
 
 describe('options of the sockets', () => {
-  /** Options by kind: keepalive, idle, interval, count, user timeout, send and receive buffer, no delay, defer accept. */
+  /**
+   * Options by kind: keepalive, idle, interval, count, user timeout, send and receive buffer, no delay, defer accept.
+   */
   async function optionsWith(settings: Record<string, string | number>): Promise<Map<string, number[]>> {
     const byKind = new Map<string, number[]>();
     await withPooler({ cluster: pg, settings }, async (pooler) => {
@@ -281,7 +283,7 @@ describe('options of the sockets', () => {
 
   const itLooks = itUnless(notLinux ?? noPython);
 
-  itLooks('tcp_keepalive and its family, tcp_user_timeout, tcp_socket_buffer', async () => {
+  itLooks('tcp_keepalive, tcp_keep*, tcp_user_timeout and tcp_socket_buffer set socket options', async () => {
     const settings = {
       tcp_keepalive: 1,
       tcp_keepidle: 111,
@@ -291,12 +293,12 @@ describe('options of the sockets', () => {
       tcp_socket_buffer: 40000,
     };
     for (const [kind, values] of await optionsWith(settings)) {
-      // the kernel doubles the buffer for its own needs
+      // the kernel doubles the buffer size for its own overhead
       assert.deepEqual(values.slice(0, 8), [1, 111, 22, 7, 33000, 80000, 80000, 1], kind);
     }
   });
 
-  itLooks('their defaults, and tcp_keepalive off', async () => {
+  itLooks('the defaults of the TCP settings, and tcp_keepalive=0, set socket options', async () => {
     const byKind = await optionsWith({});
     for (const [kind, values] of byKind) {
       assert.equal(values[0], 1, `keepalive of ${kind}`);

@@ -1,7 +1,6 @@
 /*
- * Stopping, by signal and by the console's SHUTDOWN: who is still served, who is turned away and with which words, when
- * the process ends, with which exit code, and that its pidfile and its Unix socket are gone. And the signals that reload,
- * pause and resume.
+ * Stopping by signal and by the console's SHUTDOWN: which clients are served or refused, when the process exits and
+ * with which code, and the removal of its pidfile and Unix socket. Also the signals that reload, pause and resume.
  */
 
 import assert from 'node:assert/strict';
@@ -49,14 +48,14 @@ function socketOf(own: Bouncer): string {
   return join(own.socketDir, `.s.PGSQL.${own.port}`);
 }
 
-/** The process ends well and leaves nothing behind. */
+/** Checks that the process exits with 0 and leaves no files behind. */
 async function endsCleanly(own: Bouncer): Promise<void> {
   assert.deepEqual(await own.expectEnd(), { code: 0, signal: null });
   assert.equal(existsSync(pidfileOf(own)), false, 'the pidfile is left');
   assert.equal(existsSync(socketOf(own)), false, 'the Unix socket is left');
 }
 
-/** TCP is closed; the log line comes a moment before. */
+/** Waits until TCP connections are refused, which is shortly after the log line. */
 async function refusesTcp(own: Bouncer): Promise<void> {
   await eventually('TCP to be closed', async () => {
     try {
@@ -69,7 +68,7 @@ async function refusesTcp(own: Bouncer): Promise<void> {
   });
 }
 
-/** The Unix socket is open, but only for the console. */
+/** Checks that the Unix socket accepts only console logins. */
 async function unixIsForTheConsole(own: Bouncer): Promise<void> {
   const target = { path: socketOf(own) };
   const client = await RawClient.connect(target);
@@ -84,7 +83,7 @@ async function unixIsForTheConsole(own: Bouncer): Promise<void> {
   await con.end();
 }
 
-/** Everybody who is connected goes on; the process ends with the last of them. */
+/** Checks that connected clients are served, and that the process exits when the last of them disconnects. */
 async function waitsForClients(own: Bouncer, begin: () => Promise<unknown>, log: RegExp): Promise<void> {
   assert.equal(Number(readFileSync(pidfileOf(own), 'latin1')), own.pid);
   const busy = await own.connect({ database: 'app' });
@@ -104,7 +103,7 @@ async function waitsForClients(own: Bouncer, begin: () => Promise<unknown>, log:
   await own.logWait(/LOG client connections dropped, exiting/);
 }
 
-/** Transactions may end; who needs a server after that is turned away. */
+/** Checks that transactions may end, and that clients that need a server after that are refused. */
 async function waitsForServers(own: Bouncer, begin: () => Promise<unknown>, log: RegExp): Promise<void> {
   const busy = await own.connect({ database: 'app' });
   const idle = await own.connect({ database: 'app' });
@@ -138,7 +137,7 @@ itRuns('SIGTERM waits for all clients', async (own) => {
   await waitsForClients(own, async () => own.signal('SIGTERM'), log);
 });
 
-itRuns('SHUTDOWN WAIT_FOR_CLIENTS is the same', async (own) => {
+itRuns('SHUTDOWN WAIT_FOR_CLIENTS waits for all clients', async (own) => {
   await waitsForClients(
     own,
     () => own.admin('shutdown wait_for_clients'),
@@ -151,7 +150,7 @@ itRuns('SIGINT waits for all servers', async (own) => {
   await waitsForServers(own, async () => own.signal('SIGINT'), log);
 });
 
-itRuns('SHUTDOWN WAIT_FOR_SERVERS is the same', async (own) => {
+itRuns('SHUTDOWN WAIT_FOR_SERVERS waits for all servers', async (own) => {
   await waitsForServers(
     own,
     () => own.admin('SHUTDOWN WAIT_FOR_SERVERS'),
@@ -160,7 +159,7 @@ itRuns('SHUTDOWN WAIT_FOR_SERVERS is the same', async (own) => {
 });
 
 itRuns(
-  'SIGINT turns away those who wait for a server already',
+  'SIGINT refuses clients that already wait for a server',
   async (own) => {
     const busy = await own.connect({ database: 'app' });
     const waiter = await own.connect({ database: 'app' });
@@ -178,25 +177,25 @@ itRuns(
   { default_pool_size: 1 },
 );
 
-itRuns('without clients or servers a waiting shutdown is over at once', async (own) => {
+itRuns('SIGINT without clients and servers exits at once', async (own) => {
   own.signal('SIGINT');
   await endsCleanly(own);
 });
 
-itRuns('without clients SIGTERM is over at once, servers or not', async (own) => {
+itRuns('SIGTERM without clients exits at once, even with servers', async (own) => {
   await own.sql('SELECT 1', { database: 'app' });
   own.signal('SIGTERM');
   await endsCleanly(own);
 });
 
-itRuns('SIGQUIT ends everything now', async (own) => {
+itRuns('SIGQUIT exits at once', async (own) => {
   await inTransaction(own);
   own.signal('SIGQUIT');
   await endsCleanly(own);
   await own.logWait(/LOG got SIGQUIT, fast exit/);
 });
 
-itRuns('SHUTDOWN ends everything now, without an answer', async (own) => {
+itRuns('SHUTDOWN exits at once without an answer', async (own) => {
   await inTransaction(own);
   const raw = await own.raw();
   await raw.login({ user: 'admin', database: 'pgbouncer', password: 'admin-password' });
@@ -211,7 +210,7 @@ for (const [first, second] of [
   ['SIGTERM', 'SIGINT'],
   ['SIGINT', 'SIGTERM'],
 ] as const) {
-  itRuns(`${first}, then ${second} while it waits, is a fast exit`, async (own) => {
+  itRuns(`${second} while ${first} waits exits at once`, async (own) => {
     await inTransaction(own);
     own.signal(first);
     await own.logWait(new RegExp(`LOG got ${first}, shutting down`));
@@ -223,24 +222,24 @@ for (const [first, second] of [
   });
 }
 
-itRuns('SIGTERM after the console asked for a waiting shutdown is a fast exit', async (own) => {
+itRuns('SIGTERM after SHUTDOWN WAIT_FOR_CLIENTS exits at once', async (own) => {
   await inTransaction(own);
   await own.admin('SHUTDOWN WAIT_FOR_CLIENTS');
   own.signal('SIGTERM');
   await endsCleanly(own);
 });
 
-itRuns('SIGTERM while suspended is a failure: nobody could be waited for', async (own) => {
+itRuns('SIGTERM while suspended exits with an error, because suspended clients cannot finish', async (own) => {
   const con = await own.console();
   await con.query('SUSPEND');
   own.signal('SIGTERM');
   assert.deepEqual(await own.expectEnd(), { code: 1, signal: null });
   await own.logWait(/FATAL suspend was in progress, going down immediately/);
-  // a process that has taken over may own the Unix socket by now
+  // a new process may own the Unix socket by now
   assert.deepEqual([existsSync(pidfileOf(own)), existsSync(socketOf(own))], [false, true]);
 });
 
-itRuns('SIGUSR1 pauses, SIGUSR2 resumes, each says when there is nothing to do', async (own) => {
+itRuns('SIGUSR1 pauses and SIGUSR2 resumes, and each logs when there is nothing to do', async (own) => {
   const busy = await own.connect({ database: 'app' });
   await busy.query('BEGIN');
   own.signal('SIGUSR1');
@@ -261,7 +260,7 @@ itRuns('SIGUSR1 pauses, SIGUSR2 resumes, each says when there is nothing to do',
   await busy.end();
 });
 
-itRuns('SIGUSR1 closes idle servers when nothing else happens', async (own) => {
+itRuns('SIGUSR1 closes idle servers without further events', async (own) => {
   await own.sql('SELECT 1', { database: 'app' });
   own.signal('SIGUSR1');
   await own.logWait(/closing because: pause mode/);
@@ -270,7 +269,7 @@ itRuns('SIGUSR1 closes idle servers when nothing else happens', async (own) => {
 });
 
 for (const way of ['RESUME', 'SIGUSR2'] as const) {
-  itRuns(`clients that PAUSE holds up go on by ${way} while a shutdown waits for them`, async (own) => {
+  itRuns(`${way} resumes paused clients while a shutdown waits for them`, async (own) => {
     const con = await own.console();
     const client = await own.connect({ database: 'app' });
     await con.query('PAUSE');
@@ -287,7 +286,7 @@ for (const way of ['RESUME', 'SIGUSR2'] as const) {
   });
 }
 
-itRuns('SIGUSR2 ends SUSPEND too', async (own) => {
+itRuns('SIGUSR2 also ends SUSPEND', async (own) => {
   const client = await own.connect({ database: 'app' });
   await client.query('SELECT 1');
   const con = await own.console();
@@ -300,7 +299,7 @@ itRuns('SIGUSR2 ends SUSPEND too', async (own) => {
   await client.end();
 });
 
-itRuns('SIGHUP reads the config again, twice in a row too, and survives a broken one', async (own) => {
+itRuns('SIGHUP reloads the config repeatedly and survives a broken config', async (own) => {
   const client = await own.connect({ database: 'app' });
   await client.query('BEGIN');
   own.rewrite({ databases: { app: pg.connstr(), fresh: pg.connstr() }, settings: { default_pool_size: 3 } });
@@ -319,7 +318,7 @@ itRuns('SIGHUP reads the config again, twice in a row too, and survives a broken
   await client.end();
 });
 
-itRuns('every client is told when SIGHUP takes its database away', async (own) => {
+itRuns('SIGHUP disconnects every client of a removed database with an error', async (own) => {
   const raw = await own.raw();
   await raw.login({ database: 'sess' });
   own.rewrite({ databases: { app: pg.connstr() } });

@@ -1,6 +1,6 @@
 /*
- * TLS between clients and the pooler: what each client_tls_sslmode lets in, how a client may begin, which certificates and
- * protocols count, what the log and SHOW say, and what an attacker or a broken client gets.
+ * TLS between clients and the pooler: what each client_tls_sslmode accepts, how a client may begin, which certificates
+ * and protocols are accepted, the log and SHOW, and attacks and broken clients.
  */
 
 import assert from 'node:assert/strict';
@@ -56,7 +56,7 @@ const withCert = (cert: Cert): ConnectionOptions => ({
   key: readFileSync(cert.key),
 });
 
-/** Logs in over TLS, asks, and leaves. @returns '1', or why not */
+/** Logs in over TLS, runs a query and disconnects. @returns '1', or the error */
 async function attempt(pooler: Bouncer, ssl: ConnectionOptions | false): Promise<string> {
   try {
     const result = await pooler.sql('SELECT 1 AS one', { ssl });
@@ -79,19 +79,19 @@ async function shaken(socket: TLSSocket): Promise<TLSSocket> {
   return socket;
 }
 
-/** TLS on a connection whose SSLRequest was answered by S. */
+/** Starts TLS on a connection whose SSLRequest was answered with S. */
 function upgrade(raw: RawClient, options: ConnectionOptions = {}): Promise<TLSSocket> {
   return shaken(tlsConnect({ ...trusting, ...options, socket: raw.socket }));
 }
 
-/** Straight into TLS, without SSLRequest. */
+/** Starts TLS without an SSLRequest. */
 function direct(pooler: Bouncer, options: ConnectionOptions = {}): Promise<TLSSocket> {
   return shaken(
     tlsConnect({ ...trusting, ALPNProtocols: ['postgresql'], host: pooler.host, port: pooler.port, ...options }),
   );
 }
 
-/** Everything that arrives until the other side closes. */
+/** All bytes received until the pooler closes the connection. */
 async function rest(socket: TLSSocket): Promise<string> {
   const parts: Buffer[] = [];
   socket.on('data', (chunk: Buffer) => parts.push(chunk));
@@ -101,7 +101,7 @@ async function rest(socket: TLSSocket): Promise<string> {
 }
 
 describe('client_tls_sslmode', () => {
-  it('disable: TLS is refused, plain goes on', () =>
+  it('client_tls_sslmode=disable refuses TLS and accepts plain text', () =>
     withPooler({ client_tls_sslmode: 'disable' }, async (pooler) => {
       const raw = await pooler.raw();
       assert.equal(await raw.request(SSL_REQUEST), 'N');
@@ -112,18 +112,18 @@ describe('client_tls_sslmode', () => {
     }));
 
   for (const mode of ['allow', 'prefer']) {
-    it(`${mode}: with and without`, () =>
+    it(`client_tls_sslmode=${mode} accepts connections with and without TLS`, () =>
       withPooler({ client_tls_sslmode: mode }, async (pooler) => {
         assert.equal(await attempt(pooler, false), '1');
         assert.equal(await attempt(pooler, trusting), '1');
         assert.equal(await attempt(pooler, withCert(ann)), '1');
-        // a certificate that is shown has to be good, even where none is asked for
+        // a certificate that the client presents has to be valid, even if none is required
         assert.match(await attempt(pooler, withCert(stranger)), /unknown ca|ECONNRESET|terminated|closed/i);
         await pooler.logWait(/WARNING TLS handshake error: handshake failed: error:.*certificate verify failed/);
       }));
   }
 
-  it('require: plain is refused, except over the Unix socket and for cancel requests', () =>
+  it('client_tls_sslmode=require refuses plain text, except on the Unix socket and for cancel requests', () =>
     withPooler({ client_tls_sslmode: 'require' }, async (pooler) => {
       assert.equal(await attempt(pooler, false), 'SSL required');
       assert.equal(await attempt(pooler, trusting), '1');
@@ -136,7 +136,7 @@ describe('client_tls_sslmode', () => {
     }));
 
   for (const mode of ['verify-ca', 'verify-full']) {
-    it(`${mode}: a certificate of our authority, or nothing`, () =>
+    it(`client_tls_sslmode=${mode} accepts only certificates of its CA`, () =>
       withPooler({ client_tls_sslmode: mode }, async (pooler) => {
         assert.equal(await attempt(pooler, withCert(ann)), '1');
         assert.equal(await attempt(pooler, false), 'SSL required');
@@ -149,7 +149,7 @@ describe('client_tls_sslmode', () => {
 });
 
 describe('how a client begins', () => {
-  it('direct TLS with the protocol postgresql, or with none named', () =>
+  it('direct TLS is accepted with ALPN protocol postgresql or without ALPN', () =>
     withPooler({ client_tls_sslmode: 'require' }, async (pooler) => {
       for (const ALPNProtocols of [['postgresql'], ['http/1.1', 'postgresql'], undefined]) {
         const socket = await direct(pooler, { ALPNProtocols });
@@ -161,7 +161,7 @@ describe('how a client begins', () => {
       await assert.rejects(direct(pooler, { ALPNProtocols: ['http/1.1'] }), /no application protocol/);
     }));
 
-  it('words in front of the handshake are nobody of ours', () =>
+  it('plain bytes before the TLS handshake are not processed', () =>
     withPooler({ client_tls_sslmode: 'prefer' }, async (pooler) => {
       const injected = startupPacket(PROTOCOL_30, { user: 'postgres', database: 'postgres' });
       const raw = await pooler.raw();
@@ -172,7 +172,7 @@ describe('how a client begins', () => {
       const late = await pooler.raw();
       assert.equal(await late.request(SSL_REQUEST), 'S');
       await late.send(injected);
-      // an alert at most, in TLS's own words
+      // at most a TLS alert
       const answer = await late.bytes(1);
       assert.ok(answer === null || answer[0] === 0x15);
       await late.destroy();
@@ -180,7 +180,7 @@ describe('how a client begins', () => {
       assert.equal(pooler.log.count(/login attempt: db=postgres/), 0);
     }));
 
-  it('a second SSLRequest inside TLS ends it', () =>
+  it('a second SSLRequest inside TLS ends the connection', () =>
     withPooler({ client_tls_sslmode: 'prefer' }, async (pooler) => {
       const raw = await pooler.raw();
       assert.equal(await raw.request(SSL_REQUEST), 'S');
@@ -191,7 +191,7 @@ describe('how a client begins', () => {
       await pooler.logWait(/closing because: SSL req inside SSL/);
     }));
 
-  it('GSS encryption is refused first, then TLS', () =>
+  it('a GSSENCRequest is refused, and TLS may follow', () =>
     withPooler({ client_tls_sslmode: 'require' }, async (pooler) => {
       const raw = await pooler.raw();
       assert.equal(await raw.request(GSSENC_REQUEST), 'N');
@@ -199,7 +199,7 @@ describe('how a client begins', () => {
       (await upgrade(raw)).destroy();
     }));
 
-  it('who never finishes the handshake is timed out', () =>
+  it('a client that never completes the TLS handshake is disconnected at client_login_timeout', () =>
     withPooler({ client_tls_sslmode: 'require', client_login_timeout: 1 }, async (pooler) => {
       const raw = await pooler.raw();
       assert.equal(await raw.request(SSL_REQUEST), 'S');
@@ -208,11 +208,15 @@ describe('how a client begins', () => {
       await pooler.logWait(/closing because: client_login_timeout/);
     }));
 
-  itUnless(noProgram('openssl'))('renegotiation is refused', () =>
+  itUnless(noProgram('openssl'))('TLS renegotiation is refused', () =>
     withPooler({ client_tls_sslmode: 'require' }, async (pooler) => {
       const args = ['s_client', '-connect', `127.0.0.1:${pooler.port}`, '-tls1_2', '-alpn', 'postgresql'];
       const child = startProgram('openssl', args, {}) as ChildProcessWithoutNullStreams;
-      const over = new Promise((settle) => child.once('close', settle));
+      const over = new Promise<number | null>((settle) => child.once('close', settle));
+      let errors = '';
+      child.stderr.on('data', (chunk: Buffer) => {
+        errors += chunk.toString('latin1');
+      });
       const shaken = new Promise<void>((settle) => {
         let said = '';
         child.stdout.on('data', (chunk: Buffer) => {
@@ -223,13 +227,15 @@ describe('how a client begins', () => {
       await withTimeout(shaken, 'the end of the handshake');
       child.stdin.write('R\n');
       await pooler.logWait(/WARNING tls_sbufio_recv: unexpected handshake, closing connection/);
-      await withTimeout(over, 'openssl to notice');
+      assert.equal(await withTimeout(over, 'openssl to notice the end'), 1);
+      assert.match(errors, /RENEGOTIATING\n.*no renegotiation/);
+      assert.equal(await attempt(pooler, trusting), '1');
     }),
   );
 });
 
 describe('settings', () => {
-  it('protocols and ciphers are those that the settings allow', () =>
+  it('client_tls_protocols and client_tls_ciphers limit protocols and ciphers', () =>
     withPooler(
       {
         ...files(rsaSite),
@@ -253,7 +259,7 @@ describe('settings', () => {
       },
     ));
 
-  it('a curve by name', () =>
+  it('client_tls_ecdhcurve selects a curve by name', () =>
     withPooler(
       {
         ...files(rsaSite),
@@ -267,7 +273,7 @@ describe('settings', () => {
       },
     ));
 
-  it('what cannot be used is named, and the old settings stay', () =>
+  it('RELOAD with unusable TLS settings logs them and keeps the old settings', () =>
     withPooler({ client_tls_sslmode: 'require' }, async (pooler) => {
       const wrong: [string, string, RegExp][] = [
         ['client_tls_protocols', 'tlsv9', /ERROR invalid client_tls_protocols: tlsv9/],
@@ -304,7 +310,7 @@ describe('settings', () => {
       await admin.end();
     }));
 
-  it('a start that cannot have TLS is no start', async () => {
+  it('the pooler does not start with unusable TLS settings', async () => {
     const settings = { ...files(), client_tls_sslmode: 'require', client_tls_cert_file: '/nowhere' };
     const pooler = await Bouncer.start({ cluster: pg, settings, wait: false });
     const end = await pooler.expectEnd();
@@ -313,7 +319,7 @@ describe('settings', () => {
     await pooler.stop();
   });
 
-  it('RELOAD and SIGHUP read certificates again, for new connections', () =>
+  it('RELOAD and SIGHUP read certificates again for new connections', () =>
     withPooler({ client_tls_sslmode: 'require' }, async (pooler) => {
       const renew = () => certs.issue(ca, 'moving', { cn: 'localhost', san: LOCAL });
       const shown = async () => {
@@ -350,7 +356,7 @@ describe('settings', () => {
 });
 
 describe('a TLS session', () => {
-  it('SHOW CLIENTS tells protocol and cipher; plain ones have none', () =>
+  it('SHOW CLIENTS shows protocol and cipher of TLS connections only', () =>
     withPooler({ client_tls_sslmode: 'prefer' }, async (pooler) => {
       const safe = await pooler.connect({ ssl: trusting });
       const plain = await pooler.connect();
@@ -360,7 +366,7 @@ describe('a TLS session', () => {
       await plain.end();
     }));
 
-  it('megabytes in both directions, and a reader that is slow', () =>
+  it('TLS client connections carry megabytes in both directions, even to a slow reader', () =>
     withPooler({ client_tls_sslmode: 'require', pool_mode: 'transaction' }, async (pooler) => {
       const client = await pooler.connect({ ssl: trusting });
       const text = 'x'.repeat(12_000_000);
@@ -391,7 +397,7 @@ describe('a TLS session', () => {
       socket.destroy();
     }));
 
-  it('many at once, each with its own answers', () =>
+  it('many TLS connections at once each get their own answers', () =>
     withPooler({ client_tls_sslmode: 'require', pool_mode: 'transaction', default_pool_size: 3 }, async (pooler) => {
       const clients = await Promise.all(Array.from({ length: 30 }, () => pooler.connect({ ssl: trusting })));
       for (let round = 0; round < 5; round++) {
@@ -404,30 +410,32 @@ describe('a TLS session', () => {
       await Promise.all(clients.map((client) => client.end()));
     }));
 
-  itUnless(noProgram('openssl'))('ends with close_notify when the pooler closes, and needs none from the client', () =>
-    withPooler({ client_tls_sslmode: 'require' }, async (pooler) => {
-      const args = ['s_client', '-connect', `127.0.0.1:${pooler.port}`, '-alpn', 'postgresql', '-msg', '-quiet'];
-      const child = startProgram('openssl', args, {}) as ChildProcessWithoutNullStreams;
-      let said = '';
-      for (const stream of [child.stdout, child.stderr]) {
-        stream.on('data', (chunk: Buffer) => {
-          said += chunk.toString('latin1');
-        });
-      }
-      child.stdin.write(startupPacket(PROTOCOL_30, { user: 'postgres', database: 'postgres', nonsense: 'x' }));
-      await withTimeout(new Promise((settle) => child.once('close', settle)), 'openssl to end');
-      assert.match(said, /unsupported startup parameter: nonsense/);
-      assert.match(said, /<<< TLS 1\.3, Alert \[length 0002\], warning close_notify/);
+  itUnless(noProgram('openssl'))(
+    'the pooler sends close_notify when it closes a TLS connection, and needs none from the client',
+    () =>
+      withPooler({ client_tls_sslmode: 'require' }, async (pooler) => {
+        const args = ['s_client', '-connect', `127.0.0.1:${pooler.port}`, '-alpn', 'postgresql', '-msg', '-quiet'];
+        const child = startProgram('openssl', args, {}) as ChildProcessWithoutNullStreams;
+        let said = '';
+        for (const stream of [child.stdout, child.stderr]) {
+          stream.on('data', (chunk: Buffer) => {
+            said += chunk.toString('latin1');
+          });
+        }
+        child.stdin.write(startupPacket(PROTOCOL_30, { user: 'postgres', database: 'postgres', nonsense: 'x' }));
+        await withTimeout(new Promise((settle) => child.once('close', settle)), 'openssl to end');
+        assert.match(said, /unsupported startup parameter: nonsense/);
+        assert.match(said, /<<< TLS 1\.3, Alert \[length 0002\], warning close_notify/);
 
-      const raw = await pooler.raw();
-      assert.equal(await raw.request(SSL_REQUEST), 'S');
-      // in TLS 1.3 the client would be done before its last message is on its way
-      const socket = await upgrade(raw, { maxVersion: 'TLSv1.2' });
-      const from = pooler.log.mark();
-      raw.socket.destroy();
-      await new Promise((settle) => socket.once('close', settle));
-      await pooler.admin('SHOW VERSION', { ssl: trusting });
-      assert.equal(pooler.log.count(/WARNING|unexpected eof/, from), 0);
-    }),
+        const raw = await pooler.raw();
+        assert.equal(await raw.request(SSL_REQUEST), 'S');
+        // in TLS 1.3 the client's handshake would complete before its last message is sent
+        const socket = await upgrade(raw, { maxVersion: 'TLSv1.2' });
+        const from = pooler.log.mark();
+        raw.socket.destroy();
+        await new Promise((settle) => socket.once('close', settle));
+        await pooler.admin('SHOW VERSION', { ssl: trusting });
+        assert.equal(pooler.log.count(/WARNING|unexpected eof/, from), 0);
+      }),
   );
 });

@@ -1,7 +1,7 @@
 /*
- * A real libpq behind TLS, in asynchronous mode: the application waits for the socket itself, reads once when it is
- * readable, and waits again. Bytes that libpq leaves inside OpenSSL are then waited for until the next ones arrive, so a
- * result whose last record is larger than what libpq makes room for is never finished. psycopg 3 reads in this way.
+ * A real libpq over TLS in asynchronous mode, as psycopg 3 uses it: the application waits for the socket, reads once
+ * when it is readable, and waits again. Bytes that libpq leaves inside OpenSSL do not make the socket readable. So a
+ * result whose last TLS record is larger than libpq's buffer would never complete.
  */
 
 import assert from 'node:assert/strict';
@@ -12,7 +12,9 @@ import { after, before, runSync } from '../harness/limits';
 import { run } from '../harness/machine';
 import { itUnless } from '../harness/needs';
 
-/** Arguments: a conninfo. Input: one "bytes rows" a line. Output: a line for every query without its answer, then "done". */
+/**
+ * Argument: a conninfo. Input: one "bytes rows" per line. Output: a line for each query without an answer, then "done".
+ */
 const CLIENT = `
 import asyncio, sys, psycopg
 
@@ -40,7 +42,7 @@ async def main():
 asyncio.run(main())
 `;
 
-/** Where a row or a result ends near the end of a record or of a buffer of 4, 8, 16 or 32 kB. */
+/** Sizes with which a row or result ends near the end of a TLS record or of a buffer of 4, 8, 16 or 32 kB. */
 const EDGES: [number, number][] = [
   [8180, 3],
   [8192, 10],
@@ -63,7 +65,7 @@ function combinations(): [number, number][] {
   return list;
 }
 
-/** The first interpreter that has psycopg 3: the distribution's package belongs to the distribution's own. */
+/** The first Python interpreter that has psycopg 3; a distribution's package works only with its own interpreter. */
 function findPython(): string | null {
   const has = (python: string) => runSync(python, ['-c', 'import psycopg']).status === 0;
   return ['python3', '/usr/bin/python3'].find(has) ?? null;
@@ -93,7 +95,7 @@ for (const version of ['tlsv1.2', 'tlsv1.3']) {
       },
     });
     const conninfo = `host=${pooler.host} port=${pooler.port} user=postgres dbname=postgres sslmode=require`;
-    // no certificates or passwords of the user who runs the test
+    // without the certificates and passwords of the user that runs the test
     const env = { ...process.env, HOME: pooler.socketDir };
     const input = combinations()
       .map(([size, rows]) => `${size} ${rows}\n`)

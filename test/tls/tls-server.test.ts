@@ -1,6 +1,6 @@
 /*
- * TLS between the pooler and servers: what each server_tls_sslmode accepts, which certificate and which name count,
- * certificates of the pooler's own, and when connections are replaced because the settings changed.
+ * TLS between the pooler and servers: what each server_tls_sslmode accepts, which certificates and names are valid, the
+ * pooler's own certificate, and when changed settings replace connections.
  */
 
 import assert from 'node:assert/strict';
@@ -63,7 +63,7 @@ async function withPooler(settings: Settings, body: (pooler: Bouncer) => Promise
   }
 }
 
-/** Whether a connection of the pooler to that database is encrypted; the error's text when there is none. */
+/** Whether the pooler's connection to that database is encrypted, or the error's text if it fails. */
 async function encrypted(pooler: Bouncer, database: string): Promise<boolean | string> {
   try {
     return (await pooler.sql(IN_USE, { database })).rows[0].ssl;
@@ -78,7 +78,7 @@ async function refused(pooler: Bouncer, database: string, log: RegExp): Promise<
   await pooler.logWait(log, from);
 }
 
-/** A server that answers the first packet with `answer` and then listens in vain. */
+/** A server that answers the first packet with `answer` and then stays silent. */
 async function fakeServer(answer: Buffer): Promise<{ server: Server; port: number }> {
   const server = createServer((socket) => {
     socket.on('error', () => {});
@@ -89,14 +89,14 @@ async function fakeServer(answer: Buffer): Promise<{ server: Server; port: numbe
 }
 
 describe('server_tls_sslmode', () => {
-  it('disable: never', () =>
+  it('server_tls_sslmode=disable never uses TLS', () =>
     withPooler({ server_tls_sslmode: 'disable' }, async (pooler) => {
       assert.equal(await encrypted(pooler, 'plain'), false);
       assert.equal(await encrypted(pooler, 'safe'), false);
     }));
 
   for (const mode of ['allow', 'prefer']) {
-    it(`${mode}: where the server can`, () =>
+    it(`server_tls_sslmode=${mode} uses TLS if the server supports it`, () =>
       withPooler({ server_tls_sslmode: mode }, async (pooler) => {
         assert.equal(await encrypted(pooler, 'plain'), false);
         assert.equal(await encrypted(pooler, 'safe'), true);
@@ -108,7 +108,7 @@ describe('server_tls_sslmode', () => {
       }));
   }
 
-  it('require: or not at all, whatever the certificate says; a Unix socket needs none', () =>
+  it('server_tls_sslmode=require needs TLS with any certificate, except on a Unix socket', () =>
     withPooler({ server_tls_sslmode: 'require' }, async (pooler) => {
       assert.equal(await encrypted(pooler, 'safe'), true);
       assert.equal(await encrypted(pooler, 'moved'), true);
@@ -116,7 +116,7 @@ describe('server_tls_sslmode', () => {
       await refused(pooler, 'plain', /closing because: server refused SSL/);
     }));
 
-  it('verify-ca: of a known authority', () =>
+  it('server_tls_sslmode=verify-ca needs a certificate of a known CA', () =>
     withPooler({ server_tls_sslmode: 'verify-ca', server_tls_ca_file: ca.cert }, async (pooler) => {
       assert.equal(await encrypted(pooler, 'safe'), true);
       assert.equal(await encrypted(pooler, 'moved'), true);
@@ -125,7 +125,7 @@ describe('server_tls_sslmode', () => {
       await refused(pooler, 'safe', /WARNING TLS handshake error: handshake failed: error:.*certificate verify failed/);
     }));
 
-  it('verify-full: and of that name or address', () =>
+  it('server_tls_sslmode=verify-full also needs the name or address in the certificate', () =>
     withPooler({ server_tls_sslmode: 'verify-full', server_tls_ca_file: ca.cert }, async (pooler) => {
       assert.equal(await encrypted(pooler, 'safe'), true);
       assert.equal(await encrypted(pooler, 'safename'), true);
@@ -136,7 +136,7 @@ describe('server_tls_sslmode', () => {
 });
 
 describe('with servers', () => {
-  it('SHOW SERVERS tells protocol and cipher, protocols and ciphers follow the settings', () =>
+  it('SHOW SERVERS shows protocol and cipher, which follow the settings', () =>
     withPooler(
       {
         server_tls_sslmode: 'require',
@@ -158,7 +158,7 @@ describe('with servers', () => {
       },
     ));
 
-  it('the pooler shows a certificate of its own', async () => {
+  it('the pooler presents its own certificate to servers', async () => {
     await safe.setHba([
       'local all all trust',
       'hostssl all pooled 127.0.0.1/32 cert',
@@ -173,7 +173,7 @@ describe('with servers', () => {
       userlist: { pooled: '' },
     });
     assert.equal((await whoami(pooler)).rows[0].u, 'pooled');
-    // the file is looked at for every connection
+    // the file is read for every connection
     const kept = readFileSync(pooled.cert);
     writeFileSync(pooled.cert, 'no certificate\n');
     await pooler.admin('RECONNECT');
@@ -189,7 +189,7 @@ describe('with servers', () => {
     await pooler.stop();
   });
 
-  it('an answer that is none, and words behind the answer', async () => {
+  it('an invalid answer to SSLRequest, or bytes behind the answer, end the server connection', async () => {
     const cases: [Buffer, RegExp][] = [
       [Buffer.from('E'), /closing because: bad sslreq answer/],
       [
@@ -213,7 +213,7 @@ describe('with servers', () => {
     }
   });
 
-  it('a server that never finishes the handshake is given up', async () => {
+  it('a server that never completes the TLS handshake is closed', async () => {
     const { server, port } = await fakeServer(Buffer.from('S'));
     const settings = { ...REFUSED, server_tls_sslmode: 'require', server_connect_timeout: 1 };
     const pooler = await Bouncer.start({ databases: { fake: `host=127.0.0.1 port=${port}` }, settings });
@@ -223,7 +223,7 @@ describe('with servers', () => {
     server.close();
   });
 
-  it('megabytes in both directions', () =>
+  it('TLS server connections carry megabytes in both directions', () =>
     withPooler({ server_tls_sslmode: 'require', pool_mode: 'transaction' }, async (pooler) => {
       const client = await pooler.connect({ database: 'safe' });
       const text = 'x'.repeat(12_000_000);
@@ -235,7 +235,7 @@ describe('with servers', () => {
 });
 
 describe('changed settings', () => {
-  it('replace the connections to servers, the same ones do not', () =>
+  it('RELOAD replaces server connections if the TLS settings have changed, and only then', () =>
     withPooler({ server_tls_sslmode: 'prefer' }, async (pooler) => {
       const ids = async () =>
         (await pooler.admin('SHOW SERVERS')).filter((row) => row.database === 'safe').map((row) => row.ptr);

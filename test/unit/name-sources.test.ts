@@ -7,7 +7,7 @@ import { compareWays } from '../../src/workers/families';
 import { addressOf, candidates, hostsAddresses, parseResolvConf } from '../../src/workers/resolvconf';
 import { test } from '../harness/limits';
 
-test('resolv.conf: what c-ares takes from it', () => {
+test('resolv.conf is parsed as by c-ares', () => {
   const text = [
     '# comment',
     'nameserver 127.0.0.1 ; the first',
@@ -62,7 +62,7 @@ test('resolv.conf: what c-ares takes from it', () => {
   assert.deepEqual(candidates(overruled, 'x.'), ['x']);
 });
 
-test('the hosts file: names and aliases in whatever case, all their lines', () => {
+test('the hosts file is searched for names and aliases in any case, over all lines', () => {
   const text =
     '127.0.0.1 localhost here # there\n#9.9.9.9 here\n::0001\tip6 HERE\n10.0.0.300 here\n1.2.3.4\n127.0.0.1 here\n';
   assert.deepEqual(hostsAddresses(text, 'Here.'), [
@@ -72,7 +72,7 @@ test('the hosts file: names and aliases in whatever case, all their lines', () =
   assert.deepEqual(hostsAddresses(text, 'there'), []);
 });
 
-test('of two families the one is taken that RFC 6724 puts first', () => {
+test('the address family is the one that RFC 6724 puts first', () => {
   const way = (to: string, from: string | null) => {
     return {
       to: addressOf(to) as NonNullable<ReturnType<typeof addressOf>>,
