@@ -217,13 +217,14 @@ export class SimClient {
   }
 
   /**
-   * The pooler's last word is lost when the client has not read what came before, and cannot be told from data when the server was
-   * lost in the middle of a message. A reset of the network takes everything.
+   * The pooler's last word is lost when the client has not read what came before, and cannot be told from data when it comes in the middle of
+   * a message. A reset of the network takes everything.
    */
   private mayEndSilently(broken: boolean): boolean {
-    const { mayBreakSilently, reboots } = this.world;
-    if (reboots.mayLose(this.name)) return true;
-    return this.line.end.peer?.cutShort === true || (mayBreakSilently && (broken || !this.packets.isEmpty));
+    const { reboots, scenario } = this.world;
+    if (reboots.mayLose(this.name) || this.line.end.peer?.cutShort === true) return true;
+    if (scenario.faults.servers && broken) return true;
+    return (scenario.faults.servers || scenario.faults.console) && !this.packets.isEmpty;
   }
 
   /* ---- what it does ---- */

@@ -5,7 +5,7 @@
 
 import { PauseMode } from '../../src/core/base/lifecycle';
 import type { StatList } from '../../src/core/base/list';
-import { type AnySocket, type PgPool, SocketState } from '../../src/core/pool/bouncer';
+import { type AnySocket, type ClientSocket, LoginPhase, type PgPool, SocketState } from '../../src/core/pool/bouncer';
 import type { Heads } from './core';
 
 type Lists = [StatList<AnySocket>, SocketState[]][];
@@ -50,7 +50,17 @@ function brokenQueue(heads: Heads, pool: PgPool): string | null {
   if (getPauseMode() !== PauseMode.NONE || isTakingOver() || pool.db.paused || pool.db.admin) return null;
   if (pool.touched || heads.pool.isFullLoopMaintRequested() || heads.settling.isSettling(pool)) return null;
   if (pool.waitingCancelReqList.count > 0) return null;
-  return `${pool.waitingClientList.count} clients wait while ${pool.idleServerList.count} servers of ${pool.db.name} are idle`;
+  // a client that logs in may need what only a new server can tell
+  const welcome = (sk: ClientSocket) => sk.login?.phase === LoginPhase.WELCOME && !pool.welcomeMsgReady;
+  const waiting = countOf(pool.waitingClientList, (sk) => !welcome(sk));
+  const idle = countOf(pool.idleServerList, (sk) => !sk.closeNeeded && sk.ready);
+  return waiting > 0 && idle > 0 ? `${waiting} clients wait while ${idle} servers of ${pool.db.name} are idle` : null;
+}
+
+function countOf<T extends AnySocket>(list: StatList<T>, counts: (sk: T) => boolean): number {
+  let count = 0;
+  for (let sk = list.head; sk !== null; sk = sk.next as T | null) if (counts(sk)) count++;
+  return count;
 }
 
 /** Limits are checked against counts of server connections. */

@@ -13,10 +13,11 @@ interface Reason {
 }
 
 const serversFail = (world: World): boolean => world.scenario.faults.servers;
-const operatorActs = (world: World): boolean => world.scenario.faults.console;
 
 const databasesAreNarrow = (world: World): boolean => world.scenario.settings.max_db_connections !== 0;
 
+/** the operator has paused pools */
+const poolsPaused = ({ operator }: World): boolean => ['PAUSE', 'KILL', 'SUSPEND'].some((word) => operator.has(word));
 const standsStill = (world: World): boolean => world.reboots.wasStopped;
 
 const REASONS: Reason[] = [
@@ -26,15 +27,31 @@ const REASONS: Reason[] = [
   { text: /^server login has been failing/, when: serversFail },
   { text: /^(connect failed|connect timeout|server DNS lookup failed|login failed)$/, when: serversFail },
   // other pools of its database may use all that it is allowed
-  { text: /^client_login_timeout \(server down\)$/, when: (world) => serversFail(world) || databasesAreNarrow(world) },
+  {
+    text: /^client_login_timeout \(server down\)$/,
+    when: (world) => serversFail(world) || databasesAreNarrow(world) || poolsPaused(world),
+  },
+  // a session of which nothing is under way ends with its server
+  {
+    text: /^database configuration changed$/,
+    when: ({ operator, scenario }) =>
+      scenario.settings.server_fast_close === 1 && (operator.has('RECONNECT') || operator.has('RELOAD')),
+  },
   // auth_query could not be run
-  { text: /^bouncer config error$/, when: serversFail },
+  { text: /^bouncer config error$/, when: (world) => serversFail(world) || world.operator.has('KILL') },
   // its variables could not be set
   { text: /^invalid server parameter$/, when: serversFail },
-  { text: /^client_login_timeout$/, when: standsStill },
-  { text: /^query_wait_timeout$/, when: (world) => serversFail(world) || operatorActs(world) },
-  { text: /^database (removed|".*" is disabled|configuration changed)/, when: operatorActs },
-  { text: /^(suspend_timeout|pooler is shutting down|server shutting down)/, when: operatorActs },
+  {
+    // a login may wait for a server that runs auth_query
+    text: /^client_login_timeout$/,
+    when: (world) => standsStill(world) || serversFail(world) || databasesAreNarrow(world) || poolsPaused(world),
+  },
+  { text: /^query_wait_timeout$/, when: serversFail },
+  { text: /^database removed$/, when: ({ operator }) => operator.has('KILL') },
+  { text: /^database ".*" is disabled$/, when: ({ operator }) => operator.has('DISABLE') },
+  { text: /^authentication database ".*" is disabled$/, when: ({ operator }) => operator.has('DISABLE') },
+  { text: /^admin forced disconnect$/, when: ({ operator }) => operator.has('KILL_CLIENT') },
+  { text: /^suspend_timeout$/, when: ({ operator }) => operator.has('SUSPEND') },
 ];
 
 /** True when the pooler may end a client's connection with this error. */

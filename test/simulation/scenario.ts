@@ -87,7 +87,7 @@ function settings(random: Random, poolMode: string): Record<string, string | num
     server_check_delay: maybe(30, 0, 1),
     server_lifetime: maybe(3600, 2, 10),
     server_idle_timeout: maybe(600, 1, 5),
-    server_login_retry: maybe(1, 0, 3),
+    server_login_retry: maybe(1, 3),
     server_round_robin: maybe(0, 1),
     server_reset_query_always: maybe(0, 1),
     server_fast_close: maybe(0, 1),
@@ -98,6 +98,7 @@ function settings(random: Random, poolMode: string): Record<string, string | num
     max_db_connections: maybe(0, 3),
     client_login_timeout: maybe(30, 3),
     max_client_conn: 1000,
+    suspend_timeout: maybe(10, 1),
     query_wait_notify: 1,
     verbose: 0,
   };
@@ -170,7 +171,7 @@ export function userlistText({ passwords }: Scenario): string {
     .join('');
 }
 
-const DATABASES = ['alpha', 'alpha', 'beta', 'gamma', 'delta', 'auto1', 'auto2'];
+export const DATABASES = ['alpha', 'alpha', 'beta', 'gamma', 'delta', 'auto1', 'auto2'];
 
 /** A client at random. */
 export function makeCharacter(random: Random, { faults, poolMode, passwords, hidden, silentOne }: Scenario): Character {

@@ -152,7 +152,11 @@ export class Session {
 
   /* ---- login ---- */
 
-  private login(_type: string, body: string): void {
+  private login(type: string, body: string): void {
+    if (type === 'X') {
+      this.end(null, false);
+      return;
+    }
     if (this.phase === 'password') {
       this.password(body);
       return;

@@ -11,6 +11,7 @@ import { Clock, SECOND } from './clock';
 import { Core } from './core';
 import type { Mutation } from './modules';
 import { type End, Network } from './network';
+import { Operator } from './operator';
 import { isJustified } from './oracle';
 import { PgServer } from './postgres';
 import { type Machine, ProcessEnd, SimProcess } from './process';
@@ -66,6 +67,7 @@ export class World implements Machine {
   private readonly cores = new Map<SimProcess, Core>();
   private readonly lastLines = new Map<SimProcess, string>();
   readonly reboots: Reboots;
+  readonly operator: Operator;
   private clientCount = 0;
   turns = 0;
   failure: string | null = null;
@@ -83,6 +85,7 @@ export class World implements Machine {
     this.files.set(CONFIG_FILE, configText(this.scenario));
     this.files.set(AUTH_FILE, userlistText(this.scenario));
     this.reboots = new Reboots(this);
+    this.operator = new Operator(this);
     for (const [at, { host, auth, moods }] of this.scenario.servers.entries()) {
       new PgServer(this, `pg${at + 1}`, host, auth, moods);
     }
@@ -117,11 +120,12 @@ export class World implements Machine {
   private logged(process: SimProcess, line: string): void {
     if (!process.alive) return;
     this.trace.add(process.name, line);
-    this.lastLines.set(process, line);
+    this.lastLines.set(process, `${this.lastLine(process)}\n${line}`.split('\n').slice(-3).join('\n'));
     if (/exception in event handler|exception while disconnecting/.test(line)) this.failure ??= line;
     if (/^FATAL @/.test(line) && !EXPECTED_FATAL.test(line)) this.failure ??= line;
   }
 
+  /** The last lines of its log. */
   lastLine(process: SimProcess): string {
     return this.lastLines.get(process) ?? '';
   }
@@ -192,10 +196,13 @@ export class World implements Machine {
 
   /* ---- clients ---- */
 
+  /** Over the Unix socket. */
+  connectConsole(): End {
+    return this.network.connect({ family: Family.UNIX, host: `${SOCKET_DIR}/.s.PGSQL.${LISTEN_PORT}`, port: 0 }, '');
+  }
+
   connectClient(): End {
-    if (this.random.one(4)) {
-      return this.network.connect({ family: Family.UNIX, host: `${SOCKET_DIR}/.s.PGSQL.${LISTEN_PORT}`, port: 0 }, '');
-    }
+    if (this.random.one(4)) return this.connectConsole();
     const host = `10.2.0.${this.random.between(1, 200)}`;
     return this.network.connect({ family: Family.INET, host: LISTEN_HOST, port: LISTEN_PORT }, host);
   }
@@ -218,11 +225,6 @@ export class World implements Machine {
 
   isJustified(client: SimClient, error: ErrorSeen): boolean {
     return isJustified(this, client, error);
-  }
-
-  /** A client may find its connection broken without having been told why. */
-  get mayBreakSilently(): boolean {
-    return this.scenario.faults.servers;
   }
 
   /** No client may wait for ever. */

@@ -1,0 +1,236 @@
+/*
+ * Somebody at the console, who commands this and that at random, and takes back what would last: a pause, a suspension, a disabled
+ * database.
+ */
+
+import { Line } from './actor';
+import { MS, SECOND } from './clock';
+import { CONFIG_FILE, configText, DATABASES } from './scenario';
+import { cstring, errorFields, Packets, PROTOCOL_30, packet, startup } from './wire';
+import type { World } from './world';
+
+/** usec between two commands, most */
+const EVERY = 2 * SECOND;
+/** usec until something is taken back, least and most */
+const LASTS: [number, number] = [20 * MS, 2 * SECOND];
+/** Longest that a command may take: PAUSE waits for transactions. usec */
+const PATIENCE = 60 * SECOND;
+const TRIES_MAX = 100;
+
+const SHOWS = [
+  'CLIENTS',
+  'SERVERS',
+  'SOCKETS',
+  'POOLS',
+  'DATABASES',
+  'USERS',
+  'STATS',
+  'TOTALS',
+  'LISTS',
+  'MEM',
+  'CONFIG',
+  'DNS_HOSTS',
+  'STATE',
+];
+
+/** What a command may be refused with: another mode is on, or the database is not what it was. */
+const REFUSALS =
+  /^(already suspended\/paused|cannot suspend with paused databases|pooler is not paused\/suspended|database \S+ is not paused|no such database: \S+|client not found|pooler is shutting down)$/;
+
+/** What stays until it is taken back, by the word that does that. */
+type Undo = 'RESUME' | 'ENABLE';
+
+export class Operator {
+  /** words of the commands that have been carried out */
+  private readonly done = new Set<string>();
+
+  constructor(private readonly world: World) {
+    if (world.scenario.faults.console) this.plan();
+  }
+
+  has(word: string): boolean {
+    return this.done.has(word);
+  }
+
+  private plan(): void {
+    const { clock, random } = this.world;
+    clock.after(random.below(EVERY), () => {
+      if (this.world.isCalm) return;
+      this.act();
+      this.plan();
+    });
+  }
+
+  private act(): void {
+    const { random } = this.world;
+    const db = random.pick(DATABASES);
+    switch (random.below(12)) {
+      case 0:
+        this.undoLater('PAUSE', '', 'RESUME');
+        return;
+      case 1:
+        this.undoLater('PAUSE', db, 'RESUME');
+        return;
+      case 2:
+        this.suspend();
+        return;
+      case 3:
+        this.undoLater('KILL', db, 'RESUME');
+        return;
+      case 4:
+        this.undoLater('DISABLE', db, 'ENABLE');
+        return;
+      case 5:
+        this.command('RECONNECT', random.one(3) ? '' : db);
+        return;
+      case 6:
+        this.command('WAIT_CLOSE', random.one(3) ? '' : db);
+        return;
+      case 7:
+        this.reload();
+        return;
+      case 8:
+        this.command('KILL_CLIENT', String(random.below(200)));
+        return;
+      case 9:
+        this.command('SET', `default_pool_size = ${random.between(1, 4)}`);
+        return;
+      default:
+        this.command('SHOW', random.pick(SHOWS));
+    }
+  }
+
+  private undoLater(word: string, db: string, undo: Undo): void {
+    const { clock, random } = this.world;
+    // not before it has been carried out
+    const later = () => clock.after(random.between(...LASTS), () => this.undo(undo, db, 0));
+    this.command(word, db, () => {}, later);
+  }
+
+  /** Again, until it has been answered: a reboot may come in between. */
+  private undo(word: Undo, db: string, tries: number): void {
+    if (tries > TRIES_MAX) this.world.fail(`${word} ${db} cannot be done`);
+    this.command(word, db, () => {
+      this.world.clock.after(SECOND / 10, () => this.undo(word, db, tries + 1));
+    });
+  }
+
+  /** No connection is accepted meanwhile: the one that resumes is made first. */
+  private suspend(): void {
+    const { clock, random, trace } = this.world;
+    const rescue = new Visit(
+      this.world,
+      () => {
+        this.command('SUSPEND', '');
+        clock.after(random.between(...LASTS), () => {
+          trace.add('operator', 'RESUME');
+          rescue.ask('RESUME');
+        });
+      },
+      () => this.undo('RESUME', '', 0),
+    );
+  }
+
+  /** The config changes in what RELOAD can change without disturbing anybody. */
+  private reload(): void {
+    const { files, random, scenario } = this.world;
+    const { settings, databases } = scenario;
+    settings.default_pool_size = random.between(1, 4);
+    settings.min_pool_size = random.below(3);
+    settings.max_db_connections = random.pick([0, 3]);
+    settings.server_idle_timeout = random.pick([1, 5, 600]);
+    databases.beta = `host=10.0.0.${random.between(2, 3)} port=5432 pool_size=${random.between(1, 3)}`;
+    files.set(CONFIG_FILE, configText(scenario));
+    this.command('RELOAD', '');
+  }
+
+  /**
+   * @param failed called when the connection to the console ends before the command has been answered
+   * @param sent called when the command is on its way
+   */
+  private command(word: string, arg: string, failed = () => {}, sent: () => unknown = () => {}): void {
+    const sql = `${word} ${arg}`.trim();
+    this.world.trace.add('operator', sql);
+    const visit = new Visit(
+      this.world,
+      () => {
+        this.done.add(word);
+        visit.ask(sql);
+        sent();
+      },
+      failed,
+    );
+  }
+}
+
+/** One connection to the console, for one command. */
+class Visit {
+  private readonly line: Line;
+  private readonly packets = new Packets(false);
+  private sql = '';
+  private isOver = false;
+
+  /**
+   * @param onReady called when it has logged in
+   * @param failed called when it ends before its command has been answered
+   */
+  constructor(
+    private readonly world: World,
+    private readonly onReady: () => void,
+    private readonly failed: () => void,
+  ) {
+    const end = world.connectConsole();
+    this.line = new Line(
+      world.clock,
+      end,
+      (bytes) => this.arrive(bytes),
+      () => this.ended(),
+      (errno) => {
+        if (errno !== 0) this.ended();
+        else this.line.send(startup(PROTOCOL_30, { user: 'pgbouncer', database: 'pgbouncer' }));
+      },
+    );
+    world.clock.after(PATIENCE, () => {
+      if (!this.isOver) world.fail(`the console has not answered '${this.sql}' for ${PATIENCE / SECOND} s`);
+    });
+  }
+
+  ask(sql: string): void {
+    this.sql = sql;
+    this.line.send(packet('Q', cstring(`${sql};`)));
+  }
+
+  private ended(): void {
+    if (this.isOver) return;
+    this.isOver = true;
+    const { reboots, operator } = this.world;
+    // a suspension closes logins when it takes too long
+    const expected = (this.sql === '' && operator.has('SUSPEND')) || operator.has('KILL_CLIENT');
+    if (!reboots.mayLose('the operator') && !expected)
+      this.world.fail(`the console ended the connection instead of answering '${this.sql}'`);
+    this.failed();
+  }
+
+  private arrive(bytes: Buffer): void {
+    this.packets.push(bytes);
+    for (let next = this.packets.next(); next !== null && !this.isOver; next = this.packets.next()) {
+      const [type, body] = next;
+      if (type === 'E') this.refused(errorFields(body));
+      else if (type === 'Z') this.ready();
+    }
+  }
+
+  private refused({ S = '', M = '' }: Record<string, string>): void {
+    this.world.trace.add('operator', `is told: ${M}`);
+    if (S !== 'FATAL' && !REFUSALS.test(M)) this.world.fail(`the console refused '${this.sql}': ${M}`);
+  }
+
+  private ready(): void {
+    if (this.sql === '') {
+      this.onReady();
+      return;
+    }
+    this.isOver = true;
+    this.line.close();
+  }
+}
