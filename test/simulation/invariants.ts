@@ -57,6 +57,15 @@ function brokenQueue(heads: Heads, pool: PgPool): string | null {
   return waiting > 0 && idle > 0 ? `${waiting} clients wait while ${idle} servers of ${pool.db.name} are idle` : null;
 }
 
+/** A pause opens no connections but those of cancel requests and of auth_query. */
+function brokenPause(heads: Heads, pool: PgPool): string | null {
+  const isPaused = heads.lifecycle.getPauseMode() === PauseMode.PAUSE || pool.db.paused;
+  if (!isPaused || pool.db.admin || pool.waitingCancelReqList.count > 0) return null;
+  const server = pool.newServerList.head;
+  const now = heads.time.getCachedTime();
+  return server !== null && server.connectTime === now ? `${nameOf(server)} is opened in a paused pool` : null;
+}
+
 function countOf<T extends AnySocket>(list: StatList<T>, counts: (sk: T) => boolean): number {
   let count = 0;
   for (let sk = list.head; sk !== null; sk = sk.next as T | null) if (counts(sk)) count++;
@@ -149,8 +158,8 @@ export function brokenInvariantOf(heads: Heads, timeouts: Timeouts): string | nu
         if (broken !== null) return broken;
         if ((states[0] as SocketState) < SocketState.SV_FREE) clients += sockets.count;
       }
-      const queue = brokenQueue(heads, pool);
-      if (queue !== null) return queue;
+      const broken = brokenQueue(heads, pool) ?? brokenPause(heads, pool);
+      if (broken !== null) return broken;
     }
   }
   const counted = heads.states.socketCounts.clients;

@@ -71,4 +71,21 @@ export const mutations: Mutation[] = [
       },
     ],
   },
+  {
+    name: 'the pools of a paused database are filled up to min_pool_size',
+    faults: { console: true },
+    edits: [{ file: 'core/life/maint', find: '|| pool.db.paused ||', replace: '||' }],
+  },
+  {
+    // the process ended when WAIT_CLOSE was to be answered
+    name: 'a paused auto-database without clients is not counted as paused',
+    faults: { console: true },
+    edits: [
+      {
+        file: 'core/pool/database',
+        find: 'for (const list of [exports.databaseList, exports.autodatabaseIdleList])',
+        replace: 'for (const list of [exports.databaseList])',
+      },
+    ],
+  },
 ];

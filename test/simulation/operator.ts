@@ -12,7 +12,7 @@ import type { World } from './world';
 /** usec between two commands, most */
 const EVERY = 2 * SECOND;
 /** usec until something is taken back, least and most */
-const LASTS: [number, number] = [20 * MS, 2 * SECOND];
+const LASTS: [number, number] = [20 * MS, 4 * SECOND];
 /** Longest that a command may take: PAUSE waits for transactions. usec */
 const PATIENCE = 60 * SECOND;
 const TRIES_MAX = 100;
@@ -69,7 +69,7 @@ export class Operator {
         this.undoLater('PAUSE', '', 'RESUME');
         return;
       case 1:
-        this.undoLater('PAUSE', db, 'RESUME');
+        this.undoLater('PAUSE', random.one(2) ? db : 'auto1', 'RESUME');
         return;
       case 2:
         this.suspend();

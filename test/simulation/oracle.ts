@@ -4,6 +4,7 @@
  */
 import type { ErrorSeen } from './answers';
 import type { SimClient } from './client';
+import { SECOND } from './clock';
 import type { World } from './world';
 
 interface Reason {
@@ -18,6 +19,9 @@ const databasesAreNarrow = (world: World): boolean => world.scenario.settings.ma
 
 /** the operator has paused pools */
 const poolsPaused = ({ operator }: World): boolean => ['PAUSE', 'KILL', 'SUSPEND'].some((word) => operator.has(word));
+/** since its request, or its login, began */
+const hasWaited = ({ clock, scenario }: World, client: SimClient): boolean =>
+  clock.now - client.waitingSince >= Number(scenario.settings.query_wait_timeout) * SECOND;
 const standsStill = (world: World): boolean => world.reboots.wasStopped;
 
 const REASONS: Reason[] = [
@@ -46,7 +50,7 @@ const REASONS: Reason[] = [
     text: /^client_login_timeout$/,
     when: (world) => standsStill(world) || serversFail(world) || databasesAreNarrow(world) || poolsPaused(world),
   },
-  { text: /^query_wait_timeout$/, when: serversFail },
+  { text: /^query_wait_timeout$/, when: hasWaited },
   { text: /^database removed$/, when: ({ operator }) => operator.has('KILL') },
   { text: /^database ".*" is disabled$/, when: ({ operator }) => operator.has('DISABLE') },
   { text: /^authentication database ".*" is disabled$/, when: ({ operator }) => operator.has('DISABLE') },

@@ -108,7 +108,8 @@ class Posix {
     if (end === null) return -EBADF;
     const at = end.written;
     const n = end.write(bytes);
-    if (n <= 0 || fds.length === 0) return n;
+    // what is sent to an end that is closed already is lost, and so are its descriptors
+    if (n <= 0 || fds.length === 0 || end.peer?.closed !== false) return n;
     const items: Description[] = [];
     for (const each of fds) {
       const description = this.process.describe(each);
@@ -116,7 +117,7 @@ class Posix {
       description.refs++;
       items.push(description);
     }
-    end.peer?.cargo.push({ at, items });
+    end.peer.cargo.push({ at, items });
     return n;
   }
 

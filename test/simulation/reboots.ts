@@ -38,6 +38,7 @@ export class Reboots {
   private isUncertain = false;
   /** clients that lost their connections meanwhile */
   private readonly lost: string[] = [];
+  private wasKilled = false;
   /** usec when every process was gone at once, 0 = never */
   private goneAt = 0;
   succeeded = 0;
@@ -69,6 +70,7 @@ export class Reboots {
     if (accident === 'old stopped') this.stopSoon(old);
     if (accident === 'new stopped') born.callsToStop = 1 + random.below(CALLS_MAX);
     this.isUncertain = accident.endsWith('killed');
+    this.wasKilled ||= this.isUncertain;
     this.wasStopped ||= accident.endsWith('stopped');
     this.world.boot(born, true);
     old.callsToLive = born.callsToLive = born.callsToStop = -1;
@@ -105,10 +107,15 @@ export class Reboots {
     this.failed++;
     const refused = world.operator.has('SUSPEND') && MODES.test(world.lastLine(born));
     if (accident === 'none' && !refused) world.fail(`the reboot failed: ${world.lastLine(born)}`);
-    if (old.alive) return;
+    if (!old.alive) this.revive();
+  }
+
+  /** No process is left: the service manager starts one. */
+  revive(): void {
+    const { world } = this;
+    // the old one may have got the last word of the new one after that was killed
+    if (!this.wasKilled) world.fail('no process of the pooler is left');
     this.goneAt = world.clock.now;
-    // both are gone: the service manager starts one
-    if (!accident.endsWith('killed')) world.fail(`no process is left after a reboot (${accident})`);
     world.boot(world.spawn(), false);
   }
 }

@@ -98,6 +98,7 @@ function settings(random: Random, poolMode: string): Record<string, string | num
     max_db_connections: maybe(0, 3),
     client_login_timeout: maybe(30, 3),
     max_client_conn: 1000,
+    query_wait_timeout: maybe(30, 3),
     suspend_timeout: maybe(10, 1),
     query_wait_notify: 1,
     verbose: 0,
@@ -150,7 +151,7 @@ export function makeScenario(random: Random, wanted: Partial<Faults> = {}): Scen
         .slice() as [number, number],
       pieces: random.pick([2, 10, 1000]),
     },
-    clients: random.between(2, 30),
+    clients: random.between(1, random.pick([4, 30])),
     arrival: random.between(1, 200) * MS,
     silentOne: random.pick([2, 15, 15]),
   };

@@ -258,7 +258,7 @@ export class World implements Machine {
     if (process !== undefined) this.coreOf(process).turn();
     else if (this.serving() !== null)
       this.clock.advance(Math.min(this.clock.nextAt(), (this.serving() as SimProcess).stoppedUntil));
-    else this.fail('no process of the pooler is left');
+    else this.reboots.revive();
   }
 
   /** Runs for so many turns, then until everybody has left. */

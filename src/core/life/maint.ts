@@ -209,7 +209,8 @@ function checkPoolSize(pool: PgPool): void {
     }
   }
   if (count >= databaseMinPoolSize(pool.db) || count >= size) return;
-  if (getPauseMode() !== PauseMode.NONE || isTakingOver()) return;
+  // a pause would close the new connection at once
+  if (getPauseMode() !== PauseMode.NONE || pool.db.paused || isTakingOver()) return;
   if (poolClientCount(pool) === 0 && pool.db.forcedUser === null) return;
   logDebug('launching new connection to satisfy min_pool_size');
   launchNewConnection(pool, false);

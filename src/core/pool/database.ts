@@ -121,8 +121,10 @@ export function forceUserCredentials(db: PgDatabase, name: string, passwd: strin
   return credentials;
 }
 
+/** Auto-databases that are not in use count too: they may still have pools. */
 export function countPausedDatabases(): number {
   let count = 0;
-  for (let db = databaseList.head; db !== null; db = nextOf(db)) if (db.paused) count++;
+  for (const list of [databaseList, autodatabaseIdleList])
+    for (let db = list.head; db !== null; db = nextOf(db)) if (db.paused) count++;
   return count;
 }
