@@ -14,7 +14,22 @@ const PAGES = ['README.md', 'docs', 'CHANGELOG.md', 'CONTRIBUTING.md'];
  * Folders whose comments are checked too: src, native, test, bench, compare and scripts, once their comments are
  * edited.
  */
-const COMMENT_FOLDERS = ['src', 'tools', 'scripts'];
+const COMMENT_FOLDERS = [
+  'src',
+  'tools',
+  'scripts',
+  'test/config',
+  'test/console',
+  'test/docs',
+  'test/login',
+  'test/pooling',
+  'test/process',
+  'test/security',
+  'test/soak',
+  'test/takeover',
+  'test/tls',
+  'test/unit',
+];
 const SOURCE_NAMES = /\.(ts|mjs|cjs|js|cc|h|cpp)$/;
 
 const SENTENCE_WORDS_MAX = 35;

@@ -1,6 +1,6 @@
 /*
- * The documentation against the program: nothing that a user can set, type or read is missing in docs/, every example of
- * a config loads, links lead somewhere, and the man pages that are made of docs/ are without a fault.
+ * Checks the documentation against the program: docs/ covers every setting, command and column, every config example
+ * loads, links have targets, and the man pages generated from docs/ have no errors.
  */
 
 import assert from 'node:assert/strict';
@@ -29,7 +29,7 @@ function page(name: string): string {
   return readFileSync(join(DOCS, name), 'utf8');
 }
 
-/** Every page for people, by its path from the top. */
+/** The paths of all pages, relative to the project. */
 function allPages(): string[] {
   const inDocs = readdirSync(DOCS).filter((name) => name.endsWith('.md'));
   return ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', ...inDocs.map((name) => `docs/${name}`)];
@@ -44,14 +44,14 @@ function section(text: string, title: string): string {
   return end < 0 ? rest : rest.slice(0, end);
 }
 
-/** What stands in the code blocks of a language. */
+/** The contents of the code blocks of a language. */
 function codeBlocks(text: string, language: string): string[] {
   return [...text.matchAll(new RegExp(`^\`\`\`${language}\n([\\s\\S]*?)^\`\`\`$`, 'gm'))].map(
     (match) => match[1] as string,
   );
 }
 
-/** The words that begin the rows of tables: what the tables describe. */
+/** The first words of table rows: the entries that the tables describe. */
 function entries(text: string): Set<string> {
   const rows = text.match(/^\| .* \|$/gm) ?? [];
   const found = new Set<string>();
@@ -69,7 +69,7 @@ function missing(wanted: Iterable<string>, found: Set<string>): string[] {
 describe('docs/usage.md', () => {
   const usage = page('usage.md');
 
-  it('has every option of the command line', () => {
+  it('docs/usage.md describes every command line option', () => {
     const found = entries(section(usage, 'Command line'));
     const wanted = OPTIONS.flatMap(({ name, letter, takesValue }) => {
       const forms = takesValue ? [`--${name}=USERNAME`] : [`--${name}`];
@@ -80,7 +80,7 @@ describe('docs/usage.md', () => {
     assert.match(section(usage, 'Synopsis'), /mkauth FILE CONNSTR/);
   });
 
-  it('has every signal', () => {
+  it('docs/usage.md describes every signal', () => {
     const handled = readFileSync(join(PROJECT_DIR, 'src', 'signals.ts'), 'utf8').matchAll(
       /constants\.signals\.(SIG\w+)/g,
     );
@@ -91,7 +91,7 @@ describe('docs/usage.md', () => {
 describe('docs/console.md', () => {
   const consolePage = page('console.md');
 
-  it('has every command of the console', () => {
+  it('docs/console.md describes every console command', () => {
     const found = new Set([...entries(section(consolePage, 'Commands'))].map((text) => text.split(' ')[0] as string));
     const words = commands.map(({ word }) => word.toUpperCase()).filter((word) => word !== 'SHOW' && word !== 'SELECT');
     assert.deepEqual(missing([...words, 'SET'], found), []);
@@ -101,18 +101,18 @@ describe('docs/console.md', () => {
     }
   });
 
-  it('has every word after SHOW with its columns, and no others', () => {
+  it('docs/console.md describes exactly the words after SHOW and their columns', () => {
     for (const { word } of showTable) {
       const text = section(consolePage, `SHOW ${word.toUpperCase()}`);
       const columns = (showColumns as Record<string, { names: readonly string[] }>)[word]?.names ?? [];
-      // these have the columns of SHOW CLIENTS, and more
+      // has the columns of SHOW CLIENTS and further columns
       if (word === 'active_sockets') continue;
       const more = word === 'sockets' ? columns.filter((name) => !showColumns.clients.names.includes(name)) : columns;
       assert.deepEqual([...entries(text)].sort(), [...more].sort(), word);
     }
   });
 
-  it('has the rows of those that are lists', () => {
+  it('docs/console.md describes the rows of SHOW LISTS and SHOW MEM', () => {
     assert.deepEqual(
       statNames.filter((name) => !section(consolePage, 'SHOW TOTALS').includes(`\`${name}\``)),
       [],
@@ -120,14 +120,14 @@ describe('docs/console.md', () => {
   });
 });
 
-/** SHOW HELP's own text. */
+/** The text of SHOW HELP. */
 function usageHelp(): string {
   return readFileSync(join(PROJECT_DIR, 'src', 'admin', 'columns.ts'), 'utf8');
 }
 
 describe('docs/config.md', () => {
-  // the settings themselves, with defaults and reload rules: config-records.test.ts
-  it('has every key of [databases], [users] and [peers]', () => {
+  // settings, defaults and reload rules are checked in config-loading.test.ts
+  it('docs/config.md describes every key of [databases], [users] and [peers]', () => {
     const config = page('config.md');
     for (const [name, keys] of Object.entries(recordKeys)) {
       const text = section(config, `\\[${name}\\]`);
@@ -142,7 +142,7 @@ describe('docs/config.md', () => {
 
 /* ---- examples ---- */
 
-/** A place where the folders of the examples are, with everything that the examples name. */
+/** Creates the folders of the examples, with all files that the examples name. */
 function exampleHouse(): string {
   const house = tempDir('docs');
   for (const folder of EXAMPLE_FOLDERS) mkdirSync(join(house, folder), { recursive: true });
@@ -172,7 +172,7 @@ function giveEverything(folder: string): void {
   }
 }
 
-/** What --check says of an example. */
+/** The problems that --check reports for an example. */
 async function problemsOf(house: string, ini: string): Promise<string> {
   const moved = EXAMPLE_FOLDERS.reduce((text, folder) => text.replaceAll(folder, `${house}${folder}`), ini);
   const path = join(house, 'example.ini');
@@ -188,7 +188,7 @@ describe('examples', () => {
     const text = readFileSync(join(PROJECT_DIR, name), 'utf8');
     const examples = codeBlocks(text, 'ini');
     if (examples.length === 0) continue;
-    it(`of ${name} load`, async () => {
+    it(`examples in ${name} load`, async () => {
       const house = exampleHouse();
       for (const [language, file] of [
         ['hba', 'hba.conf'],
@@ -201,7 +201,7 @@ describe('examples', () => {
     });
   }
 
-  it('etc/tsbouncer.ini loads, and would with any of its examples', async () => {
+  it('etc/tsbouncer.ini loads, unchanged and with any of its examples', async () => {
     const house = exampleHouse();
     const ini = readFileSync(join(PROJECT_DIR, 'etc', 'tsbouncer.ini'), 'utf8');
     assert.equal(await problemsOf(house, ini), '');
@@ -210,11 +210,11 @@ describe('examples', () => {
     assert.equal(await problemsOf(house, all), '');
   });
 
-  it('a mistake in an example would be found', async () => {
+  it('the check of examples finds an error', async () => {
     assert.match(await problemsOf(exampleHouse(), '[pgbouncer]\nauth_type = md6\n'), /md6/);
   });
 
-  it('the auth_query of docs/authentication.md looks users up, and needs no superuser', async () => {
+  it('the auth_query function in docs/authentication.md finds users and needs no superuser', async () => {
     const text = page('authentication.md');
     const pg = await PgCluster.start();
     try {
@@ -239,7 +239,7 @@ describe('examples', () => {
 
 /* ---- links ---- */
 
-/** The names that headings have in links. */
+/** The anchors of the headings. */
 function anchors(text: string): Set<string> {
   const titles = [...text.matchAll(/^#+ (.*)$/gm)].map((match) => match[1] as string);
   return new Set(
@@ -252,7 +252,7 @@ function anchors(text: string): Set<string> {
   );
 }
 
-it('links between pages lead somewhere', () => {
+it('links between pages have targets', () => {
   const broken: string[] = [];
   for (const name of allPages()) {
     const path = join(PROJECT_DIR, name);
@@ -305,7 +305,7 @@ it('docs/README.md lists every page', () => {
 
 const MAN_PAGES = ['tsbouncer.1', 'tsbouncer.5'];
 
-/** A test that needs a program of the system. */
+/** A test that needs a system program. */
 function itWith(program: string, name: string, body: () => void): void {
   itUnless(noProgram(program))(name, body);
 }
@@ -318,7 +318,7 @@ describe('man pages', () => {
     assert.deepEqual([made.status, made.stderr], [0, '']);
   });
 
-  /** A formatter's complaints; its output. */
+  /** Runs a formatter. @returns its output and its warnings */
   function format(program: string, ...args: string[]): { text: string; complaints: string } {
     const env = { ...process.env, MANWIDTH: '80', MANPAGER: 'cat', LC_ALL: 'C.UTF-8' };
     const { stdout, stderr, status } = runSync(program, args, { env });
@@ -339,7 +339,7 @@ describe('man pages', () => {
     });
   }
 
-  /** The page as it is read, in lines long enough for every word. */
+  /** The formatted page, with lines long enough for every word. */
   function read(name: string): string {
     const options = ['-man', '-Tascii', '-P-cbou', '-rHY=0', '-rLL=300n'];
     return format('groff', ...options, join(dir, name)).text.replaceAll(/\s+/g, ' ');
@@ -368,14 +368,14 @@ describe('man pages', () => {
     );
   });
 
-  it('what the pages cannot hold is refused instead of lost', () => {
+  it('the man page generator refuses unsupported Markdown', () => {
     const source = `import { roffOf } from ${JSON.stringify(join(PROJECT_DIR, 'scripts', 'roff.mjs'))}; roffOf('> quoted');`;
     const made = runSync(process.execPath, ['--input-type=module', '-e', source]);
     assert.notEqual(made.status, 0);
     assert.match(made.stderr, /blockquote is not known here/);
   });
 
-  it('package.json names them', () => {
+  it('package.json lists the man pages', () => {
     const { man, files, scripts } = JSON.parse(readFileSync(join(PROJECT_DIR, 'package.json'), 'utf8'));
     assert.deepEqual(
       man,

@@ -58,7 +58,7 @@ function clientHello(minVersion: 'TLSv1.2' | 'TLSv1.3', maxVersion: 'TLSv1.2' | 
   });
 }
 
-it(`${CASES} handshakes that are none`, async () => {
+it(`${CASES} broken TLS handshakes harm no other client`, async () => {
   const hellos = [await clientHello('TLSv1.2', 'TLSv1.2'), await clientHello('TLSv1.3', 'TLSv1.3')];
   const ssl = { rejectUnauthorized: false };
   assert.equal((await bouncer.sql('SELECT 1 AS one', { ssl })).rows[0].one, 1);

@@ -18,7 +18,7 @@ const DAY_MS = 24 * 3600 * 1000;
 
 for (const target of chosen) {
   it(
-    `${target.name}: any input`,
+    `the fuzz target ${target.name} holds its properties for any input`,
     () => {
       const start = performance.now();
       const cases = fuzz(target, chosen.length);

@@ -49,7 +49,7 @@ export function turn(timeoutMs: number): Happened[] {
   return list;
 }
 
-/** Records that came and were not asked for yet. */
+/** Events that have been reported and not yet consumed. */
 export const stash: Happened[] = [];
 
 export function until(kind: Ev, handle: number): Happened {
@@ -85,7 +85,7 @@ export function start(client: number, server: number, clientCtx: number, serverC
   assert.equal(native.tlsConnect(client, clientCtx, host), 0);
 }
 
-/** A connected pair with TLS on it, both reading: [client, server]. */
+/** A connected pair with TLS, both receiving: [client, server]. */
 export function tlsPair(clientCtx = connecting(), serverCtx = accepting(site), host = ''): [number, number] {
   const [client, server] = openPair();
   start(client, server, clientCtx, serverCtx, host);
@@ -101,7 +101,7 @@ export function closeAll(...handles: number[]): void {
   stash.length = 0;
 }
 
-/** How the handshake ends on both sides, with the client's reason. */
+/** The outcome of the handshake on both sides, with the client's reason. */
 export function failure(
   clientCtx: number,
   serverCtx: number,

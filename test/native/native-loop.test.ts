@@ -1,6 +1,7 @@
 /*
- * What a backend of the native loop promises, tested below JavaScript. A program from test/native/ is compiled here. It runs the
- * same tests over the epoll backend and over a test backend that works by completions, each test in a process of its own.
+ * What a backend of the native loop promises, tested below JavaScript. A program from test/native/ is compiled here. It
+ * runs the same tests over the epoll backend and over a test backend that works by completions, each test in a process
+ * of its own.
  */
 
 import assert from 'node:assert/strict';

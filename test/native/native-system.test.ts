@@ -18,8 +18,8 @@ after(() => rmSync(dir, { recursive: true }));
 
 const descriptors = (): number => readdirSync('/proc/self/fd').length;
 
-test('running out of descriptors is one ACCEPT record a turn', () => {
-  // in a child with a low limit, so that this process keeps its own
+test('running out of descriptors is reported as one ACCEPT event per turn', () => {
+  // in a child process with a low limit, so that the limit of this process is unchanged
   const script = `
     const { native, ring } = require(${JSON.stringify(require.resolve('../../src/core/base/native'))});
     native.loopInit('libuv', 65536);
@@ -39,7 +39,7 @@ test('running out of descriptors is one ACCEPT record a turn', () => {
   assert.equal(child.stdout, `1 1 ${-E.EMFILE} 1 0 0\n1 1 true\n`, child.stderr);
 });
 
-test('signals arrive, SIGUSR1 and repeated starts included', () => {
+test('signals are reported, including SIGUSR1 and repeated starts', () => {
   for (const name of ['SIGUSR1', 'SIGUSR2', 'SIGHUP', 'SIGTERM', 'SIGINT'] as const) {
     const signum = constants.signals[name];
     assert.equal(native.signalStart(signum), 0);
@@ -51,7 +51,7 @@ test('signals arrive, SIGUSR1 and repeated starts included', () => {
   assert.ok(native.signalStart(constants.signals.SIGKILL) < 0);
 });
 
-test('a worker thread wakes the wait, loopBreak ends the next one', () => {
+test('a worker thread wakes the wait, and loopBreak ends the next wait', () => {
   const code = `
     const { writeSync } = require('fs');
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
@@ -67,7 +67,7 @@ test('a worker thread wakes the wait, loopBreak ends the next one', () => {
   assert.ok(performance.now() - start < 50);
 });
 
-test('a worker has a loop of its own, and its end releases it', async () => {
+test('a worker has its own loop, which is released when the worker ends', async () => {
   const before = descriptors();
   const code = `
     const { native, ring } = require(${JSON.stringify(require.resolve('../../src/core/base/native'))});
@@ -92,7 +92,7 @@ test('a worker has a loop of its own, and its end releases it', async () => {
   assert.ok(descriptors() <= before + 2, `${before} -> ${descriptors()}`);
 });
 
-test('timeouts are kept, and an idle wait uses no CPU', () => {
+test('a wait ends at its timeout, and an idle wait uses no CPU', () => {
   for (const ms of [1, 10, 50, 1000]) {
     const cpu = process.cpuUsage();
     const start = performance.now();
@@ -105,7 +105,7 @@ test('timeouts are kept, and an idle wait uses no CPU', () => {
   assert.equal(native.wait(0), 0);
 });
 
-test('names are resolved off the loop', () => {
+test('names are resolved outside the loop thread', () => {
   const good = native.resolve('localhost');
   const bad = native.resolve('no-such-host.invalid');
   const empty = native.resolve('');
@@ -149,7 +149,7 @@ test('a watched descriptor is reported while readable and survives close', () =>
   assert.equal(native.closeFd(write), 0);
 });
 
-test('descriptors travel over a Unix socket, up to 250', () => {
+test('up to 250 descriptors can be sent over a Unix socket at once', () => {
   const [a, b] = native.socketPair();
   const [c, d] = native.socketPair();
   const sent = native.sendFds(a, Buffer.from('take'), [c]);
@@ -171,7 +171,7 @@ test('descriptors travel over a Unix socket, up to 250', () => {
   for (const fd of [b, c, d]) native.closeFd(fd);
 });
 
-test('detach gives the descriptor back, with what waits in the socket', () => {
+test('detach returns the descriptor with its unread bytes', () => {
   const [a, b] = pair();
   put(a, 'left');
   const fd = native.detach(b);
@@ -182,7 +182,7 @@ test('detach gives the descriptor back, with what waits in the socket', () => {
   closeAll(a, again);
 });
 
-test('500 saturated streams get equal shares, and a small query beside them waits for none of them', () => {
+test('500 saturated streams get equal shares, and a small query is not delayed by them', () => {
   const STREAMS = 500;
   const TURNS = 100;
   const [asker, answerer] = pair();
@@ -212,10 +212,10 @@ test('500 saturated streams get equal shares, and a small query beside them wait
   closeAll(asker, answerer, ...streams.flat());
 });
 
-// the kernel watches no regular file (EPERM), which stands here for every refusal: no memory, no room in its tables
+// epoll refuses regular files (EPERM), which stands in for every refusal of the kernel, such as lack of memory
 const unwatchable = () => openSync(join(dir, 'unwatchable'), 'w+');
 
-test('a connection that the kernel refuses to watch ends with an error instead of being mute', () => {
+test('a connection that the kernel refuses to watch ends with an error', () => {
   const handle = native.open(unwatchable());
   native.recvStart(handle);
   assert.equal(until(Ev.RECV, handle).result, -E.EPERM);
@@ -225,7 +225,7 @@ test('a connection that the kernel refuses to watch ends with an error instead o
   closeAll(handle);
 });
 
-test('an error that comes while nobody reads waits for the next reader', () => {
+test('an error on a stopped handle is reported once receiving starts', () => {
   const handle = native.open(unwatchable());
   native.recvStart(handle);
   native.recvStop(handle);
@@ -235,13 +235,13 @@ test('an error that comes while nobody reads waits for the next reader', () => {
   closeAll(handle);
 });
 
-test('a descriptor that cannot be watched gives no handle', () => {
+test('a descriptor that cannot be watched gets no handle', () => {
   const fd = unwatchable();
   assert.equal(native.watchFd(fd), -E.EPERM);
   native.closeFd(fd);
 });
 
-test('bad handles and arguments are errors, never crashes', () => {
+test('bad handles and arguments are errors and never crash', () => {
   const [a, b] = pair();
   native.close(b);
   for (const bad of [-1, 0, b, 99999, 2 ** 31, Number.NaN, undefined as unknown as number, {} as unknown as number]) {
@@ -274,7 +274,7 @@ test('bad handles and arguments are errors, never crashes', () => {
   native.close(a);
 });
 
-test('posix odds and ends', () => {
+test('the POSIX functions return the values of the system', () => {
   assert.match(native.libuvVersion(), /^libuv \d+\.\d+\.\d+$/);
   assert.equal(native.strerror(E.ENOENT), 'No such file or directory');
   assert.deepEqual(native.getpwnam('root'), { uid: 0, gid: 0 });
@@ -306,7 +306,7 @@ test('posix odds and ends', () => {
   native.closeFd(tcp);
 });
 
-test('1000 openings and closings leak no descriptor and no handle number', () => {
+test('1000 connections leak neither descriptors nor handle numbers', () => {
   turn(0);
   const before = descriptors();
   let highest = 0;
@@ -324,7 +324,7 @@ test('1000 openings and closings leak no descriptor and no handle number', () =>
   assert.ok(highest < 2000, `${highest}`);
 });
 
-test('a handle number is not given out again before the next wait', () => {
+test('a handle number is not reused before the next wait', () => {
   const [a, b] = pair();
   closeAll(a, b);
   const [c, d] = pair();
@@ -332,7 +332,7 @@ test('a handle number is not given out again before the next wait', () => {
   closeAll(c, d);
 });
 
-test('receiving stops everywhere but on one handle, and who has unsent bytes is told', () => {
+test('recvStopAll stops all handles except one and returns those with unsent bytes', () => {
   const [a, b] = pair();
   const [c, d] = pair();
   for (const handle of [a, b, c, d]) native.recvStart(handle);
@@ -348,7 +348,7 @@ test('receiving stops everywhere but on one handle, and who has unsent bytes is 
   closeAll(a, b, c, d);
 });
 
-test('a process can keep to some of its CPUs, with all its threads, and go back', () => {
+test('a process can restrict all its threads to some CPUs, and undo it', () => {
   const script = `
     const { native } = require(${JSON.stringify(require.resolve('../../src/core/base/native'))});
     const { readdirSync, readFileSync } = require('node:fs');

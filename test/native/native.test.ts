@@ -1,6 +1,6 @@
 /*
- * The native addon through its facade: what a wait() reports, in which order, and that nothing is lost, leaked or
- * spun on. The loop runs on this thread; tests that need somebody else use a worker or a child.
+ * The native addon through its TypeScript interface: the events that a wait() reports and their order, without losses,
+ * leaks or busy loops. The loop runs on this thread; tests that need another actor use a worker or a child process.
  */
 
 import assert from 'node:assert/strict';
@@ -49,7 +49,7 @@ function connectedThrough(family: Family): [number, number, number] {
 }
 
 for (const family of [Family.UNIX, Family.INET, Family.INET6]) {
-  test(`connects, accepts and echoes, family ${family}`, () => {
+  test(`the addon connects, accepts and echoes with family ${family}`, () => {
     const [listener, client, server] = connectedThrough(family);
     native.tuneSocket(native.fdOf(client), family === Family.UNIX, 1, 60, 10, 3, 5000, 65536);
     native.recvStart(client);
@@ -65,7 +65,7 @@ for (const family of [Family.UNIX, Family.INET, Family.INET6]) {
   });
 }
 
-test('abstract Unix sockets, and paths that are too long', () => {
+test('abstract Unix sockets work, and paths that are too long are refused', () => {
   const name = `@tsb-test-${process.pid}`;
   const fd = native.listenUnix(name, 4);
   assert.equal(native.sockName(fd).host, name);
@@ -80,7 +80,7 @@ test('abstract Unix sockets, and paths that are too long', () => {
   });
 });
 
-test('kept bytes come in front of the next bytes, not before them', () => {
+test('kept bytes are delivered together with the next bytes, not earlier', () => {
   const [a, b] = pair();
   put(a, 'abcdef');
   const first = until(Ev.RECV, b);
@@ -93,7 +93,7 @@ test('kept bytes come in front of the next bytes, not before them', () => {
   closeAll(a, b);
 });
 
-test('stop and start deliver kept bytes at once, together with what waits', () => {
+test('stop and start deliver kept bytes at once, together with waiting bytes', () => {
   const [a, b] = pair();
   put(a, 'abcdef');
   const first = until(Ev.RECV, b);
@@ -112,7 +112,7 @@ test('stop and start deliver kept bytes at once, together with what waits', () =
   closeAll(a, b);
 });
 
-test('a limit holds for one delivery, and what it leaves comes without being announced again', () => {
+test('a receive limit applies to one delivery, and the rest follows without another event from the kernel', () => {
   const [a, b] = pair();
   put(a, 'abcdef');
   native.recvLimit(b, 2);
@@ -122,7 +122,7 @@ test('a limit holds for one delivery, and what it leaves comes without being ann
   const last = until(Ev.RECV, b);
   assert.equal(last.text, 'f');
   assert.deepEqual(turn(20), []);
-  // kept bytes do not count
+  // kept bytes do not count towards the limit
   native.recvStop(b);
   native.keep(b, last.offset, 1);
   put(a, 'ghi');
@@ -135,7 +135,7 @@ test('a limit holds for one delivery, and what it leaves comes without being ann
   closeAll(a, b);
 });
 
-test('a start that is taken back before the wait delivers nothing', () => {
+test('a start that is stopped again before the wait delivers nothing', () => {
   const [a, b] = pair();
   put(a, 'abc');
   const first = until(Ev.RECV, b);
@@ -150,7 +150,7 @@ test('a start that is taken back before the wait delivers nothing', () => {
   closeAll(a, b);
 });
 
-test('takeKept gives the bytes back once; too many kept bytes are an error', () => {
+test('takeKept returns the bytes once, and too many kept bytes are an error', () => {
   const [a, b] = pair();
   put(a, 'abcdef');
   const first = until(Ev.RECV, b);
@@ -179,7 +179,7 @@ test('1 MB of kept bytes and a receive are contiguous', () => {
   closeAll(a, b);
 });
 
-test('full receives of 100 handles in one turn share the arena, the rest comes in later turns', () => {
+test('full receives of 100 handles share the arena, and the rest follows in later turns', () => {
   const pairs = Array.from({ length: 100 }, pair);
   const block = Buffer.alloc(RECV_MAX);
   const fill = (b: number): string => String.fromCharCode(32 + (b % 90));
@@ -200,7 +200,7 @@ test('full receives of 100 handles in one turn share the arena, the rest comes i
   for (const [a, b] of pairs) closeAll(a, b);
 });
 
-test('a slow reader queues output, drains, and the bytes are right', () => {
+test('output to a slow reader is queued, and drained without loss', () => {
   const [a, b] = pair();
   native.recvStop(b);
   const size = 8 << 20;
@@ -234,7 +234,7 @@ test('a slow reader queues output, drains, and the bytes are right', () => {
   closeAll(a, b);
 });
 
-test('takeUnsent takes the queue away without a drain', () => {
+test('takeUnsent removes the output queue without a drain event', () => {
   const [a, b] = pair();
   native.recvStop(b);
   const queued = native.sendBytes(a, Buffer.alloc(2 << 20, 'z'), 0, 2 << 20);
@@ -248,7 +248,7 @@ test('takeUnsent takes the queue away without a drain', () => {
   closeAll(a, b);
 });
 
-test('end of stream is told once, and a failed queue drains with an error', () => {
+test('the end of a stream is reported once, and a failed output queue drains with an error', () => {
   const [a, b] = pair();
   native.recvStop(a);
   const queued = native.sendBytes(a, Buffer.alloc(2 << 20), 0, 2 << 20);
@@ -258,7 +258,7 @@ test('end of stream is told once, and a failed queue drains with an error', () =
   assert.equal(native.unsent(a), 0);
   assert.deepEqual(turn(30), []);
   native.recvStart(a);
-  // unread bytes at the closing side are a reset on Unix sockets
+  // on Unix sockets, closing with unread bytes is a reset
   assert.equal(until(Ev.RECV, a).result, -E.ECONNRESET);
   assert.deepEqual(turn(30), []);
   assert.equal(put(a, 'x'), -E.EPIPE);
@@ -273,7 +273,7 @@ test('end of stream is told once, and a failed queue drains with an error', () =
   native.close(d);
 });
 
-test('an end behind a partial packet is told, and the packet is not delivered again', () => {
+test('the end of a stream behind a partial packet is reported without delivering the packet again', () => {
   const [a, b] = pair();
   put(a, 'half');
   const half = until(Ev.RECV, b);
@@ -292,7 +292,7 @@ test('an end behind a partial packet is told, and the packet is not delivered ag
   native.close(d);
 });
 
-test('TCP reset: bytes first, then ECONNRESET', () => {
+test('a TCP reset delivers the received bytes first, then ECONNRESET', () => {
   const [listener, client, server] = connectedThrough(Family.INET);
   native.recvStart(server);
   put(server, 'never read');
@@ -302,7 +302,7 @@ test('TCP reset: bytes first, then ECONNRESET', () => {
   closeAll(listener, server);
 });
 
-test('a hang-up while stopped does not spin', () => {
+test('a hang-up on a stopped handle causes no busy loop', () => {
   const [listener, client, server] = connectedThrough(Family.INET);
   native.recvStart(server);
   native.recvStop(server);
@@ -318,7 +318,7 @@ test('a hang-up while stopped does not spin', () => {
   closeAll(listener, server);
 });
 
-test('connect: refused, missing path, full backlog, bad addresses', () => {
+test('connect reports refused connections, missing paths, full backlogs and bad addresses', () => {
   const fd = native.listenTcp({ family: Family.INET, host: '127.0.0.1', port: 0 }, 1, 0);
   const { port } = native.sockName(fd);
   native.closeFd(fd);
@@ -349,7 +349,7 @@ test('connect: refused, missing path, full backlog, bad addresses', () => {
   native.closeFd(listening);
 });
 
-test('bytes sent while connecting follow the connect', () => {
+test('bytes sent while connecting are sent after the connect', () => {
   const fd = native.listenTcp({ family: Family.INET, host: '127.0.0.1', port: 0 }, 16, 0);
   const client = native.connect(Family.INET, '127.0.0.1', native.sockName(fd).port);
   native.recvStart(client);
@@ -368,7 +368,7 @@ test('bytes sent while connecting follow the connect', () => {
   closeAll(listener, client, server);
 });
 
-test('a burst of 500 connections is accepted, none lost, a stopped listener rests', () => {
+test('a burst of 500 connections is accepted without loss, and a stopped listener accepts none', () => {
   const fd = native.listenTcp({ family: Family.INET, host: '127.0.0.1', port: 0 }, 1024, 0);
   const { port } = native.sockName(fd);
   const listener = native.listenOpen(fd);

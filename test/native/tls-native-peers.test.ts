@@ -1,5 +1,5 @@
 /*
- * TLS in the addon: what peers may do in the middle of a connection, and protocols that are not shared.
+ * TLS in the addon: key updates and renegotiation of peers, and protocols without a common version.
  */
 
 import assert from 'node:assert/strict';
@@ -28,7 +28,7 @@ import {
 const RECV_MAX = 4096;
 native.loopInit('libuv', RECV_MAX);
 
-test('connections outlive their context', () => {
+test('TLS connections outlive their context', () => {
   const clientCtx = connecting();
   const serverCtx = accepting(site);
   const [client, server] = tlsPair(clientCtx, serverCtx);
@@ -40,7 +40,7 @@ test('connections outlive their context', () => {
   closeAll(client, server);
 });
 
-/** openssl s_client at a listener of ours, and the accepted handle after its handshake. */
+/** Runs `body` with openssl s_client and the accepted handle after the handshake. */
 async function withOpenssl(
   args: string[],
   body: (server: number, type: (text: string) => void) => Promise<void>,
@@ -90,7 +90,7 @@ itUnless(noProgram('openssl'))('TLS 1.3 may change keys, and the sequence number
     type('hello\n');
     assert.equal((await arrives(server)).bytes.toString(), 'hello\n');
     assert.equal(native.tlsInfo(server)?.recordsRead, 1);
-    // K: a key update that asks for one in return
+    // K: a key update that requests another in return
     type('K\n');
     const end = Date.now() + 10_000;
     while (native.tlsInfo(server)?.keyUpdatesRead === 0 && Date.now() < end) {
@@ -109,7 +109,7 @@ itUnless(noProgram('openssl'))('TLS 1.3 may change keys, and the sequence number
   });
 });
 
-test('protocols that share no peer are not connected', () => {
+test('peers without a common TLS protocol are not connected', () => {
   assert.match(
     failure(connecting({ protocols: TLS12 }), accepting(site, { protocols: TLS13 })).why,
     /protocol version/,

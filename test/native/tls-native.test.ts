@@ -1,6 +1,7 @@
 /*
- * TLS on a handle of the native loop: the handshake as a record, bytes in both directions however the network cuts them,
- * ends of a stream, and what is refused. Both ends run in this thread's loop, or a relay between them plays the network.
+ * TLS on a handle of the native loop: the handshake event, bytes in both directions in any pieces, the end of a stream,
+ * and refused connections. Both ends run in this thread's loop; in some tests a relay between them simulates the
+ * network.
  */
 
 import assert from 'node:assert/strict';
@@ -45,7 +46,7 @@ for (const [protocols, version, first] of [
   [TLS12, 'TLSv1.2', 1],
   [TLS13, 'TLSv1.3', 0],
 ] as const) {
-  test(`${version}: handshake, bytes both ways, and a session that could be carried on`, () => {
+  test(`${version} completes the handshake, carries bytes both ways, and offers session resumption`, () => {
     const [client, server] = tlsPair(connecting({ protocols }), accepting(site));
     for (const [from, to] of [
       [client, server],
@@ -71,7 +72,7 @@ for (const [protocols, version, first] of [
   });
 }
 
-test('the handshake is reported whether receiving is on or not, and sends wait for it', () => {
+test('the TLS handshake is reported even if receiving is off, and sends wait for it', () => {
   const [client, server] = openPair();
   start(client, server, connecting(), accepting(site));
   assert.equal(put(server, Buffer.from('too early')), -E.EIO);
@@ -79,14 +80,14 @@ test('the handshake is reported whether receiving is on or not, and sends wait f
   assert.equal(until(Ev.TLS, client).result, 0);
   put(client, Buffer.from('first words'));
   assert.equal(until(Ev.TLS, server).result, 0);
-  // the words came with the last message of the handshake or right behind it; nobody reads yet
+  // the bytes came with or right after the last handshake message; receiving is still off
   assert.deepEqual(turn(50), []);
   native.recvStart(server);
   assert.equal(receive(server, 11).toString(), 'first words');
   closeAll(client, server);
 });
 
-test('megabytes go through in both directions, however slowly they are read', () => {
+test('TLS carries megabytes in both directions, even to a slow reader', () => {
   const [client, server] = tlsPair();
   const big = randomBytes(9_000_001);
   for (const [from, to] of [
@@ -107,7 +108,7 @@ test('megabytes go through in both directions, however slowly they are read', ()
   closeAll(client, server);
 });
 
-test('a record larger than one delivery comes in pieces without more from the network', () => {
+test('a TLS record larger than one delivery arrives in pieces without further network input', () => {
   const [client, server] = tlsPair();
   const record = randomBytes(16_000);
   put(client, record);
@@ -116,14 +117,14 @@ test('a record larger than one delivery comes in pieces without more from the ne
   closeAll(client, server);
 });
 
-test('bytes given back come in front, and stopping loses nothing', () => {
+test('kept TLS bytes are delivered first, and stopping loses nothing', () => {
   const [client, server] = tlsPair();
   const text = randomBytes(40_000);
   put(client, text);
   const parts: Buffer[] = [];
   let got = 0;
   while (got < text.length) {
-    // each time only 100 bytes are taken, the rest is given back
+    // each delivery takes only 100 bytes and keeps the rest
     native.wait(1000);
     assert.equal(ring[Rec.KIND], Ev.RECV);
     const length = ring[Rec.RESULT] as number;
@@ -140,7 +141,7 @@ test('bytes given back come in front, and stopping loses nothing', () => {
   closeAll(client, server);
 });
 
-/** Carries bytes between two handles until both ends have answered `done`; `cut` says how. */
+/** Relays bytes between two handles until `done`; `cut` splits them into pieces. */
 function relay(a: number, b: number, cut: (bytes: Buffer) => Buffer[], done: () => boolean): void {
   const end = Date.now() + 20_000;
   while (!done()) {
@@ -153,14 +154,14 @@ function relay(a: number, b: number, cut: (bytes: Buffer) => Buffer[], done: () 
       }
       for (const piece of h.result > 0 ? cut(h.bytes) : []) {
         put(other, piece);
-        // so that the receiver meets it alone
+        // so that the receiver gets it separately
         stash.push(...turn(0).filter((late) => late.handle !== a && late.handle !== b));
       }
     }
   }
 }
 
-test('a network that delivers single bytes', () => {
+test('TLS works over a network that delivers single bytes', () => {
   const [client, near] = openPair();
   const [far, server] = openPair();
   native.recvStart(near);
@@ -187,7 +188,7 @@ test('a network that delivers single bytes', () => {
   closeAll(client, near, far, server);
 });
 
-test('a close is told as the end of the stream, behind the last bytes, and only once', () => {
+test('a TLS close is reported once, after the last bytes', () => {
   const [client, server] = tlsPair();
   put(client, Buffer.from('good-bye'));
   native.close(client);
@@ -197,7 +198,7 @@ test('a close is told as the end of the stream, behind the last bytes, and only 
   closeAll(server);
 });
 
-test('an end without close_notify is an end like any other', () => {
+test('an end without close_notify is reported as an ordinary end', () => {
   const [client, server] = tlsPair();
   native.closeFd(native.detach(client));
   assert.equal(until(Ev.RECV, server).result, 0);
@@ -205,9 +206,9 @@ test('an end without close_notify is an end like any other', () => {
   closeAll(server);
 });
 
-test('a connection that breaks inside a record ends with the error of the socket', () => {
+test('a connection that breaks within a TLS record ends with the error of the socket', () => {
   const [client, server] = tlsPair();
-  // a Unix socket that is closed with unread bytes resets the other end
+  // closing a Unix socket with unread bytes resets the other end
   put(server, Buffer.from('unread'));
   const fd = native.detach(client);
   assert.equal(writeSync(fd, Buffer.from([0x17, 3, 3, 0, 64, 1, 2, 3])), 8);
@@ -217,7 +218,7 @@ test('a connection that breaks inside a record ends with the error of the socket
   closeAll(server);
 });
 
-test('what is not TLS fails the handshake', () => {
+test('bytes that are not TLS fail the handshake', () => {
   const [client, server] = openPair();
   native.tlsAccept(server, accepting(site), 0, 0);
   put(client, Buffer.from('GET / HTTP/1.0\r\n\r\n'));
@@ -232,10 +233,10 @@ test('what is not TLS fails the handshake', () => {
   closeAll(client, left);
 });
 
-test('forged records end the stream with an error', () => {
+test('forged TLS records end the stream with an error', () => {
   const [client, server] = tlsPair();
   const fd = native.fdOf(client);
-  // a well-framed record that no key has made
+  // a well-formed record that is not encrypted with the session key
   const forged = Buffer.concat([Buffer.from([0x17, 3, 3, 0, 64]), randomBytes(64)]);
   assert.equal(writeSync(fd, forged), forged.length);
   const end = until(Ev.RECV, server);
@@ -244,7 +245,7 @@ test('forged records end the stream with an error', () => {
   closeAll(client, server);
 });
 
-test('bytes received before TLS began are its first ones', () => {
+test('bytes received before TLS was started are its first bytes', () => {
   const [client, server] = openPair();
   native.tlsConnect(client, connecting(), '');
   native.recvStart(server);
@@ -259,7 +260,7 @@ test('bytes received before TLS began are its first ones', () => {
   closeAll(client, server);
 });
 
-test('the server certificate must come from a known authority and carry the name', () => {
+test('the server certificate must be signed by a known CA and contain the name', () => {
   const verify = (host: string, cert: Cert, from: Cert) =>
     failure(connecting({ verify: TlsVerify.NAME, caFile: from.cert }), accepting(cert), host);
   for (const host of ['site.example', 'SITE.example', 'a.wild.example', '127.0.0.1', '::1']) {
@@ -287,7 +288,7 @@ test('the server certificate must come from a known authority and carry the name
   closeAll(handle);
 });
 
-test('a client certificate can be optional or required, and is looked at in both cases', () => {
+test('a client certificate can be optional or required, and is verified in both cases', () => {
   const mine = certs.issue(ca, 'mine', { cn: 'ann' });
   const strange = certs.issue(otherCa, 'strange', { cn: 'ann' });
   const server = (verify: TlsVerify) => accepting(site, { verify, caFile: ca.cert });
@@ -312,7 +313,7 @@ test('a client certificate can be optional or required, and is looked at in both
   closeAll(c, d);
 });
 
-test('contexts say what is wrong with their settings', () => {
+test('TLS contexts report errors in their settings', () => {
   const junk = join(certs.dir, 'junk.pem');
   writeFileSync(junk, 'no certificate\n');
   const why = (cert: Cert, more: Partial<TlsContextOptions> = {}) => {

@@ -1,7 +1,6 @@
 /*
- * Bytes that nobody should send, from clients and from servers: the pooler ends those connections and nothing else. While
- * it is attacked, other clients work; afterwards it holds as much as before. A failing run is had again with
- * HOSTILE_SEED.
+ * Invalid bytes from clients and servers: the pooler ends those connections and no others. Other clients work during
+ * the attacks, and afterwards the pooler holds no more resources than before. HOSTILE_SEED repeats a failing run.
  */
 
 import assert from 'node:assert/strict';
@@ -37,9 +36,9 @@ const SERVER_SSL = 90;
 const SERVER_IDLES = 150;
 const AT_ONCE = 32;
 const CALM_CLIENTS = 3;
-/** three users of the real database, and the console */
+/** pools of three users of the real database, and of the console */
 const OWN_POOLS = 4;
-/** What a reader that does not read may make the pooler hold, in all of this file: kernel and heap included. */
+/** Most memory, heap and kernel, that this file's clients may cost the pooler. */
 const GROWTH_KB_MAX = 64 * 1024;
 
 const seed = seedFrom('HOSTILE_SEED');
@@ -51,7 +50,7 @@ let fake: FakeServer;
 let calm: CalmClients;
 let idleLists: Record<string, number>;
 let idle: Holding;
-/** what the fake server does with a connection, by the name of its database */
+/** the fake server's behaviour per database name */
 const visits = new Map<string, (visit: Visit) => Promise<void>>();
 
 before(async () => {
@@ -83,7 +82,7 @@ before(async () => {
   });
   await cluster.createUser('calm', 'calm-password');
   await cluster.createUser('patient', 'patient-password');
-  // once through every part, so that what is allocated once is there
+  // runs every part once, so that one-time allocations are done
   for (let turn = 0; turn < 3; turn++) await eachCase(200, AT_ONCE, (index) => clientCase(99, index));
   await bouncer.sql('SELECT 1', { user: 'calm' });
   await bouncer.sql('SELECT 1', { user: 'patient' });
@@ -99,7 +98,7 @@ after(async () => {
   await cluster?.stop();
 });
 
-/** SHOW LISTS when nobody is there but the console, and no server and no auto-database is left. */
+/** SHOW LISTS once only the console client, no server and no auto-database is left. */
 function settledLists(): Promise<Record<string, number>> {
   let now: Record<string, number> = {};
   const idleNow = async () => {
@@ -129,12 +128,12 @@ async function sessionCase(kind: number, index: number, user: string, database: 
   checkAnswer(received);
 }
 
-it(`${STARTUPS} hostile starts`, async () => {
+it(`${STARTUPS} hostile startup packets harm no other client`, async () => {
   await eachCase(STARTUPS, AT_ONCE, (index) => clientCase(1, index));
 });
 
 for (const [number, method] of ['plain', 'md5', 'scram-sha-256'].entries()) {
-  it(`${PASSWORDS_EACH} hostile answers to ${method}`, async () => {
+  it(`${PASSWORDS_EACH} hostile answers to ${method} harm no other client`, async () => {
     await bouncer.admin(`SET auth_type = '${method}'`);
     await eachCase(PASSWORDS_EACH, AT_ONCE, (index) => {
       return sessionCase(10 + number, index, index % 5 === 0 ? 'nobody-knows' : 'patient', 'postgres', hostilePassword);
@@ -143,15 +142,15 @@ for (const [number, method] of ['plain', 'md5', 'scram-sha-256'].entries()) {
   });
 }
 
-it(`${SESSIONS} hostile sessions`, async () => {
+it(`${SESSIONS} hostile sessions harm no other client`, async () => {
   await eachCase(SESSIONS, AT_ONCE, (index) => sessionCase(2, index, 'postgres', 'postgres', hostileMessages));
 });
 
-it(`${COMMANDS} hostile visits to the console`, async () => {
+it(`${COMMANDS} hostile console sessions harm no other client`, async () => {
   await eachCase(COMMANDS, AT_ONCE, (index) => sessionCase(3, index, 'stats', 'pgbouncer', hostileCommands));
 });
 
-it('readers that do not read', async () => {
+it('clients that do not read cost only limited memory', async () => {
   const readers = await Promise.all(Array.from({ length: 15 }, () => bouncer.raw()));
   await Promise.all(readers.map((reader) => reader.login()));
   for (const reader of readers) {
@@ -162,7 +161,7 @@ it('readers that do not read', async () => {
   await Promise.all(askers.map((asker) => asker.login({ user: 'stats', database: 'pgbouncer' })));
   for (const asker of askers) {
     asker.pause();
-    // never read, so never written in full: the kernel's buffers fill, and the pooler stops listening
+    // never read, so never sent in full: the kernel's buffers fill, and the pooler stops reading
     void asker.send(Buffer.concat(Array.from({ length: 3000 }, () => Buffer.from('Q\0\0\0\x10SHOW CONFIG\0'))));
   }
   await eventually('servers to wait for their readers', async () => {
@@ -177,19 +176,19 @@ it('readers that do not read', async () => {
   await Promise.all([...readers, ...askers].map((client) => client.destroy(true)));
 });
 
-/** The hostile server's bytes, and how they end. Silence makes the pooler wait, so it is rare. */
+/** How a hostile server ends its bytes. Silence makes the pooler wait, so it is rare. */
 function ending(r: Random): Ending {
   return r.one(12) ? 'silence' : r.pick(['fin', 'fin', 'rst']);
 }
 
-/** A client of the fake server: asks, and takes whatever comes, until the server has shown all it had. */
+/** A client of the fake server: sends queries and reads all answers until the server has sent its bytes. */
 async function visitor(database: string, shown: Promise<void>, r: Random): Promise<void> {
   const client = await bouncer.raw();
   await client.startup({ user: 'postgres', database });
   await client.sendMessage('Q', Buffer.from('SELECT token\0'));
   client.resume();
   await Promise.race([shown, client.closed]);
-  // some stay until the pooler has told them what it thinks
+  // some clients wait for the pooler's error
   if (r.one(10)) client.socket.end();
   else reset(client.socket);
   await client.closed;
@@ -209,37 +208,37 @@ async function serverCase(
     visit.socket.once('close', told);
     await serve(visit, first);
     first = false;
-    // what was sent has left this process; a silent server says no more
+    // all bytes have left this process; a silent server sends no more
     told();
   });
   await visitor(name, shown, r);
   visits.delete(name);
 }
 
-it(`${SERVER_LOGINS} servers that break the login`, async () => {
+it(`${SERVER_LOGINS} servers that break the login harm no client`, async () => {
   await eachCase(SERVER_LOGINS, AT_ONCE, async (index) => {
     const r = random(4, index);
     await serverCase(`login${index}`, r, async ({ socket, next }) => {
       socket.write(hostileLogin(r));
-      // some go on after an answer, if there is one
+      // some servers continue after an answer, if there is one
       if (r.one(4) && (await next()) !== null) socket.write(hostileLogin(r));
       finish(socket, ending(r));
     });
   });
 });
 
-it(`${SERVER_SSL} servers that break the answer to SSLRequest`, async () => {
+it(`${SERVER_SSL} servers that break the answer to SSLRequest harm no client`, async () => {
   let answers = 0;
   fake.sslAnswer = () => hostileSslAnswer(random(8, answers++));
   const clients = await Promise.all(Array.from({ length: AT_ONCE }, () => bouncer.raw()));
   await Promise.all(clients.map((client, n) => client.startup({ user: 'postgres', database: `ssl${n}` })));
-  // the pooler tries again and again for them
-  await eventually('enough of them', () => answers >= SERVER_SSL);
+  // the pooler repeats its attempts
+  await eventually('enough attempts', () => answers >= SERVER_SSL);
   await Promise.all(clients.map((client) => client.destroy(true)));
   fake.sslAnswer = () => Buffer.from('N');
 });
 
-it(`${SERVER_ANSWERS} servers that break their answer`, async () => {
+it(`${SERVER_ANSWERS} servers that break their answers harm no other client`, async () => {
   await eachCase(SERVER_ANSWERS, AT_ONCE, async (index) => {
     const r = random(5, index);
     await serverCase(`answer${index}`, r, async ({ socket, next }) => {
@@ -251,7 +250,7 @@ it(`${SERVER_ANSWERS} servers that break their answer`, async () => {
   });
 });
 
-it(`${SERVER_IDLES} servers that speak without being asked`, async () => {
+it(`${SERVER_IDLES} idle servers that send messages harm no client`, async () => {
   await eachCase(SERVER_IDLES, 8, async (index) => {
     const r = random(6, index);
     const name = `idle${index}`;
@@ -261,7 +260,7 @@ it(`${SERVER_IDLES} servers that speak without being asked`, async () => {
       for (let msg = await next(); msg !== null && msg.type === 'Q'; msg = await next()) {
         const token = /'(.*)'/.exec(msg.body.toString('latin1'))?.[1] ?? '';
         socket.write(oneRow(token));
-        // or a message that it began while idle would go on for ever
+        // otherwise a message begun while idle would never end
         if (token.startsWith('again')) break;
         speak = () => socket.write(r.one(3) ? oneRow('wrong') : hostileAnswer(r));
       }
@@ -272,12 +271,12 @@ it(`${SERVER_IDLES} servers that speak without being asked`, async () => {
     assert.deepEqual(rowOf(await first.query(`SELECT 'token${index}'`)), [`token${index}`]);
     await first.end();
     speak();
-    // the console's answer comes after the pooler has read what the server said
+    // the console answers after the pooler has read the server's bytes
     await bouncer.admin('SHOW VERSION');
     const second = await RawClient.connect(tcp());
     await second.login({ database: name });
     const answer = await second.query(`SELECT 'again${index}'`);
-    // what it left unfinished may swallow the answer; what it finished must not be taken for one
+    // an incomplete message may swallow the answer, but a complete message must not be taken for the answer
     const got = rowOf(answer)?.[0] ?? null;
     assert.ok(got === null || got === `again${index}`, `a client got ${got}`);
     await second.destroy();
@@ -290,7 +289,7 @@ function rowOf(messages: { type: string; body: Buffer }[]): (string | null)[] | 
   return row === undefined ? undefined : rowValues(row as { type: string; body: Buffer });
 }
 
-it('a server whose parameters never end', async () => {
+it('a server whose parameters never end is closed', async () => {
   const flood = Buffer.concat(
     Array.from({ length: 1000 }, (_, n) =>
       Buffer.from(`S\0\0\0\x6eparam${String(n).padStart(4, '0')}\0${'v'.repeat(95)}\0`),
@@ -313,7 +312,7 @@ it('a server whose parameters never end', async () => {
   assert.ok(sent < 64 * 1024 * 1024, `the pooler took ${sent} bytes of parameters`);
 });
 
-it('failed logins do not add up', async () => {
+it('failed logins do not accumulate memory', async () => {
   let tries = 0;
   visits.set('retry', async ({ socket, next }) => {
     socket.write(Buffer.concat([WELCOME.subarray(0, 9), Buffer.from('S\0\0\0\x0ato\0be\0')]));
@@ -329,7 +328,7 @@ it('failed logins do not add up', async () => {
   visits.delete('retry');
 });
 
-it('afterwards it is as it was', async () => {
+it('the attacks leave no sockets, memory or servers behind', async () => {
   await calm.stop();
   assert.ok(calm.queries > 500, `only ${calm.queries} queries of the calm clients`);
   const after = await settledLists();

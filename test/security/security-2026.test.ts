@@ -1,16 +1,16 @@
 /*
- * One test for each CVE that PgBouncer 1.26.0 and 1.26.1 fixed, by its number: the attack, for real, against this pooler. What
- * the attacks were:
+ * One test for each CVE fixed in PgBouncer 1.26.0 and 1.26.1, which runs the attack against this pooler. The attacks
+ * were:
  *
- *   CVE-2026-19888   a client-final-message of SCRAM without r= ended the process, before any password
- *   CVE-2026-6668    a packet length near 2^31: the buffer for it was doubled for ever, before any password
- *   CVE-2026-6669    a server that names a huge SCRAM iteration count stopped the pooler
- *   CVE-2026-107350  a second startup packet during SCRAM for a database that does not exist: the password of one user let in
- *                    as any other, administrators too
- *   CVE-2026-107349  `options=-c=` looped for ever when ignore_startup_parameters has words, but not `options`
- *   CVE-2026-107348  a packet length above 2^31 with max_packet_size above that: five bytes before any password
+ * - CVE-2026-19888: a SCRAM client-final-message without r= ended the process, before authentication
+ * - CVE-2026-6668: a packet length near 2^31 doubled its buffer endlessly, before authentication
+ * - CVE-2026-6669: a server with a huge SCRAM iteration count blocked the pooler
+ * - CVE-2026-107350: a second startup packet during SCRAM for a missing database logged in as any user with the
+ *   password of another user
+ * - CVE-2026-107349: `options=-c=` caused an endless loop if ignore_startup_parameters had words other than `options`
+ * - CVE-2026-107348: as CVE-2026-6668 for a length above 2^31, with max_packet_size above that
  *
- * security.test.ts has the earlier ones.
+ * security.test.ts has the earlier CVEs.
  */
 
 import assert from 'node:assert/strict';
@@ -48,7 +48,7 @@ after(async () => {
   await cluster?.stop();
 });
 
-/** Another client is served: the loop is not stuck. */
+/** Checks that another client is served, so the loop is not stuck. */
 async function serves(bouncer: Bouncer): Promise<void> {
   assert.equal((await bouncer.admin('SHOW VERSION')).length, 1);
 }
@@ -79,7 +79,7 @@ for (const [who, user, database] of [
   ['an unknown database', 'seeker', 'nowhere'],
   ['the console', ADMIN_USER, 'pgbouncer'],
 ] as const) {
-  it(`CVE-2026-19888: a client-final-message without its nonce (${who})`, () =>
+  it(`CVE-2026-19888: a client-final-message without its nonce is refused (${who})`, () =>
     withAttackedPooler(
       cluster,
       { settings: SCRAM, userlist: { seeker: 'seeker-password' }, databases: { postgres: cluster.connstr() } },
@@ -107,7 +107,7 @@ const ABOVE = [0x8000_0000, 0x8000_0001, 0x8000_0004, 0xc000_0000, 0xffff_fff0, 
 async function claimLengths(bouncer: Bouncer, lengths: readonly number[]): Promise<void> {
   for (const length of lengths) {
     for (const type of ['p', 'Q', 'P', 'd', '\x00']) {
-      // five bytes and no more, as the first words, and where a password is expected
+      // five bytes only, as the first packet, and where a password is expected
       const bare = await bouncer.raw();
       await bare.send(Buffer.from(type, 'latin1'), int32(length), Buffer.alloc(type === '\x00' ? 3 : 0));
       await refusedWith(bare, /^bad packet header/);
@@ -121,7 +121,9 @@ async function claimLengths(bouncer: Bouncer, lengths: readonly number[]): Promi
   await serves(bouncer);
 }
 
-/** A logged-in client may claim that much for what is passed on, but nothing that the pooler has to hold. */
+/**
+ * Checks that a logged-in client may claim that length for forwarded packets, but not for packets that are reassembled.
+ */
 async function claimStatements(bouncer: Bouncer, lengths: readonly number[], reason: RegExp): Promise<void> {
   for (const length of lengths) {
     const client = await bouncer.raw();
@@ -152,7 +154,7 @@ it('CVE-2026-107348: a packet length above 2^31 reserves nothing, with the large
 
 /* ---- CVE-2026-6669 ---- */
 
-it('CVE-2026-6669: a server’s iteration count above a million is refused, whatever it is', () =>
+it('CVE-2026-6669: a server’s iteration count above a million is refused', () =>
   withAttackedPooler(
     cluster,
     {
@@ -190,15 +192,15 @@ interface Login {
 const NOWHERE: Login = { user: 'seeker', database: 'nowhere' };
 const REAL: Login = { user: 'seeker', database: 'postgres' };
 
-/** Where in the exchange of the first login the second startup packet is sent. */
+/** The point in the exchange of the first login at which the second startup packet is sent. */
 type Moment = 'behind the first' | 'behind the request' | 'behind the challenge' | 'with the proof';
 
 const isChallenge = (msg: Message): boolean => msg.type === 'R' && msg.body.readInt32BE(0) === 11;
 
 /**
- * Knows seeker's password, and says who it wants to be while seeker is asked: against a pooler that takes the second startup
- * packet it gets in as the other.
- * @returns all that came back, up to an error or to ReadyForQuery
+ * Logs in as seeker, whose password is known, and sends a second startup packet with another user meanwhile. A
+ * vulnerable pooler would accept it and log in the other user.
+ * @returns all messages received, up to an error or to ReadyForQuery
  */
 async function changeMind(
   bouncer: Bouncer,
@@ -230,7 +232,7 @@ async function changeMind(
     const proof = message('p', Buffer.from(scram.final(challenge.body.toString('latin1', 4)), 'latin1'));
     await client.send(proof, moment === 'with the proof' ? again : Buffer.alloc(0));
     await until((msg) => msg.type === 'Z');
-    // who is in as itself has sent an unknown packet
+    // the client has logged in as itself, and has then sent an unknown packet
     if (first === REAL && moment === 'with the proof') await until(() => false);
   }
   await client.destroy();
@@ -255,7 +257,7 @@ for (const version of [PROTOCOL_30, PROTOCOL_32]) {
             for (const moment of moments) {
               const from = bouncer.log.mark();
               const what = `${first.user}@${first.database}, then ${second.user}@${second.database} ${moment}`;
-              // who really is seeker may log in to what exists; the packet behind the proof is unknown then
+              // seeker may log in to an existing database; the packet behind the proof is then unknown
               const mayEnter = first === REAL && moment === 'with the proof';
               const answer = await changeMind(bouncer, first, second, moment, version);
               const error = answer.find((msg) => msg.type === 'E');
@@ -277,7 +279,7 @@ for (const version of [PROTOCOL_30, PROTOCOL_32]) {
     ));
 }
 
-it('CVE-2026-107350: nor does one while auth_query is asked for the first', () =>
+it('CVE-2026-107350: no second startup packet is accepted while auth_query runs for the first', () =>
   withAttackedPooler(
     cluster,
     {
@@ -313,7 +315,7 @@ for (const ignored of ['extra_float_digits', 'extra_float_digits, work_mem', 'a,
     }));
 }
 
-it('CVE-2026-107349: ignoring options passes over an option without a name', () =>
+it('CVE-2026-107349: an option without a name is skipped if options are ignored', () =>
   withAttackedPooler(cluster, { settings: { ignore_startup_parameters: 'options' } }, async (bouncer) => {
     for (const options of EMPTY_NAMES) {
       const client: RawClient = await bouncer.raw();

@@ -1,8 +1,8 @@
 /*
- * 1.22.1 of the original (2024): a COPY that failed left requests behind, and the answers of one client went to another.
- * There they still can, on purpose: when a client does not wait for what a COPY answers, counts go wrong, and the server is
- * free for the next one while it still works for the last. Here a server is nobody else's before everything is answered
- * and every packet that was begun is whole.
+ * The fix of PgBouncer 1.22.1 (2024): after a failed COPY, requests were left behind, and the answers of one client
+ * went to another. In PgBouncer a client that does not wait for the answers of a COPY can still cause wrong counts. The
+ * server is then reused while it still works for the last client. Here a server is released only when every request is
+ * answered and every packet is complete.
  */
 
 import assert from 'node:assert/strict';
@@ -34,12 +34,12 @@ const COPY = [
   message('B', cstring(''), cstring(''), int16(0), int16(0), int16(0)),
   message('E', cstring(''), int32(0)),
 ];
-/** An answer that is still under way when the pooler thinks, if it counted wrong, that nothing is. */
+/** An answer that is still outstanding when a pooler with wrong counts considers the server idle. */
 const POISON = sql("SELECT 'poison', pg_sleep(0.15)");
-/** The rest of such a packet never comes. */
+/** The beginning of a packet whose rest never arrives. */
 const BEGUN = Buffer.from('\0\0\x04\0begun', 'latin1');
 
-/** What an attacker sends in one piece; `begins` messages of it first, and the others when COPY has begun. */
+/** The messages of the attacker: the first `begins` messages, and the others once COPY has begun. */
 const POISONED: Record<string, { bytes: Buffer[]; begins: number; stays?: boolean }> = {
   'a COPY': { bytes: [sql('COPY copied FROM STDIN'), data('1\n'), END, POISON], begins: 1 },
   'a COPY that fails': { bytes: [sql('COPY copied FROM STDIN'), data('x\n'), END, POISON], begins: 1 },
@@ -67,7 +67,7 @@ const POISONED: Record<string, { bytes: Buffer[]; begins: number; stays?: boolea
   },
 };
 
-/** The attack, then the attacker leaves or not: what the next client of the server gets. */
+/** Runs the attack and checks the answers to the next client of the server. */
 async function poison(bouncer: Bouncer, name: string, way: 'stays' | 'leaves' | 'waits'): Promise<void> {
   const { bytes, begins } = POISONED[name] as { bytes: Buffer[]; begins: number };
   const attacker = await bouncer.raw();
@@ -92,14 +92,14 @@ async function poison(bouncer: Bouncer, name: string, way: 'stays' | 'leaves' | 
   await victim.end();
 }
 
-it('1.22.1: nobody can leave an answer, or half a question, for the next client of a server', async () => {
+it('1.22.1: no client can leave an answer or a partial packet for the next client of a server', async () => {
   await withAttackedPooler(
     cluster,
     { settings: { pool_mode: 'transaction', default_pool_size: 1 } },
     async (bouncer) => {
       for (const [name, { begins, stays }] of Object.entries(POISONED)) {
         await poison(bouncer, name, 'leaves');
-        // the server is lost for the pool then, until the attacker leaves
+        // the server stays with the attacker until the attacker disconnects
         if (stays === true) continue;
         await poison(bouncer, name, 'stays');
         if (begins > 0) await poison(bouncer, name, 'waits');
@@ -108,7 +108,7 @@ it('1.22.1: nobody can leave an answer, or half a question, for the next client 
   );
 });
 
-it('1.22.1: a COPY that failed lets the server go, whether its client ends it or not', () =>
+it('1.22.1: a failed COPY releases the server, whether its client ends it or not', () =>
   withAttackedPooler(cluster, { settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (bouncer) => {
     const client = await bouncer.raw();
     await client.login();

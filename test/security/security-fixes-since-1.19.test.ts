@@ -1,5 +1,12 @@
 /*
- * Security fixes of PgBouncer 1.19 and later that have no CVE number, each as an attack.
+ * Security fixes without a CVE number in PgBouncer 1.19 and later, each as an attack by a client or a server. Tests are
+ * named after the version with the fix.
+ *
+ * - 1.19 (2023): a memory leak in every failed TLS handshake
+ * - 1.20 (2023): the admin database as auth_dbname ended the process
+ * - 1.21 (2023): states left behind by cancel requests ended the process (also 1.19.1, and 1.23.1 for reloads)
+ * - 1.25.0 (2025): passwords of 1024 bytes and more; startup packets that continue behind their end
+ * - 1.25.1 (2025): reading beyond the end of a server's SCRAM messages
  */
 
 import assert from 'node:assert/strict';
@@ -33,7 +40,7 @@ after(async () => {
 
 const atLiar = () => `host=127.0.0.1 port=${liar.port}`;
 
-it('1.19: TLS handshakes that fail leave nothing behind', () =>
+it('1.19: failed TLS handshakes leave no memory behind', () =>
   withAttackedPooler(
     cluster,
     {
@@ -53,7 +60,7 @@ it('1.19: TLS handshakes that fail leave nothing behind', () =>
         if (index % 4 < 2) {
           await client.send(index % 8 < 4 ? hello : hello.subarray(0, 30));
         } else {
-          // a real beginning, and then nothing
+          // a valid ClientHello, and then nothing
           const tls = tlsConnect({ socket: client.socket, rejectUnauthorized: false, minVersion: 'TLSv1.3' });
           tls.on('error', () => {});
         }
@@ -66,12 +73,12 @@ it('1.19: TLS handshakes that fail leave nothing behind', () =>
       for (let n = 0; n < 1500; n++) await fail(n);
       await eventually('descriptors to be closed', () => holding(bouncer.pid).descriptors <= first.descriptors);
       const grown = holding(bouncer.pid).rssKb - first.rssKb;
-      // a context of OpenSSL is some 20 kB or more: 1500 of them would be 30 MB
+      // an OpenSSL connection has at least 20 kB: 1500 leaks would be 30 MB
       assert.ok(grown < 20_000, `${grown} kB more after 1500 handshakes that failed`);
     },
   ));
 
-it('1.20: auth_dbname is not the console', () =>
+it('1.20: the admin database as auth_dbname is refused', () =>
   withAttackedPooler(
     cluster,
     { settings: { auth_type: 'plain', auth_user: 'seeker' }, userlist: { seeker: 'seeker-password' } },
@@ -87,7 +94,7 @@ it('1.20: auth_dbname is not the console', () =>
     },
   ));
 
-it('1.23.1: RELOAD while everything of the old config is in use', () =>
+it('1.23.1: RELOAD removes databases and users that are in use', () =>
   withAttackedPooler(cluster, { settings: { pool_mode: 'transaction' } }, async (bouncer) => {
     for (let round = 0; round < 5; round++) {
       bouncer.rewrite({
@@ -117,13 +124,13 @@ it('1.23.1: RELOAD while everything of the old config is in use', () =>
   }));
 
 for (const method of ['plain', 'md5', 'scram-sha-256']) {
-  it(`1.25.0: long passwords (${method})`, async () => {
+  it(`1.25.0: long passwords are checked in full (${method})`, async () => {
     const passwords: Record<string, string> = {};
     for (const length of [995, 996, 1023, 1024, 1025, 2048, 16_000]) passwords[`long${length}`] = 'x'.repeat(length);
     await withAttackedPooler(cluster, { settings: { auth_type: method }, userlist: passwords }, async (bouncer) => {
       for (const [user, password] of Object.entries(passwords)) {
         const client = await bouncer.raw();
-        // the answer to a right password is about the database, which does not exist
+        // after a right password, the error is about the database, which does not exist
         const answer = await client.login({ user, database: 'nothing', password });
         assert.match(answer.at(-1)?.body.toString('latin1') ?? '', /no such database/, user);
         await client.destroy();
@@ -140,7 +147,7 @@ for (const method of ['plain', 'md5', 'scram-sha-256']) {
   });
 }
 
-it('1.25.0: a startup packet ends where it says, and says where it ends', () =>
+it('1.25.0: a startup packet with a wrong length or terminator is refused', () =>
   withAttackedPooler(cluster, {}, async (bouncer) => {
     const good = Buffer.concat([cstring('user'), cstring('postgres')]);
     const bodies = [
@@ -164,7 +171,7 @@ it('1.25.0: a startup packet ends where it says, and says where it ends', () =>
     await refusedWith(nobody, 'no username supplied');
   }));
 
-it('1.25.1: SCRAM messages of a server that say too little, too much or something else', () =>
+it('1.25.1: a server with broken SCRAM messages is refused', () =>
   withAttackedPooler(
     cluster,
     {
@@ -205,9 +212,9 @@ it('1.25.1: SCRAM messages of a server that say too little, too much or somethin
         await eventually('the pooler to leave', () => last !== undefined);
         assert.notEqual(last, 'p', `${says('nonce')} was answered`);
       };
-      // a client of such a server waits for a better one, so all at once
+      // at the same time, because clients of such servers wait for another attempt
       await Promise.all(firsts.map(first));
-      // a server that does not know the password proves nothing, however it puts it
+      // a server that does not know the password cannot send a valid proof
       const proofs = ['', 'v', 'v=', 'v=AAAA', `v=${Buffer.alloc(32).toString('base64')}`, 'e=', 'e=denied', 'v=\0'];
       const final = async (proof: string, index: number) => {
         liar.play(`final${index}`, async ({ socket, next }) => {
@@ -220,13 +227,13 @@ it('1.25.1: SCRAM messages of a server that say too little, too much or somethin
         await refusedByAll(bouncer, `final${index}`);
       };
       await Promise.all(proofs.map(final));
-      // nor one that leaves the exchange out and says that all is well in the middle of it
+      // nor a server that sends AuthenticationOk in the middle of the exchange
       liar.play('twice', async ({ socket }) => {
         const sasl = authentication(10, cstring('SCRAM-SHA-256'), Buffer.alloc(1));
         socket.end(Buffer.concat([sasl, sasl, WELCOME]));
       });
       await refusedByAll(bouncer, 'twice');
-      // nor one that ends the exchange early, or asks again behind its end
+      // nor a server that ends the exchange early, or continues after its end
       const early: [string, (nonce: string) => Buffer][] = [
         [
           'okEarly',
@@ -242,7 +249,7 @@ it('1.25.1: SCRAM messages of a server that say too little, too much or somethin
         });
         await refusedByAll(bouncer, database);
       }
-      // nor one that asks for no proof and gives none
+      // nor a server that neither requests nor sends a proof
       liar.play('unasked', async ({ socket }) => {
         socket.end(Buffer.concat([message('Z', Buffer.from('I')), oneRow('taken in')]));
       });
@@ -250,7 +257,7 @@ it('1.25.1: SCRAM messages of a server that say too little, too much or somethin
     },
   ));
 
-/** The server behind that database is not let in: its client is told of a failure. */
+/** Checks that the server of that database is refused, and that its client gets an error. */
 async function refusedByAll(bouncer: Bouncer, database: string): Promise<void> {
   const client = await bouncer.raw();
   const answer = await client.login({ database });

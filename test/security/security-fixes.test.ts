@@ -1,23 +1,18 @@
 /*
- * What the original's changelog of 2015 to 2026 fixes without a number, where somebody at the other end of a connection
- * could crash, fill, deceive or sound out the pooler. Each test is named after the version that has the fix.
+ * Security fixes without a CVE number in PgBouncer's changelog up to 1.18, each as an attack by a client or a server.
+ * Tests are named after the version with the fix.
  *
- *   1.6     2015  a login whose header arrives in pieces was a bad packet
- *   1.6.1   2015  auth_type=any: a visit to the console could crash when it was logged
- *   1.7.1   2016  verify-ca and verify-full let in clients without a certificate; allow and require looked at none
- *   1.8     2017  a broken line threw away the whole HBA file; a cancel request hit the next user of the server
- *   1.13    2020  auth_query whose row has no user name
- *   1.15    2020  errors told which users exist
- *   1.16    2021  `pgbouncer` as the name of an ordinary database; piled-up cancel requests
- *   1.17    2022  errors told which databases exist, and what the server says, before any password
- *   1.18    2022  a list of hosts that is too long turned into the Unix socket; the race of 1.8 again
- *   1.19    2023  memory for every TLS handshake that failed
- *   1.20    2023  the console as auth_dbname ended the process
- *   1.21    2023  states that cancel requests left behind ended the process (so did 1.19.1, and 1.23.1 in reloads)
- *   1.25.0  2025  passwords of 1024 bytes and more; startup packets that go on behind their end
- *   1.25.1  2025  SCRAM messages of a server, read past what they say
+ * - 1.6 (2015): a login whose header arrives in pieces was a bad packet
+ * - 1.6.1 (2015): auth_type=any: logging a console login could crash
+ * - 1.7.1 (2016): verify-ca and verify-full accepted clients without a certificate; allow and require verified none
+ * - 1.8 (2017): a broken line discarded the whole HBA file; a cancel request hit the next client of the server
+ * - 1.13 (2020): auth_query whose row has no user name
+ * - 1.15 (2020): errors revealed which users exist
+ * - 1.16 (2021): `pgbouncer` as the name of an ordinary database; accumulating cancel requests
+ * - 1.17 (2022): errors before authentication revealed which databases exist, and the server's errors
+ * - 1.18 (2022): a host list that is too long became the Unix socket; the race of 1.8 again
  *
- * security-copy.test.ts has 1.22.1 (2024), a COPY that failed and left requests behind.
+ * security-fixes-since-1.19.test.ts has the later fixes, and security-copy.test.ts the fix of 1.22.1.
  */
 
 import assert from 'node:assert/strict';
@@ -65,7 +60,7 @@ after(async () => {
 
 const atLiar = () => `host=127.0.0.1 port=${liar.port}`;
 
-it('1.6: a login and a query byte by byte', () =>
+it('1.6: a login and a query may arrive byte by byte', () =>
   withAttackedPooler(cluster, {}, async (bouncer) => {
     const client = await bouncer.raw();
     const bytes = Buffer.concat([
@@ -78,7 +73,7 @@ it('1.6: a login and a query byte by byte', () =>
     await client.end();
   }));
 
-it('1.6.1: auth_type=any, the console, and everything that is logged about it', () =>
+it('1.6.1: auth_type=any with verbose logging survives console logins', () =>
   withAttackedPooler(
     cluster,
     {
@@ -96,7 +91,7 @@ it('1.6.1: auth_type=any, the console, and everything that is logged about it', 
       }
       const nobody = await bouncer.raw();
       const answer = await nobody.login({ user: 'somebody', database: 'pgbouncer' });
-      // a guest without rights, or nobody at all
+      // a guest without rights, or refused
       if (answer.at(-1)?.type === 'Z') {
         assert.equal((await nobody.query('SHUTDOWN'))[0]?.type, 'E');
       }
@@ -105,7 +100,7 @@ it('1.6.1: auth_type=any, the console, and everything that is logged about it', 
   ));
 
 for (const mode of ['allow', 'require', 'verify-ca', 'verify-full']) {
-  it(`1.7.1: client_tls_sslmode=${mode} and certificates`, () =>
+  it(`1.7.1: client_tls_sslmode=${mode} verifies certificates`, () =>
     withAttackedPooler(
       cluster,
       {
@@ -134,14 +129,14 @@ for (const mode of ['allow', 'require', 'verify-ca', 'verify-full']) {
     ));
 }
 
-it('1.8, 1.18: who cancels a query that is over cancels nobody else’s', () =>
+it('1.8, 1.18: a cancel request for a completed query cancels no other query', () =>
   withAttackedPooler(cluster, { settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (bouncer) => {
     const attacker = await bouncer.raw();
     await attacker.login();
     const victim = await bouncer.raw();
     await victim.login();
     for (let round = 0; round < 10; round++) {
-      // the one server of the pool was the attacker's, now it is the victim's
+      // the only server of the pool passes from the attacker to the victim
       await attacker.query('SELECT 1');
       await victim.sendMessage('Q', cstring('SELECT pg_sleep(0.05)'));
       await Promise.all([1, 2, 3].map(() => cancelRequest(target(bouncer), attacker.backendPid, attacker.backendKey)));
@@ -153,7 +148,7 @@ it('1.8, 1.18: who cancels a query that is over cancels nobody else’s', () =>
 
 const target = (bouncer: Bouncer) => ({ port: bouncer.port });
 
-it('1.8: a broken line of the HBA file opens nothing and closes nothing else', () =>
+it('1.8: a broken HBA line does not affect other lines', () =>
   withAttackedPooler(cluster, {}, async (bouncer) => {
     const { writeFileSync } = await import('node:fs');
     const file = `${bouncer.dir}/hba.conf`;
@@ -176,7 +171,7 @@ it('1.8: a broken line of the HBA file opens nothing and closes nothing else', (
     await fails(bouncer.connect({ user: 'mallory' }), 'no authentication method is found');
   }));
 
-it('1.13: auth_query whose row is none', async () => {
+it('1.13: an auth_query with an unusable row is a config error', async () => {
   const text = (value: string | null) =>
     value === null ? int32(-1) : Buffer.concat([int32(value.length), Buffer.from(value)]);
   const rows: Buffer[] = [
@@ -221,7 +216,7 @@ it('1.13: auth_query whose row is none', async () => {
 });
 
 for (const method of ['plain', 'md5', 'scram-sha-256']) {
-  it(`1.15, 1.17: an answer tells neither users nor databases (${method})`, () =>
+  it(`1.15, 1.17: errors before authentication reveal neither users nor databases (${method})`, () =>
     withAttackedPooler(
       cluster,
       { settings: { auth_type: method }, userlist: { known: 'known-password' }, databases: { down: 'host=/nowhere' } },
@@ -237,7 +232,7 @@ for (const method of ['plain', 'md5', 'scram-sha-256']) {
           }
         }
         assert.equal(new Set(answers.values()).size, 1, JSON.stringify([...answers]));
-        // with the password it is told
+        // after authentication, the error names the database
         const client = await bouncer.raw();
         const told = await client.login({ user: 'known', database: 'nothing', password: 'known-password' });
         assert.match(told.at(-1)?.body.toString('latin1') ?? '', /no such database: nothing/);
@@ -246,7 +241,7 @@ for (const method of ['plain', 'md5', 'scram-sha-256']) {
     ));
 }
 
-it('1.15: the SCRAM salt of a user who does not exist stays the same, and is the user’s own', () =>
+it('1.15: each unknown user has its own constant SCRAM salt', () =>
   withAttackedPooler(cluster, { settings: { auth_type: 'scram-sha-256' } }, async (bouncer) => {
     const saltOf = async (user: string): Promise<string> => {
       const client = await bouncer.raw();
@@ -264,7 +259,7 @@ it('1.15: the SCRAM salt of a user who does not exist stays the same, and is the
     assert.match(salts[0] as string, /^[A-Za-z0-9+/]{22}==$/);
   }));
 
-it('1.16, 1.21: cancel requests in any number, for anybody, in any state', () =>
+it('1.16, 1.21: cancel requests in any number and state leave nothing behind', () =>
   withAttackedPooler(
     cluster,
     { settings: { pool_mode: 'transaction', default_pool_size: 2, max_client_conn: 500, log_connections: 0 } },
@@ -279,7 +274,7 @@ it('1.16, 1.21: cancel requests in any number, for anybody, in any state', () =>
           const key = Buffer.concat([int32(victim.backendPid), victim.backendKey]);
           if (index % 7 === 0) key[5] = (key[5] as number) ^ 0x55;
           await request.send(startupPacket(CANCEL_REQUEST, key));
-          // some leave before their request is done
+          // some disconnect before their request is done
           if ((index + round) % 3 === 0) request.socket.destroy();
         }
         for (const client of clients) assert.match(letters(await client.until('Z')), /^(TDC|E|TE)Z$/);
@@ -298,7 +293,7 @@ it('1.16, 1.21: cancel requests in any number, for anybody, in any state', () =>
     },
   ));
 
-it('1.17: what the server says about its troubles waits for the password', () =>
+it('1.17: errors of the server are shown only after authentication', () =>
   withAttackedPooler(
     cluster,
     {
@@ -319,7 +314,7 @@ it('1.17: what the server says about its troubles waits for the password', () =>
     },
   ));
 
-it('1.18: a list of hosts of any length names those hosts, in turn, and no Unix socket', () =>
+it('1.18: a host list of any length is used in turn, and never means the Unix socket', () =>
   withAttackedPooler(
     cluster,
     {

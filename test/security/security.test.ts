@@ -1,21 +1,20 @@
 /*
- * One test for each CVE of the original, by its number: the attack, for real, against this pooler. What the attacks were:
+ * One test for each CVE of PgBouncer, which runs the attack against this pooler. The attacks were:
  *
- *   CVE-2012-4575   a database name longer than the names of the config may be, sent where `*` takes any name, ended the
- *                   process
- *   CVE-2015-4054   a password sent before anything else: the user whose password it should be was a null pointer
- *   CVE-2015-6817   a user that auth_query does not find was let in as auth_user itself
- *   CVE-2021-3935   plain bytes in front of the TLS handshake, put there by somebody on the way, counted as the client's
- *                   words inside TLS. (CVE-2021-23222 is the same towards the server.)
- *   CVE-2025-2291   auth_query handed out passwords past their VALID UNTIL
- *   CVE-2025-12819  search_path of a client that was not authenticated yet was set on the connection that auth_query runs on,
- *                   with its tables, functions and operators found through it
- *   CVE-2026-6664   a length near 2^32 in a SASL message wrapped around in the bounds check
- *   CVE-2026-6665   a server's SCRAM nonce, longer than the buffer for the answer, was written beyond it
- *   CVE-2026-6666   an error of the server without SQLSTATE: a null pointer
- *   CVE-2026-6667   KILL_CLIENT for whoever may look at the console
+ * - CVE-2012-4575: with a `*` database, a name longer than config names may be ended the process
+ * - CVE-2015-4054: a password before the startup packet dereferenced a null pointer
+ * - CVE-2015-6817: a user unknown to auth_query was logged in as auth_user
+ * - CVE-2021-3935: plain bytes injected before the TLS handshake were processed as if sent inside TLS (CVE-2021-23222
+ *   is the same towards the server)
+ * - CVE-2025-2291: auth_query returned passwords past their VALID UNTIL
+ * - CVE-2025-12819: the search_path of an unauthenticated client was set on the connection of auth_query, which then
+ *   used the client's tables, functions and operators
+ * - CVE-2026-6664: a length near 2^32 in a SASL message overflowed in the bounds check
+ * - CVE-2026-6665: a server's SCRAM nonce was written beyond the buffer of the answer
+ * - CVE-2026-6666: a server's error without SQLSTATE dereferenced a null pointer
+ * - CVE-2026-6667: stats users could use KILL_CLIENT
  *
- * security-fixes.test.ts has what the changelog fixes without a number.
+ * security-fixes.test.ts has the fixes in the changelog without a CVE number.
  */
 
 import assert from 'node:assert/strict';
@@ -66,7 +65,7 @@ after(async () => {
 
 const atLiar = () => `host=127.0.0.1 port=${liar.port}`;
 
-it('CVE-2012-4575: a database name of any length is no more than a name that nobody knows', () =>
+it('CVE-2012-4575: a database name of any length is only an unknown database', () =>
   withAttackedPooler(cluster, { databases: { '*': `host=127.0.0.1 port=${cluster.port}` } }, async (bouncer) => {
     for (const length of [62, 63, 64, 65, 127, 128, 129, 256, 1024, 9000]) {
       const client = await bouncer.raw();
@@ -75,7 +74,7 @@ it('CVE-2012-4575: a database name of any length is no more than a name that nob
     }
   }));
 
-it('CVE-2015-4054: a password before the startup packet', () =>
+it('CVE-2015-4054: a password before the startup packet is refused', () =>
   withAttackedPooler(cluster, { settings: { auth_type: 'md5' } }, async (bouncer) => {
     const passwords = [cstring('secret'), cstring(''), cstring(`md5${'0'.repeat(32)}`), Buffer.alloc(0)];
     for (const password of passwords) {
@@ -83,7 +82,7 @@ it('CVE-2015-4054: a password before the startup packet', () =>
       await client.sendMessage('p', password);
       await refusedWith(client, 'client password pkt before startup packet');
     }
-    // likewise once encryption was refused, and with a login behind it in the same segment
+    // likewise after a refused encryption request, and followed by a login in the same segment
     const client = await bouncer.raw();
     assert.equal(await client.request(SSL_REQUEST), 'N');
     await client.send(
@@ -94,7 +93,7 @@ it('CVE-2015-4054: a password before the startup packet', () =>
   }));
 
 for (const method of ['trust', 'plain', 'md5', 'scram-sha-256']) {
-  it(`CVE-2015-6817: nobody becomes auth_user by a name that does not exist (${method})`, () =>
+  it(`CVE-2015-6817: a login with an unknown name does not become auth_user (${method})`, () =>
     withAttackedPooler(
       cluster,
       {
@@ -121,7 +120,7 @@ const INJECTED = Buffer.concat([
   message('Q', cstring('CREATE TABLE injected ()')),
 ]);
 
-it('CVE-2021-3935: plain bytes behind a request for encryption are nobody’s words', () =>
+it('CVE-2021-3935: plain bytes behind an encryption request are not processed', () =>
   withAttackedPooler(
     cluster,
     {
@@ -141,11 +140,11 @@ it('CVE-2021-3935: plain bytes behind a request for encryption are nobody’s wo
         for (const injected of [INJECTED, INJECTED.subarray(0, 1), Buffer.alloc(1)]) {
           const client = await bouncer.raw();
           await client.send(startupPacket(code, Buffer.alloc(0)), injected);
-          // an E, where a yes would begin the handshake with the bytes in front of it
+          // an error, because accepting would start the handshake with plain bytes before it
           await refusedWith(client, reason);
         }
       }
-      // too late to be told from a handshake that is none
+      // these bytes arrive too late to be distinguished from a broken handshake
       const client = await bouncer.raw();
       assert.equal(await client.request(SSL_REQUEST), 'S');
       await client.send(INJECTED);
@@ -159,7 +158,7 @@ it('CVE-2021-3935: plain bytes behind a request for encryption are nobody’s wo
     trusting,
   ));
 
-it('CVE-2021-23222: plain bytes behind the server’s yes to encryption are not the server’s words', () =>
+it('CVE-2021-23222: plain bytes behind a server’s answer to SSLRequest are not processed', () =>
   withAttackedPooler(
     cluster,
     { databases: { lied: atLiar() }, settings: { server_tls_sslmode: 'prefer' } },
@@ -177,7 +176,7 @@ it('CVE-2021-23222: plain bytes behind the server’s yes to encryption are not 
     },
   ));
 
-it('CVE-2025-2291: a password that is no longer valid is not', async () => {
+it('CVE-2025-2291: an expired password is refused', async () => {
   await cluster.createUser('expired', 'pass', 'md5', "VALID UNTIL '2001-01-01'");
   await cluster.createUser('expired_scram', 'pass', 'scram', "VALID UNTIL '2001-01-01'");
   await cluster.createUser('fresh', 'pass', 'scram', "VALID UNTIL '2101-01-01'");
@@ -189,7 +188,7 @@ it('CVE-2025-2291: a password that is no longer valid is not', async () => {
       async (bouncer) => {
         const wrong = /^(SASL|password) authentication failed$/;
         for (const user of ['expired', 'expired_scram']) {
-          // the texts that stood, or stand, for "no password" in the original among them
+          // includes the texts that mean "no password" in versions of PgBouncer
           for (const password of ['pass', 'md5', '', 'NULL']) {
             const client = await bouncer.raw();
             const answer = await client.login({ user, password });
@@ -207,8 +206,8 @@ it('CVE-2025-2291: a password that is no longer valid is not', async () => {
   }
 });
 
-it('CVE-2025-12819: whom auth_query asks does not depend on who is asking', async () => {
-  // a server that reports search_path, as those of version 18 do, and writes down what it is asked
+it('CVE-2025-12819: auth_query does not depend on parameters of the client', async () => {
+  // a server that reports search_path, as version 18 does, and records its queries
   const asked: string[] = [];
   const reports = message('S', cstring('search_path'), cstring('"$user", public'));
   const bindRow = message('D', int16(2), int32(5), Buffer.from('ghost'), int32(4), Buffer.from('pass'));
@@ -253,7 +252,7 @@ it('CVE-2025-12819: whom auth_query asks does not depend on who is asking', asyn
         asked.filter((text) => /evil|German|Tokyo|^SET/i.test(text)),
         [],
       );
-      // once it is known who it is, these are a client's own
+      // after authentication, the client's parameters apply
       const client = await bouncer.raw();
       await client.login({ user: 'ghost', database: 'lied', password: 'pass', params: { search_path: 'mine' } });
       await client.sendMessage('Q', cstring('SELECT 1'));
@@ -263,10 +262,10 @@ it('CVE-2025-12819: whom auth_query asks does not depend on who is asking', asyn
   );
 });
 
-/** Lengths that wrap around, or nearly, when something is added to them in 32 bits. */
+/** Lengths that overflow or almost overflow 32 bits when a number is added. */
 const WRAPPING = [0xffff_ffff, 0xffff_fffe, 0xffff_fff0, 0xffff_ff00, 0x8000_0000, 0x7fff_ffff, 0x7fff_fff0, 70_000];
 
-it('CVE-2026-6664: a SASL message whose length wraps around', () =>
+it('CVE-2026-6664: a SASL message whose length overflows is refused', () =>
   withAttackedPooler(cluster, { settings: { auth_type: 'scram-sha-256' } }, async (bouncer) => {
     const first = Buffer.from('n,,n=,r=abcdefghijklmnopqrstuvwx');
     for (const length of [...WRAPPING, first.length + 1]) {
@@ -280,7 +279,7 @@ it('CVE-2026-6664: a SASL message whose length wraps around', () =>
         }
       }
     }
-    // and the length of the packet around it
+    // likewise for the length of the packet
     for (const length of WRAPPING) {
       const client = await bouncer.raw();
       await client.startup({ user: 'admin', database: 'postgres' });
@@ -293,14 +292,14 @@ it('CVE-2026-6664: a SASL message whose length wraps around', () =>
 
 const hmac = (key: Buffer, text: string) => createHmac('sha256', key).update(text, 'latin1').digest();
 
-/** The proof that RFC 5802 wants in this exchange. */
+/** The proof that RFC 5802 requires in this exchange. */
 function proofOf(password: string, salt: Buffer, clientFirst: string, serverFirst: string, final: string): string {
   const clientKey = hmac(pbkdf2Sync(password, salt, 4096, 32, 'sha256'), 'Client Key');
   const signature = hmac(createHash('sha256').update(clientKey).digest(), `${clientFirst},${serverFirst},${final}`);
   return Buffer.from(clientKey.map((byte, at) => byte ^ (signature[at] as number))).toString('base64');
 }
 
-it('CVE-2026-6665: a server’s nonce of any length comes back whole, or the server is left', () =>
+it('CVE-2026-6665: a server’s nonce of any length is returned whole, or the server is disconnected', () =>
   withAttackedPooler(
     cluster,
     {
@@ -339,7 +338,7 @@ it('CVE-2026-6665: a server’s nonce of any length comes back whole, or the ser
     },
   ));
 
-it('CVE-2026-6666: an error of the server without SQLSTATE, or with nothing at all', () =>
+it('CVE-2026-6666: a server’s error without SQLSTATE, or without fields, is handled', () =>
   withAttackedPooler(
     cluster,
     {
@@ -358,7 +357,7 @@ it('CVE-2026-6666: an error of the server without SQLSTATE, or with nothing at a
         message('E', Buffer.from('C')),
       ];
       for (const [index, error] of errors.entries()) {
-        // instead of a login: what the client is told is an error that has all it needs
+        // instead of a login: the client gets a complete error
         for (const user of ['known', 'ghost']) {
           const database = `${user}login${index}`;
           liar.play(database, async ({ socket }) => void socket.end(error));
@@ -378,7 +377,7 @@ it('CVE-2026-6666: an error of the server without SQLSTATE, or with nothing at a
         assert.equal(refused.at(-1)?.type, 'E');
         await ghost.destroy();
 
-        // instead of the answer to a query: passed on as it is, whatever it is
+        // instead of the answer to a query: forwarded unchanged
         liar.play(`asked${index}`, async ({ socket, next }) => {
           socket.write(WELCOME);
           for (let msg = await next(); msg?.type === 'Q'; msg = await next())
@@ -389,7 +388,7 @@ it('CVE-2026-6666: an error of the server without SQLSTATE, or with nothing at a
         await client.login({ user: 'known', database: `asked${index}`, password: 'pass' });
         assert.deepEqual((await client.query('SELECT 1'))[0], { type: 'E', body: error.subarray(5) });
         await client.destroy();
-        // and to the SETs in front of it, after which such a client is not kept
+        // and as an answer to a preceding SET, after which the client is disconnected
         const picky = await bouncer.raw();
         await picky.login({ user: 'known', database: `asked${index}`, password: 'pass', params: { TimeZone: 'Mars' } });
         await picky.sendMessage('Q', cstring('SELECT 1'));
@@ -398,7 +397,7 @@ it('CVE-2026-6666: an error of the server without SQLSTATE, or with nothing at a
     },
   ));
 
-it('CVE-2026-6667: who may only look at the console changes nothing there', () =>
+it('CVE-2026-6667: a stats user cannot run commands that change state', () =>
   withAttackedPooler(cluster, {}, async (bouncer) => {
     const victim = await bouncer.connect();
     const stats = await bouncer.console({ user: STATS_USER, password: STATS_PASSWORD });
@@ -433,14 +432,14 @@ it('CVE-2026-6667: who may only look at the console changes nothing there', () =
     for (const command of commands) {
       await assert.rejects(stats.query(command), /admin access needed/, command);
     }
-    // not a command for anybody but the process that takes over
+    // only a new process may use this command
     await assert.rejects(stats.query('HANDOVER 1'), /./);
     assert.equal((await victim.query('SELECT 1 AS one')).rows[0].one, 1);
-    // it is the right that is lacking, not the command
+    // the command itself exists: an administrator may use it
     await bouncer.admin(`KILL_CLIENT ${id}`);
     await assert.rejects(victim.query('SELECT 1'));
     assert.equal((await stats.query('SHOW POOLS')).rows.length > 0, true);
     await stats.end();
-    // and whoever is not on either list does not get as far
+    // users on neither list cannot log in to the console
     await fails(bouncer.console({ user: 'postgres', password: '' }), 'not allowed');
   }));

@@ -1,6 +1,6 @@
 /*
- * One client of the soak: for as long as the soak lasts it connects, works, idles, cancels and goes, politely or not, as
- * chance will have it. Every query carries a token that nobody else has; any other answer is a wrong one.
+ * A client of the soak: until its end it connects, works, idles, cancels and disconnects, politely or not, at random.
+ * Every query carries a unique token, so that any other answer is recognised as wrong.
  */
 
 import { setTimeout as pause } from 'node:timers/promises';
@@ -19,12 +19,12 @@ import {
   rowValues,
 } from '../harness/raw-client';
 
-/** Nothing here takes longer than this, even when everybody wants a server at once. */
+/** No operation takes longer than this, even if all clients need a server at once. */
 const STUCK_MS = 30_000;
 const IDLE_MS_MAX = 400;
 const ACTIONS_MAX = 25;
 
-/** What the soak counts. */
+/** Counters of the soak. */
 export interface Tally {
   logins: number;
   answers: number;
@@ -33,9 +33,9 @@ export interface Tally {
   cancelled: number;
   vanished: number;
   idles: number;
-  /** connections that ended because a server was killed under them */
+  /** connections that ended because their server was killed */
   serversLost: number;
-  /** refused at login because servers were being killed */
+  /** logins refused because servers were being killed */
   refused: number;
 }
 
@@ -54,14 +54,14 @@ export function newTally(): Tally {
 }
 
 /**
- * The server was killed, as PostgreSQL or the pooler words it; the last one when that happened while the server was being
- * given the client's parameters.
+ * Errors of PostgreSQL or the pooler after a server was killed. The last text occurs if the server was killed while the
+ * client's parameters were being set.
  */
 const KILLED =
   /invalid server parameter|terminating connection due to administrator command|server conn crashed|server closed|server login|server connection closed/;
 const QUERY_CANCELED = '57014';
 
-/** The connection is over, through no fault of the client's own. */
+/** Thrown when the connection has ended for a legitimate reason. */
 class Lost extends Error {}
 
 let lastToken = 0;
@@ -77,7 +77,7 @@ export class SoakClient {
     private readonly over: () => boolean,
   ) {}
 
-  /** Lives until the soak is over. Throws at the first wrong answer, or when something takes too long. */
+  /** Runs until the end of the soak. Throws on a wrong answer or a timeout. */
   async run(): Promise<void> {
     while (!this.over()) {
       try {
@@ -129,7 +129,7 @@ export class SoakClient {
     return `c${this.number}-${++lastToken}`;
   }
 
-  /** All messages up to ReadyForQuery. Throws Lost when the server was killed instead. */
+  /** All messages up to ReadyForQuery. Throws Lost if the server was killed. */
   private async answer(conn: RawClient): Promise<Message[]> {
     const messages = await conn.until('Z', STUCK_MS);
     if (messages.at(-1)?.type === 'Z') return messages;
@@ -137,16 +137,16 @@ export class SoakClient {
     throw new Lost('server');
   }
 
-  /** A connection that ends without being asked must say why. */
+  /** Checks that an unexpected end of the connection is explained by a killed server. */
   private checkKilled(conn: RawClient, messages: Message[]): void {
-    // the first is PostgreSQL's own, the pooler's comes behind it
+    // the first error is PostgreSQL's, and the pooler's follows
     const error = messages.find((msg) => msg.type === 'E');
     if (error === undefined) throw new Error(`the connection ended without a word: ${conn.error ?? 'end of file'}`);
     const { M: text = '' } = errorFields(error);
     if (!KILLED.test(text)) throw new Error(`the connection ended: ${text}`);
   }
 
-  /** The rows must be these, and there must be no error. */
+  /** Checks that the answer has exactly these rows and no error. */
   private expect(messages: Message[], rows: string[]): void {
     const error = messages.find((msg) => msg.type === 'E');
     if (error !== undefined)
@@ -181,7 +181,7 @@ export class SoakClient {
     await conn.sendMessage('Q', cstring(`SELECT set_config('soak.token', '${token}', true)`));
     this.expect(await this.answer(conn), [token]);
     if (this.random.one(4)) await this.idle();
-    // the same server, or the token is not there
+    // succeeds only on the same server, which has the token
     await conn.sendMessage('Q', cstring("SELECT current_setting('soak.token')"));
     this.expect(await this.answer(conn), [token]);
     await conn.sendMessage('Q', cstring('COMMIT'));
@@ -206,7 +206,7 @@ export class SoakClient {
     this.tally.errors++;
   }
 
-  /** A query that only ends because it is cancelled. */
+  /** Runs a query that ends only when it is canceled. */
   private async cancelling(conn: RawClient): Promise<void> {
     const token = this.token();
     await conn.sendMessage('Q', cstring(`SELECT '${token}', pg_sleep(600)`));
@@ -215,7 +215,7 @@ export class SoakClient {
     });
     ended.catch(() => {});
     let waiting = true;
-    // a request that comes before its query has a server is lost, as the original's is
+    // a cancel request before the query has a server has no effect, so it is repeated
     while (waiting) {
       this.tally.cancels++;
       await cancelRequest({ port: this.bouncer.port }, conn.backendPid, conn.backendKey);
@@ -226,7 +226,7 @@ export class SoakClient {
     this.tally.cancelled++;
   }
 
-  /** A cancel request that races with the end of its query: either may win, nobody else may be hit. */
+  /** Sends a cancel request that races with the end of its query: it must not hit another query. */
   private async racing(conn: RawClient): Promise<void> {
     const token = this.token();
     await conn.sendMessage('Q', cstring(`SELECT '${token}' FROM pg_sleep(0.002)`));
@@ -239,7 +239,7 @@ export class SoakClient {
     else this.tally.cancelled++;
   }
 
-  /** Leaves without goodbye: idle, in a query, in a transaction, in the middle of a message. */
+  /** Disconnects without Terminate: idle, in a query, in a transaction, within a message. */
   private async vanish(conn: RawClient): Promise<void> {
     this.tally.vanished++;
     const where = this.random.below(5);

@@ -1,7 +1,7 @@
 /*
- * Two hundred clients do what clients do, for SOAK_SECONDS (20; for a real soak 600), while servers are killed and the
- * console is busy. Nobody waits for ever, nobody gets another's answer, and afterwards the pooler holds what it held.
- * SOAK_SEED gives a run's choices again, as far as the timing lets it.
+ * Two hundred clients work at random for SOAK_SECONDS (20; for a long soak 600), while servers are killed and the
+ * console is busy. No client waits forever or gets another client's answer, and afterwards the pooler holds no more
+ * than before. SOAK_SEED repeats the choices of a run, as far as timing allows.
  */
 
 import assert from 'node:assert/strict';
@@ -15,9 +15,9 @@ import { newTally, SoakClient, type Tally } from './client';
 const CLIENTS = 200;
 const SECONDS = Number(process.env.SOAK_SECONDS ?? 20);
 const SAMPLE_MS = 250;
-/** The share of the time after which memory must not grow any more. */
+/** The share of the run after which memory must not grow any more. */
 const WARM_UP = 0.4;
-/** The heap breathes by this much, in kB. */
+/** Normal variation of the heap, in kB. */
 const RSS_BREATH_KB = 24 * 1024;
 
 const seed = seedFrom('SOAK_SEED');
@@ -52,7 +52,7 @@ after(async () => {
   await cluster?.stop();
 });
 
-/** SHOW LISTS once nobody is there but the console. */
+/** SHOW LISTS once only the console client is connected. */
 function idleLists(): Promise<Record<string, number>> {
   return eventually('the pooler to be idle', async () => {
     const now = lists(await bouncer.admin('SHOW LISTS'));
@@ -65,7 +65,7 @@ interface Havoc {
   commands: number;
 }
 
-/** Kills servers and keeps the console busy. */
+/** Kills servers and runs console commands until the end. */
 async function havoc(random: Random, over: () => boolean): Promise<Havoc> {
   const done: Havoc = { killed: 0, commands: 0 };
   const shows = ['SHOW POOLS', 'SHOW CLIENTS', 'SHOW SERVERS', 'SHOW SOCKETS', 'SHOW STATS', 'SHOW MEM', 'SHOW CONFIG'];
@@ -84,14 +84,14 @@ async function havoc(random: Random, over: () => boolean): Promise<Havoc> {
     } else if (kind < 7) {
       await bouncer.admin('RECONNECT');
     } else {
-      // no PAUSE: it waits for queries that only end when they are cancelled, and closes the connections of cancel requests
+      // no PAUSE: it would wait for queries that end only when canceled, and close the connections of cancel requests
       await bouncer.admin(random.pick(shows));
     }
   }
   return done;
 }
 
-/** Resident memory at every sample, in kB, with the second it was taken in. */
+/** Samples of resident memory, in kB, with their times in seconds. */
 async function watch(over: () => boolean): Promise<{ second: number; rssKb: number }[]> {
   const samples: { second: number; rssKb: number }[] = [];
   for (const start = Date.now(); !over(); await pause(SAMPLE_MS)) {
@@ -113,7 +113,7 @@ async function allClients(tally: Tally, over: () => boolean): Promise<void> {
 }
 
 it(
-  `${CLIENTS} clients for ${SECONDS} s`,
+  `${CLIENTS} clients work for ${SECONDS} s without a wrong answer, a stuck client or a leak`,
   async () => {
     await bouncer.sql('SELECT 1');
     await bouncer.admin('SHOW VERSION');

@@ -39,7 +39,7 @@ function credentials(passwd: string, name = 'joe'): ScramCredentials {
 
 const utf8 = (text: string): string => Buffer.from(text, 'utf8').toString('latin1');
 
-/** A whole login; returns the server's state, or the step that refused. */
+/** Runs a whole login. @returns the server's state, or the step that failed */
 function exchange(ours: ScramCredentials, theirs: ScramCredentials): ScramState | string {
   const c = new ScramState();
   const s = new ScramState();
@@ -58,7 +58,7 @@ function exchange(ours: ScramCredentials, theirs: ScramCredentials): ScramState 
   return client.verifyServerSignature(c) ? s : 'signature';
 }
 
-test('md5 passwords and answers', () => {
+test('md5 secrets and answers match the reference values', () => {
   assert.equal(pgMd5Encrypt('secret', 'joe'), pgMd5Encrypt('secret', Buffer.from('joe')));
   assert.equal(pgMd5Encrypt('', ''), 'md5d41d8cd98f00b204e9800998ecf8427e');
   assert.equal(pgMd5Encrypt('foo', 'bar'), 'md53858f62230ac3c915f300c664312c63f');
@@ -74,7 +74,7 @@ test('md5 passwords and answers', () => {
   assert.ok(!checkMd5Password('joe', 'secret', salt, 'md5'));
 });
 
-test('what kind of secret a stored password is', () => {
+test('the type of a stored password is recognised', () => {
   assert.equal(passwordType(PENCIL), PasswordType.SCRAM_SHA_256);
   assert.equal(passwordType(`md5${'0'.repeat(32)}`), PasswordType.MD5);
   assert.equal(passwordType(`md5${'0'.repeat(31)}A`), PasswordType.PLAINTEXT);
@@ -94,7 +94,7 @@ test('what kind of secret a stored password is', () => {
   assert.equal(parsed === null ? '' : formatScramSecret(parsed), PENCIL);
 });
 
-test('base64 is strict', () => {
+test('base64 decoding is strict', () => {
   for (const bad of ['A', 'AA', 'AAA', 'A===', 'AA==AA==', 'A A=', 'AA-_', '====', 'AAA=\n']) {
     assert.equal(base64Decode(bad), null, bad);
   }
@@ -102,7 +102,7 @@ test('base64 is strict', () => {
   assert.deepEqual(base64Decode(''), Buffer.alloc(0));
 });
 
-test('plain passwords against secrets of each type', () => {
+test('a plain password is checked against each type of secret', () => {
   assert.ok(checkPlainPassword('joe', 'pencil', 'pencil'));
   assert.ok(!checkPlainPassword('joe', 'pencil', 'Pencil'));
   assert.ok(checkPlainPassword('bar', 'md53858f62230ac3c915f300c664312c63f', 'foo'));
@@ -112,18 +112,18 @@ test('plain passwords against secrets of each type', () => {
   assert.ok(!checkPlainPassword('joe', '', ''));
 });
 
-test('SASLprep: the examples of RFC 4013', () => {
+test('SASLprep matches the examples of RFC 4013', () => {
   assert.equal(saslprep(utf8('I\u00adX')), 'IX');
   assert.equal(saslprep('user'), 'user');
   assert.equal(saslprep('USER'), 'USER');
   assert.equal(saslprep(utf8('\u00aa')), 'a');
   assert.equal(saslprep(utf8('\u2168')), 'IX');
-  // refused: control character beside others, and a right-to-left string with a digit at its end
+  // refused: a control character, and a right-to-left string that ends with a digit
   assert.equal(saslprep(utf8('\u0007\u00e9')), utf8('\u0007\u00e9'));
   assert.equal(saslprep(utf8('\u0627\u0031')), utf8('\u0627\u0031'));
 });
 
-test('SASLprep as PostgreSQL does it: raw password where it does not apply', () => {
+test('SASLprep keeps a raw password where PostgreSQL does', () => {
   assert.equal(saslprep('\x07'), '\x07', 'ASCII is never looked at');
   assert.equal(saslprep('\xff\xfe'), '\xff\xfe', 'not UTF-8');
   assert.equal(saslprep('\xed\xa0\x80'), '\xed\xa0\x80', 'a surrogate is not UTF-8');
@@ -131,13 +131,13 @@ test('SASLprep as PostgreSQL does it: raw password where it does not apply', () 
   assert.equal(saslprep(utf8('a\u00a0b\u200bc')), 'a b c');
   assert.equal(saslprep(utf8('e\u0301')), utf8('\u00e9'));
   assert.equal(saslprep(utf8('\u{1f600}')), utf8('\u{1f600}'), 'unassigned in Unicode 3.2');
-  // these would be acceptable after normalization; PostgreSQL looks at them before
+  // acceptable after normalisation, but PostgreSQL checks before it
   assert.equal(saslprep(utf8('\u{1f100}')), utf8('\u{1f100}'));
   assert.equal(saslprep(utf8('a\u0340')), utf8('a\u0340'));
   assert.equal(saslprep(utf8('\u05d0\u2100\u05d0')), utf8('\u05d0a/c\u05d0'));
 });
 
-test('SCRAM: the exchange of RFC 7677', () => {
+test('SCRAM matches the exchange of RFC 7677', () => {
   const bare = 'n=user,r=rOprNGfwEbeRWgbNEkqO';
   const nonce = 'rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0';
   const serverFirst = `r=${nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096`;
@@ -165,7 +165,7 @@ test('SCRAM: the exchange of RFC 7677', () => {
   assert.equal(server.buildServerFinalMessage(s), serverFinal);
 });
 
-test('SCRAM: our two sides agree, and differ when they should', () => {
+test('SCRAM succeeds between the two sides of the pooler exactly with the right password', () => {
   assert.ok(exchange(credentials('pencil'), credentials(PENCIL)) instanceof ScramState);
   assert.ok(exchange(credentials('pencil'), credentials('pencil')) instanceof ScramState);
   assert.ok(exchange(credentials(utf8('\u2168')), credentials('IX')) instanceof ScramState);
@@ -175,7 +175,7 @@ test('SCRAM: our two sides agree, and differ when they should', () => {
   assert.equal(exchange(credentials('x'), credentials(`md5${'0'.repeat(32)}`)), server.SCRAM_MD5_SECRET);
 });
 
-test('SCRAM: the keys of a login open the next one without the password', () => {
+test('SCRAM keys of a login replace the password in the next login', () => {
   const user = credentials(PENCIL);
   const state = exchange(credentials('pencil'), user);
   assert.ok(state instanceof ScramState);
@@ -193,7 +193,7 @@ test('SCRAM: the keys of a login open the next one without the password', () => 
   assert.match(client.checkScramLogin(credentials(`md5${'0'.repeat(32)}`)) ?? '', /wrong password type$/);
 });
 
-test('SCRAM: the secret of a plain password is kept until the password changes', () => {
+test('the SCRAM secret of a plain password is kept until the password changes', () => {
   const user = credentials('pencil');
   exchange(credentials('pencil'), user);
   const kept = user.scramVerifier;
@@ -208,7 +208,7 @@ test('SCRAM: the secret of a plain password is kept until the password changes',
   assert.equal(dynamic.scramVerifier, null);
 });
 
-test('SCRAM: a user who does not exist gets a stable salt and never gets in', () => {
+test('an unknown user gets a constant SCRAM salt and cannot log in', () => {
   const nobody = { ...credentials('', 'nobody'), mockAuth: true };
   const saltFor = (user: ScramCredentials): string => {
     const s = new ScramState();
@@ -221,7 +221,7 @@ test('SCRAM: a user who does not exist gets a stable salt and never gets in', ()
   assert.equal(exchange(credentials('x'), nobody), 'proof');
 });
 
-test('SCRAM: broken client-first-messages', () => {
+test('broken SCRAM client-first-messages are refused', () => {
   for (const [message, error] of [
     ['p=tls-server-end-point,,n=,r=x', 'client requires SCRAM channel binding, but it is not supported'],
     ['x,,n=,r=x', `malformed SCRAM message (unexpected channel-binding flag "'x'")`],
@@ -249,7 +249,7 @@ test('SCRAM: broken client-first-messages', () => {
   assert.equal(s.clientFirstMessageBare, 'n=joe,r=x,e=y');
 });
 
-test('SCRAM: broken client-final-messages', () => {
+test('broken SCRAM client-final-messages are refused', () => {
   const proof = Buffer.alloc(32).toString('base64');
   for (const [message, error] of [
     ['', 'malformed SCRAM message (attribute "c" expected)'],
@@ -274,7 +274,7 @@ test('SCRAM: broken client-final-messages', () => {
   assert.equal(server.verifyFinalNonce(s), false, 'our part of the nonce is missing');
 });
 
-test('SCRAM: broken messages of a server', () => {
+test('broken SCRAM messages of a server are refused', () => {
   for (const [message, error] of [
     ['', 'malformed SCRAM message (attribute "r" expected)'],
     ['r=other,s=AAAA,i=1', 'invalid SCRAM response (nonce mismatch)'],

@@ -1,5 +1,5 @@
 /*
- * The lifecycle module: which transitions are possible, and that the flag and the shutdown mode are one thing.
+ * The lifecycle module: its transitions, and that cfShutdown and the shutdown mode agree.
  */
 
 import assert from 'node:assert/strict';
@@ -21,7 +21,7 @@ import {
 import { describe, it } from '../harness/limits';
 
 describe('the lifecycle of the process', () => {
-  it('pause, suspend and freeze each begin from the modes that allow them, and end in the mode before', () => {
+  it('PAUSE, SUSPEND and freeze start from allowed modes only, and return to the previous mode', () => {
     assert.throws(leavePause, /resume in pause mode 0/);
     enterPause();
     assert.throws(() => enterSuspend(1), /suspend in pause mode 1/);
@@ -40,7 +40,7 @@ describe('the lifecycle of the process', () => {
     assert.ok(ownsListeners());
   });
 
-  it('cfShutdown is the shutdown mode, and nothing but 2 can be assigned to it', () => {
+  it('cfShutdown shows the shutdown mode, and only 2 can be assigned to it', () => {
     assert.equal(globalThis.cfShutdown, 0);
     for (const value of [0, 1, 3]) {
       assert.throws(() => {

@@ -19,12 +19,12 @@ function tails(text: string): string[] {
   return text.split('\n').map((line) => line.replace(/^.*? \[\d+\] /, ''));
 }
 
-test('a line has date, milliseconds, zone, pid, level and message', () => {
+test('a log line has date, milliseconds, zone, pid, level and message', () => {
   const { stderr } = run("log.logInfo('process up')");
   assert.match(stderr, /^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} UTC \[\d+\] LOG process up\n$/);
 });
 
-test('levels below the verbosity are not written', () => {
+test('the log omits levels below the verbosity', () => {
   const all =
     "log.logError('e');log.logWarning('w');log.logInfo('i');log.logStats('s');log.logDebug('d');log.logNoise('n');";
   assert.deepEqual(tails(run(all).stderr), ['ERROR e', 'WARNING w', 'LOG i', 'LOG s', '']);
@@ -32,22 +32,22 @@ test('levels below the verbosity are not written', () => {
   assert.deepEqual(tails(run(`log.logState.verbose=2;${all}`).stderr).slice(4), ['DEBUG d', 'NOISE n', '']);
 });
 
-test('a message with newlines is indented and ends without white space', () => {
+test('a log message with newlines is indented and ends without white space', () => {
   assert.deepEqual(tails(run("log.logInfo('a\\nb \\n\\n')").stderr), ['LOG a', '\tb', '']);
 });
 
-test('bytes come out as they went in, and overlong messages are cut', () => {
+test('the log preserves bytes and truncates overlong messages', () => {
   const { stderr } = run("log.logInfo('\\xc3\\xa4' + 'x'.repeat(5000))");
   assert.equal(tails(stderr)[0], `LOG \xc3\xa4${'x'.repeat(2045)}`);
 });
 
-test('the socket prefix stands in front of socket messages only', () => {
+test('the log has a socket prefix on socket messages only', () => {
   const body =
     "log.logPrefix.fn = (s) => s.name + ': '; log.slogInfo({name:'C-1'}, 'x'); log.slogInfo(null, 'y'); log.logInfo('z')";
   assert.deepEqual(tails(run(body).stderr), ['LOG C-1: x', 'LOG y', 'LOG z', '']);
 });
 
-test('quiet silences stderr but not the file; resetLogging opens the file anew', () => {
+test('quiet silences stderr but not the log file; resetLogging() reopens the file', () => {
   const file = join(dir, 'a.log');
   const { stderr } = run(`const s = log.logState; s.quiet = true; s.logfile = ${JSON.stringify(file)};
     log.logInfo('one'); require('fs').renameSync(s.logfile, s.logfile + '.1'); log.logInfo('two');
@@ -57,7 +57,7 @@ test('quiet silences stderr but not the file; resetLogging opens the file anew',
   assert.deepEqual(tails(readFileSync(file, 'latin1')), ['LOG three', '']);
 });
 
-test('a log file that cannot be opened ends the process with the original message', () => {
+test('a log file that cannot be opened ends the process with the message of PgBouncer', () => {
   const { status, stderr } = run("log.logState.logfile = '/nonexistent/x.log'; log.logInfo('x')");
   assert.equal(status, 1);
   assert.match(
@@ -78,13 +78,13 @@ test('die and fatal log FATAL, run the exit hooks newest first, and exit with 1'
   assert.match(bug.stderr, /FATAL @.*:\d+ in function place\(\): impossible\n$/);
 });
 
-test('a log file that fails to take bytes is no error', () => {
+test('a failed write to the log file is not an error', () => {
   const { status, stderr } = run("log.logState.logfile = '/dev/full'; log.logInfo('x'); log.logInfo('y')");
   assert.equal(status, 0);
   assert.deepEqual(tails(stderr), ['LOG x', 'LOG y', '']);
 });
 
-test('times carry the abbreviation of the local zone, summer and winter', () => {
+test('log times have the abbreviation of the local zone in summer and winter', () => {
   const format = (usec: string, TZ: string): string =>
     runSync(
       process.execPath,

@@ -1,5 +1,5 @@
 /*
- * What the name worker reads and how it chooses: resolv.conf, the hosts file, RFC 6724's order of addresses.
+ * The inputs of the name worker: resolv.conf, the hosts file, and the order of addresses after RFC 6724.
  */
 
 import assert from 'node:assert/strict';

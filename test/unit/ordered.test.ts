@@ -1,5 +1,5 @@
 /*
- * Lists that stay in order while elements come and go: against an array that is sorted anew each time.
+ * Sorted lists with insertions and removals, compared with an array that is sorted each time.
  */
 
 import assert from 'node:assert/strict';
@@ -27,7 +27,7 @@ function newOrder(): { list: StatList<Item>; order: OrderedIndex<Item> } {
 }
 
 describe('a list that is kept in order', () => {
-  it('has every element at its place, whatever comes and goes', () => {
+  it('a sorted list keeps its order through insertions and removals', () => {
     const random = new Random(7);
     const { list, order } = newOrder();
     const items = new Map<number, Item>();
@@ -54,7 +54,7 @@ describe('a list that is kept in order', () => {
     assert.deepEqual(keys(list), [1]);
   });
 
-  it('takes elements that come in order, or in the opposite order', () => {
+  it('a sorted list accepts elements in ascending or descending order', () => {
     const { list, order } = newOrder();
     for (let key = 5000; key < 10_000; key++) order.insert(new Item(key));
     for (let key = 4999; key >= 0; key--) order.insert(new Item(key));
@@ -64,7 +64,7 @@ describe('a list that is kept in order', () => {
     );
   });
 
-  it('refuses an element that is equal to another, and the removal of a stranger', () => {
+  it('a sorted list refuses an equal element, and the removal of an unknown element', () => {
     const { order } = newOrder();
     order.insert(new Item(1));
     assert.throws(() => order.insert(new Item(1)), /found existing element/);

@@ -1,6 +1,6 @@
 /*
- * The bookkeeping of prepared statements without a wire: who keeps a query in the cache, what an error undoes, and what a
- * handover carries. Checked against a model that remembers everything.
+ * The records of prepared statements without connections: how long the cache keeps a query, what an error undoes, and
+ * what a handover carries. Checked against a complete model.
  */
 
 import assert from 'node:assert/strict';
@@ -63,7 +63,7 @@ function names(server: ServerSocket): string[] {
 }
 
 describe('the query cache', () => {
-  it('keeps a query for as long as a client, a server or a Close under way uses it', () => {
+  it('the query cache keeps a query while a client, a server or an outstanding Close uses it', () => {
     const { client, server } = linked();
     prepareOn(server, query('q'), client, 'name');
     assert.equal(queryCacheSize(), 1);
@@ -77,7 +77,7 @@ describe('the query cache', () => {
     assert.equal(queryCacheSize(), 0);
   });
 
-  it('tells long queries apart that begin alike', () => {
+  it('the query cache distinguishes long queries with the same beginning', () => {
     const { client, server } = linked();
     const long = 'x'.repeat(10_000);
     for (const end of ['a', 'b', 'c']) addClientStatement(client, end, query(long + end));
@@ -90,7 +90,7 @@ describe('the query cache', () => {
 });
 
 describe('requests with notes', () => {
-  it('keep their order through growing, shifting and trimming', () => {
+  it('requests with notes keep their order when the queue grows, shifts and is trimmed', () => {
     const requests = new RequestQueue();
     const notes: RequestNote[] = [];
     let shifted = 0;
@@ -114,7 +114,7 @@ describe('requests with notes', () => {
 });
 
 describe('any sequence of pipelines, errors and DISCARD ALLs', () => {
-  it('leaves the pooler knowing what the server has, and nothing behind in the end', () => {
+  it('any sequence of pipelines, errors and DISCARD ALLs keeps the statement records correct', () => {
     let seed = 42;
     const random = (n: number) => {
       seed = (Math.imul(seed, 1_103_515_245) + 12_345) >>> 0;
@@ -122,7 +122,7 @@ describe('any sequence of pipelines, errors and DISCARD ALLs', () => {
     };
     for (let run = 0; run < 200; run++) {
       const { client, server, requests } = linked();
-      /** what a server would really have */
+      /** the statements that the server has */
       const real = new Set<string>();
       for (let round = 0; round < 10; round++) {
         const sent: [string, string][] = [];
@@ -167,7 +167,7 @@ describe('any sequence of pipelines, errors and DISCARD ALLs', () => {
 });
 
 describe('a handover', () => {
-  it('carries names, statements in their order, and what hangs on requests', () => {
+  it('a handover carries statement names, statements in order, and the notes of requests', () => {
     const from = linked();
     for (const text of ['one', 'two', 'three']) prepareOn(from.server, query(text), from.client, `my ${text}`);
     settleFirst(from.server);
@@ -190,12 +190,12 @@ describe('a handover', () => {
     restoreRequests(to.server, queue, ofRequests);
     assert.deepEqual([...(to.client.statements?.keys() ?? [])], ['my one', 'my two', 'my three']);
     assert.deepEqual(names(to.server), ['two', 'three']);
-    // an error in front of them undoes them here as it would have there
+    // an earlier error undoes them in the new process as it would have in the old process
     clearRequestsUntil(to.server, PqMsg.Sync, PqMsg.Sync);
     assert.deepEqual(names(to.server), ['one']);
     assert.equal(to.client.statements?.get('my two')?.unsure, true);
 
-    // a number that stands for something else here
+    // a number that means another query in this process
     const clash = new ServerSocket(SocketState.SV_FREE, new PgPool(new PgDatabase('db'), null));
     const { queryId } = serverPreparedEntries(to.server)[0] as { queryId: number };
     assert.equal(restoreServerPrepared(clash, [{ queryId, query: Buffer.from('other\0\0\0'), stale: false }]), false);

@@ -1,5 +1,5 @@
 /*
- * Threads beside the loop: one that answers no more can be ended, and is gone then.
+ * Worker threads: a thread that no longer answers can be ended.
  */
 
 import assert from 'node:assert/strict';
@@ -12,7 +12,7 @@ native.loopInit('libuv', 65536);
 
 const threads = () => readdirSync('/proc/self/task').length;
 
-it('a thread that is ended goes away, whatever it was doing', async () => {
+it('a thread can be ended whatever it is doing', async () => {
   const before = threads();
   const thread = startThread('names.js', { resolvConf: Buffer.from('/etc/resolv.conf') });
   await eventually('the thread to run', () => threads() > before);
@@ -20,6 +20,6 @@ it('a thread that is ended goes away, whatever it was doing', async () => {
   await eventually('the thread to be gone', () => threads() <= before);
 });
 
-it('a thread whose program is not there is an error at once', () => {
+it('a thread with a missing program is an error at once', () => {
   assert.throws(() => startThread('none.js'), { code: 'ENOENT' });
 });

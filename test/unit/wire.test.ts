@@ -36,7 +36,7 @@ function bytesOf(write: (buf: PktBuf) => void): string {
 
 const MAX = 2 ** 31 - 1;
 
-test('errors and notices carry severity, SQLSTATE and message', () => {
+test('ErrorResponse and NoticeResponse contain severity, SQLSTATE and message', () => {
   assert.equal(
     bytesOf((b) => m.writeErrorResponse(b, { severity: 'FATAL', sqlstate: null, msg: 'no such database: x' })),
     'E\0\0\0\x28SFATAL\0C08P01\0Mno such database: x\0\0',
@@ -51,7 +51,7 @@ test('errors and notices carry severity, SQLSTATE and message', () => {
   );
 });
 
-test('session packets to clients', () => {
+test('session packets to clients are written correctly', () => {
   assert.equal(
     bytesOf((b) => m.writeReadyForQuery(b)),
     'Z\0\0\0\x05I',
@@ -102,7 +102,7 @@ test('session packets to clients', () => {
   );
 });
 
-test('packets to servers', () => {
+test('packets to servers are written correctly', () => {
   assert.equal(
     bytesOf((b) => {
       m.startStartup(b, Pkt.STARTUP_V3);
@@ -158,7 +158,7 @@ test('packets to servers', () => {
   assert.equal(m.PACKET_READY_IDLE.toString('latin1'), 'Z\0\0\0\x05I');
 });
 
-test('auth_query goes out as Parse, Bind, Describe, Execute, Sync', () => {
+test('auth_query is sent as Parse, Bind, Describe, Execute, Sync', () => {
   assert.equal(
     bytesOf((b) => m.writeExtQuery(b, 'Q $1', ['joe'])),
     'P\0\0\0\x0c\0Q $1\0\0\0' +
@@ -169,7 +169,7 @@ test('auth_query goes out as Parse, Bind, Describe, Execute, Sync', () => {
   );
 });
 
-test('result sets: types, sizes, values and NULL', () => {
+test('result sets contain types, sizes, values and NULL', () => {
   const column = (oid: string, size: string): string => `\0\0\0\0\0\0${oid}${size}\xff\xff\xff\xff\0\0`;
   const description = bytesOf((b) => m.writeRowDescription(b, 'siqNbT', ['a', 'b', 'c', 'd', 'e', 'f']));
   assert.equal(
@@ -193,7 +193,7 @@ test('result sets: types, sizes, values and NULL', () => {
   assert.equal(parseBytea('00ff'), null);
 });
 
-test('integers of every width', () => {
+test('integers of every width are written and read back', () => {
   assert.equal(
     bytesOf((b) => b.putUint16(0xabcd)),
     '\xab\xcd',
@@ -220,7 +220,7 @@ test('integers of every width', () => {
   );
 });
 
-test('a buffer grows, is reused, and fails beyond its limit instead of sending half a packet', () => {
+test('a packet buffer grows, can be reused, and fails beyond its limit without a partial packet', () => {
   const buf = new PktBuf(1);
   const long = 'y'.repeat(100_000);
   m.writeQuery(buf, long);
@@ -238,7 +238,7 @@ test('a buffer grows, is reused, and fails beyond its limit instead of sending h
   assert.equal(pktbufTemp().pos, 0);
 });
 
-test('headers of regular and of startup packets', () => {
+test('headers of regular packets and of startup packets are parsed', () => {
   const hdr = new PktHdr();
   const header = (text: string, max = MAX): boolean => {
     const buf = Buffer.from(text, 'latin1');
@@ -277,7 +277,7 @@ test('headers of regular and of startup packets', () => {
   assert.equal(pktDesc(Pkt.CANCEL), '!');
 });
 
-test('a reader never reads beyond its end, and stays failed', () => {
+test('a packet reader never reads beyond its end, and stays failed', () => {
   const buf = Buffer.from('ab\0cd\0', 'latin1');
   const reader = new PktReader(buf, 3, 5);
   assert.equal(reader.str(), null, 'the NUL behind the end is not ours');
@@ -297,7 +297,7 @@ test('a reader never reads beyond its end, and stays failed', () => {
   assert.equal(reader.skip(1), false);
 });
 
-test('server errors are read, also broken ones', () => {
+test('server errors are parsed even if they are broken', () => {
   const parse = (text: string) => {
     const buf = Buffer.from(text, 'latin1');
     return parseServerError(buf, 0, buf.length);
@@ -309,7 +309,7 @@ test('server errors are read, also broken ones', () => {
   assert.equal(serverErrorLine('x', parse('')), 'x: partial error message, cannot log');
 });
 
-test('broken rows are refused', () => {
+test('broken DataRows are refused', () => {
   const scan = (text: string) => scanTextRow(new PktReader(Buffer.from(text, 'latin1')), 2);
   assert.equal(scan('\0'), null);
   assert.equal(scan('\0\x01\0\0\0\x09ab'), null);
@@ -317,7 +317,7 @@ test('broken rows are refused', () => {
   assert.deepEqual(scan('\0\x01\xff\xff\xff\xff'), { ncol: 1, values: [null, null] });
 });
 
-test('lists of words', () => {
+test('lists of words are parsed', () => {
   assert.ok(strlistContains('a, bc,d', 'bc'));
   assert.ok(strlistContains('abc bc', 'bc'));
   assert.ok(!strlistContains('abc,bcd', 'bc'));
@@ -329,7 +329,7 @@ test('lists of words', () => {
   assert.deepEqual(parseWordList(' '), ['']);
 });
 
-test('literals, case, secrets', () => {
+test('literals are quoted, case is ignored for ASCII only, and secrets are compared in full', () => {
   assert.equal(pgQuoteLiteral("it's"), "'it''s'");
   assert.equal(pgQuoteLiteral("a\\'b"), "E'a\\\\''b'");
   assert.equal(pgQuoteLiteral(null), 'NULL');
