@@ -21,6 +21,8 @@ const COMMENT_FOLDERS = [
   'test/config',
   'test/console',
   'test/docs',
+  'test/fuzz',
+  'test/harness',
   'test/login',
   'test/pooling',
   'test/process',

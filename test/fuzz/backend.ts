@@ -1,6 +1,6 @@
 /*
- * A PostgreSQL in a hundred lines, for the fuzzer: it keeps to the protocol and answers by the text of a query alone, so
- * that a client must hear the same from it directly and through the pooler, whatever its statements are called on the way.
+ * A minimal PostgreSQL server for the fuzzer. It follows the protocol, and its answers depend only on the text of a
+ * query. So a client must get the same answers directly and through the pooler, whatever names the statements have.
  */
 
 import { cstring, int16, int32, message } from '../harness/raw-client';
@@ -10,12 +10,12 @@ const failure = (text: string, code: string) =>
   message('E', cstring('SERROR'), cstring(`C${code}`), cstring(`M${text}`), Buffer.alloc(1));
 const UNKNOWN = '26000';
 
-/** What PostgreSQL says of a statement that is not there. */
+/** PostgreSQL's error about an unknown statement. */
 function notThere(name: string): string {
   return name === '' ? 'unnamed prepared statement does not exist' : `prepared statement "${name}" does not exist`;
 }
 
-/** What a query is: its first word. */
+/** The kind of a query: its first word. */
 export class Backend {
   readonly statements = new Map<string, string>();
   private readonly portals = new Map<string, string>();
@@ -24,12 +24,12 @@ export class Backend {
   private status = 'I';
   /** after an error: up to the next Sync */
   private skipping = false;
-  /** in COPY FROM STDIN: begun by which protocol */
+  /** the protocol that has begun a COPY FROM STDIN */
   private copying: 'no' | 'simple' | 'extended' = 'no';
-  /** it has ended the connection */
+  /** this server has ended the connection */
   gaveUp = false;
 
-  /** Takes bytes of the other end. @returns the answer */
+  /** Processes bytes of the client. @returns the answer */
   process(bytes: Buffer): Buffer {
     this.pending = Buffer.concat([this.pending, bytes]);
     for (;;) {
@@ -176,7 +176,7 @@ export class Backend {
     if (type === 'd' && !body.includes('bad')) return;
     this.copying = 'no';
     if (!'cfd'.includes(type)) {
-      // out of step with the other end
+      // out of step with the client
       this.out.push(failure('unexpected message in COPY', 'XX000'));
       this.gaveUp = true;
       return;

@@ -1,6 +1,6 @@
 /*
- * The fuzzer: feeds a target with its corpus, then with mutations of it and whatever the target makes up. Every case follows
- * from the seed, the target's name and its number, and a failure says all three. See CONTRIBUTING.md.
+ * The fuzzer: runs a target with its corpus, and then with mutations and generated inputs. Every case is determined by
+ * the seed, the target's name and its number, which a failure reports. See CONTRIBUTING.md.
  *
  *   FUZZ_SEED      another seed than the usual one
  *   FUZZ_SECONDS   run for that long in all, instead of each target's usual number of cases; inputs that fail are kept in
@@ -15,15 +15,15 @@ import { Random } from '../harness/hostile/random';
 import { PROJECT_DIR } from '../harness/machine';
 
 export interface Target {
-  /** its corpus lies in test/fuzz/corpus/<name> */
+  /** the corpus is in test/fuzz/corpus/<name> */
   name: string;
   /** usual number of cases */
   cases: number;
-  /** words that mean something to it: mutations put them in */
+  /** words with a meaning for the target, which mutations insert */
   words: readonly string[];
-  /** a fresh input, for targets that know how one looks */
+  /** generates an input, for targets with a generator */
   make?(random: Random): Buffer;
-  /** throws when something does not hold. `random` is for choices that are no part of the input. */
+  /** throws if a property is violated; `random` is for choices that are not part of the input */
   run(input: Buffer, random: Random): void;
 }
 
@@ -31,7 +31,7 @@ const CORPUS_DIR = join(PROJECT_DIR, 'test', 'fuzz', 'corpus');
 const USUAL_SEED = 20_150_409;
 /** Longer inputs only take longer. */
 const INPUT_MAX = 64 * 1024;
-/** Nothing that small takes this long, on any machine, unless it never ends or grows with the square of its length. */
+/** No input takes this long on any machine, unless the target loops or takes quadratic time. */
 const CASE_MS_MAX = 20_000;
 
 /** Most of an error that is shown. */
@@ -74,7 +74,7 @@ function mutateOnce(bytes: Buffer, random: Random, target: Target, corpus: reado
       return copy;
     }
     case 3: {
-      // a length that lies, in network order
+      // a wrong length, in network byte order
       const number = Buffer.alloc(4);
       number.writeUInt32BE(random.pick(random.one(3) ? HIGH_NUMBERS : NUMBERS));
       const width = random.pick([1, 2, 4, 4]);
@@ -101,7 +101,7 @@ function mutateOnce(bytes: Buffer, random: Random, target: Target, corpus: reado
 function inputOf(target: Target, random: Random, corpus: readonly Buffer[]): Buffer {
   const made = target.make !== undefined && (corpus.length === 0 || random.one(2)) ? target.make(random) : null;
   let input = made ?? (corpus.length > 0 ? Buffer.from(random.pick(corpus)) : random.bytes(random.below(60)));
-  // some of what the target makes is to stay as it is
+  // some generated inputs stay unchanged
   const changes = made !== null && random.one(2) ? 0 : random.between(1, 6);
   for (let left = changes; left > 0; left--) input = mutateOnce(input, random, target, corpus);
   return input.subarray(0, INPUT_MAX);
@@ -115,7 +115,7 @@ function keep(target: Target, input: Buffer): string {
   return path;
 }
 
-/** Runs one case in silence, where the end of the process is an error like any other. */
+/** Runs one case without log output; an exit of the process counts as an error. */
 function runCase(target: Target, input: Buffer, random: Random, what: string): void {
   const { exit } = process;
   const { sink } = logState;
@@ -144,7 +144,7 @@ function runCase(target: Target, input: Buffer, random: Random, what: string): v
 }
 
 /**
- * Runs a target: all of its corpus, then its usual number of cases, or its share of FUZZ_SECONDS.
+ * Runs a target: its corpus, and then its usual number of cases, or its share of FUZZ_SECONDS.
  * @param share how many targets there are
  * @returns number of cases
  */
@@ -152,7 +152,7 @@ export function fuzz(target: Target, share: number): number {
   const entries = corpusOf(target);
   const corpus = entries.map((entry) => entry.input);
   for (const { name, input } of entries) {
-    // some of a case is chance: the same input in several ways
+    // a case also depends on random choices, so each input runs several times
     for (let way = 0; way < 8; way++) runCase(target, input, randomOf(target, -1 - way), `corpus entry ${name}`);
   }
   const until = performance.now() + (secondsGiven * 1000) / share;

@@ -1,6 +1,6 @@
 /*
- * TLS handshakes that are none, against a running pooler: a real ClientHello, changed here and there, direct and behind an
- * SSLRequest, in pieces. Afterwards a real one still gets in, and nothing is left behind. FUZZ_SEED as in fuzz.test.ts.
+ * Broken TLS handshakes against a running pooler: mutations of a real ClientHello, direct and behind an SSLRequest, in
+ * pieces. Afterwards a valid handshake succeeds, and nothing is left behind. FUZZ_SEED as in fuzz.test.ts.
  */
 
 import assert from 'node:assert/strict';

@@ -1,7 +1,7 @@
 /*
- * Parsers and packet walkers under what nobody would write, each against something that knows better: itself after
- * printing, another implementation, or the same bytes in other pieces. A short run, the same each time; `npm run fuzz` runs
- * for long, and differently each time. test/fuzz/engine.ts says how.
+ * Fuzz tests of parsers and packet walkers. Each result is compared with parsing the printed result again, with another
+ * implementation, or with the same bytes in other pieces. This short run is the same each time; `npm run fuzz` runs
+ * longer with random seeds. See test/fuzz/engine.ts.
  */
 
 import { it } from '../harness/machine';

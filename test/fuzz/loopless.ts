@@ -1,6 +1,6 @@
 /*
- * Clients and servers of the pooler without a loop, a kernel or a database: sockets are byte queues, and the test decides in
- * which pieces their bytes arrive. Everything between the two is the pooler's own.
+ * Clients and servers of the pooler without a loop, a kernel or a database: sockets are byte queues, and the test
+ * decides in which pieces their bytes arrive. All code between client and server is the pooler's.
  */
 
 import { getPauseMode, leavePause, PauseMode } from '../../src/core/base/lifecycle';
@@ -36,7 +36,7 @@ import { serverInput } from '../../src/core/session/server';
 import { toDefaults } from '../harness/config-fixtures';
 import type { Random } from '../harness/hostile/random';
 
-/** One end of a connection as the kernel and the loop would hold it. */
+/** The state that kernel and loop would keep for one end of a connection. */
 interface Line {
   kept: Buffer;
   sent: Buffer[];
@@ -45,7 +45,7 @@ interface Line {
 
 const lines = new Map<number, Line>();
 let lastHandle = 0;
-/** Where bytes are delivered: with something in front, and something else behind. */
+/** Offset in the arena at which bytes are delivered, with other bytes before and behind. */
 const ARRIVAL = 4096;
 const BADF = -9;
 const TURN_USEC = 500;
@@ -57,7 +57,7 @@ function sendOn(handle: number, bytes: Uint8Array): number {
   return 0;
 }
 
-/** Replaces what of the loop the walkers call, for the rest of this process. */
+/** Replaces the loop functions that the walkers call, for the rest of this process. */
 const fakes: Partial<typeof native> = {
   send: (handle, off, len) => sendOn(handle, arena.subarray(off, off + len)),
   sendBytes: (handle, bytes, off, len) => sendOn(handle, bytes.subarray(off, off + len)),
@@ -84,7 +84,7 @@ const fakes: Partial<typeof native> = {
     return 0;
   },
   readClock: () => getCachedTime(),
-  // nobody ever answers
+  // connections are never answered
   socket: () => 0,
   tuneSocket: () => {},
   connect() {
@@ -114,10 +114,10 @@ export class World {
 
   constructor(options: WorldOptions = {}) {
     Object.assign(native, fakes);
-    // the boot of every machine; later worlds go on from where the last one ended, since timers outlive it
+    // the start of time; later worlds continue from the end of the last world, because timers outlive it
     if (!defaults) setTimeCache(1_000_000_000_000_000);
     if (!defaults) toDefaults();
-    // names of statements keep their length
+    // so that names of statements have a constant length
     raiseQueryId(1_000_000_000);
     defaults = true;
     this.poolMode = options.poolMode ?? 'transaction';
@@ -163,7 +163,7 @@ export class World {
     return client;
   }
 
-  /** Ends connections that came from elsewhere, as the end of the process would. */
+  /** Closes connections created elsewhere, as the exit of the process would. */
   endForeign(sockets: AnySocket[]): void {
     for (const sk of sockets) {
       sk.list?.remove(sk);
@@ -178,7 +178,7 @@ export class World {
     if (getPauseMode() !== PauseMode.NONE) leavePause();
   }
 
-  /** A server that is logged in and free. */
+  /** An idle server that has logged in. */
   server(): ServerSocket {
     const server = newServer(this.pool);
     this.attach(server);
@@ -193,12 +193,12 @@ export class World {
     return server;
   }
 
-  /** These bytes are on their way to the pooler. */
+  /** Queues bytes to be delivered to the pooler. */
   arrive(sk: AnySocket, bytes: Buffer): void {
     this.inbound.set(sk, Buffer.concat([this.inbound.get(sk) as Buffer, bytes]));
   }
 
-  /** True when the pooler would take something of what is on its way. */
+  /** True if the pooler would read some of the queued bytes. */
   canRead(sk: AnySocket): boolean {
     return !isDead(sk) && sk.reading && !sk.blocked && (this.inbound.get(sk) as Buffer).length > 0;
   }
@@ -212,7 +212,7 @@ export class World {
     this.inbound.set(sk, waiting.subarray(now.length));
     const bytes = Buffer.concat([line.kept, now]);
     line.kept = Buffer.alloc(0);
-    // what lies around them is somebody else's, and different each time
+    // the surrounding bytes are random, because they must not matter
     arena.fill(random.below(256), 0, ARRIVAL + bytes.length + 64);
     bytes.copy(arena, ARRIVAL);
     sk.hasKept = false;
@@ -220,7 +220,7 @@ export class World {
     this.turn();
   }
 
-  /** The end of a turn of the loop, which took some time. */
+  /** Ends a turn of the loop and advances the time. */
   turn(): void {
     setTimeCache(getCachedTime() + TURN_USEC);
     runTimers(getCachedTime());
@@ -237,7 +237,7 @@ export class World {
     return sent;
   }
 
-  /** What of a socket's input the pooler has not processed. */
+  /** The buffered input of a socket. */
   keptOf(sk: AnySocket): Buffer {
     return (this.lineOf.get(sk) as Line).kept;
   }

@@ -1,6 +1,6 @@
 /*
- * Fuzz targets of what is counted in bytes: packet readers, the queue of requests, startup packets, the records of a
- * handover, and lists of hosts.
+ * Fuzz targets of binary formats: packet readers, the queue of requests, startup packets, handover records, and host
+ * lists.
  */
 
 import assert from 'node:assert/strict';
@@ -28,7 +28,7 @@ import { World } from './loopless';
 
 /* ---- readers ---- */
 
-/** The same bytes alone in a buffer, and among others: what is read must not depend on those. */
+/** Reads the bytes alone in a buffer, and among other bytes, which must not matter. */
 function readAll(buf: Buffer, off: number, end: number, random: Random): unknown[] {
   const reader = new PktReader(buf, off, end);
   const found: unknown[] = [];
@@ -92,7 +92,7 @@ const MARKS = [0x63, 0x64, 0x66];
 const TYPES = [0x50, 0x42, 0x44, 0x43, 0x45, 0x53, 0x51, ...MARKS];
 const SYNC = 0x53;
 
-/** The same as an array. */
+/** A model of the queue as an array. */
 class PlainQueue {
   list: [type: number, action: number][] = [];
 
@@ -149,7 +149,7 @@ const requests: Target = {
           queue.markCopy(type);
           plain.mark(type);
         } else {
-          // the answer to a Sync is never made up
+          // the pooler never answers a Sync itself
           const action = type === SYNC ? way % 2 : way % 3;
           queue.push(type, action);
           plain.list.push([type, action]);
@@ -184,7 +184,7 @@ function startupRun(bytes: Buffer, sizes: number[], random: Random): string[] {
     const client = world.stranger();
     world.arrive(client, bytes);
     for (const size of sizes) world.deliver(client, size, random);
-    // the pooler's own choice each time: a cancel key, a salt
+    // random in each run: cancel key and salt
     const chosen = /K\0\0\0(?:\f[\s\S]{8}|\([\s\S]{36})|R\0\0\0\f\0{3}[^\0\n][\s\S]{4}/g;
     const said = world
       .take(client)
@@ -210,7 +210,7 @@ const STARTUPS = [
   startupPacket(80877102, Buffer.alloc(8)),
 ];
 
-/** Whatever comes with a request for encryption is refused, so these depend on the pieces. */
+/** Bytes behind an encryption request in the same piece are refused, so these inputs depend on the pieces. */
 const asksForEncryption = (bytes: Buffer) =>
   bytes.includes(Buffer.from('04d2162f', 'hex')) || bytes.includes(Buffer.from('04d21630', 'hex'));
 
@@ -343,7 +343,7 @@ const RECORDS: object[] = [
   { k: 'end', listeners: 0, sockets: 3 },
 ];
 
-/** Something else in the place of one value, somewhere. */
+/** Replaces one value somewhere. */
 function spoil(value: unknown, random: Random): unknown {
   const odd = [
     null,
@@ -403,7 +403,7 @@ const handover: Target = {
         restorer.take(record, random.bytes(random.below(9)), takeFd);
       }
     } catch (err) {
-      // that is how it says that a record makes no sense; the process that reads it then ends
+      // the reader throws on an invalid record, and the new process then exits
       assert.ok(err instanceof Error && !/the process would end/.test(err.message), String(err));
     } finally {
       assert.equal(({} as Record<string, unknown>).x, undefined);
@@ -444,7 +444,7 @@ const hosts: Target = {
       const names = list.split(',').filter((name) => name !== '');
       for (const target of asked) {
         const [family, host = ''] = [target.charAt(0), target.slice(2)];
-        // only who names a folder gets a Unix socket
+        // only a folder selects a Unix socket
         if (family === '1')
           assert.ok(names.some((name) => /^[/@]/.test(name) && host === `${name}/.s.PGSQL.${db.config.port}`));
         else

@@ -1,5 +1,5 @@
 /*
- * Packets of a client, as the fuzz targets send them.
+ * Packets of a client for the fuzz targets.
  */
 
 import { cstring, int16, int32, message } from '../harness/raw-client';

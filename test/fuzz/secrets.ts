@@ -1,6 +1,6 @@
 /*
- * Fuzz targets of authentication: HBA rules against Node's own address lists, SCRAM in both directions against the test's
- * own half of it, md5 and stored secrets against plain hashing, and SASLprep's promises.
+ * Fuzz targets of authentication: HBA rules compared with Node's address lists, SCRAM in both directions with the
+ * test's own implementation, md5 and stored secrets with plain hashing, and properties of SASLprep.
  */
 
 import assert from 'node:assert/strict';
@@ -61,7 +61,7 @@ function printNames(names: HbaNames): string {
   return words.join(',');
 }
 
-/** Bits of a mask that is ones and then zeros; -1 for any other. */
+/** Number of leading ones of a contiguous mask; -1 for other masks. */
 function prefixOf(mask: Uint8Array): number {
   const bits = [...mask].map((byte) => byte.toString(2).padStart(8, '0')).join('');
   const match = /^(1*)0*$/.exec(bits);
@@ -80,7 +80,7 @@ function nearby(address: Uint8Array, random: Random): string {
 const address = (random: Random): Buffer => random.bytes(random.one(2) ? 4 : 16);
 
 function checkRule(rule: HbaRule, random: Random): void {
-  // every word that a rule may have can be said in quotes, except the addresses
+  // every word of a rule can be quoted, except addresses
   const where =
     rule.type === HbaType.LOCAL ? '' : rule.anyAddress ? 'all' : `${formatInet(rule.address)} ${formatInet(rule.mask)}`;
   const printed = `${TYPES[rule.type]} ${printNames(rule.databases)} ${printNames(rule.users)} ${where} md5`;
@@ -102,7 +102,7 @@ function checkRule(rule: HbaRule, random: Random): void {
   assert.equal(matches, expectMatch(rule, host), `${printed} and ${host}`);
 }
 
-/** What Node thinks of it, as far as Node can say it. */
+/** Node's result, where Node supports the case. */
 function expectMatch(rule: HbaRule, host: string): boolean {
   if (rule.anyAddress) return true;
   const bits = prefixOf(rule.mask);
@@ -114,7 +114,7 @@ function expectMatch(rule: HbaRule, host: string): boolean {
     const bytes = parseInet(host) as Uint8Array;
     return bytes.every((byte, at) => (byte & (rule.mask[at] as number)) === rule.address[at]);
   }
-  // Node takes IPv4 addresses in IPv6 clothes for IPv4, and has no subnet of nothing
+  // Node treats IPv4-mapped addresses as IPv4, and has no subnets with a prefix of 0
   if (bits === 0) return true;
   const list = new BlockList();
   list.addSubnet(formatInet(rule.address), bits, family);
@@ -196,7 +196,7 @@ const SCRAM_WORDS = [
   '\0',
 ];
 
-/** A NUL ends a text for the original, a comma may stand at its end, and base64 has bits to spare in its last letter. */
+/** In PgBouncer a NUL ends a text, a comma may be at the end, and the last base64 letter has unused bits. */
 function meansSame(text: string, right: string): boolean {
   const proof = /^(.*[pv]=)([A-Za-z0-9+/]{43}=),?$/s;
   const [, front, key] = proof.exec(text.split('\0')[0] as string) ?? [];
@@ -205,7 +205,7 @@ function meansSame(text: string, right: string): boolean {
   return Buffer.from(key, 'base64').equals(Buffer.from(rightKey as string, 'base64'));
 }
 
-/** The input replaces one message of a login, or changes it: only the right one logs in. */
+/** The input replaces or changes a message of a login: only the right message logs in. */
 const scramServer: Target = {
   name: 'scram-server',
   cases: 5000,
@@ -231,13 +231,13 @@ const scramServer: Target = {
     ]);
     const error = readClientFinalMessage(state, final);
     const isIn = error === null && verifyFinalNonce(state) && verifyClientProof(state);
-    // a NUL ends a text for the original
+    // in PgBouncer a NUL ends a text
     assert.equal(isIn, meansSame(final, right), final);
     if (isIn) peer.check(buildServerFinalMessage(state));
   },
 };
 
-/** The input is what a server says: only one that knows the password is believed. */
+/** The input is a server's message: only a server that knows the password is accepted. */
 const scramClient: Target = {
   name: 'scram-client',
   cases: 4000,
@@ -252,7 +252,7 @@ const scramClient: Target = {
     const answer = buildServerFirstMessage(theirs, credentials(), 1) as string;
     const at = random.below(answer.length + 1);
     let said = random.pick([answer, text, answer.slice(0, at) + text + answer.slice(at + random.below(9))]);
-    // a server may make anybody count that far
+    // a server may choose a high iteration count, which takes long
     said = said.replace(/i=(\d{4,})/g, 'i=999');
     if (readServerFirstMessage(mine, said) !== null) {
       assert.notEqual(said, answer);
@@ -282,7 +282,7 @@ const secrets: Target = {
     const parsed = parseScramSecret(text);
     if (parsed !== null) {
       assert.deepEqual(parseScramSecret(formatScramSecret(parsed)), parsed);
-      // nobody knows what it is the secret of
+      // the password of the secret is unknown
       if (parsed.iterations < 100) assert.equal(checkPlainPassword('user', text, 'guess'), false);
     }
     const decoded = base64Decode(text);
@@ -340,7 +340,7 @@ const prep: Target = {
     const text = input.toString('latin1');
     const prepared = saslprep(text);
     if (prepared === text) return;
-    // changed only what was UTF-8, into UTF-8 in its compatible, composed form
+    // changes only UTF-8, into UTF-8 in compatible, composed form
     const before = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(input);
     const after = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(Buffer.from(prepared, 'latin1'));
     assert.equal(after, after.normalize('NFKC'));

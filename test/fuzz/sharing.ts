@@ -32,7 +32,7 @@ const TEXTS = [
   'UPDATE',
 ];
 
-/** A client that keeps to the rules, and what it would hear from a server of its own. */
+/** A client that follows the protocol, with the answers that a server of its own would give. */
 class Customer {
   readonly direct = new Backend();
   expected: Buffer = Buffer.alloc(0);
@@ -41,29 +41,29 @@ class Customer {
   private readonly texts: string[] = TEXTS;
   /** names whose Close may have been skipped: the pooler lets a client prepare them again */
   private readonly closed = new Set<string>();
-  /** no error has left it open which unnamed statement there is */
+  /** false if after an error the current unnamed statement is uncertain */
   private unnamedSure = true;
 
-  /** @param syncs its pipelines have more than one */
+  /** @param syncs pipelines contain more than one Sync */
   constructor(
     readonly sk: AnySocket,
     private readonly syncs: boolean,
   ) {
-    // a Parse that the pooler answers itself is not refused for a transaction that fails in front of it in the pipeline
+    // a Parse that the pooler answers itself is not refused after an earlier failure of the transaction in the pipeline
     if (syncs) this.texts = TEXTS.filter((text) => text !== 'BEGIN');
   }
 
-  /** One pipeline; which names may be used follows from what the server of its own has. */
+  /** Makes a pipeline; the usable names follow from the client's own server. */
   pipeline(random: Random): Buffer {
     const way = random.below(10);
     const parts: Buffer[] = [];
     if (way === 0) parts.push(query(random.pick([...TEXTS, 'DISCARD ALL', 'DEALLOCATE ALL', ''])));
     else if (way === 1) parts.push(...this.copy(random, true));
     else {
-      // a COPY wants its data; a second DEALLOCATE of the same name by the same statement is not refused by the pooler
+      // a COPY needs its data; the pooler does not refuse a second DEALLOCATE of a name by the same statement
       const once = /^(?:COPY|DEALLOCATE)/.test(this.direct.statements.get('') ?? '');
       if (this.unnamedSure && !once && random.one(5)) parts.push(bind('', ''), execute(''));
-      // behind a Sync the client knows what a server of its own has, although the pooler has not heard its answers
+      // after a Sync the client knows its own server's statements, although the pooler has not seen the answers
       let front: Buffer = Buffer.alloc(0);
       for (let left = this.syncs ? random.between(1, 3) : 1; left > 0; left--) {
         const known = [...this.direct.statements.keys()].filter((name) => name !== '');
@@ -81,7 +81,7 @@ class Customer {
     return this.tell(parts);
   }
 
-  /** What a server of its own says to that. @returns the bytes */
+  /** Passes the messages to the client's own server. @returns the bytes */
   private tell(parts: Buffer[]): Buffer {
     const bytes = Buffer.concat(parts);
     const answer = this.direct.process(bytes);
@@ -91,7 +91,7 @@ class Customer {
     return bytes;
   }
 
-  /** What a client with a mistake does: a name in use, a name that never was. */
+  /** Messages of a faulty client: a duplicate name, or an unknown name. */
   private mistake(random: Random, known: string[]): Buffer[] {
     const unknown = `u${random.below(3)}`;
     const used = known.find((name) => !this.closed.has(name));
@@ -133,7 +133,7 @@ class Customer {
   }
 }
 
-/** What keeps to no rules: whole messages in any order, and now and then half of one. */
+/** Messages that follow no rules: in any order, and sometimes incomplete. */
 function rudeness(random: Random): Buffer {
   const parts = Array.from({ length: random.between(1, 8) }, () => random.pick(RUDE));
   if (random.one(4)) parts.push(Buffer.from(`${random.pick(['H', 'd', 'Q', 'P', 'S'])}\0\0\x04\0begun`, 'latin1'));
@@ -184,19 +184,19 @@ export const sharing: Target = {
         if (guest !== null) world.arrive(guest, rudeness(random));
         round(world, servers, customers, guest, random);
         for (const { expected, heard } of customers) {
-          // a client in a transaction keeps the one server there is, and the others wait
+          // a client in a transaction keeps the only server, and the other clients wait
           let alike = 0;
           while (alike < heard.length && heard[alike] === expected[alike]) alike++;
           const part = (bytes: Buffer) => bytes.toString('latin1', Math.max(0, alike - 300), heard.length);
           if (alike < heard.length) assert.equal(part(heard), part(expected));
         }
-        // whatever it has left undone
+        // disconnects with work undone
         if (guest !== null && !isDead(guest)) clientRecvFailed(guest);
         settle(world, servers, customers, random);
         for (const { sk, backend } of servers) {
           if (isDead(sk) || sk.closeNeeded) continue;
-          // the pooler knows what the server has, and keeps to the limit. An eviction that is skipped while the next part of the
-          // pipeline is on its way already is made up for later
+          // the pooler's list of the server's statements is correct, and within the limit. An eviction skipped while
+          // the next part of the pipeline is already under way is made up for later
           const named = [...backend.statements.keys()].filter((name) => name !== '' && name !== 'PGBOUNCER_0');
           assert.equal(preparedCount(sk), named.length);
           assert.ok(syncs || rude || named.length <= limit, `${named.length} of ${limit}`);
@@ -209,7 +209,7 @@ export const sharing: Target = {
   },
 };
 
-/** Bytes go to and fro in pieces until nothing moves any more. */
+/** Exchanges bytes in pieces until no more arrive. */
 function round(
   world: World,
   servers: Shared[],
@@ -227,7 +227,7 @@ function round(
       serve(world, shared);
       if (!random.one(3)) world.deliver(shared.sk, atOnce(), random);
     }
-    // some leave in the middle of it
+    // some clients disconnect meanwhile
     if (guest !== null && random.one(12) && !isDead(guest)) clientRecvFailed(guest);
     world.turn();
     for (const customer of customers) {
@@ -238,7 +238,7 @@ function round(
   }
 }
 
-/** What was sent to a server is answered; one that gave up is gone. */
+/** Answers the bytes sent to a server; removes a server that has ended its connection. */
 function serve(world: World, shared: Shared): void {
   replaceDead(world, shared);
   const asked = world.take(shared.sk);
@@ -254,14 +254,14 @@ interface Shared {
   backend: Backend;
 }
 
-/** The pooler closes a server of which it is not sure what it has prepared, and would open another. */
+/** Replaces a server that the pooler has closed because its statements were uncertain. */
 function replaceDead(world: World, shared: Shared): void {
   if (!isDead(shared.sk)) return;
   shared.sk = world.server();
   shared.backend = new Backend();
 }
 
-/** Those in a transaction end it, until everybody has heard everything. */
+/** Ends open transactions until all clients have their answers. */
 function settle(world: World, servers: Shared[], customers: Customer[], random: Random): void {
   for (let round = 0; round < 200; round++) {
     let behind = false;

@@ -1,6 +1,6 @@
 /*
- * Fuzz targets of what is read from files and from the console. Most of them print what was understood in the plainest way
- * and read that again: it must be understood the same.
+ * Fuzz targets of texts from files and from the console. Most of them print the parsed result in the plainest form and
+ * parse that again, which must give the same result.
  */
 
 import assert from 'node:assert/strict';
@@ -25,7 +25,7 @@ function file(text: string): string {
   return path;
 }
 
-/** Files elsewhere are none of a fuzzer's business, and some of them never end. */
+/** Avoids reading files outside the test, some of which are endless. */
 const elsewhere = (text: string) => /(@|include[ \t]+)["']*[./]/.test(text);
 
 /* ---- ini ---- */
@@ -82,7 +82,7 @@ const ini: Target = {
     const { events, whole } = readIni(text, false);
     const again = readIni(printIni(events), false);
     assert.deepEqual(again, { events, whole: true });
-    // one that goes on finds at least as much
+    // a parse that continues after errors finds at least as much
     if (text.includes('%include')) return;
     const all = readIni(text, true);
     assert.deepEqual(all.events.slice(0, events.length), events);
@@ -105,7 +105,7 @@ const connstr: Target = {
       const printed = pairs.map(([key, value]) => `${key}=${quoteValue(value)}`).join(' ');
       assert.deepEqual(parseConnstr(printed), pairs);
     }
-    // what the sections make of it: a record or the reason why not
+    // each section makes a record of it, or an error
     for (const parse of [parseDatabase, parseUser, parsePeer]) {
       const record = parse('7', text);
       assert.ok(record === null || typeof record === 'object' || typeof record === 'string');
@@ -188,11 +188,11 @@ const ldap: Target = {
     if (options === null) return;
     assert.ok(Number.isInteger(options.port) && options.port > 0 && options.port <= 65535, `port ${options.port}`);
     assert.match(options.scheme, /^ldaps?$/);
-    // said in the other way it is the same, except for a scope, which only a URL can name
+    // the other notation has the same meaning, except for a scope, which only a URL can contain
     const printed = printLdap(options);
     if (printed.length >= 1024 || options.scope !== 'sub' || options.tls === null) return;
     assert.deepEqual(parseLdapOptions(printed).options, options, printed);
-    // a plain host means the same to Node
+    // Node parses a plain host in the same way
     const url = /^ldapurl="(ldaps?:\/\/([a-z0-9.]+):([1-9][0-9]{0,4})\/[^"%?]*)"$/.exec(text.trim());
     if (url !== null && isIP(url[2] as string) === 0) assert.equal(options.server, new URL(url[1] as string).hostname);
   },
@@ -232,7 +232,7 @@ const bare = (text: string) =>
       ? text.slice(1, -1).replaceAll("''", "'")
       : text;
 
-/** The grammar as expressions, which is how the original has it. */
+/** The grammar as regular expressions, as in PgBouncer. */
 function expectedQuery(text: string): { kind: QueryKind; name: string; arg: string } {
   const bad = { kind: QueryKind.BAD_ARGUMENTS, name: '', arg: '' };
   const normal = NORMAL.exec(text);

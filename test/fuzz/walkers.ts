@@ -1,6 +1,5 @@
 /*
- * Fuzz targets of the packet walkers: bytes in other pieces must come out the same, and clients that share servers must hear
- * what they would hear from a server of their own.
+ * Fuzz targets of the packet walkers: bytes that arrive in other pieces must have the same effect.
  */
 
 import assert from 'node:assert/strict';
@@ -16,7 +15,7 @@ import { sharing } from './sharing';
 
 /* ---- in other pieces ---- */
 
-/** Where somebody was disconnected, what stood in front in the same piece may be lost; nothing else is. */
+/** Compares two runs. At a disconnect, earlier bytes of the same piece may be lost, and nothing else. */
 function same(split: Seen, whole: Seen): void {
   if (whole.dead === 'false false') {
     assert.deepEqual(split, whole);
@@ -33,7 +32,7 @@ function same(split: Seen, whole: Seen): void {
   }
 }
 
-/** What was said, and the last words. */
+/** The text before the final error, and the final error. */
 function atFarewell(text: string): [string, string] {
   const at = Math.max(text.lastIndexOf('ESFATAL'), text.endsWith('X\0\0\0\x04') ? text.length - 5 : -1);
   return at < 0 ? [text, ''] : [text.slice(0, at), text.slice(at)];
@@ -52,7 +51,7 @@ export function requestsOf(server: ServerSocket): number[] {
   return Array.from({ length: queue.count }, (_, at) => queue.entryAt(at));
 }
 
-/** A header that was not whole is shown as far as it was there. */
+/** Masks the hex of a bad header, which depends on how much of the header had arrived. */
 const withoutHex = (text: string) => text.replace(/bad packet header: '[0-9a-f]*'/, 'bad packet header');
 
 function seen(world: World, client: ClientSocket, server: ServerSocket): Seen {
@@ -65,12 +64,12 @@ function seen(world: World, client: ClientSocket, server: ServerSocket): Seen {
   };
 }
 
-/** Errors carry their length, which depends on the hex of a broken header. */
+/** Masks the length of errors, which depends on the hex of a bad header. */
 function lengthless(bytes: Buffer): string {
   return bytes.toString('latin1').replace(/E\0\0[\s\S]{2}SFATAL/g, 'ESFATAL');
 }
 
-/** A large packet that is not all there is looked at sooner or later, depending on the pieces. */
+/** End of the last whole packet: when an incomplete large packet is processed depends on the pieces. */
 function wholeUpTo(bytes: Buffer): number {
   let at = 0;
   while (at + 5 <= bytes.length && bytes[at] !== 0) {
@@ -83,7 +82,7 @@ function wholeUpTo(bytes: Buffer): number {
 }
 
 function pieces(bytes: Buffer, random: Random): number[] {
-  // a few bytes at a time are for what is short
+  // pieces of a few bytes are for short inputs only
   const way = bytes.length > 1000 ? 3 : random.below(4);
   const sizes: number[] = [];
   for (let left = bytes.length; left > 0; left -= sizes.at(-1) as number) {
@@ -92,7 +91,7 @@ function pieces(bytes: Buffer, random: Random): number[] {
   return sizes;
 }
 
-/** One client, one server that does not answer: what the client's bytes become. */
+/** Runs one client with a server that does not answer. @returns the effects of the client's bytes */
 function clientRun(bytes: Buffer, sizes: number[], options: WorldOptions, random: Random): Seen {
   const world = new World(options);
   try {
@@ -143,7 +142,7 @@ const clientPieces: Target = {
   },
 };
 
-/** The numbers of queries go on from case to case. */
+/** Renumbers queries, whose numbers continue from case to case. */
 function renumbered(run: Seen): Seen {
   const numbers = new Map<string, string>();
   const server = run.server.replace(
@@ -186,11 +185,11 @@ const ANSWERS = [
   message('V', int32(-1)),
 ];
 
-/** What the client asks for in front of the answers. */
+/** Requests of the client whose answers are being tested. */
 const QUESTIONS = [
   query('SELECT 1'),
   Buffer.concat([parse('one', 'SELECT 1'), bind('', 'one'), describe('S', 'one'), execute(''), SYNC]),
-  // nothing that waits for answers: when it goes on depends on the pieces
+  // no request that waits for answers, because when it continues depends on the pieces
   Buffer.concat([parse('a', 'SELECT 1'), parse('b', 'SELECT 1'), close('S', 'a'), bind('', 'b'), SYNC]),
   Buffer.concat([query('COPY'), message('d', Buffer.from('x')), message('c'), query('SELECT 2')]),
   Buffer.concat([parse('', 'x'), bind('', ''), execute(''), FLUSH]),
@@ -201,7 +200,7 @@ function serverRun(question: Buffer, bytes: Buffer, sizes: number[], options: Wo
   try {
     const server = world.server();
     const client = world.client();
-    // it asks for so much that the server is never done, and nobody else's
+    // the client sends so many requests that the server is never released to another client
     const asked = Buffer.concat([question, ...Array.from({ length: 60 }, () => [query('SELECT 1'), SYNC]).flat()]);
     world.arrive(client, asked);
     world.deliver(client, asked.length, random);

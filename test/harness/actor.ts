@@ -1,5 +1,5 @@
 /*
- * What an actor of a reboot is, and what actors share.
+ * The interface of an actor in a reboot, and what actors share.
  */
 
 import assert from 'node:assert/strict';
@@ -11,13 +11,13 @@ export interface Actor {
   name: string;
   /** ready to be rebooted */
   before: () => Promise<void>;
-  /** what it does between SUSPEND and the end of the old process, in the classic exchange */
+  /** in the classic exchange: runs between SUSPEND and the exit of the old process */
   during?: () => Promise<void>;
-  /** finishes what it was about, and checks it */
+  /** finishes the actor's work, and checks the result */
   after: () => Promise<void>;
 }
 
-/** Where the actors connect, and what the pooler does there. */
+/** The transport and the database of the actors, and its pool mode. */
 export interface Stage {
   place: RebootChain;
   unix: boolean;

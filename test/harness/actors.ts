@@ -1,6 +1,6 @@
 /*
- * Clients that are in the middle of something while the pooler under them is replaced. Each brings itself into that state,
- * lets the reboots happen, and then checks every byte that it gets.
+ * Clients in the middle of some work while the pooler is replaced. Each actor brings itself into such a state before
+ * the reboots, and afterwards checks every byte that it receives.
  */
 
 import assert from 'node:assert/strict';
@@ -93,7 +93,7 @@ const streaming: Make = (stage) => {
   };
 };
 
-/** A packet of which `part` bytes are sent before. */
+/** A packet of which `part` bytes are sent before the reboots. */
 function halfSent(name: string, part: number, length = 3000): Make {
   return (stage) => {
     let client: RawClient;
@@ -232,7 +232,7 @@ const loggingIn: Make = (stage) => {
   };
 };
 
-/** Two clients and one server: the second waits, and gets it when the first is done. */
+/** Two clients and one server: the second client waits, and gets the server when the first is done. */
 const waiting: Make = (stage) => {
   let first: RawClient;
   let second: RawClient;
@@ -266,7 +266,7 @@ const waiting: Make = (stage) => {
   };
 };
 
-/** Things of a session that only its own server knows. */
+/** Session state that exists only on the client's own server. */
 const sessionState: Make = (stage) => {
   let client: RawClient;
   return {
@@ -302,18 +302,18 @@ const fullOnly: Make[] = [
   waiting,
 ];
 
-/** Everybody for this stage. @param full the handover is one between two tsbouncers */
+/** All actors for this stage. @param full the handover is between two tsbouncer processes */
 export function castOf(stage: Stage, full: boolean): Actor[] {
   const makers = [...common, ...(full ? fullOnly : []), ...(stage.session ? [sessionState] : [])];
   return makers.map((make) => make(stage));
 }
 
-/** What all do between SUSPEND and the end of the old process. */
+/** Runs what the actors do between SUSPEND and the exit of the old process. */
 export async function meanwhile(actors: { stage: Stage; actor: Actor }[]): Promise<void> {
   await Promise.all(actors.map(({ actor }) => actor.during?.()));
 }
 
-/** Brings all into their states, has the reboots happen, and lets each finish; names the one that fails. */
+/** Brings all actors into their states, runs the reboots, and lets each actor finish; names an actor that fails. */
 export async function play(actors: { stage: Stage; actor: Actor }[], reboots: () => Promise<void>): Promise<void> {
   const each = async (what: 'before' | 'after'): Promise<void> => {
     for (const { stage, actor } of actors) {

@@ -1,6 +1,5 @@
 /*
- * What the tests of the settings share: a pooler for the length of one test, and a few words on top of the raw client.
- * Built on test/harness; used by the tests that provoke settings one by one.
+ * Helpers of the tests of settings: a pooler for the length of one test, and shortcuts for the raw client.
  */
 
 import assert from 'node:assert/strict';
@@ -9,7 +8,7 @@ import type { PgCluster } from './cluster';
 import { eventually } from './machine';
 import { errorFields, type Login, letters, type Message, type RawClient, rowValues } from './raw-client';
 
-/** A pooler for the length of one body. At its end the pooler must still be alive, or have ended as expected. */
+/** Runs `body` with a pooler, which must still run afterwards, or have exited as expected. */
 export async function withPooler(options: BouncerOptions, body: (pooler: Bouncer) => Promise<void>): Promise<void> {
   const pooler = await Bouncer.start(options);
   let failure: unknown = null;
@@ -54,7 +53,7 @@ export async function login(pooler: Bouncer, who: Login = {}): Promise<RawClient
   return client;
 }
 
-/** What a login that must fail is told: the text of its error. */
+/** The text of the error of a login that must fail. */
 export async function refusal(pooler: Bouncer, who: Login = {}): Promise<string> {
   const client = await pooler.raw();
   const answer = await client.login(who);
@@ -76,7 +75,7 @@ export async function backendOf(client: RawClient): Promise<number> {
   return Number(await ask(client, 'SELECT pg_backend_pid()'));
 }
 
-/** How an idle client is thrown out: the text of the error, then the end of the connection. */
+/** Waits until an idle client is disconnected. @returns the text of the error before the end of the connection */
 export async function thrownOut(client: RawClient): Promise<string> {
   const messages = await client.until('E');
   const error = errorIn(messages);
@@ -107,7 +106,7 @@ export async function rowsBecome(
   });
 }
 
-/** Number of server connections of that database, as PostgreSQL sees them. */
+/** Number of matching sessions in PostgreSQL. */
 export async function backends(pg: PgCluster, where: string): Promise<number> {
   const result = await pg.sql(
     `SELECT count(*)::int AS n FROM pg_stat_activity
@@ -116,7 +115,7 @@ export async function backends(pg: PgCluster, where: string): Promise<number> {
   return result.rows[0].n;
 }
 
-/** Runs SQL on connections of its own until that many sessions of the cluster match: for what only the server sees. */
+/** Waits until that many sessions in PostgreSQL match, for state that only the server shows. */
 export async function backendsBecome(pg: PgCluster, where: string, count: number): Promise<void> {
   await eventually(`${count} sessions with ${where}`, async () => (await backends(pg, where)) === count);
 }

@@ -1,6 +1,6 @@
 /*
- * What the tests of security fixes share: a server that lies and can be told anew for every database, an attacked pooler
- * that must go on as if nothing had been, and the packets that attackers write.
+ * Helpers of the tests of security fixes: a server whose behaviour can be defined per database, a pooler under attack
+ * that must keep working, and the packets of attackers.
  */
 
 import assert from 'node:assert/strict';
@@ -9,16 +9,16 @@ import { ADMIN_PASSWORD, ADMIN_USER, Bouncer, type BouncerOptions, type PgCluste
 import { FakeServer, NO_DATABASE, type Visit } from './hostile/fake-server';
 import { cstring, int32, type Message, message, type RawClient } from './raw-client';
 
-/** Waits that are short because a refused server is part of most attacks. */
+/** Short timeouts, because most attacks include a refused server. */
 const SHORT_TIMEOUTS = { server_login_retry: 1, query_wait_timeout: 5, server_connect_timeout: 5 };
 
-/** Code of AuthenticationRequest and what follows it. */
+/** An AuthenticationRequest with that code and further fields. */
 export const authentication = (code: number, ...rest: Buffer[]) => message('R', int32(code), ...rest);
 
 /** An ErrorResponse of these fields, each a letter and its text. */
 export const errorResponse = (...fields: string[]) => message('E', ...fields.map(cstring), Buffer.alloc(1));
 
-/** A server whose part in each database is written by the test. */
+/** A server whose behaviour the test defines per database. */
 export class ScriptedServer {
   private readonly parts = new Map<string, (visit: Visit) => Promise<void>>();
 
@@ -48,7 +48,7 @@ export class ScriptedServer {
   }
 }
 
-/** The one error that the messages end with, and the end of the connection behind it. */
+/** Checks that the client gets one error as the last message, and then the end of the connection. */
 export async function refusedWith(client: RawClient, text: string | RegExp): Promise<Message> {
   const messages = await client.until('E');
   const error = messages.at(-1);
@@ -63,9 +63,9 @@ export async function refusedWith(client: RawClient, text: string | RegExp): Pro
 }
 
 /**
- * A pooler under attack: afterwards it must still be there, serve others, and have met no fault of its own.
+ * Runs `body` with a pooler, which afterwards must still run, serve other clients, and have logged no internal error.
  * @param options its databases are added to `postgres` on the cluster
- * @param ssl what a connection of ours needs, where the pooler wants TLS
+ * @param ssl TLS options for the test's own connection, if the pooler requires TLS
  */
 export async function withAttackedPooler(
   cluster: PgCluster,

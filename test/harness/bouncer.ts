@@ -1,6 +1,6 @@
 /*
- * A pooler for one test: tsbouncer, or the C original on the very same ini. Writes its files to a folder of its own, starts
- * it as an unprivileged user, waits until it is up, keeps its log, and insists at the end that it is still alive.
+ * A pooler for one test: tsbouncer, or PgBouncer with the same ini. Writes the files to a folder of its own, starts the
+ * pooler as an unprivileged user, waits until it is up, keeps its log, and checks at the end that it still runs.
  */
 
 import type { ChildProcess } from 'node:child_process';
@@ -18,29 +18,29 @@ import { RawClient } from './raw-client';
 const HOST = '127.0.0.1';
 const UP = /process up: /;
 
-/** In every auth_file of the harness; they have passwords so that they can log in whatever auth_type a test sets. */
+/** Users in every auth_file of the harness, with passwords, so that they can log in with any auth_type. */
 export const ADMIN_USER = 'admin';
 export const ADMIN_PASSWORD = 'admin-password';
 export const STATS_USER = 'stats';
 export const STATS_PASSWORD = 'stats-password';
 
-/** One section of the ini; values as they stand after the `=`. */
+/** One section of the ini; values as after the `=`. */
 export type Section = Record<string, string | number>;
 
 export interface BouncerOptions {
-  /** what `*` and the default [databases] point at */
+  /** the server of `*` and of the default [databases] */
   cluster?: PgCluster;
   /** [databases]; default: `postgres` and `*` on the cluster */
   databases?: Section;
   users?: Section;
   peers?: Section;
-  /** [pgbouncer], on top of the harness's own; null leaves one of those out */
+  /** [pgbouncer], in addition to the harness's settings; null removes a setting */
   settings?: Record<string, string | number | null>;
-  /** auth_file: name -> secret as it stands in the file; admin, stats and postgres are added */
+  /** auth_file: name -> secret as in the file; admin, stats and postgres are added */
   userlist?: Record<string, string>;
-  /** more command line, in front of the ini */
+  /** further arguments, before the ini */
   args?: string[];
-  /** run the C original: PGBOUNCER_BIN or /usr/sbin/pgbouncer */
+  /** run PgBouncer: PGBOUNCER_BIN or /usr/sbin/pgbouncer */
   original?: boolean;
   env?: NodeJS.ProcessEnv;
   /** false: do not wait until it is up (it is meant to fail) */
@@ -53,7 +53,7 @@ export interface PoolerEnd {
   signal: NodeJS.Signals | null;
 }
 
-/** Where the C original lies on this machine, or null. */
+/** The path of PgBouncer on this machine, or null. */
 export function originalBin(): string | null {
   const bin = process.env.PGBOUNCER_BIN ?? '/usr/sbin/pgbouncer';
   return executable(bin) ? bin : null;
@@ -107,7 +107,10 @@ export class Bouncer {
     return bouncer;
   }
 
-  /** A second process on the same files, as `-R` starts one; not yet up. The folder goes when this one is stopped. */
+  /**
+   * Starts a second process on the same files, for -R, without waiting. The folder is removed when this process is
+   * stopped.
+   */
   beside(args: string[]): Bouncer {
     const options = { ...this.options, args };
     return new Bouncer(this.dir, this.port, options, spawnPooler(this.dir, options, args));
@@ -126,27 +129,27 @@ export class Bouncer {
     return this.dir;
   }
 
-  /** Resolves when it says that it is up; throws with its log when it ends instead. */
+  /** Resolves when the pooler logs that it is up; throws with the log if the pooler exits instead. */
   async waitUp(): Promise<void> {
     await this.log.wait(UP);
   }
 
-  /** Writes ini and auth_file anew with these on top of what it was started with; RELOAD is yours. */
+  /** Rewrites ini and auth_file with these changes to the initial options; the caller has to RELOAD. */
   rewrite(changes: BouncerOptions): void {
     const settings = { ...this.options.settings, ...changes.settings };
     const userlist = { ...this.options.userlist, ...changes.userlist };
     writeFiles(this.dir, this.port, { ...this.options, ...changes, settings, userlist });
   }
 
-  /** Replaces the whole ini text; RELOAD is yours. */
+  /** Replaces the whole ini text; the caller has to RELOAD. */
   writeIni(text: string): void {
     writeFileSync(this.iniPath, text, 'latin1');
   }
 
-  /** A connection of the driver `pg`, open; trust user `postgres` on database `postgres` unless said otherwise. */
+  /** An open connection of the driver `pg`, by default as user `postgres` on database `postgres`. */
   async connect(config: ClientConfig = {}): Promise<Client> {
     const client = new Client({ host: HOST, port: this.port, user: 'postgres', database: 'postgres', ...config });
-    // a connection that the pooler ends must fail the query that waits, not the test process
+    // a closed connection must fail the waiting query, not the test process
     client.on('error', () => {});
     await withTimeout(client.connect(), 'a connection through the pooler');
     return watchQueries(client);
@@ -179,7 +182,7 @@ export class Bouncer {
     }
   }
 
-  /** A connection that speaks bytes. */
+  /** Connects a raw client. */
   raw(): Promise<RawClient> {
     return RawClient.connect({ host: HOST, port: this.port });
   }
@@ -193,13 +196,13 @@ export class Bouncer {
     this.child.kill(signal);
   }
 
-  /** Waits for an end that the test brought about. */
+  /** Waits for an exit that the test has caused. */
   expectEnd(timeoutMs: number = WAIT_MS_MAX): Promise<PoolerEnd> {
     this.endExpected = true;
     return withTimeout(this.ended, () => `the pooler to end:\n${this.log.text.slice(-4096)}`, timeoutMs);
   }
 
-  /** Ends it now. Throws when it had ended already and nobody expected that. */
+  /** Stops the pooler. Throws if it has already exited unexpectedly. */
   async stop(): Promise<void> {
     const died = this.over && !this.endExpected;
     if (!this.over) {
@@ -222,7 +225,7 @@ function spawnPooler(dir: string, options: BouncerOptions, args: string[]): Chil
   const [program, ...rest] = [...command, ...args, join(dir, 'pooler.ini')];
   return startProgram(program as string, rest, {
     cwd: dir,
-    // it looks at its own records several times a second, and ends when something is broken: see core/life/invariants.ts
+    // checks its own records several times a second, and exits if an invariant is violated: see core/life/invariants.ts
     env: { TSBOUNCER_CHECK: '1', ...process.env, ...options.env },
     stdio: ['ignore', 'ignore', 'pipe'],
     ...spawnAs(user),

@@ -1,5 +1,5 @@
 /*
- * Certificates for one test file, made on the spot: authorities, and what they sign.
+ * Certificates for one test file, generated at run time: CAs and the certificates that they sign.
  */
 
 import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, X509Certificate } from 'node:crypto';
@@ -15,14 +15,14 @@ export interface Cert {
   key: string;
 }
 
-/** What a certificate says. */
+/** The contents of a certificate. */
 interface Subject {
   cn: string;
   /** as `DNS:localhost,IP:127.0.0.1` */
   san?: string;
   /** 'ec' (default) or 'rsa' */
   keyType?: 'ec' | 'rsa';
-  /** how long it is good for, 2 by default; negative: it has expired */
+  /** days of validity, 2 by default; negative: expired */
   days?: number;
 }
 
@@ -34,14 +34,14 @@ function newKey(type: 'ec' | 'rsa'): KeyObject {
   return generateKeyPairSync('ec', { namedCurve: 'prime256v1' }).privateKey;
 }
 
-/** Good since yesterday, or since two days before it expired. */
+/** Validity from yesterday, or from two days before the expiry. */
 function validity(days: number): Pick<Statement, 'notBefore' | 'notAfter'> {
   const now = Date.now();
   const notAfter = now + days * DAY_MS;
   return { notBefore: new Date(Math.min(now, notAfter - DAY_MS) - DAY_MS), notAfter: new Date(notAfter) };
 }
 
-/** The issuer of what that certificate signs. */
+/** The subject of a certificate, for use as issuer. */
 function nameIn(certFile: string): Name {
   const { subject } = new X509Certificate(readFileSync(certFile));
   return { o: ORGANIZATION, cn: /^CN=(.*)$/m.exec(subject)?.[1] as string };
@@ -50,7 +50,7 @@ function nameIn(certFile: string): Name {
 export class CertFolder {
   readonly dir = tempDir('certs');
 
-  /** An authority of that name. */
+  /** Creates a CA of that name. */
   authority(name: string): Cert {
     const key = newKey('ec');
     const self = { o: ORGANIZATION, cn: name };
@@ -59,7 +59,7 @@ export class CertFolder {
     return this.write(name, key, makeCertificate(statement, key));
   }
 
-  /** A certificate signed by `ca`, in files of that name (replaced when they exist). */
+  /** Creates a certificate signed by `ca`, in files of that name, which are replaced if they exist. */
   issue(ca: Cert, name: string, subject: Subject): Cert {
     const key = newKey(subject.keyType ?? 'ec');
     const statement: Statement = {

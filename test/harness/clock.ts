@@ -1,6 +1,6 @@
 /*
- * A wall clock that a test can set: a library, preloaded into a pooler, shifts what CLOCK_REALTIME and its older forms say
- * by the number of seconds in a file. The monotonic clock stays as it is.
+ * A wall clock that a test can set: a library preloaded into a pooler shifts CLOCK_REALTIME and its older forms by the
+ * number of seconds in a file. The monotonic clock is unchanged.
  */
 
 import { openSync, writeFileSync, writeSync } from 'node:fs';
@@ -59,7 +59,7 @@ let library = '';
 /** On a busy machine. */
 const COMPILE_MS_MAX = 60_000;
 
-/** Compiles the library once for each test process. The compiler that builds the addon is there. */
+/** Compiles the library once per test process, with the compiler that builds the addon. */
 function buildLibrary(): string {
   if (library !== '') return library;
   const dir = tempDir('clock');
@@ -77,7 +77,7 @@ let clocks = 0;
 
 export class WallClock {
   private readonly fd: number;
-  /** for the processes that live by this clock */
+  /** environment of processes that use this clock */
   readonly env: NodeJS.ProcessEnv;
 
   constructor() {
@@ -92,7 +92,7 @@ export class WallClock {
     };
   }
 
-  /** The wall clock says so many seconds more than the real one, from now on. */
+  /** Sets the wall clock that many seconds ahead of the real clock. */
   set(seconds: number): void {
     const bytes = Buffer.alloc(8);
     bytes.writeBigInt64LE(BigInt(seconds));

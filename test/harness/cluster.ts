@@ -1,6 +1,6 @@
 /*
- * A real PostgreSQL for one test file: the machine's own server (PG_BIN, or the newest under /usr/lib/postgresql), else the
- * one of the npm package. Runs as an unprivileged user, on a free port of 127.0.0.1 and a Unix socket, without fsync.
+ * A real PostgreSQL server for one test file: the machine's (PG_BIN, or the newest under /usr/lib/postgresql), or else
+ * that of the npm package. Runs as an unprivileged user, on a free port of 127.0.0.1 and a Unix socket, without fsync.
  */
 
 import { writeFileSync } from 'node:fs';
@@ -26,9 +26,9 @@ const RELOADED = /received SIGHUP, reloading configuration files/;
 export type Secret = 'scram' | 'md5' | 'none';
 
 export interface ClusterOptions {
-  /** `name: value` each, on top of the test's own settings */
+  /** settings in addition to the harness's */
   settings?: Record<string, string | number>;
-  /** lines of pg_hba.conf; default: everybody is trusted */
+  /** lines of pg_hba.conf; default: trust for all users */
   hba?: string[];
   /** the server of the npm package, whatever the machine has: the newest version */
   newest?: boolean;
@@ -51,7 +51,7 @@ export class PgCluster {
     this.log.text = server.log.text;
   }
 
-  /** Makes and starts one. Stop it with stop(), or let the end of the process do it. */
+  /** Creates and starts a server. It is stopped by stop(), or at the end of the process. */
   static async start(options: ClusterOptions = {}): Promise<PgCluster> {
     const dir = tempDir('pg');
     const own = options.newest === true ? null : systemPostgres();
@@ -91,7 +91,7 @@ export class PgCluster {
     return `host=${this.host} port=${this.port} dbname=${dbname} ${extra}`.trim();
   }
 
-  /** One query on a connection of its own, as superuser through the Unix socket unless said otherwise. */
+  /** One query on a connection of its own, by default as superuser over the Unix socket. */
   async sql(text: string, config: ClientConfig = {}): Promise<QueryResult> {
     const client = new Client({
       host: this.socketDir,
@@ -109,7 +109,7 @@ export class PgCluster {
     }
   }
 
-  /** Makes a login role whose password is stored in that form; owns nothing. */
+  /** Creates a login role whose password is stored in that form. */
   async createUser(name: string, password: string, secret: Secret = 'scram', attributes = ''): Promise<void> {
     const encryption = secret === 'md5' ? 'md5' : 'scram-sha-256';
     const withPassword = secret === 'none' ? '' : `PASSWORD '${password.replaceAll("'", "''")}'`;
@@ -124,25 +124,25 @@ export class PgCluster {
     return result.rows[0]?.rolpassword ?? null;
   }
 
-  /** Demands this method of everybody who comes over TCP; the superuser's Unix socket stays trusted. */
+  /** Requires this method for all TCP connections; the superuser's Unix socket connections stay trusted. */
   async setAuth(method: 'trust' | 'password' | 'md5' | 'scram-sha-256' | 'reject'): Promise<void> {
     await this.setHba(['local all postgres trust', `host all all ${HOST}/32 ${method}`, `local all all ${method}`]);
   }
 
-  /** Replaces pg_hba.conf and has it read. */
+  /** Replaces pg_hba.conf and reloads it. */
   async setHba(lines: string[]): Promise<void> {
     writeHba(this.dir, lines);
     await this.reload();
   }
 
-  /** Sends SIGHUP; connections made after this see the new files. */
+  /** Sends SIGHUP; later connections use the new files. */
   async reload(): Promise<void> {
     const from = this.log.mark();
     this.server.child.kill('SIGHUP');
     await this.log.wait(RELOADED, from);
   }
 
-  /** Ends the sessions that match, as a broken server would. Returns how many. */
+  /** Terminates the matching sessions, as a broken server would. @returns how many */
   async killBackends(where = 'true'): Promise<number> {
     const mine = "pid <> pg_backend_pid() AND backend_type = 'client backend'";
     const result = await this.sql(

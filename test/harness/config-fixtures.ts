@@ -1,5 +1,5 @@
 /*
- * What the tests of the config floor share: loading texts, catching what is logged, and fresh settings for each test.
+ * Helpers of the config tests: loading texts, capturing log messages, and fresh settings for each test.
  */
 
 import assert from 'node:assert/strict';
@@ -16,7 +16,7 @@ import { after, afterEach, beforeEach } from './limits';
 export const dir = mkdtempSync(join(tmpdir(), 'tsbouncer-config-'));
 const logPath = join(dir, 'log');
 
-/** Runs something and returns the messages it logged at WARNING and above, each as 'LEVEL text'. */
+/** Runs `action` and returns the messages logged at WARNING and above, each as 'LEVEL text'. */
 export function logged(action: () => void): string[] {
   writeFileSync(logPath, '');
   logState.quiet = true;
@@ -60,7 +60,7 @@ export function loadBad(text: string): string[] {
   return messages.map((message) => message.replaceAll(path, 'FILE'));
 }
 
-/** Puts every setting back as a fresh process has it. */
+/** Resets every setting to its initial value. */
 export function toDefaults(): void {
   setConfigLoaded(false);
   settingHooks.onSettingChanged = null;
@@ -71,14 +71,14 @@ export function toDefaults(): void {
   }
 }
 
-/** Has every test of a file begin and end with fresh settings, and its folder removed at the end. */
+/** Resets the settings before and after every test of a file, and removes its folder at the end. */
 export function resetSettingsAround(): void {
   beforeEach(toDefaults);
   afterEach(toDefaults);
   after(() => rmSync(dir, { recursive: true, force: true }));
 }
 
-/** name, value as shown, default as shown, changeable: SHOW CONFIG of a process that was told nothing. */
+/** SHOW CONFIG of a process without a config: name, value, default, changeable. */
 export const SHOW_CONFIG = `
 admin_users||yes
 application_name_add_host|0|yes

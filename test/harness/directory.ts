@@ -1,6 +1,6 @@
 /*
- * A real slapd for one test file: two users, plain and TLS ports of its own, certificates made on the spot. And a server
- * that only pretends to be one.
+ * A real slapd for one test file, with two users, plain and TLS ports, and generated certificates. Also a fake LDAP
+ * server.
  */
 
 import type { ChildProcess } from 'node:child_process';
@@ -18,7 +18,7 @@ const SCHEMAS = ['/etc/ldap/schema', '/etc/openldap/schema', '/usr/local/etc/ope
 
 export const BASE_DN = 'dc=example,dc=net';
 
-/** Why there can be no test with a directory, or null. */
+/** Why tests with slapd cannot run, or null. */
 export const noSlapd =
   SLAPD.some(executable) && SCHEMAS.some((folder) => existsSync(folder)) ? null : 'there is no slapd on this machine';
 
@@ -97,7 +97,7 @@ export class Directory {
   }
 }
 
-/** Listens like a directory, and does with each connection what the test says. */
+/** A fake LDAP server that handles each connection as the test defines. */
 export class FalseDirectory {
   readonly sockets: Socket[] = [];
 

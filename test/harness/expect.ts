@@ -1,12 +1,12 @@
 /*
- * What tests of a server say often: that an answer is a certain error, that something has not happened yet, and which
- * processes the database itself sees.
+ * Common checks: that an answer is a certain error, that a promise has not settled yet, and which server process serves
+ * a client.
  */
 import assert from 'node:assert/strict';
 import type { Client } from 'pg';
 import { withTimeout } from './machine';
 
-/** The answer must be that error, with that SQLSTATE. */
+/** Checks that the answer is that error with that SQLSTATE. */
 export async function fails(answer: Promise<unknown>, message: string | RegExp, code = '08P01'): Promise<void> {
   await assert.rejects(withTimeout(answer, `the error '${message}'`), (err: Error & { code?: string }) => {
     if (typeof message === 'string') assert.equal(err.message, message);
@@ -18,7 +18,7 @@ export async function fails(answer: Promise<unknown>, message: string | RegExp, 
 
 /** A promise, and whether it has settled yet. */
 interface Watched<T> {
-  /** its outcome, or an error when that takes too long */
+  /** the outcome, or an error on timeout */
   readonly done: () => Promise<T>;
   settled: boolean;
 }

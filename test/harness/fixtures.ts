@@ -8,7 +8,8 @@ import { after, before } from './limits';
 let pg: PgCluster;
 
 /**
- * Starts a PostgreSQL server with these users, which need no password, before the tests of a file, and stops it after them.
+ * Starts a PostgreSQL server with these users, which need no password, before the tests of a file, and stops it after
+ * them.
  * @returns the server; may be called only inside tests
  */
 export function clusterWithUsers(...users: string[]): () => PgCluster {
@@ -39,8 +40,8 @@ export function withCluster(): void {
 }
 
 /**
- * Transaction pooling on `app` and `other`, session pooling on `sess`; no `*`, so that databases can be missing. A server whose login
- * PAUSE or KILL ended counts as one that failed, so the retry is set short.
+ * A pooler with transaction pooling on `app` and `other`, session pooling on `sess`, and no `*`, so that databases can
+ * be missing. A login of a server that PAUSE or KILL has ended counts as failed, so the retry interval is short.
  */
 export function startPooler(settings: Record<string, string | number | null> = {}): Promise<Bouncer> {
   const databases = {

@@ -1,6 +1,6 @@
 /*
- * Stands between a pooler and PostgreSQL, and holds up the connections that a test wants to look at: before their first
- * packet reaches the server, or before the server's first answer reaches the pooler.
+ * A gate between a pooler and PostgreSQL that holds connections: before their first packet reaches the server, or
+ * before the server's first answer reaches the pooler.
  */
 
 import { once } from 'node:events';
@@ -16,7 +16,7 @@ function isCancel(first: Buffer): boolean {
 
 export class Gate {
   holds: Holds = 'nothing';
-  /** connections that are held up now */
+  /** connections held now */
   held = 0;
   port = 0;
   private readonly release = new Set<() => void>();
@@ -37,7 +37,7 @@ export class Gate {
     await eventually(`${count} connections to be held up`, () => this.held === count);
   }
 
-  /** Holds up nobody any more. */
+  /** Releases all connections, and holds no further connection. */
   letGo(): void {
     this.holds = 'nothing';
     for (const go of this.release) go();

@@ -1,5 +1,5 @@
 /*
- * The harness in one import: a PostgreSQL, a pooler, a raw client, and the machine around them. docs: CONTRIBUTING.md.
+ * The harness in one import: PostgreSQL, pooler, raw client, and the machine. See CONTRIBUTING.md.
  */
 export { freePort } from '../../tools/postgres';
 export * from './bouncer';

@@ -1,6 +1,6 @@
 /*
- * An end to every wait. Tests and hooks come from here and not from node:test (`npm run limits` holds that), so that each
- * has a limit, and one that meets it says what it was waiting for.
+ * Time limits for every wait. Tests and hooks come from here instead of node:test (`npm run limits` checks this), so
+ * that each has a limit and, when the limit is reached, reports what it was waiting for.
  */
 import { type SpawnSyncOptions, spawnSync } from 'node:child_process';
 import {
@@ -14,25 +14,25 @@ import type { Client } from 'pg';
 
 export { describe } from 'node:test';
 
-/** Most that one test may take, and one wait inside it, unless it says otherwise. */
+/** Default limits of a test, and of a wait inside a test. */
 export const TEST_MS_MAX = 120_000;
 export const WAIT_MS_MAX = 20_000;
-/** Most that a hook may take: several servers start in one. */
+/** Limit of a hook, which may start several servers. */
 const HOOK_MS_MAX = 120_000;
-/** How much later node:test gives up, whose message does not say what was waited for. */
+/** How much later the timeout of node:test is, whose message does not name the wait. */
 const GRACE_MS = 5_000;
 
 type Text = string | (() => string);
 type Body = () => unknown;
 
-/** What is being waited for now. */
+/** The current waits. */
 const waits = new Set<{ what: Text }>();
 
 function textOf(what: Text): string {
   return typeof what === 'string' ? what : what();
 }
 
-/** Has the failure of a test that takes too long name this wait, which has no limit of its own. */
+/** Registers a wait without a limit of its own, so that the failure of the test's limit names it. */
 export function waitingFor<T>(what: Text, promise: Promise<T>): Promise<T> {
   const wait = { what };
   waits.add(wait);
@@ -43,7 +43,7 @@ export function waitingFor<T>(what: Text, promise: Promise<T>): Promise<T> {
   return promise;
 }
 
-/** A connection of the driver whose queries say that they wait. */
+/** Registers the queries of a driver's connection as waits. */
 export function watchQueries(client: Client): Client {
   const query = client.query.bind(client) as (...args: unknown[]) => unknown;
   client.query = ((...args: unknown[]) => {
@@ -56,7 +56,7 @@ export function watchQueries(client: Client): Client {
   return client;
 }
 
-/** The promise's outcome, or an error that says what was waited for. `what` may be a function, for texts that grow. */
+/** The promise's outcome, or an error that names the wait. `what` may be a function, for texts that change. */
 export async function withTimeout<T>(promise: Promise<T>, what: Text, timeoutMs: number = WAIT_MS_MAX): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
@@ -72,7 +72,7 @@ export async function withTimeout<T>(promise: Promise<T>, what: Text, timeoutMs:
   }
 }
 
-/** Asks again and again until the answer is neither false, null nor undefined: for what has no event to wait for. */
+/** Polls until the answer is neither false, null nor undefined, where there is no event to wait for. */
 export async function eventually<T>(
   what: string,
   ask: () => Promise<T> | T,
@@ -94,13 +94,13 @@ export async function eventually<T>(
 }
 
 async function limited(body: Body, limitMs: number): Promise<void> {
-  // a wait that an earlier test has left open says nothing about this one
+  // a wait left open by an earlier test does not belong to this test
   const before = new Set(waits);
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
       const open = [...waits].filter((wait) => !before.has(wait)).map(({ what }) => `\n  - ${textOf(what)}`);
-      reject(new Error(`not done after ${limitMs} ms, still waiting for:${open.join('') || ' nothing it has told'}`));
+      reject(new Error(`not done after ${limitMs} ms, still waiting for:${open.join('') || ' no registered wait'}`));
     }, limitMs);
   });
   try {
@@ -112,12 +112,12 @@ async function limited(body: Body, limitMs: number): Promise<void> {
 
 /** Options of test(). */
 interface TestOptions {
-  /** why it is skipped, in words; false: it is not */
+  /** why the test is skipped; false: not skipped */
   skip?: string | false;
   timeoutMs?: number;
 }
 
-/** A test with an end to it. */
+/** A test with a time limit. */
 export function test(name: string, body: Body): void;
 export function test(name: string, options: TestOptions, body: Body): void;
 export function test(name: string, ...rest: [Body] | [TestOptions, Body]): void {
@@ -126,7 +126,7 @@ export function test(name: string, ...rest: [Body] | [TestOptions, Body]): void 
   nodeTest(name, { skip, timeout: timeoutMs + GRACE_MS }, () => limited(body, timeoutMs));
 }
 
-/** The same, for tests that need nothing but perhaps more time. */
+/** A test with at most a time limit of its own as option. */
 export function it(name: string, body: Body, timeoutMs: number = TEST_MS_MAX): void {
   test(name, { timeoutMs }, body);
 }
@@ -140,7 +140,7 @@ export const after = limitHook(nodeAfter);
 export const beforeEach = limitHook(nodeBeforeEach);
 export const afterEach = limitHook(nodeAfterEach);
 
-/** How a program that ran to its end ended; status null when it did not, and error says why. */
+/** Outcome of a program; if status is null, it did not exit by itself, and `error` has the reason. */
 interface SyncOutcome {
   status: number | null;
   stdout: string;
@@ -148,7 +148,7 @@ interface SyncOutcome {
   error: Error | undefined;
 }
 
-/** Runs a program while this process waits, but not for ever. Texts are byte strings. */
+/** Runs a program synchronously, with a time limit. Texts are byte strings. */
 export function runSync(program: string, args: string[] = [], options: SpawnSyncOptions = {}): SyncOutcome {
   const limits = { timeout: WAIT_MS_MAX, killSignal: 'SIGKILL' as const };
   const { status, stdout, stderr, error } = spawnSync(program, args, { ...limits, ...options, encoding: 'latin1' });

@@ -31,12 +31,12 @@ export class LogTail {
     });
   }
 
-  /** Where the log ends now: for wait(), to look only at what comes later. */
+  /** The current end of the log, from which wait() can start. */
   mark(): number {
     return this.text.length;
   }
 
-  /** Resolves with the match as soon as the log has one, at or after `from`; throws when the program ends without. */
+  /** Resolves with the first match at or after `from`; throws if the program ends without a match. */
   wait(pattern: RegExp, from = 0, timeoutMs: number = WAIT_MS_MAX): Promise<RegExpExecArray> {
     let waiter: Waiter | null = null;
     const found = new Promise<RegExpExecArray>((settle, reject) => {
@@ -50,7 +50,7 @@ export class LogTail {
     });
   }
 
-  /** How many matches there are, at or after `from`. */
+  /** Number of matches at or after `from`. */
   count(pattern: RegExp, from = 0): number {
     const flags = pattern.flags.includes('g') ? pattern.flags : `${pattern.flags}g`;
     return [...this.text.slice(from).matchAll(new RegExp(pattern.source, flags))].length;

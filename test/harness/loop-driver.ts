@@ -1,5 +1,5 @@
 /*
- * Drives the native loop from a test: runs single turns and collects their records.
+ * Drives the native loop from a test: runs single turns and collects their events.
  */
 
 import assert from 'node:assert/strict';
@@ -29,7 +29,7 @@ export function turn(timeoutMs: number): Happened[] {
   return list;
 }
 
-/** Turns until a record of this kind for this handle comes; fails after 5 s. Others are dropped. */
+/** Runs turns until an event of this kind for this handle occurs; fails after 5 s. Other events are dropped. */
 export function until(kind: Ev, handle: number): Happened {
   const end = Date.now() + 5000;
   while (Date.now() < end) {
@@ -39,7 +39,7 @@ export function until(kind: Ev, handle: number): Happened {
   assert.fail(`no record ${kind} for handle ${handle}`);
 }
 
-/** Everything a handle receives until `length` bytes are there. */
+/** Receives on a handle until `length` bytes have arrived. */
 export function receive(handle: number, length: number): string {
   let text = '';
   while (text.length < length) text += until(Ev.RECV, handle).text;

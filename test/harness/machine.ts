@@ -1,6 +1,6 @@
 /*
- * What every test needs of the machine: a folder of its own, an unprivileged user, children that never outlive the test
- * process, and an end to waiting. Used by the rest of the harness and by tests that start programs themselves.
+ * Services of the machine for tests: temporary folders, an unprivileged user, and child processes that do not outlive
+ * the test process. Used by the rest of the harness and by tests that start programs.
  */
 
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
@@ -25,10 +25,10 @@ export { eventually, it, TEST_MS_MAX, test, WAIT_MS_MAX, withTimeout } from './l
 /** The project's top folder, seen from dist-test/test/harness. */
 export const PROJECT_DIR = resolve(__dirname, '..', '..', '..');
 
-/** As whom servers run: null when the tests themselves run as an ordinary user. */
+/** The user that runs the servers; null if the tests run as an ordinary user. */
 export const user: RunUser | null = runUser();
 
-/** A sanitizer's library (scripts/sanitize.mjs): for this process and for poolers, not for PostgreSQL, which it stops dead. */
+/** A sanitizer's library (scripts/sanitize.mjs) for this process and for poolers; PostgreSQL does not work with it. */
 const preload = process.env.TSBOUNCER_PRELOAD;
 if (preload !== undefined) delete process.env.LD_PRELOAD;
 
@@ -39,8 +39,8 @@ function endChildren(): void {
   for (const child of children) child.kill('SIGKILL');
 }
 
-// A child that a test forgot would keep the test process waiting for ever. Hooks run in the order of their registration:
-// this one comes after those of the test file that imports us, which still talk to their children.
+// A child left over by a test would keep the test process running. Hooks run in the order of their registration: this
+// hook must come after those of the importing test file, which still use their children.
 process.nextTick(() => after(endChildren));
 process.on('exit', () => {
   endChildren();
@@ -57,42 +57,42 @@ export function tempDir(purpose: string): string {
   return dir;
 }
 
-/** Removes a folder of tempDir() before the exit does. */
+/** Removes a folder of tempDir() before the exit of the process. */
 export function dropDir(dir: string): void {
   dirs.delete(dir);
   rmSync(dir, { recursive: true, force: true });
 }
 
-/** Why a child could not be started. */
+/** Errors of children that could not be started. */
 const startFailures = new WeakMap<ChildProcess, Error>();
 
 /**
- * Sees to it that the child is gone when this process is. A program that cannot be executed is a child that ends at once:
- * howEnded() says why.
+ * Makes sure that the child does not outlive this process. A program that cannot be executed counts as a child that
+ * ends at once; howEnded() has the reason.
  */
 export function adopt<Child extends ChildProcess>(child: Child): Child {
   children.add(child);
   child.once('close', () => children.delete(child));
   child.on('error', (err) => {
     startFailures.set(child, err);
-    // without a process there is no event for who waits for its output
+    // without a process, streams emit no end: emitted here for those who wait for output
     children.delete(child);
   });
   return child;
 }
 
-/** How a child ended, in words. */
+/** Describes how a child ended. */
 export function howEnded(child: ChildProcess): string {
   const failure = startFailures.get(child);
   return failure === undefined ? `ended with ${child.exitCode ?? child.signalCode}` : `failed: ${failure.message}`;
 }
 
-/** Starts a program that lives no longer than this process. */
+/** Starts a program that does not outlive this process. */
 export function startProgram(program: string, args: string[], options: SpawnOptions): ChildProcess {
   return adopt(spawn(program, args, options));
 }
 
-/** How a program that ran to its end ended. */
+/** Outcome of a program that has exited. */
 export interface Outcome {
   code: number | null;
   signal: NodeJS.Signals | null;
@@ -104,11 +104,11 @@ export interface Outcome {
 export interface RunOptions {
   cwd?: string;
   env?: NodeJS.ProcessEnv;
-  /** run as this test process does, even when that is root */
+  /** run as the user of this process, even if that is root */
   asSelf?: boolean;
   input?: string;
   timeoutMs?: number;
-  /** told of the process once it is there */
+  /** called with the process once it has started */
   started?: (child: ChildProcess) => void;
 }
 
@@ -128,7 +128,7 @@ export function run(program: string, args: string[], options: RunOptions = {}): 
   child.stderr?.on('data', (chunk: Buffer) => {
     outcome.stderr += chunk.toString('latin1');
   });
-  // a program that ends before it has read all that
+  // the program may exit before it has read all input
   child.stdin?.on('error', () => {});
   child.stdin?.end(options.input);
   const ended = new Promise<Outcome>((settle, reject) => {
@@ -139,7 +139,7 @@ export function run(program: string, args: string[], options: RunOptions = {}): 
   return withTimeout(ended, what, options.timeoutMs ?? WAIT_MS_MAX);
 }
 
-/** Node and the built program, where the unprivileged user can read them. */
+/** Paths of Node and of the built program, readable for the unprivileged user. */
 export interface Installation {
   node: string;
   mainJs: string;
@@ -147,11 +147,11 @@ export interface Installation {
 
 let installation: Installation | null = null;
 
-/** The project as it lies, or a copy of what runs when it lies where the unprivileged user cannot go. */
+/** The project itself, or a copy of the built program if the unprivileged user cannot reach the project. */
 export function installed(): Installation {
   if (installation !== null) return installation;
   const mainJs = join(PROJECT_DIR, 'dist', 'main.js');
-  if (!existsSync(mainJs)) throw new Error('nothing built yet: npm run build');
+  if (!existsSync(mainJs)) throw new Error('the pooler is not built yet: run npm run build');
   installation = { node: process.execPath, mainJs };
   const addon = join(PROJECT_DIR, 'build', 'Release', 'tsbouncer.node');
   const treeReadable = userCan(user, 'r', mainJs) && userCan(user, 'r', addon);
@@ -186,7 +186,7 @@ export function installed(): Installation {
   return installation;
 }
 
-/** Whether that is the path of a program which the servers' user, and this one, can run. */
+/** Whether both the servers' user and this user can run the program. */
 export function executable(path: string): boolean {
   return existsSync(path) && statSync(path).isFile() && userCan(null, 'x', path) && userCan(user, 'x', path);
 }

@@ -1,6 +1,6 @@
 /*
- * A name server for tests: answers A, AAAA and SOA over UDP from a table that the test changes as it likes, or does
- * something that no name server should do.
+ * A name server for tests: answers A, AAAA and SOA queries over UDP from a table that the test can change, or sends
+ * invalid answers.
  */
 
 import { createSocket, type RemoteInfo, type Socket } from 'node:dgram';
@@ -19,7 +19,7 @@ export interface Question {
   packet: Buffer;
 }
 
-/** What is known of one name; a name that is not in the table does not exist. */
+/** The entry of a name; names without an entry do not exist. */
 interface Entry {
   addresses?: string[];
   serial?: number;
@@ -27,7 +27,7 @@ interface Entry {
   rcode?: number;
 }
 
-/** The packets to answer with instead of the right one. */
+/** Makes the packets to send instead of the right answer. */
 type Trick = (question: Question, right: Buffer) => Buffer[];
 
 export function nameBytes(name: string): Buffer {
@@ -61,7 +61,7 @@ function addressBytes(address: string): Buffer {
   return bytes;
 }
 
-/** One record about the name of the question. */
+/** A record about the name in the question. */
 export function record(type: number, data: Buffer, ttl = 3600): Buffer {
   const head = Buffer.alloc(12);
   head.writeUInt16BE(0xc00c, 0);
@@ -90,7 +90,7 @@ function soaData(serial: number): Buffer {
 
 export class NameServer {
   readonly names = new Map<string, Entry>();
-  /** what was asked, `A one.test` */
+  /** received queries, as `A one.test` */
   readonly asked: string[] = [];
   trick: Trick | null = null;
 
@@ -115,7 +115,7 @@ export class NameServer {
     return path;
   }
 
-  /** How often that was asked. */
+  /** Number of such queries. */
   count(question: string): number {
     return this.asked.filter((each) => each === question).length;
   }

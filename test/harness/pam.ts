@@ -1,14 +1,14 @@
 /*
- * The rules by which PAM judges the passwords of a pooler: one file of the machine, whose place and name are fixed. A test
- * run that is killed leaves it behind, so ours says who wrote it, and the next run replaces such a file. Anybody else's
- * stays as it is.
+ * PAM's rules for the pooler's service, in a file of the machine with a fixed path. A test run that is killed leaves
+ * the file behind, so the file is marked as written by the tests, and the next run replaces it. Any other file is left
+ * alone.
  */
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 
 const SERVICE = '/etc/pam.d/pgbouncer';
 const MARK = '# Written by a test of tsbouncer, which removes it at its end.';
 
-/** Why the rules cannot be written on this machine; null when they can. */
+/** Why the rules cannot be written on this machine, or null. */
 export function pamMissing(): string | null {
   if (process.getuid?.() !== 0) return 'only root may write the rules of PAM';
   if (!existsSync('/etc/pam.d')) return 'there is no /etc/pam.d on this machine';
@@ -16,7 +16,7 @@ export function pamMissing(): string | null {
   return null;
 }
 
-/** Has passwords judged by a script, which gets them on standard input and exits with 0 for a right one. */
+/** Lets a script check passwords: it reads a password from standard input and exits with 0 if it is right. */
 export function writePamRules(script: string): void {
   const rules = [
     MARK,

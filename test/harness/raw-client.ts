@@ -13,7 +13,7 @@ export const SSL_REQUEST = 80877103;
 export const GSSENC_REQUEST = 80877104;
 export const CANCEL_REQUEST = 80877102;
 
-/** One message of the server: its letter and what follows the length. */
+/** One message of the server: its letter and its body. */
 export interface Message {
   type: string;
   body: Buffer;
@@ -22,7 +22,7 @@ export interface Message {
 /** Where to connect. */
 export type Target = { host?: string; port: number } | { path: string };
 
-/** Who logs in. */
+/** Parameters of a login. */
 export interface Login {
   user?: string;
   database?: string;
@@ -55,7 +55,7 @@ export function message(type: string, ...body: Buffer[]): Buffer {
   return Buffer.concat([Buffer.from(type, 'latin1'), int32(bytes.length + 4), bytes]);
 }
 
-/** A startup packet, or one of the special requests that look like it. */
+/** A startup packet, or a special request of the same form. */
 export function startupPacket(version: number, params: Record<string, string> | Buffer): Buffer {
   const body = Buffer.isBuffer(params)
     ? params
@@ -92,23 +92,23 @@ export function parameterStatus(msg: Message): [string, string] {
   return [name ?? '', value ?? ''];
 }
 
-/** The letters of those messages in a row, for comparing a whole answer at a glance. */
+/** The letters of the messages as one text. */
 export function letters(messages: Message[]): string {
   return messages.map((msg) => msg.type).join('');
 }
 
 export class RawClient {
-  /** what the server said about itself at login and since */
+  /** parameters reported by the server at login and since */
   readonly parameters: Record<string, string> = {};
   /** of BackendKeyData; the key is 4 bytes in protocol 3.0 */
   backendPid = 0;
   backendKey: Buffer = Buffer.alloc(0);
-  /** settles when the connection is over, in whatever way */
+  /** settles when the connection has ended in any way */
   readonly closed: Promise<void>;
-  /** set when it ended with an error (ECONNRESET) */
+  /** set if the connection ended with an error (ECONNRESET) */
   error: Error | null = null;
 
-  /** received and not yet taken, in the pieces it came in */
+  /** bytes received and not yet taken, in pieces as received */
   private chunks: Buffer[] = [];
   private held = 0;
   private eof = false;
@@ -146,12 +146,12 @@ export class RawClient {
     return client;
   }
 
-  /** Speaks on a connection that somebody else made, as one inside TLS. */
+  /** A client on an existing connection, for example inside TLS. */
   static over(socket: Socket): RawClient {
     return new RawClient(socket);
   }
 
-  /** Sends bytes as they are; resolves when the kernel has them. */
+  /** Sends bytes unchanged; resolves when the kernel has accepted them. */
   send(...bytes: Buffer[]): Promise<void> {
     return new Promise((settle) => this.socket.write(Buffer.concat(bytes), () => settle()));
   }
@@ -161,7 +161,7 @@ export class RawClient {
     return this.send(message(type, ...body));
   }
 
-  /** Waits until `length` bytes lie in the buffer and takes them; null when the connection ends before. */
+  /** Takes `length` bytes, waiting for them; null if the connection ends before. */
   async bytes(length: number, timeoutMs: number = WAIT_MS_MAX): Promise<Buffer | null> {
     const enough = async (): Promise<Buffer | null> => {
       while (this.held < length) {
@@ -189,7 +189,7 @@ export class RawClient {
     return msg;
   }
 
-  /** All messages up to and with the first whose letter is in `types`, or up to the end of the connection. */
+  /** All messages up to and including the first whose letter is in `types`, or up to the end of the connection. */
   async until(types: string, timeoutMs: number = WAIT_MS_MAX): Promise<Message[]> {
     const messages: Message[] = [];
     for (;;) {
@@ -200,7 +200,7 @@ export class RawClient {
     }
   }
 
-  /** Whatever comes before the end of the connection. */
+  /** All bytes up to the end of the connection. */
   async rest(timeoutMs: number = WAIT_MS_MAX): Promise<Buffer> {
     await withTimeout(this.closedOrEnded(), 'the end of the connection', timeoutMs);
     const all = Buffer.concat(this.chunks);
@@ -209,7 +209,7 @@ export class RawClient {
     return all;
   }
 
-  /** Sends the startup packet; the answer is yours to read. */
+  /** Sends the startup packet; the caller has to read the answer. */
   startup(params: Record<string, string>, version: number = PROTOCOL_30): Promise<void> {
     return this.send(startupPacket(version, params));
   }
@@ -221,8 +221,8 @@ export class RawClient {
   }
 
   /**
-   * Logs in with whatever method the server asks for. Returns all messages up to ReadyForQuery, or up to the
-   * ErrorResponse or end of file that came instead.
+   * Logs in with the method that the server requests.
+   * @returns all messages up to ReadyForQuery, or up to the ErrorResponse or end of file instead
    */
   async login(login: Login = {}): Promise<Message[]> {
     const user = login.user ?? 'postgres';
@@ -244,7 +244,7 @@ export class RawClient {
     return this.until('Z', timeoutMs);
   }
 
-  /** Stops reading, so that the pooler meets a slow client. */
+  /** Stops reading, to act as a slow client. */
   pause(): void {
     this.socket.pause();
   }
@@ -253,7 +253,7 @@ export class RawClient {
     this.socket.resume();
   }
 
-  /** Says goodbye and waits until the connection is over. */
+  /** Sends Terminate and waits until the connection has ended. */
   async end(): Promise<void> {
     if (!this.eof) await this.sendMessage('X');
     this.socket.end();
@@ -261,7 +261,7 @@ export class RawClient {
     await withTimeout(this.closed, 'the connection to close');
   }
 
-  /** Vanishes without goodbye; with `reset` the other side gets ECONNRESET. */
+  /** Closes the connection without Terminate; with `reset` the pooler gets ECONNRESET. */
   async destroy(reset = false): Promise<void> {
     if (reset) this.socket.resetAndDestroy();
     else this.socket.destroy();

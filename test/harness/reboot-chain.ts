@@ -1,6 +1,6 @@
 /*
- * One place that poolers succeed one another in: an ini, a port, a Unix socket, a pidfile, and generation after generation of
- * tsbouncer or of the C original, each taking over from the one before.
+ * A chain of pooler processes that share an ini, a port, a Unix socket and a pidfile. Each process, tsbouncer or
+ * PgBouncer, takes over from the process before it.
  */
 
 import type { ChildProcess } from 'node:child_process';
@@ -37,12 +37,12 @@ export interface PlaceOptions {
   cluster: PgCluster;
   databases?: Record<string, string>;
   users?: Record<string, string>;
-  /** [pgbouncer]; null leaves one of the place's own out */
+  /** [pgbouncer]; null removes a default setting of the chain */
   settings?: Record<string, string | number | null>;
   userlist?: Record<string, string>;
 }
 
-/** One process of the line. */
+/** One process of the chain. */
 export class PoolerProcess {
   readonly log: LogTail;
   readonly ended: Promise<PoolerEnd>;
@@ -86,7 +86,7 @@ export class PoolerProcess {
 export class RebootChain {
   readonly dir = tempDir('line');
   readonly generations: PoolerProcess[] = [];
-  /** relays of the tests so far, for their names */
+  /** number of relays that tests have created, for their names */
   relays = 0;
 
   private constructor(
@@ -112,12 +112,12 @@ export class RebootChain {
     return join(this.dir, `.s.PGSQL.${this.port}`);
   }
 
-  /** The process that serves now. */
+  /** The current process. */
   get now(): PoolerProcess {
     return this.generations.at(-1) as PoolerProcess;
   }
 
-  /** Writes ini and auth_file, with `changes` on top of what the place began with. */
+  /** Writes ini and auth_file, with `changes` to the initial options. */
   write(changes: Partial<PlaceOptions> = {}): void {
     const { cluster } = this.options;
     const settings = {
@@ -150,7 +150,7 @@ export class RebootChain {
     return [node, kind === 'other' ? (otherVersion ?? mainJs) : mainJs];
   }
 
-  /** Starts a process with those arguments in front of the ini; it need not come up. */
+  /** Starts a process with those arguments before the ini, without waiting. */
   spawn(kind: Kind, args: string[] = [], env: NodeJS.ProcessEnv = {}): PoolerProcess {
     const [program, ...first] = this.command(kind);
     const child = startProgram(program, [...first, ...args, this.ini], {
@@ -162,7 +162,7 @@ export class RebootChain {
     return new PoolerProcess(kind, child);
   }
 
-  /** The first of the line. */
+  /** Starts the first process of the chain. */
   async start(kind: Kind, env: NodeJS.ProcessEnv = {}): Promise<PoolerProcess> {
     const first = await this.spawn(kind, [], env).waitUp();
     this.generations.push(first);
@@ -170,8 +170,8 @@ export class RebootChain {
   }
 
   /**
-   * A new process takes over and serves; the old one must have ended well.
-   * @param suspended is called when the old one has been told to SUSPEND, which it is only in the classic exchange
+   * Starts a new process, which must take over, while the old process must exit with 0.
+   * @param suspended called when the old process has received SUSPEND, which happens only in the classic exchange
    */
   async reboot(
     kind: Kind,
@@ -191,7 +191,10 @@ export class RebootChain {
     return next;
   }
 
-  /** A new process that must fail; the present one must live on. Returns it after its end. */
+  /**
+   * Starts a new process, which must fail while the current process keeps running.
+   * @returns the new process after its exit
+   */
   async failReboot(kind: Kind = 'ts', env: NodeJS.ProcessEnv = {}): Promise<PoolerProcess> {
     const next = this.spawn(kind, ['-R'], env);
     const end = await next.waitEnd();
@@ -200,7 +203,7 @@ export class RebootChain {
     return next;
   }
 
-  /** Runs tsbouncer to its end: for -d. */
+  /** Runs tsbouncer until it exits, for -d. */
   run(...args: string[]): Promise<Outcome> {
     const [program, ...first] = this.command('ts');
     return run(program, [...first, ...args, this.ini], { cwd: this.dir });
@@ -240,14 +243,14 @@ export class RebootChain {
     return existsSync(this.pidfile) ? Number(readFileSync(this.pidfile, 'latin1')) : 0;
   }
 
-  /** Ends everything. */
+  /** Stops all processes. */
   async stop(): Promise<void> {
     for (const generation of this.generations) await generation.kill('SIGKILL').catch(() => {});
     dropDir(this.dir);
   }
 }
 
-/** A place for the length of one body. */
+/** Runs `body` with a chain. */
 export async function withPlace(options: PlaceOptions, body: (place: RebootChain) => Promise<void>): Promise<void> {
   const place = await RebootChain.make(options);
   try {

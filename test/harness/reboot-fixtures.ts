@@ -1,5 +1,5 @@
 /*
- * What the tests of whole casts share: a place whose pools have room for all, and the actors of both transports.
+ * Set-up of takeover tests with all actors: options of a chain with large pools, and the actors of both transports.
  */
 
 import type { PgCluster } from '../harness';

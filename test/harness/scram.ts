@@ -1,6 +1,6 @@
 /*
- * The client's half of SCRAM-SHA-256 and of md5, for RawClient: written from RFC 5802 and RFC 7677, apart from the
- * pooler's own code on purpose, so that one checks the other.
+ * The client's side of SCRAM-SHA-256 and md5, for RawClient. Written from RFC 5802 and RFC 7677 independently of the
+ * pooler's code, so that each implementation checks the other.
  */
 import { createHash, createHmac, pbkdf2Sync, randomBytes, timingSafeEqual } from 'node:crypto';
 
@@ -26,7 +26,7 @@ export class ScramClient {
     return `n,,n=,r=${this.nonce}`;
   }
 
-  /** The second message, from the server's first. */
+  /** Makes the client's second message from the server's first. */
   final(serverFirst: string): string {
     const match = /^r=([^,]+),s=([^,]+),i=(\d+)/.exec(serverFirst);
     if (match === null || !match[1]?.startsWith(this.nonce)) throw new Error(`bad SCRAM challenge: ${serverFirst}`);

@@ -1,8 +1,8 @@
 /*
- * Clients that are in the middle of something while the pooler under them is replaced by the classic exchange, which keeps
- * what SHOW FDS can carry and no bytes: the old process is suspended until its buffers are empty, or suspend_timeout
- * is over. Whoever gets to the end of a packet meanwhile is kept; whoever does not is closed, and told so where that
- * is possible. The same between two of the C original, which the tests run as a control.
+ * Clients in the middle of some work while the pooler is replaced by the classic exchange, which carries the rows of
+ * SHOW FDS and no buffered bytes. The old process is suspended until its buffers are empty or suspend_timeout has
+ * passed. Clients that complete their packets meanwhile are kept. Other clients are closed, with an error where that is
+ * possible. PgBouncer does the same, which the tests check as a control.
  */
 
 import assert from 'node:assert/strict';
@@ -26,7 +26,7 @@ function pause(ms: number): Promise<void> {
   return new Promise((wake) => setTimeout(wake, ms));
 }
 
-/** The database whose pool has one server, for this stage alone. */
+/** The stage's own database, whose pool has one server. */
 function narrow(stage: Stage): Stage {
   return { ...stage, database: `${stage.database}_narrow_${stage.unix ? 'unix' : 'tcp'}` };
 }
@@ -54,7 +54,7 @@ function halfSentAndFinished(name: string, length: number, part: number): Make {
   };
 }
 
-/** Reads a 10 MB answer, little by little, from before the reboot until after it. */
+/** Reads a 10 MB answer slowly, from before the reboot until after it. */
 function slowReader(name: string, sql: string, check: (client: RawClient, i: number) => Promise<void>): Make {
   return (stage) => {
     let client: RawClient;
@@ -76,14 +76,14 @@ function slowReader(name: string, sql: string, check: (client: RawClient, i: num
         const head = await client.next();
         assert.ok(head !== null && 'TH'.includes(head.type), head?.type);
         await some();
-        // everybody between PostgreSQL and us is full now
+        // all buffers between PostgreSQL and this client are full now
         await pause(200);
       },
       during: async () => {
         const slowly = async (): Promise<void> => {
           while (!hurry && row < ROWS) {
             await some();
-            // too slow to get all of it before suspend_timeout
+            // too slow to read the whole answer before suspend_timeout
             await pause(80);
           }
         };
@@ -117,7 +117,7 @@ async function nextCopyLine(client: RawClient, i: number): Promise<void> {
   assert.equal(msg?.body.toString('latin1'), `${i}\t${line}\n`);
 }
 
-/** Sends rows the whole time. */
+/** Sends rows all the time. */
 const copyInSender: Make = (stage) => {
   let client: RawClient;
   let sending: Promise<void> = Promise.resolve();
@@ -155,7 +155,7 @@ const copyInSender: Make = (stage) => {
   };
 };
 
-/** Its server is busy with somebody who is done in time. */
+/** Waits for a server whose client is done in time. */
 const waitingForRunner: Make = (stage) => {
   let runner: RawClient;
   let waiter: RawClient;
@@ -196,10 +196,10 @@ const loggingIn: Make = (stage) => {
 
 /* ---- those that suspend_timeout closes ---- */
 
-/** It must have been told why, and nothing else. */
+/** Checks that the client gets only the error with the reason. */
 async function closedByTimeout(client: RawClient): Promise<void> {
   let last = await client.next();
-  // who waits for long is told so first
+  // a client that has waited long gets a notice first
   while (last?.type === 'N') last = await client.next();
   assert.equal(last?.type, 'E');
   // 1.18 does not wait for the rest of a startup packet at all
@@ -235,7 +235,7 @@ const halfStartup: Make = (stage) => {
   };
 };
 
-/** The server is held by somebody who does not go. */
+/** Waits for a server whose client keeps it. */
 const waitingForHolder: Make = (stage) => {
   let holder: RawClient;
   let waiter: RawClient;
@@ -266,13 +266,13 @@ function bigRows(): Buffer[] {
   });
 }
 
-/** Where the error begins that ends a connection; its whole length when there is none. */
+/** Offset of the final error, or the whole length if there is no error. */
 function endOfAnswer(got: Buffer): number {
   const at = got.lastIndexOf('SFATAL\0', undefined, 'latin1');
   return at < 0 ? got.length : at - 5;
 }
 
-/** Does not read until all is over. It gets the beginning of its answer, and not one byte of anything else. */
+/** Does not read until the reboot is over. It gets the beginning of its answer, and no other byte. */
 const stoppedReader: Make = (stage) => {
   let client: RawClient;
   return {
@@ -294,7 +294,7 @@ const stoppedReader: Make = (stage) => {
       if (end < got.length) {
         assert.equal(got.toString('latin1', end, end + 1), 'E');
         assert.match(got.toString('latin1', end), /suspend_timeout/);
-        // the original says it in the middle of a row, too
+        // PgBouncer sends the error even in the middle of a row
         if (stage.place.generations.at(-2)?.kind === 'ts') {
           let boundary = 0;
           for (let i = 0; boundary < end; i++) boundary += (rows[i] as Buffer).length;
@@ -327,13 +327,13 @@ const closed: Make[] = [
   stoppedReader,
 ];
 
-/** Those that the classic exchange keeps because they move on in time. */
+/** Clients that the classic exchange keeps because they make progress in time. */
 export function keptCast(stage: Stage): Actor[] {
-  // in session mode the server is nobody else's before its client leaves
+  // in session mode a server stays with its client until the client disconnects
   return [...kept, ...(stage.session ? [] : [waitingForRunner])].map((make) => make(stage));
 }
 
-/** Those that it closes at suspend_timeout. */
+/** Clients that the classic exchange closes at suspend_timeout. */
 export function closedCast(stage: Stage): Actor[] {
   return closed.map((make) => make(stage));
 }

@@ -1,5 +1,5 @@
 /*
- * Drives TLS connections of the native loop from a test: pairs of handles, certificates, the records of each turn.
+ * Drives TLS connections of the native loop from a test: pairs of handles, certificates, and the events of each turn.
  */
 
 import assert from 'node:assert/strict';

@@ -1,5 +1,5 @@
 /*
- * Actors of a reboot that are in the middle of a large transfer: COPY in both directions, slow readers.
+ * Actors in the middle of a large transfer during a reboot: COPY in both directions, slow readers.
  */
 
 import assert from 'node:assert/strict';

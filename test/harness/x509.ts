@@ -1,11 +1,11 @@
 /*
- * Makes X.509 certificates: Node reads them but cannot write them, and no test should need the openssl command for that.
- * Just enough DER (ITU-T X.690) for RFC 5280. Called by certs.ts.
+ * Makes X.509 certificates, because Node can only read them and tests should not need the openssl command. Contains
+ * just enough DER (ITU-T X.690) for RFC 5280. Called by certs.ts.
  */
 import { createHash, createPublicKey, type KeyObject, randomBytes, sign } from 'node:crypto';
 import { isIPv6 } from 'node:net';
 
-/** Who a certificate is for: organization and common name. */
+/** Subject of a certificate: organisation and common name. */
 export interface Name {
   o: string;
   cn: string;

@@ -7,6 +7,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server } from 'node:net';
 import { ADMIN_PASSWORD, Bouncer, type BouncerOptions, eventually, it, PgCluster } from '../harness';
+import { backendsBecome } from '../harness/answers';
 import { FakeServer, type Visit } from '../harness/hostile/fake-server';
 import { after, before, describe } from '../harness/limits';
 import {
@@ -207,6 +208,8 @@ describe('towards PostgreSQL', () => {
           await client.login({ version });
           assert.equal(await ask(client, 'SELECT 1'), '1');
           await sleep(client, pooler);
+          // PostgreSQL ignores a cancel request that arrives before the query
+          await backendsBecome(pg, "query LIKE 'SELECT pg_sleep%' AND state = 'active'", 1);
           await cancelRequest({ port: pooler.port }, client.backendPid, client.backendKey);
           await cancelled(client);
           await client.end();

@@ -10,13 +10,13 @@ import { withTimeout } from '../../harness';
 import type { Target } from '../raw-client';
 import type { Random } from './random';
 
-/** Longer ones are not sent byte by byte. */
+/** Longer texts are not sent byte by byte. */
 const BYTEWISE_MAX = 80;
 /** No message of a test's answers is as long as this. */
 const ANSWER_MAX = 8 * 1024 * 1024;
 const LETTERS = new Set('RKZSENTDCI123ns tGHWcdAVv');
 
-/** Closes with a reset where that is possible: not on Unix sockets, and Node loses a socket that it is shutting down. */
+/** Closes with a reset where possible: not on Unix sockets, nor on a socket that Node is already shutting down. */
 export function reset(socket: Socket): void {
   if (socket.writableEnded || socket.remoteAddress === undefined) socket.destroy();
   else socket.resetAndDestroy();
@@ -32,7 +32,7 @@ interface Attack {
   random: Random;
 }
 
-/** Writes in the way that chance picks. */
+/** Writes the bytes in a randomly chosen way. */
 async function deliver(socket: Socket, bytes: Buffer, random: Random): Promise<void> {
   if (bytes.length === 0) return;
   const way = random.below(8);
@@ -47,18 +47,18 @@ async function deliver(socket: Socket, bytes: Buffer, random: Random): Promise<v
   }
 }
 
-/** True when the pooler has said its part of a login: it waits for a query or for a password. */
+/** True if the pooler now waits for a query or for a password. */
 function loginAnswered(received: Buffer): boolean {
-  // an AuthenticationRequest other than Ok is all there is
+  // an AuthenticationRequest other than Ok is the last message
   if (received[0] === 0x52 && received.length >= 9) if (received.readInt32BE(5) !== 0) return true;
-  // ReadyForQuery is 6 bytes and the last that comes
+  // ReadyForQuery has 6 bytes and is the last message
   return received.length >= 6 && received[received.length - 6] === 0x5a;
 }
 
 /**
- * Makes the connection, sends the bytes, ends it, and waits until it is over.
- * @returns all that was received
- * @throws when the pooler does not let go of it
+ * Opens a connection, sends the bytes, closes the connection, and waits until it has ended.
+ * @returns all bytes received
+ * @throws if the pooler does not close the connection
  */
 export async function attack({ target, login, bytes, random }: Attack): Promise<Buffer> {
   const where = 'path' in target ? target : { host: '127.0.0.1', ...target };
@@ -102,7 +102,7 @@ export async function attack({ target, login, bytes, random }: Attack): Promise<
   return Buffer.concat(chunks);
 }
 
-/** Throws unless this is a sequence of whole messages, maybe with one-byte refusals of encryption, maybe cut at the end. */
+/** Checks for a sequence of whole messages, with possible one-byte refusals of encryption, and a possibly cut end. */
 export function checkAnswer(received: Buffer): void {
   for (let at = 0; at + 5 <= received.length; ) {
     const letter = String.fromCharCode(received[at] as number);
@@ -118,7 +118,7 @@ export function checkAnswer(received: Buffer): void {
   }
 }
 
-/** Runs numbered cases, some at once; a failing one says which it was. */
+/** Runs numbered cases, some at once; a failure names its case. */
 export async function eachCase(count: number, atOnce: number, one: (index: number) => Promise<void>): Promise<void> {
   let next = 0;
   const worker = async (): Promise<void> => {
@@ -135,7 +135,7 @@ export async function eachCase(count: number, atOnce: number, one: (index: numbe
   await Promise.all(Array.from({ length: atOnce }, worker));
 }
 
-/** What a process holds, from the kernel. */
+/** Resources of a process, as reported by the kernel. */
 export interface Holding {
   descriptors: number;
   /** resident memory, kB */

@@ -1,5 +1,5 @@
 /*
- * Clients that behave while others do not: they check every answer, and remember the first thing that went wrong.
+ * Clients that behave correctly during attacks: they check every answer and record the first error.
  */
 
 import { setTimeout as pause } from 'node:timers/promises';
@@ -21,13 +21,13 @@ export class CalmClients {
   ) {
     for (let number = 0; number < count; number++) {
       const run = this.run(number);
-      // stop() tells
+      // stop() reports the error
       run.catch(() => {});
       this.running.push(run);
     }
   }
 
-  /** Number 0 logs in again and again, the others stay. */
+  /** Client 0 logs in repeatedly, the other clients stay connected. */
   private async run(number: number): Promise<void> {
     let client: Client | null = null;
     for (let turn = 0; !this.stopped; turn++) {
@@ -54,7 +54,7 @@ export class CalmClients {
     if (answer !== token || result.rows.length !== 1) throw new Error(`asked for ${token}, got ${answer}`);
   }
 
-  /** Ends them; throws what went wrong with any of them. */
+  /** Stops the clients; throws the first error of any of them. */
   async stop(): Promise<void> {
     this.stopped = true;
     await Promise.all(this.running);

@@ -1,6 +1,6 @@
 /*
- * A PostgreSQL that breaks the protocol. The name of the database that the pooler asks for picks the number of the case,
- * so that each case has a pool of its own; hostile.test.ts says what to do in which.
+ * A server that breaks the protocol. The name of the requested database selects the case, so that each case has a pool
+ * of its own; hostile.test.ts defines the cases.
  */
 
 import { createServer, type Server, type Socket } from 'node:net';
@@ -13,7 +13,7 @@ const authentication = (code: number, ...rest: Buffer[]) => message('R', int32(c
 const parameter = (name: string, value: string) => message('S', cstring(name), cstring(value));
 export const READY = message('Z', Buffer.from('I'));
 
-/** A login that goes well. */
+/** The messages of a successful login. */
 export const WELCOME = Buffer.concat([
   authentication(0),
   parameter('server_version', '15.0'),
@@ -40,7 +40,7 @@ function errorResponse(...fields: string[]): Buffer {
   return message('E', ...fields.map(cstring), Buffer.alloc(1));
 }
 
-/** To whom the test did not invite. */
+/** The answer to unexpected connections. */
 export const NO_DATABASE = errorResponse('SFATAL', 'C3D000', 'Mdatabase does not exist');
 
 type Maker = (random: Random) => Buffer;
@@ -125,7 +125,7 @@ export const hostileAnswer: Maker = (random) => random.pick(ANSWERS)(random);
 
 const NO_ENCRYPTION = Buffer.from('N');
 
-/** Anything but a plain yes or no to a request for encryption. */
+/** An invalid answer to an encryption request. */
 export function hostileSslAnswer(random: Random): Buffer {
   const record = Buffer.from([22, 3, 3, random.below(256), random.below(256)]);
   const makers: readonly Maker[] = [
@@ -139,14 +139,14 @@ export function hostileSslAnswer(random: Random): Buffer {
   return random.pick(makers)(random);
 }
 
-/** What is sent after the hostile bytes. */
+/** How the connection ends after the hostile bytes. */
 export type Ending = 'fin' | 'rst' | 'silence';
 
 /** One connection of the pooler to this server, after its startup packet. */
 export interface Visit {
   socket: Socket;
   database: string;
-  /** of the protocol, as in the startup packet */
+  /** protocol version in the startup packet */
   version: number;
   /** the next whole message's letter and body, or null at the end of the connection */
   next(): Promise<{ type: string; body: Buffer } | null>;
@@ -158,7 +158,7 @@ export function finish(socket: Socket, ending: Ending): void {
   else if (ending === 'rst') reset(socket);
 }
 
-/** Takes one message off the front, when it is all there. */
+/** Takes one message off the front if it is complete. */
 function take(buffered: Buffer, headLength: number): Buffer | null {
   if (buffered.length < headLength + 4) return null;
   const length = buffered.readInt32BE(headLength) + headLength;
@@ -173,7 +173,7 @@ function databaseOf(startup: Buffer): string {
 
 export class FakeServer {
   private readonly sockets = new Set<Socket>();
-  /** what is said to a request for encryption; 'N' is the only answer that is kept */
+  /** the answer to an encryption request; only after 'N' the connection continues */
   sslAnswer: () => Buffer = () => NO_ENCRYPTION;
 
   private constructor(
@@ -181,7 +181,7 @@ export class FakeServer {
     readonly port: number,
   ) {}
 
-  /** @param serve is called for every connection whose startup packet has come */
+  /** @param serve called for every connection after its startup packet */
   static async start(serve: (visit: Visit) => Promise<void>): Promise<FakeServer> {
     const server = createServer({ allowHalfOpen: true, noDelay: true });
     await new Promise<void>((settle) => server.listen(0, '127.0.0.1', settle));
@@ -204,7 +204,7 @@ export class FakeServer {
       buffered = Buffer.concat([buffered, chunk]);
       wake();
     });
-    // the pooler has left: so do we
+    // the pooler has closed its side
     socket.on('end', () => socket.end());
     socket.on('end', ended);
     socket.on('error', ended);

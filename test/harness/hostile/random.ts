@@ -1,5 +1,5 @@
 /*
- * Randomness that can be had again: a small generator with a seed that every run prints. For the hostile test and the
+ * A small random generator whose seed every run prints, so that a run can be repeated. For the hostile test and the
  * soak.
  */
 
@@ -50,7 +50,7 @@ export class Random {
     return this.bytes(length).toString('latin1').replaceAll('\0', '\x01');
   }
 
-  /** A copy in which some bytes were changed, inserted, doubled or dropped. */
+  /** A copy with some bytes changed, inserted, doubled or dropped. */
   mutate(original: Buffer): Buffer {
     let bytes = Buffer.from(original);
     for (let left = this.between(1, 4); left > 0 && bytes.length > 0; left--) {

@@ -1,5 +1,5 @@
 /*
- * What a logged-in client should never send: hostile.test.ts sends it in the middle of sessions.
+ * Invalid messages of logged-in clients, which hostile.test.ts sends in the middle of sessions.
  */
 
 import { CANCEL_REQUEST, cstring, int16, int32, message, PROTOCOL_30, SSL_REQUEST, startupPacket } from '../raw-client';
@@ -13,7 +13,7 @@ const bind = (portal: string, name: string) =>
   message('B', cstring(portal), cstring(name), int16(0), int16(0), int16(0));
 const execute = (portal: string) => message('E', cstring(portal), int32(0));
 
-/** Work of a client that means well: what mutations start from. */
+/** Messages of a well-behaved client, as the basis of mutations. */
 const SEEDS = [
   query('SELECT 1'),
   query('BEGIN; SELECT 1; COMMIT'),
@@ -45,10 +45,10 @@ const MAKERS: readonly Maker[] = [
     return seed.subarray(0, r.below(seed.length));
   },
   (r) => Buffer.concat([query('SELECT 1'), query('SELECT 2').subarray(0, r.below(14))]),
-  // no NUL where one belongs
+  // missing NULs
   (r) => message('Q', r.bytes(r.below(100))),
   (r) => message('P', Buffer.from(r.text(r.below(60)), 'latin1')),
-  // counts that lie
+  // wrong counts
   (r) =>
     Buffer.concat([
       parse('', 'SELECT 1'),
@@ -65,17 +65,17 @@ const MAKERS: readonly Maker[] = [
   (r) => Buffer.concat([query('BEGIN'), message('d', r.bytes(40)), message('c'), query('SELECT 1')]),
   (r) => Buffer.concat([query('CREATE TEMP TABLE t (a int); COPY t FROM STDIN'), r.bytes(r.between(1, 60))]),
   () => Buffer.concat([query('CREATE TEMP TABLE t (a int); COPY t FROM STDIN'), SYNC, query('SELECT 1')]),
-  // what belongs earlier
+  // messages of an earlier phase
   (r) => message('p', cstring(r.text(r.below(40)))),
   () => startupPacket(PROTOCOL_30, { user: 'postgres' }),
   () => startupPacket(SSL_REQUEST, Buffer.alloc(0)),
   (r) => startupPacket(CANCEL_REQUEST, r.bytes(8)),
-  // begun and not ended
+  // incomplete exchanges
   () => parse('', 'SELECT 1'),
   () => Buffer.concat([parse('', 'SELECT generate_series(1, 1000)'), bind('', ''), execute(''), message('H')]),
   () => query('BEGIN'),
   () => query("SELECT repeat('x', 3000000)"),
-  // many
+  // many messages
   (r) => Buffer.concat(Array.from({ length: r.between(2, 200) }, () => SYNC)),
   (r) => Buffer.concat(Array.from({ length: r.between(2, 50) }, () => query('SELECT 1'))),
   (r) => Buffer.concat(Array.from({ length: r.between(2, 100) }, () => message('H'))),
@@ -87,7 +87,7 @@ const MAKERS: readonly Maker[] = [
   (r) => Buffer.concat([message('X'), r.bytes(r.below(50))]),
 ];
 
-/** What a logged-in client sends to a database. */
+/** Hostile messages of a logged-in client to a database. */
 export function hostileMessages(random: Random): Buffer {
   return random.one(2) ? random.mutate(random.pick(SEEDS)) : random.pick(MAKERS)(random);
 }
@@ -105,7 +105,7 @@ const COMMANDS = [
   '',
 ];
 
-/** What a user who may only look sends to the console. */
+/** Hostile messages of a stats user to the console. */
 export function hostileCommands(random: Random): Buffer {
   const makers: readonly Maker[] = [
     (r) => query(r.pick(COMMANDS)),

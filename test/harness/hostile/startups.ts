@@ -1,6 +1,5 @@
 /*
- * Start-up packets that nobody should send, and a few that are only unusual. hostile.test.ts sends them on fresh
- * connections.
+ * Invalid startup packets, and a few that are only unusual, which hostile.test.ts sends on fresh connections.
  */
 
 import {
@@ -16,7 +15,7 @@ import {
 } from '../raw-client';
 import type { Random } from './random';
 
-/** Lengths that a header may claim, whatever follows it. */
+/** Lengths claimed in headers. */
 export const LENGTHS = [
   0,
   1,
@@ -70,7 +69,7 @@ const CODES = [
 
 const GOOD = { user: 'postgres', database: 'postgres' };
 
-/** Logins of a client that means well: what mutations start from. */
+/** Logins of a well-behaved client, as the basis of mutations. */
 const SEEDS = [
   startupPacket(PROTOCOL_30, GOOD),
   startupPacket(PROTOCOL_32, { ...GOOD, application_name: 'seed', client_encoding: 'UTF8', '_pq_.extension': '1' }),
@@ -80,7 +79,7 @@ const SEEDS = [
   startupPacket(CANCEL_REQUEST, Buffer.alloc(8, 7)),
 ];
 
-/** A header that says what it likes, and whatever comes behind it. */
+/** A packet with an arbitrary length in its header. */
 function claim(length: number, code: number, body: Buffer): Buffer {
   return Buffer.concat([int32(length), int32(code), body]);
 }
@@ -149,10 +148,10 @@ const MAKERS: readonly Maker[] = [
       ...GOOD,
       filler: 'x'.repeat(r.pick([9_000, 9_900, 30_000, 65_400, 65_600, 200_000])),
     }),
-  // too many of them
+  // too many packets
   (r) => Buffer.concat(Array.from({ length: r.between(2, 4) }, () => startupPacket(PROTOCOL_30, GOOD))),
   (r) => Buffer.concat(Array.from({ length: r.between(1, 30) }, () => startupPacket(SSL_REQUEST, Buffer.alloc(0)))),
-  // data behind a request for encryption
+  // data behind an encryption request
   (r) => Buffer.concat([startupPacket(r.pick([SSL_REQUEST, GSSENC_REQUEST]), Buffer.alloc(0)), r.pick(SEEDS)]),
   (r) =>
     Buffer.concat([startupPacket(r.pick([SSL_REQUEST, GSSENC_REQUEST]), Buffer.alloc(0)), r.bytes(r.between(1, 60))]),
@@ -162,7 +161,7 @@ const MAKERS: readonly Maker[] = [
   (r) => startupPacket(CANCEL_REQUEST, r.bytes(8)),
   (r) => Buffer.concat([startupPacket(CANCEL_REQUEST, r.bytes(8)), r.bytes(r.below(4000))]),
   (r) => claim(r.pick(LENGTHS), CANCEL_REQUEST, r.bytes(r.below(24))),
-  // what belongs later
+  // messages of a later phase
   (r) => message('p', cstring(r.text(r.below(40)))),
   (r) => Buffer.concat([Buffer.from('p'), int32(r.pick([1 << 30, ...LENGTHS])), r.bytes(r.below(40))]),
   (r) => Buffer.concat([Buffer.from(String.fromCharCode(r.below(256))), int32(r.pick(LENGTHS)), r.bytes(r.below(40))]),
@@ -177,12 +176,12 @@ const MAKERS: readonly Maker[] = [
   (r) => Buffer.alloc(r.between(1, 3000), 0xff),
 ];
 
-/** The bytes of one hostile start: mutations of good packets for half of them. */
+/** The bytes of one hostile start; half of them are mutations of valid packets. */
 export function hostileStartup(random: Random): Buffer {
   return random.one(2) ? random.mutate(random.pick(SEEDS)) : random.pick(MAKERS)(random);
 }
 
-/** The answers of a client to a request for its password that are none. */
+/** Invalid answers of a client to a password request. */
 export function hostilePassword(random: Random): Buffer {
   const sasl = (mechanism: string, length: number, text: string) =>
     message('p', cstring(mechanism), int32(length), Buffer.from(text, 'latin1'));
