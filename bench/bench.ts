@@ -1,6 +1,6 @@
 /*
- * npm run bench: tsbouncer and the C original side by side, every figure with its ratio. docs/performance.md says how to
- * read it. Nothing here passes or fails.
+ * npm run bench: measures tsbouncer and PgBouncer side by side, with the ratio of every figure. docs/performance.md
+ * explains the figures. Nothing here passes or fails.
  */
 import { writeFileSync } from 'node:fs';
 import { cpus, release } from 'node:os';
@@ -43,7 +43,7 @@ const USAGE = `Usage: npm run bench -- [OPTION]...
                   scale: what large numbers cost, which is not measured otherwise (some minutes)
   --json FILE     also write everything, single rounds included, to FILE
   --svg FILE      also draw the ratios, as in the README
-BENCH_COPY_MB says how much COPY sends (default 1024), PGBOUNCER_BIN where the C original lies.`;
+BENCH_COPY_MB sets the size of COPY (default 1024), PGBOUNCER_BIN the path of PgBouncer.`;
 
 const ROUNDS = Number(options.rounds ?? (options.quick ? 1 : 3));
 const SECONDS = Number(options.seconds ?? (options.quick ? 1 : 4));
@@ -51,15 +51,15 @@ const COPY_MB = Number(process.env.BENCH_COPY_MB ?? (options.quick ? 128 : 1024)
 const IDLE_CLIENTS = options.quick ? 300 : 1000;
 const POOLS = options.quick ? 1000 : 5000;
 const REBOOT_IDLE_CLIENTS = options.quick ? [1000] : [1000, 5000];
-/** fewer and more than fill what the loop receives in one turn */
+/** fewer and more streams than the loop receives from in one turn */
 const STREAMS = options.quick ? [200] : [16, 500];
 const KB = 1024;
-/** The original's first release that keeps track of prepared statements. */
+/** PgBouncer's first release with support for prepared statements. */
 const PREPARED_SINCE: [number, number] = [1, 21];
-/** And the first with auth_dbname. */
+/** PgBouncer's first release with auth_dbname. */
 const AUTH_DBNAME_SINCE: [number, number] = [1, 19];
 
-/** A pooler and the place of its figures in a row. */
+/** A pooler, with the index of its figures in a row. */
 interface Contender {
   name: 'tsbouncer' | 'original';
   pooler: Bouncer;
@@ -68,7 +68,7 @@ interface Contender {
 let cluster: PgCluster;
 let script: string;
 const rows: Row[] = [];
-/** What has to be said about the table. */
+/** Remarks below the table. */
 const remarks: string[] = [];
 
 function addRow(name: string, unit: string, goal: string, digits: number): Row {
@@ -81,7 +81,7 @@ const only = options.only?.toLowerCase();
 const wanted = (name: string) => only === undefined || name.toLowerCase().includes(only);
 const say = (text: string) => process.stderr.write(`${text}\n`);
 
-/** In turns, so that whatever else the machine does hits both: A B, then B A. */
+/** Runs the contenders in turns (A B, then B A), so that other load on the machine affects both. */
 async function inTurns<T>(contenders: T[], one: (contender: T) => Promise<void>): Promise<void> {
   for (let round = 0; round < ROUNDS; round++) {
     const order = round % 2 === 0 ? contenders : [...contenders].reverse();
@@ -128,14 +128,14 @@ async function benchTransactions(contenders: Contender[]): Promise<void> {
   }
 }
 
-/** Poolers that differ from the others in some settings, and what is asked of them. */
+/** Poolers with other settings, and their goals. */
 interface Variant {
   title: string;
   settings: Record<string, string | number>;
   protocol: PgbenchRun['protocol'];
   /** for 16 and for 64 clients */
   goals: readonly [string, string];
-  /** pgbench speaks TLS */
+  /** pgbench uses TLS */
   tls?: boolean;
 }
 
@@ -166,7 +166,7 @@ function isSince(version: string | undefined, since: [number, number]): boolean 
   return major > since[0] || (major === since[0] && minor >= since[1]);
 }
 
-/** An original that is too old for them would only send errors: there is nothing to divide by then, and a line says so. */
+/** Skips PgBouncer versions that do not support prepared statements, with a remark. */
 async function benchPrepared(contenders: Contender[], versions: string[]): Promise<void> {
   const able = contenders.filter(({ name }, at) => name === 'tsbouncer' || isSince(versions[at], PREPARED_SINCE));
   const title = 'CPU per transaction, prepared';
@@ -181,7 +181,7 @@ async function benchPrepared(contenders: Contender[], versions: string[]): Promi
   );
 }
 
-/** TLS to the clients, to PostgreSQL, to both. The certificate signs itself: `require` does not ask who did. */
+/** TLS to the clients, to PostgreSQL, to both. The certificate is self-signed, which `require` accepts. */
 async function benchTls(kinds: Contender['name'][], { cert, key }: Cert): Promise<void> {
   const client = { client_tls_sslmode: 'require', client_tls_cert_file: cert, client_tls_key_file: key };
   const server = { server_tls_sslmode: 'require' };
@@ -197,7 +197,7 @@ async function benchTls(kinds: Contender['name'][], { cert, key }: Cert): Promis
   });
 }
 
-/** A new process takes over from the old one of its own kind. */
+/** A new process takes over from an old process of the same program. */
 async function benchReboot(kinds: Contender['name'][]): Promise<void> {
   for (const idle of REBOOT_IDLE_CLIENTS) {
     const name = `online reboot, 16 busy and ${idle} idle clients`;
@@ -248,7 +248,7 @@ async function benchCopy(contenders: Contender[]): Promise<void> {
   });
 }
 
-/** On poolers of their own, that have done nothing yet. */
+/** Memory per client, on fresh poolers. */
 async function benchMemory(kinds: Contender['name'][]): Promise<void> {
   const name = 'resident memory';
   if (!wanted(name)) return;
@@ -259,7 +259,7 @@ async function benchMemory(kinds: Contender['name'][]): Promise<void> {
     for (const who of kinds) {
       const pooler = await startPooler({ cluster, original: who === 'original' });
       empty[who].push(rssKb(pooler.pid) / KB);
-      // the first logins allocate what is allocated once
+      // the first logins do the one-time allocations
       const first = await login(pooler.port, new Array<string>(20).fill('postgres'));
       const before = rssKb(pooler.pid);
       const clients = await login(pooler.port, new Array<string>(IDLE_CLIENTS).fill('postgres'));
@@ -270,7 +270,7 @@ async function benchMemory(kinds: Contender['name'][]): Promise<void> {
   }
 }
 
-/** One busy client among thousands of pools that rest, against the same client with one pool: each pooler's own ratio. */
+/** One busy client with thousands of idle pools, relative to the same client with one pool, for each pooler. */
 async function benchPools(contenders: Contender[]): Promise<void> {
   const name = `${POOLS} pools`;
   if (!wanted(name)) return;
@@ -303,7 +303,7 @@ async function benchPools(contenders: Contender[]): Promise<void> {
   doorman.server.close();
 }
 
-/** On poolers of their own, one after the other: both ends of the streams need a processor each. */
+/** On separate poolers, one after the other, because both ends of the streams need a CPU each. */
 async function benchStreams(kinds: Contender['name'][]): Promise<void> {
   for (const streams of STREAMS) {
     const name = `${streams} endless streams`;
@@ -336,7 +336,7 @@ function addMemory(title: string, names: Record<keyof MemoryFigures, string>) {
   };
 }
 
-/** Large numbers, where the original needs minutes: only when asked for, once for each pooler. */
+/** Large numbers, for which PgBouncer needs minutes: only on request, once per pooler. */
 async function benchScale(kinds: Contender['name'][], versions: string[], cert: Cert): Promise<void> {
   if (only === undefined || !'scale'.includes(only)) return;
   const [users, more, logins, tls, statements] = options.quick
@@ -396,7 +396,7 @@ async function main(): Promise<void> {
   script = join(tempDir('bench'), 's.sql');
   writeFileSync(script, '\\set aid random(1, 100000)\nSELECT :aid;\n');
   const kinds: Contender['name'][] = originalBin() === null ? ['tsbouncer'] : ['tsbouncer', 'original'];
-  if (kinds.length === 1) say('the C original is not installed: no ratios');
+  if (kinds.length === 1) say('PgBouncer is not installed: no ratios');
   const contenders: Contender[] = [];
   for (const name of kinds)
     contenders.push({ name, pooler: await startPooler({ cluster, original: name === 'original' }) });
@@ -404,7 +404,7 @@ async function main(): Promise<void> {
   const versions = await Promise.all(contenders.map(versionOf));
   const server = (await cluster.sql('SHOW server_version')).rows[0]?.server_version as string;
   const machine = `${cpus().length} x ${cpus()[0]?.model.trim()}, ${process.platform} ${release()}, Node ${process.version}, PostgreSQL ${server}`;
-  // all servers of the pools are there before anybody counts
+  // opens all servers of the pools before the measurements
   for (const { pooler } of contenders)
     await pgbench({ port: pooler.port, script, clients: 64, seconds: 1, protocol: 'simple' });
 

@@ -1,7 +1,7 @@
 /*
- * npm run hostile-memory: 100,000 connections of clients that never prove who they are, each kind as bad as it can be, against
- * one pooler with a heap of 256 MB. Prints what each kind leaves behind in resident memory, and fails when all of them
- * together leave more than 10 MB. HOSTILE_CONNECTIONS gives another number.
+ * npm run hostile-memory: opens 100,000 connections of hostile clients that never authenticate, against one pooler with
+ * a heap of 256 MB. Prints how much resident memory each kind leaves behind, and fails if all kinds together leave more
+ * than 10 MB. HOSTILE_CONNECTIONS sets another number.
  */
 
 import { randomBytes } from 'node:crypto';
@@ -29,13 +29,13 @@ import { rssKb } from './measure';
 const CONNECTIONS = Number(process.env.HOSTILE_CONNECTIONS ?? 100_000);
 const GROWTH_MAX_MB = 10;
 const AT_ONCE = 100;
-/** A part of each kind goes first, so that what is allocated once is there. */
+/** A part of each kind runs first, so that one-time allocations are done. */
 const WARM_UP = 0.05;
-/** ms; several rounds of the maintenance */
+/** ms; several maintenance rounds */
 const REST_MS = 4000;
 /** ms; a login that fails is answered late */
 const ANSWER_MS_MAX = 30_000;
-/** Below what the pooler takes for a startup packet. */
+/** Shorter than the longest startup packet. */
 const LONG = 6000;
 const KEY_UPDATES = 2000;
 const KB = 1024;
@@ -47,21 +47,21 @@ interface Kind {
   one: (port: number, index: number) => Promise<void>;
 }
 
-/** Different from all others, and as long as is asked for. */
+/** A unique text of that length. */
 function fresh(length: number): string {
   return randomBytes(Math.ceil(length / 2))
     .toString('hex')
     .slice(0, length);
 }
 
-/** Connects from one of several addresses: one has too few ports for all. */
+/** Connects from one of several addresses, because one address has too few ports. */
 function dial(port: number, index: number): Socket {
   const socket = connect({ host: '127.0.0.1', port, localAddress: `127.0.0.${2 + (index % 16)}` });
   socket.on('error', () => socket.destroy());
   return socket;
 }
 
-/** Waits until the pooler has said something, or has closed the connection. */
+/** Waits until the pooler has sent something or closed the connection. */
 function answered(socket: Socket): Promise<Buffer | null> {
   return new Promise((settle) => {
     const timer = setTimeout(() => settle(null), ANSWER_MS_MAX);
@@ -81,7 +81,7 @@ async function sendAndLeave(port: number, index: number, bytes: Buffer): Promise
   socket.destroy();
 }
 
-/** Bytes that the pooler does not answer yet. */
+/** Sends bytes that the pooler does not answer yet, and disconnects. */
 async function sendAndVanish(port: number, index: number, bytes: Buffer): Promise<void> {
   const socket = dial(port, index);
   await new Promise<void>((settle) => {
@@ -105,10 +105,10 @@ async function wrongPassword(port: number, user: string): Promise<void> {
   await client.destroy();
 }
 
-/** A TLS connection that asks for new keys again and again. */
+/** A TLS connection that requests key updates repeatedly. */
 async function keyUpdates(port: number): Promise<void> {
   const openssl = findProgram('openssl');
-  if (openssl === null) throw new Error('there is no openssl on this machine');
+  if (openssl === null) throw new Error('openssl is not installed');
   const args = ['s_client', '-starttls', 'postgres', '-tls1_3', '-connect', `127.0.0.1:${port}`, '-quiet'];
   await run(openssl, args, { input: 'K\n'.repeat(KEY_UPDATES), asSelf: true });
 }
@@ -130,7 +130,7 @@ async function tlsLogin(port: number, index: number): Promise<void> {
   socket.destroy();
 }
 
-/** The beginning of a handshake that says how long it will be. */
+/** The beginning of a handshake that announces a length. */
 const HELLO = Buffer.concat([Buffer.from('16030102000100', 'hex'), Buffer.from('01fc0303', 'hex'), randomBytes(200)]);
 
 const KINDS: Kind[] = [

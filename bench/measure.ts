@@ -1,6 +1,5 @@
 /*
- * What the benchmark reads off the machine: processor time and memory of a process from the kernel, and the words of
- * pgbench and psql.
+ * The benchmark's measurements: CPU time and memory of a process from the kernel, and the output of pgbench and psql.
  */
 
 import { spawn } from 'node:child_process';
@@ -15,7 +14,7 @@ const USEC_PER_TICK = 10_000;
 /** User and system time of a process so far, all threads, in usec. */
 export function cpuUsec(pid: number): number {
   const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-  // the name, in parentheses, may hold spaces; fields 14 and 15 are 12 and 13 places behind it
+  // the name in parentheses may contain spaces; fields 14 and 15 are 12 and 13 places behind it
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   return (Number(fields[11]) + Number(fields[12])) * USEC_PER_TICK;
 }
@@ -38,7 +37,7 @@ function clientProgram(name: string): string {
   return bin !== null && existsSync(join(bin, name)) ? join(bin, name) : name;
 }
 
-/** Runs it to its end. @returns what it printed, and how long it took in ms; throws when it failed */
+/** Runs a program until it exits. @returns its output and its duration in ms; throws on failure */
 function runToEnd(program: string, args: string[], env: NodeJS.ProcessEnv = {}): Promise<{ text: string; ms: number }> {
   const start = process.hrtime.bigint();
   const child = adopt(
@@ -71,7 +70,7 @@ export interface PgbenchRun {
   protocol: 'simple' | 'extended' | 'prepared';
   /** a new connection for every transaction */
   connect?: boolean;
-  /** of the connection to the pooler; without it, whatever the pooler offers */
+  /** of the connection to the pooler; by default whatever the pooler offers */
   sslmode?: 'require';
 }
 
@@ -98,7 +97,10 @@ export async function pgbench(run: PgbenchRun): Promise<PgbenchResult> {
   return { transactions, perSecond };
 }
 
-/** COPY TO STDOUT of that many megabytes in rows of about a kilobyte, thrown away by psql. @returns ms from start to end */
+/**
+ * COPY TO STDOUT of that many megabytes in rows of about a kilobyte, discarded by psql.
+ * @returns ms from start to end
+ */
 export async function copyOut(port: number, megabytes: number): Promise<number> {
   const rows = megabytes * 1024;
   const copy = `COPY (SELECT repeat('x', 1016), generate_series(1000000, ${999_999 + rows})) TO STDOUT`;

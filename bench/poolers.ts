@@ -1,16 +1,16 @@
 /*
- * The poolers under test, all on one PostgreSQL: pool of 20, transaction mode, trust, no TLS unless asked for,
- * connection logging off. And a server that only knows how to let somebody in, for pools by the thousand.
+ * The measured poolers, all with one PostgreSQL server: pool of 20, transaction mode, trust, by default without TLS,
+ * connection logging off. Also a server that only accepts logins, for thousands of pools.
  */
 
 import { createServer, type Server } from 'node:net';
 import { Bouncer, type PgCluster } from '../test/harness';
 import { RawClient } from '../test/harness/raw-client';
 
-// tests have poolers look at their own records all the time; here that would be measured too
+// without the constant checks of the pooler's records, which tests enable, because they would be measured too
 process.env.TSBOUNCER_CHECK = '0';
 
-/** Logins of this process that are under way at once. */
+/** Number of simultaneous logins of this process. */
 const LOGINS_AT_ONCE = 50;
 
 /** [pgbouncer] of every pooler that is measured. */
@@ -64,7 +64,7 @@ export async function login(port: number, databases: string[]): Promise<RawClien
   return clients;
 }
 
-/** Every login is welcome, and then the connection ends: pools stay, and hold nothing. */
+/** A server that accepts every login and then closes the connection, so that pools exist without servers. */
 export function startAuthOnlyServer(): Promise<{ port: number; server: Server }> {
   const parameters = { server_version: '15.0', client_encoding: 'UTF8', DateStyle: 'ISO', TimeZone: 'UTC' };
   const packet = (letter: string, body: Buffer) => {

@@ -1,6 +1,6 @@
 /*
- * An online reboot as its clients see it: a daemon started with -R -d takes over while some query without a pause and
- * very many rest. For `npm run bench`.
+ * An online reboot from the clients' point of view: a daemon started with -R -d takes over while some clients send
+ * queries without a pause and very many clients are idle. For `npm run bench`.
  */
 
 import { existsSync, readFileSync } from 'node:fs';
@@ -11,7 +11,7 @@ import { type Kind, RebootChain } from '../test/harness/reboot-chain';
 import { BENCH_SETTINGS, login } from './poolers';
 
 const BUSY_CLIENTS = 16;
-/** Clients that are asked at once whether they still live. */
+/** Number of clients checked at once. */
 const CHECKS_AT_ONCE = 50;
 
 interface RebootResult {
@@ -21,7 +21,7 @@ interface RebootResult {
   lost: number;
 }
 
-/** What the busy clients have in common. */
+/** State shared by the busy clients. */
 interface Load {
   counting: boolean;
   over: boolean;
@@ -30,15 +30,15 @@ interface Load {
   lost: number;
 }
 
-/** Where daemons may still run: they are nobody's children. */
+/** Chains whose daemons may still run, because daemons are not children of this process. */
 const places = new Set<RebootChain>();
 
-// before the harness removes the folders that the pidfiles lie in
+// before the harness removes the folders with the pidfiles
 process.prependListener('exit', () => {
   for (const place of places) killDaemon(place, 'SIGKILL');
 });
 
-/** Alive, and not dead and waiting for a parent that looks (a container may have none). */
+/** True if the process exists and is not a zombie (a container may have no process that reaps it). */
 function alive(pid: number): boolean {
   try {
     process.kill(pid, 0);
@@ -48,7 +48,7 @@ function alive(pid: number): boolean {
   }
 }
 
-/** The daemon in the place, or 0: not the first process, which is a child like any other. */
+/** The pid of the chain's daemon, or 0; the first process is a child, not a daemon. */
 function daemonOf(place: RebootChain): number {
   const pid = place.pidInFile();
   return pid !== place.generations[0]?.pid && pid > 0 && alive(pid) ? pid : 0;
@@ -60,7 +60,7 @@ function killDaemon(place: RebootChain, signal: NodeJS.Signals): number {
   return pid;
 }
 
-/** One query. @returns whether it was answered, and without an error */
+/** Runs one query. @returns whether it was answered without an error */
 async function answers(client: RawClient): Promise<boolean> {
   const answer = await client.query('SELECT 1').catch(() => []);
   return answer.at(-1)?.type === 'Z' && answer.every((msg) => msg.type !== 'E');
@@ -93,7 +93,7 @@ async function countLost(clients: RawClient[]): Promise<number> {
   return lost;
 }
 
-/** Starts the successor in the background, and waits until the present process has ended and the daemon has its pidfile. */
+/** Starts a daemon, and waits until the current process has exited and the daemon has its pidfile. */
 async function rebootToDaemon(place: RebootChain): Promise<void> {
   const old = place.now;
   const launcher = place.spawn(old.kind, ['-R', '-d']);
@@ -103,7 +103,7 @@ async function rebootToDaemon(place: RebootChain): Promise<void> {
   await eventually('the pidfile of the daemon', () => daemonOf(place) !== 0);
 }
 
-/** From one process of that kind to the next. Throws when the reboot itself fails. */
+/** Runs a reboot between two processes of that program. Throws if the reboot itself fails. */
 export async function rebootUnderLoad(cluster: PgCluster, kind: Kind, idleClients: number): Promise<RebootResult> {
   const place = await RebootChain.make({ cluster, settings: { ...BENCH_SETTINGS, suspend_timeout: 10 } });
   const logfile = join(place.dir, 'pooler.log');
@@ -117,12 +117,12 @@ export async function rebootUnderLoad(cluster: PgCluster, kind: Kind, idleClient
     const busy = await login(place.port, new Array<string>(BUSY_CLIENTS).fill('postgres'));
     clients.push(...idle, ...busy);
     const loops = busy.map((client) => stayBusy(client, load));
-    // the pool is full and everybody is under way before anybody counts
+    // the pool is full and all clients are working before the measurement
     await eventually('the busy clients to be under way', () => load.answers >= 200 * BUSY_CLIENTS);
     load.counting = true;
     await rebootToDaemon(place);
     load.over = true;
-    // each finishes the query that it is in, so a gap that still lasts counts in full
+    // each client finishes its current query, so that an unfinished gap counts in full
     await Promise.all(loops);
     return { gapMs: load.gapMs, lost: load.lost + (await countLost(idle)) };
   } catch (err) {

@@ -1,6 +1,6 @@
 /*
- * What large numbers cost: an auth_file of 100,000 users, logins of ever new users, clients in TLS, prepared statements of
- * one client, and results that are read slowly. Each measurement has a pooler of its own.
+ * The cost of large numbers: an auth_file of 100,000 users, logins of many new users, TLS clients, prepared statements
+ * of one client, and results that are read slowly. Each measurement has its own pooler.
  */
 
 import { appendFileSync } from 'node:fs';
@@ -12,10 +12,10 @@ import { cpuUsec, rssKb } from './measure';
 import { BENCH_SETTINGS, login, startAuthOnlyServer } from './poolers';
 
 const KB = 1024;
-/** ms; a janitor that gives memory back has run by then */
+/** ms; memory that is released periodically has been released by then */
 const REST_MS = 5000;
 const AT_ONCE = 50;
-/** ms; the original needs minutes for 100,000 users */
+/** ms; PgBouncer needs minutes for 100,000 users */
 const UP_MS_MAX = 60_000;
 
 const sleep = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
@@ -25,7 +25,7 @@ interface Where {
   original: boolean;
 }
 
-/** The same names in every run, in no order. */
+/** The same names in every run, unordered. */
 function userNames(count: number, seed: number): string[] {
   const names: string[] = [];
   let state = seed;
@@ -50,17 +50,17 @@ async function mustLogIn(client: RawClient, user: string, database: string, pass
 }
 
 interface UsersFigures {
-  /** ms from the start of the process until it says that it is up */
+  /** ms from the start of the process until it is up */
   up: number;
-  /** ms from RELOAD until the last of the new users is let in */
+  /** ms from RELOAD until the last new user can log in */
   reload: number;
   /** ms that a client with small queries waited at most meanwhile */
   wait: number;
 }
 
 /**
- * An auth_file of that many users; then some more, and RELOAD while other clients work.
- * @returns null when the pooler is not up after a minute
+ * Loads an auth_file of that many users, and then some more by RELOAD while other clients work.
+ * @returns null if the pooler is not up after a minute
  */
 export async function usersInFile(
   { cluster, original }: Where,
@@ -116,7 +116,9 @@ export async function usersInFile(
   return { up, reload, wait };
 }
 
-/** CPU of a login, usec, for the first and for the last of many users and databases that the pooler did not know before. */
+/**
+ * CPU of a login, usec, for the first and for the last of many users and databases that the pooler did not know before.
+ */
 export async function usersFoundAtLogin({ cluster, original }: Where, count: number): Promise<[number, number]> {
   const doorman = await startAuthOnlyServer();
   const pooler = await Bouncer.start({
@@ -150,7 +152,7 @@ export async function usersFoundAtLogin({ cluster, original }: Where, count: num
 }
 
 export interface MemoryFigures {
-  /** MB of resident memory before, with all of them, and some seconds after they have left */
+  /** MB of resident memory before, with all clients, and some seconds after they have disconnected */
   before: number;
   with: number;
   after: number;
@@ -194,7 +196,7 @@ export async function idleTlsClients({ cluster, original }: Where, count: number
 
 const PARSES_AT_ONCE = 100;
 
-/** One client prepares that many different statements, rests, and leaves. */
+/** One client prepares that many different statements, idles, and disconnects. */
 export async function statementsOfOneClient({ cluster, original }: Where, count: number): Promise<MemoryFigures> {
   const pooler = await Bouncer.start({
     cluster,
@@ -220,7 +222,7 @@ export async function statementsOfOneClient({ cluster, original }: Where, count:
   return figures;
 }
 
-/** A result of about a megabyte, and how long a slow client rests behind each row. */
+/** A result of about a megabyte, and how long a slow client waits after each row. */
 const ROWS = 20;
 const ROW_BYTES = 50_000;
 const PAUSE_MS = 10;

@@ -1,9 +1,9 @@
 /*
- * Both ends of many endless results, each end in a process of its own that streams.ts forks: a server that answers the query
- * `stream` without end and every other one at once, and clients that read as fast as they can.
+ * Both ends of many endless results, each in a process of its own, which streams.ts forks. The server answers the query
+ * `stream` without end and every other query at once. The clients read as fast as they can.
  *
- *     server              says the port it listens on
- *     readers PORT COUNT  says what each client got in every period, when asked for it
+ *     server              reports its port
+ *     readers PORT COUNT  reports on request what each client received in the period
  */
 
 import { connect, createServer, type Socket } from 'node:net';
@@ -51,7 +51,7 @@ function serve(socket: Socket): void {
   socket.on('error', () => socket.destroy());
   socket.once('data', () => {
     socket.write(WELCOME);
-    // queries come whole: clients wait for each answer
+    // each query arrives in one piece, because clients wait for each answer
     socket.on('data', (bytes) => {
       if (bytes.includes('stream')) stream(socket);
       else if (bytes[0] === 0x51) socket.write(ANSWER);
@@ -93,7 +93,7 @@ async function runReaders(port: number, count: number): Promise<void> {
   process.send?.('ready');
 }
 
-// whoever forked this is gone
+// the parent process has exited
 process.on('disconnect', () => process.exit(0));
 const [role, port, count] = process.argv.slice(2);
 if (role === 'server') {

@@ -36,7 +36,7 @@ function forkEnd(...args: string[]): ChildProcess {
   return adopt(fork(join(__dirname, 'stream-ends.js'), args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] }));
 }
 
-/** What the process says next. */
+/** The next message of the process. */
 function heard<T>(child: ChildProcess): Promise<T> {
   return new Promise((settle, reject) => {
     child.once('message', (message) => settle(message as T));
@@ -46,7 +46,7 @@ function heard<T>(child: ChildProcess): Promise<T> {
 
 const sleep = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
 
-/** Asks over and over, until told to stop. @returns how long each answer took, ms */
+/** Runs queries while `goOn` returns true. @returns the time to each answer, ms */
 async function askOn(client: RawClient, goOn: () => boolean): Promise<number[]> {
   const times: number[] = [];
   while (goOn()) {
@@ -57,7 +57,7 @@ async function askOn(client: RawClient, goOn: () => boolean): Promise<number[]> 
   return times;
 }
 
-/** One period on a pooler of its own. */
+/** Measures one period on a pooler of its own. */
 export async function streamsBesideQueries(run: StreamRun): Promise<StreamFigures> {
   const server = forkEnd('server');
   const port = await heard<number>(server);

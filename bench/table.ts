@@ -3,11 +3,11 @@
  */
 import { median } from './measure';
 
-/** One figure: its rounds, for each pooler. */
+/** One figure, with its rounds for each pooler. */
 export interface Row {
   name: string;
   unit: string;
-  /** what the ratio, or the figure where it says so, is meant to be */
+  /** the goal of the ratio, or of the figure where stated */
   goal: string;
   digits: number;
   tsbouncer: number[];
@@ -19,7 +19,7 @@ function cell(values: number[], { unit, digits }: Row): string {
   return `${median(values).toFixed(digits)} ${unit}`.trimEnd();
 }
 
-/** Medians, and tsbouncer's divided by the original's. */
+/** Prints medians, and the ratio of tsbouncer to PgBouncer. */
 export function printTable(rows: Row[], withOriginal: boolean): void {
   const head = ['figure', 'tsbouncer', 'original', 'ratio', 'goal'];
   const lines = rows.map((row) => {

@@ -1,6 +1,6 @@
 /*
- * What a client received, as text that can be laid side by side: one line a message, result sets as tables. Values that
- * differ from run to run (pids, keys, salts, nonces) never get into the text. Called by the steps.
+ * Converts received messages to comparable text: one line per message, and result sets as tables. Values that differ
+ * from run to run (pids, keys, salts, nonces) are left out. Called by the steps.
  */
 
 import { errorFields, type Message, parameterStatus, rowValues } from '../test/harness/raw-client';
@@ -11,13 +11,13 @@ export interface Table {
   rows: (string | null)[][];
 }
 
-/** One thing that a step brought about: a line of text, or a result set. */
+/** One result of a step: a line of text, or a result set. */
 export type Item = string | Table;
 
-/** Longest value that is shown in full; longer ones are shown by their length and end. */
+/** Longest value shown in full; longer values are shown as their length and end. */
 const SHOWN_MAX = 200;
 
-/** The types that the console and our queries use; others are shown by number. */
+/** The types that the console and the scenarios use; other types are shown by number. */
 const TYPE_NAMES: Record<number, string> = {
   16: 'bool',
   17: 'bytea',
@@ -37,10 +37,10 @@ const AUTH_NAMES: Record<number, string> = {
   12: 'SASLFinal',
 };
 
-/** Fields of errors and notices in the order shown; the places in the server's source (F, L, R) tell nobody anything. */
+/** Fields of errors and notices in the order shown; places in the server's source (F, L, R) are left out. */
 const ERROR_FIELDS = ['S', 'V', 'C', 'M', 'D', 'H', 'P', 'W', 's', 't', 'c', 'n'];
 
-/** Messages without a body worth showing. */
+/** Messages whose body is not shown. */
 const PLAIN: Record<string, string> = {
   1: 'ParseComplete',
   2: 'BindComplete',
@@ -122,7 +122,7 @@ function messageText(msg: Message): string {
   }
 }
 
-/** Those messages as items; the rows that follow a RowDescription go into one table with it. */
+/** Converts messages to items; the rows after a RowDescription form one table with it. */
 export function decode(messages: readonly Message[]): Item[] {
   const items: Item[] = [];
   let table: Table | null = null;

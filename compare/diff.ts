@@ -1,11 +1,11 @@
 /*
- * Lays two transcripts side by side: pairs their steps, their result sets and their lines, and says what only one side has.
- * Called by run.ts; which of the differences are meant is decided in differences.ts and claim.ts.
+ * Compares two transcripts: pairs their steps, their result sets and their lines, and reports what only one side has.
+ * Called by run.ts. The lists in differences.ts and expected-differences.ts decide which differences are intended.
  */
 import type { Item, Table } from './decode';
 import type { Record } from './side';
 
-/** What differs in one step. Lines that both sides have are left out. */
+/** The difference in one step, without the lines that both sides have. */
 export interface StepDiff {
   scenario: string;
   step: string;
@@ -13,7 +13,7 @@ export interface StepDiff {
   right: string[];
 }
 
-/** How many lines differ. */
+/** Number of lines that differ. */
 export function linesOf(diff: StepDiff): number {
   return diff.left.length + diff.right.length;
 }
@@ -26,7 +26,7 @@ function columnLines(table: Table): string[] {
   return table.columns.map(({ name, type }) => `column ${name} ${type}`);
 }
 
-/** Rows as lines; only those columns that the other side's table has too, so that an added column is one difference. */
+/** Rows as lines, with only the columns of both sides, so that an added column counts as one difference. */
 function rowLines(table: Table, other: Table | null): string[] {
   const shared = new Set((other ?? table).columns.map(({ name }) => name));
   const shown = table.columns.map((column, at) => ({ name: column.name, at })).filter(({ name }) => shared.has(name));
@@ -43,7 +43,7 @@ function asLines(items: readonly Item[], others: readonly Item[]): string[] {
   });
 }
 
-/** Lines that are not in a longest common subsequence of both lists. */
+/** Lines outside a longest common subsequence of both lists. */
 function onlyIn(left: readonly string[], right: readonly string[]): { left: string[]; right: string[] } {
   const width = right.length + 1;
   const lengths = new Uint32Array((left.length + 1) * width);
@@ -74,7 +74,7 @@ function onlyIn(left: readonly string[], right: readonly string[]): { left: stri
   return only;
 }
 
-/** What differs in one step, or null. A step that could not be done is a difference of its own kind. */
+/** The difference in one step, or null. A step that failed on one side counts as a difference. */
 export function diffStep(scenario: string, left: Record, right: Record): StepDiff | null {
   const lines = (own: Record, other: Record) => {
     if (own.fault !== null) return [`cannot be done: ${own.fault}`];

@@ -1,7 +1,7 @@
 /*
- * The differences that are meant, each with its reason. `npm run compare` fails on a difference that is not here, and on an
- * entry that no longer occurs. The rule behind most entries: tsbouncer follows PgBouncer 1.25, and Debian's
- * package is older; those carry `until`, the first version that behaves like tsbouncer.
+ * The intended differences, each with its reason. `npm run compare` fails on a difference that is not listed here, and
+ * on an entry that no longer occurs. Most entries exist because tsbouncer follows PgBouncer 1.25 and Debian's package
+ * is older; these have `until`, the first version that behaves like tsbouncer.
  */
 
 import type { MeantDifference } from './expected-differences';
@@ -9,57 +9,57 @@ import { olderOriginals } from './older-originals';
 
 const forGood: MeantDifference[] = [
   {
-    reason: 'the line at start names the program, and what it is built on',
+    reason: 'the start line names the program and its components',
     step: /^log/,
     left: /^LOG process up: PgBouncer /,
     right: /^LOG process up: tsbouncer /,
   },
   {
-    reason: 'SHOW VERSION names the compatible version first, for tools that read it, and tsbouncer behind it',
+    reason: 'SHOW VERSION names the compatible version first, for tools that parse it, and then tsbouncer',
     left: /^row version=PgBouncer [\d.]+$/,
     right: /^row version=PgBouncer [\d.]+ \(tsbouncer [\d.]+\)$/,
   },
   {
-    reason: '--version: as above, and what tsbouncer is built on',
+    reason: '--version names the compatible version, and the components of tsbouncer',
     step: /^\$ (-V|--version)$/,
     either: /^stdout: (PgBouncer |libevent |adns: |tls: |systemd: |loop: |node )/,
   },
   {
-    reason: '--help ends in whom tsbouncer is compatible with, not in where to report bugs of PgBouncer',
+    reason: '--help ends with the compatible version instead of the address for bug reports',
     step: /^\$ (-h|--help)$/,
     either: /^stdout: (Report bugs to |PgBouncer home page: |Compatible with PgBouncer )/,
   },
   {
-    reason: "--check and mkauth are tsbouncer's own",
+    reason: '--check and mkauth exist only in tsbouncer',
     scenario: /^cli: usage$/,
     right: /--check|CONFIG_FILE|mkauth/,
   },
   {
-    reason: '-d answers when the daemon serves or has failed; the original returns 0 before it knows, and says nothing',
+    reason: '-d exits when the daemon serves or has failed; PgBouncer exits with 0 before it knows',
     scenario: /^cli: daemon$/,
     left: /^exit 0$/,
     right: /^exit 1$/,
   },
   {
-    reason: '-d prints why the daemon did not come up; the original sends that to /dev/null or the log file only',
+    reason: '-d prints why the daemon failed to start; PgBouncer writes that only to the log file, if at all',
     scenario: /^cli: daemon$/,
     right: /^stderr: /,
   },
   {
-    reason: 'a config "file" that is a folder is named as such; the original reads an empty file',
+    reason: 'a config path that is a folder is reported; PgBouncer reads it as an empty file',
     scenario: /^cli: usage$/,
     step: /^\$ \/$/,
     left: /main section missing from config file/,
     right: /could not load file "\/": Is a directory/,
   },
   {
-    reason: 'a path that is too long for a Unix socket is refused as such; the original cuts it off and tries that one',
+    reason: 'a path that is too long for a Unix socket is refused; PgBouncer truncates it and tries the result',
     step: /^\$ long unix_socket_dir$/,
     left: /cannot listen on unix:.*: bind\(\): No such file or directory$/,
     right: /cannot listen on unix:.*: bind\(\): File name too long$/,
   },
   {
-    reason: 'free sockets are not kept in caches of slabs, so only those are counted that are just being freed',
+    reason: 'free sockets are not kept in slab caches, so only sockets that are being freed are counted',
     left: /^row list=free_(clients|servers) items=\d+$/,
     right: /^row list=free_(clients|servers) items=\d+$/,
   },
@@ -69,153 +69,149 @@ const forGood: MeantDifference[] = [
     left: /^row type=C .*database=pgbouncer /,
   },
   {
-    reason:
-      'before the login a packet that nobody can send then is refused by its length, without waiting for it to be complete',
+    reason: 'a packet that is not allowed before the login is refused by its length, before it is complete',
     scenario: /^login: malformed startup packets$|^tls: bytes that do not belong there$/,
     left: /client_login_timeout/,
     right: /bad packet header: '474554202f204854'/,
     since: '1.25',
   },
   {
-    reason: 'a SASL message that cannot be read ends the login; the original leaves the client waiting for its timeout',
+    reason: 'a malformed SASL message ends the login; PgBouncer lets the client wait for its timeout',
     scenario: /^login: bad SCRAM messages$/,
     left: /client_login_timeout/,
     right: /SASL authentication failed/,
     since: '1.25',
   },
   {
-    reason: 'an unknown user found out by auth_query does not cost the server connection that asked for it',
+    reason: 'an auth_query that finds no user does not close its server connection',
     scenario: /^login: auth_query$/,
     step: /^log/,
     left: /closing because: client disconnect before everything was sent to the server/,
   },
   {
-    reason: 'a file of names that an HBA line refers to and that cannot be read is complained about',
+    reason: 'an unreadable file of names in an HBA line is logged',
     scenario: /^rules: hba: names from files$/,
     step: /^log/,
     right: /^WARNING could not open file of names /,
   },
   {
-    reason: "a bad scheme in an LDAP URL is named; the original looks the URL's error up in another list, of results",
+    reason: 'a bad scheme in an LDAP URL is named; PgBouncer logs the text of an unrelated error code',
     scenario: /^rules: ldap by rules/,
     step: /^log/,
     left: /^WARNING could not parse LDAP URL ".*": Time limit exceeded$/,
     right: /^WARNING unsupported LDAP URL scheme: http$/,
   },
   {
-    reason: 'a RELOAD that fails leaves the peers as they are; the original drops them all',
+    reason: 'a failed RELOAD keeps the peers; PgBouncer drops them all',
     scenario: /^peers: peers come and go$/,
     right: /^row peer_id=\d+ |^row list=peers items=2$/,
   },
   {
-    reason: 'a RELOAD that fails leaves the peers as they are: what SHOW LISTS has',
+    reason: 'a failed RELOAD keeps the peers: row of SHOW LISTS',
     scenario: /^peers: peers come and go$/,
     left: /^row list=peers items=0$/,
   },
   {
-    reason: 'a key of 40 bytes is one that protocol 3.2 allows: it is looked for, and belongs to nobody',
+    reason: 'protocol 3.2 allows a cancel key of 40 bytes: it is looked up, and no client has it',
     scenario: /^login: cancel requests before any login$/,
     step: /^log/,
     left: /closing because: bad cancel request /,
     right: /closing because: failed cancel request /,
   },
   {
-    reason: 'a server that hangs up on the startup packet of protocol 3.2 is asked again with 3.0',
+    reason: 'a server that closes the connection after a startup packet with protocol 3.2 is tried again with 3.0',
     scenario: /^tls: server_tls_sslmode=/,
     step: /^log/,
     right: /^LOG S: .* closing because: server refused protocol 3\.2, trying 3\.0 /,
   },
   {
-    reason: 'an error in answer to the request for TLS is logged with its text',
+    reason: 'an error in answer to SSLRequest is logged with its text',
     scenario: /^tls: server_tls_sslmode=/,
     step: /^log/,
     left: /^LOG S: .*TLSERROR closing because: bad sslreq answer /,
     right: /^LOG S: .*TLSERROR closing because: FATAL: no /,
   },
   {
-    reason: 'an error in answer to the request for TLS is logged with its text: as a warning',
+    reason: 'an error in answer to SSLRequest is also logged as a warning',
     scenario: /^tls: server_tls_sslmode=/,
     step: /^log/,
     right: /^WARNING server login failed: FATAL: no$/,
   },
   {
-    reason: 'a server whose reset query or check query failed is closed, with a warning that says why',
+    reason: 'a server whose reset query or check query has failed is closed with a warning that gives the reason',
     scenario: /^queries: (reset|check) query that fails$/,
     step: /^log/,
     right: /closing because: (reset|test) query failed |server_(reset|check)_query failed: | new connection to server /,
   },
   {
-    reason: 'a request that no server has begun is canceled by the pooler; the original ignores the cancel request',
+    reason: 'a request that still waits for a server is canceled by the pooler; PgBouncer ignores the cancel request',
     scenario: /^queries: cancel of a waiting client$/,
   },
   {
-    reason: 'the console answers an empty command as PostgreSQL does',
+    reason: 'the console answers an empty command as in PostgreSQL',
     scenario: /^console: syntax$/,
     step: /^console: /,
     left: /^ErrorResponse .* M=invalid command '( ?;? ?|-- comment)', use SHOW HELP;$/,
     right: /^EmptyQueryResponse$/,
   },
   {
-    reason: 'the console answers an empty command as PostgreSQL does: nothing is logged',
+    reason: 'the console does not log an empty command as an error',
     scenario: /^console: syntax$/,
     step: /^log/,
     left: /invalid command '( ?;? ?|-- comment)', use SHOW HELP;$/,
   },
   {
-    reason: 'the console speaks the extended protocol',
+    reason: 'the console supports the extended protocol',
     scenario: /^console: extended protocol$/,
   },
   {
-    reason: 'peers that are dropped are named in the log; the original prints an empty name',
+    reason: 'dropped peers are named in the log; PgBouncer prints an empty name',
     scenario: /^peers: /,
     step: /^log/,
     either: /^WARNING dropping peer \d* ?as it does not exist anymore$/,
   },
   {
-    reason:
-      'PAUSE that is canceled: the client that waits for it gets an error; the original leaves it without an answer',
+    reason: 'a client whose PAUSE is canceled gets an error; PgBouncer sends no answer',
     scenario: /^console: PAUSE that is canceled$/,
     step: /^log/,
     right: /canceling statement due to user request$/,
   },
   {
-    reason:
-      'a `*` line that leaves the config is out of force after RELOAD; the original keeps it until it is restarted',
+    reason: 'a removed `*` line has no effect after RELOAD; PgBouncer uses it until a restart',
     scenario: /^reload: the fallback database leaves$/,
     step: /^(login postgres on template1|log)$/,
   },
   {
     reason:
-      'a user with an empty password in auth_file is not let in by SCRAM either; the original makes a secret of it, which anybody can prove to know',
+      'SCRAM also refuses a user with an empty password in auth_file; PgBouncer accepts a proof of the empty password',
     scenario: /^login: passwords, auth_type=scram-sha-256$/,
     step: /^login c_empty on postgres with password ""$/,
   },
   {
-    reason: 'a user with an empty password in auth_file is not let in by SCRAM either: what the log says',
+    reason: 'SCRAM also refuses a user with an empty password in auth_file: log lines',
     scenario: /^login: passwords, auth_type=scram-sha-256$/,
     step: /^log$/,
     either: /postgres\/c_empty@/,
   },
 ];
 
-/** The online reboot, which tsbouncer does with a handover of its own. */
+/** The online reboot, for which tsbouncer has its own handover. */
 const handover: MeantDifference[] = [
   {
-    reason:
-      'between two tsbouncer processes the old one is not suspended: it describes all that it has at once, and says so',
+    reason: 'an old tsbouncer process is not suspended for a new tsbouncer process: it logs HANDOVER instead',
     scenario: /^reboot: /,
     step: /^log of the old process$/,
     left: /^LOG SUSPEND command issued$/,
     right: /^LOG HANDOVER command issued$/,
   },
   {
-    reason: 'the old process counts what it describes, and warns of what cannot be handed over',
+    reason: 'the old process logs what it describes, and warns about connections that cannot be handed over',
     scenario: /^reboot: /,
     step: /^log of the old process$/,
     right: /^(LOG|WARNING) handover: /,
   },
   {
-    reason: 'the new process says what it took over, and how long the pause was',
+    reason: 'the new process logs what it took over and the length of the pause',
     scenario: /^reboot: /,
     step: /^log/,
     right: /^LOG took over \d+ listening sockets, \d+ clients, \d+ servers; longest pause /,
@@ -227,33 +223,34 @@ const handover: MeantDifference[] = [
     since: '1.23',
   },
   {
-    reason: 'what is taken over does not log in or connect anew; the original logs it as if it did',
+    reason: 'connections taken over are not logged as new; PgBouncer logs them as logins and new connections',
     scenario: /^reboot: /,
     step: /^log/,
     left: /^LOG C: .* login attempt: |^LOG S: .* new connection to server /,
   },
   {
-    reason: 'times of queries and transactions go on; the original misses the beginning of those that are under way',
+    reason: 'times of queries and transactions in progress are handed over; PgBouncer loses their start',
     scenario: /^reboot: in the middle of a query$/,
     step: /^log/,
     left: /^WARNING C: .* FIXME: (transaction|query) end, but (xact|query)_start == 0$/,
   },
   {
-    reason: 'a process that is paused can be succeeded; the original refuses to suspend it, and the new process ends',
+    reason: 'a paused process can be replaced; PgBouncer refuses to suspend it, and the new process exits',
     scenario: /^reboot: everything paused$/,
   },
   {
-    reason: 'without a Unix socket the old process cannot be found, which is said; the original then fails at its port',
+    reason:
+      'without a Unix socket the new process reports that it cannot find the old process; PgBouncer fails to bind the port',
     scenario: /^reboot: no Unix socket to find the old one by$/,
     step: /^-R/,
     either: /^(LOG|WARNING|FATAL) /,
   },
 ];
 
-/** The original's own bug reports in its log. */
+/** Reports of its own bugs in PgBouncer's log. */
 const bugs: MeantDifference[] = [
   {
-    reason: 'the original cuts a long error of a server off in a buffer, and calls that a bug in its log',
+    reason: 'PgBouncer truncates a long error of a server in a buffer, and logs that as a bug',
     step: /^log/,
     left: /^WARNING bug in src\/objects\.c:\d+ - string truncated$/,
     since: '1.25',

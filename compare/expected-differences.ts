@@ -1,31 +1,31 @@
 /*
- * Holds the differences that were found against the list of those that are meant. An entry takes away the lines that it
- * describes; what is left over is unexpected. Entries remember that they were needed, so that the list stays honest.
+ * Compares the differences found with the list of intended differences. An entry removes the lines that it describes;
+ * the remaining lines are unexpected. Entries count their uses, so that unused entries can be reported.
  */
 
 import { linesOf, type StepDiff } from './diff';
 
-/** A difference that is meant. Without `left`, `right` and `either` all that differs in those steps is meant. */
+/** An intended difference. Without `left`, `right` and `either`, every difference in those steps is intended. */
 export interface MeantDifference {
-  /** why tsbouncer does not do what that version of the original does */
+  /** why tsbouncer differs from that version of PgBouncer */
   reason: string;
-  /** lines that only the original has; with `right`: as many lines of each side are taken, in pairs */
+  /** lines that only PgBouncer has; with `right`, lines of both sides are removed in pairs */
   left?: RegExp;
   /** lines that only tsbouncer has */
   right?: RegExp;
-  /** lines that either side has alone, as many as there are */
+  /** lines that only one side has, in any number */
   either?: RegExp;
   /** only in scenarios whose name matches */
   scenario?: RegExp;
   /** only in steps whose text matches */
   step?: RegExp;
-  /** first version of the original that behaves as tsbouncer does; without it the difference is for good */
+  /** first version of PgBouncer that behaves like tsbouncer; without it the difference is permanent */
   until?: string;
-  /** first version of the original that differs */
+  /** first version of PgBouncer that differs */
   since?: string;
 }
 
-/** An entry and how often it was needed. */
+/** An entry with the number of its uses. */
 export interface Claim {
   entry: MeantDifference;
   count: number;
@@ -42,7 +42,7 @@ export function versionBelow(version: string, bound: string): boolean {
   return false;
 }
 
-/** The entries that concern an original of that version. */
+/** The entries that apply to that version of PgBouncer. */
 export function claimsFor(list: readonly MeantDifference[], version: string): Claim[] {
   return list
     .filter(({ until }) => until === undefined || versionBelow(version, until))
@@ -50,13 +50,13 @@ export function claimsFor(list: readonly MeantDifference[], version: string): Cl
     .map((entry) => ({ entry, count: 0 }));
 }
 
-/** Whether one of the scenarios that ran could have needed the entry. */
+/** Whether the entry applies to a scenario that was run. */
 export function concerns({ entry }: Claim, ran: readonly string[]): boolean {
   const { scenario } = entry;
   return scenario === undefined || ran.some((name) => scenario.test(name));
 }
 
-/** Takes at most `most` of the lines that match. Returns what is left. */
+/** Removes at most `most` matching lines. @returns the remaining lines */
 function without(lines: readonly string[], pattern: RegExp, most: number): string[] {
   let left = most;
   return lines.filter((line) => left === 0 || !pattern.test(line) || left-- === 0);
@@ -66,7 +66,7 @@ function matching(lines: readonly string[], pattern: RegExp): number {
   return lines.filter((line) => pattern.test(line)).length;
 }
 
-/** The entry's lines taken out of the diff, in pairs when it has a pattern for each side. */
+/** The diff without the entry's lines, removed in pairs if the entry has a pattern for each side. */
 function rest(diff: StepDiff, { left, right, either }: MeantDifference): StepDiff {
   const none = left === undefined && right === undefined && either === undefined;
   if (none) return { ...diff, left: [], right: [] };
@@ -87,7 +87,7 @@ function takeAway(diff: StepDiff, claim: Claim): StepDiff {
   return left;
 }
 
-/** What of the difference nobody meant, or null when all of it was. Counts up the claims that were needed. */
+/** The unexpected part of the difference, or null if all of it is intended. Counts the uses of entries. */
 export function unexpectedPart(diff: StepDiff, claims: readonly Claim[]): StepDiff | null {
   const left = claims.reduce(takeAway, diff);
   return linesOf(left) === 0 ? null : left;

@@ -1,6 +1,7 @@
 /*
- * `npm run compare`: the same scripted sessions against the C original and against tsbouncer. docs/compare.md tells users
- * what it shows; this file reads the command line, sets the stage, and says at the end whether all is as meant.
+ * `npm run compare`: runs the same scripted sessions against PgBouncer and against tsbouncer. docs/compare.md describes
+ * the output. This file reads the command line, creates the test bed, and reports at the end whether all differences
+ * are intended.
  *
  *     npm run compare [-- [-v] [family or part of a scenario's name …]]
  */
@@ -29,7 +30,7 @@ function versionOf(bin: string): string {
   return version;
 }
 
-/** The scenarios asked for: whole families, or those whose names have one of the words in them. */
+/** The selected scenarios: whole families, or scenarios whose names contain one of the words. */
 function chosen(words: string[]): Scenario[] {
   const all = Object.entries(families).flatMap(([family, scenarios]) =>
     scenarios.map((scenario) => ({ ...scenario, name: `${family}: ${scenario.name}` })),
@@ -51,7 +52,7 @@ async function main(): Promise<number> {
   const words = args.filter((arg) => arg !== '-v');
   const bin = originalBin();
   if (bin === null) {
-    console.error('the C original is not installed: apt-get install pgbouncer, or name it in PGBOUNCER_BIN');
+    console.error('PgBouncer is not installed: apt-get install pgbouncer, or set PGBOUNCER_BIN');
     return 2;
   }
   const scenarios = chosen(words);
@@ -69,7 +70,7 @@ async function main(): Promise<number> {
       const list = verbose ? `:\n  ${names.join('\n  ')}` : '';
       console.log(`left out, ${why}: ${names.length} scenarios${list}`);
     }
-    // a list that outlives its reasons would hide the next fault
+    // an entry without a difference could hide a later fault
     const stale = words.length > 0 ? [] : claims.filter((claim) => claim.count === 0 && concerns(claim, tally.ran));
     for (const { entry } of stale) console.log(`\nlisted, but no such difference was found: ${entry.reason}`);
     const seconds = Math.round((Date.now() - startMs) / 1000);

@@ -1,10 +1,10 @@
 /*
- * Takes out of texts, result sets and logs what differs from run to run: times, pids, ports, pointers, folders. What is
- * left must be the same on both sides. Called by the sides and the steps.
+ * Masks what differs from run to run in texts, result sets and logs: times, pids, ports, pointers, folders. The rest
+ * must be the same on both sides. Called by the sides and the steps.
  */
 import type { Item, Table } from './decode';
 
-/** What one side's own values are called in the transcript. */
+/** The names of one side's values in the transcript. */
 export interface Names {
   /** port number -> name */
   ports: Map<number, string>;
@@ -12,7 +12,7 @@ export interface Names {
   dirs: readonly string[];
 }
 
-/** Columns of the console that show clocks, handles and memory. */
+/** Console columns with clocks, handles and memory. */
 const VOLATILE_COLUMNS = new Set([
   'ptr',
   'id',
@@ -41,10 +41,10 @@ const VOLATILE_COLUMNS = new Set([
   'memtotal',
 ]);
 
-/** Columns that name another row's pointer, or nothing. */
+/** Columns with the pointer of another row, or empty. */
 const LINK_COLUMNS = new Set(['link']);
 const PORT_COLUMNS = new Set(['port', 'local_port']);
-/** Statistics that are times, or depend on when the period began. */
+/** Statistics that are times, or depend on the start of the period. */
 const CLOCK_STATISTICS = /^avg_|_time$/;
 const MASKED = '#';
 
@@ -52,7 +52,7 @@ function portName(names: Names, port: string): string {
   return names.ports.get(Number(port)) ?? (port === '0' ? '0' : 'PORT');
 }
 
-/** Texts of any origin. */
+/** Masks a text of any origin. */
 function maskText(text: string, names: Names): string {
   return names.dirs
     .reduce((rest, dir) => rest.replaceAll(dir, 'DIR'), text)
@@ -72,13 +72,13 @@ function maskCell(table: Table, row: (string | null)[], at: number, names: Names
   if (VOLATILE_COLUMNS.has(name) || CLOCK_STATISTICS.test(name)) return MASKED;
   if (LINK_COLUMNS.has(name)) return value === '' || value === '0' ? '' : MASKED;
   if (PORT_COLUMNS.has(name)) return portName(names, value);
-  // SHOW TOTALS and SHOW CONFIG have one statistic or setting a row
+  // SHOW TOTALS and SHOW CONFIG have one statistic or setting per row
   if (name === 'value' && CLOCK_STATISTICS.test(row[0] ?? '')) return MASKED;
   if (name === 'value' && row[0] === 'listen_port') return portName(names, value);
   return maskText(value, names);
 }
 
-/** The item with everything volatile replaced. */
+/** The item with volatile values replaced. */
 export function maskItem(item: Item, names: Names): Item {
   if (typeof item === 'string') return maskText(item, names);
   return {
@@ -88,8 +88,8 @@ export function maskItem(item: Item, names: Names): Item {
 }
 
 /**
- * A log (or a stderr full of log lines) as lines: level and text. Sockets lose their names: the original uses a pointer again
- * as soon as its socket is gone. Lines that are no log lines stay as they are.
+ * A log, or stderr with log lines, as lines with level and text. Socket names are removed, because PgBouncer reuses a
+ * pointer once its socket is closed. Other lines are unchanged.
  */
 export function maskLog(text: string, names: Names): string[] {
   const lines = text.split('\n').filter((line) => line !== '');
@@ -103,7 +103,7 @@ export function maskLog(text: string, names: Names): string[] {
   });
 }
 
-/** The lines sorted: for logs in which two sockets race. */
+/** The lines sorted, for logs in which two sockets race. */
 export function unordered(lines: readonly string[]): string[] {
   return [...lines].sort();
 }

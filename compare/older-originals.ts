@@ -1,11 +1,11 @@
 /*
- * The part of the list of meant differences that comes from the age of the original: tsbouncer follows PgBouncer 1.25, and
- * Debian 12 has 1.18. Each entry names the first version that behaves like tsbouncer, after PgBouncer's own changelog.
+ * Intended differences from older versions of PgBouncer: tsbouncer follows 1.25, and Debian 12 has 1.18. Each entry
+ * names the first version that behaves like tsbouncer, according to PgBouncer's changelog.
  */
 
 import type { MeantDifference } from './expected-differences';
 
-/** Columns that SHOW has got since, by the version that brought them. */
+/** Columns added to SHOW, by version. */
 const newColumns: MeantDifference[] = [
   {
     reason: 'SHOW CLIENTS, SERVERS, SOCKETS: prepared statements (1.21), replication (1.23), id (1.24)',
@@ -53,7 +53,7 @@ const newColumns: MeantDifference[] = [
   },
 ];
 
-/** Commands and settings that there were not yet. */
+/** Commands and settings added later. */
 const newCommands: MeantDifference[] = [
   { reason: 'SHOW STATE (1.19)', step: /SHOW STATE$/, until: '1.19' },
   { reason: 'SHOW PEERS and PEER_POOLS (1.19)', step: /SHOW PEER/, until: '1.19' },
@@ -71,7 +71,7 @@ const newCommands: MeantDifference[] = [
   },
 ];
 
-/** What clients are sent. */
+/** Messages to clients. */
 const newAnswers: MeantDifference[] = [
   {
     reason:
@@ -116,7 +116,7 @@ const newAnswers: MeantDifference[] = [
   },
 ];
 
-/** Whole scenarios in which older ones do something else. */
+/** Scenarios in which older versions behave differently as a whole. */
 const newBehaviour: MeantDifference[] = [
   {
     reason: 'HBA rules for replication, and ident maps (1.23)',
@@ -237,7 +237,7 @@ const newBehaviour: MeantDifference[] = [
   },
 ];
 
-/** What is written to stderr at start. */
+/** Output to stderr at the start. */
 const newStartLines: MeantDifference[] = [
   {
     reason: 'a pooler that can listen nowhere says whether addresses or the Unix socket were the trouble (1.19)',
@@ -248,7 +248,7 @@ const newStartLines: MeantDifference[] = [
   },
 ];
 
-/** What the log says. */
+/** Log lines. */
 const newLogLines: MeantDifference[] = [
   {
     reason: 'login attempts say whether they are for replication (1.23)',

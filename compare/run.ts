@@ -7,19 +7,19 @@ import { type Claim, unexpectedPart, versionBelow } from './expected-differences
 import { type Program, type Record, type Scenario, Side } from './side';
 import type { TestBed } from './test-bed';
 
-/** What came of all scenarios. */
+/** The result of all scenarios. */
 export interface Tally {
   /** names of the scenarios that were run */
   ran: string[];
-  /** why some were not, and their names */
+  /** names of the scenarios that were not run, by reason */
   leftOut: Map<string, string[]>;
   steps: number;
-  /** lines that differ and are meant to */
+  /** number of lines with intended differences */
   meant: number;
   unexpected: StepDiff[];
 }
 
-/** How many scenarios run at the same time; most of them wait for timeouts. */
+/** Number of scenarios run at the same time; most of them wait for timeouts. */
 const AT_ONCE = 6;
 
 async function transcript(side: Side, scenario: Scenario, index: { step: number }): Promise<Record[]> {
@@ -44,7 +44,7 @@ async function runSide(side: Side, scenario: Scenario): Promise<Record[]> {
   }
 }
 
-/** Both sides of one scenario; steps that neither could do are faults of the scenario, and count as unexpected. */
+/** Runs both sides of a scenario; steps that fail on both sides are faults of the scenario and count as unexpected. */
 async function compareScenario(scenario: Scenario, programs: Program[], stage: TestBed): Promise<[StepDiff[], number]> {
   const sides = programs.map((program) => new Side(program, stage));
   const [left, right] = (await Promise.all(sides.map((side) => runSide(side, scenario)))) as [Record[], Record[]];
@@ -70,10 +70,10 @@ function printDiff(diff: StepDiff, left: string, right: string): void {
   for (const line of diff.right) console.log(`    ${right.padEnd(width)} + ${line}`);
 }
 
-/** Runs of a scenario before a difference counts: two processes racing for a log line differ now and then, a fault always. */
+/** Runs of a scenario before a difference counts: a race differs sometimes, a fault always. */
 const RUNS_MAX = 3;
 
-/** A scenario's differences: of the first run without an unexpected one, else of the last run. */
+/** The differences of the first run without an unexpected difference, or else of the last run. */
 async function settle(scenario: Scenario, programs: Program[], stage: TestBed, claims: readonly Claim[]) {
   for (let run = 1; ; run++) {
     const [diffs, steps] = await compareScenario(scenario, programs, stage);
@@ -83,15 +83,15 @@ async function settle(scenario: Scenario, programs: Program[], stage: TestBed, c
   }
 }
 
-/** Why this original or this machine cannot run the scenario, or null. */
+/** Why this PgBouncer or this machine cannot run the scenario, or null. */
 function reasonToLeaveOut({ since, needs }: Scenario, stage: TestBed): string | null {
   if (since !== undefined && versionBelow(stage.originalVersion, since)) return `as PgBouncer ${since} brought it`;
   return needs === undefined ? null : stage.lacks(needs);
 }
 
 /**
- * Runs them all, a few at a time, and prints unexpected differences as they are found.
- * @param verbose prints each scenario's name, and the differences that are meant too
+ * Runs all scenarios, a few at a time, and prints unexpected differences when they are found.
+ * @param verbose also prints each scenario's name and the intended differences
  */
 export async function runAll(
   scenarios: readonly Scenario[],

@@ -1,6 +1,6 @@
 /*
- * One side of the comparison: a pooler, the clients that a scenario connected to it, and what they saw. A scenario runs on
- * two sides at the same time, against one PostgreSQL.
+ * One side of the comparison: a pooler, the clients of a scenario, and their results. A scenario runs on both sides at
+ * the same time, with one PostgreSQL server.
  */
 
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -18,19 +18,20 @@ export interface Program {
   /** `original` or `tsbouncer` */
   label: string;
   original: boolean;
-  /** what it calls itself in its usage texts */
+  /** its name in usage texts */
   program: string;
   /** the command line that starts it */
   command: readonly string[];
 }
 
-/** Configuration as scenarios write it; `{pg}`, `{dead}`, `{mute}`, `{tls}` … stand for `host=… port=…`, `{pgport}` for that
- * port, which is taken, `{dir}` for the side's folder, `{certs}` for that of the certificates
- * and `{certs:NAME}` for the text of one, `{self}` and `{other}` for the
- * side's own poolers. */
+/**
+ * Configuration in a scenario, with placeholders: `{pg}`, `{dead}`, `{mute}`, `{tls}` … stand for `host=… port=…`.
+ * `{pgport}` is the port of PostgreSQL, which is in use, and `{dir}` the side's folder. `{certs}` is the folder of the
+ * certificates, and `{certs:NAME}` the text of a certificate. `{self}` and `{other}` are the side's own poolers.
+ */
 export type Config = Pick<BouncerOptions, 'databases' | 'users' | 'peers' | 'settings' | 'userlist' | 'args'>;
 
-/** One thing that is done on both sides, and what came of it. */
+/** One action on both sides, with its result. */
 export interface Step {
   text: string;
   run: (side: Side) => Promise<Item[]>;
@@ -41,17 +42,17 @@ export interface Scenario extends Config {
   steps: Step[];
   /** files in `{dir}`: name -> text */
   files?: { [name: string]: string };
-  /** a second pooler of the same program, on top of the config of the first */
+  /** a second pooler of the same program, with changes to the config of the first */
   second?: Config;
   /** false: no pooler is started, the steps run commands */
   pooler?: boolean;
-  /** the log's lines come in an order that depends on which socket is faster */
+  /** the order of the log lines depends on a race between sockets */
   raceInLog?: boolean;
-  /** how often the log repeats a line depends on timing (retries, periods): each line counts once, in any order */
+  /** the number of repeated log lines depends on timing (retries, periods): each line counts once, in any order */
   repeatsInLog?: boolean;
-  /** first version of the original that can run this */
+  /** first version of PgBouncer that can run this */
   since?: string;
-  /** what the original must have been built with */
+  /** what PgBouncer must have been built with */
   needs?: Need;
 }
 
@@ -59,11 +60,11 @@ export interface Scenario extends Config {
 export interface Record {
   text: string;
   items: Item[];
-  /** why the step could not be done at all */
+  /** why the step failed */
   fault: string | null;
 }
 
-/** No step takes that long unless something hangs; longer than every wait inside of one. */
+/** Limit of a step, longer than every wait inside a step. */
 const STEP_MS_MAX = 30_000;
 
 const DEFAULT_DATABASES = { postgres: '{pg}', '*': '{pg}' };
@@ -80,9 +81,9 @@ function removed(dir: string): boolean {
 export class Side {
   readonly clients = new Map<string, RawClient>();
   bouncer: Bouncer | null = null;
-  /** the second one, where the scenario has one */
+  /** the second pooler, if the scenario has one */
   other: Bouncer | null = null;
-  /** processes that were succeeded, oldest first */
+  /** processes that were replaced, oldest first */
   readonly gone: Bouncer[] = [];
   dir = '';
   names: Names = { ports: new Map(), dirs: [] };
@@ -95,7 +96,7 @@ export class Side {
     readonly stage: TestBed,
   ) {}
 
-  /** Puts this side's ports and folders into a text. */
+  /** Replaces the placeholders in a text. */
   fill(text: string): string {
     const words = { ...this.stage.words, ...this.words };
     return text
@@ -152,7 +153,7 @@ export class Side {
     });
   }
 
-  /** Writes a file of the side's folder. */
+  /** Writes a file into the side's folder. */
   write(name: string, text: string): void {
     const path = join(this.dir, name);
     writeFileSync(path, this.fill(text), 'latin1');
@@ -165,7 +166,7 @@ export class Side {
     return this.bouncer;
   }
 
-  /** That process serves now; the one before it is kept for its log. */
+  /** Sets the current process; the previous process is kept for its log. */
   succeed(next: Bouncer): void {
     if (this.bouncer !== null) this.gone.push(this.bouncer);
     this.bouncer = next;
@@ -178,7 +179,7 @@ export class Side {
     return client;
   }
 
-  /** Connects a client that later steps know by that name; one called `other …` to the second pooler. */
+  /** Connects a client under that name; clients named `other …` connect to the second pooler. */
   async open(name: string, unix = false): Promise<RawClient> {
     const pooler = (name.startsWith('other') ? this.other : null) ?? this.pooler;
     const path = join(pooler.socketDir, `.s.PGSQL.${pooler.port}`);
@@ -197,7 +198,7 @@ export class Side {
     }
   }
 
-  /** Ends the pooler if the scenario has not, and returns its end and its log as the last records. */
+  /** Stops the pooler if it still runs. @returns its exit and its log as the last records */
   async finish({ raceInLog, repeatsInLog }: Scenario): Promise<Record[]> {
     const records: Record[] = [];
     const ending = async (which: string, bouncer: Bouncer) => {
@@ -220,11 +221,11 @@ export class Side {
     return records;
   }
 
-  /** Leaves nothing behind. */
+  /** Removes everything. */
   async clear(): Promise<void> {
     for (const client of this.clients.values()) client.socket.destroy();
     for (const pooler of [...this.gone, this.other, this.bouncer]) await pooler?.stop().catch(() => {});
-    // a daemon that is just ending may still put its files there
+    // a daemon that is exiting may still write its files
     if (this.dir !== '') await eventually('an end to files', () => removed(this.dir));
   }
 }

@@ -1,6 +1,6 @@
 /*
- * The vocabulary of the scenarios: each function makes one step that does the same on both sides. What the step brought
- * about (messages received, rows, exit codes) is what gets compared.
+ * The steps of scenarios: each function makes one step, which does the same on both sides. The results of the step
+ * (messages received, rows, exit codes) are compared.
  */
 
 import { chmodSync, rmSync, writeFileSync } from 'node:fs';
@@ -21,20 +21,20 @@ import { decode, type Item } from './decode';
 import { maskLog } from './mask';
 import type { Config, Side, Step } from './side';
 
-/** How long an answer may take; longer than any timeout that a scenario sets. */
+/** Limit of an answer, longer than every timeout in a scenario. */
 const ANSWER_MS_MAX = 8_000;
 
 export function step(text: string, run: Step['run']): Step {
   return { text, run };
 }
 
-/** All up to the end of the connection, and that it ended. */
+/** All messages up to the end of the connection, and an item for the end. */
 export async function untilClosed(client: RawClient): Promise<Item[]> {
   const messages = await client.until('', ANSWER_MS_MAX);
   return [...decode(messages), 'connection closed'];
 }
 
-/** All up to one of those letters; when the connection ends before, that is said. */
+/** All messages up to one of those letters, or up to the end of the connection with an item for the end. */
 async function untilLetter(client: RawClient, types: string): Promise<Item[]> {
   const messages = await client.until(types, ANSWER_MS_MAX);
   const complete = types.includes(messages.at(-1)?.type ?? '-');
@@ -55,17 +55,17 @@ export async function loggedIn(client: RawClient, login: Login): Promise<Item[]>
   return [...decode(messages), ...(await untilClosed(client))];
 }
 
-/** Connects over TCP and logs in, in whatever way the pooler asks for. */
+/** Connects over TCP and logs in with the method that the pooler requests. */
 export function login(name: string, login: Login = {}): Step {
   return step(`${name}: login ${who(login)}`, async (side) => loggedIn(await side.open(name), login));
 }
 
-/** The same over the Unix socket. */
+/** Connects over the Unix socket and logs in. */
 export function loginUnix(name: string, login: Login = {}): Step {
   return step(`${name}: Unix login ${who(login)}`, async (side) => loggedIn(await side.open(name, true), login));
 }
 
-/** Logs in and says goodbye: for tables of logins. */
+/** Logs in and disconnects, for tables of logins. */
 export function tryLogin(login: Login): Step {
   return step(`login ${who(login)}`, async (side) => {
     const client = await side.open('try');
@@ -105,7 +105,7 @@ export function startWith(text: string, version: number, params: Record<string, 
   });
 }
 
-/** SSLRequest or GSSENCRequest: the one-byte answers, on one connection. */
+/** Sends SSLRequest or GSSENCRequest on one connection; the results are the one-byte answers. */
 export function requests(name: string, ...codes: number[]): Step {
   return step(`${name}: requests ${codes.join(' ')}`, async (side) => {
     const client = side.clients.get(name) ?? (await side.open(name));
@@ -115,7 +115,7 @@ export function requests(name: string, ...codes: number[]): Step {
   });
 }
 
-/** Starts up on a connection that is already open. */
+/** Logs in on a connection that is already open. */
 export function startup(name: string, login: Login = {}): Step {
   return step(`${name}: startup ${who(login)}`, (side) => loggedIn(side.client(name), login));
 }
@@ -127,7 +127,7 @@ export function bye(...names: string[]): Step {
   });
 }
 
-/** Goes away without goodbye. */
+/** Disconnects without Terminate. */
 export function vanish(name: string): Step {
   return step(`${name}: vanish`, async (side) => {
     await side.client(name).destroy();
@@ -161,7 +161,7 @@ export function send(name: string, text: string, ...bytes: Buffer[]): Step {
   });
 }
 
-/** Reads up to and with one of those letters. */
+/** Reads up to and including one of those letters. */
 export function receive(name: string, types = 'Z'): Step {
   return step(`${name}: receives up to ${types}`, (side) => untilLetter(side.client(name), types));
 }
@@ -184,7 +184,7 @@ export function exchange(name: string, text: string, ...bytes: Buffer[]): Step {
   });
 }
 
-/** A cancel request with the key of that client, or with a wrong one. */
+/** Sends a cancel request with the key of that client, or with a wrong key. */
 export function cancel(name: string, wrongKey = false): Step {
   return step(`${name}: cancel request${wrongKey ? ' with a wrong key' : ''}`, async (side) => {
     const { backendPid, backendKey } = side.client(name);
@@ -194,7 +194,7 @@ export function cancel(name: string, wrongKey = false): Step {
   });
 }
 
-/** The same, sent to the second pooler. */
+/** Sends a cancel request to the second pooler. */
 export function cancelAtOther(name: string): Step {
   return step(`${name}: cancel request to the other pooler`, async (side) => {
     const { backendPid, backendKey } = side.client(name);
@@ -203,7 +203,7 @@ export function cancelAtOther(name: string): Step {
   });
 }
 
-/** Ends the server connection that the client is using, as a broken server would. */
+/** Ends the server connection of the client, as a broken server would. */
 export function killServer(name: string): Step {
   return step(`${name}: its server is killed`, async (side) => {
     const client = side.client(name);
@@ -235,13 +235,13 @@ export const simple = (sql: string): Buffer => message('Q', cstring(sql));
 async function consoleOf(side: Side): Promise<RawClient> {
   const known = side.clients.get('console');
   if (known !== undefined) return known;
-  // over the Unix socket: TLS is asked of nobody there
+  // over the Unix socket, which never requires TLS
   const client = await side.open('console', true);
   await client.login({ user: ADMIN_USER, password: ADMIN_PASSWORD, database: 'pgbouncer' });
   return client;
 }
 
-/** A table of averages: what is in them depends on when the period began. */
+/** Masks the numbers in a table of averages, which depend on the start of the period. */
 function withoutNumbers(item: Item): Item {
   if (typeof item === 'string') return item;
   return { ...item, rows: item.rows.map(([first = null, ...rest]) => [first, ...rest.map(() => '#')]) };
@@ -257,7 +257,7 @@ export function admin(command: string): Step {
   });
 }
 
-/** SHOW CONFIG, of which only those settings count. */
+/** SHOW CONFIG, limited to those settings. */
 export function showSettings(...keys: string[]): Step {
   return step(`console: settings ${keys.join(', ')}`, async (side) => {
     const items = decode(await (await consoleOf(side)).query('SHOW CONFIG'));
@@ -268,7 +268,7 @@ export function showSettings(...keys: string[]): Step {
   });
 }
 
-/** A console command whose answer comes later (PAUSE, SHUTDOWN): read it with receive('console') or closed('console'). */
+/** A console command that is answered later (PAUSE, SHUTDOWN), by receive('console') or closed('console'). */
 export function adminAsk(command: string): Step {
   return step(`console: asks ${command}`, async (side) => {
     const client = await consoleOf(side);
@@ -286,7 +286,7 @@ async function poolColumn(client: RawClient, column: string, database: string): 
   return rows.reduce((sum, row) => sum + Number(row[at]), 0);
 }
 
-/** Waits until SHOW POOLS says that of a database: for states that nobody is told of. */
+/** Waits until SHOW POOLS shows that value for a database, for states without an event. */
 export function whenPool(column: string, count: number, database = 'postgres'): Step {
   return step(`until ${database} has ${column} = ${count}`, async (side) => {
     const client = await consoleOf(side);
@@ -298,7 +298,7 @@ export function whenPool(column: string, count: number, database = 'postgres'): 
 
 /* ---- process and files ---- */
 
-/** Waits until the log says that; nothing is compared before the end. */
+/** Waits until the log matches; the log is compared at the end. */
 export function logSays(pattern: RegExp): Step {
   return step(`log says ${pattern}`, async (side) => {
     await side.pooler.logWait(pattern, 0, ANSWER_MS_MAX);
@@ -306,7 +306,7 @@ export function logSays(pattern: RegExp): Step {
   });
 }
 
-/** Waits until the log has said that so many times. */
+/** Waits until the log has that many matches. */
 export function logSaysTimes(pattern: RegExp, times: number): Step {
   return step(`log says ${pattern} ${times} times`, async (side) => {
     const reached = () => side.pooler.log.count(pattern) >= times;
@@ -322,7 +322,9 @@ export function signal(name: NodeJS.Signals): Step {
   });
 }
 
-/** A new process takes over, and the old one ends. The comparison's own console connection is closed before. */
+/**
+ * Starts a new process, which takes over, and waits for the exit of the old process. Closes the shared console first.
+ */
 export function reboot(): Step {
   return step('-R', async (side) => {
     await side.clients.get('console')?.end();
@@ -336,7 +338,7 @@ export function reboot(): Step {
   });
 }
 
-/** A new process that cannot take over, and ends. */
+/** Starts a new process, which cannot take over and exits. */
 export function rebootThatFails(): Step {
   return step('-R that fails', async (side) => {
     const next = side.pooler.beside(['-R']);
@@ -345,7 +347,7 @@ export function rebootThatFails(): Step {
   });
 }
 
-/** The process ends by itself. */
+/** Waits until the process exits by itself. */
 export function ended(): Step {
   return step('the process ends', async (side) => {
     const end = await side.pooler.expectEnd(ANSWER_MS_MAX);
@@ -371,7 +373,7 @@ export function appendIni(text: string): Step {
   });
 }
 
-/** Writes a file of the side's folder anew. */
+/** Rewrites a file in the side's folder. */
 export function rewriteFile(name: string, text: string, about = ''): Step {
   return step(`${name} is written anew${about === '' ? '' : `: ${about}`}`, async (side) => {
     side.write(name, text);
@@ -379,7 +381,7 @@ export function rewriteFile(name: string, text: string, about = ''): Step {
   });
 }
 
-/** Takes a file of the pooler's folder away. */
+/** Removes a file from the pooler's folder. */
 export function removeFile(name: string): Step {
   return step(`${name} is removed`, async (side) => {
     rmSync(join(side.pooler.dir, name));
@@ -387,7 +389,7 @@ export function removeFile(name: string): Step {
   });
 }
 
-/** Lets time pass: only for showing that nothing happens. */
+/** Waits, only to show that nothing happens. */
 export function pause(ms: number): Step {
   return step(`${ms} ms pass`, async () => {
     await new Promise((wake) => setTimeout(wake, ms));
@@ -395,7 +397,7 @@ export function pause(ms: number): Step {
   });
 }
 
-/** What a command line case wrote: log lines masked, usage texts under one name. */
+/** The output of a command, with log lines masked and one program name in usage texts. */
 function outputLines(side: Side, text: string, label: string): string[] {
   const name = `(?:\\S*/)?${side.program.program}`;
   const own = text.replace(new RegExp(`(^|^  |Try ")${name}(?=:| is | \\[OPTION| --help")`, 'gm'), '$1PROGRAM');
@@ -403,8 +405,8 @@ function outputLines(side: Side, text: string, label: string): string[] {
 }
 
 /**
- * Runs the program with those arguments to its end; `{ini}` in them names a file that holds `ini`, when given.
- * `asSelf` runs it as root where the comparison itself is root.
+ * Runs the program with those arguments until it exits; `{ini}` in them is a file with the text `ini`, if given.
+ * `asSelf` runs it as root if the comparison itself runs as root.
  */
 export function command(args: string[], ini?: string, options: { asSelf?: boolean; text?: string } = {}): Step {
   const shown = options.text ?? args.join(' ');

@@ -1,6 +1,6 @@
 /*
- * What all scenarios share: a PostgreSQL with its users, servers with and without TLS, certificates, a directory, PAM's rules,
- * and what the original at hand can do. Set once, cleared at the end. Called by main.ts.
+ * Set-up that all scenarios share: a PostgreSQL server with its users, servers with and without TLS, certificates,
+ * slapd, PAM rules, and the features of the installed PgBouncer. Created once, removed at the end. Called by main.ts.
  */
 
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
@@ -13,23 +13,23 @@ import { pamMissing, removePamRules, writePamRules } from '../test/harness/pam';
 import { giveTo } from '../tools/unprivileged';
 import { type FrontOptions, TlsFront } from './tls-fronts';
 
-/** What an original may have been built without, or a machine may not have. */
+/** Features that PgBouncer may have been built without, or that the machine may lack. */
 export type Need = 'ldap' | 'pam';
 
-/** Who runs this, as peer authentication sees it. */
+/** The user that runs this, for peer authentication. */
 export const ME = userInfo().username;
 
-/** Users whom PostgreSQL asks for a password, and how; everybody else is trusted. */
+/** Users that PostgreSQL authenticates, with the method; all other users are trusted. */
 const SERVER_USERS = [
   { name: 's_plain', method: 'password', secret: 'scram' },
   { name: 's_md5', method: 'md5', secret: 'md5' },
   { name: 's_scram', method: 'scram-sha-256', secret: 'scram' },
   { name: 's_reject', method: 'reject', secret: 'scram' },
 ] as const;
-/** Users whom PostgreSQL trusts: the pooler alone looks at their passwords. */
+/** Users that PostgreSQL trusts, so that only the pooler checks their passwords. */
 const TRUSTED_USERS = ['c_plain', 'c_md5', 'c_scram', 'c_empty', 'alice', 'bob', 'lucy', 'p_user'];
 
-/** Of 127.0.0.1; a port from the kernel's range might come alive in the middle of a run. */
+/** An unused port of 127.0.0.1, outside the kernel's range, in which it could become used during a run. */
 const DEAD_PORT = 1;
 
 async function startCluster(): Promise<PgCluster> {
@@ -81,32 +81,32 @@ function makeCertificates(): { folder: CertFolder; manners: Record<string, Front
   return { folder, manners };
 }
 
-/** Passwords are judged by a script: `secret` is right. */
+/** Lets PAM check passwords with a script: `secret` is right. */
 function judgeWithPam(dir: string): void {
   const script = join(dir, 'judge');
   writeFileSync(script, '#!/bin/sh\nread -r password\n[ "$password" = secret ]\n');
   chmodSync(script, 0o755);
   giveTo(user, dir);
   writePamRules(script);
-  // whatever ends this process
+  // also if the process exits early
   process.on('exit', removePamRules);
 }
 
 export class TestBed {
-  /** what `{word}` stands for in configs */
+  /** values of the placeholders in configs */
   readonly words: Record<string, string> = {};
   /** port number -> name in the transcripts */
   readonly ports: [number, string][] = [];
   private readonly fronts: TlsFront[] = [];
   private readonly dir = tempDir('stage');
   private directory: Directory | null = null;
-  /** why passwords cannot be judged by PAM; null when they can */
+  /** why PAM cannot be used, or null */
   private withoutPam: string | null = null;
 
   private constructor(
     readonly cluster: PgCluster,
     private readonly bin: string,
-    /** of the C original, as in `1.18.0` */
+    /** version of PgBouncer, as in `1.18.0` */
     readonly originalVersion: string,
   ) {}
 

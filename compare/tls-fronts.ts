@@ -1,6 +1,6 @@
 /*
- * Servers as the pooler may meet them: one that never answers, and TLS servers of every kind in front of the one PostgreSQL,
- * each with a certificate and manners of its own. Started by the stage, named in scenarios' configs.
+ * Special servers: a server that never answers, and TLS servers of every kind in front of the PostgreSQL server, each
+ * with its own certificate and behaviour. Started by the test bed, and named in scenarios' configs.
  */
 
 import { readFileSync } from 'node:fs';
@@ -9,7 +9,7 @@ import { TLSSocket, type TlsOptions } from 'node:tls';
 import type { Cert } from '../test/harness/certs';
 import { int32, SSL_REQUEST } from '../test/harness/raw-client';
 
-/** Length and code: all that an SSLRequest is made of. */
+/** An SSLRequest: its length and code. */
 const SSL_REQUEST_BYTES = Buffer.concat([int32(8), int32(SSL_REQUEST)]);
 
 /** How a TLS server behaves. */
@@ -17,11 +17,11 @@ export interface FrontOptions {
   cert: Cert;
   /** protocols, ciphers, whether it asks for a certificate */
   tls?: TlsOptions;
-  /** what it says to an SSLRequest instead of a bare S; TLS follows only after that */
+  /** the answer to SSLRequest instead of S, before TLS starts */
   answer?: Buffer;
 }
 
-/** A port of 127.0.0.1 and who listens there. */
+/** A listening port of 127.0.0.1. */
 export class TlsFront {
   private readonly sockets = new Set<Socket>();
 
@@ -42,12 +42,12 @@ export class TlsFront {
     return front;
   }
 
-  /** Takes connections and says nothing. */
+  /** Accepts connections and stays silent. */
   static mute(): Promise<TlsFront> {
     return TlsFront.start((socket) => socket.resume());
   }
 
-  /** A PostgreSQL with TLS: what comes out of it goes to the one on that port. */
+  /** A TLS server that forwards the decrypted bytes to the PostgreSQL server on that port. */
   static tls(port: number, manners: FrontOptions): Promise<TlsFront> {
     return TlsFront.start((socket, front) => {
       socket.once('readable', () => {
@@ -79,7 +79,7 @@ export class TlsFront {
     socket.once('close', () => this.sockets.delete(socket));
   }
 
-  /** Bytes in both directions; the end of one is the end of the other. */
+  /** Forwards bytes in both directions; the end of either connection ends the other. */
   private relay(socket: Socket, port: number): void {
     const behind = connect(port, '127.0.0.1');
     this.adopt(behind);

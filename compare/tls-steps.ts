@@ -1,5 +1,5 @@
 /*
- * Steps of clients that speak TLS: how they begin, which certificate they show, and what they see when it comes to nothing.
+ * Steps of TLS clients: how they begin, which certificate they present, and their errors.
  */
 
 import { readFileSync } from 'node:fs';
@@ -11,9 +11,9 @@ import type { Item } from './decode';
 import type { Side, Step } from './side';
 import { loggedIn, step, untilClosed, who } from './steps';
 
-/** How the client speaks TLS. It believes any server: the pooler's judgement is what gets compared. */
+/** TLS options of a client. It accepts any server certificate, because the pooler's checks are compared. */
 interface Manner {
-  /** name of a certificate of the stage */
+  /** name of a certificate of the test bed */
   cert?: string;
   /** without asking by an SSLRequest first */
   direct?: boolean;
@@ -29,7 +29,7 @@ function mannerText({ cert, direct, alpn, tls }: Manner): string {
   return `${certText}${directText}${restText}`;
 }
 
-/** Why a connection ended: the alert of TLS, if that came. A reset may overtake it. */
+/** Why a connection ended: the TLS alert, if it has arrived before a reset. */
 function lossText(err: Error | null): string {
   const alert = /alert [a-z ]+[a-z]/.exec(err?.message ?? '')?.[0].replace(/^alert alert/, 'alert');
   return `TLS: ${alert ?? 'lost'}`;
@@ -54,7 +54,7 @@ function options(side: Side, { cert, alpn, tls }: Manner): ConnectionOptions {
   };
 }
 
-/** Over TLS and logged in; what is not S, or an end, is told. */
+/** Connects over TLS and logs in; an answer other than S, or an early end, becomes an item. */
 async function encrypted(side: Side, name: string, manner: Manner, login: Login): Promise<Item[]> {
   const plain = await side.open(name);
   if (manner.direct !== true) {
@@ -62,7 +62,7 @@ async function encrypted(side: Side, name: string, manner: Manner, login: Login)
     if (answer !== 'S') return [`answer ${answer}`];
   }
   const socket = tlsConnect({ ...options(side, manner), socket: plain.socket });
-  // from the beginning: the end may follow the handshake at once
+  // created at once, because the end may directly follow the handshake
   const client = RawClient.over(socket);
   side.clients.set(name, client);
   try {
@@ -75,7 +75,7 @@ async function encrypted(side: Side, name: string, manner: Manner, login: Login)
   const alpn = socket.alpnProtocol || 'none';
   const about = `TLS: ${socket.getProtocol()} ${socket.getCipher().standardName} ALPN ${alpn}`;
   const items = await loggedIn(client, login).catch((err: Error): Item[] => [err.message]);
-  // in TLS 1.3 a certificate is judged when the client thinks that the handshake is over
+  // in TLS 1.3 the certificate is verified after the client has completed the handshake
   if (client.error !== null) return [lossText(client.error)];
   return [about, ...items];
 }
@@ -85,7 +85,7 @@ export function loginTls(name: string, manner: Manner = {}, login: Login = {}): 
   return step(`${name}: TLS${mannerText(manner)}, login ${who(login)}`, (side) => encrypted(side, name, manner, login));
 }
 
-/** Logs in over TLS and leaves: for tables of logins. */
+/** Logs in over TLS and disconnects, for tables of logins. */
 export function tryTls(manner: Manner = {}, login: Login = {}): Step {
   return step(`TLS${mannerText(manner)}, login ${who(login)}`, async (side) => {
     const items = await encrypted(side, 'try', manner, login);
@@ -96,7 +96,7 @@ export function tryTls(manner: Manner = {}, login: Login = {}): Step {
   });
 }
 
-/** An SSLRequest with those bytes right behind it. */
+/** Sends an SSLRequest with those bytes directly behind it. */
 export function injected(text: string, bytes: Buffer): Step {
   return step(`SSLRequest and ${text} in one piece`, async (side) => {
     const client = await side.open('raw');
@@ -107,7 +107,7 @@ export function injected(text: string, bytes: Buffer): Step {
   });
 }
 
-/** Those bytes where the TLS handshake should begin. What comes back is TLS's own alert, or nothing. */
+/** Sends those bytes instead of a TLS handshake. The answer is a TLS alert, or nothing. */
 export function afterYes(text: string, bytes: Buffer): Step {
   return step(`SSLRequest, S, then ${text}`, async (side) => {
     const client = await side.open('raw');

@@ -31,6 +31,8 @@ const COMMENT_FOLDERS = [
   'test/takeover',
   'test/tls',
   'test/unit',
+  'bench',
+  'compare',
 ];
 const SOURCE_NAMES = /\.(ts|mjs|cjs|js|cc|h|cpp)$/;
 

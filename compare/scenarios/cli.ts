@@ -1,14 +1,14 @@
 /*
- * The command line and the config file at start: usage texts, refusals, exit codes, what is written to stderr.
+ * The command line and the config file at the start: usage texts, errors, exit codes, output to stderr.
  */
 import type { Scenario, Step } from '../side';
 import { command } from '../steps';
 
-/** A config that could be served, were its port not taken. */
+/** A valid config whose port is in use. */
 const GOOD =
   '[databases]\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {pgport}\nunix_socket_dir =\nauth_type = trust\n';
 
-/** Configs that keep the program from starting; each one ends before it listens. */
+/** Configs with which the program fails to start, before it listens. */
 const badConfigs: [string, string][] = [
   ['empty file', ''],
   ['only comments', '; nothing\n# here\n'],

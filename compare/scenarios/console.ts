@@ -1,5 +1,5 @@
 /*
- * The console: every SHOW, every command with good and bad arguments, who may run what, and what its protocol refuses.
+ * The console: every SHOW, every command with good and bad arguments, permissions, and protocol errors.
  */
 
 import { STATS_PASSWORD, STATS_USER } from '../../test/harness';
@@ -58,7 +58,7 @@ const COMMANDS = ['PAUSE', 'RESUME', 'DISABLE', 'ENABLE', 'RECONNECT', 'KILL', '
 
 const stats = { user: STATS_USER, password: STATS_PASSWORD, database: 'pgbouncer' };
 
-/** One scenario a SHOW, so that a difference names it: with one client that has run one query. */
+/** One scenario per SHOW, with a client that has run a query, so that a difference names the SHOW. */
 function show(word: string): Scenario {
   const steps = [login('a', { params: { application_name: 'shown' } }), query('a', 'SELECT 1'), admin(`SHOW ${word}`)];
   return { name: `SHOW ${word}`, settings: { pool_mode: 'transaction' }, steps };

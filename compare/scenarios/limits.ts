@@ -1,13 +1,13 @@
 /*
- * Limits reached: clients, servers, per database and per user, pools with and without a reserve, and what the console then
- * shows.
+ * Limits that are reached: clients and servers, per database and per user, pools with and without a reserve, and the
+ * console's output then.
  */
 import type { Scenario, Step } from '../side';
 import { admin, ask, bye, login, query, receive, tryLogin, whenPool } from '../steps';
 
 const USERLIST = { alice: '', bob: '' };
 
-/** Two clients on one server: the second one waits until the first one is through. */
+/** Two clients on one server: the second client waits until the first is done. */
 const oneServer: Step[] = [
   login('a'),
   login('b'),
@@ -20,7 +20,7 @@ const oneServer: Step[] = [
   bye('a', 'b'),
 ];
 
-/** A second user needs the only server that the limit allows: the idle one of the first has to go. */
+/** A second user needs the only server within the limit: the first user's idle server is evicted. */
 const eviction: Step[] = [
   login('a', { user: 'alice' }),
   query('a', 'SELECT current_user'),

@@ -1,6 +1,6 @@
 /*
- * Logins that succeed and fail: every way to authenticate, startup packets of every kind, the console's door, and what a
- * client is told when the server does not let the pooler in.
+ * Logins that succeed and fail: every authentication method, startup packets of every kind, logins to the console, and
+ * a client's error when the server refuses the pooler.
  */
 
 import { ADMIN_PASSWORD, ADMIN_USER, STATS_PASSWORD, STATS_USER } from '../../test/harness';
@@ -35,7 +35,7 @@ import {
 
 /** md5 of `secretc_md5` */
 const MD5_SECRET = 'md5126585674720565f9c7cb9b3e667af43';
-/** of `secret`, made with a fixed salt */
+/** of the password `secret`, with a fixed salt */
 const SCRAM_SECRET =
   'SCRAM-SHA-256$4096:MDEyMzQ1Njc4OWFiY2RlZg==$bpSY5Ze9NUH+I35LC3gVq+DpBfK46iXBxvhAKqVu9pE=:VpYlBuxyzeCI1KnctrefdljpB1mk3Gp7sBI/t11+NkQ=';
 
@@ -46,7 +46,7 @@ const allLogins: Step[] = users.flatMap(({ user }) =>
   ['secret', 'wrong', ''].map((password) => tryLogin({ user, password })),
 );
 
-/** Every kind of secret with the right, a wrong and no password, for one auth_type. */
+/** Every kind of secret with a right, a wrong and no password, for one auth_type. */
 function passwords(authType: string): Scenario {
   return {
     name: `passwords, auth_type=${authType}`,
@@ -174,7 +174,7 @@ export const login: Scenario[] = [
   },
   {
     name: 'bad SCRAM messages',
-    // older ones crash
+    // older versions crash
     since: '1.25',
     settings: { auth_type: 'scram-sha-256', client_login_timeout: 2 },
     userlist: USERLIST,

@@ -1,12 +1,12 @@
 /*
- * Two poolers that know one another: cancel requests that arrive at the wrong one, and what the console shows of peers.
+ * Two poolers that are peers: cancel requests that arrive at the wrong pooler, and the console's output about peers.
  */
 import type { Config, Scenario, Step } from '../side';
 import { admin, ask, bye, cancelAtOther, change, login, logSays, query, receive, vanish, whenPool } from '../steps';
 
 const BOTH = { 1: '{self}', 2: '{other}' };
 
-/** The first pooler has the id 1 and the clients, the second one the id 2. */
+/** The first pooler has id 1 and the clients, the second pooler has id 2. */
 function two(name: string, peers: { first: Config['peers']; second: Config['peers'] }, steps: Step[]): Scenario {
   const settings = { pool_mode: 'transaction', client_login_timeout: 3, server_login_retry: 1 };
   return {
@@ -24,7 +24,7 @@ function two(name: string, peers: { first: Config['peers']; second: Config['peer
 const SLEEP = 'SELECT pg_sleep(60)';
 const console: Step[] = [admin('SHOW PEERS'), admin('SHOW PEER_POOLS'), admin('SHOW LISTS')];
 
-/** A query goes on although somebody wanted it to end, which shows in the next one. */
+/** A cancel request without effect: the next query works. */
 const goesOn: Step[] = [cancelAtOther('a'), query('a', 'SELECT 1'), bye('a')];
 
 export const peers: Scenario[] = [

@@ -1,6 +1,6 @@
 /*
- * Prepared statements of the protocol in transaction and statement mode: names that follow their clients, pipelines with
- * errors in the middle, what Close, DEALLOCATE ALL and DISCARD ALL leave, and the counters.
+ * Protocol-level prepared statements in transaction and statement mode: names that follow their clients, pipelines with
+ * errors in the middle, effects of Close, DEALLOCATE ALL and DISCARD ALL, and the counters.
  */
 
 import { message } from '../../test/harness/raw-client';
@@ -34,7 +34,7 @@ function prepare(client: string, name: string, sql: string): Step {
   return exchange(client, `prepares "${name}" as ${sql}`, parse(name, sql), sync());
 }
 
-/** The names on the server, and in what order they came. */
+/** The statement names on the server, in the order of their preparation. */
 const onServer = query('a', 'SELECT name, statement FROM pg_prepared_statements ORDER BY prepare_time, name');
 
 const sharing: Step[] = [
@@ -131,7 +131,7 @@ const pipelines: Step[] = [
   bye('a'),
 ];
 
-/** Statements by the dozen, so that the server has to forget some. */
+/** So many statements that some are evicted from the server. */
 const many: Step[] = [
   login('a'),
   ...[1, 2, 3, 4, 5, 6, 7].map((n) => prepare('a', `m${n}`, `SELECT ${n}`)),

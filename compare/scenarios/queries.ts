@@ -1,6 +1,6 @@
 /*
- * Queries of every kind in every pool mode: simple, extended, pipelined, with errors in the middle, COPY, notices, big rows,
- * variables that follow their client from server to server, cancel requests, and servers that die.
+ * Queries of every kind in every pool mode: simple, extended, pipelined, with errors in the middle, COPY, notices, big
+ * rows, variables that follow a client from server to server, cancel requests, and dying servers.
  */
 
 import { cstring, int16, int32, message } from '../../test/harness/raw-client';
@@ -31,7 +31,7 @@ import {
   whenPool,
 } from '../steps';
 
-/** What goes through in every pool mode. */
+/** Steps that work in every pool mode. */
 const everywhere: Step[] = [
   login('a'),
   query('a', 'SELECT 1 AS one, NULL AS nothing'),

@@ -1,6 +1,6 @@
 /*
- * The online reboot: a second process of the same program takes over with -R. What clients notice, what both logs say, and what
- * becomes of a reboot that cannot be.
+ * The online reboot: a second process of the same program takes over with -R. Compares the results of clients, both
+ * logs, and reboots that fail.
  */
 
 import type { Scenario, Step } from '../side';

@@ -1,5 +1,5 @@
 /*
- * Config files that change under a running pooler: by RELOAD and by SIGHUP, with good and bad contents.
+ * Changes of the config of a running pooler by RELOAD and by SIGHUP, with good and bad contents.
  */
 import type { Scenario, Step } from '../side';
 import {
@@ -20,7 +20,7 @@ import {
 
 const TRANSACTION = { pool_mode: 'transaction' };
 
-/** One bad line each; the pooler must go on with what it had. */
+/** RELOAD with one bad line: the pooler must keep its config. */
 function badLine(line: string): Scenario {
   return {
     name: `bad line ${JSON.stringify(line)}`,

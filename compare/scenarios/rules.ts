@@ -1,6 +1,6 @@
 /*
- * Logins decided by rules and by others: HBA files with all their record types, ident maps, certificates, the system user at
- * the other end of a Unix socket, PAM, a directory.
+ * Logins decided by HBA rules and external authentication: HBA files with all record types, ident maps, certificates,
+ * the system user at the other end of a Unix socket, PAM, LDAP.
  */
 
 import { ADMIN_PASSWORD, ADMIN_USER } from '../../test/harness';
@@ -20,10 +20,10 @@ const TLS = {
   client_tls_ca_file: '{certs}/ca.crt',
 };
 
-/** The console of the comparison itself comes over the Unix socket. */
+/** For the console connection of the comparison itself, over the Unix socket. */
 const CONSOLE_RULE = 'local pgbouncer all password';
 
-/** A scenario with that HBA file, and that ident file when given. */
+/** A scenario with that HBA file, and that ident file if given. */
 function rules(name: string, lines: string[], steps: Step[], more: Partial<Scenario> = {}, ident?: string[]): Scenario {
   const files = { hba: `${[...lines, CONSOLE_RULE].join('\n')}\n` };
   const settings = { ...TLS, auth_type: 'hba', auth_hba_file: '{dir}/hba', ...more.settings };
@@ -44,12 +44,12 @@ function unixTry(login: Login): Step[] {
   return [loginUnix('u', login), bye('u')];
 }
 
-/** Other rules from here on. */
+/** Steps that replace the rules. */
 function newRules(...lines: string[]): Step[] {
   return [rewriteFile('hba', `${[...lines, CONSOLE_RULE].join('\n')}\n`, lines.join('; ')), admin('RELOAD')];
 }
 
-/** Whoever might come: over TCP, TLS and the Unix socket, with the right and a wrong password. */
+/** Logins over TCP, TLS and the Unix socket, with a right and a wrong password. */
 const comers: Step[] = [
   tryLogin(alice),
   tryLogin({ ...alice, password: 'wrong' }),
@@ -60,7 +60,7 @@ const comers: Step[] = [
   ...unixTry(alice),
 ];
 
-/** One rule a scenario: a record type or a field and who it fits. */
+/** One scenario per rule: a record type or a field, and the logins that it matches. */
 const oneRule: [string, ...string[]][] = [
   ['host all all 127.0.0.1/32 trust'],
   ['host all all 127.0.0.0/8 password'],
@@ -82,7 +82,7 @@ const oneRule: [string, ...string[]][] = [
   ['host all all 0.0.0.0/0 cert'],
 ];
 
-/** Lines that no version takes, each between two good ones. */
+/** Lines that every version refuses, each between two good lines. */
 const badRules = [
   'host',
   'host all',
@@ -178,7 +178,7 @@ const hba: Scenario[] = [
   ),
 ];
 
-/** Certificates of all kinds, for several names. */
+/** Logins with certificates of all kinds, for several names. */
 const shown: Step[] = [
   tryTls({ cert: 'alice' }, { user: 'alice' }),
   tryTls({ cert: 'alice' }, { user: 'bob' }),
@@ -269,7 +269,7 @@ const DIRECT = 'ldapserver=127.0.0.1 ldapport={ldapport} ldapprefix="uid=" ldaps
 const SEARCH = 'ldapserver=127.0.0.1 ldapport={ldapport} ldapbasedn="{basedn}"';
 const URL = 'ldap://127.0.0.1:{ldapport}/{basedn}';
 
-/** Ways to ask, each for one rule. */
+/** LDAP options, each for one rule. */
 const ways = [
   DIRECT,
   SEARCH,
@@ -318,7 +318,7 @@ const ldap: Scenario[] = [
     steps: [tryLogin(LUCY)],
     raceInLog: true,
   },
-  // a pooler each: after a RELOAD the original reads options of the old file from memory that it has freed
+  // one pooler each, because after a RELOAD PgBouncer reads the old options from freed memory
   ...ways.map((way) =>
     rules(`ldap by rules: ${way}`, [`host all all 0.0.0.0/0 ldap ${way}`], directory, { needs: 'ldap' }),
   ),

@@ -1,6 +1,6 @@
 /*
- * Timeouts reached: of queries, of waiting, of idle clients and servers, of logins on both sides. Each waits for what the
- * timeout brings about, never for a time.
+ * Timeouts that are reached: of queries, of waiting, of idle clients and servers, of logins on both sides. Each
+ * scenario waits for the effect of the timeout, never for a time.
  */
 
 import { cstring, message } from '../../test/harness/raw-client';

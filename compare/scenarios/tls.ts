@@ -1,6 +1,5 @@
 /*
- * TLS on both sides: what each sslmode lets in, who shows which certificate, protocols and ciphers, and what comes of bytes
- * that do not belong there.
+ * TLS on both sides: what each sslmode accepts, certificates, protocols and ciphers, and unexpected bytes.
  */
 
 import { GSSENC_REQUEST, PROTOCOL_30, SSL_REQUEST, startupPacket } from '../../test/harness/raw-client';
@@ -30,7 +29,7 @@ const FILES = {
 
 const startFor = (database: string) => startupPacket(PROTOCOL_30, { user: 'postgres', database });
 
-/** Everybody who might come, in whatever mode. */
+/** Logins of every kind, for every sslmode. */
 const everybody: Step[] = [
   tryLogin({}),
   tryTls(),
@@ -75,7 +74,7 @@ function clientCiphers(setting: string, ...offers: string[]): Scenario {
   };
 }
 
-/** The databases of the server scenarios: each front under its name. */
+/** The databases of the server scenarios, each named after its TLS server. */
 const SERVERS = Object.fromEntries(
   [
     'pg',
@@ -100,7 +99,7 @@ const BY_NAME = {
   unix: '{pgsocket} dbname=postgres',
 };
 
-/** Failed logins to a server are tried again; every client is told within these times. */
+/** Short retry and wait, because failed logins to a server are repeated until the client's wait ends. */
 const SHORT_TIMEOUTS = { server_login_retry: 1, query_wait_timeout: 2 };
 
 function serverMode(mode: string, settings: Record<string, string> = {}, text = ''): Scenario {
@@ -110,7 +109,7 @@ function serverMode(mode: string, settings: Record<string, string> = {}, text = 
     name: `server_tls_sslmode=${mode}${text}`,
     databases,
     settings: { ...SHORT_TIMEOUTS, server_tls_sslmode: mode, ...settings },
-    // all at once, since the failing ones take their time
+    // all at once, because failing logins take time
     steps: [
       ...names.flatMap((name) => [connect(name), send(name, 'startup', startFor(name))]),
       ...names.map((name) => receive(name)),

@@ -220,7 +220,7 @@ export class Bouncer {
 function spawnPooler(dir: string, options: BouncerOptions, args: string[]): ChildProcess {
   const { node, mainJs } = installed();
   const bin = originalBin();
-  if (options.original === true && bin === null) throw new Error('the C original is not installed');
+  if (options.original === true && bin === null) throw new Error('PgBouncer is not installed');
   const command = options.original === true ? [bin as string] : [node, mainJs];
   const [program, ...rest] = [...command, ...args, join(dir, 'pooler.ini')];
   return startProgram(program as string, rest, {

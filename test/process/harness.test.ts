@@ -59,7 +59,7 @@ it('a stopped server that is started again keeps its port and data', async () =>
 });
 
 for (const original of [false, true]) {
-  const who = original ? 'the C original' : 'tsbouncer';
+  const who = original ? 'PgBouncer' : 'tsbouncer';
 
   itUnless(original ? noOriginal : null)(
     `the harness runs ${who}: driver, raw client, console, cancel request, log, exit`,

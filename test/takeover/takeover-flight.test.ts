@@ -162,7 +162,7 @@ it('a cancel request whose server connection is being opened arrives across a ta
   relay.kill('SIGKILL');
 });
 
-itUnless(noOriginal)('the C original takes over: SUSPEND waits until cancel requests are delivered', () =>
+itUnless(noOriginal)('a takeover by PgBouncer waits in SUSPEND until cancel requests are delivered', () =>
   gated(
     async (place, gate) => {
       const victims = [await victim(place), await victim(place)];
