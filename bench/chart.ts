@@ -1,5 +1,5 @@
 /*
- * The benchmark's ratios as a picture, for the README: one bar per figure, tsbouncer's value divided by PgBouncer's.
+ * The benchmark's ratios as an SVG chart for the README: one bar per figure, tsbouncer's value divided by PgBouncer's.
  */
 import { median } from './measure';
 import type { Row } from './table';
@@ -9,7 +9,7 @@ const BAR_WIDTH = 360;
 const LINE_HEIGHT = 24;
 const TOP = 58;
 const BOTTOM = 34;
-/** the right end of the scale; longer bars are cut there, and their number says so */
+/** the right end of the scale; longer bars end there, but show their number */
 const RATIO_MAX = 1.5;
 
 interface Bar {
@@ -17,7 +17,7 @@ interface Bar {
   ratio: number;
 }
 
-/** Figures of which less is better, where both poolers were measured. */
+/** Figures for which less is better, if both poolers were measured. */
 function barsOf(rows: readonly Row[]): Bar[] {
   return rows
     .filter(({ unit }) => unit !== '' && !unit.endsWith('/s'))

@@ -24,6 +24,7 @@ const COMMENT_FOLDERS = [
   'test/fuzz',
   'test/harness',
   'test/login',
+  'test/native',
   'test/pooling',
   'test/process',
   'test/security',

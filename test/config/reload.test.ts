@@ -211,7 +211,7 @@ describe('settings', () => {
   });
 });
 
-describe('a mistake', () => {
+describe('RELOAD with an error', () => {
   const mistakes: [string, string, RegExp][] = [
     ['an unknown setting', '[pgbouncer]\nno_such = 1\n', /ERROR unknown parameter: pgbouncer\/no_such/],
     [

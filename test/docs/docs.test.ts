@@ -327,13 +327,13 @@ describe('man pages', () => {
   }
 
   for (const name of MAN_PAGES) {
-    itWith('groff', `${name}: groff has nothing to complain about`, () => {
+    itWith('groff', `groff reports no warning for ${name}`, () => {
       assert.equal(format('groff', '-ww', '-man', '-Tutf8', '-z', join(dir, name)).complaints, '');
     });
-    itWith('man', `${name}: nor has man`, () => {
+    itWith('man', `man reports no warning for ${name}`, () => {
       assert.equal(format('man', '--warnings', '-l', join(dir, name)).complaints, '');
     });
-    itWith('mandoc', `${name}: nor has mandoc`, () => {
+    itWith('mandoc', `mandoc reports no warning for ${name}`, () => {
       const { text, complaints } = format('mandoc', '-T', 'lint', '-W', 'warning', join(dir, name));
       assert.equal(text + complaints, '');
     });
@@ -345,7 +345,7 @@ describe('man pages', () => {
     return format('groff', ...options, join(dir, name)).text.replaceAll(/\s+/g, ' ');
   }
 
-  itWith('groff', 'tsbouncer.1 has what the command line and the console have', () => {
+  itWith('groff', 'tsbouncer.1 contains every option, command and column', () => {
     const text = read('tsbouncer.1');
     const wanted = [
       ...OPTIONS.map(({ name }) => `--${name}`),
@@ -359,7 +359,7 @@ describe('man pages', () => {
     );
   });
 
-  itWith('groff', 'tsbouncer.5 has every setting', () => {
+  itWith('groff', 'tsbouncer.5 contains every setting', () => {
     const text = read('tsbouncer.5');
     const wanted = [...settingsTable.map(({ name }) => name), ...Object.values(recordKeys).flat(), '[databases]'];
     assert.deepEqual(

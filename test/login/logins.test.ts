@@ -156,7 +156,7 @@ describe('auth_type', () => {
   });
 });
 
-describe('a stranger and a wrong password', () => {
+describe('unknown users and wrong passwords', () => {
   /** An exchange with its random parts masked. */
   function masked(messages: Message[]): string[] {
     return messages.map(({ type, body }) => {

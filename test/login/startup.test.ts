@@ -47,7 +47,7 @@ after(async () => {
   await pg.stop();
 });
 
-describe('requests for encryption', () => {
+describe('encryption requests', () => {
   it('encryption requests are answered N, and the login continues in plain text', async () => {
     const client = await pooler.raw();
     assert.equal(await client.request(SSL_REQUEST), 'N');

@@ -1,6 +1,6 @@
 /*
- * pgbench through the pooler: simple, extended and prepared, from one client to five hundred on a pool of twenty
- * servers. Every transaction must be processed, none may fail.
+ * pgbench through the pooler: simple, extended and prepared, with one to five hundred clients on a pool of twenty
+ * servers. No transaction may be lost or fail.
  */
 
 import assert from 'node:assert/strict';
@@ -10,7 +10,7 @@ import { Bouncer, eventually, it, noPgbench, type Outcome, PgCluster, pgbench, r
 import { after, before, describe } from '../harness/limits';
 
 const POOL_SIZE = 20;
-/** Of all clients together: a run is a second or two. */
+/** Transactions of all clients together: a run takes a second or two. */
 const TRANSACTIONS = 6000;
 const WRITING_TRANSACTIONS = 1000;
 const RUN_MS_MAX = 60_000;
@@ -44,12 +44,12 @@ describe('pgbench', { skip: noPgbench ?? false }, () => {
     return run(pgbench as string, [...target, ...args, database], { timeoutMs: RUN_MS_MAX });
   }
 
-  /** Runs it with that many clients, and insists that nothing was lost. */
+  /** Runs pgbench with that many clients, and checks that no transaction was lost. */
   async function complete(database: string, clients: number, ...args: string[]): Promise<void> {
-    // those that write wait for one another
+    // transactions that write wait for each other
     const total = args.includes('-S') ? TRANSACTIONS : WRITING_TRANSACTIONS;
     const each = Math.ceil(total / clients);
-    // pgbench prepares with a call that blocks its thread: a client that waits for a server must not stop another
+    // a thread per client, because pgbench prepares with a call that blocks its thread
     const threads = args.includes('prepared') ? String(clients) : clients > 1 ? '2' : '1';
     const outcome = await bench(database, '-n', '-c', String(clients), '-j', threads, '-t', String(each), ...args);
     const all = `${outcome.stdout}\n${outcome.stderr}`;
@@ -68,16 +68,19 @@ describe('pgbench', { skip: noPgbench ?? false }, () => {
 
   for (const clients of CLIENTS) {
     for (const mode of ['session', 'transaction', 'statement']) {
-      it(`simple, ${mode} pooling, ${clients} clients`, () => complete(mode, clients, '-S', '-M', 'simple'));
+      it(`pgbench loses no transaction with the simple protocol: ${mode} pooling, ${clients} clients`, () =>
+        complete(mode, clients, '-S', '-M', 'simple'));
     }
     for (const mode of ['session', 'transaction', 'statement']) {
-      it(`extended, ${mode} pooling, ${clients} clients`, () => complete(mode, clients, '-S', '-M', 'extended'));
+      it(`pgbench loses no transaction with the extended protocol: ${mode} pooling, ${clients} clients`, () =>
+        complete(mode, clients, '-S', '-M', 'extended'));
     }
-    // with more clients than servers, those that come first run to their end before the others begin
-    it(`prepared, session pooling, ${clients} clients`, () => complete('session', clients, '-S', '-M', 'prepared'));
+    // with more clients than servers, the first clients finish before the others begin
+    it(`pgbench loses no transaction with prepared statements: session pooling, ${clients} clients`, () =>
+      complete('session', clients, '-S', '-M', 'prepared'));
   }
 
-  it('transactions that write, 64 clients', async () => {
+  it('pgbench loses no writing transaction of 64 clients', async () => {
     await complete('transaction', 64, '-M', 'simple');
     await complete('transaction', 64, '-M', 'extended');
     const sums = await pg.sql(
@@ -86,13 +89,13 @@ describe('pgbench', { skip: noPgbench ?? false }, () => {
     assert.equal(sums.rows[0].ok, true);
   });
 
-  it('a connection for every transaction, 16 clients', async () => {
+  it('pgbench loses no transaction of 16 clients that connect for every transaction', async () => {
     const outcome = await bench('transaction', '-n', '-S', '-C', '-c', '16', '-j', '2', '-t', '50');
     assert.equal(outcome.code, 0, outcome.stderr);
     assert.match(outcome.stdout, /actually processed: 800\/800\n/);
   });
 
-  it('pipelines, 64 clients', async () => {
+  it('pgbench loses no transaction of 64 clients with pipelines', async () => {
     const script = '\\startpipeline\nSELECT 1;\nSELECT 2;\nBEGIN;\nSELECT 3;\nCOMMIT;\nSELECT 4;\n\\endpipeline\n';
     const path = join(bouncer.dir, 'script.sql');
     writeFileSync(path, script);
@@ -101,8 +104,8 @@ describe('pgbench', { skip: noPgbench ?? false }, () => {
     }
   });
 
-  it('afterwards nobody is left, and nothing waits', async () => {
-    // a client that is done leaves without waiting until the pooler has seen it
+  it('no client is left or waiting after the pgbench runs', async () => {
+    // pgbench exits without waiting until the pooler has processed the end of its connections
     await eventually('all clients to have gone', async () => {
       const lists = Object.fromEntries((await bouncer.admin('SHOW LISTS')).map(({ list, items }) => [list, items]));
       return lists.used_clients === 1 && lists.login_clients === 0;

@@ -238,7 +238,7 @@ describe('the statements of a server', () => {
     ));
 });
 
-describe('an answer that no server gave', () => {
+describe('answers of the pooler itself', () => {
   it('an answer of the pooler comes after the outstanding answers before it', () =>
     withTx({ default_pool_size: 1 }, async (pooler) => {
       const [a, b] = [await login(pooler), await login(pooler)];

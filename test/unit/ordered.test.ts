@@ -26,7 +26,7 @@ function newOrder(): { list: StatList<Item>; order: OrderedIndex<Item> } {
   return { list, order: new OrderedIndex<Item>(list, (a, b) => a.key - b.key) };
 }
 
-describe('a list that is kept in order', () => {
+describe('sorted lists', () => {
   it('a sorted list keeps its order through insertions and removals', () => {
     const random = new Random(7);
     const { list, order } = newOrder();
