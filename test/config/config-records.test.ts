@@ -1,6 +1,6 @@
 /*
- * The config without a running pooler: databases, users, peers, loading as a whole, auth_file, and the files in etc/.
- * Tests expect the behaviour of PgBouncer 1.25 unless their names say otherwise. Syntax and settings: config.test.ts.
+ * The config without a running pooler: databases, users and peers. Tests expect the behaviour of PgBouncer 1.25 unless
+ * their names say otherwise. Syntax and settings: config.test.ts. Loading as a whole: config-loading.test.ts.
  */
 
 import assert from 'node:assert/strict';

@@ -375,7 +375,7 @@ describe('commands that wait', () => {
     await raw.end();
   });
 
-  itAlone('a Sync that comes after the cancelled command ends the skipping', async (own) => {
+  itAlone('a Sync after a canceled command ends the skipping of messages', async (own) => {
     const busy = await own.connect({ database: 'app' });
     await busy.query('BEGIN');
     const raw = await consoleOf(own);

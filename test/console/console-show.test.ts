@@ -51,7 +51,7 @@ async function show(word: string): Promise<Row[]> {
   return (await con.query(`SHOW ${word}`)).rows;
 }
 
-/** The only row with that value in that column. */
+/** The row with that value in that column; there must be exactly one. */
 async function row(word: string, column: string, value: string | number): Promise<Row> {
   const rows = (await show(word)).filter((candidate) => candidate[column] === value);
   assert.equal(rows.length, 1, `rows of SHOW ${word} with ${column}=${value}`);

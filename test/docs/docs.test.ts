@@ -22,7 +22,7 @@ import { installed, it, PROJECT_DIR, run, tempDir, user } from '../harness/machi
 import { itUnless, noProgram } from '../harness/needs';
 
 const DOCS = join(PROJECT_DIR, 'docs');
-/** Folders of the examples, which the tests put elsewhere. */
+/** Folders in the examples, which the tests replace. */
 const EXAMPLE_FOLDERS = ['/etc/tsbouncer', '/var/log/tsbouncer', '/run/tsbouncer'];
 
 function page(name: string): string {

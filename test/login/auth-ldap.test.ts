@@ -15,7 +15,7 @@ import { after, before, describe } from '../harness/limits';
 import { dropDir, eventually, it, tempDir, user } from '../harness/machine';
 import type { Login } from '../harness/raw-client';
 
-/** Who runs this test, and who runs the servers. */
+/** The user that runs this test, and the user that runs the servers. */
 const ME = userInfo().username;
 const THEM = user?.name ?? ME;
 
@@ -25,7 +25,7 @@ let dir = '';
 before(async () => {
   dir = tempDir('rules');
   pg = await PgCluster.start();
-  // an ordinary user's servers run under the same name as the test
+  // for an ordinary user, ME and THEM are the same
   for (const name of new Set(['ann', 'lucy', 'жук', 'pam_user', 'pam_slow', ME, THEM])) {
     if (name !== 'postgres') await pg.createUser(name, 'right', 'scram');
   }
@@ -35,7 +35,7 @@ after(async () => {
   dropDir(dir);
 });
 
-/** A file of the rules' folder; returns its path. */
+/** Writes a file into the folder of the rules. @returns its path */
 function file(name: string, ...lines: string[]): string {
   const path = join(dir, name);
   writeFileSync(path, lines.map((line) => `${line}\n`).join(''));

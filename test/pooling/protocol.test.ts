@@ -51,7 +51,7 @@ async function sleep(client: RawClient, pooler: Bouncer): Promise<void> {
   );
 }
 
-async function cancelled(client: RawClient): Promise<void> {
+async function canceled(client: RawClient): Promise<void> {
   const error = (await client.until('Z')).find((msg) => msg.type === 'E');
   assert.equal(errorFields(error as Message).C, '57014');
 }
@@ -95,7 +95,7 @@ describe('towards clients', () => {
       assert.equal(await ask(client, 'SELECT 1'), '1');
       await sleep(client, pooler);
       await cancelRequest({ port: pooler.port }, client.backendPid, client.backendKey);
-      await cancelled(client);
+      await canceled(client);
       await client.end();
     });
   }
@@ -113,7 +113,7 @@ describe('towards clients', () => {
       await pooler.logWait(/closing because: failed cancel request/, from);
     }
     await cancelRequest({ port: pooler.port }, client.backendPid, key);
-    await cancelled(client);
+    await canceled(client);
     await client.end();
   });
 
@@ -135,7 +135,7 @@ describe('towards clients', () => {
       assert.equal(client.backendKey.length, 4);
       await sleep(client, peer);
       await cancelRequest({ port: peer.port }, client.backendPid, client.backendKey);
-      await cancelled(client);
+      await canceled(client);
       await client.end();
       const from = peer.log.mark();
       await cancelRequest({ port: peer.port }, client.backendPid, Buffer.alloc(32));
@@ -211,7 +211,7 @@ describe('towards PostgreSQL', () => {
           // PostgreSQL ignores a cancel request that arrives before the query
           await backendsBecome(pg, "query LIKE 'SELECT pg_sleep%' AND state = 'active'", 1);
           await cancelRequest({ port: pooler.port }, client.backendPid, client.backendKey);
-          await cancelled(client);
+          await canceled(client);
           await client.end();
         }
       });

@@ -124,7 +124,7 @@ it('cancel_wait_timeout drops a cancel request that gets no server connection', 
       const answered = cancelRequest({ port: pooler.port }, client.backendPid, client.backendKey);
       await pooler.logWait(/closing because: cancel_wait_timeout/, 0, SOON_MS);
       await answered;
-      assert.equal(valueIn(await client.until('Z')), '', 'the query was not cancelled');
+      assert.equal(valueIn(await client.until('Z')), '', 'the query was not canceled');
     });
   });
 });

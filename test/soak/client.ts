@@ -30,7 +30,7 @@ export interface Tally {
   answers: number;
   errors: number;
   cancels: number;
-  cancelled: number;
+  canceled: number;
   vanished: number;
   idles: number;
   /** connections that ended because their server was killed */
@@ -45,7 +45,7 @@ export function newTally(): Tally {
     answers: 0,
     errors: 0,
     cancels: 0,
-    cancelled: 0,
+    canceled: 0,
     vanished: 0,
     idles: 0,
     serversLost: 0,
@@ -115,7 +115,7 @@ export class SoakClient {
     if (kind < 65) return this.transaction(conn);
     if (kind < 72) return this.many(conn);
     if (kind < 78) return this.failing(conn);
-    if (kind < 84) return this.cancelling(conn);
+    if (kind < 84) return this.canceling(conn);
     if (kind < 86) return this.racing(conn);
     return this.idle();
   }
@@ -207,7 +207,7 @@ export class SoakClient {
   }
 
   /** Runs a query that ends only when it is canceled. */
-  private async cancelling(conn: RawClient): Promise<void> {
+  private async canceling(conn: RawClient): Promise<void> {
     const token = this.token();
     await conn.sendMessage('Q', cstring(`SELECT '${token}', pg_sleep(600)`));
     const ended = this.answer(conn).finally(() => {
@@ -222,8 +222,8 @@ export class SoakClient {
       if (waiting) await Promise.race([ended.catch(() => {}), pause(50)]);
     }
     const error = (await ended).find((msg) => msg.type === 'E');
-    if (error === undefined || errorFields(error).C !== QUERY_CANCELED) throw new Error(`${token} was not cancelled`);
-    this.tally.cancelled++;
+    if (error === undefined || errorFields(error).C !== QUERY_CANCELED) throw new Error(`${token} was not canceled`);
+    this.tally.canceled++;
   }
 
   /** Sends a cancel request that races with the end of its query: it must not hit another query. */
@@ -236,7 +236,7 @@ export class SoakClient {
     const error = messages.find((msg) => msg.type === 'E');
     if (error === undefined) this.expect(messages, [token]);
     else if (errorFields(error).C !== QUERY_CANCELED) throw new Error(`${token}: ${errorFields(error).M}`);
-    else this.tally.cancelled++;
+    else this.tally.canceled++;
   }
 
   /** Disconnects without Terminate: idle, in a query, in a transaction, within a message. */

@@ -149,7 +149,7 @@ it(
     );
     assert.ok(end - early < RSS_BREATH_KB, `resident memory grew from ${early} to ${end} kB`);
     assert.ok(tally.answers > SECONDS * 100, `only ${tally.answers} answers`);
-    for (const count of [tally.errors, tally.cancelled, tally.vanished, done.killed, done.commands])
+    for (const count of [tally.errors, tally.canceled, tally.vanished, done.killed, done.commands])
       assert.ok(count > 0);
     const faults = bouncer.log.text.split('\n').filter((line) => /\] FATAL |exception|internal error/.test(line));
     assert.deepEqual(faults.slice(0, 5), []);
