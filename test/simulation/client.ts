@@ -69,6 +69,11 @@ export class SimClient {
   private told: ErrorSeen | null = null;
   /** usec when the oldest request, or the login, began; 0 = nothing is owed */
   waitingSince: number;
+  /** usec when it sent the last request that has been answered, and the first one of its transaction */
+  answeredSince = 0;
+  transactionSince = 0;
+  /** usec when each request was sent whose answer is still to come, by number */
+  private readonly sent = new Map<number, number>();
 
   constructor(
     readonly world: World,
@@ -144,6 +149,7 @@ export class SimClient {
     if (this.key === '') this.wrong('no cancel key');
     this.note('is in');
     this.phase = 'in';
+    this.answeredSince = this.waitingSince;
     this.waitingSince = 0;
     this.pause();
   }
@@ -203,8 +209,11 @@ export class SimClient {
     } else if (type === 'Z') {
       this.status = body;
       if (body === 'I' && !this.character.sessionPooling) this.answers.session = '';
-      this.waitingSince = this.answers.isEmpty ? 0 : this.world.clock.now;
-      if (this.answers.isEmpty) this.pause();
+      const { next } = this.answers;
+      this.answeredSince = this.waitingSince;
+      this.waitingSince = next === null ? 0 : (this.sent.get(next.unit) as number);
+      if (next === null) this.sent.clear();
+      if (next === null) this.pause();
     }
   }
 
@@ -222,9 +231,10 @@ export class SimClient {
    */
   private mayEndSilently(broken: boolean): boolean {
     const { reboots, scenario } = this.world;
-    if (reboots.mayLose(this.name) || this.line.end.peer?.cutShort === true) return true;
-    if (scenario.faults.servers && broken) return true;
-    return (scenario.faults.servers || scenario.faults.console) && !this.packets.isEmpty;
+    const { servers, console } = scenario.faults;
+    if (this.line.end.peer?.cutShort === true || (servers && broken)) return true;
+    if ((servers || console) && !this.packets.isEmpty) return true;
+    return reboots.mayLose(this.name);
   }
 
   /* ---- what it does ---- */
@@ -253,7 +263,10 @@ export class SimClient {
   }
 
   private send({ bytes, owed, prepares, slow }: Request): void {
-    if (this.waitingSince === 0) this.waitingSince = this.world.clock.now;
+    const { now } = this.world.clock;
+    if (this.answers.isEmpty && this.status === 'I') this.transactionSince = now;
+    this.sent.set(this.units, now);
+    if (this.waitingSince === 0) this.waitingSince = now;
     this.note(`asks ${this.units}: ${bytes.slice(0, 60).replace(/[^ -~]+/g, ' ')}`);
     this.answers.expect(owed);
     if (prepares !== undefined) this.prepared.add(prepares);

@@ -27,6 +27,7 @@ function modulesOf(modules: Modules) {
       pool: modules.load<typeof import('../../src/core/pool/pool')>('core/pool/pool'),
       states: modules.load<typeof import('../../src/core/pool/states')>('core/pool/states'),
       user: modules.load<typeof import('../../src/core/pool/user')>('core/pool/user'),
+      pooler: modules.load<typeof import('../../src/core/net/pooler')>('core/net/pooler'),
       sbuf: modules.load<typeof import('../../src/core/net/sbuf')>('core/net/sbuf'),
       settling: modules.load<typeof import('../../src/core/link/settling')>('core/link/settling'),
       mainloop: modules.load<typeof import('../../src/core/life/mainloop')>('core/life/mainloop'),
@@ -70,7 +71,7 @@ export class Core {
     if (!modules.load<typeof import('../../src/core/net/tls')>('core/net/tls').sbufTlsSetup().ok)
       heads.log.die('TLS setup failed');
     modules.load<typeof import('../../src/admin/admin')>('admin/admin').adminSetup();
-    const pooler = modules.load<typeof import('../../src/core/net/pooler')>('core/net/pooler');
+    const { pooler } = heads;
     const take = modules.load<typeof import('../../src/takeover/take')>('takeover/take');
     const takeover = reboot && take.takeoverPart1(pooler.checkOldProcessUnix);
     if (!takeover && !reboot && pooler.checkOldProcessUnix()) heads.log.die('unix socket is in use, cannot continue');
@@ -103,7 +104,19 @@ export class Core {
 
   /** What does not hold at the end of a turn, or null. */
   broken(): string | null {
-    return brokenInvariantOf(this.heads, this.timeouts);
+    return brokenInvariantOf(this.heads, this.timeouts) ?? this.brokenDescriptors();
+  }
+
+  /** Every descriptor belongs to a socket or a listener. */
+  private brokenDescriptors(): string | null {
+    let known = 0;
+    for (const sk of this.heads.sbuf.socketsByHandle) if (sk !== null) known++;
+    this.heads.pooler.forEachPoolerFd(() => {
+      known++;
+      return true;
+    });
+    const { fdCount } = this.process;
+    return fdCount === known ? null : `${fdCount} descriptors are open, for ${known} sockets`;
   }
 
   /** usec until its next timer */

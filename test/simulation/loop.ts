@@ -88,7 +88,7 @@ export class SimLoop {
   /** records that do not belong to a stream */
   private readonly others: [kind: Ev, handle: number, result: number][] = [];
   /** descriptors that the process may have */
-  fdsMax = 10_000;
+  fdsMax = Number.POSITIVE_INFINITY;
   /** when the wait in progress would end by itself */
   deadline = 0;
 
@@ -296,7 +296,7 @@ export class SimLoop {
     this.count = this.used = this.sideUsed = 0;
     const { clock } = machine;
     const slow = this.random.one(200) ? SLOW_TURN_USEC : TURN_USEC;
-    clock.advance(clock.now + this.random.below(slow));
+    clock.advance(clock.now + this.random.below(slow) + machine.delay());
     // below it on the stack is another process, which can go on only when this turn ends
     const isNested = machine.processes.some((other) => other !== this.process && other.running);
     const wakes = this.broken || timeoutMs === 0 || isNested;

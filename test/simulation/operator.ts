@@ -3,6 +3,8 @@
  * database.
  */
 
+import { constants } from 'node:os';
+import { Ev } from '../../src/core/base/native';
 import { Line } from './actor';
 import { MS, SECOND } from './clock';
 import { CONFIG_FILE, configText, DATABASES } from './scenario';
@@ -16,6 +18,8 @@ const LASTS: [number, number] = [20 * MS, 4 * SECOND];
 /** Longest that a command may take: PAUSE waits for transactions. usec */
 const PATIENCE = 60 * SECOND;
 const TRIES_MAX = 100;
+/** One command in so many ends the process. */
+const SHUTDOWN_ONE = 60;
 
 const SHOWS = [
   'CLIENTS',
@@ -36,6 +40,15 @@ const SHOWS = [
 /** What a command may be refused with: another mode is on, or the database is not what it was. */
 const REFUSALS =
   /^(already suspended\/paused|cannot suspend with paused databases|pooler is not paused\/suspended|database \S+ is not paused|no such database: \S+|client not found|pooler is shutting down)$/;
+
+const AS_COMMAND = {
+  SIGHUP: 'RELOAD',
+  SIGUSR1: 'PAUSE',
+  SIGUSR2: 'RESUME',
+  SIGTERM: 'SHUTDOWN',
+  SIGINT: 'SHUTDOWN',
+  SIGQUIT: 'SHUTDOWN',
+};
 
 /** What stays until it is taken back, by the word that does that. */
 type Undo = 'RESUME' | 'ENABLE';
@@ -62,9 +75,13 @@ export class Operator {
   }
 
   private act(): void {
-    const { random } = this.world;
+    const { clock, random } = this.world;
     const db = random.pick(DATABASES);
-    switch (random.below(12)) {
+    if (random.one(SHUTDOWN_ONE)) {
+      this.shutdown();
+      return;
+    }
+    switch (random.below(14)) {
       case 0:
         this.undoLater('PAUSE', '', 'RESUME');
         return;
@@ -95,9 +112,33 @@ export class Operator {
       case 9:
         this.command('SET', `default_pool_size = ${random.between(1, 4)}`);
         return;
+      case 10:
+        this.signal('SIGHUP');
+        return;
+      case 11:
+        this.signal('SIGUSR1');
+        clock.after(random.between(...LASTS), () => this.signal('SIGUSR2'));
+        return;
       default:
         this.command('SHOW', random.pick(SHOWS));
     }
+  }
+
+  /** What a signal does, a command does too. */
+  private signal(name: keyof typeof AS_COMMAND): void {
+    const process = this.world.serving();
+    if (process === null) return;
+    this.world.trace.add('operator', name);
+    this.done.add(AS_COMMAND[name]);
+    process.loop.post(Ev.SIGNAL, constants.signals[name], 0);
+  }
+
+  /** The process ends, at once or when its clients or servers are gone, and another one is started. */
+  private shutdown(): void {
+    const { random } = this.world;
+    this.done.add('SHUTDOWN');
+    if (random.one(2)) this.signal(random.pick(['SIGTERM', 'SIGINT', 'SIGQUIT'] as const));
+    else this.command('SHUTDOWN', random.pick(['', 'WAIT_FOR_CLIENTS', 'WAIT_FOR_SERVERS']));
   }
 
   private undoLater(word: string, db: string, undo: Undo): void {
@@ -205,8 +246,9 @@ class Visit {
     this.isOver = true;
     const { reboots, operator } = this.world;
     // a suspension closes logins when it takes too long
-    const expected = (this.sql === '' && operator.has('SUSPEND')) || operator.has('KILL_CLIENT');
-    if (!reboots.mayLose('the operator') && !expected)
+    const expected =
+      (this.sql === '' && operator.has('SUSPEND')) || operator.has('KILL_CLIENT') || operator.has('SHUTDOWN');
+    if (!expected && !reboots.mayLose('the operator'))
       this.world.fail(`the console ended the connection instead of answering '${this.sql}'`);
     this.failed();
   }

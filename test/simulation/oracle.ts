@@ -14,15 +14,27 @@ interface Reason {
 }
 
 const serversFail = (world: World): boolean => world.scenario.faults.servers;
-
 const databasesAreNarrow = (world: World): boolean => world.scenario.settings.max_db_connections !== 0;
 
-/** the operator has paused pools */
+/** The operator has paused pools. */
 const poolsPaused = ({ operator }: World): boolean => ['PAUSE', 'KILL', 'SUSPEND'].some((word) => operator.has(word));
-/** since its request, or its login, began */
-const hasWaited = ({ clock, scenario }: World, client: SimClient): boolean =>
-  clock.now - client.waitingSince >= Number(scenario.settings.query_wait_timeout) * SECOND;
-const standsStill = (world: World): boolean => world.reboots.wasStopped;
+
+/** A process stood still for a while. */
+const standsStill = ({ reboots, scenario }: World): boolean => reboots.wasStopped || scenario.faults.clock;
+
+/** A login may wait for a server: the pool's first, or one that runs auth_query. */
+const loginMayWait = (world: World): boolean =>
+  standsStill(world) || serversFail(world) || databasesAreNarrow(world) || poolsPaused(world);
+
+/** That long has passed since then; the janitor does not come early. */
+function longerThan(setting: string, since: (client: SimClient) => number) {
+  return ({ clock, scenario }: World, client: SimClient): boolean => {
+    const limit = Number(scenario.settings[setting]) * SECOND;
+    return limit > 0 && clock.now - since(client) >= limit;
+  };
+}
+
+const hasWaited = (setting: string) => longerThan(setting, (client) => client.waitingSince);
 
 const REASONS: Reason[] = [
   { text: /^(server conn crashed\?|server connection closed)$/, when: serversFail },
@@ -33,7 +45,7 @@ const REASONS: Reason[] = [
   // other pools of its database may use all that it is allowed
   {
     text: /^client_login_timeout \(server down\)$/,
-    when: (world) => serversFail(world) || databasesAreNarrow(world) || poolsPaused(world),
+    when: loginMayWait,
   },
   // a session of which nothing is under way ends with its server
   {
@@ -48,13 +60,21 @@ const REASONS: Reason[] = [
   {
     // a login may wait for a server that runs auth_query
     text: /^client_login_timeout$/,
-    when: (world) => standsStill(world) || serversFail(world) || databasesAreNarrow(world) || poolsPaused(world),
+    when: loginMayWait,
   },
-  { text: /^query_wait_timeout$/, when: hasWaited },
+  { text: /^query_wait_timeout$/, when: hasWaited('query_wait_timeout') },
+  { text: /^query[_ ]timeout$/, when: hasWaited('query_timeout') },
+  {
+    text: /^idle transaction timeout$/,
+    when: longerThan('idle_transaction_timeout', (client) => client.answeredSince),
+  },
+  { text: /^transaction timeout$/, when: longerThan('transaction_timeout', (client) => client.transactionSince) },
+  { text: /^client_idle_timeout$/, when: longerThan('client_idle_timeout', (client) => client.answeredSince) },
   { text: /^database removed$/, when: ({ operator }) => operator.has('KILL') },
   { text: /^database ".*" is disabled$/, when: ({ operator }) => operator.has('DISABLE') },
   { text: /^authentication database ".*" is disabled$/, when: ({ operator }) => operator.has('DISABLE') },
   { text: /^admin forced disconnect$/, when: ({ operator }) => operator.has('KILL_CLIENT') },
+  { text: /^(pooler is|server) shutting down$/, when: ({ operator }) => operator.has('SHUTDOWN') },
   { text: /^suspend_timeout$/, when: ({ operator }) => operator.has('SUSPEND') },
 ];
 

@@ -15,6 +15,7 @@ export const UID = 1000;
 const DESCRIPTORS_MAX = 10_000;
 /** usec, least and most */
 const LOOKUP_TIME = [100, 20_000] as const;
+const PAM_TIME = [1000, 500_000] as const;
 
 function failure(syscall: string, errno: number): Error {
   return Object.assign(new Error(syscall), { syscall, errno });
@@ -164,6 +165,15 @@ class Posix {
     return addresses;
   }
 
+  private pam(id: number, user: string, password: string): number {
+    const { clock } = this.machine;
+    const allowed = this.machine.accepts(user, password);
+    clock.after(clock.random.between(...PAM_TIME), () => {
+      this.process.loop.post(Ev.AUTHENTICATED, id, allowed ? 1 : 0);
+    });
+    return 0;
+  }
+
   /** Calls that say something of the machine. */
   private facts(): Record<string, unknown> {
     return {
@@ -180,6 +190,9 @@ class Posix {
       syslog: () => {},
       closelog: () => {},
       sendDatagram: () => 0,
+      pamOpen: () => '',
+      pamSubmit: (id: number, user: string, password: string) => this.pam(id, user, password),
+      pamMessages: () => [],
       tlsCtxNew: () => 1,
       tlsCtxFree: () => {},
       tlsKnown: () => true,

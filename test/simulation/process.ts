@@ -39,6 +39,10 @@ export interface Machine {
   unlink(path: string): void;
   /** Is called when a turn of a process has ended. */
   turnEnded(process: SimProcess): void;
+  /** usec for which a process is held up now, mostly 0 */
+  delay(): number;
+  /** whether PAM accepts a password */
+  accepts(user: string, password: string): boolean;
   /** Lets time pass until `done` returns true. @returns false when that was not so until `deadline` */
   sleep(process: SimProcess, deadline: number, done: () => boolean): boolean;
 }

@@ -13,7 +13,7 @@ const CALLS_MAX = 3000;
 /** usec within which everybody notices that the pooler is gone: some do not read for a while */
 const NOTICE_MAX = 10 * SECOND;
 /** The old process does not give itself away in every mode. */
-const MODES = /already suspended|suspended or shutting down/;
+const MODES = /already suspended|shutting down|unexpected EOF|login failed/;
 const STOP_MAX = 15 * SECOND;
 
 /** What goes wrong in a reboot. */
@@ -89,8 +89,9 @@ export class Reboots {
 
   /** True when the connection of a client may end without a word, because there is no pooler. */
   mayLose(client: string): boolean {
-    if (this.isUncertain) this.lost.push(client);
-    return this.isUncertain || (this.goneAt > 0 && this.world.clock.now - this.goneAt < NOTICE_MAX);
+    const isEnding = this.world.operator.has('SHUTDOWN');
+    if (this.isUncertain && !isEnding) this.lost.push(client);
+    return isEnding || this.isUncertain || (this.goneAt > 0 && this.world.clock.now - this.goneAt < NOTICE_MAX);
   }
 
   /** The new process is up, or one of the two has ended. */
@@ -105,16 +106,24 @@ export class Reboots {
       return;
     }
     this.failed++;
-    const refused = world.operator.has('SUSPEND') && MODES.test(world.lastLine(born));
-    if (accident === 'none' && !refused) world.fail(`the reboot failed: ${world.lastLine(born)}`);
+    if (accident === 'none' && !this.mayFail(born)) world.fail(`the reboot failed: ${world.lastLine(born)}`);
     if (!old.alive) this.revive();
+  }
+
+  /** A reboot may fail because of the mode that the old process is in, or when one of the two is held up for too long. */
+  private mayFail(born: SimProcess): boolean {
+    const { operator, scenario } = this.world;
+    const why = this.world.lastLine(born);
+    if (scenario.faults.clock && /handover timeout|has not answered|unexpected EOF/.test(why)) return true;
+    if (/handover ended by SIGUSR2/.test(why)) return true;
+    return (operator.has('SUSPEND') || operator.has('SHUTDOWN')) && MODES.test(why);
   }
 
   /** No process is left: the service manager starts one. */
   revive(): void {
     const { world } = this;
     // the old one may have got the last word of the new one after that was killed
-    if (!this.wasKilled) world.fail('no process of the pooler is left');
+    if (!this.wasKilled && !world.operator.has('SHUTDOWN')) world.fail('no process of the pooler is left');
     this.goneAt = world.clock.now;
     world.boot(world.spawn(), false);
   }

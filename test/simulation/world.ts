@@ -47,8 +47,13 @@ const FIRST_PID = 100;
 const PATIENCE = 60 * SECOND;
 /** Between two looks at how long clients wait, usec. */
 const LOOK = SECOND;
+/** usec between two times without descriptors, most */
+const STARVE_EVERY = 40 * SECOND;
 /** How a new process says that a handover has failed. */
 const EXPECTED_FATAL = /unexpected EOF|command send failed|safe_recvmsg|login failed|takeover/;
+/** In one turn of so many, with the fault `clock`, the process is held up, for usec at most. */
+const HELD_UP_ONE = 1500;
+const HELD_UP_MAX = 4 * SECOND;
 /** usec between two steps of the wall clock, and how far they go at most */
 const CLOCK_STEP_EVERY = 20 * SECOND;
 const CLOCK_STEP_MAX = 7200 * SECOND;
@@ -155,6 +160,16 @@ export class World implements Machine {
     if (broken !== null) this.fail(`${process.name}: ${broken}`);
   }
 
+  delay(): number {
+    return this.scenario.faults.clock && !this.isCalm && this.random.one(HELD_UP_ONE)
+      ? this.random.below(HELD_UP_MAX)
+      : 0;
+  }
+
+  accepts(user: string, password: string): boolean {
+    return this.passwordOf(user) === password;
+  }
+
   unlink(path: string): void {
     const addr: SockAddr = { family: Family.UNIX, host: path, port: 0 };
     const listener = this.network.find(addr);
@@ -249,9 +264,24 @@ export class World implements Machine {
     });
   }
 
+  /** Now and then the process has no descriptors left for a while. */
+  private starve(): void {
+    if (!this.scenario.faults.servers) return;
+    this.clock.after(this.random.below(STARVE_EVERY), () => {
+      const process = this.serving();
+      if (this.isCalm || process === null) return;
+      process.loop.fdsMax = process.fdCount + this.random.below(3);
+      this.clock.after(this.random.below(2 * SECOND), () => {
+        process.loop.fdsMax = Number.POSITIVE_INFINITY;
+      });
+      this.starve();
+    });
+  }
+
   /* ---- the course of events ---- */
 
   private turnOfMain(): void {
+    if (this.failure !== null) throw new SimulationFailure(this.failure);
     this.reboots.check();
     const { now } = this.clock;
     const process = this.processes.find((one) => one.alive && one.booted && one.stoppedUntil <= now);
@@ -267,6 +297,7 @@ export class World implements Machine {
     this.invite();
     this.lookAtQueue();
     this.stepClock();
+    this.starve();
     while (this.turns < this.options.turns) this.turnOfMain();
     this.isCalm = true;
     this.trace.add('world', 'calms down');
