@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { compileFunction } from 'node:vm';
-import type { Faults } from './scenario';
+import type { Wanted } from './scenario';
 
 /** dist-test/src: this file is compiled to dist-test/test/simulation. */
 const SOURCE = join(__dirname, '..', '..', 'src');
@@ -22,8 +22,8 @@ interface Edit {
 /** A fault that is put into the modules before they run. */
 export interface Mutation {
   name: string;
-  /** what has to go wrong besides for it to show */
-  faults: Partial<Faults>;
+  /** where it shows */
+  wanted: Wanted;
   edits: Edit[];
 }
 

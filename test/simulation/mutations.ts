@@ -4,11 +4,13 @@
  */
 import type { Mutation } from './modules';
 
+const NONE = { servers: false, clients: false, console: false, reboots: false, clock: false };
+
 export const mutations: Mutation[] = [
   {
     // the pool may be killed before the client has sent its password
     name: 'a client has a pool before it has logged in',
-    faults: {},
+    wanted: {},
     edits: [
       {
         file: 'core/login/startup',
@@ -20,7 +22,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'timers follow the wall clock',
-    faults: { clients: true, clock: true },
+    wanted: { faults: { clients: true, clock: true } },
     edits: [
       {
         file: 'core/base/timer',
@@ -41,17 +43,21 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a server that is closed still counts for its database',
-    faults: {},
+    wanted: {},
     edits: [{ file: 'core/pool/admission', find: 'pool.db.connectionCount--;', replace: ';' }],
   },
   {
     name: 'a client that leaves still counts for its database',
-    faults: {},
+    wanted: {},
     edits: [{ file: 'core/pool/admission', find: 'client.countedDb.clientConnectionCount--;', replace: ';' }],
   },
   {
     name: 'a login that waited for auth_query goes behind younger ones',
-    faults: { servers: true, clients: true },
+    wanted: {
+      faults: { ...NONE, servers: true, clients: true },
+      settings: { client_login_timeout: 3, query_wait_timeout: 30, auth_type: 'plain' },
+      silentOne: 2,
+    },
     edits: [
       {
         file: 'core/pool/states',
@@ -62,7 +68,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a handover forgets clients that wait',
-    faults: { reboots: true },
+    wanted: { faults: { reboots: true } },
     edits: [
       {
         file: 'takeover/snapshot-writer',
@@ -73,13 +79,13 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'the pools of a paused database are filled up to min_pool_size',
-    faults: { console: true },
+    wanted: { faults: { ...NONE, console: true } },
     edits: [{ file: 'core/life/maint', find: '|| pool.db.paused ||', replace: '||' }],
   },
   {
     // the process ended when WAIT_CLOSE was to be answered
     name: 'a paused auto-database without clients is not counted as paused',
-    faults: { console: true },
+    wanted: { faults: { ...NONE, console: true }, settings: { pool_idle_timeout: 0 }, clients: 2 },
     edits: [
       {
         file: 'core/pool/database',

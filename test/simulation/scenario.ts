@@ -109,22 +109,29 @@ function settings(random: Random, poolMode: string): Record<string, string | num
   };
 }
 
-/** @param wanted which faults there may be; the seed decides otherwise */
-export function makeScenario(random: Random, wanted: Partial<Faults> = {}): Scenario {
+/** What the seed does not decide. */
+export interface Wanted {
+  faults?: Partial<Faults>;
+  settings?: Record<string, string | number>;
+  silentOne?: number;
+  clients?: number;
+}
+
+export function makeScenario(random: Random, wanted: Wanted = {}): Scenario {
   const faults: Faults = {
     servers: random.one(2),
     clients: random.one(2),
     console: random.one(2),
     reboots: random.one(2),
     clock: random.one(2),
-    ...wanted,
+    ...wanted.faults,
   };
   const poolMode = random.pick(['session', 'transaction', 'transaction', 'statement'] as const);
   const single = (host: string, more = '') => `host=${host} port=5432 ${more}`;
   return {
     faults,
     poolMode,
-    settings: settings(random, poolMode),
+    settings: { ...settings(random, poolMode), ...wanted.settings },
     databases: {
       alpha: single('10.0.0.1'),
       beta: single('10.0.0.2', 'pool_size=2'),
@@ -155,9 +162,9 @@ export function makeScenario(random: Random, wanted: Partial<Faults> = {}): Scen
         .slice() as [number, number],
       pieces: random.pick([2, 10, 1000]),
     },
-    clients: random.between(1, random.pick([4, 30])),
+    clients: wanted.clients ?? random.between(1, random.pick([4, 30])),
     arrival: random.between(1, 200) * MS,
-    silentOne: random.pick([2, 15, 15]),
+    silentOne: wanted.silentOne ?? random.pick([2, 15, 15]),
   };
 }
 

@@ -39,9 +39,9 @@ describe('the simulation', () => {
 describe('of faults that are put back, the simulation', () => {
   it('says when a fault cannot be put in, because its place is gone, or is not the only one', () => {
     const edit = { file: 'core/base/timer', find: 'no such text', replace: '' };
-    assert.throws(() => checkMutation({ name: 'nowhere', faults: {}, edits: [edit] }), /0 times/);
+    assert.throws(() => checkMutation({ name: 'nowhere', wanted: {}, edits: [edit] }), /0 times/);
     assert.throws(
-      () => checkMutation({ name: 'twice', faults: {}, edits: [{ ...edit, find: 'timer.when' }] }),
+      () => checkMutation({ name: 'twice', wanted: {}, edits: [{ ...edit, find: 'timer.when' }] }),
       / times/,
     );
   });
@@ -50,7 +50,7 @@ describe('of faults that are put back, the simulation', () => {
     it(`finds this: ${mutation.name}`, () => {
       checkMutation(mutation);
       for (let seed = 1; seed <= MUTATION_SEEDS; seed++) {
-        const { failure } = simulate({ seed, turns: TURNS, mutation, faults: mutation.faults });
+        const { failure } = simulate({ seed, turns: TURNS, mutation, wanted: mutation.wanted });
         if (failure === null) continue;
         console.log(`# seed ${seed}: ${failure}`);
         return;

@@ -20,7 +20,6 @@ import {
   AUTH_FILE,
   CONFIG_FILE,
   configText,
-  type Faults,
   LISTEN_HOST,
   LISTEN_PORT,
   makeCharacter,
@@ -28,6 +27,7 @@ import {
   type Scenario,
   SOCKET_DIR,
   userlistText,
+  type Wanted,
 } from './scenario';
 import { Trace } from './trace';
 
@@ -38,7 +38,7 @@ export interface Options {
   seed: number;
   turns: number;
   mutation?: Mutation | null;
-  faults?: Partial<Faults>;
+  wanted?: Wanted;
   watch?: (line: string) => void;
 }
 
@@ -81,7 +81,7 @@ export class World implements Machine {
 
   constructor(private readonly options: Options) {
     this.random = new Random(options.seed);
-    this.scenario = makeScenario(this.random, options.faults);
+    this.scenario = makeScenario(this.random, options.wanted);
     this.clock = new Clock(this.random);
     this.trace = new Trace(this.clock);
     this.trace.watch = options.watch ?? null;
