@@ -20,7 +20,7 @@ const HIDDEN: Record<string, string> = { dora: 'date', emil: 'elder' };
 const SERVERS = ['10.0.0.1', '10.0.0.2', '10.0.0.3'];
 
 /** Which kinds of things go wrong. */
-export interface Faults {
+interface Faults {
   servers: boolean;
   clients: boolean;
   console: boolean;
