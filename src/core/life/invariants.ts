@@ -21,9 +21,18 @@ function nameOf(sk: AnySocket): string {
   return `${isServerSocket(sk) ? 'server' : 'client'} 0x${sk.id.toString(16)} (state ${sk.state})`;
 }
 
+/** Linked sockets are linked with each other, and both are open. */
+function brokenLink(sk: AnySocket): string | null {
+  if (sk.link === null) return null;
+  if (sk.link.list === null) return `${nameOf(sk)} is linked with ${nameOf(sk.link)}, which is closed`;
+  return sk.link.link === sk ? null : `${nameOf(sk)} is linked with ${nameOf(sk.link)}, but not the other way round`;
+}
+
 /** @returns the fault of a client, or null */
 function brokenClient(client: ClientSocket): string | null {
-  const { pool, db } = client;
+  const { pool, db, canceledServer } = client;
+  if (canceledServer !== null && canceledServer.cancelingClients?.includes(client) !== true)
+    return `${nameOf(client)} is to cancel ${nameOf(canceledServer)}, which does not know of it`;
   if (pool?.dead === true) return `${nameOf(client)} belongs to a pool that was killed`;
   if (client.state === SocketState.CL_LOGIN && pool !== null && client.link === null)
     return `${nameOf(client)} has a pool before it has logged in`;
@@ -37,6 +46,15 @@ function brokenServer(server: ServerSocket): string | null {
   const pool = server.pool;
   if (pool.dead) return `${nameOf(server)} belongs to a pool that was killed`;
   if (pool.db.list === null) return `${nameOf(server)} belongs to a database that was removed`;
+  const isActive = server.state === SocketState.SV_ACTIVE || server.state === SocketState.SV_ACTIVE_CANCEL;
+  // a replication client is linked with a server that is logging in for it
+  if (isActive !== (server.link !== null) && server.state !== SocketState.SV_LOGIN)
+    return `${nameOf(server)} is linked with ${server.link === null ? 'no client' : nameOf(server.link)}`;
+  const canceling = server.cancelingClients ?? [];
+  if (server.state === SocketState.SV_BEING_CANCELED && canceling.length === 0)
+    return `${nameOf(server)} waits for cancel requests that are gone`;
+  for (const req of canceling)
+    if (req.canceledServer !== server) return `${nameOf(server)} is not what ${nameOf(req)} is to cancel`;
   return null;
 }
 
@@ -44,7 +62,7 @@ function brokenServer(server: ServerSocket): string | null {
 function brokenSocket(sk: AnySocket): string | null {
   if (isDead(sk)) return `${nameOf(sk)} is closed and still has its handle`;
   if (sk.list === null) return `${nameOf(sk)} is in no list`;
-  return isServerSocket(sk) ? brokenServer(sk) : brokenClient(sk);
+  return brokenLink(sk) ?? (isServerSocket(sk) ? brokenServer(sk) : brokenClient(sk));
 }
 
 function countIn(list: StatList<ClientSocket>, dbs: Map<PgDatabase, number>, users: Map<PgGlobalUser, number>): void {
