@@ -60,8 +60,8 @@ function isBusy(sk: AnySocket): boolean {
 }
 
 /** First step of resuming: unsent output goes out before anything else. */
-export function requeueUnsent(still: FrozenSockets): void {
-  for (const [sk, unsent] of still.unsent) sendAgain(sk, unsent);
+export function requeueUnsent(frozen: FrozenSockets): void {
+  for (const [sk, unsent] of frozen.unsent) sendAgain(sk, unsent);
 }
 
 /**

@@ -67,7 +67,7 @@ const FROZEN_LOOK = USEC / 10;
 /** The connection of the new process, from the HANDOVER command to its end. */
 let newProcess: ClientSocket | null = null;
 let format = 0;
-let still: FrozenSockets | null = null;
+let frozen: FrozenSockets | null = null;
 let reloadAsked = false;
 /** the records being sent; `queue` holds the sockets that may still be described ahead */
 let batches: Batches | null = null;
@@ -275,15 +275,15 @@ function freeze(admin: ClientSocket, sending: Batches, describing: SnapshotWrite
   const began = readClock();
   const modeBefore = enterFreeze(began);
   suspendPooler();
-  still = freezeSockets(admin);
+  frozen = freezeSockets(admin);
   crashPoint('give-still');
   sending.serving = false;
-  if (!describing.describeAll(still, admin, began, modeBefore) || !sending.finish('HANDOVER')) {
+  if (!describing.describeAll(frozen, admin, began, modeBefore) || !sending.finish('HANDOVER')) {
     failed(sending);
     return;
   }
   crashPoint('give-described');
-  const { sockets } = still;
+  const { sockets } = frozen;
   const moved = sockets.filter(isTransferable);
   if (moved.length < sockets.length) {
     logWarning(`handover: ${sockets.length - moved.length} TLS connections cannot be handed over`);
@@ -297,7 +297,7 @@ function freeze(admin: ClientSocket, sending: Batches, describing: SnapshotWrite
 
 /** The new process is gone or has failed: this process resumes. */
 function thaw(): void {
-  const frozen = isFrozen();
+  const wasFrozen = isFrozen();
   newProcess = null;
   timerStop(stallTimer);
   timerStop(frozenTimer);
@@ -308,14 +308,14 @@ function thaw(): void {
   aheadEnded = false;
   newProcessReady = false;
   logInfo('handover failed, resuming work');
-  if (!frozen) return;
+  if (!wasFrozen) return;
   leaveFreeze();
-  if (still !== null) {
-    requeueUnsent(still);
+  if (frozen !== null) {
+    requeueUnsent(frozen);
     // already inside a turn, which cannot be nested
-    resumeFrozen(still.sockets, () => {});
+    resumeFrozen(frozen.sockets, () => {});
   }
-  still = null;
+  frozen = null;
   resumePooler();
   replayDeferred();
   if (reloadAsked) reloadAll();

@@ -8,11 +8,6 @@ import { peerPoolList, poolList } from '../core/pool/pool';
 import { isServerSocket } from '../core/pool/socket';
 import { clientStates, eachSocket, loginClientList, serverStates } from '../core/pool/states';
 
-/** True for the states of server connections, by name. */
-export function isServerStateName(name: string): boolean {
-  return name.startsWith('sv_');
-}
-
 /** All pools; the pools of peers come last. */
 export function allPools(): PgPool[] {
   const pools: PgPool[] = [];

@@ -247,19 +247,19 @@ function takeFull(ch: Channel, first: ChannelMessage): void {
   const takeFd = (): number => ch.fds.shift() ?? die('got row without fd info: out of file descriptors?');
   for (let msg = first; ; msg = receive(ch)) {
     if (msg.type === PqMsg.CopyData) {
-      const still = reader.stillSince > 0;
+      const frozen = reader.frozenSince > 0;
       if (takeRecord(reader, msg, takeFd) === 'aheadEnd') {
         unpinCpus();
         pauseBegan = readClock();
         send(ch, `HANDOVER ${READY};`);
       }
-      if (!still && reader.stillSince > 0) {
+      if (!frozen && reader.frozenSince > 0) {
         logInfo('SUSPEND finished, sending SHOW FDS');
         // setting the wall clock meanwhile must not lengthen the reported pause
-        pauseBegan = Math.max(pauseBegan, reader.stillSince);
+        pauseBegan = Math.max(pauseBegan, reader.frozenSince);
         crashPoint('take-suspended');
       }
-      crashPoint(still ? 'take-row' : 'take-ahead');
+      crashPoint(frozen ? 'take-row' : 'take-ahead');
     } else if (msg.type === PqMsg.CommandComplete) {
       if (!reader.complete) die('incomplete data from old process');
       logInfo('SHOW FDS finished');
@@ -339,11 +339,11 @@ function resumeWork(): void {
         disconnectServer(sk, true, 'server connection was not ready at takeover');
     }
   } else {
-    requeueUnsent(snapshotReader.still);
+    requeueUnsent(snapshotReader.frozen);
     resumePooler();
   }
   for (const db of goneDatabases) killDatabase(db);
-  if (snapshotReader !== null) resumeFrozen(snapshotReader.still.sockets, oneTurn);
+  if (snapshotReader !== null) resumeFrozen(snapshotReader.frozen.sockets, oneTurn);
   pauseEnded = readClock();
 }
 
@@ -467,7 +467,7 @@ export function takeoverFinish(): string {
   settleListeners();
   if (ownsListeners()) resumePooler();
 
-  const { clients, servers } = snapshotReader === null ? classicState : countKinds(snapshotReader.still.sockets);
+  const { clients, servers } = snapshotReader === null ? classicState : countKinds(snapshotReader.frozen.sockets);
   const listeners = snapshotReader === null ? classicState.listeners : snapshotReader.listeners;
   const pauseMs = Math.max(1, Math.round(((pauseEnded - pauseBegan) * 1000) / USEC));
   oldBouncer = null;

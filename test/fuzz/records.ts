@@ -407,7 +407,7 @@ const handover: Target = {
       assert.ok(err instanceof Error && !/the process would end/.test(err.message), String(err));
     } finally {
       assert.equal(({} as Record<string, unknown>).x, undefined);
-      world.endForeign(restorer.still.sockets);
+      world.endForeign(restorer.frozen.sockets);
       world.end();
     }
   },

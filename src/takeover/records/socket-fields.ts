@@ -3,7 +3,7 @@
  * The names are those of format 1, which has one flat list for clients and servers.
  */
 
-import { fromWallTime, type WallTime, wallTime } from '../core/base/time';
+import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
 import {
   type AnySocket,
   ClientLogin,
@@ -11,8 +11,8 @@ import {
   LoginPhase,
   type PgSocket,
   type ServerSocket,
-} from '../core/pool/bouncer';
-import { consoleSession, hasStarted, isServerSocket } from '../core/pool/socket';
+} from '../../core/pool/bouncer';
+import { consoleSession, hasStarted, isServerSocket } from '../../core/pool/socket';
 
 interface Flag {
   readonly name: string;

@@ -1,10 +1,22 @@
 /*
- * The extended protocol of the console in a handover: converts a client's prepared statements, its portals and the
- * state of its pipeline to a record and back. Used by snapshot-writer.ts and snapshot-reader.ts.
+ * The extended protocol of the console: a client's prepared statements, its portals and the state of its pipeline.
  */
 
-import { ConsoleSession } from '../core/pool/console-session';
-import type { ConsolePortalTuple, ConsoleRecord } from './format';
+import { ConsoleSession } from '../../core/pool/console-session';
+
+/** A portal of the console: its name, its query, whether it was run, which columns are binary. */
+type ConsolePortalTuple = [string, string, boolean, readonly boolean[] | null];
+
+/** Prepared statements, portals and pipeline state of a console client. */
+export interface ConsoleRecord {
+  /** names and queries */
+  statements: [string, string][];
+  portals: ConsolePortalTuple[];
+  extended: boolean;
+  skipping: boolean;
+  syncWaits: boolean;
+  held: boolean;
+}
 
 /** A portal with rows left is not handed over: its next Execute gets the error that the portal does not exist. */
 export function consoleRecord(session: ConsoleSession): ConsoleRecord {

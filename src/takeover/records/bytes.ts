@@ -1,0 +1,11 @@
+/*
+ * Raw bytes in the JSON text of a record: a string with one char per byte.
+ */
+
+export function bytesText(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1');
+}
+
+export function bytesOf(text: string): Buffer {
+  return Buffer.from(text, 'latin1');
+}

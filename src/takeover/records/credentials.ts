@@ -1,0 +1,55 @@
+/*
+ * References to credentials in the records of pools and sockets.
+ */
+
+import { cf } from '../../core/config/settings';
+import { AuthType } from '../../core/config/settings-table';
+import { PgCredentials, type PgDatabase } from '../../core/pool/bouncer';
+import { addDynamicCredentials } from '../../core/pool/database';
+import { addPamCredentials, findGlobalUser, findOrAddLoginUser } from '../../core/pool/user';
+import type { Frame } from './frame';
+
+/**
+ * The origin of credentials: auth_file, forced by the database, auth_query, PAM, an unknown user, or left over from a
+ * RELOAD.
+ */
+export interface CredentialsRef {
+  kind: 'global' | 'forced' | 'dynamic' | 'pam' | 'mock' | 'own';
+  name: string;
+  db: string | null;
+  /** only if no other record contains it */
+  passwd: string | null;
+}
+
+/** @param db the database for which the credentials were found or forced, or null */
+export function credentialsRef(user: PgCredentials, db: PgDatabase | null): CredentialsRef {
+  const { name } = user;
+  if (user.mockAuth) return { kind: 'mock', name, db: null, passwd: null };
+  if (user.globalUser?.credentials === user) return { kind: 'global', name, db: null, passwd: null };
+  if (db !== null && db.dynamicUsers.get(name) === user) return { kind: 'dynamic', name, db: db.name, passwd: null };
+  if (db !== null && db.forcedUser === user) return { kind: 'forced', name, db: db.name, passwd: user.passwd };
+  const kind = cf.authType === AuthType.PAM ? 'pam' : 'own';
+  return { kind, name, db: db?.name ?? null, passwd: user.passwd };
+}
+
+/** The credentials that `ref` names; credentials missing from this config are created. */
+export function readCredentials(ref: CredentialsRef, db: PgDatabase | null, frame: Frame): PgCredentials {
+  const { kind, name } = ref;
+  if (kind === 'mock') {
+    const mock = new PgCredentials(name, findGlobalUser(name));
+    mock.mockAuth = true;
+    return mock;
+  }
+  if (kind === 'global') return findOrAddLoginUser(name).credentials;
+  if (kind === 'pam') return addPamCredentials(name, ref.passwd);
+  if (kind === 'dynamic' && db !== null) return db.dynamicUsers.get(name) ?? addDynamicCredentials(db, name, '');
+  if (kind === 'forced' && db?.forcedUser?.name === name) return db.forcedUser;
+  const key = `${ref.db ?? ''}\0${name}`;
+  let own = frame.ownCredentials.get(key);
+  if (own === undefined) {
+    own = new PgCredentials(name, findOrAddLoginUser(name));
+    own.passwd = ref.passwd ?? '';
+    frame.ownCredentials.set(key, own);
+  }
+  return own;
+}

@@ -1,0 +1,97 @@
+/*
+ * The record of a database: what the console has changed, the users that auth_query has found, and the settings that
+ * its servers were opened with.
+ */
+
+import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
+import { hostsOf } from '../../core/link/hosts';
+import { findOrRegisterDatabase } from '../../core/link/registry';
+import type { PgDatabase } from '../../core/pool/bouncer';
+import { addDatabase, addDynamicCredentials, retireAutodatabase } from '../../core/pool/database';
+import type { Frame } from './frame';
+import { readSecret, type SecretRecord, secretRecord } from './user';
+
+export interface DatabaseRecord {
+  k: 'database';
+  name: string;
+  paused: boolean;
+  disabled: boolean;
+  waitClose: boolean;
+  auto: boolean;
+  /** 0 = in use */
+  inactiveTime: WallTime;
+  /** see connectText() */
+  connect: string;
+  /** users found by auth_query */
+  dynamicUsers: SecretRecord[];
+}
+
+export function databaseRecord(db: PgDatabase): DatabaseRecord {
+  return {
+    k: 'database',
+    name: db.name,
+    paused: db.paused,
+    disabled: db.disabled,
+    waitClose: db.waitClose,
+    auto: db.auto,
+    inactiveTime: wallTime(db.inactiveTime),
+    connect: connectText(db),
+    dynamicUsers: [...db.dynamicUsers.values()].map(secretRecord),
+  };
+}
+
+export function readDatabase(record: DatabaseRecord, frame: Frame): void {
+  const inactiveTime = fromWallTime(record.inactiveTime);
+  let db = findOrRegisterDatabase(null, record.name);
+  if (db?.admin) return;
+  if (db === null) {
+    // an idle auto-database, and the config has no `*` any more
+    if (inactiveTime > 0) return;
+    db = addDatabase(record.name);
+    frame.goneDatabases.push(db);
+  }
+  db.paused = record.paused;
+  db.disabled = record.disabled;
+  db.waitClose = record.waitClose;
+  const change = connectChange(record.connect, db);
+  if (change === 'all') frame.changed.add(db.name);
+  else if (change === 'hosts') frame.hostsChanged.add(db.name);
+  for (const user of record.dynamicUsers) readSecret(user, addDynamicCredentials(db, user.name, user.passwd));
+  if (inactiveTime > 0 && db.auto && db.pools.length === 0) retireAutodatabase(db, inactiveTime);
+}
+
+/** Index of the host list in connectText(). */
+const HOST_INDEX = 1;
+
+/**
+ * The settings that the servers of a database depend on. If they differ between the two processes, the config has
+ * changed, and servers opened under the old config are closed as after RELOAD.
+ */
+function connectText(db: PgDatabase): string {
+  const { dbname, host, port, connectQuery, authDbname, authQuery, startupParams } = db.config;
+  return JSON.stringify([
+    dbname,
+    host,
+    port,
+    db.forcedUser?.name ?? null,
+    connectQuery,
+    authDbname,
+    authQuery,
+    startupParams,
+  ]);
+}
+
+/**
+ * Compares connectText() of the old process with the database in this process.
+ * @returns 'hosts' if only the host lists differ and they have a host in common
+ */
+function connectChange(before: string, db: PgDatabase): 'nothing' | 'hosts' | 'all' {
+  if (connectText(db) === before) return 'nothing';
+  const old: unknown[] = JSON.parse(before);
+  const now: unknown[] = JSON.parse(connectText(db));
+  const oldHosts = hostsOf(old[HOST_INDEX] as string | null);
+  const hosts = hostsOf(db.config.host);
+  old[HOST_INDEX] = now[HOST_INDEX] = null;
+  const same = JSON.stringify(old) === JSON.stringify(now);
+  return same && oldHosts.some((host) => hosts.includes(host)) ? 'hosts' : 'all';
+}

@@ -1,0 +1,57 @@
+/*
+ * What the new process has read from the records that precede the sockets. The records of the sockets refer to it.
+ */
+
+import { hostsOf } from '../../core/link/hosts';
+import type { PgCredentials, PgDatabase, PgPool, ServerSocket } from '../../core/pool/bouncer';
+import type { PgStats } from '../../core/pool/stats';
+import { varcacheSet } from '../../core/pool/varcache';
+
+export class Frame {
+  /** pools by their number in the records */
+  readonly pools = new Map<number, PgPool>();
+  /** prepared queries by their number in the old process */
+  readonly queries = new Map<number, Buffer>();
+  /** databases missing from the new config */
+  readonly goneDatabases: PgDatabase[] = [];
+  /** databases whose servers were opened under another config */
+  readonly changed = new Set<string>();
+  /** databases whose config differs only in the list of hosts */
+  readonly hostsChanged = new Set<string>();
+  /** credentials that are in no list, by database and name */
+  readonly ownCredentials = new Map<string, PgCredentials>();
+
+  /**
+   * @param flags the names of the bits in the record of a socket
+   * @param numbers the names of the numbers in the record of a socket
+   * @param vars the names of the variables
+   * @param counters the index in this process of each counter, -1 = unknown
+   */
+  constructor(
+    readonly flags: readonly string[],
+    readonly numbers: readonly string[],
+    private readonly vars: readonly string[],
+    private readonly counters: readonly number[],
+  ) {}
+
+  statsOf(values: readonly number[], into: PgStats): void {
+    for (let i = 0; i < values.length; i++) {
+      const at = this.counters[i] ?? -1;
+      if (at >= 0) into[at] = values[i] as number;
+    }
+  }
+
+  varsOf(values: readonly (string | null)[], into: (string | null)[]): void {
+    for (let i = 0; i < values.length; i++) {
+      const value = values[i] ?? null;
+      if (value !== null) varcacheSet(into, this.vars[i] as string, value);
+    }
+  }
+
+  /** True if the server connection was opened under settings that have changed since. */
+  isOutdated(server: ServerSocket): boolean {
+    const { db } = server.pool;
+    if (this.changed.has(db.name)) return true;
+    return this.hostsChanged.has(db.name) && !hostsOf(db.config.host).includes(server.host);
+  }
+}

@@ -1,0 +1,93 @@
+/*
+ * The record of a pool: its counters, its welcome message, and the outcome of its last connects and logins.
+ */
+
+import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
+import type { PgPool } from '../../core/pool/bouncer';
+import { findDatabase, findPeer } from '../../core/pool/database';
+import { getPeerPool, getPool } from '../../core/pool/pool';
+import { bytesOf, bytesText } from './bytes';
+import { type CredentialsRef, credentialsRef, readCredentials } from './credentials';
+import type { Frame } from './frame';
+
+export interface PoolRecord {
+  k: 'pool';
+  /** number that sockets refer to */
+  n: number;
+  db: string;
+  /** > 0: the pool of a peer */
+  peerId: number;
+  user: CredentialsRef | null;
+  stats: number[];
+  newerStats: number[];
+  olderStats: number[];
+  /** raw bytes, null = not known */
+  welcomeMsg: string | null;
+  origVars: (string | null)[];
+  lastLifetimeDisconnect: WallTime;
+  lastConnectTime: WallTime;
+  lastActiveTime: WallTime;
+  lastConnectFailed: boolean;
+  lastConnectFailedMessage: string;
+  lastLoginFailed: boolean;
+  rrcounter: number;
+}
+
+export function poolRecord(pool: PgPool, n: number): PoolRecord {
+  return {
+    k: 'pool',
+    n,
+    db: pool.db.name,
+    peerId: pool.db.peerId,
+    user: pool.user === null ? null : credentialsRef(pool.user, pool.db),
+    stats: [...pool.stats],
+    newerStats: [...pool.newerStats],
+    olderStats: [...pool.olderStats],
+    welcomeMsg: pool.welcomeMsgReady && pool.welcomeMsg !== null ? bytesText(pool.welcomeMsg) : null,
+    origVars: pool.origVars,
+    lastLifetimeDisconnect: wallTime(pool.lastLifetimeDisconnect),
+    lastConnectTime: wallTime(pool.lastConnectTime),
+    lastActiveTime: wallTime(pool.lastActiveTime),
+    lastConnectFailed: pool.lastConnectFailed,
+    lastConnectFailedMessage: pool.lastConnectFailedMessage,
+    lastLoginFailed: pool.lastLoginFailed,
+    rrcounter: pool.rrcounter,
+  };
+}
+
+function poolOf(record: PoolRecord, frame: Frame): PgPool | null {
+  if (record.peerId > 0) {
+    const peer = findPeer(record.peerId);
+    return peer === null ? null : getPeerPool(peer);
+  }
+  const db = findDatabase(record.db);
+  if (db === null || record.user === null) throw new Error(`pool of unknown database ${record.db}`);
+  const credentials = readCredentials(record.user, db, frame);
+  // a pool proves that a login has succeeded
+  db.provisional = false;
+  if (credentials.globalUser !== null) credentials.globalUser.provisional = false;
+  return getPool(db, credentials);
+}
+
+export function readPool(record: PoolRecord, frame: Frame): void {
+  const pool = poolOf(record, frame);
+  // the peer is no longer configured
+  if (pool === null) return;
+  frame.pools.set(record.n, pool);
+  frame.statsOf(record.stats, pool.stats);
+  frame.statsOf(record.newerStats, pool.newerStats);
+  frame.statsOf(record.olderStats, pool.olderStats);
+  pool.lastLifetimeDisconnect = fromWallTime(record.lastLifetimeDisconnect);
+  pool.lastActiveTime = fromWallTime(record.lastActiveTime);
+  pool.rrcounter = record.rrcounter;
+  // the console's welcome message, and results of connecting under another config, do not apply here
+  if (pool.db.admin || frame.changed.has(pool.db.name)) return;
+  pool.lastConnectTime = fromWallTime(record.lastConnectTime);
+  pool.lastConnectFailed = record.lastConnectFailed;
+  pool.lastConnectFailedMessage = record.lastConnectFailedMessage;
+  pool.lastLoginFailed = record.lastLoginFailed;
+  if (record.welcomeMsg === null) return;
+  pool.welcomeMsg = bytesOf(record.welcomeMsg);
+  pool.welcomeMsgReady = true;
+  frame.varsOf(record.origVars, pool.origVars);
+}

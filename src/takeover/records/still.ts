@@ -1,0 +1,43 @@
+/*
+ * The record with which the old process announces that it has frozen its sockets. The records before it described only
+ * idle clients, ahead of time.
+ */
+
+import { enterPause, PauseMode } from '../../core/base/lifecycle';
+import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
+import { newestQueryId, raiseQueryId } from '../../core/pool/statements';
+import { statsStamps } from '../../core/pool/stats';
+
+export interface StillRecord {
+  k: 'still';
+  since: WallTime;
+  /** the old process was in PAUSE */
+  paused: boolean;
+  /** begin of the last and of the current statistics period */
+  statsStamps: [WallTime, WallTime];
+  /** number of the newest prepared statement; on servers the statements are named PGBOUNCER_<number> */
+  newestQueryId: number;
+}
+
+/**
+ * @param since when the sockets were frozen
+ * @param pauseMode the mode before the freeze
+ */
+export function stillRecord(since: number, pauseMode: PauseMode): StillRecord {
+  return {
+    k: 'still',
+    since: wallTime(since),
+    paused: pauseMode === PauseMode.PAUSE,
+    statsStamps: [wallTime(statsStamps.old), wallTime(statsStamps.now)],
+    newestQueryId: newestQueryId(),
+  };
+}
+
+/** @returns when the sockets were frozen, usec */
+export function readStill(record: StillRecord): number {
+  if (record.paused) enterPause();
+  statsStamps.old = fromWallTime(record.statsStamps[0]);
+  statsStamps.now = fromWallTime(record.statsStamps[1]);
+  raiseQueryId(record.newestQueryId ?? 0);
+  return fromWallTime(record.since);
+}
