@@ -14,6 +14,7 @@ const LAYERS = [
   ['src/core/login'],
   ['src/core/session'],
   ['src/core/life'],
+  ['src/core/report'],
   ['src/admin', 'src/takeover'],
 ];
 

@@ -13,10 +13,10 @@ import { pktbufTemp } from '../core/wire/pktbuf';
 import { type Columns, helpText, showColumns } from './columns';
 import { adminFlush, type PutRow, sendResult, syntaxError } from './reply';
 import { showFds } from './show-fds';
-import { dnsHostRows, dnsZoneRows, listRows, memRows } from './show-lists';
-import { databaseRows, peerPoolRows, peerRows, poolRows, userRows } from './show-pools';
-import { activeSocketRows, clientRows, serverRows, socketRows } from './show-sockets';
-import { statsAveragesRows, statsRows, statsTotalsRows, totalsRows } from './show-stats';
+import { putDnsHosts, putDnsZones, putLists, putMem } from './show-lists';
+import { putDatabases, putPeerPools, putPeers, putPools, putUsers } from './show-pools';
+import { putActiveSockets, putClients, putServers, putSockets } from './show-sockets';
+import { putStats, putStatsAverages, putStatsTotals, putTotals } from './show-stats';
 
 /** A word after SHOW, with its result set or its own kind of answer. */
 interface ShowRow {
@@ -26,16 +26,16 @@ interface ShowRow {
   readonly run: (admin: ClientSocket) => boolean;
 }
 
-function result(word: keyof typeof showColumns, rows: (put: PutRow) => void): ShowRow {
+function result(word: keyof typeof showColumns, putAll: (put: PutRow) => void): ShowRow {
   const columns: Columns = showColumns[word];
-  return { word, columns, run: (admin) => sendResult(admin, columns, rows) };
+  return { word, columns, run: (admin) => sendResult(admin, columns, putAll) };
 }
 
-function configRows(put: PutRow): void {
+function putConfig(put: PutRow): void {
   configForEach((name, value, def, changeable) => put(name, value, def, changeable ? 'yes' : 'no'));
 }
 
-function stateRows(put: PutRow): void {
+function putState(put: PutRow): void {
   const is = (mode: PauseMode): string => (getPauseMode() === mode ? 'yes' : 'no');
   put('active', is(PauseMode.NONE));
   put('paused', is(PauseMode.PAUSE));
@@ -51,28 +51,28 @@ function showHelp(admin: ClientSocket): boolean {
 }
 
 export const showTable: readonly ShowRow[] = [
-  result('clients', clientRows),
-  result('config', configRows),
-  result('databases', databaseRows),
+  result('clients', putClients),
+  result('config', putConfig),
+  result('databases', putDatabases),
   { word: 'fds', columns: showColumns.fds, run: showFds },
   { word: 'help', columns: null, run: showHelp },
-  result('lists', listRows),
-  result('peers', peerRows),
-  result('peer_pools', peerPoolRows),
-  result('pools', poolRows),
-  result('servers', serverRows),
-  result('sockets', socketRows),
-  result('active_sockets', activeSocketRows),
-  result('stats', statsRows),
-  result('stats_totals', statsTotalsRows),
-  result('stats_averages', statsAveragesRows),
-  result('users', userRows),
+  result('lists', putLists),
+  result('peers', putPeers),
+  result('peer_pools', putPeerPools),
+  result('pools', putPools),
+  result('servers', putServers),
+  result('sockets', putSockets),
+  result('active_sockets', putActiveSockets),
+  result('stats', putStats),
+  result('stats_totals', putStatsTotals),
+  result('stats_averages', putStatsAverages),
+  result('users', putUsers),
   result('version', (put) => put(VERSION_STRING)),
-  result('totals', totalsRows),
-  result('mem', memRows),
-  result('dns_hosts', dnsHostRows),
-  result('dns_zones', dnsZoneRows),
-  result('state', stateRows),
+  result('totals', putTotals),
+  result('mem', putMem),
+  result('dns_hosts', putDnsHosts),
+  result('dns_zones', putDnsZones),
+  result('state', putState),
 ];
 
 /** Server parameters that drivers read or set on their own: the answer is constant. */

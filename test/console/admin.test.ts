@@ -6,8 +6,8 @@
 import assert from 'node:assert/strict';
 import { helpText, showColumns } from '../../src/admin/columns';
 import { parseQuery, QueryKind } from '../../src/admin/parse';
-import { databaseRows, peerRows, poolRows, userRows } from '../../src/admin/show-pools';
-import { statsAveragesRows, statsRows, statsTotalsRows, totalsRows } from '../../src/admin/show-stats';
+import { putDatabases, putPeers, putPools, putUsers } from '../../src/admin/show-pools';
+import { putStats, putStatsAverages, putStatsTotals, putTotals } from '../../src/admin/show-stats';
 import { VERSION_STRING } from '../../src/core/base/version';
 import { DATABASE_DEFAULTS, USER_DEFAULTS } from '../../src/core/config/records';
 import { LoadBalanceHosts, PoolMode } from '../../src/core/config/settings-table';
@@ -256,7 +256,7 @@ describe('rows', () => {
   }
 
   test('SHOW DATABASES falls back to the general settings and shows unset modes as null', () => {
-    const rows = rowsOf('databases', databaseRows);
+    const rows = rowsOf('databases', putDatabases);
     assert.deepEqual(rows, [
       ['app', '/tmp,localhost', 5432, 'real', null, 7, 0, 0, 90, null, 'round-robin', 0, 0, 0, 0, 0, 0],
       ['zoo', null, 5432, '', null, 20, 0, 0, 3600, 'transaction', null, 0, 0, 0, 0, 1, 0],
@@ -264,7 +264,7 @@ describe('rows', () => {
   });
 
   test('SHOW USERS shows sizes as padded text, and unset sizes as empty text', () => {
-    const rows = rowsOf('users', userRows);
+    const rows = rowsOf('users', putUsers);
     assert.deepEqual(rows, [
       ['alice', '        3', '', null, 0, 0, 0, 0],
       ['bob', '', '', 'statement', 0, 0, 0, 0],
@@ -272,7 +272,7 @@ describe('rows', () => {
   });
 
   test('SHOW POOLS shows the current pool mode', () => {
-    const rows = rowsOf('pools', poolRows);
+    const rows = rowsOf('pools', putPools);
     const modes = rows.map((row) => [row[0], row[1], row[15], row[16]]);
     assert.deepEqual(modes, [
       ['app', 'alice', 'session', 'round-robin'],
@@ -284,14 +284,14 @@ describe('rows', () => {
   test('SHOW PEERS orders peers by id', () => {
     addPeer(2).config = { ...DATABASE_DEFAULTS, host: 'two' };
     addPeer(1).config = { ...DATABASE_DEFAULTS, host: 'one' };
-    assert.deepEqual(rowsOf('peers', peerRows), [
+    assert.deepEqual(rowsOf('peers', putPeers), [
       [1, 'one', 5432, 20],
       [2, 'two', 5432, 20],
     ]);
   });
 
   test('SHOW STATS sums up the pools of each database', () => {
-    const rows = rowsOf('stats', statsRows);
+    const rows = rowsOf('stats', putStats);
     assert.deepEqual(
       rows.map((row) => [row[0], row[2], row[6], row[12]]),
       [
@@ -302,17 +302,17 @@ describe('rows', () => {
     // mean duration of a transaction, in usec
     assert.equal(rows[0]?.[18], 100);
     assert.deepEqual(
-      rowsOf('stats_totals', statsTotalsRows),
+      rowsOf('stats_totals', putStatsTotals),
       rows.map((row) => row.slice(0, 13)),
     );
     assert.deepEqual(
-      rowsOf('stats_averages', statsAveragesRows).map((row) => row.slice(6, 9)),
+      rowsOf('stats_averages', putStatsAverages).map((row) => row.slice(6, 9)),
       rows.map((row) => row.slice(18, 21)),
     );
   });
 
   test('SHOW TOTALS sums up all pools', () => {
-    const totals = new Map(rowsOf('totals', totalsRows).map(([name, value]) => [name, value]));
+    const totals = new Map(rowsOf('totals', putTotals).map(([name, value]) => [name, value]));
     assert.equal(totals.size, 24);
     assert.equal(totals.get('total_xact_count'), 30);
     assert.equal(totals.get('total_client_login_count'), 3);
