@@ -1,8 +1,7 @@
 /*
  * The benchmark's ratios as an SVG chart for the README: one bar per figure, tsbouncer's value divided by PgBouncer's.
  */
-import { median } from './measure';
-import type { Row } from './table';
+import { OURS, type Row, ratioOf } from './rows';
 
 const LABEL_WIDTH = 340;
 const BAR_WIDTH = 360;
@@ -17,11 +16,11 @@ interface Bar {
   ratio: number;
 }
 
-/** Figures for which less is better, if both poolers were measured. */
+/** Figures for which less is better, if tsbouncer and PgBouncer were measured. */
 function barsOf(rows: readonly Row[]): Bar[] {
   return rows
-    .filter(({ unit }) => unit !== '' && !unit.endsWith('/s'))
-    .map((row) => ({ name: row.name, ratio: median(row.tsbouncer) / median(row.original) }))
+    .filter(({ unit, better }) => unit !== '' && better === 'less')
+    .map((row) => ({ name: row.name, ratio: ratioOf(row, OURS) }))
     .filter(({ ratio }) => Number.isFinite(ratio) && ratio > 0);
 }
 

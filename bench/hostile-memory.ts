@@ -24,7 +24,7 @@ import {
   startupPacket,
 } from '../test/harness/raw-client';
 import { giveTo } from '../tools/unprivileged';
-import { rssKb } from './measure';
+import { rssKb } from './cpu';
 
 const CONNECTIONS = Number(process.env.HOSTILE_CONNECTIONS ?? 100_000);
 const GROWTH_MAX_MB = 10;

@@ -4,8 +4,9 @@
  */
 
 import { createServer, type Server } from 'node:net';
-import { Bouncer, type PgCluster } from '../test/harness';
+import { Bouncer, eventually, type PgCluster } from '../test/harness';
 import { RawClient } from '../test/harness/raw-client';
+import type { Contender } from './contenders';
 
 // without the constant checks of the pooler's records, which tests enable, because they would be measured too
 process.env.TSBOUNCER_CHECK = '0';
@@ -14,10 +15,10 @@ process.env.TSBOUNCER_CHECK = '0';
 const LOGINS_AT_ONCE = 50;
 
 /** [pgbouncer] of every pooler that is measured. */
-export const BENCH_SETTINGS = {
+const BENCH_SETTINGS = {
   pool_mode: 'transaction',
   default_pool_size: 20,
-  max_client_conn: 10_000,
+  max_client_conn: 12_000,
   server_tls_sslmode: 'disable',
   log_connections: 0,
   log_disconnections: 0,
@@ -26,25 +27,97 @@ export const BENCH_SETTINGS = {
 
 interface PoolerOptions {
   cluster: PgCluster;
-  original: boolean;
-  /** more databases, all on a server on that port of 127.0.0.1 */
-  databases?: { count: number; port: number };
+  contender: Contender;
+  /** [databases]; default: `postgres` on the cluster */
+  databases?: Record<string, string>;
   /** on top of BENCH_SETTINGS */
   settings?: Record<string, string | number>;
+  userlist?: Record<string, string>;
+  /** ms that it may take to be up */
+  upMs?: number;
+}
+
+/** A pooler that runs, and what it is. */
+export interface RunningPooler {
+  name: string;
+  contender: Contender;
+  pooler: Bouncer;
+}
+
+/** Waits until it is up. Throws with the cause if the pooler ended instead. */
+async function waitUp(pooler: Bouncer, contender: Contender, upMs?: number): Promise<void> {
+  if (contender.kind === 'other') {
+    // it need not log that it is up
+    const ended = pooler.ended.then(() => {
+      throw new Error(`${contender.name} ended at its start:\n${pooler.log.text.slice(-4096)}`);
+    });
+    const up = eventually(`${contender.name} to accept connections`, () => accepts(pooler.port), upMs);
+    await Promise.race([up, ended]);
+    return;
+  }
+  try {
+    await pooler.logWait(/process up: /, 0, upMs);
+  } catch (err) {
+    const unknown = /unknown parameter: pgbouncer\/(\S+)/.exec(pooler.log.text)?.[1];
+    if (unknown !== undefined) throw new UnknownSetting(`${contender.name}: this version has no setting ${unknown}`);
+    throw err;
+  }
+}
+
+/** The program does not have a setting that it should run with. */
+export class UnknownSetting extends Error {}
+
+async function accepts(port: number): Promise<boolean> {
+  const client = await RawClient.connect({ port }).catch(() => null);
+  await client?.destroy();
+  return client !== null;
+}
+
+/** [pgbouncer] of this contender. */
+export function settingsOf(contender: Contender, settings: PoolerOptions['settings'] = {}) {
+  return { ...BENCH_SETTINGS, ...settings, ...contender.settings };
 }
 
 /** Starts one. */
-export function startPooler({ cluster, original, databases, settings }: PoolerOptions): Promise<Bouncer> {
-  const section: Record<string, string> = { postgres: cluster.connstr() };
-  for (let n = 0; n < (databases?.count ?? 0); n++) {
-    section[`p${n}`] = `host=127.0.0.1 port=${databases?.port} dbname=p${n}`;
-  }
-  return Bouncer.start({
+export async function startPooler(options: PoolerOptions): Promise<Bouncer> {
+  const { cluster, contender, databases, settings, userlist, upMs } = options;
+  const pooler = await Bouncer.start({
     cluster,
-    original,
-    databases: section,
-    settings: { ...BENCH_SETTINGS, ...settings },
+    original: contender.kind === 'PgBouncer',
+    databases: databases ?? { postgres: cluster.connstr() },
+    settings: settingsOf(contender, settings),
+    wait: false,
+    ...(contender.kind === 'other' ? { command: contender.command } : {}),
+    ...(userlist === undefined ? {} : { userlist }),
   });
+  try {
+    await waitUp(pooler, contender, upMs);
+  } catch (err) {
+    await pooler.stop();
+    throw err;
+  }
+  return pooler;
+}
+
+/** Many databases on a server at that port, beside `postgres` on the cluster. */
+export function manyDatabases(cluster: PgCluster, names: string[], port: number): Record<string, string> {
+  const section: Record<string, string> = { postgres: cluster.connstr() };
+  for (const name of names) section[name] = `host=127.0.0.1 port=${port} dbname=${name}`;
+  return section;
+}
+
+/** Starts a pooler of each contender for `work`, and stops them. */
+export async function withPoolers(
+  contenders: Contender[],
+  options: Omit<PoolerOptions, 'contender'>,
+  work: (poolers: RunningPooler[]) => Promise<void>,
+): Promise<void> {
+  const poolers: RunningPooler[] = [];
+  for (const contender of contenders) {
+    poolers.push({ name: contender.name, contender, pooler: await startPooler({ ...options, contender }) });
+  }
+  await work(poolers);
+  for (const { pooler } of poolers) await pooler.stop();
 }
 
 /** Logs clients in, some at once. @returns them, connected */

@@ -1,38 +1,66 @@
 /*
- * The benchmark's figures as a table of plain text.
+ * The benchmark's figures as tables of plain text.
  */
-import { median } from './measure';
+import { type Aim, aimText, isMet, median, OURS, type Row, ratioOf, THEIRS } from './rows';
 
-/** One figure, with its rounds for each pooler. */
-export interface Row {
-  name: string;
-  unit: string;
-  /** the goal of the ratio, or of the figure where stated */
-  goal: string;
-  digits: number;
-  tsbouncer: number[];
-  original: number[];
+/** The median, and the smallest and the largest of several rounds. */
+function cell(values: number[] | undefined, { unit, digits }: Row): string {
+  if (values === undefined || values.length === 0) return '-';
+  const text = `${median(values).toFixed(digits)} ${unit}`.trimEnd();
+  if (values.length === 1) return text;
+  return `${text} (${Math.min(...values).toFixed(digits)}..${Math.max(...values).toFixed(digits)})`;
 }
 
-function cell(values: number[], { unit, digits }: Row): string {
-  if (values.length === 0) return '-';
-  return `${median(values).toFixed(digits)} ${unit}`.trimEnd();
+function ratioCell(row: Row, contender: string): string {
+  const ratio = ratioOf(row, contender);
+  return Number.isNaN(ratio) || row.unit === '' ? '-' : ratio.toFixed(2);
 }
 
-/** Prints medians, and the ratio of tsbouncer to PgBouncer. */
-export function printTable(rows: Row[], withOriginal: boolean): void {
-  const head = ['figure', 'tsbouncer', 'original', 'ratio', 'goal'];
-  const lines = rows.map((row) => {
-    const ratio = median(row.tsbouncer) / median(row.original);
-    const known = withOriginal && row.unit !== '' && Number.isFinite(ratio);
-    return [row.name, cell(row.tsbouncer, row), cell(row.original, row), known ? ratio.toFixed(2) : '-', row.goal];
-  });
+function metCell(row: Row, aim: Aim | undefined): string {
+  const met = aim === undefined ? null : isMet(row, aim);
+  return met === null ? '' : met ? 'met' : 'missed';
+}
+
+/** @param left number of columns that are aligned to the left: the first, and the last ones */
+function print(head: string[], lines: string[][], lastLeft: number): void {
   const widths = head.map((title, at) => Math.max(title.length, ...lines.map((line) => (line[at] as string).length)));
-  const format = (line: string[]) => {
-    const [name = '', ...figures] = line;
-    const goal = figures.pop() ?? '';
-    const right = figures.map((text, at) => text.padStart(widths[at + 1] as number));
-    return [name.padEnd(widths[0] as number), ...right, goal].join('  ').trimEnd();
-  };
+  const left = (at: number) => at === 0 || at >= head.length - lastLeft;
+  const format = (line: string[]) =>
+    line
+      .map((text, at) => (left(at) ? text.padEnd(widths[at] as number) : text.padStart(widths[at] as number)))
+      .join('  ')
+      .trimEnd();
   console.log([format(head), format(widths.map((width) => '-'.repeat(width))), ...lines.map(format)].join('\n'));
+}
+
+function aimOf(row: Row, contender: string): Aim | undefined {
+  return row.aims.find((aim) => aim.contender === contender);
+}
+
+/**
+ * Prints the medians of all contenders, tsbouncer's ratio to PgBouncer, and whether the aim is met. Then the ratios of
+ * the other contenders, if there are any.
+ */
+export function printTable(rows: readonly Row[], contenders: readonly string[]): void {
+  const lines = rows.map((row) => {
+    const aim = aimOf(row, OURS);
+    const aims = [aim === undefined ? '' : aimText(row, aim), metCell(row, aim)];
+    return [row.name, ...contenders.map((name) => cell(row.rounds[name], row)), ratioCell(row, OURS), ...aims];
+  });
+  print(['figure', ...contenders, 'ratio', 'aim', ''], lines, 2);
+
+  const others = contenders.filter((name) => name !== OURS && name !== THEIRS);
+  if (others.length === 0 || !contenders.includes(THEIRS)) return;
+  const ratios = rows
+    .filter((row) => others.some((name) => ratioCell(row, name) !== '-' || aimOf(row, name) !== undefined))
+    .map((row) => {
+      const cells = others.map((name) => {
+        const aim = aimOf(row, name);
+        const text = ratioCell(row, name);
+        return aim === undefined ? text : `${text} (${aimText(row, aim)} ${metCell(row, aim)})`;
+      });
+      return [row.name, ratioCell(row, OURS), ...cells];
+    });
+  console.log(`\nDivided by ${THEIRS}:\n`);
+  print(['figure', OURS, ...others], ratios, 0);
 }

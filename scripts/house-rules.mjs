@@ -7,7 +7,7 @@
 //     node scripts/house-rules.mjs limits  no test, hook or child process of a test without a time limit
 //     node scripts/house-rules.mjs results  no ignored result of an addon function
 //     node scripts/house-rules.mjs exports  no export that no other file imports
-//     node scripts/house-rules.mjs functions  no function in src and native of more than 60 lines
+//     node scripts/house-rules.mjs functions  no function in src, native and bench of more than 60 lines
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -207,8 +207,8 @@ function longCppFunctions(name) {
 }
 
 function checkFunctions() {
-  const faults = filesUnder(['native'], /\.cc$/).flatMap(longCppFunctions);
-  for (const name of filesUnder(['src'], /\.ts$/)) {
+  const faults = filesUnder(['native', 'bench'], /\.cc$/).flatMap(longCppFunctions);
+  for (const name of filesUnder(['src', 'bench'], /\.ts$/)) {
     const source = parseSource(name);
     const lineOf = (at) => source.getLineAndCharacterOfPosition(at).line + 1;
     const visit = (node) => {

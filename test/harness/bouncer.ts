@@ -42,6 +42,8 @@ export interface BouncerOptions {
   args?: string[];
   /** run PgBouncer: PGBOUNCER_BIN or /usr/sbin/pgbouncer */
   original?: boolean;
+  /** run this program instead: path and first arguments */
+  command?: string[];
   env?: NodeJS.ProcessEnv;
   /** false: do not wait until it is up (it is meant to fail) */
   wait?: boolean;
@@ -221,7 +223,7 @@ function spawnPooler(dir: string, options: BouncerOptions, args: string[]): Chil
   const { node, mainJs } = installed();
   const bin = originalBin();
   if (options.original === true && bin === null) throw new Error('PgBouncer is not installed');
-  const command = options.original === true ? [bin as string] : [node, mainJs];
+  const command = options.command ?? (options.original === true ? [bin as string] : [node, mainJs]);
   const [program, ...rest] = [...command, ...args, join(dir, 'pooler.ini')];
   return startProgram(program as string, rest, {
     cwd: dir,

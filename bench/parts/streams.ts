@@ -5,9 +5,12 @@
 
 import { type ChildProcess, fork } from 'node:child_process';
 import { join } from 'node:path';
-import { adopt, Bouncer, type PgCluster } from '../test/harness';
-import type { RawClient } from '../test/harness/raw-client';
-import { BENCH_SETTINGS, login } from './poolers';
+import { adopt, type PgCluster } from '../../test/harness';
+import type { RawClient } from '../../test/harness/raw-client';
+import type { Bench, Contender } from '../contenders';
+import { login, startPooler } from '../poolers';
+import { addRow, figureAim, inTurns, note, say, wanted } from '../rows';
+import { options, STREAMS } from '../settings';
 
 const SMALL_CLIENTS = 50;
 const WARM_UP_MS = 2000;
@@ -27,7 +30,7 @@ interface StreamFigures {
 
 interface StreamRun {
   cluster: PgCluster;
-  original: boolean;
+  contender: Contender;
   streams: number;
   seconds: number;
 }
@@ -58,15 +61,14 @@ async function askOn(client: RawClient, goOn: () => boolean): Promise<number[]> 
 }
 
 /** Measures one period on a pooler of its own. */
-export async function streamsBesideQueries(run: StreamRun): Promise<StreamFigures> {
+async function streamsBesideQueries(run: StreamRun): Promise<StreamFigures> {
   const server = forkEnd('server');
   const port = await heard<number>(server);
   const where = `host=127.0.0.1 port=${port}`;
-  const pooler = await Bouncer.start({
+  const pooler = await startPooler({
     cluster: run.cluster,
-    original: run.original,
+    contender: run.contender,
     databases: { streams: `${where} pool_size=${run.streams}`, small: where },
-    settings: BENCH_SETTINGS,
   });
   const readers = forkEnd('readers', String(pooler.port), String(run.streams));
   await heard(readers);
@@ -92,4 +94,27 @@ export async function streamsBesideQueries(run: StreamRun): Promise<StreamFigure
     p99: times[Math.floor(times.length * 0.99)] as number,
     perSecond: times.length / run.seconds,
   };
+}
+
+/** On separate poolers, one after the other, because both ends of the streams need a CPU each. */
+export async function benchStreams({ cluster, contenders }: Bench): Promise<void> {
+  for (const streams of STREAMS) {
+    const name = `${streams} endless streams`;
+    if (!wanted(name)) continue;
+    say(name);
+    const seconds = options.quick ? 2 : 10;
+    const least = addRow(`${name}, least that one got in ${seconds} s`, 'MB', 1, { better: 'more' });
+    const most = addRow(`${name}, most that one got`, 'MB', 1);
+    const starved = addRow(`${name}, how many got nothing`, '', 0, { aims: figureAim(0) });
+    const p99 = addRow(`${name}, p99 of small queries beside them`, 'ms', 1);
+    const perSecond = addRow(`${name}, small queries/s beside them`, '/s', 0, { better: 'more' });
+    await inTurns(contenders, async (who) => {
+      const figures = await streamsBesideQueries({ cluster, contender: who, streams, seconds });
+      note(least, who, figures.least);
+      note(most, who, figures.most);
+      note(starved, who, figures.starved);
+      note(p99, who, figures.p99);
+      note(perSecond, who, figures.perSecond);
+    });
+  }
 }

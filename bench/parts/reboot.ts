@@ -5,10 +5,13 @@
 
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { eventually, type PgCluster } from '../test/harness';
-import type { RawClient } from '../test/harness/raw-client';
-import { type Kind, RebootChain } from '../test/harness/reboot-chain';
-import { BENCH_SETTINGS, login } from './poolers';
+import { eventually, type PgCluster } from '../../test/harness';
+import type { RawClient } from '../../test/harness/raw-client';
+import { RebootChain } from '../../test/harness/reboot-chain';
+import type { Bench, Contender } from '../contenders';
+import { login, settingsOf } from '../poolers';
+import { addRow, figureAim, inTurns, note, remark, say, wanted } from '../rows';
+import { REBOOT_IDLE_CLIENTS } from '../settings';
 
 const BUSY_CLIENTS = 16;
 /** Number of clients checked at once. */
@@ -104,8 +107,9 @@ async function rebootToDaemon(place: RebootChain): Promise<void> {
 }
 
 /** Runs a reboot between two processes of that program. Throws if the reboot itself fails. */
-export async function rebootUnderLoad(cluster: PgCluster, kind: Kind, idleClients: number): Promise<RebootResult> {
-  const place = await RebootChain.make({ cluster, settings: { ...BENCH_SETTINGS, suspend_timeout: 10 } });
+async function rebootUnderLoad(cluster: PgCluster, contender: Contender, idleClients: number): Promise<RebootResult> {
+  const kind = contender.kind === 'PgBouncer' ? 'c' : 'ts';
+  const place = await RebootChain.make({ cluster, settings: settingsOf(contender, { suspend_timeout: 10 }) });
   const logfile = join(place.dir, 'pooler.log');
   place.write({ settings: { logfile } });
   const clients: RawClient[] = [];
@@ -127,7 +131,7 @@ export async function rebootUnderLoad(cluster: PgCluster, kind: Kind, idleClient
     return { gapMs: load.gapMs, lost: load.lost + (await countLost(idle)) };
   } catch (err) {
     const log = existsSync(logfile) ? readFileSync(logfile, 'latin1').slice(-4096) : '';
-    throw new Error(`online reboot (${kind}): ${(err as Error).message}\n${log}`);
+    throw new Error(`online reboot (${contender.name}): ${(err as Error).message}\n${log}`);
   } finally {
     load.over = true;
     await Promise.all(clients.map((client) => client.destroy()));
@@ -135,5 +139,23 @@ export async function rebootUnderLoad(cluster: PgCluster, kind: Kind, idleClient
     await eventually('the daemon to end', () => daemon === 0 || !alive(daemon));
     places.delete(place);
     await place.stop();
+  }
+}
+
+/** A new process takes over from an old process of the same program. */
+export async function benchReboot({ cluster, contenders }: Bench): Promise<void> {
+  const able = contenders.filter(({ kind }) => kind !== 'other');
+  for (const idle of REBOOT_IDLE_CLIENTS) {
+    const name = `online reboot, 16 busy and ${idle} idle clients`;
+    if (!wanted(name)) continue;
+    say(name);
+    if (able.length < contenders.length) remark('online reboot: not measured for the programs of BENCH_ALSO');
+    const gap = addRow(`${name}: longest gap`, 'ms', 1, { aims: figureAim(idle === 1000 ? 15 : 20) });
+    const lost = addRow(`${name}: clients lost`, '', 0, { aims: figureAim(0) });
+    await inTurns(able, async (who) => {
+      const result = await rebootUnderLoad(cluster, who, idle);
+      note(gap, who, result.gapMs);
+      note(lost, who, result.lost);
+    });
   }
 }

@@ -1,35 +1,12 @@
 /*
- * The benchmark's measurements: CPU time and memory of a process from the kernel, and the output of pgbench and psql.
+ * Runs pgbench and psql for the benchmark, and reads their figures.
  */
 
 import { spawn } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { adopt } from '../test/harness';
 import { plainEnv, systemPostgres } from '../tools/postgres';
-
-/** The kernel counts in ticks of 10 ms, whatever its own clock does. */
-const USEC_PER_TICK = 10_000;
-
-/** User and system time of a process so far, all threads, in usec. */
-export function cpuUsec(pid: number): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-  // the name in parentheses may contain spaces; fields 14 and 15 are 12 and 13 places behind it
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) * USEC_PER_TICK;
-}
-
-/** Resident memory of a process, in kB. */
-export function rssKb(pid: number): number {
-  return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1]);
-}
-
-export function median(values: number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  if (sorted.length % 2 === 1) return sorted[middle] as number;
-  return ((sorted[middle - 1] as number) + (sorted[middle] as number)) / 2;
-}
 
 /** A program that comes with PostgreSQL: from the server's own folder, else from the PATH. */
 function clientProgram(name: string): string {

@@ -5,24 +5,28 @@
 
 import { appendFileSync } from 'node:fs';
 import { connect as connectTls } from 'node:tls';
-import { Bouncer, type PgCluster } from '../test/harness';
-import type { Cert } from '../test/harness/certs';
-import { cstring, int16, message, RawClient, SSL_REQUEST } from '../test/harness/raw-client';
-import { cpuUsec, rssKb } from './measure';
-import { BENCH_SETTINGS, login, startAuthOnlyServer } from './poolers';
+import type { PgCluster } from '../../test/harness';
+import type { Cert } from '../../test/harness/certs';
+import { cstring, int16, message, RawClient, SSL_REQUEST } from '../../test/harness/raw-client';
+import { type Bench, type Contender, isSince } from '../contenders';
+import { cpuUsec, rssKb } from '../cpu';
+import { login, startAuthOnlyServer, startPooler } from '../poolers';
+import { addRow, figureAim, note, ratioAim, remark, say } from '../rows';
+import { KB, options } from '../settings';
 
-const KB = 1024;
 /** ms; memory that is released periodically has been released by then */
 const REST_MS = 5000;
 const AT_ONCE = 50;
 /** ms; PgBouncer needs minutes for 100,000 users */
 const UP_MS_MAX = 60_000;
+/** PgBouncer's first release with auth_dbname. */
+const AUTH_DBNAME_SINCE: [number, number] = [1, 19];
 
 const sleep = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
 
 interface Where {
   cluster: PgCluster;
-  original: boolean;
+  contender: Contender;
 }
 
 /** The same names in every run, unordered. */
@@ -62,24 +66,16 @@ interface UsersFigures {
  * Loads an auth_file of that many users, and then some more by RELOAD while other clients work.
  * @returns null if the pooler is not up after a minute
  */
-export async function usersInFile(
-  { cluster, original }: Where,
-  count: number,
-  more: number,
-): Promise<UsersFigures | null> {
+async function usersInFile({ cluster, contender }: Where, count: number, more: number): Promise<UsersFigures | null> {
   const names = userNames(count, 1);
   const userlist = Object.fromEntries(['postgres', ...names].map((name) => [name, 'secret']));
   // PostgreSQL knows none of them
   const databases = { postgres: cluster.connstr('postgres', 'user=postgres') };
-  const settings = { ...BENCH_SETTINGS, auth_type: 'plain' };
+  const settings = { auth_type: 'plain' };
   const start = performance.now();
-  const pooler = await Bouncer.start({ original, databases, userlist, settings, wait: false });
-  try {
-    await pooler.logWait(/process up: /, 0, UP_MS_MAX);
-  } catch {
-    await pooler.stop();
-    return null;
-  }
+  const how = { cluster, contender, databases, userlist, settings, upMs: UP_MS_MAX };
+  const pooler = await startPooler(how).catch(() => null);
+  if (pooler === null) return null;
   const up = performance.now() - start;
 
   const client = await RawClient.connect({ port: pooler.port });
@@ -119,16 +115,16 @@ export async function usersInFile(
 /**
  * CPU of a login, usec, for the first and for the last of many users and databases that the pooler did not know before.
  */
-export async function usersFoundAtLogin({ cluster, original }: Where, count: number): Promise<[number, number]> {
+async function usersFoundAtLogin({ cluster, contender }: Where, count: number): Promise<[number, number]> {
   const doorman = await startAuthOnlyServer();
-  const pooler = await Bouncer.start({
+  const pooler = await startPooler({
     cluster,
-    original,
+    contender,
     databases: {
       asking: cluster.connstr('postgres'),
       '*': `host=127.0.0.1 port=${doorman.port} auth_dbname=asking auth_user=postgres`,
     },
-    settings: { ...BENCH_SETTINGS, auth_type: 'plain', auth_query: "SELECT $1::text, 'secret'" },
+    settings: { auth_type: 'plain', auth_query: "SELECT $1::text, 'secret'" },
   });
   const names = userNames(count, 3);
   const part = Math.floor(count / 10);
@@ -151,7 +147,7 @@ export async function usersFoundAtLogin({ cluster, original }: Where, count: num
   return [first, last];
 }
 
-export interface MemoryFigures {
+interface MemoryFigures {
   /** MB of resident memory before, with all clients, and some seconds after they have disconnected */
   before: number;
   with: number;
@@ -170,14 +166,13 @@ async function tlsClient(port: number): Promise<RawClient> {
   return RawClient.over(socket);
 }
 
-export async function idleTlsClients({ cluster, original }: Where, count: number, cert: Cert): Promise<MemoryFigures> {
+async function idleTlsClients({ cluster, contender }: Where, count: number, cert: Cert): Promise<MemoryFigures> {
   const settings = {
-    ...BENCH_SETTINGS,
     client_tls_sslmode: 'require',
     client_tls_cert_file: cert.cert,
     client_tls_key_file: cert.key,
   };
-  const pooler = await Bouncer.start({ cluster, original, settings });
+  const pooler = await startPooler({ cluster, contender, settings });
   const clients: RawClient[] = [];
   const before = rssKb(pooler.pid) / KB;
   await inGroups(count, async () => {
@@ -197,11 +192,11 @@ export async function idleTlsClients({ cluster, original }: Where, count: number
 const PARSES_AT_ONCE = 100;
 
 /** One client prepares that many different statements, idles, and disconnects. */
-export async function statementsOfOneClient({ cluster, original }: Where, count: number): Promise<MemoryFigures> {
-  const pooler = await Bouncer.start({
+async function statementsOfOneClient({ cluster, contender }: Where, count: number): Promise<MemoryFigures> {
+  const pooler = await startPooler({
     cluster,
-    original,
-    settings: { ...BENCH_SETTINGS, max_prepared_statements: 100 },
+    contender,
+    settings: { max_prepared_statements: 100 },
   });
   const [client] = (await login(pooler.port, ['postgres'])) as [RawClient];
   const before = rssKb(pooler.pid) / KB;
@@ -241,12 +236,12 @@ async function readSlowly(client: RawClient): Promise<void> {
 }
 
 /** @returns s until all clients have read their results */
-export async function slowReaders(where: Where, clients: number, servers: number): Promise<number> {
-  const { cluster, original } = where;
-  const pooler = await Bouncer.start({
+async function slowReaders(where: Where, clients: number, servers: number): Promise<number> {
+  const { cluster, contender } = where;
+  const pooler = await startPooler({
     cluster,
-    original,
-    settings: { ...BENCH_SETTINGS, default_pool_size: servers },
+    contender,
+    settings: { default_pool_size: servers },
   });
   const readers = await login(pooler.port, new Array<string>(clients).fill('postgres'));
   const start = performance.now();
@@ -255,4 +250,51 @@ export async function slowReaders(where: Where, clients: number, servers: number
   await Promise.all(readers.map((client) => client.destroy()));
   await pooler.stop();
   return seconds;
+}
+
+function addMemory(title: string, names: Record<keyof MemoryFigures, string>) {
+  const rowOf = (word: string) => addRow(`${title}, ${word}`, 'MB', 1);
+  const [before, most, after] = [rowOf(names.before), rowOf(names.with), rowOf(names.after)];
+  return (who: Contender, figures: MemoryFigures) => {
+    note(before, who, figures.before);
+    note(most, who, figures.with);
+    note(after, who, figures.after);
+  };
+}
+
+/** Large numbers, for which PgBouncer needs minutes: only on request, once per pooler. */
+export async function benchScale({ cluster, contenders, identity }: Bench): Promise<void> {
+  if (!options.only.some((word) => 'scale'.includes(word))) return;
+  const [users, more, logins, tls, statements] = options.quick
+    ? [10_000, 100, 2000, 200, 10_000]
+    : [100_000, 1000, 20_000, 1000, 100_000];
+  const up = addRow(`scale: auth_file of ${users} users, start`, 'ms', 0, { aims: figureAim(1000) });
+  const reload = addRow(`scale: RELOAD with ${more} new users, the last is let in`, 'ms', 0, { aims: figureAim(1000) });
+  const wait = addRow('scale: longest wait of another client meanwhile', 'ms', 0);
+  const first = addRow(`scale: CPU per login of a new user and database, early of ${logins}`, 'us', 0);
+  const last = addRow('scale: the same, at the end', 'us', 0);
+  const tlsMemory = addMemory(`scale: ${tls} TLS clients`, { before: 'before', with: 'idle', after: 'gone' });
+  const named = { before: 'before', with: 'at rest', after: 'when it has left' };
+  const statementMemory = addMemory(`scale: one client with ${statements} prepared statements`, named);
+  const [readers, servers] = options.quick ? [200, 20] : [2000, 200];
+  const slowName = `scale: ${readers} slow clients read 1 MB each from ${servers} servers`;
+  const slow = addRow(slowName, 's', 1, { aims: ratioAim(1) });
+  for (const who of contenders) {
+    const where = { cluster, contender: who };
+    say(`scale: ${who.name}`);
+    const figures = await usersInFile(where, users, more);
+    if (figures !== null) {
+      note(up, who, figures.up);
+      note(reload, who, figures.reload);
+      note(wait, who, figures.wait);
+    } else remark(`${who.version} was not up after a minute with ${users} users`);
+    if (isSince(who, AUTH_DBNAME_SINCE)) {
+      const [early, late] = await usersFoundAtLogin(where, logins);
+      note(first, who, early);
+      note(last, who, late);
+    } else remark(`${who.version} has no auth_dbname (it came with 1.19): no ratio there`);
+    tlsMemory(who, await idleTlsClients(where, tls, identity));
+    statementMemory(who, await statementsOfOneClient(where, statements));
+    note(slow, who, await slowReaders(where, readers, servers));
+  }
 }
