@@ -12,6 +12,7 @@
         "native/bind/tls.cc",
         "native/loop/backend_epoll.cc",
         "native/loop/handles.cc",
+        "native/loop/outbox.cc",
         "native/loop/stream.cc",
         "native/loop/uvside.cc",
         "native/pam/pam.cc",

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <sys/socket.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #ifdef __linux__
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -43,6 +44,17 @@ inline ssize_t recvRetry(int fd, uint8_t *place, size_t most) {
 inline ssize_t sendRetry(int fd, const uint8_t *bytes, size_t length) {
   ssize_t n;
   do n = plainSend(fd, bytes, length);
+  while (n < 0 && errno == EINTR);
+  return n;
+}
+
+/** Sends the parts as one. */
+inline ssize_t sendPartsRetry(int fd, iovec *parts, size_t count) {
+  msghdr message = {};
+  message.msg_iov = parts;
+  message.msg_iovlen = count;
+  ssize_t n;
+  do n = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
   while (n < 0 && errno == EINTR);
   return n;
 }

@@ -13,7 +13,7 @@ import { pinToOneCpu } from './core/base/cpu-affinity';
 import { keepYoungGenerationSmall } from './core/base/heap';
 import { beginTakeover, isTakingOver } from './core/base/lifecycle';
 import { nextOf } from './core/base/list';
-import { die, exitProcess, fatal, logInfo, logState } from './core/base/log';
+import { atExit, die, exitProcess, fatal, logInfo, logState } from './core/base/log';
 import { native } from './core/base/native';
 import { notify, notifySetup } from './core/base/systemd';
 import { PGBOUNCER_COMPAT_VERSION, TSBOUNCER_VERSION } from './core/base/version';
@@ -76,6 +76,7 @@ function prepare(options: Options): string {
   keepYoungGenerationSmall();
   wireUpcalls();
   const backend = native.loopInit('libuv', RECV_MAX);
+  atExit(() => native.sendQueued());
   if (!loadConfig(true)) die('cannot load config file');
   initVarLookup(cf.trackExtraParameters);
   if (!sbufTlsSetup().ok) die('TLS setup failed');

@@ -83,6 +83,10 @@ static napi_value startSignal(napi_env env, napi_callback_info info) {
   return intResult(env, uv ? signalStart(uv, a[0]) : -EBADF);
 }
 
+static int sendPiece(Streams *streams, int handle, const uint8_t *bytes, size_t length) {
+  return streamSend(streams, handle, bytes, length, Origin::kArena);
+}
+
 /** send and keep: a handle and a piece of the arena. */
 template <int (*Call)(Streams *, int, const uint8_t *, size_t)>
 static napi_value onPiece(napi_env env, napi_callback_info info) {
@@ -109,7 +113,7 @@ static napi_value sendBytes(napi_env env, napi_callback_info info) {
   if (!bytesOf(env, args[1], &bytes, &size) || offset < 0 || length < 0 ||
       static_cast<size_t>(offset) + static_cast<size_t>(length) > size)
     return intResult(env, -EFAULT);
-  return intResult(env, streamSend(streams, handle, bytes + offset, static_cast<size_t>(length)));
+  return intResult(env, streamSend(streams, handle, bytes + offset, static_cast<size_t>(length), Origin::kCaller));
 }
 
 /* ---- the others ---- */
@@ -184,6 +188,12 @@ static Napi::Value recvStopAll(const Napi::CallbackInfo &info) {
   return list;
 }
 
+static Napi::Value sendQueued(const Napi::CallbackInfo &info) {
+  Streams *streams = stateOf(info)->streams;
+  if (streams) streamSendQueued(streams);
+  return info.Env().Undefined();
+}
+
 /** Bytes of a handle: as many as Length says, as Copy gives them. */
 template <int (*Length)(Streams *, int), int (*Copy)(Streams *, int, uint8_t *)>
 static Napi::Value bytesOfHandle(const Napi::CallbackInfo &info) {
@@ -254,7 +264,7 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   addRaw(env, exports, state, "keep", onPiece<streamKeep>);
   addRaw(env, exports, state, "keptLength", onHandle<streamKeptLength>);
   addRaw(env, exports, state, "takeKept", onHandle<streamTakeKept>);
-  addRaw(env, exports, state, "send", onPiece<streamSend>);
+  addRaw(env, exports, state, "send", onPiece<sendPiece>);
   addRaw(env, exports, state, "sendBytes", sendBytes);
   addRaw(env, exports, state, "unsent", onHandle<streamUnsent>);
 
@@ -265,6 +275,7 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("socket", Napi::Function::New<newSocket>(env, "socket", state));
   exports.Set("connect", Napi::Function::New<connect>(env, "connect", state));
   exports.Set("recvStopAll", Napi::Function::New<recvStopAll>(env, "recvStopAll", state));
+  exports.Set("sendQueued", Napi::Function::New<sendQueued>(env, "sendQueued", state));
   exports.Set("takeUnsent", Napi::Function::New<bytesOfHandle<streamUnsent, streamTakeUnsent>>(env, "takeUnsent", state));
   exports.Set("copyKept", Napi::Function::New<bytesOfHandle<streamKeptLength, streamCopyKept>>(env, "copyKept", state));
   exports.Set("keepBytes", Napi::Function::New<keepBytes>(env, "keepBytes", state));

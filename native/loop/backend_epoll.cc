@@ -87,20 +87,7 @@ static int receive(Loop *, Stream *s, bool on) {
 
 /* ---- sending ---- */
 
-static int send(Loop *, Stream *s, const uint8_t *bytes, size_t length) {
-  if (s->unsent.length == 0 && !s->connecting) {
-    const ssize_t n = sendRetry(s->fd, bytes, length);
-    if (n < 0 && !wouldBlock(errno)) return -errno;
-    if (n > 0) {
-      bytes += n;
-      length -= static_cast<size_t>(n);
-    }
-    if (length == 0) return 0;
-  }
-  if (!s->unsent.append(bytes, length)) return -ENOMEM;
-  watchOrFail(s);
-  return static_cast<int>(s->unsent.length);
-}
+static void drain(Loop *, Stream *s) { watchOrFail(s); }
 
 static void flushUnsent(Stream *s) {
   if (s->unsent.length == 0) return;
@@ -202,7 +189,10 @@ static bool work(Stream *s) {
 static int wait(Loop *loop, int timeoutMs) {
   EpollLoop *l = epollLoop(loop);
   turnBegin(l);
+  outboxFlushAll(&l->lane.outbox);
   laneDeliver(&l->lane, work);
+  // TLS has answered its peers
+  outboxFlushAll(&l->lane.outbox);
   const bool block = timeoutMs != 0 && l->turn->count() == 0 && !l->breakRequested && l->lane.due.empty();
   l->breakRequested = false;
   epoll_event events[kEventsMax];
@@ -252,7 +242,7 @@ static void detach(Loop *loop, Stream *s) {
 static void quiesce(Loop *) {}
 
 const LoopOps kLoopEpoll = {
-    "epoll", create, destroy, attach, detach, connect, receive, send, quiesce, wait,
+    "epoll", create, destroy, attach, detach, connect, receive, drain, quiesce, wait,
 };
 
 }  // namespace tsb

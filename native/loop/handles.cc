@@ -84,6 +84,7 @@ static int forget(Stream *s) {
   s->tls = nullptr;
   s->kept.clear();
   s->unsent.clear();
+  outboxDrop(s);
   return fd;
 }
 
@@ -210,6 +211,7 @@ int streamClose(Streams *streams, int handle) {
   if (!s) return -EBADF;
   const bool owned = s->kind != StreamKind::kWatch;
   if (s->tls && s->unsent.length == 0) tlsShutdown(s->tls);
+  outboxFlush(s);
   const int fd = forget(s);
   if (owned) close(fd);
   return 0;
@@ -217,7 +219,9 @@ int streamClose(Streams *streams, int handle) {
 
 int streamDetach(Streams *streams, int handle) {
   Stream *s = streamOf(streams, handle);
-  return s ? forget(s) : -EBADF;
+  if (!s) return -EBADF;
+  outboxFlush(s);
+  return forget(s);
 }
 
 /* ---- what is wanted ---- */
@@ -266,6 +270,7 @@ std::vector<int> streamRecvStopAll(Streams *streams, int except) {
   std::vector<int> unsent;
   for (Stream *s : streams->all)
     if (s && s->kind == StreamKind::kConnection && s->handle != except) stopReceiving(s);
+  streamSendQueued(streams);
   streams->loop->ops->quiesce(streams->loop);
   for (const Stream *s : streams->all)
     if (s && s->kind == StreamKind::kConnection && s->handle != except && s->unsent.length > 0)
@@ -330,24 +335,32 @@ int streamTakeKept(Streams *streams, int handle) {
 
 /* ---- sending ---- */
 
-int streamSend(Streams *streams, int handle, const uint8_t *bytes, size_t length) {
+int streamSend(Streams *streams, int handle, const uint8_t *bytes, size_t length, Origin origin) {
   Stream *s = connectionOf(streams, handle);
   if (!s) return -EBADF;
   if (length == 0) return static_cast<int>(s->unsent.length);
   if (s->unsent.length > kUnsentMax || length > kUnsentMax - s->unsent.length) return -ENOBUFS;
-  if (!s->tls) return streams->loop->ops->send(streams->loop, s, bytes, length);
+  if (!s->tls) return outboxPut(s, bytes, length, origin);
   const int err = tlsWrite(s->tls, bytes, length);
   return err < 0 ? err : static_cast<int>(s->unsent.length);
 }
 
 int streamUnsent(Streams *streams, int handle) {
-  const Stream *s = streamOf(streams, handle);
-  return s ? static_cast<int>(s->unsent.length) : -EBADF;
+  Stream *s = streamOf(streams, handle);
+  if (!s) return -EBADF;
+  outboxFlush(s);
+  return static_cast<int>(s->unsent.length);
+}
+
+void streamSendQueued(Streams *streams) {
+  for (Stream *s : streams->all)
+    if (s && s->kind == StreamKind::kConnection) outboxFlush(s);
 }
 
 int streamTakeUnsent(Streams *streams, int handle, uint8_t *into) {
   Stream *s = streamOf(streams, handle);
   if (!s) return -EBADF;
+  outboxFlush(s);
   const size_t length = s->unsent.length;
   if (length > 0) memcpy(into, s->unsent.first(), length);
   s->unsent.clear();
@@ -358,7 +371,7 @@ int streamTakeUnsent(Streams *streams, int handle, uint8_t *into) {
 
 static int sendRecord(void *context, const uint8_t *bytes, size_t length) {
   Stream *s = static_cast<Stream *>(context);
-  return s->streams->loop->ops->send(s->streams->loop, s, bytes, length);
+  return outboxPut(s, bytes, length, Origin::kCaller);
 }
 
 int streamTlsStart(Streams *streams, int handle, TlsConn *conn, const uint8_t *bytes, size_t length) {

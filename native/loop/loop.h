@@ -79,12 +79,9 @@ struct LoopOps {
    * a listener, streamReadable() for a watch. Returns 0, or -errno when the kernel does not watch such a descriptor.
    */
   int (*receive)(Loop *loop, Stream *stream, bool on);
-  /**
-   * Sends all the bytes, in time; the caller may reuse their memory at once. What is not handed to the kernel yet is in
-   * stream->unsent, whose length is returned; when that is above 0, streamSent() follows. A failure is -errno, now or by
-   * streamSent().
-   */
-  int (*send)(Loop *loop, Stream *stream, const uint8_t *bytes, size_t length);
+  /** The kernel took less than was to be sent: sends stream->unsent, in time; streamSent() follows. wait() itself sends
+   *  what is in the outbox (outbox.h) before anything that changes the arena. */
+  void (*drain)(Loop *loop, Stream *stream);
 
   /** Returns when no operation is under way in the kernel: what was received has been reported, what was sent is off
    *  `unsent`. For a handover, after receive(off) for every stream. */

@@ -54,7 +54,7 @@ static bool reportFailure(Stream *s) {
     streamAccepted(s, err);
   else if (s->connecting)
     streamConnected(s, err);
-  else if (s->unsent.length > 0)
+  else if (s->sendFailed || s->unsent.length > 0)
     dropUnsent(s, err);
   else if (s->shaking)
     reportTls(s, err);
@@ -63,6 +63,7 @@ static bool reportFailure(Stream *s) {
   else
     return true;
   s->failed = 0;
+  s->sendFailed = false;
   return true;
 }
 
@@ -257,6 +258,11 @@ void streamReadable(Stream *s) {
 void streamFailed(Stream *s, int err) {
   s->failed = err;
   streamQueue(s);
+}
+
+void streamSendFailed(Stream *s, int err) {
+  s->sendFailed = true;
+  streamFailed(s, err);
 }
 
 }  // namespace tsb

@@ -12,6 +12,7 @@
 
 #include "bytes.h"
 #include "loop/loop.h"
+#include "loop/outbox.h"
 #include "tls/tls.h"
 
 namespace tsb {
@@ -70,11 +71,15 @@ struct alignas(64) Stream {
   /** null on a plain connection */
   TlsConn *tls;
   Bytes kept;
+  /** what the kernel did not take, and what was to be sent since */
   Bytes unsent;
+  OutboxPart outbox;
   /** most bytes of the next receive that brings any; 0 = no limit */
   size_t recvLimit;
   /** -errno of a failure that no call returned; the handle's next record reports it. 0 = none */
   int failed;
+  /** what failed was sending */
+  bool sendFailed;
   int endResult;
   /** of the loop's own watches: called instead of making a record */
   void (*onReadable)(void *context);
@@ -95,6 +100,7 @@ struct Lane {
   std::vector<Stream *> delivering;
   std::vector<Stream *> served;
   TlsPool tlsPool;
+  Outbox outbox;
 };
 
 inline bool streamLive(const Stream *s) { return s->kind != StreamKind::kFree && s->kind != StreamKind::kClosing; }
@@ -156,6 +162,8 @@ void streamAccepted(Stream *s, int result);
 void streamReadable(Stream *s);
 /** Reports a failure that has no other record. Without it the connection or listener would silently stop working. */
 void streamFailed(Stream *s, int err);
+/** Sending failed: what is unsent is dropped, and a DRAIN record reports the failure. */
+void streamSendFailed(Stream *s, int err);
 
 /* ---- for JavaScript; by handle ---- */
 
@@ -184,9 +192,12 @@ int streamCopyKept(Streams *streams, int handle, uint8_t *into);
 /** Moves the kept bytes into the arena. Returns their offset, -1 when there are none, -ENOBUFS without room there. */
 int streamTakeKept(Streams *streams, int handle);
 
-/** Returns the length of what is unsent now. */
-int streamSend(Streams *streams, int handle, const uint8_t *bytes, size_t length);
+/** Sends in the next wait. Returns the length of what the kernel did not take before and of what waits behind it. */
+int streamSend(Streams *streams, int handle, const uint8_t *bytes, size_t length, Origin origin);
+/** Likewise; what is queued for the next wait is sent first, so that the answer is exact. */
 int streamUnsent(Streams *streams, int handle);
+/** Sends what every connection has queued for the next wait. */
+void streamSendQueued(Streams *streams);
 /** Moves the unsent bytes, streamUnsent() many, into `into`. */
 int streamTakeUnsent(Streams *streams, int handle, uint8_t *into);
 

@@ -87,9 +87,7 @@ static int receive(Loop *, Stream *s, bool on) {
   return 0;
 }
 
-static int send(Loop *, Stream *s, const uint8_t *bytes, size_t length) {
-  return s->unsent.append(bytes, length) ? static_cast<int>(s->unsent.length) : -ENOMEM;
-}
+static void drain(Loop *, Stream *) {}
 
 /** The kernel's side: receives what is there, whether the turn has room for it or not. */
 static void receiveAhead(Stream *s) {
@@ -103,6 +101,21 @@ static void receiveAhead(Stream *s) {
     piece.bytes.resize(piece.result > 0 ? static_cast<size_t>(piece.result) : 0);
     ahead.pieces.push_back(piece);
   }
+}
+
+/** As a completion says it: the kernel took a part of what was queued. */
+static void sendQueued(Stream *s) {
+  if (s->outbox.count == 0) return;
+  iovec parts[kPiecesMost];
+  outboxGather(s, parts);
+  if (parts[0].iov_len > kSendMost) parts[0].iov_len = kSendMost;
+  const ssize_t n = sendRetry(s->fd, static_cast<uint8_t *>(parts[0].iov_base), parts[0].iov_len);
+  outboxSent(s, n < 0 ? -errno : n);
+}
+
+static void sendAllQueued(EagerLoop *l) {
+  for (Stream *s : l->lane.outbox.streams) sendQueued(s);
+  outboxReset(&l->lane.outbox);
 }
 
 /** Reports the first piece, or that there is none. */
@@ -169,7 +182,9 @@ static bool work(Stream *s) {
 static int wait(Loop *loop, int timeoutMs) {
   EagerLoop *l = eager(loop);
   turnBegin(l);
+  sendAllQueued(l);
   laneDeliver(&l->lane, work);
+  sendAllQueued(l);
   const bool block = timeoutMs != 0 && l->turn->count() == 0 && !l->breakRequested && l->lane.due.empty();
   l->breakRequested = false;
   std::vector<pollfd> fds;
@@ -194,5 +209,5 @@ static void quiesce(Loop *loop) {
 }
 
 const LoopOps kLoopEager = {
-    "eager", create, destroy, attach, detach, connect, receive, send, quiesce, wait,
+    "eager", create, destroy, attach, detach, connect, receive, drain, quiesce, wait,
 };

@@ -12,7 +12,7 @@ import { after, runSync, test } from '../harness/limits';
 import { findProgram } from '../harness/machine';
 
 const COMPILE_MS_MAX = 300_000;
-const SOURCES = ['loop/stream.cc', 'loop/handles.cc', 'loop/backend_epoll.cc'];
+const SOURCES = ['loop/stream.cc', 'loop/handles.cc', 'loop/outbox.cc', 'loop/backend_epoll.cc'];
 /** Sanitizers make silent mistakes fail. A compiler may lack their libraries. */
 const SANITIZERS = ['-fsanitize=address,undefined', '-fno-sanitize-recover=undefined'];
 

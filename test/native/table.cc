@@ -243,7 +243,8 @@ TABLE_TEST(full_ring, "a turn has no more records than the ring, and none is los
     peers[handle] = peer;
     const int small = 1;
     CHECK_EQUAL(setsockopt(streamFd(world.streams, handle), SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
-    CHECK(world.send(handle, std::string(6000, 's')) > 0);
+    CHECK_EQUAL(world.send(handle, std::string(6000, 's')), 0);
+    CHECK(streamUnsent(world.streams, handle) > 0);
   }
   for (int i = 0; i < 3; i++) CHECK_EQUAL(world.turn().size(), 0u);
   // now every handle receives and drains in the same turn

@@ -210,6 +210,7 @@ test('a connection that breaks within a TLS record ends with the error of the so
   const [client, server] = tlsPair();
   // closing a Unix socket with unread bytes resets the other end
   put(server, Buffer.from('unread'));
+  assert.equal(native.unsent(server), 0);
   const fd = native.detach(client);
   assert.equal(writeSync(fd, Buffer.from([0x17, 3, 3, 0, 64, 1, 2, 3])), 8);
   native.closeFd(fd);

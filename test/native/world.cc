@@ -97,7 +97,7 @@ int World::openReading(int *peer) {
 }
 
 int World::send(int handle, const std::string &bytes) {
-  return streamSend(streams, handle, reinterpret_cast<const uint8_t *>(bytes.data()), bytes.size());
+  return streamSend(streams, handle, reinterpret_cast<const uint8_t *>(bytes.data()), bytes.size(), Origin::kCaller);
 }
 
 void World::keep(int handle, const std::string &bytes) {

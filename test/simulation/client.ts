@@ -233,7 +233,8 @@ export class SimClient {
     const { reboots, scenario } = this.world;
     const { servers, console } = scenario.faults;
     if (this.line.end.peer?.cutShort === true || (servers && broken)) return true;
-    if ((servers || console) && !this.packets.isEmpty) return true;
+    const mayBeCutOff = servers || console || Number(scenario.settings.transaction_timeout ?? 0) > 0;
+    if (mayBeCutOff && !this.packets.isEmpty) return true;
     return reboots.mayLose(this.name);
   }
 

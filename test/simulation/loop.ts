@@ -38,6 +38,10 @@ class Stream implements Watcher {
   lastTurn = -1;
   kept: Buffer = NOTHING;
   unsent: Buffer = NOTHING;
+  /** sent in the next wait */
+  outbox: Buffer[] = [];
+  /** -errno of a send that no call returned */
+  sendFailure = 0;
 
   constructor(
     private readonly loop: SimLoop,
@@ -66,6 +70,7 @@ class Stream implements Watcher {
     this.end?.unwatch(this);
     this.description.listener?.unwatch(this);
     this.kept = this.unsent = NOTHING;
+    this.outbox = [];
   }
 }
 
@@ -79,6 +84,7 @@ export class SimLoop {
   private readonly freeHandles: number[] = [];
   private closing: number[] = [];
   private hot: Stream[] = [];
+  private readonly senders: Stream[] = [];
   private count = 0;
   private used = 0;
   private sideUsed = 0;
@@ -221,14 +227,28 @@ export class SimLoop {
     if (stream === null || stream.end === null) return -EBADF;
     if (bytes.length === 0) return stream.unsent.length;
     if (stream.unsent.length + bytes.length > UNSENT_MAX) return -ENOBUFS;
-    let sent = 0;
-    if (stream.unsent.length === 0 && !stream.connecting) {
-      const n = stream.end.write(bytes);
-      if (n < 0 && n !== -EAGAIN) return n;
-      sent = Math.max(n, 0);
-    }
-    if (sent < bytes.length) stream.unsent = Buffer.concat([stream.unsent, bytes.subarray(sent)]);
+    if (stream.unsent.length > 0 || stream.connecting) stream.unsent = Buffer.concat([stream.unsent, bytes]);
+    else if (stream.outbox.push(bytes) === 1) this.senders.push(stream);
     return stream.unsent.length;
+  }
+
+  /** Sends what is queued for a stream; what the peer does not take is unsent. */
+  private sendQueued(stream: Stream): void {
+    if (stream.outbox.length === 0) return;
+    const bytes = Buffer.concat(stream.outbox);
+    stream.outbox = [];
+    const n = (stream.end as NonNullable<Stream['end']>).write(bytes);
+    if (n < 0 && n !== -EAGAIN) {
+      stream.sendFailure = n;
+      this.heat(stream);
+    } else if (n < bytes.length) {
+      stream.unsent = bytes.subarray(Math.max(n, 0));
+    }
+  }
+
+  /** Sends what all streams have queued. */
+  private sendAllQueued(): void {
+    for (const stream of this.senders.splice(0)) if (stream.live) this.sendQueued(stream);
   }
 
   /* ---- a turn ---- */
@@ -259,6 +279,10 @@ export class SimLoop {
       stream.connecting = false;
       this.add(Ev.CONNECT, stream.handle, -end.connected, 0);
     }
+    if (stream.sendFailure !== 0) {
+      this.add(Ev.DRAIN, stream.handle, stream.sendFailure, 0);
+      stream.sendFailure = 0;
+    }
     this.flush(stream);
     if (end.eof || end.error !== 0) stream.ending = true;
     this.receive(stream);
@@ -287,6 +311,7 @@ export class SimLoop {
 
   private wait(timeoutMs: number): number {
     const { machine } = this.process;
+    this.sendAllQueued();
     machine.turnEnded(this.process);
     this.turn++;
     this.freeHandles.push(...this.closing);
@@ -346,6 +371,7 @@ export class SimLoop {
     for (const stream of this.streams) {
       if (stream === null || !stream.live || stream.end === null || stream.handle === except) continue;
       this.recvStop(stream);
+      this.sendQueued(stream);
       if (stream.unsent.length > 0) unsent.push(stream.handle);
     }
     return unsent;
@@ -382,22 +408,29 @@ export class SimLoop {
   private close(handle: number): void {
     const stream = this.of(handle);
     if (stream === null) return;
+    this.sendQueued(stream);
     if (stream.end !== null && stream.unsent.length > 0) stream.end.cutShort = true;
     this.process.closeFd(this.forget(stream));
   }
 
   private detach(handle: number): number {
     const stream = this.of(handle);
-    return stream === null ? -EBADF : this.forget(stream);
+    if (stream === null) return -EBADF;
+    this.sendQueued(stream);
+    return this.forget(stream);
   }
 
-  private lengthOf(handle: number, what: 'kept' | 'unsent'): number {
-    return this.of(handle)?.[what].length ?? -EBADF;
+  private unsent(handle: number): number {
+    const stream = this.of(handle);
+    if (stream === null) return -EBADF;
+    this.sendQueued(stream);
+    return stream.unsent.length;
   }
 
   private takeUnsent(handle: number): Uint8Array {
     const stream = this.of(handle);
     if (stream === null) return NOTHING;
+    this.sendQueued(stream);
     const { unsent } = stream;
     stream.unsent = NOTHING;
     return unsent;
@@ -445,13 +478,14 @@ export class SimLoop {
       recvLimit: (handle: number, most: number) => this.limit(handle, most),
       keep: (handle: number, offset: number, length: number) => this.keep(handle, piece(offset, length)),
       takeKept: (handle: number) => this.takeKept(handle),
-      keptLength: (handle: number) => this.lengthOf(handle, 'kept'),
+      keptLength: (handle: number) => this.of(handle)?.kept.length ?? -EBADF,
       copyKept: (handle: number) => Buffer.from(this.of(handle)?.kept ?? NOTHING),
       keepBytes: (handle: number, bytes: Uint8Array) => this.keep(handle, part(bytes, 0, bytes.length)),
       send: (handle: number, offset: number, length: number) => this.send(handle, piece(offset, length)),
       sendBytes: (handle: number, bytes: Uint8Array, offset: number, length: number) =>
-        this.send(handle, part(bytes, offset, length)),
-      unsent: (handle: number) => this.lengthOf(handle, 'unsent'),
+        this.send(handle, Buffer.from(part(bytes, offset, length))),
+      sendQueued: () => this.sendAllQueued(),
+      unsent: (handle: number) => this.unsent(handle),
       takeUnsent: (handle: number) => this.takeUnsent(handle),
     };
   }

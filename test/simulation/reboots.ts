@@ -13,7 +13,7 @@ const CALLS_MAX = 3000;
 /** usec within which everybody notices that the pooler is gone: some do not read for a while */
 const NOTICE_MAX = 10 * SECOND;
 /** The old process does not give itself away in every mode. */
-const MODES = /already suspended|shutting down|unexpected EOF|login failed/;
+const MODES = /already suspended|shutting down|unexpected EOF|login failed|connection reset by peer/;
 const STOP_MAX = 15 * SECOND;
 
 /** What goes wrong in a reboot. */

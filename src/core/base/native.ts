@@ -214,15 +214,18 @@ export interface Native {
   keepBytes(handle: number, bytes: Uint8Array): number;
 
   /**
-   * Sends bytes of the arena: as many as the socket takes at once; the rest is queued. Returns the number of bytes now
-   * queued (0 = all sent; else Ev.DRAIN follows) or -errno (-ENOBUFS: more than 256 MB queued, -EFAULT: outside the
-   * arena).
+   * Queues bytes of the arena, without copying them; the next wait() sends them. Returns the number of bytes that the
+   * socket has not taken in earlier turns, and of those that wait behind them (0 = none; else Ev.DRAIN follows when all
+   * are sent), or -errno (-ENOBUFS: more than 256 MB queued, -EFAULT: outside the arena). A failure to send is an
+   * Ev.DRAIN with -errno.
    */
   send(handle: number, offset: number, length: number): number;
-  /** Like send(), from any Uint8Array (Buffer). */
+  /** Like send(), from any Uint8Array (Buffer), which is copied or sent at once. */
   sendBytes(handle: number, bytes: Uint8Array, offset: number, length: number): number;
-  /** number of queued bytes, or -EBADF */
+  /** Sends what is queued for the next wait(). Returns the number of bytes that the socket does not take, or -EBADF. */
   unsent(handle: number): number;
+  /** Sends now what every handle has queued for the next wait(): before the process ends. */
+  sendQueued(): void;
   /** Takes the queued bytes of a handle (handover); no Ev.DRAIN follows. With TLS they are already encrypted. */
   takeUnsent(handle: number): Uint8Array;
 
