@@ -58,8 +58,6 @@ function pool(): PgPool {
   return adminPool ?? fatal('admin_setup was not called');
 }
 
-/* ---- SHUTDOWN ---- */
-
 function shutdownModeOf(arg: string): Exclude<ShutdownMode, ShutdownMode.NONE> | null {
   if (arg === '') return ShutdownMode.IMMEDIATE;
   if (equalNoCase(arg, 'WAIT_FOR_CLIENTS')) return ShutdownMode.WAIT_FOR_CLIENTS;
@@ -101,8 +99,6 @@ export const commands: readonly Command[] = [
   { word: 'shutdown', adminOnly: false, takesArg: true, run: cmdShutdown },
   { word: 'handover', adminOnly: true, takesArg: true, run: cmdHandover },
 ];
-
-/* ---- packets ---- */
 
 function runQuery(admin: ClientSocket, query: string): boolean {
   const parsed = parseQuery(query);
@@ -187,8 +183,6 @@ export function adminHandleClient(admin: ClientSocket, type: number, body: Buffe
   return isDead(admin) ? Verdict.DISCONNECTED : Verdict.CONSUMED;
 }
 
-/* ---- login ---- */
-
 /** True for a client on a Unix socket whose process runs as the same user as this process. */
 function isOwnUid(client: ClientSocket): boolean {
   if (!isUnixAddr(client.remoteAddr)) return false;
@@ -245,8 +239,6 @@ export function adminPostLogin(client: ClientSocket): boolean {
   return false;
 }
 
-/* ---- commands that waited ---- */
-
 /** Answers every console client that waits for a command to complete. */
 function answerWaiting(tag: () => string): void {
   for (let admin = pool().activeClientList.head; admin !== null; ) {
@@ -294,8 +286,6 @@ export function adminHandleCancel(admin: ClientSocket): void {
   if (adminError(admin, 'canceling statement due to user request', QUERY_CANCELED)) continueReading(admin);
   else disconnectClient(admin, false, 'dead admin');
 }
-
-/* ---- start ---- */
 
 function welcomeMessage(): Buffer {
   const buf = new PktBuf();

@@ -48,11 +48,11 @@ function targetDatabase(
   name: string,
   verb: string,
   find: (name: string) => PgDatabase | null,
-): { db: PgDatabase | null; told: boolean } {
+): { db: PgDatabase | null; alive: boolean } {
   const db = find(name);
-  if (db === null) return { db: null, told: adminError(admin, `no such database: ${name}`) };
-  if (db.admin) return { db: null, told: adminError(admin, `cannot ${verb} admin db: ${name}`) };
-  return { db, told: true };
+  if (db === null) return { db: null, alive: adminError(admin, `no such database: ${name}`) };
+  if (db.admin) return { db: null, alive: adminError(admin, `cannot ${verb} admin db: ${name}`) };
+  return { db, alive: true };
 }
 
 function cmdReload(admin: ClientSocket): boolean {
@@ -103,8 +103,8 @@ function cmdPause(admin: ClientSocket, arg: string): boolean {
     return true;
   }
   logInfo(`PAUSE '${arg}' command issued`);
-  const { db, told } = targetDatabase(admin, arg, 'pause', (name) => findOrRegisterDatabase(admin, name));
-  if (db === null) return told;
+  const { db, alive } = targetDatabase(admin, arg, 'pause', (name) => findOrRegisterDatabase(admin, name));
+  if (db === null) return alive;
   db.paused = true;
   touchPools(db);
   if (countDbActive(db) === 0) return adminReady(admin, 'PAUSE');
@@ -122,8 +122,8 @@ function cmdReconnect(admin: ClientSocket, arg: string): boolean {
     return adminReady(admin, 'RECONNECT');
   }
   logInfo(`RECONNECT '${arg}' command issued`);
-  const { db, told } = targetDatabase(admin, arg, 'reconnect', (name) => findOrRegisterDatabase(admin, name));
-  if (db === null) return told;
+  const { db, alive } = targetDatabase(admin, arg, 'reconnect', (name) => findOrRegisterDatabase(admin, name));
+  if (db === null) return alive;
   tagDatabaseDirty(db);
   touchPools(db);
   return adminReady(admin, 'RECONNECT');
@@ -132,8 +132,8 @@ function cmdReconnect(admin: ClientSocket, arg: string): boolean {
 function cmdDisable(admin: ClientSocket, arg: string): boolean {
   if (arg === '') return adminError(admin, 'a database is required');
   logInfo(`DISABLE '${arg}' command issued`);
-  const { db, told } = targetDatabase(admin, arg, 'disable', (name) => findOrRegisterDatabase(admin, name));
-  if (db === null) return told;
+  const { db, alive } = targetDatabase(admin, arg, 'disable', (name) => findOrRegisterDatabase(admin, name));
+  if (db === null) return alive;
   db.disabled = true;
   return adminReady(admin, 'DISABLE');
 }
@@ -141,8 +141,8 @@ function cmdDisable(admin: ClientSocket, arg: string): boolean {
 function cmdEnable(admin: ClientSocket, arg: string): boolean {
   if (arg === '') return adminError(admin, 'a database is required');
   logInfo(`ENABLE '${arg}' command issued`);
-  const { db, told } = targetDatabase(admin, arg, 'enable', findDatabase);
-  if (db === null) return told;
+  const { db, alive } = targetDatabase(admin, arg, 'enable', findDatabase);
+  if (db === null) return alive;
   db.disabled = false;
   touchPools(db);
   return adminReady(admin, 'ENABLE');
@@ -170,8 +170,8 @@ function cmdKill(admin: ClientSocket, arg: string): boolean {
     return adminReady(admin, 'KILL');
   }
   logInfo(`KILL '${arg}' command issued`);
-  const { db, told } = targetDatabase(admin, arg, 'kill', (name) => findOrRegisterDatabase(admin, name));
-  if (db === null) return told;
+  const { db, alive } = targetDatabase(admin, arg, 'kill', (name) => findOrRegisterDatabase(admin, name));
+  if (db === null) return alive;
   // even if the database has no pool yet: clients that connect later have to wait
   db.paused = true;
   killPools(db);
@@ -219,8 +219,8 @@ function cmdWaitClose(admin: ClientSocket, arg: string): boolean {
     touchPools(null);
   } else {
     logInfo(`WAIT_CLOSE '${arg}' command issued`);
-    const { db, told } = targetDatabase(admin, arg, 'wait in', (name) => findOrRegisterDatabase(admin, name));
-    if (db === null) return told;
+    const { db, alive } = targetDatabase(admin, arg, 'wait in', (name) => findOrRegisterDatabase(admin, name));
+    if (db === null) return alive;
     db.waitClose = true;
     active = countDbActive(db);
     touchPools(db);

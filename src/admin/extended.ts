@@ -61,8 +61,6 @@ export function endExtendedProtocol(session: ConsoleSession): void {
   endPipeline(session);
 }
 
-/* ---- a command that waits ---- */
-
 /**
  * Decides about a packet that arrives while a command waits. A Sync is recorded and reading continues, so that the end
  * of the connection is still noticed. Any later packet stays buffered until the command is answered.
@@ -87,8 +85,6 @@ export function continueReading(admin: ClientSocket): void {
   sbufContinue(admin);
 }
 
-/* ---- queries ---- */
-
 /** The columns of the answer; null if it has none. */
 function describe(query: string): Columns | null {
   const parsed = parseQuery(query);
@@ -111,8 +107,6 @@ function refuseQuery(admin: ClientSocket, query: string, isCommand: (word: strin
   setCurrentQuery(null);
   return alive;
 }
-
-/* ---- packets ---- */
 
 function answer(admin: ClientSocket, type: PqMsg): boolean {
   const buf = pktbufTemp();

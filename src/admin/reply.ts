@@ -43,8 +43,6 @@ export function extendedSession(admin: ClientSocket): ConsoleSession | null {
   return admin.console?.extended === true ? admin.console : null;
 }
 
-/* ---- extended protocol ---- */
-
 /** Drops a portal and its remaining rows. */
 export function dropPortal(session: ConsoleSession, name: string): void {
   session.restBytes -= session.portals.get(name)?.rest?.length ?? 0;
@@ -112,8 +110,6 @@ export function sendRest(admin: ClientSocket, session: ConsoleSession, portal: C
   buf.putBytes(rest);
   return sendRows(admin, session, buf);
 }
-
-/* ---- answers ---- */
 
 /** Sends an ERROR, then ReadyForQuery; the extended protocol leaves ReadyForQuery to Sync. Does not log. */
 export function adminFail(admin: ClientSocket, message: string, sqlstate: string | null): boolean {

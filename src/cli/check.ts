@@ -37,14 +37,12 @@ interface Problem {
 interface Check {
   configFile: string;
   problems: Problem[];
-  /** where `section/key` is set; the last place if there are several */
-  places: Map<string, { file: string; line: number }>;
+  /** where `section/key` is set; the last position if there are several */
+  positions: Map<string, { file: string; line: number }>;
 }
 
-/* ---- messages of the loaders ---- */
-
 /** Runs `act` and returns the warnings and errors that it logged. */
-function said(act: () => void): string[] {
+function captureLog(act: () => void): string[] {
   const lines: string[] = [];
   const before = logState.sink;
   logState.sink = (level, message) => {
@@ -62,48 +60,46 @@ function report(check: Check, file: string, line: number, text: string): void {
   check.problems.push({ file, line, text });
 }
 
-/** Reports a problem at the place of a setting, or for the file as a whole if the setting is absent. */
+/** Reports a problem at the position of a setting, or for the file as a whole if the setting is absent. */
 function reportAt(check: Check, key: string, text: string): void {
-  const place = check.places.get(key) ?? { file: check.configFile, line: 0 };
-  report(check, place.file, place.line, text);
+  const position = check.positions.get(key) ?? { file: check.configFile, line: 0 };
+  report(check, position.file, position.line, text);
 }
 
-/* ---- the ini file ---- */
-
 class CheckHandler implements IniHandler {
-  readonly goOn = true;
+  readonly continueOnError = true;
   readonly draft = new ConfigBuilder();
   /** in an unknown section, whose lines are not checked */
-  private strange = false;
+  private inUnknownSection = false;
 
   constructor(private readonly check: Check) {}
 
   section(name: string, file: string, line: number): boolean {
-    const known = this.told(() => this.draft.section(name));
-    this.strange = !known.ok;
+    const known = this.capture(() => this.draft.section(name));
+    this.inUnknownSection = !known.ok;
     if (!known.ok) report(this.check, file, line, `unknown section: [${name}]`);
     return true;
   }
 
   value(key: string, value: string, file: string, line: number): boolean {
-    if (this.strange) return true;
-    const { ok, lines } = this.told(() => this.draft.value(key, value, file, line));
-    this.check.places.set(`${this.draft.currentSection}/${key}`, { file, line });
+    if (this.inUnknownSection) return true;
+    const { ok, lines } = this.capture(() => this.draft.value(key, value, file, line));
+    this.check.positions.set(`${this.draft.currentSection}/${key}`, { file, line });
     for (const text of lines) report(this.check, file, line, text);
     if (!ok && lines.length === 0) report(this.check, file, line, `invalid value "${value}" for parameter ${key}`);
     return true;
   }
 
-  private told(act: () => boolean): { ok: boolean; lines: string[] } {
+  private capture(act: () => boolean): { ok: boolean; lines: string[] } {
     let ok = false;
-    const lines = said(() => {
+    const lines = captureLog(() => {
       ok = act();
     });
     return { ok, lines };
   }
 }
 
-/** Texts of the ini reader end with their place: `... (file:line), stopping loading`. */
+/** Texts of the ini reader end with their position: `... (file:line), stopping loading`. */
 function reportSyntax(check: Check, text: string): void {
   const match = /^(.*) \((.*):(\d+)\)/.exec(text);
   if (match === null) report(check, check.configFile, 0, text);
@@ -114,17 +110,15 @@ function reportSyntax(check: Check, text: string): void {
 
 function checkIni(check: Check): ParsedConfig | null {
   const handler = new CheckHandler(check);
-  for (const text of said(() => parseIniFile(check.configFile, handler))) reportSyntax(check, text);
+  for (const text of captureLog(() => parseIniFile(check.configFile, handler))) reportSyntax(check, text);
   let parsed: ParsedConfig | null = null;
-  for (const text of said(() => {
+  for (const text of captureLog(() => {
     parsed = finishConfig(handler.draft);
   })) {
     report(check, check.configFile, 0, text);
   }
   return parsed;
 }
-
-/* ---- users and rules ---- */
 
 function checkAuthFile(check: Check): void {
   const path = cf.authFile;
@@ -160,14 +154,14 @@ function checkHba(check: Check): void {
   const identFile = cf.authIdentFile;
   let maps: ReturnType<typeof loadIdent> = null;
   if (identFile !== null) {
-    const lines = said(() => {
+    const lines = captureLog(() => {
       maps = loadIdent(identFile);
     });
     reportRules(check, identFile, 'pgbouncer/auth_ident_file', lines);
   }
   const file = cf.authHbaFile;
   let rules: ReturnType<typeof loadHba> = null;
-  const lines = said(() => {
+  const lines = captureLog(() => {
     rules = loadHba(file, maps);
   });
   reportRules(check, file, 'pgbouncer/auth_hba_file', lines);
@@ -194,18 +188,18 @@ function checkAuthentication(check: Check, parsed: ParsedConfig): void {
   }
   const external = cf.authType === AuthType.LDAP || cf.authType === AuthType.PAM;
   for (const db of parsed.databases) {
-    const place = `databases/${db.name}`;
+    const position = `databases/${db.name}`;
     if (cf.authType === AuthType.ANY && db.user === null) {
-      reportAt(check, place, `auth_type=any requires forced user: ${db.name}`);
+      reportAt(check, position, `auth_type=any requires forced user: ${db.name}`);
     }
     if (external && db.authUser !== null) {
       const name = cf.authType === AuthType.PAM ? 'PAM' : 'LDAP';
-      reportAt(check, place, `${name} can't be used together with database authentication: ${db.name}`);
+      reportAt(check, position, `${name} can't be used together with database authentication: ${db.name}`);
     }
     const authDbname = db.authDbname ?? cf.authDbname;
     const known =
       authDbname === null || parsed.autodb !== null || parsed.databases.some(({ name }) => name === authDbname);
-    if (!known) reportAt(check, place, `authentication database "${authDbname}" is not configured.`);
+    if (!known) reportAt(check, position, `authentication database "${authDbname}" is not configured.`);
   }
   const nobody =
     (cf.authFile ?? '') === '' && (cf.authUser ?? '') === '' && parsed.databases.every((db) => db.authUser === null);
@@ -213,8 +207,6 @@ function checkAuthentication(check: Check, parsed: ParsedConfig): void {
     reportAt(check, 'pgbouncer/auth_type', 'neither auth_file nor auth_user is set: there are no users');
   }
 }
-
-/* ---- the system ---- */
 
 /** Checks a folder into which the pooler will write. */
 function checkFolder(check: Check, setting: string, path: string): void {
@@ -266,8 +258,6 @@ function becomeUser(check: Check, given: string | null): void {
   }
 }
 
-/* ---- the whole check ---- */
-
 function compare(a: Problem, b: Problem): number {
   if (a.file !== b.file) return a.file < b.file ? -1 : 1;
   return a.line - b.line;
@@ -275,14 +265,14 @@ function compare(a: Problem, b: Problem): number {
 
 /** All problems of a config file. @param user from the command line, or null */
 function findProblems(configFile: string, user: string | null = null): Problem[] {
-  const check: Check = { configFile, problems: [], places: new Map() };
+  const check: Check = { configFile, problems: [], positions: new Map() };
   cf.configFile = configFile;
   const parsed = checkIni(check);
   if (parsed !== null) {
     applySettings(parsed, true);
     becomeUser(check, user);
     checkAuthentication(check, parsed);
-    for (const { setting, text } of findTlsProblems(said)) reportAt(check, `pgbouncer/${setting}`, text);
+    for (const { setting, text } of findTlsProblems(captureLog)) reportAt(check, `pgbouncer/${setting}`, text);
     checkSystem(check);
   }
   return check.problems.sort(compare);

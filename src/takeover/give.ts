@@ -14,7 +14,6 @@
  * owners, or none.
  */
 
-import { constants } from 'node:os';
 import {
   enterFreeze,
   getPauseMode,
@@ -36,20 +35,17 @@ import { disconnectClient } from '../core/link/objects';
 import { resumePooler, suspendPooler } from '../core/net/pooler';
 import type { AnySocket, ClientSocket } from '../core/pool/bouncer';
 import { isDead } from '../core/pool/socket';
-import { writeCommandComplete, writeReadyForQuery } from '../core/wire/messages';
-import { PqMsg } from '../core/wire/packets';
+import { writeCommandComplete } from '../core/wire/messages';
 import { PktBuf } from '../core/wire/pktbuf';
-import { ETOOMANYREFS, sendAll } from './channel';
+import { Batches } from './batches';
+import { sendAll } from './channel';
 import { crashPoint } from './crash-point';
-import { FORMAT, type HandoverRecord, READY } from './format';
+import { FORMAT, READY } from './format';
 import { type FrozenSockets, freezeSockets, requeueUnsent, resumeFrozen } from './freeze';
-import { type Owned, SnapshotWriter } from './snapshot-writer';
+import { SnapshotWriter } from './snapshot-writer';
 import { allSockets, countKinds, isTransferable } from './sockets';
 import { isFinishingTakeover } from './take';
 
-/** Most descriptors, and approximate size in bytes, of one batch. */
-const BATCH_FDS = 200;
-const BATCH_BYTES = 48 * 1024;
 /** Clients described at the end of one turn, while all clients are served. */
 const AHEAD_PER_TURN = 50;
 /** Interval between attempts to send more while this process serves. usec */
@@ -116,92 +112,6 @@ function awaitShutdown(admin: ClientSocket): void {
   lastRead = readClock();
   timerStart(frozenTimer, FROZEN_LOOK, FROZEN_LOOK);
 }
-
-/* ---- sending ---- */
-
-/** Collects records and sends them in batches. */
-class Batches {
-  private pkt = new PktBuf(2 * BATCH_BYTES);
-  private owned: Exclude<Owned, null>[] = [];
-  /** errno of the failure */
-  failed = 0;
-  /** batches that the socket has not accepted yet, while the process serves */
-  private waiting: { bytes: Buffer; owned: Exclude<Owned, null>[] }[] = [];
-  serving = true;
-
-  constructor(private readonly socket: number) {}
-
-  put(record: HandoverRecord, raw: readonly Uint8Array[], owned: Owned): boolean {
-    const text = JSON.stringify(record);
-    this.pkt.startPacket(PqMsg.CopyData);
-    this.pkt.putUint32(text.length);
-    this.pkt.putChars(text);
-    for (const bytes of raw) this.pkt.putBytes(bytes);
-    this.pkt.finishPacket();
-    if (owned !== null) this.owned.push(owned);
-    return this.owned.length < BATCH_FDS && this.pkt.pos < BATCH_BYTES ? true : this.flush();
-  }
-
-  /**
-   * A client may have disconnected since its record was written, and its descriptor number may belong to another client
-   * by now. A later record revokes that client, so any descriptor can be sent for it.
-   */
-  private fdsOf(owned: Exclude<Owned, null>[]): number[] {
-    return owned.map((one) => {
-      if (typeof one === 'number') return one;
-      return one.handle >= 0 ? native.fdOf(one.handle) : this.socket;
-    });
-  }
-
-  /** Bytes that must be sent before any record. */
-  startWith(bytes: Buffer): void {
-    this.waiting.push({ bytes, owned: [] });
-  }
-
-  finish(tag: string): boolean {
-    writeCommandComplete(this.pkt, tag);
-    writeReadyForQuery(this.pkt);
-    return this.flush();
-  }
-
-  get hasWaiting(): boolean {
-    return this.waiting.length > 0;
-  }
-
-  /** Sends as many waiting batches as the socket accepts. @returns true when none is left */
-  pump(): boolean {
-    for (let first = this.waiting[0]; first !== undefined && this.failed === 0; first = this.waiting[0]) {
-      const res = native.sendFds(this.socket, first.bytes, this.fdsOf(first.owned));
-      if (res === -constants.errno.EAGAIN || res === -ETOOMANYREFS) return false;
-      if (res <= 0) {
-        this.failed = -res;
-      } else if (res < first.bytes.length) {
-        this.waiting[0] = { bytes: first.bytes.subarray(res), owned: [] };
-      } else {
-        this.waiting.shift();
-      }
-    }
-    return this.failed === 0;
-  }
-
-  flush(): boolean {
-    if (this.pkt.failed) this.failed = constants.errno.ENOMEM;
-    if (this.failed !== 0) return false;
-    if (this.pkt.pos > 0) this.waiting.push({ bytes: this.pkt.copy(), owned: this.owned });
-    this.pkt.reset();
-    this.owned = [];
-    if (this.serving) {
-      this.pump();
-    } else {
-      for (const { bytes, owned } of this.waiting.splice(0)) {
-        this.failed ||= sendAll(this.socket, bytes, this.fdsOf(owned), (frozenStallTime() * 1000) / USEC);
-      }
-    }
-    return this.failed === 0;
-  }
-}
-
-/* ---- the command ---- */
 
 /** @returns null when the command is accepted, or the reason for refusing it */
 export function handleHandoverCommand(admin: ClientSocket, arg: string): string | null {
@@ -276,8 +186,8 @@ function freeze(admin: ClientSocket, sending: Batches, describing: SnapshotWrite
   const modeBefore = enterFreeze(began);
   suspendPooler();
   frozen = freezeSockets(admin);
-  crashPoint('give-still');
-  sending.serving = false;
+  crashPoint('give-frozen');
+  sending.stopServing((frozenStallTime() * 1000) / USEC);
   if (!describing.describeAll(frozen, admin, began, modeBefore) || !sending.finish('HANDOVER')) {
     failed(sending);
     return;

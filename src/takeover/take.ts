@@ -100,8 +100,6 @@ function serveUntil(done: () => boolean): boolean {
   return isDone || globalThis.cfShutdown >= 2;
 }
 
-/* ---- part 1 ---- */
-
 /** Ends this process if the config lacks what -R needs. */
 function requireUnixSocket(): void {
   if (cf.unixSocketDir === '') die('cannot reboot if unix dir not configured');
@@ -305,8 +303,6 @@ export function takeoverPart1(oldProcessAnswers: () => boolean): boolean {
   logInfo('disko over, going background');
   return true;
 }
-
-/* ---- part 2 ---- */
 
 /** True if the process exists and is not a zombie; its parent may never reap it. */
 function isAlive(pid: number): boolean {

@@ -1,21 +1,11 @@
-/*
- * LDAP logins, on a thread of their own: the loop thread never yields to Node's event loop, so asynchronous calls would
- * not complete there. Started by src/core/login/ldapauth.ts at the first LDAP login. The thread receives one message
- * per login, answers each with one message, and wakes the loop. It uses no other part of the pooler.
- *
- * Every login opens its own connections and closes them at its end. StartTLS is done here instead of in the library. So
- * the password is sent only over a connection that was encrypted, verified and not replaced, and no bytes received
- * before the handshake are processed after it.
- */
-import { X509Certificate } from 'node:crypto';
 import { promises as dns } from 'node:dns';
-import { existsSync, readdirSync, readFileSync, writeSync } from 'node:fs';
-import { connect as connectTcp, isIP, type Socket } from 'node:net';
-import { join } from 'node:path';
-import { type ConnectionOptions, connect as connectTls } from 'node:tls';
+import { writeSync } from 'node:fs';
+import { connect as connectTcp, type Socket } from 'node:net';
+import { connect as connectTls } from 'node:tls';
 import { parentPort, workerData } from 'node:worker_threads';
 import type { Client } from 'ldapts';
 import type { LdapAnswer, LdapRequest, WorkerData } from '../core/base/worker-messages';
+import { tlsOptions } from './ldap-tls';
 
 /** PgBouncer's LDAP_OPT_NETWORK_TIMEOUT. */
 const CONNECT_MS_MAX = 3000;
@@ -23,8 +13,6 @@ const CONNECT_MS_MAX = 3000;
 const ANSWER_MS_MAX = 30_000;
 /** Most bytes of an answer to StartTLS. */
 const START_TLS_ANSWER_MAX = 4096;
-
-/* ---- errors, in libldap's words ---- */
 
 /** Texts of ldap_err2string() for errors that a login can get. */
 const RESULT_TEXTS: Readonly<Record<number, string>> = {
@@ -71,76 +59,6 @@ class Refused extends Error {
     super(warnings[0] ?? 'refused');
   }
 }
-
-/* ---- TLS settings: ldap.conf, as libldap reads it ---- */
-
-interface LdapConf {
-  caFile: string | null;
-  caDir: string | null;
-  verify: boolean;
-}
-
-function applyConf(conf: LdapConf, name: string, value: string): void {
-  switch (name.toUpperCase()) {
-    case 'TLS_CACERT':
-      conf.caFile = value;
-      break;
-    case 'TLS_CACERTDIR':
-      conf.caDir = value;
-      break;
-    case 'TLS_REQCERT':
-      conf.verify = !/^(never|allow)$/i.test(value);
-      break;
-  }
-}
-
-function readConfFile(conf: LdapConf, path: string): void {
-  if (!existsSync(path)) return;
-  for (const line of readFileSync(path, 'utf8').split('\n')) {
-    const match = /^([A-Za-z_]+)[ \t]+(.*?)[ \t\r]*$/.exec(line);
-    if (match !== null) applyConf(conf, match[1] as string, match[2] as string);
-  }
-}
-
-/** Read for each login, so that a changed file takes effect at once. */
-function readConf(): LdapConf {
-  const conf: LdapConf = { caFile: null, caDir: null, verify: true };
-  if (process.env.LDAPNOINIT !== undefined) return conf;
-  for (const path of ['/etc/openldap/ldap.conf', '/etc/ldap/ldap.conf']) readConfFile(conf, path);
-  if (process.env.LDAPCONF !== undefined) readConfFile(conf, process.env.LDAPCONF);
-  for (const name of ['TLS_CACERT', 'TLS_CACERTDIR', 'TLS_REQCERT']) {
-    const value = process.env[`LDAP${name}`];
-    if (value !== undefined) applyConf(conf, name, value);
-  }
-  return conf;
-}
-
-function certificatesIn(dir: string): Buffer[] {
-  const files = readdirSync(dir).map((name) => join(dir, name));
-  return files.flatMap((file) => {
-    try {
-      const text = readFileSync(file);
-      return new X509Certificate(text).ca ? [text] : [];
-    } catch {
-      return [];
-    }
-  });
-}
-
-function tlsOptions(host: string): ConnectionOptions {
-  const conf = readConf();
-  const ca: (string | Buffer)[] = [];
-  if (conf.verify && conf.caFile !== null) ca.push(readFileSync(conf.caFile));
-  if (conf.verify && conf.caDir !== null) ca.push(...certificatesIn(conf.caDir));
-  return {
-    host,
-    servername: isIP(host) === 0 ? host : '',
-    rejectUnauthorized: conf.verify,
-    ...(ca.length > 0 ? { ca } : {}),
-  };
-}
-
-/* ---- connections ---- */
 
 /** Resolves when the socket is connected; destroys it on timeout. */
 function established(socket: Socket, event: 'connect' | 'secureConnect'): Promise<void> {
@@ -251,7 +169,7 @@ async function startTls(request: LdapRequest, tcp: Socket, host: string): Promis
   }
 }
 
-interface Place {
+interface LdapServer {
   host: string;
   port: number;
 }
@@ -267,7 +185,7 @@ function domainOf(dn: string): string {
   return parts.join('.');
 }
 
-async function placesOf(request: LdapRequest): Promise<Place[]> {
+async function ldapServersOf(request: LdapRequest): Promise<LdapServer[]> {
   if (request.server !== '') {
     const hosts = request.server.split(' ').filter((host) => host !== '');
     return hosts.map((host) => ({ host: host.replace(/^\[(.*)\]$/, '$1'), port: request.port }));
@@ -286,7 +204,7 @@ async function placesOf(request: LdapRequest): Promise<Place[]> {
 /** Connects to the first server that answers. Throws the error of NOT_REACHED if none does. */
 async function openSocket(request: LdapRequest): Promise<Socket> {
   let lastError: unknown = new Error(NOT_REACHED);
-  for (const { host, port } of await placesOf(request)) {
+  for (const { host, port } of await ldapServersOf(request)) {
     const secure = request.scheme === 'ldaps';
     let socket: Socket;
     try {
@@ -331,8 +249,6 @@ async function withClient<T>(request: LdapRequest, use: (client: Client) => Prom
     socket.destroy();
   }
 }
-
-/* ---- a login ---- */
 
 function filterOf(request: LdapRequest): string {
   if (request.searchFilter === null) return `(${request.searchAttribute ?? 'uid'}=${request.user})`;

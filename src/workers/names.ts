@@ -48,8 +48,6 @@ function codeOf(err: unknown): string {
   return typeof code === 'string' ? code : 'EBADNAME';
 }
 
-/* ---- the files ---- */
-
 interface CachedFile {
   readonly path: string | Buffer;
   mark: string;
@@ -98,8 +96,6 @@ function nextResolver(asking: Asking): Resolver {
   asking.next = (asking.next + 1) % asking.resolvers.length;
   return resolver;
 }
-
-/* ---- questions ---- */
 
 /** The name as sent to the server: non-ASCII letters are encoded in ASCII. */
 function wireName(name: string): string {

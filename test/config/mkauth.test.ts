@@ -371,11 +371,11 @@ describe('a connection string', () => {
   }
 
   it('mkauth ignores a password file that is a folder or is accessible to other users', () => {
-    const told: string[] = [];
+    const warnings: string[] = [];
     const path = join(dir, 'folder');
     mkdirSync(path);
-    readConnInfo(`passfile=${path}`, {}, (text) => told.push(text));
-    assert.deepEqual(told, [`WARNING: password file "${path}" is not a plain file`]);
+    readConnInfo(`passfile=${path}`, {}, (text) => warnings.push(text));
+    assert.deepEqual(warnings, [`WARNING: password file "${path}" is not a plain file`]);
   });
 
   it('the first matching line of the password file is used', () => {

@@ -32,10 +32,10 @@ const elsewhere = (text: string) => /(@|include[ \t]+)["']*[./]/.test(text);
 
 type IniEvent = [section: string] | [key: string, value: string];
 
-function readIni(text: string, goOn: boolean): { events: IniEvent[]; whole: boolean } {
+function readIni(text: string, continueOnError: boolean): { events: IniEvent[]; whole: boolean } {
   const events: IniEvent[] = [];
   const handler: IniHandler = {
-    goOn,
+    continueOnError,
     section: (name, _file, line) => {
       assert.ok(line >= 1);
       events.push([name]);

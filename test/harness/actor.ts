@@ -18,22 +18,22 @@ export interface Actor {
 }
 
 /** The transport and the database of the actors, and its pool mode. */
-export interface Stage {
-  place: RebootChain;
+export interface ActorContext {
+  chain: RebootChain;
   unix: boolean;
   database: string;
   session: boolean;
 }
 
-export type Make = (stage: Stage) => Actor;
+export type Make = (context: ActorContext) => Actor;
 
 /** Rows of the big answers: 10 MB in all. */
 export const ROWS = 10_000;
 export const ROW_BYTES = 1_000;
 
-export async function login(stage: Stage, params: Record<string, string> = {}): Promise<RawClient> {
-  const client = await stage.place.raw(stage.unix);
-  const answer = await client.login({ database: stage.database, params });
+export async function login(context: ActorContext, params: Record<string, string> = {}): Promise<RawClient> {
+  const client = await context.chain.raw(context.unix);
+  const answer = await client.login({ database: context.database, params });
   assert.equal(answer.at(-1)?.type, 'Z', `login: ${letters(answer)}`);
   return client;
 }

@@ -4,7 +4,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { type Actor, ask, bigSql, checkBigAnswer, login, type Make, query, rowsOf, type Stage } from './actor';
+import { type Actor, type ActorContext, ask, bigSql, checkBigAnswer, login, type Make, query, rowsOf } from './actor';
 import {
   cstring,
   errorFields,
@@ -20,12 +20,12 @@ import { copyIn, copyOut, copyOutPaused, oneHugeRow, slowReader } from './transf
 
 /* ---- what the classic rows carry, too ---- */
 
-const idle: Make = (stage) => {
+const idle: Make = (context) => {
   let client: RawClient;
   return {
     name: 'idle',
     before: async () => {
-      client = await login(stage, { DateStyle: 'German', TimeZone: 'Asia/Tokyo', client_encoding: 'LATIN1' });
+      client = await login(context, { DateStyle: 'German', TimeZone: 'Asia/Tokyo', client_encoding: 'LATIN1' });
       await ask(client, 'SELECT 1');
     },
     after: async () => {
@@ -37,13 +37,13 @@ const idle: Make = (stage) => {
   };
 };
 
-const transaction: Make = (stage) => {
+const transaction: Make = (context) => {
   let client: RawClient;
   let pid: string | null;
   return {
     name: 'in a transaction',
     before: async () => {
-      client = await login(stage);
+      client = await login(context);
       await client.query('BEGIN');
       await client.query('CREATE TEMP TABLE mine ON COMMIT DROP AS SELECT 42 AS x');
       pid = await ask(client, 'SELECT pg_backend_pid()');
@@ -59,12 +59,12 @@ const transaction: Make = (stage) => {
   };
 };
 
-const running: Make = (stage) => {
+const running: Make = (context) => {
   let client: RawClient;
   return {
     name: 'a query running',
     before: async () => {
-      client = await login(stage);
+      client = await login(context);
       await query(client, "SELECT pg_sleep(2), 'slept'");
     },
     after: async () => {
@@ -75,13 +75,13 @@ const running: Make = (stage) => {
   };
 };
 
-const streaming: Make = (stage) => {
+const streaming: Make = (context) => {
   let client: RawClient;
   let answer: Promise<void>;
   return {
     name: 'a 10 MB answer streaming',
     before: async () => {
-      client = await login(stage);
+      client = await login(context);
       await query(client, `${bigSql}, pg_sleep(0.3)`);
       answer = checkBigAnswer(client);
       answer.catch(() => {});
@@ -95,14 +95,14 @@ const streaming: Make = (stage) => {
 
 /** A packet of which `part` bytes are sent before the reboots. */
 function halfSent(name: string, part: number, length = 3000): Make {
-  return (stage) => {
+  return (context) => {
     let client: RawClient;
     const sql = `SELECT length('${'q'.repeat(length)}')`;
     const packet = message('Q', cstring(sql));
     return {
       name: `a half-sent packet: ${name}`,
       before: async () => {
-        client = await login(stage);
+        client = await login(context);
         await client.send(packet.subarray(0, part));
       },
       after: async () => {
@@ -115,12 +115,12 @@ function halfSent(name: string, part: number, length = 3000): Make {
   };
 }
 
-const variables: Make = (stage) => {
+const variables: Make = (context) => {
   let client: RawClient;
   return {
     name: 'every tracked variable',
     before: async () => {
-      client = await login(stage, { application_name: 'moved', IntervalStyle: 'iso_8601', DateStyle: 'SQL, DMY' });
+      client = await login(context, { application_name: 'moved', IntervalStyle: 'iso_8601', DateStyle: 'SQL, DMY' });
       await client.query("SET application_name = 'renamed'");
     },
     after: async () => {
@@ -142,12 +142,12 @@ function extended(sql: string): Buffer {
   ]);
 }
 
-const pipeline: Make = (stage) => {
+const pipeline: Make = (context) => {
   let client: RawClient;
   return {
     name: 'a pipelined batch',
     before: async () => {
-      client = await login(stage);
+      client = await login(context);
       const sleep = extended("SELECT 'slept' FROM pg_sleep(1.5)");
       await client.send(...[1, 2, 3].map((i) => extended(`SELECT ${i}`)), sleep, extended('SELECT 5'));
     },
@@ -171,14 +171,14 @@ function execute(name: string, value: string): Buffer {
   ]);
 }
 
-const prepared: Make = (stage) => {
+const prepared: Make = (context) => {
   let client: RawClient;
   const bigSql = `SELECT length('${'p'.repeat(300_000)}') + $1::int`;
   const big = Buffer.concat([message('P', cstring('big'), cstring(bigSql), int16(0)), execute('big', '1')]);
   return {
     name: 'prepared statements, one of them half sent',
     before: async () => {
-      client = await login(stage);
+      client = await login(context);
       await client.send(message('P', cstring('mine'), cstring('SELECT $1::int + 1'), int16(0)), execute('mine', '1'));
       assert.deepEqual(rowsOf(await client.until('Z')), [['2']]);
       await client.send(big.subarray(0, 200_000));
@@ -193,12 +193,12 @@ const prepared: Make = (stage) => {
   };
 };
 
-const failed: Make = (stage) => {
+const failed: Make = (context) => {
   let client: RawClient;
   return {
     name: 'in a failed transaction',
     before: async () => {
-      client = await login(stage);
+      client = await login(context);
       await client.query('BEGIN');
       assert.equal(letters(await client.query('SELECT 1/0')).includes('E'), true);
     },
@@ -211,14 +211,14 @@ const failed: Make = (stage) => {
   };
 };
 
-const loggingIn: Make = (stage) => {
+const loggingIn: Make = (context) => {
   let client: RawClient;
-  const startup = Buffer.from(`user\0postgres\0database\0${stage.database}\0\0`);
+  const startup = Buffer.from(`user\0postgres\0database\0${context.database}\0\0`);
   const packet = Buffer.concat([int32(startup.length + 8), int32(0x30000), startup]);
   return {
     name: 'a half-sent startup packet',
     before: async () => {
-      client = await stage.place.raw(stage.unix);
+      client = await context.chain.raw(context.unix);
       await client.send(packet.subarray(0, 15));
     },
     after: async () => {
@@ -233,11 +233,11 @@ const loggingIn: Make = (stage) => {
 };
 
 /** Two clients and one server: the second client waits, and gets the server when the first is done. */
-const waiting: Make = (stage) => {
+const waiting: Make = (context) => {
   let first: RawClient;
   let second: RawClient;
   let third: RawClient;
-  const narrow = { ...stage, database: `${stage.database}_narrow_${stage.unix ? 'unix' : 'tcp'}` };
+  const narrow = { ...context, database: `${context.database}_narrow_${context.unix ? 'unix' : 'tcp'}` };
   return {
     name: 'waiting in the queue',
     before: async () => {
@@ -254,31 +254,31 @@ const waiting: Make = (stage) => {
     after: async () => {
       assert.equal(await ask(first, 'SELECT 8'), '8');
       await first.query('COMMIT');
-      if (stage.session) await first.end();
+      if (context.session) await first.end();
       const [second1] = rowsOf(await second.until('Z'));
       assert.equal(second1?.[0], 'second');
-      if (stage.session) await second.end();
+      if (context.session) await second.end();
       const [third1] = rowsOf(await third.until('Z'));
       assert.equal(third1?.[0], 'third');
       assert.ok(String(third1?.[1]) > String(second1?.[1]), 'the queue changed its order');
-      for (const client of stage.session ? [third] : [first, second, third]) await client.end();
+      for (const client of context.session ? [third] : [first, second, third]) await client.end();
     },
   };
 };
 
 /** Session state that exists only on the client's own server. */
-const sessionState: Make = (stage) => {
+const sessionState: Make = (context) => {
   let client: RawClient;
   return {
     name: 'a session with prepared statements and LISTEN',
     before: async () => {
-      client = await login(stage);
+      client = await login(context);
       await client.query('PREPARE mine AS SELECT 9 + $1::int');
-      await client.query(`LISTEN chan_${stage.unix}`);
+      await client.query(`LISTEN chan_${context.unix}`);
     },
     after: async () => {
       assert.equal(await ask(client, 'EXECUTE mine(1)'), '10');
-      await stage.place.sql(`NOTIFY chan_${stage.unix}, 'heard'`);
+      await context.chain.sql(`NOTIFY chan_${context.unix}, 'heard'`);
       const notice = (await client.until('A')).at(-1) as Message;
       assert.match(notice.body.toString('latin1'), /heard/);
       await client.end();
@@ -302,25 +302,28 @@ const fullOnly: Make[] = [
   waiting,
 ];
 
-/** All actors for this stage. @param full the handover is between two tsbouncer processes */
-export function castOf(stage: Stage, full: boolean): Actor[] {
-  const makers = [...common, ...(full ? fullOnly : []), ...(stage.session ? [sessionState] : [])];
-  return makers.map((make) => make(stage));
+/** All actors in this context. @param full the handover is between two tsbouncer processes */
+export function castOf(context: ActorContext, full: boolean): Actor[] {
+  const makers = [...common, ...(full ? fullOnly : []), ...(context.session ? [sessionState] : [])];
+  return makers.map((make) => make(context));
 }
 
 /** Runs what the actors do between SUSPEND and the exit of the old process. */
-export async function meanwhile(actors: { stage: Stage; actor: Actor }[]): Promise<void> {
+export async function meanwhile(actors: { context: ActorContext; actor: Actor }[]): Promise<void> {
   await Promise.all(actors.map(({ actor }) => actor.during?.()));
 }
 
 /** Brings all actors into their states, runs the reboots, and lets each actor finish; names an actor that fails. */
-export async function play(actors: { stage: Stage; actor: Actor }[], reboots: () => Promise<void>): Promise<void> {
+export async function play(
+  actors: { context: ActorContext; actor: Actor }[],
+  reboots: () => Promise<void>,
+): Promise<void> {
   const each = async (what: 'before' | 'after'): Promise<void> => {
-    for (const { stage, actor } of actors) {
+    for (const { context, actor } of actors) {
       try {
         await actor[what]();
       } catch (err) {
-        const where = `${actor.name} (${stage.unix ? 'unix' : 'tcp'}, ${stage.database}, ${what})`;
+        const where = `${actor.name} (${context.unix ? 'unix' : 'tcp'}, ${context.database}, ${what})`;
         throw new Error(`${where}: ${(err as Error).stack}`);
       }
     }

@@ -19,7 +19,7 @@ export class Gate {
   /** connections held now */
   held = 0;
   port = 0;
-  private readonly release = new Set<() => void>();
+  private readonly releases = new Set<() => void>();
   private readonly sockets = new Set<Socket>();
   private readonly server = createServer((client) => this.accept(client));
 
@@ -38,9 +38,9 @@ export class Gate {
   }
 
   /** Releases all connections, and holds no further connection. */
-  letGo(): void {
+  releaseAll(): void {
     this.holds = 'nothing';
-    for (const go of this.release) go();
+    for (const go of this.releases) go();
   }
 
   close(): void {
@@ -80,14 +80,14 @@ export class Gate {
   private hold(client: Socket, go: () => void): void {
     this.held++;
     const once = () => {
-      if (!this.release.delete(letGo)) return;
+      if (!this.releases.delete(release)) return;
       this.held--;
     };
-    const letGo = () => {
+    const release = () => {
       once();
       go();
     };
-    this.release.add(letGo);
+    this.releases.add(release);
     client.once('close', once);
   }
 

@@ -33,7 +33,7 @@ export type Kind = 'ts' | 'c' | 'other';
 /** Path of the main.js of another version, which must be readable for the unprivileged user; null = not given. */
 export const otherVersion = process.env.TSBOUNCER_OTHER ?? null;
 
-export interface PlaceOptions {
+export interface ChainOptions {
   cluster: PgCluster;
   databases?: Record<string, string>;
   users?: Record<string, string>;
@@ -91,12 +91,12 @@ export class RebootChain {
 
   private constructor(
     readonly port: number,
-    readonly options: PlaceOptions,
+    readonly options: ChainOptions,
   ) {
     this.write();
   }
 
-  static async make(options: PlaceOptions): Promise<RebootChain> {
+  static async make(options: ChainOptions): Promise<RebootChain> {
     return new RebootChain(Number(options.settings?.listen_port ?? (await freePort())), options);
   }
 
@@ -118,7 +118,7 @@ export class RebootChain {
   }
 
   /** Writes ini and auth_file, with `changes` to the initial options. */
-  write(changes: Partial<PlaceOptions> = {}): void {
+  write(changes: Partial<ChainOptions> = {}): void {
     const { cluster } = this.options;
     const settings = {
       listen_addr: '127.0.0.1',
@@ -251,14 +251,17 @@ export class RebootChain {
 }
 
 /** Runs `body` with a chain. */
-export async function withPlace(options: PlaceOptions, body: (place: RebootChain) => Promise<void>): Promise<void> {
-  const place = await RebootChain.make(options);
+export async function withRebootChain(
+  options: ChainOptions,
+  body: (chain: RebootChain) => Promise<void>,
+): Promise<void> {
+  const chain = await RebootChain.make(options);
   try {
-    await body(place);
+    await body(chain);
   } catch (err) {
-    const logs = place.generations.map((one) => `--- ${one.kind} ${one.pid}\n${one.log.text.slice(-6000)}`);
+    const logs = chain.generations.map((one) => `--- ${one.kind} ${one.pid}\n${one.log.text.slice(-6000)}`);
     throw new Error(`${(err as Error).stack}\n${logs.join('\n')}`);
   } finally {
-    await place.stop();
+    await chain.stop();
   }
 }

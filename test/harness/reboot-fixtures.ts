@@ -3,12 +3,12 @@
  */
 
 import type { PgCluster } from '../harness';
-import type { Actor, Stage } from './actor';
-import type { PlaceOptions, RebootChain } from './reboot-chain';
+import type { Actor, ActorContext } from './actor';
+import type { ChainOptions, RebootChain } from './reboot-chain';
 
 export type Mode = 'session' | 'transaction';
 
-export function optionsOf(server: PgCluster, mode: Mode, settings: Record<string, string | number> = {}): PlaceOptions {
+export function optionsOf(server: PgCluster, mode: Mode, settings: Record<string, string | number> = {}): ChainOptions {
   const connstr = `host=127.0.0.1 port=${server.port} dbname=postgres`;
   return {
     cluster: server,
@@ -23,12 +23,12 @@ export function optionsOf(server: PgCluster, mode: Mode, settings: Record<string
 
 /** The actors of both transports. */
 export function castFor(
-  place: RebootChain,
+  chain: RebootChain,
   mode: Mode,
-  make: (stage: Stage) => Actor[],
-): { stage: Stage; actor: Actor }[] {
+  make: (context: ActorContext) => Actor[],
+): { context: ActorContext; actor: Actor }[] {
   return [false, true].flatMap((unix) => {
-    const stage: Stage = { place, unix, database: 'postgres', session: mode === 'session' };
-    return make(stage).map((actor) => ({ stage, actor }));
+    const context: ActorContext = { chain, unix, database: 'postgres', session: mode === 'session' };
+    return make(context).map((actor) => ({ context, actor }));
   });
 }

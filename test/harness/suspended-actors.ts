@@ -8,6 +8,7 @@
 import assert from 'node:assert/strict';
 import {
   type Actor,
+  type ActorContext,
   ask,
   bigSql,
   checkBigRow,
@@ -17,7 +18,6 @@ import {
   ROW_BYTES,
   ROWS,
   rowsOf,
-  type Stage,
 } from './actor';
 import { cstring, errorFields, int32, letters, type Message, message, type RawClient, rowValues } from './raw-client';
 import { copyOutSql } from './transfer-actors';
@@ -26,22 +26,22 @@ function pause(ms: number): Promise<void> {
   return new Promise((wake) => setTimeout(wake, ms));
 }
 
-/** The stage's own database, whose pool has one server. */
-function narrow(stage: Stage): Stage {
-  return { ...stage, database: `${stage.database}_narrow_${stage.unix ? 'unix' : 'tcp'}` };
+/** A database for these actors only, whose pool has one server. */
+function narrow(context: ActorContext): ActorContext {
+  return { ...context, database: `${context.database}_narrow_${context.unix ? 'unix' : 'tcp'}` };
 }
 
 /* ---- those that are kept ---- */
 
 /** Sends the other half while the old process waits for it. */
 function halfSentAndFinished(name: string, length: number, part: number): Make {
-  return (stage) => {
+  return (context) => {
     let client: RawClient;
     const packet = message('Q', cstring(`SELECT length('${'q'.repeat(length)}')`));
     return {
       name: `a half-sent packet that is finished while the old process waits: ${name}`,
       before: async () => {
-        client = await login(stage);
+        client = await login(context);
         await client.send(packet.subarray(0, part));
       },
       during: () => client.send(packet.subarray(part)),
@@ -56,7 +56,7 @@ function halfSentAndFinished(name: string, length: number, part: number): Make {
 
 /** Reads a 10 MB answer slowly, from before the reboot until after it. */
 function slowReader(name: string, sql: string, check: (client: RawClient, i: number) => Promise<void>): Make {
-  return (stage) => {
+  return (context) => {
     let client: RawClient;
     let reading: Promise<void> = Promise.resolve();
     let row = 0;
@@ -69,7 +69,7 @@ function slowReader(name: string, sql: string, check: (client: RawClient, i: num
     return {
       name: `${name}, half received, its reader slow`,
       before: async () => {
-        client = await login(stage);
+        client = await login(context);
         client.pause();
         await query(client, sql);
         client.resume();
@@ -118,7 +118,7 @@ async function nextCopyLine(client: RawClient, i: number): Promise<void> {
 }
 
 /** Sends rows all the time. */
-const copyInSender: Make = (stage) => {
+const copyInSender: Make = (context) => {
   let client: RawClient;
   let sending: Promise<void> = Promise.resolve();
   let sent = 0;
@@ -126,7 +126,7 @@ const copyInSender: Make = (stage) => {
   return {
     name: 'COPY in from a sender that never stops',
     before: async () => {
-      client = await login(stage);
+      client = await login(context);
       await client.query('BEGIN');
       await client.query('CREATE TEMP TABLE sent (i int, t text) ON COMMIT DROP');
       await query(client, 'COPY sent FROM STDIN');
@@ -156,14 +156,14 @@ const copyInSender: Make = (stage) => {
 };
 
 /** Waits for a server whose client is done in time. */
-const waitingForRunner: Make = (stage) => {
+const waitingForRunner: Make = (context) => {
   let runner: RawClient;
   let waiter: RawClient;
   return {
     name: 'waiting in the queue for a query that ends in time',
     before: async () => {
-      runner = await login(narrow(stage));
-      waiter = await login(narrow(stage));
+      runner = await login(narrow(context));
+      waiter = await login(narrow(context));
       await query(runner, "SELECT 'ran' FROM pg_sleep(1.5)");
       await pause(50);
       await query(waiter, "SELECT 'waited'");
@@ -177,15 +177,15 @@ const waitingForRunner: Make = (stage) => {
   };
 };
 
-const loggingIn: Make = (stage) => {
+const loggingIn: Make = (context) => {
   let client: RawClient;
   return {
     name: 'a login that begins while the old process waits',
     before: async () => {
-      client = await stage.place.raw(stage.unix);
+      client = await context.chain.raw(context.unix);
       await pause(50);
     },
-    during: () => client.startup({ user: 'postgres', database: stage.database }),
+    during: () => client.startup({ user: 'postgres', database: context.database }),
     after: async () => {
       assert.equal((await client.until('Z')).at(-1)?.type, 'Z');
       assert.equal(await ask(client, 'SELECT 7'), '7');
@@ -209,13 +209,13 @@ async function closedByTimeout(client: RawClient): Promise<void> {
 }
 
 function halfSent(name: string, length: number, part: number): Make {
-  return (stage) => {
+  return (context) => {
     let client: RawClient;
     const packet = message('Q', cstring(`SELECT length('${'q'.repeat(length)}')`));
     return {
       name: `a half-sent packet: ${name}`,
       before: async () => {
-        client = await login(stage);
+        client = await login(context);
         await client.send(packet.subarray(0, part));
       },
       after: () => closedByTimeout(client),
@@ -223,12 +223,12 @@ function halfSent(name: string, length: number, part: number): Make {
   };
 }
 
-const halfStartup: Make = (stage) => {
+const halfStartup: Make = (context) => {
   let client: RawClient;
   return {
     name: 'a half-sent startup packet',
     before: async () => {
-      client = await stage.place.raw(stage.unix);
+      client = await context.chain.raw(context.unix);
       await client.send(Buffer.concat([int32(100), int32(0x30000), cstring('user')]));
     },
     after: () => closedByTimeout(client),
@@ -236,14 +236,14 @@ const halfStartup: Make = (stage) => {
 };
 
 /** Waits for a server whose client keeps it. */
-const waitingForHolder: Make = (stage) => {
+const waitingForHolder: Make = (context) => {
   let holder: RawClient;
   let waiter: RawClient;
   return {
     name: 'waiting in the queue for an open transaction',
     before: async () => {
-      holder = await login(narrow(stage));
-      waiter = await login(narrow(stage));
+      holder = await login(narrow(context));
+      waiter = await login(narrow(context));
       await holder.query('BEGIN');
       await query(waiter, "SELECT 'waited'");
       await pause(50);
@@ -273,12 +273,12 @@ function endOfAnswer(got: Buffer): number {
 }
 
 /** Does not read until the reboot is over. It gets the beginning of its answer, and no other byte. */
-const stoppedReader: Make = (stage) => {
+const stoppedReader: Make = (context) => {
   let client: RawClient;
   return {
     name: 'a half-received 10 MB answer, its reader stopped',
     before: async () => {
-      client = await login(stage);
+      client = await login(context);
       await query(client, bigSql);
       assert.equal((await client.next())?.type, 'T');
       client.pause();
@@ -295,7 +295,7 @@ const stoppedReader: Make = (stage) => {
         assert.equal(got.toString('latin1', end, end + 1), 'E');
         assert.match(got.toString('latin1', end), /suspend_timeout/);
         // PgBouncer sends the error even in the middle of a row
-        if (stage.place.generations.at(-2)?.kind === 'ts') {
+        if (context.chain.generations.at(-2)?.kind === 'ts') {
           let boundary = 0;
           for (let i = 0; boundary < end; i++) boundary += (rows[i] as Buffer).length;
           assert.equal(boundary, end, 'the error came in the middle of a row');
@@ -328,12 +328,12 @@ const closed: Make[] = [
 ];
 
 /** Clients that the classic exchange keeps because they make progress in time. */
-export function keptCast(stage: Stage): Actor[] {
+export function keptCast(context: ActorContext): Actor[] {
   // in session mode a server stays with its client until the client disconnects
-  return [...kept, ...(stage.session ? [] : [waitingForRunner])].map((make) => make(stage));
+  return [...kept, ...(context.session ? [] : [waitingForRunner])].map((make) => make(context));
 }
 
 /** Clients that the classic exchange closes at suspend_timeout. */
-export function closedCast(stage: Stage): Actor[] {
-  return closed.map((make) => make(stage));
+export function closedCast(context: ActorContext): Actor[] {
+  return closed.map((make) => make(context));
 }

@@ -5,10 +5,10 @@
 import assert from 'node:assert/strict';
 import { PgCluster } from '../harness';
 import { errorFields, type Message, type RawClient, rowValues } from './raw-client';
-import { type PlaceOptions, type RebootChain, withPlace } from './reboot-chain';
+import { type ChainOptions, type RebootChain, withRebootChain } from './reboot-chain';
 
 /** Options, or a function that makes them from the connect string of the cluster. */
-export type Options = Omit<PlaceOptions, 'cluster'> | ((connstr: string) => Omit<PlaceOptions, 'cluster'>);
+export type Options = Omit<ChainOptions, 'cluster'> | ((connstr: string) => Omit<ChainOptions, 'cluster'>);
 
 /** A cluster for logical replication, with users that log in by SCRAM. */
 export async function startTakeoverCluster(): Promise<PgCluster> {
@@ -29,17 +29,17 @@ export async function startTakeoverCluster(): Promise<PgCluster> {
 export async function withStarted(
   cluster: PgCluster,
   options: Options,
-  body: (place: RebootChain) => Promise<void>,
+  body: (chain: RebootChain) => Promise<void>,
 ): Promise<void> {
   const given = typeof options === 'function' ? options(cluster.connstr()) : options;
-  await withPlace({ cluster, ...given }, async (place) => {
-    await place.start('ts');
-    await body(place);
+  await withRebootChain({ cluster, ...given }, async (chain) => {
+    await chain.start('ts');
+    await body(chain);
   });
 }
 
-export async function login(place: RebootChain, params: Record<string, string> = {}): Promise<RawClient> {
-  const client = await place.raw();
+export async function login(chain: RebootChain, params: Record<string, string> = {}): Promise<RawClient> {
+  const client = await chain.raw();
   const { user = 'postgres', database = 'postgres', ...rest } = params;
   assert.equal((await client.login({ user, database, params: rest })).at(-1)?.type, 'Z');
   return client;

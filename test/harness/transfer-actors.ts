@@ -6,12 +6,12 @@ import assert from 'node:assert/strict';
 import { ask, bigSql, checkBigRow, login, type Make, md5, query, ROW_BYTES, ROWS, rowsOf } from './actor';
 import { letters, type Message, type RawClient, rowValues } from './raw-client';
 
-export const copyIn: Make = (stage) => {
+export const copyIn: Make = (context) => {
   let client: RawClient;
   return {
     name: 'COPY in',
     before: async () => {
-      client = await login(stage);
+      client = await login(context);
       await client.query('BEGIN');
       await client.query('CREATE TEMP TABLE copied (i int, t text) ON COMMIT DROP');
       await query(client, 'COPY copied FROM STDIN');
@@ -44,13 +44,13 @@ async function checkCopyOut(client: RawClient): Promise<void> {
   assert.equal(letters(messages.filter((msg) => msg.type !== 'd')), 'HcCZ');
 }
 
-export const copyOut: Make = (stage) => {
+export const copyOut: Make = (context) => {
   let client: RawClient;
   let answer: Promise<void>;
   return {
     name: 'COPY out',
     before: async () => {
-      client = await login(stage);
+      client = await login(context);
       await query(client, copyOutSql);
       answer = checkCopyOut(client);
       answer.catch(() => {});
@@ -64,12 +64,12 @@ export const copyOut: Make = (stage) => {
 
 /* ---- what only the full handover carries ---- */
 
-export const slowReader: Make = (stage) => {
+export const slowReader: Make = (context) => {
   let client: RawClient;
   return {
     name: 'a half-received 10 MB answer',
     before: async () => {
-      client = await login(stage);
+      client = await login(context);
       await query(client, bigSql);
       assert.equal((await client.next())?.type, 'T');
       for (let i = 1; i <= 50; i++) {
@@ -89,13 +89,13 @@ export const slowReader: Make = (stage) => {
   };
 };
 
-export const oneHugeRow: Make = (stage) => {
+export const oneHugeRow: Make = (context) => {
   let client: RawClient;
   const length = 10_000_000;
   return {
     name: 'one row of 10 MB, half received',
     before: async () => {
-      client = await login(stage);
+      client = await login(context);
       client.pause();
       await query(client, `SELECT repeat('z', ${length}), 'end'`);
     },
@@ -107,12 +107,12 @@ export const oneHugeRow: Make = (stage) => {
   };
 };
 
-export const copyOutPaused: Make = (stage) => {
+export const copyOutPaused: Make = (context) => {
   let client: RawClient;
   return {
     name: 'COPY out to a reader that stopped',
     before: async () => {
-      client = await login(stage);
+      client = await login(context);
       client.pause();
       await query(client, copyOutSql);
     },

@@ -17,7 +17,7 @@ import { after, before, describe } from '../harness/limits';
 import { dropDir, eventually, installed, it, run, tempDir, user } from '../harness/machine';
 import { pamMissing, removePamRules, writePamRules } from '../harness/pam';
 import { type Login, RawClient } from '../harness/raw-client';
-import { withPlace } from '../harness/reboot-chain';
+import { withRebootChain } from '../harness/reboot-chain';
 
 /** The user that runs this test, and the user that runs the servers. */
 const ME = userInfo().username;
@@ -321,17 +321,17 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
 
   it('a PAM login under way at a takeover is repeated in the new process', async () => {
     file('gate', 'closed');
-    await withPlace({ cluster: pg, settings }, async (place) => {
-      await place.start('ts');
+    await withRebootChain({ cluster: pg, settings }, async (chain) => {
+      await chain.start('ts');
       const logins = await Promise.all(
         ['right', 'wrong'].map(async (password) => {
-          const client = await place.raw();
+          const client = await chain.raw();
           return { client, answer: client.login({ user: 'pam_slow', password }) };
         }),
       );
-      const asking = async (): Promise<boolean> => (await run('pgrep', ['-P', String(place.now.pid)])).code === 0;
+      const asking = async (): Promise<boolean> => (await run('pgrep', ['-P', String(chain.now.pid)])).code === 0;
       await eventually('the script to be asked', asking);
-      await place.reboot('ts');
+      await chain.reboot('ts');
       await eventually('the script to be asked by the new process', asking);
       rmSync(join(dir, 'gate'));
       const [right, wrong] = await Promise.all(logins.map((login) => login.answer));

@@ -48,7 +48,7 @@ class Gate {
   }
 
   /** Releases the held requests and waits until the pooler has seen them completed; later requests are not held. */
-  async letGo(): Promise<void> {
+  async releaseAll(): Promise<void> {
     this.open = true;
     await eventually('the requests to be done', () => {
       for (const go of this.release.splice(0)) go();
@@ -230,7 +230,7 @@ describe('queries that are not canceled', () => {
       assert.deepEqual([pool.sv_being_canceled, pool.sv_active_cancel, pool.cl_active_cancel_req], [1, 1, 1]);
       await next.sendMessage('Q', cstring('SELECT pg_sleep(0.2), 5'));
       await eventually('the next client to wait', async () => (await poolRow(own)).cl_waiting === 1);
-      await gate.letGo();
+      await gate.releaseAll();
       const answer = await next.until('Z');
       assert.equal(letters(answer), 'TDCZ');
       await req.destroy();
@@ -257,7 +257,7 @@ describe('while a request is on its way', () => {
       const states = (await own.admin('SHOW CLIENTS')).map((client) => client.state);
       assert.ok(states.includes('active_cancel_req') && states.includes('waiting_cancel_req'), states.join());
       assert.ok((await own.admin('SHOW SERVERS')).some((server) => server.state === 'active_cancel'));
-      await gate.letGo();
+      await gate.releaseAll();
       isCanceled(await raw.until('Z'));
       for (const req of [first, second]) {
         assert.deepEqual(await req.until(''), []);
@@ -296,7 +296,7 @@ describe('while a request is on its way', () => {
       const second = await beginCancel(own, raw);
       await own.logWait(/closing because: cancel_wait_timeout/);
       assert.deepEqual(await second.until(''), []);
-      await gate.letGo();
+      await gate.releaseAll();
       isCanceled(await raw.until('Z'));
       await first.destroy();
       await second.destroy();
@@ -312,7 +312,7 @@ describe('while a request is on its way', () => {
       for (const raw of clients) await startSleeping(raw);
       const reqs = await Promise.all(clients.map((raw) => beginCancel(own, raw)));
       await eventually('the gate to hold all requests', () => gate.held.length === 4);
-      await gate.letGo();
+      await gate.releaseAll();
       for (const raw of clients) isCanceled(await raw.until('Z'));
       for (const raw of clients) await raw.end();
       for (const req of reqs) await req.destroy();

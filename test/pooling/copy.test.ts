@@ -118,7 +118,7 @@ function rss(): number {
 }
 
 /** Resolves once the value has not changed for a while. */
-async function still(value: () => number): Promise<void> {
+async function settled(value: () => number): Promise<void> {
   let last = value();
   let since = Date.now();
   await eventually('everything to stand still', () => {
@@ -312,7 +312,7 @@ describe('flow control', { skip: process.platform !== 'linux' && 'reads /proc' }
     await startCopyIn(raw, 'slow');
     const sent = sendLines(raw);
     const taken = () => raw.socket.bytesWritten - raw.socket.writableLength;
-    await still(taken);
+    await settled(taken);
     assert.ok(taken() < LINES * LINE_BYTES);
     assert.ok(rss() - begin < GROWTH_BYTES_MAX, `grew by ${rss() - begin} bytes`);
     await keeper.query('SELECT pg_advisory_unlock(7)');
@@ -353,7 +353,7 @@ describe('flow control', { skip: process.platform !== 'linux' && 'reads /proc' }
       for (let i = 0; i < 50; i++) await raw.send(questions);
     })();
     sending.catch(() => {});
-    await still(() => raw.socket.bytesWritten - raw.socket.writableLength);
+    await settled(() => raw.socket.bytesWritten - raw.socket.writableLength);
     assert.ok(rss() - begin < GROWTH_BYTES_MAX, `grew by ${rss() - begin} bytes`);
     await fails(bouncer.admin('SHOW NOTHING'), /^invalid command/);
     await raw.destroy(true);

@@ -13,7 +13,7 @@ import { after, before, describe } from '../harness/limits';
 import { dropDir, eventually, it, tempDir, user } from '../harness/machine';
 import { NameServer, nameBytes, type Question, record, reply } from '../harness/name-server';
 import type { RawClient } from '../harness/raw-client';
-import { withPlace } from '../harness/reboot-chain';
+import { withRebootChain } from '../harness/reboot-chain';
 
 let pg: PgCluster;
 let dir = '';
@@ -160,28 +160,28 @@ describe('online reboot', () => {
     };
     const databases = { 'one.test': dbLine('one.test'), 'two.test': dbLine('two.test') };
     try {
-      await withPlace({ cluster: pg, databases, settings }, async (place) => {
-        await place.start('ts');
+      await withRebootChain({ cluster: pg, databases, settings }, async (chain) => {
+        await chain.start('ts');
         names.names.set('test', { serial: 1 });
         names.names.set('one.test', { addresses: [ONE] });
         names.names.set('two.test', { addresses: [TWO] });
-        const old = await place.raw();
+        const old = await chain.raw();
         await old.login({ database: 'one.test' });
         assert.equal(await where(old), ONE);
-        await place.now.log.wait(/zone 'test' serial changed: old=0 new=1/);
+        await chain.now.log.wait(/zone 'test' serial changed: old=0 new=1/);
         names.trick = (question, right) => (question.name === 'two.test' ? [] : [right]);
-        const waiting = await place.raw();
+        const waiting = await chain.raw();
         const loggedIn = waiting.login({ database: 'two.test' });
-        await place.now.log.wait(/DEBUG dns: resolving two\.test/);
-        await place.reboot('ts');
+        await chain.now.log.wait(/DEBUG dns: resolving two\.test/);
+        await chain.reboot('ts');
         assert.equal(await where(old), ONE);
         names.trick = null;
         await loggedIn;
         assert.equal(await where(waiting), TWO);
-        await place.now.log.wait(/zone 'test' serial changed: old=0 new=1/);
+        await chain.now.log.wait(/zone 'test' serial changed: old=0 new=1/);
         const asked = names.count('A one.test');
         await ask(old, 'BEGIN');
-        const another = await place.raw();
+        const another = await chain.raw();
         await another.login({ database: 'one.test' });
         assert.equal(await where(another), ONE);
         assert.equal(names.count('A one.test'), asked + 1);

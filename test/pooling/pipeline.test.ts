@@ -142,8 +142,8 @@ for (const mode of MODES) {
       const answer = await raw.until('Z');
       const error = errorFields(answer[0] as Message);
       assert.equal(letters(answer), 'EZ');
-      const told = [error.S, error.C, error.M];
-      assert.deepEqual(told, ['ERROR', '26000', 'prepared statement "no_such_statement" does not exist']);
+      const fields = [error.S, error.C, error.M];
+      assert.deepEqual(fields, ['ERROR', '26000', 'prepared statement "no_such_statement" does not exist']);
       assert.deepEqual(rows(await raw.query('SELECT 6')), ['6']);
       await raw.destroy();
     });

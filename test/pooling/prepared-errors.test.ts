@@ -19,7 +19,7 @@ import {
   type RawClient,
   rowValues,
 } from '../harness/raw-client';
-import { withPlace } from '../harness/reboot-chain';
+import { withRebootChain } from '../harness/reboot-chain';
 
 let pg: PgCluster;
 
@@ -302,13 +302,13 @@ describe('the unnamed statement', () => {
     }));
 
   it('the unnamed statement belongs to its client in a new process', () =>
-    withPlace({ cluster: pg, settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (place) => {
-      await place.start('ts');
-      const [a, b] = [await place.raw(), await place.raw()];
+    withRebootChain({ cluster: pg, settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (chain) => {
+      await chain.start('ts');
+      const [a, b] = [await chain.raw(), await chain.raw()];
       for (const client of [a, b]) await client.login();
       await exchange(a, parse('', "SELECT 'of a'"), parse('q', 'SELECT 1'));
       await exchange(b, parse('', "SELECT 'of b'"));
-      await place.reboot('ts');
+      await chain.reboot('ts');
       for (let i = 0; i < 2; i++) {
         assert.equal(await use(a, ''), 'of a I');
         assert.equal(await use(b, ''), 'of b I');

@@ -195,14 +195,14 @@ describe('a client that cancels its request while it waits for a server', () => 
   });
 
   it('a cancel request while variables are being set cancels the request, not the SET', async () => {
-    await withHeldSet(async (pooler, held, letGo) => {
+    await withHeldSet(async (pooler, held, release) => {
       const other = await login(pooler);
       await ask(other, 'SELECT 1');
       const client = await login(pooler, { params: { application_name: 'mine' } });
       await client.send(query('SELECT pg_sleep(600)'), query('SELECT current_setting($$application_name$$)'));
       await eventually('the SET to be on its way', () => held());
       await cancel(pooler, client);
-      letGo();
+      release();
       const answer = await client.until('Z');
       assert.equal(letters(answer), 'EZ');
       isCanceled(answer[0]);
@@ -216,14 +216,14 @@ describe('a client that cancels its request while it waits for a server', () => 
   });
 
   it('after a cancel request while variables are being set, the server is available for other clients', async () => {
-    await withHeldSet(async (pooler, held, letGo) => {
+    await withHeldSet(async (pooler, held, release) => {
       const other = await login(pooler);
       await ask(other, 'SELECT 1');
       const client = await login(pooler, { params: { application_name: 'mine' } });
       await client.send(query('SELECT pg_sleep(600)'));
       await eventually('the SET to be on its way', () => held());
       await cancel(pooler, client);
-      letGo();
+      release();
       assert.equal(letters(await client.until('Z')), 'EZ');
       assert.equal(await ask(other, 'SELECT 5'), '5');
     });
@@ -231,7 +231,7 @@ describe('a client that cancels its request while it waits for a server', () => 
 
   /** A pool of one server, for which the first SET is held until it is released. */
   async function withHeldSet(
-    body: (pooler: Bouncer, held: () => boolean, letGo: () => void) => Promise<void>,
+    body: (pooler: Bouncer, held: () => boolean, release: () => void) => Promise<void>,
   ): Promise<void> {
     let pending: (() => void) | null = null;
     let holding = true;
@@ -252,14 +252,14 @@ describe('a client that cancels its request while it waits for a server', () => 
     await once(gate, 'listening');
     const { port } = gate.address() as { port: number };
     const settings = { pool_mode: 'transaction', default_pool_size: 1, server_tls_sslmode: 'disable' };
-    const letGo = () => {
+    const release = () => {
       holding = false;
       pending?.();
       pending = null;
     };
     try {
       await withPooler({ databases: { postgres: `host=127.0.0.1 port=${port}` }, settings }, (pooler) =>
-        body(pooler, () => pending !== null, letGo),
+        body(pooler, () => pending !== null, release),
       );
     } finally {
       for (const end of sockets) end.destroy();

@@ -25,7 +25,7 @@ import type { Bouncer } from '../harness/bouncer';
 import { WallClock } from '../harness/clock';
 import { after, before, describe } from '../harness/limits';
 import { errorFields, type RawClient } from '../harness/raw-client';
-import { withPlace } from '../harness/reboot-chain';
+import { withRebootChain } from '../harness/reboot-chain';
 
 const HOUR = 3600;
 const STEPS = [-HOUR, HOUR];
@@ -275,23 +275,23 @@ describe('the wall clock is set during a reboot', () => {
     it(`a reboot keeps connection ages when the wall clock is set an hour ${step < 0 ? 'back' : 'forward'} meanwhile`, async () => {
       const clock = new WallClock();
       const settings = { pool_mode: 'transaction', client_idle_timeout: 0, query_wait_timeout: 0 };
-      await withPlace({ cluster: pg, settings }, async (place) => {
-        await place.start('ts', clock.env);
-        const busy = await place.raw();
+      await withRebootChain({ cluster: pg, settings }, async (chain) => {
+        await chain.start('ts', clock.env);
+        const busy = await chain.raw();
         await busy.login();
         await ask(busy, 'BEGIN');
         // before, during and after the reboot
         clock.set(step);
-        await place.reboot('ts', clock.env);
-        const next = place.spawn('ts', ['-R'], clock.env);
-        const old = place.now;
+        await chain.reboot('ts', clock.env);
+        const next = chain.spawn('ts', ['-R'], clock.env);
+        const old = chain.now;
         await old.log.wait(/HANDOVER command issued/);
         clock.set(0);
         await next.waitUp();
-        place.generations.push(next);
+        chain.generations.push(next);
         await old.waitEnd();
         assert.equal(await ask(busy, 'SELECT 1'), '1');
-        const [shown] = (await place.show('CLIENTS')).filter((row) => row.database === 'postgres');
+        const [shown] = (await chain.show('CLIENTS')).filter((row) => row.database === 'postgres');
         assert.ok(Number(shown?.wait) < 60, 'the client seems to wait for an hour');
       });
     });

@@ -27,7 +27,7 @@ import { LogTail } from '../harness/log-tail';
 import { RawClient } from '../harness/raw-client';
 
 /** A folder with an ini for a daemon in it. */
-interface RebootChain {
+interface Daemon {
   dir: string;
   ini: string;
   pidfile: string;
@@ -35,7 +35,7 @@ interface RebootChain {
   port: number;
 }
 
-async function place(settings: Record<string, string | number | null> = {}): Promise<RebootChain> {
+async function setUp(settings: Record<string, string | number | null> = {}): Promise<Daemon> {
   const dir = tempDir('daemon');
   const port = await freePort();
   const paths = { pidfile: join(dir, 'a.pid'), logfile: join(dir, 'a.log') };
@@ -46,12 +46,12 @@ async function place(settings: Record<string, string | number | null> = {}): Pro
   return { dir, ini, port, ...paths };
 }
 
-function launch(at: RebootChain, ...args: string[]): Promise<Outcome> {
+function launch(at: Daemon, ...args: string[]): Promise<Outcome> {
   const { node, mainJs } = installed();
   return run(node, [mainJs, ...args, at.ini], { cwd: at.dir });
 }
 
-function pidOf(at: RebootChain): number {
+function pidOf(at: Daemon): number {
   return Number(readFileSync(at.pidfile, 'latin1'));
 }
 
@@ -66,17 +66,17 @@ function gone(pid: number): boolean {
 }
 
 /** Polls, because the daemon is not a child of this process and so there is no event to wait for. */
-async function stopDaemon(at: RebootChain, signal: NodeJS.Signals = 'SIGQUIT'): Promise<void> {
+async function stopDaemon(at: Daemon, signal: NodeJS.Signals = 'SIGQUIT'): Promise<void> {
   const pid = pidOf(at);
   process.kill(pid, signal);
   await eventually('the daemon to end', () => gone(pid));
 }
 
-function log(at: RebootChain): string {
+function log(at: Daemon): string {
   return existsSync(at.logfile) ? readFileSync(at.logfile, 'latin1') : '';
 }
 
-async function serves(at: RebootChain): Promise<boolean> {
+async function serves(at: Daemon): Promise<boolean> {
   const client = await RawClient.connect({ port: at.port });
   const answer = await client.request(80877103);
   await client.destroy();
@@ -95,7 +95,7 @@ function sleeper(): number {
 }
 
 it('-d exits with 0 when the daemon serves, and prints nothing', async () => {
-  const at = await place();
+  const at = await setUp();
   const outcome = await launch(at, '-d');
   assert.deepEqual([outcome.code, outcome.stdout, outcome.stderr], [0, '', '']);
   assert.equal(await serves(at), true);
@@ -105,7 +105,7 @@ it('-d exits with 0 when the daemon serves, and prints nothing', async () => {
 });
 
 it('the daemon has its own session, its standard streams on the null device, and its working directory', async () => {
-  const at = await place();
+  const at = await setUp();
   assert.equal((await launch(at, '-d')).code, 0);
   const pid = pidOf(at);
   const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
@@ -123,7 +123,7 @@ it('the daemon has its own session, its standard streams on the null device, and
 });
 
 it('relative paths are resolved from the directory in which the daemon was started', async () => {
-  const at = await place({ pidfile: 'a.pid', logfile: 'a.log', unix_socket_dir: '.' });
+  const at = await setUp({ pidfile: 'a.pid', logfile: 'a.log', unix_socket_dir: '.' });
   const { node, mainJs } = installed();
   const outcome = await run(node, [mainJs, '-d', 'a.ini'], { cwd: at.dir });
   assert.deepEqual([outcome.code, outcome.stderr], [0, '']);
@@ -132,7 +132,7 @@ it('relative paths are resolved from the directory in which the daemon was start
 
 itUnless(notRoot)('a daemon started by root runs as the setting `user`', async () => {
   const { name, uid } = user as RunUser;
-  const at = await place({ user: name });
+  const at = await setUp({ user: name });
   const { node, mainJs } = installed();
   const outcome = await run(node, [mainJs, '-d', at.ini], { cwd: at.dir, asSelf: true });
   assert.deepEqual([outcome.code, outcome.stderr], [0, '']);
@@ -142,25 +142,25 @@ itUnless(notRoot)('a daemon started by root runs as the setting `user`', async (
 });
 
 it('-d requires a pidfile', async () => {
-  const outcome = await launch(await place({ pidfile: null }), '-d');
+  const outcome = await launch(await setUp({ pidfile: null }), '-d');
   assert.equal(outcome.code, 1);
   assert.match(outcome.stderr, /FATAL daemon needs pidfile configured\n$/);
 });
 
 it('-d requires a log file or syslog', async () => {
-  const outcome = await launch(await place({ logfile: null }), '-d');
+  const outcome = await launch(await setUp({ logfile: null }), '-d');
   assert.equal(outcome.code, 1);
   assert.match(outcome.stderr, /FATAL daemon needs logfile or syslog configured\n$/);
 });
 
 it('-d accepts syslog without a logfile', async () => {
-  const at = await place({ logfile: null, syslog: 1 });
+  const at = await setUp({ logfile: null, syslog: 1 });
   assert.equal((await launch(at, '-d')).code, 0);
   await stopDaemon(at);
 });
 
 it('-d reports a bad config before it starts the daemon', async () => {
-  const at = await place({ listen_port: 'nonsense' });
+  const at = await setUp({ listen_port: 'nonsense' });
   const outcome = await launch(at, '-d');
   assert.equal(outcome.code, 1);
   assert.match(outcome.stderr, /FATAL cannot load config file\n$/);
@@ -168,7 +168,7 @@ it('-d reports a bad config before it starts the daemon', async () => {
 });
 
 it('the launcher reports an address in use and fails', async () => {
-  const at = await place({ unix_socket_dir: '' });
+  const at = await setUp({ unix_socket_dir: '' });
   const squatter = createServer();
   await new Promise<void>((settle) => squatter.listen(at.port, '127.0.0.1', settle));
   const outcome = await launch(at, '-d');
@@ -180,14 +180,14 @@ it('the launcher reports an address in use and fails', async () => {
 });
 
 it('the launcher reports a log file that cannot be opened and fails', async () => {
-  const at = await place({ logfile: '/nonexistent/a.log' });
+  const at = await setUp({ logfile: '/nonexistent/a.log' });
   const outcome = await launch(at, '-d');
   assert.equal(outcome.code, 1);
   assert.match(outcome.stderr, /FATAL Cannot open logfile: '\/nonexistent\/a\.log': No such file or directory\n/);
 });
 
 it('the launcher reports a pidfile that cannot be written and fails', async () => {
-  const at = await place({ pidfile: '/nonexistent/a.pid' });
+  const at = await setUp({ pidfile: '/nonexistent/a.pid' });
   const outcome = await launch(at, '-d');
   assert.equal(outcome.code, 1);
   assert.match(outcome.stderr, /FATAL could not open pidfile '\/nonexistent\/a\.pid': No such file or directory\n/);
@@ -195,7 +195,7 @@ it('the launcher reports a pidfile that cannot be written and fails', async () =
 });
 
 it('a second daemon with the same config fails, and the first keeps running', async () => {
-  const at = await place();
+  const at = await setUp();
   assert.equal((await launch(at, '-d')).code, 0);
   const pid = pidOf(at);
   const second = await launch(at, '-d');
@@ -207,7 +207,7 @@ it('a second daemon with the same config fails, and the first keeps running', as
 });
 
 it('a pidfile of a running process prevents a start', async () => {
-  const at = await place({ unix_socket_dir: '' });
+  const at = await setUp({ unix_socket_dir: '' });
   const pid = sleeper();
   writeFileSync(at.pidfile, `${pid}\n`);
   const outcome = await launch(at);
@@ -218,7 +218,7 @@ it('a pidfile of a running process prevents a start', async () => {
 
 it('an empty pidfile prevents a start', async () => {
   for (const text of ['', 'x', '0', '-5']) {
-    const at = await place({ unix_socket_dir: '' });
+    const at = await setUp({ unix_socket_dir: '' });
     writeFileSync(at.pidfile, text);
     const outcome = await launch(at);
     assert.equal(outcome.code, 1, JSON.stringify(text));
@@ -227,7 +227,7 @@ it('an empty pidfile prevents a start', async () => {
 });
 
 it('a stale pidfile is replaced', async () => {
-  const at = await place();
+  const at = await setUp();
   writeFileSync(at.pidfile, `${await deadPid()}\n`);
   giveTo(user, at.pidfile);
   assert.equal((await launch(at, '-d')).code, 0);
@@ -237,7 +237,7 @@ it('a stale pidfile is replaced', async () => {
 });
 
 it('an unreadable pidfile prevents a start', async () => {
-  const at = await place({ unix_socket_dir: '' });
+  const at = await setUp({ unix_socket_dir: '' });
   writeFileSync(at.pidfile, '1\n');
   giveTo(user, at.pidfile);
   chmodSync(at.pidfile, 0);
@@ -247,7 +247,7 @@ it('an unreadable pidfile prevents a start', async () => {
 });
 
 it('the pidfile of another process is left alone at exit', async () => {
-  const at = await place();
+  const at = await setUp();
   assert.equal((await launch(at, '-d')).code, 0);
   const pid = pidOf(at);
   const other = sleeper();
@@ -258,7 +258,7 @@ it('the pidfile of another process is left alone at exit', async () => {
 });
 
 it('the pidfile exists while a foreground pooler runs, and is removed at its end', async () => {
-  const at = await place();
+  const at = await setUp();
   const { node, mainJs } = installed();
   const child = startProgram(node, [mainJs, at.ini], { stdio: ['ignore', 'ignore', 'pipe'], ...spawnAs(user) });
   await new LogTail(child).wait(/process up/);

@@ -5,10 +5,10 @@
  */
 
 import { itUnless, noOriginal, PgCluster } from '../harness';
-import type { Actor, Stage } from '../harness/actor';
+import type { Actor, ActorContext } from '../harness/actor';
 import { castOf, meanwhile, play } from '../harness/actors';
 import { after, before } from '../harness/limits';
-import { type Kind, withPlace } from '../harness/reboot-chain';
+import { type Kind, withRebootChain } from '../harness/reboot-chain';
 import { castFor, type Mode, optionsOf } from '../harness/reboot-fixtures';
 import { closedCast, keptCast } from '../harness/suspended-actors';
 
@@ -26,15 +26,15 @@ async function classic(
   mode: Mode,
   from: Kind,
   to: Kind,
-  make: (stage: Stage) => Actor[],
+  make: (context: ActorContext) => Actor[],
   timeout: number,
 ): Promise<void> {
   const options = optionsOf(pg, mode, { suspend_timeout: timeout });
-  await withPlace(options, async (place) => {
-    await place.start(from);
-    const cast = castFor(place, mode, (stage) => [...castOf(stage, false), ...make(stage)]);
+  await withRebootChain(options, async (chain) => {
+    await chain.start(from);
+    const cast = castFor(chain, mode, (context) => [...castOf(context, false), ...make(context)]);
     await play(cast, async () => {
-      await place.reboot(to, {}, () => meanwhile(cast));
+      await chain.reboot(to, {}, () => meanwhile(cast));
     });
   });
 }

@@ -19,24 +19,24 @@ after(async () => {
   await pg.stop();
 });
 
-function started(options: Options, body: (place: RebootChain) => Promise<void>): Promise<void> {
+function started(options: Options, body: (chain: RebootChain) => Promise<void>): Promise<void> {
   return withStarted(pg, options, body);
 }
 
 it('clients of a database missing from the new config are disconnected as after RELOAD', () =>
   started(
     (connstr) => ({ databases: { stays: connstr, goes: connstr } }),
-    async (place) => {
+    async (chain) => {
       const connstr = pg.connstr();
-      const [stays, goes] = [await login(place, { database: 'stays' }), await login(place, { database: 'goes' })];
+      const [stays, goes] = [await login(chain, { database: 'stays' }), await login(chain, { database: 'goes' })];
       await stays.query('BEGIN');
       await goes.query('BEGIN');
-      place.write({ databases: { stays: connstr } });
-      await place.reboot('ts');
+      chain.write({ databases: { stays: connstr } });
+      await chain.reboot('ts');
       const error = (await goes.until('E')).at(-1) as Message;
       assert.equal(errorFields(error).M, 'database removed');
       assert.equal(await goes.next(), null);
-      assert.match(place.now.log.text, /dropping database 'goes' as it does not exist anymore/);
+      assert.match(chain.now.log.text, /dropping database 'goes' as it does not exist anymore/);
       assert.equal(await ask(stays, 'SELECT 1'), '1');
       await stays.end();
     },
@@ -45,20 +45,20 @@ it('clients of a database missing from the new config are disconnected as after 
 it('a takeover with a changed config closes servers when idle and applies new limits and pool modes', () =>
   started(
     (connstr) => ({ databases: { postgres: connstr }, settings: { pool_mode: 'session' } }),
-    async (place) => {
-      const client = await login(place);
+    async (chain) => {
+      const client = await login(chain);
       await client.query('BEGIN');
       const pid = await ask(client, 'SELECT pg_backend_pid()');
-      place.write({
+      chain.write({
         databases: { postgres: pg.connstr('template1') },
         settings: { pool_mode: 'transaction', max_client_conn: 2 },
       });
-      await place.reboot('ts');
+      await chain.reboot('ts');
       assert.equal(await ask(client, 'SELECT pg_backend_pid()'), pid);
       await client.query('COMMIT');
       assert.equal(await ask(client, 'SELECT current_database()'), 'template1');
-      const second = await login(place);
-      const third = await place.raw();
+      const second = await login(chain);
+      const third = await chain.raw();
       assert.match(errorFields((await third.login()).at(-1) as Message).M ?? '', /max_client_conn/);
       await second.end();
       await client.end();
@@ -72,10 +72,10 @@ it('a takeover adds new databases and users and applies their pool sizes and mod
       settings: { auth_type: 'md5', pool_mode: 'session' },
       userlist: { postgres: 'pw', asked: 'answer' },
     }),
-    async (place) => {
+    async (chain) => {
       const connstr = pg.connstr();
       const enter = async (user: string, password: string, database: string): Promise<RawClient> => {
-        const client = await place.raw();
+        const client = await chain.raw();
         const answer = await client.login({ user, password, database });
         assert.equal(answer.at(-1)?.type, 'Z', JSON.stringify(answer.at(-1)?.body.toString()));
         return client;
@@ -86,38 +86,38 @@ it('a takeover adds new databases and users and applies their pool sizes and mod
       const second = await enter('postgres', 'pw', 'one');
       await second.sendMessage('Q', Buffer.from("SELECT 'second'\0"));
       await eventually('the second to wait', async () =>
-        (await place.show('POOLS')).some((row) => row.database === 'one' && row.cl_waiting === 1),
+        (await chain.show('POOLS')).some((row) => row.database === 'one' && row.cl_waiting === 1),
       );
 
-      place.write({
+      chain.write({
         databases: { one: `${connstr} pool_size=2 pool_mode=session`, two: `${connstr} pool_mode=session` },
         users: { scrammer: 'pool_mode=transaction' },
         userlist: { postgres: 'pw', scrammer: 'secret' },
       });
       // write() adds the initial users again, so the removed user has to be taken out of the file
-      const file = `${place.dir}/userlist.txt`;
+      const file = `${chain.dir}/userlist.txt`;
       writeFileSync(file, readFileSync(file, 'latin1').replace(/^"asked".*\n/m, ''));
-      await place.reboot('ts');
+      await chain.reboot('ts');
       // the pool now has room for two servers
       assert.equal(firstValue(await second.until('Z')), 'second');
       assert.equal(await ask(leaver, 'SELECT current_user'), 'asked');
-      const refused = await place.raw();
+      const refused = await chain.raw();
       assert.equal((await refused.login({ user: 'asked', password: 'answer', database: 'one' })).at(-1)?.type, 'E');
       const others = [await enter('scrammer', 'secret', 'two'), await enter('scrammer', 'secret', 'two')];
       for (const client of others) assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
       // transaction pooling for that user: both clients used one server
-      const pool = (await place.show('POOLS')).find((row) => row.database === 'two' && row.user === 'scrammer');
+      const pool = (await chain.show('POOLS')).find((row) => row.database === 'two' && row.user === 'scrammer');
       assert.deepEqual([pool?.pool_mode, Number(pool?.sv_idle) + Number(pool?.sv_used)], ['transaction', 1]);
       for (const client of [first, second, leaver, ...others]) await client.end();
     },
   ));
 
 it('after a takeover that changes pool_mode to session, servers stay with their clients', () =>
-  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
-    const clients = [await login(place), await login(place)];
+  started({ settings: { pool_mode: 'transaction' } }, async (chain) => {
+    const clients = [await login(chain), await login(chain)];
     for (const client of clients) await client.query('SELECT 1');
-    place.write({ settings: { pool_mode: 'session' } });
-    await place.reboot('ts');
+    chain.write({ settings: { pool_mode: 'session' } });
+    await chain.reboot('ts');
     const pids: (string | null)[] = [];
     for (const client of clients) pids.push(await ask(client, 'SELECT pg_backend_pid()'));
     assert.notEqual(pids[0], pids[1]);
@@ -126,34 +126,34 @@ it('after a takeover that changes pool_mode to session, servers stay with their 
   }));
 
 it('a takeover can change listen_addr from one address to all addresses and back', () =>
-  started({ settings: { listen_addr: '127.0.0.1' } }, async (place) => {
-    const client = await login(place);
-    place.write({ settings: { listen_addr: '*' } });
-    await place.reboot('ts');
-    const other = await RawClient.connect({ host: '127.0.0.2', port: place.port });
+  started({ settings: { listen_addr: '127.0.0.1' } }, async (chain) => {
+    const client = await login(chain);
+    chain.write({ settings: { listen_addr: '*' } });
+    await chain.reboot('ts');
+    const other = await RawClient.connect({ host: '127.0.0.2', port: chain.port });
     assert.equal((await other.login()).at(-1)?.type, 'Z');
-    place.write({ settings: { listen_addr: '127.0.0.1' } });
-    await place.reboot('ts');
-    await (await place.raw()).destroy();
-    await assert.rejects(RawClient.connect({ host: '127.0.0.2', port: place.port }), /ECONNREFUSED/);
+    chain.write({ settings: { listen_addr: '127.0.0.1' } });
+    await chain.reboot('ts');
+    await (await chain.raw()).destroy();
+    await assert.rejects(RawClient.connect({ host: '127.0.0.2', port: chain.port }), /ECONNREFUSED/);
     for (const one of [client, other]) assert.equal(await ask(one, 'SELECT 1'), '1');
     for (const one of [client, other]) await one.end();
   }));
 
 it('a takeover opens new listen addresses and closes removed ones', () =>
-  started({}, async (place) => {
-    place.write({ settings: { listen_addr: '127.0.0.1,127.0.0.2' } });
-    await place.reboot('ts');
-    assert.match(place.now.log.text, /got pooler socket: 127\.0\.0\.1:[\s\S]*listening on 127\.0\.0\.2:/);
-    const other = await RawClient.connect({ host: '127.0.0.2', port: place.port });
+  started({}, async (chain) => {
+    chain.write({ settings: { listen_addr: '127.0.0.1,127.0.0.2' } });
+    await chain.reboot('ts');
+    assert.match(chain.now.log.text, /got pooler socket: 127\.0\.0\.1:[\s\S]*listening on 127\.0\.0\.2:/);
+    const other = await RawClient.connect({ host: '127.0.0.2', port: chain.port });
     assert.equal((await other.login()).at(-1)?.type, 'Z');
-    place.write({ settings: { listen_addr: '127.0.0.2' } });
-    await place.reboot('ts');
-    assert.match(place.now.log.text, /not listening on 127\.0\.0\.1:\d+ any more/);
-    await assert.rejects(place.raw(), /ECONNREFUSED/);
+    chain.write({ settings: { listen_addr: '127.0.0.2' } });
+    await chain.reboot('ts');
+    assert.match(chain.now.log.text, /not listening on 127\.0\.0\.1:\d+ any more/);
+    await assert.rejects(chain.raw(), /ECONNREFUSED/);
     assert.equal(await ask(other, 'SELECT 1'), '1');
     await other.end();
-    place.write();
-    await place.reboot('ts');
-    await (await place.raw()).destroy();
+    chain.write();
+    await chain.reboot('ts');
+    await (await chain.raw()).destroy();
   }));

@@ -21,7 +21,7 @@ import {
   rowValues,
   startupPacket,
 } from '../harness/raw-client';
-import { type Kind, type PlaceOptions, type RebootChain, withPlace } from '../harness/reboot-chain';
+import { type ChainOptions, type Kind, type RebootChain, withRebootChain } from '../harness/reboot-chain';
 import { md5Answer, ScramClient } from '../harness/scram';
 
 let pg: PgCluster;
@@ -37,25 +37,25 @@ after(async () => {
 
 /** Runs `body` with a pooler that reaches database `app` through a gate. */
 async function gated(
-  body: (place: RebootChain, gate: Gate) => Promise<void>,
-  more: Partial<PlaceOptions> = {},
+  body: (chain: RebootChain, gate: Gate) => Promise<void>,
+  more: Partial<ChainOptions> = {},
   kind: Kind = 'ts',
 ): Promise<void> {
   const gate = await Gate.open(pg.port);
   const databases = { app: `host=127.0.0.1 port=${gate.port} dbname=postgres` };
   const settings = { pool_mode: 'transaction', ...more.settings };
   try {
-    await withPlace({ cluster: pg, databases, ...more, settings }, async (place) => {
-      await place.start(kind);
-      await body(place, gate);
+    await withRebootChain({ cluster: pg, databases, ...more, settings }, async (chain) => {
+      await chain.start(kind);
+      await body(chain, gate);
     });
   } finally {
     gate.close();
   }
 }
 
-async function loggedIn(place: RebootChain): Promise<RawClient> {
-  const client = await place.raw();
+async function loggedIn(chain: RebootChain): Promise<RawClient> {
+  const client = await chain.raw();
   const answer = await client.login({ database: 'app' });
   assert.equal(answer.at(-1)?.type, 'Z', letters(answer));
   return client;
@@ -68,15 +68,15 @@ function firstValue(messages: Message[]): string | null {
   return row === undefined ? null : (rowValues(row)[0] ?? null);
 }
 
-async function poolRow(place: RebootChain): Promise<Record<string, string | number | null>> {
-  return (await place.show('POOLS')).find((row) => row.database === 'app') ?? {};
+async function poolRow(chain: RebootChain): Promise<Record<string, string | number | null>> {
+  return (await chain.show('POOLS')).find((row) => row.database === 'app') ?? {};
 }
 
 /* ---- cancel requests ---- */
 
 /** Starts a query that runs until it is canceled. */
-async function victim(place: RebootChain): Promise<RawClient> {
-  const client = await loggedIn(place);
+async function victim(chain: RebootChain): Promise<RawClient> {
+  const client = await loggedIn(chain);
   const mark = `victim ${client.socket.localPort}`;
   await client.sendMessage('Q', cstring(`SELECT /* ${mark} */ pg_sleep(600)`));
   const running = `SELECT 1 FROM pg_stat_activity WHERE query LIKE '%${mark}%' AND wait_event = 'PgSleep'`;
@@ -85,8 +85,8 @@ async function victim(place: RebootChain): Promise<RawClient> {
 }
 
 /** Sends a cancel request and leaves its connection open. */
-async function beginCancel(place: RebootChain, whom: RawClient): Promise<RawClient> {
-  const request = await place.raw();
+async function beginCancel(chain: RebootChain, whom: RawClient): Promise<RawClient> {
+  const request = await chain.raw();
   await request.send(startupPacket(CANCEL_REQUEST, Buffer.concat([int32(whom.backendPid), whom.backendKey])));
   return request;
 }
@@ -103,24 +103,24 @@ async function isCanceled(client: RawClient): Promise<void> {
 
 it('cancel requests that are being delivered or wait for a connection arrive across a takeover', () =>
   gated(
-    async (place, gate) => {
-      const victims = [await victim(place), await victim(place)];
+    async (chain, gate) => {
+      const victims = [await victim(chain), await victim(chain)];
       const [one, two] = victims as [RawClient, RawClient];
       gate.holds = 'cancels';
-      const requests = [await beginCancel(place, one), await beginCancel(place, one)];
+      const requests = [await beginCancel(chain, one), await beginCancel(chain, one)];
       await gate.waitHeld(2);
-      requests.push(await beginCancel(place, two));
+      requests.push(await beginCancel(chain, two));
       const waits = async (): Promise<boolean> => {
-        const row = await poolRow(place);
+        const row = await poolRow(chain);
         return row.cl_active_cancel_req === 2 && row.cl_waiting_cancel_req === 1;
       };
       await eventually('the third to wait', waits);
-      await place.reboot('ts');
-      assert.ok(await waits(), JSON.stringify(await poolRow(place)));
-      gate.letGo();
+      await chain.reboot('ts');
+      assert.ok(await waits(), JSON.stringify(await poolRow(chain)));
+      gate.releaseAll();
       for (const client of victims) await isCanceled(client);
       for (const request of requests) assert.deepEqual(await request.until(''), []);
-      const row = await poolRow(place);
+      const row = await poolRow(chain);
       assert.deepEqual([row.cl_active_cancel_req, row.cl_waiting_cancel_req], [0, 0]);
     },
     { settings: { default_pool_size: 2 } },
@@ -143,16 +143,16 @@ it('a cancel request whose server connection is being opened arrives across a ta
   const relay = startProgram(installed().node, args, { stdio: ['ignore', 'ignore', 'pipe'] });
   const port = Number((await new LogTail(relay).wait(/port (\d+)\n/))[1]);
   const databases = { app: `host=127.0.0.1 port=${port} dbname=postgres` };
-  await withPlace({ cluster: pg, databases, settings: { pool_mode: 'transaction' } }, async (place) => {
-    await place.start('ts');
-    const client = await victim(place);
+  await withRebootChain({ cluster: pg, databases, settings: { pool_mode: 'transaction' } }, async (chain) => {
+    await chain.start('ts');
+    const client = await victim(chain);
     relay.kill('SIGSTOP');
     const fill = [1, 2, 3, 4].map(() => connect(port, '127.0.0.1').on('error', () => {}));
     await eventually('the queue to be full', () => fill.filter((socket) => !socket.connecting).length >= 2);
-    const request = await beginCancel(place, client);
-    await eventually('the connection to be made', async () => (await poolRow(place)).sv_login === 1);
-    await place.reboot('ts');
-    const row = await poolRow(place);
+    const request = await beginCancel(chain, client);
+    await eventually('the connection to be made', async () => (await poolRow(chain)).sv_login === 1);
+    await chain.reboot('ts');
+    const row = await poolRow(chain);
     assert.equal(row.cl_waiting_cancel_req, 1, JSON.stringify(row));
     for (const socket of fill) socket.destroy();
     relay.kill('SIGCONT');
@@ -164,15 +164,15 @@ it('a cancel request whose server connection is being opened arrives across a ta
 
 itUnless(noOriginal)('a takeover by PgBouncer waits in SUSPEND until cancel requests are delivered', () =>
   gated(
-    async (place, gate) => {
-      const victims = [await victim(place), await victim(place)];
+    async (chain, gate) => {
+      const victims = [await victim(chain), await victim(chain)];
       const [one, two] = victims as [RawClient, RawClient];
       gate.holds = 'cancels';
-      const requests = [await beginCancel(place, one), await beginCancel(place, one)];
+      const requests = [await beginCancel(chain, one), await beginCancel(chain, one)];
       await gate.waitHeld(2);
-      requests.push(await beginCancel(place, two));
-      await eventually('the third to wait', async () => (await poolRow(place)).cl_waiting_cancel_req === 1);
-      await place.reboot('c', {}, async () => gate.letGo());
+      requests.push(await beginCancel(chain, two));
+      await eventually('the third to wait', async () => (await poolRow(chain)).cl_waiting_cancel_req === 1);
+      await chain.reboot('c', {}, async () => gate.releaseAll());
       for (const client of victims) await isCanceled(client);
       for (const request of requests) assert.deepEqual(await request.until(''), []);
     },
@@ -184,27 +184,27 @@ itUnless(noOriginal)('a takeover by PgBouncer waits in SUSPEND until cancel requ
 
 for (const holds of ['logins', 'answers to logins'] as const) {
   it(`clients whose server is logging in get their answers across a takeover: ${holds} logins held`, () =>
-    gated(async (place, gate) => {
+    gated(async (chain, gate) => {
       // the first client of a pool waits for its welcome message message
       gate.holds = holds;
-      const first = await place.raw();
+      const first = await chain.raw();
       const welcome = first.login({ database: 'app' });
       await gate.waitHeld(1);
-      await place.reboot('ts');
-      gate.letGo();
+      await chain.reboot('ts');
+      gate.releaseAll();
       assert.equal((await welcome).at(-1)?.type, 'Z');
       assert.equal(first.parameters.server_encoding, 'UTF8');
       assert.equal(firstValue(await first.query('BEGIN')), null);
 
       // later clients have logged in and wait for a server
-      const [second, third] = [await loggedIn(place), await loggedIn(place)];
+      const [second, third] = [await loggedIn(chain), await loggedIn(chain)];
       gate.holds = holds;
       await second.sendMessage('Q', cstring("SELECT 'second'"));
       await gate.waitHeld(1);
       await third.sendMessage('Q', cstring("SELECT 'third'"));
-      await eventually('both to wait', async () => (await poolRow(place)).cl_waiting === 2);
-      await place.reboot('ts');
-      gate.letGo();
+      await eventually('both to wait', async () => (await poolRow(chain)).cl_waiting === 2);
+      await chain.reboot('ts');
+      gate.releaseAll();
       assert.equal(firstValue(await second.until('Z')), 'second');
       assert.equal(firstValue(await third.until('Z')), 'third');
       assert.equal(firstValue(await first.query('SELECT 1')), '1');
@@ -213,13 +213,13 @@ for (const holds of ['logins', 'answers to logins'] as const) {
 }
 
 it('a replication client whose server is logging in gets its answer across a takeover', () =>
-  gated(async (place, gate) => {
+  gated(async (chain, gate) => {
     gate.holds = 'answers to logins';
-    const client = await place.raw();
+    const client = await chain.raw();
     const welcome = client.login({ database: 'app', params: { replication: 'database' } });
     await gate.waitHeld(1);
-    await place.reboot('ts');
-    gate.letGo();
+    await chain.reboot('ts');
+    gate.releaseAll();
     assert.equal((await welcome).at(-1)?.type, 'Z', letters(await welcome));
     assert.ok(firstValue(await client.query('IDENTIFY_SYSTEM')));
     await client.end();
@@ -236,20 +236,20 @@ for (const [from, to] of ways) {
     `a server that is logging in at a takeover is not used before it is ready: ${from} to ${to}`,
     () =>
       gated(
-        async (place, gate) => {
-          const first = await loggedIn(place);
+        async (chain, gate) => {
+          const first = await loggedIn(chain);
           await first.query('BEGIN');
           gate.holds = 'answers to logins';
-          const second = await loggedIn(place);
+          const second = await loggedIn(chain);
           await second.sendMessage('Q', cstring("SELECT 'second'"));
           await gate.waitHeld(1);
           // the second client gets the first client's server, so no client waits for the new server any more
           await first.query('COMMIT');
           assert.equal(firstValue(await second.until('Z')), 'second');
           await first.query('BEGIN');
-          await place.reboot(to);
+          await chain.reboot(to);
           await gate.waitHeld(0);
-          gate.letGo();
+          gate.releaseAll();
           assert.equal(firstValue(await second.query('SELECT 2')), '2');
           for (const client of [first, second]) await client.end();
         },
@@ -271,8 +271,8 @@ interface Asked {
   answer: Buffer;
 }
 
-async function asked(place: RebootChain, method: string, password: string): Promise<Asked> {
-  const client = await place.raw();
+async function asked(chain: RebootChain, method: string, password: string): Promise<Asked> {
+  const client = await chain.raw();
   await client.startup({ user: 'scrammer', database: 'app' });
   const request = (await client.next()) as Message;
   assert.equal(request.type, 'R');
@@ -296,13 +296,13 @@ async function asked(place: RebootChain, method: string, password: string): Prom
 for (const method of ['md5', 'plain', 'scram-sha-256']) {
   it(`a client asked for its password by the old process logs in to the new process with auth_type ${method}`, () =>
     gated(
-      async (place) => {
-        const right = await asked(place, method, 'secret');
-        const half = await asked(place, method, 'secret');
-        const wrong = await asked(place, method, 'guess');
+      async (chain) => {
+        const right = await asked(chain, method, 'secret');
+        const half = await asked(chain, method, 'secret');
+        const wrong = await asked(chain, method, 'guess');
         await half.client.send(half.answer.subarray(0, 9));
-        await place.reboot('ts');
-        await place.reboot('ts');
+        await chain.reboot('ts');
+        await chain.reboot('ts');
         await right.client.send(right.answer);
         await half.client.send(half.answer.subarray(9));
         for (const { client } of [right, half]) {
@@ -339,13 +339,13 @@ async function directoryLogin(): Promise<void> {
   try {
     const options = `ldapserver=127.0.0.1 ldapport=${slow.port} ldapprefix="uid=" ldapsuffix=",${BASE_DN}"`;
     const more = { settings: { auth_type: 'ldap', auth_ldap_options: options }, userlist: { postgres: '' } };
-    await gated(async (place) => {
-      const clients = [await place.raw(), await place.raw()];
+    await gated(async (chain) => {
+      const clients = [await chain.raw(), await chain.raw()];
       const logins = ['right', 'wrong'].map((password, i) =>
         (clients[i] as RawClient).login({ user: 'lucy', password, database: 'app' }),
       );
       await eventually('the directory to be asked', () => waiting.size === 2);
-      await place.reboot('ts');
+      await chain.reboot('ts');
       await eventually('the new process to ask too', () => waiting.size === 4);
       open = true;
       for (const go of waiting) go();

@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { eventually, it, itUnless, noOriginal, PgCluster } from '../harness';
 import { castOf, play } from '../harness/actors';
 import { after, before } from '../harness/limits';
-import { type Kind, otherVersion, type RebootChain, withPlace } from '../harness/reboot-chain';
+import { type Kind, otherVersion, type RebootChain, withRebootChain } from '../harness/reboot-chain';
 import { castFor, type Mode, optionsOf } from '../harness/reboot-fixtures';
 
 let pg: PgCluster;
@@ -32,20 +32,20 @@ interface Way {
 async function matrix(mode: Mode, way: Way): Promise<void> {
   const full = [way.from, ...way.via].every((kind) => kind !== 'c');
   const options = optionsOf(pg, mode, full ? { track_extra_parameters: 'IntervalStyle' } : {});
-  await withPlace(options, async (place: RebootChain) => {
-    await place.start(way.from);
-    const cast = castFor(place, mode, (stage) => castOf(stage, full));
+  await withRebootChain(options, async (chain: RebootChain) => {
+    await chain.start(way.from);
+    const cast = castFor(chain, mode, (context) => castOf(context, full));
     await play(cast, async () => {
       await eventually('every query to have its server', async () => {
-        const pools = (await place.show('POOLS')).filter((row) => row.database === 'postgres');
+        const pools = (await chain.show('POOLS')).filter((row) => row.database === 'postgres');
         return pools.every((row) => Number(row.sv_login) === 0 && Number(row.cl_waiting) === 0);
       });
       const before = backendStarts(pg);
-      for (const kind of way.via) await place.reboot(kind);
+      for (const kind of way.via) await chain.reboot(kind);
       assert.equal(backendStarts(pg), before, 'a reboot opened server connections');
     });
     if (!full) return;
-    const warnings = place.generations.flatMap((one) =>
+    const warnings = chain.generations.flatMap((one) =>
       one.log.text.split('\n').filter((line) => / (WARNING|ERROR|FATAL) /.test(line)),
     );
     assert.deepEqual(warnings, []);

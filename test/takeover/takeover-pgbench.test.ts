@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { itUnless, noPgbench, type Outcome, PgCluster, pgbench, run } from '../harness';
-import { type PoolerProcess, type RebootChain, withPlace } from '../harness/reboot-chain';
+import { type PoolerProcess, type RebootChain, withRebootChain } from '../harness/reboot-chain';
 
 const program = pgbench as string;
 const REBOOTS = 20;
@@ -22,14 +22,14 @@ const settings = { pool_mode: 'transaction', max_prepared_statements: 100, log_c
 const itBenched = itUnless(noPgbench);
 
 /** Runs `body` with a pooler and the tables of pgbench. */
-async function benched(body: (place: RebootChain, server: PgCluster, tcp: string[]) => Promise<void>): Promise<void> {
+async function benched(body: (chain: RebootChain, server: PgCluster, tcp: string[]) => Promise<void>): Promise<void> {
   const server = await PgCluster.start();
-  await withPlace({ cluster: server, settings }, async (place) => {
-    await place.start('ts');
-    const tcp = ['-h', '127.0.0.1', '-p', String(place.port), '-U', 'postgres'];
+  await withRebootChain({ cluster: server, settings }, async (chain) => {
+    await chain.start('ts');
+    const tcp = ['-h', '127.0.0.1', '-p', String(chain.port), '-U', 'postgres'];
     const init = await run(program, [...tcp, '-i', '-q', 'postgres']);
     assert.equal(init.code, 0, init.stderr);
-    await body(place, server, tcp);
+    await body(chain, server, tcp);
   });
   await server.stop();
 }
@@ -52,7 +52,7 @@ for (const protocol of ['simple', 'extended']) {
   itBenched(
     `${REBOOTS} reboots under pgbench fail no transaction: ${CLIENTS} clients, ${protocol} protocol`,
     async () => {
-      await benched(async (place, server, at) => {
+      await benched(async (chain, server, at) => {
         const args = [
           ...at,
           '-n',
@@ -76,18 +76,18 @@ for (const protocol of ['simple', 'extended']) {
           over = true;
         });
         // the pool has to be full before the servers are counted
-        while (Number((await place.show('POOLS')).find((row) => row.database === 'postgres')?.sv_active ?? 0) < 20);
+        while (Number((await chain.show('POOLS')).find((row) => row.database === 'postgres')?.sv_active ?? 0) < 20);
         const startsSql = `SELECT string_agg(pid || ' ' || backend_start, ',' ORDER BY pid) AS starts FROM pg_stat_activity
         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`;
         const starts = (await server.sql(startsSql)).rows[0].starts;
         let early: [number, number] = [0, 0];
         for (let i = 1; i <= REBOOTS; i++) {
-          const generation = await place.reboot('ts');
+          const generation = await chain.reboot('ts');
           if (i === 2) early = [descriptors(generation), rssKb(generation)];
         }
         assert.equal(over, false, 'pgbench was over before the last reboot');
         assert.equal((await server.sql(startsSql)).rows[0].starts, starts, 'server connections changed');
-        const late = [descriptors(place.now), rssKb(place.now)] as const;
+        const late = [descriptors(chain.now), rssKb(chain.now)] as const;
         assert.equal(late[0], early[0], 'descriptors leak');
         assert.ok(late[1] - early[1] < RSS_KB_MAX, `memory grew from ${early[1]} to ${late[1]} KB`);
         // SIGALRM, with which -T ends pgbench, ends it now
@@ -101,18 +101,18 @@ for (const protocol of ['simple', 'extended']) {
 }
 
 itBenched('reboots while clients come and go all the time, and others use prepared statements', async () => {
-  await benched(async (place, _server, tcp) => {
-    const unix = ['-h', place.dir, '-p', String(place.port), '-U', 'postgres'];
+  await benched(async (chain, _server, tcp) => {
+    const unix = ['-h', chain.dir, '-p', String(chain.port), '-U', 'postgres'];
     const load = ['-n', '-S', '-c', '8', '-T', '10', 'postgres'];
     const both = [
       run(program, [...tcp, '-C', ...load], { timeoutMs: 60_000 }),
       run(program, [...unix, '-M', 'prepared', ...load], { timeoutMs: 60_000 }),
     ];
-    for (let i = 0; i < 5; i++) await place.reboot('ts');
+    for (let i = 0; i < 5; i++) await chain.reboot('ts');
     for (const end of await Promise.all(both)) {
       assertNothingFailed(end);
     }
-    const lists = Object.fromEntries((await place.show('LISTS')).map((row) => [row.list, Number(row.items)]));
+    const lists = Object.fromEntries((await chain.show('LISTS')).map((row) => [row.list, Number(row.items)]));
     assert.equal(lists.used_clients, 1, 'only the console is left');
   });
 });

@@ -18,7 +18,7 @@ import {
   PROTOCOL_32,
   type RawClient,
 } from '../harness/raw-client';
-import { type RebootChain, withPlace } from '../harness/reboot-chain';
+import { type RebootChain, withRebootChain } from '../harness/reboot-chain';
 
 let pg: PgCluster;
 
@@ -29,21 +29,21 @@ after(async () => {
   await pg.stop();
 });
 
-async function started(body: (place: RebootChain) => Promise<void>): Promise<void> {
-  await withPlace({ cluster: pg, settings: { pool_mode: 'transaction' } }, async (place) => {
-    await place.start('ts');
-    await body(place);
+async function started(body: (chain: RebootChain) => Promise<void>): Promise<void> {
+  await withRebootChain({ cluster: pg, settings: { pool_mode: 'transaction' } }, async (chain) => {
+    await chain.start('ts');
+    await body(chain);
   });
 }
 
-async function login(place: RebootChain): Promise<RawClient> {
-  const client = await place.raw();
+async function login(chain: RebootChain): Promise<RawClient> {
+  const client = await chain.raw();
   assert.equal((await client.login({ version: PROTOCOL_32 })).at(-1)?.type, 'Z');
   return client;
 }
 
-async function cancelWorks(place: RebootChain, client: RawClient): Promise<void> {
-  await cancelRequest({ port: place.port }, client.backendPid, client.backendKey);
+async function cancelWorks(chain: RebootChain, client: RawClient): Promise<void> {
+  await cancelRequest({ port: chain.port }, client.backendPid, client.backendKey);
   const error = (await client.until('Z')).find((msg) => msg.type === 'E');
   assert.equal(errorFields(error as Message).C, '57014');
 }
@@ -62,48 +62,48 @@ function execute(portal: string, limit = 0): Buffer {
   return message('E', cstring(portal), int32(limit));
 }
 
-async function consoleOf(place: RebootChain): Promise<RawClient> {
-  const raw = await place.raw();
+async function consoleOf(chain: RebootChain): Promise<RawClient> {
+  const raw = await chain.raw();
   const answer = await raw.login({ user: 'admin', password: 'admin', database: 'pgbouncer' });
   assert.equal(answer.at(-1)?.type, 'Z');
   return raw;
 }
 
 it('a query that runs across reboots is canceled with the long cancel keys of client and server', () =>
-  started(async (place) => {
-    const client = await login(place);
+  started(async (chain) => {
+    const client = await login(chain);
     assert.equal(client.backendKey.length, 32);
     await client.sendMessage('Q', cstring('SELECT pg_sleep(60)'));
     await eventually('a server to be active', async () =>
-      (await place.show('SERVERS')).some((row) => row.state === 'active'),
+      (await chain.show('SERVERS')).some((row) => row.state === 'active'),
     );
-    await place.reboot('ts');
-    await place.reboot('ts');
-    await cancelWorks(place, client);
+    await chain.reboot('ts');
+    await chain.reboot('ts');
+    await cancelWorks(chain, client);
     await client.end();
   }));
 
 it('a client that waits for its welcome message across a reboot gets its long cancel key', () =>
-  withPlace({ cluster: pg, databases: { postgres: 'host=127.0.0.1 port=1 dbname=postgres' } }, async (place) => {
-    await place.start('ts');
-    const client = await place.raw();
+  withRebootChain({ cluster: pg, databases: { postgres: 'host=127.0.0.1 port=1 dbname=postgres' } }, async (chain) => {
+    await chain.start('ts');
+    const client = await chain.raw();
     await client.startup({ user: 'postgres', database: 'postgres' }, PROTOCOL_32);
-    await eventually('the client to wait', async () => (await place.show('POOLS')).some((row) => row.cl_waiting === 1));
-    place.write({ databases: { postgres: pg.connstr() } });
-    await place.reboot('ts');
+    await eventually('the client to wait', async () => (await chain.show('POOLS')).some((row) => row.cl_waiting === 1));
+    chain.write({ databases: { postgres: pg.connstr() } });
+    await chain.reboot('ts');
     assert.match(letters(await client.until('ZE')), /^RS+KZ$/);
     assert.equal(client.backendKey.length, 32);
     await client.end();
   }));
 
 it('console statements, and portals without rows left, survive a reboot', () =>
-  started(async (place) => {
-    const raw = await consoleOf(place);
+  started(async (chain) => {
+    const raw = await consoleOf(chain);
     await raw.send(parse('state', 'SHOW STATE'), SYNC);
     assert.equal(letters(await raw.until('Z')), '1Z');
     await raw.send(bind('fresh', 'state'), bind('begun', 'state'), execute('begun', 1));
     assert.equal(letters(await raw.until('s')), '22Ds');
-    await place.reboot('ts');
+    await chain.reboot('ts');
     await raw.send(execute('fresh'), execute('begun'), execute('fresh'), SYNC);
     const answer = await raw.until('Z');
     assert.equal(letters(answer), 'DDDCEZ');
@@ -119,14 +119,14 @@ for (const [what, before, behind] of [
   ['nothing', [], [SYNC]],
 ] as const) {
   it(`a PAUSE by Execute that waits across a reboot is answered in the extended protocol, followed by ${what}`, () =>
-    started(async (place) => {
-      const client = await login(place);
+    started(async (chain) => {
+      const client = await login(chain);
       await client.query('BEGIN');
-      const raw = await consoleOf(place);
+      const raw = await consoleOf(chain);
       await raw.send(parse('', 'PAUSE'), bind('', ''), execute(''), ...before);
       assert.equal(letters(await raw.until('2')), '12');
-      await place.now.log.wait(/LOG PAUSE command issued/);
-      await place.reboot('ts');
+      await chain.now.log.wait(/LOG PAUSE command issued/);
+      await chain.reboot('ts');
       await raw.send(...behind);
       assert.equal(letters(await client.query('COMMIT')), 'CZ');
       assert.equal(letters(await raw.until('Z')), 'CZ');
@@ -138,11 +138,11 @@ for (const [what, before, behind] of [
 }
 
 it('after an ERROR on the console, the new process skips messages up to Sync', () =>
-  started(async (place) => {
-    const raw = await consoleOf(place);
+  started(async (chain) => {
+    const raw = await consoleOf(chain);
     await raw.send(execute('nowhere'));
     assert.equal(letters(await raw.until('E')), 'E');
-    await place.reboot('ts');
+    await chain.reboot('ts');
     await raw.send(parse('', 'SHOW VERSION'), SYNC);
     assert.equal(letters(await raw.until('Z')), 'Z');
     await raw.end();

@@ -9,7 +9,7 @@ import type { Client } from 'pg';
 import { eventually, it, type PgCluster } from '../harness';
 import { after, before } from '../harness/limits';
 import { cancelRequest, errorFields, letters, type Message } from '../harness/raw-client';
-import { type RebootChain, withPlace } from '../harness/reboot-chain';
+import { type RebootChain, withRebootChain } from '../harness/reboot-chain';
 import { ScramClient } from '../harness/scram';
 import { ask, firstValue, login, type Options, startTakeoverCluster, withStarted } from '../harness/takeover-fixtures';
 
@@ -22,12 +22,12 @@ after(async () => {
   await pg.stop();
 });
 
-function started(options: Options, body: (place: RebootChain) => Promise<void>): Promise<void> {
+function started(options: Options, body: (chain: RebootChain) => Promise<void>): Promise<void> {
   return withStarted(pg, options, body);
 }
 
-async function admin(place: RebootChain): Promise<Client> {
-  return place.connect({ user: 'admin', password: 'admin', database: 'pgbouncer' });
+async function admin(chain: RebootChain): Promise<Client> {
+  return chain.connect({ user: 'admin', password: 'admin', database: 'pgbouncer' });
 }
 
 /* ---- logins ---- */
@@ -35,8 +35,8 @@ async function admin(place: RebootChain): Promise<Client> {
 it('a SCRAM login begun in the old process completes in the new process', () =>
   started(
     { settings: { auth_type: 'scram-sha-256' }, userlist: { postgres: 'pw', scrammer: 'secret' } },
-    async (place) => {
-      const client = await place.raw();
+    async (chain) => {
+      const client = await chain.raw();
       await client.startup({ user: 'scrammer', database: 'postgres' });
       assert.equal((await client.next())?.type, 'R');
       const scram = new ScramClient('secret');
@@ -46,7 +46,7 @@ it('a SCRAM login begun in the old process completes in the new process', () =>
       await client.sendMessage('p', Buffer.from('SCRAM-SHA-256\0'), length, first);
       const challenge = (await client.next()) as Message;
 
-      await place.reboot('ts');
+      await chain.reboot('ts');
       await client.sendMessage('p', Buffer.from(scram.final(challenge.body.toString('latin1', 4)), 'latin1'));
       const welcome = await client.until('ZE');
       assert.equal(welcome.at(-1)?.type, 'Z', letters(welcome));
@@ -57,12 +57,12 @@ it('a SCRAM login begun in the old process completes in the new process', () =>
   ));
 
 it('a client that waits for its first server gets its welcome message from the new process', () =>
-  started({ databases: { postgres: 'host=127.0.0.1 port=1 dbname=postgres' } }, async (place) => {
+  started({ databases: { postgres: 'host=127.0.0.1 port=1 dbname=postgres' } }, async (chain) => {
     // no server listens there: the first client of the pool waits for its welcome message
-    const client = await place.raw();
+    const client = await chain.raw();
     await client.startup({ user: 'postgres', database: 'postgres' });
-    place.write({ databases: { postgres: pg.connstr() } });
-    await place.reboot('ts');
+    chain.write({ databases: { postgres: pg.connstr() } });
+    await chain.reboot('ts');
     const answer = await client.until('ZE');
     // the first attempt may have been refused before the reboot
     if (answer.at(-1)?.type === 'Z') assert.equal(await ask(client, 'SELECT 1'), '1');
@@ -75,19 +75,19 @@ it('SCRAM keys learnt by the old process log in to servers in the new process', 
       settings: { auth_type: 'scram-sha-256', pool_mode: 'transaction' },
       userlist: { postgres: 'pw', scrammer: '' },
     },
-    async (place) => {
+    async (chain) => {
       const secret = (await pg.storedSecret('scrammer')) as string;
-      place.write({ userlist: { scrammer: secret } });
-      const console1 = await admin(place);
+      chain.write({ userlist: { scrammer: secret } });
+      const console1 = await admin(chain);
       await console1.query('RELOAD');
-      const client = await place.raw();
+      const client = await chain.raw();
       assert.equal((await client.login({ user: 'scrammer', password: 'secret' })).at(-1)?.type, 'Z');
       assert.equal(await ask(client, 'SELECT 1'), '1');
-      await place.reboot('ts');
+      await chain.reboot('ts');
       await console1.query('RECONNECT');
       // a new server connection can only log in with the keys that the old process has learnt
       assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
-      assert.match(place.now.log.text, /new connection to server/);
+      assert.match(chain.now.log.text, /new connection to server/);
       await client.end();
       await console1.end();
     },
@@ -99,16 +99,16 @@ it('users found by auth_query stay logged in after a takeover', () =>
       settings: { auth_type: 'md5', auth_user: 'postgres' },
       userlist: { postgres: 'pw' },
     },
-    async (place) => {
-      const client = await place.raw();
+    async (chain) => {
+      const client = await chain.raw();
       const answer = await client.login({ user: 'asked', password: 'answer' });
       assert.equal(answer.at(-1)?.type, 'Z', JSON.stringify(answer.at(-1)?.body.toString()));
       assert.equal(await ask(client, 'SELECT current_user'), 'asked');
-      await place.reboot('ts');
+      await chain.reboot('ts');
       assert.equal(await ask(client, 'SELECT current_user'), 'asked');
-      await (await admin(place)).query('RECONNECT');
+      await (await admin(chain)).query('RECONNECT');
       await client.end();
-      const again = await place.raw();
+      const again = await chain.raw();
       assert.equal((await again.login({ user: 'asked', password: 'answer' })).at(-1)?.type, 'Z');
       await again.end();
     },
@@ -125,14 +125,14 @@ it('logins that wait for auth_query, or for a server to run it, complete in the 
       },
       userlist: { postgres: 'pw' },
     },
-    async (place) => {
-      const clients = [await place.raw(), await place.raw()];
+    async (chain) => {
+      const clients = [await chain.raw(), await chain.raw()];
       const logins = clients.map((client) => client.login({ user: 'asked', password: 'answer' }));
       await eventually('one to be asked about, one to wait', async () => {
-        const pool = (await place.show('POOLS')).find((row) => row.user === 'postgres');
+        const pool = (await chain.show('POOLS')).find((row) => row.user === 'postgres');
         return pool?.sv_active === 1 && pool?.cl_waiting === 1;
       });
-      await place.reboot('ts');
+      await chain.reboot('ts');
       for (const answer of await Promise.all(logins)) assert.equal(answer.at(-1)?.type, 'Z', letters(answer));
       for (const client of clients) await client.destroy();
     },
@@ -141,12 +141,12 @@ it('logins that wait for auth_query, or for a server to run it, complete in the 
 /* ---- cancel ---- */
 
 it('a cancel key issued by the old process cancels a query in the new process', () =>
-  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
-    const client = await login(place);
+  started({ settings: { pool_mode: 'transaction' } }, async (chain) => {
+    const client = await login(chain);
     await client.sendMessage('Q', Buffer.from('SELECT pg_sleep(30)\0'));
-    await eventually('the query to run', async () => (await place.show('POOLS')).some((row) => row.sv_active === 1));
-    await place.reboot('ts');
-    await cancelRequest({ port: place.port }, client.backendPid, client.backendKey);
+    await eventually('the query to run', async () => (await chain.show('POOLS')).some((row) => row.sv_active === 1));
+    await chain.reboot('ts');
+    await cancelRequest({ port: chain.port }, client.backendPid, client.backendKey);
     const answer = await client.until('Z');
     assert.match(errorFields(answer.find((msg) => msg.type === 'E') as Message).M ?? '', /canceling statement/);
     assert.equal(await ask(client, 'SELECT 1'), '1');
@@ -158,43 +158,43 @@ it('a cancel key issued by the old process cancels a query in the new process', 
 it('paused and disabled databases stay so after a takeover, and their waiting clients keep waiting', () =>
   started(
     (connstr) => ({ databases: { one: connstr, two: connstr }, settings: { pool_mode: 'transaction' } }),
-    async (place) => {
-      const console1 = await admin(place);
-      const client = await login(place, { database: 'one' });
+    async (chain) => {
+      const console1 = await admin(chain);
+      const client = await login(chain, { database: 'one' });
       await client.query('SELECT 1');
       await console1.query('PAUSE one');
       await console1.query('DISABLE two');
       await client.sendMessage('Q', Buffer.from("SELECT 'waited'\0"));
       await eventually('the client to wait', async () =>
-        (await place.show('POOLS')).some((row) => row.cl_waiting === 1),
+        (await chain.show('POOLS')).some((row) => row.cl_waiting === 1),
       );
-      const since = Number((await place.show('CLIENTS')).find((row) => row.database === 'one')?.wait ?? 0);
-      await place.reboot('ts');
-      const databases = await place.show('DATABASES');
+      const since = Number((await chain.show('CLIENTS')).find((row) => row.database === 'one')?.wait ?? 0);
+      await chain.reboot('ts');
+      const databases = await chain.show('DATABASES');
       assert.equal(databases.find((row) => row.name === 'one')?.paused, 1);
       assert.equal(databases.find((row) => row.name === 'two')?.disabled, 1);
       await eventually('the time in the queue to go on', async () => {
-        const row = (await place.show('CLIENTS')).find((one) => one.database === 'one');
+        const row = (await chain.show('CLIENTS')).find((one) => one.database === 'one');
         return Number(row?.wait) >= since && row?.state === 'waiting';
       });
-      await assert.rejects(place.sql('SELECT 1', { database: 'two' }), /disabled/);
+      await assert.rejects(chain.sql('SELECT 1', { database: 'two' }), /disabled/);
       // the console client was handed over too
       await console1.query('RESUME one');
       assert.equal(firstValue(await client.until('Z')), 'waited');
       await console1.query('ENABLE two');
-      assert.equal((await place.sql('SELECT 1 AS one', { database: 'two' })).rows[0].one, 1);
+      assert.equal((await chain.sql('SELECT 1 AS one', { database: 'two' })).rows[0].one, 1);
       await console1.end();
       await client.end();
     },
   ));
 
 it('PAUSE of all databases stays in effect after a takeover', () =>
-  started({}, async (place) => {
-    const console1 = await admin(place);
-    const client = await login(place);
+  started({}, async (chain) => {
+    const console1 = await admin(chain);
+    const client = await login(chain);
     await console1.query('PAUSE');
     await client.sendMessage('Q', Buffer.from("SELECT 'after'\0"));
-    await place.reboot('ts');
+    await chain.reboot('ts');
     await assert.rejects(client.next(300), /waited/);
     await console1.query('RESUME');
     assert.equal(firstValue(await client.until('Z')), 'after');
@@ -202,45 +202,45 @@ it('PAUSE of all databases stays in effect after a takeover', () =>
   }));
 
 it('statistics continue after a takeover, and no wrong times are logged', () =>
-  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
-    const client = await login(place);
+  started({ settings: { pool_mode: 'transaction' } }, async (chain) => {
+    const client = await login(chain);
     for (let i = 0; i < 10; i++) await client.query('SELECT 1');
     await client.query('BEGIN');
-    const before = (await place.show('STATS_TOTALS')).find((row) => row.database === 'postgres');
-    await place.reboot('ts');
-    const after = (await place.show('STATS_TOTALS')).find((row) => row.database === 'postgres');
+    const before = (await chain.show('STATS_TOTALS')).find((row) => row.database === 'postgres');
+    await chain.reboot('ts');
+    const after = (await chain.show('STATS_TOTALS')).find((row) => row.database === 'postgres');
     assert.deepEqual(after, before);
     await client.query('COMMIT');
-    assert.equal((await place.show('STATS_TOTALS')).find((row) => row.database === 'postgres')?.query_count, '12');
-    assert.equal(place.now.log.count(/xact_start == 0|query_start == 0/), 0);
+    assert.equal((await chain.show('STATS_TOTALS')).find((row) => row.database === 'postgres')?.query_count, '12');
+    assert.equal(chain.now.log.count(/xact_start == 0|query_start == 0/), 0);
     await client.end();
   }));
 
 it('a replication connection works after a takeover', () =>
-  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
-    const client = await login(place, { replication: 'database' });
+  started({ settings: { pool_mode: 'transaction' } }, async (chain) => {
+    const client = await login(chain, { replication: 'database' });
     const before = firstValue(await client.query('IDENTIFY_SYSTEM'));
-    await place.reboot('ts');
+    await chain.reboot('ts');
     assert.equal(firstValue(await client.query('IDENTIFY_SYSTEM')), before);
     await client.end();
   }));
 
 it('a replication stream across takeovers delivers every change once and in order', () =>
-  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
+  started({ settings: { pool_mode: 'transaction' } }, async (chain) => {
     await pg.sql('CREATE TABLE changed (i int, t text)');
     await pg.sql('CREATE PUBLICATION everything FOR TABLE changed');
     const insert = (from: number): Promise<unknown> =>
       pg.sql(`INSERT INTO changed SELECT i, repeat('r', 1000) || i FROM generate_series(${from}, ${from + 1999}) i`);
-    const client = await login(place, { replication: 'database' });
+    const client = await login(chain, { replication: 'database' });
     await client.query('CREATE_REPLICATION_SLOT stream TEMPORARY LOGICAL pgoutput');
     const options = "(proto_version '1', publication_names 'everything')";
     await client.sendMessage('Q', Buffer.from(`START_REPLICATION SLOT stream LOGICAL 0/0 ${options}\0`));
     assert.equal(letters(await client.until('WE')), 'W');
     client.pause();
     await insert(0);
-    await place.reboot('ts');
+    await chain.reboot('ts');
     await insert(2000);
-    await place.reboot('ts');
+    await chain.reboot('ts');
     client.resume();
     for (let row = 0; row < 4000; ) {
       const data = (await client.next()) as Message;
@@ -260,9 +260,9 @@ it('a replication stream across takeovers delivers every change once and in orde
   }));
 
 it('PAUSE and WAIT_CLOSE that wait at a takeover are answered by the new process', () =>
-  started({ settings: { pool_mode: 'transaction' } }, async (place) => {
-    const client = await login(place);
-    const console1 = await admin(place);
+  started({ settings: { pool_mode: 'transaction' } }, async (chain) => {
+    const client = await login(chain);
+    const console1 = await admin(chain);
     await client.query('BEGIN');
     for (const [begin, end] of [
       ['PAUSE', 'RESUME'],
@@ -272,12 +272,12 @@ it('PAUSE and WAIT_CLOSE that wait at a takeover are answered by the new process
       const commands = begin.split('; ');
       const last = commands.pop() as string;
       for (const command of commands) await console1.query(command);
-      const from = place.now.log.mark();
+      const from = chain.now.log.mark();
       const waits = console1.query(last).then(() => {
         done = true;
       });
-      await place.now.log.wait(new RegExp(`${last} command issued`), from);
-      await place.reboot('ts');
+      await chain.now.log.wait(new RegExp(`${last} command issued`), from);
+      await chain.reboot('ts');
       assert.equal(await ask(client, 'SELECT 1'), '1');
       assert.ok(!done, `${last} was answered too early`);
       await client.query('COMMIT');
@@ -292,17 +292,17 @@ it('PAUSE and WAIT_CLOSE that wait at a takeover are answered by the new process
 it('a killed database stays killed after a takeover until RESUME', () =>
   started(
     (connstr) => ({ databases: { one: connstr }, settings: { pool_mode: 'transaction' } }),
-    async (place) => {
-      const console1 = await admin(place);
-      const client = await login(place, { database: 'one' });
+    async (chain) => {
+      const console1 = await admin(chain);
+      const client = await login(chain, { database: 'one' });
       await client.query('SELECT 1');
       await console1.query('KILL one');
       await client.until('E');
-      await place.reboot('ts');
-      assert.equal((await place.show('DATABASES')).find((row) => row.name === 'one')?.paused, 1);
-      const late = place.sql('SELECT 1 AS one', { database: 'one' });
+      await chain.reboot('ts');
+      assert.equal((await chain.show('DATABASES')).find((row) => row.name === 'one')?.paused, 1);
+      const late = chain.sql('SELECT 1 AS one', { database: 'one' });
       await eventually('a client to wait', async () =>
-        (await place.show('POOLS')).some((row) => row.database === 'one' && row.cl_waiting === 1),
+        (await chain.show('POOLS')).some((row) => row.database === 'one' && row.cl_waiting === 1),
       );
       await console1.query('RESUME one');
       assert.equal((await late).rows[0].one, 1);
@@ -311,18 +311,18 @@ it('a killed database stays killed after a takeover until RESUME', () =>
   ));
 
 it('the counts of clients and servers are correct after takeovers', () =>
-  started({ users: { postgres: 'max_user_client_connections=3' } }, async (place) => {
-    const clients = [await login(place), await login(place)];
+  started({ users: { postgres: 'max_user_client_connections=3' } }, async (chain) => {
+    const clients = [await login(chain), await login(chain)];
     for (const client of clients) await client.query('SELECT 1');
-    for (let i = 0; i < 3; i++) await place.reboot('ts');
-    const third = await login(place);
-    const refused = await place.raw();
+    for (let i = 0; i < 3; i++) await chain.reboot('ts');
+    const third = await login(chain);
+    const refused = await chain.raw();
     const answer = await refused.login();
     assert.match(errorFields(answer.at(-1) as Message).M ?? '', /max_user_client_connections/);
     await third.end();
     for (const client of clients) await client.end();
     await eventually('no clients', async () => {
-      const row = (await place.show('USERS')).find((one) => one.name === 'postgres');
+      const row = (await chain.show('USERS')).find((one) => one.name === 'postgres');
       return row?.current_client_connections === 0;
     });
   }));
@@ -332,10 +332,10 @@ it('the counts of clients and servers are correct after takeovers', () =>
 /* ---- for the operator ---- */
 
 it("both processes log PgBouncer's lines in PgBouncer's order during a takeover", () =>
-  started({}, async (place) => {
-    const old = place.now;
+  started({}, async (chain) => {
+    const old = chain.now;
     const from = old.log.mark();
-    const next = await place.reboot('ts');
+    const next = await chain.reboot('ts');
     const lines = [
       'takeover_init: launching connection',
       'login OK, sending SUSPEND',
@@ -356,33 +356,33 @@ it("both processes log PgBouncer's lines in PgBouncer's order during a takeover"
       at = found;
     }
     assert.equal(old.log.count(/SHUTDOWN command issued/, from), 1);
-    assert.equal(Number(readFileSync(place.pidfile, 'latin1')), next.pid);
+    assert.equal(Number(readFileSync(chain.pidfile, 'latin1')), next.pid);
   }));
 
 it('-R -d prints one line: what was taken over, or why the takeover failed', () =>
-  withPlace({ cluster: pg }, async (place) => {
-    const logged = { settings: { logfile: `${place.dir}/pooler.log` } };
-    place.write(logged);
-    assert.deepEqual(await place.run('-d'), { code: 0, signal: null, stdout: '', stderr: '' });
+  withRebootChain({ cluster: pg }, async (chain) => {
+    const logged = { settings: { logfile: `${chain.dir}/pooler.log` } };
+    chain.write(logged);
+    assert.deepEqual(await chain.run('-d'), { code: 0, signal: null, stdout: '', stderr: '' });
     try {
-      const client = await login(place);
+      const client = await login(chain);
       await client.query('BEGIN');
-      const pid = place.pidInFile();
-      const done = await place.run('-R', '-d');
+      const pid = chain.pidInFile();
+      const done = await chain.run('-R', '-d');
       assert.equal(done.code, 0, done.stderr);
       assert.match(done.stdout, /^took over 2 listening sockets, 1 clients, 1 servers; longest pause \d+ ms\n$/);
-      assert.notEqual(place.pidInFile(), pid);
+      assert.notEqual(chain.pidInFile(), pid);
       // the process was pinned to one CPU only during its start
-      assert.deepEqual(cpusOf(place.pidInFile()), cpusOf(process.pid));
+      assert.deepEqual(cpusOf(chain.pidInFile()), cpusOf(process.pid));
       assert.equal(await ask(client, 'SELECT 1'), '1');
-      place.write({ settings: { ...logged.settings, listen_addr: 'no.such.host.invalid' } });
-      const failed = await place.run('-R', '-d');
+      chain.write({ settings: { ...logged.settings, listen_addr: 'no.such.host.invalid' } });
+      const failed = await chain.run('-R', '-d');
       assert.equal(failed.code, 1);
       assert.match(failed.stderr, /FATAL getaddrinfo/);
       assert.equal(await ask(client, 'SELECT 1'), '1');
       await client.end();
     } finally {
-      const pid = place.pidInFile();
+      const pid = chain.pidInFile();
       if (pid > 0) process.kill(pid, 'SIGKILL');
     }
   }));

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { eventually, it, PgCluster } from '../harness';
 import { ask, query, rowsOf } from '../harness/actor';
 import { after, before } from '../harness/limits';
-import { type PoolerProcess, type RebootChain, withPlace } from '../harness/reboot-chain';
+import { type PoolerProcess, type RebootChain, withRebootChain } from '../harness/reboot-chain';
 
 let pg: PgCluster;
 
@@ -31,13 +31,13 @@ async function stopped(process: PoolerProcess): Promise<void> {
 const SETTINGS = { pool_mode: 'transaction', default_pool_size: 5, max_client_conn: 500 };
 
 /** Opens idle clients whose records exceed the kernel's socket buffer between the two processes. */
-async function idleClients(place: RebootChain, count: number): Promise<void> {
-  for (let i = 0; i < count; i++) await (await place.raw(true)).login();
+async function idleClients(chain: RebootChain, count: number): Promise<void> {
+  for (let i = 0; i < count; i++) await (await chain.raw(true)).login();
 }
 
 /** Starts a client that sends queries continuously; `longestMs` is the longest time to an answer. */
-async function watchdog(place: RebootChain): Promise<{ stop: () => Promise<void>; longestMs: () => number }> {
-  const client = await place.raw();
+async function watchdog(chain: RebootChain): Promise<{ stop: () => Promise<void>; longestMs: () => number }> {
+  const client = await chain.raw();
   await client.login();
   let longest = 0;
   let over = false;
@@ -60,14 +60,14 @@ async function watchdog(place: RebootChain): Promise<{ stop: () => Promise<void>
 
 for (const step of ['take-suspended', 'take-row', 'take-complete']) {
   it(`when the new process is stopped at ${step}, clients wait at most two seconds and no query fails`, () =>
-    withPlace({ cluster: pg, settings: SETTINGS }, async (place) => {
-      const old = await place.start('ts');
-      await idleClients(place, 20);
-      const inTransaction = await place.raw();
+    withRebootChain({ cluster: pg, settings: SETTINGS }, async (chain) => {
+      const old = await chain.start('ts');
+      await idleClients(chain, 20);
+      const inTransaction = await chain.raw();
       await inTransaction.login();
       await ask(inTransaction, 'BEGIN');
-      const dog = await watchdog(place);
-      const next = place.spawn('ts', ['-R'], stopAt(step));
+      const dog = await watchdog(chain);
+      const next = chain.spawn('ts', ['-R'], stopAt(step));
       await stopped(next);
       await old.log.wait(/handover failed, resuming work/);
       assert.equal(await ask(inTransaction, 'SELECT 2'), '2');
@@ -77,21 +77,21 @@ for (const step of ['take-suspended', 'take-row', 'take-complete']) {
       next.child.kill('SIGCONT');
       assert.equal((await next.waitEnd()).code, 1);
       assert.equal(await ask(inTransaction, 'SELECT 3'), '3');
-      await place.reboot('ts');
+      await chain.reboot('ts');
       assert.equal(await ask(inTransaction, 'SELECT 4'), '4');
     }));
 }
 
 it('-R -d fails if the old process is stopped, and the old process works after SIGCONT', () => {
   const settings = { ...SETTINGS, server_connect_timeout: 1 };
-  return withPlace({ cluster: pg, settings }, async (place) => {
-    place.write({ settings: { logfile: join(place.dir, 'log') } });
-    const old = await place.start('ts');
-    const client = await place.raw();
+  return withRebootChain({ cluster: pg, settings }, async (chain) => {
+    chain.write({ settings: { logfile: join(chain.dir, 'log') } });
+    const old = await chain.start('ts');
+    const client = await chain.raw();
     await client.login();
     old.child.kill('SIGSTOP');
     await stopped(old);
-    const outcome = await place.run('-R', '-d');
+    const outcome = await chain.run('-R', '-d');
     assert.equal(outcome.code, 1);
     assert.match(outcome.stderr, /login failed: the old process does not answer/);
     old.child.kill('SIGCONT');
@@ -101,7 +101,7 @@ it('-R -d fails if the old process is stopped, and the old process works after S
 
 /** The error of a new process that has waited in vain for ten seconds. */
 const GIVES_UP: [step: string, says: RegExp][] = [
-  ['give-still', /FATAL no answer from the old process for 10 s, giving up/],
+  ['give-frozen', /FATAL no answer from the old process for 10 s, giving up/],
   ['give-described', /FATAL handover failed, old process keeps running: no answer for 10 s/],
   ['give-shutdown', /FATAL handover failed, old process keeps running: no answer for 10 s/],
 ];
@@ -109,12 +109,12 @@ const GIVES_UP: [step: string, says: RegExp][] = [
 it('the new process exits if the old process is stopped during a handover, and the old process resumes after SIGCONT', async () => {
   await Promise.all(
     GIVES_UP.map(([step, says]) =>
-      withPlace({ cluster: pg, settings: SETTINGS }, async (place) => {
-        const old = await place.start('ts', stopAt(step));
-        const client = await place.raw();
+      withRebootChain({ cluster: pg, settings: SETTINGS }, async (chain) => {
+        const old = await chain.start('ts', stopAt(step));
+        const client = await chain.raw();
         await client.login();
         await ask(client, 'BEGIN');
-        const next = place.spawn('ts', ['-R']);
+        const next = chain.spawn('ts', ['-R']);
         await stopped(old);
         await query(client, 'SELECT 1');
         assert.equal((await next.waitEnd()).code, 1);
@@ -122,50 +122,50 @@ it('the new process exits if the old process is stopped during a handover, and t
         old.child.kill('SIGCONT');
         await old.log.wait(/handover failed, resuming work/);
         assert.deepEqual(rowsOf(await client.until('Z')), [['1']], step);
-        assert.equal(await ask(await newClient(place), 'SELECT 2'), '2');
+        assert.equal(await ask(await newClient(chain), 'SELECT 2'), '2');
         assert.equal(old.end, null, step);
       }),
     ),
   );
 });
 
-async function newClient(place: RebootChain) {
-  const client = await place.raw();
+async function newClient(chain: RebootChain) {
+  const client = await chain.raw();
   await client.login();
   return client;
 }
 
 it('the new process serves and keeps its pidfile if the old process is stopped after its acknowledgement', () =>
-  withPlace({ cluster: pg, settings: SETTINGS }, async (place) => {
-    const old = await place.start('ts', stopAt('give-acknowledged'));
-    const client = await newClient(place);
-    const next = place.spawn('ts', ['-R']);
-    place.generations.push(next);
+  withRebootChain({ cluster: pg, settings: SETTINGS }, async (chain) => {
+    const old = await chain.start('ts', stopAt('give-acknowledged'));
+    const client = await newClient(chain);
+    const next = chain.spawn('ts', ['-R']);
+    chain.generations.push(next);
     await stopped(old);
     assert.equal(await ask(client, 'SELECT 1'), '1');
     await next.log.wait(/process up/, 0, 60_000);
-    assert.equal(place.pidInFile(), next.pid);
+    assert.equal(chain.pidInFile(), next.pid);
     old.child.kill('SIGCONT');
     assert.equal((await old.waitEnd()).code, 0);
-    assert.equal(place.pidInFile(), next.pid);
+    assert.equal(chain.pidInFile(), next.pid);
     assert.equal(await ask(client, 'SELECT 2'), '2');
   }));
 
 it('signals during handovers do not abort them', () =>
-  withPlace({ cluster: pg, settings: SETTINGS }, async (place) => {
-    await place.start('ts');
-    await idleClients(place, 50);
+  withRebootChain({ cluster: pg, settings: SETTINGS }, async (chain) => {
+    await chain.start('ts');
+    await idleClients(chain, 50);
     // unsent output of a client that does not read makes the records long, so that the old process waits for the new
     // process
-    const slow = await newClient(place);
+    const slow = await newClient(chain);
     slow.socket.pause();
     await query(slow, "SELECT repeat('x', 1000000) FROM generate_series(1, 20)");
-    const dog = await watchdog(place);
+    const dog = await watchdog(chain);
     for (let i = 0; i < 3; i++) {
-      const old = place.now;
+      const old = chain.now;
       const storm = setInterval(() => old.child.kill('SIGHUP'), 1);
       try {
-        await place.reboot('ts');
+        await chain.reboot('ts');
       } finally {
         clearInterval(storm);
       }

@@ -10,7 +10,7 @@ import { spawnAs } from '../../tools/unprivileged';
 import { installed, it, itUnless, noPython, PgCluster, python, startProgram, user } from '../harness';
 import { after, before } from '../harness/limits';
 import { LogTail } from '../harness/log-tail';
-import { PoolerProcess, type RebootChain, withPlace } from '../harness/reboot-chain';
+import { PoolerProcess, type RebootChain, withRebootChain } from '../harness/reboot-chain';
 
 let pg: PgCluster;
 
@@ -31,9 +31,9 @@ while True:
     print('<' + s.recv(65536).decode().replace(chr(10), '|') + '>', file=sys.stderr, flush=True)
 `;
 
-async function notifyListener(place: RebootChain, path: string): Promise<LogTail> {
+async function notifyListener(chain: RebootChain, path: string): Promise<LogTail> {
   const child = startProgram(python, ['-c', LISTENER, path], {
-    cwd: place.dir,
+    cwd: chain.dir,
     stdio: ['ignore', 'ignore', 'pipe'],
     ...spawnAs(user),
   });
@@ -44,10 +44,10 @@ async function notifyListener(place: RebootChain, path: string): Promise<LogTail
 
 for (const kind of ['a file', 'an abstract name']) {
   itUnless(noPython)(`READY, RELOADING, MAINPID and STOPPING are sent to a NOTIFY_SOCKET that is ${kind}`, async () => {
-    await withPlace({ cluster: pg }, async (place) => {
-      const path = kind === 'a file' ? join(place.dir, 'notify') : `@${place.dir}/notify`;
-      const heard = await notifyListener(place, path);
-      const first = await place.start('ts', { NOTIFY_SOCKET: path });
+    await withRebootChain({ cluster: pg }, async (chain) => {
+      const path = kind === 'a file' ? join(chain.dir, 'notify') : `@${chain.dir}/notify`;
+      const heard = await notifyListener(chain, path);
+      const first = await chain.start('ts', { NOTIFY_SOCKET: path });
       await heard.wait(new RegExp(`<READY=1\\|MAINPID=${first.pid}\\|STATUS=`));
 
       let from = heard.mark();
@@ -55,12 +55,12 @@ for (const kind of ['a file', 'an abstract name']) {
       await heard.wait(/<RELOADING=1\|MONOTONIC_USEC=\d+>\s*<READY=1>/, from);
 
       from = heard.mark();
-      const second = await place.reboot('ts', { NOTIFY_SOCKET: path });
+      const second = await chain.reboot('ts', { NOTIFY_SOCKET: path });
       await heard.wait(new RegExp(`<MAINPID=${second.pid}>[\\s\\S]*<READY=1\\|MAINPID=${second.pid}\\|`), from);
 
       // a process that the service manager has not started learns NOTIFY_SOCKET from the old process
       from = heard.mark();
-      const third = await place.reboot('ts');
+      const third = await chain.reboot('ts');
       await heard.wait(new RegExp(`<MAINPID=${third.pid}>[\\s\\S]*<READY=1\\|MAINPID=${third.pid}\\|`), from);
       assert.equal(heard.count(/STOPPING/), 0);
 
@@ -87,35 +87,35 @@ os.execv(sys.argv[3], sys.argv[3:])
 `;
 
 itUnless(noPython)('sockets passed by the service manager are used and handed over at takeovers', async () => {
-  await withPlace({ cluster: pg }, async (place) => {
+  await withRebootChain({ cluster: pg }, async (chain) => {
     const { node, mainJs } = installed();
-    const args = ['-c', ACTIVATOR, String(place.port), place.socketPath, node, mainJs, place.ini];
-    const child = startProgram(python, args, { cwd: place.dir, stdio: ['ignore', 'ignore', 'pipe'], ...spawnAs(user) });
+    const args = ['-c', ACTIVATOR, String(chain.port), chain.socketPath, node, mainJs, chain.ini];
+    const child = startProgram(python, args, { cwd: chain.dir, stdio: ['ignore', 'ignore', 'pipe'], ...spawnAs(user) });
     const first = await new PoolerProcess('ts', child).waitUp();
-    place.generations.push(first);
+    chain.generations.push(first);
     assert.match(first.log.text, /WARNING sockets passed from service manager, cf_listen_addr ignored/);
     assert.match(first.log.text, /LOG socket passed from service manager \(fd 3\)/);
     assert.match(first.log.text, /LOG socket passed from service manager \(fd 4\)/);
-    const client = await place.raw();
+    const client = await chain.raw();
     assert.equal((await client.login()).at(-1)?.type, 'Z');
     // listen_addr is ignored
-    place.write({ settings: { listen_addr: '127.0.0.2' } });
+    chain.write({ settings: { listen_addr: '127.0.0.2' } });
     for (let i = 0; i < 3; i++) {
-      await place.reboot('ts');
-      assert.equal(place.now.log.count(/listening on/), 0);
+      await chain.reboot('ts');
+      assert.equal(chain.now.log.count(/listening on/), 0);
     }
     assert.equal((await client.query('SELECT 1')).at(-1)?.type, 'Z');
-    assert.equal((await place.sql('SELECT 1 AS one')).rows[0].one, 1);
+    assert.equal((await chain.sql('SELECT 1 AS one')).rows[0].one, 1);
     await client.end();
-    await place.now.kill('SIGTERM');
+    await chain.now.kill('SIGTERM');
     // the socket file belongs to the service manager
-    assert.equal(existsSync(place.socketPath), true);
+    assert.equal(existsSync(chain.socketPath), true);
   });
 });
 
 it('LISTEN_FDS is ignored if LISTEN_PID names another process', async () => {
-  await withPlace({ cluster: pg }, async (place) => {
-    const only = await place.start('ts', { LISTEN_PID: '1', LISTEN_FDS: '3' });
+  await withRebootChain({ cluster: pg }, async (chain) => {
+    const only = await chain.start('ts', { LISTEN_PID: '1', LISTEN_FDS: '3' });
     assert.match(only.log.text, /listening on 127\.0\.0\.1/);
   });
 });

@@ -14,7 +14,7 @@ const MAX_INCLUDE = 10;
 
 export interface IniHandler {
   /** true: a line that cannot be parsed is logged and skipped, instead of ending the reading */
-  readonly goOn?: boolean;
+  readonly continueOnError?: boolean;
   /** A `[name]` line. @returns false to stop loading, after logging the reason */
   section(name: string, file: string, line: number): boolean;
   /** A `key = value` line. @returns false to stop loading, after logging the reason */
@@ -70,10 +70,10 @@ function parseFile(file: string, handler: IniHandler, depth: number): boolean {
   }
 }
 
-/** Skips the rest of a malformed line, for a handler with goOn set. */
+/** Skips the rest of a malformed line, for a handler with continueOnError set. */
 function passOver(at: Cursor, handler: IniHandler): boolean {
   at.pos = lineEnd(at);
-  return handler.goOn === true;
+  return handler.continueOnError === true;
 }
 
 function skipSpace(at: Cursor): void {

@@ -2,8 +2,8 @@
  * The host of a new server connection, chosen by load_balance_hosts, and the next host after a failure. launch.ts asks
  * for a host; objects.ts reports a host that failed.
  *
- * An attempt tries every place once: each host of the list, and each address of a host name. The attempt fails, and
- * server_login_retry applies, only when all places have failed. LoginOutcome.HOST_FAILED lists the failures of a host.
+ * An attempt tries every target once: each host of the list, and each address of a host name. The attempt fails, and
+ * server_login_retry applies, only when all targets have failed. LoginOutcome.HOST_FAILED lists the failures of a host.
  */
 
 import { LoadBalanceHosts } from '../config/settings-table';
@@ -18,8 +18,8 @@ export function hostsOf(host: string | null): (string | null)[] {
   return hosts.length === 0 ? [''] : hosts;
 }
 
-/** True while an attempt has met a failed host and has another place to try. */
-export function attemptGoesOn(pool: PgPool): boolean {
+/** True while an attempt has met a failed host and has another target to try. */
+export function attemptContinues(pool: PgPool): boolean {
   return pool.hostsTried > 0 || pool.addressesTried > 0;
 }
 
@@ -49,7 +49,7 @@ export function pickHost(pool: PgPool): string | null {
  * Handles the failure of a host.
  * @returns true if the attempt continues: the next connection goes to another address of that host, or to another host
  */
-export function nextPlace(pool: PgPool, failed: string | null): boolean {
+export function nextTarget(pool: PgPool, failed: string | null): boolean {
   if (failed !== null && pool.addressesTried + 1 < dnsAddressCount(failed)) {
     pool.addressesTried++;
     return true;

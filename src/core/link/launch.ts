@@ -24,7 +24,7 @@ import { poolServerCount } from '../pool/pool';
 import { sendingAuthQuery } from '../pool/socket';
 import { changeServerState, newServer } from '../pool/states';
 import { connectToHost } from './connect';
-import { attemptGoesOn, endAttempt, pickHost } from './hosts';
+import { attemptContinues, endAttempt, pickHost } from './hosts';
 import { disconnectServer } from './objects';
 
 function leastRecentlyUsed(a: ServerSocket | null, b: ServerSocket | null): ServerSocket | null {
@@ -105,7 +105,7 @@ export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): void 
     return;
   }
   const now = getCachedTime();
-  if (pool.lastConnectFailed && !attemptGoesOn(pool) && now - pool.lastConnectTime < cf.serverLoginRetry) {
+  if (pool.lastConnectFailed && !attemptContinues(pool) && now - pool.lastConnectTime < cf.serverLoginRetry) {
     if (wantDebug()) {
       const left = Math.floor((cf.serverLoginRetry - (now - pool.lastConnectTime)) / USEC);
       logDebug(`launch_new_connection: last failed, not launching new connection yet, still waiting ${left} s`);

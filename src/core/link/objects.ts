@@ -29,7 +29,7 @@ import { changeClientState, changeServerState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
 import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
-import { endAttempt, nextPlace } from './hosts';
+import { endAttempt, nextTarget } from './hosts';
 import { isSettling, startSettling } from './settling';
 
 /** Longest reason in bytes: PgBouncer's buffer has 128. */
@@ -190,7 +190,7 @@ function unlinkServer(server: ServerSocket, reason: string): void {
 }
 
 /** Makes the replication client of a failed login wait for the next login. */
-function letWait(server: ServerSocket): void {
+function unlinkForRetry(server: ServerSocket): void {
   if (server.link !== null) server.link.link = null;
   server.link = null;
 }
@@ -200,8 +200,8 @@ function loginEnded(server: ServerSocket, reason: string, outcome: LoginOutcome)
   const pool = server.pool;
   switch (outcome) {
     case LoginOutcome.HOST_FAILED:
-      if (nextPlace(pool, server.host)) {
-        letWait(server);
+      if (nextTarget(pool, server.host)) {
+        unlinkForRetry(server);
         return;
       }
       break;
@@ -212,7 +212,7 @@ function loginEnded(server: ServerSocket, reason: string, outcome: LoginOutcome)
       pool.lastConnectFailed = false;
       return;
     case LoginOutcome.ABANDONED:
-      letWait(server);
+      unlinkForRetry(server);
       return;
   }
   pool.lastLoginFailed = true;

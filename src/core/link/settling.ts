@@ -10,45 +10,45 @@ import { newTimer, timerStart } from '../base/timer';
 import type { PgPool } from '../pool/bouncer';
 import { touchPool } from '../pool/pool';
 
-/** usec between checks of the settling pools */
-const REST = 2000;
+/** Interval between checks of the settling pools. usec */
+const INTERVAL = 2000;
 /** Number of checks after which a pool resumes, even if clients still vanish. */
-const LOOKS_MAX = 5;
+const CHECKS_MAX = 5;
 
-interface Rest {
+interface Settling {
   /** another client has vanished since the last check */
   again: boolean;
-  looks: number;
+  checks: number;
 }
 
-const resting = new Map<PgPool, Rest>();
+const settlingPools = new Map<PgPool, Settling>();
 
 const timer = newTimer(() => {
-  for (const [pool, rest] of resting) {
-    rest.looks++;
-    if (rest.again && rest.looks < LOOKS_MAX && !pool.dead) {
-      rest.again = false;
+  for (const [pool, settling] of settlingPools) {
+    settling.checks++;
+    if (settling.again && settling.checks < CHECKS_MAX && !pool.dead) {
+      settling.again = false;
       continue;
     }
-    resting.delete(pool);
+    settlingPools.delete(pool);
     if (!pool.dead) touchPool(pool);
   }
-  if (resting.size > 0) timerStart(timer, REST, 0);
+  if (settlingPools.size > 0) timerStart(timer, INTERVAL, 0);
 });
 
 /** A client of this pool vanished and left a server behind. */
 export function startSettling(pool: PgPool): void {
   if (pool.waitingClientList.count === 0) return;
-  const rest = resting.get(pool);
-  if (rest !== undefined) {
-    rest.again = true;
+  const settling = settlingPools.get(pool);
+  if (settling !== undefined) {
+    settling.again = true;
     return;
   }
-  resting.set(pool, { again: false, looks: 0 });
-  if (resting.size === 1) timerStart(timer, REST, 0);
+  settlingPools.set(pool, { again: false, checks: 0 });
+  if (settlingPools.size === 1) timerStart(timer, INTERVAL, 0);
 }
 
 /** True while idle servers of this pool are not assigned to waiting clients. */
 export function isSettling(pool: PgPool): boolean {
-  return resting.size > 0 && resting.has(pool);
+  return settlingPools.size > 0 && settlingPools.has(pool);
 }

@@ -82,9 +82,9 @@ export class RequestQueue {
     }
     if (action === ResponseAction.FAKE) this.fakes++;
     if (type === PqMsg.Sync) this.segment++;
-    const place = (this.head + this.count) & (this.slots.length - 1);
-    this.slots[place] = slot;
-    this.subjects[place] = subject;
+    const index = (this.head + this.count) & (this.slots.length - 1);
+    this.slots[index] = slot;
+    this.subjects[index] = subject;
     this.count++;
     this.total++;
   }
@@ -247,11 +247,11 @@ export class RequestQueue {
 
   /** The note of the entry at distance `at` from the oldest. O(at): for a handover. */
   noteAt(at: number): RequestNote | null {
-    let place = this.notesHead;
+    let index = this.notesHead;
     for (let i = 0; i <= at; i++) {
       if (((this.slots[(this.head + i) & (this.slots.length - 1)] as number) & NOTE_BIT) === 0) continue;
-      if (i === at) return (this.notes as (RequestNote | null)[])[place] as RequestNote;
-      place++;
+      if (i === at) return (this.notes as (RequestNote | null)[])[index] as RequestNote;
+      index++;
     }
     return null;
   }

@@ -36,7 +36,7 @@ import { BACKENDKEY_LEN, BACKENDKEY_MAX, NEW_HEADER_LEN, Pkt, PqMsg } from '../w
 import { getHeader, hdr2hex, incompleteHeader, PktHdr, pktDesc } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
 import { DEALLOCATE_MAX, executeDeallocate, mayDeallocate } from './deallocate';
-import { askForAnswers, queryPacket, statementPacket, unnamedFound } from './inspect';
+import { queryPacket, requestAnswers, statementPacket, unnamedFound } from './inspect';
 import { appendBytes, appendRun, clearOutgoing, flushRun, outgoing, outgoingIsLarge } from './outgoing';
 import { collectBytes, startCollect } from './partial-packet';
 import { rewritePacket } from './prepared';
@@ -124,7 +124,7 @@ export function clientInput(client: ClientSocket, off: number, length: number): 
     }
     if (!flushRun(client, run, pos)) return;
     if (verdict === Verdict.PAUSED) {
-      askForAnswers(client);
+      requestAnswers(client);
       keepForLater(client, pos, end);
     } else keepInput(client, pos, end);
     return;
@@ -165,7 +165,7 @@ function collected(client: ClientSocket, pos: number, n: number, end: number): b
     partial.length -= n;
     client.pktRemain = n;
     if (flushRun(client, pos, pos)) {
-      askForAnswers(client);
+      requestAnswers(client);
       keepForLater(client, pos, end);
     }
     return false;

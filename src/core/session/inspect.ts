@@ -108,7 +108,7 @@ function holdPacket(client: ClientSocket, server: ServerSocket): Verdict {
 }
 
 /** Requests the answers that a packet waits for, after everything before the packet has been sent. */
-export function askForAnswers(client: ClientSocket): void {
+export function requestAnswers(client: ClientSocket): void {
   const server = client.link;
   if (server === null || !server.holding) return;
   const requests = server.requests;
@@ -118,7 +118,7 @@ export function askForAnswers(client: ClientSocket): void {
 }
 
 /** Answers of a server have arrived: the client's waiting packet is handled again after them. */
-export function letGo(server: ServerSocket): void {
+export function resumeHeldPacket(server: ServerSocket): void {
   server.holding = false;
   if (server.link !== null) sbufContinue(server.link);
 }

@@ -36,7 +36,7 @@ import {
 import { Verdict } from '../wire/verdict';
 import { countBytes, countTimes } from './counters';
 import { SUBSTITUTE_COMPLETE_LEN, substituteDone } from './deallocate';
-import { letGo } from './inspect';
+import { resumeHeldPacket } from './inspect';
 import { answerFakes } from './prepared';
 import { ErrorFate, READY_LEN, renamedError, statementError } from './repair';
 
@@ -125,7 +125,7 @@ export function serverInput(server: ServerSocket, off: number, length: number): 
     handleSslchar(server, off, length);
     return;
   }
-  if (server.holding) letGo(server);
+  if (server.holding) resumeHeldPacket(server);
   const end = off + length;
   let pos = off;
   // [run, pos) is to be forwarded in one piece
@@ -293,8 +293,8 @@ function testFailed(server: ServerSocket, off: number, end: number): Verdict {
   return Verdict.DISCONNECTED;
 }
 
-/** The server's state according to the packet being handled. */
-const told = {
+/** What the packet being handled says about the server. */
+const packetState = {
   /** idle outside a transaction */
   ready: false,
   /** idle in a transaction */
@@ -318,7 +318,7 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
   const type = hdr.type;
   const len = hdr.len;
   ignorePacket = false;
-  told.ready = told.idleTx = told.asynchronous = false;
+  packetState.ready = packetState.idleTx = packetState.asynchronous = false;
   const request = ANSWERED[type] as number;
   if (request !== 0) {
     popRequest(server, request);
@@ -351,9 +351,9 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
       return commandComplete(server, off, end);
     case PqMsg.NotificationResponse:
       // LISTEN: does not change the state of the connection
-      told.idleTx = server.idleTx;
-      told.ready = server.ready;
-      told.asynchronous = true;
+      packetState.idleTx = server.idleTx;
+      packetState.ready = server.ready;
+      packetState.asynchronous = true;
       break;
     case PqMsg.CopyInResponse:
     case PqMsg.CopyBothResponse:
@@ -379,7 +379,7 @@ function readyForQuery(server: ServerSocket, off: number, end: number): Verdict 
   const status = arena[off + NEW_HEADER_LEN];
   server.failedTx = status === TxStatus.Failed;
   if (status === TxStatus.Idle) {
-    told.ready = true;
+    packetState.ready = true;
     server.requests.markReady();
     return Verdict.FORWARD;
   }
@@ -391,7 +391,7 @@ function readyForQuery(server: ServerSocket, off: number, end: number): Verdict 
     disconnectServer(server, true, 'transaction blocks not allowed in statement pooling mode');
     return Verdict.DISCONNECTED;
   }
-  told.idleTx = status === TxStatus.InTransaction || status === TxStatus.Failed;
+  packetState.idleTx = status === TxStatus.InTransaction || status === TxStatus.Failed;
   return Verdict.FORWARD;
 }
 
@@ -460,7 +460,7 @@ function popReadyRequest(server: ServerSocket): boolean {
 
 /** Decides whether a packet is forwarded, and counts it. */
 function deliver(server: ServerSocket, off: number, end: number, len: number): Verdict {
-  const { ready, idleTx } = told;
+  const { ready, idleTx } = packetState;
   const client = server.link;
   if (client !== null && client.state === SocketState.CL_LOGIN && !server.settingVars) {
     const verdict = wholePacket(server, off, end);
@@ -486,6 +486,6 @@ function deliver(server: ServerSocket, off: number, end: number, len: number): V
     if (wantNoise()) slogNoise(server, `not forwarding packet with type '${pktDesc(hdr.type)}' from server`);
     return Verdict.CONSUMED;
   }
-  if ((ready || idleTx) && server.requests.count === 0) countTimes(server, client, ready, told.asynchronous);
+  if ((ready || idleTx) && server.requests.count === 0) countTimes(server, client, ready, packetState.asynchronous);
   return Verdict.FORWARD;
 }
