@@ -3,54 +3,15 @@
  */
 
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
-import { userInfo } from 'node:os';
-import { join } from 'node:path';
-import { giveTo } from '../../tools/unprivileged';
 import { ask, errorIn, login, refusal, withPooler } from '../harness/answers';
 import type { Bouncer, BouncerOptions } from '../harness/bouncer';
-import { PgCluster } from '../harness/cluster';
 import { BASE_DN, Directory, FalseDirectory, noSlapd } from '../harness/directory';
 import { after, before, describe } from '../harness/limits';
-import { dropDir, eventually, it, tempDir, user } from '../harness/machine';
+import { eventually, it } from '../harness/machine';
 import type { Login } from '../harness/raw-client';
+import { ruleCluster, ruleFile, withRuleCluster, withRules } from '../harness/rule-fixtures';
 
-/** The user that runs this test, and the user that runs the servers. */
-const ME = userInfo().username;
-const THEM = user?.name ?? ME;
-
-let pg: PgCluster;
-let dir = '';
-
-before(async () => {
-  dir = tempDir('rules');
-  pg = await PgCluster.start();
-  // for an ordinary user, ME and THEM are the same
-  for (const name of new Set(['ann', 'lucy', 'жук', 'pam_user', 'pam_slow', ME, THEM])) {
-    if (name !== 'postgres') await pg.createUser(name, 'right', 'scram');
-  }
-});
-after(async () => {
-  await pg.stop();
-  dropDir(dir);
-});
-
-/** Writes a file into the folder of the rules. @returns its path */
-function file(name: string, ...lines: string[]): string {
-  const path = join(dir, name);
-  writeFileSync(path, lines.map((line) => `${line}\n`).join(''));
-  giveTo(user, path);
-  return path;
-}
-
-function withRules(
-  lines: string[],
-  body: (pooler: Bouncer) => Promise<void>,
-  more: BouncerOptions = {},
-): Promise<void> {
-  const settings = { auth_type: 'hba', auth_hba_file: file('hba.conf', ...lines), ...more.settings };
-  return withPooler({ cluster: pg, userlist: { ann: 'right' }, ...more, settings }, body);
-}
+withRuleCluster('ann', 'lucy', 'жук');
 
 describe('LDAP', { skip: noSlapd ?? false }, () => {
   let ldap: Directory;
@@ -67,7 +28,7 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
 
   /** Logs in as lucy with these options. @returns null, or the text of the error */
   async function outcome(pooler: Bouncer, options: string, who: Login = LUCY): Promise<string | null> {
-    file('hba.conf', 'host pgbouncer all all password', ...rulesFor(options));
+    ruleFile('hba.conf', 'host pgbouncer all all password', ...rulesFor(options));
     await pooler.admin('RELOAD');
     const client = await pooler.raw();
     const answer = await client.login(who);
@@ -112,11 +73,11 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
   });
 
   it('a right LDAP password logs in to the server too', async () => {
-    await pg.setAuth('scram-sha-256');
+    await ruleCluster().setAuth('scram-sha-256');
     await withRules(rulesFor(search()), async (pooler) => {
       assert.equal(await ask(await login(pooler, LUCY), 'SELECT current_user'), 'lucy');
     });
-    await pg.setAuth('trust');
+    await ruleCluster().setAuth('trust');
   });
 
   it('LDAP failures are explained in the log only', async () => {
@@ -201,16 +162,16 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
 
   it('auth_type=ldap uses LDAP for every user, whatever auth_file contains', async () => {
     const settings = { auth_type: 'ldap', auth_ldap_options: direct(), admin_users: 'lucy' };
-    await withPooler({ cluster: pg, settings, userlist: { lucy: 'other' } }, async (pooler) => {
+    await withPooler({ cluster: ruleCluster(), settings, userlist: { lucy: 'other' } }, async (pooler) => {
       await login(pooler, LUCY);
       assert.equal(await refusal(pooler, { user: 'lucy', password: 'other' }), 'LDAP authentication failed');
       assert.equal(await refusal(pooler, { ...LUCY, database: 'pgbouncer', user: 'ann' }), 'not allowed');
       assert.deepEqual((await pooler.admin('SHOW VERSION', LUCY)).length, 1);
     });
-    await withPooler({ cluster: pg, settings: { auth_type: 'ldap' } }, async (pooler) => {
+    await withPooler({ cluster: ruleCluster(), settings: { auth_type: 'ldap' } }, async (pooler) => {
       assert.equal(await refusal(pooler, LUCY), 'auth_ldap_options is null');
     });
-    const databases = { postgres: pg.connstr('postgres', 'auth_user=postgres') };
+    const databases = { postgres: ruleCluster().connstr('postgres', 'auth_user=postgres') };
     await withPooler({ databases, settings }, async (pooler) => {
       assert.equal(await refusal(pooler, LUCY), 'bouncer config error');
       await pooler.logWait(/LDAP can't be used together with database authentication/);

@@ -4,17 +4,15 @@
  */
 
 import assert from 'node:assert/strict';
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { Client } from 'pg';
-import { giveTo } from '../../tools/unprivileged';
 import { ask, errorIn, login, refusal, withPooler } from '../harness/answers';
-import type { Bouncer, BouncerOptions } from '../harness/bouncer';
+import type { Bouncer } from '../harness/bouncer';
 import { type Cert, CertFolder } from '../harness/certs';
-import { PgCluster } from '../harness/cluster';
 import { after, before, describe } from '../harness/limits';
-import { dropDir, eventually, installed, it, run, tempDir, user } from '../harness/machine';
+import { eventually, installed, it, run, user } from '../harness/machine';
 import { pamMissing, removePamRules, writePamRules } from '../harness/pam';
 import { type Login, RawClient } from '../harness/raw-client';
 import { withRebootChain } from '../harness/reboot-chain';
@@ -23,38 +21,9 @@ import { withRebootChain } from '../harness/reboot-chain';
 const ME = userInfo().username;
 const THEM = user?.name ?? ME;
 
-let pg: PgCluster;
-let dir = '';
+import { ruleCluster, ruleFile, rulePath, withRuleCluster, withRules } from '../harness/rule-fixtures';
 
-before(async () => {
-  dir = tempDir('rules');
-  pg = await PgCluster.start();
-  // for an ordinary user, ME and THEM are the same
-  for (const name of new Set(['ann', 'lucy', 'жук', 'pam_user', 'pam_slow', ME, THEM])) {
-    if (name !== 'postgres') await pg.createUser(name, 'right', 'scram');
-  }
-});
-after(async () => {
-  await pg.stop();
-  dropDir(dir);
-});
-
-/** Writes a file into the folder of the rules. @returns its path */
-function file(name: string, ...lines: string[]): string {
-  const path = join(dir, name);
-  writeFileSync(path, lines.map((line) => `${line}\n`).join(''));
-  giveTo(user, path);
-  return path;
-}
-
-function withRules(
-  lines: string[],
-  body: (pooler: Bouncer) => Promise<void>,
-  more: BouncerOptions = {},
-): Promise<void> {
-  const settings = { auth_type: 'hba', auth_hba_file: file('hba.conf', ...lines), ...more.settings };
-  return withPooler({ cluster: pg, userlist: { ann: 'right' }, ...more, settings }, body);
-}
+withRuleCluster('ann', 'pam_user', 'pam_slow', ME, THEM);
 
 /** Logs in over the pooler's Unix socket as the user that runs this test. @returns null, or the text of the error */
 async function unixLogin(pooler: Bouncer, who: Login): Promise<string | null> {
@@ -116,11 +85,11 @@ describe('HBA', () => {
   it('HBA rules follow the file on RELOAD, without bad lines, and are kept when the file is missing', async () => {
     await withRules(['host all ann all trust', 'host pgbouncer all all password'], async (pooler) => {
       await login(pooler, { user: 'ann' });
-      file('hba.conf', 'host all ann all reject', 'host all +all all trust', 'host pgbouncer all all password');
+      ruleFile('hba.conf', 'host all ann all reject', 'host all +all all trust', 'host pgbouncer all all password');
       await pooler.admin('RELOAD');
       await pooler.logWait(/WARNING could not parse hba config line 2/);
       assert.equal(await refusal(pooler, { user: 'ann' }), 'login rejected');
-      rmSync(join(dir, 'hba.conf'));
+      rmSync(rulePath('hba.conf'));
       await pooler.admin('RELOAD');
       await pooler.logWait(/ERROR could not open hba config file .*: No such file or directory/);
       assert.equal(await refusal(pooler, { user: 'ann' }), 'login rejected');
@@ -132,7 +101,7 @@ describe('HBA', () => {
       [],
       async (pooler) => assert.equal(await refusal(pooler, ANN), 'no authentication method is found'),
       {
-        settings: { auth_hba_file: join(dir, 'nosuch') },
+        settings: { auth_hba_file: rulePath('nosuch') },
       },
     );
   });
@@ -178,7 +147,7 @@ describe('cert', () => {
     const ann = certs.issue(ca, 'ann', { cn: 'ann' });
     const other = certs.issue(ca, 'other', { cn: 'other' });
     const settings = { ...tls, auth_type: 'cert', client_tls_sslmode: 'verify-full' };
-    await withPooler({ cluster: pg, settings, userlist: { ann: '' } }, async (pooler) => {
+    await withPooler({ cluster: ruleCluster(), settings, userlist: { ann: '' } }, async (pooler) => {
       assert.equal(await certLogin(pooler, 'ann', ann), null);
       assert.equal(await certLogin(pooler, 'ann', other), 'certificate authentication failed');
       await pooler.logWait(/ann@127.0.0.1:\d+ TLS certificate name mismatch/);
@@ -188,7 +157,7 @@ describe('cert', () => {
 
   it('HBA method cert works with rules and an ident map', async () => {
     const robot = certs.issue(ca, 'robot', { cn: 'robot', san: 'DNS:robot.example.net' });
-    const ident = file('ident.conf', 'm robot.example.net ann', 'm "somebody else" postgres');
+    const ident = ruleFile('ident.conf', 'm robot.example.net ann', 'm "somebody else" postgres');
     const rules = ['hostssl all ann all cert map=m', 'hostssl all postgres all cert map=m', 'host all ann all reject'];
     const settings = { ...tls, client_tls_sslmode: 'verify-ca', auth_ident_file: ident };
     const allow = { ...settings, client_tls_sslmode: 'allow' };
@@ -236,7 +205,7 @@ describe('peer', () => {
   });
 
   it('HBA method peer works with an ident map', async () => {
-    const ident = file('ident.conf', `m ${ME} ann`, 'm other postgres', `every ${ME} all`);
+    const ident = ruleFile('ident.conf', `m ${ME} ann`, 'm other postgres', `every ${ME} all`);
     const rules = ['local db2 all peer map=every', 'local all all peer map=m', 'host pgbouncer all all password'];
     await withRules(
       rules,
@@ -249,7 +218,7 @@ describe('peer', () => {
         const told = await unixLogin(pooler, { user: 'postgres', database: 'db2' });
         assert.match(told ?? '', /database "db2" does not exist/, 'it passed, and there is no such database');
         assert.equal(pooler.log.count(/ident map/, mark), 0);
-        file('ident.conf', `m ${ME} postgres`, `every ${ME} all`);
+        ruleFile('ident.conf', `m ${ME} postgres`, `every ${ME} all`);
         await pooler.admin('RELOAD');
         assert.equal(await unixLogin(pooler, { user: 'postgres' }), null);
         assert.equal(await unixLogin(pooler, { user: 'ann' }), 'unix socket login rejected');
@@ -266,12 +235,12 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
 
   before(() => {
     // the real PAM stack, with a module that runs a script of this test; the script waits while the file `gate` exists
-    const script = file(
+    const script = ruleFile(
       'judge',
       '#!/bin/sh',
       'read -r password',
-      `while [ -e ${dir}/gate ] && [ "$PAM_USER" = pam_slow ]; do sleep 0.02; done`,
-      `echo "$PAM_USER $PAM_RHOST" >>${dir}/asked`,
+      `while [ -e ${rulePath('gate')} ] && [ "$PAM_USER" = pam_slow ]; do sleep 0.02; done`,
+      `echo "$PAM_USER $PAM_RHOST" >>${rulePath('asked')}`,
       '[ "$password" = right ]',
     );
     run('chmod', ['755', script], { asSelf: true });
@@ -280,8 +249,8 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
   after(removePamRules);
 
   it('PAM checks passwords, and a right password logs in to the server too', async () => {
-    await pg.setAuth('scram-sha-256');
-    await withPooler({ cluster: pg, settings }, async (pooler) => {
+    await ruleCluster().setAuth('scram-sha-256');
+    await withPooler({ cluster: ruleCluster(), settings }, async (pooler) => {
       const client = await login(pooler, { user: 'pam_user', password: 'right' });
       assert.equal(await ask(client, 'SELECT current_user'), 'pam_user');
       assert.equal(await refusal(pooler, { user: 'pam_user', password: 'wrong' }), 'PAM authentication failed');
@@ -289,14 +258,14 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
       assert.equal(await refusal(pooler, { user: 'pam_user', password: '' }), 'empty password returned by client');
       // the password is still accepted
       assert.equal(await ask(await login(pooler, { user: 'pam_user', password: 'right' }), 'SELECT 1'), '1');
-      assert.match((await run('cat', [`${dir}/asked`])).stdout, /^pam_user 127\.0\.0\.1$/m);
+      assert.match((await run('cat', [`${rulePath('asked')}`])).stdout, /^pam_user 127\.0\.0\.1$/m);
     });
-    await pg.setAuth('trust');
+    await ruleCluster().setAuth('trust');
   });
 
   it('slow PAM logins, even more than fit the queue, do not block other clients', async () => {
-    file('gate', 'closed');
-    await withPooler({ cluster: pg, settings }, async (pooler) => {
+    ruleFile('gate', 'closed');
+    await withPooler({ cluster: ruleCluster(), settings }, async (pooler) => {
       const slow = await Promise.all(
         Array.from({ length: 25 }, async () => {
           const client = await pooler.raw();
@@ -310,7 +279,7 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
       // one client disconnects and leaves nothing behind
       await slow[3]?.client.destroy();
       await slow[24]?.client.destroy();
-      rmSync(join(dir, 'gate'));
+      rmSync(rulePath('gate'));
       for (const [at, { answer }] of slow.entries()) {
         const messages = await answer;
         if (at !== 3 && at !== 24) assert.equal(errorIn(messages)?.M, 'PAM authentication failed');
@@ -320,8 +289,8 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
   });
 
   it('a PAM login under way at a takeover is repeated in the new process', async () => {
-    file('gate', 'closed');
-    await withRebootChain({ cluster: pg, settings }, async (chain) => {
+    ruleFile('gate', 'closed');
+    await withRebootChain({ cluster: ruleCluster(), settings }, async (chain) => {
       await chain.start('ts');
       const logins = await Promise.all(
         ['right', 'wrong'].map(async (password) => {
@@ -333,7 +302,7 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
       await eventually('the script to be asked', asking);
       await chain.reboot('ts');
       await eventually('the script to be asked by the new process', asking);
-      rmSync(join(dir, 'gate'));
+      rmSync(rulePath('gate'));
       const [right, wrong] = await Promise.all(logins.map((login) => login.answer));
       assert.equal(right?.at(-1)?.type, 'Z');
       assert.equal(errorIn(wrong ?? [])?.M, 'PAM authentication failed');
@@ -343,7 +312,7 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
   });
 
   it('PAM cannot be combined with auth_user of a database', async () => {
-    const databases = { postgres: pg.connstr('postgres', 'auth_user=postgres') };
+    const databases = { postgres: ruleCluster().connstr('postgres', 'auth_user=postgres') };
     await withPooler({ databases, settings }, async (pooler) => {
       assert.equal(await refusal(pooler, { user: 'pam_user', password: 'right' }), 'bouncer config error');
       await pooler.logWait(/PAM can't be used together with database authentication/);
@@ -351,19 +320,19 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
   });
 
   it('a pooler with a login under way ends at once', async () => {
-    file('gate', 'closed');
-    await withPooler({ cluster: pg, settings }, async (pooler) => {
+    ruleFile('gate', 'closed');
+    await withPooler({ cluster: ruleCluster(), settings }, async (pooler) => {
       const client = await pooler.raw();
       client.login({ user: 'pam_slow', password: 'right' }).catch(() => {});
       await eventually(
         'the script to be asked',
-        async () => (await run('pgrep', ['-f', join(dir, 'judge')])).code === 0,
+        async () => (await run('pgrep', ['-f', rulePath('judge')])).code === 0,
       );
       pooler.signal('SIGQUIT');
       assert.equal((await pooler.expectEnd()).code, 0);
       await client.destroy();
     });
-    rmSync(join(dir, 'gate'), { force: true });
+    rmSync(rulePath('gate'), { force: true });
   });
 });
 

@@ -6,84 +6,30 @@ import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { giveTo } from '../../tools/unprivileged';
-import { ask, login, show, withPooler } from '../harness/answers';
-import type { Bouncer, BouncerOptions } from '../harness/bouncer';
-import { PgCluster } from '../harness/cluster';
-import { after, before, describe } from '../harness/limits';
-import { dropDir, eventually, it, tempDir, user } from '../harness/machine';
+import { ask } from '../harness/answers';
+import { describe } from '../harness/limits';
+import { eventually, it, user } from '../harness/machine';
+import {
+  begun,
+  dbLine,
+  FAST,
+  hostsRow,
+  LOOKUP_FAILED,
+  nameCluster,
+  nameFolder,
+  ONE,
+  TWO,
+  where,
+  withNameCluster,
+  withNames,
+} from '../harness/name-fixtures';
 import { NameServer, nameBytes, type Question, record, reply } from '../harness/name-server';
-import type { RawClient } from '../harness/raw-client';
 import { withRebootChain } from '../harness/reboot-chain';
 
-let pg: PgCluster;
-let dir = '';
-
-before(async () => {
-  dir = tempDir('names');
-  giveTo(user, dir);
-  pg = await PgCluster.start({
-    settings: { listen_addresses: '127.0.0.1,127.0.0.2' },
-    hba: ['local all all trust', 'host all all 127.0.0.0/8 trust'],
-  });
-});
-after(async () => {
-  await pg.stop();
-  dropDir(dir);
-});
+withNameCluster();
 
 /** Watches zones five times a second, and keeps addresses for ever. */
 const WATCH = { dns_zone_check_period: 0.2, dns_max_ttl: 1000 };
-const ONE = '127.0.0.1';
-const TWO = '127.0.0.2';
-/** For name servers that do answer, however busy the machine is. */
-const PATIENT = 'options timeout:10 attempts:1';
-/** For those that do not. */
-const FAST = 'options timeout:1 attempts:1';
-const LOOKUP_FAILED = /WARNING DNS lookup failed: one\.test: result=0/;
-
-/** A name server and a pooler that asks it for the host of its databases, each named after its host. */
-async function withNames(
-  { hosts = ['one.test'], conf = [PATIENT], settings = {}, env = {} }: Partial<Case>,
-  body: (pooler: Bouncer, names: NameServer) => Promise<void>,
-): Promise<void> {
-  const names = await NameServer.start();
-  const path = names.conf(dir, ...conf);
-  const databases = Object.fromEntries(hosts.map((host) => [host, dbLine(host)]));
-  const common = { pool_mode: 'transaction', verbose: 1, server_login_retry: 0.1, resolv_conf: path };
-  // the domain of this machine is not to be searched
-  const options: BouncerOptions = {
-    databases,
-    settings: { ...common, ...settings },
-    env: { LOCALDOMAIN: conf.some((line) => line.startsWith('search')) ? undefined : '', RES_OPTIONS: '', ...env },
-  };
-  try {
-    await withPooler(options, (pooler) => body(pooler, names));
-  } finally {
-    await names.stop();
-  }
-}
-
-interface Case {
-  hosts: string[];
-  conf: string[];
-  settings: Record<string, string | number>;
-  env: Record<string, string>;
-}
-
-const dbLine = (host: string): string => `host=${host} port=${pg.port} dbname=postgres user=postgres`;
-
-/** Client in a transaction, on a server of its own. */
-async function begun(pooler: Bouncer, database = 'one.test'): Promise<RawClient> {
-  const client = await login(pooler, { database });
-  await ask(client, 'BEGIN');
-  return client;
-}
-
-const where = (client: RawClient) => ask(client, 'SELECT host(inet_server_addr())');
-
-async function hostsRow(pooler: Bouncer, hostname: string) {
-  return (await show(pooler, 'DNS_HOSTS', { hostname }))[0];
-}
 
 /** A DNS label that is a pointer to itself. */
 const LOOP = Buffer.from([0xc0, 0x0c]);
@@ -127,17 +73,17 @@ const TRICKS: Record<string, (question: Question, right: Buffer) => Buffer[]> = 
 
 it('the pooler logs the failure of the name thread and starts another thread', async () => {
   // runs in every thread of the pooler, and ends the name thread at its first lookup
-  const hook = join(dir, 'hook.js');
+  const hook = join(nameFolder(), 'hook.js');
   const lines = [
     "const { isMainThread, workerData } = require('node:worker_threads');",
     `const { existsSync, rmSync } = require('node:fs');`,
-    `const mark = ${JSON.stringify(join(dir, 'die'))};`,
+    `const mark = ${JSON.stringify(join(nameFolder(), 'die'))};`,
     'if (!isMainThread && workerData?.resolvConf !== undefined)',
     "  workerData.port.on('message', () => { if (existsSync(mark)) { rmSync(mark); process.exit(1); } });",
   ];
   writeFileSync(hook, lines.join('\n'));
-  writeFileSync(join(dir, 'die'), '');
-  giveTo(user, dir);
+  writeFileSync(join(nameFolder(), 'die'), '');
+  giveTo(user, nameFolder());
   const env = { NODE_OPTIONS: `--require ${hook}` };
   await withNames({ settings: { dns_nxdomain_ttl: 0 }, env }, async (pooler, names) => {
     names.names.set('one.test', { addresses: [TWO] });
@@ -156,11 +102,11 @@ describe('online reboot', () => {
       server_login_retry: 0.1,
       dns_nxdomain_ttl: 0,
       ...WATCH,
-      resolv_conf: names.conf(dir, FAST),
+      resolv_conf: names.conf(nameFolder(), FAST),
     };
     const databases = { 'one.test': dbLine('one.test'), 'two.test': dbLine('two.test') };
     try {
-      await withRebootChain({ cluster: pg, databases, settings }, async (chain) => {
+      await withRebootChain({ cluster: nameCluster(), databases, settings }, async (chain) => {
         await chain.start('ts');
         names.names.set('test', { serial: 1 });
         names.names.set('one.test', { addresses: [ONE] });

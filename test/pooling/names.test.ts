@@ -6,82 +6,26 @@
 import assert from 'node:assert/strict';
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { giveTo } from '../../tools/unprivileged';
 import { ask, login, show, withPooler } from '../harness/answers';
-import type { Bouncer, BouncerOptions } from '../harness/bouncer';
-import { PgCluster } from '../harness/cluster';
-import { after, before, describe } from '../harness/limits';
-import { dropDir, eventually, it, tempDir, user } from '../harness/machine';
+import { describe } from '../harness/limits';
+import { eventually, it } from '../harness/machine';
+import {
+  begun,
+  dbLine,
+  FAST,
+  hostsRow,
+  LOOKUP_FAILED,
+  nameFolder,
+  ONE,
+  PATIENT,
+  TWO,
+  where,
+  withNameCluster,
+  withNames,
+} from '../harness/name-fixtures';
 import { NameServer, SERVFAIL } from '../harness/name-server';
-import type { RawClient } from '../harness/raw-client';
 
-let pg: PgCluster;
-let dir = '';
-
-before(async () => {
-  dir = tempDir('names');
-  giveTo(user, dir);
-  pg = await PgCluster.start({
-    settings: { listen_addresses: '127.0.0.1,127.0.0.2' },
-    hba: ['local all all trust', 'host all all 127.0.0.0/8 trust'],
-  });
-});
-after(async () => {
-  await pg.stop();
-  dropDir(dir);
-});
-
-const ONE = '127.0.0.1';
-const TWO = '127.0.0.2';
-/** For name servers that answer, so that a busy machine causes no timeout. */
-const PATIENT = 'options timeout:10 attempts:1';
-/** For name servers that do not answer. */
-const FAST = 'options timeout:1 attempts:1';
-const LOOKUP_FAILED = /WARNING DNS lookup failed: one\.test: result=0/;
-
-/** Runs `body` with a name server and a pooler that uses it; each database is named after its host. */
-async function withNames(
-  { hosts = ['one.test'], conf = [PATIENT], settings = {}, env = {} }: Partial<Case>,
-  body: (pooler: Bouncer, names: NameServer) => Promise<void>,
-): Promise<void> {
-  const names = await NameServer.start();
-  const path = names.conf(dir, ...conf);
-  const databases = Object.fromEntries(hosts.map((host) => [host, dbLine(host)]));
-  const common = { pool_mode: 'transaction', verbose: 1, server_login_retry: 0.1, resolv_conf: path };
-  // prevents a search in the domain of this machine
-  const options: BouncerOptions = {
-    databases,
-    settings: { ...common, ...settings },
-    env: { LOCALDOMAIN: conf.some((line) => line.startsWith('search')) ? undefined : '', RES_OPTIONS: '', ...env },
-  };
-  try {
-    await withPooler(options, (pooler) => body(pooler, names));
-  } finally {
-    await names.stop();
-  }
-}
-
-interface Case {
-  hosts: string[];
-  conf: string[];
-  settings: Record<string, string | number>;
-  env: Record<string, string>;
-}
-
-const dbLine = (host: string): string => `host=${host} port=${pg.port} dbname=postgres user=postgres`;
-
-/** A client in a transaction, with a server of its own. */
-async function begun(pooler: Bouncer, database = 'one.test'): Promise<RawClient> {
-  const client = await login(pooler, { database });
-  await ask(client, 'BEGIN');
-  return client;
-}
-
-const where = (client: RawClient) => ask(client, 'SELECT host(inet_server_addr())');
-
-async function hostsRow(pooler: Bouncer, hostname: string) {
-  return (await show(pooler, 'DNS_HOSTS', { hostname }))[0];
-}
+withNameCluster();
 
 describe('resolv_conf', () => {
   it('the name server of resolv_conf is asked for A and AAAA, and answers are used for dns_max_ttl', async () => {
@@ -218,19 +162,22 @@ describe('resolv_conf', () => {
     const conf = ['nameserver 127.0.0.1:1', 'nameserver nonsense', FAST];
     await withNames({ conf, settings: { dns_nxdomain_ttl: 0, dns_max_ttl: 0 } }, async (pooler, names) => {
       names.names.set('one.test', { addresses: [TWO] });
-      writeFileSync(join(dir, 'resolv.conf'), `nameserver 127.0.0.1:1\nnameserver ${names.address}\n${FAST}\n`);
+      writeFileSync(
+        join(nameFolder(), 'resolv.conf'),
+        `nameserver 127.0.0.1:1\nnameserver ${names.address}\n${FAST}\n`,
+      );
       assert.equal(await where(await begun(pooler)), TWO);
-      writeFileSync(join(dir, 'resolv.conf'), `nameserver 127.0.0.1:1\n${FAST}\n#\n`);
+      writeFileSync(join(nameFolder(), 'resolv.conf'), `nameserver 127.0.0.1:1\n${FAST}\n#\n`);
       const waiting = begun(pooler);
       await pooler.logWait(/DEBUG DNS lookup failed: one\.test - Could not contact DNS servers/);
-      names.conf(dir, FAST, '# again');
+      names.conf(nameFolder(), FAST, '# again');
       assert.equal(await where(await waiting), TWO);
     });
   });
 
   it('a missing resolv_conf is logged once, and c-ares asks this machine', async () => {
     const names = await NameServer.start();
-    const path = names.conf(dir);
+    const path = names.conf(nameFolder());
     rmSync(path);
     await names.stop();
     const settings = { resolv_conf: path, server_login_retry: 0.1, dns_nxdomain_ttl: 0 };
