@@ -28,6 +28,7 @@ const COMMENT_FOLDERS = [
   'test/pooling',
   'test/process',
   'test/security',
+  'test/simulation',
   'test/soak',
   'test/takeover',
   'test/tls',

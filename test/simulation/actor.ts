@@ -1,6 +1,6 @@
 /*
- * Whoever is at the other end of the pooler's connections: writes without caring how much the network takes at once, reads when
- * it likes.
+ * The other end of a connection of the pooler: a client, the operator or a PostgreSQL session. It writes any amount at
+ * once, and reads when it is told to.
  */
 import type { Clock } from './clock';
 import type { End } from './network';
@@ -8,14 +8,14 @@ import type { End } from './network';
 export class Line {
   private out: Buffer[] = [];
   private closeAfter = false;
-  /** nothing is read */
+  /** received bytes are left in the connection */
   deaf = false;
   over = false;
 
   /**
-   * @param onBytes called with what arrives
-   * @param onEnd called once, when the other end has gone
-   * @param onConnect called with 0 or an errno, for a connection that is being made
+   * @param onBytes called with received bytes
+   * @param onEnd called once, when the other end has closed or broken the connection
+   * @param onConnect called with 0 or an errno, for a connection in progress
    */
   constructor(
     private readonly clock: Clock,
@@ -71,7 +71,7 @@ export class Line {
     while (this.out.length > 0 && !this.over) {
       const first = this.out[0] as Buffer;
       const n = this.end.write(first);
-      // a broken connection ends by what can be read
+      // the end of a broken connection is reported to the reader
       if (n < 0) return;
       if (n < first.length) {
         this.out[0] = first.subarray(n);
@@ -91,7 +91,7 @@ export class Line {
     });
   }
 
-  /** Closes when everything is sent. */
+  /** Closes once everything has been sent. */
   closeWhenSent(): void {
     this.closeAfter = true;
     this.flush();

@@ -1,21 +1,21 @@
 /*
- * What a simulated client is owed: the messages that must come, in their order. Whatever else comes is a fault of the pooler, or
- * has a reason that the simulation knows.
+ * The messages that a simulated client expects, in their order. Any other message is a fault of the pooler, unless the
+ * simulation knows a cause for it.
  */
 import { errorFields, firstColumn } from './wire';
 
-/** One message that has to come. */
+/** One expected message. */
 export interface Owed {
   type: string;
   /** DataRow: the id that it answers */
   id?: string;
-  /** DataRow: what must stand behind the name of the session */
+  /** DataRow: the text that follows the name of the session */
   text?: string;
   /** ReadyForQuery: transaction status */
   status?: string;
-  /** ErrorResponse that must come: part of its text */
+  /** the expected ErrorResponse: part of its text */
   error?: string;
-  /** number of the request; an error passes over what is owed up to the next ReadyForQuery */
+  /** number of the request; after an error, the messages before the next ReadyForQuery are not expected any more */
   unit: number;
 }
 
@@ -25,15 +25,15 @@ export interface ErrorSeen {
   text: string;
 }
 
-/** Takes the messages of a server one after the other. */
+/** Checks the messages of a server one after another. */
 export class Answers {
   private owed: Owed[] = [];
-  /** session that must answer, while a transaction is open; '' = any */
+  /** session that must answer while a transaction is open; '' = any session */
   session = '';
   /** session of the last answer */
   lastSession = '';
 
-  /** @param unit all that one Query or Sync answers, ReadyForQuery last */
+  /** @param unit the answer to one Query or Sync, ReadyForQuery last */
   expect(unit: Owed[]): void {
     this.owed.push(...unit);
   }
@@ -47,8 +47,8 @@ export class Answers {
   }
 
   /**
-   * Compares a message with what is owed.
-   * @returns null when it is right, or what is wrong
+   * Compares a message with the expected one.
+   * @returns null if it is correct, or the fault
    */
   take(type: string, body: string): string | null {
     const owed = this.owed[0];
@@ -75,9 +75,9 @@ export class Answers {
   }
 
   /**
-   * An ErrorResponse that ends the request, not the session.
-   * @param status of the transaction before it
-   * @returns what is wrong with it, or null; `justified` says whether a request may fail with it
+   * Checks an ErrorResponse that ends the request, but not the session.
+   * @param status the transaction status before it
+   * @returns the fault, or null; `justified` tells whether a request may fail with it
    */
   takeError(body: string, status: string, justified: (error: ErrorSeen, owed: Owed) => boolean): string | null {
     const { S = '', C = '', M = '' } = errorFields(body);
@@ -87,7 +87,7 @@ export class Answers {
     if (!asked && !justified({ severity: S, code: C, text: M }, owed)) return `an error without a reason: ${C} ${M}`;
     while (this.owed.length > 0 && this.owed[0]?.type !== 'Z') this.owed.shift();
     const ready = this.owed[0];
-    // an error inside a transaction fails it; one in BEGIN or behind COMMIT fails nothing
+    // an error inside a transaction fails the transaction; an error in BEGIN or after COMMIT does not
     if (ready !== undefined) ready.status = status === 'I' ? 'I' : 'E';
     return null;
   }

@@ -1,6 +1,6 @@
 /*
- * A simulated client: logs in, makes requests at random, leaves in one of several ways, and checks everything that it gets. It is told
- * nothing of the pooler but bytes.
+ * A simulated client: logs in, sends random requests, leaves in one of several ways, and checks everything that it
+ * receives. It knows the pooler only by the bytes that it receives.
  */
 import { Line } from './actor';
 import { Answers, type ErrorSeen } from './answers';
@@ -20,31 +20,31 @@ import {
 } from './wire';
 import type { World } from './world';
 
-/** What a client is like. */
+/** The behaviour of a client. */
 export interface Character {
   user: string;
   database: string;
   password: string;
-  /** part of the text that must refuse it; '' = it is let in */
+  /** part of the text with which the pooler must refuse it; '' = it is accepted */
   refused: string;
   sessionPooling: boolean;
   statementPooling: boolean;
-  /** usec between two requests, most */
+  /** longest time between two requests, usec */
   think: number;
-  /** requests until it leaves */
+  /** number of requests until it leaves */
   requests: number;
-  /** one request in so many is slow, and its time at most, usec */
+  /** one request in so many is slow; its longest time, usec */
   slowOne: number;
   slowTime: number;
-  /** one slow request in so many is cancelled */
+  /** one slow request in so many is canceled */
   cancelOne: number;
-  /** one request in so many is followed by not reading for a while */
+  /** after one request in so many it reads nothing for a while */
   deafOne: number;
-  /** one request in so many is the last, with its answer still to come */
+  /** one request in so many is the last, and the client leaves before its answer */
   leaveOne: number;
   /** it prepares statements by name */
   prepares: boolean;
-  /** when it stops to say anything */
+  /** when it stops sending */
   silent: 'never' | 'at once' | 'at the password';
 }
 
@@ -63,16 +63,16 @@ export class SimClient {
   private left: number;
   private appName: string;
   private readonly prepared = new Set<string>();
-  /** it has sent a cancel request while this unit was under way */
+  /** it has sent a cancel request while this unit was in progress */
   private canceledUnit = -1;
-  /** the pooler has said why it ends the connection */
+  /** the pooler has reported why it ends the connection */
   private told: ErrorSeen | null = null;
-  /** usec when the oldest request, or the login, began; 0 = nothing is owed */
+  /** usec when the oldest request, or the login, began; 0 = no answer is expected */
   waitingSince: number;
-  /** usec when it sent the last request that has been answered, and the first one of its transaction */
+  /** usec when it sent the last answered request, and the first request of its transaction */
   answeredSince = 0;
   transactionSince = 0;
-  /** usec when each request was sent whose answer is still to come, by number */
+  /** usec when each unanswered request was sent, by number */
   private readonly sent = new Map<number, number>();
 
   constructor(
@@ -98,7 +98,7 @@ export class SimClient {
     return this.phase === 'over';
   }
 
-  /** It has logged in and waits for nothing. */
+  /** True if it has logged in and waits for nothing. */
   get isIdle(): boolean {
     return this.phase === 'in' && this.answers.isEmpty;
   }
@@ -118,8 +118,6 @@ export class SimClient {
     this.note(how);
     this.world.clientOver(this);
   }
-
-  /* ---- login ---- */
 
   private connected(errno: number): void {
     if (errno !== 0) {
@@ -154,8 +152,6 @@ export class SimClient {
     this.pause();
   }
 
-  /* ---- what comes ---- */
-
   private arrive(bytes: Buffer): void {
     this.packets.push(bytes);
     for (let next = this.packets.next(); next !== null; next = this.packets.next()) {
@@ -165,7 +161,7 @@ export class SimClient {
   }
 
   private take(type: string, body: string): void {
-    // the server's last word may be followed by the pooler's
+    // an error of the pooler may follow the last message of the server
     if (this.told !== null && type !== 'E') this.wrong(`a message '${type}' after the error that ended its connection`);
     if (type === 'N' || type === 'S' || type === 'A') return;
     if (type === 'E') {
@@ -226,8 +222,8 @@ export class SimClient {
   }
 
   /**
-   * The pooler's last word is lost when the client has not read what came before, and cannot be told from data when it comes in the middle of
-   * a message. A reset of the network takes everything.
+   * True if the pooler's final error cannot be recognised. It is lost if the client has not read the data before it, and
+   * if it comes in the middle of a message it looks like data. A reset of the network discards everything.
    */
   private mayEndSilently(broken: boolean): boolean {
     const { reboots, scenario } = this.world;
@@ -237,8 +233,6 @@ export class SimClient {
     if (mayBeCutOff && !this.packets.isEmpty) return true;
     return reboots.mayLose(this.name);
   }
-
-  /* ---- what it does ---- */
 
   private pause(): void {
     const { clock, random } = this.world;
@@ -255,7 +249,7 @@ export class SimClient {
     }
     const request = this.choose();
     this.send(request);
-    // what follows depends neither on a transaction nor on the answer to COPY
+    // later requests depend neither on a transaction nor on the answer to COPY
     const isPlain = request.owed.at(-1)?.status === 'I' && request.owed[0]?.type !== 'G';
     if (isPlain && random.one(8)) this.sendMore();
     const { deafOne, leaveOne } = this.character;
@@ -275,7 +269,7 @@ export class SimClient {
     if (slow && this.world.random.one(this.character.cancelOne)) this.cancelSoon(this.units);
   }
 
-  /** A few more requests behind the first, without waiting for its answer. */
+  /** Sends a few more requests after the first, without waiting for its answer. */
   private sendMore(): void {
     for (let left = this.world.random.below(PIPELINE_MAX); left > 0; left--) {
       this.units++;
@@ -356,21 +350,19 @@ export class SimClient {
     });
   }
 
-  /* ---- how it leaves ---- */
-
   private leave(): void {
     this.note('leaves');
     this.phase = 'leaving';
     this.waitingSince = 0;
     this.line.send(TERMINATE);
-    // or it waits until the pooler closes
+    // otherwise it waits until the pooler closes
     if (this.world.random.one(2)) {
       this.line.closeWhenSent();
       this.over('has left');
     }
   }
 
-  /** Leaves while its answer is still to come. */
+  /** Leaves before its answer arrives. */
   private leaveSoon(): void {
     const { clock, random } = this.world;
     clock.after(random.below(20 * MS), () => {

@@ -1,23 +1,23 @@
 /*
- * The time of a simulation and what is to happen when. Nothing happens by itself: whoever runs the simulation moves the clock to
- * the next event, so that an idle hour costs nothing and the same seed gives the same run.
+ * The time and the events of a simulation. Time passes only when the simulation moves the clock to the next event, so
+ * that an idle hour costs nothing and the same seed gives the same run.
  */
 
 import type { Random } from '../harness/hostile/random';
 
-/** usec: the loop adds as much to the kernel's clock, see native/loop/turn.h. */
+/** The loop adds this to the kernel's clock, see native/loop/turn.h. usec */
 const CLOCK_EPOCH = 1e15;
-/** usec in a second */
+/** a second in usec */
 export const SECOND = 1_000_000;
-/** usec in a millisecond */
+/** a millisecond in usec */
 export const MS = 1000;
-/** Some day in 2026: wall time in usec when a simulation begins. */
+/** Wall time at the beginning of a simulation: a day in 2026. usec */
 const WALL_START = 1_780_000_000 * SECOND;
 
-/** Something that will happen, unless it is cancelled. */
+/** A future event, unless it is canceled. */
 export interface Event {
   at: number;
-  /** of two events at one instant the older goes first */
+  /** of two events at the same time, the older one is first */
   order: number;
   run: (() => void) | null;
 }
@@ -46,12 +46,12 @@ export class Clock {
     return this.now + this.wallOffset;
   }
 
-  /** Sets the wall clock. */
+  /** Changes the wall clock. */
   stepWall(usec: number): void {
     this.wallOffset += usec;
   }
 
-  /** @param delay usec from now on */
+  /** @param delay usec from now */
   after(delay: number, run: () => void): Event {
     return this.at(this.now + Math.max(0, delay), run);
   }
@@ -71,18 +71,18 @@ export class Clock {
     return event;
   }
 
-  /** The event does not happen. */
+  /** Cancels an event. */
   cancel(event: Event | null): void {
     if (event !== null) event.run = null;
   }
 
-  /** When the next event is due; Infinity without one. */
+  /** When the next event is due; Infinity if there is none. */
   nextAt(): number {
     while (this.heap.length > 0 && (this.heap[0] as Event).run === null) this.pop();
     return this.heap[0]?.at ?? Number.POSITIVE_INFINITY;
   }
 
-  /** Moves the clock, and lets everything happen on the way. */
+  /** Moves the clock, and runs the events that become due. */
   advance(until: number): void {
     for (let at = this.nextAt(); at <= until; at = this.nextAt()) {
       if (at > this.now) this.now = at;

@@ -1,5 +1,6 @@
 /*
- * The pooler in a process of the simulation: its modules, the order of starting (as in src/main.ts), one turn.
+ * The pooler in a process of the simulation: its modules, the order of starting (as in src/main.ts), and one turn of
+ * its loop.
  */
 import { brokenInvariantOf, Timeouts } from './invariants';
 import { Modules, type Mutation } from './modules';
@@ -14,7 +15,7 @@ function withoutStamp(line: string): string {
   return line.replace(/^\S+ \S+ \S+ \[\d+\] /, '');
 }
 
-/** The modules that the simulation itself looks into. */
+/** The modules that the simulation itself uses. */
 function modulesOf(modules: Modules) {
   return {
     heads: {
@@ -88,7 +89,7 @@ export class Core {
     this.process.booted = true;
   }
 
-  /** One turn of the main loop, or the end of the process. */
+  /** Runs one turn of the main loop, in which the process may end. */
   turn(): void {
     const { process, heads } = this;
     process.running = true;
@@ -102,12 +103,12 @@ export class Core {
     }
   }
 
-  /** What does not hold at the end of a turn, or null. */
+  /** The invariant that is violated at the end of a turn, or null. */
   broken(): string | null {
     return brokenInvariantOf(this.heads, this.timeouts) ?? this.brokenDescriptors();
   }
 
-  /** Every descriptor belongs to a socket or a listener. */
+  /** Checks that every descriptor belongs to a socket or a listener. */
   private brokenDescriptors(): string | null {
     let known = 0;
     for (const sk of this.heads.sbuf.socketsByHandle) if (sk !== null) known++;
@@ -119,7 +120,7 @@ export class Core {
     return fdCount === known ? null : `${fdCount} descriptors are open, for ${known} sockets`;
   }
 
-  /** usec until its next timer */
+  /** Monotonic time of its next timer, usec. */
   nextTimer(now: number): number {
     const ms = this.heads.timer.timerWaitMs(now);
     return ms < 0 ? Number.POSITIVE_INFINITY : now + ms * 1000;

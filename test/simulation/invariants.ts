@@ -1,6 +1,6 @@
 /*
- * What must hold in a process at the end of every turn. src/core/life/invariants.ts has what the pooler itself can check while it
- * serves; the rest, which takes longer, is here.
+ * Invariants of a process at the end of every turn. src/core/life/invariants.ts has those that the pooler itself can
+ * check while it serves; this file has those that take longer.
  */
 
 import { PauseMode } from '../../src/core/base/lifecycle';
@@ -30,7 +30,7 @@ function nameOf(sk: AnySocket): string {
   return `${sk.state >= SocketState.SV_FREE ? 'server' : 'client'} ${sk.id} (state ${sk.state})`;
 }
 
-/** Every socket is in exactly the list that its state says, and each list counts what it holds. */
+/** Every socket is in the list of its state and in no other, and the count of each list is correct. */
 function brokenList(list: StatList<AnySocket>, states: SocketState[], pool: PgPool | null): string | null {
   let count = 0;
   for (let sk = list.head; sk !== null; sk = sk.next as AnySocket | null) {
@@ -50,14 +50,14 @@ function brokenQueue(heads: Heads, pool: PgPool): string | null {
   if (getPauseMode() !== PauseMode.NONE || isTakingOver() || pool.db.paused || pool.db.admin) return null;
   if (pool.touched || heads.pool.isFullLoopMaintRequested() || heads.settling.isSettling(pool)) return null;
   if (pool.waitingCancelReqList.count > 0) return null;
-  // a client that logs in may need what only a new server can tell
+  // a client that logs in may need the welcome message, which only a new server sends
   const welcome = (sk: ClientSocket) => sk.login?.phase === LoginPhase.WELCOME && !pool.welcomeMsgReady;
   const waiting = countOf(pool.waitingClientList, (sk) => !welcome(sk));
   const idle = countOf(pool.idleServerList, (sk) => !sk.closeNeeded && sk.ready);
   return waiting > 0 && idle > 0 ? `${waiting} clients wait while ${idle} servers of ${pool.db.name} are idle` : null;
 }
 
-/** A pause opens no connections but those of cancel requests and of auth_query. */
+/** In a pause, only cancel requests and auth_query open connections. */
 function brokenPause(heads: Heads, pool: PgPool): string | null {
   const isPaused = heads.lifecycle.getPauseMode() === PauseMode.PAUSE || pool.db.paused;
   if (!isPaused || pool.db.admin || pool.waitingCancelReqList.count > 0) return null;
@@ -72,7 +72,7 @@ function countOf<T extends AnySocket>(list: StatList<T>, counts: (sk: T) => bool
   return count;
 }
 
-/** Limits are checked against counts of server connections. */
+/** The counts of server connections, which limits are compared with, are correct. */
 function brokenServerCounts(heads: Heads): string | null {
   const perUser = new Map<object, number>();
   let servers = 0;
@@ -98,15 +98,15 @@ function brokenServerCounts(heads: Heads): string | null {
   return counted === servers ? null : `${counted} servers are counted of ${servers}`;
 }
 
-/** usec that the janitor may be late: its round, and a turn that took long */
+/** How late the janitor may be: the interval of its runs, and a long turn. usec */
 const LATE = 1_500_000;
 
-/** Timeouts of one process: which sockets are due, and since when. */
+/** Timeouts of one process: the sockets that are due, and since when. */
 export class Timeouts {
   private due = new Map<AnySocket, number>();
   private next = new Map<AnySocket, number>();
 
-  /** @returns the first socket whose time has been up for so long that the janitor must have seen it */
+  /** @returns the first socket that has been due for so long that the janitor must have run since */
   private overdue(
     list: StatList<AnySocket>,
     since: (sk: AnySocket) => number,
@@ -123,11 +123,11 @@ export class Timeouts {
     return null;
   }
 
-  /** Every timeout strikes at its time. @returns one that does not, or null */
+  /** Every timeout takes effect in time. @returns the description of a late one, or null */
   broken(heads: Heads): string | null {
     const { cf } = heads.settings;
     const now = heads.time.getCachedTime();
-    // the janitor has nothing to do meanwhile
+    // the janitor closes nothing in this mode
     if (!heads.lifecycle.ownsListeners() || heads.lifecycle.isTakingOver()) {
       this.due.clear();
       return null;
@@ -146,7 +146,7 @@ export class Timeouts {
   }
 }
 
-/** @returns what is broken, or null */
+/** @returns the violated invariant, or null */
 export function brokenInvariantOf(heads: Heads, timeouts: Timeouts): string | null {
   let clients = heads.states.loginClientList.count;
   const login = brokenList(heads.states.loginClientList, [SocketState.CL_LOGIN], null);

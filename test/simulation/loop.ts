@@ -1,7 +1,7 @@
 /*
- * The loop of a process, as native/loop has it: handles, the arena, the ring, kept and unsent bytes, with the kernel behind it
- * simulated. What stream.cc and backend_epoll.cc promise holds here too: one RECV record per handle and turn, kept bytes in front
- * of new ones, the end once.
+ * The loop of a simulated process: the same interface as native/loop (handles, the arena, the ring, kept and unsent
+ * bytes) on a simulated kernel. The guarantees of stream.cc and backend_epoll.cc hold here too: one RECV record per
+ * handle and turn, kept bytes before new ones, and one end of the stream.
  */
 import { constants } from 'node:os';
 import { Ev, Rec } from '../../src/core/base/native';
@@ -17,10 +17,10 @@ const KEPT_MAX = 1 << 20;
 const UNSENT_MAX = 256 << 20;
 const ACCEPT_MAX = 128;
 const ROOM_LEAST = 16 * 1024;
-/** What a turn takes, usec: usually, and now and then. */
+/** Duration of a turn, usec: usually, and sometimes. */
 const TURN_USEC = 60;
 const SLOW_TURN_USEC = 5000;
-/** What stands in the arena where nothing was received in this turn. */
+/** Fills the arena where nothing was received in this turn. */
 const STALE = 0xee;
 const NOTHING = Buffer.alloc(0);
 
@@ -93,9 +93,9 @@ export class SimLoop {
   private broken = false;
   /** records that do not belong to a stream */
   private readonly others: [kind: Ev, handle: number, result: number][] = [];
-  /** descriptors that the process may have */
+  /** most descriptors that the process may have */
   fdsMax = Number.POSITIVE_INFINITY;
-  /** when the wait in progress would end by itself */
+  /** when the current wait times out */
   deadline = 0;
 
   constructor(private readonly process: SimProcess) {}
@@ -110,7 +110,7 @@ export class SimLoop {
     this.hot.push(stream);
   }
 
-  /** Has a record that no stream makes delivered in the next turn: a signal, an answer. */
+  /** Delivers a record that belongs to no stream in the next turn: a signal, or an answer. */
   post(kind: Ev, handle: number, result: number): void {
     this.others.push([kind, handle, result]);
   }
@@ -122,8 +122,6 @@ export class SimLoop {
     this.records[at + Rec.RESULT] = result;
     this.records[at + Rec.OFFSET] = offset;
   }
-
-  /* ---- handles ---- */
 
   private of(handle: number): Stream | null {
     const stream = this.streams[handle] ?? null;
@@ -144,8 +142,6 @@ export class SimLoop {
     this.closing.push(stream.handle);
     return stream.fd;
   }
-
-  /* ---- receiving ---- */
 
   private endOf(stream: Stream): number | null {
     const { end } = stream;
@@ -212,8 +208,6 @@ export class SimLoop {
     if (stream.reading && (end.length > 0 || stream.endHeld || this.endOf(stream) !== null)) this.heat(stream);
   }
 
-  /* ---- sending ---- */
-
   private flush(stream: Stream): void {
     if (stream.unsent.length === 0) return;
     const n = (stream.end as NonNullable<Stream['end']>).write(stream.unsent);
@@ -251,8 +245,6 @@ export class SimLoop {
     for (const stream of this.senders.splice(0)) if (stream.live) this.sendQueued(stream);
   }
 
-  /* ---- a turn ---- */
-
   private accept(stream: Stream): void {
     const listener = stream.description.listener;
     if (listener === null || !stream.reading) return;
@@ -288,13 +280,13 @@ export class SimLoop {
     this.receive(stream);
   }
 
-  /** Makes the records of what has happened. @returns their number so far */
+  /** Writes the records of the events. @returns their number so far */
   private poll(): number {
     for (const [kind, handle, result] of this.others.splice(0)) this.add(kind, handle, result, 0);
     const due = this.hot;
     this.hot = [];
     for (let left = due.length; left > 0; left--) {
-      // the kernel names descriptors in no particular order
+      // the kernel reports descriptors in no particular order
       const at = this.random.below(left);
       const stream = due[at] as Stream;
       due[at] = due[left - 1] as Stream;
@@ -304,7 +296,7 @@ export class SimLoop {
     return this.count;
   }
 
-  /** True when a turn of this process would have something to do. */
+  /** True if a turn of this process would have something to do. */
   get isReady(): boolean {
     return this.broken || this.others.length > 0 || this.hot.length > 0;
   }
@@ -322,7 +314,7 @@ export class SimLoop {
     const { clock } = machine;
     const slow = this.random.one(200) ? SLOW_TURN_USEC : TURN_USEC;
     clock.advance(clock.now + this.random.below(slow) + machine.delay());
-    // below it on the stack is another process, which can go on only when this turn ends
+    // the stack below belongs to another process, which continues only when this turn ends
     const isNested = machine.processes.some((other) => other !== this.process && other.running);
     const wakes = this.broken || timeoutMs === 0 || isNested;
     this.deadline = timeoutMs < 0 ? Number.POSITIVE_INFINITY : clock.now + timeoutMs * 1000;
@@ -337,8 +329,6 @@ export class SimLoop {
     return this.count;
   }
 
-  /* ---- the calls ---- */
-
   private connect(description: Description, fd: number): number {
     const stream = this.open(fd);
     if (stream === null || description.end === null) return -EBADF;
@@ -347,7 +337,7 @@ export class SimLoop {
     return stream.handle;
   }
 
-  /** Starts connecting: the descriptor has its end already. */
+  /** Starts to connect: the descriptor already has its end of the connection. */
   startConnect(fd: number): number {
     const description = this.process.describe(fd);
     return description === null ? -EBADF : this.connect(description, fd);

@@ -1,6 +1,7 @@
 /*
- * Loads the pooler's compiled modules again and again, each time with a state of its own, for several processes in one. What they
- * would take from the real machine (files, random numbers, the process, the wall clock) is given to them instead.
+ * Loads the compiled modules of the pooler several times, each time with separate state, for several processes in one.
+ * Instead of the real machine (files, random numbers, the process, the wall clock) they get what the simulation passes
+ * to them.
  */
 import { readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
@@ -10,11 +11,11 @@ import type { Wanted } from './scenario';
 /** dist-test/src: this file is compiled to dist-test/test/simulation. */
 const SOURCE = join(__dirname, '..', '..', 'src');
 
-/** A change of one module's compiled text. */
+/** A change to the compiled text of one module. */
 interface Edit {
-  /** below src, without its ending */
+  /** path below src, without extension */
   file: string;
-  /** stands there exactly once */
+  /** occurs exactly once */
   find: string;
   replace: string;
 }
@@ -22,15 +23,15 @@ interface Edit {
 /** A fault that is put into the modules before they run. */
 export interface Mutation {
   name: string;
-  /** where it shows */
+  /** the scenario in which it can be seen */
   wanted: Wanted;
   edits: Edit[];
 }
 
-/** What modules see of the world outside. */
+/** What the modules see instead of the machine. */
 export interface Surroundings {
   native: object;
-  /** modules of Node by name; others are the real ones */
+  /** simulated modules of Node by name; all others are the real ones */
   builtins: Record<string, unknown>;
   process: object;
   Date: unknown;
@@ -42,12 +43,12 @@ interface Loaded {
 }
 
 const PARAMETERS = ['exports', 'require', 'module', '__filename', '__dirname', 'process', 'globalThis', 'Date'];
-/** Modules of Node that do nothing but compute. */
+/** Modules of Node that only compute. */
 const HARMLESS = new Set(['node:path', 'node:util', 'node:buffer', 'node:module']);
 
 const compiled = new Map<string, Wrapper>();
 
-/** The text of a compiled module with faults in it. Throws when a place is not found, or is not the only one. */
+/** The text of a compiled module with faults in it. @throws Error if a text to change does not occur exactly once */
 function mutated(text: string, edits: Edit[]): string {
   let changed = text;
   for (const { file, find, replace } of edits) {
@@ -58,7 +59,7 @@ function mutated(text: string, edits: Edit[]): string {
   return changed;
 }
 
-/** Throws when a fault cannot be put in. */
+/** @throws Error if a fault cannot be put in */
 export function checkMutation({ edits }: Mutation): void {
   for (const { file } of edits) {
     const text = readFileSync(join(SOURCE, `${file}.js`), 'utf8');
@@ -92,7 +93,7 @@ export class Modules {
     private readonly mutation: Mutation | null,
   ) {}
 
-  /** @param name below src, without its ending */
+  /** @param name path below src, without extension */
   load<T>(name: string): T {
     return this.at(join(SOURCE, `${name}.js`)) as T;
   }

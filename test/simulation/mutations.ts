@@ -1,6 +1,7 @@
 /*
- * Faults that the simulation has to find when they are put back: each was once in the code, or is like one that was. They change the
- * compiled text of a module; one whose place is gone fails, and has to be written anew.
+ * Faults that the simulation has to find when they are put back: each was once in the code, or resembles such a fault.
+ * They change the compiled text of a module. If the text to change is gone, the test fails, and the fault must be
+ * expressed anew.
  */
 import type { Mutation } from './modules';
 

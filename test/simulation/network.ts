@@ -1,6 +1,6 @@
 /*
- * The network of a simulation: connections as pairs of ends, and listeners. Bytes take time, arrive in pieces, and wait where
- * nobody reads them, until the sender has to wait too.
+ * The network of a simulation: connections as pairs of ends, and listeners. Bytes take time, arrive in pieces, and fill
+ * the connection if the receiver does not read, until the sender has to wait too.
  */
 import { constants } from 'node:os';
 import type { SockAddr } from '../../src/core/base/native';
@@ -9,7 +9,7 @@ import type { Clock } from './clock';
 export const { EAGAIN, EBADF } = constants.errno;
 const { ECONNREFUSED, ECONNRESET, EPIPE, ENOENT } = constants.errno;
 
-/** Who is told that something happened to an end. Several processes may hold one during a handover. */
+/** Gets the events of an end. During a handover, several processes may have the same end. */
 export interface Watcher {
   /** bytes, the end of the stream, or an error */
   readable(): void;
@@ -17,17 +17,17 @@ export interface Watcher {
   writable(): void;
 }
 
-/** What connections are like. */
+/** The properties of connections. */
 export interface Manners {
-  /** usec, least and most */
+  /** shortest and longest time that bytes take, usec */
   delay: [number, number];
-  /** bytes that may be on their way or unread: least and most */
+  /** fewest and most bytes that may be in transit or unread */
   capacity: [number, number];
   /** one write in so many arrives in pieces */
   pieces: number;
 }
 
-/** Descriptors that travel with the byte of the stream at this place. */
+/** Descriptors that are sent with the byte at this position of the stream. */
 interface Cargo {
   at: number;
   items: unknown[];
@@ -38,10 +38,10 @@ const PIECES_MAX = 4;
 /** One end of a connection. */
 export class End {
   peer: End | null = null;
-  /** 0 = connected, > 0 the error, -1 = under way */
+  /** 0 = connected, > 0 = the error, -1 = in progress */
   connected = 0;
   private chunks: Buffer[] = [];
-  /** bytes that have arrived and were not read */
+  /** bytes that have arrived and have not been read */
   length = 0;
   /** the peer has sent everything */
   eof = false;
@@ -53,15 +53,15 @@ export class End {
   private blocked = false;
   private lastArrival = 0;
   readonly watchers: Watcher[] = [];
-  /** counts of the stream, for descriptors that travel */
+  /** positions in the stream, for descriptors that are sent */
   written = 0;
   taken = 0;
   readonly cargo: Cargo[] = [];
   /** the process that made the connection */
   pid = 0;
-  /** what the peer sends from now on is refused */
+  /** the peer can send nothing more */
   refusing = false;
-  /** it was closed while its owner had bytes that the network had not taken: they are lost */
+  /** closed while its owner had bytes that the network had not accepted: they are lost */
   cutShort = false;
 
   constructor(
@@ -88,22 +88,22 @@ export class End {
     for (const watcher of [...this.watchers]) watcher.writable();
   }
 
-  /** What was sent and not read yet. */
+  /** Bytes that were sent and have not been read yet. */
   get unread(): number {
     return this.inFlight + (this.peer?.length ?? 0);
   }
 
-  /** Bytes that a write would take now. */
+  /** How many bytes a write would accept now. */
   get room(): number {
     return Math.max(0, this.capacity - this.unread);
   }
 
-  /** From now on a write takes everything. */
+  /** From now on a write accepts everything. */
   liftLimit(): void {
     this.capacity = Number.POSITIVE_INFINITY;
   }
 
-  /** @returns bytes taken, or -errno */
+  /** @returns the number of accepted bytes, or -errno */
   write(bytes: Uint8Array): number {
     if (this.error !== 0 || this.closed || this.peer === null || this.peer.refusing) return -EPIPE;
     const n = Math.min(bytes.length, this.room);
@@ -124,7 +124,7 @@ export class End {
     return n;
   }
 
-  /** Things arrive in the order in which they were sent. */
+  /** Delivers in the order of sending. */
   private sendOn(arrival: () => void): void {
     const { clock } = this.net;
     this.lastArrival = Math.max(this.lastArrival, clock.now + this.net.delay());
@@ -151,7 +151,7 @@ export class End {
     this.tellWritable();
   }
 
-  /** @returns bytes, or null when there are none now */
+  /** @returns bytes, or null if there are none now */
   read(most: number): Buffer | null {
     if (this.length === 0 || most <= 0) return null;
     const parts: Buffer[] = [];
@@ -178,7 +178,7 @@ export class End {
     return parts.length === 1 ? (parts[0] as Buffer) : Buffer.concat(parts);
   }
 
-  /** Closes this end. Bytes that were not read make it a reset, as in a kernel. */
+  /** Closes this end. With unread bytes, the connection is reset, as in a kernel. */
   close(): void {
     if (this.closed) return;
     this.closed = true;
@@ -193,7 +193,7 @@ export class End {
     });
   }
 
-  /** Breaks the connection, as the death of a machine does. */
+  /** Breaks the connection, as if a machine had crashed. */
   reset(): void {
     if (this.closed) return;
     this.length = Math.max(this.length, 1);
@@ -212,9 +212,9 @@ export class Listener {
   readonly queue: End[] = [];
   readonly watchers: Watcher[] = [];
   open = true;
-  /** what happens to connections: they are made, refused, or get no answer */
+  /** whether connections are accepted, refused, or get no answer */
   mode: 'accept' | 'refuse' | 'silence' = 'accept';
-  /** bytes that connections hold, when it is not the network's usual amount */
+  /** how many bytes its connections hold, if not the usual number of the network */
   capacity = 0;
 
   constructor(readonly addr: SockAddr) {}
@@ -228,7 +228,7 @@ export class Listener {
     if (at >= 0) this.watchers.splice(at, 1);
   }
 
-  /** Connections that nobody has accepted are reset. */
+  /** Resets connections that have not been accepted. */
   close(): void {
     this.open = false;
     for (const end of this.queue.splice(0)) end.reset();
@@ -260,7 +260,7 @@ export class Network {
     return from + 1 + random.below(Math.min(end - from, Math.ceil(end / PIECES_MAX) + 1));
   }
 
-  /** @returns null when the address is taken */
+  /** @returns null if the address is in use */
   listen(addr: SockAddr): Listener | null {
     const known = this.listeners.get(nameOf(addr));
     if (known?.open) return null;
@@ -274,12 +274,12 @@ export class Network {
     return listener?.open ? listener : null;
   }
 
-  /** The file of a Unix socket is gone: who listens on it goes on, but is not found any more. */
+  /** Removes the file of a Unix socket: its listener remains, but new connections cannot find it. */
   forget(addr: SockAddr, listener: Listener): void {
     if (this.listeners.get(nameOf(addr)) === listener) this.listeners.delete(nameOf(addr));
   }
 
-  /** The end of a connection that is being made; its watchers are told by writable(). */
+  /** The end of a new connection; writable() reports the outcome to its watchers. */
   connect(to: SockAddr, host: string): End {
     const { random } = this.clock;
     const listener = this.find(to);

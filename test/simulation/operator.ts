@@ -1,6 +1,6 @@
 /*
- * Somebody at the console, who commands this and that at random, and takes back what would last: a pause, a suspension, a disabled
- * database.
+ * The operator at the console: sends random commands, and undoes those with a lasting effect: a pause, a suspension, a
+ * disabled database.
  */
 
 import { constants } from 'node:os';
@@ -11,11 +11,11 @@ import { CONFIG_FILE, configText, DATABASES } from './scenario';
 import { cstring, errorFields, Packets, PROTOCOL_30, packet, startup } from './wire';
 import type { World } from './world';
 
-/** usec between two commands, most */
+/** Longest time between two commands, usec. */
 const EVERY = 2 * SECOND;
-/** usec until something is taken back, least and most */
+/** Shortest and longest time until a command is undone, usec. */
 const LASTS: [number, number] = [20 * MS, 4 * SECOND];
-/** Longest that a command may take: PAUSE waits for transactions. usec */
+/** Longest time of a command; PAUSE waits for transactions. usec */
 const PATIENCE = 60 * SECOND;
 const TRIES_MAX = 100;
 /** One command in so many ends the process. */
@@ -37,7 +37,7 @@ const SHOWS = [
   'STATE',
 ];
 
-/** What a command may be refused with: another mode is on, or the database is not what it was. */
+/** Errors with which a command may fail: in another mode, or because the database has changed. */
 const REFUSALS =
   /^(already suspended\/paused|cannot suspend with paused databases|pooler is not paused\/suspended|database \S+ is not paused|no such database: \S+|client not found|pooler is shutting down)$/;
 
@@ -50,11 +50,11 @@ const AS_COMMAND = {
   SIGQUIT: 'SHUTDOWN',
 };
 
-/** What stays until it is taken back, by the word that does that. */
+/** Lasting effects, by the command that undoes them. */
 type Undo = 'RESUME' | 'ENABLE';
 
 export class Operator {
-  /** words of the commands that have been carried out */
+  /** names of the commands that have been executed */
   private readonly done = new Set<string>();
 
   constructor(private readonly world: World) {
@@ -124,7 +124,7 @@ export class Operator {
     }
   }
 
-  /** What a signal does, a command does too. */
+  /** Sends a signal that has the effect of a command. */
   private signal(name: keyof typeof AS_COMMAND): void {
     const process = this.world.serving();
     if (process === null) return;
@@ -133,7 +133,7 @@ export class Operator {
     process.loop.post(Ev.SIGNAL, constants.signals[name], 0);
   }
 
-  /** The process ends, at once or when its clients or servers are gone, and another one is started. */
+  /** Ends the process, at once or when its clients or servers are gone. Then another process is started. */
   private shutdown(): void {
     const { random } = this.world;
     this.done.add('SHUTDOWN');
@@ -143,12 +143,12 @@ export class Operator {
 
   private undoLater(word: string, db: string, undo: Undo): void {
     const { clock, random } = this.world;
-    // not before it has been carried out
+    // only once it has been executed
     const later = () => clock.after(random.between(...LASTS), () => this.undo(undo, db, 0));
     this.command(word, db, () => {}, later);
   }
 
-  /** Again, until it has been answered: a reboot may come in between. */
+  /** Repeats a command until it is answered, because a reboot may interrupt it. */
   private undo(word: Undo, db: string, tries: number): void {
     if (tries > TRIES_MAX) this.world.fail(`${word} ${db} cannot be done`);
     this.command(word, db, () => {
@@ -156,7 +156,7 @@ export class Operator {
     });
   }
 
-  /** No connection is accepted meanwhile: the one that resumes is made first. */
+  /** While suspended, the process accepts no connection. So the connection for RESUME is opened first. */
   private suspend(): void {
     const { clock, random, trace } = this.world;
     const rescue = new Visit(
@@ -172,7 +172,7 @@ export class Operator {
     );
   }
 
-  /** The config changes in what RELOAD can change without disturbing anybody. */
+  /** Changes settings that RELOAD applies without an effect on clients, and reloads. */
   private reload(): void {
     const { files, random, scenario } = this.world;
     const { settings, databases } = scenario;
@@ -186,8 +186,8 @@ export class Operator {
   }
 
   /**
-   * @param failed called when the connection to the console ends before the command has been answered
-   * @param sent called when the command is on its way
+   * @param failed called if the connection to the console ends before the command has been answered
+   * @param sent called when the command has been sent
    */
   private command(word: string, arg: string, failed = () => {}, sent: () => unknown = () => {}): void {
     const sql = `${word} ${arg}`.trim();
@@ -213,7 +213,7 @@ class Visit {
 
   /**
    * @param onReady called when it has logged in
-   * @param failed called when it ends before its command has been answered
+   * @param failed called if it ends before its command has been answered
    */
   constructor(
     private readonly world: World,
@@ -245,7 +245,7 @@ class Visit {
     if (this.isOver) return;
     this.isOver = true;
     const { reboots, operator } = this.world;
-    // a suspension closes logins when it takes too long
+    // a suspension that takes too long closes logins
     const expected =
       (this.sql === '' && operator.has('SUSPEND')) || operator.has('KILL_CLIENT') || operator.has('SHUTDOWN');
     if (!expected && !reboots.mayLose('the operator'))

@@ -1,6 +1,6 @@
 /*
- * Whether an end that a client met has a reason. What goes wrong in a simulation is known, so an error without such a cause is a fault of
- * the pooler.
+ * Decides whether the error that ended a client has a cause. All faults of a simulation are known, so an error without
+ * such a cause is a fault of the pooler.
  */
 import type { ErrorSeen } from './answers';
 import type { SimClient } from './client';
@@ -9,7 +9,7 @@ import type { World } from './world';
 
 interface Reason {
   text: RegExp;
-  /** true when something happened that explains it */
+  /** true if a fault or a command explains it */
   when: (world: World, client: SimClient) => boolean;
 }
 
@@ -19,14 +19,14 @@ const databasesAreNarrow = (world: World): boolean => world.scenario.settings.ma
 /** The operator has paused pools. */
 const poolsPaused = ({ operator }: World): boolean => ['PAUSE', 'KILL', 'SUSPEND'].some((word) => operator.has(word));
 
-/** A process stood still for a while. */
+/** A process was stopped for a while. */
 const standsStill = ({ reboots, scenario }: World): boolean => reboots.wasStopped || scenario.faults.clock;
 
-/** A login may wait for a server: the pool's first, or one that runs auth_query. */
+/** A login may wait for a server: for the first of its pool, or for a server that runs auth_query. */
 const loginMayWait = (world: World): boolean =>
   standsStill(world) || serversFail(world) || databasesAreNarrow(world) || poolsPaused(world);
 
-/** That long has passed since then; the janitor does not come early. */
+/** So much time has passed since then; the janitor is never early. */
 function longerThan(setting: string, since: (client: SimClient) => number) {
   return ({ clock, scenario }: World, client: SimClient): boolean => {
     const limit = Number(scenario.settings[setting]) * SECOND;
@@ -42,12 +42,12 @@ const REASONS: Reason[] = [
   { text: /^(sorry, too many clients already|the database system is starting up)$/, when: serversFail },
   { text: /^server login has been failing/, when: serversFail },
   { text: /^(connect failed|connect timeout|server DNS lookup failed|login failed)$/, when: serversFail },
-  // other pools of its database may use all that it is allowed
+  // other pools may use all connections that its database is allowed
   {
     text: /^client_login_timeout \(server down\)$/,
     when: loginMayWait,
   },
-  // a session of which nothing is under way ends with its server
+  // an idle session ends with its server
   {
     text: /^database configuration changed$/,
     when: ({ operator, scenario }) =>
@@ -78,7 +78,7 @@ const REASONS: Reason[] = [
   { text: /^suspend_timeout$/, when: ({ operator }) => operator.has('SUSPEND') },
 ];
 
-/** True when the pooler may end a client's connection with this error. */
+/** True if the pooler may end a client's connection with this error. */
 export function isJustified(world: World, client: SimClient, error: ErrorSeen): boolean {
   return REASONS.some(({ text, when }) => text.test(error.text) && when(world, client));
 }

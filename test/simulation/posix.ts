@@ -1,6 +1,6 @@
 /*
- * The half of the addon's calls that has no loop in it: sockets, addresses, clocks, passing descriptors. Everything is simulated, and
- * what blocks lets time pass for everybody else.
+ * The functions of the addon that are not part of the loop: sockets, addresses, clocks, descriptor passing. All are
+ * simulated, and time passes for the other processes during a blocking call.
  */
 import { constants } from 'node:os';
 import { getSystemErrorMap } from 'node:util';
@@ -10,10 +10,10 @@ import { type Description, release, type SimProcess } from './process';
 
 const { EADDRINUSE } = constants.errno;
 const NAME_NOT_FOUND = -2;
-/** Everybody in a simulation has this user id. */
+/** The user id of all processes in a simulation. */
 export const UID = 1000;
 const DESCRIPTORS_MAX = 10_000;
-/** usec, least and most */
+/** Shortest and longest duration of a call, usec. */
 const LOOKUP_TIME = [100, 20_000] as const;
 const PAM_TIME = [1000, 500_000] as const;
 
@@ -45,8 +45,6 @@ class Posix {
     clock.now += clock.random.below(2);
     return clock.now;
   }
-
-  /* ---- sockets ---- */
 
   private newSocket(): number {
     if (this.process.fdCount >= this.process.loop.fdsMax) return -constants.errno.EMFILE;
@@ -80,8 +78,6 @@ class Posix {
     return end === null ? null : [UID, UID, end.peer?.pid ?? 0];
   }
 
-  /* ---- waiting ---- */
-
   private pollFd(fd: number, forWrite: number, timeoutMs: number): number {
     const end = this.endOf(fd);
     if (end === null) return -EBADF;
@@ -91,7 +87,7 @@ class Posix {
       const has = () => end.length > 0 || end.eof || end.error !== 0;
       return this.machine.sleep(this.process, deadline, has) ? 1 : 0;
     }
-    // the reader is below this process on the stack: it would read all the time
+    // the reader is below this process on the stack; in reality it would read all the time
     if (end.room === 0 && processes.some((other) => other !== this.process && other.alive && other.running)) {
       end.liftLimit();
     }
@@ -102,14 +98,12 @@ class Posix {
     this.machine.sleep(this.process, this.machine.clock.now + ms * 1000, () => false);
   }
 
-  /* ---- descriptors that travel ---- */
-
   private sendFds(fd: number, bytes: Uint8Array, fds: number[]): number {
     const end = this.endOf(fd);
     if (end === null) return -EBADF;
     const at = end.written;
     const n = end.write(bytes);
-    // what is sent to an end that is closed already is lost, and so are its descriptors
+    // bytes for a closed end are lost, and so are the descriptors with them
     if (n <= 0 || fds.length === 0 || end.peer?.closed !== false) return n;
     const items: Description[] = [];
     for (const each of fds) {
@@ -143,8 +137,6 @@ class Posix {
     return nothing(end.eof ? 0 : -EAGAIN);
   }
 
-  /* ---- names ---- */
-
   private resolve(name: string): number {
     const id = ++this.lastRequest;
     const { clock, names } = this.machine;
@@ -174,7 +166,7 @@ class Posix {
     return 0;
   }
 
-  /** Calls that say something of the machine. */
+  /** Calls that return facts about the machine. */
   private facts(): Record<string, unknown> {
     return {
       rlimitNofile: () => [DESCRIPTORS_MAX, DESCRIPTORS_MAX],
@@ -239,7 +231,7 @@ export function posixCalls(process: SimProcess): Record<string, unknown> {
   return new Posix(process).calls();
 }
 
-/** What was on its way to an end that is closed now. */
+/** Closes the descriptors that were in transit to a closed end. */
 export function dropCargo(end: End): void {
   for (const { items } of end.cargo.splice(0)) for (const item of items) release(item as Description);
 }

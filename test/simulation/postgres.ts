@@ -1,5 +1,6 @@
 /*
- * A simulated PostgreSQL server: listens, and has its moods: it refuses, is silent, starts up, restarts, loses sessions.
+ * A simulated PostgreSQL server. It listens, and sometimes it refuses connections, is silent, starts up, restarts, or
+ * loses sessions.
  */
 import { Family, type SockAddr } from '../../src/core/base/native';
 import { MS, SECOND } from './clock';
@@ -10,17 +11,17 @@ import type { World } from './world';
 
 /** One in so many; 0 = never. */
 export interface Moods {
-  /** logins that are refused with FATAL */
+  /** logins refused with FATAL */
   refuseLogin: number;
-  /** logins that get no answer */
+  /** logins without an answer */
   hangAtLogin: number;
-  /** requests at which the session dies */
+  /** requests that end the session */
   die: number;
-  /** usec between restarts of the server, on average; 0 = never */
+  /** average time between restarts of the server, usec; 0 = never */
   restartEvery: number;
-  /** usec between deaths of a session that does nothing at the moment */
+  /** average time between the ends of idle sessions, usec */
   loseSessionEvery: number;
-  /** usec between periods in which it cannot be reached */
+  /** average time between periods in which it cannot be reached, usec */
   unreachableEvery: number;
 }
 
@@ -47,7 +48,7 @@ export class PgServer {
     this.often(moods.unreachableEvery, () => this.vanish());
   }
 
-  /** Repeats something, at random times that are so far apart on average. */
+  /** Repeats an action at random times, every `usec` on average. */
   private often(usec: number, act: () => void): void {
     if (usec <= 0) return;
     const { clock, random } = this.world;

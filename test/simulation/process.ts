@@ -1,6 +1,6 @@
 /*
- * A process of a simulation: its descriptors, its clock, its end. The pooler's code runs in it, and every call of that code to the
- * addon goes through here; so a process can be killed at any of them.
+ * A process of a simulation: its descriptors, its clock, its end. The code of the pooler runs in it. Every call of that
+ * code to the addon passes through this class, so a process can be killed at each of them.
  */
 
 import type { Native } from '../../src/core/base/native';
@@ -11,14 +11,14 @@ import { EBADF, type End, type Listener, type Network } from './network';
 import { dropCargo, posixCalls } from './posix';
 import type { Trace } from './trace';
 
-/** What a descriptor stands for; several descriptors, in several processes, may stand for one. */
+/** The object behind a descriptor; several descriptors, in several processes, may refer to the same object. */
 export interface Description {
   end: End | null;
   listener: Listener | null;
   refs: number;
 }
 
-/** Thrown where a process ends: nothing of it may run after that. */
+/** Thrown where a process ends: none of its code may run after that. */
 export class ProcessEnd extends Error {}
 
 const FIRST_FD = 10;
@@ -35,15 +35,15 @@ export interface Machine {
   /** addresses by host name */
   readonly names: Map<string, string[]>;
   readonly processes: SimProcess[];
-  /** A file is removed: a Unix socket of that name is not found any more. */
+  /** Removes a file: a Unix socket of that name cannot be found any more. */
   unlink(path: string): void;
-  /** Is called when a turn of a process has ended. */
+  /** Called when a turn of a process has ended. */
   turnEnded(process: SimProcess): void;
-  /** usec for which a process is held up now, mostly 0 */
+  /** for how long a process is stopped now, usec; mostly 0 */
   delay(): number;
   /** whether PAM accepts a password */
   accepts(user: string, password: string): boolean;
-  /** Lets time pass until `done` returns true. @returns false when that was not so until `deadline` */
+  /** Lets time pass until `done` returns true. @returns false if it does not until `deadline` */
   sleep(process: SimProcess, deadline: number, done: () => boolean): boolean;
 }
 
@@ -64,15 +64,15 @@ export class SimProcess {
   private readonly fds = new Map<number, Description>();
   /** null while it runs */
   exitCode: number | null = null;
-  /** it is killed at the call to the addon whose number this becomes 0 at; -1 = it is not */
+  /** calls to the addon until the process is killed; -1 = it is not killed */
   callsToLive = -1;
-  /** it is stopped for a while at that call, likewise */
+  /** calls to the addon until the process is stopped for a while; -1 = it is not stopped */
   callsToStop = -1;
-  /** usec until when it stands still */
+  /** until when the process is stopped, usec */
   stoppedUntil = 0;
   /** its code is on the stack, so that no turn of it can begin */
   running = false;
-  /** it has finished booting and only turns its loop */
+  /** the process has booted and only runs its loop */
   booted = false;
   turns = 0;
 
@@ -86,7 +86,7 @@ export class SimProcess {
     this.native = this.guarded(calls);
   }
 
-  /** Each call counts, and none works in a process that has ended. */
+  /** Counts a call; no call works in a process that has ended. */
   private guarded(calls: Record<string, unknown>): Native {
     const guarded: Record<string, unknown> = {};
     for (const [name, call] of Object.entries(calls)) {
@@ -120,7 +120,7 @@ export class SimProcess {
     throw new ProcessEnd(`${this.name} was killed`);
   }
 
-  /** Stands still, as after SIGSTOP, while the others go on. */
+  /** Stops, as after SIGSTOP, while the other processes continue. */
   private stop(): void {
     const { clock, random, trace } = this.machine;
     const usec = random.below(STOP_MAX);
@@ -128,14 +128,12 @@ export class SimProcess {
     this.machine.sleep(this, clock.now + usec, () => false);
   }
 
-  /** The process is gone, and what it held is closed. */
+  /** Ends the process and closes its descriptors. */
   end(code: number): void {
     if (!this.alive) return;
     this.exitCode = code;
     for (const fd of [...this.fds.keys()]) this.closeFd(fd);
   }
-
-  /* ---- descriptors ---- */
 
   addFd(description: Description): number {
     let fd = FIRST_FD;

@@ -1,22 +1,22 @@
 /*
- * Online reboots: a new process takes everything from the old one, which works meanwhile. Now and then one of them is killed in the
- * middle, or stopped for a while; then somebody has to be left who serves.
+ * Online reboots: a new process takes over from the old one, which serves meanwhile. Sometimes one of the two is killed
+ * in the middle, or stopped for a while; then the other one must continue to serve.
  */
 import { SECOND } from './clock';
 import type { SimProcess } from './process';
 import type { World } from './world';
 
-/** usec between two reboots, most */
+/** Longest time between two reboots, usec. */
 const EVERY = 6 * SECOND;
 /** Calls to the addon within which a process is killed: a handover of some dozen connections takes about as many. */
 const CALLS_MAX = 3000;
-/** usec within which everybody notices that the pooler is gone: some do not read for a while */
+/** How long clients may take to notice that the pooler is gone: some do not read for a while. usec */
 const NOTICE_MAX = 10 * SECOND;
-/** The old process does not give itself away in every mode. */
+/** In some modes the old process refuses a handover. */
 const MODES = /already suspended|shutting down|unexpected EOF|login failed|connection reset by peer/;
 const STOP_MAX = 15 * SECOND;
 
-/** What goes wrong in a reboot. */
+/** The fault in a reboot. */
 type Accident = 'none' | 'old killed' | 'new killed' | 'old stopped' | 'new stopped';
 
 const ACCIDENTS: Accident[] = [
@@ -32,14 +32,14 @@ const ACCIDENTS: Accident[] = [
 
 export class Reboots {
   private due = false;
-  /** a process stood still for a while, longer than some timeouts */
+  /** a process was stopped for longer than some timeouts */
   wasStopped = false;
-  /** one of the processes may be killed at any moment: whether that costs connections depends on the other */
+  /** a process may be killed at any moment; whether connections are lost depends on the other process */
   private isUncertain = false;
   /** clients that lost their connections meanwhile */
   private readonly lost: string[] = [];
   private wasKilled = false;
-  /** usec when every process was gone at once, 0 = never */
+  /** when no process was left, usec; 0 = never */
   private goneAt = 0;
   succeeded = 0;
   failed = 0;
@@ -55,7 +55,7 @@ export class Reboots {
     });
   }
 
-  /** Called between two turns: reboots when it is time. */
+  /** Called between two turns: reboots if a reboot is due. */
   check(): void {
     if (!this.due) return;
     this.due = false;
@@ -87,14 +87,14 @@ export class Reboots {
     });
   }
 
-  /** True when the connection of a client may end without a word, because there is no pooler. */
+  /** True if the connection of a client may end without an error, because no pooler is left. */
   mayLose(client: string): boolean {
     const isEnding = this.world.operator.has('SHUTDOWN');
     if (this.isUncertain && !isEnding) this.lost.push(client);
     return isEnding || this.isUncertain || (this.goneAt > 0 && this.world.clock.now - this.goneAt < NOTICE_MAX);
   }
 
-  /** The new process is up, or one of the two has ended. */
+  /** Handles the end of a reboot: the new process has booted, or one of the two has ended. */
   private settle(old: SimProcess, born: SimProcess, accident: Accident): void {
     const { world } = this;
     this.isUncertain = false;
@@ -110,7 +110,7 @@ export class Reboots {
     if (!old.alive) this.revive();
   }
 
-  /** A reboot may fail because of the mode that the old process is in, or when one of the two is held up for too long. */
+  /** A reboot may fail because of the mode of the old process, or if one of the two is stopped for too long. */
   private mayFail(born: SimProcess): boolean {
     const { operator, scenario } = this.world;
     const why = this.world.lastLine(born);
@@ -119,10 +119,10 @@ export class Reboots {
     return (operator.has('SUSPEND') || operator.has('SHUTDOWN')) && MODES.test(why);
   }
 
-  /** No process is left: the service manager starts one. */
+  /** Starts a process, as a service manager does, if none is left. */
   revive(): void {
     const { world } = this;
-    // the old one may have got the last word of the new one after that was killed
+    // the old process may have received the last command of the new one after the new one was killed
     if (!this.wasKilled && !world.operator.has('SHUTDOWN')) world.fail('no process of the pooler is left');
     this.goneAt = world.clock.now;
     world.boot(world.spawn(), false);

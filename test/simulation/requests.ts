@@ -1,5 +1,5 @@
 /*
- * The requests that simulated clients make, with the answers that are owed for them.
+ * The requests of simulated clients, with the expected answers.
  */
 import type { Owed } from './answers';
 import { cstring, int16, int32, packet } from './wire';
@@ -9,7 +9,7 @@ export interface Request {
   owed: Owed[];
   /** a statement that it prepares */
   prepares?: string;
-  /** it takes the server so long that the client may cancel it */
+  /** takes long enough for the client to cancel it */
   slow?: boolean;
 }
 
@@ -25,7 +25,7 @@ export const TERMINATE = packet('X');
 
 export const copyData = (rows: number): string => packet('d', 'row\n').repeat(rows) + packet('c');
 
-/** Makes the requests of one client in turn. */
+/** Makes the requests of one client. */
 export class RequestMaker {
   constructor(private readonly client: string) {}
 
@@ -93,7 +93,7 @@ export class RequestMaker {
     return { bytes: bytes + SYNC, owed };
   }
 
-  /** A pipeline whose middle fails: what follows up to the Sync is passed over. */
+  /** A pipeline that fails in the middle: the server skips the rest up to the Sync. */
   failingPipeline(unit: number, status: string): Request {
     const [before, bad, behind] = ['.a', '.b', '.c'].map((part) => this.id(unit, part)) as [string, string, string];
     const good = (id: string) => parse('', `SELECT id=${id}`) + bind('', '') + execute('');
@@ -110,7 +110,7 @@ export class RequestMaker {
     };
   }
 
-  /** Prepares a statement of that name. Its text is the client's own, so that another client's would be noticed. */
+  /** Prepares a statement of that name. Its text differs from client to client, so that a mix-up is noticed. */
   prepare(unit: number, name: string, status: string): Request {
     return {
       bytes: parse(name, `SELECT id=${this.client}.${name}`) + describe('S', name) + SYNC,
@@ -169,7 +169,7 @@ export class RequestMaker {
     };
   }
 
-  /** The rows follow when the server asks for them. */
+  /** COPY from the client, which sends the rows after CopyInResponse. */
   copy(unit: number, status: string): Request {
     return {
       bytes: query(`COPY id=${this.id(unit)}`),

@@ -1,15 +1,15 @@
 /*
- * Runs simulations: one seed, or one after the other.
+ * Runs the simulation of one seed.
  */
 import { type Options, SimulationFailure, World } from './world';
 
 interface Outcome {
   seed: number;
   turns: number;
-  /** of the trace */
+  /** hash of the trace */
   hash: string;
   events: number;
-  /** null = everything held */
+  /** null = no fault was found */
   failure: string | null;
   tail: string[];
 }

@@ -1,5 +1,6 @@
 /*
- * What a seed makes of a simulation: the config, the servers and their moods, the clients, the network, what the operator does.
+ * The scenario of a seed: the config, the servers and their faults, the clients, the network, the commands of the
+ * operator.
  */
 
 import type { Random } from '../harness/hostile/random';
@@ -15,11 +16,11 @@ export const LISTEN_HOST = '10.1.0.1';
 export const LISTEN_PORT = 6432;
 
 const PASSWORDS: Record<string, string> = { ann: 'apple', bob: 'banana', carl: 'cherry', asker: 'question' };
-/** Found by auth_query only. */
+/** Users that only auth_query finds. */
 const HIDDEN: Record<string, string> = { dora: 'date', emil: 'elder' };
 const SERVERS = ['10.0.0.1', '10.0.0.2', '10.0.0.3'];
 
-/** Which kinds of things go wrong. */
+/** The kinds of faults that occur. */
 interface Faults {
   servers: boolean;
   clients: boolean;
@@ -37,11 +38,11 @@ export interface Scenario {
   hidden: Record<string, string>;
   servers: { host: string; auth: 'trust' | 'md5'; moods: Moods }[];
   network: Manners;
-  /** clients at a time */
+  /** most clients at a time */
   clients: number;
-  /** usec between two new clients, on average */
+  /** average time between two new clients, usec */
   arrival: number;
-  /** one client in so many stops to say anything while it logs in */
+  /** one client in so many stops sending during its login */
   silentOne: number;
 }
 
@@ -109,7 +110,7 @@ function settings(random: Random, poolMode: string): Record<string, string | num
   };
 }
 
-/** What the seed does not decide. */
+/** Choices that are given instead of derived from the seed. */
 export interface Wanted {
   faults?: Partial<Faults>;
   settings?: Record<string, string | number>;
@@ -185,7 +186,7 @@ export function userlistText({ passwords }: Scenario): string {
 
 export const DATABASES = ['alpha', 'alpha', 'beta', 'gamma', 'delta', 'auto1', 'auto2'];
 
-/** A client at random. */
+/** The random behaviour of a client. */
 export function makeCharacter(random: Random, { faults, poolMode, passwords, hidden, silentOne }: Scenario): Character {
   const users = { ...passwords, ...hidden };
   const user = random.pick(Object.keys(random.one(2) ? users : hidden));

@@ -1,7 +1,7 @@
 /*
- * One connection to a simulated PostgreSQL server: login, then both query protocols, one request after the other. Statements are words:
- * a command, and what it is about as name=value. Each answer carries the request's id and the session's name, so that a client can
- * tell whose answer it got.
+ * One connection to a simulated PostgreSQL server: login, then both query protocols, one request after another. A
+ * statement consists of a command and of parameters as name=value. Each answer contains the id of the request and the
+ * name of the session, so that a client can tell which request and session it belongs to.
  */
 import { Line } from './actor';
 import type { Event } from './clock';
@@ -36,11 +36,11 @@ const PARAMETERS: [string, string][] = [
 ];
 const REPORTED = new Set(PARAMETERS.map(([name]) => name));
 
-/** usec that a request takes, most */
+/** Longest duration of a request, usec. */
 const WORK_MAX = 1500;
 const COPY_IN = `\0${int16(0)}`;
 
-/** `name=value` of a statement. */
+/** The value of `name=value` in a statement. */
 function field(sql: string, name: string): string | null {
   const match = new RegExp(`\\b${name}=(\\S+)`).exec(sql);
   return match === null ? null : (match[1] as string);
@@ -55,7 +55,7 @@ export class Session {
   private user = '';
   private salt = '';
   private status: 'I' | 'T' | 'E' = 'I';
-  /** client whose transaction this is */
+  /** the client that the open transaction belongs to */
   private owner = '';
   private skipping = false;
   private copying: 'no' | 'simple' | 'extended' = 'no';
@@ -63,7 +63,7 @@ export class Session {
   private readonly portals = new Map<string, string>();
   private readonly vars = new Map(PARAMETERS);
   private out = '';
-  /** the request that takes time */
+  /** the end of the request in progress */
   private busy: Event | null = null;
   private finishBusy: ((canceled: boolean) => void) | null = null;
 
@@ -96,7 +96,7 @@ export class Session {
     this.server.forget(this);
   }
 
-  /** Ends the session, with a last word or without. */
+  /** Ends the session, with an error or without. */
   end(lastWord: string | null, broken: boolean): void {
     if (this.phase === 'over') return;
     if (lastWord !== null) this.line.send(lastWord);
@@ -109,12 +109,12 @@ export class Session {
     return this.phase === 'ready';
   }
 
-  /** Something has to be done for it at the moment. */
+  /** True while a request is in progress. */
   get isBusy(): boolean {
     return this.busy !== null;
   }
 
-  /** A cancel request with its key has come. */
+  /** Handles a cancel request with its key. */
   cancel(): void {
     if (this.finishBusy === null) return;
     const finish = this.finishBusy;
@@ -149,8 +149,6 @@ export class Session {
     this.line.send(this.out);
     this.out = '';
   }
-
-  /* ---- login ---- */
 
   private login(type: string, body: string): void {
     if (type === 'X') {
@@ -187,7 +185,7 @@ export class Session {
     }
     this.packets.untyped = false;
     if (server.hangs()) {
-      // it never answers
+      // this session never answers
       this.after(Number.MAX_SAFE_INTEGER, () => {});
     } else if (server.auth === 'md5') {
       this.phase = 'password';
@@ -211,8 +209,6 @@ export class Session {
     this.out = packet('R', int32(0)) + this.out + packet('K', this.key) + packet('Z', 'I');
     this.flush();
   }
-
-  /* ---- requests ---- */
 
   private handle(type: string, body: string): void {
     if (type === 'X') {
@@ -252,7 +248,7 @@ export class Session {
     }
     const parts = sql.split(';').filter((part) => part.trim() !== '');
     if (parts.length > 1) {
-      // only what the pooler itself sends has several
+      // only queries of the pooler itself have several statements
       for (const part of parts) this.set(part.trim());
       this.ready();
       return;
@@ -271,7 +267,7 @@ export class Session {
         const sql = this.statements.get(second);
         if (sql === undefined) this.fail('26000', `prepared statement "${second}" does not exist`, false);
         else {
-          // auth_query has one
+          // auth_query has one parameter
           this.portals.set(first, sql.replace('$1', this.parameter(body, first.length + second.length + 2)));
           this.out += packet('2');
         }
@@ -331,8 +327,6 @@ export class Session {
     if (sql.startsWith('AUTH')) this.out += columnsPacket('name', 'password');
     else this.out += /^(SELECT|SHOW)/.test(sql) ? columnsPacket('answer') : packet('n');
   }
-
-  /* ---- statements ---- */
 
   private checkOwner(sql: string): void {
     const client = field(sql, 'id')?.split('.')[0];
@@ -439,7 +433,7 @@ export class Session {
     this.out += packet('S', cstring(name) + cstring(match[2] as string));
   }
 
-  /** DISCARD ALL: what changes is reported. */
+  /** DISCARD ALL: reports the variables that change. */
   private resetVars(): void {
     for (const [name, value] of PARAMETERS) {
       if (this.vars.get(name) === value) continue;

@@ -1,6 +1,6 @@
 /*
- * The simulation of test/simulation for a bounded time, the proof that it is deterministic, and the proof that it finds faults: each of
- * test/simulation/mutations.ts is put back alone.
+ * Runs the simulation of test/simulation for a limited time, and tests that it is deterministic and finds faults: each
+ * of test/simulation/mutations.ts is put back alone.
  *
  *     SIMULATION_SEED=7 npm test -- simulation      begins with another seed
  */
@@ -14,12 +14,12 @@ import { simulate } from './run';
 
 const TURNS = 3000;
 const MS_MAX = 12_000;
-/** Seeds within which each fault has to show. */
+/** Each fault must be found within so many seeds. */
 const MUTATION_SEEDS = 300;
 const first = process.env.SIMULATION_SEED ? seedFrom('SIMULATION_SEED') : 1;
 
 describe('the simulation', () => {
-  it('finds nothing wrong with one seed after the other', () => {
+  it('finds no fault with consecutive seeds', () => {
     const end = performance.now() + MS_MAX;
     for (let seed = first; performance.now() < end; seed++) {
       const { failure, tail } = simulate({ seed, turns: TURNS });
@@ -27,7 +27,7 @@ describe('the simulation', () => {
     }
   });
 
-  it('does the same with the same seed', () => {
+  it('gives the same events for the same seed', () => {
     for (const seed of [first, first + 1, first + 2]) {
       const [once, again] = [simulate({ seed, turns: TURNS }), simulate({ seed, turns: TURNS })];
       assert.equal(once.hash, again.hash);
@@ -36,8 +36,8 @@ describe('the simulation', () => {
   });
 });
 
-describe('of faults that are put back, the simulation', () => {
-  it('says when a fault cannot be put in, because its place is gone, or is not the only one', () => {
+describe('the simulation with a fault that is put back', () => {
+  it('refuses a fault whose text does not occur exactly once', () => {
     const edit = { file: 'core/base/timer', find: 'no such text', replace: '' };
     assert.throws(() => checkMutation({ name: 'nowhere', wanted: {}, edits: [edit] }), /0 times/);
     assert.throws(
@@ -47,7 +47,7 @@ describe('of faults that are put back, the simulation', () => {
   });
 
   for (const mutation of mutations) {
-    it(`finds this: ${mutation.name}`, () => {
+    it(`finds the fault: ${mutation.name}`, () => {
       checkMutation(mutation);
       for (let seed = 1; seed <= MUTATION_SEEDS; seed++) {
         const { failure } = simulate({ seed, turns: TURNS, mutation, wanted: mutation.wanted });

@@ -1,6 +1,6 @@
 /*
- * What the pooler's modules see instead of the real machine: files in memory, random numbers from the seed, a process whose end
- * ends only the simulated one, a Date that follows the simulated wall clock.
+ * What the modules of the pooler see instead of the real machine: files in memory, random numbers from the seed, a
+ * process object for the simulated process, and a Date that follows the simulated clock.
  */
 import * as crypto from 'node:crypto';
 import * as os from 'node:os';
@@ -57,7 +57,7 @@ function filesOf(process: SimProcess, onLog: (line: string) => void): object {
   };
 }
 
-/** Random numbers of the seed; hashes are what they are. */
+/** Random numbers from the seed; the hash functions are the real ones. */
 function cryptoOf(process: SimProcess): object {
   return { ...crypto, randomBytes: (length: number) => process.machine.random.bytes(length) };
 }
@@ -85,7 +85,7 @@ function processOf(process: SimProcess): object {
   };
 }
 
-/** The wall clock for the log's time stamps; everything else asks the addon. */
+/** The wall clock for the time stamps of the log; all other code uses the addon's clock. */
 function dateOf(process: SimProcess): unknown {
   const { clock } = process.machine;
   return class extends Date {
@@ -95,7 +95,7 @@ function dateOf(process: SimProcess): unknown {
   };
 }
 
-/** @param onLog takes each line of the log */
+/** @param onLog called with each line of the log */
 export function surroundingsOf(process: SimProcess, onLog: (line: string) => void): Surroundings {
   const nothing = new Proxy({}, { get: () => () => undefined });
   return {

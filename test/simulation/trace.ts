@@ -1,6 +1,6 @@
 /*
- * What happened in a simulation: a hash over all of it, by which two runs are compared, and its end in words, for whoever has to
- * understand a failure.
+ * The events of a simulation: a hash over all of them, with which two runs are compared, and the last events as text,
+ * to explain a failure.
  */
 import type { Clock } from './clock';
 
@@ -13,7 +13,7 @@ export class Trace {
   private readonly last: string[] = [];
   private start = -1;
   count = 0;
-  /** called with each line, for a run that is watched */
+  /** called with each line, to print a run */
   watch: ((line: string) => void) | null = null;
 
   constructor(private readonly clock: Clock) {}
@@ -44,7 +44,7 @@ export class Trace {
     return hex(this.high) + hex(this.low);
   }
 
-  /** The last lines, the oldest first. */
+  /** The last lines, oldest first. */
   tail(): string[] {
     const from = Math.max(0, this.count - SHOWN);
     return Array.from({ length: this.count - from }, (_, at) => this.last[(from + at) % SHOWN] as string);

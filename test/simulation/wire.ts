@@ -36,7 +36,7 @@ export function cstring(text: string): string {
   return `${text}\0`;
 }
 
-/** What stands in front of the next NUL. */
+/** The text before the next NUL. */
 export function readCstring(text: string, at: number): string {
   const end = text.indexOf('\0', at);
   return text.slice(at, end < 0 ? text.length : end);
@@ -59,7 +59,7 @@ export function errorPacket(severity: string, code: string, text: string): strin
   );
 }
 
-/** Fields of an ErrorResponse by their letters. */
+/** The fields of an ErrorResponse by letter. */
 export function errorFields(body: string): Record<string, string> {
   const fields: Record<string, string> = {};
   for (const part of body.split('\0')) if (part !== '') fields[part.charAt(0)] = part.slice(1);
@@ -86,15 +86,15 @@ function md5(text: string): string {
   return createHash('md5').update(text, 'latin1').digest('hex');
 }
 
-/** What a client answers to an md5 request. */
+/** The answer of a client to an md5 request. */
 export function md5Answer(user: string, password: string, salt: string): string {
   return `md5${md5(md5(password + user) + salt)}`;
 }
 
-/** Takes packets out of a stream of bytes. */
+/** Splits a stream of bytes into packets. */
 export class Packets {
   private text = '';
-  /** packets without a type: the first of a client */
+  /** packets have no type: the first packet of a client */
   untyped: boolean;
 
   constructor(untyped: boolean) {
@@ -109,7 +109,7 @@ export class Packets {
     return this.text === '';
   }
 
-  /** One byte that is no packet. */
+  /** Takes one byte that is not part of a packet. */
   takeByte(): string | null {
     if (this.text === '') return null;
     const byte = this.text.charAt(0);
@@ -117,7 +117,7 @@ export class Packets {
     return byte;
   }
 
-  /** Type ('' for an untyped one) and body, or null when it has not arrived. */
+  /** Type ('' for a packet without a type) and body, or null if the packet has not arrived completely. */
   next(): [type: string, body: string] | null {
     const { text, untyped } = this;
     const header = untyped ? 4 : HEADER;

@@ -1,6 +1,6 @@
 /*
- * A simulation: the machine with its clock and network, the pooler's processes, the servers, the clients, the operator. One seed, one
- * course of events.
+ * A simulation: the machine with its clock and network, the processes of the pooler, the servers, the clients, the
+ * operator. Each seed gives one sequence of events.
  */
 
 import { Family, type SockAddr } from '../../src/core/base/native';
@@ -31,7 +31,7 @@ import {
 } from './scenario';
 import { Trace } from './trace';
 
-/** Something that must not be. */
+/** A fault that the simulation has found. */
 export class SimulationFailure extends Error {}
 
 export interface Options {
@@ -43,18 +43,18 @@ export interface Options {
 }
 
 const FIRST_PID = 100;
-/** Longest that a client may wait for anything, usec. */
+/** How long a client may wait for anything. usec */
 const PATIENCE = 60 * SECOND;
-/** Between two looks at how long clients wait, usec. */
+/** Interval between checks of how long clients wait. usec */
 const LOOK = SECOND;
-/** usec between two times without descriptors, most */
+/** Longest time between two periods without free descriptors. usec */
 const STARVE_EVERY = 40 * SECOND;
-/** How a new process says that a handover has failed. */
+/** Log line of a new process after a failed handover. */
 const EXPECTED_FATAL = /unexpected EOF|command send failed|safe_recvmsg|login failed|takeover/;
-/** In one turn of so many, with the fault `clock`, the process is held up, for usec at most. */
+/** With the fault `clock`, the process is stopped in one turn of so many; longest time in usec. */
 const HELD_UP_ONE = 1500;
 const HELD_UP_MAX = 4 * SECOND;
-/** usec between two steps of the wall clock, and how far they go at most */
+/** Interval between two steps of the wall clock, and the largest step. usec */
 const CLOCK_STEP_EVERY = 20 * SECOND;
 const CLOCK_STEP_MAX = 7200 * SECOND;
 
@@ -76,7 +76,7 @@ export class World implements Machine {
   private clientCount = 0;
   turns = 0;
   failure: string | null = null;
-  /** nothing goes wrong any more, and nobody comes */
+  /** no further faults, and no new clients */
   isCalm = false;
 
   constructor(private readonly options: Options) {
@@ -96,7 +96,7 @@ export class World implements Machine {
     }
   }
 
-  /** Something is wrong: the simulation ends. */
+  /** Ends the simulation with a fault. */
   fail(what: string): never {
     this.failure ??= what;
     throw new SimulationFailure(what);
@@ -106,9 +106,7 @@ export class World implements Machine {
     return this.scenario.passwords[user] ?? this.scenario.hidden[user] ?? '';
   }
 
-  /* ---- processes ---- */
-
-  /** A new process of the pooler, which has not begun to run. */
+  /** Creates a process of the pooler, which does not run yet. */
   spawn(): SimProcess {
     const number = this.processes.length + 1;
     const process = new SimProcess(this, FIRST_PID + number, `pooler${number}`);
@@ -176,7 +174,7 @@ export class World implements Machine {
     if (listener !== null) this.network.forget(addr, listener);
   }
 
-  /** Another process that could take a turn now, or when it can. */
+  /** Another process that can run a turn now, or the time when it can. */
   private others(process: SimProcess): { ready: SimProcess | null; at: number } {
     let at = Number.POSITIVE_INFINITY;
     for (const other of this.processes) {
@@ -209,9 +207,7 @@ export class World implements Machine {
     }
   }
 
-  /* ---- clients ---- */
-
-  /** Over the Unix socket. */
+  /** Connects to the pooler over the Unix socket. */
   connectConsole(): End {
     return this.network.connect({ family: Family.UNIX, host: `${SOCKET_DIR}/.s.PGSQL.${LISTEN_PORT}`, port: 0 }, '');
   }
@@ -222,7 +218,7 @@ export class World implements Machine {
     return this.network.connect({ family: Family.INET, host: LISTEN_HOST, port: LISTEN_PORT }, host);
   }
 
-  /** New clients come for as long as the simulation goes on. */
+  /** Adds new clients until the simulation ends. */
   private invite(): void {
     this.clock.after(this.random.below(2 * this.scenario.arrival), () => {
       if (this.isCalm) return;
@@ -242,7 +238,7 @@ export class World implements Machine {
     return isJustified(this, client, error);
   }
 
-  /** No client may wait for ever. */
+  /** Checks that no client waits for ever. */
   private lookAtQueue(): void {
     this.clock.after(LOOK, () => {
       for (const client of this.clients) {
@@ -253,7 +249,7 @@ export class World implements Machine {
     });
   }
 
-  /** Somebody sets the wall clock now and then. */
+  /** Changes the wall clock from time to time. */
   private stepClock(): void {
     if (!this.scenario.faults.clock) return;
     this.clock.after(this.random.below(CLOCK_STEP_EVERY), () => {
@@ -264,7 +260,7 @@ export class World implements Machine {
     });
   }
 
-  /** Now and then the process has no descriptors left for a while. */
+  /** From time to time leaves the process without free descriptors for a while. */
   private starve(): void {
     if (!this.scenario.faults.servers) return;
     this.clock.after(this.random.below(STARVE_EVERY), () => {
@@ -278,8 +274,6 @@ export class World implements Machine {
     });
   }
 
-  /* ---- the course of events ---- */
-
   private turnOfMain(): void {
     if (this.failure !== null) throw new SimulationFailure(this.failure);
     this.reboots.check();
@@ -291,7 +285,7 @@ export class World implements Machine {
     else this.reboots.revive();
   }
 
-  /** Runs for so many turns, then until everybody has left. */
+  /** Runs so many turns, then until all clients have left. */
   run(): void {
     this.boot(this.spawn(), false);
     this.invite();
