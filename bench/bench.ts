@@ -19,7 +19,7 @@ import { benchStreams } from './parts/streams';
 import { benchConnections, benchPrepared, benchTls, benchTransactions } from './parts/transactions';
 import { pgbench } from './pgbench';
 import { startPooler, UnknownSetting, withPoolers } from './poolers';
-import { aimText, isMet, median, ratioOf, remark, remarks, rows, say } from './rows';
+import { aimText, isMet, median, ratioOf, remark, remarks, rows } from './rows';
 import { options, USAGE } from './settings';
 import { printTable } from './table';
 
@@ -126,8 +126,8 @@ async function main(): Promise<void> {
   const machine = `${cpus().length} x ${cpu?.model.trim()}, ${process.platform} ${release()}, Node ${process.version}, PostgreSQL ${server}`;
   await runParts({ cluster, contenders, script, identity });
   await cluster.stop();
-  if (rows.length === 0) say('no figure has a name with that word');
-  report(machine, contenders);
+  if (rows.length > 0) report(machine, contenders);
+  else throw new Error(`no figure has ${options.only.join(' or ')} in its name`);
 }
 
 main().then(

@@ -27,7 +27,7 @@ export interface CpuUse {
   /** the main thread: in tsbouncer the thread that decides */
   main: number;
   others: number;
-  /** by name of the thread; threads of the same name are added up */
+  /** the other threads by name; threads of the same name are added up */
   threads: Record<string, number>;
 }
 
@@ -69,9 +69,12 @@ export function cpuBetween(pid: number, before: CpuSample, after: CpuSample): Cp
     const old = before.get(tid);
     const usec = (time.ns - (old?.ns ?? 0)) / NS_PER_USEC;
     use.total += usec;
-    if (tid === pid) use.main += usec;
-    else use.others += usec;
-    use.threads[time.name] = (use.threads[time.name] ?? 0) + usec;
+    if (tid === pid) {
+      use.main += usec;
+    } else {
+      use.others += usec;
+      use.threads[time.name] = (use.threads[time.name] ?? 0) + usec;
+    }
     userTicks += time.userTicks - (old?.userTicks ?? 0);
     ticks += time.userTicks - (old?.userTicks ?? 0) + time.systemTicks - (old?.systemTicks ?? 0);
   }

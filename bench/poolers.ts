@@ -4,7 +4,7 @@
  */
 
 import { createServer, type Server } from 'node:net';
-import { Bouncer, eventually, type PgCluster } from '../test/harness';
+import { Bouncer, eventually, howEnded, type PgCluster } from '../test/harness';
 import { RawClient } from '../test/harness/raw-client';
 import type { Contender } from './contenders';
 
@@ -49,7 +49,9 @@ async function waitUp(pooler: Bouncer, contender: Contender, upMs?: number): Pro
   if (contender.kind === 'other') {
     // it need not log that it is up
     const ended = pooler.ended.then(() => {
-      throw new Error(`${contender.name} ended at its start:\n${pooler.log.text.slice(-4096)}`);
+      throw new Error(
+        `${contender.name}: ${contender.command.join(' ')} ${howEnded(pooler.child)}:\n${pooler.log.text}`,
+      );
     });
     const up = eventually(`${contender.name} to accept connections`, () => accepts(pooler.port), upMs);
     await Promise.race([up, ended]);
@@ -60,7 +62,7 @@ async function waitUp(pooler: Bouncer, contender: Contender, upMs?: number): Pro
   } catch (err) {
     const unknown = /unknown parameter: pgbouncer\/(\S+)/.exec(pooler.log.text)?.[1];
     if (unknown !== undefined) throw new UnknownSetting(`${contender.name}: this version has no setting ${unknown}`);
-    throw err;
+    throw new Error(`${contender.name}: ${(err as Error).message}`);
   }
 }
 

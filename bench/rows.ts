@@ -66,6 +66,20 @@ export function figureAim(bound: number): Aim[] {
   return [{ of: 'figure', bound, contender: OURS }];
 }
 
+/** us per transaction of the thread that decides, when other threads move the bytes. */
+const MAIN_AIM = { plain: 3.5, tls: 4 };
+/** The main thread of a pooler whose other threads move the bytes uses at most this share of all CPU. */
+const MAIN_SHARE = 0.6;
+
+/** Gives the row of the main thread its aim, for each tsbouncer whose other threads do most of the work. */
+export function addMainAims(main: Row, total: Row, tls: boolean): void {
+  for (const [contender, rounds] of Object.entries(main.rounds)) {
+    if (!contender.startsWith(OURS) || median(rounds) > MAIN_SHARE * median(total.rounds[contender])) continue;
+    main.aims.push({ of: 'figure', bound: tls ? MAIN_AIM.tls : MAIN_AIM.plain, contender });
+    main.detail = false;
+  }
+}
+
 export function remark(text: string): void {
   if (!remarks.includes(text)) remarks.push(text);
 }

@@ -3,9 +3,10 @@
  * poolers publish.
  */
 import { type Bench, withFeature } from '../contenders';
+import type { CpuUse } from '../cpu';
 import { generatorHasTls, type LoadRun, measureLoad, runLoad } from '../generator';
 import { type RunningPooler, withPoolers } from '../poolers';
-import { type Aim, addRow, inTurns, note, type Row, ratioAim, say, wanted } from '../rows';
+import { type Aim, addMainAims, addRow, inTurns, note, type Row, ratioAim, say, wanted } from '../rows';
 import { LOAD_CLIENTS, LOAD_TLS_CLIENTS, options } from '../settings';
 
 const POOL = 40;
@@ -28,9 +29,8 @@ const AIMS: Record<string, LoadAims> = {
   'prepared 500': { p99: 0.6, perSecond: 1.6, cpu: 0.5 },
 };
 
-/** us per transaction of the thread that decides, when other threads move the bytes. */
-const MAIN_AIM = { plain: 3.5, tls: 4 };
-const HANDS = 'io_threads';
+/** A thread that uses more than this share of the pooler's CPU has a row of its own. */
+const THREAD_SHARE = 0.01;
 
 function aim(bound: number | undefined): { aims: Aim[] } {
   return { aims: bound === undefined ? [] : ratioAim(bound) };
@@ -52,13 +52,14 @@ function addRows(title: string, aims: LoadAims) {
   };
 }
 
-/** The aim of the main thread belongs to the contenders whose other threads move the bytes. */
-function addMainAims(row: Row, poolers: RunningPooler[], tls: boolean): void {
-  for (const { name, contender } of poolers) {
-    const threads = contender.settings[HANDS];
-    if (threads === undefined || threads === '0') continue;
-    row.aims.push({ of: 'figure', bound: tls ? MAIN_AIM.tls : MAIN_AIM.plain, contender: name });
-    row.detail = false;
+/** Adds rows for the other threads of the pooler that do much, by name. */
+function noteThreads(title: string, threads: Map<string, Row>, who: RunningPooler, cpu: CpuUse, transactions: number) {
+  for (const [name, usec] of Object.entries(cpu.threads)) {
+    if (usec < cpu.total * THREAD_SHARE) continue;
+    const row =
+      threads.get(name) ?? addRow(`${title}: CPU per transaction, threads named ${name}`, 'us', 1, { detail: true });
+    threads.set(name, row);
+    note(row, who, usec / transactions);
   }
 }
 
@@ -66,11 +67,10 @@ async function benchCount(poolers: RunningPooler[], title: string, run: Omit<Loa
   say(title);
   const key = `${run.protocol} ${run.clients}`;
   const rows = addRows(title, run.tls === true ? {} : (AIMS[key] ?? {}));
-  addMainAims(rows.main, poolers, run.tls === true);
+  const threads = new Map<string, Row>();
   await inTurns(poolers, async (who) => {
     const result = await measureLoad(who.pooler.pid, { ...run, port: who.pooler.port });
     const { latencyUs, cpu, transactions } = result;
-    if (transactions === 0) return;
     note(rows.p50, who, latencyUs.p50 / USEC_PER_MS);
     note(rows.p99, who, latencyUs.p99 / USEC_PER_MS);
     note(rows.spread, who, latencyUs.p99 / latencyUs.p50);
@@ -82,7 +82,9 @@ async function benchCount(poolers: RunningPooler[], title: string, run: Omit<Loa
     note(rows.others, who, cpu.others / transactions);
     note(rows.connect, who, result.connectSeconds * 1000);
     note(rows.generator, who, result.cpuUsPerTransaction);
+    noteThreads(title, threads, who, cpu, transactions);
   });
+  addMainAims(rows.main, rows.cpu, run.tls === true);
 }
 
 /** Simple and prepared, plain and with TLS, each on poolers of their own. */

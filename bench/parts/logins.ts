@@ -49,6 +49,9 @@ export async function benchReconnecting(bench: Bench): Promise<void> {
     const users = kind.name === 'SCRAM' ? await scramUser(bench) : {};
     const settings = { default_pool_size: POOL, ...kind.settings };
     await withPoolers(bench.contenders, { cluster: bench.cluster, settings, ...users }, async (poolers) => {
+      // opens all servers of the pools, and lets the poolers compile their code, before the measurements
+      for (const { pooler } of poolers)
+        await runLoad({ port: pooler.port, clients: POOL, seconds: 1, mode: 'reconnect', ...kind.run });
       for (const clients of counts) {
         const title = titleOf(clients);
         say(title);

@@ -5,7 +5,7 @@ import { type Bench, type Contender, withFeature } from '../contenders';
 import { cpuBetween, sampleCpu } from '../cpu';
 import { type PgbenchRun, pgbench } from '../pgbench';
 import { type RunningPooler, withPoolers } from '../poolers';
-import { type Aim, addRow, inTurns, note, ratioAim, say, wanted } from '../rows';
+import { type Aim, addMainAims, addRow, inTurns, note, ratioAim, say, wanted } from '../rows';
 import { options } from '../settings';
 
 /** PgBouncer's first release with support for prepared statements. */
@@ -47,6 +47,7 @@ export async function benchTransactions({ script }: Bench, poolers: RunningPoole
         note(main, who, result.main);
         note(speed, who, result.perSecond);
       });
+      addMainAims(main, cpu, false);
     }
   }
 }
