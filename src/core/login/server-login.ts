@@ -36,7 +36,7 @@ import { isDead, replicationTypeParameters, sendingAuthQuery, serverLoginOf } fr
 import { upcalls } from '../pool/upcalls';
 import { findGlobalCredentials } from '../pool/user';
 import { varcacheApplyStartup, varcacheSet } from '../pool/varcache';
-import { addWelcomeParameter, finishWelcomeMsg, forgetWelcomeParts } from '../pool/welcome';
+import { addOwnParameter, addWelcomeParameter, finishWelcomeMsg, forgetWelcomeParts } from '../pool/welcome';
 import {
   finishStartup,
   PACKET_SSL_REQUEST,
@@ -342,7 +342,7 @@ function answerAuthRequest(server: ServerSocket, reader: PktReader): boolean {
   }
 }
 
-/** ParameterStatus during login: stored for the clients of the pool. */
+/** ParameterStatus during login: stored for the clients of the pool or, on a replication connection, for its client. */
 function loginParameter(server: ServerSocket, reader: PktReader): Verdict {
   const name = reader.str();
   const value = reader.str();
@@ -353,7 +353,11 @@ function loginParameter(server: ServerSocket, reader: PktReader): Verdict {
   if (wantDebug()) slogDebug(server, `S: param: ${name} = ${value}`);
   varcacheSet(server.vars, name, value);
   if (server.link !== null) varcacheSet(server.link.vars, name, value);
-  if (addWelcomeParameter(server.pool, name, value)) return Verdict.CONSUMED;
+  const fits =
+    server.replication === Replication.NONE
+      ? addWelcomeParameter(server.pool, name, value)
+      : addOwnParameter(serverLoginOf(server), name, value);
+  if (fits) return Verdict.CONSUMED;
   disconnectServer(server, true, 'too many parameters from server');
   return Verdict.DISCONNECTED;
 }
@@ -375,7 +379,8 @@ function loginReady(server: ServerSocket): Verdict {
   slogDebug(server, 'server login ok, start accepting queries');
   server.ready = true;
   server.login = null;
-  finishWelcomeMsg(pool);
+  if (server.replication === Replication.NONE) finishWelcomeMsg(pool);
+  else if (server.link?.login) server.link.login.welcome = login.welcome?.copy() ?? null;
   if (pool.db.admin) return upcalls.takeoverLoggedIn(server);
   releaseServer(server);
   return isDead(server) ? Verdict.DISCONNECTED : Verdict.CONSUMED;

@@ -21,9 +21,10 @@ import { pktbufTemp } from '../wire/pktbuf';
 
 function welcomeClient(client: ClientSocket): boolean {
   const pool = client.pool as PgPool;
+  const own = loginOf(client).welcome;
   const buf = pktbufTemp();
-  buf.putBytes(pool.welcomeMsg as Uint8Array);
-  varcacheFillUnset(pool.origVars, client.vars);
+  buf.putBytes(own ?? (pool.welcomeMsg as Uint8Array));
+  if (own === null) varcacheFillUnset(pool.origVars, client.vars);
   varcacheEach(client.vars, (name, value) => writeParameterStatus(buf, name, value));
   newCancelKey(client);
   writeBackendKeyData(buf, client.cancelKey);
@@ -60,7 +61,7 @@ export function finishClientLogin(client: ClientSocket): boolean {
     count(pool.stats, Stat.CLIENT_LOGIN_COUNT, 1);
   }
 
-  if (!pool.welcomeMsgReady) {
+  if (!pool.welcomeMsgReady && loginOf(client).welcome === null) {
     logDebug('finish_client_login: no welcome message, pause');
     loginOf(client).phase = LoginPhase.WELCOME;
     pauseClient(client);

@@ -7,6 +7,7 @@ import { Family, type SockAddr } from '../base/native';
 import { getCachedTime } from '../base/time';
 import { DATABASE_DEFAULTS, type DatabaseConfig, USER_DEFAULTS, type UserConfig } from '../config/records';
 import { BACKENDKEY_LEN } from '../wire/packets';
+import type { PktBuf } from '../wire/pktbuf';
 import type { Batch } from './batch';
 import type { ConsoleSession } from './console-session';
 import type { ClientStatement, Deallocation, ServerStatements } from './prepare';
@@ -353,6 +354,8 @@ export class ClientLogin {
   scram: ScramState | null = null;
   /** how to query the LDAP server: auth_ldap_options, or the options of the HBA rule */
   ldapOptions = '';
+  /** of a replication client: the welcome message from its own server */
+  welcome: Uint8Array | null = null;
 }
 
 /** A packet that is reassembled in its own memory because it must be handled as a whole. */
@@ -426,6 +429,8 @@ export class ServerLogin {
   scram: ScramState | null = null;
   /** what is not known yet about the server's protocol version */
   protocolTry: ProtocolTry = ProtocolTry.NONE;
+  /** of a replication connection: the welcome message of its client; see pool/welcome.ts */
+  welcome: PktBuf | null = null;
 }
 
 export class ServerSocket extends PgSocket {

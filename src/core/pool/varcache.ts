@@ -63,6 +63,11 @@ export function newVarCache(): (string | null)[] {
   return vars;
 }
 
+/** True for the variables that are kept per client. Letter case does not matter. */
+export function isTracked(name: string): boolean {
+  return lookup.has(asciiLower(name));
+}
+
 /**
  * Stores a value if the variable is tracked; names are matched without regard to case.
  * @returns true if it is tracked and the value is not null

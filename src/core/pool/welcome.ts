@@ -2,8 +2,8 @@
 
 import { writeAuthenticationOk, writeParameterStatus } from '../wire/messages';
 import { PktBuf } from '../wire/pktbuf';
-import type { PgPool } from './bouncer';
-import { varcacheSet } from './varcache';
+import type { PgPool, ServerLogin } from './bouncer';
+import { isTracked, varcacheSet } from './varcache';
 
 /** Limit for the parameters that a server reports during login, in bytes: every client of the pool receives them. */
 const WELCOME_MAX = 256 * 1024;
@@ -26,6 +26,20 @@ export function addWelcomeParameter(pool: PgPool, name: string, value: string): 
 export function forgetWelcomeParts(pool: PgPool): void {
   pool.welcomeParts = [];
   pool.welcomePartsLen = 0;
+}
+
+/**
+ * Stores a ParameterStatus of a replication connection. Its values depend on the startup packet of its client, so the
+ * welcome message is for that client only.
+ * @returns false if the parameters exceed the limit
+ */
+export function addOwnParameter(login: ServerLogin, name: string, value: string): boolean {
+  if (login.welcome === null) {
+    login.welcome = new PktBuf();
+    writeAuthenticationOk(login.welcome);
+  }
+  if (!isTracked(name)) writeParameterStatus(login.welcome, name, value);
+  return login.welcome.pos <= WELCOME_MAX;
 }
 
 /** Builds the welcome message: all parameters are known. */
