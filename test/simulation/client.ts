@@ -44,6 +44,8 @@ export interface Character {
   leaveOne: number;
   /** it prepares statements by name */
   prepares: boolean;
+  /** it requests a replication connection, which has a server of its own */
+  replication: boolean;
   /** when it stops sending */
   silent: 'never' | 'at once' | 'at the password';
 }
@@ -126,11 +128,12 @@ export class SimClient {
       return;
     }
     const { user, database } = this.character;
-    const name: Record<string, string> = this.appName === '' ? {} : { application_name: this.appName };
+    const params: Record<string, string> = this.appName === '' ? {} : { application_name: this.appName };
+    if (this.character.replication) params.replication = 'database';
     this.note(`logs in as ${user} to ${database}`);
     this.phase = 'login';
     if (this.character.silent === 'at once') return;
-    this.line.send(startup(PROTOCOL_30, { user, database, ...name }));
+    this.line.send(startup(PROTOCOL_30, { user, database, ...params }));
   }
 
   private authenticate(body: string): void {
@@ -229,7 +232,8 @@ export class SimClient {
     const { reboots, scenario } = this.world;
     const { servers, console } = scenario.faults;
     if (this.line.end.peer?.cutShort === true || (servers && broken)) return true;
-    const mayBeCutOff = servers || console || Number(scenario.settings.transaction_timeout ?? 0) > 0;
+    const timeouts = ['query_timeout', 'transaction_timeout'];
+    const mayBeCutOff = servers || console || timeouts.some((name) => Number(scenario.settings[name] ?? 0) > 0);
     if (mayBeCutOff && !this.packets.isEmpty) return true;
     return reboots.mayLose(this.name);
   }

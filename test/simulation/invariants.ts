@@ -5,7 +5,14 @@
 
 import { PauseMode } from '../../src/core/base/lifecycle';
 import type { StatList } from '../../src/core/base/list';
-import { type AnySocket, type ClientSocket, LoginPhase, type PgPool, SocketState } from '../../src/core/pool/bouncer';
+import {
+  type AnySocket,
+  type ClientSocket,
+  LoginPhase,
+  type PgPool,
+  Replication,
+  SocketState,
+} from '../../src/core/pool/bouncer';
 import type { Heads } from './core';
 
 type Lists = [StatList<AnySocket>, SocketState[]][];
@@ -52,7 +59,9 @@ function brokenQueue(heads: Heads, pool: PgPool): string | null {
   if (pool.waitingCancelReqList.count > 0) return null;
   // a client that logs in may need the welcome message, which only a new server sends
   const welcome = (sk: ClientSocket) => sk.login?.phase === LoginPhase.WELCOME && !pool.welcomeMsgReady;
-  const waiting = countOf(pool.waitingClientList, (sk) => !welcome(sk));
+  // a replication client gets a server of its own
+  const waits = (sk: ClientSocket) => !welcome(sk) && sk.replication === Replication.NONE;
+  const waiting = countOf(pool.waitingClientList, waits);
   const idle = countOf(pool.idleServerList, (sk) => !sk.closeNeeded && sk.ready);
   return waiting > 0 && idle > 0 ? `${waiting} clients wait while ${idle} servers of ${pool.db.name} are idle` : null;
 }

@@ -79,6 +79,23 @@ export const mutations: Mutation[] = [
     ],
   },
   {
+    // PgBouncer does this
+    name: 'the parameters of a replication connection become those of its pool',
+    wanted: { faults: NONE },
+    edits: [
+      {
+        file: 'core/login/server-login',
+        find: 'const fits = server.replication === 0',
+        replace: 'const fits = server.replication >= 0',
+      },
+      {
+        file: 'core/login/server-login',
+        find: 'if (server.replication === 0 /* Replication.NONE */)\n        (0, welcome_1.finishWelcomeMsg)(pool);',
+        replace: '(0, welcome_1.finishWelcomeMsg)(pool); if (server.replication === 0);',
+      },
+    ],
+  },
+  {
     name: 'the pools of a paused database are filled up to min_pool_size',
     wanted: { faults: { ...NONE, console: true } },
     edits: [{ file: 'core/life/maint', find: '|| pool.db.paused ||', replace: '||' }],

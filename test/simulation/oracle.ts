@@ -47,11 +47,12 @@ const REASONS: Reason[] = [
     text: /^client_login_timeout \(server down\)$/,
     when: loginMayWait,
   },
-  // an idle session ends with its server
+  // an idle session ends with its server, and so does a replication connection
   {
     text: /^database configuration changed$/,
-    when: ({ operator, scenario }) =>
-      scenario.settings.server_fast_close === 1 && (operator.has('RECONNECT') || operator.has('RELOAD')),
+    when: ({ operator, scenario }, { character }) =>
+      (scenario.settings.server_fast_close === 1 || character.replication) &&
+      (operator.has('RECONNECT') || operator.has('RELOAD')),
   },
   // auth_query could not be run
   { text: /^bouncer config error$/, when: (world) => serversFail(world) || world.operator.has('KILL') },

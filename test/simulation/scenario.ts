@@ -192,13 +192,14 @@ export function makeCharacter(random: Random, { faults, poolMode, passwords, hid
   const user = random.pick(Object.keys(random.one(2) ? users : hidden));
   const rude = faults.clients;
   const wrong = rude && random.one(10);
+  const replication = random.one(15);
   const silent = rude && random.one(silentOne) ? random.pick(['at once', 'at the password'] as const) : 'never';
   return {
     user,
     database: random.pick(DATABASES),
     password: wrong ? 'nonsense' : (users[user] as string),
     refused: silent !== 'never' ? 'client_login_timeout' : wrong ? 'authentication failed' : '',
-    sessionPooling: poolMode === 'session',
+    sessionPooling: poolMode === 'session' && !replication,
     statementPooling: poolMode === 'statement',
     think: random.pick([MS, 20 * MS, 200 * MS]),
     requests: random.between(0, 30),
@@ -209,5 +210,6 @@ export function makeCharacter(random: Random, { faults, poolMode, passwords, hid
     leaveOne: rude ? random.between(10, 100) : 0,
     prepares: random.one(2),
     silent,
+    replication,
   };
 }
