@@ -25,6 +25,8 @@ struct State {
   /** both null until loopInit */
   Streams *streams;
   UvSide *uv;
+  /** why io_uring is not used although it was asked for */
+  std::string loopRefusal;
   /** openlog() does not copy its argument */
   std::string *syslogIdent;
   /** TLS contexts by id; index 0 stays empty */

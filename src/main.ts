@@ -18,6 +18,7 @@ import { native } from './core/base/native';
 import { notify, notifySetup } from './core/base/systemd';
 import { PGBOUNCER_COMPAT_VERSION, TSBOUNCER_VERSION } from './core/base/version';
 import { cf, settingHooks } from './core/config/settings';
+import { LOOP_BACKENDS } from './core/config/settings-table';
 import { mainLoopOnce } from './core/life/mainloop';
 import { janitorSetup } from './core/life/maint';
 import { applyLogSettings, loadConfig } from './core/life/reload';
@@ -75,9 +76,9 @@ function prepare(options: Options): string {
 
   keepYoungGenerationSmall();
   wireUpcalls();
-  const backend = native.loopInit('libuv', RECV_MAX);
-  atExit(() => native.sendQueued());
   if (!loadConfig(true)) die('cannot load config file');
+  const backend = native.loopInit(LOOP_BACKENDS[cf.loopBackend] as string, RECV_MAX);
+  atExit(() => native.loopEnd());
   initVarLookup(cf.trackExtraParameters);
   if (!sbufTlsSetup().ok) die('TLS setup failed');
   return backend;
@@ -109,6 +110,8 @@ function start(options: Options, backend: string): void {
   if (takeover) outcome = takeoverFinish();
   else poolerSetup();
   writePidfile(cf.pidfile, takeover);
+  const refusal = native.loopRefusal();
+  if (refusal !== '') logInfo(`io_uring is not available, using ${backend}: ${refusal}`);
   logInfo(
     `process up: tsbouncer ${TSBOUNCER_VERSION} (compatible with PgBouncer ${PGBOUNCER_COMPAT_VERSION}), ` +
       `${native.libuvVersion()} (${backend}), tls: OpenSSL ${process.versions.openssl}, node ${process.version}`,

@@ -15,14 +15,6 @@
 
 namespace tsb {
 
-/** The names that loopInit takes. */
-struct Backend {
-  const char *name;
-  const LoopOps *ops;
-};
-
-static const Backend kBackends[] = {{"libuv", &kLoopEpoll}};
-
 /* ---- hot: integers in, one integer out ---- */
 
 /** Reads N integers and returns the state. An argument that is not a number becomes -1, which no call accepts. */
@@ -118,17 +110,21 @@ static napi_value sendBytes(napi_env env, napi_callback_info info) {
 
 /* ---- the others ---- */
 
-static const LoopOps *backendOf(const std::string &name) {
-  for (const Backend &backend : kBackends)
-    if (name == backend.name) return backend.ops;
-  return nullptr;
+/** Makes the loop of the first backend that the kernel allows. Returns null with *err. */
+static Streams *loopOf(State *state, const std::string &name, const LoopOptions &options, int *err) {
+  if (name != kLoopEpoll.name) {
+    Streams *streams = streamsNew(&kLoopUring, &state->turn, options, err);
+    if (streams) return streams;
+    state->loopRefusal = uringRefusal();
+  }
+  return streamsNew(&kLoopEpoll, &state->turn, options, err);
 }
 
 static Napi::Value loopInit(const Napi::CallbackInfo &info) {
   State *state = stateOf(info);
   const std::string name = argBytes(info, 0);
-  const LoopOps *ops = backendOf(name);
-  if (state->streams || !ops) {
+  const bool known = name == "auto" || name == kLoopUring.name || name == kLoopEpoll.name;
+  if (state->streams || !known) {
     const std::string why = state->streams ? "loopInit() called twice" : "unknown loop backend: " + name;
     Napi::Error::New(info.Env(), why).ThrowAsJavaScriptException();
     return info.Env().Undefined();
@@ -137,12 +133,16 @@ static Napi::Value loopInit(const Napi::CallbackInfo &info) {
   if (recvMax < kRecvMaxLeast) recvMax = kRecvMaxLeast;
   if (recvMax > kRecvMaxMost) recvMax = kRecvMaxMost;
   int err = 0;
-  state->streams = streamsNew(ops, &state->turn, {recvMax}, &err);
+  state->streams = loopOf(state, name, {recvMax}, &err);
   if (state->streams) state->uv = uvSideNew(state->streams, &err);
-  if (state->uv) return toString(info.Env(), name);
+  if (state->uv) return toString(info.Env(), state->streams->loop->ops->name);
   if (state->streams) streamsEnd(state->streams);
   state->streams = nullptr;
   return throwErrno(info.Env(), "loopInit", -err);
+}
+
+static Napi::Value loopRefusal(const Napi::CallbackInfo &info) {
+  return toString(info.Env(), stateOf(info)->loopRefusal);
 }
 
 static Napi::Value libuvVersion(const Napi::CallbackInfo &info) {
@@ -188,9 +188,11 @@ static Napi::Value recvStopAll(const Napi::CallbackInfo &info) {
   return list;
 }
 
-static Napi::Value sendQueued(const Napi::CallbackInfo &info) {
+/* The kernel would release what is under way only after the process has ended, and a port with it. */
+static Napi::Value loopEnd(const Napi::CallbackInfo &info) {
   Streams *streams = stateOf(info)->streams;
   if (streams) streamSendQueued(streams);
+  if (streams) streams->loop->ops->quiesce(streams->loop);
   return info.Env().Undefined();
 }
 
@@ -269,13 +271,14 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   addRaw(env, exports, state, "unsent", onHandle<streamUnsent>);
 
   exports.Set("loopInit", Napi::Function::New<loopInit>(env, "loopInit", state));
+  exports.Set("loopRefusal", Napi::Function::New<loopRefusal>(env, "loopRefusal", state));
   exports.Set("libuvVersion", Napi::Function::New<libuvVersion>(env, "libuvVersion", state));
   exports.Set("loopBreak", Napi::Function::New<loopBreak>(env, "loopBreak", state));
   exports.Set("wakeFd", Napi::Function::New<wakeFd>(env, "wakeFd", state));
   exports.Set("socket", Napi::Function::New<newSocket>(env, "socket", state));
   exports.Set("connect", Napi::Function::New<connect>(env, "connect", state));
   exports.Set("recvStopAll", Napi::Function::New<recvStopAll>(env, "recvStopAll", state));
-  exports.Set("sendQueued", Napi::Function::New<sendQueued>(env, "sendQueued", state));
+  exports.Set("loopEnd", Napi::Function::New<loopEnd>(env, "loopEnd", state));
   exports.Set("takeUnsent", Napi::Function::New<bytesOfHandle<streamUnsent, streamTakeUnsent>>(env, "takeUnsent", state));
   exports.Set("copyKept", Napi::Function::New<bytesOfHandle<streamKeptLength, streamCopyKept>>(env, "copyKept", state));
   exports.Set("keepBytes", Napi::Function::New<keepBytes>(env, "keepBytes", state));

@@ -13,6 +13,7 @@
 
 #include <new>
 
+#include "loop/ready.h"
 #include "loop/stream.h"
 #include "plainio.h"
 
@@ -89,16 +90,7 @@ static int receive(Loop *, Stream *s, bool on) {
 
 static void drain(Loop *, Stream *s) { watchOrFail(s); }
 
-static void flushUnsent(Stream *s) {
-  if (s->unsent.length == 0) return;
-  const ssize_t n = sendRetry(s->fd, s->unsent.first(), s->unsent.length);
-  if (n >= 0)
-    streamSent(s, n);
-  else if (!wouldBlock(errno))
-    streamSent(s, -errno);
-}
-
-/* ---- connecting, accepting ---- */
+/* ---- connecting ---- */
 
 static void connect(Loop *, Stream *s, const sockaddr *addr, socklen_t length) {
   const int err = ::connect(s->fd, addr, length) < 0 ? errno : 0;
@@ -111,32 +103,6 @@ static void connect(Loop *, Stream *s, const sockaddr *addr, socklen_t length) {
   streamQueue(s);
 }
 
-static void connected(Stream *s) {
-  int err = 0;
-  socklen_t length = sizeof(err);
-  if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &err, &length) < 0) err = errno;
-  streamConnected(s, -err);
-}
-
-static void acceptSome(Stream *s) {
-  bool accepted = false;
-  for (int i = 0; i < kAcceptMax && !s->lane->section->full(); i++) {
-    const int fd = accept4(s->fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd >= 0) {
-      streamAccepted(s, fd);
-      accepted = true;
-      continue;
-    }
-    const int err = errno;
-    // the peer gave up while it was queued; PgBouncer does not log that either
-    if (err == EINTR || err == ECONNABORTED) continue;
-    // Do not report an error in the turn in which an accept succeeded: when the last free descriptor is used up, the kernel
-    // answers EMFILE even if no connection waits. If one does, the next turn reports it.
-    if (!accepted && !wouldBlock(err)) streamAccepted(s, -err);
-    return;
-  }
-}
-
 /* ---- a turn ---- */
 
 static void onConnection(Stream *s, uint32_t events) {
@@ -144,9 +110,9 @@ static void onConnection(Stream *s, uint32_t events) {
   if (events & (EPOLLRDHUP | kBroken)) s->ending = true;
   if (s->connecting) {
     if (s->epoll.connectEnded || !(events & (EPOLLOUT | kBroken))) return;
-    connected(s);
+    readyConnect(s);
   }
-  if (events & (EPOLLOUT | kBroken)) flushUnsent(s);
+  if (events & (EPOLLOUT | kBroken)) readySend(s);
   // a stream in the queue has its place there
   if (s->receiveDue) return;
   if (due(s)) receiveNow(s);
@@ -159,7 +125,7 @@ static void onEvent(Stream *s, uint32_t events) {
       onConnection(s, events);
       break;
     case StreamKind::kListener:
-      if (s->reading) acceptSome(s);
+      if (s->reading) readyAccept(s);
       break;
     case StreamKind::kWatch:
       streamReadable(s);
@@ -177,7 +143,7 @@ static bool work(Stream *s) {
     if (s->lane->section->full()) return false;
     s->epoll.connectEnded = false;
     streamConnected(s, s->epoll.connectResult);
-    flushUnsent(s);
+    readySend(s);
   } else if (s->receiveDue) {
     if ((s->redeliver || s->shaking || due(s)) && !receiveNow(s)) return false;
     s->receiveDue = due(s);
@@ -234,7 +200,7 @@ static int attach(Loop *loop, Stream *s) {
 }
 
 /* By name: the descriptor may live on in another process, and then closing it here does not remove it. */
-static void detach(Loop *loop, Stream *s) {
+static void detach(Loop *loop, Stream *s, bool) {
   if (s->epoll.armed) epoll_ctl(epollLoop(loop)->epollFd, EPOLL_CTL_DEL, s->fd, nullptr);
 }
 

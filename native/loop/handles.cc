@@ -73,10 +73,10 @@ static Stream *streamNew(Streams *streams, int fd, StreamKind kind, int *err) {
   return s;
 }
 
-/** Forgets a handle; its number is free again after the next wait. Returns the descriptor. */
-static int forget(Stream *s) {
+/** Forgets a handle, whose descriptor stays or will be closed; its number is free again after the next wait. Returns the descriptor. */
+static int forget(Stream *s, bool stays) {
   const int fd = s->fd;
-  s->streams->loop->ops->detach(s->streams->loop, s);
+  s->streams->loop->ops->detach(s->streams->loop, s, stays);
   s->streams->closing.push_back(s->handle);
   s->kind = StreamKind::kClosing;
   s->fd = -1;
@@ -109,7 +109,7 @@ int watchOwn(Streams *streams, Stream *s, int fd, void (*onReadable)(void *conte
 
 void unwatchOwn(Stream *s) {
   if (!streamLive(s)) return;
-  s->streams->loop->ops->detach(s->streams->loop, s);
+  s->streams->loop->ops->detach(s->streams->loop, s, true);
   s->kind = StreamKind::kFree;
 }
 
@@ -147,7 +147,7 @@ void streamsEnd(Streams *streams) {
   for (Stream *s : streams->all) {
     if (!s || !streamLive(s)) continue;
     if (s->kind == StreamKind::kWatch)
-      forget(s);
+      forget(s, true);
     else
       streamClose(streams, s->handle);
   }
@@ -197,7 +197,7 @@ int streamWatch(Streams *streams, int fd) {
   if (!s) return err;
   s->reading = true;
   err = streams->loop->ops->receive(streams->loop, s, true);
-  if (err < 0) forget(s);
+  if (err < 0) forget(s, true);
   return err < 0 ? err : s->handle;
 }
 
@@ -212,7 +212,7 @@ int streamClose(Streams *streams, int handle) {
   const bool owned = s->kind != StreamKind::kWatch;
   if (s->tls && s->unsent.length == 0) tlsShutdown(s->tls);
   outboxFlush(s);
-  const int fd = forget(s);
+  const int fd = forget(s, !owned);
   if (owned) close(fd);
   return 0;
 }
@@ -221,7 +221,7 @@ int streamDetach(Streams *streams, int handle) {
   Stream *s = streamOf(streams, handle);
   if (!s) return -EBADF;
   outboxFlush(s);
-  return forget(s);
+  return forget(s, true);
 }
 
 /* ---- what is wanted ---- */

@@ -69,8 +69,9 @@ struct LoopOps {
   /** The stream belongs to the loop from now on and gets its lane, for good. Nothing is received before receive().
    *  Returns 0 or -errno. */
   int (*attach)(Loop *loop, Stream *stream);
-  /** Ends that: the caller may close the descriptor or hand it on, and nothing is reported for the stream any more. */
-  void (*detach)(Loop *loop, Stream *stream);
+  /** Ends that: nothing is reported for the stream any more. `stays`: the descriptor will be used on, here or by another
+   *  process, so nothing of it may be under way in the kernel; else the caller closes it. */
+  void (*detach)(Loop *loop, Stream *stream, bool stays);
 
   /** Starts to connect a stream; streamConnected() follows, at the earliest in the next wait(). */
   void (*connect)(Loop *loop, Stream *stream, const sockaddr *addr, socklen_t length);
@@ -104,5 +105,9 @@ struct Loop {
 };
 
 extern const LoopOps kLoopEpoll;
+/** create() fails where the kernel does not allow io_uring. */
+extern const LoopOps kLoopUring;
+/** Why create() of the io_uring backend failed last in this thread. */
+const char *uringRefusal();
 
 }  // namespace tsb

@@ -229,6 +229,19 @@ bool streamReceived(Stream *s, const uint8_t *bytes, ssize_t n) {
   return true;
 }
 
+Taken streamReceivedAt(Stream *s, size_t offset, size_t n) {
+  if (s->tls || !s->reading || s->kept.length > 0) {
+    const uint8_t *bytes = s->lane->turn->arena + offset;
+    return streamReceived(s, bytes, static_cast<ssize_t>(n)) ? Taken::kCopied : Taken::kRefused;
+  }
+  if (s->lastTurn == s->lane->turn->number || s->lane->section->full()) return Taken::kRefused;
+  s->recvLimit = 0;
+  s->redeliver = false;
+  s->lastTurn = s->lane->turn->number;
+  report(s, kRecv, static_cast<int>(n), static_cast<int>(offset));
+  return Taken::kInPlace;
+}
+
 void streamSent(Stream *s, ssize_t n) {
   if (n < 0) {
     dropUnsent(s, static_cast<int>(n));

@@ -38,6 +38,32 @@ struct EpollPart {
   int connectResult;
 };
 
+/** State that belongs to backend_uring.cc. */
+struct UringPart {
+  /** tells this use of the stream from earlier ones in the completions of the kernel */
+  uint16_t tag;
+  /** in the list of streams for which something may have to be submitted */
+  bool listed;
+  /** a receive, or the poll of a listener or watch, is under way in the kernel */
+  bool receiving;
+  /** and is being canceled */
+  bool canceling;
+  /** a poll for output is under way */
+  bool polling;
+  /** more comes than one turn takes: it is received by system calls into the arena, as long as that lasts */
+  bool saturated;
+  /** the kernel reported the end of the stream */
+  bool ended;
+  /** and it has not been passed on */
+  bool endDue;
+  int endResult;
+  /** connect() ended at once, with this result, which is reported in the next turn */
+  bool connectEnded;
+  int connectResult;
+  /** received, but not passed on yet */
+  Bytes held;
+};
+
 /**
  * Never moves: the kernel and TLS keep its address. What every event needs comes first, so that it costs two cache lines.
  */
@@ -68,6 +94,7 @@ struct alignas(64) Stream {
   /** turn of the last RECV or READABLE record */
   uint32_t lastTurn;
   EpollPart epoll;
+  UringPart uring;
   /** null on a plain connection */
   TlsConn *tls;
   Bytes kept;
@@ -153,6 +180,14 @@ Offer streamPlace(Stream *s, Place *place);
  * Returns false when the turn has no room: then the backend calls again in the next turn. With a place there is room.
  */
 bool streamReceived(Stream *s, const uint8_t *bytes, ssize_t n);
+enum class Taken {
+  kInPlace,  // the record points to the bytes: they must stay until the next wait has sent
+  kCopied,
+  kRefused,  // the turn has no room for them: the backend reports them in a later one
+};
+
+/** Like streamReceived(), for n > 0 bytes at an offset of the arena, which need not be copied. */
+Taken streamReceivedAt(Stream *s, size_t offset, size_t n);
 /** n of the unsent bytes have been sent, or sending failed with -errno. */
 void streamSent(Stream *s, ssize_t n);
 /** 0 or -errno */

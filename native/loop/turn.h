@@ -21,7 +21,10 @@ namespace tsb {
 constexpr size_t kRecvSpace = 4u << 20;
 /** Bytes that are asked for between turns (takeKept); they lie behind the receive space. */
 constexpr size_t kSideSpace = 2u << 20;
-constexpr size_t kArenaSize = kRecvSpace + kSideSpace;
+/** Buffers that a completion backend lends to the kernel; they lie behind both. */
+constexpr size_t kBufferSpace = 4u << 20;
+constexpr size_t kBuffersAt = kRecvSpace + kSideSpace;
+constexpr size_t kArenaSize = kBuffersAt + kBufferSpace;
 /** Records of one turn. */
 constexpr int kRingRecords = 4096;
 

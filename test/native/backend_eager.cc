@@ -68,7 +68,7 @@ static int attach(Loop *loop, Stream *s) {
   return 0;
 }
 
-static void detach(Loop *loop, Stream *s) { eager(loop)->all.erase(s); }
+static void detach(Loop *loop, Stream *s, bool) { eager(loop)->all.erase(s); }
 
 static void connect(Loop *, Stream *s, const sockaddr *addr, socklen_t length) {
   Ahead &ahead = aheadOf(s);

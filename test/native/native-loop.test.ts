@@ -12,7 +12,15 @@ import { after, runSync, test } from '../harness/limits';
 import { findProgram } from '../harness/machine';
 
 const COMPILE_MS_MAX = 300_000;
-const SOURCES = ['loop/stream.cc', 'loop/handles.cc', 'loop/outbox.cc', 'loop/backend_epoll.cc'];
+const SOURCES = [
+  'stream.cc',
+  'handles.cc',
+  'outbox.cc',
+  'ready.cc',
+  'backend_epoll.cc',
+  'backend_uring.cc',
+  'uring.cc',
+].map((name) => `loop/${name}`);
 /** Sanitizers make silent mistakes fail. A compiler may lack their libraries. */
 const SANITIZERS = ['-fsanitize=address,undefined', '-fno-sanitize-recover=undefined'];
 

@@ -8,11 +8,12 @@ import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { arena, Ev, Family, native } from '../../src/core/base/native';
+import { LOOP_BACKEND } from '../harness/backend';
 import { after, runSync, test, withTimeout } from '../harness/limits';
 import { closeAll, pair, put, RECV_MAX, turn, until } from '../harness/loop-driver';
 
 const E = constants.errno;
-assert.equal(native.loopInit('libuv', RECV_MAX), 'libuv');
+native.loopInit(LOOP_BACKEND, RECV_MAX);
 const dir = mkdtempSync(join(tmpdir(), 'tsb-native-'));
 after(() => rmSync(dir, { recursive: true }));
 
@@ -22,7 +23,7 @@ test('running out of descriptors is reported as one ACCEPT event per turn', () =
   // in a child process with a low limit, so that the limit of this process is unchanged
   const script = `
     const { native, ring } = require(${JSON.stringify(require.resolve('../../src/core/base/native'))});
-    native.loopInit('libuv', 65536);
+    native.loopInit(${JSON.stringify(LOOP_BACKEND)}, 65536);
     const l = native.listenUnix(${JSON.stringify(join(dir, 'emfile'))}, 16);
     const h = native.listenOpen(l);
     const c = native.connect(1, ${JSON.stringify(join(dir, 'emfile'))}, 0);
@@ -71,7 +72,7 @@ test('a worker has its own loop, which is released when the worker ends', async 
   const before = descriptors();
   const code = `
     const { native, ring } = require(${JSON.stringify(require.resolve('../../src/core/base/native'))});
-    native.loopInit('libuv', 65536);
+    native.loopInit(${JSON.stringify(LOOP_BACKEND)}, 65536);
     const [a, b] = native.socketPair().map((fd) => native.open(fd));
     native.signalStart(${constants.signals.SIGUSR2});
     native.recvStart(b);
@@ -212,16 +213,16 @@ test('500 saturated streams get equal shares, and a small query is not delayed b
   closeAll(asker, answerer, ...streams.flat());
 });
 
-// epoll refuses regular files (EPERM), which stands in for every refusal of the kernel, such as lack of memory
+// epoll refuses regular files (EPERM), and io_uring does not receive from them (ENOTSOCK), which stands in for every refusal of the kernel, such as lack of memory
 const unwatchable = () => openSync(join(dir, 'unwatchable'), 'w+');
 
 test('a connection that the kernel refuses to watch ends with an error', () => {
   const handle = native.open(unwatchable());
   native.recvStart(handle);
-  assert.equal(until(Ev.RECV, handle).result, -E.EPERM);
+  assert.ok(until(Ev.RECV, handle).result < 0);
   assert.deepEqual(turn(0), []);
   native.recvStart(handle);
-  assert.equal(until(Ev.RECV, handle).result, -E.EPERM, 'and again for who insists');
+  assert.ok(until(Ev.RECV, handle).result < 0, 'and again for who insists');
   closeAll(handle);
 });
 
@@ -231,7 +232,7 @@ test('an error on a stopped handle is reported once receiving starts', () => {
   native.recvStop(handle);
   assert.deepEqual(turn(0), []);
   native.recvStart(handle);
-  assert.equal(until(Ev.RECV, handle).result, -E.EPERM);
+  assert.ok(until(Ev.RECV, handle).result < 0);
   closeAll(handle);
 });
 
@@ -268,7 +269,7 @@ test('bad handles and arguments are errors and never crash', () => {
   assert.equal(native.keep(a, 5, -1), -E.EFAULT);
   assert.equal(native.sendBytes(a, Buffer.alloc(4), 2, 3), -E.EFAULT);
   assert.equal(native.sendBytes(a, 'x' as unknown as Uint8Array, 0, 1), -E.EFAULT);
-  assert.throws(() => native.loopInit('libuv', 4096), /twice/);
+  assert.throws(() => native.loopInit(LOOP_BACKEND, 4096), /twice/);
   assert.throws(() => native.peerName(-1), { syscall: 'getpeername', errno: E.EBADF });
   assert.throws(() => native.tuneSocket(-1, false, 0, 0, 0, 0, 0, 0), { syscall: 'socket_setup', errno: E.EBADF });
   native.close(a);

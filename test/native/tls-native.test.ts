@@ -10,6 +10,7 @@ import { writeFileSync, writeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { arena, Ev, native, Rec, ring, type TlsContextOptions, TlsVerify } from '../../src/core/base/native';
+import { LOOP_BACKEND } from '../harness/backend';
 import type { Cert } from '../harness/certs';
 import { test } from '../harness/limits';
 import {
@@ -34,7 +35,7 @@ import {
 
 const E = constants.errno;
 const RECV_MAX = 4096;
-native.loopInit('libuv', RECV_MAX);
+native.loopInit(LOOP_BACKEND, RECV_MAX);
 
 const otherCa = certs.authority('otherca');
 

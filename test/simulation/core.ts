@@ -63,7 +63,7 @@ export class Core {
     if (reboot) heads.lifecycle.beginTakeover();
     cf.configFile = CONFIG_FILE;
     modules.load<typeof import('../../src/wire')>('wire').wireUpcalls();
-    this.process.native.loopInit('libuv', RECV_MAX);
+    this.process.native.loopInit('auto', RECV_MAX);
     const reload = modules.load<typeof import('../../src/core/life/reload')>('core/life/reload');
     if (!reload.loadConfig(true)) heads.log.die('cannot load config file');
     modules

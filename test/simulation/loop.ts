@@ -474,7 +474,8 @@ export class SimLoop {
       send: (handle: number, offset: number, length: number) => this.send(handle, piece(offset, length)),
       sendBytes: (handle: number, bytes: Uint8Array, offset: number, length: number) =>
         this.send(handle, Buffer.from(part(bytes, offset, length))),
-      sendQueued: () => this.sendAllQueued(),
+      loopEnd: () => this.sendAllQueued(),
+      loopRefusal: () => '',
       unsent: (handle: number) => this.unsent(handle),
       takeUnsent: (handle: number) => this.takeUnsent(handle),
     };

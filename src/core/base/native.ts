@@ -127,10 +127,13 @@ export interface Native {
   ring: ArrayBuffer;
 
   /**
-   * Creates the loop of this environment. `backend` is 'libuv'. `recvMax` = most bytes of one receive, clamped to 1 KB
-   * .. 1 MB. Returns the backend's name. Throws when called twice or when the backend is unknown.
+   * Creates the loop of this environment. `backend`: 'epoll'; 'uring', or 'auto', which is io_uring where the kernel
+   * allows it, else epoll. `recvMax` = most bytes of one receive, clamped to 1 KB .. 1 MB. Returns the name of the
+   * backend in use. Throws when called twice or when the backend is unknown.
    */
   loopInit(backend: string, recvMax: number): string;
+  /** why loopInit() did not use io_uring although it was asked to; else '' */
+  loopRefusal(): string;
   /** for example 'libuv 1.46.0', for -V */
   libuvVersion(): string;
   /**
@@ -138,6 +141,8 @@ export interface Native {
    * records. Throws before loopInit.
    */
   wait(timeoutMs: number): number;
+  /** Sends what is queued for the next wait(), and ends what is under way in the kernel: before the process ends. */
+  loopEnd(): void;
   /** Makes the current or the next wait() return at once. */
   loopBreak(): void;
   /** eventfd that wakes the loop (Ev.WAKE) when another thread writes 8 bytes to it */
@@ -224,8 +229,6 @@ export interface Native {
   sendBytes(handle: number, bytes: Uint8Array, offset: number, length: number): number;
   /** Sends what is queued for the next wait(). Returns the number of bytes that the socket does not take, or -EBADF. */
   unsent(handle: number): number;
-  /** Sends now what every handle has queued for the next wait(): before the process ends. */
-  sendQueued(): void;
   /** Takes the queued bytes of a handle (handover); no Ev.DRAIN follows. With TLS they are already encrypted. */
   takeUnsent(handle: number): Uint8Array;
 

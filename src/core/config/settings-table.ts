@@ -72,6 +72,11 @@ const sslModeMap: readonly Lookup[] = [
   { name: 'verify-full', value: SslMode.VERIFY_FULL },
 ];
 
+/** The values of loop_backend, as native.loopInit() takes them. */
+export const LOOP_BACKENDS = ['auto', 'uring', 'epoll'] as const;
+
+const loopBackendMap: readonly Lookup[] = LOOP_BACKENDS.map((name, value) => ({ name, value }));
+
 export const loadBalanceHostsMap: readonly Lookup[] = [
   { name: 'disable', value: LoadBalanceHosts.DISABLE },
   { name: 'round-robin', value: LoadBalanceHosts.ROUND_ROBIN },
@@ -175,6 +180,7 @@ export const settingsTable: readonly Setting[] = [
   row('log_pooler_errors', 'logPoolerErrors', SettingType.INT, '1'),
   row('log_stats', 'logStats', SettingType.INT, '1'),
   row('logfile', 'logfile', SettingType.STR, ''),
+  row('loop_backend', 'loopBackend', SettingType.LOOKUP, 'auto', NO_RELOAD, loopBackendMap),
   row('login_notify_message', 'loginNotifyMessage', SettingType.STR, ''),
   row('max_client_conn', 'maxClientConn', SettingType.INT, '100'),
   row('max_db_client_connections', 'maxDbClientConnections', SettingType.INT, '0'),
@@ -292,6 +298,7 @@ export const initial = {
   logPoolerErrors: 0,
   logStats: 0,
   logfile: '',
+  loopBackend: 0,
   loginNotifyMessage: '',
   maxClientConn: 0,
   maxDbClientConnections: 0,
