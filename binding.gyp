@@ -17,6 +17,7 @@
         "native/loop/ready.cc",
         "native/loop/stream.cc",
         "native/loop/uring.cc",
+        "native/loop/uring_submit.cc",
         "native/loop/uvside.cc",
         "native/pam/pam.cc",
         "native/tls/conn.cc",

@@ -12,6 +12,10 @@
  * Entries for the kernel are made in wait() from the state of the streams, never in between: a descriptor number that was
  * closed and used again meanwhile cannot be confused.
  */
+#include "loop/uring_have.h"
+
+#ifdef TSB_HAVE_URING
+
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -21,16 +25,11 @@
 
 #include "loop/ready.h"
 #include "loop/stream.h"
-#include "loop/uring.h"
+#include "loop/uring_loop.h"
 #include "plainio.h"
 
 namespace tsb {
 
-/** In the low bits of user_data: a Stream is aligned to 64 bytes. */
-enum Op : uint64_t { kOpReceive, kOpPollOut, kOpSend, kOpCancel };
-constexpr uint64_t kOpMask = 63;
-constexpr int kTagShift = 48;
-constexpr uint64_t kPointerMask = ((1ull << kTagShift) - 1) & ~kOpMask;
 /** How long a cancellation is waited for, in ms; the kernel needs microseconds. */
 constexpr int kCancelStepMs = 100;
 constexpr int kCancelSteps = 50;
@@ -39,195 +38,17 @@ constexpr int kCancelSteps = 50;
 constexpr size_t kCompletionsOfCall = 20;
 constexpr int kMoreCalls = 32;
 
-struct UringLoop : Loop {
-  Uring ring;
-  Lane lane;
-  uint16_t lastTag;
-  /** streams for which something may have to be submitted */
-  std::vector<Stream *> listed;
-  /** user_data of requests to be canceled */
-  std::vector<uint64_t> cancels;
-  /** buffers that the records of this turn point to */
-  std::vector<unsigned> lent;
-  /** requests that have not completed, without sends and cancellations */
-  int underWay;
-  /** completions of ring.completions whose requests have been counted off */
-  size_t counted;
-  /** completions that are being handled */
-  std::vector<io_uring_cqe> handling;
-  /* of sends with several parts */
-  std::vector<msghdr> messages;
-  std::vector<iovec> parts;
-};
-
 static thread_local std::string refusal;
 
 const char *uringRefusal() { return refusal.c_str(); }
 
 static UringLoop *uringLoop(Loop *loop) { return static_cast<UringLoop *>(loop); }
-static UringLoop *loopOf(const Stream *s) { return uringLoop(s->streams->loop); }
-
-/* ---- what a completion is about ---- */
-
-static uint64_t dataOf(const Stream *s, Op op) {
-  return static_cast<uint64_t>(s->uring.tag) << kTagShift | reinterpret_cast<uintptr_t>(s) | op;
-}
-
-static Op opOf(const io_uring_cqe &cqe) { return static_cast<Op>(cqe.user_data & kOpMask); }
-
-/** The stream, or null when it has been detached since. */
-static Stream *streamOf(uint64_t data) {
-  Stream *s = reinterpret_cast<Stream *>(data & kPointerMask);
-  return streamLive(s) && s->uring.tag == data >> kTagShift ? s : nullptr;
-}
-
-/** The stream needs something from the kernel, or may: the next wait looks. */
-static void list(Stream *s) {
-  if (s->uring.listed) return;
-  s->uring.listed = true;
-  loopOf(s)->listed.push_back(s);
-}
-
-/* ---- submitting ---- */
-
-static bool wantsReceive(const Stream *s) {
-  const UringPart &part = s->uring;
-  if (part.receiving) return false;
-  if (s->kind != StreamKind::kConnection) return s->reading;
-  return streamWants(s) && !s->connecting && !part.ended && !part.saturated && part.held.length == 0;
-}
-
-static bool wantsPollOut(const Stream *s) {
-  if (s->kind != StreamKind::kConnection || s->uring.polling) return false;
-  return s->connecting ? !s->uring.connectEnded : s->unsent.length > 0;
-}
-
-/** Returns false when the kernel takes no more entries. */
-static bool submitFor(UringLoop *l, Stream *s) {
-  if (wantsReceive(s)) {
-    io_uring_sqe *entry = uringEntry(&l->ring);
-    if (!entry) return false;
-    if (s->kind == StreamKind::kConnection)
-      uringPrepareReceive(&l->ring, entry, s->fd, dataOf(s, kOpReceive));
-    else
-      uringPreparePoll(entry, s->fd, POLLIN, dataOf(s, kOpReceive));
-    s->uring.receiving = true;
-    s->uring.canceling = false;
-    s->ending = false;
-    l->underWay++;
-  }
-  if (wantsPollOut(s)) {
-    io_uring_sqe *entry = uringEntry(&l->ring);
-    if (!entry) return false;
-    uringPreparePoll(entry, s->fd, POLLOUT, dataOf(s, kOpPollOut));
-    s->uring.polling = true;
-    l->underWay++;
-  }
-  return true;
-}
-
-static void submitListed(UringLoop *l) {
-  size_t done = 0;
-  for (; done < l->listed.size(); done++) {
-    Stream *s = l->listed[done];
-    if (streamLive(s) && !submitFor(l, s)) break;
-    s->uring.listed = false;
-  }
-  l->listed.erase(l->listed.begin(), l->listed.begin() + static_cast<std::ptrdiff_t>(done));
-}
-
-static void submitCancels(UringLoop *l) {
-  while (!l->cancels.empty()) {
-    io_uring_sqe *entry = uringEntry(&l->ring);
-    if (!entry) return;
-    uringPrepareCancel(entry, l->cancels.back(), kOpCancel);
-    l->cancels.pop_back();
-  }
-}
-
-/** An entry for what a stream has queued. Returns false when the kernel takes no more. */
-static bool submitSend(UringLoop *l, const Stream *s, size_t *message, size_t *part) {
-  io_uring_sqe *entry = uringEntry(&l->ring);
-  if (!entry) return false;
-  iovec *parts = &l->parts[*part];
-  outboxGather(s, parts);
-  *part += static_cast<size_t>(s->outbox.count);
-  if (s->outbox.count == 1) {
-    uringPrepareSend(entry, s->fd, parts->iov_base, parts->iov_len, dataOf(s, kOpSend));
-    return true;
-  }
-  msghdr *header = &l->messages[(*message)++];
-  *header = {};
-  header->msg_iov = parts;
-  header->msg_iovlen = static_cast<size_t>(s->outbox.count);
-  uringPrepareSend(entry, s->fd, header, 1, dataOf(s, kOpSend));
-  entry->opcode = IORING_OP_SENDMSG;
-  return true;
-}
-
-/** Returns the number of sends, each of which completes as it is submitted. */
-static unsigned submitSends(UringLoop *l) {
-  const std::vector<Stream *> &senders = l->lane.outbox.streams;
-  if (senders.empty()) return 0;
-  // the kernel reads both arrays, which must not move any more
-  if (l->messages.size() < senders.size()) l->messages.resize(senders.size());
-  if (l->parts.size() < l->lane.outbox.pieces.size()) l->parts.resize(l->lane.outbox.pieces.size());
-  unsigned count = 0;
-  size_t message = 0, part = 0;
-  for (const Stream *s : senders) {
-    if (s->outbox.count == 0) continue;
-    if (!submitSend(l, s, &message, &part)) break;
-    count++;
-  }
-  return count;
-}
-
-/* ---- completions ---- */
-
-/** Counts off the requests of new completions. */
-static void countOff(UringLoop *l) {
-  for (; l->counted < l->ring.completions.size(); l->counted++) {
-    const io_uring_cqe &cqe = l->ring.completions[l->counted];
-    const Op op = opOf(cqe);
-    if (op == kOpSend || op == kOpCancel || (cqe.flags & IORING_CQE_F_MORE)) continue;
-    l->underWay--;
-    Stream *s = streamOf(cqe.user_data);
-    if (!s) continue;
-    if (op == kOpReceive)
-      s->uring.receiving = false;
-    else
-      s->uring.polling = false;
-  }
-}
-
-/** The kernel has not taken these entries. */
-static void takeBack(UringLoop *l) {
-  for (const uint64_t data : uringTakeBack(&l->ring)) {
-    const Op op = static_cast<Op>(data & kOpMask);
-    Stream *s = op == kOpCancel ? nullptr : streamOf(data);
-    // what a send should have sent is still in the outbox
-    if (op == kOpSend || op == kOpCancel) continue;
-    l->underWay--;
-    if (!s) continue;
-    if (op == kOpReceive)
-      s->uring.receiving = false;
-    else
-      s->uring.polling = false;
-    list(s);
-  }
-}
-
-static void enter(UringLoop *l, unsigned least, int timeoutMs) {
-  const int err = uringEnter(&l->ring, least, timeoutMs);
-  countOff(l);
-  if (err < 0) takeBack(l);
-}
 
 /** Stops a receive that brings more than is wanted. */
 static void stopReceive(UringLoop *l, Stream *s) {
   if (!s->uring.receiving || s->uring.canceling) return;
   s->uring.canceling = true;
-  l->cancels.push_back(dataOf(s, kOpReceive));
+  l->cancels.push_back(uringDataOf(s, kOpReceive));
 }
 
 static void hold(UringLoop *l, Stream *s, unsigned buffer, size_t n) {
@@ -303,7 +124,7 @@ static int receive(Loop *, Stream *s, bool on) {
   // who insists after an end is told again
   if (!s->uring.endDue) s->uring.ended = false;
   queueIfDue(s);
-  if (!s->uring.receiving) list(s);
+  if (!s->uring.receiving) uringList(s);
   return 0;
 }
 
@@ -335,18 +156,18 @@ static void onReceive(UringLoop *l, Stream *s, const io_uring_cqe &cqe) {
     s->uring.saturated = (more || s->uring.saturated) && !s->uring.ended;
     // whether it has ended is not known while nothing is under way
     s->ending = true;
-    list(s);
+    uringList(s);
   }
   queueIfDue(s);
 }
 
 /* ---- what else completes ---- */
 
-static void drain(Loop *, Stream *s) { list(s); }
+static void drain(Loop *, Stream *s) { uringList(s); }
 
 static void connect(Loop *, Stream *s, const sockaddr *addr, socklen_t length) {
   const int err = ::connect(s->fd, addr, length) < 0 ? errno : 0;
-  list(s);
+  uringList(s);
   if (err == EINPROGRESS || err == EINTR) return;
   s->uring.connectEnded = true;
   s->uring.connectResult = -err;
@@ -361,9 +182,9 @@ static void onPollOut(Stream *s) {
 }
 
 static void onCompletion(UringLoop *l, const io_uring_cqe &cqe) {
-  const Op op = opOf(cqe);
+  const UringOp op = uringOpOf(cqe);
   if (op == kOpSend || op == kOpCancel) return;
-  Stream *s = streamOf(cqe.user_data);
+  Stream *s = uringStreamOf(cqe.user_data);
   if (!s) {
     if (cqe.flags & IORING_CQE_F_BUFFER) uringGiveBack(&l->ring, uringBufferOf(cqe));
     return;
@@ -377,7 +198,7 @@ static void onCompletion(UringLoop *l, const io_uring_cqe &cqe) {
   } else if (cqe.res != -ECANCELED) {
     streamReadable(s);
   }
-  list(s);
+  uringList(s);
 }
 
 /* ---- a turn ---- */
@@ -393,15 +214,15 @@ static bool work(Stream *s) {
     if ((s->redeliver || s->shaking || due(s)) && !receiveNow(s)) return false;
     s->receiveDue = due(s);
   }
-  list(s);
+  uringList(s);
   return true;
 }
 
 /** The sends have completed. */
 static void endSends(UringLoop *l) {
   for (const io_uring_cqe &cqe : l->ring.completions) {
-    if (opOf(cqe) != kOpSend) continue;
-    Stream *s = streamOf(cqe.user_data);
+    if (uringOpOf(cqe) != kOpSend) continue;
+    Stream *s = uringStreamOf(cqe.user_data);
     if (s && s->outbox.count > 0) outboxSent(s, cqe.res);
   }
   // the kernel did not take these
@@ -413,17 +234,17 @@ static void endSends(UringLoop *l) {
 static int wait(Loop *loop, int timeoutMs) {
   UringLoop *l = uringLoop(loop);
   turnBegin(l);
-  const unsigned sends = submitSends(l);
-  submitListed(l);
-  submitCancels(l);
+  const unsigned sends = uringSubmitSends(l);
+  uringSubmitListed(l);
+  uringSubmitCancels(l);
   const bool idle = l->turn->count() == 0 && l->lane.due.empty() && l->ring.completions.empty();
   const bool block = timeoutMs != 0 && idle && !l->breakRequested;
   l->breakRequested = false;
-  enter(l, block ? sends + 1 : 0, block ? timeoutMs : 0);
+  uringWait(l, block ? sends + 1 : 0, block ? timeoutMs : 0);
   size_t before = sends;
   for (int i = 0; i < kMoreCalls && l->ring.completions.size() - before >= kCompletionsOfCall; i++) {
     before = l->ring.completions.size();
-    enter(l, 0, 0);
+    uringWait(l, 0, 0);
   }
   endSends(l);
   l->handling.swap(l->ring.completions);
@@ -440,15 +261,15 @@ static int wait(Loop *loop, int timeoutMs) {
 static void cancelAll(UringLoop *l) {
   if (l->underWay == 0) return;
   if (io_uring_sqe *entry = uringEntry(&l->ring)) uringPrepareCancelAll(entry, kOpCancel);
-  enter(l, 1, kCancelStepMs);
-  for (int i = 0; i < kCancelSteps && l->underWay > 0; i++) enter(l, 1, kCancelStepMs);
+  uringWait(l, 1, kCancelStepMs);
+  for (int i = 0; i < kCancelSteps && l->underWay > 0; i++) uringWait(l, 1, kCancelStepMs);
 }
 
 /** Takes what the kernel brought for streams that are not received from out of the completions. */
 static void holdStopped(UringLoop *l) {
   std::vector<io_uring_cqe> others;
   for (const io_uring_cqe &cqe : l->ring.completions) {
-    Stream *s = opOf(cqe) == kOpReceive ? streamOf(cqe.user_data) : nullptr;
+    Stream *s = uringOpOf(cqe) == kOpReceive ? uringStreamOf(cqe.user_data) : nullptr;
     if (!s || s->kind != StreamKind::kConnection || s->reading || s->shaking) {
       others.push_back(cqe);
       continue;
@@ -478,14 +299,14 @@ static void quiesce(Loop *loop) {
 
 /** Waits until nothing of a stream is under way. What arrives meanwhile is lost with the stream. */
 static void finish(UringLoop *l, const Stream *s) {
-  submitCancels(l);
-  for (int i = 0; i < kCancelSteps && (s->uring.receiving || s->uring.polling); i++) enter(l, 1, kCancelStepMs);
+  uringSubmitCancels(l);
+  for (int i = 0; i < kCancelSteps && (s->uring.receiving || s->uring.polling); i++) uringWait(l, 1, kCancelStepMs);
 }
 
 static void detach(Loop *loop, Stream *s, bool stays) {
   UringLoop *l = uringLoop(loop);
-  if (s->uring.receiving && !s->uring.canceling) l->cancels.push_back(dataOf(s, kOpReceive));
-  if (s->uring.polling) l->cancels.push_back(dataOf(s, kOpPollOut));
+  if (s->uring.receiving && !s->uring.canceling) l->cancels.push_back(uringDataOf(s, kOpReceive));
+  if (s->uring.polling) l->cancels.push_back(uringDataOf(s, kOpPollOut));
   if (stays && (s->uring.receiving || s->uring.polling)) finish(l, s);
   s->uring.held.clear();
 }
@@ -528,3 +349,26 @@ const LoopOps kLoopUring = {
 };
 
 }  // namespace tsb
+
+#else  // TSB_HAVE_URING
+
+#include <errno.h>
+
+#include "loop/stream.h"
+
+namespace tsb {
+
+const char *uringRefusal() { return "not built in, because the kernel's headers were older than 5.19"; }
+
+static Loop *create(Turn *, const LoopOptions &, int *err) {
+  *err = -EOPNOTSUPP;
+  return nullptr;
+}
+
+const LoopOps kLoopUring = {
+    "uring", create, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+};
+
+}  // namespace tsb
+
+#endif  // TSB_HAVE_URING

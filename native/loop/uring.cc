@@ -1,4 +1,8 @@
 /* The rings of io_uring, and what the kernel can do. See uring.h. */
+#include "loop/uring_have.h"
+
+#ifdef TSB_HAVE_URING
+
 #include "loop/uring.h"
 
 #include <errno.h>
@@ -29,6 +33,8 @@ constexpr uint16_t kBufferGroup = 0;
 /** Submitting is given up after so many tries in a row. */
 constexpr int kTriesMost = 100;
 
+UringBest uringBest = {Receiving::kMany, true};
+
 static int setup(unsigned entries, io_uring_params *params) {
   return static_cast<int>(syscall(__NR_io_uring_setup, entries, params));
 }
@@ -49,14 +55,15 @@ static bool refuse(std::string *why, const char *what, int err) {
 
 /** The flags that cost least come first; older kernels refuse those that they do not know. */
 static bool openRing(Uring *ring, io_uring_params *params, std::string *why) {
+  // with DEFER_TASKRUN (6.1), nothing is received between two waits
   const unsigned deferred = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
   const unsigned common = IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL;
   for (const unsigned flags : {common | deferred, common | IORING_SETUP_COOP_TASKRUN}) {
+    if ((flags & deferred) && !uringBest.deferred) continue;
     *params = io_uring_params();
     params->flags = flags;
     params->cq_entries = kCompletions;
     ring->fd = setup(kEntries, params);
-    ring->deferred = flags & IORING_SETUP_DEFER_TASKRUN;
     if (ring->fd >= 0) return true;
     if (errno != EINVAL) break;
   }
@@ -189,8 +196,8 @@ void uringPrepareReceive(const Uring *ring, io_uring_sqe *entry, int fd, uint64_
     return;
   }
   entry->ioprio = IORING_RECV_MULTISHOT;
-  // sqe->optlen, which has this place in the newer headers
-  if (ring->receiving == Receiving::kLimited) entry->file_index = kReceiveMost;
+  // called optlen in the newer headers
+  entry->file_index = kReceiveMost;
 }
 
 void uringPreparePoll(io_uring_sqe *entry, int fd, unsigned events, uint64_t data) {
@@ -267,9 +274,10 @@ static bool receives(Uring *ring, const int *pair, Receiving way) {
 }
 
 static bool tryAll(Uring *ring, const int *pair, std::string *why) {
-  if (!receives(ring, pair, Receiving::kLimited) && !receives(ring, pair, Receiving::kMany) &&
-      !receives(ring, pair, Receiving::kOnce))
-    return refuse(why, "receiving with io_uring", EOPNOTSUPP);
+  bool received = false;
+  for (const Receiving way : {Receiving::kMany, Receiving::kOnce})
+    if (!received && way <= uringBest.receiving) received = receives(ring, pair, way);
+  if (!received) return refuse(why, "receiving with io_uring", EOPNOTSUPP);
   const auto of = [](uint64_t trial, int least) {
     return [trial, least](const io_uring_cqe &cqe) { return cqe.user_data == trial && cqe.res >= least; };
   };
@@ -303,3 +311,5 @@ bool uringOpen(Uring *ring, uint8_t *buffers, std::string *why) {
 }
 
 }  // namespace tsb
+
+#endif  // TSB_HAVE_URING

@@ -6,14 +6,13 @@
  */
 #pragma once
 
-#include <linux/io_uring.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "loop/turn.h"
+#include "loop/uring_have.h"
 
 namespace tsb {
 
@@ -27,15 +26,21 @@ constexpr unsigned kReceiveMost = kBufferSize;
 
 /** How the kernel receives: the best way that works is found when the ring is opened. */
 enum class Receiving {
-  kOnce,     // one receive per request (5.19)
-  kMany,     // requests that go on receiving (6.0)
-  kLimited,  // which end by themselves after a number of bytes (6.17)
+  kOnce,  // one receive per request (5.19)
+  kMany,  // requests that go on receiving, and end by themselves after a number of bytes (6.17)
 };
+/* Without that limit (6.0) one stream takes all buffers at once, and one that was stopped brings more than is wanted. */
+
+/** What is tried first. Tests lower it to what older kernels have. */
+struct UringBest {
+  Receiving receiving;
+  /** SINGLE_ISSUER and DEFER_TASKRUN */
+  bool deferred;
+};
+extern UringBest uringBest;
 
 struct Uring {
   int fd = -1;
-  /** completions of requests are made only in enter(): nothing is received between two waits (6.1) */
-  bool deferred = false;
   Receiving receiving = Receiving::kOnce;
   /** completions that have been taken from the kernel and not been handled yet */
   std::vector<io_uring_cqe> completions;

@@ -120,6 +120,7 @@ log_disconnections|1|yes
 log_pooler_errors|1|yes
 log_stats|1|yes
 logfile||yes
+loop_backend|auto|no
 login_notify_message||yes
 max_client_conn|100|yes
 max_db_client_connections|0|yes

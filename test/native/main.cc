@@ -1,7 +1,9 @@
-/* Runs the test whose name is given, or lists all names. */
+/* Runs the test whose name is given, or lists all names. --refusal: says why the kernel refuses io_uring. */
+#include <string.h>
 #include <sys/resource.h>
 
 #include "check.h"
+#include "world.h"
 
 int main(int argc, char **argv) {
   // some tests need more descriptors than a shell allows by default
@@ -10,6 +12,7 @@ int main(int argc, char **argv) {
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
   }
+  if (argc == 2 && strcmp(argv[1], "--refusal") == 0) return printf("%s\n", uringRefused().c_str()), 0;
   for (const check::Test &test : check::tests()) {
     if (argc < 2)
       printf("%s\n", test.name.c_str());

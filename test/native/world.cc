@@ -9,11 +9,27 @@
 #include <set>
 
 #include "check.h"
+#include "loop/uring.h"
 
 using namespace tsb;
 
 constexpr int kTurnsMost = 2000;
 constexpr int kQuietTurns = 5;
+
+std::string uringRefused() {
+  Turn turn;
+  CHECK(turn.map());
+  int err = 0;
+  Loop *loop = kLoopUring.create(&turn, {65536}, &err);
+  if (loop) kLoopUring.destroy(loop);
+  turn.unmap();
+  return loop ? "" : uringRefusal();
+}
+
+void uringAsIn519(void (*test)(const LoopOps *ops)) {
+  uringBest = {Receiving::kOnce, false};
+  test(&kLoopUring);
+}
 
 World::World(const LoopOps *ops, int recvMax, int sections) {
   int err = 0;

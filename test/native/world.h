@@ -13,6 +13,11 @@
 /** A backend that completes: it receives ahead into memory of its own, and sends in the next turn. */
 extern const tsb::LoopOps kLoopEager;
 
+/** Why the kernel refuses io_uring; empty if it does not. */
+std::string uringRefused();
+/** Runs a test over io_uring with no more than what kernels from 5.19 on can do. */
+void uringAsIn519(void (*test)(const tsb::LoopOps *ops));
+
 struct Event {
   tsb::Kind kind;
   int handle;

@@ -219,9 +219,9 @@ export interface Native {
   keepBytes(handle: number, bytes: Uint8Array): number;
 
   /**
-   * Queues bytes of the arena, without copying them; the next wait() sends them. Returns the number of bytes that the
-   * socket has not taken in earlier turns, and of those that wait behind them (0 = none; else Ev.DRAIN follows when all
-   * are sent), or -errno (-ENOBUFS: more than 256 MB queued, -EFAULT: outside the arena). A failure to send is an
+   * Queues bytes of the arena, without copying them; the next wait() sends them. Returns the number of unsent bytes:
+   * those that the socket has not taken in earlier turns, and these behind them. If it is not 0, Ev.DRAIN follows.
+   * Returns -errno on failure (-ENOBUFS: more than 256 MB queued, -EFAULT: outside the arena). A failure to send is an
    * Ev.DRAIN with -errno.
    */
   send(handle: number, offset: number, length: number): number;

@@ -1,0 +1,174 @@
+/* What an io_uring loop asks of the kernel, and which requests are under way. See uring_loop.h. */
+#include "loop/uring_have.h"
+
+#ifdef TSB_HAVE_URING
+
+#include <poll.h>
+
+#include "loop/uring_loop.h"
+
+namespace tsb {
+
+constexpr uint64_t kOpMask = 63;
+constexpr int kTagShift = 48;
+constexpr uint64_t kPointerMask = ((1ull << kTagShift) - 1) & ~kOpMask;
+
+/* ---- what a completion is about ---- */
+
+uint64_t uringDataOf(const Stream *s, UringOp op) {
+  return static_cast<uint64_t>(s->uring.tag) << kTagShift | reinterpret_cast<uintptr_t>(s) | op;
+}
+
+UringOp uringOpOf(const io_uring_cqe &cqe) { return static_cast<UringOp>(cqe.user_data & kOpMask); }
+
+/** The stream, or null when it has been detached since. */
+Stream *uringStreamOf(uint64_t data) {
+  Stream *s = reinterpret_cast<Stream *>(data & kPointerMask);
+  return streamLive(s) && s->uring.tag == data >> kTagShift ? s : nullptr;
+}
+
+/** The stream needs something from the kernel, or may: the next wait looks. */
+void uringList(Stream *s) {
+  if (s->uring.listed) return;
+  s->uring.listed = true;
+  uringLoopOf(s)->listed.push_back(s);
+}
+
+/* ---- submitting ---- */
+
+static bool wantsReceive(const Stream *s) {
+  const UringPart &part = s->uring;
+  if (part.receiving) return false;
+  if (s->kind != StreamKind::kConnection) return s->reading;
+  return streamWants(s) && !s->connecting && !part.ended && !part.saturated && part.held.length == 0;
+}
+
+static bool wantsPollOut(const Stream *s) {
+  if (s->kind != StreamKind::kConnection || s->uring.polling) return false;
+  return s->connecting ? !s->uring.connectEnded : s->unsent.length > 0;
+}
+
+/** Returns false when the kernel takes no more entries. */
+static bool submitFor(UringLoop *l, Stream *s) {
+  if (wantsReceive(s)) {
+    io_uring_sqe *entry = uringEntry(&l->ring);
+    if (!entry) return false;
+    if (s->kind == StreamKind::kConnection)
+      uringPrepareReceive(&l->ring, entry, s->fd, uringDataOf(s, kOpReceive));
+    else
+      uringPreparePoll(entry, s->fd, POLLIN, uringDataOf(s, kOpReceive));
+    s->uring.receiving = true;
+    s->uring.canceling = false;
+    s->ending = false;
+    l->underWay++;
+  }
+  if (wantsPollOut(s)) {
+    io_uring_sqe *entry = uringEntry(&l->ring);
+    if (!entry) return false;
+    uringPreparePoll(entry, s->fd, POLLOUT, uringDataOf(s, kOpPollOut));
+    s->uring.polling = true;
+    l->underWay++;
+  }
+  return true;
+}
+
+void uringSubmitListed(UringLoop *l) {
+  size_t done = 0;
+  for (; done < l->listed.size(); done++) {
+    Stream *s = l->listed[done];
+    if (streamLive(s) && !submitFor(l, s)) break;
+    s->uring.listed = false;
+  }
+  l->listed.erase(l->listed.begin(), l->listed.begin() + static_cast<std::ptrdiff_t>(done));
+}
+
+void uringSubmitCancels(UringLoop *l) {
+  while (!l->cancels.empty()) {
+    io_uring_sqe *entry = uringEntry(&l->ring);
+    if (!entry) return;
+    uringPrepareCancel(entry, l->cancels.back(), kOpCancel);
+    l->cancels.pop_back();
+  }
+}
+
+/** An entry for what a stream has queued. Returns false when the kernel takes no more. */
+static bool submitSend(UringLoop *l, const Stream *s, size_t *message, size_t *part) {
+  io_uring_sqe *entry = uringEntry(&l->ring);
+  if (!entry) return false;
+  iovec *parts = &l->parts[*part];
+  outboxGather(s, parts);
+  *part += static_cast<size_t>(s->outbox.count);
+  if (s->outbox.count == 1) {
+    uringPrepareSend(entry, s->fd, parts->iov_base, parts->iov_len, uringDataOf(s, kOpSend));
+    return true;
+  }
+  msghdr *header = &l->messages[(*message)++];
+  *header = {};
+  header->msg_iov = parts;
+  header->msg_iovlen = static_cast<size_t>(s->outbox.count);
+  uringPrepareSend(entry, s->fd, header, 1, uringDataOf(s, kOpSend));
+  entry->opcode = IORING_OP_SENDMSG;
+  return true;
+}
+
+/** Returns the number of sends, each of which completes as it is submitted. */
+unsigned uringSubmitSends(UringLoop *l) {
+  const std::vector<Stream *> &senders = l->lane.outbox.streams;
+  if (senders.empty()) return 0;
+  // the kernel reads both arrays, which must not move any more
+  if (l->messages.size() < senders.size()) l->messages.resize(senders.size());
+  if (l->parts.size() < l->lane.outbox.pieces.size()) l->parts.resize(l->lane.outbox.pieces.size());
+  unsigned count = 0;
+  size_t message = 0, part = 0;
+  for (const Stream *s : senders) {
+    if (s->outbox.count == 0) continue;
+    if (!submitSend(l, s, &message, &part)) break;
+    count++;
+  }
+  return count;
+}
+
+/* ---- completions ---- */
+
+/** Counts off the requests of new completions. */
+static void countOff(UringLoop *l) {
+  for (; l->counted < l->ring.completions.size(); l->counted++) {
+    const io_uring_cqe &cqe = l->ring.completions[l->counted];
+    const UringOp op = uringOpOf(cqe);
+    if (op == kOpSend || op == kOpCancel || (cqe.flags & IORING_CQE_F_MORE)) continue;
+    l->underWay--;
+    Stream *s = uringStreamOf(cqe.user_data);
+    if (!s) continue;
+    if (op == kOpReceive)
+      s->uring.receiving = false;
+    else
+      s->uring.polling = false;
+  }
+}
+
+/** The kernel has not taken these entries. */
+static void takeBack(UringLoop *l) {
+  for (const uint64_t data : uringTakeBack(&l->ring)) {
+    const UringOp op = static_cast<UringOp>(data & kOpMask);
+    Stream *s = op == kOpCancel ? nullptr : uringStreamOf(data);
+    // what a send should have sent is still in the outbox
+    if (op == kOpSend || op == kOpCancel) continue;
+    l->underWay--;
+    if (!s) continue;
+    if (op == kOpReceive)
+      s->uring.receiving = false;
+    else
+      s->uring.polling = false;
+    uringList(s);
+  }
+}
+
+void uringWait(UringLoop *l, unsigned least, int timeoutMs) {
+  const int err = uringEnter(&l->ring, least, timeoutMs);
+  countOff(l);
+  if (err < 0) takeBack(l);
+}
+
+}  // namespace tsb
+
+#endif  // TSB_HAVE_URING
