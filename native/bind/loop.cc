@@ -57,6 +57,13 @@ static napi_value onHandle(napi_env env, napi_callback_info info) {
   return intResult(env, streams ? Call(streams, a[0]) : -EBADF);
 }
 
+static napi_value receiveAhead(napi_env env, napi_callback_info info) {
+  int32_t a[1];
+  Streams *streams = readInts(env, info, a)->streams;
+  if (streams) streamReceiveAhead(streams, a[0] > 0);
+  return intResult(env, 0);
+}
+
 static napi_value listenStart(napi_env env, napi_callback_info info) {
   int32_t a[2];
   Streams *streams = readInts(env, info, a)->streams;
@@ -265,6 +272,8 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   addRaw(env, exports, state, "recvLimit", recvLimit);
   addRaw(env, exports, state, "keep", onPiece<streamKeep>);
   addRaw(env, exports, state, "keptLength", onHandle<streamKeptLength>);
+  addRaw(env, exports, state, "buffered", onHandle<streamBuffered>);
+  addRaw(env, exports, state, "receiveAhead", receiveAhead);
   addRaw(env, exports, state, "takeKept", onHandle<streamTakeKept>);
   addRaw(env, exports, state, "send", onPiece<sendPiece>);
   addRaw(env, exports, state, "sendBytes", sendBytes);

@@ -142,18 +142,33 @@ static void received(UringLoop *l, Stream *s, unsigned buffer, size_t n) {
   if (s->uring.held.length + s->kept.length > kReceiveMost) stopReceive(l, s);
 }
 
+/** What a completion of a receive without bytes says. */
+enum class Brings {
+  kNothing,  // the request was canceled
+  kMore,     // there is something to be received by a system call
+  kEnd,      // the stream has ended or broken
+};
+
+static Brings brings(const io_uring_cqe &cqe) {
+  // a poll, because nothing is received ahead; or the others have all the buffers
+  if (cqe.res > 0 || cqe.res == -ENOBUFS) return Brings::kMore;
+  const bool again = cqe.res == -ECANCELED || cqe.res == -EAGAIN || cqe.res == -EINTR;
+  return again ? Brings::kNothing : Brings::kEnd;
+}
+
 static void onReceive(UringLoop *l, Stream *s, const io_uring_cqe &cqe) {
   const bool last = !(cqe.flags & IORING_CQE_F_MORE);
-  if (cqe.flags & IORING_CQE_F_BUFFER)
+  bool more = false;
+  if (cqe.flags & IORING_CQE_F_BUFFER) {
     received(l, s, uringBufferOf(cqe), static_cast<size_t>(cqe.res));
-  else if (cqe.res == -ENOBUFS)
-    // the others have all the buffers: this one is received from without
-    s->uring.saturated = true;
-  else if (cqe.res != -ECANCELED && cqe.res != -EAGAIN && cqe.res != -EINTR)
+    more = cqe.res == static_cast<int>(kBufferSize) || s->uring.held.length > 0;
+  } else if (brings(cqe) == Brings::kEnd) {
     ended(s, cqe.res);
+  } else {
+    more = brings(cqe) == Brings::kMore;
+  }
   if (last) {
-    const bool more = cqe.res == static_cast<int>(kBufferSize) || s->uring.held.length > 0;
-    s->uring.saturated = (more || s->uring.saturated) && !s->uring.ended;
+    s->uring.saturated = more && !s->uring.ended;
     // whether it has ended is not known while nothing is under way
     s->ending = true;
     uringList(s);
@@ -265,16 +280,31 @@ static void cancelAll(UringLoop *l) {
   for (int i = 0; i < kCancelSteps && l->underWay > 0; i++) uringWait(l, 1, kCancelStepMs);
 }
 
-/** Takes what the kernel brought for streams that are not received from out of the completions. */
-static void holdStopped(UringLoop *l) {
+/** A completion of a receive, between two turns: nothing can be reported now. */
+static void holdCompletion(UringLoop *l, Stream *s, const io_uring_cqe &cqe) {
+  if (cqe.flags & IORING_CQE_F_BUFFER) {
+    hold(l, s, uringBufferOf(cqe), static_cast<size_t>(cqe.res));
+    uringGiveBack(&l->ring, uringBufferOf(cqe));
+  } else if (brings(cqe) == Brings::kEnd) {
+    s->uring.ended = s->uring.endDue = true;
+    s->uring.endResult = cqe.res;
+  } else if (brings(cqe) == Brings::kMore) {
+    s->uring.saturated = true;
+  }
+  s->ending = true;
+  uringList(s);
+  queueIfDue(s);
+}
+
+/** Takes what the kernel brought for connections out of the completions. */
+static void holdCompletions(UringLoop *l) {
   std::vector<io_uring_cqe> others;
   for (const io_uring_cqe &cqe : l->ring.completions) {
     Stream *s = uringOpOf(cqe) == kOpReceive ? uringStreamOf(cqe.user_data) : nullptr;
-    if (!s || s->kind != StreamKind::kConnection || s->reading || s->shaking) {
+    if (s && s->kind == StreamKind::kConnection)
+      holdCompletion(l, s, cqe);
+    else
       others.push_back(cqe);
-      continue;
-    }
-    onReceive(l, s, cqe);
   }
   l->ring.completions.swap(others);
   l->counted = l->ring.completions.size();
@@ -292,7 +322,7 @@ static void keepHeld(Stream *s) {
 static void quiesce(Loop *loop) {
   UringLoop *l = uringLoop(loop);
   cancelAll(l);
-  holdStopped(l);
+  holdCompletions(l);
   for (Stream *s : loop->streams->all)
     if (s && s->kind == StreamKind::kConnection && !s->reading && !s->tls) keepHeld(s);
 }
@@ -307,7 +337,9 @@ static void detach(Loop *loop, Stream *s, bool stays) {
   UringLoop *l = uringLoop(loop);
   if (s->uring.receiving && !s->uring.canceling) l->cancels.push_back(uringDataOf(s, kOpReceive));
   if (s->uring.polling) l->cancels.push_back(uringDataOf(s, kOpPollOut));
-  if (stays && (s->uring.receiving || s->uring.polling)) finish(l, s);
+  // a listener releases its address at once
+  const bool now = stays || s->kind == StreamKind::kListener;
+  if (now && (s->uring.receiving || s->uring.polling)) finish(l, s);
   s->uring.held.clear();
 }
 

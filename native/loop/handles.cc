@@ -289,7 +289,8 @@ int streamRecvLimit(Streams *streams, int handle, int most) {
 int streamEnded(Streams *streams, int handle) {
   const Stream *s = connectionOf(streams, handle);
   if (!s) return -EBADF;
-  if (s->endHeld) return s->kept.length == 0 ? 1 : 0;
+  if (s->endHeld) return 1;
+  if (streamBuffered(streams, handle) > static_cast<int>(s->kept.length)) return 0;
   if (!s->tls && !s->ending) return 0;
   uint8_t next;
   ssize_t n;
@@ -312,6 +313,17 @@ int streamKeep(Streams *streams, int handle, const uint8_t *bytes, size_t length
 int streamKeptLength(Streams *streams, int handle) {
   const Stream *s = streamOf(streams, handle);
   return s ? static_cast<int>(s->kept.length) : -EBADF;
+}
+
+int streamBuffered(Streams *streams, int handle) {
+  const Stream *s = streamOf(streams, handle);
+  return s ? static_cast<int>(s->kept.length + s->uring.held.length) : -EBADF;
+}
+
+void streamReceiveAhead(Streams *streams, bool on) {
+  if (streams->receiveAhead == on) return;
+  streams->receiveAhead = on;
+  streams->loop->ops->quiesce(streams->loop);
 }
 
 int streamCopyKept(Streams *streams, int handle, uint8_t *into) {

@@ -222,6 +222,11 @@ int streamRecvLimit(Streams *streams, int handle, int most);
 int streamEnded(Streams *streams, int handle);
 int streamKeep(Streams *streams, int handle, const uint8_t *bytes, size_t length);
 int streamKeptLength(Streams *streams, int handle);
+/** Length of the kept bytes and of those that the backend has received and not reported yet. */
+int streamBuffered(Streams *streams, int handle);
+/** Off: the backend receives nothing that it does not report at once, so that what a stopped stream has not delivered is
+ *  in the kernel, and recvLimit is exact. */
+void streamReceiveAhead(Streams *streams, bool on);
 /** Copies the kept bytes, streamKeptLength() many, into `into`. They stay kept. */
 int streamCopyKept(Streams *streams, int handle, uint8_t *into);
 /** Moves the kept bytes into the arena. Returns their offset, -1 when there are none, -ENOBUFS without room there. */
@@ -252,6 +257,8 @@ struct Streams {
   std::vector<int> freeHandles;
   /** closed since the last wait */
   std::vector<int> closing;
+  /** see streamReceiveAhead */
+  bool receiveAhead = true;
   /** the loop's own watch of its wake-up descriptor */
   Stream wake;
 };

@@ -53,7 +53,7 @@ static bool submitFor(UringLoop *l, Stream *s) {
   if (wantsReceive(s)) {
     io_uring_sqe *entry = uringEntry(&l->ring);
     if (!entry) return false;
-    if (s->kind == StreamKind::kConnection)
+    if (s->kind == StreamKind::kConnection && s->streams->receiveAhead)
       uringPrepareReceive(&l->ring, entry, s->fd, uringDataOf(s, kOpReceive));
     else
       uringPreparePoll(entry, s->fd, POLLIN, uringDataOf(s, kOpReceive));

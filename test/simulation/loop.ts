@@ -469,6 +469,8 @@ export class SimLoop {
       keep: (handle: number, offset: number, length: number) => this.keep(handle, piece(offset, length)),
       takeKept: (handle: number) => this.takeKept(handle),
       keptLength: (handle: number) => this.of(handle)?.kept.length ?? -EBADF,
+      buffered: (handle: number) => this.of(handle)?.kept.length ?? -EBADF,
+      receiveAhead: () => {},
       copyKept: (handle: number) => Buffer.from(this.of(handle)?.kept ?? NOTHING),
       keepBytes: (handle: number, bytes: Uint8Array) => this.keep(handle, part(bytes, 0, bytes.length)),
       send: (handle: number, offset: number, length: number) => this.send(handle, piece(offset, length)),

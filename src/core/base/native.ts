@@ -213,6 +213,13 @@ export interface Native {
    */
   takeKept(handle: number): number;
   keptLength(handle: number): number;
+  /** number of bytes that were received and not delivered yet, kept ones included, or -EBADF */
+  buffered(handle: number): number;
+  /**
+   * Off (0): nothing is received for a stopped handle or beyond recvLimit(), so that a descriptor can be passed to a
+   * process that knows nothing of bytes received here. On (1), the default: a backend may receive ahead.
+   */
+  receiveAhead(on: number): void;
   /** A copy of the kept bytes, which stay kept; null if memory is exhausted. */
   copyKept(handle: number): Uint8Array | null;
   /** Like keep(), from any Uint8Array: bytes that another process received for this handle. */

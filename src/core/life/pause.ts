@@ -32,7 +32,8 @@ function closeSuspended(sk: AnySocket): void {
 function suspendSocket(sk: AnySocket, force: boolean): boolean {
   if (sk.suspended) return true;
   // a new process would not know that the Sync of a canceled request is still to be dropped
-  if (sbufIsEmpty(sk) && (isServerSocket(sk) || sk.dropping === Dropping.NONE)) {
+  const isEmpty = sbufIsEmpty(sk) && native.buffered(sk.handle) <= 0;
+  if (isEmpty && (isServerSocket(sk) || sk.dropping === Dropping.NONE)) {
     sbufPause(sk);
     sk.suspended = true;
     return true;
@@ -149,6 +150,7 @@ export function pauseAll(): void {
 /** SUSPEND: stops accepting, and stops reading from sockets as their buffers become empty. */
 export function suspendAll(): void {
   enterSuspend(getCachedTime());
+  native.receiveAhead(0);
   suspendPooler();
   touchPools(null);
 }
@@ -157,6 +159,7 @@ export function suspendAll(): void {
 export function resumeAll(): void {
   const suspended = getPauseMode() === PauseMode.SUSPEND;
   leavePause();
+  native.receiveAhead(1);
   if (suspended) resumeSockets();
   touchPools(null);
 }
