@@ -39,7 +39,7 @@ interface Bounds {
 /** A turn for the request, and a turn for the answer. Each freeze of the process interrupts a wait. */
 const BOUNDS: Record<'epoll' | 'uring', Bounds> = {
   epoll: { receive: 2, send: 2, wait: 2, waitsOfRound: 4 },
-  uring: { receive: 0, send: 0, wait: 4, waitsOfRound: 6 },
+  uring: { receive: 0, send: 0, wait: 2, waitsOfRound: 6 },
 };
 
 const CLASSES: Record<'receive' | 'send' | 'wait', string[]> = {
