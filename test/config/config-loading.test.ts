@@ -16,7 +16,7 @@ import {
   setConfigParam,
   settingHooks,
 } from '../../src/core/config/settings';
-import { AuthType, PoolMode, SettingType, settingsTable } from '../../src/core/config/settings-table';
+import { AuthType, PoolMode, type Setting, SettingType, settingsTable } from '../../src/core/config/settings-table';
 import {
   dir,
   load,
