@@ -70,14 +70,14 @@ describe('loading and reloading', () => {
         .filter((line) => line.endsWith('|no'))
         .map((line) => line.split('|')[0]),
     );
-    const valueOf = ({ map }: Setting, n: number) => (map === null ? String(n) : map[n % map.length]?.name);
-    const lines = (n: number): string => fixed.map((setting) => `${setting.name} = ${valueOf(setting, n)}\n`).join('');
+    const textOf = ({ map }: Setting, n: number) => (map === null ? String(n) : map[n % map.length]?.name);
+    const lines = (n: number): string => fixed.map((setting) => `${setting.name} = ${textOf(setting, n)}\n`).join('');
     applySettings(load(`[pgbouncer]\n${lines(10)}`), true);
-    for (const setting of fixed) assert.equal(getConfigParam(setting.name), valueOf(setting, 10), setting.name);
+    for (const setting of fixed) assert.equal(getConfigParam(setting.name), textOf(setting, 10), setting.name);
     // a reload does not even parse such lines
     applySettings(load(`[pgbouncer]\n${lines(11)}`), false);
     applySettings(load('[pgbouncer]\nlisten_port = junk\n'), false);
-    for (const setting of fixed) assert.equal(getConfigParam(setting.name), valueOf(setting, 10), setting.name);
+    for (const setting of fixed) assert.equal(getConfigParam(setting.name), textOf(setting, 10), setting.name);
   });
 
   it('the first load refuses bad values of settings that are not reloadable', () => {
