@@ -17,11 +17,12 @@ import { databaseList } from '../pool/database';
 import {
   anyPoolTouched,
   endFullLoopMaintRequest,
+  forgetTouchedPools,
+  handleTouchedPools,
   isFullLoopMaintRequested,
   peerPoolList,
   poolList,
   requestFullLoopMaint,
-  takeTouchedPools,
 } from '../pool/pool';
 import { changeServerState, loginClientList } from '../pool/states';
 import { upcalls } from '../pool/upcalls';
@@ -117,16 +118,16 @@ export function perLoopMaint(runQueue: RunQueue): void {
   if (isFrozen()) return;
   if (getPauseMode() === PauseMode.NONE && !isFullLoopMaintRequested()) {
     if (!anyPoolTouched()) return;
-    for (const pool of takeTouchedPools()) {
-      if (pool.dead || pool.db.admin) continue;
+    handleTouchedPools((pool) => {
+      if (pool.dead || pool.db.admin) return;
       // whether the mode of a database is reached depends on its other pools too
       if (pool.db.paused || pool.db.waitClose) requestFullLoopMaint();
       else poolActivate(pool, runQueue);
-    }
+    });
     if (!isFullLoopMaintRequested()) return;
   }
   endFullLoopMaintRequest();
-  takeTouchedPools();
+  forgetTouchedPools();
   fullLoopMaint(runQueue);
 }
 

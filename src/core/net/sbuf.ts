@@ -16,8 +16,12 @@ import type { PktBuf } from '../wire/pktbuf';
 /** The socket of each handle; null = none: late events of that handle are dropped. */
 export const socketsByHandle: (AnySocket | null)[] = [];
 
-/** Sockets whose buffered input must be processed after the current event. */
-const continueQueue: AnySocket[] = [];
+/**
+ * Sockets whose buffered input must be processed after the current event: the first `continueCount` elements. The array
+ * keeps its size, because an array that is emptied has to grow again.
+ */
+const continueQueue: (AnySocket | null)[] = [];
+let continueCount = 0;
 
 /** Gives a socket its handle. */
 export function attachHandle(sk: AnySocket, handle: number): void {
@@ -53,7 +57,7 @@ export function sbufContinue(sk: AnySocket): void {
 function queueContinue(sk: AnySocket): void {
   if (sk.queued) return;
   sk.queued = true;
-  continueQueue.push(sk);
+  continueQueue[continueCount++] = sk;
 }
 
 /** Buffers the unprocessed tail of a delivery. It is delivered again before the next bytes, or when reading resumes. */
@@ -72,9 +76,10 @@ export function keepForLater(sk: AnySocket, offset: number, end: number): void {
 
 /** Passes the buffered input of resumed sockets to `input`, in order. Called after each event and the maintenance. */
 export function runContinueQueue(input: (sk: AnySocket, offset: number, length: number) => void): void {
-  if (continueQueue.length === 0) return;
-  for (let i = 0; i < continueQueue.length; i++) {
+  if (continueCount === 0) return;
+  for (let i = 0; i < continueCount; i++) {
     const sk = continueQueue[i] as AnySocket;
+    continueQueue[i] = null;
     sk.queued = false;
     if (sk.handle < 0 || isDead(sk) || !sk.reading || sk.blocked) continue;
     const length = native.keptLength(sk.handle);
@@ -85,7 +90,7 @@ export function runContinueQueue(input: (sk: AnySocket, offset: number, length: 
     sk.hasKept = false;
     input(sk, offset, length);
   }
-  continueQueue.length = 0;
+  continueCount = 0;
 }
 
 /** Stops reading from a source until its destination has sent everything. */

@@ -126,6 +126,8 @@ export class PgPool implements ListNode {
 
   /** the pool is in the list of pools to be handled at the end of this turn */
   touched = false;
+  /** the next marked pool */
+  nextTouched: PgPool | null = null;
   /** the pool was removed: a remaining reference must not revive it */
   dead = false;
   serial = ++poolSerial;

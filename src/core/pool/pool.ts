@@ -101,29 +101,44 @@ export function poolClientCount(pool: PgPool): number {
   return pool.activeClientList.count + pool.waitingClientList.count;
 }
 
-let touchedPools: PgPool[] = [];
+/** The marked pools, linked by `nextTouched`: marking and taking them allocates nothing. */
+let touchedHead: PgPool | null = null;
+let touchedTail: PgPool | null = null;
 
 /** Marks a pool to be handled at the end of the turn: a waiting client may be able to proceed. */
 export function touchPool(pool: PgPool): void {
   if (pool.touched) return;
   pool.touched = true;
-  touchedPools.push(pool);
+  if (touchedTail === null) touchedHead = pool;
+  else touchedTail.nextTouched = pool;
+  touchedTail = pool;
 }
 
 /** True if pools must be handled at the end of this turn. */
 export function anyPoolTouched(): boolean {
-  return touchedPools.length > 0;
+  return touchedHead !== null;
 }
 
 /**
- * Takes the pools marked so far. A pool marked again while they are handled is handled in the next turn. A connect that
- * fails at once, again and again, therefore cannot block the loop.
+ * Calls `handle` with each pool marked so far, after unmarking it. A pool marked again meanwhile is handled in the next
+ * turn. A connect that fails at once, again and again, therefore cannot block the loop. If `handle` throws, the pools
+ * behind this one stay marked.
  */
-export function takeTouchedPools(): PgPool[] {
-  const pools = touchedPools;
-  touchedPools = [];
-  for (const pool of pools) pool.touched = false;
-  return pools;
+export function handleTouchedPools(handle: (pool: PgPool) => void): void {
+  const last = touchedTail;
+  for (let pool = touchedHead; pool !== null; pool = touchedHead) {
+    touchedHead = pool.nextTouched;
+    if (touchedHead === null) touchedTail = null;
+    pool.nextTouched = null;
+    pool.touched = false;
+    handle(pool);
+    if (pool === last) return;
+  }
+}
+
+/** Unmarks all pools, because all of them will be handled. */
+export function forgetTouchedPools(): void {
+  handleTouchedPools(() => {});
 }
 
 /** Set when all pools must be handled: a console command ran, or a mode is active that affects all pools. */
