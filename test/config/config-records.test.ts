@@ -4,7 +4,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { parseDatabase } from '../../src/core/config/loader';
+import { parseDatabase } from '../../src/core/config/records';
 import { LoadBalanceHosts, PoolMode } from '../../src/core/config/settings-table';
 import { load, loadBad, resetSettingsAround } from '../harness/config-fixtures';
 import { describe, it } from '../harness/limits';

@@ -6,8 +6,6 @@ import { createHash } from 'node:crypto';
 import { logError, slogError } from '../base/log';
 import { PasswordType, passwordType } from './secret';
 
-export { PasswordType, passwordType } from './secret';
-
 /**
  * 'md5' and 32 hex digits.
  * @param text byte string: the password, or the hex of an earlier hash

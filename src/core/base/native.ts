@@ -380,8 +380,11 @@ function findAddon(): string {
   return join(dir, name);
 }
 
-/** The addon's functions, for this environment (thread). */
-export const native: Native = require(findAddon()) as Native;
+/**
+ * The addon's functions, for this environment (thread). A copy, because the addon's own object is a hash table to V8, and
+ * every call would look its function up there.
+ */
+export const native: Native = { ...(require(findAddon()) as Native) };
 
 /** All bytes received in this turn, read in place. */
 export const arena: Buffer = Buffer.from(native.arena);

@@ -10,8 +10,6 @@ import { type DatabaseConfig, type PeerConfig, parseDatabase, parsePeer, parseUs
 import { findSetting, isConfigLoaded, parseSetting, setConfigLoaded, settingHooks, storeSetting } from './settings';
 import { type Setting, settingsTable } from './settings-table';
 
-export { type DatabaseConfig, type PeerConfig, parseDatabase, type UserConfig } from './records';
-
 /** A line of [pgbouncer] that has been checked. */
 interface SettingLine {
   name: string;

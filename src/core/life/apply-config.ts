@@ -1,8 +1,8 @@
 // Applies the records of a config: databases, users, peers. Records that are no longer in it are removed.
 
 import { nextOf } from '../base/list';
-import { type ParsedConfig, type PeerConfig, parseDatabase } from '../config/loader';
-import { DATABASE_DEFAULTS, USER_DEFAULTS } from '../config/records';
+import type { ParsedConfig } from '../config/loader';
+import { DATABASE_DEFAULTS, type PeerConfig, parseDatabase, USER_DEFAULTS } from '../config/records';
 import { tagDatabaseDirty } from '../link/dirty';
 import { applyDatabase, getAutodb, setAutodb } from '../link/registry';
 import type { PgDatabase } from '../pool/bouncer';

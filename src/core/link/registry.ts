@@ -1,8 +1,7 @@
 // Applies the config of databases, and creates auto-databases from the `*` entry on demand.
 
 import { slogInfo } from '../base/log';
-import { type DatabaseConfig, parseDatabase } from '../config/loader';
-import { DATABASE_DEFAULTS } from '../config/records';
+import { DATABASE_DEFAULTS, type DatabaseConfig, parseDatabase } from '../config/records';
 import type { ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
 import { addDatabase, findDatabase, forceUserCredentials } from '../pool/database';
 import { findOrAddGlobalUser } from '../pool/user';

@@ -3,7 +3,6 @@
  */
 
 import { randomBytes } from 'node:crypto';
-import { PasswordType, passwordType } from '../auth/md5';
 import { checkMd5Password, checkPlainPassword } from '../auth/passwd';
 import { SCRAM_SHA_256, ScramState } from '../auth/scram';
 import {
@@ -16,6 +15,7 @@ import {
   verifyClientProof,
   verifyFinalNonce,
 } from '../auth/scram-server';
+import { PasswordType, passwordType } from '../auth/secret';
 import { slogDebug, slogError, slogNoise, wantDebug } from '../base/log';
 import { cf } from '../config/settings';
 import { AuthType } from '../config/settings-table';

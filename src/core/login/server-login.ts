@@ -2,7 +2,7 @@
  * The login to a server: startup packet, authentication by the server's method, parameters, connect_query.
  */
 
-import { md5Answer, PasswordType, passwordType } from '../auth/md5';
+import { md5Answer } from '../auth/md5';
 import { SCRAM_SHA_256, ScramState } from '../auth/scram';
 import {
   buildClientFinalMessage,
@@ -12,6 +12,7 @@ import {
   readServerFirstMessage,
   verifyServerSignature,
 } from '../auth/scram-client';
+import { PasswordType, passwordType } from '../auth/secret';
 import { logError, logNoise, logWarning, slogDebug, slogError, slogInfo, slogNoise, wantDebug } from '../base/log';
 import { arena, native } from '../base/native';
 import { trimSpace } from '../base/strutil';

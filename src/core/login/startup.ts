@@ -2,7 +2,7 @@
  * The startup packet of a client: its parameters, its database, its user, and the choice of an authentication method.
  */
 
-import { PasswordType, passwordType } from '../auth/md5';
+import { PasswordType, passwordType } from '../auth/secret';
 import { slogDebug, slogError, slogInfo, slogNoise, slogWarning, wantDebug } from '../base/log';
 import { asciiLower, isSpace, strlistContains } from '../base/strutil';
 import type { HbaRule } from '../config/hba';

@@ -417,5 +417,3 @@ function addClosing(client: ClientSocket | null, statement: ClientStatement): vo
   if (client.statements === null) client.statements = new Map();
   client.statements.set(statement.name, statement);
 }
-
-export { newestQueryId, raiseQueryId } from './prepare';

@@ -5,7 +5,7 @@
 
 import { enterPause, PauseMode } from '../../core/base/lifecycle';
 import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
-import { newestQueryId, raiseQueryId } from '../../core/pool/statements';
+import { newestQueryId, raiseQueryId } from '../../core/pool/prepare';
 import { statsStamps } from '../../core/pool/stats';
 
 export interface StillRecord {
