@@ -4,7 +4,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { ask, login, withPooler } from '../harness/answers';
+import { ask, login, rowsBecome, show, withPooler } from '../harness/answers';
 import type { Bouncer } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
 import { after, before } from '../harness/limits';
@@ -77,3 +77,16 @@ for (const mode of ['session', 'transaction']) {
     });
   });
 }
+
+it('pool_size limits replication clients also before an ordinary client has logged in', async () => {
+  await withPooler({ cluster: pg, settings: { default_pool_size: 2 } }, async (pooler) => {
+    const first = await replicate(pooler);
+    const second = await replicate(pooler);
+    const third = replicate(pooler);
+    await rowsBecome(pooler, 'CLIENTS', { state: 'waiting' }, 1);
+    assert.equal((await show(pooler, 'SERVERS')).length, 2);
+    await first.client.end();
+    await (await third).client.end();
+    await second.client.end();
+  });
+});

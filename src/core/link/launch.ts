@@ -77,8 +77,11 @@ function userHasRoom(user: PgGlobalUser, evict: boolean): boolean {
 function poolHasRoom(pool: PgPool, evict: boolean): boolean {
   const size = poolPoolSize(pool);
   let count = poolServerCount(pool);
-  if (size <= 0 || count < size || !pool.welcomeMsgReady) return true;
+  if (size <= 0 || count < size) return true;
   const waiter = pool.waitingClientList.head;
+  const forReplication = waiter !== null && waiter.replication !== Replication.NONE && !sendingAuthQuery(waiter);
+  // the first ordinary server is needed for the welcome message
+  if (!pool.welcomeMsgReady && !forReplication) return true;
   const reserve = poolResPoolSize(pool);
   if (cf.reservePoolTimeout > 0 && reserve > 0 && waiter !== null) {
     if (getCachedTime() - waiter.requestTime >= cf.reservePoolTimeout && count < size + reserve) {
@@ -86,7 +89,7 @@ function poolHasRoom(pool: PgPool, evict: boolean): boolean {
       return true;
     }
   }
-  if (waiter !== null && waiter.replication !== Replication.NONE && !sendingAuthQuery(waiter)) {
+  if (forReplication) {
     while (evict && count >= size && evictPoolConnection(pool)) count = poolServerCount(pool);
     if (count < size) return true;
   }
