@@ -9,7 +9,7 @@ import type { ClientSocket, ServerSocket } from '../pool/bouncer';
 import { ResponseAction, UNNAMED, UNNAMED_AGAIN } from '../pool/requests';
 import { writeCloseStmt } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
-import type { PktBuf } from '../wire/pktbuf';
+import { copyBytes, type PktBuf } from '../wire/pktbuf';
 import { Verdict } from '../wire/verdict';
 
 /** Largest Parse that is copied. */
@@ -54,7 +54,7 @@ function noteParse(
   const body = off + NEW_HEADER_LEN + 1;
   const length = off + len - body;
   const copy = roomFor(client, length);
-  buf.copy(copy, 0, body, off + len);
+  copyBytes(buf, body, off + len, copy, 0);
   client.unnamedLen = length;
 }
 

@@ -11,6 +11,18 @@ export const PKTBUF_MAX = 256 * 1024 * 1024;
 /** Strings up to this length are copied in a loop, which is faster than a call into C++. */
 const SHORT_STRING = 24;
 
+/** Up to this length, a loop costs less than Buffer.copy(), which makes a typed array for each call. */
+const LOOP_COPY_MAX = 96;
+
+/** Copies src[off, end) to target, from `at` on. The target must have room. */
+export function copyBytes(src: Buffer, off: number, end: number, target: Buffer, at: number): void {
+  if (end - off > LOOP_COPY_MAX) {
+    src.copy(target, at, off, end);
+    return;
+  }
+  for (let i = off; i < end; i++) target[at++] = src[i] as number;
+}
+
 export class PktBuf {
   /** the bytes; valid up to `pos` */
   buf: Buffer;
@@ -116,7 +128,7 @@ export class PktBuf {
   /** Copies `len` bytes of `src` from offset `off`, without creating a view. */
   putSlice(src: Buffer, off: number, len: number): void {
     if (!this.reserve(len)) return;
-    src.copy(this.buf, this.pos, off, off + len);
+    copyBytes(src, off, off + len, this.buf, this.pos);
     this.pos += len;
   }
 
