@@ -48,6 +48,7 @@ static void step(World &world, Talk &talk, std::mt19937 &random) {
     CHECK(talk.out.compare(talk.arrived, part.size(), part) == 0);
     talk.arrived += part.size();
   }
+  if (random() % 4 == 0) streamRecvLimit(world.streams, talk.handle, static_cast<int>(random() % 3000));
   if (random() % 5 == 0) streamRecvStop(world.streams, talk.handle);
   if (random() % 3 == 0) streamRecvStart(world.streams, talk.handle);
 }
