@@ -13,6 +13,8 @@ namespace tsb {
 constexpr size_t kChunkSize = 64 * 1024;
 /** Chunks that are kept for the next turn. */
 constexpr size_t kChunksKept = 4;
+/** Chunks of one turn, 1 MiB; what does not fit is sent at once. */
+constexpr size_t kChunksMost = 16;
 
 Copies::~Copies() {
   for (uint8_t *chunk : chunks_) free(chunk);
@@ -24,6 +26,7 @@ uint8_t *Copies::take(size_t length) {
     used_ = 0;
   }
   if (chunk_ == chunks_.size()) {
+    if (chunk_ == kChunksMost) return nullptr;
     uint8_t *memory = static_cast<uint8_t *>(malloc(kChunkSize));
     if (!memory) return nullptr;
     chunks_.push_back(memory);
@@ -43,11 +46,15 @@ void Copies::reset() {
 
 static std::vector<OutPiece> &piecesOf(const Stream *s) { return s->lane->outbox.pieces; }
 
-/* The pieces stay in the lane's array until the end of the turn; nothing refers to them any more. */
 void outboxDrop(Stream *s) {
+  if (s->outbox.count == 0) return;
   const bool listed = s->outbox.listed;
   s->outbox = OutboxPart();
   s->outbox.listed = listed;
+  Outbox *outbox = &s->lane->outbox;
+  if (--outbox->filled > 0) return;
+  outbox->pieces.clear();
+  outbox->copies.reset();
 }
 
 static void addPiece(Stream *s, const uint8_t *bytes, size_t length) {
@@ -65,8 +72,10 @@ static void addPiece(Stream *s, const uint8_t *bytes, size_t length) {
   outbox->pieces.push_back({bytes, length, -1});
   if (part->count > 0)
     outbox->pieces[static_cast<size_t>(part->last)].next = index;
-  else
+  else {
     part->first = index;
+    outbox->filled++;
+  }
   part->last = index;
   part->count++;
   if (part->listed) return;
@@ -101,14 +110,15 @@ static int sendNow(Stream *s, const uint8_t *bytes, size_t length) {
   int count = s->outbox.count;
   const size_t all = s->outbox.length + length;
   outboxGather(s, parts);
-  outboxDrop(s);
   if (length > 0) parts[count++] = {const_cast<uint8_t *>(bytes), length};
   ssize_t n = count == 1 ? sendRetry(s->fd, static_cast<uint8_t *>(parts[0].iov_base), parts[0].iov_len)
                          : sendPartsRetry(s->fd, parts, static_cast<size_t>(count));
-  if (n < 0 && !wouldBlock(errno)) return -errno;
+  const int err = n < 0 && !wouldBlock(errno) ? -errno : 0;
   if (n < 0) n = 0;
+  const bool kept = err < 0 || keepUnsent(s, parts, count, static_cast<size_t>(n));
+  outboxDrop(s);
+  if (err < 0 || !kept) return err < 0 ? err : -ENOMEM;
   if (static_cast<size_t>(n) == all) return 0;
-  if (!keepUnsent(s, parts, count, static_cast<size_t>(n))) return -ENOMEM;
   s->streams->loop->ops->drain(s->streams->loop, s);
   return 0;
 }
@@ -119,13 +129,14 @@ int outboxPut(Stream *s, const uint8_t *bytes, size_t length, Origin origin) {
     s->streams->loop->ops->drain(s->streams->loop, s);
     return static_cast<int>(s->unsent.length);
   }
-  if (origin == Origin::kCaller && length <= kCopyMost && s->outbox.count < kPiecesMost) {
-    uint8_t *copy = s->lane->outbox.copies.take(length);
-    if (!copy) return -ENOMEM;
+  const bool queued = s->outbox.count < kPiecesMost;
+  uint8_t *copy = nullptr;
+  if (queued && origin == Origin::kCaller && length <= kCopyMost) copy = s->lane->outbox.copies.take(length);
+  if (queued && origin == Origin::kArena) {
+    addPiece(s, bytes, length);
+  } else if (copy) {
     memcpy(copy, bytes, length);
     addPiece(s, copy, length);
-  } else if (origin == Origin::kArena && s->outbox.count < kPiecesMost) {
-    addPiece(s, bytes, length);
   } else {
     const int err = sendNow(s, bytes, length);
     if (err < 0) return err;
@@ -141,26 +152,26 @@ void outboxFlush(Stream *s) {
 
 void outboxSent(Stream *s, ssize_t n) {
   iovec parts[kPiecesMost];
-  const int count = s->outbox.count;
   const size_t all = s->outbox.length;
   outboxGather(s, parts);
-  outboxDrop(s);
   if (n == -EAGAIN || n == -EINTR) n = 0;
-  if (n < 0) {
+  const size_t sent = n < 0 ? all : static_cast<size_t>(n);
+  const bool kept = keepUnsent(s, parts, s->outbox.count, sent);
+  outboxDrop(s);
+  if (n < 0)
     streamSendFailed(s, static_cast<int>(n));
-  } else if (static_cast<size_t>(n) < all) {
-    if (keepUnsent(s, parts, count, static_cast<size_t>(n)))
-      s->streams->loop->ops->drain(s->streams->loop, s);
-    else
-      streamSendFailed(s, -ENOMEM);
-  }
+  else if (!kept)
+    streamSendFailed(s, -ENOMEM);
+  else if (sent < all)
+    s->streams->loop->ops->drain(s->streams->loop, s);
 }
 
 void outboxReset(Outbox *outbox) {
-  for (Stream *s : outbox->streams) s->outbox = OutboxPart();
+  for (Stream *s : outbox->streams) {
+    outboxDrop(s);
+    s->outbox.listed = false;
+  }
   outbox->streams.clear();
-  outbox->pieces.clear();
-  outbox->copies.reset();
 }
 
 void outboxFlushAll(Outbox *outbox) {

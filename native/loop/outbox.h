@@ -34,7 +34,7 @@ struct OutPiece {
 class Copies {
  public:
   ~Copies();
-  /** Returns null when memory is exhausted. length <= kCopyMost. */
+  /** Returns null when there are too many already, or memory is exhausted. length <= kCopyMost. */
   uint8_t *take(size_t length);
   /** Everything taken is free again. */
   void reset();
@@ -50,6 +50,8 @@ struct Outbox {
   std::vector<OutPiece> pieces;
   /** the streams that have pieces, in the order of their first ones; some may have been emptied since */
   std::vector<Stream *> streams;
+  /** how many of them have pieces; when it becomes 0, the memory of the pieces is free again */
+  size_t filled = 0;
   Copies copies;
 };
 
