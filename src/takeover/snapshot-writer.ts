@@ -53,7 +53,8 @@ function isIdle(sk: AnySocket): boolean {
     sk.pktRemain === 0 &&
     sk.partial === null &&
     sk.canceledServer === null &&
-    !sk.hasKept
+    // what the loop has received ahead counts too: its sender is no longer idle
+    native.buffered(sk.handle) === 0
   );
 }
 

@@ -64,7 +64,8 @@ export class SimClient {
   private units = 0;
   private left: number;
   private appName: string;
-  private readonly prepared = new Set<string>();
+  /** its statements, with the request that prepared each */
+  private readonly prepared = new Map<string, number>();
   /** it has sent a cancel request while this unit was in progress */
   private canceledUnit = -1;
   /** the pooler has reported why it ends the connection */
@@ -191,7 +192,10 @@ export class SimClient {
       return;
     }
     const wrong = this.answers.takeError(body, this.status, ({ code }, owed) => {
-      return code === '57014' && this.canceledUnit >= 0 && owed.unit >= this.canceledUnit;
+      const isCanceled = code === '57014' && this.canceledUnit >= 0 && owed.unit >= this.canceledUnit;
+      // a Parse that was canceled while it waited has prepared nothing
+      if (isCanceled) for (const [name, unit] of this.prepared) if (unit === owed.unit) this.prepared.delete(name);
+      return isCanceled;
     });
     if (wrong !== null) this.wrong(wrong);
   }
@@ -268,7 +272,7 @@ export class SimClient {
     if (this.waitingSince === 0) this.waitingSince = now;
     this.note(`asks ${this.units}: ${bytes.slice(0, 60).replace(/[^ -~]+/g, ' ')}`);
     this.answers.expect(owed);
-    if (prepares !== undefined) this.prepared.add(prepares);
+    if (prepares !== undefined) this.prepared.set(prepares, this.units);
     this.line.send(bytes);
     if (slow && this.world.random.one(this.character.cancelOne)) this.cancelSoon(this.units);
   }

@@ -14,6 +14,8 @@ const RECV_SPACE = 4 << 20;
 const SIDE_SPACE = 2 << 20;
 const RING_RECORDS = 4096;
 const KEPT_MAX = 1 << 20;
+/** One buffer of the io_uring backend. */
+const RECEIVED_AHEAD_MAX = 8192;
 const UNSENT_MAX = 256 << 20;
 const ACCEPT_MAX = 128;
 const ROOM_LEAST = 16 * 1024;
@@ -91,6 +93,7 @@ export class SimLoop {
   private turn = 0;
   private recvMax = 0;
   private broken = false;
+  private mayReceiveAhead = true;
   /** records that do not belong to a stream */
   private readonly others: [kind: Ev, handle: number, result: number][] = [];
   /** most descriptors that the process may have */
@@ -356,11 +359,22 @@ export class SimLoop {
     stream.reading = stream.redeliver = false;
   }
 
+  /** A backend may have received ahead for a stream that is stopped: the bytes are kept. */
+  private receiveAhead(stream: Stream): void {
+    if (!this.mayReceiveAhead || stream.connecting || !this.random.one(3)) return;
+    const fresh = stream.end?.read(RECEIVED_AHEAD_MAX) ?? null;
+    if (fresh !== null) stream.kept = Buffer.concat([stream.kept, fresh]);
+  }
+
   private recvStopAll(except: number): number[] {
     const unsent: number[] = [];
+    // the peers go on while the turn that stops them lasts
+    const { clock } = this.process.machine;
+    clock.advance(clock.now + this.random.below(SLOW_TURN_USEC));
     for (const stream of this.streams) {
       if (stream === null || !stream.live || stream.end === null || stream.handle === except) continue;
       this.recvStop(stream);
+      this.receiveAhead(stream);
       this.sendQueued(stream);
       if (stream.unsent.length > 0) unsent.push(stream.handle);
     }
@@ -470,7 +484,9 @@ export class SimLoop {
       takeKept: (handle: number) => this.takeKept(handle),
       keptLength: (handle: number) => this.of(handle)?.kept.length ?? -EBADF,
       buffered: (handle: number) => this.of(handle)?.kept.length ?? -EBADF,
-      receiveAhead: () => {},
+      receiveAhead: (on: number) => {
+        this.mayReceiveAhead = on > 0;
+      },
       copyKept: (handle: number) => Buffer.from(this.of(handle)?.kept ?? NOTHING),
       keepBytes: (handle: number, bytes: Uint8Array) => this.keep(handle, part(bytes, 0, bytes.length)),
       send: (handle: number, offset: number, length: number) => this.send(handle, piece(offset, length)),

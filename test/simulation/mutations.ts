@@ -79,6 +79,17 @@ export const mutations: Mutation[] = [
     ],
   },
   {
+    name: 'a handover forgets what was received ahead from an idle client',
+    wanted: { faults: { ...NONE, reboots: true } },
+    edits: [
+      {
+        file: 'takeover/snapshot-writer',
+        find: 'native_1.native.buffered(sk.handle) === 0',
+        replace: '!sk.hasKept',
+      },
+    ],
+  },
+  {
     // PgBouncer does this
     name: 'the parameters of a replication connection become those of its pool',
     wanted: { faults: NONE },
