@@ -59,25 +59,12 @@ static void watchOrFail(Stream *s) {
 /** True when a receive is due that no event announces. */
 static bool due(const Stream *s) { return streamWants(s) && (s->epoll.readable || streamHasInput(s)); }
 
-/** One receive. Returns false when the turn has no room for it. */
-static bool receiveNow(Stream *s) {
-  Place place;
-  switch (streamPlace(s, &place)) {
-    case Offer::kNoRoom:
-      return false;
-    case Offer::kNothing:
-      return true;
-    case Offer::kDeliver:
-      return streamReceived(s, nullptr, -EAGAIN);
-    case Offer::kReceive:
-      break;
-  }
-  ssize_t n = recvRetry(s->fd, place.bytes, place.most);
-  if (n < 0) n = wouldBlock(errno) ? -EAGAIN : -errno;
+static ssize_t receiveBytes(Stream *s, const Place &place) {
+  const ssize_t n = readyRecv(s, place);
   if (n == -EAGAIN) s->ending = false;
   // less than asked for: the socket is empty, and the next byte is an edge; but nothing announces the end again
   if (n <= 0 || (static_cast<size_t>(n) < place.most && !s->ending)) s->epoll.readable = false;
-  return streamReceived(s, place.bytes, n);
+  return n;
 }
 
 static int receive(Loop *, Stream *s, bool on) {
@@ -93,14 +80,7 @@ static void drain(Loop *, Stream *s) { watchOrFail(s); }
 /* ---- connecting ---- */
 
 static void connect(Loop *, Stream *s, const sockaddr *addr, socklen_t length) {
-  const int err = ::connect(s->fd, addr, length) < 0 ? errno : 0;
-  if (err == EINPROGRESS || err == EINTR) {
-    watchOrFail(s);
-    return;
-  }
-  s->epoll.connectEnded = true;
-  s->epoll.connectResult = -err;
-  streamQueue(s);
+  if (readyConnectStart(s, addr, length)) watchOrFail(s);
 }
 
 /* ---- a turn ---- */
@@ -109,13 +89,13 @@ static void onConnection(Stream *s, uint32_t events) {
   if (events & (EPOLLIN | EPOLLRDHUP | kBroken)) s->epoll.readable = true;
   if (events & (EPOLLRDHUP | kBroken)) s->ending = true;
   if (s->connecting) {
-    if (s->epoll.connectEnded || !(events & (EPOLLOUT | kBroken))) return;
+    if (s->connectEnded || !(events & (EPOLLOUT | kBroken))) return;
     readyConnect(s);
   }
   if (events & (EPOLLOUT | kBroken)) readySend(s);
   // a stream in the queue has its place there
   if (s->receiveDue) return;
-  if (due(s)) receiveNow(s);
+  if (due(s)) readyReceive<receiveBytes>(s);
   if (due(s)) streamQueueReceive(s);
 }
 
@@ -137,17 +117,8 @@ static void onEvent(Stream *s, uint32_t events) {
   watchOrFail(s);
 }
 
-/** The next record of a queued stream. Returns false when the turn has no room for it. */
 static bool work(Stream *s) {
-  if (s->epoll.connectEnded && s->connecting) {
-    if (s->lane->section->full()) return false;
-    s->epoll.connectEnded = false;
-    streamConnected(s, s->epoll.connectResult);
-    readySend(s);
-  } else if (s->receiveDue) {
-    if ((s->redeliver || s->shaking || due(s)) && !receiveNow(s)) return false;
-    s->receiveDue = due(s);
-  }
+  if (!readyWork<due, receiveBytes>(s)) return false;
   watchOrFail(s);
   return true;
 }

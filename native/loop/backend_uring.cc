@@ -52,7 +52,7 @@ static void stopReceive(UringLoop *l, Stream *s) {
 }
 
 static void hold(UringLoop *l, Stream *s, unsigned buffer, size_t n) {
-  if (!s->uring.held.append(uringBuffer(&l->ring, buffer), n)) streamFailed(s, -ENOMEM);
+  if (!s->held.append(uringBuffer(&l->ring, buffer), n)) streamFailed(s, -ENOMEM);
 }
 
 /* ---- receiving ---- */
@@ -61,7 +61,7 @@ static void hold(UringLoop *l, Stream *s, unsigned buffer, size_t n) {
 static bool due(const Stream *s) {
   const UringPart &part = s->uring;
   if (!streamWants(s)) return false;
-  return part.held.length > 0 || part.endDue || (part.saturated && !part.receiving) || streamHasInput(s);
+  return s->held.length > 0 || part.endDue || (part.saturated && !part.receiving) || streamHasInput(s);
 }
 
 static void queueIfDue(Stream *s) {
@@ -72,46 +72,27 @@ static void ended(Stream *s, int result) {
   s->uring.ended = true;
   s->uring.saturated = false;
   s->uring.endResult = result;
-  s->uring.endDue = s->uring.held.length > 0 || !streamReceived(s, nullptr, result);
+  s->uring.endDue = s->held.length > 0 || !streamReceived(s, nullptr, result);
 }
 
-static bool passEnd(Stream *s) {
-  s->uring.endDue = !streamReceived(s, nullptr, s->uring.endResult);
-  return !s->uring.endDue;
-}
-
-/** By a system call, into the arena. */
-static bool receiveMore(Stream *s, const Place &place) {
-  ssize_t n = recvRetry(s->fd, place.bytes, place.most);
-  if (n < 0) n = wouldBlock(errno) ? -EAGAIN : -errno;
-  s->uring.ended = n <= 0 && n != -EAGAIN;
-  if (n < static_cast<ssize_t>(place.most)) s->uring.saturated = false;
-  return streamReceived(s, place.bytes, n);
-}
-
-/** The next delivery of a stream. Returns false when the turn has no room for it. */
-static bool receiveNow(Stream *s) {
-  Place place;
-  switch (streamPlace(s, &place)) {
-    case Offer::kNoRoom:
-      return false;
-    case Offer::kNothing:
-      return true;
-    case Offer::kDeliver:
-      return streamReceived(s, nullptr, -EAGAIN);
-    case Offer::kReceive:
-      break;
+/** What was received ahead, then the end, then what the socket has. There is room for it. */
+static ssize_t receiveBytes(Stream *s, const Place &place) {
+  UringPart *part = &s->uring;
+  if (s->held.length > 0) {
+    const size_t n = s->held.length < place.most ? s->held.length : place.most;
+    memcpy(place.bytes, s->held.first(), n);
+    s->held.drop(n);
+    return static_cast<ssize_t>(n);
   }
-  Bytes *held = &s->uring.held;
-  if (held->length > 0) {
-    const size_t n = held->length < place.most ? held->length : place.most;
-    memcpy(place.bytes, held->first(), n);
-    held->drop(n);
-    return streamReceived(s, place.bytes, static_cast<ssize_t>(n));
+  if (part->endDue) {
+    part->endDue = false;
+    return part->endResult;
   }
-  if (s->uring.endDue) return passEnd(s);
-  if (s->uring.saturated && !s->uring.receiving) return receiveMore(s, place);
-  return streamReceived(s, nullptr, -EAGAIN);
+  if (!part->saturated || part->receiving) return -EAGAIN;
+  const ssize_t n = readyRecv(s, place);
+  part->ended = n <= 0 && n != -EAGAIN;
+  if (n < static_cast<ssize_t>(place.most)) part->saturated = false;
+  return n;
 }
 
 static int receive(Loop *, Stream *s, bool on) {
@@ -132,14 +113,14 @@ static int receive(Loop *, Stream *s, bool on) {
 static void received(UringLoop *l, Stream *s, unsigned buffer, size_t n) {
   const bool tooMany = s->recvLimit > 0 && n > s->recvLimit;
   Taken taken = Taken::kRefused;
-  if (s->uring.held.length == 0 && !tooMany) taken = streamReceivedAt(s, kBuffersAt + buffer * kBufferSize, n);
+  if (s->held.length == 0 && !tooMany) taken = streamReceivedAt(s, kBuffersAt + buffer * kBufferSize, n);
   if (taken == Taken::kInPlace) {
     l->lent.push_back(buffer);
     return;
   }
   if (taken == Taken::kRefused) hold(l, s, buffer, n);
   uringGiveBack(&l->ring, buffer);
-  if (s->uring.held.length + s->kept.length > kReceiveMost) stopReceive(l, s);
+  if (s->held.length + s->kept.length > kReceiveMost) stopReceive(l, s);
 }
 
 /** What a completion of a receive without bytes says. */
@@ -161,7 +142,7 @@ static void onReceive(UringLoop *l, Stream *s, const io_uring_cqe &cqe) {
   bool more = false;
   if (cqe.flags & IORING_CQE_F_BUFFER) {
     received(l, s, uringBufferOf(cqe), static_cast<size_t>(cqe.res));
-    more = cqe.res == static_cast<int>(kBufferSize) || s->uring.held.length > 0;
+    more = cqe.res == static_cast<int>(kBufferSize) || s->held.length > 0;
   } else if (brings(cqe) == Brings::kEnd) {
     ended(s, cqe.res);
   } else {
@@ -181,16 +162,12 @@ static void onReceive(UringLoop *l, Stream *s, const io_uring_cqe &cqe) {
 static void drain(Loop *, Stream *s) { uringList(s); }
 
 static void connect(Loop *, Stream *s, const sockaddr *addr, socklen_t length) {
-  const int err = ::connect(s->fd, addr, length) < 0 ? errno : 0;
+  readyConnectStart(s, addr, length);
   uringList(s);
-  if (err == EINPROGRESS || err == EINTR) return;
-  s->uring.connectEnded = true;
-  s->uring.connectResult = -err;
-  streamQueue(s);
 }
 
 static void onPollOut(Stream *s) {
-  if (s->connecting && !s->uring.connectEnded) readyConnect(s);
+  if (s->connecting && !s->connectEnded) readyConnect(s);
   if (!s->connecting) readySend(s);
   // a TLS peer that receives again is read from again
   queueIfDue(s);
@@ -218,17 +195,8 @@ static void onCompletion(UringLoop *l, const io_uring_cqe &cqe) {
 
 /* ---- a turn ---- */
 
-/** The next record of a queued stream. Returns false when the turn has no room for it. */
 static bool work(Stream *s) {
-  if (s->uring.connectEnded && s->connecting) {
-    if (s->lane->section->full()) return false;
-    s->uring.connectEnded = false;
-    streamConnected(s, s->uring.connectResult);
-    readySend(s);
-  } else if (s->receiveDue) {
-    if ((s->redeliver || s->shaking || due(s)) && !receiveNow(s)) return false;
-    s->receiveDue = due(s);
-  }
+  if (!readyWork<due, receiveBytes>(s)) return false;
   uringList(s);
   return true;
 }
@@ -276,8 +244,9 @@ static int wait(Loop *loop, int timeoutMs) {
 static void cancelAll(UringLoop *l) {
   if (l->underWay == 0) return;
   if (io_uring_sqe *entry = uringEntry(&l->ring)) uringPrepareCancelAll(entry, kOpCancel);
-  uringWait(l, 1, kCancelStepMs);
-  for (int i = 0; i < kCancelSteps && l->underWay > 0; i++) uringWait(l, 1, kCancelStepMs);
+  // asked for all, the kernel makes all completions in one call
+  for (int i = 0; i < kCancelSteps && l->underWay > 0; i++)
+    uringWait(l, static_cast<unsigned>(l->underWay), kCancelStepMs);
 }
 
 /** A completion of a receive, between two turns: nothing can be reported now. */
@@ -313,10 +282,10 @@ static void holdCompletions(UringLoop *l) {
 /** What is held comes behind the kept bytes. */
 static void keepHeld(Stream *s) {
   UringPart *part = &s->uring;
-  if (!s->kept.append(part->held.first(), part->held.length)) streamFailed(s, -ENOMEM);
-  part->held.clear();
+  if (!s->kept.append(s->held.first(), s->held.length)) streamFailed(s, -ENOMEM);
+  s->held.clear();
   part->saturated = false;
-  if (part->endDue) passEnd(s);
+  if (part->endDue) part->endDue = !streamReceived(s, nullptr, part->endResult);
 }
 
 static void quiesce(Loop *loop) {
@@ -340,7 +309,6 @@ static void detach(Loop *loop, Stream *s, bool stays) {
   // a listener releases its address at once
   const bool now = stays || s->kind == StreamKind::kListener;
   if (now && (s->uring.receiving || s->uring.polling)) finish(l, s);
-  s->uring.held.clear();
 }
 
 /* ---- life ---- */

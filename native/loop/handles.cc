@@ -73,7 +73,8 @@ static Stream *streamNew(Streams *streams, int fd, StreamKind kind, int *err) {
   return s;
 }
 
-/** Forgets a handle, whose descriptor stays or will be closed; its number is free again after the next wait. Returns the descriptor. */
+/** Forgets a handle; its number is free again after the next wait. `stays`: see detach() of the backends. Returns the
+ *  descriptor. */
 static int forget(Stream *s, bool stays) {
   const int fd = s->fd;
   s->streams->loop->ops->detach(s->streams->loop, s, stays);
@@ -83,6 +84,7 @@ static int forget(Stream *s, bool stays) {
   tlsConnFree(s->tls);
   s->tls = nullptr;
   s->kept.clear();
+  s->held.clear();
   s->unsent.clear();
   outboxDrop(s);
   return fd;
@@ -290,7 +292,7 @@ int streamEnded(Streams *streams, int handle) {
   const Stream *s = connectionOf(streams, handle);
   if (!s) return -EBADF;
   if (s->endHeld) return 1;
-  if (streamBuffered(streams, handle) > static_cast<int>(s->kept.length)) return 0;
+  if (s->held.length > 0) return 0;
   if (!s->tls && !s->ending) return 0;
   uint8_t next;
   ssize_t n;
@@ -317,7 +319,7 @@ int streamKeptLength(Streams *streams, int handle) {
 
 int streamBuffered(Streams *streams, int handle) {
   const Stream *s = streamOf(streams, handle);
-  return s ? static_cast<int>(s->kept.length + s->uring.held.length) : -EBADF;
+  return s ? static_cast<int>(s->kept.length + s->held.length) : -EBADF;
 }
 
 void streamReceiveAhead(Streams *streams, bool on) {

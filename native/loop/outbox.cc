@@ -70,9 +70,9 @@ static void addPiece(Stream *s, const uint8_t *bytes, size_t length) {
   }
   const int index = static_cast<int>(outbox->pieces.size());
   outbox->pieces.push_back({bytes, length, -1});
-  if (part->count > 0)
+  if (part->count > 0) {
     outbox->pieces[static_cast<size_t>(part->last)].next = index;
-  else {
+  } else {
     part->first = index;
     outbox->filled++;
   }
@@ -129,10 +129,10 @@ int outboxPut(Stream *s, const uint8_t *bytes, size_t length, Origin origin) {
     s->streams->loop->ops->drain(s->streams->loop, s);
     return static_cast<int>(s->unsent.length);
   }
-  const bool queued = s->outbox.count < kPiecesMost;
+  const bool mayQueue = s->outbox.count < kPiecesMost;
   uint8_t *copy = nullptr;
-  if (queued && origin == Origin::kCaller && length <= kCopyMost) copy = s->lane->outbox.copies.take(length);
-  if (queued && origin == Origin::kArena) {
+  if (mayQueue && origin == Origin::kCaller && length <= kCopyMost) copy = s->lane->outbox.copies.take(length);
+  if (mayQueue && origin == Origin::kArena) {
     addPiece(s, bytes, length);
   } else if (copy) {
     memcpy(copy, bytes, length);

@@ -76,7 +76,7 @@ enum class Origin {
  * Queues bytes for the next wait, or sends them at once when there are too many to keep. Returns the length of what is
  * unsent now (then streamSent() follows), or -errno.
  */
-int outboxPut(Stream *s, const uint8_t *bytes, size_t length, Origin owner);
+int outboxPut(Stream *s, const uint8_t *bytes, size_t length, Origin origin);
 /** Sends what is queued for a stream now. A failure is the stream's next record. */
 void outboxFlush(Stream *s);
 /** Drops what is queued for a stream. */

@@ -17,11 +17,26 @@ void readySend(Stream *s) {
     streamSent(s, -errno);
 }
 
+bool readyConnectStart(Stream *s, const sockaddr *addr, socklen_t length) {
+  const int err = ::connect(s->fd, addr, length) < 0 ? errno : 0;
+  if (err == EINPROGRESS || err == EINTR) return true;
+  s->connectEnded = true;
+  s->connectResult = -err;
+  streamQueue(s);
+  return false;
+}
+
 void readyConnect(Stream *s) {
   int err = 0;
   socklen_t length = sizeof(err);
   if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &err, &length) < 0) err = errno;
   streamConnected(s, -err);
+}
+
+ssize_t readyRecv(const Stream *s, const Place &place) {
+  const ssize_t n = recvRetry(s->fd, place.bytes, place.most);
+  if (n >= 0) return n;
+  return wouldBlock(errno) ? -EAGAIN : -errno;
 }
 
 void readyAccept(Stream *s) {

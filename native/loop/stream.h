@@ -33,9 +33,6 @@ struct EpollPart {
   uint32_t armed;
   /** the kernel reported that there is something to receive, and the end of it has not been seen */
   bool readable;
-  /** connect() ended at once, with this result, which is reported in the next turn */
-  bool connectEnded;
-  int connectResult;
 };
 
 /** State that belongs to backend_uring.cc. */
@@ -57,11 +54,6 @@ struct UringPart {
   /** and it has not been passed on */
   bool endDue;
   int endResult;
-  /** connect() ended at once, with this result, which is reported in the next turn */
-  bool connectEnded;
-  int connectResult;
-  /** received, but not passed on yet */
-  Bytes held;
 };
 
 /**
@@ -78,6 +70,8 @@ struct alignas(64) Stream {
   /** input is wanted; for a listener: accepting */
   bool reading;
   bool connecting;
+  /** connect() ended at once, with connectResult, which is reported in the next turn */
+  bool connectEnded;
   /** in the lane's queue: because of a receive, of a failure, or of what only the backend knows */
   bool queued;
   /** there are bytes that the kernel does not announce again: kept ones, bytes inside TLS, or more in the socket */
@@ -98,6 +92,8 @@ struct alignas(64) Stream {
   /** null on a plain connection */
   TlsConn *tls;
   Bytes kept;
+  /** what the backend has received ahead of the records, behind the kept bytes */
+  Bytes held;
   /** what the kernel did not take, and what was to be sent since */
   Bytes unsent;
   OutboxPart outbox;
@@ -108,6 +104,7 @@ struct alignas(64) Stream {
   /** what failed was sending */
   bool sendFailed;
   int endResult;
+  int connectResult;
   /** of the loop's own watches: called instead of making a record */
   void (*onReadable)(void *context);
   void *context;

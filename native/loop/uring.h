@@ -83,8 +83,8 @@ unsigned uringPending(const Uring *ring);
  * take the entries.
  */
 int uringEnter(Uring *ring, unsigned least, int timeoutMs);
-/** Takes back the entries that the kernel did not take. Returns their user_data, oldest first. */
-std::vector<uint64_t> uringTakeBack(Uring *ring);
+/** Takes back the entries that the kernel did not take. Returns copies of them, oldest first. */
+std::vector<io_uring_sqe> uringTakeBack(Uring *ring);
 
 /** The buffer of a completion with IORING_CQE_F_BUFFER. */
 inline unsigned uringBufferOf(const io_uring_cqe &cqe) { return cqe.flags >> IORING_CQE_BUFFER_SHIFT; }

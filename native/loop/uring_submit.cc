@@ -19,15 +19,15 @@ uint64_t uringDataOf(const Stream *s, UringOp op) {
   return static_cast<uint64_t>(s->uring.tag) << kTagShift | reinterpret_cast<uintptr_t>(s) | op;
 }
 
-UringOp uringOpOf(const io_uring_cqe &cqe) { return static_cast<UringOp>(cqe.user_data & kOpMask); }
+static UringOp opOf(uint64_t data) { return static_cast<UringOp>(data & kOpMask); }
 
-/** The stream, or null when it has been detached since. */
+UringOp uringOpOf(const io_uring_cqe &cqe) { return opOf(cqe.user_data); }
+
 Stream *uringStreamOf(uint64_t data) {
   Stream *s = reinterpret_cast<Stream *>(data & kPointerMask);
   return streamLive(s) && s->uring.tag == data >> kTagShift ? s : nullptr;
 }
 
-/** The stream needs something from the kernel, or may: the next wait looks. */
 void uringList(Stream *s) {
   if (s->uring.listed) return;
   s->uring.listed = true;
@@ -40,12 +40,12 @@ static bool wantsReceive(const Stream *s) {
   const UringPart &part = s->uring;
   if (part.receiving) return false;
   if (s->kind != StreamKind::kConnection) return s->reading;
-  return streamWants(s) && !s->connecting && !part.ended && !part.saturated && part.held.length == 0;
+  return streamWants(s) && !s->connecting && !part.ended && !part.saturated && s->held.length == 0;
 }
 
 static bool wantsPollOut(const Stream *s) {
   if (s->kind != StreamKind::kConnection || s->uring.polling) return false;
-  return s->connecting ? !s->uring.connectEnded : s->unsent.length > 0;
+  return s->connecting ? !s->connectEnded : s->unsent.length > 0;
 }
 
 /** Returns false when the kernel takes no more entries. */
@@ -111,7 +111,6 @@ static bool submitSend(UringLoop *l, const Stream *s, size_t *message, size_t *p
   return true;
 }
 
-/** Returns the number of sends, each of which completes as it is submitted. */
 unsigned uringSubmitSends(UringLoop *l) {
   const std::vector<Stream *> &senders = l->lane.outbox.streams;
   if (senders.empty()) return 0;
@@ -130,42 +129,43 @@ unsigned uringSubmitSends(UringLoop *l) {
 
 /* ---- completions ---- */
 
-/** Counts off the requests of new completions. */
-static void countOff(UringLoop *l) {
+/** A request that is not under way any more. Returns its stream, or null when that has been detached. */
+static Stream *countOff(UringLoop *l, uint64_t data) {
+  const UringOp op = opOf(data);
+  l->underWay--;
+  Stream *s = uringStreamOf(data);
+  if (!s) return nullptr;
+  if (op == kOpReceive)
+    s->uring.receiving = false;
+  else
+    s->uring.polling = false;
+  return s;
+}
+
+/** True for the operations that last: sends and cancellations complete as they are submitted. */
+static bool lasts(UringOp op) { return op == kOpReceive || op == kOpPollOut; }
+
+static void countCompletions(UringLoop *l) {
   for (; l->counted < l->ring.completions.size(); l->counted++) {
     const io_uring_cqe &cqe = l->ring.completions[l->counted];
-    const UringOp op = uringOpOf(cqe);
-    if (op == kOpSend || op == kOpCancel || (cqe.flags & IORING_CQE_F_MORE)) continue;
-    l->underWay--;
-    Stream *s = uringStreamOf(cqe.user_data);
-    if (!s) continue;
-    if (op == kOpReceive)
-      s->uring.receiving = false;
-    else
-      s->uring.polling = false;
+    if (lasts(uringOpOf(cqe)) && !(cqe.flags & IORING_CQE_F_MORE)) countOff(l, cqe.user_data);
   }
 }
 
-/** The kernel has not taken these entries. */
+/** The kernel has not taken these entries. What a send should have sent is still in the outbox. */
 static void takeBack(UringLoop *l) {
-  for (const uint64_t data : uringTakeBack(&l->ring)) {
-    const UringOp op = static_cast<UringOp>(data & kOpMask);
-    Stream *s = op == kOpCancel ? nullptr : uringStreamOf(data);
-    // what a send should have sent is still in the outbox
-    if (op == kOpSend || op == kOpCancel) continue;
-    l->underWay--;
-    if (!s) continue;
-    if (op == kOpReceive)
-      s->uring.receiving = false;
-    else
-      s->uring.polling = false;
-    uringList(s);
+  for (const io_uring_sqe &entry : uringTakeBack(&l->ring)) {
+    const UringOp op = opOf(entry.user_data);
+    if (op == kOpCancel && entry.addr != 0) l->cancels.push_back(entry.addr);
+    if (!lasts(op)) continue;
+    Stream *s = countOff(l, entry.user_data);
+    if (s) uringList(s);
   }
 }
 
 void uringWait(UringLoop *l, unsigned least, int timeoutMs) {
   const int err = uringEnter(&l->ring, least, timeoutMs);
-  countOff(l);
+  countCompletions(l);
   if (err < 0) takeBack(l);
 }
 

@@ -82,7 +82,8 @@ function cmdShutdown(admin: ClientSocket, arg: string): boolean {
 
   const waitsForServers = mode === ShutdownMode.WAIT_FOR_SERVERS;
   logInfo(`SHUTDOWN ${waitsForServers ? 'WAIT_FOR_SERVERS' : 'WAIT_FOR_CLIENTS'} command issued`);
-  beginShutdown(mode);
+  // after an immediate SHUTDOWN in the same turn there is nothing to wait for
+  if (globalThis.cfShutdown < 2) beginShutdown(mode);
   return adminReady(admin, 'SHUTDOWN');
 }
 

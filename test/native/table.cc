@@ -15,14 +15,6 @@
 
 using namespace tsb;
 
-#define TABLE_TEST(id, name) \
-  static void id(const LoopOps *ops); \
-  static const check::Register epoll_##id("epoll: " name, [] { id(&kLoopEpoll); }); \
-  static const check::Register uring_##id("io_uring: " name, [] { id(&kLoopUring); }); \
-  static const check::Register uring519_##id("io_uring as in 5.19: " name, [] { uringAsIn519(id); }); \
-  static const check::Register eager_##id("completions: " name, [] { id(&kLoopEager); }); \
-  static void id(const LoopOps *ops)
-
 /** A byte stream between a handle and its peer, one way, and how far it has come. */
 struct Flow {
   int handle;

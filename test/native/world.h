@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "check.h"
 #include "loop/stream.h"
 
 /** A backend that completes: it receives ahead into memory of its own, and sends in the next turn. */
@@ -17,6 +18,15 @@ extern const tsb::LoopOps kLoopEager;
 std::string uringRefused();
 /** Runs a test over io_uring with no more than what kernels from 5.19 on can do. */
 void uringAsIn519(void (*test)(const tsb::LoopOps *ops));
+
+/** A test of what the table of operations promises, for each backend, and once more with what io_uring could do in 5.19. */
+#define TABLE_TEST(id, name) \
+  static void id(const tsb::LoopOps *ops); \
+  static const check::Register epoll_##id("epoll: " name, [] { id(&tsb::kLoopEpoll); }); \
+  static const check::Register uring_##id("io_uring: " name, [] { id(&tsb::kLoopUring); }); \
+  static const check::Register uring519_##id("io_uring as in 5.19: " name, [] { uringAsIn519(id); }); \
+  static const check::Register eager_##id("completions: " name, [] { id(&kLoopEager); }); \
+  static void id(const tsb::LoopOps *ops)
 
 struct Event {
   tsb::Kind kind;
