@@ -14,8 +14,7 @@ const RECV_SPACE = 4 << 20;
 const SIDE_SPACE = 2 << 20;
 const RING_RECORDS = 4096;
 const KEPT_MAX = 1 << 20;
-/** One buffer of the io_uring backend. */
-const RECEIVED_AHEAD_MAX = 8192;
+const RECEIVED_AHEAD_MAX = 8192; // one buffer of the io_uring backend
 const UNSENT_MAX = 256 << 20;
 const ACCEPT_MAX = 128;
 const ROOM_LEAST = 16 * 1024;
