@@ -80,6 +80,16 @@ const newAnswers: MeantDifference[] = [
     until: '1.20',
   },
   {
+    reason: 'clients are told the version, pool mode and max_prepared_statements (1.26)',
+    right: /^ParameterStatus pgbouncer\.(version|pool_mode|max_prepared_statements) = /,
+    until: '1.26',
+  },
+  {
+    reason: 'all parameters that PostgreSQL reports are tracked (1.26), so they are told in another order',
+    either: /^ParameterStatus (default_transaction_read_only|scram_iterations|search_path|session_authorization) = /,
+    until: '1.26',
+  },
+  {
     reason: 'the console names the version that it speaks for',
     left: /^ParameterStatus server_version = [\d.]+\/bouncer$/,
     right: /^ParameterStatus server_version = [\d.]+\/bouncer$/,
@@ -308,6 +318,13 @@ const newLogLines: MeantDifference[] = [
     left: /registered new auto-database: db=/,
     right: /registered new auto-database: (?!db=)/,
     until: '1.25',
+  },
+  {
+    reason: 'the log names the limit for which a server connection is evicted (1.26)',
+    step: /^log/,
+    left: /closing because: evicted \(/,
+    right: /closing because: evicted for (pool_size|max_db_connections|max_user_connections) \(/,
+    until: '1.26',
   },
   {
     reason: 'a failed login to the server is logged with its reason (1.25)',

@@ -6,6 +6,7 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import type { Client } from 'pg';
+import { PGBOUNCER_COMPAT_VERSION } from '../../src/core/base/version';
 import { Bouncer, eventually, installed, it, run, STATS_PASSWORD, STATS_USER } from '../harness';
 import { fails, watch } from '../harness/expect';
 import { cluster, itAlone, startPooler, withCluster } from '../harness/fixtures';
@@ -91,6 +92,9 @@ describe('console queries', () => {
         TimeZone: 'GMT',
         standard_conforming_strings: 'on',
         is_superuser: 'on',
+        'pgbouncer.version': PGBOUNCER_COMPAT_VERSION,
+        'pgbouncer.pool_mode': 'statement',
+        'pgbouncer.max_prepared_statements': '0',
       },
     );
     await raw.end();

@@ -26,9 +26,11 @@ import {
   cancelRequest,
   cstring,
   GSSENC_REQUEST,
+  type Login,
   letters,
   message,
   PROTOCOL_30,
+  parameterStatus,
   RawClient,
   SSL_REQUEST,
   startupPacket,
@@ -189,10 +191,57 @@ describe('the welcome', () => {
     const direct = await RawClient.connect({ port: pg.port });
     await direct.login();
     const { is_superuser: _own, ...theirs } = direct.parameters;
-    const { is_superuser: _too, ...ours } = client.parameters;
+    const { is_superuser: _too, ...all } = client.parameters;
+    const ours = Object.fromEntries(Object.entries(all).filter(([name]) => !name.startsWith('pgbouncer.')));
     assert.deepEqual(ours, theirs);
     assert.notEqual(client.backendPid, 0);
     await direct.end();
+  });
+
+  it('the welcome message tells the version, the pool mode of the client and max_prepared_statements', async () => {
+    await pg.createUser('ann', '', 'none');
+    const options = {
+      databases: {
+        sess: pg.connstr(),
+        tx: pg.connstr('postgres', 'pool_mode=transaction'),
+      },
+      users: { ann: 'pool_mode=statement' },
+      userlist: { postgres: '', ann: '' },
+      settings: { max_prepared_statements: 17 },
+    };
+    await withPooler(options, async (telling) => {
+      const told = async (who: Login): Promise<(string | undefined)[]> => {
+        const { parameters } = await login(telling, who);
+        const version = (await telling.admin('SHOW VERSION'))[0]?.version as string;
+        assert.ok(version.startsWith(`PgBouncer ${parameters['pgbouncer.version']} `), version);
+        return [parameters['pgbouncer.pool_mode'], parameters['pgbouncer.max_prepared_statements']];
+      };
+      assert.deepEqual(await told({ database: 'sess' }), ['session', '17']);
+      assert.deepEqual(await told({ database: 'tx' }), ['transaction', '17']);
+      assert.deepEqual(await told({ database: 'tx', user: 'ann' }), ['statement', '17']);
+      // these are the values of the login: a later one is told the new values
+      await telling.admin('SET max_prepared_statements = 0');
+      assert.deepEqual(await told({ database: 'sess' }), ['session', '0']);
+    });
+  });
+
+  it('a pooler in front of another pooler tells its own values', async () => {
+    const inner = { cluster: pg, settings: { pool_mode: 'statement', max_prepared_statements: 3 } };
+    await withPooler(inner, async (behind) => {
+      const databases = { postgres: `host=127.0.0.1 port=${behind.port}` };
+      await withPooler({ databases, settings: { pool_mode: 'transaction' } }, async (front) => {
+        const client = await front.raw();
+        const answer = await client.login();
+        const told = answer.filter(({ type }) => type === 'S').map((msg) => parameterStatus(msg));
+        assert.deepEqual(
+          told.filter(([name]) => name === 'pgbouncer.pool_mode' || name === 'pgbouncer.max_prepared_statements'),
+          [
+            ['pgbouncer.pool_mode', 'transaction'],
+            ['pgbouncer.max_prepared_statements', '200'],
+          ],
+        );
+      });
+    });
   });
 
   it('login_notify_message is sent as a notice and can be changed', async () => {

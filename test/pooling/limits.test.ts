@@ -198,7 +198,7 @@ describe('limits on servers', () => {
         assert.equal((await show(pooler, 'DATABASES', { name: database }))[0]?.max_connections, size);
         await ask(holders[0] as RawClient, 'COMMIT');
         assert.equal(valueIn(await late.until('Z')), '1', 'the idle server of ann goes for ben');
-        await pooler.logWait(/S-[^\n]*\/ann@[^\n]* closing because: evicted/);
+        await pooler.logWait(/S-[^\n]*\/ann@[^\n]* closing because: evicted for max_db_connections \(/);
       }
     });
   });
@@ -220,7 +220,10 @@ describe('limits on servers', () => {
         assert.equal((await show(pooler, 'USERS', { name: user }))[0]?.current_connections, size);
         await ask(holders[0] as RawClient, 'COMMIT');
         assert.equal(valueIn(await late.until('Z')), '1');
-        await pooler.logWait(new RegExp(`S-\\w+: postgres/${user}@[^\\n]* closing because: evicted`), from);
+        await pooler.logWait(
+          new RegExp(`S-\\w+: postgres/${user}@[^\\n]* closing because: evicted for max_user_connections \\(`),
+          from,
+        );
       }
     });
   });

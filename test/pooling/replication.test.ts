@@ -1,6 +1,6 @@
 /*
- * The welcome message of replication clients: each has a server connection with startup parameters of its own, which
- * must not become those of other clients.
+ * Replication clients: each has a server connection with startup parameters of its own, which must not become those of
+ * other clients, and counts towards pool_size.
  */
 
 import assert from 'node:assert/strict';
@@ -88,5 +88,18 @@ it('pool_size limits replication clients also before an ordinary client has logg
     await first.client.end();
     await (await third).client.end();
     await second.client.end();
+  });
+});
+
+it('a replication client evicts one idle server, and the log names pool_size', async () => {
+  const settings = { pool_mode: 'transaction', default_pool_size: 2 };
+  await withPooler({ cluster: pg, settings }, async (pooler) => {
+    const clients = [await login(pooler), await login(pooler)];
+    for (const client of clients) await ask(client, 'BEGIN');
+    for (const client of clients) await ask(client, 'COMMIT');
+    const { client: replicating } = await replicate(pooler);
+    await pooler.logWait(/S-[^\n]* closing because: evicted for pool_size \(/);
+    assert.equal((await show(pooler, 'SERVERS')).length, 2, 'one idle server has stayed');
+    await replicating.end();
   });
 });

@@ -228,7 +228,7 @@ it('CVE-2025-12819: auth_query does not depend on parameters of the client', asy
     server_tls_sslmode: 'disable',
     pool_mode: 'transaction',
   };
-  const evil = 'evil, pg_catalog; CREATE TABLE injected ()';
+  const evil = 'evil, pg_catalog, "; CREATE TABLE injected ()"';
   await withAttackedPooler(
     cluster,
     { databases: { lied: atLiar() }, settings, userlist: { seeker: 'seeker-password' } },

@@ -33,8 +33,12 @@ function leastRecentlyUsed(a: ServerSocket | null, b: ServerSocket | null): Serv
   return a.requestTime < b.requestTime ? a : b;
 }
 
-/** Closes the longest idle server in these pools. @returns false if none can be closed */
-function evictFrom(pools: readonly PgPool[]): boolean {
+/**
+ * Closes the longest idle server in these pools.
+ * @param limit the setting that is full, for the log
+ * @returns false if none can be closed
+ */
+function evictFrom(pools: readonly PgPool[], limit: string): boolean {
   let oldest: ServerSocket | null = null;
   for (const pool of pools) {
     oldest = leastRecentlyUsed(oldest, pool.idleServerList.tail);
@@ -44,21 +48,21 @@ function evictFrom(pools: readonly PgPool[]): boolean {
     oldest = leastRecentlyUsed(oldest, pool.testedServerList.tail);
   }
   if (oldest === null) return false;
-  disconnectServer(oldest, true, 'evicted');
+  disconnectServer(oldest, true, `evicted for ${limit}`);
   return true;
 }
 
 function evictPoolConnection(pool: PgPool): boolean {
   const oldest = pool.idleServerList.tail;
   if (oldest === null) return false;
-  disconnectServer(oldest, true, 'evicted');
+  disconnectServer(oldest, true, 'evicted for pool_size');
   return true;
 }
 
 function databaseHasRoom(db: PgDatabase, evict: boolean): boolean {
   const max = databaseMaxConnections(db);
   if (max <= 0) return true;
-  while (evict && db.connectionCount >= max) if (!evictFrom(db.pools)) break;
+  while (evict && db.connectionCount >= max) if (!evictFrom(db.pools, 'max_db_connections')) break;
   if (db.connectionCount < max) return true;
   if (wantDebug()) logDebug(`launch_new_connection: database '${db.name}' full (${db.connectionCount} >= ${max})`);
   return false;
@@ -67,7 +71,7 @@ function databaseHasRoom(db: PgDatabase, evict: boolean): boolean {
 function userHasRoom(user: PgGlobalUser, evict: boolean): boolean {
   const max = userMaxConnections(user);
   if (max <= 0) return true;
-  while (evict && user.connectionCount >= max) if (!evictFrom(user.pools)) break;
+  while (evict && user.connectionCount >= max) if (!evictFrom(user.pools, 'max_user_connections')) break;
   if (user.connectionCount < max) return true;
   if (wantDebug()) logDebug(`launch_new_connection: user '${user.name}' full (${user.connectionCount} >= ${max})`);
   return false;

@@ -27,6 +27,7 @@ import { isDead, sendingAuthQuery } from '../pool/socket';
 import { freeClientStatements, freeServerStatements } from '../pool/statements';
 import { changeClientState, changeServerState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
+import { varcacheForget } from '../pool/varcache';
 import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import { endAttempt, nextTarget } from './hosts';
@@ -283,6 +284,7 @@ export function lifetimeExceeded(server: ServerSocket): boolean {
 
 function resetOnRelease(server: ServerSocket): boolean {
   if (wantDebug()) slogDebug(server, `resetting: ${cf.serverResetQuery}`);
+  varcacheForget(server.vars, server.pool.origVars, false);
   // until the reset query is answered: a flush later in this turn must not release the server again
   server.ready = false;
   server.resetting = true;

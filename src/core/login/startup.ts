@@ -27,7 +27,7 @@ import {
   findOrAddLoginUser,
   MAX_USERNAME,
 } from '../pool/user';
-import { varcacheSetUnproven } from '../pool/varcache';
+import { isConfiguredVar, isValidVar, varcacheSetUnproven } from '../pool/varcache';
 import { writeNegotiateProtocolVersion } from '../wire/messages';
 import { Pkt } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
@@ -74,6 +74,11 @@ function skipSpaces(text: string, start: number): number {
   return i;
 }
 
+/** True if the config ignores a startup parameter. @param entry the word of ignore_startup_parameters that does so */
+function isIgnored(name: string, entry = name): boolean {
+  return strlistContains(cf.ignoreStartupParameters, entry) && !isConfiguredVar(name);
+}
+
 /**
  * Handles the startup parameter `options`: `-c name=value` and `--name=value`, for tracked or ignored parameters only.
  * A replication client gets a server connection of its own, to which the text is passed unchanged.
@@ -98,13 +103,11 @@ function setStartupOptions(client: ClientSocket, options: string): string | null
     if (equals < 0) return unsupported;
     const key = token.slice(0, equals);
     const value = token.slice(equals + 1);
-    if (varcacheSetUnproven(client.vars, key, value)) {
-      if (wantDebug()) slogDebug(client, `got var from options: ${key}=${value}`);
-    } else if (
-      strlistContains(cf.ignoreStartupParameters, key) ||
-      strlistContains(cf.ignoreStartupParameters, 'options')
-    ) {
+    if (isIgnored(key) || isIgnored(key, 'options')) {
       if (wantDebug()) slogDebug(client, `ignoring startup parameter from options: ${key}=${value}`);
+    } else if (varcacheSetUnproven(client.vars, key, value)) {
+      if (!isValidVar(key, value)) return `invalid value for parameter "${key}": "${value}"`;
+      if (wantDebug()) slogDebug(client, `got var from options: ${key}=${value}`);
     } else {
       slogWarning(client, `unsupported startup parameter in options: ${key}=${value}`);
       return `unsupported startup parameter in options: ${key}`;
@@ -187,10 +190,11 @@ function readStartup(client: ClientSocket, pairs: [string, string][]): StartupRe
     } else if (key.startsWith('_pq_.')) {
       if (wantDebug()) slogDebug(client, `ignoring protocol extension parameter: ${key}=${value}`);
       request.extensions.push(key);
-    } else if (varcacheSetUnproven(client.vars, key, value)) {
-      if (wantDebug()) slogDebug(client, `got var: ${key}=${value}`);
-    } else if (strlistContains(cf.ignoreStartupParameters, key)) {
+    } else if (isIgnored(key)) {
       if (wantDebug()) slogDebug(client, `ignoring startup parameter: ${key}=${value}`);
+    } else if (varcacheSetUnproven(client.vars, key, value)) {
+      if (!isValidVar(key, value)) return `invalid value for parameter "${key}": "${value}"`;
+      if (wantDebug()) slogDebug(client, `got var: ${key}=${value}`);
     } else {
       slogWarning(client, `unsupported startup parameter: ${key}=${value}`);
       return `unsupported startup parameter: ${key}`;

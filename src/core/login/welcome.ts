@@ -5,10 +5,13 @@
 import { getPauseMode, PauseMode } from '../base/lifecycle';
 import { logDebug, slogDebug, slogInfo, wantDebug } from '../base/log';
 import { getCachedTime } from '../base/time';
+import { PGBOUNCER_COMPAT_VERSION } from '../base/version';
 import { cf } from '../config/settings';
+import { PoolMode, poolModeMap } from '../config/settings-table';
 import { launchNewConnection } from '../link/launch';
 import { disconnectClient, pauseClient } from '../link/objects';
 import { sendPacket } from '../net/sbuf';
+import { connectionPoolMode } from '../pool/admission';
 import { type ClientSocket, LoginPhase, type PgDatabase, type PgPool, SocketState } from '../pool/bouncer';
 import { newCancelKey } from '../pool/cancel-keys';
 import { admitClient } from '../pool/provisional';
@@ -17,13 +20,27 @@ import { changeClientState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
 import { varcacheEach, varcacheFillUnset } from '../pool/varcache';
 import { writeBackendKeyData, writeNotice, writeParameterStatus, writeReadyForQuery } from '../wire/messages';
-import { pktbufTemp } from '../wire/pktbuf';
+import { type PktBuf, pktbufTemp } from '../wire/pktbuf';
+
+/**
+ * Tells the client about the pooler, as PgBouncer does from 1.26 on. The values are those of this login: a later RELOAD
+ * is not reported. The console has no servers that could prepare statements.
+ */
+function writePoolerParameters(buf: PktBuf, client: ClientSocket): void {
+  const console = (client.db as PgDatabase).admin;
+  const mode = console ? PoolMode.STMT : connectionPoolMode(client);
+  const statements = console ? 0 : cf.maxPreparedStatements;
+  writeParameterStatus(buf, 'pgbouncer.version', PGBOUNCER_COMPAT_VERSION);
+  writeParameterStatus(buf, 'pgbouncer.pool_mode', poolModeMap.find(({ value }) => value === mode)?.name ?? '');
+  writeParameterStatus(buf, 'pgbouncer.max_prepared_statements', String(statements));
+}
 
 function welcomeClient(client: ClientSocket): boolean {
   const pool = client.pool as PgPool;
   const own = loginOf(client).welcome;
   const buf = pktbufTemp();
   buf.putBytes(own ?? (pool.welcomeMsg as Uint8Array));
+  writePoolerParameters(buf, client);
   if (own === null) varcacheFillUnset(pool.origVars, client.vars);
   varcacheEach(client.vars, (name, value) => writeParameterStatus(buf, name, value));
   newCancelKey(client);

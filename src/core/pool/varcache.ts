@@ -2,14 +2,42 @@
  * The variables that the pooler tracks per connection: which names are tracked, their values on each socket, and the
  * SET that gives a server its client's values.
  */
+
+import { quoteNameList } from '../base/name-list';
 import { asciiLower, detach, equalNoCase, parseWordList, pgQuoteLiteral } from '../base/strutil';
 import type { PktBuf } from '../wire/pktbuf';
 
-const STATIC_NAMES = ['DateStyle', 'client_encoding', 'TimeZone', 'standard_conforming_strings', 'application_name'];
+/** Names that every version of PgBouncer tracks. Every server reports them. */
+const ALWAYS_TRACKED = ['DateStyle', 'client_encoding', 'TimeZone', 'standard_conforming_strings', 'application_name'];
+/**
+ * Names that PgBouncer 1.26 has added: the other variables that PostgreSQL reports and a client can set. Older servers
+ * do not report default_transaction_read_only (before 14), scram_iterations (before 16) and search_path (before 18).
+ */
+const TRACKED_SINCE_1_26 = [
+  'default_transaction_read_only',
+  'IntervalStyle',
+  'scram_iterations',
+  'search_path',
+  'session_authorization',
+];
+
+/** In lower case: names whose values mean the same in upper and lower case, so that no SET is needed. */
+const CASELESS = [
+  'client_encoding',
+  'datestyle',
+  'default_transaction_read_only',
+  'intervalstyle',
+  'standard_conforming_strings',
+  'timezone',
+];
 
 /** tracked names in the order of SET and ParameterStatus; index = position in a socket's vars */
 let names: string[] = [];
+/** for each of them, whether upper and lower case mean the same */
+let caseless: boolean[] = [];
 const lookup = new Map<string, number>();
+/** names that ignore_startup_parameters cannot hide, in lower case */
+const configured = new Set<string>();
 
 /** Positions of client_encoding and others in vars, for the rows of SHOW FDS. */
 export const enum Var {
@@ -20,21 +48,38 @@ export const enum Var {
   APPNAME = 4,
 }
 
+/**
+ * A server's value that is unknown, because a query has run that may have reset it. No value of a client is equal to it:
+ * none contains a NUL.
+ */
+const UNKNOWN = '\0';
+
 /** Sets the tracked variables of the process, once. @param extra the setting track_extra_parameters, comma-separated */
 export function initVarLookup(extra: string): void {
   const words = parseWordList(extra);
   names = [];
   lookup.clear();
-  for (const name of [...STATIC_NAMES, ...words]) {
+  configured.clear();
+  for (const name of [...ALWAYS_TRACKED, ...words]) configured.add(asciiLower(name));
+  for (const name of [...ALWAYS_TRACKED, ...TRACKED_SINCE_1_26, ...words]) {
     const key = asciiLower(name);
     if (name === '' || lookup.has(key)) continue;
     lookup.set(key, names.length);
     names.push(name);
   }
+  caseless = names.map((name) => CASELESS.includes(asciiLower(name)));
 }
 
 export function varNames(): readonly string[] {
   return names;
+}
+
+/**
+ * True for the variables that a client sets in its startup packet even if ignore_startup_parameters lists them. Those
+ * that came with 1.26 are not among them: a config that ignores them goes on ignoring them.
+ */
+export function isConfiguredVar(name: string): boolean {
+  return configured.has(asciiLower(name));
 }
 
 /**
@@ -95,36 +140,57 @@ export function internVars(vars: (string | null)[]): void {
   }
 }
 
-/** True if both sets agree on every variable that both have. On the hot path. */
+/** True if both sets are equal: no SET is needed. On the hot path. */
 export function varcacheMatches(server: (string | null)[], client: (string | null)[]): boolean {
-  for (let i = 0; i < server.length; i++) {
-    const c = client[i];
-    const s = server[i];
-    if (c !== s && c !== null && s !== null) return false;
-  }
+  for (let i = 0; i < server.length; i++) if (client[i] !== server[i]) return false;
   return true;
 }
 
-/** search_path is reported already quoted: quoting it again would change its meaning. */
-function quoteValue(name: string, value: string): string {
-  if (!equalNoCase(name, 'search_path')) return pgQuoteLiteral(value);
-  return value === '""' ? "''" : value;
-}
-
 /**
- * The SET statement that gives the server the client's values, or '' if they agree. Values that differ only in case are
- * left alone.
+ * The SET and RESET statements that give the server the client's values, or '' if none are needed. Values of variables
+ * that servers do not report are stored as the server's: no ParameterStatus will do it. If the statements fail, the
+ * server has to be closed.
+ * @param reported the variables that the pool's first server has reported, null = not reported
  */
-export function varcacheDiff(server: (string | null)[], client: (string | null)[]): string {
+export function varcacheDiff(
+  server: (string | null)[],
+  client: (string | null)[],
+  reported: readonly (string | null)[],
+): string {
   let sql = '';
   for (let i = 0; i < server.length; i++) {
     const c = client[i] ?? null;
     const s = server[i] ?? null;
-    if (c === null || s === null || c === s || equalNoCase(c, s)) continue;
+    if (c === s) continue;
     const name = names[i] as string;
-    sql += `SET ${name}=${quoteValue(name, c)};`;
+    if (c === null || s === null) {
+      // every server reports these: they are unset only until it has done so
+      if (i < ALWAYS_TRACKED.length) continue;
+    } else if (caseless[i] && equalNoCase(c, s)) continue;
+    sql += c === null ? `RESET ${name};` : `SET ${name}=${quoteValue(name, c)};`;
+    if (c === null || s === null || (reported[i] ?? null) === null) server[i] = c;
   }
   return sql;
+}
+
+/** Values in a list of names are quoted one by one: as a single string, the list would be one name. */
+function quoteValue(name: string, value: string): string {
+  return equalNoCase(name, 'search_path') ? (quoteNameList(value) ?? pgQuoteLiteral(value)) : pgQuoteLiteral(value);
+}
+
+/** False for a list of names that is malformed, so that no SET could express it. */
+export function isValidVar(name: string, value: string): boolean {
+  return !equalNoCase(name, 'search_path') || quoteNameList(value) !== null;
+}
+
+/**
+ * A query runs that may change variables which servers do not report.
+ * @param reset true if it has set all of them to their defaults, false if that is unknown
+ */
+export function varcacheForget(server: (string | null)[], reported: readonly (string | null)[], reset: boolean): void {
+  for (let i = ALWAYS_TRACKED.length; i < server.length; i++) {
+    if ((server[i] ?? null) !== null && (reported[i] ?? null) === null) server[i] = reset ? null : UNKNOWN;
+  }
 }
 
 /**

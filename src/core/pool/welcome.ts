@@ -8,12 +8,17 @@ import { isTracked, varcacheSet } from './varcache';
 /** Limit for the parameters that a server reports during login, in bytes: every client of the pool receives them. */
 const WELCOME_MAX = 256 * 1024;
 
+/** True for what a pooler reports about itself: if the server is one, each client is told about this pooler only. */
+function isPoolerParameter(name: string): boolean {
+  return name.startsWith('pgbouncer.');
+}
+
 /**
  * Stores a ParameterStatus of the first server that logs in, for the welcome message.
  * @returns false if the parameters exceed the limit
  */
 export function addWelcomeParameter(pool: PgPool, name: string, value: string): boolean {
-  if (pool.welcomeMsgReady) return true;
+  if (pool.welcomeMsgReady || isPoolerParameter(name)) return true;
   // tracked variables are sent from each client's own values
   if (varcacheSet(pool.origVars, name, value)) return true;
   pool.welcomePartsLen += name.length + value.length;
@@ -38,7 +43,7 @@ export function addOwnParameter(login: ServerLogin, name: string, value: string)
     login.welcome = new PktBuf();
     writeAuthenticationOk(login.welcome);
   }
-  if (!isTracked(name)) writeParameterStatus(login.welcome, name, value);
+  if (!isTracked(name) && !isPoolerParameter(name)) writeParameterStatus(login.welcome, name, value);
   return login.welcome.pos <= WELCOME_MAX;
 }
 

@@ -18,7 +18,7 @@ import { type ClientSocket, ServerLoginPhase, type ServerSocket, SocketState } f
 import { ResponseAction } from '../pool/requests';
 import { isDead } from '../pool/socket';
 import { clearRequestsUntil, deallocateAll, serversChange, settleNote } from '../pool/statements';
-import { varcacheSet, varcacheSetCanonical } from '../pool/varcache';
+import { varcacheForget, varcacheSet, varcacheSetCanonical } from '../pool/varcache';
 import { SERVER_PACKET_MAX } from '../wire/limits';
 import { writeCommandComplete } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg, TxStatus } from '../wire/packets';
@@ -262,11 +262,16 @@ function endCopy(server: ServerSocket, failed: boolean): void {
 const DEALLOCATE_ALL_LEN = NEW_HEADER_LEN + 'DEALLOCATE ALL'.length + 1;
 const DISCARD_ALL_LEN = NEW_HEADER_LEN + 'DISCARD ALL'.length + 1;
 
-/** After DEALLOCATE ALL and DISCARD ALL the server has none of its registered statements. */
-function forgetDeallocated(server: ServerSocket, off: number, end: number): void {
-  if (arena[off] !== 0x44 || (server.statements === null && (server.link?.statements ?? null) === null)) return;
+/**
+ * After DEALLOCATE ALL and DISCARD ALL the server has none of its registered statements. DISCARD ALL has also reset the
+ * variables.
+ */
+function noteDiscarded(server: ServerSocket, off: number, end: number): void {
+  if (arena[off] !== 0x44) return;
   const tag = arena.toString('latin1', off, end);
-  if (tag === 'DEALLOCATE ALL' || tag === 'DISCARD ALL') deallocateAll(server);
+  if (tag !== 'DEALLOCATE ALL' && tag !== 'DISCARD ALL') return;
+  if (tag === 'DISCARD ALL') varcacheForget(server.vars, server.pool.origVars, true);
+  if (server.statements !== null || (server.link?.statements ?? null) !== null) deallocateAll(server);
 }
 
 /** The client's answer to a DEALLOCATE that was not sent to the server. */
@@ -400,7 +405,7 @@ function commandComplete(server: ServerSocket, off: number, end: number): Verdic
   let substitute: PktBuf | null = null;
   if (len === DEALLOCATE_ALL_LEN || len === DISCARD_ALL_LEN) {
     if (end - off < len) return Verdict.NEED_MORE;
-    forgetDeallocated(server, off + NEW_HEADER_LEN, off + len - 1);
+    noteDiscarded(server, off + NEW_HEADER_LEN, off + len - 1);
   } else if (len === SUBSTITUTE_COMPLETE_LEN && server.requests.hasNotes()) {
     if (end - off < len) return Verdict.NEED_MORE;
     if (substituteDone(server, arena, off)) substitute = deallocateComplete;
