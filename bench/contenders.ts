@@ -35,14 +35,28 @@ function makeContender(name: string, kind: Contender['kind']): Contender {
   return { name, kind, command: [], settings: {}, version: name, optional: false };
 }
 
-function variantOf(text: string, optional: boolean): Contender {
+/**
+ * The settings of a --variant: SETTING=VALUE, separated by commas. A part without = belongs to the value before it.
+ * Throws if there is none.
+ */
+export function variantSettings(text: string): Record<string, string> {
   const settings: Record<string, string> = {};
+  let last: string | null = null;
   for (const part of text.split(',')) {
     const at = part.indexOf('=');
-    if (at <= 0) throw new Error(`--variant is SETTING=VALUE, not ${part}`);
-    settings[part.slice(0, at).trim()] = part.slice(at + 1).trim();
+    if (at < 0 && last !== null) {
+      settings[last] = `${settings[last]},${part.trim()}`;
+      continue;
+    }
+    last = part.slice(0, Math.max(at, 0)).trim();
+    if (last === '') throw new Error(`--variant is SETTING=VALUE, not ${part}`);
+    settings[last] = part.slice(at + 1).trim();
   }
-  return { ...makeContender(`${OURS} ${text}`, 'tsbouncer'), settings, optional };
+  return settings;
+}
+
+function variantOf(text: string, optional: boolean): Contender {
+  return { ...makeContender(`${OURS} ${text}`, 'tsbouncer'), settings: variantSettings(text), optional };
 }
 
 function otherOf(text: string): Contender {

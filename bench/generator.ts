@@ -8,12 +8,11 @@ import { createInterface } from 'node:readline';
 import { adopt, findProgram, howEnded, PROJECT_DIR, runSync, tempDir } from '../test/harness';
 import { type CpuUse, cpuBetween, sampleCpu } from './cpu';
 import { remark } from './rows';
-import { options } from './settings';
+import { options, WARM_UP_SECONDS } from './settings';
 
 const COMPILE_MS_MAX = 120_000;
 /** How much longer than its period a run may take, for logins and for slow answers. */
 const GRACE_MS = 400_000;
-const WARM_UP_SECONDS = 0.5;
 const CLIENTS_PER_WARM_UP_SECOND = 5000;
 /** A run without a transaction is repeated with twice the time, up to this factor. */
 const LONGER_MAX = 8;

@@ -1,9 +1,7 @@
 /*
  * The measured poolers, all with one PostgreSQL server: pool of 20, transaction mode, trust, by default without TLS,
- * connection logging off. Also a server that only accepts logins, for thousands of pools.
+ * connection logging off.
  */
-
-import { createServer, type Server } from 'node:net';
 import { Bouncer, eventually, howEnded, type PgCluster } from '../test/harness';
 import { RawClient } from '../test/harness/raw-client';
 import type { Contender } from './contenders';
@@ -137,33 +135,4 @@ export async function login(port: number, databases: string[]): Promise<RawClien
   };
   await Promise.all(Array.from({ length: LOGINS_AT_ONCE }, worker));
   return clients;
-}
-
-/** A server that accepts every login and then closes the connection, so that pools exist without servers. */
-export function startAuthOnlyServer(): Promise<{ port: number; server: Server }> {
-  const parameters = { server_version: '15.0', client_encoding: 'UTF8', DateStyle: 'ISO', TimeZone: 'UTC' };
-  const packet = (letter: string, body: Buffer) => {
-    const head = Buffer.alloc(5);
-    head.write(letter);
-    head.writeInt32BE(body.length + 4, 1);
-    return Buffer.concat([head, body]);
-  };
-  const welcome = Buffer.concat([
-    packet('R', Buffer.alloc(4)),
-    ...Object.entries(parameters).map(([name, value]) => packet('S', Buffer.from(`${name}\0${value}\0`))),
-    packet('S', Buffer.from('standard_conforming_strings\0on\0')),
-    packet('K', Buffer.alloc(8, 1)),
-    packet('Z', Buffer.from('I')),
-  ]);
-  const server = createServer((socket) => {
-    socket.on('error', () => socket.destroy());
-    socket.once('data', () => socket.end(welcome));
-    socket.resume();
-  });
-  return new Promise((settle) => {
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address();
-      settle({ port: typeof address === 'object' && address !== null ? address.port : 0, server });
-    });
-  });
 }

@@ -20,7 +20,7 @@ const { values } = parseArgs({
 });
 
 export const USAGE = `Usage: npm run bench -- [OPTION]...
-  --quick            one short round, for a look or for CI
+  --quick            one short round of fewer rows, for a look or for CI
   --rounds N         rounds per figure (default 3); medians are printed
   --seconds N        length of one run (default 4)
   --threads N        threads of the load generator (default 1)
@@ -28,7 +28,8 @@ export const USAGE = `Usage: npm run bench -- [OPTION]...
                      may be repeated; scale: what large numbers cost, which is not measured otherwise (some minutes)
   --variants         also run tsbouncer with loop_backend=epoll and with loop_backend=uring
   --variant SETTING=VALUE[,SETTING=VALUE]...
-                     also run tsbouncer with these settings; may be repeated
+                     also run tsbouncer with these settings; may be repeated. A part without = continues the
+                     value before it, which has a comma then
   --details          also print user and system time, and the time of single threads
   --json FILE        also write everything, single rounds included, to FILE
   --svg FILE         also draw the ratios, as in the README
@@ -62,16 +63,23 @@ export const options = {
 };
 
 export const COPY_MB = Number(process.env.BENCH_COPY_MB ?? (options.quick ? 128 : 1024));
-export const IDLE_CLIENTS = options.quick ? 300 : 1000;
+/** clients of pgbench */
+export const PGBENCH_CLIENTS = options.quick ? [64] : [1, 16, 64];
+/** clients, servers or pools whose memory is measured */
+export const IDLE_OBJECTS = options.quick ? 500 : 5000;
 export const POOLS = options.quick ? 1000 : 5000;
 export const REBOOT_IDLE_CLIENTS = options.quick ? [1000] : [1000, 5000];
 /** fewer and more streams than the loop receives from in one turn */
 export const STREAMS = options.quick ? [200] : [16, 500];
 /** clients of the load generator */
-export const LOAD_CLIENTS = options.quick ? [40, 500] : [1, 40, 120, 500, 2000, 10_000];
-export const LOAD_TLS_CLIENTS = options.quick ? [40] : [1, 40, 120, 500];
-export const RECONNECTING_CLIENTS = options.quick ? [40] : [40, 500];
+export const LOAD_CLIENTS = options.quick ? [500] : [1, 40, 120, 500, 2000, 10_000];
+export const LOAD_TLS_CLIENTS = options.quick ? [40] : LOAD_CLIENTS;
+export const RECONNECTING_CLIENTS = options.quick ? [40] : [16, 40, 500];
 export const BURST_CLIENTS = options.quick ? 1000 : 10_000;
 export const LOGIN_STORM = options.quick ? 300 : 1000;
 export const SERVERS = options.quick ? 30 : 100;
+/** s of load before a measured period */
+export const WARM_UP_SECONDS = options.quick ? 0.2 : 0.5;
+/** ms; memory that is released periodically has been released by then */
+export const REST_MS = options.quick ? 500 : 5000;
 export const KB = 1024;

@@ -4,10 +4,11 @@
  */
 import { type Bench, withFeature } from '../contenders';
 import type { CpuUse } from '../cpu';
+import { affordableCounts } from '../descriptors';
 import { generatorHasTls, type LoadRun, measureLoad, runLoad } from '../generator';
 import { type RunningPooler, withPoolers } from '../poolers';
 import { type Aim, addMainAims, addRow, inTurns, note, type Row, ratioAim, say, wanted } from '../rows';
-import { LOAD_CLIENTS, LOAD_TLS_CLIENTS, options } from '../settings';
+import { LOAD_CLIENTS, LOAD_TLS_CLIENTS, options, WARM_UP_SECONDS } from '../settings';
 
 const POOL = 40;
 const PREPARED_SINCE: [number, number] = [1, 21];
@@ -29,6 +30,8 @@ const AIMS: Record<string, LoadAims> = {
   'prepared 500': { p99: 0.6, perSecond: 1.6, cpu: 0.5 },
 };
 
+/** From so many clients on, the table shows what the load generator itself uses. */
+const CROWD = 500;
 /** A thread that uses more than this share of the pooler's CPU has a row of its own. */
 const THREAD_SHARE = 0.01;
 
@@ -36,7 +39,7 @@ function aim(bound: number | undefined): { aims: Aim[] } {
   return { aims: bound === undefined ? [] : ratioAim(bound) };
 }
 
-function addRows(title: string, aims: LoadAims) {
+function addRows(title: string, aims: LoadAims, crowd: boolean) {
   return {
     p50: addRow(`${title}: p50`, 'ms', 2),
     p99: addRow(`${title}: p99`, 'ms', 2, aim(aims.p99)),
@@ -48,7 +51,7 @@ function addRows(title: string, aims: LoadAims) {
     main: addRow(`${title}: CPU per transaction, main thread`, 'us', 1, { detail: true }),
     others: addRow(`${title}: CPU per transaction, other threads`, 'us', 1, { detail: true }),
     connect: addRow(`${title}: until all are connected`, 'ms', 0, { detail: true }),
-    generator: addRow(`${title}: CPU per transaction of the load generator`, 'us', 1, { detail: true }),
+    generator: addRow(`${title}: CPU per transaction of the load generator`, 'us', 1, { detail: !crowd }),
   };
 }
 
@@ -66,7 +69,7 @@ function noteThreads(title: string, threads: Map<string, Row>, who: RunningPoole
 async function benchCount(poolers: RunningPooler[], title: string, run: Omit<LoadRun, 'port'>): Promise<void> {
   say(title);
   const key = `${run.protocol} ${run.clients}`;
-  const rows = addRows(title, run.tls === true ? {} : (AIMS[key] ?? {}));
+  const rows = addRows(title, run.tls === true ? {} : (AIMS[key] ?? {}), run.clients >= CROWD);
   const threads = new Map<string, Row>();
   await inTurns(poolers, async (who) => {
     const result = await measureLoad(who.pooler.pid, { ...run, port: who.pooler.port });
@@ -95,7 +98,8 @@ export async function benchClients(bench: Bench): Promise<void> {
     for (const protocol of ['simple', 'prepared'] as const) {
       const kind = `${protocol}${tls ? ', client TLS' : ''}`;
       const titleOf = (clients: number) => `pool ${POOL}, ${kind}, ${clients} client${clients > 1 ? 's' : ''}`;
-      const counts = (tls ? LOAD_TLS_CLIENTS : LOAD_CLIENTS).filter((clients) => wanted(titleOf(clients)));
+      const sizes = (tls ? LOAD_TLS_CLIENTS : LOAD_CLIENTS).filter((clients) => wanted(titleOf(clients)));
+      const counts = affordableCounts(sizes);
       if (counts.length === 0 || (tls && !generatorHasTls())) continue;
       const able =
         protocol === 'simple' ? bench.contenders : withFeature(bench.contenders, 'prepared statements', PREPARED_SINCE);
@@ -105,7 +109,7 @@ export async function benchClients(bench: Bench): Promise<void> {
       await withPoolers(able, { cluster: bench.cluster, settings }, async (poolers) => {
         // opens all servers of the pools before the measurements
         for (const { pooler } of poolers)
-          await runLoad({ port: pooler.port, clients: 2 * POOL, seconds: 0.5, protocol, tls });
+          await runLoad({ port: pooler.port, clients: 2 * POOL, seconds: WARM_UP_SECONDS, protocol, tls });
         for (const clients of counts)
           await benchCount(poolers, titleOf(clients), { clients, seconds: options.seconds, protocol, tls });
       });

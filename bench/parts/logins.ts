@@ -6,7 +6,7 @@ import type { Bench } from '../contenders';
 import { generatorHasTls, type LoadRun, measureLoad, runLoad, startLoad } from '../generator';
 import { withPoolers } from '../poolers';
 import { addRow, inTurns, note, ratioAim, say, wanted } from '../rows';
-import { LOGIN_STORM, options, RECONNECTING_CLIENTS, SERVERS } from '../settings';
+import { LOGIN_STORM, options, RECONNECTING_CLIENTS, SERVERS, WARM_UP_SECONDS } from '../settings';
 
 const POOL = 40;
 const BUSY_CLIENTS = 40;
@@ -25,11 +25,13 @@ interface LoginKind {
 
 function loginKinds({ identity: { cert, key } }: Bench): LoginKind[] {
   const tls = { client_tls_sslmode: 'require', client_tls_cert_file: cert, client_tls_key_file: key };
-  return [
+  const kinds: LoginKind[] = [
     { name: 'plain', settings: {}, run: {} },
     { name: 'SCRAM', settings: { auth_type: 'scram-sha-256' }, run: SCRAM },
     { name: 'TLS', settings: tls, run: { tls: true } },
+    { name: 'TLS and SCRAM', settings: { ...tls, auth_type: 'scram-sha-256' }, run: { ...SCRAM, tls: true } },
   ];
+  return options.quick ? [kinds[0] as LoginKind, kinds.at(-1) as LoginKind] : kinds;
 }
 
 /** The auth_file has the user's verifier, as copied from PostgreSQL; servers are logged in to as postgres. */
@@ -46,12 +48,18 @@ export async function benchReconnecting(bench: Bench): Promise<void> {
     const titleOf = (clients: number) => `reconnecting, ${kind.name}, ${clients} clients`;
     const counts = RECONNECTING_CLIENTS.filter((clients) => wanted(titleOf(clients)));
     if (counts.length === 0 || (kind.name !== 'plain' && !generatorHasTls())) continue;
-    const users = kind.name === 'SCRAM' ? await scramUser(bench) : {};
+    const users = kind.run.user === SCRAM.user ? await scramUser(bench) : {};
     const settings = { default_pool_size: POOL, ...kind.settings };
     await withPoolers(bench.contenders, { cluster: bench.cluster, settings, ...users }, async (poolers) => {
       // opens all servers of the pools, and lets the poolers compile their code, before the measurements
       for (const { pooler } of poolers)
-        await runLoad({ port: pooler.port, clients: POOL, seconds: 1, mode: 'reconnect', ...kind.run });
+        await runLoad({
+          port: pooler.port,
+          clients: POOL,
+          seconds: 2 * WARM_UP_SECONDS,
+          mode: 'reconnect',
+          ...kind.run,
+        });
       for (const clients of counts) {
         const title = titleOf(clients);
         say(title);

@@ -3,11 +3,15 @@
  */
 import type { Bench } from '../contenders';
 import { cpuUsec } from '../cpu';
+import { startAuthOnlyServer } from '../fake-server';
 import { copyOut } from '../pgbench';
-import { login, manyDatabases, type RunningPooler, startAuthOnlyServer, withPoolers } from '../poolers';
+import { login, manyDatabases, type RunningPooler, withPoolers } from '../poolers';
 import { addRow, figureAim, inTurns, note, ratioAim, say, wanted } from '../rows';
 import { COPY_MB, POOLS } from '../settings';
 import { transactions } from './transactions';
+
+/** clients that are connected at a time while pools are made */
+const LOGINS = 500;
 
 export async function benchCopy(poolers: RunningPooler[]): Promise<void> {
   const name = `COPY TO STDOUT, ${COPY_MB} MB`;
@@ -22,15 +26,18 @@ export async function benchCopy(poolers: RunningPooler[]): Promise<void> {
   });
 }
 
-/** Creates the pools, and checks their number where the program reports it. */
-async function fillPools({ name, contender, pooler }: RunningPooler, databases: string[]): Promise<void> {
-  for (const client of await login(pooler.port, databases)) client.destroy();
+/** Makes pools without servers, and checks their number where the program reports it. */
+export async function fillPools({ name, contender, pooler }: RunningPooler, databases: string[]): Promise<void> {
+  for (let first = 0; first < databases.length; first += LOGINS) {
+    const clients = await login(pooler.port, databases.slice(first, first + LOGINS));
+    await Promise.all(clients.map((client) => client.destroy()));
+  }
   const lists = await pooler.admin('SHOW LISTS').catch((err: Error) => {
     if (contender.kind !== 'other') throw err;
     return [];
   });
   const items = lists.find((row) => row.list === 'pools')?.items;
-  if (items !== undefined && Number(items) < POOLS) throw new Error(`${name} has only ${items} pools`);
+  if (items !== undefined && Number(items) < databases.length) throw new Error(`${name} has only ${items} pools`);
 }
 
 /** One busy client with thousands of idle pools, relative to the same client with one pool, for each pooler. */

@@ -9,6 +9,7 @@ import { eventually, type PgCluster } from '../../test/harness';
 import type { RawClient } from '../../test/harness/raw-client';
 import { RebootChain } from '../../test/harness/reboot-chain';
 import type { Bench, Contender } from '../contenders';
+import { affordableCounts } from '../descriptors';
 import { login, settingsOf } from '../poolers';
 import { addRow, figureAim, inTurns, note, remark, say, wanted } from '../rows';
 import { REBOOT_IDLE_CLIENTS } from '../settings';
@@ -145,9 +146,9 @@ async function rebootUnderLoad(cluster: PgCluster, contender: Contender, idleCli
 /** A new process takes over from an old process of the same program. */
 export async function benchReboot({ cluster, contenders }: Bench): Promise<void> {
   const able = contenders.filter(({ kind }) => kind !== 'other');
-  for (const idle of REBOOT_IDLE_CLIENTS) {
-    const name = `online reboot, 16 busy and ${idle} idle clients`;
-    if (!wanted(name)) continue;
+  const titleOf = (idle: number) => `online reboot, 16 busy and ${idle} idle clients`;
+  for (const idle of affordableCounts(REBOOT_IDLE_CLIENTS.filter((count) => wanted(titleOf(count))))) {
+    const name = titleOf(idle);
     say(name);
     if (able.length < contenders.length) remark('online reboot: not measured for the programs of BENCH_ALSO');
     const gap = addRow(`${name}: longest gap`, 'ms', 1, { aims: figureAim(idle === 1000 ? 15 : 20) });

@@ -10,12 +10,11 @@ import type { Cert } from '../../test/harness/certs';
 import { cstring, int16, message, RawClient, SSL_REQUEST } from '../../test/harness/raw-client';
 import { type Bench, type Contender, isSince } from '../contenders';
 import { cpuUsec, rssKb } from '../cpu';
-import { login, startAuthOnlyServer, startPooler } from '../poolers';
+import { startAuthOnlyServer } from '../fake-server';
+import { login, startPooler } from '../poolers';
 import { addRow, figureAim, note, ratioAim, remark, say } from '../rows';
-import { KB, options } from '../settings';
+import { KB, options, REST_MS } from '../settings';
 
-/** ms; memory that is released periodically has been released by then */
-const REST_MS = 5000;
 const AT_ONCE = 50;
 /** ms; PgBouncer needs minutes for 100,000 users */
 const UP_MS_MAX = 60_000;

@@ -6,7 +6,7 @@ import { cpuBetween, sampleCpu } from '../cpu';
 import { type PgbenchRun, pgbench } from '../pgbench';
 import { type RunningPooler, withPoolers } from '../poolers';
 import { type Aim, addMainAims, addRow, inTurns, note, ratioAim, say, wanted } from '../rows';
-import { options } from '../settings';
+import { options, PGBENCH_CLIENTS } from '../settings';
 
 /** PgBouncer's first release with support for prepared statements. */
 const PREPARED_SINCE: [number, number] = [1, 21];
@@ -33,7 +33,7 @@ const AIMS: Record<number, Aim[]> = {
 /** The simple and the extended protocol without TLS. */
 export async function benchTransactions({ script }: Bench, poolers: RunningPooler[]): Promise<void> {
   for (const protocol of ['simple', 'extended'] as const) {
-    for (const clients of [1, 16, 64]) {
+    for (const clients of PGBENCH_CLIENTS) {
       const name = `CPU per transaction, ${protocol}, ${clients} client${clients > 1 ? 's' : ''}`;
       if (!wanted(name)) continue;
       say(name);
@@ -66,7 +66,7 @@ interface Variant {
 /** CPU per transaction at 16 and 64 clients on poolers of their own. */
 async function benchVariant(bench: Bench, contenders: Contender[], variant: Variant): Promise<void> {
   const { title, settings, protocol, tls = false } = variant;
-  const counts = [16, 64].filter((clients) => wanted(`${title}, ${clients} clients`));
+  const counts = PGBENCH_CLIENTS.filter((clients) => clients > 1 && wanted(`${title}, ${clients} clients`));
   if (counts.length === 0) return;
   const run = { script: bench.script, protocol, ...(tls ? { sslmode: 'require' as const } : {}) };
   await withPoolers(contenders, { cluster: bench.cluster, settings }, async (poolers) => {
@@ -76,7 +76,13 @@ async function benchVariant(bench: Bench, contenders: Contender[], variant: Vari
       const name = `${title}, ${clients} clients`;
       say(name);
       const cpu = addRow(name, 'us', 1, { aims: ratioAim(variant.aims[clients === 16 ? 0 : 1]) });
-      await inTurns(poolers, async (who) => note(cpu, who, (await transactions(who, { ...run, clients })).cpu));
+      const main = addRow(`${name}: main thread`, 'us', 1, { detail: true });
+      await inTurns(poolers, async (who) => {
+        const result = await transactions(who, { ...run, clients });
+        note(cpu, who, result.cpu);
+        note(main, who, result.main);
+      });
+      addMainAims(main, cpu, tls);
     }
   });
 }
@@ -103,7 +109,8 @@ export async function benchTls(bench: Bench): Promise<void> {
     { ...common, title: `${title} server TLS`, settings: server },
     { ...common, title: `${title} TLS on both sides`, settings: both, tls: true },
   ];
-  for (const variant of variants) await benchVariant(bench, bench.contenders, variant);
+  for (const variant of options.quick ? variants.slice(-1) : variants)
+    await benchVariant(bench, bench.contenders, variant);
 }
 
 /** pgbench with a new connection for every transaction. */
