@@ -1,5 +1,5 @@
 /*
- * Intended differences from older versions of PgBouncer: tsbouncer follows 1.25, and Debian 12 has 1.18. Each entry
+ * Intended differences from older versions of PgBouncer: tsbouncer follows 1.26, and Debian 12 has 1.18. Each entry
  * names the first version that behaves like tsbouncer, according to PgBouncer's changelog.
  */
 
@@ -33,11 +33,11 @@ const newColumns: MeantDifference[] = [
     until: '1.24',
   },
   {
-    reason: 'SHOW STATS and its kin: server assignments (1.23), prepared statements (1.24), client logins (1.25)',
+    reason: 'SHOW STATS and its kin: server assignments (1.23), prepared statements (1.24), client logins (1.26)',
     step: /SHOW (STATS|TOTALS)/,
     right:
       /^(column|row name=)(\s?)(total_|avg_)?(ps_)?(server_assignment|client_parse|server_parse|bind|client_login)_count\b/,
-    until: '1.25',
+    until: '1.26',
   },
   {
     reason: 'SHOW LISTS: peers and their pools (1.19)',
@@ -63,7 +63,6 @@ const newCommands: MeantDifference[] = [
     left: /invalid command 'SHOW (STATE|PEERS|PEER_POOLS)'/,
     until: '1.19',
   },
-  { reason: 'SHOW HELP names the newer commands', step: /SHOW HELP$/, until: '1.25' },
   {
     reason: 'SHOW CONFIG: settings that came since, and defaults that changed since',
     step: /SHOW CONFIG$/,
@@ -93,7 +92,7 @@ const newAnswers: MeantDifference[] = [
     reason: 'the console names the version that it speaks for',
     left: /^ParameterStatus server_version = [\d.]+\/bouncer$/,
     right: /^ParameterStatus server_version = [\d.]+\/bouncer$/,
-    until: '1.25.2',
+    until: '1.26.1',
   },
   {
     reason: 'startup parameter `options` is read (1.20)',
@@ -281,11 +280,11 @@ const newLogLines: MeantDifference[] = [
     until: '1.23',
   },
   {
-    reason: 'the stats line counts prepared statements (1.24) and client logins (1.25)',
+    reason: 'the stats line counts prepared statements (1.24) and client logins (1.26)',
     step: /^log/,
     left: /^LOG stats: /,
     right: /^LOG stats: /,
-    until: '1.25',
+    until: '1.26',
   },
   {
     reason: 'RELOAD says when the config has errors (1.25): in the log',

@@ -16,7 +16,8 @@ import { nextOf } from './core/base/list';
 import { atExit, die, exitProcess, fatal, logInfo, logState } from './core/base/log';
 import { native } from './core/base/native';
 import { notify, notifySetup } from './core/base/systemd';
-import { PGBOUNCER_COMPAT_VERSION, TSBOUNCER_VERSION } from './core/base/version';
+import { TSBOUNCER_VERSION } from './core/base/version';
+import { shownVersion } from './core/config/compat';
 import { cf, settingHooks } from './core/config/settings';
 import { LOOP_BACKENDS } from './core/config/settings-table';
 import { mainLoopOnce } from './core/life/mainloop';
@@ -113,7 +114,7 @@ function start(options: Options, backend: string): void {
   const refusal = native.loopRefusal();
   if (refusal !== '') logInfo(`io_uring is not available, using ${backend}: ${refusal}`);
   logInfo(
-    `process up: tsbouncer ${TSBOUNCER_VERSION} (compatible with PgBouncer ${PGBOUNCER_COMPAT_VERSION}), ` +
+    `process up: tsbouncer ${TSBOUNCER_VERSION} (compatible with PgBouncer ${shownVersion()}), ` +
       `${native.libuvVersion()} (${backend}), tls: OpenSSL ${process.versions.openssl}, node ${process.version}`,
   );
   if (takeover) logInfo(outcome);

@@ -8,7 +8,7 @@ import { nextOf } from '../core/base/list';
 import { fatal, logDebug, logInfo, slogInfo, slogWarning, wantDebug } from '../core/base/log';
 import { native } from '../core/base/native';
 import { equalNoCase, strlistContains } from '../core/base/strutil';
-import { PGBOUNCER_COMPAT_VERSION } from '../core/base/version';
+import { shownVersion } from '../core/config/compat';
 import { DATABASE_DEFAULTS } from '../core/config/records';
 import { cf } from '../core/config/settings';
 import { AuthType, PoolMode } from '../core/config/settings-table';
@@ -41,9 +41,8 @@ const QUERY_CANCELED = '57014';
 /** SQLSTATE feature_not_supported */
 const NOT_SUPPORTED = '0A000';
 
-/** The parameters reported to console clients after the login. */
+/** The parameters reported to console clients after the login, with server_version. */
 const welcomeParams: readonly (readonly [string, string])[] = [
-  ['server_version', `${PGBOUNCER_COMPAT_VERSION}/bouncer`],
   ['client_encoding', 'UTF8'],
   ['server_encoding', 'UTF8'],
   ['DateStyle', 'ISO'],
@@ -291,6 +290,7 @@ export function adminHandleCancel(admin: ClientSocket): void {
 function welcomeMessage(): Buffer {
   const buf = new PktBuf();
   writeAuthenticationOk(buf);
+  writeParameterStatus(buf, 'server_version', `${shownVersion()}/bouncer`);
   for (const [name, value] of welcomeParams) writeParameterStatus(buf, name, value);
   return buf.copy();
 }

@@ -4,6 +4,8 @@
  * PgBouncer's: exporters and the handover depend on them.
  */
 
+import { showsClientLogins } from '../core/config/compat';
+
 export interface Columns {
   /** one letter per column */
   readonly types: string;
@@ -52,6 +54,7 @@ export const showColumns = {
   users: columns(`s:name s:pool_size s:reserve_pool_size s:pool_mode i:max_user_connections i:current_connections
     i:max_user_client_connections i:current_client_connections`),
   version: columns('s:version'),
+  tsbouncer_version: columns('s:tsbouncer_version'),
   totals: columns('s:name N:value'),
   mem: columns('s:name i:size i:used i:free i:memtotal'),
   dns_hosts: columns('s:hostname q:ttl s:addrs'),
@@ -59,9 +62,17 @@ export const showColumns = {
   state: columns('s:key s:value'),
 };
 
+/** The columns of a SHOW under compat_version: before 1.26 without the count of client logins. */
+export function columnsOfShow(word: keyof typeof showColumns): Columns {
+  const all: Columns = showColumns[word];
+  if (showsClientLogins()) return all;
+  const kept = [...all.names.keys()].filter((at) => !all.names[at]?.endsWith('client_login_count'));
+  return { types: kept.map((at) => all.types[at]).join(''), names: kept.map((at) => all.names[at] as string) };
+}
+
 /** The text of SHOW HELP, sent as the detail of a notice. */
 export const helpText = `
-\tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
+\tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION|TSBOUNCER_VERSION
 \tSHOW PEERS|PEER_POOLS
 \tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 \tSHOW DNS_HOSTS|DNS_ZONES

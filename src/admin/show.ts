@@ -4,13 +4,14 @@
 
 import { getPauseMode, PauseMode } from '../core/base/lifecycle';
 import { equalNoCase } from '../core/base/strutil';
-import { VERSION_STRING } from '../core/base/version';
+import { TSBOUNCER_VERSION } from '../core/base/version';
+import { shownVersion } from '../core/config/compat';
 import { configForEach } from '../core/config/settings';
 import type { ClientSocket } from '../core/pool/bouncer';
 import { writeNotice } from '../core/wire/messages';
 import { PqMsg } from '../core/wire/packets';
 import { pktbufTemp } from '../core/wire/pktbuf';
-import { type Columns, helpText, showColumns } from './columns';
+import { type Columns, columnsOfShow, helpText, showColumns } from './columns';
 import { adminFlush, type PutRow, sendResult, syntaxError } from './reply';
 import { showFds } from './show-fds';
 import { putDnsHosts, putDnsZones, putLists, putMem } from './show-lists';
@@ -27,8 +28,13 @@ interface ShowRow {
 }
 
 function result(word: keyof typeof showColumns, putAll: (put: PutRow) => void): ShowRow {
-  const columns: Columns = showColumns[word];
-  return { word, columns, run: (admin) => sendResult(admin, columns, putAll) };
+  return {
+    word,
+    get columns() {
+      return columnsOfShow(word);
+    },
+    run: (admin) => sendResult(admin, columnsOfShow(word), putAll),
+  };
 }
 
 function putConfig(put: PutRow): void {
@@ -67,7 +73,9 @@ export const showTable: readonly ShowRow[] = [
   result('stats_totals', putStatsTotals),
   result('stats_averages', putStatsAverages),
   result('users', putUsers),
-  result('version', (put) => put(VERSION_STRING)),
+  // exactly this text: tools take everything behind the name for numbers with dots
+  result('version', (put) => put(`PgBouncer ${shownVersion()}`)),
+  result('tsbouncer_version', (put) => put(TSBOUNCER_VERSION)),
   result('totals', putTotals),
   result('mem', putMem),
   result('dns_hosts', putDnsHosts),

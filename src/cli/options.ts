@@ -8,7 +8,7 @@
  */
 import minimist from 'minimist';
 import { loadNative } from '../core/base/syslog';
-import { PGBOUNCER_COMPAT_VERSION, VERSION_STRING } from '../core/base/version';
+import { PGBOUNCER_COMPAT_VERSION, TSBOUNCER_VERSION } from '../core/base/version';
 
 /** The parsed options. `configFile` and `user` are byte strings (one char = one byte). */
 export interface Options {
@@ -81,11 +81,13 @@ Compatible with PgBouncer ${PGBOUNCER_COMPAT_VERSION}: <https://www.pgbouncer.or
 }
 
 /**
- * The text of --version, one line each: this program, the PgBouncer version it follows, and its runtime and libraries.
+ * The text of --version, one line each: the PgBouncer version that this program follows, for scripts that read the first
+ * line, its own version, and its runtime and libraries.
  */
 export function versionText(): string {
   const loop = loadNative()?.libuvVersion() ?? `libuv ${process.versions.uv}`;
-  return `${VERSION_STRING}
+  return `PgBouncer ${PGBOUNCER_COMPAT_VERSION}
+tsbouncer ${TSBOUNCER_VERSION}
 loop: ${loop}
 tls: OpenSSL ${process.versions.openssl}
 node ${process.version}

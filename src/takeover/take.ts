@@ -148,6 +148,11 @@ function waitForLogin(pool: PgPool): ServerSocket {
   return loggedIn;
 }
 
+/** True if the old process does not know the command. */
+function isUnknownCommand(msg: ChannelMessage): boolean {
+  return msg.type === PqMsg.ErrorResponse && errorText(msg).startsWith('invalid command');
+}
+
 /** After the login: asks for the full handover, and falls back to the classic exchange if the command is unknown. */
 function takeoverLogin(server: ServerSocket): void {
   slogInfo(server, 'login OK, sending SUSPEND');
@@ -165,9 +170,8 @@ function takeoverLogin(server: ServerSocket): void {
     takeFull(channel, first);
     return;
   }
-  const refusal = errorText(first);
-  if (!refusal.startsWith('invalid command')) {
-    logError(`old bouncer sent: ${refusal}`);
+  if (!isUnknownCommand(first)) {
+    logError(`old bouncer sent: ${errorText(first)}`);
     die('something failed');
   }
   while (receive(channel).type !== PqMsg.ReadyForQuery);
@@ -233,6 +237,8 @@ function takeClassic(ch: Channel): void {
       } else {
         fatal(`got bad CMD from old bouncer: ${tag}`);
       }
+    } else if (!suspended && isUnknownCommand(msg)) {
+      die('the old process cannot hand over, as PgBouncer from 1.26 on: stop it, then start this one without -R');
     } else {
       passOver(msg);
     }

@@ -103,6 +103,7 @@ client_tls_ecdhcurve|auto|yes
 client_tls_key_file||yes
 client_tls_protocols|secure|yes
 client_tls_sslmode|disable|yes
+compat_version|1.26|no
 conffile|-|yes
 default_pool_size|20|yes
 disable_pqexec|0|no

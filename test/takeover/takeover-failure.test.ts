@@ -149,6 +149,49 @@ async function connectAsNewProcess(chain: RebootChain): Promise<RawClient> {
   return client;
 }
 
+/** The console of a PgBouncer 1.26, which has no command that hands over: it prints the queries that it refuses. */
+const CONSOLE_1_26 = `
+const message = (type, ...parts) => {
+  const body = Buffer.concat(parts.map((part) => Buffer.from(part)));
+  const head = Buffer.alloc(5);
+  head.write(type);
+  head.writeInt32BE(body.length + 4, 1);
+  return Buffer.concat([head, body]);
+};
+const ready = message('Z', 'I');
+require('node:net').createServer((socket) => {
+  let startup = true;
+  socket.on('error', () => {}).on('data', (data) => {
+    if (startup) {
+      startup = false;
+      socket.write(Buffer.concat([message('R', [0, 0, 0, 0]), message('S', 'server_version\\0' + '1.26.1/bouncer\\0'), ready]));
+    } else if (data[0] === 0x51) {
+      const query = data.toString('latin1', 5, data.length - 1);
+      console.error('refused ' + query);
+      const text = "invalid command '" + query + "', use SHOW HELP;";
+      socket.write(Buffer.concat([message('E', 'SERROR\\0C08P01\\0M' + text + '\\0\\0'), ready]));
+    }
+  });
+}).listen(process.argv[1], () => console.error('listening'));
+`;
+
+it('-R against PgBouncer 1.26, which cannot hand over, fails at once and logs why', async () => {
+  await withRebootChain({ cluster: pg }, async (chain) => {
+    const old = startProgram(installed().node, ['-e', CONSOLE_1_26, chain.socketPath], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+      ...spawnAs(user),
+    });
+    const log = new LogTail(old);
+    await log.wait(/listening/);
+    const next = chain.spawn('ts', ['-R']);
+    assert.equal((await next.waitEnd()).code, 1);
+    assert.match(next.log.text, /FATAL the old process cannot hand over, as PgBouncer from 1\.26 on: stop it/);
+    assert.deepEqual(log.text.match(/refused .*/g), ['refused HANDOVER 1;', 'refused SUSPEND;']);
+    assert.equal(old.exitCode, null, 'the old process keeps running');
+    old.kill();
+  });
+});
+
 function errorOf(text: Buffer): string {
   return /\0M([^\0]*)\0/.exec(text.toString('latin1'))?.[1] ?? '';
 }

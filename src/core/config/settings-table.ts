@@ -72,6 +72,17 @@ const sslModeMap: readonly Lookup[] = [
   { name: 'verify-full', value: SslMode.VERIFY_FULL },
 ];
 
+/** Values of compat_version. */
+export const enum CompatVersion {
+  V1_25,
+  V1_26,
+}
+
+const compatVersionMap: readonly Lookup[] = [
+  { name: '1.25', value: CompatVersion.V1_25 },
+  { name: '1.26', value: CompatVersion.V1_26 },
+];
+
 /** The values of loop_backend, as native.loopInit() takes them. */
 export const LOOP_BACKENDS = ['auto', 'uring', 'epoll'] as const;
 
@@ -163,6 +174,7 @@ export const settingsTable: readonly Setting[] = [
   row('client_tls_key_file', 'clientTlsKeyFile', SettingType.STR, ''),
   row('client_tls_protocols', 'clientTlsProtocols', SettingType.STR, 'secure'),
   row('client_tls_sslmode', 'clientTlsSslmode', SettingType.LOOKUP, 'disable', false, sslModeMap),
+  row('compat_version', 'compatVersion', SettingType.LOOKUP, '1.26', NO_RELOAD, compatVersionMap),
   row('conffile', 'configFile', SettingType.STR, null),
   row('default_pool_size', 'defaultPoolSize', SettingType.INT, '20'),
   row('disable_pqexec', 'disablePqexec', SettingType.INT, '0', NO_RELOAD),
@@ -277,6 +289,7 @@ export const initial = {
   clientTlsProtocols: '',
   clientTlsSslmode: SslMode.DISABLED as SslMode,
   /** `conffile`: the file that RELOAD reads */
+  compatVersion: CompatVersion.V1_26 as CompatVersion,
   configFile: null as string | null,
   defaultPoolSize: 0,
   disablePqexec: 0,

@@ -7,15 +7,17 @@ import { logStats } from '../base/log';
 import { notify, notifyState } from '../base/systemd';
 import { getCachedTime, USEC } from '../base/time';
 import { newTimer, timerStart } from '../base/timer';
+import { showsClientLogins } from '../config/compat';
 import { cf } from '../config/settings';
 import { poolList } from '../pool/pool';
 import { calcAverage, newStats, type PgStats, Stat, statAdd, statsStamps } from '../pool/stats';
 
 function statsLine(avg: PgStats): string {
+  const logins = showsClientLogins() ? ` ${avg[Stat.CLIENT_LOGIN_COUNT]} client logins/s,` : '';
   return (
     `stats: ${avg[Stat.XACT_COUNT]} xacts/s, ${avg[Stat.QUERY_COUNT]} queries/s,` +
     ` ${avg[Stat.PS_CLIENT_PARSE_COUNT]} client parses/s, ${avg[Stat.PS_SERVER_PARSE_COUNT]} server parses/s,` +
-    ` ${avg[Stat.PS_BIND_COUNT]} binds/s, ${avg[Stat.CLIENT_LOGIN_COUNT]} client logins/s,` +
+    ` ${avg[Stat.PS_BIND_COUNT]} binds/s,${logins}` +
     ` in ${avg[Stat.CLIENT_BYTES]} B/s, out ${avg[Stat.SERVER_BYTES]} B/s,` +
     ` xact ${avg[Stat.XACT_TIME]} us, query ${avg[Stat.QUERY_TIME]} us, wait ${avg[Stat.WAIT_TIME]} us`
   );

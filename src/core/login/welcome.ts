@@ -5,7 +5,7 @@
 import { getPauseMode, PauseMode } from '../base/lifecycle';
 import { logDebug, slogDebug, slogInfo, wantDebug } from '../base/log';
 import { getCachedTime } from '../base/time';
-import { PGBOUNCER_COMPAT_VERSION } from '../base/version';
+import { shownVersion } from '../config/compat';
 import { cf } from '../config/settings';
 import { PoolMode, poolModeMap } from '../config/settings-table';
 import { launchNewConnection } from '../link/launch';
@@ -30,7 +30,7 @@ function writePoolerParameters(buf: PktBuf, client: ClientSocket): void {
   const console = (client.db as PgDatabase).admin;
   const mode = console ? PoolMode.STMT : connectionPoolMode(client);
   const statements = console ? 0 : cf.maxPreparedStatements;
-  writeParameterStatus(buf, 'pgbouncer.version', PGBOUNCER_COMPAT_VERSION);
+  writeParameterStatus(buf, 'pgbouncer.version', shownVersion());
   writeParameterStatus(buf, 'pgbouncer.pool_mode', poolModeMap.find(({ value }) => value === mode)?.name ?? '');
   writeParameterStatus(buf, 'pgbouncer.max_prepared_statements', String(statements));
 }
