@@ -8,6 +8,7 @@ import { claimDaemon, daemonReady, isDaemonChild, launchDaemon, requireDaemonSet
 import { mkauth } from './cli/mkauth';
 import { type Options, parseOptions } from './cli/options';
 import { checkPidfile, writePidfile } from './cli/pidfile';
+import { nameProcess, programName } from './cli/process-name';
 import { changeUser } from './cli/user';
 import { pinToOneCpu } from './core/base/cpu-affinity';
 import { keepYoungGenerationSmall } from './core/base/heap';
@@ -37,7 +38,7 @@ import { wireUpcalls } from './wire';
 const RECV_MAX = 64 * 1024;
 
 function readOptions(): Options {
-  const options = parseOptions(process.argv.slice(2));
+  const options = parseOptions(process.argv.slice(2), programName());
   if (!('exitCode' in options)) return options;
   if (options.stdout !== '') writeSync(1, options.stdout);
   if (options.stderr !== '') writeSync(2, options.stderr);
@@ -105,6 +106,8 @@ function start(options: Options, backend: string): void {
   checkLimits();
   settingHooks.onSettingChanged = settingChanged;
   signalSetup();
+  // not before: a process of that name must survive a SIGHUP to all processes of that name
+  nameProcess(programName());
   janitorSetup();
   statsSetup();
   let outcome = '';

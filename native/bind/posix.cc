@@ -5,8 +5,10 @@
 #include <netdb.h>
 #include <pwd.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <syslog.h>
 #include <unistd.h>
@@ -34,6 +36,33 @@ static Napi::Value dup2(const Napi::CallbackInfo &info) {
 static Napi::Value setsid(const Napi::CallbackInfo &info) {
   const pid_t session = ::setsid();
   return toInt(info.Env(), session < 0 ? -errno : session);
+}
+
+/* Where the kernel finds the arguments of this process: fields 48 and 49 of /proc/self/stat. False if unknown. */
+static bool findArguments(unsigned long *start, unsigned long *end) {
+  char text[2048];
+  FILE *file = fopen("/proc/self/stat", "re");
+  if (file == nullptr) return false;
+  const size_t length = fread(text, 1, sizeof text - 1, file);
+  fclose(file);
+  text[length] = '\0';
+  // the name, field 2, is in parentheses and may contain some itself
+  const char *at = strrchr(text, ')');
+  for (int field = 2; at != nullptr && field < 48; field++) at = strchr(at + 1, ' ');
+  return at != nullptr && sscanf(at, " %lu %lu", start, end) == 2 && *start > 0 && *start < *end;
+}
+
+/* The arguments are this process's own memory, whose size cannot change: the rest is filled with NULs. */
+static Napi::Value setProcessTitle(const Napi::CallbackInfo &info) {
+  const std::string name = argBytes(info, 0);
+  const Napi::Uint8Array args = info[1].As<Napi::Uint8Array>();
+  prctl(PR_SET_NAME, name.c_str(), 0, 0, 0);
+  unsigned long start, end;
+  if (!findArguments(&start, &end) || args.ByteLength() > end - start) return info.Env().Undefined();
+  char *area = reinterpret_cast<char *>(start);
+  memcpy(area, args.Data(), args.ByteLength());
+  memset(area + args.ByteLength(), 0, end - start - args.ByteLength());
+  return info.Env().Undefined();
 }
 
 static Napi::Value rlimitNofile(const Napi::CallbackInfo &info) {
@@ -212,6 +241,7 @@ void bindPosix(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("closeFd", Napi::Function::New<closeFd>(env, "closeFd", state));
   exports.Set("dup2", Napi::Function::New<dup2>(env, "dup2", state));
   exports.Set("setsid", Napi::Function::New<setsid>(env, "setsid", state));
+  exports.Set("setProcessTitle", Napi::Function::New<setProcessTitle>(env, "setProcessTitle", state));
   exports.Set("rlimitNofile", Napi::Function::New<rlimitNofile>(env, "rlimitNofile", state));
   exports.Set("cpuAffinity", Napi::Function::New<cpuAffinity>(env, "cpuAffinity", state));
   exports.Set("setCpuAffinity", Napi::Function::New<setCpuAffinity>(env, "setCpuAffinity", state));

@@ -111,6 +111,7 @@ function collect(stream: NodeJS.ReadableStream | null | undefined): { text: stri
 export function launchDaemon(): void {
   const args = [...process.execArgv, ...process.argv.slice(1)];
   const daemon = spawn(process.execPath, args, {
+    argv0: process.argv0,
     detached: true,
     env: { ...process.env, [MARKER]: String(REPORT_FD), ...pinnedCpusEnv() },
     stdio: ['ignore', 'ignore', 'pipe', 'pipe'],

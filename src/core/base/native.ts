@@ -340,6 +340,11 @@ export interface Native {
   strerror(errno: number): string;
   /** the C library's gai_strerror() text */
   gaiStrerror(code: number): string;
+  /**
+   * Sets the name of the process, of at most 15 bytes, and its arguments as ps shows them.
+   * @param args each ends with a NUL; ignored if they are longer than the original arguments
+   */
+  setProcessTitle(name: string, args: Uint8Array): void;
   /** uid and gid of a user name, or null */
   getpwnam(name: string): { uid: number; gid: number } | null;
   getpwuid(uid: number): string | null;
