@@ -212,7 +212,8 @@ int streamClose(Streams *streams, int handle) {
   Stream *s = streamOf(streams, handle);
   if (!s) return -EBADF;
   const bool owned = s->kind != StreamKind::kWatch;
-  if (s->tls && s->unsent.length == 0) tlsShutdown(s->tls);
+  const int err = outboxSeal(s);
+  if (s->tls && err == 0 && s->unsent.length == 0) tlsShutdown(s->tls);
   outboxFlush(s);
   const int fd = forget(s, !owned);
   if (owned) close(fd);
@@ -354,9 +355,7 @@ int streamSend(Streams *streams, int handle, const uint8_t *bytes, size_t length
   if (!s) return -EBADF;
   if (length == 0) return static_cast<int>(s->unsent.length);
   if (s->unsent.length > kUnsentMax || length > kUnsentMax - s->unsent.length) return -ENOBUFS;
-  if (!s->tls) return outboxPut(s, bytes, length, origin);
-  const int err = tlsWrite(s->tls, bytes, length);
-  return err < 0 ? err : static_cast<int>(s->unsent.length);
+  return outboxPut(s, bytes, length, origin);
 }
 
 int streamUnsent(Streams *streams, int handle) {
@@ -385,7 +384,7 @@ int streamTakeUnsent(Streams *streams, int handle, uint8_t *into) {
 
 static int sendRecord(void *context, const uint8_t *bytes, size_t length) {
   Stream *s = static_cast<Stream *>(context);
-  return outboxPut(s, bytes, length, Origin::kCaller);
+  return outboxPutRecords(s, bytes, length, Origin::kCaller);
 }
 
 int streamTlsStart(Streams *streams, int handle, TlsConn *conn, const uint8_t *bytes, size_t length) {

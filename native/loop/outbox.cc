@@ -46,30 +46,39 @@ void Copies::reset() {
 
 static std::vector<OutPiece> &piecesOf(const Stream *s) { return s->lane->outbox.pieces; }
 
-void outboxDrop(Stream *s) {
-  if (s->outbox.count == 0) return;
-  const bool listed = s->outbox.listed;
-  s->outbox = OutboxPart();
-  s->outbox.listed = listed;
-  Outbox *outbox = &s->lane->outbox;
+/** A stream less has pieces. */
+static void release(Outbox *outbox) {
   if (--outbox->filled > 0) return;
   outbox->pieces.clear();
   outbox->copies.reset();
 }
 
-static void addPiece(Stream *s, const uint8_t *bytes, size_t length) {
+static void forgetPieces(Stream *s) {
+  const bool listed = s->outbox.listed;
+  s->outbox = OutboxPart();
+  s->outbox.listed = listed;
+}
+
+void outboxDrop(Stream *s) {
+  if (s->outbox.count == 0) return;
+  forgetPieces(s);
+  release(&s->lane->outbox);
+}
+
+static void addPiece(Stream *s, const uint8_t *bytes, size_t length, bool plain) {
   Outbox *outbox = &s->lane->outbox;
   OutboxPart *part = &s->outbox;
   part->length += length;
+  part->plain = part->plain || plain;
   if (part->count > 0) {
     OutPiece *last = &outbox->pieces[static_cast<size_t>(part->last)];
-    if (last->bytes + last->length == bytes) {
+    if (last->bytes + last->length == bytes && last->plain == plain) {
       last->length += length;
       return;
     }
   }
   const int index = static_cast<int>(outbox->pieces.size());
-  outbox->pieces.push_back({bytes, length, -1});
+  outbox->pieces.push_back({bytes, length, -1, plain});
   if (part->count > 0) {
     outbox->pieces[static_cast<size_t>(part->last)].next = index;
   } else {
@@ -123,30 +132,96 @@ static int sendNow(Stream *s, const uint8_t *bytes, size_t length) {
   return 0;
 }
 
-int outboxPut(Stream *s, const uint8_t *bytes, size_t length, Origin origin) {
+/** Returns false when there are too many already. */
+static bool queue(Stream *s, const uint8_t *bytes, size_t length, Origin origin, bool plain) {
+  if (s->outbox.count == kPiecesMost) return false;
+  if (origin == Origin::kCaller) {
+    uint8_t *copy = length <= kCopyMost ? s->lane->outbox.copies.take(length) : nullptr;
+    if (!copy) return false;
+    memcpy(copy, bytes, length);
+    bytes = copy;
+  }
+  addPiece(s, bytes, length, plain);
+  return true;
+}
+
+int outboxPutRecords(Stream *s, const uint8_t *bytes, size_t length, Origin origin) {
   if (s->unsent.length > 0 || s->connecting) {
     if (!s->unsent.append(bytes, length)) return -ENOMEM;
     s->streams->loop->ops->drain(s->streams->loop, s);
-    return static_cast<int>(s->unsent.length);
-  }
-  const bool mayQueue = s->outbox.count < kPiecesMost;
-  uint8_t *copy = nullptr;
-  if (mayQueue && origin == Origin::kCaller && length <= kCopyMost) copy = s->lane->outbox.copies.take(length);
-  if (mayQueue && origin == Origin::kArena) {
-    addPiece(s, bytes, length);
-  } else if (copy) {
-    memcpy(copy, bytes, length);
-    addPiece(s, copy, length);
-  } else {
+  } else if (!queue(s, bytes, length, origin, false)) {
     const int err = sendNow(s, bytes, length);
     if (err < 0) return err;
   }
   return static_cast<int>(s->unsent.length);
 }
 
+int outboxPut(Stream *s, const uint8_t *bytes, size_t length, Origin origin) {
+  if (!s->tls) return outboxPutRecords(s, bytes, length, origin);
+  if (tlsWritable(s->tls) && s->unsent.length == 0 && queue(s, bytes, length, origin, true)) return 0;
+  int err = outboxSeal(s);
+  if (err == 0) err = tlsWrite(s->tls, bytes, length);
+  return err < 0 ? err : static_cast<int>(s->unsent.length);
+}
+
+/* ---- encrypting ---- */
+
+/** Small pieces that follow each other, to be encrypted as one record. */
+struct Joined {
+  uint8_t bytes[kTlsClientRecordMost];
+  size_t length = 0;
+};
+
+static int sealJoined(Stream *s, Joined *joined) {
+  const size_t length = joined->length;
+  joined->length = 0;
+  return length > 0 ? tlsWrite(s->tls, joined->bytes, length) : 0;
+}
+
+static int sealPiece(Stream *s, const OutPiece &piece, Joined *joined) {
+  const bool fits = piece.length <= sizeof(joined->bytes) - joined->length;
+  if (piece.plain && fits && (joined->length > 0 || piece.next >= 0)) {
+    memcpy(joined->bytes + joined->length, piece.bytes, piece.length);
+    joined->length += piece.length;
+    return 0;
+  }
+  const int err = sealJoined(s, joined);
+  if (err < 0) return err;
+  if (piece.plain) return tlsWrite(s->tls, piece.bytes, piece.length);
+  const int unsent = outboxPutRecords(s, piece.bytes, piece.length, Origin::kArena);
+  return unsent < 0 ? unsent : 0;
+}
+
+int outboxSeal(Stream *s) {
+  if (!s->outbox.plain) return 0;
+  Outbox *outbox = &s->lane->outbox;
+  int next = s->outbox.first;
+  // the pieces are needed until the last one is encrypted, whatever is sent meanwhile: `filled` is not lowered yet
+  forgetPieces(s);
+  Joined joined;
+  int err = 0;
+  while (next >= 0 && err == 0) {
+    const OutPiece piece = outbox->pieces[static_cast<size_t>(next)];
+    next = piece.next;
+    err = sealPiece(s, piece, &joined);
+  }
+  if (err == 0) err = sealJoined(s, &joined);
+  release(outbox);
+  return err;
+}
+
+void outboxSealAll(Outbox *outbox) {
+  for (size_t i = 0; i < outbox->streams.size(); i++) {
+    Stream *s = outbox->streams[i];
+    const int err = outboxSeal(s);
+    if (err < 0) streamSendFailed(s, err);
+  }
+}
+
 void outboxFlush(Stream *s) {
   if (s->outbox.count == 0) return;
-  const int err = sendNow(s, nullptr, 0);
+  int err = outboxSeal(s);
+  if (err == 0 && s->outbox.count > 0) err = sendNow(s, nullptr, 0);
   if (err < 0) streamSendFailed(s, err);
 }
 

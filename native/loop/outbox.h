@@ -5,6 +5,9 @@
  *
  * What the kernel does not take goes to Stream::unsent. While a stream has unsent bytes its outbox is empty: later bytes
  * are appended there.
+ *
+ * On a TLS connection the bytes are queued as they are, and encrypted when they leave: by the thread that sends them, and
+ * small pieces as one record.
  */
 #pragma once
 
@@ -28,6 +31,8 @@ struct OutPiece {
   size_t length;
   /** index of the stream's next piece; -1 = none */
   int next;
+  /** to be encrypted */
+  bool plain;
 };
 
 /** Memory for copies of one turn. It never moves, because pieces point into it. */
@@ -64,6 +69,8 @@ struct OutboxPart {
   size_t length = 0;
   /** in Outbox::streams */
   bool listed = false;
+  /** some pieces are plain */
+  bool plain = false;
 };
 
 /** What a caller of outboxPut says about its bytes. */
@@ -77,6 +84,10 @@ enum class Origin {
  * unsent now (then streamSent() follows), or -errno.
  */
 int outboxPut(Stream *s, const uint8_t *bytes, size_t length, Origin origin);
+/** Likewise, as they are: of a TLS connection, records. */
+int outboxPutRecords(Stream *s, const uint8_t *bytes, size_t length, Origin origin);
+/** Encrypts what is queued for a TLS connection. Returns 0 or -errno. */
+int outboxSeal(Stream *s);
 /** Sends what is queued for a stream now. A failure is the stream's next record. */
 void outboxFlush(Stream *s);
 /** Drops what is queued for a stream. */
@@ -84,6 +95,8 @@ void outboxDrop(Stream *s);
 
 /* ---- for backends: all streams of a lane, in a wait ---- */
 
+/** Encrypts what is queued. A failure is the stream's next record. */
+void outboxSealAll(Outbox *outbox);
 /** Writes the stream's pieces as an array of outbox.count parts. */
 void outboxGather(const Stream *s, iovec *parts);
 /** The pieces of a stream were handed to the kernel, which took n bytes or failed with -errno. What is left is unsent, and

@@ -114,6 +114,7 @@ static bool submitSend(UringLoop *l, const Stream *s, size_t *message, size_t *p
 unsigned uringSubmitSends(UringLoop *l) {
   const std::vector<Stream *> &senders = l->lane.outbox.streams;
   if (senders.empty()) return 0;
+  outboxSealAll(&l->lane.outbox);
   // the kernel reads both arrays, which must not move any more
   if (l->messages.size() < senders.size()) l->messages.resize(senders.size());
   if (l->parts.size() < l->lane.outbox.pieces.size()) l->parts.resize(l->lane.outbox.pieces.size());

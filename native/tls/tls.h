@@ -191,6 +191,8 @@ constexpr ssize_t kTlsNothing = -1000000;
 ssize_t tlsRead(TlsConn *conn, uint8_t *place, size_t most);
 /** True when tlsRead or tlsHandshake has something to do although the socket has nothing to receive. */
 bool tlsHasInput(const TlsConn *conn);
+/** False before the handshake is done, and after sending has failed. */
+inline bool tlsWritable(const TlsConn *conn) { return conn->established && conn->sendErrno == 0; }
 /** Encrypts everything. Returns 0 or -errno. */
 int tlsWrite(TlsConn *conn, const uint8_t *bytes, size_t length);
 /** Sends close_notify, once and without waiting for an answer. Behind unsent bytes it would be cut off. */

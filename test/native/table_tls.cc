@@ -119,3 +119,29 @@ TABLE_TEST(tls_end, "an end comes after kept bytes, and a broken connection says
   CHECK_EQUAL(world.until(kRecv, handle).result, -ECONNRESET);
   world.quiet();
 }
+
+TABLE_TEST(tls_joined, "small pieces that are queued together become one record, in order with what is too large to join") {
+  World world(ops);
+  int peer;
+  const int handle = openTls(world, &peer);
+  const std::string large = pattern(12000, 3);
+  const auto arrives = [&world, peer](const std::string &expected) {
+    std::string got;
+    for (int i = 0; got.size() < expected.size(); i++) {
+      CHECK(i < 1000);
+      world.turn();
+      got += get(peer);
+    }
+    CHECK(got == expected);
+  };
+  for (const char *piece : {"one", "two", "three"}) CHECK_EQUAL(world.send(handle, piece), 0);
+  arrives(fakeTlsRecord("onetwothree"));
+  world.send(handle, "before");
+  world.send(handle, large);
+  world.send(handle, "behind");
+  arrives(fakeTlsRecord("before") + fakeTlsRecord(large) + fakeTlsRecord("behind"));
+  world.send(handle, "last");
+  CHECK_EQUAL(streamUnsent(world.streams, handle), 0);
+  CHECK(get(peer) == fakeTlsRecord("last"));
+  close(peer);
+}

@@ -105,6 +105,8 @@ itUnless(noProgram('openssl'))('TLS 1.3 may change keys, and the sequence number
     assert.equal(info?.keyUpdatesRead, 1);
     assert.equal(info?.recordsRead, 1);
     put(server, Buffer.from('answer'));
+    // bytes are encrypted when they leave
+    assert.equal(native.unsent(server), 0);
     assert.equal(native.tlsInfo(server)?.keyUpdatesWritten, 1);
     assert.equal(native.tlsInfo(server)?.recordsWritten, 1);
   });
