@@ -10,17 +10,17 @@ import { type Options, parseOptions } from './cli/options';
 import { checkPidfile, writePidfile } from './cli/pidfile';
 import { nameProcess, programName } from './cli/process-name';
 import { changeUser } from './cli/user';
-import { pinToOneCpu } from './core/base/cpu-affinity';
+import { allowedCpus, pinToOneCpu } from './core/base/cpu-affinity';
 import { keepYoungGenerationSmall } from './core/base/heap';
 import { beginTakeover, isTakingOver } from './core/base/lifecycle';
 import { nextOf } from './core/base/list';
 import { atExit, die, exitProcess, fatal, logInfo, logState } from './core/base/log';
-import { native } from './core/base/native';
+import { native, startLoop } from './core/base/native';
 import { notify, notifySetup } from './core/base/systemd';
 import { TSBOUNCER_VERSION } from './core/base/version';
 import { shownVersion } from './core/config/compat';
 import { cf, settingHooks } from './core/config/settings';
-import { LOOP_BACKENDS } from './core/config/settings-table';
+import { IO_THREADS_AUTO, LOOP_BACKENDS } from './core/config/settings-table';
 import { mainLoopOnce } from './core/life/mainloop';
 import { janitorSetup } from './core/life/maint';
 import { applyLogSettings, loadConfig } from './core/life/reload';
@@ -65,6 +65,13 @@ function checkLimits(): void {
   );
 }
 
+/** The number of threads that move bytes. */
+function ioThreads(): number {
+  if (cf.ioThreads !== IO_THREADS_AUTO) return cf.ioThreads;
+  const cpus = allowedCpus();
+  return cpus <= 2 ? 0 : Math.min(cpus - 1, 8);
+}
+
 /** Reads the command line and the config, and sets up what depends on nothing else. @returns the loop's backend */
 function prepare(options: Options): string {
   if (options.reboot) {
@@ -79,7 +86,7 @@ function prepare(options: Options): string {
   keepYoungGenerationSmall();
   wireUpcalls();
   if (!loadConfig(true)) die('cannot load config file');
-  const backend = native.loopInit(LOOP_BACKENDS[cf.loopBackend] as string, RECV_MAX);
+  const backend = startLoop(LOOP_BACKENDS[cf.loopBackend] as string, RECV_MAX, ioThreads(), cf.ioThreadsLoad);
   atExit(() => native.loopEnd());
   initVarLookup(cf.trackExtraParameters);
   if (!sbufTlsSetup().ok) die('TLS setup failed');

@@ -45,7 +45,7 @@ static napi_value wait(napi_env env, napi_callback_info info) {
   Loop *loop = state->streams->loop;
   loop->ops->wait(loop, a[0]);
   if (state->pam) pamReport(state->pam, &state->turn);
-  state->turn.stampClock();
+  dutyUpdate(loop, state->turn.stampClock());
   return intResult(env, state->turn.count());
 }
 
@@ -139,13 +139,46 @@ static Napi::Value loopInit(const Napi::CallbackInfo &info) {
   int recvMax = argInt(info, 1);
   if (recvMax < kRecvMaxLeast) recvMax = kRecvMaxLeast;
   if (recvMax > kRecvMaxMost) recvMax = kRecvMaxMost;
+  int hands = argInt(info, 2, 0);
+  if (hands < 0) hands = 0;
+  if (hands > kHandsMost) hands = kHandsMost;
+  int handsLoad = argInt(info, 3, 0);
+  if (handsLoad < 0) handsLoad = 0;
+  if (handsLoad > 100) handsLoad = 100;
   int err = 0;
-  state->streams = loopOf(state, name, {recvMax}, &err);
+  state->streams = loopOf(state, name, {recvMax, hands, handsLoad}, &err);
   if (state->streams) state->uv = uvSideNew(state->streams, &err);
   if (state->uv) return toString(info.Env(), state->streams->loop->ops->name);
   if (state->streams) streamsEnd(state->streams);
   state->streams = nullptr;
   return throwErrno(info.Env(), "loopInit", -err);
+}
+
+/** The arena with the space of the hands. */
+static Napi::Value loopArena(const Napi::CallbackInfo &info) {
+  const Turn &turn = stateOf(info)->turn;
+  return Napi::ArrayBuffer::New(info.Env(), turn.arena, turn.arenaSize());
+}
+
+/** This thread, and then the hands; as ThreadUse in src/core/base/native.ts. */
+static Napi::Value loopThreads(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  Napi::Array list = Napi::Array::New(env);
+  const Streams *streams = stateOf(info)->streams;
+  if (!streams) return list;
+  const Loop *loop = streams->loop;
+  for (size_t i = 0; i < loop->lanes.size(); i++) {
+    const Lane *lane = loop->lanes[i];
+    const int hand = static_cast<int>(i) - 1;
+    Napi::Object use = Napi::Object::New(env);
+    use.Set("turns", Napi::Number::New(env, hand < 0 ? loop->turn->number : static_cast<double>(loop->hands->jobs(hand))));
+    use.Set("handles", toInt(env, lane->streams));
+    use.Set("received", Napi::Number::New(env, static_cast<double>(lane->received)));
+    use.Set("sent", Napi::Number::New(env, static_cast<double>(lane->sent)));
+    use.Set("cpuUsec", Napi::Number::New(env, hand < 0 ? clockUsec(CLOCK_THREAD_CPUTIME_ID) : loop->hands->cpuUsec(hand)));
+    list.Set(static_cast<uint32_t>(i), use);
+  }
+  return list;
 }
 
 static Napi::Value loopRefusal(const Napi::CallbackInfo &info) {
@@ -280,6 +313,8 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   addRaw(env, exports, state, "unsent", onHandle<streamUnsent>);
 
   exports.Set("loopInit", Napi::Function::New<loopInit>(env, "loopInit", state));
+  exports.Set("loopArena", Napi::Function::New<loopArena>(env, "loopArena", state));
+  exports.Set("loopThreads", Napi::Function::New<loopThreads>(env, "loopThreads", state));
   exports.Set("loopRefusal", Napi::Function::New<loopRefusal>(env, "loopRefusal", state));
   exports.Set("libuvVersion", Napi::Function::New<libuvVersion>(env, "libuvVersion", state));
   exports.Set("loopBreak", Napi::Function::New<loopBreak>(env, "loopBreak", state));

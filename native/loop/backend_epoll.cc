@@ -23,12 +23,22 @@ namespace tsb {
 constexpr int kEventsMax = 1024;
 constexpr uint32_t kBroken = EPOLLHUP | EPOLLERR;
 
+/**
+ * With less to do than this, in streams, the thread that calls wait() does the work of the hands itself: to wake one costs as
+ * much as a few system calls.
+ */
+constexpr size_t kForkLeast = 4;
+
+struct EpollLane : Lane {
+  std::vector<epoll_event> events;
+};
+
 struct EpollLoop : Loop {
   int epollFd;
-  Lane lane;
 };
 
 static EpollLoop *epollLoop(Loop *loop) { return static_cast<EpollLoop *>(loop); }
+static EpollLane *epollLane(Lane *lane) { return static_cast<EpollLane *>(lane); }
 
 /* ---- registration ---- */
 
@@ -123,22 +133,89 @@ static bool work(Stream *s) {
   return true;
 }
 
+/* ---- lanes ---- */
+
+static size_t queuedOf(const Lane *lane) { return lane->outbox.streams.size() + lane->due.size(); }
+static size_t eventsOf(const Lane *lane) { return static_cast<const EpollLane *>(lane)->events.size(); }
+static size_t workOf(const Lane *lane) { return queuedOf(lane) + eventsOf(lane); }
+
+static void workQueued(Lane *lane) {
+  outboxFlushAll(&lane->outbox);
+  laneDeliver(lane, work);
+  // TLS has answered its peers
+  outboxFlushAll(&lane->outbox);
+}
+
+static void workEvents(Lane *lane) {
+  std::vector<epoll_event> &events = epollLane(lane)->events;
+  for (const epoll_event &event : events) onEvent(static_cast<Stream *>(event.data.ptr), event.events);
+  events.clear();
+}
+
+static void workAll(Lane *lane) {
+  workQueued(lane);
+  workEvents(lane);
+}
+
+static void takeEvents(EpollLoop *l, int timeoutMs) {
+  epoll_event events[kEventsMax];
+  const int n = epoll_wait(l->epollFd, events, kEventsMax, timeoutMs);
+  for (int i = 0; i < n; i++) epollLane(static_cast<Stream *>(events[i].data.ptr)->lane)->events.push_back(events[i]);
+}
+
+/** Calls work(lane) for each lane that has something to do, in its hand if that is enough work to wake hands for. */
+template <size_t (*Amount)(const Lane *lane), void (*Work)(Lane *lane)>
+static void workLanes(EpollLoop *l) {
+  const auto busy = [](const Lane *lane) { return Amount(lane) > 0; };
+  size_t ofHands = 0;
+  for (size_t i = 1; i < l->lanes.size(); i++) ofHands += Amount(l->lanes[i]);
+  if (l->duty.on && ofHands >= kForkLeast) {
+    lanesWork(l, busy, Work);
+    return;
+  }
+  for (Lane *lane : l->lanes)
+    if (busy(lane)) Work(lane);
+}
+
+static bool anyDue(const EpollLoop *l) {
+  for (const Lane *lane : l->lanes)
+    if (!lane->due.empty()) return true;
+  return false;
+}
+
+/** Sends and delivers what is queued. Returns true when hands did, and have handled events as well. */
+static bool forkQueued(EpollLoop *l) {
+  size_t queued = 0;
+  for (size_t i = 1; i < l->lanes.size(); i++) queued += queuedOf(l->lanes[i]);
+  if (!l->duty.on || queued < kForkLeast) return false;
+  takeEvents(l, 0);
+  workLanes<workOf, workAll>(l);
+  return true;
+}
+
 static int wait(Loop *loop, int timeoutMs) {
   EpollLoop *l = epollLoop(loop);
   turnBegin(l);
-  outboxFlushAll(&l->lane.outbox);
-  laneDeliver(&l->lane, work);
-  // TLS has answered its peers
-  outboxFlushAll(&l->lane.outbox);
-  const bool block = timeoutMs != 0 && l->turn->count() == 0 && !l->breakRequested && l->lane.due.empty();
+  const bool forked = forkQueued(l);
+  if (!forked) workLanes<queuedOf, workQueued>(l);
+  if (!forked || l->turn->count() == 0) {
+    const bool block = timeoutMs != 0 && l->turn->count() == 0 && !l->breakRequested && !anyDue(l);
+    takeEvents(l, block ? timeoutMs : 0);
+    workLanes<eventsOf, workEvents>(l);
+  }
   l->breakRequested = false;
-  epoll_event events[kEventsMax];
-  const int n = epoll_wait(l->epollFd, events, kEventsMax, block ? timeoutMs : 0);
-  for (int i = 0; i < n; i++) onEvent(static_cast<Stream *>(events[i].data.ptr), events[i].events);
   return l->turn->join();
 }
 
 /* ---- life ---- */
+
+static void destroy(Loop *loop) {
+  EpollLoop *l = epollLoop(loop);
+  delete l->hands;
+  if (l->epollFd >= 0) close(l->epollFd);
+  for (Lane *lane : l->lanes) delete epollLane(lane);
+  delete l;
+}
 
 static Loop *create(Turn *turn, const LoopOptions &options, int *err) {
   *err = -ENOMEM;
@@ -148,30 +225,24 @@ static Loop *create(Turn *turn, const LoopOptions &options, int *err) {
   l->turn = turn;
   l->options = options;
   l->wakeFd = -1;
-  l->lane.turn = turn;
-  l->lane.section = &turn->sections[0];
-  l->lane.recvMax = static_cast<size_t>(options.recvMax);
+  for (int i = 0; i <= options.hands; i++) laneAdd(l, new EpollLane());
   l->epollFd = epoll_create1(EPOLL_CLOEXEC);
-  *err = -errno;
-  if (l->epollFd >= 0) return l;
-  delete l;
+  *err = l->epollFd < 0 ? -errno : 0;
+  if (*err == 0 && options.hands > 0) l->hands = Hands::start(options.hands, err);
+  if (*err == 0) return l;
+  destroy(l);
   return nullptr;
-}
-
-static void destroy(Loop *loop) {
-  EpollLoop *l = epollLoop(loop);
-  close(l->epollFd);
-  delete l;
 }
 
 /* The kernel is told at the first receive(): many refusals of a descriptor then become its first record. */
 static int attach(Loop *loop, Stream *s) {
-  s->lane = &epollLoop(loop)->lane;
+  laneJoin(loop, s, true);
   return 0;
 }
 
 /* By name: the descriptor may live on in another process, and then closing it here does not remove it. */
 static void detach(Loop *loop, Stream *s, bool) {
+  laneLeave(s);
   if (s->epoll.armed) epoll_ctl(epollLoop(loop)->epollFd, EPOLL_CTL_DEL, s->fd, nullptr);
 }
 

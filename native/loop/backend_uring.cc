@@ -19,7 +19,9 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <new>
 
@@ -29,10 +31,6 @@
 #include "plainio.h"
 
 namespace tsb {
-
-/** How long a cancellation is waited for, in ms; the kernel needs microseconds. */
-constexpr int kCancelStepMs = 100;
-constexpr int kCancelSteps = 50;
 
 /** The kernel makes about so many completions in one call; when there may be more, the same turn asks again. */
 constexpr size_t kCompletionsOfCall = 20;
@@ -45,13 +43,13 @@ const char *uringRefusal() { return refusal.c_str(); }
 static UringLoop *uringLoop(Loop *loop) { return static_cast<UringLoop *>(loop); }
 
 /** Stops a receive that brings more than is wanted. */
-static void stopReceive(UringLoop *l, Stream *s) {
+static void stopReceive(UringLane *l, Stream *s) {
   if (!s->uring.receiving || s->uring.canceling) return;
   s->uring.canceling = true;
   l->cancels.push_back(uringDataOf(s, kOpReceive));
 }
 
-static void hold(UringLoop *l, Stream *s, unsigned buffer, size_t n) {
+void uringHold(UringLane *l, Stream *s, unsigned buffer, size_t n) {
   if (!s->held.append(uringBuffer(&l->ring, buffer), n)) streamFailed(s, -ENOMEM);
 }
 
@@ -64,7 +62,7 @@ static bool due(const Stream *s) {
   return s->held.length > 0 || part.endDue || (part.saturated && !part.receiving) || streamHasInput(s);
 }
 
-static void queueIfDue(Stream *s) {
+void uringQueueIfDue(Stream *s) {
   if (s->kind == StreamKind::kConnection && due(s)) streamQueueReceive(s);
 }
 
@@ -104,49 +102,43 @@ static int receive(Loop *, Stream *s, bool on) {
   if (!on) return 0;
   // who insists after an end is told again
   if (!s->uring.endDue) s->uring.ended = false;
-  queueIfDue(s);
+  uringQueueIfDue(s);
   if (!s->uring.receiving) uringList(s);
   return 0;
 }
 
 /** Bytes have arrived in a buffer. */
-static void received(UringLoop *l, Stream *s, unsigned buffer, size_t n) {
+static void received(UringLane *l, Stream *s, unsigned buffer, size_t n) {
   const bool tooMany = s->recvLimit > 0 && n > s->recvLimit;
   Taken taken = Taken::kRefused;
-  if (s->held.length == 0 && !tooMany) taken = streamReceivedAt(s, kBuffersAt + buffer * kBufferSize, n);
+  const size_t offset = static_cast<size_t>(uringBuffer(&l->ring, buffer) - l->turn->arena);
+  if (s->held.length == 0 && !tooMany) taken = streamReceivedAt(s, offset, n);
   if (taken == Taken::kInPlace) {
     l->lent.push_back(buffer);
     return;
   }
-  if (taken == Taken::kRefused) hold(l, s, buffer, n);
+  if (taken == Taken::kRefused) uringHold(l, s, buffer, n);
   uringGiveBack(&l->ring, buffer);
   if (s->held.length + s->kept.length > kReceiveMost) stopReceive(l, s);
 }
 
-/** What a completion of a receive without bytes says. */
-enum class Brings {
-  kNothing,  // the request was canceled
-  kMore,     // there is something to be received by a system call
-  kEnd,      // the stream has ended or broken
-};
-
-static Brings brings(const io_uring_cqe &cqe) {
+Brings uringBrings(const io_uring_cqe &cqe) {
   // a poll, because nothing is received ahead; or the others have all the buffers
   if (cqe.res > 0 || cqe.res == -ENOBUFS) return Brings::kMore;
   const bool again = cqe.res == -ECANCELED || cqe.res == -EAGAIN || cqe.res == -EINTR;
   return again ? Brings::kNothing : Brings::kEnd;
 }
 
-static void onReceive(UringLoop *l, Stream *s, const io_uring_cqe &cqe) {
+static void onReceive(UringLane *l, Stream *s, const io_uring_cqe &cqe) {
   const bool last = !(cqe.flags & IORING_CQE_F_MORE);
   bool more = false;
   if (cqe.flags & IORING_CQE_F_BUFFER) {
     received(l, s, uringBufferOf(cqe), static_cast<size_t>(cqe.res));
     more = cqe.res == static_cast<int>(kBufferSize) || s->held.length > 0;
-  } else if (brings(cqe) == Brings::kEnd) {
+  } else if (uringBrings(cqe) == Brings::kEnd) {
     ended(s, cqe.res);
   } else {
-    more = brings(cqe) == Brings::kMore;
+    more = uringBrings(cqe) == Brings::kMore;
   }
   if (last) {
     s->uring.saturated = more && !s->uring.ended;
@@ -154,7 +146,7 @@ static void onReceive(UringLoop *l, Stream *s, const io_uring_cqe &cqe) {
     s->ending = true;
     uringList(s);
   }
-  queueIfDue(s);
+  uringQueueIfDue(s);
 }
 
 /* ---- what else completes ---- */
@@ -170,10 +162,10 @@ static void onPollOut(Stream *s) {
   if (s->connecting && !s->connectEnded) readyConnect(s);
   if (!s->connecting) readySend(s);
   // a TLS peer that receives again is read from again
-  queueIfDue(s);
+  uringQueueIfDue(s);
 }
 
-static void onCompletion(UringLoop *l, const io_uring_cqe &cqe) {
+static void onCompletion(UringLane *l, const io_uring_cqe &cqe) {
   const UringOp op = uringOpOf(cqe);
   if (op == kOpSend || op == kOpCancel) return;
   Stream *s = uringStreamOf(cqe.user_data);
@@ -202,28 +194,26 @@ static bool work(Stream *s) {
 }
 
 /** The sends have completed. */
-static void endSends(UringLoop *l) {
+static void endSends(UringLane *l) {
   for (const io_uring_cqe &cqe : l->ring.completions) {
     if (uringOpOf(cqe) != kOpSend) continue;
     Stream *s = uringStreamOf(cqe.user_data);
     if (s && s->outbox.count > 0) outboxSent(s, cqe.res);
   }
   // the kernel did not take these
-  outboxFlushAll(&l->lane.outbox);
+  outboxFlushAll(&l->outbox);
+  // other hands may be sending what this turn's buffers hold
+  if (l->turn->hands() > 0) l->lent.swap(l->lentBefore);
   for (const unsigned buffer : l->lent) uringGiveBack(&l->ring, buffer);
   l->lent.clear();
 }
 
-static int wait(Loop *loop, int timeoutMs) {
-  UringLoop *l = uringLoop(loop);
-  turnBegin(l);
+/** One turn of a lane, by its thread. timeoutMs: 0 = do not wait, -1 = without limit. */
+static void turnOf(UringLane *l, int timeoutMs) {
   const unsigned sends = uringSubmitSends(l);
   uringSubmitListed(l);
   uringSubmitCancels(l);
-  const bool idle = l->turn->count() == 0 && l->lane.due.empty() && l->ring.completions.empty();
-  const bool block = timeoutMs != 0 && idle && !l->breakRequested;
-  l->breakRequested = false;
-  uringWait(l, block ? sends + 1 : 0, block ? timeoutMs : 0);
+  uringWait(l, timeoutMs != 0 ? sends + 1 : 0, timeoutMs);
   size_t before = sends;
   for (int i = 0; i < kMoreCalls && l->ring.completions.size() - before >= kCompletionsOfCall; i++) {
     before = l->ring.completions.size();
@@ -235,83 +225,108 @@ static int wait(Loop *loop, int timeoutMs) {
   for (const io_uring_cqe &cqe : l->handling) onCompletion(l, cqe);
   l->handling.clear();
   // after the completions, which need little of the arena, and may bring what comes behind kept bytes
-  laneDeliver(&l->lane, work);
+  laneDeliver(l, work);
+}
+
+static void workLane(Lane *lane) { turnOf(uringLane(lane), 0); }
+
+static bool queued(const Lane *lane) {
+  const UringLane *l = static_cast<const UringLane *>(lane);
+  return !l->due.empty() || !l->ring.completions.empty();
+}
+
+/** With hands: the lane has something to do. */
+static bool busy(const Lane *lane) {
+  const UringLane *l = static_cast<const UringLane *>(lane);
+  return queued(l) || !l->outbox.streams.empty() || !l->listed.empty() || !l->cancels.empty() || uringHasNews(&l->ring);
+}
+
+static bool anyLane(const UringLoop *l, bool (*has)(const Lane *lane)) {
+  for (const Lane *lane : l->lanes)
+    if (has(lane)) return true;
+  return false;
+}
+
+static void onNotice(void *context) {
+  uint64_t count;
+  // it was only to end the wait: what there is to do is seen in the lanes
+  if (read(static_cast<UringLoop *>(context)->noticeFd, &count, sizeof(count)) < 0) return;
+}
+
+static void noticeNews(const UringLoop *l, bool on) {
+  for (size_t i = 1; i < l->lanes.size(); i++) uringNotice(&uringLane(l->lanes[i])->ring, on);
+}
+
+/** Waits in the first lane, until that has something to do or one of the others. */
+static void waitForNews(UringLoop *l, int timeoutMs) {
+  noticeNews(l, true);
+  turnOf(uringLane(l->lanes[0]), anyLane(l, busy) ? 0 : timeoutMs);
+  noticeNews(l, false);
+}
+
+static int wait(Loop *loop, int timeoutMs) {
+  UringLoop *l = uringLoop(loop);
+  turnBegin(l);
+  const bool mayBlock = timeoutMs != 0 && !l->breakRequested;
+  l->breakRequested = false;
+  if (!l->hands) {
+    const bool idle = l->turn->count() == 0 && !queued(l->lanes[0]);
+    turnOf(uringLane(l->lanes[0]), mayBlock && idle ? timeoutMs : 0);
+    return l->turn->join();
+  }
+  if (!streamLive(&l->notice)) watchOwn(l->streams, &l->notice, l->noticeFd, onNotice, l);
+  uringMoveSome(l);
+  lanesWork(l, busy, workLane);
+  if (mayBlock && l->turn->count() == 0 && !anyLane(l, queued)) {
+    waitForNews(l, timeoutMs);
+    lanesWork(l, busy, workLane);
+  }
   return l->turn->join();
 }
 
-/* ---- ending what is under way ---- */
-
-static void cancelAll(UringLoop *l) {
-  if (l->underWay == 0) return;
-  if (io_uring_sqe *entry = uringEntry(&l->ring)) uringPrepareCancelAll(entry, kOpCancel);
-  // asked for all, the kernel makes all completions in one call
-  for (int i = 0; i < kCancelSteps && l->underWay > 0; i++)
-    uringWait(l, static_cast<unsigned>(l->underWay), kCancelStepMs);
-}
-
-/** A completion of a receive, between two turns: nothing can be reported now. */
-static void holdCompletion(UringLoop *l, Stream *s, const io_uring_cqe &cqe) {
-  if (cqe.flags & IORING_CQE_F_BUFFER) {
-    hold(l, s, uringBufferOf(cqe), static_cast<size_t>(cqe.res));
-    uringGiveBack(&l->ring, uringBufferOf(cqe));
-  } else if (brings(cqe) == Brings::kEnd) {
-    s->uring.ended = s->uring.endDue = true;
-    s->uring.endResult = cqe.res;
-  } else if (brings(cqe) == Brings::kMore) {
-    s->uring.saturated = true;
-  }
-  s->ending = true;
-  uringList(s);
-  queueIfDue(s);
-}
-
-/** Takes what the kernel brought for connections out of the completions. */
-static void holdCompletions(UringLoop *l) {
-  std::vector<io_uring_cqe> others;
-  for (const io_uring_cqe &cqe : l->ring.completions) {
-    Stream *s = uringOpOf(cqe) == kOpReceive ? uringStreamOf(cqe.user_data) : nullptr;
-    if (s && s->kind == StreamKind::kConnection)
-      holdCompletion(l, s, cqe);
-    else
-      others.push_back(cqe);
-  }
-  l->ring.completions.swap(others);
-  l->counted = l->ring.completions.size();
-}
-
-/** What is held comes behind the kept bytes. */
-static void keepHeld(Stream *s) {
-  UringPart *part = &s->uring;
-  if (!s->kept.append(s->held.first(), s->held.length)) streamFailed(s, -ENOMEM);
-  s->held.clear();
-  part->saturated = false;
-  if (part->endDue) part->endDue = !streamReceived(s, nullptr, part->endResult);
-}
-
-static void quiesce(Loop *loop) {
-  UringLoop *l = uringLoop(loop);
-  cancelAll(l);
-  holdCompletions(l);
-  for (Stream *s : loop->streams->all)
-    if (s && s->kind == StreamKind::kConnection && !s->reading && !s->tls) keepHeld(s);
-}
-
-/** Waits until nothing of a stream is under way. What arrives meanwhile is lost with the stream. */
-static void finish(UringLoop *l, const Stream *s) {
-  uringSubmitCancels(l);
-  for (int i = 0; i < kCancelSteps && (s->uring.receiving || s->uring.polling); i++) uringWait(l, 1, kCancelStepMs);
-}
-
-static void detach(Loop *loop, Stream *s, bool stays) {
-  UringLoop *l = uringLoop(loop);
-  if (s->uring.receiving && !s->uring.canceling) l->cancels.push_back(uringDataOf(s, kOpReceive));
-  if (s->uring.polling) l->cancels.push_back(uringDataOf(s, kOpPollOut));
-  // a listener releases its address at once
-  const bool now = stays || s->kind == StreamKind::kListener;
-  if (now && (s->uring.receiving || s->uring.polling)) finish(l, s);
-}
-
 /* ---- life ---- */
+
+static void openLane(Lane *lane) {
+  UringLane *l = uringLane(lane);
+  const std::ptrdiff_t at = lane->section - &lane->turn->sections[0];
+  UringOptions options = {lane->turn->arena + kBuffersAt, kBufferCount, l->noticeFd};
+  if (at > 0) {
+    options.buffers = lane->turn->arena + handSpaceAt(static_cast<int>(at) - 1) + 2 * kHandHalf;
+    options.bufferCount = kHandBufferCount;
+  }
+  uringOpen(&l->ring, options, &l->refusal);
+}
+
+static void destroy(Loop *loop) {
+  UringLoop *l = uringLoop(loop);
+  if (l->hands || l->lanes.size() == 1)
+    for (Lane *lane : l->lanes) laneCall(l, lane, uringCancelAll);
+  delete l->hands;
+  for (Lane *lane : l->lanes) {
+    uringClose(&uringLane(lane)->ring);
+    delete uringLane(lane);
+  }
+  if (l->noticeFd >= 0) close(l->noticeFd);
+  delete l;
+}
+
+/** Starts the hands, and opens the ring of each lane in its thread. Returns 0 or -errno. */
+static int openLanes(UringLoop *l, int hands) {
+  int err = 0;
+  if (hands > 0) {
+    l->noticeFd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (l->noticeFd < 0) return -errno;
+    l->hands = Hands::start(hands, &err);
+    if (!l->hands) return err;
+  }
+  for (Lane *lane : l->lanes) {
+    uringLane(lane)->noticeFd = l->noticeFd;
+    laneCall(l, lane, openLane);
+    refusal = uringLane(lane)->refusal;
+    if (uringLane(lane)->ring.fd < 0) return -EOPNOTSUPP;
+  }
+  return 0;
+}
 
 static Loop *create(Turn *turn, const LoopOptions &options, int *err) {
   *err = -ENOMEM;
@@ -320,32 +335,22 @@ static Loop *create(Turn *turn, const LoopOptions &options, int *err) {
   l->ops = &kLoopUring;
   l->turn = turn;
   l->options = options;
-  l->wakeFd = -1;
-  l->lane.turn = turn;
-  l->lane.section = &turn->sections[0];
-  l->lane.recvMax = static_cast<size_t>(options.recvMax);
-  *err = -EOPNOTSUPP;
-  if (uringOpen(&l->ring, turn->arena + kBuffersAt, &refusal)) return l;
-  delete l;
+  l->wakeFd = l->noticeFd = -1;
+  for (int i = 0; i <= options.hands; i++) laneAdd(l, new UringLane());
+  *err = openLanes(l, options.hands);
+  if (*err == 0) return l;
+  destroy(l);
   return nullptr;
 }
 
-static void destroy(Loop *loop) {
-  UringLoop *l = uringLoop(loop);
-  cancelAll(l);
-  uringClose(&l->ring);
-  delete l;
-}
-
 static int attach(Loop *loop, Stream *s) {
-  UringLoop *l = uringLoop(loop);
-  s->lane = &l->lane;
-  s->uring.tag = ++l->lastTag;
+  laneJoin(loop, s, loop->duty.on);
+  s->uring.tag = ++uringLoop(loop)->lastTag;
   return 0;
 }
 
 const LoopOps kLoopUring = {
-    "uring", create, destroy, attach, detach, connect, receive, drain, quiesce, wait,
+    "uring", create, destroy, attach, uringDetach, connect, receive, drain, uringQuiesce, wait,
 };
 
 }  // namespace tsb

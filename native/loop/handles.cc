@@ -127,12 +127,13 @@ Streams *streamsNew(const LoopOps *ops, Turn *turn, const LoopOptions &options, 
   *err = -ENOMEM;
   Streams *streams = new (std::nothrow) Streams();
   if (!streams) return nullptr;
-  Loop *loop = ops->create(turn, options, err);
+  Loop *loop = turn->divide(options.hands) ? ops->create(turn, options, err) : nullptr;
   if (!loop) {
     delete streams;
     return nullptr;
   }
   loop->streams = streams;
+  loop->duty.on = options.hands > 0 && options.handsLoad == 0;
   streams->loop = loop;
   streams->turn = turn;
   streams->all.push_back(nullptr);

@@ -20,11 +20,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
+#include "loop/hands.h"
 #include "loop/turn.h"
 
 namespace tsb {
 
+struct Lane;
 struct Loop;
 struct Stream;
 struct Streams;
@@ -55,9 +58,13 @@ constexpr size_t kLookupsMax = 65536;
 struct LoopOptions {
   /** most bytes of one receive, between kRecvMaxLeast and kRecvMaxMost */
   int recvMax;
+  /** threads that move bytes, 0 to kHandsMost; 0 = the thread that calls wait() does it */
+  int hands;
+  /** percent of a CPU that the thread that calls wait() has to use before the hands work; 0 = they always do */
+  int handsLoad;
 };
 
-/** The nine operations of a backend. All are called by one thread. */
+/** The operations of a backend. All are called by one thread. */
 struct LoopOps {
   const char *name;
 
@@ -91,6 +98,20 @@ struct LoopOps {
   int (*wait)(Loop *loop, int timeoutMs);
 };
 
+/**
+ * Whether the hands work. To wake them costs more than a small turn, so they begin when the thread that calls wait() uses
+ * much of a CPU, and end when all threads together have not for some time.
+ */
+struct Duty {
+  bool on;
+  /** begin of the period that is being measured, in usec, and the CPU time of the threads then */
+  double since;
+  double cpuMain;
+  double cpuAll;
+  /** 0, or since when little is used */
+  double calmSince;
+};
+
 /** What every backend's loop begins with. */
 struct Loop {
   const LoopOps *ops;
@@ -102,7 +123,16 @@ struct Loop {
   bool breakRequested;
   /** the eventfd that other threads write to; watched like any other descriptor */
   int wakeFd;
+  /** null without */
+  Hands *hands;
+  Duty duty;
+  /** The first is worked on by the thread that calls wait(), the one at i + 1 by hand i (or by that thread, while no hand
+   *  works). Connections belong to the lanes of the hands, if there are any. */
+  std::vector<Lane *> lanes;
 };
+
+/** After each wait: measures what the threads use, and decides whether the hands work in the next one. */
+void dutyUpdate(Loop *loop, double nowUsec);
 
 extern const LoopOps kLoopEpoll;
 /** create() fails where the kernel does not allow io_uring. */

@@ -124,6 +124,7 @@ static int sendNow(Stream *s, const uint8_t *bytes, size_t length) {
                          : sendPartsRetry(s->fd, parts, static_cast<size_t>(count));
   const int err = n < 0 && !wouldBlock(errno) ? -errno : 0;
   if (n < 0) n = 0;
+  s->lane->sent += static_cast<uint64_t>(n);
   const bool kept = err < 0 || keepUnsent(s, parts, count, static_cast<size_t>(n));
   outboxDrop(s);
   if (err < 0 || !kept) return err < 0 ? err : -ENOMEM;
@@ -231,6 +232,7 @@ void outboxSent(Stream *s, ssize_t n) {
   outboxGather(s, parts);
   if (n == -EAGAIN || n == -EINTR) n = 0;
   const size_t sent = n < 0 ? all : static_cast<size_t>(n);
+  if (n > 0) s->lane->sent += sent;
   const bool kept = keepUnsent(s, parts, s->outbox.count, sent);
   outboxDrop(s);
   if (n < 0)

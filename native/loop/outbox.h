@@ -95,7 +95,7 @@ void outboxDrop(Stream *s);
 
 /* ---- for backends: all streams of a lane, in a wait ---- */
 
-/** Encrypts what is queued. A failure is the stream's next record. */
+/** Encrypts what is queued; before anything is handed to the kernel. A failure is the stream's next record. */
 void outboxSealAll(Outbox *outbox);
 /** Writes the stream's pieces as an array of outbox.count parts. */
 void outboxGather(const Stream *s, iovec *parts);

@@ -86,6 +86,9 @@ void laneDeliver(Lane *lane, bool (*work)(Stream *stream)) {
 
 /* ---- receiving ---- */
 
+/* Else a stream with many kept bytes would wait for room that no turn has. */
+static_assert(kHandHalf - kHandHalf / kEventsPart >= kKeptMax + kRecvRoomLeast, "the half of a hand is too small");
+
 enum class Room { kYes, kNo, kNever };
 
 /** Whether the turn has room for the kept bytes and `n` more. Ends a stream that keeps too many. */
@@ -116,6 +119,7 @@ static void deliver(Stream *s, size_t n) {
     memcpy(section->place(), s->kept.first(), s->kept.length);
     s->kept.clear();
   }
+  s->lane->received += n;
   s->redeliver = false;
   s->lastTurn = s->lane->turn->number;
   report(s, kRecv, static_cast<int>(length), section->take(length));
@@ -238,6 +242,7 @@ Taken streamReceivedAt(Stream *s, size_t offset, size_t n) {
   s->recvLimit = 0;
   s->redeliver = false;
   s->lastTurn = s->lane->turn->number;
+  s->lane->received += n;
   report(s, kRecv, static_cast<int>(n), static_cast<int>(offset));
   return Taken::kInPlace;
 }
@@ -247,6 +252,7 @@ void streamSent(Stream *s, ssize_t n) {
     dropUnsent(s, static_cast<int>(n));
     return;
   }
+  s->lane->sent += static_cast<uint64_t>(n);
   s->unsent.drop(static_cast<size_t>(n));
   if (s->unsent.length == 0) report(s, kDrain, 0, 0);
 }

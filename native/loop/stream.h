@@ -118,6 +118,8 @@ struct Lane {
   Turn *turn;
   Section *section;
   size_t recvMax;
+  /** how many belong to it */
+  int streams;
   /** streams whose next record does not depend on the kernel */
   std::vector<Stream *> due;
   /** scratch of laneDeliver */
@@ -125,6 +127,9 @@ struct Lane {
   std::vector<Stream *> served;
   TlsPool tlsPool;
   Outbox outbox;
+  /** bytes that were received and sent, ever */
+  uint64_t received;
+  uint64_t sent;
 };
 
 inline bool streamLive(const Stream *s) { return s->kind != StreamKind::kFree && s->kind != StreamKind::kClosing; }
@@ -133,6 +138,15 @@ inline bool streamLive(const Stream *s) { return s->kind != StreamKind::kFree &&
 
 /** Begins a turn; the first thing in a wait(). */
 void turnBegin(Loop *loop);
+/** A lane of a loop that is being made. Lanes are added in their order. */
+void laneAdd(Loop *loop, Lane *lane);
+/** Gives a stream its lane. `ofHand`: a connection belongs to that of a hand, if there are any. */
+void laneJoin(Loop *loop, Stream *s, bool ofHand);
+void laneLeave(Stream *s);
+/** Calls work(lane) for each lane that is `busy`: for those of the hands in their threads, for the first one here. */
+void lanesWork(Loop *loop, bool (*busy)(const Lane *lane), void (*work)(Lane *lane));
+/** Calls work(lane) in the thread of the lane. */
+void laneCall(const Loop *loop, Lane *lane, void (*work)(Lane *lane));
 
 /**
  * Calls `work` for each stream in the lane's queue. `work` returns false when the turn has no room for the stream's next

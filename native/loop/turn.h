@@ -4,6 +4,9 @@
  *
  * During a wait, both are divided into sections, and each section is filled by one thread. The sections share nothing, so
  * a backend with several threads needs no lock; join() then closes the gaps between their records.
+ *
+ * The arena: received bytes of the thread that calls wait(); bytes that are asked for between turns; buffers that a
+ * completion backend lends to the kernel; and then, for each hand (hands.h), two halves for received bytes and buffers.
  */
 #pragma once
 
@@ -25,6 +28,15 @@ constexpr size_t kSideSpace = 2u << 20;
 constexpr size_t kBufferSpace = 4u << 20;
 constexpr size_t kBuffersAt = kRecvSpace + kSideSpace;
 constexpr size_t kArenaSize = kBuffersAt + kBufferSpace;
+/** Most hands of one loop. */
+constexpr int kHandsMost = 64;
+/** Received bytes of one hand in one turn. While it receives into one half, other hands send from the other one, which
+ *  holds what the turn before received. */
+constexpr size_t kHandHalf = 3u << 19;
+constexpr size_t kHandBuffers = 2u << 20;
+constexpr size_t kHandSpace = 2 * kHandHalf + kHandBuffers;
+constexpr size_t handSpaceAt(int hand) { return kArenaSize + static_cast<size_t>(hand) * kHandSpace; }
+constexpr size_t kArenaMost = handSpaceAt(kHandsMost);
 /** Records of one turn. */
 constexpr int kRingRecords = 4096;
 
@@ -77,6 +89,8 @@ struct Section {
   size_t used = 0;
   /** bytes at the end that are not given out at the moment, see laneDeliver */
   size_t reserved = 0;
+  /** distance to the half that the next turn fills; 0 = every turn fills the same space */
+  std::ptrdiff_t other = 0;
   Record *records = nullptr;
   int count = 0;
   int most = 0;
@@ -84,6 +98,9 @@ struct Section {
   std::vector<Record> late;
 
   void beginTurn() {
+    begin += static_cast<size_t>(other);
+    end += static_cast<size_t>(other);
+    other = -other;
     used = begin;
     const size_t taken = late.size() < static_cast<size_t>(most) ? late.size() : static_cast<size_t>(most);
     count = static_cast<int>(taken);
@@ -122,6 +139,8 @@ struct Section {
 struct Turn {
   uint8_t *arena = nullptr;
   Record *ring = nullptr;
+  /** records of one turn; tests lower it */
+  int records = kRingRecords;
   /** counts the turns; only equality matters */
   uint32_t number = 0;
   /** never empty. The first one is filled by the thread that calls wait(), and holds all records after join(). */
@@ -130,45 +149,49 @@ struct Turn {
 
   /** Maps both regions as one section. Returns false when the kernel refuses. */
   bool map() {
-    void *a = mmap(nullptr, kArenaSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    // addresses for the most hands; memory for those there are
+    void *a = mmap(nullptr, kArenaMost, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (a == MAP_FAILED) return false;
-    void *r = mmap(nullptr, kRingSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (r == MAP_FAILED) {
-      munmap(a, kArenaSize);
-      return false;
-    }
     arena = static_cast<uint8_t *>(a);
-    ring = static_cast<Record *>(r);
-    divide(1);
-    return true;
+    void *r = mmap(nullptr, kRingSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ring = r == MAP_FAILED ? nullptr : static_cast<Record *>(r);
+    if (ring && divide(0)) return true;
+    unmap();
+    return false;
   }
 
   void unmap() {
-    if (arena) munmap(arena, kArenaSize);
+    if (arena) munmap(arena, kArenaMost);
     if (ring) munmap(ring, kRingSize);
     arena = nullptr;
     ring = nullptr;
   }
 
-  /** Divides both regions into n equal sections. Only before the first turn: it forgets all records. */
-  void divide(int n) {
-    const size_t bytes = kRecvSpace / static_cast<size_t>(n) & ~static_cast<size_t>(7);
-    const int records = kRingRecords / n;
-    sections.assign(static_cast<size_t>(n), Section());
-    for (int i = 0; i < n; i++) {
+  int hands() const { return static_cast<int>(sections.size()) - 1; }
+  size_t arenaSize() const { return handSpaceAt(hands()); }
+
+  /** Makes sections for the thread that calls wait() and for so many hands. Only before the first turn: it forgets all
+   *  records. Returns false when the kernel has no memory. */
+  bool divide(int hands) {
+    if (mprotect(arena, handSpaceAt(hands), PROT_READ | PROT_WRITE) < 0) return false;
+    sections.assign(static_cast<size_t>(hands) + 1, Section());
+    const int most = recordsOfSection();
+    for (int i = 0; i <= hands; i++) {
       Section &section = sections[static_cast<size_t>(i)];
       section.arena = arena;
-      section.begin = section.used = bytes * static_cast<size_t>(i);
-      section.end = section.begin + bytes;
-      section.records = ring + records * i;
-      section.most = records;
+      section.begin = section.used = i == 0 ? 0 : handSpaceAt(i - 1);
+      section.end = section.begin + (i == 0 ? kRecvSpace : kHandHalf);
+      section.other = i == 0 ? 0 : static_cast<std::ptrdiff_t>(kHandHalf);
+      section.records = ring + most * i;
+      section.most = most;
     }
+    return true;
   }
 
   void begin() {
     number++;
     sideUsed = 0;
-    sections[0].most = kRingRecords / static_cast<int>(sections.size());
+    sections[0].most = recordsOfSection();
     for (Section &section : sections) section.beginTurn();
   }
 
@@ -181,11 +204,16 @@ struct Turn {
       all.count += section.count;
       section.count = 0;
     }
-    all.most = kRingRecords;
+    all.most = records;
     return all.count;
   }
 
-  int count() const { return sections[0].count; }
+  /** Records of all sections. */
+  int count() const {
+    int all = 0;
+    for (const Section &section : sections) all += section.count;
+    return all;
+  }
 
   /** For records that belong to no lane. Only the thread that calls wait() may add them. */
   void add(Kind kind, int handle, int result, int offset) { sections[0].add(kind, handle, result, offset); }
@@ -202,15 +230,19 @@ struct Turn {
     return static_cast<int>(offset);
   }
 
-  /** The clock is read once a turn, for all its events. */
-  void stampClock() {
+  /** The clock is read once a turn, for all its events. Returns it. */
+  double stampClock() {
     const double usec = monotonicUsec();
     memcpy(reinterpret_cast<uint8_t *>(ring) + kRecordsSize, &usec, sizeof(usec));
+    return usec;
   }
 
   bool inArena(int offset, int length) const {
-    return offset >= 0 && length >= 0 && static_cast<size_t>(offset) + static_cast<size_t>(length) <= kArenaSize;
+    return offset >= 0 && length >= 0 && static_cast<size_t>(offset) + static_cast<size_t>(length) <= arenaSize();
   }
+
+ private:
+  int recordsOfSection() const { return records / static_cast<int>(sections.size()); }
 };
 
 }  // namespace tsb

@@ -23,6 +23,12 @@ namespace tsb {
 #ifndef IORING_SETUP_DEFER_TASKRUN
 #define IORING_SETUP_DEFER_TASKRUN (1U << 13)
 #endif
+#ifndef IORING_SETUP_TASKRUN_FLAG
+#define IORING_SETUP_TASKRUN_FLAG (1U << 9)
+#endif
+#ifndef IORING_SQ_TASKRUN
+#define IORING_SQ_TASKRUN (1U << 2)
+#endif
 #ifndef IORING_RECV_MULTISHOT
 #define IORING_RECV_MULTISHOT (1U << 1)
 #endif
@@ -39,8 +45,8 @@ static int setup(unsigned entries, io_uring_params *params) {
   return static_cast<int>(syscall(__NR_io_uring_setup, entries, params));
 }
 
-static int registerBuffers(int fd, io_uring_buf_reg *what) {
-  return static_cast<int>(syscall(__NR_io_uring_register, fd, IORING_REGISTER_PBUF_RING, what, 1));
+static int registerWith(int fd, unsigned what, void *argument) {
+  return static_cast<int>(syscall(__NR_io_uring_register, fd, what, argument, 1));
 }
 
 static unsigned load(const unsigned *place) { return __atomic_load_n(place, __ATOMIC_ACQUIRE); }
@@ -54,10 +60,10 @@ static bool refuse(std::string *why, const char *what, int err) {
 }
 
 /** The flags that cost least come first; older kernels refuse those that they do not know. */
-static bool openRing(Uring *ring, io_uring_params *params, std::string *why) {
+static bool openRing(Uring *ring, bool noticed, io_uring_params *params, std::string *why) {
   // with DEFER_TASKRUN (6.1), nothing is received between two waits
   const unsigned deferred = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
-  const unsigned common = IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL;
+  const unsigned common = IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | (noticed ? IORING_SETUP_TASKRUN_FLAG : 0);
   for (const unsigned flags : {common | deferred, common | IORING_SETUP_COOP_TASKRUN}) {
     if ((flags & deferred) && !uringBest.deferred) continue;
     *params = io_uring_params();
@@ -93,6 +99,8 @@ static bool mapRing(Uring *ring, const io_uring_params &params, std::string *why
   ring->sqTail = at(params.sq_off.tail);
   ring->sqMask = *at(params.sq_off.ring_mask);
   ring->sqCount = params.sq_entries;
+  ring->sqFlags = at(params.sq_off.flags);
+  ring->cqFlags = at(params.cq_off.flags);
   ring->cqHead = at(params.cq_off.head);
   ring->cqTail = at(params.cq_off.tail);
   ring->cqMask = *at(params.cq_off.ring_mask);
@@ -103,17 +111,19 @@ static bool mapRing(Uring *ring, const io_uring_params &params, std::string *why
   return true;
 }
 
-static bool addBuffers(Uring *ring, uint8_t *buffers, std::string *why) {
-  void *memory = mmap(nullptr, kBufferCount * sizeof(io_uring_buf), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+static bool addBuffers(Uring *ring, const UringOptions &options, std::string *why) {
+  const size_t size = options.bufferCount * sizeof(io_uring_buf);
+  void *memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return refuse(why, "mmap of the buffer ring", errno);
   ring->bufferRing = static_cast<io_uring_buf_ring *>(memory);
-  ring->buffers = buffers;
+  ring->buffers = options.buffers;
+  ring->bufferCount = options.bufferCount;
   io_uring_buf_reg what = {};
   what.ring_addr = reinterpret_cast<uint64_t>(memory);
-  what.ring_entries = kBufferCount;
+  what.ring_entries = ring->bufferCount;
   what.bgid = kBufferGroup;
-  if (registerBuffers(ring->fd, &what) < 0) return refuse(why, "io_uring_register of a buffer ring", errno);
-  for (unsigned i = 0; i < kBufferCount; i++) uringGiveBack(ring, i);
+  if (registerWith(ring->fd, IORING_REGISTER_PBUF_RING, &what) < 0) return refuse(why, "io_uring_register of a buffer ring", errno);
+  for (unsigned i = 0; i < ring->bufferCount; i++) uringGiveBack(ring, i);
   return true;
 }
 
@@ -121,8 +131,21 @@ void uringClose(Uring *ring) {
   if (ring->entries) munmap(ring->entries, ring->entriesSize);
   if (ring->ringMemory) munmap(ring->ringMemory, ring->ringSize);
   if (ring->fd >= 0) close(ring->fd);
-  if (ring->bufferRing) munmap(ring->bufferRing, kBufferCount * sizeof(io_uring_buf));
+  if (ring->bufferRing) munmap(ring->bufferRing, ring->bufferCount * sizeof(io_uring_buf));
   *ring = Uring();
+}
+
+/* ---- news ---- */
+
+bool uringHasNews(const Uring *ring) {
+  if (load(ring->sqFlags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) return true;
+  return load(ring->cqHead) != load(ring->cqTail);
+}
+
+void uringNotice(Uring *ring, bool on) {
+  // what the kernel adds before it reads this is seen by those who ask for news afterwards
+  __atomic_store_n(ring->cqFlags, on ? 0 : IORING_CQ_EVENTFD_DISABLED, __ATOMIC_SEQ_CST);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
 /* ---- entries and completions ---- */
@@ -176,7 +199,7 @@ io_uring_sqe *uringEntry(Uring *ring) {
 /* C++ knows no flexible array in a union: the entries lie where the ring begins. */
 void uringGiveBack(Uring *ring, unsigned index) {
   io_uring_buf *all = reinterpret_cast<io_uring_buf *>(ring->bufferRing);
-  io_uring_buf *place = &all[ring->bufferTail & (kBufferCount - 1)];
+  io_uring_buf *place = &all[ring->bufferTail & (ring->bufferCount - 1)];
   place->addr = reinterpret_cast<uint64_t>(uringBuffer(ring, index));
   place->len = kBufferSize;
   place->bid = static_cast<uint16_t>(index);
@@ -296,10 +319,11 @@ static bool tryAll(Uring *ring, const int *pair, std::string *why) {
   return ended || refuse(why, "canceling with io_uring", EOPNOTSUPP);
 }
 
-bool uringOpen(Uring *ring, uint8_t *buffers, std::string *why) {
+bool uringOpen(Uring *ring, const UringOptions &options, std::string *why) {
   io_uring_params params;
   int pair[2];
-  bool good = openRing(ring, &params, why) && mapRing(ring, params, why) && addBuffers(ring, buffers, why);
+  const bool noticed = options.noticeFd >= 0;
+  bool good = openRing(ring, noticed, &params, why) && mapRing(ring, params, why) && addBuffers(ring, options, why);
   if (good && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
     good = refuse(why, "socketpair", errno);
   else if (good) {
@@ -307,6 +331,10 @@ bool uringOpen(Uring *ring, uint8_t *buffers, std::string *why) {
     close(pair[0]);
     close(pair[1]);
   }
+  int noticeFd = options.noticeFd;
+  if (good && noticed && registerWith(ring->fd, IORING_REGISTER_EVENTFD, &noticeFd) < 0)
+    good = refuse(why, "io_uring_register of an eventfd", errno);
+  if (good && noticed) uringNotice(ring, false);
   if (!good) uringClose(ring);
   return good;
 }

@@ -18,8 +18,9 @@ namespace tsb {
 
 /** Size of a receive buffer: PostgreSQL sends pieces of this size. */
 constexpr size_t kBufferSize = 8192;
-/** Receive buffers of one ring; a power of two. */
+/** Receive buffers of a ring: powers of two. */
 constexpr unsigned kBufferCount = kBufferSpace / kBufferSize;
+constexpr unsigned kHandBufferCount = kHandBuffers / kBufferSize;
 /** A request that goes on receiving ends after so many bytes: a stream with much to say does not take all buffers, and a
  *  stopped one brings no more than this. */
 constexpr unsigned kReceiveMost = kBufferSize;
@@ -46,6 +47,8 @@ struct Uring {
   std::vector<io_uring_cqe> completions;
 
   /* of the rings, which the kernel shares */
+  unsigned *sqFlags = nullptr;
+  unsigned *cqFlags = nullptr;
   void *ringMemory = nullptr;
   size_t ringSize = 0;
   io_uring_sqe *entries = nullptr;
@@ -62,19 +65,33 @@ struct Uring {
   /* of the receive buffers */
   io_uring_buf_ring *bufferRing = nullptr;
   uint8_t *buffers = nullptr;
+  unsigned bufferCount = 0;
   uint16_t bufferTail = 0;
 };
 
+struct UringOptions {
+  /** memory of the receive buffers, and their number, a power of two */
+  uint8_t *buffers;
+  unsigned bufferCount;
+  /** an eventfd for uringNotice; -1 = none */
+  int noticeFd;
+};
+
 /**
- * Opens a ring whose receive buffers are the kBufferSpace bytes at `buffers`, and tries every operation that the backend
- * uses. Returns false, with the reason in *why, when the kernel refuses one; then nothing is left open.
+ * Opens a ring for the calling thread, and tries every operation that the backend uses. Returns false, with the reason in
+ * *why, when the kernel refuses one; then nothing is left open.
  */
-bool uringOpen(Uring *ring, uint8_t *buffers, std::string *why);
+bool uringOpen(Uring *ring, const UringOptions &options, std::string *why);
 /** Ends everything that is under way. */
 void uringClose(Uring *ring);
 
 /** The next free entry, zeroed. Submits those before it when all are taken. */
 io_uring_sqe *uringEntry(Uring *ring);
+/** True when a uringEnter would bring completions. Any thread may ask. Only with a noticeFd. */
+bool uringHasNews(const Uring *ring);
+/** Says whether the kernel writes to the noticeFd as soon as there is news. Ask for news afterwards. */
+void uringNotice(Uring *ring, bool on);
+
 /** Entries that have not been submitted. */
 unsigned uringPending(const Uring *ring);
 /**

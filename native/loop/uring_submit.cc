@@ -31,7 +31,7 @@ Stream *uringStreamOf(uint64_t data) {
 void uringList(Stream *s) {
   if (s->uring.listed) return;
   s->uring.listed = true;
-  uringLoopOf(s)->listed.push_back(s);
+  uringLaneOf(s)->listed.push_back(s);
 }
 
 /* ---- submitting ---- */
@@ -49,7 +49,7 @@ static bool wantsPollOut(const Stream *s) {
 }
 
 /** Returns false when the kernel takes no more entries. */
-static bool submitFor(UringLoop *l, Stream *s) {
+static bool submitFor(UringLane *l, Stream *s) {
   if (wantsReceive(s)) {
     io_uring_sqe *entry = uringEntry(&l->ring);
     if (!entry) return false;
@@ -72,7 +72,7 @@ static bool submitFor(UringLoop *l, Stream *s) {
   return true;
 }
 
-void uringSubmitListed(UringLoop *l) {
+void uringSubmitListed(UringLane *l) {
   size_t done = 0;
   for (; done < l->listed.size(); done++) {
     Stream *s = l->listed[done];
@@ -82,7 +82,7 @@ void uringSubmitListed(UringLoop *l) {
   l->listed.erase(l->listed.begin(), l->listed.begin() + static_cast<std::ptrdiff_t>(done));
 }
 
-void uringSubmitCancels(UringLoop *l) {
+void uringSubmitCancels(UringLane *l) {
   while (!l->cancels.empty()) {
     io_uring_sqe *entry = uringEntry(&l->ring);
     if (!entry) return;
@@ -92,7 +92,7 @@ void uringSubmitCancels(UringLoop *l) {
 }
 
 /** An entry for what a stream has queued. Returns false when the kernel takes no more. */
-static bool submitSend(UringLoop *l, const Stream *s, size_t *message, size_t *part) {
+static bool submitSend(UringLane *l, const Stream *s, size_t *message, size_t *part) {
   io_uring_sqe *entry = uringEntry(&l->ring);
   if (!entry) return false;
   iovec *parts = &l->parts[*part];
@@ -111,13 +111,13 @@ static bool submitSend(UringLoop *l, const Stream *s, size_t *message, size_t *p
   return true;
 }
 
-unsigned uringSubmitSends(UringLoop *l) {
-  const std::vector<Stream *> &senders = l->lane.outbox.streams;
+unsigned uringSubmitSends(UringLane *l) {
+  const std::vector<Stream *> &senders = l->outbox.streams;
   if (senders.empty()) return 0;
-  outboxSealAll(&l->lane.outbox);
+  outboxSealAll(&l->outbox);
   // the kernel reads both arrays, which must not move any more
   if (l->messages.size() < senders.size()) l->messages.resize(senders.size());
-  if (l->parts.size() < l->lane.outbox.pieces.size()) l->parts.resize(l->lane.outbox.pieces.size());
+  if (l->parts.size() < l->outbox.pieces.size()) l->parts.resize(l->outbox.pieces.size());
   unsigned count = 0;
   size_t message = 0, part = 0;
   for (const Stream *s : senders) {
@@ -131,7 +131,7 @@ unsigned uringSubmitSends(UringLoop *l) {
 /* ---- completions ---- */
 
 /** A request that is not under way any more. Returns its stream, or null when that has been detached. */
-static Stream *countOff(UringLoop *l, uint64_t data) {
+static Stream *countOff(UringLane *l, uint64_t data) {
   const UringOp op = opOf(data);
   l->underWay--;
   Stream *s = uringStreamOf(data);
@@ -146,7 +146,7 @@ static Stream *countOff(UringLoop *l, uint64_t data) {
 /** True for the operations that last: sends and cancellations complete as they are submitted. */
 static bool lasts(UringOp op) { return op == kOpReceive || op == kOpPollOut; }
 
-static void countCompletions(UringLoop *l) {
+static void countCompletions(UringLane *l) {
   for (; l->counted < l->ring.completions.size(); l->counted++) {
     const io_uring_cqe &cqe = l->ring.completions[l->counted];
     if (lasts(uringOpOf(cqe)) && !(cqe.flags & IORING_CQE_F_MORE)) countOff(l, cqe.user_data);
@@ -154,7 +154,7 @@ static void countCompletions(UringLoop *l) {
 }
 
 /** The kernel has not taken these entries. What a send should have sent is still in the outbox. */
-static void takeBack(UringLoop *l) {
+static void takeBack(UringLane *l) {
   for (const io_uring_sqe &entry : uringTakeBack(&l->ring)) {
     const UringOp op = opOf(entry.user_data);
     if (op == kOpCancel && entry.addr != 0) l->cancels.push_back(entry.addr);
@@ -164,7 +164,7 @@ static void takeBack(UringLoop *l) {
   }
 }
 
-void uringWait(UringLoop *l, unsigned least, int timeoutMs) {
+void uringWait(UringLane *l, unsigned least, int timeoutMs) {
   const int err = uringEnter(&l->ring, least, timeoutMs);
   countCompletions(l);
   if (err < 0) takeBack(l);

@@ -1,11 +1,13 @@
 /*
- * SHOW MEM, LISTS, DNS_HOSTS and DNS_ZONES: numbers of objects, and the contents of the DNS cache.
+ * SHOW MEM, LISTS, THREADS, DNS_HOSTS and DNS_ZONES: numbers of objects, what the threads do, and the contents of the DNS
+ * cache.
  */
 
 import { dnsForEachZone } from '../core/net/dns-zones';
 import { dnsForEachHost } from '../core/net/dnslookup';
 import { listCounts } from '../core/report/lists';
 import { memoryRows } from '../core/report/memory';
+import { threadRows } from '../core/report/threads';
 import type { PutRow } from './reply';
 
 export function putMem(put: PutRow): void {
@@ -28,6 +30,11 @@ export function putLists(put: PutRow): void {
   put('dns_zones', counts.dnsZones);
   put('dns_queries', counts.dnsQueries);
   put('dns_pending', counts.dnsPending);
+}
+
+export function putThreads(put: PutRow): void {
+  for (const { name, handles, turns, received, sent, cpuUsec, busyPercent } of threadRows())
+    put(name, handles, turns, received, sent, cpuUsec, busyPercent);
 }
 
 export function putDnsHosts(put: PutRow): void {

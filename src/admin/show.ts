@@ -14,7 +14,7 @@ import { pktbufTemp } from '../core/wire/pktbuf';
 import { type Columns, columnsOfShow, helpText, showColumns } from './columns';
 import { adminFlush, type PutRow, sendResult, syntaxError } from './reply';
 import { showFds } from './show-fds';
-import { putDnsHosts, putDnsZones, putLists, putMem } from './show-lists';
+import { putDnsHosts, putDnsZones, putLists, putMem, putThreads } from './show-lists';
 import { putDatabases, putPeerPools, putPeers, putPools, putUsers } from './show-pools';
 import { putActiveSockets, putClients, putServers, putSockets } from './show-sockets';
 import { putStats, putStatsAverages, putStatsTotals, putTotals } from './show-stats';
@@ -81,6 +81,7 @@ export const showTable: readonly ShowRow[] = [
   result('dns_hosts', putDnsHosts),
   result('dns_zones', putDnsZones),
   result('state', putState),
+  result('threads', putThreads),
 ];
 
 /** Server parameters that drivers read or set on their own: the answer is constant. */

@@ -190,6 +190,7 @@ const documented: Record<keyof typeof showColumns, [types: string, names: string
   version: ['s', 'version'],
   tsbouncer_version: ['s', 'tsbouncer_version'],
   state: ['ss', 'key value'],
+  threads: ['siNNNNi', 'thread handles turns received sent cpu_us busy_percent'],
 };
 
 describe('SHOW', () => {

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { Client, type ClientConfig, type QueryResult } from 'pg';
 import { freePort } from '../../tools/postgres';
 import { giveTo, spawnAs } from '../../tools/unprivileged';
-import { LOOP_BACKEND } from './backend';
+import { IO_THREADS, LOOP_BACKEND } from './backend';
 import type { PgCluster } from './cluster';
 import { WAIT_MS_MAX, watchQueries, withTimeout } from './limits';
 import { LogTail } from './log-tail';
@@ -246,8 +246,9 @@ function writeFiles(dir: string, port: number, options: BouncerOptions): void {
     auth_file: join(dir, 'userlist.txt'),
     admin_users: ADMIN_USER,
     stats_users: STATS_USER,
-    // PgBouncer does not know it
+    // PgBouncer does not know them
     ...(LOOP_BACKEND === 'auto' || options.original === true ? {} : { loop_backend: LOOP_BACKEND }),
+    ...(IO_THREADS === 0 || options.original === true ? {} : { io_threads: IO_THREADS, io_threads_load: 0 }),
     ...options.settings,
   };
   const sections: Record<string, Record<string, string | number | null>> = { databases };

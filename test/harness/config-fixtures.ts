@@ -112,6 +112,8 @@ dns_nxdomain_ttl|15|yes
 dns_zone_check_period|0|yes
 idle_transaction_timeout|0|yes
 ignore_startup_parameters||yes
+io_threads|auto|no
+io_threads_load|60|no
 job_name|pgbouncer|no
 listen_addr||no
 listen_backlog|128|no

@@ -49,9 +49,7 @@ static Loop *create(Turn *turn, const LoopOptions &options, int *) {
   l->ops = &kLoopEager;
   l->turn = turn;
   l->options = options;
-  l->lane.turn = turn;
-  l->lane.section = &turn->sections[0];
-  l->lane.recvMax = static_cast<size_t>(options.recvMax);
+  laneAdd(l, &l->lane);
   return l;
 }
 
@@ -61,7 +59,7 @@ static void destroy(Loop *loop) {
 }
 
 static int attach(Loop *loop, Stream *s) {
-  s->lane = &eager(loop)->lane;
+  laneJoin(loop, s, false);
   // it may have ended at any time: this backend does not learn it before the bytes
   s->ending = true;
   eager(loop)->all[s];
@@ -114,6 +112,7 @@ static void sendQueued(Stream *s) {
 }
 
 static void sendAllQueued(EagerLoop *l) {
+  outboxSealAll(&l->lane.outbox);
   for (Stream *s : l->lane.outbox.streams) sendQueued(s);
   outboxReset(&l->lane.outbox);
 }

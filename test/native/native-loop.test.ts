@@ -15,11 +15,14 @@ const COMPILE_MS_MAX = 300_000;
 const SOURCES = [
   'stream.cc',
   'handles.cc',
+  'hands.cc',
+  'lanes.cc',
   'outbox.cc',
   'ready.cc',
   'backend_epoll.cc',
   'backend_uring.cc',
   'uring.cc',
+  'uring_cancel.cc',
   'uring_submit.cc',
 ].map((name) => `loop/${name}`);
 /** Sanitizers make silent mistakes fail. A compiler may lack their libraries. */

@@ -226,8 +226,8 @@ TABLE_TEST(handle_numbers, "a handle number is not given out again before the ne
 
 TABLE_TEST(full_ring, "a turn has no more records than the ring, and none is lost") {
   // a quarter of the ring, so that fewer descriptors fill it
-  World world(ops, 1024, 4);
-  const int count = world.recordsMost * 2 / 3;
+  World world(ops, 1024, kRingRecords / 4);
+  const int count = world.turns.records * 2 / 3;
   std::map<int, int> peers;
   std::map<int, std::string> got;
   std::map<int, int> drained;
@@ -258,8 +258,8 @@ TABLE_TEST(full_ring, "a turn has no more records than the ring, and none is los
 }
 
 TABLE_TEST(late_records, "records that find the ring full are the first ones of the next turn") {
-  World world(ops, 1024, 4);
-  const int most = world.recordsMost;
+  World world(ops, 1024, kRingRecords / 4);
+  const int most = world.turns.sections[0].most;
   for (int i = 0; i < 2 * most + 5; i++) world.turns.addForNext(kResolved, i + 1, 0);
   int next = 1;
   for (const int expected : {most, most, 5}) {

@@ -122,9 +122,16 @@ TABLE_TEST(tls_end, "an end comes after kept bytes, and a broken connection says
 
 TABLE_TEST(tls_joined, "small pieces that are queued together become one record, in order with what is too large to join") {
   World world(ops);
-  int peer;
+  int peer, betweenPeer, otherPeer;
   const int handle = openTls(world, &peer);
-  const std::string large = pattern(12000, 3);
+  // with hands, every second connection belongs to the same one
+  world.open(&betweenPeer);
+  const int other = openTls(world, &otherPeer);
+  // pieces of another connection lie between them
+  const auto send = [&world, handle, other](const std::string &bytes) {
+    CHECK_EQUAL(world.send(handle, bytes), 0);
+    CHECK_EQUAL(world.send(other, "-"), 0);
+  };
   const auto arrives = [&world, peer](const std::string &expected) {
     std::string got;
     for (int i = 0; got.size() < expected.size(); i++) {
@@ -134,14 +141,19 @@ TABLE_TEST(tls_joined, "small pieces that are queued together become one record,
     }
     CHECK(got == expected);
   };
-  for (const char *piece : {"one", "two", "three"}) CHECK_EQUAL(world.send(handle, piece), 0);
+  for (const char *piece : {"one", "two", "three"}) send(piece);
   arrives(fakeTlsRecord("onetwothree"));
-  world.send(handle, "before");
-  world.send(handle, large);
-  world.send(handle, "behind");
-  arrives(fakeTlsRecord("before") + fakeTlsRecord(large) + fakeTlsRecord("behind"));
-  world.send(handle, "last");
+  const std::string large = pattern(12000, 3);
+  for (const std::string &piece : {std::string("before"), large, std::string("behind")}) send(piece);
+  std::string records = fakeTlsRecord("before");
+  for (size_t at = 0; at < large.size(); at += 4096) records += fakeTlsRecord(large.substr(at, 4096));
+  arrives(records + fakeTlsRecord("behind"));
+  send("last");
   CHECK_EQUAL(streamUnsent(world.streams, handle), 0);
   CHECK(get(peer) == fakeTlsRecord("last"));
+  world.turn();
+  CHECK(get(otherPeer) == fakeTlsRecord("---") + fakeTlsRecord("---") + fakeTlsRecord("-"));
   close(peer);
+  close(betweenPeer);
+  close(otherPeer);
 }

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import type { ChildProcessWithoutNullStreams } from 'node:child_process';
 import { setImmediate as nextTick } from 'node:timers/promises';
 import { Ev, Family, native } from '../../src/core/base/native';
-import { LOOP_BACKEND } from '../harness/backend';
+import { startTestLoop } from '../harness/backend';
 import { test, withTimeout } from '../harness/limits';
 import { startProgram } from '../harness/machine';
 import { itUnless, noProgram } from '../harness/needs';
@@ -27,7 +27,7 @@ import {
 } from '../harness/tls-driver';
 
 const RECV_MAX = 4096;
-native.loopInit(LOOP_BACKEND, RECV_MAX);
+startTestLoop(RECV_MAX);
 
 test('TLS connections outlive their context', () => {
   const clientCtx = connecting();

@@ -10,7 +10,7 @@ import { writeFileSync, writeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { arena, Ev, native, Rec, ring, type TlsContextOptions, TlsVerify } from '../../src/core/base/native';
-import { LOOP_BACKEND } from '../harness/backend';
+import { startTestLoop } from '../harness/backend';
 import type { Cert } from '../harness/certs';
 import { test } from '../harness/limits';
 import {
@@ -35,7 +35,7 @@ import {
 
 const E = constants.errno;
 const RECV_MAX = 4096;
-native.loopInit(LOOP_BACKEND, RECV_MAX);
+startTestLoop(RECV_MAX);
 
 const otherCa = certs.authority('otherca');
 

@@ -8,7 +8,7 @@ using namespace tsb;
 TEST(sections_join, "the records of all sections follow each other, in the order of the sections") {
   Turn turn;
   CHECK(turn.map());
-  turn.divide(2);
+  CHECK(turn.divide(1));
   for (int round = 0; round < 3; round++) {
     turn.begin();
     turn.sections[1].add(kRecv, 20, round, 0);
@@ -30,7 +30,7 @@ TEST(sections_join, "the records of all sections follow each other, in the order
 TEST(sections_full, "a full section leaves its records to the next turn and does not touch its neighbour") {
   Turn turn;
   CHECK(turn.map());
-  turn.divide(2);
+  CHECK(turn.divide(1));
   const int most = kRingRecords / 2;
   turn.begin();
   turn.sections[1].add(kRecv, 1, 0, 0);
@@ -47,18 +47,35 @@ TEST(sections_full, "a full section leaves its records to the next turn and does
 TEST(sections_bytes, "sections share the arena without overlapping, and a reserve is not given out") {
   Turn turn;
   CHECK(turn.map());
-  turn.divide(2);
+  CHECK(turn.divide(1));
   turn.begin();
   Section &first = turn.sections[0], &second = turn.sections[1];
-  CHECK(first.end <= second.begin && second.end <= kRecvSpace);
+  CHECK(first.end <= second.begin && second.end <= turn.arenaSize());
   CHECK_EQUAL(first.take(3), 0);
   CHECK_EQUAL(first.take(8), 8);
   CHECK_EQUAL(first.used, 16u);
   first.reserved = first.size() / 4;
   CHECK_EQUAL(first.room(), first.size() - first.size() / 4 - 16);
-  CHECK_EQUAL(second.take(first.size()), static_cast<int>(second.begin));
+  CHECK_EQUAL(second.take(second.size()), static_cast<int>(second.begin));
   CHECK_EQUAL(second.room(), 0u);
   CHECK_EQUAL(turn.sideTake(5), static_cast<int>(kRecvSpace));
   CHECK_EQUAL(turn.sideTake(kSideSpace), -1);
+  turn.unmap();
+}
+
+TEST(sections_halves, "the bytes of a hand stay while the next turn is filled") {
+  Turn turn;
+  CHECK(turn.map());
+  CHECK(turn.divide(2));
+  turn.begin();
+  Section &section = turn.sections[2];
+  const int first = section.take(section.size());
+  CHECK(turn.inArena(first, static_cast<int>(section.size())));
+  turn.begin();
+  const int second = section.take(section.size());
+  CHECK(second >= first + static_cast<int>(section.size()) || first >= second + static_cast<int>(section.size()));
+  CHECK(turn.inArena(second, static_cast<int>(section.size())));
+  turn.begin();
+  CHECK_EQUAL(section.take(8), first);
   turn.unmap();
 }

@@ -20,7 +20,7 @@ std::string uringRefused() {
   Turn turn;
   CHECK(turn.map());
   int err = 0;
-  Loop *loop = kLoopUring.create(&turn, {65536}, &err);
+  Loop *loop = kLoopUring.create(&turn, {65536, 0, 0}, &err);
   if (loop) kLoopUring.destroy(loop);
   turn.unmap();
   return loop ? "" : uringRefusal();
@@ -31,12 +31,19 @@ void uringAsIn519(void (*test)(const LoopOps *ops)) {
   test(&kLoopUring);
 }
 
-World::World(const LoopOps *ops, int recvMax, int sections) {
+/** Of the loops that are made from now on. */
+static int handsOfWorlds = 0;
+
+void withHands(void (*test)(const LoopOps *ops), const LoopOps *ops) {
+  handsOfWorlds = 2;
+  test(ops);
+}
+
+World::World(const LoopOps *ops, int recvMax, int records) {
   int err = 0;
   CHECK(turns.map());
-  turns.divide(sections);
-  recordsMost = kRingRecords / sections;
-  streams = streamsNew(ops, &turns, {recvMax}, &err);
+  turns.records = records;
+  streams = streamsNew(ops, &turns, {recvMax, handsOfWorlds, 0}, &err);
   CHECK_EQUAL(err, 0);
   CHECK(streams != nullptr);
 }
@@ -50,9 +57,23 @@ static bool ofStream(Kind kind) {
   return kind == kAccept || kind == kConnect || kind == kRecv || kind == kDrain || kind == kReadable || kind == kTls;
 }
 
+/** Bytes lie in a buffer of a completion backend, or in a section, behind the delivery before. */
+void World::checkPlace(size_t offset, size_t length, size_t *used, std::set<size_t> *buffers) const {
+  CHECK(offset + length <= turns.arenaSize());
+  for (const Section &section : turns.sections) {
+    if (offset < section.begin || offset >= section.end) continue;
+    CHECK(offset >= *used && offset + length <= section.end);
+    *used = offset + length;
+    return;
+  }
+  CHECK(offset >= kBuffersAt);
+  CHECK(offset < kArenaSize || (offset - kArenaSize) % kHandSpace >= 2 * kHandHalf);
+  CHECK(buffers->insert(offset).second);
+}
+
 std::vector<Event> World::turn(int timeoutMs) {
   const int count = streams->loop->ops->wait(streams->loop, timeoutMs);
-  CHECK(count >= 0 && count <= recordsMost);
+  CHECK(count >= 0 && count <= turns.records);
   std::vector<Event> events;
   std::set<int> received;
   std::set<size_t> buffers;
@@ -67,14 +88,7 @@ std::vector<Event> World::turn(int timeoutMs) {
       const size_t length = static_cast<size_t>(event.result);
       // no delivery overwrites another
       CHECK(offset % 8 == 0);
-      // in a buffer of a completion backend, or behind the delivery before
-      if (offset >= kBuffersAt) {
-        CHECK(offset + length <= kArenaSize);
-        CHECK(buffers.insert(offset).second);
-      } else {
-        CHECK(offset >= used && offset + length <= kRecvSpace);
-        used = offset + length;
-      }
+      checkPlace(offset, length, &used, &buffers);
       event.bytes.assign(reinterpret_cast<const char *>(turns.arena) + offset, length);
     }
     events.push_back(event);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,11 +20,19 @@ std::string uringRefused();
 /** Runs a test over io_uring with no more than what kernels from 5.19 on can do. */
 void uringAsIn519(void (*test)(const tsb::LoopOps *ops));
 
-/** A test of what the table of operations promises, for each backend, and once more with what io_uring could do in 5.19. */
+/** Runs a test over a backend with two hands. */
+void withHands(void (*test)(const tsb::LoopOps *ops), const tsb::LoopOps *ops);
+
+/**
+ * A test of what the table of operations promises, for each backend, with hands and without, and once more with what io_uring
+ * could do in 5.19.
+ */
 #define TABLE_TEST(id, name) \
   static void id(const tsb::LoopOps *ops); \
   static const check::Register epoll_##id("epoll: " name, [] { id(&tsb::kLoopEpoll); }); \
+  static const check::Register epoll_hands_##id("epoll with hands: " name, [] { withHands(id, &tsb::kLoopEpoll); }); \
   static const check::Register uring_##id("io_uring: " name, [] { id(&tsb::kLoopUring); }); \
+  static const check::Register uring_hands_##id("io_uring with hands: " name, [] { withHands(id, &tsb::kLoopUring); }); \
   static const check::Register uring519_##id("io_uring as in 5.19: " name, [] { uringAsIn519(id); }); \
   static const check::Register eager_##id("completions: " name, [] { id(&kLoopEager); }); \
   static void id(const tsb::LoopOps *ops)
@@ -39,10 +48,8 @@ struct Event {
 struct World {
   tsb::Turn turns;
   tsb::Streams *streams;
-  /** of the ring, in one turn */
-  int recordsMost;
 
-  explicit World(const tsb::LoopOps *ops, int recvMax = 65536, int sections = 1);
+  explicit World(const tsb::LoopOps *ops, int recvMax = 65536, int records = tsb::kRingRecords);
   ~World();
   World(const World &) = delete;
 
@@ -62,6 +69,9 @@ struct World {
   void keep(int handle, const std::string &bytes);
   void close(int handle);
   int detach(int handle);
+
+ private:
+  void checkPlace(size_t offset, size_t length, size_t *used, std::set<size_t> *buffers) const;
 };
 
 /** Both without blocking; what could not be done now is not done. Return the number of bytes, or the bytes. */

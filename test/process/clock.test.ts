@@ -21,7 +21,7 @@ import { newTimer, runTimers, timerStart, timerStop, timerWaitMs } from '../../s
 import { freePort } from '../../tools/postgres';
 import { it, PgCluster } from '../harness';
 import { ask, login, start, withPooler } from '../harness/answers';
-import { LOOP_BACKEND } from '../harness/backend';
+import { startTestLoop } from '../harness/backend';
 import type { Bouncer } from '../harness/bouncer';
 import { WallClock } from '../harness/clock';
 import { after, before, describe } from '../harness/limits';
@@ -48,7 +48,7 @@ function withClocks(body: (clocks: { now: number; wallAhead: number }) => void):
 
 describe('timers', () => {
   it('timers use the same clock for arming and for comparing', () => {
-    native.loopInit(LOOP_BACKEND, 65536);
+    startTestLoop(65536);
     const before = readClock();
     native.wait(0);
     const turn = waitClock[0] as number;

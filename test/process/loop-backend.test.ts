@@ -1,9 +1,14 @@
-/* loop_backend: which backend a process uses, and that connections change between backends in a reboot. */
+/*
+ * loop_backend and io_threads: which backend and threads a process uses, and that connections change between them in a
+ * reboot.
+ */
 
 import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Bouncer, it, itUnless, noProgram, PgCluster, run, runSync, tempDir } from '../harness';
-import { after, before, describe } from '../harness/limits';
+import { after, before, describe, eventually } from '../harness/limits';
 import { installed, PROJECT_DIR } from '../harness/machine';
 
 const SOURCE = join(PROJECT_DIR, 'test', 'process', 'without-uring.c');
@@ -72,6 +77,74 @@ describe('loop_backend', () => {
       bouncer = next;
       assert.equal((await client.query('SELECT pg_backend_pid() AS pid')).rows[0].pid, pid);
     }
+    await client.end();
+    await bouncer.stop();
+  });
+
+  it('a reboot changes the number of threads under load, and no connection notices', async () => {
+    const always = { io_threads_load: 0, pool_mode: 'session' };
+    let bouncer = await Bouncer.start({ cluster, settings: { ...always, io_threads: 0 } });
+    const clients = await Promise.all(Array.from({ length: 12 }, () => bouncer.connect()));
+    let ending = false;
+    const busy = clients.map(async (client, i) => {
+      for (let n = 0; !ending; n++) {
+        const { rows } = await client.query(`SELECT ${n} AS n, repeat('x', ${1000 * i}) AS x`);
+        assert.equal(rows[0].n, n);
+        assert.equal(rows[0].x.length, 1000 * i);
+      }
+    });
+    const backends = refusalOfKernel() === null ? ['epoll', 'uring', 'uring', 'epoll'] : ['epoll', 'epoll'];
+    for (const [i, backend] of backends.entries()) {
+      bouncer.rewrite({ settings: { ...always, loop_backend: backend, io_threads: [2, 3, 0, 1][i] as number } });
+      const next = bouncer.beside(['-R']);
+      await next.waitUp();
+      await bouncer.expectEnd();
+      bouncer = next;
+      await delay(100);
+    }
+    ending = true;
+    await Promise.all(busy);
+    await Promise.all(clients.map((client) => client.end()));
+    await bouncer.stop();
+  });
+
+  it('SHOW THREADS tells what each thread has done', async () => {
+    const bouncer = await Bouncer.start({ cluster, settings: { io_threads: 2, io_threads_load: 0 } });
+    const clients = await Promise.all([bouncer.connect(), bouncer.connect(), bouncer.connect()]);
+    for (const client of clients) await client.query("SELECT repeat('x', 10000)");
+    const rows = await bouncer.admin('SHOW THREADS');
+    assert.deepEqual(
+      rows.map((row) => row.thread),
+      ['main', 'io-1', 'io-2'],
+    );
+    // three clients, the console, and their servers
+    const [main, ...others] = rows;
+    assert.ok(others.every((row) => Number(row.handles) >= 2));
+    assert.ok(others.reduce((sum, row) => sum + Number(row.sent), 0) > 30_000);
+    assert.equal(Number(main?.received), 0);
+    assert.ok(rows.every((row) => Number(row.turns) > 0 && Number(row.cpu_us) > 0));
+    const names = readdirSync(`/proc/${bouncer.pid}/task`).map((task) =>
+      readFileSync(`/proc/${bouncer.pid}/task/${task}/comm`, 'latin1').trim(),
+    );
+    assert.equal(names.filter((name) => /^io-[12]$/.test(name)).length, 2);
+    await Promise.all(clients.map((client) => client.end()));
+    await bouncer.stop();
+  });
+
+  it('the threads begin to work under load, and end when there is none', async () => {
+    const bouncer = await Bouncer.start({ cluster, settings: { io_threads: 1, io_threads_load: 20 } });
+    const turns = async () => Number((await bouncer.admin('SHOW THREADS')).find((row) => row.thread === 'io-1')?.turns);
+    const client = await bouncer.connect();
+    await eventually('the thread to work', async () => {
+      for (let i = 0; i < 300; i++) await Promise.all(Array.from({ length: 8 }, () => client.query('SELECT 1')));
+      return (await turns()) > 10;
+    });
+    await eventually('the thread to end', async () => {
+      const before = await turns();
+      await delay(500);
+      return (await turns()) === before;
+    });
+    assert.equal((await client.query('SELECT 41 + 1 AS n')).rows[0].n, 42);
     await client.end();
     await bouncer.stop();
   });

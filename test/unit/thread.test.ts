@@ -4,12 +4,11 @@
 
 import assert from 'node:assert/strict';
 import { readdirSync } from 'node:fs';
-import { native } from '../../src/core/base/native';
 import { startThread } from '../../src/core/base/thread';
-import { LOOP_BACKEND } from '../harness/backend';
+import { startTestLoop } from '../harness/backend';
 import { eventually, it } from '../harness/machine';
 
-native.loopInit(LOOP_BACKEND, 65536);
+startTestLoop(65536);
 
 const threads = () => readdirSync('/proc/self/task').length;
 

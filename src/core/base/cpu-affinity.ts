@@ -32,6 +32,11 @@ export function pinToOneCpu(): void {
   if (native.setCpuAffinity([last]) === 0) cpus = allowed;
 }
 
+/** @returns the number of CPUs that the process may use, when it is not pinned */
+export function allowedCpus(): number {
+  return (cpus ?? native.cpuAffinity()).length;
+}
+
 /** Lets the process run on all its CPUs again. */
 export function unpinCpus(): void {
   const res = cpus === null ? 0 : native.setCpuAffinity(cpus);

@@ -108,6 +108,18 @@ export interface TlsInfo {
   secretBytes: number;
 }
 
+/** What a thread has done since the loop began. */
+export interface ThreadUse {
+  /** turns in which it had something to do */
+  turns: number;
+  /** connections, listeners and watches that belong to it now */
+  handles: number;
+  /** bytes */
+  received: number;
+  sent: number;
+  cpuUsec: number;
+}
+
 /** A socket address. For Unix sockets, `port` is 0 and `host` is the path ('@' in front = abstract). */
 export interface SockAddr {
   family: Family;
@@ -128,10 +140,16 @@ export interface Native {
 
   /**
    * Creates the loop of this environment. `backend`: 'epoll'; 'uring', or 'auto', which is io_uring where the kernel
-   * allows it, else epoll. `recvMax` = most bytes of one receive, clamped to 1 KB .. 1 MB. Returns the name of the
-   * backend in use. Throws when called twice or when the backend is unknown.
+   * allows it, else epoll. `recvMax` = most bytes of one receive, clamped to 1 KB .. 1 MB. `threads` = threads that
+   * move bytes while wait() waits for them, 0 .. 64; they begin when this thread uses `load` percent of a CPU, and end
+   * when all together use less than half of that. Returns the name of the backend in use. Throws when called twice or
+   * when the backend is unknown. Call startLoop(), which knows about the arena.
    */
-  loopInit(backend: string, recvMax: number): string;
+  loopInit(backend: string, recvMax: number, threads?: number, load?: number): string;
+  /** the arena, with the part that the threads of loopInit() fill */
+  loopArena(): ArrayBuffer;
+  /** the thread that calls wait(), and then the others; [] before loopInit() */
+  loopThreads(): ThreadUse[];
   /** why loopInit() did not use io_uring although it was asked to; else '' */
   loopRefusal(): string;
   /** for example 'libuv 1.46.0', for -V */
@@ -392,8 +410,15 @@ function findAddon(): string {
 export const native: Native = { ...(require(findAddon()) as Native) };
 
 /** All bytes received in this turn, read in place. */
-export const arena: Buffer = Buffer.from(native.arena);
+export let arena: Buffer = Buffer.from(native.arena);
 /** The ready records of this turn. */
 export const ring: Int32Array = new Int32Array(native.ring, 0, (native.ring.byteLength - 8) / 4);
 /** One element: readClock() at the end of the last wait(). */
 export const waitClock: Float64Array = new Float64Array(native.ring, native.ring.byteLength - 8, 1);
+
+/** As native.loopInit(), which has the parameters and errors. With threads, the arena becomes longer. */
+export function startLoop(backend: string, recvMax: number, threads: number, load: number): string {
+  const name = native.loopInit(backend, recvMax, threads, load);
+  if (threads > 0) arena = Buffer.from(native.loopArena());
+  return name;
+}

@@ -88,6 +88,15 @@ export const LOOP_BACKENDS = ['auto', 'uring', 'epoll'] as const;
 
 const loopBackendMap: readonly Lookup[] = LOOP_BACKENDS.map((name, value) => ({ name, value }));
 
+/** The value of io_threads that lets the number of CPUs decide. */
+export const IO_THREADS_AUTO = -1;
+const IO_THREADS_MOST = 64;
+
+const ioThreadsMap: readonly Lookup[] = [
+  { name: 'auto', value: IO_THREADS_AUTO },
+  ...Array.from({ length: IO_THREADS_MOST + 1 }, (_, value) => ({ name: String(value), value })),
+];
+
 export const loadBalanceHostsMap: readonly Lookup[] = [
   { name: 'disable', value: LoadBalanceHosts.DISABLE },
   { name: 'round-robin', value: LoadBalanceHosts.ROUND_ROBIN },
@@ -183,6 +192,8 @@ export const settingsTable: readonly Setting[] = [
   row('dns_zone_check_period', 'dnsZoneCheckPeriod', SettingType.TIME, '0'),
   row('idle_transaction_timeout', 'idleTransactionTimeout', SettingType.TIME, '0'),
   row('ignore_startup_parameters', 'ignoreStartupParameters', SettingType.STR, ''),
+  row('io_threads', 'ioThreads', SettingType.LOOKUP, 'auto', NO_RELOAD, ioThreadsMap),
+  row('io_threads_load', 'ioThreadsLoad', SettingType.INT, '60', NO_RELOAD, null, 0, 100),
   row('job_name', 'jobName', SettingType.STR, 'pgbouncer', NO_RELOAD),
   row('listen_addr', 'listenAddr', SettingType.STR, '', NO_RELOAD),
   row('listen_backlog', 'listenBacklog', SettingType.INT, '128', NO_RELOAD),
@@ -311,6 +322,8 @@ export const initial = {
   logPoolerErrors: 0,
   logStats: 0,
   logfile: '',
+  ioThreads: IO_THREADS_AUTO,
+  ioThreadsLoad: 0,
   loopBackend: 0,
   loginNotifyMessage: '',
   maxClientConn: 0,

@@ -1,0 +1,38 @@
+/*
+ * What each thread of the loop has done: the main thread, which decides what goes where, and those that move bytes
+ * (io_threads).
+ */
+
+import { native } from '../base/native';
+import { getCachedTime } from '../base/time';
+
+interface ThreadRow {
+  name: string;
+  /** connections, listeners and watches */
+  handles: number;
+  turns: number;
+  /** bytes */
+  received: number;
+  sent: number;
+  cpuUsec: number;
+  /** share of the time since the previous call, or since the first one in this process, in which it used a CPU */
+  busyPercent: number;
+}
+
+/** CPU time of each thread, and the clock, at the previous call */
+let before: { usec: number; cpuUsec: number[] } | null = null;
+
+/** @returns the thread of the loop, and then the others */
+export function threadRows(): ThreadRow[] {
+  const usec = getCachedTime();
+  const threads = native.loopThreads();
+  const rows = threads.map(({ handles, turns, received, sent, cpuUsec }, i) => {
+    const used = cpuUsec - (before?.cpuUsec[i] ?? cpuUsec);
+    const passed = usec - (before?.usec ?? usec);
+    const name = i === 0 ? 'main' : `io-${i}`;
+    const busyPercent = passed > 0 ? Math.min(100, Math.round((100 * used) / passed)) : 0;
+    return { name, handles, turns, received, sent, cpuUsec: Math.round(cpuUsec), busyPercent };
+  });
+  before = { usec, cpuUsec: threads.map((thread) => thread.cpuUsec) };
+  return rows;
+}
