@@ -113,7 +113,7 @@ describe('settings', () => {
             assert.equal(cf[field], row.value);
             assert.equal(getConfigParam(name), row.name);
           }
-          for (const bad of ['', '0', 'peer', 'reject', 'inherit', ' md5']) {
+          for (const bad of ['', '65', 'peer', 'reject', 'inherit', ' md5']) {
             assert.equal(setConfigParam(name, bad), SetResult.INVALID, `${name} = ${bad}`);
           }
           break;
