@@ -29,7 +29,8 @@ import { PktReader } from '../core/wire/reader';
 import { Verdict } from '../core/wire/verdict';
 import { type Command, cmdSet, commandTable, execCommand } from './commands';
 import { continueReading, endExtendedProtocol, handleExtended, mustWait } from './extended';
-import { isEmptyQuery, parseQuery, QueryKind } from './parse';
+import { readQuery } from './fake-params';
+import { isEmptyQuery, QueryKind } from './parse';
 import { adminEmpty, adminError, adminReady, extendedSession, setCurrentQuery, syntaxError } from './reply';
 
 /** The name of the admin database, and of the user that needs no password on a Unix socket. */
@@ -101,7 +102,7 @@ export const commands: readonly Command[] = [
 ];
 
 function runQuery(admin: ClientSocket, query: string): boolean {
-  const parsed = parseQuery(query);
+  const parsed = readQuery(query);
   if (isFrozen() && !equalNoCase(parsed.name, 'shutdown')) {
     upcalls.handover.abort('only SHUTDOWN ends a handover');
     return false;

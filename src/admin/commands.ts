@@ -6,7 +6,7 @@
 import { clientsHeldUp, getPauseMode, getShutdownMode, PauseMode, ShutdownMode } from '../core/base/lifecycle';
 import { nextOf } from '../core/base/list';
 import { logError, logInfo } from '../core/base/log';
-import { asciiLower } from '../core/base/strutil';
+import { asciiLower, equalNoCase } from '../core/base/strutil';
 import { SetResult, setConfigParam } from '../core/config/settings';
 import { pauseAll, resumeAll, suspendAll } from '../core/life/pause';
 import { applyTlsSettings, reloadAll } from '../core/life/reload';
@@ -20,8 +20,9 @@ import { peerPoolList, poolList, poolServerCount, touchPools } from '../core/poo
 import { consoleSession } from '../core/pool/socket';
 import { writeNotice } from '../core/wire/messages';
 import { pktbufTemp } from '../core/wire/pktbuf';
-import { accessError, adminError, adminFail, adminFlush, adminReady, syntaxError } from './reply';
-import { cmdShow, fakeSet } from './show';
+import { fakeSet } from './fake-params';
+import { accessError, adminError, adminFail, adminFlush, adminReady, NO_SUCH_STATEMENT, syntaxError } from './reply';
+import { cmdShow } from './show';
 
 /** A command and its handler. */
 export interface Command {
@@ -246,8 +247,29 @@ export function cmdSet(admin: ClientSocket, key: string, value: string): boolean
   return adminFlush(admin, buf, `SET ${key}=${value}`);
 }
 
+/** DISCARD ALL, which drivers send to reset a connection for its next use: drops the prepared statements. */
+function cmdDiscard(admin: ClientSocket, arg: string): boolean {
+  if (!equalNoCase(arg, 'all')) return syntaxError(admin);
+  consoleSession(admin).statements.clear();
+  return adminReady(admin, 'DISCARD ALL');
+}
+
+/** DEALLOCATE of one prepared statement of the protocol, or of all. */
+function cmdDeallocate(admin: ClientSocket, arg: string): boolean {
+  if (arg === '') return syntaxError(admin);
+  const { statements } = consoleSession(admin);
+  if (equalNoCase(arg, 'all')) {
+    statements.clear();
+    return adminReady(admin, 'DEALLOCATE ALL');
+  }
+  if (statements.delete(arg)) return adminReady(admin, 'DEALLOCATE');
+  return adminError(admin, `prepared statement "${arg}" does not exist`, NO_SUCH_STATEMENT);
+}
+
 export const commandTable: readonly Command[] = [
+  { word: 'deallocate', adminOnly: false, takesArg: true, run: cmdDeallocate },
   { word: 'disable', adminOnly: true, takesArg: true, run: cmdDisable },
+  { word: 'discard', adminOnly: false, takesArg: true, run: cmdDiscard },
   { word: 'enable', adminOnly: true, takesArg: true, run: cmdEnable },
   { word: 'kill', adminOnly: true, takesArg: true, run: cmdKill },
   { word: 'kill_client', adminOnly: true, takesArg: true, run: cmdKillClient },

@@ -20,13 +20,15 @@ import { PqMsg, PqTarget } from '../core/wire/packets';
 import { pktbufTemp } from '../core/wire/pktbuf';
 import type { PktReader } from '../core/wire/reader';
 import type { Columns } from './columns';
-import { isEmptyQuery, parseQuery, QueryKind } from './parse';
+import { readQuery } from './fake-params';
+import { isEmptyQuery, QueryKind } from './parse';
 import {
   adminError,
   adminFlush,
   dropPortal,
   endPipeline,
   LIMIT_EXCEEDED,
+  NO_SUCH_STATEMENT,
   sendRest,
   setCurrentQuery,
   syntaxError,
@@ -44,7 +46,6 @@ const QUERY_MAX = 1024;
 const PROTOCOL_VIOLATION = '08P01';
 const NOT_SUPPORTED = '0A000';
 const INVALID_PARAMETER = '22023';
-const NO_SUCH_STATEMENT = '26000';
 const NO_SUCH_CURSOR = '34000';
 const DUPLICATE_CURSOR = '42P03';
 const DUPLICATE_STATEMENT = '42P05';
@@ -87,7 +88,7 @@ export function continueReading(admin: ClientSocket): void {
 
 /** The columns of the answer; null if it has none. */
 function describe(query: string): Columns | null {
-  const parsed = parseQuery(query);
+  const parsed = readQuery(query);
   const word = asciiLower(parsed.name);
   if (parsed.kind !== QueryKind.COMMAND || (word !== 'show' && word !== 'select')) return null;
   return columnsOf(parsed.arg) ?? null;
@@ -96,7 +97,7 @@ function describe(query: string): Columns | null {
 /** Refuses at Parse a query that no Execute could run. @returns null if the query is valid, else adminError's result */
 function refuseQuery(admin: ClientSocket, query: string, isCommand: (word: string) => boolean): boolean | null {
   if (isEmptyQuery(query)) return null;
-  const parsed = parseQuery(query);
+  const parsed = readQuery(query);
   if (parsed.kind === QueryKind.BAD_ARGUMENTS) return adminError(admin, 'bad arguments');
   const word = asciiLower(parsed.name);
   const known = parsed.kind === QueryKind.SET || (parsed.kind === QueryKind.COMMAND && isCommand(word));

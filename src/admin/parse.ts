@@ -27,7 +27,7 @@ export enum QueryKind {
   SYNTAX_ERROR = 3,
 }
 
-interface ParsedQuery {
+export interface ParsedQuery {
   kind: QueryKind;
   /** as written, without quotes; letter case is preserved */
   name: string;

@@ -30,6 +30,8 @@ const ERROR_MAX = 1023;
 const REST_MAX = 16 * 1024 * 1024;
 /** SQLSTATE program_limit_exceeded */
 export const LIMIT_EXCEEDED = '54000';
+/** SQLSTATE invalid_sql_statement_name */
+export const NO_SUCH_STATEMENT = '26000';
 
 /** The query being handled, quoted in the error about an invalid command. */
 let currentQuery: string | null = null;

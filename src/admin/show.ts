@@ -8,10 +8,10 @@ import { TSBOUNCER_VERSION } from '../core/base/version';
 import { shownVersion } from '../core/config/compat';
 import { configForEach } from '../core/config/settings';
 import type { ClientSocket } from '../core/pool/bouncer';
-import { writeNotice } from '../core/wire/messages';
 import { PqMsg } from '../core/wire/packets';
 import { pktbufTemp } from '../core/wire/pktbuf';
 import { type Columns, columnsOfShow, helpText, showColumns } from './columns';
+import { findFake } from './fake-params';
 import { adminFlush, type PutRow, sendResult, syntaxError } from './reply';
 import { showFds } from './show-fds';
 import { putDnsHosts, putDnsZones, putLists, putMem, putThreads } from './show-lists';
@@ -83,32 +83,6 @@ export const showTable: readonly ShowRow[] = [
   result('state', putState),
   result('threads', putThreads),
 ];
-
-/** Server parameters that drivers read or set on their own: the answer is constant. */
-const fakeParams: readonly { readonly name: string; readonly value: string }[] = [
-  { name: 'client_encoding', value: 'UTF-8' },
-  { name: 'default_transaction_isolation', value: 'read committed' },
-  { name: 'standard_conforming_strings', value: 'on' },
-  { name: 'datestyle', value: 'ISO' },
-  { name: 'timezone', value: 'GMT' },
-  // set on connecting by JDBC, psycopg, Rails and others
-  { name: 'extra_float_digits', value: '1' },
-  { name: 'application_name', value: '' },
-  { name: 'client_min_messages', value: 'notice' },
-  { name: 'intervalstyle', value: 'postgres' },
-];
-
-/** SET of such a parameter is accepted without effect. @returns null for other parameters */
-export function fakeSet(admin: ClientSocket, key: string): boolean | null {
-  if (findFake(key) === undefined) return null;
-  const buf = pktbufTemp();
-  writeNotice(buf, 'SET ignored');
-  return adminFlush(admin, buf, 'SET');
-}
-
-function findFake(word: string): (typeof fakeParams)[number] | undefined {
-  return fakeParams.find((param) => equalNoCase(param.name, word));
-}
 
 function findShow(word: string): ShowRow | undefined {
   return showTable.find((row) => equalNoCase(row.word, word));

@@ -467,21 +467,4 @@ describe('drivers on the console', () => {
       await sql.end();
     }
   });
-
-  it('SET commands that drivers send on connecting are accepted without effect', async () => {
-    const raw = await consoleOf(bouncer);
-    const commands = [
-      'SET extra_float_digits = 3',
-      "SET application_name = 'PostgreSQL JDBC Driver'",
-      "SET client_min_messages TO 'warning'",
-      'SET DateStyle TO ISO',
-      "SET intervalstyle = 'iso_8601'",
-    ];
-    for (const command of commands) {
-      assert.equal(letters(await raw.query(command)), 'NCZ', command);
-      await raw.send(...oneShot(command));
-      assert.equal(letters(await raw.until('Z')), '12nNCZ', command);
-    }
-    await raw.end();
-  });
 });
