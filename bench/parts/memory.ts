@@ -129,6 +129,7 @@ async function benchEmpty({ cluster, contenders }: Bench): Promise<void> {
   const row = addRow(name, 'MB', 1, { aims: figureAim(45) });
   await inTurns(contenders, async (contender) => {
     const pooler = await startPooler({ cluster, contender });
+    await sleep(REST_MS);
     note(row, contender, rssKb(pooler.pid) / KB);
     await pooler.stop();
   });

@@ -2,12 +2,19 @@
 #include <dirent.h>
 #include <errno.h>
 #include <grp.h>
+#ifdef __linux__
+#include <link.h>
+#endif
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <netdb.h>
 #include <pwd.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <syslog.h>
@@ -76,6 +83,42 @@ static Napi::Value rlimitNofile(const Napi::CallbackInfo &info) {
   list.Set(0u, number(limit.rlim_cur));
   list.Set(1u, number(limit.rlim_max));
   return list;
+}
+
+#ifdef __linux__
+static bool holds(const dl_phdr_info *object, uintptr_t address) {
+  for (int i = 0; i < object->dlpi_phnum; i++) {
+    const auto &part = object->dlpi_phdr[i];
+    if (part.p_type == PT_LOAD && address - (object->dlpi_addr + part.p_vaddr) < part.p_memsz) return true;
+  }
+  return false;
+}
+
+/* Node's constants, most of which only the start reads. Nothing has changed them, so what is read again comes from the page
+ * cache. Code is left alone: a debugger or a probe may have changed it. */
+static int releaseConstants(dl_phdr_info *object, size_t, void *) {
+  if (!holds(object, reinterpret_cast<uintptr_t>(&napi_get_undefined))) return 0;
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  for (int i = 0; i < object->dlpi_phnum; i++) {
+    const auto &part = object->dlpi_phdr[i];
+    if (part.p_type != PT_LOAD || part.p_flags != PF_R) continue;
+    const uintptr_t first = object->dlpi_addr + part.p_vaddr;
+    const uintptr_t begin = (first + page - 1) / page * page;
+    const uintptr_t end = (first + part.p_filesz) / page * page;
+    if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_DONTNEED);
+  }
+  return 1;
+}
+#endif
+
+static Napi::Value releaseMemory(const Napi::CallbackInfo &info) {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+#ifdef __linux__
+  dl_iterate_phdr(releaseConstants, nullptr);
+#endif
+  return info.Env().Undefined();
 }
 
 /* Empty if the kernel has more CPUs than cpu_set_t holds; pinning is then not available. */
@@ -243,6 +286,7 @@ void bindPosix(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("setsid", Napi::Function::New<setsid>(env, "setsid", state));
   exports.Set("setProcessTitle", Napi::Function::New<setProcessTitle>(env, "setProcessTitle", state));
   exports.Set("rlimitNofile", Napi::Function::New<rlimitNofile>(env, "rlimitNofile", state));
+  exports.Set("releaseMemory", Napi::Function::New<releaseMemory>(env, "releaseMemory", state));
   exports.Set("cpuAffinity", Napi::Function::New<cpuAffinity>(env, "cpuAffinity", state));
   exports.Set("setCpuAffinity", Napi::Function::New<setCpuAffinity>(env, "setCpuAffinity", state));
   exports.Set("strerror", Napi::Function::New<errnoText>(env, "strerror", state));

@@ -170,6 +170,7 @@ class Posix {
   private facts(): Record<string, unknown> {
     return {
       rlimitNofile: () => [DESCRIPTORS_MAX, DESCRIPTORS_MAX],
+      releaseMemory: () => {},
       cpuAffinity: () => [0],
       setCpuAffinity: () => 0,
       strerror: (errno: number) => getSystemErrorMap().get(-Math.abs(errno))?.[1] ?? `error ${errno}`,

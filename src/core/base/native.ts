@@ -350,6 +350,11 @@ export interface Native {
   setsid(): number;
   /** [soft, hard] of RLIMIT_NOFILE; -1 = unlimited */
   rlimitNofile(): [number, number];
+  /**
+   * Gives back to the kernel what the C library holds but does not use, and drops the constants of Node's program that
+   * were only needed once. Takes some 0.1 ms, and 0.1 ms for each MB that is given back.
+   */
+  releaseMemory(): void;
   /** numbers of the CPUs that this thread may run on; empty if unknown */
   cpuAffinity(): number[];
   /** Restricts every thread of this process to these CPUs. Returns 0 or -errno. */

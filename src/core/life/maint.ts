@@ -51,6 +51,7 @@ import { changeServerState, eachSocket, loginClientList, socketCounts } from '..
 import { PACKET_FLUSH } from '../wire/messages';
 import { brokenInvariant } from './invariants';
 import { peerPoolsMaint } from './janitor';
+import { memoryMaint } from './memory';
 
 /** usec between runs */
 const MAINT_PERIOD = Math.floor(USEC / 3);
@@ -335,6 +336,7 @@ function fullMaint(): void {
   shutdownMaint();
   zoneCacheMaint();
   nameThreadMaint();
+  memoryMaint(socketCounts.clients + socketCounts.servers);
   if (getPauseMode() !== PauseMode.NONE) requestFullLoopMaint();
 }
 
