@@ -20,7 +20,7 @@ import { notify, notifySetup } from './core/base/systemd';
 import { TSBOUNCER_VERSION } from './core/base/version';
 import { shownVersion } from './core/config/compat';
 import { cf, settingHooks } from './core/config/settings';
-import { IO_THREADS_AUTO, LOOP_BACKENDS } from './core/config/settings-table';
+import { compatVariableError, IO_THREADS_AUTO, LOOP_BACKENDS } from './core/config/settings-table';
 import { mainLoopOnce } from './core/life/mainloop';
 import { janitorSetup } from './core/life/maint';
 import { applyLogSettings, loadConfig } from './core/life/reload';
@@ -85,6 +85,7 @@ function prepare(options: Options): string {
 
   keepYoungGenerationSmall();
   wireUpcalls();
+  if (compatVariableError !== null) die(compatVariableError);
   if (!loadConfig(true)) die('cannot load config file');
   const backend = startLoop(LOOP_BACKENDS[cf.loopBackend] as string, RECV_MAX, ioThreads(), cf.ioThreadsLoad);
   atExit(() => native.loopEnd());

@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { ask, login, withPooler } from '../harness/answers';
-import type { Bouncer } from '../harness/bouncer';
+import { Bouncer } from '../harness/bouncer';
 import { cluster, withCluster } from '../harness/fixtures';
 import { describe } from '../harness/limits';
 import { it } from '../harness/machine';
@@ -301,6 +301,18 @@ describe('compat_version', () => {
       });
     });
   }
+
+  it('TSBOUNCER_COMPAT_VERSION in the environment is the default of compat_version', async () => {
+    const versionOf = async (compat: string, settings: Record<string, string> = {}): Promise<unknown> => {
+      const pooler = await Bouncer.start({ cluster: cluster(), settings, env: { TSBOUNCER_COMPAT_VERSION: compat } });
+      const rows = await pooler.admin('SHOW VERSION');
+      await pooler.stop();
+      return rows[0]?.version;
+    };
+    assert.equal(await versionOf('1.25'), 'PgBouncer 1.25.2');
+    assert.equal(await versionOf('1.25', { compat_version: '1.26' }), 'PgBouncer 1.26.1');
+    await assert.rejects(versionOf('1.2'), /FATAL invalid value "1\.2" for TSBOUNCER_COMPAT_VERSION/);
+  });
 
   it('compat_version other than 1.25 and 1.26 is an error', async () => {
     const options = { cluster: cluster(), settings: { compat_version: '1.24' } };

@@ -12,8 +12,9 @@ import type { Actor, ActorContext } from '../harness/actor';
 import { castOf, play } from '../harness/actors';
 import { after, before } from '../harness/limits';
 import { LogTail } from '../harness/log-tail';
-import { letters, type Message, RawClient, rowValues } from '../harness/raw-client';
+import { letters, type Message, type RawClient, rowValues } from '../harness/raw-client';
 import { PoolerProcess, type RebootChain, withRebootChain } from '../harness/reboot-chain';
+import { connectAs } from '../harness/relay';
 
 let pg: PgCluster;
 
@@ -123,27 +124,9 @@ it('a new process with a bad config does not disturb the old process', () =>
     });
   }));
 
-/** A relay that runs as the pooler's user, so that the pooler sees that user as its peer. */
-const RELAY = `
-const net = require('node:net');
-net.createServer((from) => {
-  const to = net.connect(process.argv[1]);
-  from.pipe(to);
-  to.pipe(from);
-  for (const end of [from, to]) end.on('error', () => {}).on('close', () => { from.destroy(); to.destroy(); });
-}).listen(process.argv[2], () => console.error('listening'));
-`;
-
 /** Opens a connection to the console as a new process does. */
 async function connectAsNewProcess(chain: RebootChain): Promise<RawClient> {
-  const path = join(chain.dir, `relay${chain.relays++}`);
-  const relay = startProgram(installed().node, ['-e', RELAY, chain.socketPath, path], {
-    stdio: ['ignore', 'ignore', 'pipe'],
-    ...spawnAs(user),
-  });
-  await new LogTail(relay).wait(/listening/);
-  const client = await RawClient.connect({ path });
-  client.socket.once('close', () => relay.kill());
+  const client = await connectAs(user, chain.socketPath, join(chain.dir, `relay${chain.relays++}`));
   const answer = await client.login({ user: 'pgbouncer', database: 'pgbouncer' });
   assert.equal(answer.at(-1)?.type, 'Z');
   return client;

@@ -83,6 +83,17 @@ const compatVersionMap: readonly Lookup[] = [
   { name: '1.26', value: CompatVersion.V1_26 },
 ];
 
+const COMPAT_VARIABLE = 'TSBOUNCER_COMPAT_VERSION';
+const compatGiven = process.env[COMPAT_VARIABLE];
+const compatKnown = compatVersionMap.some(({ name }) => name === compatGiven);
+
+/** What is wrong with TSBOUNCER_COMPAT_VERSION, or null. */
+export const compatVariableError =
+  compatGiven === undefined || compatKnown ? null : `invalid value "${compatGiven}" for ${COMPAT_VARIABLE}`;
+
+/** An image can set the default by the environment, for an operator that writes the config itself. */
+const COMPAT_DEFAULT = compatKnown ? (compatGiven as string) : '1.26';
+
 /** The values of loop_backend, as native.loopInit() takes them. */
 export const LOOP_BACKENDS = ['auto', 'uring', 'epoll'] as const;
 
@@ -183,7 +194,7 @@ export const settingsTable: readonly Setting[] = [
   row('client_tls_key_file', 'clientTlsKeyFile', SettingType.STR, ''),
   row('client_tls_protocols', 'clientTlsProtocols', SettingType.STR, 'secure'),
   row('client_tls_sslmode', 'clientTlsSslmode', SettingType.LOOKUP, 'disable', false, sslModeMap),
-  row('compat_version', 'compatVersion', SettingType.LOOKUP, '1.26', NO_RELOAD, compatVersionMap),
+  row('compat_version', 'compatVersion', SettingType.LOOKUP, COMPAT_DEFAULT, NO_RELOAD, compatVersionMap),
   row('conffile', 'configFile', SettingType.STR, null),
   row('default_pool_size', 'defaultPoolSize', SettingType.INT, '20'),
   row('disable_pqexec', 'disablePqexec', SettingType.INT, '0', NO_RELOAD),
