@@ -1,7 +1,8 @@
 // Builds the addon with AddressSanitizer and UndefinedBehaviorSanitizer in a copy of the tree, and runs all tests
-// there, or only the named ones. Fails if a test fails, or if a process of a test leaves a sanitizer report.
+// there, or only the named ones. With --thread: with ThreadSanitizer, and with poolers that use two io_threads. Fails if
+// a test fails, or if a process of a test leaves a sanitizer report.
 //
-//     node scripts/sanitize.mjs [native tls-native …]
+//     node scripts/sanitize.mjs [--thread] [native tls-native …]
 //
 // Needs g++ with its sanitizer libraries (Debian's g++ has them).
 import { spawn, spawnSync } from 'node:child_process';
@@ -12,6 +13,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  realpathSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -20,7 +22,11 @@ import { tmpdir } from 'node:os';
 import { dirname, isAbsolute, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-const SANITIZERS = '-fsanitize=address,undefined';
+const args = process.argv.slice(2);
+const threads = args[0] === '--thread';
+if (threads) args.shift();
+const SANITIZERS = threads ? '-fsanitize=thread' : '-fsanitize=address,undefined';
+const LIBRARY = threads ? 'libtsan.so' : 'libasan.so';
 const NOT_COPIED = new Set(['.git', '.demo', 'build', 'dist', 'dist-test', 'dist-tools', 'node_modules']);
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -48,9 +54,9 @@ function step(program, args, env = {}) {
 }
 
 // the sanitizer must be the first library loaded, because node itself is built without it
-const found = spawnSync('g++', ['-print-file-name=libasan.so'], { encoding: 'latin1' }).stdout?.trim() ?? '';
+const found = spawnSync('g++', [`-print-file-name=${LIBRARY}`], { encoding: 'latin1' }).stdout?.trim() ?? '';
 if (!isAbsolute(found)) {
-  console.error('g++ has no libasan.so');
+  console.error(`g++ has no ${LIBRARY}`);
   process.exit(1);
 }
 
@@ -69,7 +75,11 @@ mkdirSync(bin);
 const psql = spawnSync('/bin/sh', ['-c', 'command -v psql'], { encoding: 'latin1' }).stdout.trim();
 writeFileSync(join(bin, 'psql'), `#!/bin/sh\nunset LD_PRELOAD\nexec "${psql}" "$@"\n`, { mode: 0o755 });
 
-const flags = `${SANITIZERS} -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g`;
+// what Node itself does is not known to ThreadSanitizer: it sees neither its atomics nor its own locks
+const suppressions = join(copy, 'suppressions');
+writeFileSync(suppressions, `race:${realpathSync(process.execPath)}\n`);
+
+const flags = `${SANITIZERS} -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g`;
 const built =
   (await step('npm', ['run', 'build:native'], { CXXFLAGS: flags, LDFLAGS: SANITIZERS })) ||
   (await step('npm', ['run', 'build:ts'])) ||
@@ -77,13 +87,16 @@ const built =
   (await step('npm', ['run', 'build:test']));
 if (built !== 0) process.exit(built);
 
-const status = await step(process.execPath, ['scripts/run-tests.mjs', ...process.argv.slice(2)], {
+const status = await step(process.execPath, ['scripts/run-tests.mjs', ...args], {
   PATH: `${bin}:${process.env.PATH}`,
   LD_PRELOAD: found,
   // Node frees little at exit, so leak reports are useless; V8 has its own SIGSEGV handler; tests measure memory
   ASAN_OPTIONS: `detect_leaks=0:allow_user_segv_handler=1:quarantine_size_mb=4:log_path=${reports}/asan`,
   // reports on stderr and ends the process, so that the test fails
   UBSAN_OPTIONS: 'print_stacktrace=1',
+  // V8, which is not built with it, calls what it must not call in a signal handler
+  TSAN_OPTIONS: `report_signal_unsafe=0:suppressions=${suppressions}:log_path=${reports}/tsan`,
+  ...(threads ? { TEST_IO_THREADS: '2' } : {}),
   TSBOUNCER_PRELOAD: found,
 });
 const files = readdirSync(reports);

@@ -147,8 +147,9 @@ test('a start that is stopped again before the wait delivers nothing', () => {
   native.recvStart(b);
   native.recvStop(b);
   assert.deepEqual(turn(20), []);
-  native.recvStart(b);
   put(a, 'def');
+  assert.equal(native.unsent(a), 0);
+  native.recvStart(b);
   assert.equal(until(Ev.RECV, b).text, 'abcdef');
   closeAll(a, b);
 });
