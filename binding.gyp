@@ -13,6 +13,7 @@
         "native/loop/backend_epoll.cc",
         "native/loop/backend_uring.cc",
         "native/loop/handles.cc",
+        "native/loop/handshakes.cc",
         "native/loop/hands.cc",
         "native/loop/lanes.cc",
         "native/loop/outbox.cc",

@@ -87,7 +87,14 @@ function prepare(options: Options): string {
   wireUpcalls();
   if (compatVariableError !== null) die(compatVariableError);
   if (!loadConfig(true)) die('cannot load config file');
-  const backend = startLoop(LOOP_BACKENDS[cf.loopBackend] as string, RECV_MAX, ioThreads(), cf.ioThreadsLoad);
+  const threads = ioThreads();
+  const backend = startLoop({
+    backend: LOOP_BACKENDS[cf.loopBackend] as string,
+    recvMax: RECV_MAX,
+    threads,
+    load: cf.ioThreadsLoad,
+    handshakeThreads: Math.max(1, threads),
+  });
   atExit(() => native.loopEnd());
   initVarLookup(cf.trackExtraParameters);
   if (!sbufTlsSetup().ok) die('TLS setup failed');

@@ -142,11 +142,14 @@ static Napi::Value loopInit(const Napi::CallbackInfo &info) {
   int hands = argInt(info, 2, 0);
   if (hands < 0) hands = 0;
   if (hands > kHandsMost) hands = kHandsMost;
+  int handshakeThreads = argInt(info, 4, 0);
+  if (handshakeThreads < 0) handshakeThreads = 0;
+  if (handshakeThreads > kHandsMost) handshakeThreads = kHandsMost;
   int handsLoad = argInt(info, 3, 0);
   if (handsLoad < 0) handsLoad = 0;
   if (handsLoad > 100) handsLoad = 100;
   int err = 0;
-  state->streams = loopOf(state, name, {recvMax, hands, handsLoad}, &err);
+  state->streams = loopOf(state, name, {recvMax, hands, handsLoad, handshakeThreads}, &err);
   if (state->streams) state->uv = uvSideNew(state->streams, &err);
   if (state->uv) return toString(info.Env(), state->streams->loop->ops->name);
   if (state->streams) streamsEnd(state->streams);

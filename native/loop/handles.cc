@@ -73,6 +73,19 @@ static Stream *streamNew(Streams *streams, int fd, StreamKind kind, int *err) {
   return s;
 }
 
+static void forgetTls(Stream *s) {
+  if (streamAway(s)) {
+    s->step->stream = nullptr;
+    s->step->abandoned.store(true, std::memory_order_relaxed);
+  } else if (s->step) {
+    handshakeFree(s->step);
+  } else {
+    tlsConnFree(s->tls);
+  }
+  s->step = nullptr;
+  s->tls = nullptr;
+}
+
 /** Forgets a handle; its number is free again after the next wait. `stays`: see detach() of the backends. Returns the
  *  descriptor. */
 static int forget(Stream *s, bool stays) {
@@ -81,13 +94,35 @@ static int forget(Stream *s, bool stays) {
   s->streams->closing.push_back(s->handle);
   s->kind = StreamKind::kClosing;
   s->fd = -1;
-  tlsConnFree(s->tls);
-  s->tls = nullptr;
+  forgetTls(s);
   s->kept.clear();
   s->held.clear();
   s->unsent.clear();
   outboxDrop(s);
   return fd;
+}
+
+/** Tells the backend, and reports a refusal as the next record of the handle. */
+static void receiveOrFail(Stream *s, bool on) {
+  Loop *loop = s->streams->loop;
+  const int err = loop->ops->receive(loop, s, on);
+  if (err < 0) streamFailed(s, err);
+}
+
+static int sendRecord(void *context, const uint8_t *bytes, size_t length) {
+  Stream *s = static_cast<Stream *>(context);
+  return outboxPutRecords(s, bytes, length, Origin::kCaller);
+}
+
+/** The connections whose steps are done belong to their lanes again. */
+static void takeHandshakes(Streams *streams) {
+  for (Handshake *step : streams->handshakes->take()) {
+    Stream *s = step->stream;
+    step->done = true;
+    tlsConnAttach(s->tls, {sendRecord, s}, &s->lane->tlsPool);
+    streamQueueReceive(s);
+    receiveOrFail(s, true);
+  }
 }
 
 void turnBegin(Loop *loop) {
@@ -98,6 +133,7 @@ void turnBegin(Loop *loop) {
     streams->freeHandles.push_back(handle);
   }
   streams->closing.clear();
+  if (streams->handshakes) takeHandshakes(streams);
 }
 
 int watchOwn(Streams *streams, Stream *s, int fd, void (*onReadable)(void *context), void *context) {
@@ -123,6 +159,25 @@ static void onWake(void *context) {
     loop->turn->add(kWake, 0, 0, 0);
 }
 
+/** Makes an eventfd and watches it. Returns 0 or -errno. */
+static int watchEvents(Streams *streams, Stream *watch, int *fd, void (*onReadable)(void *context), void *context) {
+  *fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  return *fd < 0 ? -errno : watchOwn(streams, watch, *fd, onReadable, context);
+}
+
+static void onHandshakes(void *context) {
+  uint64_t count;
+  // it ends the wait; the next turn begins with taking the results
+  if (read(static_cast<Streams *>(context)->handshakesFd, &count, sizeof(count)) < 0) return;
+}
+
+static int startHandshakes(Streams *streams, int threads) {
+  const int err = watchEvents(streams, &streams->handshakesDone, &streams->handshakesFd, onHandshakes, streams);
+  if (err < 0) return err;
+  streams->handshakes = new (std::nothrow) Handshakes(threads, streams->handshakesFd);
+  return streams->handshakes ? 0 : -ENOMEM;
+}
+
 Streams *streamsNew(const LoopOps *ops, Turn *turn, const LoopOptions &options, int *err) {
   *err = -ENOMEM;
   Streams *streams = new (std::nothrow) Streams();
@@ -137,8 +192,8 @@ Streams *streamsNew(const LoopOps *ops, Turn *turn, const LoopOptions &options, 
   streams->loop = loop;
   streams->turn = turn;
   streams->all.push_back(nullptr);
-  loop->wakeFd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  *err = loop->wakeFd < 0 ? -errno : watchOwn(streams, &streams->wake, loop->wakeFd, onWake, loop);
+  *err = watchEvents(streams, &streams->wake, &loop->wakeFd, onWake, loop);
+  if (*err == 0 && options.handshakeThreads > 0) *err = startHandshakes(streams, options.handshakeThreads);
   if (*err == 0) return streams;
   streamsEnd(streams);
   return nullptr;
@@ -155,7 +210,10 @@ void streamsEnd(Streams *streams) {
       streamClose(streams, s->handle);
   }
   unwatchOwn(&streams->wake);
-  if (loop->wakeFd >= 0) close(loop->wakeFd);
+  unwatchOwn(&streams->handshakesDone);
+  delete streams->handshakes;
+  for (const int fd : {loop->wakeFd, streams->handshakesFd})
+    if (fd >= 0) close(fd);
   loop->ops->destroy(loop);
   for (Stream *s : streams->all) delete s;
   delete streams;
@@ -214,7 +272,7 @@ int streamClose(Streams *streams, int handle) {
   if (!s) return -EBADF;
   const bool owned = s->kind != StreamKind::kWatch;
   const int err = outboxSeal(s);
-  if (s->tls && err == 0 && s->unsent.length == 0) tlsShutdown(s->tls);
+  if (s->tls && !streamAway(s) && err == 0 && s->unsent.length == 0) tlsShutdown(s->tls);
   outboxFlush(s);
   const int fd = forget(s, !owned);
   if (owned) close(fd);
@@ -229,13 +287,6 @@ int streamDetach(Streams *streams, int handle) {
 }
 
 /* ---- what is wanted ---- */
-
-/** Tells the backend, and reports a refusal as the next record of the handle. */
-static void receiveOrFail(Stream *s, bool on) {
-  Loop *loop = s->streams->loop;
-  const int err = loop->ops->receive(loop, s, on);
-  if (err < 0) streamFailed(s, err);
-}
 
 int streamListenStart(Streams *streams, int handle, bool on) {
   Stream *s = streamOf(streams, handle);
@@ -383,11 +434,6 @@ int streamTakeUnsent(Streams *streams, int handle, uint8_t *into) {
 
 /* ---- TLS ---- */
 
-static int sendRecord(void *context, const uint8_t *bytes, size_t length) {
-  Stream *s = static_cast<Stream *>(context);
-  return outboxPutRecords(s, bytes, length, Origin::kCaller);
-}
-
 int streamTlsStart(Streams *streams, int handle, TlsConn *conn, const uint8_t *bytes, size_t length) {
   Stream *s = connectionOf(streams, handle);
   const bool possible = s && !s->tls && !s->connecting;
@@ -406,7 +452,7 @@ int streamTlsStart(Streams *streams, int handle, TlsConn *conn, const uint8_t *b
 
 TlsConn *streamTls(Streams *streams, int handle) {
   const Stream *s = streamOf(streams, handle);
-  return s ? s->tls : nullptr;
+  return s && !streamAway(s) ? s->tls : nullptr;
 }
 
 }  // namespace tsb

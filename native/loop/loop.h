@@ -62,6 +62,8 @@ struct LoopOptions {
   int hands;
   /** percent of a CPU that the thread that calls wait() has to use before the hands work; 0 = they always do */
   int handsLoad;
+  /** threads for TLS handshakes; 0 = whoever works on the lane takes the steps */
+  int handshakeThreads;
 };
 
 /** The operations of a backend. All are called by one thread. */

@@ -159,6 +159,7 @@ int outboxPutRecords(Stream *s, const uint8_t *bytes, size_t length, Origin orig
 
 int outboxPut(Stream *s, const uint8_t *bytes, size_t length, Origin origin) {
   if (!s->tls) return outboxPutRecords(s, bytes, length, origin);
+  if (streamAway(s)) return -EIO;
   if (tlsWritable(s->tls) && s->unsent.length == 0 && queue(s, bytes, length, origin, true)) return 0;
   int err = outboxSeal(s);
   if (err == 0) err = tlsWrite(s->tls, bytes, length);

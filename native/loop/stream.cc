@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include <new>
+
 namespace tsb {
 
 static void report(Stream *s, Kind kind, int result, int offset) {
@@ -169,14 +171,44 @@ static void deliverTls(Stream *s) {
   }
 }
 
-/** Returns true when the handshake has ended. */
+/** Hands the next step of a handshake to a thread. Returns false when it has to be taken here. */
+static bool beginStep(Stream *s) {
+  if (!s->streams->handshakes) return false;
+  Handshake *step = new (std::nothrow) Handshake();
+  if (!step) return false;
+  step->conn = s->tls;
+  step->stream = s;
+  s->step = step;
+  if (s->streams->handshakes->begin(step)) return true;
+  s->step = nullptr;
+  delete step;
+  return false;
+}
+
+/** Takes the result of a step that a thread has taken, and sends what that has to say. */
+static int takeStep(Stream *s) {
+  Handshake *step = s->step;
+  s->step = nullptr;
+  int result = step->result;
+  if (step->out.length > 0) {
+    const int res = outboxPutRecords(s, step->out.first(), step->out.length, Origin::kCaller);
+    if (res < 0) result = res;
+  }
+  step->out.clear();
+  delete step;
+  return result;
+}
+
+/** Returns true when the handshake has ended, or goes on in a thread. */
 static bool stepHandshake(Stream *s) {
-  const int res = tlsHandshake(s->tls);
+  if (!s->step && beginStep(s)) return true;
+  const int res = s->step ? takeStep(s) : tlsHandshake(s->tls);
   if (res != 0) reportTls(s, res < 0 ? res : 0);
   return res != 0;
 }
 
 static Offer placeTls(Stream *s, Place *place) {
+  if (streamAway(s)) return Offer::kNothing;
   if (s->shaking) {
     if (s->lane->section->full()) return Offer::kNoRoom;
     if (stepHandshake(s)) return Offer::kNothing;
@@ -190,7 +222,7 @@ static Offer placeTls(Stream *s, Place *place) {
 }
 
 static bool receivedTls(Stream *s, const uint8_t *bytes, ssize_t n) {
-  if (s->lane->section->full() || !tlsReceived(s->tls, bytes, n)) return false;
+  if (streamAway(s) || s->lane->section->full() || !tlsReceived(s->tls, bytes, n)) return false;
   // without room, or while nothing is wanted, the bytes stay inside TLS
   if (s->shaking)
     stepHandshake(s);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bytes.h"
+#include "loop/handshakes.h"
 #include "loop/loop.h"
 #include "loop/outbox.h"
 #include "tls/tls.h"
@@ -91,6 +92,8 @@ struct alignas(64) Stream {
   UringPart uring;
   /** null on a plain connection */
   TlsConn *tls;
+  /** of the handshake: in a thread, or with a result that has not been taken yet; else null */
+  Handshake *step;
   Bytes kept;
   /** what the backend has received ahead of the records, behind the kept bytes */
   Bytes held;
@@ -134,6 +137,9 @@ struct Lane {
 
 inline bool streamLive(const Stream *s) { return s->kind != StreamKind::kFree && s->kind != StreamKind::kClosing; }
 
+/** A thread works on the stream's TlsConn: nobody else may touch that. */
+inline bool streamAway(const Stream *s) { return s->step && !s->step->done; }
+
 /* ---- for backends ---- */
 
 /** Begins a turn; the first thing in a wait(). */
@@ -164,7 +170,7 @@ void streamQueueReceive(Stream *s);
  * peer that does not receive those answers is not read from, or they would pile up here without end.
  */
 inline bool streamWants(const Stream *s) {
-  if (s->tls) return (s->shaking || s->reading) && s->unsent.length <= kTlsUnsentMax;
+  if (s->tls) return !streamAway(s) && (s->shaking || s->reading) && s->unsent.length <= kTlsUnsentMax;
   return s->reading && !s->connecting;
 }
 
@@ -255,7 +261,7 @@ int streamTakeUnsent(Streams *streams, int handle, uint8_t *into);
 /** Puts TLS on a connection and begins the handshake with the bytes given, which were received before; kTls follows. The
  *  TLS connection is owned by the stream from then on, whatever is returned. */
 int streamTlsStart(Streams *streams, int handle, TlsConn *conn, const uint8_t *bytes, size_t length);
-/** The TLS connection of a handle, or null. */
+/** The TLS connection of a handle; null without, and while a step of its handshake is taken elsewhere. */
 TlsConn *streamTls(Streams *streams, int handle);
 
 /* ---- all handles of a loop ---- */
@@ -272,6 +278,11 @@ struct Streams {
   bool receiveAhead = true;
   /** the loop's own watch of its wake-up descriptor */
   Stream wake;
+  /** null without threads for them */
+  Handshakes *handshakes = nullptr;
+  /** an eventfd that says that steps are done, and its watch */
+  int handshakesFd = -1;
+  Stream handshakesDone;
 };
 
 /** Makes the loop of that backend and the table. Returns null with *err = -errno. */

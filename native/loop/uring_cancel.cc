@@ -141,7 +141,8 @@ static void join(UringLoop *l, Stream *s) {
   laneLeave(s);
   laneJoin(l, s, l->duty.on);
   s->uring.tag = ++l->lastTag;
-  if (s->tls) tlsConnAttach(s->tls, s->tls->outlet, &s->lane->tlsPool);
+  // a connection that is away gets its pool when it comes back
+  if (s->tls && !streamAway(s)) tlsConnAttach(s->tls, s->tls->outlet, &s->lane->tlsPool);
 }
 
 static void dropForeign(const Lane *lane, std::vector<Stream *> *list) {

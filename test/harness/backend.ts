@@ -7,5 +7,5 @@ export const IO_THREADS = Number(process.env.TEST_IO_THREADS ?? 0);
 
 /** Starts the loop of a test. */
 export function startTestLoop(recvMax: number): void {
-  startLoop(LOOP_BACKEND, recvMax, IO_THREADS, 0);
+  startLoop({ backend: LOOP_BACKEND, recvMax, threads: IO_THREADS, load: 0, handshakeThreads: IO_THREADS });
 }

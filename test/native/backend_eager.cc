@@ -119,6 +119,7 @@ static void sendAllQueued(EagerLoop *l) {
 
 /** Reports the first piece, or that there is none. */
 static bool reportFirst(Stream *s) {
+  if (streamAway(s)) return false;
   std::deque<Piece> &pieces = aheadOf(s).pieces;
   if (pieces.empty() || (s->tls && streamHasInput(s))) return streamReceived(s, nullptr, -EAGAIN);
   const uint8_t *bytes = reinterpret_cast<const uint8_t *>(pieces.front().bytes.data());

@@ -15,6 +15,7 @@ const COMPILE_MS_MAX = 300_000;
 const SOURCES = [
   'stream.cc',
   'handles.cc',
+  'handshakes.cc',
   'hands.cc',
   'lanes.cc',
   'outbox.cc',

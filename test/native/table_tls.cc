@@ -157,3 +157,83 @@ TABLE_TEST(tls_joined, "small pieces that are queued together become one record,
   close(betweenPeer);
   close(otherPeer);
 }
+
+TABLE_TEST(tls_threads, "handshakes in threads: each is reported, data follows, and a connection may be closed at any time") {
+  World world(ops, 65536, kRingRecords, 2);
+  constexpr int kConnections = 60;
+  std::map<int, int> peers;
+  for (int i = 0; i < kConnections; i++) {
+    int peer;
+    const int handle = i % 2 == 0 ? world.open(&peer) : world.openReading(&peer);
+    CHECK_EQUAL(streamTlsStart(world.streams, handle, fakeTlsNew(), nullptr, 0), 0);
+    peers[handle] = peer;
+  }
+  const auto closeSome = [&world, &peers](int which) {
+    for (auto entry = peers.begin(); entry != peers.end();) {
+      if (entry->first % 7 != which) {
+        ++entry;
+        continue;
+      }
+      world.close(entry->first);
+      close(entry->second);
+      entry = peers.erase(entry);
+    }
+  };
+  closeSome(0);
+  world.turn();
+  closeSome(1);
+  for (auto &entry : peers) put(entry.second, "H" + fakeTlsRecord("at once"));
+  world.turn();
+  closeSome(2);
+  std::map<int, bool> shaken;
+  std::map<int, std::string> got;
+  const auto turn = [&world, &shaken, &got] {
+    for (const Event &event : world.turn(10)) {
+      if (event.kind == kRecv) got[event.handle] += event.bytes;
+      if (event.kind != kTls) continue;
+      CHECK_EQUAL(event.result, 0);
+      CHECK(shaken.emplace(event.handle, true).second);
+      streamRecvStart(world.streams, event.handle);
+    }
+  };
+  for (int i = 0; shaken.size() < peers.size(); i++) {
+    CHECK(i < 2000);
+    turn();
+  }
+  for (auto &entry : peers) {
+    CHECK_EQUAL(get(entry.second), std::string("H"));
+    put(entry.second, fakeTlsRecord("more"));
+    world.send(entry.first, "answer");
+  }
+  for (auto &entry : peers) {
+    for (int i = 0; got[entry.first] != "at oncemore"; i++) {
+      CHECK(i < 2000);
+      turn();
+    }
+    CHECK_EQUAL(get(entry.second), fakeTlsRecord("answer"));
+    close(entry.second);
+    world.close(entry.first);
+  }
+}
+
+TABLE_TEST(tls_threads_end, "handshakes in threads: a failure and an end of the stream are reported") {
+  World world(ops, 65536, kRingRecords, 1);
+  int wrong, gone;
+  const int wrongHandle = world.open(&wrong);
+  const int goneHandle = world.open(&gone);
+  for (const int handle : {wrongHandle, goneHandle})
+    CHECK_EQUAL(streamTlsStart(world.streams, handle, fakeTlsNew(), nullptr, 0), 0);
+  put(wrong, "X");
+  CHECK_EQUAL(world.until(kTls, wrongHandle).result, -EPROTO);
+  close(gone);
+  CHECK(world.until(kTls, goneHandle).result < 0);
+  // the loop ends while steps are under way
+  for (int i = 0; i < 20; i++) {
+    int peer;
+    CHECK_EQUAL(streamTlsStart(world.streams, world.open(&peer), fakeTlsNew(), nullptr, 0), 0);
+    put(peer, "H");
+    close(peer);
+  }
+  world.turn();
+  close(wrong);
+}

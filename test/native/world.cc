@@ -20,7 +20,7 @@ std::string uringRefused() {
   Turn turn;
   CHECK(turn.map());
   int err = 0;
-  Loop *loop = kLoopUring.create(&turn, {65536, 0, 0}, &err);
+  Loop *loop = kLoopUring.create(&turn, {65536, 0, 0, 0}, &err);
   if (loop) kLoopUring.destroy(loop);
   turn.unmap();
   return loop ? "" : uringRefusal();
@@ -39,11 +39,11 @@ void withHands(void (*test)(const LoopOps *ops), const LoopOps *ops) {
   test(ops);
 }
 
-World::World(const LoopOps *ops, int recvMax, int records) {
+World::World(const LoopOps *ops, int recvMax, int records, int handshakeThreads) {
   int err = 0;
   CHECK(turns.map());
   turns.records = records;
-  streams = streamsNew(ops, &turns, {recvMax, handsOfWorlds, 0}, &err);
+  streams = streamsNew(ops, &turns, {recvMax, handsOfWorlds, 0, handshakeThreads}, &err);
   CHECK_EQUAL(err, 0);
   CHECK(streams != nullptr);
 }

@@ -49,7 +49,8 @@ struct World {
   tsb::Turn turns;
   tsb::Streams *streams;
 
-  explicit World(const tsb::LoopOps *ops, int recvMax = 65536, int records = tsb::kRingRecords);
+  explicit World(const tsb::LoopOps *ops, int recvMax = 65536, int records = tsb::kRingRecords,
+                 int handshakeThreads = 0);
   ~World();
   World(const World &) = delete;
 

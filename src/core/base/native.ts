@@ -142,10 +142,10 @@ export interface Native {
    * Creates the loop of this environment. `backend`: 'epoll'; 'uring', or 'auto', which is io_uring where the kernel
    * allows it, else epoll. `recvMax` = most bytes of one receive, clamped to 1 KB .. 1 MB. `threads` = threads that
    * move bytes while wait() waits for them, 0 .. 64; they begin when this thread uses `load` percent of a CPU, and end
-   * when all together use less than half of that. Returns the name of the backend in use. Throws when called twice or
+   * when all together use less than half of that. `handshakeThreads` = threads for TLS handshakes, 0 .. 64. Returns the name of the backend in use. Throws when called twice or
    * when the backend is unknown. Call startLoop(), which knows about the arena.
    */
-  loopInit(backend: string, recvMax: number, threads?: number, load?: number): string;
+  loopInit(backend: string, recvMax: number, threads?: number, load?: number, handshakeThreads?: number): string;
   /** the arena, with the part that the threads of loopInit() fill */
   loopArena(): ArrayBuffer;
   /** the thread that calls wait(), and then the others; [] before loopInit() */
@@ -421,9 +421,18 @@ export const ring: Int32Array = new Int32Array(native.ring, 0, (native.ring.byte
 /** One element: readClock() at the end of the last wait(). */
 export const waitClock: Float64Array = new Float64Array(native.ring, native.ring.byteLength - 8, 1);
 
-/** As native.loopInit(), which has the parameters and errors. With threads, the arena becomes longer. */
-export function startLoop(backend: string, recvMax: number, threads: number, load: number): string {
-  const name = native.loopInit(backend, recvMax, threads, load);
+/** The parameters of native.loopInit(). */
+export interface LoopSettings {
+  backend: string;
+  recvMax: number;
+  threads: number;
+  load: number;
+  handshakeThreads: number;
+}
+
+/** As native.loopInit(), which tells the results and errors. With threads, the arena becomes longer. */
+export function startLoop({ backend, recvMax, threads, load, handshakeThreads }: LoopSettings): string {
+  const name = native.loopInit(backend, recvMax, threads, load, handshakeThreads);
   if (threads > 0) arena = Buffer.from(native.loopArena());
   return name;
 }
