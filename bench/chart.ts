@@ -16,10 +16,10 @@ interface Bar {
   ratio: number;
 }
 
-/** Figures for which less is better, if tsbouncer and PgBouncer were measured. */
+/** Figures with an aim for which less is better, if tsbouncer and PgBouncer were measured. */
 function barsOf(rows: readonly Row[]): Bar[] {
   return rows
-    .filter(({ unit, better }) => unit !== '' && better === 'less')
+    .filter(({ unit, better, aims }) => unit !== '' && better === 'less' && aims.length > 0)
     .map((row) => ({ name: row.name, ratio: ratioOf(row, OURS) }))
     .filter(({ ratio }) => Number.isFinite(ratio) && ratio > 0);
 }

@@ -26,13 +26,14 @@ export const USAGE = `Usage: npm run bench -- [OPTION]...
   --threads N        threads of the load generator (default 1)
   --only WORD        only figures whose name has WORD in it, as simple, tls, prepared, reconnecting, reboot, streams;
                      may be repeated; scale: what large numbers cost, which is not measured otherwise (some minutes)
-  --variants         also run tsbouncer with loop_backend=epoll and with loop_backend=uring
+  --variants         also run tsbouncer with loop_backend=epoll, with loop_backend=uring, and with a thread of
+                     io_threads that always works
   --variant SETTING=VALUE[,SETTING=VALUE]...
                      also run tsbouncer with these settings; may be repeated. A part without = continues the
                      value before it, which has a comma then
   --details          also print user and system time, and the time of single threads
   --json FILE        also write everything, single rounds included, to FILE
-  --svg FILE         also draw the ratios, as in the README
+  --svg FILE         also draw the ratios of the figures with an aim, as in the README
 BENCH_ALSO="NAME=COMMAND;..." also runs other programs; each gets the path of an ini as its last argument.
 BENCH_COPY_MB sets the size of COPY (default 1024), PGBOUNCER_BIN the path of PgBouncer.`;
 
@@ -44,7 +45,7 @@ function numberOf(name: string, text: string | undefined, otherwise: number): nu
 }
 
 /** What tsbouncer runs with as well. */
-const DEFAULT_VARIANTS = ['loop_backend=epoll', 'loop_backend=uring'];
+const DEFAULT_VARIANTS = ['loop_backend=epoll', 'loop_backend=uring', 'io_threads=1,io_threads_load=0'];
 
 export const options = {
   help: values.help,

@@ -35,10 +35,14 @@ it('a ratio is that of the medians, and an aim is a bound from above or from bel
   note(speed, { name: THEIRS }, 100);
   assert.equal(isMet(speed, ratioAim(1.25)[0] as never), false);
   assert.equal(isMet(speed, ratioAim(1.2)[0] as never), true);
-  // only figures of which less is better have a bar
-  const chart = chartOf([cost, speed], 'A & B');
+  // only figures with an aim of which less is better have a bar
+  const plain = addRow('plain', 'us', 1);
+  note(plain, { name: OURS }, 1);
+  note(plain, { name: THEIRS }, 1);
+  const chart = chartOf([cost, speed, plain], 'A & B');
   assert.match(chart, />cost</);
   assert.doesNotMatch(chart, />speed</);
+  assert.doesNotMatch(chart, />plain</);
   assert.match(chart, />A &amp; B</);
 });
 
