@@ -336,7 +336,8 @@ function fullMaint(): void {
   shutdownMaint();
   zoneCacheMaint();
   nameThreadMaint();
-  memoryMaint(socketCounts.clients + socketCounts.servers);
+  // a login needs more memory than the connection does later
+  memoryMaint(socketCounts.clients + socketCounts.servers - loginClientList.count);
   if (getPauseMode() !== PauseMode.NONE) requestFullLoopMaint();
 }
 

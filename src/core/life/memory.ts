@@ -14,7 +14,7 @@ let previous = 0;
 /** the number when memory was last given back */
 let released = -WAVE_MIN;
 
-/** @param connections number of client and server connections now */
+/** @param connections number of client and server connections now, without clients in login */
 export function memoryMaint(connections: number): void {
   const steady = Math.abs(connections - previous) <= STEADY_MAX;
   previous = connections;
