@@ -26,7 +26,11 @@
         "native/pam/pam.cc",
         "native/tls/conn.cc",
         "native/tls/context.cc",
-        "native/tls/peer.cc"
+        "native/tls/follow.cc",
+        "native/tls/keys.cc",
+        "native/tls/message.cc",
+        "native/tls/peer.cc",
+        "native/tls/record.cc"
       ],
       "include_dirs": ["native", "<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_DISABLE_CPP_EXCEPTIONS"],

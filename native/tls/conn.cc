@@ -12,15 +12,11 @@
 
 #include <new>
 
+#include "tls/record.h"
 #include "tls/tls.h"
 
 namespace tsb {
 
-/** Of a record: type, version, and the length of what follows. */
-constexpr size_t kRecordHeader = 5;
-constexpr uint8_t kRecordHandshake = 22;
-/** Longest that any version allows. OpenSSL gets a longer record too, and refuses it. */
-constexpr size_t kRecordMost = SSL3_RT_MAX_ENCRYPTED_LENGTH + 2048;
 /** Free buffers that are kept for the next connection. */
 constexpr size_t kPoolMost = 8;
 /** A piece with less room than this behind its bytes gets no more bytes. */
@@ -63,15 +59,15 @@ static uint8_t inputByte(const TlsConn *conn, size_t at) {
 }
 
 /** Length of the record that the input begins with, 0 while its header is not complete. */
-static size_t recordLength(const TlsConn *conn) {
+static size_t firstRecord(const TlsConn *conn) {
   if (inputLength(conn) < kRecordHeader) return 0;
   return kRecordHeader + (static_cast<size_t>(inputByte(conn, 3)) << 8 | inputByte(conn, 4));
 }
 
-/** True when OpenSSL can be given a whole record, or a record that it will refuse. */
+/** True when OpenSSL can be given a whole record, or one so long that it will refuse it. */
 static bool recordReady(const TlsConn *conn) {
   if (conn->recordLeft > 0) return true;
-  const size_t length = recordLength(conn);
+  const size_t length = firstRecord(conn);
   return length > 0 && (length > kRecordMost || length <= inputLength(conn));
 }
 
@@ -142,7 +138,7 @@ static int bioRead(BIO *bio, char *into, int most) {
       return -1;
     }
     if (conn->recordLeft == 0) {
-      const size_t length = recordLength(conn);
+      const size_t length = firstRecord(conn);
       conn->recordLeft = length > have ? have : length;
     }
     if (n > conn->recordLeft) n = conn->recordLeft;
@@ -170,6 +166,7 @@ static int bioWrite(BIO *bio, const char *bytes, int length) {
   TlsConn *conn = static_cast<TlsConn *>(BIO_get_data(bio));
   BIO_clear_retry_flags(bio);
   const size_t size = static_cast<size_t>(length);
+  tlsFollowWritten(conn, reinterpret_cast<const uint8_t *>(bytes), size);
   if (conn->gathering && size <= kOutSize) {
     if (conn->pool->outLength + size > kOutSize) sendGathered(conn);
     memcpy(conn->pool->out + conn->pool->outLength, bytes, size);
@@ -200,35 +197,6 @@ BIO_METHOD *tlsBioMethod() {
 
 /* ---- life ---- */
 
-/* Called for every record and handshake message: counts records, and notes what OpenSSL does not keep. */
-static void onMessage(int written, int, int contentType, const void *buf, size_t length, SSL *ssl, void *arg) {
-  TlsConn *conn = static_cast<TlsConn *>(arg);
-  if (length == 0) return;
-  TlsSession *session = &conn->session;
-  const uint8_t first = *static_cast<const uint8_t *>(buf);
-  if (!conn->established) {
-    if (written && contentType == SSL3_RT_HANDSHAKE && first == SSL3_MT_SERVER_KEY_EXCHANGE) conn->dhBits = tlsOwnDhBits(ssl);
-    return;
-  }
-  if (contentType == SSL3_RT_HEADER) {
-    if (written) {
-      session->recordsWritten++;
-    } else {
-      session->recordsRead++;
-      // in TLS 1.3 handshake messages after the handshake are encrypted, and are no renegotiation
-      if (first == kRecordHandshake && session->version < TLS1_3_VERSION) conn->renegotiation = true;
-    }
-  } else if (contentType == SSL3_RT_HANDSHAKE && first == SSL3_MT_KEY_UPDATE) {
-    if (written) {
-      session->keyUpdatesWritten++;
-      session->recordsWritten = 0;
-    } else {
-      session->keyUpdatesRead++;
-      session->recordsRead = 0;
-    }
-  }
-}
-
 TlsConn *tlsConnNew(const TlsContext *context, BIO_METHOD *method, const std::string &host) {
   TlsConn *conn = new (std::nothrow) TlsConn();
   if (!conn) return nullptr;
@@ -243,7 +211,7 @@ TlsConn *tlsConnNew(const TlsContext *context, BIO_METHOD *method, const std::st
   BIO_set_init(bio, 1);
   SSL_set_bio(conn->ssl, bio, bio);
   SSL_set_app_data(conn->ssl, conn);
-  SSL_set_msg_callback(conn->ssl, onMessage);
+  SSL_set_msg_callback(conn->ssl, tlsFollowMessage);
   SSL_set_msg_callback_arg(conn->ssl, conn);
   conn->verify = context->verify;
   conn->host = host;
@@ -330,18 +298,6 @@ static ssize_t failure(TlsConn *conn, int result, const char *what) {
 
 /* ---- handshake ---- */
 
-static void remember(TlsConn *conn) {
-  TlsSession *session = &conn->session;
-  const SSL_CIPHER *cipher = SSL_get_current_cipher(conn->ssl);
-  session->version = SSL_version(conn->ssl);
-  session->cipher = cipher ? SSL_CIPHER_get_protocol_id(cipher) : 0;
-  SSL_get_client_random(conn->ssl, session->clientRandom, kTlsRandomSize);
-  SSL_get_server_random(conn->ssl, session->serverRandom, kTlsRandomSize);
-  // up to TLS 1.2, the Finished messages were the first records with these keys
-  session->recordsRead = session->recordsWritten = session->version < TLS1_3_VERSION ? 1 : 0;
-  conn->established = true;
-}
-
 int tlsHandshake(TlsConn *conn) {
   ERR_clear_error();
   const int res = SSL_do_handshake(conn->ssl);
@@ -350,7 +306,7 @@ int tlsHandshake(TlsConn *conn) {
     if (why == 0) return fail(conn, "handshake", "unexpected EOF");
     return why == kTlsNothing ? 0 : static_cast<int>(why);
   }
-  remember(conn);
+  tlsFollowEstablished(conn);
   if (conn->verify != TlsVerify::kName || tlsPeerCertVerifyHost(conn)) return 1;
   // send no data to a peer with the wrong name
   conn->established = false;

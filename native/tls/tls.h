@@ -18,38 +18,9 @@
 #include <vector>
 
 #include "bytes.h"
+#include "tls/session.h"
 
 namespace tsb {
-
-constexpr size_t kTlsRandomSize = 32;
-/** SHA-384 is the longest hash of a TLS 1.3 suite; a TLS 1.2 master secret has 48 bytes too. */
-constexpr size_t kTlsSecretMax = 64;
-
-/**
- * What another process needs, besides the socket and the buffered bytes, to continue the connection: the secrets, as the
- * keylog callback gave them, and the number of records that each side has protected with its current key.
- */
-struct TlsSession {
-  /** TLS1_2_VERSION and so on; 0 until the handshake is done */
-  int version;
-  /** the two bytes of the suite, as in the protocol */
-  uint16_t cipher;
-  bool server;
-  /** TLS 1.2 and older: keys follow from these three */
-  uint8_t clientRandom[kTlsRandomSize];
-  uint8_t serverRandom[kTlsRandomSize];
-  uint8_t masterSecret[kTlsSecretMax];
-  size_t masterLength;
-  /** TLS 1.3: the first application traffic secrets; a key update derives the next from them, n times */
-  uint8_t clientSecret[kTlsSecretMax];
-  uint8_t serverSecret[kTlsSecretMax];
-  size_t secretLength;
-  uint32_t keyUpdatesRead;
-  uint32_t keyUpdatesWritten;
-  /** the sequence number of the next record, each way */
-  uint64_t recordsRead;
-  uint64_t recordsWritten;
-};
 
 /* ---- contexts: tls/context.cc ---- */
 
@@ -158,6 +129,8 @@ struct TlsConn {
   int dhBits;
   /** the peer began a second handshake */
   bool renegotiation;
+  /** the end of what was sent last, until the handshake is done */
+  uint8_t lastWritten[48];
   std::string host;
   std::string error;
   TlsSession session;
@@ -197,6 +170,15 @@ inline bool tlsWritable(const TlsConn *conn) { return conn->established && conn-
 int tlsWrite(TlsConn *conn, const uint8_t *bytes, size_t length);
 /** Sends close_notify, once and without waiting for an answer. Behind unsent bytes it would be cut off. */
 void tlsShutdown(TlsConn *conn);
+
+/* ---- the session of a connection that OpenSSL runs: tls/follow.cc ---- */
+
+/** Bytes that OpenSSL has written. */
+void tlsFollowWritten(TlsConn *conn, const uint8_t *bytes, size_t length);
+/** For SSL_set_msg_callback(); the argument is the connection. */
+void tlsFollowMessage(int written, int version, int contentType, const void *buf, size_t length, SSL *ssl, void *arg);
+/** The handshake is done: notes what was agreed on. */
+void tlsFollowEstablished(TlsConn *conn);
 
 /* ---- what is known of the peer: tls/peer.cc ---- */
 
