@@ -4,10 +4,10 @@
  */
 
 import assert from 'node:assert/strict';
-import { ask, backendOf, login, refusal, withPooler } from '../harness/answers';
+import { ask, backendOf, login, refusal, rowsBecome, withPooler } from '../harness/answers';
 import { PgCluster } from '../harness/cluster';
 import { after, before, describe } from '../harness/limits';
-import { it } from '../harness/machine';
+import { eventually, it } from '../harness/machine';
 import { RawClient } from '../harness/raw-client';
 import { withRebootChain } from '../harness/reboot-chain';
 
@@ -24,6 +24,7 @@ before(async () => {
     one.pg = await PgCluster.start({ newest: one.newest });
     await one.pg.createUser('ann', '', 'none');
     await one.pg.createUser('Ann', '', 'none');
+    await one.pg.createUser('ben', '', 'none');
   }
 });
 after(async () => {
@@ -123,6 +124,75 @@ for (const one of clusters) {
           assert.equal(await ask(plain, 'SELECT current_user'), 'postgres');
           assert.equal(await ask(other, 'SELECT current_user'), 'postgres', reset);
         }
+      });
+    });
+
+    it('a client without values of its own follows new defaults of ALTER ROLE, as soon as servers are new', async () => {
+      await withPooler({ cluster: pg(), settings: SHARED, userlist: { ben: '' } }, async (pooler) => {
+        const who = { user: 'ben' };
+        const [plain, tuned] = [
+          await login(pooler, who),
+          await login(pooler, { ...who, params: { search_path: 'mine' } }),
+        ];
+        assert.equal(await ask(plain, 'SHOW search_path'), '"$user", public');
+        await pg().sql('ALTER ROLE ben SET search_path = new_default');
+        await pg().killBackends("usename = 'ben'");
+        await rowsBecome(pooler, 'SERVERS', { user: 'ben' }, 0);
+        const late = await login(pooler, who);
+        for (let turn = 0; turn < 2; turn++) {
+          assert.equal(await ask(tuned, 'SHOW search_path'), 'mine');
+          assert.equal(await ask(plain, 'SHOW search_path'), 'new_default');
+          assert.equal(await ask(late, 'SHOW search_path'), 'new_default');
+        }
+        await pg().sql('ALTER ROLE ben RESET search_path');
+      });
+    });
+
+    it('what connect_query has set is the default of clients', async () => {
+      const known = await reported();
+      const name = known.includes('search_path') ? 'search_path' : 'IntervalStyle';
+      const [first, second] = name === 'search_path' ? ['ours', 'theirs'] : ['iso_8601', 'sql_standard'];
+      const databases = { postgres: pg().connstr('postgres', `connect_query='SET ${name} TO ${first}'`) };
+      await withPooler({ databases, settings: SHARED }, async (pooler) => {
+        const [plain, tuned] = [await login(pooler), await login(pooler, { params: { [name]: second as string } })];
+        for (let turn = 0; turn < 2; turn++) {
+          assert.equal(await ask(tuned, `SHOW ${name}`), second);
+          assert.equal(await ask(plain, `SHOW ${name}`), first);
+        }
+        assert.equal(plain.parameters[name], first);
+      });
+    });
+
+    it('a default that changes by a reload of the server applies to clients without a value of their own', async () => {
+      await withPooler({ cluster: pg(), settings: SHARED }, async (pooler) => {
+        const params = { default_transaction_read_only: 'off' };
+        const [plain, tuned] = [await login(pooler), await login(pooler, { params })];
+        const show = 'SHOW default_transaction_read_only';
+        assert.equal(await ask(plain, show), 'off');
+        await pg().sql('ALTER SYSTEM SET default_transaction_read_only = on');
+        await pg().sql('SELECT pg_reload_conf()');
+        await eventually('the new default', async () => (await ask(plain, show)) === 'on');
+        for (let turn = 0; turn < 2; turn++) {
+          assert.equal(await ask(tuned, show), 'off');
+          assert.equal(await ask(plain, show), 'on');
+          assert.equal(await ask(await login(pooler), show), 'on');
+        }
+        const direct = { options: '-c default_transaction_read_only=off' };
+        await pg().sql('ALTER SYSTEM RESET default_transaction_read_only', direct);
+        await pg().sql('SELECT pg_reload_conf()');
+      });
+    });
+
+    it('a value equal to the default is told to the client that sets it', async () => {
+      await withPooler({ cluster: pg(), settings: SHARED }, async (pooler) => {
+        const [client, plain] = [await login(pooler), await login(pooler)];
+        const original = client.parameters.IntervalStyle;
+        await ask(client, "SET IntervalStyle = 'iso_8601'");
+        assert.equal(client.parameters.IntervalStyle, 'iso_8601');
+        assert.equal(await ask(plain, 'SHOW IntervalStyle'), original);
+        await ask(client, 'RESET ALL');
+        assert.equal(client.parameters.IntervalStyle, original);
+        assert.equal(await ask(client, 'SHOW IntervalStyle'), original);
       });
     });
 

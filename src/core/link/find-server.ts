@@ -10,7 +10,7 @@ import { poolServerCount } from '../pool/pool';
 import { sendingAuthQuery } from '../pool/socket';
 import { changeServerState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
-import { varcacheDiff, varcacheFillUnset, varcacheMatches } from '../pool/varcache';
+import { varcacheDiff, varcacheMatches } from '../pool/varcache';
 import { writeQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import { launchNewConnection } from './launch';
@@ -48,11 +48,9 @@ function takeIdleServer(pool: PgPool): ServerSocket | null {
  * @returns whether a SET was sent; null if sending failed
  */
 function applyVars(server: ServerSocket, client: ClientSocket): boolean | null {
-  if (varcacheMatches(server.vars, client.vars)) return false;
-  const { origVars } = server.pool;
-  // a client that an older process has handed over lacks the variables that were not tracked there
-  varcacheFillUnset(origVars, client.vars);
-  const sql = varcacheDiff(server.vars, client.vars, origVars);
+  if (varcacheMatches(server, client.vars)) return false;
+  const { db, origVars } = server.pool;
+  const sql = varcacheDiff(server, client.vars, (db.config.connectQuery ?? '') === '' ? null : origVars);
   if (sql === '') return false;
   if (wantDebug()) slogDebug(server, `varcache_apply: ${sql}`);
   const buf = pktbufTemp();

@@ -284,7 +284,7 @@ export function lifetimeExceeded(server: ServerSocket): boolean {
 
 function resetOnRelease(server: ServerSocket): boolean {
   if (wantDebug()) slogDebug(server, `resetting: ${cf.serverResetQuery}`);
-  varcacheForget(server.vars, server.pool.origVars, false);
+  varcacheForget(server, false);
   // until the reset query is answered: a flush later in this turn must not release the server again
   server.ready = false;
   server.resetting = true;

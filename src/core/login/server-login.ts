@@ -36,7 +36,7 @@ import { poolConnectedServerCount } from '../pool/pool';
 import { isDead, replicationTypeParameters, sendingAuthQuery, serverLoginOf } from '../pool/socket';
 import { upcalls } from '../pool/upcalls';
 import { findGlobalCredentials } from '../pool/user';
-import { varcacheApplyStartup, varcacheSet } from '../pool/varcache';
+import { varcacheApplyStartup, varcacheReport, varcacheSet } from '../pool/varcache';
 import { addOwnParameter, addWelcomeParameter, finishWelcomeMsg, forgetWelcomeParts } from '../pool/welcome';
 import {
   finishStartup,
@@ -352,7 +352,7 @@ function loginParameter(server: ServerSocket, reader: PktReader): Verdict {
     return Verdict.DISCONNECTED;
   }
   if (wantDebug()) slogDebug(server, `S: param: ${name} = ${value}`);
-  varcacheSet(server.vars, name, value);
+  varcacheReport(server, name, value, false);
   if (server.link !== null) varcacheSet(server.link.vars, name, value);
   const fits =
     server.replication === Replication.NONE

@@ -18,7 +18,7 @@ import { admitClient } from '../pool/provisional';
 import { loginOf } from '../pool/socket';
 import { changeClientState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
-import { varcacheEach, varcacheFillUnset } from '../pool/varcache';
+import { varcacheEach, varcacheEachOrDefault, varcacheFillUnset } from '../pool/varcache';
 import { writeBackendKeyData, writeNotice, writeParameterStatus, writeReadyForQuery } from '../wire/messages';
 import { type PktBuf, pktbufTemp } from '../wire/pktbuf';
 
@@ -41,8 +41,13 @@ function welcomeClient(client: ClientSocket): boolean {
   const buf = pktbufTemp();
   buf.putBytes(own ?? (pool.welcomeMsg as Uint8Array));
   writePoolerParameters(buf, client);
-  if (own === null) varcacheFillUnset(pool.origVars, client.vars);
-  varcacheEach(client.vars, (name, value) => writeParameterStatus(buf, name, value));
+  const tell = (name: string, value: string): void => writeParameterStatus(buf, name, value);
+  if (own === null) {
+    varcacheFillUnset(pool.origVars, client.vars);
+    varcacheEachOrDefault(client.vars, pool.origVars, tell);
+  } else {
+    varcacheEach(client.vars, tell);
+  }
   newCancelKey(client);
   writeBackendKeyData(buf, client.cancelKey);
   if (cf.loginNotifyMessage !== '') writeNotice(buf, cf.loginNotifyMessage);

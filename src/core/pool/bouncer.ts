@@ -13,7 +13,7 @@ import type { ConsoleSession } from './console-session';
 import type { ClientStatement, Deallocation, ServerStatements } from './prepare';
 import { RequestQueue } from './requests';
 import { newStats, type PgStats } from './stats';
-import { newVarCache } from './varcache';
+import { newVarBits, newVarCache } from './varcache';
 
 export class PgCredentials {
   name: string;
@@ -441,6 +441,8 @@ export class ServerSocket extends PgSocket {
   readonly pool: PgPool;
   /** null after the login */
   login: ServerLogin | null = new ServerLogin();
+  /** VarBit of each variable */
+  readonly varBits = newVarBits();
   /** host as configured, for TLS verification and SHOW */
   host: string | null = null;
 

@@ -49,10 +49,23 @@ export const enum Var {
 }
 
 /**
- * A server's value that is unknown, because a query has run that may have reset it. No value of a client is equal to it:
- * none contains a NUL.
+ * What is known about a server's variable besides its value. Not for those that PgBouncer has always tracked: clients
+ * have a value for each of these, the default of the time of their login.
  */
-const UNKNOWN = '\0';
+export const enum VarBit {
+  /** the server reports its changes */
+  REPORTED = 1,
+  /** it was SET since it had the server's default, which a client without a value of its own gets by RESET */
+  CHANGED = 2,
+}
+
+/** The variables of a server connection. */
+interface ServerVars {
+  /** null = unknown: not reported */
+  readonly vars: (string | null)[];
+  /** VarBit, or'ed */
+  readonly varBits: number[];
+}
 
 /** Sets the tracked variables of the process, once. @param extra the setting track_extra_parameters, comma-separated */
 export function initVarLookup(extra: string): void {
@@ -124,6 +137,33 @@ export function varcacheSet(vars: (string | null)[], name: string, value: string
   return value !== null;
 }
 
+/** A new set of bits for newVarCache(). */
+export function newVarBits(): number[] {
+  return names.map(() => 0);
+}
+
+/** True for the variables of which each client has a value. */
+export function isAlwaysTracked(name: string): boolean {
+  const slot = lookup.get(asciiLower(name));
+  return slot !== undefined && slot < ALWAYS_TRACKED.length;
+}
+
+/**
+ * Stores a value that a server has reported.
+ * @param changed false if it is the server's default: at its login, after a reload of its config
+ */
+export function varcacheReport(server: ServerVars, name: string, value: string, changed: boolean): void {
+  if (!varcacheSet(server.vars, name, value)) return;
+  const slot = lookup.get(asciiLower(name)) as number;
+  server.varBits[slot] = (server.varBits[slot] ?? 0) | VarBit.REPORTED | (changed ? VarBit.CHANGED : 0);
+}
+
+/** Stores the bits of a variable, in a handover. */
+export function varcacheSetBits(bits: number[], name: string, value: number): void {
+  const slot = lookup.get(asciiLower(name));
+  if (slot !== undefined) bits[slot] = value;
+}
+
 /** Like varcacheSet(), for a client that is not logged in: the value is stored with its connection only. */
 export function varcacheSetUnproven(vars: (string | null)[], name: string, value: string): boolean {
   const slot = lookup.get(asciiLower(name));
@@ -140,35 +180,48 @@ export function internVars(vars: (string | null)[]): void {
   }
 }
 
-/** True if both sets are equal: no SET is needed. On the hot path. */
-export function varcacheMatches(server: (string | null)[], client: (string | null)[]): boolean {
-  for (let i = 0; i < server.length; i++) if (client[i] !== server[i]) return false;
+/** True if the server has the client's values: no SET is needed. On the hot path. */
+export function varcacheMatches(server: ServerVars, client: (string | null)[]): boolean {
+  const { vars, varBits } = server;
+  for (let i = 0; i < vars.length; i++) {
+    const c = client[i];
+    if (c === null && i >= ALWAYS_TRACKED.length) {
+      if (((varBits[i] as number) & VarBit.CHANGED) !== 0) return false;
+    } else if (c !== vars[i]) return false;
+  }
   return true;
 }
 
 /**
- * The SET and RESET statements that give the server the client's values, or '' if none are needed. Values of variables
- * that servers do not report are stored as the server's: no ParameterStatus will do it. If the statements fail, the
- * server has to be closed.
- * @param reported the variables that the pool's first server has reported, null = not reported
+ * The SET and RESET statements that give the server the client's values, or '' if none are needed. What the server does
+ * not report is stored here; if the statements fail, the server has to be closed.
+ * @param defaults the values that connect_query has left, which RESET would lose; null without it
  */
 export function varcacheDiff(
-  server: (string | null)[],
-  client: (string | null)[],
-  reported: readonly (string | null)[],
+  server: ServerVars,
+  client: readonly (string | null)[],
+  defaults: readonly (string | null)[] | null,
 ): string {
+  const { vars, varBits } = server;
   let sql = '';
-  for (let i = 0; i < server.length; i++) {
+  for (let i = 0; i < vars.length; i++) {
     const c = client[i] ?? null;
-    const s = server[i] ?? null;
-    if (c === s) continue;
+    const s = vars[i] ?? null;
     const name = names[i] as string;
-    if (c === null || s === null) {
-      // every server reports these: they are unset only until it has done so
-      if (i < ALWAYS_TRACKED.length) continue;
-    } else if (caseless[i] && equalNoCase(c, s)) continue;
-    sql += c === null ? `RESET ${name};` : `SET ${name}=${quoteValue(name, c)};`;
-    if (c === null || s === null || (reported[i] ?? null) === null) server[i] = c;
+    const bits = varBits[i] as number;
+    if (c === null) {
+      if (i < ALWAYS_TRACKED.length || (bits & VarBit.CHANGED) === 0) continue;
+      const value = defaults?.[i] ?? null;
+      sql += value === null ? `RESET ${name};` : `SET ${name}=${quoteValue(name, value)};`;
+      varBits[i] = bits & ~VarBit.CHANGED;
+    } else {
+      // every server reports those that were always tracked: they are unset only until it has done so
+      if (c === s || (s === null && i < ALWAYS_TRACKED.length)) continue;
+      if (s !== null && caseless[i] && equalNoCase(c, s)) continue;
+      sql += `SET ${name}=${quoteValue(name, c)};`;
+      varBits[i] = bits | VarBit.CHANGED;
+    }
+    if (i >= ALWAYS_TRACKED.length && (bits & VarBit.REPORTED) === 0) vars[i] = c;
   }
   return sql;
 }
@@ -184,12 +237,15 @@ export function isValidVar(name: string, value: string): boolean {
 }
 
 /**
- * A query runs that may change variables which servers do not report.
- * @param reset true if it has set all of them to their defaults, false if that is unknown
+ * A query runs that may change variables without a report.
+ * @param reset true if it has set all variables to their defaults, false if that is unknown
  */
-export function varcacheForget(server: (string | null)[], reported: readonly (string | null)[], reset: boolean): void {
-  for (let i = ALWAYS_TRACKED.length; i < server.length; i++) {
-    if ((server[i] ?? null) !== null && (reported[i] ?? null) === null) server[i] = reset ? null : UNKNOWN;
+export function varcacheForget(server: ServerVars, reset: boolean): void {
+  const { vars, varBits } = server;
+  for (let i = ALWAYS_TRACKED.length; i < vars.length; i++) {
+    const bits = varBits[i] as number;
+    if ((bits & VarBit.REPORTED) === 0) vars[i] = null;
+    if (reset) varBits[i] = bits & ~VarBit.CHANGED;
   }
 }
 
@@ -211,10 +267,20 @@ export function varcacheSetCanonical(
   }
 }
 
-/** Fills the client's unset variables with the server's defaults. */
-export function varcacheFillUnset(defaults: (string | null)[], client: (string | null)[]): void {
-  for (let i = 0; i < defaults.length; i++) {
-    if (client[i] === null) client[i] = defaults[i] ?? null;
+/** Fills the client's unset variables with the server's defaults, if PgBouncer has always tracked them. */
+export function varcacheFillUnset(defaults: readonly (string | null)[], client: (string | null)[]): void {
+  for (let i = 0; i < ALWAYS_TRACKED.length; i++) client[i] ??= defaults[i] ?? null;
+}
+
+/** Calls `each` for every variable with its value or, if it has none, its default. */
+export function varcacheEachOrDefault(
+  vars: readonly (string | null)[],
+  defaults: readonly (string | null)[],
+  each: (name: string, value: string) => void,
+): void {
+  for (let i = 0; i < vars.length; i++) {
+    const value = vars[i] ?? defaults[i] ?? null;
+    if (value !== null) each(names[i] as string, value);
   }
 }
 

@@ -18,7 +18,7 @@ import { type ClientSocket, ServerLoginPhase, type ServerSocket, SocketState } f
 import { ResponseAction } from '../pool/requests';
 import { isDead } from '../pool/socket';
 import { clearRequestsUntil, deallocateAll, serversChange, settleNote } from '../pool/statements';
-import { varcacheForget, varcacheSet, varcacheSetCanonical } from '../pool/varcache';
+import { isAlwaysTracked, varcacheForget, varcacheReport, varcacheSet, varcacheSetCanonical } from '../pool/varcache';
 import { SERVER_PACKET_MAX } from '../wire/limits';
 import { writeCommandComplete } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg, TxStatus } from '../wire/packets';
@@ -242,9 +242,10 @@ function loadParameter(server: ServerSocket, off: number, end: number): boolean 
     return false;
   }
   if (wantDebug()) slogDebug(server, `S: param: ${name} = ${value}`);
-  varcacheSet(server.vars, name, value);
   const client = server.link;
-  if (client !== null) {
+  varcacheReport(server, name, value, client !== null && !server.settingVars);
+  // what RESET reports is the server's default, not the client's value
+  if (client !== null && (!server.settingVars || isAlwaysTracked(name))) {
     if (wantDebug()) slogDebug(client, `setting client var: ${name}='${value}'`);
     varcacheSet(client.vars, name, value);
   }
@@ -270,7 +271,7 @@ function noteDiscarded(server: ServerSocket, off: number, end: number): void {
   if (arena[off] !== 0x44) return;
   const tag = arena.toString('latin1', off, end);
   if (tag !== 'DEALLOCATE ALL' && tag !== 'DISCARD ALL') return;
-  if (tag === 'DISCARD ALL') varcacheForget(server.vars, server.pool.origVars, true);
+  if (tag === 'DISCARD ALL') varcacheForget(server, true);
   if (server.statements !== null || (server.link?.statements ?? null) !== null) deallocateAll(server);
 }
 

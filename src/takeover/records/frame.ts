@@ -5,7 +5,7 @@
 import { hostsOf } from '../../core/link/hosts';
 import type { PgCredentials, PgDatabase, PgPool, ServerSocket } from '../../core/pool/bouncer';
 import type { PgStats } from '../../core/pool/stats';
-import { varcacheSet } from '../../core/pool/varcache';
+import { VarBit, varcacheSet, varcacheSetBits, varNames } from '../../core/pool/varcache';
 
 export class Frame {
   /** pools by their number in the records */
@@ -46,6 +46,19 @@ export class Frame {
       const value = values[i] ?? null;
       if (value !== null) varcacheSet(into, this.vars[i] as string, value);
     }
+  }
+
+  /** @param values undefined if the old process has not sent them */
+  varBitsOf(values: readonly number[] | undefined, server: ServerSocket): void {
+    if (values !== undefined) {
+      for (let i = 0; i < values.length; i++)
+        varcacheSetBits(server.varBits, this.vars[i] as string, values[i] as number);
+      return;
+    }
+    // any value that was reported may have been SET by a client
+    varNames().forEach((name, at) => {
+      if (server.vars[at] != null) varcacheSetBits(server.varBits, name, VarBit.REPORTED | VarBit.CHANGED);
+    });
   }
 
   /** True if the server connection was opened under settings that have changed since. */

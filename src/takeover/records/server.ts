@@ -44,6 +44,8 @@ export interface ServerRecord extends SocketRecord {
   subjects?: number[];
   /** numbers of statements that have to be prepared again before their next use */
   staleStatements?: number[];
+  /** VarBit of each variable */
+  varBits?: number[];
 }
 
 function requestList(queue: RequestQueue): number[] {
@@ -57,6 +59,7 @@ export function serverRecord(server: ServerSocket, described: Described, seen: S
   const record: ServerRecord = socketRecord(server, described);
   const { host, requests } = server;
   if (host !== null) record.host = host;
+  record.varBits = server.varBits;
   if (requests.count > 0) {
     record.requests = requestList(requests);
     record.subjects = record.requests.map((_, at) => requests.subjectAt(at));
@@ -90,6 +93,7 @@ function noteTuple({ at, kind, server, client }: RequestPrepared, seen: SeeQuery
 /** Restores a server, except for its list, its bytes, its links and its requests. */
 export function readServer(record: ServerRecord, server: ServerSocket, frame: Frame): void {
   readSocket(record, server, frame);
+  frame.varBitsOf(record.varBits, server);
   server.login = null;
   server.cancelKey = bytesOf(record.cancelKey);
   server.host = record.host ?? null;
