@@ -88,7 +88,17 @@ export function cpuUsec(pid: number): number {
   return cpuBetween(pid, new Map(), sampleCpu(pid)).total;
 }
 
+function statusKb(pid: number, field: string): number {
+  const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+  return Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(status)?.[1]);
+}
+
 /** Resident memory of a process, in kB. */
 export function rssKb(pid: number): number {
-  return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1]);
+  return statusKb(pid, 'VmRSS');
+}
+
+/** Its part that belongs to this process alone, in kB: not the pages of programs and libraries. */
+export function ownKb(pid: number): number {
+  return statusKb(pid, 'RssAnon');
 }

@@ -2,7 +2,7 @@
  * Resident memory: empty, for each idle client, server and pool, with and after a burst of very many clients.
  */
 import type { Bench, Contender } from '../contenders';
-import { rssKb } from '../cpu';
+import { ownKb, rssKb } from '../cpu';
 import { affordable } from '../descriptors';
 import { startAuthOnlyServer, startWaitingServer } from '../fake-server';
 import { generatorHasTls, type LoadRun, runLoad, startLoad } from '../generator';
@@ -88,7 +88,7 @@ function poolKind({ cluster }: Bench, count: number, port: number): Kind {
   };
 }
 
-/** The growth caused by `count` of a kind, on fresh poolers, and what remains of it when they are gone. */
+/** The growth of own memory caused by `count` of a kind, on fresh poolers, and what remains of it when they are gone. */
 async function benchKind({ cluster, contenders }: Bench, kind: Kind, count: number): Promise<void> {
   const title = titleOf(kind.name, count);
   say(title);
@@ -105,21 +105,21 @@ async function benchKind({ cluster, contenders }: Bench, kind: Kind, count: numb
     const who = { name: contender.name, contender, pooler };
     await kind.prepare(who);
     await sleep(REST_MS);
-    const before = rssKb(pooler.pid);
+    const before = ownKb(pooler.pid);
     const remove = await kind.add(who);
     await sleep(REST_MS);
-    note(each, who, (rssKb(pooler.pid) - before) / count);
+    note(each, who, (ownKb(pooler.pid) - before) / count);
     if (remove !== null) {
       await remove();
       await sleep(REST_MS);
-      note(kept, who, (rssKb(pooler.pid) - before) / count);
+      note(kept, who, (ownKb(pooler.pid) - before) / count);
     }
     await pooler.stop();
   });
 }
 
 function titleOf(name: string, count: number): string {
-  return `resident memory per ${name} (${count})`;
+  return `memory per ${name} (${count})`;
 }
 
 async function benchEmpty({ cluster, contenders }: Bench): Promise<void> {
