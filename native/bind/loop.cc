@@ -2,6 +2,7 @@
  * The loop's functions for JavaScript. Those of the hot path are raw Node-API callbacks that take integers and return an
  * integer: several run for every packet, and an argument wrapper would cost more than the work.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <string.h>
@@ -55,6 +56,25 @@ static napi_value onHandle(napi_env env, napi_callback_info info) {
   int32_t a[1];
   Streams *streams = readInts(env, info, a)->streams;
   return intResult(env, streams ? Call(streams, a[0]) : -EBADF);
+}
+
+/* PostgreSQL's messages: one byte of type, and four of length, which counts itself (protocol chapter 55.2). */
+static napi_value samePackets(napi_env env, napi_callback_info info) {
+  constexpr int32_t kHeader = 5;
+  int32_t a[3];
+  const Turn &turn = readInts(env, info, a)->turn;
+  const int32_t end = a[1];
+  int32_t at = a[0];
+  if (!turn.inArena(at, end - at)) return intResult(env, at);
+  const uint8_t type = turn.arena[at];
+  while (end - at >= kHeader && turn.arena[at] == type) {
+    uint32_t length;
+    memcpy(&length, turn.arena + at + 1, sizeof(length));
+    length = ntohl(length);
+    if (length < 4 || length >= static_cast<uint32_t>(a[2]) || length >= static_cast<uint32_t>(end - at)) break;
+    at += static_cast<int32_t>(length) + 1;
+  }
+  return intResult(env, at);
 }
 
 static napi_value receiveAhead(napi_env env, napi_callback_info info) {
@@ -310,6 +330,7 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   addRaw(env, exports, state, "keptLength", onHandle<streamKeptLength>);
   addRaw(env, exports, state, "buffered", onHandle<streamBuffered>);
   addRaw(env, exports, state, "receiveAhead", receiveAhead);
+  addRaw(env, exports, state, "samePackets", samePackets);
   addRaw(env, exports, state, "takeKept", onHandle<streamTakeKept>);
   addRaw(env, exports, state, "send", onPiece<sendPiece>);
   addRaw(env, exports, state, "sendBytes", sendBytes);

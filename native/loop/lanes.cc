@@ -8,6 +8,9 @@ namespace tsb {
 /** In usec: the period that is measured, and how long little has to be used before the hands end. */
 constexpr double kDutyPeriod = 100e3;
 constexpr double kDutyCalm = 2e6;
+/** Records of an average turn from which on hands have something to share, and below which they have not. */
+constexpr double kDutyRecords = 4;
+constexpr double kDutyRecordsLeast = 1.5;
 
 void laneAdd(Loop *loop, Lane *lane) {
   lane->turn = loop->turn;
@@ -54,15 +57,18 @@ void lanesWork(Loop *loop, bool (*busy)(const Lane *lane), void (*work)(Lane *la
 
 void dutyUpdate(Loop *loop, double nowUsec) {
   Duty *duty = &loop->duty;
+  duty->turns++;
+  duty->records += loop->turn->count();
   const double passed = nowUsec - duty->since;
   if (!loop->hands || loop->options.handsLoad == 0 || passed < kDutyPeriod) return;
   const double main = clockUsec(CLOCK_THREAD_CPUTIME_ID);
   double all = main;
   for (int i = 0; i < loop->hands->count(); i++) all += loop->hands->cpuUsec(i);
   const double load = loop->options.handsLoad / 100.0;
-  const bool calm = all - duty->cpuAll < load / 2 * passed;
+  const double records = duty->records / duty->turns;
+  const bool calm = all - duty->cpuAll < load / 2 * passed || records < kDutyRecordsLeast;
   if (!duty->on) {
-    duty->on = main - duty->cpuMain >= load * passed;
+    duty->on = main - duty->cpuMain >= load * passed && records >= kDutyRecords;
     duty->calmSince = 0;
   } else if (!calm) {
     duty->calmSince = 0;
@@ -70,6 +76,7 @@ void dutyUpdate(Loop *loop, double nowUsec) {
     duty->calmSince = duty->since;
   }
   if (duty->calmSince > 0 && nowUsec - duty->calmSince >= kDutyCalm) duty->on = false;
+  duty->turns = duty->records = 0;
   duty->since = nowUsec;
   duty->cpuMain = main;
   duty->cpuAll = all;

@@ -102,7 +102,7 @@ struct LoopOps {
 
 /**
  * Whether the hands work. To wake them costs more than a small turn, so they begin when the thread that calls wait() uses
- * much of a CPU, and end when all threads together have not for some time.
+ * much of a CPU in turns of some size, and end when all threads together have not for some time.
  */
 struct Duty {
   bool on;
@@ -112,6 +112,9 @@ struct Duty {
   double cpuAll;
   /** 0, or since when little is used */
   double calmSince;
+  /** turns and their records in the period */
+  double turns;
+  double records;
 };
 
 /** What every backend's loop begins with. */

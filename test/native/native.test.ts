@@ -396,3 +396,31 @@ test('a burst of 500 connections is accepted without loss, and a stopped listene
   }
   closeAll(listener, ...clients);
 });
+
+test('samePackets walks over complete packets of one type, and stops at what is none', () => {
+  const packet = (type: string, length: number) => {
+    const bytes = Buffer.alloc(length + 1, 'x');
+    bytes.write(type, 0, 'latin1');
+    bytes.writeUInt32BE(length, 1);
+    return bytes;
+  };
+  const walk = (parts: Buffer[], most = 1000) => {
+    const bytes = Buffer.concat(parts);
+    bytes.copy(arena, 64);
+    return native.samePackets(64, 64 + bytes.length, most) - 64;
+  };
+  const [row, empty, other] = [packet('D', 20), packet('D', 4), packet('C', 20)];
+  assert.equal(walk([row, empty, row]), 21 + 5 + 21);
+  assert.equal(walk([row, other, row]), 21);
+  for (let cut = 1; cut < 21; cut++) assert.equal(walk([row, row, row.subarray(0, cut)]), 42);
+  // lengths that a packet cannot have, or may not have
+  for (const length of [0, 3, 0x80000000, 0xffffffff]) {
+    const bad = packet('D', 20);
+    bad.writeUInt32BE(length, 1);
+    assert.equal(walk([row, bad, row, row]), 21);
+  }
+  assert.equal(walk([row, row], 21), 42);
+  assert.equal(walk([row, row], 20), 0);
+  assert.equal(native.samePackets(64, 60, 1000), 64);
+  assert.equal(native.samePackets(64, arena.length + 1, 1000), 64);
+});

@@ -132,20 +132,25 @@ describe('loop_backend', () => {
   });
 
   it('the threads begin to work under load, and end when there is none', async () => {
-    const bouncer = await Bouncer.start({ cluster, settings: { io_threads: 1, io_threads_load: 20 } });
+    const bouncer = await Bouncer.start({
+      cluster,
+      settings: { io_threads: 1, io_threads_load: 8, pool_mode: 'transaction' },
+    });
     const turns = async () => Number((await bouncer.admin('SHOW THREADS')).find((row) => row.thread === 'io-1')?.turns);
-    const client = await bouncer.connect();
+    const clients = await Promise.all(Array.from({ length: 24 }, () => bouncer.connect()));
     await eventually('the thread to work', async () => {
-      for (let i = 0; i < 300; i++) await Promise.all(Array.from({ length: 8 }, () => client.query('SELECT 1')));
+      for (let i = 0; i < 50; i++) await Promise.all(clients.map((client) => client.query('SELECT 1')));
       return (await turns()) > 10;
     });
     await eventually('the thread to end', async () => {
       const before = await turns();
-      await delay(500);
+      await delay(1500);
       return (await turns()) === before;
     });
-    assert.equal((await client.query('SELECT 41 + 1 AS n')).rows[0].n, 42);
-    await client.end();
+    for (const client of clients) {
+      assert.equal((await client.query('SELECT 41 + 1 AS n')).rows[0].n, 42);
+      await client.end();
+    }
     await bouncer.stop();
   });
 });

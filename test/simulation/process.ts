@@ -25,6 +25,17 @@ const FIRST_FD = 10;
 /** usec */
 const STOP_MAX = 15_000_000;
 
+/** As samePackets() of the addon. */
+function walkSame(bytes: Buffer, offset: number, end: number, most: number): number {
+  let at = offset;
+  while (end - at >= 5 && bytes[at] === bytes[offset]) {
+    const length = bytes.readUInt32BE(at + 1);
+    if (length < 4 || length >= most || length >= end - at) break;
+    at += length + 1;
+  }
+  return at;
+}
+
 /** What processes share. */
 export interface Machine {
   readonly clock: Clock;
@@ -82,7 +93,8 @@ export class SimProcess {
     readonly name: string,
   ) {
     this.loop = new SimLoop(this);
-    const calls = { ...this.loop.calls(), ...posixCalls(this) };
+    const samePackets = (offset: number, end: number, most: number) => walkSame(this.loop.bytes, offset, end, most);
+    const calls = { ...this.loop.calls(), ...posixCalls(this), samePackets };
     this.native = this.guarded(calls);
   }
 

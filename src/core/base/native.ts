@@ -159,6 +159,11 @@ export interface Native {
    * records. Throws before loopInit.
    */
   wait(timeoutMs: number): number;
+  /**
+   * Walks over the complete packets at [offset, end) of the arena that have the type of the first one and are shorter
+   * than `most` bytes. Returns the offset behind them.
+   */
+  samePackets(offset: number, end: number, most: number): number;
   /** Sends what is queued for the next wait(), and ends what is under way in the kernel: before the process ends. */
   loopEnd(): void;
   /** Makes the current or the next wait() return at once. */

@@ -35,6 +35,7 @@ import { ADMIN_PACKET_MAX, LOGIN_PACKET_MAX } from '../wire/limits';
 import { BACKENDKEY_LEN, BACKENDKEY_MAX, NEW_HEADER_LEN, Pkt, PqMsg } from '../wire/packets';
 import { getHeader, hdr2hex, incompleteHeader, PktHdr, pktDesc } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
+import { bulkEnd } from './bulk';
 import { DEALLOCATE_MAX, executeDeallocate, mayDeallocate } from './deallocate';
 import { queryPacket, requestAnswers, statementPacket, unnamedFound } from './inspect';
 import { appendBytes, appendRun, clearOutgoing, flushRun, outgoing, outgoingIsLarge } from './outgoing';
@@ -101,6 +102,13 @@ export function clientInput(client: ClientSocket, off: number, length: number): 
     }
     const verdict = handlePacket(client, pos, end);
     if (verdict === Verdict.FORWARD || verdict === Verdict.CONSUMED) {
+      const inBulk = verdict === Verdict.FORWARD && hdr.type === PqMsg.CopyData;
+      const bulk = inBulk ? bulkEnd(pos, hdr.len, end) : pos;
+      if (bulk > pos) {
+        count((client.pool as PgPool).stats, Stat.CLIENT_BYTES, bulk - pos - hdr.len);
+        pos = bulk;
+        continue;
+      }
       client.pktRemain = hdr.len;
       client.pktSkip = verdict === Verdict.CONSUMED;
       continue;

@@ -5,11 +5,13 @@
  * server.ts with the answer.
  */
 
+import { arena } from '../base/native';
 import { asciiLower } from '../base/strutil';
 import type { ClientSocket, ServerSocket } from '../pool/bouncer';
 import { type ClientStatement, Deallocation, NoteKind, RequestNote } from '../pool/prepare';
 import { type RequestQueue, ResponseAction } from '../pool/requests';
-import { dropClientStatement, preparedStatementsEnabled } from '../pool/statements';
+import { deallocateAll, dropClientStatement, preparedStatementsEnabled } from '../pool/statements';
+import { varcacheForget } from '../pool/varcache';
 import { writeQuery } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import type { PktBuf } from '../wire/pktbuf';
@@ -131,4 +133,26 @@ export function substituteDone(server: ServerSocket, buf: Buffer, off: number): 
   if (buf.toString('latin1', off + NEW_HEADER_LEN, off + SUBSTITUTE_COMPLETE_LEN - 1) !== SUBSTITUTE_TAG) return false;
   dropClientStatement(server.link, note.client);
   return true;
+}
+
+/** Lengths of a complete CommandComplete with these tags. */
+const DEALLOCATE_ALL_LEN = NEW_HEADER_LEN + 'DEALLOCATE ALL'.length + 1;
+const DISCARD_ALL_LEN = NEW_HEADER_LEN + 'DISCARD ALL'.length + 1;
+
+/** True for the length of a CommandComplete that noteDiscarded() has to see. */
+export function mayDiscard(len: number): boolean {
+  return len === DEALLOCATE_ALL_LEN || len === DISCARD_ALL_LEN;
+}
+
+/**
+ * After DEALLOCATE ALL and DISCARD ALL the server has none of its registered statements. DISCARD ALL has also reset the
+ * variables.
+ * @param off of the tag in the arena, which ends at `end`
+ */
+export function noteDiscarded(server: ServerSocket, off: number, end: number): void {
+  if (arena[off] !== 0x44) return;
+  const tag = arena.toString('latin1', off, end);
+  if (tag !== 'DEALLOCATE ALL' && tag !== 'DISCARD ALL') return;
+  if (tag === 'DISCARD ALL') varcacheForget(server, true);
+  if (server.statements !== null || (server.link?.statements ?? null) !== null) deallocateAll(server);
 }

@@ -17,8 +17,8 @@ import { connectionPoolMode } from '../pool/admission';
 import { type ClientSocket, ServerLoginPhase, type ServerSocket, SocketState } from '../pool/bouncer';
 import { ResponseAction } from '../pool/requests';
 import { isDead } from '../pool/socket';
-import { clearRequestsUntil, deallocateAll, serversChange, settleNote } from '../pool/statements';
-import { isAlwaysTracked, varcacheForget, varcacheReport, varcacheSet, varcacheSetCanonical } from '../pool/varcache';
+import { clearRequestsUntil, serversChange, settleNote } from '../pool/statements';
+import { isAlwaysTracked, varcacheReport, varcacheSet, varcacheSetCanonical } from '../pool/varcache';
 import { SERVER_PACKET_MAX } from '../wire/limits';
 import { writeCommandComplete } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg, TxStatus } from '../wire/packets';
@@ -34,8 +34,9 @@ import {
   serverErrorLine,
 } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
+import { bulkEnd, bulkOfServer } from './bulk';
 import { countBytes, countTimes } from './counters';
-import { SUBSTITUTE_COMPLETE_LEN, substituteDone } from './deallocate';
+import { mayDiscard, noteDiscarded, SUBSTITUTE_COMPLETE_LEN, substituteDone } from './deallocate';
 import { resumeHeldPacket } from './inspect';
 import { answerFakes } from './prepared';
 import { ErrorFate, READY_LEN, renamedError, statementError } from './repair';
@@ -149,6 +150,13 @@ export function serverInput(server: ServerSocket, off: number, length: number): 
     }
     const verdict = handlePacket(server, pos, end);
     if (verdict === Verdict.FORWARD || verdict === Verdict.CONSUMED) {
+      const inBulk = verdict === Verdict.FORWARD && bulkOfServer(hdr.type) && requests.fakes === 0;
+      const bulk = inBulk ? bulkEnd(pos, hdr.len, end) : pos;
+      if (bulk > pos) {
+        countBytes(server, bulk - pos - hdr.len);
+        pos = bulk;
+        continue;
+      }
       server.pktRemain = hdr.len;
       server.pktSkip = verdict === Verdict.CONSUMED;
       continue;
@@ -257,22 +265,6 @@ function endCopy(server: ServerSocket, failed: boolean): void {
   server.copyMode = false;
   // Syncs sent during COPY get no answer
   server.requests.endCopy(failed);
-}
-
-/** Lengths of a complete CommandComplete with these tags. */
-const DEALLOCATE_ALL_LEN = NEW_HEADER_LEN + 'DEALLOCATE ALL'.length + 1;
-const DISCARD_ALL_LEN = NEW_HEADER_LEN + 'DISCARD ALL'.length + 1;
-
-/**
- * After DEALLOCATE ALL and DISCARD ALL the server has none of its registered statements. DISCARD ALL has also reset the
- * variables.
- */
-function noteDiscarded(server: ServerSocket, off: number, end: number): void {
-  if (arena[off] !== 0x44) return;
-  const tag = arena.toString('latin1', off, end);
-  if (tag !== 'DEALLOCATE ALL' && tag !== 'DISCARD ALL') return;
-  if (tag === 'DISCARD ALL') varcacheForget(server, true);
-  if (server.statements !== null || (server.link?.statements ?? null) !== null) deallocateAll(server);
 }
 
 /** The client's answer to a DEALLOCATE that was not sent to the server. */
@@ -404,7 +396,7 @@ function readyForQuery(server: ServerSocket, off: number, end: number): Verdict 
 function commandComplete(server: ServerSocket, off: number, end: number): Verdict {
   const len = hdr.len;
   let substitute: PktBuf | null = null;
-  if (len === DEALLOCATE_ALL_LEN || len === DISCARD_ALL_LEN) {
+  if (mayDiscard(len)) {
     if (end - off < len) return Verdict.NEED_MORE;
     noteDiscarded(server, off + NEW_HEADER_LEN, off + len - 1);
   } else if (len === SUBSTITUTE_COMPLETE_LEN && server.requests.hasNotes()) {
