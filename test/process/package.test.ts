@@ -1,5 +1,6 @@
 /*
- * The package that `npm pack` makes: it has the addon for this machine, so it installs and runs without a compiler.
+ * The packages that `npm pack` and `npm run deb` make: they have the addon for this machine, so they install and run
+ * without a compiler.
  */
 
 import assert from 'node:assert/strict';
@@ -99,3 +100,44 @@ itUnless(noProgram('npm') ?? noProgram('tar'))('the package runs without a compi
   assert.equal(compiled.code, 1);
   assert.match(compiled.stderr, /could not compile the addon: python3, make and g\+\+ are needed/);
 });
+
+itUnless(noProgram('dpkg-deb'))(
+  'the Debian package has the program, its manual, its units and no known password',
+  async () => {
+    const dir = tempDir('deb');
+    const built = await run('npm', ['run', '--silent', 'deb', '--', dir], { cwd: PROJECT_DIR, asSelf: true });
+    assert.equal(built.code, 0, built.stderr);
+    const file = built.stdout.trim();
+    const root = join(dir, 'root');
+    for (const args of [
+      ['--extract', file, root],
+      ['--control', file, join(dir, 'control')],
+    ]) {
+      const done = await run('dpkg-deb', args, { asSelf: true });
+      assert.equal(done.code, 0, done.stderr);
+    }
+    for (const script of ['postinst', 'prerm', 'postrm']) {
+      const checked = await run('/bin/sh', ['-n', join(dir, 'control', script)], { asSelf: true });
+      assert.equal(checked.code, 0, checked.stderr);
+    }
+    const control = readFileSync(join(dir, 'control', 'control'), 'latin1');
+    assert.match(control, /^Depends: nodejs \(>= \d+\), nodejs \(<< \d+\), libc6 \(>= 2\.\d+\), adduser$/m);
+    assert.equal(readFileSync(join(root, 'etc', 'tsbouncer', 'userlist.txt'), 'latin1'), '');
+    const ini = readFileSync(join(root, 'etc', 'tsbouncer', 'tsbouncer.ini'), 'latin1');
+    assert.match(ini, /^auth_file = \/etc\/tsbouncer\/userlist\.txt$/m);
+    for (const path of [
+      'usr/lib/systemd/system/tsbouncer.service',
+      'usr/lib/systemd/system/tsbouncer.socket',
+      'usr/share/man/man1/tsbouncer.1.gz',
+      'usr/share/man/man5/tsbouncer.5.gz',
+      'usr/share/doc/tsbouncer/copyright',
+    ]) {
+      assert.ok(existsSync(join(root, path)), path);
+    }
+    giveTo(user, dir);
+    const version = await run(join(root, 'usr', 'bin', 'tsbouncer'), ['-V'], {
+      env: { PATH: `${join(process.execPath, '..')}:/usr/bin` },
+    });
+    assert.match(version.stdout, /^PgBouncer \d+\.\d+\.\d+\ntsbouncer \d/, version.stderr);
+  },
+);
