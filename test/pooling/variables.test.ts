@@ -4,8 +4,10 @@
  */
 
 import assert from 'node:assert/strict';
-import { ask, backendOf, login, refusal, rowsBecome, withPooler } from '../harness/answers';
+import { ask, backendOf, errorIn, login, refusal, rowsBecome, withPooler } from '../harness/answers';
+import { errorResponse, ScriptedServer } from '../harness/attacked-pooler';
 import { PgCluster } from '../harness/cluster';
+import { oneRow, READY, WELCOME } from '../harness/hostile/fake-server';
 import { after, before, describe } from '../harness/limits';
 import { eventually, it } from '../harness/machine';
 import { RawClient } from '../harness/raw-client';
@@ -241,6 +243,26 @@ for (const one of clusters) {
     });
   });
 }
+
+it('a server that ends its session instead of setting variables does not blame them', async () => {
+  const server = await ScriptedServer.start();
+  const reason = 'terminating connection due to administrator command';
+  server.play('ending', async ({ socket, next }) => {
+    socket.write(WELCOME);
+    for (let msg = await next(); msg !== null; msg = await next()) {
+      if (msg.type !== 'Q') continue;
+      const query = msg.body.toString('latin1');
+      if (query.startsWith('SET')) socket.end(errorResponse('SFATAL', 'VFATAL', 'C57P01', `M${reason}`));
+      else socket.write(Buffer.concat([oneRow('1'), READY]));
+    }
+  });
+  const databases = { ending: `host=127.0.0.1 port=${server.port}` };
+  await withPooler({ databases, settings: { ...SHARED, server_tls_sslmode: 'disable' } }, async (pooler) => {
+    const client = await login(pooler, { database: 'ending', params: { TimeZone: 'Asia/Tokyo' } });
+    assert.equal(errorIn(await client.query('SELECT 1'))?.M, reason);
+  });
+  await server.stop();
+});
 
 describe('tracked variables that no server reports', () => {
   const pg = (): PgCluster => clusters[0]?.pg as PgCluster;

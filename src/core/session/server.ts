@@ -412,10 +412,12 @@ function commandComplete(server: ServerSocket, off: number, end: number): Verdic
 function errorResponse(server: ServerSocket, off: number, end: number): Verdict {
   if (server.state === SocketState.SV_TESTED) return testFailed(server, off, end);
   if (!server.settingVars) return workError(server, off, end);
-  // the server rejects values of the client's startup packet: disconnect the client
-  const error = parseServerError(arena, off + NEW_HEADER_LEN, Math.min(end, off + hdr.len));
+  const bodyEnd = Math.min(end, off + hdr.len);
+  const error = parseServerError(arena, off + NEW_HEADER_LEN, bodyEnd);
   logError(serverErrorLine('varcache_apply failed', error));
-  disconnectServer(server, true, 'invalid server parameter');
+  // the server ends its session, as at a shutdown, or else rejects values of the client's startup packet
+  const ends = isFatal(arena, off + NEW_HEADER_LEN, bodyEnd);
+  disconnectServer(server, true, ends && error.msg !== null ? error.msg : 'invalid server parameter');
   return Verdict.DISCONNECTED;
 }
 
