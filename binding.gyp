@@ -13,6 +13,7 @@
         "native/loop/backend_epoll.cc",
         "native/loop/backend_uring.cc",
         "native/loop/handles.cc",
+        "native/loop/handover.cc",
         "native/loop/handshakes.cc",
         "native/loop/hands.cc",
         "native/loop/lanes.cc",
@@ -26,11 +27,14 @@
         "native/pam/pam.cc",
         "native/tls/conn.cc",
         "native/tls/context.cc",
+        "native/tls/continued.cc",
         "native/tls/follow.cc",
+        "native/tls/input.cc",
         "native/tls/keys.cc",
         "native/tls/message.cc",
         "native/tls/peer.cc",
-        "native/tls/record.cc"
+        "native/tls/record.cc",
+        "native/tls/transfer.cc"
       ],
       "include_dirs": ["native", "<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_DISABLE_CPP_EXCEPTIONS"],

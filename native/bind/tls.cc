@@ -3,6 +3,8 @@
  * path, because bytes are received and sent as on any handle.
  */
 #include <errno.h>
+#include <openssl/crypto.h>
+#include <string.h>
 
 #include "addon.h"
 
@@ -146,6 +148,57 @@ static Napi::Value peerCertContainsName(const Napi::CallbackInfo &info) {
   return Napi::Boolean::New(info.Env(), conn && tlsPeerCertProvided(conn) && tlsPeerCertContainsName(conn, argBytes(info, 1)));
 }
 
+/* ---- handover ---- */
+
+static Napi::Value refusal(const Napi::CallbackInfo &info) {
+  const TlsConn *conn = connOf(info);
+  const char *why = conn ? tlsRefusal(conn) : "handshake under way";
+  return why ? toString(info.Env(), why) : info.Env().Null();
+}
+
+/* The bytes are secrets: JavaScript wipes them when it has sent them. */
+static Napi::Value exportConn(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  const TlsConn *conn = connOf(info);
+  if (!conn || tlsRefusal(conn)) return env.Null();
+  std::vector<uint8_t> bytes = tlsExport(conn);
+  Napi::Uint8Array array = Napi::Uint8Array::New(env, bytes.size());
+  memcpy(array.Data(), bytes.data(), bytes.size());
+  OPENSSL_cleanse(bytes.data(), bytes.size());
+  return array;
+}
+
+static Napi::Value continueConn(const Napi::CallbackInfo &info) {
+  Streams *streams = stateOf(info)->streams;
+  uint8_t *bytes;
+  size_t length;
+  if (!streams) return toInt(info.Env(), -EBADF);
+  if (!bytesOf(info.Env(), info[1], &bytes, &length)) return toInt(info.Env(), -EFAULT);
+  int err;
+  TlsConn *conn = tlsImport(bytes, length, &err);
+  return toInt(info.Env(), conn ? streamTlsContinue(streams, argInt(info, 0), conn) : err);
+}
+
+static Napi::Value freeze(const Napi::CallbackInfo &info) {
+  TlsConn *conn = connOf(info);
+  if (conn) conn->frozen = argInt(info, 1) == 1;
+  return info.Env().Undefined();
+}
+
+static Napi::Value traffic(const Napi::CallbackInfo &info) {
+  const TlsConn *conn = connOf(info);
+  return Napi::Number::New(info.Env(), conn ? static_cast<double>(conn->traffic) : -1);
+}
+
+static Napi::Value sendRecords(const Napi::CallbackInfo &info) {
+  Streams *streams = stateOf(info)->streams;
+  uint8_t *bytes;
+  size_t length;
+  if (!streams) return toInt(info.Env(), -EBADF);
+  if (!bytesOf(info.Env(), info[1], &bytes, &length)) return toInt(info.Env(), -EFAULT);
+  return toInt(info.Env(), streamSendRecords(streams, argInt(info, 0), bytes, length));
+}
+
 void tlsEnd(State *state) {
   for (TlsContext *context : state->tlsContexts) tlsContextFree(context);
   state->tlsContexts.clear();
@@ -163,6 +216,12 @@ void bindTls(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("tlsInfo", Napi::Function::New<tlsInfo>(env, "tlsInfo", state));
   exports.Set("tlsPeerCertProvided", Napi::Function::New<peerCertProvided>(env, "tlsPeerCertProvided", state));
   exports.Set("tlsPeerCertSubject", Napi::Function::New<peerCertSubject>(env, "tlsPeerCertSubject", state));
+  exports.Set("tlsRefusal", Napi::Function::New<refusal>(env, "tlsRefusal", state));
+  exports.Set("tlsExport", Napi::Function::New<exportConn>(env, "tlsExport", state));
+  exports.Set("tlsContinue", Napi::Function::New<continueConn>(env, "tlsContinue", state));
+  exports.Set("tlsFreeze", Napi::Function::New<freeze>(env, "tlsFreeze", state));
+  exports.Set("tlsTraffic", Napi::Function::New<traffic>(env, "tlsTraffic", state));
+  exports.Set("sendRecords", Napi::Function::New<sendRecords>(env, "sendRecords", state));
   exports.Set("tlsPeerCertContainsName",
               Napi::Function::New<peerCertContainsName>(env, "tlsPeerCertContainsName", state));
 }

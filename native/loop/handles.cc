@@ -22,7 +22,7 @@ static Stream *streamOf(const Streams *streams, int handle) {
   return streamLive(s) ? s : nullptr;
 }
 
-static Stream *connectionOf(const Streams *streams, int handle) {
+Stream *connectionOf(const Streams *streams, int handle) {
   Stream *s = streamOf(streams, handle);
   return s && s->kind == StreamKind::kConnection ? s : nullptr;
 }
@@ -109,7 +109,7 @@ static void receiveOrFail(Stream *s, bool on) {
   if (err < 0) streamFailed(s, err);
 }
 
-static int sendRecord(void *context, const uint8_t *bytes, size_t length) {
+int streamSendRecord(void *context, const uint8_t *bytes, size_t length) {
   Stream *s = static_cast<Stream *>(context);
   return outboxPutRecords(s, bytes, length, Origin::kCaller);
 }
@@ -119,7 +119,7 @@ static void takeHandshakes(Streams *streams) {
   for (Handshake *step : streams->handshakes->take()) {
     Stream *s = step->stream;
     step->done = true;
-    tlsConnAttach(s->tls, {sendRecord, s}, &s->lane->tlsPool);
+    tlsConnAttach(s->tls, {streamSendRecord, s}, &s->lane->tlsPool);
     streamQueueReceive(s);
     receiveOrFail(s, true);
   }
@@ -308,7 +308,7 @@ int streamRecvStart(Streams *streams, int handle) {
   return 0;
 }
 
-static void stopReceiving(Stream *s) {
+void stopReceiving(Stream *s) {
   s->reading = s->redeliver = false;
   // a TLS handshake goes on
   if (!s->shaking) receiveOrFail(s, false);
@@ -319,18 +319,6 @@ int streamRecvStop(Streams *streams, int handle) {
   if (!s) return -EBADF;
   stopReceiving(s);
   return 0;
-}
-
-std::vector<int> streamRecvStopAll(Streams *streams, int except) {
-  std::vector<int> unsent;
-  for (Stream *s : streams->all)
-    if (s && s->kind == StreamKind::kConnection && s->handle != except) stopReceiving(s);
-  streamSendQueued(streams);
-  streams->loop->ops->quiesce(streams->loop);
-  for (const Stream *s : streams->all)
-    if (s && s->kind == StreamKind::kConnection && s->handle != except && s->unsent.length > 0)
-      unsent.push_back(s->handle);
-  return unsent;
 }
 
 int streamRecvLimit(Streams *streams, int handle, int most) {
@@ -372,7 +360,9 @@ int streamKeptLength(Streams *streams, int handle) {
 
 int streamBuffered(Streams *streams, int handle) {
   const Stream *s = streamOf(streams, handle);
-  return s ? static_cast<int>(s->kept.length + s->held.length) : -EBADF;
+  if (!s) return -EBADF;
+  const size_t inside = s->tls && !streamAway(s) ? tlsBuffered(s->tls) : 0;
+  return static_cast<int>(s->kept.length + s->held.length + inside);
 }
 
 void streamReceiveAhead(Streams *streams, bool on) {
@@ -437,7 +427,7 @@ int streamTakeUnsent(Streams *streams, int handle, uint8_t *into) {
 int streamTlsStart(Streams *streams, int handle, TlsConn *conn, const uint8_t *bytes, size_t length) {
   Stream *s = connectionOf(streams, handle);
   const bool possible = s && !s->tls && !s->connecting;
-  if (possible) tlsConnAttach(conn, {sendRecord, s}, &s->lane->tlsPool);
+  if (possible) tlsConnAttach(conn, {streamSendRecord, s}, &s->lane->tlsPool);
   if (!possible || !tlsConnPrefix(conn, bytes, length)) {
     tlsConnFree(conn);
     return possible ? -EMSGSIZE : -EBADF;

@@ -239,7 +239,7 @@ int streamRecvLimit(Streams *streams, int handle, int most);
 int streamEnded(Streams *streams, int handle);
 int streamKeep(Streams *streams, int handle, const uint8_t *bytes, size_t length);
 int streamKeptLength(Streams *streams, int handle);
-/** Length of the kept bytes and of those that the backend has received and not reported yet. */
+/** Length of the kept bytes and of those that have been received, and decrypted or not, and not reported yet. */
 int streamBuffered(Streams *streams, int handle);
 /** Off: the backend receives nothing that it does not report at once, so that what a stopped stream has not delivered is
  *  in the kernel, and recvLimit is exact. */
@@ -251,6 +251,8 @@ int streamTakeKept(Streams *streams, int handle);
 
 /** Sends in the next wait. Returns the length of what the kernel did not take before and of what waits behind it. */
 int streamSend(Streams *streams, int handle, const uint8_t *bytes, size_t length, Origin origin);
+/** Sends bytes as they are, before anything else of this process: what streamTakeUnsent() gave. Returns as streamSend(). */
+int streamSendRecords(Streams *streams, int handle, const uint8_t *bytes, size_t length);
 /** Likewise; what is queued for the next wait is sent first, so that the answer is exact. */
 int streamUnsent(Streams *streams, int handle);
 /** Sends what every connection has queued for the next wait. */
@@ -261,8 +263,19 @@ int streamTakeUnsent(Streams *streams, int handle, uint8_t *into);
 /** Puts TLS on a connection and begins the handshake with the bytes given, which were received before; kTls follows. The
  *  TLS connection is owned by the stream from then on, whatever is returned. */
 int streamTlsStart(Streams *streams, int handle, TlsConn *conn, const uint8_t *bytes, size_t length);
+/** Puts a TLS connection of another process on a plain connection, or in the place of such a one. It is owned by the stream
+ *  from then on, whatever is returned. */
+int streamTlsContinue(Streams *streams, int handle, TlsConn *conn);
 /** The TLS connection of a handle; null without, and while a step of its handshake is taken elsewhere. */
 TlsConn *streamTls(Streams *streams, int handle);
+
+/* ---- between handles.cc and handover.cc ---- */
+
+/** The stream of a connection, or null. */
+Stream *connectionOf(const Streams *streams, int handle);
+void stopReceiving(Stream *s);
+/** The outlet of a TLS connection: the context is its stream. */
+int streamSendRecord(void *stream, const uint8_t *bytes, size_t length);
 
 /* ---- all handles of a loop ---- */
 

@@ -12,112 +12,10 @@
 
 #include <new>
 
-#include "tls/record.h"
+#include "tls/input.h"
 #include "tls/tls.h"
 
 namespace tsb {
-
-/** Free buffers that are kept for the next connection. */
-constexpr size_t kPoolMost = 8;
-/** A piece with less room than this behind its bytes gets no more bytes. */
-constexpr size_t kPieceRoomLeast = kTlsPieceSize / 2;
-/** Room for the records of one full delivery, so that forwarding it costs one system call. */
-constexpr size_t kOutSize = 72 * 1024;
-
-/* ---- received bytes ---- */
-
-TlsPool::~TlsPool() {
-  for (uint8_t *memory : idle) free(memory);
-  free(out);
-}
-
-static bool pieceTake(TlsPool *pool, TlsPiece *piece) {
-  if (!pool->idle.empty()) {
-    piece->memory = pool->idle.back();
-    pool->idle.pop_back();
-  } else {
-    piece->memory = static_cast<uint8_t *>(malloc(kTlsPieceSize));
-  }
-  piece->begin = piece->end = 0;
-  return piece->memory != nullptr;
-}
-
-static void pieceDrop(TlsPool *pool, TlsPiece *piece) {
-  if (!piece->memory) return;
-  if (pool && pool->idle.size() < kPoolMost)
-    pool->idle.push_back(piece->memory);
-  else
-    free(piece->memory);
-  *piece = TlsPiece();
-}
-
-static size_t inputLength(const TlsConn *conn) { return conn->in[0].length() + conn->in[1].length(); }
-
-static uint8_t inputByte(const TlsConn *conn, size_t at) {
-  const size_t first = conn->in[0].length();
-  return at < first ? conn->in[0].memory[conn->in[0].begin + at] : conn->in[1].memory[conn->in[1].begin + at - first];
-}
-
-/** Length of the record that the input begins with, 0 while its header is not complete. */
-static size_t firstRecord(const TlsConn *conn) {
-  if (inputLength(conn) < kRecordHeader) return 0;
-  return kRecordHeader + (static_cast<size_t>(inputByte(conn, 3)) << 8 | inputByte(conn, 4));
-}
-
-/** True when OpenSSL can be given a whole record, or one so long that it will refuse it. */
-static bool recordReady(const TlsConn *conn) {
-  if (conn->recordLeft > 0) return true;
-  const size_t length = firstRecord(conn);
-  return length > 0 && (length > kRecordMost || length <= inputLength(conn));
-}
-
-static void inputCopy(TlsConn *conn, uint8_t *into, size_t n) {
-  while (n > 0) {
-    TlsPiece *piece = &conn->in[0];
-    const size_t part = n < piece->length() ? n : piece->length();
-    memcpy(into, piece->memory + piece->begin, part);
-    piece->begin += part;
-    into += part;
-    n -= part;
-    if (piece->length() > 0) continue;
-    pieceDrop(conn->pool, piece);
-    conn->in[0] = conn->in[1];
-    conn->in[1] = TlsPiece();
-  }
-}
-
-size_t tlsPlace(TlsConn *conn, uint8_t **bytes) {
-  if (conn->socketEnded || conn->recvErrno) return 0;
-  TlsPiece *piece = &conn->in[0];
-  // the beginning of a record stays where it is, so that no byte is moved
-  if (piece->memory && kTlsPieceSize - piece->end < kPieceRoomLeast) piece = &conn->in[1];
-  if (!piece->memory && !pieceTake(conn->pool, piece)) {
-    conn->recvErrno = ENOMEM;
-    return 0;
-  }
-  conn->filling = piece;
-  *bytes = piece->memory + piece->end;
-  return kTlsPieceSize - piece->end;
-}
-
-bool tlsReceived(TlsConn *conn, const uint8_t *bytes, ssize_t n) {
-  uint8_t *place = conn->filling ? conn->filling->memory + conn->filling->end : nullptr;
-  if (n > 0) {
-    if (bytes != place) {
-      if (tlsHasInput(conn) || tlsPlace(conn, &place) < static_cast<size_t>(n)) return false;
-      memcpy(place, bytes, static_cast<size_t>(n));
-    }
-    conn->filling->end += static_cast<size_t>(n);
-  } else if (n == 0) {
-    conn->socketEnded = true;
-  } else if (n != -EAGAIN) {
-    conn->recvErrno = static_cast<int>(-n);
-  }
-  // an empty buffer serves other connections
-  if (conn->filling && conn->filling->length() == 0) pieceDrop(conn->pool, conn->filling);
-  conn->filling = nullptr;
-  return true;
-}
 
 /* ---- the BIO ---- */
 
@@ -148,31 +46,18 @@ static int bioRead(BIO *bio, char *into, int most) {
   return static_cast<int>(n);
 }
 
-/* After a failure nothing more is sent: the peer could not decrypt what comes behind the gap. */
-static void sendRecords(TlsConn *conn, const uint8_t *bytes, size_t length) {
-  if (conn->sendErrno != 0) return;
-  const int res = conn->outlet.send(conn->outlet.context, bytes, length);
-  if (res < 0) conn->sendErrno = -res;
-}
-
-static void sendGathered(TlsConn *conn) {
-  const size_t length = conn->pool->outLength;
-  conn->pool->outLength = 0;
-  if (length > 0) sendRecords(conn, conn->pool->out, length);
-}
-
 /* Takes everything or fails for good, so that no write has to be repeated. */
 static int bioWrite(BIO *bio, const char *bytes, int length) {
   TlsConn *conn = static_cast<TlsConn *>(BIO_get_data(bio));
   BIO_clear_retry_flags(bio);
   const size_t size = static_cast<size_t>(length);
   tlsFollowWritten(conn, reinterpret_cast<const uint8_t *>(bytes), size);
-  if (conn->gathering && size <= kOutSize) {
-    if (conn->pool->outLength + size > kOutSize) sendGathered(conn);
+  if (conn->gathering && size <= kTlsOutSize) {
+    if (conn->pool->outLength + size > kTlsOutSize) tlsSendGathered(conn);
     memcpy(conn->pool->out + conn->pool->outLength, bytes, size);
     conn->pool->outLength += size;
   } else {
-    sendRecords(conn, reinterpret_cast<const uint8_t *>(bytes), size);
+    tlsSendRecords(conn, reinterpret_cast<const uint8_t *>(bytes), size);
   }
   if (conn->sendErrno == 0) return length;
   errno = conn->sendErrno;
@@ -232,8 +117,9 @@ TlsConn *tlsConnNew(const TlsContext *context, BIO_METHOD *method, const std::st
 void tlsConnFree(TlsConn *conn) {
   if (!conn) return;
   SSL_free(conn->ssl);
-  pieceDrop(conn->pool, &conn->in[0]);
-  pieceDrop(conn->pool, &conn->in[1]);
+  recordsFree(conn->records);
+  inputDrop(conn);
+  conn->rest.clear();
   OPENSSL_cleanse(&conn->session, sizeof(conn->session));
   delete conn;
 }
@@ -241,14 +127,6 @@ void tlsConnFree(TlsConn *conn) {
 void tlsConnAttach(TlsConn *conn, const TlsOutlet &outlet, TlsPool *pool) {
   conn->outlet = outlet;
   conn->pool = pool;
-}
-
-bool tlsConnPrefix(TlsConn *conn, const uint8_t *bytes, size_t length) {
-  if (length == 0) return true;
-  if (length > kTlsPieceSize || !pieceTake(conn->pool, &conn->in[0])) return false;
-  memcpy(conn->in[0].memory, bytes, length);
-  conn->in[0].end = length;
-  return true;
 }
 
 /* ---- what OpenSSL says ---- */
@@ -315,20 +193,19 @@ int tlsHandshake(TlsConn *conn) {
 
 /* ---- data ---- */
 
+/** Bytes that are decrypted and were not taken yet. */
+static size_t tlsPending(const TlsConn *conn) {
+  return conn->records ? conn->rest.length : static_cast<size_t>(SSL_pending(conn->ssl));
+}
+
+size_t tlsBuffered(const TlsConn *conn) { return inputLength(conn) + (conn->established ? tlsPending(conn) : 0); }
+
 bool tlsHasInput(const TlsConn *conn) {
   if (!conn->established) return inputLength(conn) > 0;
   if (conn->ended) return conn->endDue;
   // OpenSSL is asked once more at the end, because only it can tell what kind of end it is
   if (conn->socketEnded || conn->recvErrno) return true;
-  return SSL_pending(conn->ssl) > 0 || (inputLength(conn) > 0 && recordReady(conn));
-}
-
-/** The stream has ended. Bytes decrypted before are returned first. */
-static ssize_t ending(TlsConn *conn, size_t got, int result) {
-  conn->ended = true;
-  conn->endResult = result;
-  conn->endDue = got > 0;
-  return got > 0 ? static_cast<ssize_t>(got) : result;
+  return tlsPending(conn) > 0 || (inputLength(conn) > 0 && recordReady(conn));
 }
 
 ssize_t tlsRead(TlsConn *conn, uint8_t *place, size_t most) {
@@ -336,6 +213,7 @@ ssize_t tlsRead(TlsConn *conn, uint8_t *place, size_t most) {
     conn->endDue = false;
     return conn->endResult;
   }
+  if (conn->records) return continuedRead(conn, place, most);
   ERR_clear_error();
   size_t got = 0;
   while (got < most && tlsHasInput(conn)) {
@@ -344,34 +222,31 @@ ssize_t tlsRead(TlsConn *conn, uint8_t *place, size_t most) {
     if (conn->renegotiation) {
       conn->error = "unexpected handshake, closing connection";
       ERR_clear_error();
-      return ending(conn, 0, -EPROTO);
+      return tlsEnding(conn, 0, -EPROTO);
     }
     if (res > 0) {
       got += static_cast<size_t>(res);
       continue;
     }
     const ssize_t why = failure(conn, res, "read");
-    if (why != kTlsNothing) return ending(conn, got, static_cast<int>(why));
+    if (why != kTlsNothing) return tlsEnding(conn, got, static_cast<int>(why));
     break;
   }
   return got > 0 ? static_cast<ssize_t>(got) : kTlsNothing;
 }
 
 /** True when a write of that length makes several records, which are collected and sent together. */
-static bool gatherable(TlsConn *conn, size_t length) {
-  if (length <= kTlsClientRecordMost) return false;
-  if (!conn->pool->out) conn->pool->out = static_cast<uint8_t *>(malloc(kOutSize));
-  return conn->pool->out != nullptr;
-}
+static bool gatherable(TlsConn *conn, size_t length) { return length > kTlsClientRecordMost && tlsOutBuffer(conn); }
 
 int tlsWrite(TlsConn *conn, const uint8_t *bytes, size_t length) {
-  if (!conn->established) return -EIO;
+  if (!conn->established || conn->frozen) return -EIO;
   if (conn->sendErrno) return -conn->sendErrno;
   if (length > INT_MAX) return -EMSGSIZE;
+  if (conn->records) return continuedWrite(conn, bytes, length);
   ERR_clear_error();
   conn->gathering = gatherable(conn, length);
   const int res = SSL_write(conn->ssl, bytes, static_cast<int>(length));
-  if (conn->gathering) sendGathered(conn);
+  if (conn->gathering) tlsSendGathered(conn);
   conn->gathering = false;
   if (res == static_cast<int>(length)) return -conn->sendErrno;
   const ssize_t why = failure(conn, res, "write");
@@ -380,7 +255,11 @@ int tlsWrite(TlsConn *conn, const uint8_t *bytes, size_t length) {
 
 void tlsShutdown(TlsConn *conn) {
   // an unfinished handshake has no close_notify
-  if (!conn->established || conn->sendErrno) return;
+  if (!conn->established || conn->frozen || conn->sendErrno) return;
+  if (conn->records) {
+    continuedShutdown(conn);
+    return;
+  }
   ERR_clear_error();
   SSL_shutdown(conn->ssl);
   ERR_clear_error();

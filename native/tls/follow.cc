@@ -58,7 +58,13 @@ void tlsFollowMessage(int written, int, int contentType, const void *buf, size_t
     if (written && contentType == SSL3_RT_HANDSHAKE && first == SSL3_MT_SERVER_KEY_EXCHANGE) conn->dhBits = tlsOwnDhBits(ssl);
     return;
   }
+  if (contentType == SSL3_RT_INNER_CONTENT_TYPE) {
+    if (!written) conn->messagePartial = first == SSL3_RT_HANDSHAKE;
+    return;
+  }
+  if (contentType == SSL3_RT_HANDSHAKE && !written) conn->messagePartial = false;
   if (contentType == SSL3_RT_HEADER) {
+    conn->traffic++;
     if (written) {
       session->recordsWritten++;
     } else {

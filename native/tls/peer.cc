@@ -51,6 +51,7 @@ static std::string exchangeOfServer(const TlsConn *conn, const SSL_CIPHER *ciphe
 }
 
 TlsInfo tlsInfoOf(const TlsConn *conn) {
+  if (conn->records) return conn->known;
   TlsInfo info;
   const SSL_CIPHER *cipher = SSL_get_current_cipher(conn->ssl);
   info.version = SSL_get_version(conn->ssl);
@@ -164,28 +165,54 @@ static Match matchName(X509 *cert, const std::string &name, CommonName common, s
 
 /* ---- the peer's certificate ---- */
 
-bool tlsPeerCertProvided(const TlsConn *conn) { return conn->established && SSL_get0_peer_certificate(conn->ssl); }
+namespace {
+
+/** The certificate of the peer, or null; of a continued connection it is made from its bytes. */
+class PeerCert {
+ public:
+  explicit PeerCert(const TlsConn *conn) {
+    if (!conn->records) {
+      cert = SSL_get0_peer_certificate(conn->ssl);
+      if (cert) X509_up_ref(cert);
+      return;
+    }
+    const unsigned char *bytes = reinterpret_cast<const unsigned char *>(conn->certificate.data());
+    if (!conn->certificate.empty()) cert = d2i_X509(nullptr, &bytes, static_cast<long>(conn->certificate.size()));
+    ERR_clear_error();
+  }
+  ~PeerCert() { X509_free(cert); }
+  PeerCert(const PeerCert &) = delete;
+
+  X509 *cert = nullptr;
+};
+
+}  // namespace
+
+bool tlsPeerCertProvided(const TlsConn *conn) {
+  if (conn->records) return !conn->certificate.empty();
+  return conn->established && SSL_get0_peer_certificate(conn->ssl);
+}
 
 std::string tlsPeerCertSubject(const TlsConn *conn) {
-  X509 *cert = SSL_get0_peer_certificate(conn->ssl);
-  char *line = cert ? X509_NAME_oneline(X509_get_subject_name(cert), nullptr, 0) : nullptr;
+  const PeerCert peer(conn);
+  char *line = peer.cert ? X509_NAME_oneline(X509_get_subject_name(peer.cert), nullptr, 0) : nullptr;
   const std::string subject = line ? line : "";
   OPENSSL_free(line);
   return subject;
 }
 
 bool tlsPeerCertContainsName(TlsConn *conn, const std::string &name) {
-  X509 *cert = SSL_get0_peer_certificate(conn->ssl);
-  return cert && matchName(cert, name, CommonName::kAlways, &conn->error) == Match::kYes;
+  const PeerCert peer(conn);
+  return peer.cert && matchName(peer.cert, name, CommonName::kAlways, &conn->error) == Match::kYes;
 }
 
 bool tlsPeerCertVerifyHost(TlsConn *conn) {
-  X509 *cert = SSL_get0_peer_certificate(conn->ssl);
-  if (!cert) {
+  const PeerCert peer(conn);
+  if (!peer.cert) {
     conn->error = "no server certificate";
     return false;
   }
-  const Match match = matchName(cert, conn->host, CommonName::kWithoutAltNames, &conn->error);
+  const Match match = matchName(peer.cert, conn->host, CommonName::kWithoutAltNames, &conn->error);
   if (match == Match::kNo) conn->error = "name `" + conn->host + "' not present in server certificate";
   return match == Match::kYes;
 }

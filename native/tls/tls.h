@@ -104,8 +104,21 @@ struct TlsOutlet {
   void *context;
 };
 
+/** As the log and SHOW print them. */
+struct TlsInfo {
+  std::string version;
+  std::string cipher;
+  /** '' or 'DH=2048', 'ECDH=X25519' */
+  std::string exchange;
+};
+
+struct TlsRecords;
+
 struct TlsConn {
+  /** null when the record layer of tls/record.h continues the connection */
   SSL *ssl;
+  /** null when OpenSSL runs it */
+  TlsRecords *records;
   TlsOutlet outlet;
   TlsPool *pool;
   /** the second is used only while the first holds the beginning of a record */
@@ -114,8 +127,14 @@ struct TlsConn {
   TlsPiece *filling;
   /** bytes of the record in progress that OpenSSL has not read yet */
   size_t recordLeft;
+  /** of a continued connection: decrypted bytes for which tlsRead had no room */
+  Bytes rest;
   TlsVerify verify;
   bool established;
+  /** another process may own it already: nothing is sent */
+  bool frozen;
+  /** of a continued connection: it has sent its last record */
+  bool closed;
   /** the stream has ended at endResult (0, or -errno), which is not reported yet */
   bool endDue;
   bool ended;
@@ -134,6 +153,14 @@ struct TlsConn {
   std::string host;
   std::string error;
   TlsSession session;
+  /** records in either direction, ever, in this process */
+  uint64_t traffic;
+  /** a handshake message (TLS 1.3) has arrived in part */
+  bool messagePartial;
+  /** of a continued connection: what OpenSSL knew */
+  TlsInfo known;
+  /** and the peer's certificate (DER), empty without one; only clients' are kept */
+  std::string certificate;
 };
 
 /** Makes the BIO method of an environment. BIO_meth_free() frees it, after the last connection. */
@@ -166,6 +193,8 @@ ssize_t tlsRead(TlsConn *conn, uint8_t *place, size_t most);
 bool tlsHasInput(const TlsConn *conn);
 /** False before the handshake is done, and after sending has failed. */
 inline bool tlsWritable(const TlsConn *conn) { return conn->established && conn->sendErrno == 0; }
+/** Bytes that were received and not taken yet, encrypted and decrypted ones. */
+size_t tlsBuffered(const TlsConn *conn);
 /** Encrypts everything. Returns 0 or -errno. */
 int tlsWrite(TlsConn *conn, const uint8_t *bytes, size_t length);
 /** Sends close_notify, once and without waiting for an answer. Behind unsent bytes it would be cut off. */
@@ -180,14 +209,16 @@ void tlsFollowMessage(int written, int version, int contentType, const void *buf
 /** The handshake is done: notes what was agreed on. */
 void tlsFollowEstablished(TlsConn *conn);
 
-/* ---- what is known of the peer: tls/peer.cc ---- */
+/* ---- to another process: tls/transfer.cc ---- */
 
-struct TlsInfo {
-  std::string version;
-  std::string cipher;
-  /** '' or 'DH=2048', 'ECDH=X25519' */
-  std::string exchange;
-};
+/** Why the connection cannot be continued by another process; null = it can be. What is decrypted must have been taken. */
+const char *tlsRefusal(const TlsConn *conn);
+/** Everything that another process needs, but the socket: secrets, so the bytes have to be wiped. Empty when it fails. */
+std::vector<uint8_t> tlsExport(const TlsConn *conn);
+/** The connection of such bytes; attach it before anything else. Null with -errno in *err when they are not valid. */
+TlsConn *tlsImport(const uint8_t *bytes, size_t length, int *err);
+
+/* ---- what is known of the peer: tls/peer.cc ---- */
 
 TlsInfo tlsInfoOf(const TlsConn *conn);
 /** During a handshake: size of the temporary DH key of this end, 0 without one. */

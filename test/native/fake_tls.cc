@@ -92,6 +92,8 @@ bool tlsHasInput(const TlsConn *conn) {
   return conn->socketEnded || conn->recvErrno || recordSize(conn) > 0;
 }
 
+size_t tlsBuffered(const TlsConn *conn) { return piece(conn)->length(); }
+
 ssize_t tlsRead(TlsConn *conn, uint8_t *place, size_t most) {
   if (conn->ended) {
     conn->endDue = false;

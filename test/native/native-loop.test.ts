@@ -14,6 +14,7 @@ import { compileNative, compiler, programEnv as env } from '../harness/native-pr
 const SOURCES = [
   'stream.cc',
   'handles.cc',
+  'handover.cc',
   'handshakes.cc',
   'hands.cc',
   'lanes.cc',

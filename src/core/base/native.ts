@@ -288,6 +288,24 @@ export interface Native {
   /** null if there is no certificate */
   tlsPeerCertSubject(handle: number): string | null;
   tlsPeerCertContainsName(handle: number, name: string): boolean;
+  /**
+   * Why another process could not continue a TLS connection; null = it could. For a stopped stream (recvStopAll), or one
+   * of which buffered() is 0.
+   */
+  tlsRefusal(handle: number): string | null;
+  /**
+   * What another process needs to continue a TLS connection, besides the socket and its kept and unsent bytes; null if
+   * tlsRefusal() has a reason. It has the secrets of the connection: the caller wipes it.
+   */
+  tlsExport(handle: number): Uint8Array | null;
+  /** Continues a TLS connection on an open handle. Returns 0, -EBADF, -ENOMEM, or -EINVAL if the bytes are not valid. */
+  tlsContinue(handle: number, bytes: Uint8Array): number;
+  /** 1: nothing is sent on a TLS connection, close_notify included, because another process may own it; 0: as before. */
+  tlsFreeze(handle: number, on: number): void;
+  /** Number of TLS records in both directions in this process; -1 for a plain handle or during a handshake. */
+  tlsTraffic(handle: number): number;
+  /** Sends bytes of takeUnsent() again, as they are. Returns as send(). */
+  sendRecords(handle: number, bytes: Uint8Array): number;
 
   /**
    * Resolves a host name off the loop (getaddrinfo, SOCK_STREAM). Returns a request id > 0 or -errno; Ev.RESOLVED

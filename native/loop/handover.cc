@@ -1,0 +1,71 @@
+/* What only a handover does with the streams: stopping all at once, and taking over what another process has begun. */
+#include <errno.h>
+
+#include "loop/stream.h"
+
+namespace tsb {
+
+/* ---- in the old process ---- */
+
+/** Keeps what is decrypted. */
+static void keepDecrypted(Stream *s) {
+  uint8_t plain[16 * 1024];
+  while (!s->tls->ended && tlsHasInput(s->tls)) {
+    const ssize_t n = tlsRead(s->tls, plain, sizeof(plain));
+    if (n <= 0) break;
+    if (!s->kept.append(plain, static_cast<size_t>(n))) streamFailed(s, -ENOMEM);
+  }
+  // the end comes behind the kept bytes
+  if (s->tls->ended) s->tls->endDue = true;
+}
+
+/* Whole records are decrypted: what is left of a TLS connection is its state between two records, and part of one. */
+static void settleTls(Stream *s) {
+  if (!s->tls || s->shaking || streamAway(s)) return;
+  keepDecrypted(s);
+  while (s->held.length > 0) {
+    const size_t n = s->held.length < kTlsPieceSize / 2 ? s->held.length : kTlsPieceSize / 2;
+    if (!tlsReceived(s->tls, s->held.first(), static_cast<ssize_t>(n))) return;
+    s->held.drop(n);
+    keepDecrypted(s);
+  }
+}
+
+std::vector<int> streamRecvStopAll(Streams *streams, int except) {
+  std::vector<int> unsent;
+  for (Stream *s : streams->all)
+    if (s && s->kind == StreamKind::kConnection && s->handle != except) stopReceiving(s);
+  streamSendQueued(streams);
+  streams->loop->ops->quiesce(streams->loop);
+  for (Stream *s : streams->all)
+    if (s && s->kind == StreamKind::kConnection && s->handle != except) settleTls(s);
+  streamSendQueued(streams);
+  for (const Stream *s : streams->all)
+    if (s && s->kind == StreamKind::kConnection && s->handle != except && s->unsent.length > 0)
+      unsent.push_back(s->handle);
+  return unsent;
+}
+
+/* ---- in the new process ---- */
+
+int streamSendRecords(Streams *streams, int handle, const uint8_t *bytes, size_t length) {
+  Stream *s = connectionOf(streams, handle);
+  if (!s) return -EBADF;
+  if (length == 0) return static_cast<int>(s->unsent.length);
+  return outboxPutRecords(s, bytes, length, Origin::kCaller);
+}
+
+int streamTlsContinue(Streams *streams, int handle, TlsConn *conn) {
+  Stream *s = connectionOf(streams, handle);
+  // one that was described ahead may be described again
+  if (!s || s->connecting || (s->tls && !s->tls->records)) {
+    tlsConnFree(conn);
+    return -EBADF;
+  }
+  tlsConnFree(s->tls);
+  s->tls = conn;
+  tlsConnAttach(conn, {streamSendRecord, s}, &s->lane->tlsPool);
+  return 0;
+}
+
+}  // namespace tsb
