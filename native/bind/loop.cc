@@ -183,24 +183,34 @@ static Napi::Value loopArena(const Napi::CallbackInfo &info) {
   return Napi::ArrayBuffer::New(info.Env(), turn.arena, turn.arenaSize());
 }
 
-/** This thread, and then the hands; as ThreadUse in src/core/base/native.ts. */
+static Napi::Object threadUse(Napi::Env env, const char *kind, double turns, double cpuUsec, const Lane *lane) {
+  Napi::Object use = Napi::Object::New(env);
+  use.Set("kind", toString(env, kind));
+  use.Set("turns", Napi::Number::New(env, turns));
+  use.Set("cpuUsec", Napi::Number::New(env, cpuUsec));
+  use.Set("handles", toInt(env, lane ? lane->streams : 0));
+  use.Set("received", Napi::Number::New(env, lane ? static_cast<double>(lane->received) : 0));
+  use.Set("sent", Napi::Number::New(env, lane ? static_cast<double>(lane->sent) : 0));
+  return use;
+}
+
+/** This thread, the hands, and the threads of handshakes; as ThreadUse in src/core/base/native.ts. */
 static Napi::Value loopThreads(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   Napi::Array list = Napi::Array::New(env);
-  const Streams *streams = stateOf(info)->streams;
+  Streams *streams = stateOf(info)->streams;
   if (!streams) return list;
   const Loop *loop = streams->loop;
-  for (size_t i = 0; i < loop->lanes.size(); i++) {
-    const Lane *lane = loop->lanes[i];
-    const int hand = static_cast<int>(i) - 1;
-    Napi::Object use = Napi::Object::New(env);
-    use.Set("turns", Napi::Number::New(env, hand < 0 ? loop->turn->number : static_cast<double>(loop->hands->jobs(hand))));
-    use.Set("handles", toInt(env, lane->streams));
-    use.Set("received", Napi::Number::New(env, static_cast<double>(lane->received)));
-    use.Set("sent", Napi::Number::New(env, static_cast<double>(lane->sent)));
-    use.Set("cpuUsec", Napi::Number::New(env, hand < 0 ? clockUsec(CLOCK_THREAD_CPUTIME_ID) : loop->hands->cpuUsec(hand)));
-    list.Set(static_cast<uint32_t>(i), use);
+  uint32_t count = 0;
+  list.Set(count++, threadUse(env, "main", loop->turn->number, clockUsec(CLOCK_THREAD_CPUTIME_ID), loop->lanes[0]));
+  for (int i = 0; loop->hands && i < loop->hands->count(); i++) {
+    const Lane *lane = loop->lanes[static_cast<size_t>(i) + 1];
+    const double turns = static_cast<double>(loop->hands->jobs(i));
+    list.Set(count++, threadUse(env, "io", turns, loop->hands->cpuUsec(i), lane));
   }
+  if (streams->handshakes)
+    for (const Handshakes::Use &use : streams->handshakes->use())
+      list.Set(count++, threadUse(env, "tls", static_cast<double>(use.steps), use.cpuUsec, nullptr));
   return list;
 }
 

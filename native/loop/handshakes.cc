@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "loop/turn.h"
+
 namespace tsb {
 
 void handshakeFree(Handshake *step) {
@@ -20,7 +22,7 @@ static int collect(void *context, const uint8_t *bytes, size_t length) {
   return static_cast<Handshake *>(context)->out.append(bytes, length) ? 0 : -ENOMEM;
 }
 
-void Handshakes::work() {
+void Handshakes::work(Thread *self) {
   TlsPool pool;
   pthread_mutex_lock(&mutex_);
   while (!ending_) {
@@ -38,6 +40,7 @@ void Handshakes::work() {
     // the pool ends with this thread
     tlsConnAttach(step->conn, {collect, step}, nullptr);
     pthread_mutex_lock(&mutex_);
+    self->steps++;
     const bool first = done_.empty();
     done_.push_back(step);
     any_.store(true);
@@ -48,8 +51,9 @@ void Handshakes::work() {
   pthread_mutex_unlock(&mutex_);
 }
 
-void *Handshakes::run(void *all) {
-  static_cast<Handshakes *>(all)->work();
+void *Handshakes::run(void *data) {
+  Thread *thread = static_cast<Thread *>(data);
+  thread->all->work(thread);
   return nullptr;
 }
 
@@ -61,12 +65,15 @@ bool Handshakes::startThreads() {
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   for (int i = 0; i < count_; i++) {
-    pthread_t thread;
-    if (pthread_create(&thread, nullptr, run, this) != 0) break;
+    threads_.push_back({this, pthread_t(), 0});
+    Thread *thread = &threads_.back();
+    if (pthread_create(&thread->id, nullptr, run, thread) != 0) {
+      threads_.pop_back();
+      break;
+    }
     char name[16];
     snprintf(name, sizeof(name), "tls-%d", i + 1);
-    pthread_setname_np(thread, name);
-    threads_.push_back(thread);
+    pthread_setname_np(thread->id, name);
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return !threads_.empty();
@@ -98,12 +105,24 @@ std::vector<Handshake *> Handshakes::take() {
   return live;
 }
 
+std::vector<Handshakes::Use> Handshakes::use() {
+  std::vector<Use> all;
+  pthread_mutex_lock(&mutex_);
+  for (const Thread &thread : threads_) {
+    clockid_t clock;
+    const bool known = pthread_getcpuclockid(thread.id, &clock) == 0;
+    all.push_back({thread.steps, known ? clockUsec(clock) : 0});
+  }
+  pthread_mutex_unlock(&mutex_);
+  return all;
+}
+
 Handshakes::~Handshakes() {
   pthread_mutex_lock(&mutex_);
   ending_ = true;
   pthread_cond_broadcast(&more_);
   pthread_mutex_unlock(&mutex_);
-  for (const pthread_t thread : threads_) pthread_join(thread, nullptr);
+  for (const Thread &thread : threads_) pthread_join(thread.id, nullptr);
   for (Handshake *step : waiting_) handshakeFree(step);
   for (Handshake *step : done_) handshakeFree(step);
 }

@@ -38,6 +38,12 @@ struct Handshake {
 
 class Handshakes {
  public:
+  /** What a thread has done. */
+  struct Use {
+    uint64_t steps;
+    double cpuUsec;
+  };
+
   /** `count` threads are started with the first step. They write to `doneFd`, an eventfd, when a step is done. */
   Handshakes(int count, int doneFd) : count_(count), doneFd_(doneFd) {}
   /** Waits for the steps that have begun, and frees the connections of all. */
@@ -49,10 +55,18 @@ class Handshakes {
   bool begin(Handshake *step);
   /** Steps that are done; those of closed streams are freed. Called by the loop's thread. */
   std::vector<Handshake *> take();
+  /** Of each thread; empty before the first step. */
+  std::vector<Use> use();
 
  private:
-  static void *run(void *all);
-  void work();
+  struct Thread {
+    Handshakes *all;
+    pthread_t id;
+    uint64_t steps;
+  };
+
+  static void *run(void *thread);
+  void work(Thread *self);
   bool startThreads();
 
   const int count_;
@@ -60,7 +74,7 @@ class Handshakes {
   pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
   pthread_cond_t more_ = PTHREAD_COND_INITIALIZER;
   /* guarded by mutex_ */
-  std::vector<pthread_t> threads_;
+  std::deque<Thread> threads_;
   std::deque<Handshake *> waiting_;
   std::vector<Handshake *> done_;
   bool ending_ = false;

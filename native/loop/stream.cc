@@ -199,10 +199,22 @@ static int takeStep(Stream *s) {
   return result;
 }
 
+/** True when a step has something to work with: input, the end of the stream, or a client's first word. */
+static bool stepDue(const Stream *s) {
+  const TlsConn *conn = s->tls;
+  if (tlsHasInput(conn) || conn->socketEnded || conn->recvErrno != 0) return true;
+  return !s->stepped && !conn->session.server;
+}
+
 /** Returns true when the handshake has ended, or goes on in a thread. */
 static bool stepHandshake(Stream *s) {
-  if (!s->step && beginStep(s)) return true;
-  const int res = s->step ? takeStep(s) : tlsHandshake(s->tls);
+  int res = s->step ? takeStep(s) : 0;
+  // input may have arrived since that step began
+  if (res == 0 && stepDue(s)) {
+    s->stepped = true;
+    if (beginStep(s)) return true;
+    res = tlsHandshake(s->tls);
+  }
   if (res != 0) reportTls(s, res < 0 ? res : 0);
   return res != 0;
 }

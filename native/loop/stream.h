@@ -81,6 +81,8 @@ struct alignas(64) Stream {
   bool redeliver;
   /** the TLS handshake is under way: what arrives belongs to it, whether reading is on or not */
   bool shaking;
+  /** a step of the handshake has been taken, or has begun */
+  bool stepped;
   /** the stream has ended at endResult (0, or -errno), which is not reported yet because kept bytes come first */
   bool endHeld;
   /** the backend knows that the stream has ended or broken behind what the socket holds, or may have */

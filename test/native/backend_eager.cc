@@ -75,8 +75,8 @@ static void connect(Loop *, Stream *s, const sockaddr *addr, socklen_t length) {
 }
 
 static void queueIfDue(Stream *s) {
-  const bool more = streamHasInput(s) || !aheadOf(s).pieces.empty();
-  if (s->kind == StreamKind::kConnection && more && streamWants(s)) streamQueueReceive(s);
+  if (s->kind != StreamKind::kConnection || !streamWants(s)) return;
+  if (streamHasInput(s) || !aheadOf(s).pieces.empty()) streamQueueReceive(s);
 }
 
 static int receive(Loop *, Stream *s, bool on) {

@@ -13,7 +13,8 @@
 
 using namespace tsb;
 
-constexpr int kTurnsMost = 2000;
+/** How long a record is waited for: a busy machine may let a thread wait. */
+constexpr double kWaitMost = 20e6;
 constexpr int kQuietTurns = 5;
 
 std::string uringRefused() {
@@ -99,7 +100,8 @@ std::vector<Event> World::turn(int timeoutMs) {
 }
 
 Event World::until(Kind kind, int handle) {
-  for (int i = 0; i < kTurnsMost; i++)
+  const double end = monotonicUsec() + kWaitMost;
+  while (monotonicUsec() < end)
     for (const Event &event : turn(10))
       if (event.kind == kind && event.handle == handle) return event;
   check::fail(__FILE__, __LINE__, "no record " + std::to_string(kind) + " of handle " + std::to_string(handle));

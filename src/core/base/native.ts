@@ -110,7 +110,9 @@ export interface TlsInfo {
 
 /** What a thread has done since the loop began. */
 export interface ThreadUse {
-  /** turns in which it had something to do */
+  /** 'main' calls wait(), 'io' moves bytes, 'tls' takes steps of handshakes */
+  kind: string;
+  /** turns in which it had something to do; steps of handshakes */
   turns: number;
   /** connections, listeners and watches that belong to it now */
   handles: number;
@@ -148,7 +150,7 @@ export interface Native {
   loopInit(backend: string, recvMax: number, threads?: number, load?: number, handshakeThreads?: number): string;
   /** the arena, with the part that the threads of loopInit() fill */
   loopArena(): ArrayBuffer;
-  /** the thread that calls wait(), and then the others; [] before loopInit() */
+  /** the thread that calls wait(), and then the others, of each kind in their order; [] before loopInit() */
   loopThreads(): ThreadUse[];
   /** why loopInit() did not use io_uring although it was asked to; else '' */
   loopRefusal(): string;

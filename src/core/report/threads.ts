@@ -1,6 +1,6 @@
 /*
- * What each thread of the loop has done: the main thread, which decides what goes where, and those that move bytes
- * (io_threads).
+ * What each thread of the loop has done: the main thread, which decides what goes where, those that move bytes
+ * (io_threads), and those for TLS handshakes.
  */
 
 import { native } from '../base/native';
@@ -26,10 +26,11 @@ let before: { usec: number; cpuUsec: number[] } | null = null;
 export function threadRows(): ThreadRow[] {
   const usec = getCachedTime();
   const threads = native.loopThreads();
-  const rows = threads.map(({ handles, turns, received, sent, cpuUsec }, i) => {
+  const firsts = new Map(threads.map(({ kind }) => [kind, threads.findIndex((other) => other.kind === kind)]));
+  const rows = threads.map(({ kind, handles, turns, received, sent, cpuUsec }, i) => {
     const used = cpuUsec - (before?.cpuUsec[i] ?? cpuUsec);
     const passed = usec - (before?.usec ?? usec);
-    const name = i === 0 ? 'main' : `io-${i}`;
+    const name = i === 0 ? kind : `${kind}-${i - (firsts.get(kind) ?? 0) + 1}`;
     const busyPercent = passed > 0 ? Math.min(100, Math.round((100 * used) / passed)) : 0;
     return { name, handles, turns, received, sent, cpuUsec: Math.round(cpuUsec), busyPercent };
   });
