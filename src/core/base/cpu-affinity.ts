@@ -4,6 +4,7 @@
  * process stay on one CPU until the old process is about to freeze. Called by main.ts, the launcher and src/takeover.
  */
 
+import { cpuQuota } from './cpu-quota';
 import { logWarning } from './log';
 import { native } from './native';
 
@@ -32,9 +33,9 @@ export function pinToOneCpu(): void {
   if (native.setCpuAffinity([last]) === 0) cpus = allowed;
 }
 
-/** @returns the number of CPUs that the process may use, when it is not pinned */
+/** @returns the number of whole CPUs that the process may use, when it is not pinned */
 export function allowedCpus(): number {
-  return (cpus ?? native.cpuAffinity()).length;
+  return Math.max(1, Math.floor(Math.min((cpus ?? native.cpuAffinity()).length, cpuQuota())));
 }
 
 /** Lets the process run on all its CPUs again. */
