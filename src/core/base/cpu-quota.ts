@@ -5,12 +5,13 @@
 
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { trimSpace } from './strutil';
 
 const GROUPS = 'sys/fs/cgroup';
 
 function read(path: string): string {
   try {
-    return readFileSync(path, 'latin1').trim();
+    return trimSpace(readFileSync(path, 'latin1'));
   } catch {
     // another version of control groups, or none
     return '';
