@@ -392,7 +392,8 @@ it('CVE-2026-6666: a server’s error without SQLSTATE, or without fields, is ha
         const picky = await bouncer.raw();
         await picky.login({ user: 'known', database: `asked${index}`, password: 'pass', params: { TimeZone: 'Mars' } });
         await picky.sendMessage('Q', cstring('SELECT 1'));
-        await refusedWith(picky, 'invalid server parameter');
+        // the first error says that the server ends its session, so the parameters are not to blame
+        await refusedWith(picky, index === 0 ? 'go away' : 'invalid server parameter');
       }
     },
   ));
