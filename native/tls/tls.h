@@ -215,7 +215,7 @@ void tlsFollowEstablished(TlsConn *conn);
 const char *tlsRefusal(const TlsConn *conn);
 /** Everything that another process needs, but the socket: secrets, so the bytes have to be wiped. Empty when it fails. */
 std::vector<uint8_t> tlsExport(const TlsConn *conn);
-/** The connection of such bytes; attach it before anything else. Null with -errno in *err when they are not valid. */
+/** The connection of such bytes, frozen; attach it before anything else. Null with -errno in *err when they are not valid. */
 TlsConn *tlsImport(const uint8_t *bytes, size_t length, int *err);
 
 /* ---- what is known of the peer: tls/peer.cc ---- */

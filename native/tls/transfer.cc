@@ -292,6 +292,7 @@ TlsConn *tlsImport(const uint8_t *bytes, size_t length, int *err) {
   if (valid) conn->records = recordsNew(&conn->session);
   if (conn->records) {
     conn->established = true;
+    conn->frozen = true;
     conn->endDue = conn->ended;
     *err = 0;
     return conn;

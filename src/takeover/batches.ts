@@ -16,7 +16,10 @@ import type { Owned } from './snapshot-writer';
 const BATCH_FDS = 200;
 const BATCH_BYTES = 48 * 1024;
 
-/** The records of one handover, on their way to the new process. */
+/** At most: the header of the message, and the length of the text. */
+const HEADERS = 16;
+
+/** The records of one handover, on their way to the new process. Some have secrets: what is sent is wiped. */
 export class Batches {
   private pkt = new PktBuf(2 * BATCH_BYTES);
   private owned: Exclude<Owned, null>[] = [];
@@ -31,6 +34,9 @@ export class Batches {
 
   put(record: HandoverRecord, raw: readonly Uint8Array[], owned: Owned): boolean {
     const text = JSON.stringify(record);
+    const size = raw.reduce((sum, bytes) => sum + bytes.length, text.length);
+    // a buffer that grows leaves a copy behind, with the secrets of earlier records
+    if (this.pkt.pos > 0 && this.pkt.pos + size + HEADERS > 2 * BATCH_BYTES && !this.flush()) return false;
     this.pkt.startPacket(PqMsg.CopyData);
     this.pkt.putUint32(text.length);
     this.pkt.putChars(text);
@@ -61,6 +67,12 @@ export class Batches {
     this.blockMs = blockMs;
   }
 
+  /** The handover has failed: nothing more is sent. */
+  wipe(): void {
+    for (const { bytes } of this.waiting.splice(0)) bytes.fill(0);
+    this.pkt.buf.fill(0);
+  }
+
   finish(tag: string): boolean {
     writeCommandComplete(this.pkt, tag);
     writeReadyForQuery(this.pkt);
@@ -76,6 +88,7 @@ export class Batches {
     for (let first = this.waiting[0]; first !== undefined && this.failed === 0; first = this.waiting[0]) {
       const res = native.sendFds(this.socket, first.bytes, this.fdsOf(first.owned));
       if (res === -constants.errno.EAGAIN || res === -ETOOMANYREFS) return false;
+      if (res > 0) first.bytes.fill(0, 0, res);
       if (res <= 0) {
         this.failed = -res;
       } else if (res < first.bytes.length) {
@@ -91,6 +104,7 @@ export class Batches {
     if (this.pkt.failed) this.failed = constants.errno.ENOMEM;
     if (this.failed !== 0) return false;
     if (this.pkt.pos > 0) this.waiting.push({ bytes: this.pkt.copy(), owned: this.owned });
+    this.pkt.buf.fill(0, 0, this.pkt.pos);
     this.pkt.reset();
     this.owned = [];
     if (this.blockMs === 0) {
@@ -98,6 +112,7 @@ export class Batches {
     } else {
       for (const { bytes, owned } of this.waiting.splice(0)) {
         this.failed ||= sendAll(this.socket, bytes, this.fdsOf(owned), this.blockMs);
+        bytes.fill(0);
       }
     }
     return this.failed === 0;

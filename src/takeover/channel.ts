@@ -106,6 +106,7 @@ export class Channel {
   }
 
   close(): void {
+    this.buf.fill(0);
     native.closeFd(this.socket);
   }
 
@@ -116,6 +117,8 @@ export class Channel {
     const left = this.end - this.pos;
     if (left + more > old.length || left > old.length / 2) this.buf = Buffer.alloc(Math.max(left + more, 2 * left));
     old.copy(this.buf, 0, this.pos, this.end);
+    if (this.buf === old) old.fill(0, left, this.end);
+    else old.fill(0);
     this.pos = 0;
     this.end = left;
   }
@@ -128,6 +131,8 @@ export class Channel {
         this.makeRoom(bytes.length);
         this.buf.set(bytes, this.end);
         this.end += bytes.length;
+        // it may have secrets
+        bytes.fill(0);
         for (const fd of fds) this.fds.push(fd);
         return 0;
       }

@@ -11,35 +11,46 @@ import { sbufContinue, socketsByHandle } from '../core/net/sbuf';
 import { type AnySocket, SocketState } from '../core/pool/bouncer';
 import { poolList, touchPool } from '../core/pool/pool';
 import { isDead } from '../core/pool/socket';
-import { allSockets, isTransferable } from './sockets';
+import { allSockets, refusalOf } from './sockets';
 
 /** Idle clients resumed between two event loop turns. */
 const IDLE_SLICE = 250;
 
 export interface FrozenSockets {
   sockets: AnySocket[];
-  /** unsent output, which must go out before anything else */
+  /** unsent output, which must go out before anything else; on a TLS connection it is encrypted */
   unsent: Map<AnySocket, Uint8Array>;
+  /** sockets that cannot be handed over, and why; empty in the new process */
+  staying: Map<AnySocket, string>;
 }
 
 /**
  * Stops all sockets except `except` in both directions; their `reading` and `blocked` fields keep the state to resume.
  * @param except the connection of the new process
+ * @param format that of the handover
  */
-export function freezeSockets(except: AnySocket): FrozenSockets {
+export function freezeSockets(except: AnySocket, format: number): FrozenSockets {
   const unsent = new Map<AnySocket, Uint8Array>();
-  for (const handle of native.recvStopAll(except.handle)) {
-    const sk = socketsByHandle[handle];
-    // unsent output of a TLS connection is already encrypted, and the connection is not handed over
-    if (sk && isTransferable(sk)) unsent.set(sk, native.takeUnsent(handle));
+  const staying = new Map<AnySocket, string>();
+  const handles = native.recvStopAll(except.handle);
+  const sockets = allSockets(except);
+  for (const sk of sockets) {
+    const refusal = refusalOf(sk, format);
+    if (refusal !== null) staying.set(sk, refusal);
+    // this process may end before it learns that it does not own the connection any more
+    else if (sk.tls) native.tlsFreeze(sk.handle, 1);
   }
-  return { sockets: allSockets(except), unsent };
+  for (const handle of handles) {
+    const sk = socketsByHandle[handle];
+    if (sk && !staying.has(sk)) unsent.set(sk, native.takeUnsent(handle));
+  }
+  return { sockets, unsent, staying };
 }
 
 /** Queues unsent output again; the kernel may accept all of it at once. */
 function sendAgain(sk: AnySocket, unsent: Uint8Array): void {
   if (isDead(sk)) return;
-  const res = native.sendBytes(sk.handle, unsent, 0, unsent.length);
+  const res = native.sendRecords(sk.handle, unsent);
   if (res < 0) onDrain(sk, res);
 }
 
@@ -61,6 +72,7 @@ function isBusy(sk: AnySocket): boolean {
 
 /** First step of resuming: unsent output goes out before anything else. */
 export function requeueUnsent(frozen: FrozenSockets): void {
+  for (const sk of frozen.sockets) if (sk.tls && sk.handle >= 0) native.tlsFreeze(sk.handle, 0);
   for (const [sk, unsent] of frozen.unsent) sendAgain(sk, unsent);
 }
 

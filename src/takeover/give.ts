@@ -43,7 +43,7 @@ import { crashPoint } from './crash-point';
 import { FORMAT, READY } from './format';
 import { type FrozenSockets, freezeSockets, requeueUnsent, resumeFrozen } from './freeze';
 import { SnapshotWriter } from './snapshot-writer';
-import { allSockets, countKinds, isTransferable } from './sockets';
+import { allSockets, countKinds } from './sockets';
 import { isFinishingTakeover } from './take';
 
 /** Clients described at the end of one turn, while all clients are served. */
@@ -137,12 +137,12 @@ export function handleHandoverCommand(admin: ClientSocket, arg: string): string 
 function beginAhead(admin: ClientSocket): void {
   const sending = new Batches(native.fdOf(admin.handle));
   batches = sending;
-  description = new SnapshotWriter((record, raw, owned) => sending.put(record, raw, owned));
+  description = new SnapshotWriter(format, (record, raw, owned) => sending.put(record, raw, owned));
   // a notice that is still queued must be sent first
   if (native.unsent(admin.handle) > 0) sending.startWith(Buffer.from(native.takeUnsent(admin.handle)));
   queue = allSockets(admin);
   timerStart(stallTimer, stallTime(), 0);
-  if (!description.begin(format)) abortHandover('handover failed');
+  if (!description.begin()) abortHandover('handover failed');
 }
 
 /** Describes some idle clients. After the last, and once the new process has read all records, freezes the sockets. */
@@ -185,7 +185,7 @@ function freeze(admin: ClientSocket, sending: Batches, describing: SnapshotWrite
   const began = readClock();
   const modeBefore = enterFreeze(began);
   suspendPooler();
-  frozen = freezeSockets(admin);
+  frozen = freezeSockets(admin, format);
   crashPoint('give-frozen');
   sending.stopServing((frozenStallTime() * 1000) / USEC);
   if (!describing.describeAll(frozen, admin, began, modeBefore) || !sending.finish('HANDOVER')) {
@@ -193,22 +193,29 @@ function freeze(admin: ClientSocket, sending: Batches, describing: SnapshotWrite
     return;
   }
   crashPoint('give-described');
-  const { sockets } = frozen;
-  const moved = sockets.filter(isTransferable);
-  if (moved.length < sockets.length) {
-    logWarning(`handover: ${sockets.length - moved.length} TLS connections cannot be handed over`);
+  const { sockets, staying } = frozen;
+  if (staying.size > 0) {
+    logWarning(`handover: ${staying.size} TLS connections cannot be handed over: ${reasonsOf(staying)}`);
   }
-  const { clients, servers } = countKinds(moved);
+  const { clients, servers } = countKinds(sockets.filter((sk) => !staying.has(sk)));
   logInfo(
     `handover: described ${clients} clients and ${servers} servers in ${Math.round((readClock() - began) / 1000)} ms`,
   );
   awaitShutdown(admin);
 }
 
+/** Each reason with the number of its sockets. */
+function reasonsOf(staying: FrozenSockets['staying']): string {
+  const counts = new Map<string, number>();
+  for (const reason of staying.values()) counts.set(reason, (counts.get(reason) ?? 0) + 1);
+  return [...counts].map(([reason, count]) => `${count} ${reason}`).join(', ');
+}
+
 /** The new process is gone or has failed: this process resumes. */
 function thaw(): void {
   const wasFrozen = isFrozen();
   newProcess = null;
+  batches?.wipe();
   timerStop(stallTimer);
   timerStop(frozenTimer);
   timerStop(resendTimer);

@@ -24,7 +24,7 @@ import type { Described } from './records/socket';
 import { type NumberedQuery, statementRecord } from './records/statement';
 import { stillRecord } from './records/still';
 import { userRecord } from './records/user';
-import { allPools, eachOfPool, isTransferable } from './sockets';
+import { allPools, eachOfPool, refusalOf } from './sockets';
 
 /** What a record owns: nothing, a descriptor, or the descriptor of a socket at the time the record is sent. */
 export type Owned = null | number | AnySocket;
@@ -36,6 +36,8 @@ type PutRecord = (record: HandoverRecord, raw: readonly Uint8Array[], owned: Own
 interface Seen {
   requestTime: number;
   pool: PgPool | null;
+  /** records of its TLS connection: others than requests change its state too */
+  traffic: number;
   /** the client is still connected */
   met: boolean;
 }
@@ -58,6 +60,24 @@ function isIdle(sk: AnySocket): boolean {
   );
 }
 
+function trafficOf(sk: AnySocket): number {
+  return sk.tls ? native.tlsTraffic(sk.handle) : 0;
+}
+
+/** True if a client described ahead still is what its record says. */
+function isUnchanged(sk: AnySocket, seen: Seen): boolean {
+  const same = seen.requestTime === sk.requestTime && seen.pool === sk.pool && seen.traffic === trafficOf(sk);
+  return same && isIdle(sk);
+}
+
+/** The state of a TLS connection; null for a plain one. It has secrets: the caller wipes it. */
+function tlsSession(sk: AnySocket): Uint8Array | null {
+  if (!sk.tls) return null;
+  const session = native.tlsExport(sk.handle);
+  if (session === null) throw new Error(`the state of a TLS connection is not known: ${native.tlsRefusal(sk.handle)}`);
+  return session;
+}
+
 /** Writes one snapshot, from the first record to the last. */
 export class SnapshotWriter {
   private readonly numbers = new Map<PgPool, number>();
@@ -66,11 +86,14 @@ export class SnapshotWriter {
   private ok = true;
   private count = 0;
 
-  constructor(private readonly put: PutRecord) {}
-
   /** @param format the version to write */
-  begin(format: number): boolean {
-    this.ok = this.put(beginRecord(format), [], null);
+  constructor(
+    private readonly format: number,
+    private readonly put: PutRecord,
+  ) {}
+
+  begin(): boolean {
+    this.ok = this.put(beginRecord(this.format), [], null);
     this.putFrame();
     return this.ok;
   }
@@ -91,13 +114,18 @@ export class SnapshotWriter {
    * idle need no further record while the sockets are frozen.
    */
   describeAhead(sk: AnySocket): boolean {
-    if (sk.handle < 0 || !isIdle(sk) || !isTransferable(sk) || native.unsent(sk.handle) > 0) return this.ok;
+    // before the state of TLS: what is queued is encrypted when it is sent
+    if (sk.handle < 0 || !isIdle(sk) || native.unsent(sk.handle) > 0) return this.ok;
+    if (refusalOf(sk, this.format) !== null) return this.ok;
     // its pool was created after the pools were described
     if (sk.pool !== null && !this.numbers.has(sk.pool)) return this.ok;
-    const record = this.socketRecord(sk, { state: 'cl_active', pool: this.numberOf(sk.pool), kept: 0, unsent: 0 });
+    const tls = tlsSession(sk);
+    const described = { state: 'cl_active', pool: this.numberOf(sk.pool), kept: 0, unsent: 0, tls: tls?.length ?? 0 };
+    const record = this.socketRecord(sk, described);
     record.k = 'ahead';
-    this.write(record, [], sk);
-    this.ahead.set(sk, { requestTime: sk.requestTime, pool: sk.pool, met: false });
+    this.write(record, tls === null ? [] : [tls], sk);
+    tls?.fill(0);
+    this.ahead.set(sk, { requestTime: sk.requestTime, pool: sk.pool, traffic: trafficOf(sk), met: false });
     return this.ok;
   }
 
@@ -125,7 +153,7 @@ export class SnapshotWriter {
     });
     this.putFrame();
     const each = (sk: AnySocket): void => {
-      if (sk !== except) this.putSocket(sk, frozen.unsent.get(sk) ?? null);
+      if (sk !== except && !frozen.staying.has(sk)) this.putSocket(sk, frozen.unsent.get(sk) ?? null);
     };
     for (const pool of allPools()) eachOfPool(pool, each);
     eachSocket(loginClientList, each);
@@ -164,13 +192,13 @@ export class SnapshotWriter {
 
   private putSocket(sk: AnySocket, unsent: Uint8Array | null): void {
     const seen = this.ahead.get(sk);
-    if (seen !== undefined && seen.requestTime === sk.requestTime && seen.pool === sk.pool && isIdle(sk)) {
+    if (seen !== undefined && isUnchanged(sk, seen)) {
       this.count++;
       seen.met = true;
       return;
     }
     const state = handoverName(sk.state);
-    if (!this.ok || state === null || sk.handle < 0 || !isTransferable(sk)) return;
+    if (!this.ok || state === null || sk.handle < 0) return;
     this.count++;
     if (seen !== undefined) seen.met = true;
     const raw: Uint8Array[] = [];
@@ -178,13 +206,17 @@ export class SnapshotWriter {
     if (kept !== null) raw.push(kept);
     if (unsent !== null) raw.push(unsent);
     if (!isServerSocket(sk) && sk.partial !== null) raw.push(sk.partial.buf.subarray(0, sk.partial.length));
+    const tls = tlsSession(sk);
+    if (tls !== null) raw.push(tls);
     const record = this.socketRecord(sk, {
       state,
       pool: this.numberOf(sk.pool),
       kept: kept?.length ?? 0,
       unsent: unsent?.length ?? 0,
+      tls: tls?.length ?? 0,
     });
     record.fd = seen === undefined;
     this.write(record, raw, record.fd ? sk : null);
+    tls?.fill(0);
   }
 }

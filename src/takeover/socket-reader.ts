@@ -36,7 +36,7 @@ function isServerRecord(record: ClientRecord | ServerRecord): record is ServerRe
 }
 
 export class SocketReader {
-  readonly frozen: FrozenSockets = { sockets: [], unsent: new Map() };
+  readonly frozen: FrozenSockets = { sockets: [], unsent: new Map(), staying: new Map() };
   /** sockets described so far, without clients that have disconnected since */
   arrived = 0;
 
@@ -47,7 +47,7 @@ export class SocketReader {
 
   /**
    * Takes a socket, or a client that was described ahead and has changed since.
-   * @param raw its buffered input, unsent output and partial packet
+   * @param raw its buffered input, unsent output, partial packet and TLS state
    * @param fd -1 for a client whose descriptor came with the description ahead
    */
   take(record: ClientRecord | ServerRecord, raw: Buffer, fd: number, frame: Frame): void {
@@ -72,6 +72,7 @@ export class SocketReader {
     if (isServerSocket(sk)) this.takeServer(record, sk, frame);
     else this.takeClient(record, sk, state, pool, frame);
     if (!insertInState(sk, state)) throw new Error(`a socket in state ${record.state} without a pool`);
+    if (record.tls) this.takeTls(sk, record, record.tls, raw);
     this.takeBytes(sk, record, raw);
     if (record.link !== undefined) this.links.push({ from: sk, to: record.link });
     if (known !== undefined) return;
@@ -150,6 +151,16 @@ export class SocketReader {
     socketCounts.clients--;
     client.state = SocketState.CL_JUSTFREE;
     sbufClose(client);
+  }
+
+  /** Continues a TLS connection. Nothing is sent on it before this process owns it. */
+  private takeTls(sk: AnySocket, { kept, unsent, collected }: SocketRecord, length: number, raw: Buffer): void {
+    const start = kept + unsent + collected;
+    const session = raw.subarray(start, start + length);
+    const res = session.length === length ? native.tlsContinue(sk.handle, session) : -1;
+    session.fill(0);
+    if (res < 0) throw new Error('the state of a TLS connection is not valid');
+    sk.tls = true;
   }
 
   private takeBytes(sk: AnySocket, record: SocketRecord, raw: Buffer): void {

@@ -3,10 +3,12 @@
  */
 
 import { nextOf } from '../core/base/list';
+import { native } from '../core/base/native';
 import type { AnySocket, PgPool } from '../core/pool/bouncer';
 import { peerPoolList, poolList } from '../core/pool/pool';
 import { isServerSocket } from '../core/pool/socket';
 import { clientStates, eachSocket, loginClientList, serverStates } from '../core/pool/states';
+import { FORMAT_TLS } from './format';
 
 /** All pools; the pools of peers come last. */
 export function allPools(): PgPool[] {
@@ -42,7 +44,15 @@ export function countKinds(sockets: readonly AnySocket[]): { clients: number; se
   return { clients: sockets.length - servers, servers };
 }
 
-/** TLS connections cannot be handed over: they end with the old process, and so do the connections linked to them. */
-export function isTransferable(sk: AnySocket): boolean {
-  return !sk.tls && sk.link?.tls !== true;
+function ownRefusal(sk: AnySocket, format: number): string | null {
+  if (!sk.tls) return null;
+  return format < FORMAT_TLS ? 'new process without support for TLS' : native.tlsRefusal(sk.handle);
+}
+
+/**
+ * Why a socket cannot be handed over, null = it can. It ends with the old process then, and so does the socket linked to
+ * it: the reason is the same for both.
+ */
+export function refusalOf(sk: AnySocket, format: number): string | null {
+  return ownRefusal(sk, format) ?? (sk.link === null ? null : ownRefusal(sk.link, format));
 }

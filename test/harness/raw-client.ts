@@ -4,6 +4,7 @@
  */
 
 import { type NetConnectOpts, connect as netConnect, type Socket } from 'node:net';
+import { type ConnectionOptions, connect as tlsConnect } from 'node:tls';
 import { WAIT_MS_MAX, withTimeout } from './machine';
 import { md5Answer, ScramClient } from './scram';
 
@@ -149,6 +150,20 @@ export class RawClient {
   /** A client on an existing connection, for example inside TLS. */
   static over(socket: Socket): RawClient {
     return new RawClient(socket);
+  }
+
+  /** Asks for TLS and begins it. @returns the client inside TLS */
+  async secure(options: ConnectionOptions): Promise<RawClient> {
+    const answer = await this.request(SSL_REQUEST);
+    if (answer !== 'S') throw new Error(`the answer to the request for TLS is '${answer}'`);
+    const socket = tlsConnect({ ...options, socket: this.socket });
+    const shaken = new Promise<void>((settle, reject) => {
+      socket.once('secureConnect', settle);
+      socket.once('error', reject);
+    });
+    await withTimeout(shaken, 'a TLS handshake');
+    socket.setNoDelay(true);
+    return RawClient.over(socket);
   }
 
   /** Sends bytes unchanged; resolves when the kernel has accepted them. */

@@ -6,6 +6,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { ConnectionOptions } from 'node:tls';
 import { Client, type ClientConfig, type QueryResult } from 'pg';
 import { freePort } from '../../tools/postgres';
 import { giveTo, spawnAs } from '../../tools/unprivileged';
@@ -40,6 +41,8 @@ export interface ChainOptions {
   /** [pgbouncer]; null removes a default setting of the chain */
   settings?: Record<string, string | number | null>;
   userlist?: Record<string, string>;
+  /** raw() uses TLS over TCP */
+  tls?: ConnectionOptions;
 }
 
 /** One process of the chain. */
@@ -209,8 +212,10 @@ export class RebootChain {
     return run(program, [...first, ...args, this.ini], { cwd: this.dir });
   }
 
-  raw(unix = false): Promise<RawClient> {
-    return RawClient.connect(unix ? { path: this.socketPath } : { port: this.port });
+  async raw(unix = false): Promise<RawClient> {
+    const { tls } = this.options;
+    const client = await RawClient.connect(unix ? { path: this.socketPath } : { port: this.port });
+    return unix || tls === undefined ? client : client.secure(tls);
   }
 
   async connect(config: ClientConfig = {}): Promise<Client> {

@@ -34,6 +34,7 @@ export function takeOver({ fd, session, kept, unsent }: Moved): number {
   assert.ok(handle > 0);
   assert.equal(native.tlsContinue(handle, session), 0);
   session.fill(0);
+  native.tlsFreeze(handle, 0);
   assert.equal(native.keepBytes(handle, kept), 0);
   assert.ok(native.sendRecords(handle, unsent) >= 0);
   native.recvStart(handle);

@@ -300,7 +300,10 @@ export interface Native {
    * tlsRefusal() has a reason. It has the secrets of the connection: the caller wipes it.
    */
   tlsExport(handle: number): Uint8Array | null;
-  /** Continues a TLS connection on an open handle. Returns 0, -EBADF, -ENOMEM, or -EINVAL if the bytes are not valid. */
+  /**
+   * Continues a TLS connection on an open handle. It is frozen until tlsFreeze(handle, 0). Returns 0, -EBADF, -ENOMEM, or
+   * -EINVAL if the bytes are not valid.
+   */
   tlsContinue(handle: number, bytes: Uint8Array): number;
   /** 1: nothing is sent on a TLS connection, close_notify included, because another process may own it; 0: as before. */
   tlsFreeze(handle: number, on: number): void;

@@ -102,6 +102,11 @@ export function sbufTlsSetup(): TlsSetup {
   return { ok: true, serversOutdated };
 }
 
+/** The settings that new connections to servers have, in a form that two processes can compare. */
+export function serverTlsSettings(): string {
+  return JSON.stringify([tlsState.serverConnectSslmode, serverConfig]);
+}
+
 function fileMark(path: string): string {
   if (path === '') return '';
   const stat = statSync(Buffer.from(path, 'latin1'), { throwIfNoEntry: false });

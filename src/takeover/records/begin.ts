@@ -4,6 +4,7 @@
 
 import { notifyState } from '../../core/base/systemd';
 import { TSBOUNCER_VERSION } from '../../core/base/version';
+import { serverTlsSettings } from '../../core/net/tls';
 import { statNames } from '../../core/pool/stats';
 import { varNames } from '../../core/pool/varcache';
 import { Frame } from './frame';
@@ -21,6 +22,8 @@ export interface BeginRecord {
   stats: string[];
   /** where systemd listens, or null */
   notifySocket: string | null;
+  /** from format 2 on: as serverTlsSettings() gives it */
+  serverTls?: string;
 }
 
 export function beginRecord(format: number): BeginRecord {
@@ -34,10 +37,13 @@ export function beginRecord(format: number): BeginRecord {
     vars: [...varNames()],
     stats: [...statNames],
     notifySocket: notifyState.socket,
+    serverTls: serverTlsSettings(),
   };
 }
 
-export function readBegin({ flags, numbers, vars, stats }: BeginRecord): Frame {
+export function readBegin({ flags, numbers, vars, stats, serverTls }: BeginRecord): Frame {
   const counters = stats.map((name) => statNames.indexOf(name));
-  return new Frame(flags, numbers, vars, counters);
+  const frame = new Frame(flags, numbers, vars, counters);
+  frame.serverTlsChanged = serverTls !== undefined && serverTls !== serverTlsSettings();
+  return frame;
 }

@@ -18,6 +18,8 @@ export class Frame {
   readonly changed = new Set<string>();
   /** databases whose config differs only in the list of hosts */
   readonly hostsChanged = new Set<string>();
+  /** servers were connected to under other server_tls_* settings, and have to be replaced as after RELOAD */
+  serverTlsChanged = false;
   /** credentials that are in no list, by database and name */
   readonly ownCredentials = new Map<string, PgCredentials>();
 
@@ -64,6 +66,7 @@ export class Frame {
   /** True if the server connection was opened under settings that have changed since. */
   isOutdated(server: ServerSocket): boolean {
     const { db } = server.pool;
+    if (this.serverTlsChanged) return true;
     if (this.changed.has(db.name)) return true;
     return this.hostsChanged.has(db.name) && !hostsOf(db.config.host).includes(server.host);
   }

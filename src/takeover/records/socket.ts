@@ -22,6 +22,8 @@ export interface Described {
   /** lengths of the raw bytes behind the text: buffered input, unsent output */
   kept: number;
   unsent: number;
+  /** from format 2 on: length of the state of its TLS connection, behind all other raw bytes; 0 = a plain connection */
+  tls?: number;
 }
 
 export interface SocketRecord extends Described {
@@ -43,8 +45,6 @@ export interface SocketRecord extends Described {
   link?: number;
   /** the user who logged in; left out = the user of the pool, null = not known yet */
   user?: CredentialsRef | null;
-  /** TLS state: not supported yet */
-  tls?: null;
 }
 
 function addrTuple(addr: PgAddr): AddrTuple {
@@ -55,7 +55,7 @@ function addrOf([family, host, port, uid, pid]: AddrTuple): PgAddr {
   return { family, host, port, uid, pid };
 }
 
-export function socketRecord(sk: AnySocket, { state, pool, kept, unsent }: Described): SocketRecord {
+export function socketRecord(sk: AnySocket, { state, pool, kept, unsent, tls }: Described): SocketRecord {
   const record: SocketRecord = {
     k: 'socket',
     fd: true,
@@ -72,6 +72,7 @@ export function socketRecord(sk: AnySocket, { state, pool, kept, unsent }: Descr
     unsent,
     collected: 0,
   };
+  if (tls) record.tls = tls;
   if (sk.link !== null) record.link = sk.link.id;
   if (sk.loginUser !== (sk.pool?.user ?? null)) {
     const db = isServerSocket(sk) ? null : sk.db;

@@ -1,0 +1,349 @@
+/*
+ * Takeovers with TLS, part by part: every suite, certificates, handshakes and logins under way, connections that cannot be
+ * continued, failures before the new process owns anything, and peers other than Node.
+ */
+
+import assert from 'node:assert/strict';
+import type { ChildProcessWithoutNullStreams } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { ConnectionOptions } from 'node:tls';
+import { giveTo, spawnAs } from '../../tools/unprivileged';
+import { eventually, it, itUnless, noPsql, PgCluster, psql, startProgram, user } from '../harness';
+import { ask, ROWS } from '../harness/actor';
+import { CertFolder } from '../harness/certs';
+import { after, before, withTimeout } from '../harness/limits';
+import { LogTail } from '../harness/log-tail';
+import { noProgram } from '../harness/needs';
+import { cstring, int16, int32, message, PROTOCOL_30, type RawClient, startupPacket } from '../harness/raw-client';
+import { type ChainOptions, type RebootChain, withRebootChain } from '../harness/reboot-chain';
+import { connectAs } from '../harness/relay';
+
+const certs = new CertFolder();
+const ca = certs.authority('ca');
+const site = certs.issue(ca, 'site', { cn: 'localhost', san: 'DNS:localhost,IP:127.0.0.1' });
+const ann = certs.issue(ca, 'ann', { cn: 'postgres' });
+const trusting: ConnectionOptions = { ca: readFileSync(ca.cert, 'utf8'), servername: 'localhost' };
+
+const TO_CLIENTS = {
+  client_tls_sslmode: 'allow',
+  client_tls_key_file: site.key,
+  client_tls_cert_file: site.cert,
+  client_tls_ca_file: ca.cert,
+};
+const TO_SERVERS = { server_tls_sslmode: 'verify-full', server_tls_ca_file: ca.cert };
+
+let pg: PgCluster;
+before(async () => {
+  pg = await PgCluster.start({ settings: { ssl: 'on', ssl_cert_file: site.cert, ssl_key_file: site.key } });
+});
+after(() => pg.stop());
+
+/** Runs `body` with a started pooler whose raw clients use TLS. */
+async function withTls(
+  settings: NonNullable<ChainOptions['settings']>,
+  body: (chain: RebootChain) => Promise<void>,
+  tls: ConnectionOptions = {},
+): Promise<void> {
+  const options = { cluster: pg, tls: { ...trusting, ...tls }, settings: { ...TO_CLIENTS, ...settings } };
+  await withRebootChain(options, async (chain) => {
+    await chain.start('ts');
+    await body(chain);
+  });
+}
+
+async function loggedIn(chain: RebootChain): Promise<RawClient> {
+  const client = await chain.raw();
+  assert.equal((await client.login({ database: 'postgres' })).at(-1)?.type, 'Z');
+  return client;
+}
+
+/** A transaction stays open across the reboots, and long answers and queries go over the same connections. */
+async function worksAcross(chain: RebootChain, reboots: number): Promise<void> {
+  const client = await loggedIn(chain);
+  const idle = await loggedIn(chain);
+  await client.query('BEGIN');
+  const pid = await ask(client, 'SELECT pg_backend_pid()');
+  for (let i = 0; i < reboots; i++) {
+    await chain.reboot('ts');
+    assert.equal(await ask(client, 'SELECT pg_backend_pid()'), pid);
+    assert.equal(
+      (await client.query(`SELECT repeat('x', 1000) FROM generate_series(1, ${ROWS / 10})`)).length,
+      ROWS / 10 + 3,
+    );
+    assert.equal(await ask(client, `SELECT length('${'y'.repeat(100_000)}')`), '100000');
+  }
+  await client.query('COMMIT');
+  for (const one of [client, idle]) {
+    assert.equal(await ask(one, 'SELECT 5'), '5');
+    await one.end();
+  }
+}
+
+async function shownTls(chain: RebootChain, what: 'CLIENTS' | 'SERVERS'): Promise<string[]> {
+  const rows = (await chain.show(what)).filter((row) => row.database !== 'pgbouncer');
+  return rows.map((row) => String(row.tls));
+}
+
+/* ---- suites ---- */
+
+const SUITES_13 = ['TLS_AES_128_GCM_SHA256', 'TLS_AES_256_GCM_SHA384', 'TLS_CHACHA20_POLY1305_SHA256'];
+/** PostgreSQL offers none of these for TLS 1.3. */
+const SUITES_13_CLIENTS = ['TLS_AES_128_CCM_SHA256', 'TLS_AES_128_CCM_8_SHA256'];
+const SUITES_12 = ['AES128-GCM-SHA256', 'AES256-GCM-SHA384', 'CHACHA20-POLY1305', 'AES128-CCM', 'AES256-CCM8'].map(
+  (name) => `ECDHE-ECDSA-${name}`,
+);
+
+for (const suite of SUITES_13) {
+  it(`${suite} to clients and servers goes on after a takeover`, () =>
+    withTls({ ...TO_SERVERS, client_tls13_ciphers: suite, server_tls13_ciphers: suite }, async (chain) => {
+      await worksAcross(chain, 2);
+      for (const tls of await shownTls(chain, 'SERVERS')) assert.equal(tls, `TLSv1.3/${suite}`);
+    }));
+}
+
+for (const suite of SUITES_13_CLIENTS) {
+  it(`${suite} to clients goes on after a takeover`, () =>
+    withTls({ client_tls13_ciphers: suite }, (chain) => worksAcross(chain, 2), { ciphers: suite }));
+}
+
+for (const suite of SUITES_12) {
+  it(`${suite} of TLS 1.2 to clients and servers goes on after a takeover`, () => {
+    const settings: Record<string, string> = { ...TO_SERVERS };
+    for (const side of ['client', 'server']) {
+      settings[`${side}_tls_ciphers`] = suite;
+      settings[`${side}_tls_protocols`] = 'tlsv1.2';
+    }
+    return withTls(
+      settings,
+      async (chain) => {
+        await worksAcross(chain, 2);
+        for (const tls of await shownTls(chain, 'SERVERS')) assert.equal(tls, `TLSv1.2/${suite}`);
+      },
+      { ciphers: suite },
+    );
+  });
+}
+
+it('connections that cannot be continued are closed at the end, and the log says how many and why', () =>
+  withTls({ client_tls_ciphers: 'ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES128-GCM-SHA256' }, async (chain) => {
+    const old = await chain.raw();
+    await old.login({ database: 'postgres' });
+    const options = chain.options as { tls: ConnectionOptions };
+    options.tls = { ...trusting, maxVersion: 'TLSv1.2', ciphers: 'ECDHE-ECDSA-AES128-SHA' };
+    const closed = [await loggedIn(chain), await loggedIn(chain)];
+    const from = chain.now;
+    await chain.reboot('ts');
+    assert.match(
+      from.log.text,
+      /WARNING handover: 2 TLS connections cannot be handed over: 2 cipher suite without AEAD/,
+    );
+    for (const client of closed) {
+      assert.deepEqual(await client.until(''), []);
+      assert.equal(client.error, null);
+    }
+    assert.equal(await ask(old, 'SELECT 1'), '1');
+    await old.end();
+  }));
+
+/* ---- certificates, logins ---- */
+
+it('a certificate login that has only begun is completed by the new process', () =>
+  withTls(
+    { client_tls_sslmode: 'verify-full', auth_type: 'cert' },
+    async (chain) => {
+      const [right, wrong, done] = [await chain.raw(), await chain.raw(), await loggedIn(chain)];
+      for (let i = 0; i < 3; i++) await chain.reboot('ts');
+      assert.equal((await right.login({ user: 'postgres', database: 'postgres' })).at(-1)?.type, 'Z');
+      const refused = await wrong.login({ user: 'admin', database: 'postgres' });
+      assert.equal(refused.at(-1)?.type, 'E');
+      for (const client of [right, done]) {
+        assert.equal(await ask(client, 'SELECT 1'), '1');
+        await client.end();
+      }
+    },
+    { cert: readFileSync(ann.cert), key: readFileSync(ann.key) },
+  ));
+
+it('servers that were connected to under other server_tls settings are replaced', () =>
+  withTls({ server_tls_sslmode: 'require' }, async (chain) => {
+    const client = await loggedIn(chain);
+    const pid = await ask(client, 'SELECT pg_backend_pid()');
+    await chain.reboot('ts');
+    assert.equal(await ask(client, 'SELECT pg_backend_pid()'), pid);
+    await client.end();
+    chain.write({ settings: { ...TO_CLIENTS, ...TO_SERVERS } });
+    await chain.reboot('ts');
+    await eventually('the server to be closed', async () => (await shownTls(chain, 'SERVERS')).length === 0);
+  }));
+
+/* ---- failures ---- */
+
+for (const step of ['take-ahead', 'take-suspended', 'take-row', 'take-complete']) {
+  it(`when the new process is killed at ${step}, TLS goes on in the old one, and later in a new one`, () =>
+    withTls(TO_SERVERS, async (chain) => {
+      const client = await loggedIn(chain);
+      const idle = await loggedIn(chain);
+      await client.query('BEGIN');
+      for (let i = 0; i < 2; i++) {
+        await chain.failReboot('ts', { TSBOUNCER_TEST: '1', TSBOUNCER_TAKEOVER_DIE: step });
+        await chain.now.log.wait(/handover failed, resuming work/);
+        assert.equal(await ask(client, 'SELECT 1'), '1');
+      }
+      await chain.reboot('ts');
+      for (const one of [client, idle]) assert.equal(await ask(one, 'SELECT 2'), '2');
+      await client.query('COMMIT');
+    }));
+}
+
+it('when the old process is killed after it has described everything, TLS goes on in the new one', async () => {
+  const options = { cluster: pg, tls: trusting, settings: { ...TO_CLIENTS, ...TO_SERVERS } };
+  await withRebootChain(options, async (chain) => {
+    const first = await chain.start('ts', { TSBOUNCER_TEST: '1', TSBOUNCER_TAKEOVER_DIE: 'give-described' });
+    const client = await loggedIn(chain);
+    await client.query('BEGIN');
+    chain.generations.push(await chain.spawn('ts', ['-R']).waitUp());
+    assert.equal((await first.waitEnd()).signal, 'SIGKILL');
+    assert.equal(await ask(client, 'SELECT 3'), '3');
+    await client.query('COMMIT');
+  });
+});
+
+/** The records that a process gets which asks for that format and then goes away. */
+async function recordsOf(chain: RebootChain, format: number): Promise<{ ahead: string[]; frozen: string[] }> {
+  const process = await connectAs(user, chain.socketPath, join(chain.dir, `relay${chain.relays++}`));
+  assert.equal((await process.login({ user: 'pgbouncer', database: 'pgbouncer' })).at(-1)?.type, 'Z');
+  const text = (body: Buffer): string => body.toString('latin1', 4, 4 + body.readUInt32BE(0));
+  const ahead: string[] = [];
+  await process.sendMessage('Q', Buffer.from(`HANDOVER ${format};\0`));
+  while (!ahead.at(-1)?.includes('"aheadEnd"')) {
+    const record = (await process.until('d')).at(-1);
+    ahead.push(text(record?.body ?? Buffer.alloc(4)));
+  }
+  await process.sendMessage('Q', Buffer.from('HANDOVER READY;\0'));
+  const frozen = (await process.until('Z')).filter((msg) => msg.type === 'd').map((msg) => text(msg.body));
+  await process.destroy();
+  await chain.now.log.wait(/handover failed, resuming work/);
+  return { ahead, frozen };
+}
+
+it('idle TLS clients are described ahead, and once more only if a record came or went since', () =>
+  withTls({ pool_mode: 'transaction' }, async (chain) => {
+    const clients = await Promise.all(Array.from({ length: 20 }, () => loggedIn(chain)));
+    for (const client of clients) await ask(client, 'SELECT 1');
+    const { ahead, frozen } = await recordsOf(chain, 2);
+    assert.equal(ahead.filter((text) => text.startsWith('{"k":"ahead"') && text.includes('"tls":')).length, 20);
+    assert.equal(frozen.filter((text) => text.includes('"state":"cl_active"')).length, 0);
+    for (const client of clients) {
+      assert.equal(await ask(client, 'SELECT 2'), '2');
+      await client.end();
+    }
+  }));
+
+it('a new process of an older version gets no TLS connections', () =>
+  withTls({ pool_mode: 'transaction', server_tls_sslmode: 'disable' }, async (chain) => {
+    const client = await loggedIn(chain);
+    const { ahead, frozen } = await recordsOf(chain, 1);
+    assert.equal(JSON.parse(ahead[0] ?? '').format, 1);
+    assert.deepEqual(
+      [...ahead, ...frozen].filter((text) => text.includes('"tls"')),
+      [],
+    );
+    assert.match(chain.now.log.text, /1 TLS connections cannot be handed over: 1 new process without support for TLS/);
+    assert.equal(await ask(client, 'SELECT 1'), '1');
+    await client.end();
+  }));
+
+/* ---- other peers ---- */
+
+itUnless(noProgram('openssl'))('openssl s_client changes its keys before and after each of three takeovers', () =>
+  withTls({ ...TO_SERVERS, client_tls_protocols: 'tlsv1.3' }, async (chain) => {
+    const args = ['s_client', '-starttls', 'postgres', '-connect', `127.0.0.1:${chain.port}`];
+    const child = startProgram('openssl', args, {}) as ChildProcessWithoutNullStreams;
+    const closed = new Promise((settle) => child.once('close', settle));
+    let said = '';
+    let updates = 0;
+    child.stdout.on('data', (bytes: Buffer) => {
+      said += bytes.toString('latin1');
+    });
+    child.stderr.on('data', (bytes: Buffer) => {
+      updates += bytes.toString('latin1').split('KEYUPDATE').length - 1;
+    });
+    const type = (bytes: string | Buffer): void => void child.stdin.write(bytes);
+    try {
+      type(startupPacket(PROTOCOL_30, { user: 'postgres', database: 'postgres' }));
+      await eventually('the login', () => said.includes('Z\0\0\0\x05I'));
+      for (let i = 0; i < 3; i++) {
+        for (const key of ['K\n', 'k\n']) {
+          const before = updates;
+          type(key);
+          // openssl takes no command and data from one piece of its input
+          await eventually('openssl to have changed its keys', () => updates > before);
+          const answer = `answer ${i} ${key.trim()}`;
+          type(
+            Buffer.concat([
+              message('P', cstring(''), cstring(`SELECT '${answer}'`), int16(0)),
+              message('B', cstring(''), cstring(''), int16(0), int16(0), int16(0)),
+              message('E', cstring(''), int32(0)),
+              message('S'),
+            ]),
+          );
+          await eventually('the answer', () => said.includes(`${answer}C\0`));
+        }
+        await chain.reboot('ts');
+      }
+    } finally {
+      child.kill();
+      await withTimeout(closed, 'openssl to end');
+    }
+  }),
+);
+
+itUnless(noPsql)('psql goes on after three takeovers, with TLS on both sides', () =>
+  withTls(TO_SERVERS, async (chain) => {
+    const begun = join(chain.dir, 'begun');
+    const done = join(chain.dir, 'done');
+    const script = join(chain.dir, 'script.sql');
+    const lines = [
+      'BEGIN;',
+      'CREATE TEMP TABLE t AS SELECT 1 AS x;',
+      `\\! touch '${begun}'; while [ ! -e '${done}' ]; do sleep 0.05; done`,
+      'COPY t FROM STDIN;',
+      ...Array.from({ length: 20_000 }, (_, i) => String(i)),
+      '\\.',
+      'SELECT count(*), sum(x) FROM t;',
+      'COMMIT;',
+      'COPY (SELECT generate_series(1, 50000)) TO STDOUT;',
+    ];
+    writeFileSync(script, `${lines.join('\n')}\n`);
+    giveTo(user, chain.dir);
+    const connection = `host=localhost port=${chain.port} user=postgres dbname=postgres sslmode=verify-full sslrootcert=${ca.cert}`;
+    const child = startProgram(psql as string, ['-X', '-q', '-A', '-t', '-f', script, connection], {
+      cwd: chain.dir,
+      env: { ...process.env, HOME: chain.dir },
+      stdio: ['ignore', 'pipe', 'pipe'],
+      ...spawnAs(user),
+    });
+    const errors = new LogTail(child);
+    let said = '';
+    child.stdout?.on('data', (bytes: Buffer) => {
+      said += bytes.toString('latin1');
+    });
+    const ended = new Promise<number | null>((settle) => child.once('close', settle));
+    let over = false;
+    void ended.then(() => {
+      over = true;
+    });
+    await eventually('psql to be in its transaction', () => existsSync(begun) || over);
+    assert.equal(over, false, errors.text);
+    for (let i = 0; i < 3; i++) await chain.reboot('ts');
+    writeFileSync(done, '');
+    assert.equal(await withTimeout(ended, 'psql to end'), 0, errors.text);
+    const answers = said.trim().split('\n');
+    assert.equal(answers[0], '20001|199990001');
+    assert.deepEqual(
+      answers.slice(1),
+      Array.from({ length: 50_000 }, (_, i) => String(i + 1)),
+    );
+  }),
+);
