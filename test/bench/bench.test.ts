@@ -88,7 +88,7 @@ it('the time of each thread counts from its first sample', () => {
   assert.equal(use.user, 250);
 });
 
-itUnless(noProgram('g++'))('a short run writes every figure, its rounds and its aims', async () => {
+itUnless(noProgram('g++') ?? noProgram('pgbench'))('a short run writes every figure, its rounds and its aims', async () => {
   const json = join(tempDir('bench-json'), 'figures.json');
   const args = ['--quick', '--only', 'pool 40, simple, 500', '--variant', 'loop_backend=epoll', '--json', json];
   const program = join(PROJECT_DIR, 'dist-test', 'bench', 'bench.js');
