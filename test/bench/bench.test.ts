@@ -88,17 +88,22 @@ it('the time of each thread counts from its first sample', () => {
   assert.equal(use.user, 250);
 });
 
-itUnless(noProgram('g++') ?? noProgram('pgbench'))('a short run writes every figure, its rounds and its aims', async () => {
-  const json = join(tempDir('bench-json'), 'figures.json');
-  const args = ['--quick', '--only', 'pool 40, simple, 500', '--variant', 'loop_backend=epoll', '--json', json];
-  const program = join(PROJECT_DIR, 'dist-test', 'bench', 'bench.js');
-  const { status, stdout, stderr } = runSync(process.execPath, [program, ...args], { timeout: RUN_MS_MAX });
-  assert.equal(status, 0, stderr);
-  assert.match(stdout, /^pool 40, simple, 500 clients: p99 /m);
-  const report = JSON.parse(readFileSync(json, 'latin1'));
-  for (const name of ['p50', 'p99', 'transactions/s', 'CPU per transaction', 'CPU per transaction, main thread']) {
-    const row = report.figures.find((each: { name: string }) => each.name === `pool 40, simple, 500 clients: ${name}`);
-    assert.equal(row?.rounds.tsbouncer.length, 1, name);
-    assert.ok(row.medians['tsbouncer loop_backend=epoll'] > 0, name);
-  }
-});
+itUnless(noProgram('g++') ?? noProgram('pgbench'))(
+  'a short run writes every figure, its rounds and its aims',
+  async () => {
+    const json = join(tempDir('bench-json'), 'figures.json');
+    const args = ['--quick', '--only', 'pool 40, simple, 500', '--variant', 'loop_backend=epoll', '--json', json];
+    const program = join(PROJECT_DIR, 'dist-test', 'bench', 'bench.js');
+    const { status, stdout, stderr } = runSync(process.execPath, [program, ...args], { timeout: RUN_MS_MAX });
+    assert.equal(status, 0, stderr);
+    assert.match(stdout, /^pool 40, simple, 500 clients: p99 /m);
+    const report = JSON.parse(readFileSync(json, 'latin1'));
+    for (const name of ['p50', 'p99', 'transactions/s', 'CPU per transaction', 'CPU per transaction, main thread']) {
+      const row = report.figures.find(
+        (each: { name: string }) => each.name === `pool 40, simple, 500 clients: ${name}`,
+      );
+      assert.equal(row?.rounds.tsbouncer.length, 1, name);
+      assert.ok(row.medians['tsbouncer loop_backend=epoll'] > 0, name);
+    }
+  },
+);
