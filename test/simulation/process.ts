@@ -94,7 +94,11 @@ export class SimProcess {
   ) {
     this.loop = new SimLoop(this);
     const samePackets = (offset: number, end: number, most: number) => walkSame(this.loop.bytes, offset, end, most);
-    const calls = { ...this.loop.calls(), ...posixCalls(this), samePackets };
+    const loop = this.loop.calls();
+    // without TLS, records are bytes like others
+    const sendBytes = loop.sendBytes as Native['sendBytes'];
+    const sendRecords = (handle: number, bytes: Uint8Array) => sendBytes(handle, bytes, 0, bytes.length);
+    const calls = { ...loop, ...posixCalls(this), samePackets, sendRecords };
     this.native = this.guarded(calls);
   }
 
