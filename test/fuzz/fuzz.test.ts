@@ -9,9 +9,10 @@ import { fuzz } from './engine';
 import { recordTargets } from './records';
 import { secretTargets } from './secrets';
 import { textTargets } from './texts';
+import { tlsTargets } from './tls';
 import { walkerTargets } from './walkers';
 
-const targets = [...textTargets, ...secretTargets, ...walkerTargets, ...recordTargets];
+const targets = [...textTargets, ...secretTargets, ...walkerTargets, ...recordTargets, ...tlsTargets];
 const wanted = process.env.FUZZ_TARGETS?.split(',') ?? targets.map((target) => target.name);
 const chosen = targets.filter((target) => wanted.includes(target.name));
 const DAY_MS = 24 * 3600 * 1000;

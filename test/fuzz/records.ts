@@ -338,6 +338,7 @@ const RECORDS: object[] = [
     user: null,
   },
   { ...SOCKET, k: 'ahead', id: 11 },
+  { ...SOCKET, id: 12, tls: 5 },
   { k: 'gone', ids: [11] },
   { k: 'future', fd: true },
   { k: 'end', listeners: 0, sockets: 3 },

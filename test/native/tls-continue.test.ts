@@ -9,6 +9,7 @@ import { Ev, native, type TlsContextOptions, TlsVerify } from '../../src/core/ba
 import { startTestLoop } from '../harness/backend';
 import { Random } from '../harness/hostile/random';
 import { test } from '../harness/limits';
+import { startProgram } from '../harness/machine';
 import {
   accepting,
   ca,
@@ -148,6 +149,24 @@ test('a stream that another process ended is reported as ended, after its last b
     assert.equal(receive(next, 10).toString(), 'last words');
     assert.equal(until(Ev.RECV, next).result, 0);
     closeAll(next);
+  }
+});
+
+test('a close_notify that was read before is reported by the next process, also when the socket stays open', async () => {
+  for (const protocols of [TLS12, TLS13]) {
+    const [client, server] = tlsPair(connecting({ protocols }), accepting(site));
+    native.recvStop(server);
+    // another process keeps the client's socket open
+    const holder = startProgram('sleep', ['60'], { stdio: [native.fdOf(client), 'ignore', 'ignore'] });
+    put(client, Buffer.from('last words'));
+    native.close(client);
+    for (let i = 0; i < 5; i++) stash.push(...turn(20));
+    const next = move(server, -1);
+    assert.equal(receive(next, 10).toString(), 'last words');
+    assert.equal(until(Ev.RECV, next).result, 0);
+    closeAll(next);
+    holder.kill();
+    await new Promise((settle) => holder.once('close', settle));
   }
 });
 

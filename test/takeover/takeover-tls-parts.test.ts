@@ -16,7 +16,7 @@ import { after, before, withTimeout } from '../harness/limits';
 import { LogTail } from '../harness/log-tail';
 import { noProgram } from '../harness/needs';
 import { cstring, int16, int32, message, PROTOCOL_30, type RawClient, startupPacket } from '../harness/raw-client';
-import { type ChainOptions, type RebootChain, withRebootChain } from '../harness/reboot-chain';
+import { type ChainOptions, otherVersion, type RebootChain, withRebootChain } from '../harness/reboot-chain';
 import { connectAs } from '../harness/relay';
 
 const certs = new CertFolder();
@@ -253,6 +253,28 @@ it('a new process of an older version gets no TLS connections', () =>
     assert.equal(await ask(client, 'SELECT 1'), '1');
     await client.end();
   }));
+
+// with TSBOUNCER_OTHER=/path/to/main.js, as in takeover-matrix.test.ts
+if (otherVersion !== null) {
+  it('another version takes over plain clients beside TLS clients, and the way back', () =>
+    withTls({ pool_mode: 'transaction' }, async (chain) => {
+      const secure = await loggedIn(chain);
+      const plain = await chain.connect();
+      for (const kind of ['other', 'ts', 'ts'] as const) {
+        await chain.reboot(kind);
+        assert.equal((await plain.query('SELECT 1 AS one')).rows[0].one, 1);
+      }
+      const kept = !/TLS connections cannot be handed over/.test(
+        chain.generations.map((one) => one.log.text).join('\n'),
+      );
+      if (kept) assert.equal(await ask(secure, 'SELECT 1'), '1');
+      else assert.deepEqual(await secure.until(''), []);
+      const later = await loggedIn(chain);
+      await chain.reboot('ts');
+      assert.equal(await ask(later, 'SELECT 1'), '1');
+      await plain.end();
+    }));
+}
 
 /* ---- other peers ---- */
 
