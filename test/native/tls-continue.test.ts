@@ -194,6 +194,23 @@ test('a connection that may have another owner sends nothing, and goes on when i
   closeAll(client, next);
 });
 
+test('a frozen connection is closed without a word, by either process', () => {
+  for (const imported of [false, true]) {
+    const [client, server] = tlsPair();
+    const moved = describe(server, [client]);
+    const raw = native.open(native.detach(client));
+    native.recvStart(raw);
+    let last = server;
+    if (imported) {
+      last = native.open(native.detach(server));
+      assert.equal(native.tlsContinue(last, moved.session), 0);
+    }
+    native.close(last);
+    assert.equal(until(Ev.RECV, raw).result, 0);
+    closeAll(raw);
+  }
+});
+
 test('connections that cannot be continued say why', () => {
   const cbc = suite(TLS12, 'ECDHE-ECDSA-AES128-SHA');
   const [client, server] = tlsPair(connecting(cbc), accepting(site, cbc));

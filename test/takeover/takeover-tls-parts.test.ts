@@ -209,8 +209,15 @@ it('when the old process is killed after it has described everything, TLS goes o
   });
 });
 
-/** The records that a process gets which asks for that format and then goes away. */
-async function recordsOf(chain: RebootChain, format: number): Promise<{ ahead: string[]; frozen: string[] }> {
+/**
+ * The records that a process gets which asks for that format and then goes away.
+ * @param between called before the sockets are frozen
+ */
+async function recordsOf(
+  chain: RebootChain,
+  format: number,
+  between: () => Promise<void> = async () => {},
+): Promise<{ ahead: string[]; frozen: string[] }> {
   const process = await connectAs(user, chain.socketPath, join(chain.dir, `relay${chain.relays++}`));
   assert.equal((await process.login({ user: 'pgbouncer', database: 'pgbouncer' })).at(-1)?.type, 'Z');
   const text = (body: Buffer): string => body.toString('latin1', 4, 4 + body.readUInt32BE(0));
@@ -220,6 +227,7 @@ async function recordsOf(chain: RebootChain, format: number): Promise<{ ahead: s
     const record = (await process.until('d')).at(-1);
     ahead.push(text(record?.body ?? Buffer.alloc(4)));
   }
+  await between();
   await process.sendMessage('Q', Buffer.from('HANDOVER READY;\0'));
   const frozen = (await process.until('Z')).filter((msg) => msg.type === 'd').map((msg) => text(msg.body));
   await process.destroy();
@@ -278,47 +286,83 @@ if (otherVersion !== null) {
 
 /* ---- other peers ---- */
 
-itUnless(noProgram('openssl'))('openssl s_client changes its keys before and after each of three takeovers', () =>
-  withTls({ ...TO_SERVERS, client_tls_protocols: 'tlsv1.3' }, async (chain) => {
-    const args = ['s_client', '-starttls', 'postgres', '-connect', `127.0.0.1:${chain.port}`];
-    const child = startProgram('openssl', args, {}) as ChildProcessWithoutNullStreams;
-    const closed = new Promise((settle) => child.once('close', settle));
-    let said = '';
-    let updates = 0;
-    child.stdout.on('data', (bytes: Buffer) => {
-      said += bytes.toString('latin1');
-    });
-    child.stderr.on('data', (bytes: Buffer) => {
-      updates += bytes.toString('latin1').split('KEYUPDATE').length - 1;
-    });
-    const type = (bytes: string | Buffer): void => void child.stdin.write(bytes);
-    try {
-      type(startupPacket(PROTOCOL_30, { user: 'postgres', database: 'postgres' }));
-      await eventually('the login', () => said.includes('Z\0\0\0\x05I'));
+interface Openssl {
+  /** K asks for a key update in return, k does not; resolves when openssl has sent it */
+  changeKeys(how: 'K' | 'k'): Promise<void>;
+  /** Runs a query and waits for its answer. */
+  select(text: string): Promise<void>;
+}
+
+/** Runs `body` with openssl s_client as a logged-in client. */
+async function withOpenssl(chain: RebootChain, body: (client: Openssl) => Promise<void>): Promise<void> {
+  const args = ['s_client', '-starttls', 'postgres', '-connect', `127.0.0.1:${chain.port}`];
+  const child = startProgram('openssl', args, {}) as ChildProcessWithoutNullStreams;
+  const closed = new Promise((settle) => child.once('close', settle));
+  let said = '';
+  let updates = 0;
+  child.stdout.on('data', (bytes: Buffer) => {
+    said += bytes.toString('latin1');
+  });
+  child.stderr.on('data', (bytes: Buffer) => {
+    updates += bytes.toString('latin1').split('KEYUPDATE').length - 1;
+  });
+  const client: Openssl = {
+    async changeKeys(how) {
+      const before = updates;
+      child.stdin.write(`${how}\n`);
+      // openssl takes no command and data from one piece of its input
+      await eventually('openssl to have changed its keys', () => updates > before);
+    },
+    async select(text) {
+      const parse = message('P', cstring(''), cstring(`SELECT '${text}'`), int16(0));
+      const bind = message('B', cstring(''), cstring(''), int16(0), int16(0), int16(0));
+      child.stdin.write(Buffer.concat([parse, bind, message('E', cstring(''), int32(0)), message('S')]));
+      await eventually('the answer', () => said.includes(`${text}C\0`));
+    },
+  };
+  try {
+    child.stdin.write(startupPacket(PROTOCOL_30, { user: 'postgres', database: 'postgres' }));
+    await eventually('the login', () => said.includes('Z\0\0\0\x05I'));
+    await body(client);
+  } finally {
+    child.kill();
+    await withTimeout(closed, 'openssl to end');
+  }
+}
+
+const itOpenssl = itUnless(noProgram('openssl'));
+
+itOpenssl('openssl s_client changes its keys before and after each of three takeovers', () =>
+  withTls({ ...TO_SERVERS, client_tls_protocols: 'tlsv1.3' }, (chain) =>
+    withOpenssl(chain, async (client) => {
       for (let i = 0; i < 3; i++) {
-        for (const key of ['K\n', 'k\n']) {
-          const before = updates;
-          type(key);
-          // openssl takes no command and data from one piece of its input
-          await eventually('openssl to have changed its keys', () => updates > before);
-          const answer = `answer ${i} ${key.trim()}`;
-          type(
-            Buffer.concat([
-              message('P', cstring(''), cstring(`SELECT '${answer}'`), int16(0)),
-              message('B', cstring(''), cstring(''), int16(0), int16(0), int16(0)),
-              message('E', cstring(''), int32(0)),
-              message('S'),
-            ]),
-          );
-          await eventually('the answer', () => said.includes(`${answer}C\0`));
+        for (const how of ['K', 'k'] as const) {
+          await client.changeKeys(how);
+          await client.select(`answer ${i} ${how}`);
         }
         await chain.reboot('ts');
       }
-    } finally {
-      child.kill();
-      await withTimeout(closed, 'openssl to end');
-    }
-  }),
+      await client.select('the last answer');
+    }),
+  ),
+);
+
+itOpenssl('an idle client that changes its keys after it was described ahead is described again', () =>
+  withTls({ pool_mode: 'transaction' }, (chain) =>
+    withOpenssl(chain, async (client) => {
+      await client.select('first');
+      const { ahead, frozen } = await recordsOf(chain, 2, async () => {
+        await client.changeKeys('k');
+        // the pooler has read it once it answers what came later
+        await chain.show('VERSION');
+      });
+      assert.equal(ahead.filter((text) => text.startsWith('{"k":"ahead"')).length, 1);
+      assert.equal(frozen.filter((text) => text.includes('"state":"cl_active"')).length, 1);
+      await client.select('second');
+      await chain.reboot('ts');
+      await client.select('third');
+    }),
+  ),
 );
 
 itUnless(noPsql)('psql goes on after three takeovers, with TLS on both sides', () =>
