@@ -147,6 +147,12 @@ static Streams *loopOf(State *state, const std::string &name, const LoopOptions 
   return streamsNew(&kLoopEpoll, &state->turn, options, err);
 }
 
+/** An integer argument between two bounds; the lower one if it is missing. */
+static int clampedInt(const Napi::CallbackInfo &info, size_t i, int least, int most) {
+  const int value = argInt(info, i, least);
+  return value < least ? least : value > most ? most : value;
+}
+
 static Napi::Value loopInit(const Napi::CallbackInfo &info) {
   State *state = stateOf(info);
   const std::string name = argBytes(info, 0);
@@ -156,20 +162,13 @@ static Napi::Value loopInit(const Napi::CallbackInfo &info) {
     Napi::Error::New(info.Env(), why).ThrowAsJavaScriptException();
     return info.Env().Undefined();
   }
-  int recvMax = argInt(info, 1);
-  if (recvMax < kRecvMaxLeast) recvMax = kRecvMaxLeast;
-  if (recvMax > kRecvMaxMost) recvMax = kRecvMaxMost;
-  int hands = argInt(info, 2, 0);
-  if (hands < 0) hands = 0;
-  if (hands > kHandsMost) hands = kHandsMost;
-  int handshakeThreads = argInt(info, 4, 0);
-  if (handshakeThreads < 0) handshakeThreads = 0;
-  if (handshakeThreads > kHandsMost) handshakeThreads = kHandsMost;
-  int handsLoad = argInt(info, 3, 0);
-  if (handsLoad < 0) handsLoad = 0;
-  if (handsLoad > 100) handsLoad = 100;
+  LoopOptions options;
+  options.recvMax = clampedInt(info, 1, kRecvMaxLeast, kRecvMaxMost);
+  options.hands = clampedInt(info, 2, 0, kHandsMost);
+  options.handsLoad = clampedInt(info, 3, 0, 100);
+  options.handshakeThreads = clampedInt(info, 4, 0, kHandsMost);
   int err = 0;
-  state->streams = loopOf(state, name, {recvMax, hands, handsLoad, handshakeThreads}, &err);
+  state->streams = loopOf(state, name, options, &err);
   if (state->streams) state->uv = uvSideNew(state->streams, &err);
   if (state->uv) return toString(info.Env(), state->streams->loop->ops->name);
   if (state->streams) streamsEnd(state->streams);

@@ -24,8 +24,8 @@ constexpr int kEventsMax = 1024;
 constexpr uint32_t kBroken = EPOLLHUP | EPOLLERR;
 
 /**
- * With less to do than this, in streams, the thread that calls wait() does the work of the hands itself: to wake one costs as
- * much as a few system calls.
+ * With fewer streams to work on than this, the thread that calls wait() does the work of the hands itself: waking one costs
+ * as much as a few system calls.
  */
 constexpr size_t kForkLeast = 4;
 

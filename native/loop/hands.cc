@@ -15,8 +15,9 @@
 namespace tsb {
 
 /**
- * Rounds of waiting before a thread sleeps, some 10 microseconds: a turn under load is about as long, and to sleep and to be
- * woken costs as much. Only when each thread can have a processor of its own; else whoever spins delays what it waits for.
+ * Rounds of waiting before a thread sleeps, some 10 microseconds: a turn under load takes about as long, and sleeping and
+ * being woken cost as much. Threads spin only if each can have a processor of its own; else they would delay what they wait
+ * for.
  */
 constexpr int kSpins = 300;
 /** After so many forks the processors are counted again: the set of those that the process may use can change. */
@@ -97,7 +98,7 @@ double Hands::cpuUsec(int hand) const {
 
 /*
  * Both sides go to sleep in the same way: they say that they sleep, look once more, and let the kernel compare the word
- * again. The other side changes the word first, and then looks whether somebody sleeps.
+ * again. The other side changes the word first, and then looks whether the first one sleeps.
  */
 
 void *Hands::run(void *data) {

@@ -56,11 +56,12 @@ void lanesWork(Loop *loop, bool (*busy)(const Lane *lane), void (*work)(Lane *la
 }
 
 void dutyUpdate(Loop *loop, double nowUsec) {
+  if (!loop->hands || loop->options.handsLoad == 0) return;
   Duty *duty = &loop->duty;
   duty->turns++;
   duty->records += loop->turn->count();
   const double passed = nowUsec - duty->since;
-  if (!loop->hands || loop->options.handsLoad == 0 || passed < kDutyPeriod) return;
+  if (passed < kDutyPeriod) return;
   const double main = clockUsec(CLOCK_THREAD_CPUTIME_ID);
   double all = main;
   for (int i = 0; i < loop->hands->count(); i++) all += loop->hands->cpuUsec(i);

@@ -62,7 +62,7 @@ struct LoopOptions {
   int hands;
   /** percent of a CPU that the thread that calls wait() has to use before the hands work; 0 = they always do */
   int handsLoad;
-  /** threads for TLS handshakes; 0 = whoever works on the lane takes the steps */
+  /** threads for TLS handshakes; 0 = the thread that works on the lane takes the steps */
   int handshakeThreads;
 };
 
@@ -101,8 +101,8 @@ struct LoopOps {
 };
 
 /**
- * Whether the hands work. To wake them costs more than a small turn, so they begin when the thread that calls wait() uses
- * much of a CPU in turns of some size, and end when all threads together have not for some time.
+ * Whether the hands work. Waking them costs more than a small turn, so they begin when the thread that calls wait() uses
+ * much of a CPU and its turns have several records. They end when all threads together have used little for some time.
  */
 struct Duty {
   bool on;

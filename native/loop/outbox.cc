@@ -46,7 +46,7 @@ void Copies::reset() {
 
 static std::vector<OutPiece> &piecesOf(const Stream *s) { return s->lane->outbox.pieces; }
 
-/** A stream less has pieces. */
+/** One stream fewer has pieces. */
 static void release(Outbox *outbox) {
   if (--outbox->filled > 0) return;
   outbox->pieces.clear();

@@ -139,7 +139,7 @@ struct Lane {
 
 inline bool streamLive(const Stream *s) { return s->kind != StreamKind::kFree && s->kind != StreamKind::kClosing; }
 
-/** A thread works on the stream's TlsConn: nobody else may touch that. */
+/** A thread works on the stream's TlsConn: no other thread may touch it. */
 inline bool streamAway(const Stream *s) { return s->step && !s->step->done; }
 
 /* ---- for backends ---- */

@@ -1,5 +1,5 @@
 /*
- * The bytes of a TLS connection on their way between the stream and whoever decrypts and encrypts: OpenSSL (conn.cc), or the
+ * The bytes of a TLS connection on their way between the stream and the code that decrypts and encrypts: OpenSSL (conn.cc), or the
  * record layer that continues a session (continued.cc).
  */
 #pragma once

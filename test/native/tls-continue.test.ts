@@ -138,35 +138,35 @@ test(`nothing is lost when ends are moved at any moment, ${SEEDS} seeds for each
     for (let seed = 1; seed <= SEEDS; seed++) anyOrder(protocols, name, new Random(seed * 100 + at));
 });
 
-test('a stream that another process ended is reported as ended, after its last bytes', () => {
-  for (const protocols of [TLS12, TLS13]) {
-    const [client, server] = tlsPair(connecting({ protocols }), accepting(site));
-    native.recvStop(server);
-    put(client, Buffer.from('last words'));
-    native.close(client);
-    for (let i = 0; i < 5; i++) stash.push(...turn(20));
-    const next = move(server, -1);
-    assert.equal(receive(next, 10).toString(), 'last words');
-    assert.equal(until(Ev.RECV, next).result, 0);
-    closeAll(next);
-  }
+/** The client says something and closes; then the server moves, and reports both. */
+async function movesBeforeEnd(protocols: number, afterOpen: (client: number) => () => Promise<unknown>): Promise<void> {
+  const [client, server] = tlsPair(connecting({ protocols }), accepting(site));
+  native.recvStop(server);
+  const finish = afterOpen(client);
+  put(client, Buffer.from('last words'));
+  native.close(client);
+  for (let i = 0; i < 5; i++) stash.push(...turn(20));
+  const next = move(server, -1);
+  assert.equal(receive(next, 10).toString(), 'last words');
+  assert.equal(until(Ev.RECV, next).result, 0);
+  closeAll(next);
+  await finish();
+}
+
+test('a stream that another process ended is reported as ended, after its last bytes', async () => {
+  for (const protocols of [TLS12, TLS13]) await movesBeforeEnd(protocols, () => async () => {});
 });
 
 test('a close_notify that was read before is reported by the next process, also when the socket stays open', async () => {
   for (const protocols of [TLS12, TLS13]) {
-    const [client, server] = tlsPair(connecting({ protocols }), accepting(site));
-    native.recvStop(server);
-    // another process keeps the client's socket open
-    const holder = startProgram('sleep', ['60'], { stdio: [native.fdOf(client), 'ignore', 'ignore'] });
-    put(client, Buffer.from('last words'));
-    native.close(client);
-    for (let i = 0; i < 5; i++) stash.push(...turn(20));
-    const next = move(server, -1);
-    assert.equal(receive(next, 10).toString(), 'last words');
-    assert.equal(until(Ev.RECV, next).result, 0);
-    closeAll(next);
-    holder.kill();
-    await new Promise((settle) => holder.once('close', settle));
+    await movesBeforeEnd(protocols, (client) => {
+      // another process keeps the client's socket open
+      const holder = startProgram('sleep', ['60'], { stdio: [native.fdOf(client), 'ignore', 'ignore'] });
+      return async () => {
+        holder.kill();
+        await new Promise((settle) => holder.once('close', settle));
+      };
+    });
   }
 });
 

@@ -144,8 +144,9 @@ export interface Native {
    * Creates the loop of this environment. `backend`: 'epoll'; 'uring', or 'auto', which is io_uring where the kernel
    * allows it, else epoll. `recvMax` = most bytes of one receive, clamped to 1 KB .. 1 MB. `threads` = threads that
    * move bytes while wait() waits for them, 0 .. 64; they begin when this thread uses `load` percent of a CPU, and end
-   * when all together use less than half of that. `handshakeThreads` = threads for TLS handshakes, 0 .. 64. Returns the name of the backend in use. Throws when called twice or
-   * when the backend is unknown. Call startLoop(), which knows about the arena.
+   * when all together use less than half of that. `handshakeThreads` = threads for TLS handshakes, 0 .. 64. Returns the
+   * name of the backend in use. Throws when called twice or when the backend is unknown. Call startLoop(), which knows
+   * about the arena.
    */
   loopInit(backend: string, recvMax: number, threads?: number, load?: number, handshakeThreads?: number): string;
   /** the arena, with the part that the threads of loopInit() fill */

@@ -26,11 +26,13 @@ let before: { usec: number; cpuUsec: number[] } | null = null;
 export function threadRows(): ThreadRow[] {
   const usec = getCachedTime();
   const threads = native.loopThreads();
-  const firsts = new Map(threads.map(({ kind }) => [kind, threads.findIndex((other) => other.kind === kind)]));
+  const counts = new Map<string, number>();
   const rows = threads.map(({ kind, handles, turns, received, sent, cpuUsec }, i) => {
     const used = cpuUsec - (before?.cpuUsec[i] ?? cpuUsec);
     const passed = usec - (before?.usec ?? usec);
-    const name = i === 0 ? kind : `${kind}-${i - (firsts.get(kind) ?? 0) + 1}`;
+    const number = (counts.get(kind) ?? 0) + 1;
+    counts.set(kind, number);
+    const name = i === 0 ? kind : `${kind}-${number}`;
     const busyPercent = passed > 0 ? Math.min(100, Math.round((100 * used) / passed)) : 0;
     return { name, handles, turns, received, sent, cpuUsec: Math.round(cpuUsec), busyPercent };
   });
