@@ -2,6 +2,7 @@
  * The measured poolers, all with one PostgreSQL server: pool of 20, transaction mode, trust, by default without TLS,
  * connection logging off.
  */
+import type { ConnectionOptions } from 'node:tls';
 import { Bouncer, eventually, howEnded, type PgCluster } from '../test/harness';
 import { RawClient } from '../test/harness/raw-client';
 import type { Contender } from './contenders';
@@ -120,13 +121,14 @@ export async function withPoolers(
   for (const { pooler } of poolers) await pooler.stop();
 }
 
-/** Logs clients in, some at once. @returns them, connected */
-export async function login(port: number, databases: string[]): Promise<RawClient[]> {
+/** Logs clients in, some at once. @param tls with TLS @returns them, connected */
+export async function login(port: number, databases: string[], tls?: ConnectionOptions): Promise<RawClient[]> {
   const clients: RawClient[] = [];
   const left = [...databases];
   const worker = async (): Promise<void> => {
     for (let database = left.pop(); database !== undefined; database = left.pop()) {
-      const client = await RawClient.connect({ port });
+      const plain = await RawClient.connect({ port });
+      const client = tls === undefined ? plain : await plain.secure(tls);
       const answer = await client.login({ database });
       const last = answer.at(-1);
       if (last?.type !== 'Z') throw new Error(`a login on ${database} failed: ${last?.body.toString('latin1')}`);

@@ -5,18 +5,34 @@
 
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { eventually, type PgCluster } from '../../test/harness';
+import type { ConnectionOptions } from 'node:tls';
+import { eventually } from '../../test/harness';
 import type { RawClient } from '../../test/harness/raw-client';
 import { RebootChain } from '../../test/harness/reboot-chain';
 import type { Bench, Contender } from '../contenders';
 import { affordableCounts } from '../descriptors';
 import { login, settingsOf } from '../poolers';
-import { addRow, figureAim, inTurns, note, remark, say, wanted } from '../rows';
+import { addRow, figureAim, inTurns, note, remark, say, THEIRS, wanted } from '../rows';
 import { REBOOT_IDLE_CLIENTS } from '../settings';
 
 const BUSY_CLIENTS = 16;
+/** The gap of TLS clients is at most this many times that of plain ones. */
+const TLS_GAP = 1.2;
 /** Number of clients checked at once. */
 const CHECKS_AT_ONCE = 50;
+
+/** What one row measures. */
+interface Scene {
+  title: string;
+  idleClients: number;
+  /** of all clients, busy and idle; also in the settings of the poolers */
+  tls: boolean;
+  /** for the longest gap, in ms */
+  aim: number;
+}
+
+/** Of clients that use TLS, to a pooler with a self-signed certificate. */
+const TLS: ConnectionOptions = { rejectUnauthorized: false };
 
 interface RebootResult {
   /** longest time between two answers to the same busy client, in ms */
@@ -108,18 +124,23 @@ async function rebootToDaemon(place: RebootChain): Promise<void> {
 }
 
 /** Runs a reboot between two processes of that program. Throws if the reboot itself fails. */
-async function rebootUnderLoad(cluster: PgCluster, contender: Contender, idleClients: number): Promise<RebootResult> {
+async function rebootUnderLoad(bench: Bench, contender: Contender, scene: Scene): Promise<RebootResult> {
   const kind = contender.kind === 'PgBouncer' ? 'c' : 'ts';
-  const place = await RebootChain.make({ cluster, settings: settingsOf(contender, { suspend_timeout: 10 }) });
+  const { cert, key } = bench.identity;
+  const secure = { client_tls_sslmode: 'require', client_tls_cert_file: cert, client_tls_key_file: key };
+  const settings = settingsOf(contender, { suspend_timeout: 10, ...(scene.tls ? secure : {}) });
+  const place = await RebootChain.make({ cluster: bench.cluster, settings });
   const logfile = join(place.dir, 'pooler.log');
   place.write({ settings: { logfile } });
+  const connect = (count: number) =>
+    login(place.port, new Array<string>(count).fill('postgres'), scene.tls ? TLS : undefined);
   const clients: RawClient[] = [];
   const load: Load = { counting: false, over: false, answers: 0, gapMs: 0, lost: 0 };
   places.add(place);
   try {
     await place.start(kind);
-    const idle = await login(place.port, new Array<string>(idleClients).fill('postgres'));
-    const busy = await login(place.port, new Array<string>(BUSY_CLIENTS).fill('postgres'));
+    const idle = await connect(scene.idleClients);
+    const busy = await connect(BUSY_CLIENTS);
     clients.push(...idle, ...busy);
     const loops = busy.map((client) => stayBusy(client, load));
     // the pool is full and all clients are working before the measurement
@@ -143,20 +164,34 @@ async function rebootUnderLoad(cluster: PgCluster, contender: Contender, idleCli
   }
 }
 
+/** All rows that --only selects. */
+function scenes(): Scene[] {
+  const list: Scene[] = [];
+  for (const tls of [false, true]) {
+    const titleOf = (idle: number) =>
+      `online reboot, ${BUSY_CLIENTS} busy and ${idle} idle ${tls ? 'TLS ' : ''}clients`;
+    for (const idleClients of affordableCounts(REBOOT_IDLE_CLIENTS.filter((count) => wanted(titleOf(count))))) {
+      const plainAim = idleClients === 1000 ? 15 : 20;
+      list.push({ title: titleOf(idleClients), idleClients, tls, aim: tls ? plainAim * TLS_GAP : plainAim });
+    }
+  }
+  return list;
+}
+
 /** A new process takes over from an old process of the same program. */
-export async function benchReboot({ cluster, contenders }: Bench): Promise<void> {
-  const able = contenders.filter(({ kind }) => kind !== 'other');
-  const titleOf = (idle: number) => `online reboot, 16 busy and ${idle} idle clients`;
-  for (const idle of affordableCounts(REBOOT_IDLE_CLIENTS.filter((count) => wanted(titleOf(count))))) {
-    const name = titleOf(idle);
-    say(name);
-    if (able.length < contenders.length) remark('online reboot: not measured for the programs of BENCH_ALSO');
-    const gap = addRow(`${name}: longest gap`, 'ms', 1, { aims: figureAim(idle === 1000 ? 15 : 20) });
-    const lost = addRow(`${name}: clients lost`, '', 0, { aims: figureAim(0) });
+export async function benchReboot(bench: Bench): Promise<void> {
+  const able = bench.contenders.filter(({ kind }) => kind !== 'other');
+  for (const scene of scenes()) {
+    say(scene.title);
+    if (able.length < bench.contenders.length) remark('online reboot: not measured for the programs of BENCH_ALSO');
+    const gap = addRow(`${scene.title}: longest gap`, 'ms', 1, { aims: figureAim(scene.aim) });
+    const lost = addRow(`${scene.title}: clients lost`, '', 0, { aims: figureAim(0) });
     await inTurns(able, async (who) => {
-      const result = await rebootUnderLoad(cluster, who, idle);
-      note(gap, who, result.gapMs);
+      const result = await rebootUnderLoad(bench, who, scene);
       note(lost, who, result.lost);
+      // PgBouncer closes TLS connections: there is no next answer
+      if (scene.tls && who.kind === 'PgBouncer') remark(`${THEIRS} closes TLS clients at a reboot: no gap there`);
+      else note(gap, who, result.gapMs);
     });
   }
 }
