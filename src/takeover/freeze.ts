@@ -11,6 +11,7 @@ import { sbufContinue, socketsByHandle } from '../core/net/sbuf';
 import { type AnySocket, SocketState } from '../core/pool/bouncer';
 import { poolList, touchPool } from '../core/pool/pool';
 import { isDead } from '../core/pool/socket';
+import { handoverName } from '../core/pool/states';
 import { allSockets, refusalOf } from './sockets';
 
 /** Idle clients resumed between two event loop turns. */
@@ -35,6 +36,8 @@ export function freezeSockets(except: AnySocket, format: number): FrozenSockets 
   const handles = native.recvStopAll(except.handle);
   const sockets = allSockets(except);
   for (const sk of sockets) {
+    // a server whose login is not finished: the new process opens another
+    if (handoverName(sk.state) === null) continue;
     const refusal = refusalOf(sk, format);
     if (refusal !== null) staying.set(sk, refusal);
     // this process may end before it learns that it does not own the connection any more
@@ -42,7 +45,7 @@ export function freezeSockets(except: AnySocket, format: number): FrozenSockets 
   }
   for (const handle of handles) {
     const sk = socketsByHandle[handle];
-    if (sk && !staying.has(sk)) unsent.set(sk, native.takeUnsent(handle));
+    if (sk && handoverName(sk.state) !== null && !staying.has(sk)) unsent.set(sk, native.takeUnsent(handle));
   }
   return { sockets, unsent, staying };
 }

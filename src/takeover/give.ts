@@ -5,6 +5,8 @@
  *     command       recorded
  *     ahead         idle clients are described and sent, some at the end of each turn, while all clients are served
  *     READY         the new process has processed these records; it may be slower than this process
+ *     handshakes    no connection is accepted any more; TLS handshakes under way get some time to end, because no process
+ *                   can continue another's handshake
  *     freeze        at the end of a turn, when no received byte is being processed, all sockets are frozen; the rest is
  *                   described and sent at once
  *     SHUTDOWN      on the same connection: acknowledged, and this process exits without touching the sockets
@@ -43,7 +45,7 @@ import { crashPoint } from './crash-point';
 import { FORMAT, READY } from './format';
 import { type FrozenSockets, freezeSockets, requeueUnsent, resumeFrozen } from './freeze';
 import { SnapshotWriter } from './snapshot-writer';
-import { allSockets, countKinds } from './sockets';
+import { allSockets, anyHandshake, countKinds } from './sockets';
 import { isFinishingTakeover } from './take';
 
 /** Clients described at the end of one turn, while all clients are served. */
@@ -57,6 +59,10 @@ const STALL_DEFAULT = 10 * USEC;
  * reads it needs a few milliseconds, or some tens on a slow machine with 10,000 connections. usec
  */
 const FROZEN_STALL = 1.5 * USEC;
+/** How long the freeze waits for TLS handshakes under way: some round trips to a distant client. usec */
+const HANDSHAKES_MAX = 0.5 * USEC;
+/** Interval between looks at them. usec */
+const HANDSHAKES_LOOK = USEC / 200;
 /** Interval between checks whether the new process has read. usec */
 const FROZEN_LOOK = USEC / 10;
 
@@ -71,6 +77,8 @@ let description: SnapshotWriter | null = null;
 let queue: AnySocket[] = [];
 let aheadEnded = false;
 let newProcessReady = false;
+/** end of the wait for handshakes, 0 before it begins */
+let handshakesEnd = 0;
 const resendTimer = newTimer(() => {});
 
 function stallTime(): number {
@@ -154,7 +162,8 @@ function goAhead(admin: ClientSocket, sending: Batches, describing: SnapshotWrit
     return;
   }
   if (newProcessReady) {
-    freeze(admin, sending, describing);
+    if (waitsForHandshakes()) timerStart(resendTimer, HANDSHAKES_LOOK, 0);
+    else freeze(admin, sending, describing);
     return;
   }
   if (aheadEnded) return;
@@ -170,6 +179,16 @@ function goAhead(admin: ClientSocket, sending: Batches, describing: SnapshotWrit
   if (queue.length === 0) aheadEnded = describing.endAhead();
   if (!sending.flush()) failed(sending);
   else if (sending.hasWaiting) timerStart(resendTimer, PUMP_PAUSE, 0);
+}
+
+/** New connections wait in the kernel's queue meanwhile, and the new process accepts them. */
+function waitsForHandshakes(): boolean {
+  if (handshakesEnd === 0) {
+    suspendPooler();
+    handshakesEnd = readClock() + HANDSHAKES_MAX;
+    timerStart(stallTimer, stallTime() + HANDSHAKES_MAX, 0);
+  }
+  return readClock() < handshakesEnd && anyHandshake();
 }
 
 function failed(sending: Batches): void {
@@ -214,6 +233,8 @@ function reasonsOf(staying: FrozenSockets['staying']): string {
 /** The new process is gone or has failed: this process resumes. */
 function thaw(): void {
   const wasFrozen = isFrozen();
+  const accepts = handshakesEnd === 0;
+  handshakesEnd = 0;
   newProcess = null;
   batches?.wipe();
   timerStop(stallTimer);
@@ -225,7 +246,10 @@ function thaw(): void {
   aheadEnded = false;
   newProcessReady = false;
   logInfo('handover failed, resuming work');
-  if (!wasFrozen) return;
+  if (!wasFrozen) {
+    if (!accepts && getPauseMode() !== PauseMode.SUSPEND) resumePooler();
+    return;
+  }
   leaveFreeze();
   if (frozen !== null) {
     requeueUnsent(frozen);

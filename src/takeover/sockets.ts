@@ -44,6 +44,17 @@ export function countKinds(sockets: readonly AnySocket[]): { clients: number; se
   return { clients: sockets.length - servers, servers };
 }
 
+/** What the loop says about a connection whose TLS handshake is not finished. */
+const UNDER_WAY = 'handshake under way';
+
+/** Whether the TLS handshake of a client is under way. Those of servers are begun again by the new process. */
+export function anyHandshake(): boolean {
+  for (let sk = loginClientList.head; sk !== null; sk = nextOf(sk)) {
+    if (sk.tls && sk.handle >= 0 && native.tlsRefusal(sk.handle) === UNDER_WAY) return true;
+  }
+  return false;
+}
+
 function ownRefusal(sk: AnySocket, format: number): string | null {
   if (!sk.tls) return null;
   return format < FORMAT_TLS ? 'new process without support for TLS' : native.tlsRefusal(sk.handle);

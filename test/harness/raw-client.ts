@@ -156,6 +156,11 @@ export class RawClient {
   async secure(options: ConnectionOptions): Promise<RawClient> {
     const answer = await this.request(SSL_REQUEST);
     if (answer !== 'S') throw new Error(`the answer to the request for TLS is '${answer}'`);
+    return this.shake(options);
+  }
+
+  /** Begins TLS, which the pooler has agreed to. @returns the client inside TLS */
+  async shake(options: ConnectionOptions): Promise<RawClient> {
     const socket = tlsConnect({ ...options, socket: this.socket });
     const shaken = new Promise<void>((settle, reject) => {
       socket.once('secureConnect', settle);

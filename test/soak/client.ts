@@ -4,7 +4,6 @@
  */
 
 import { setTimeout as pause } from 'node:timers/promises';
-import type { Bouncer } from '../harness';
 import { reset } from '../harness/hostile/attack';
 import type { Random } from '../harness/hostile/random';
 import {
@@ -23,6 +22,13 @@ import {
 const STUCK_MS = 30_000;
 const IDLE_MS_MAX = 400;
 const ACTIONS_MAX = 25;
+
+/** A pooler, or a chain of them. */
+interface Pooler {
+  readonly port: number;
+  /** a connection, with TLS if the pooler is to have it */
+  raw(): Promise<RawClient>;
+}
 
 /** Counters of the soak. */
 export interface Tally {
@@ -70,7 +76,7 @@ export class SoakClient {
   private conn: RawClient | null = null;
 
   constructor(
-    private readonly bouncer: Bouncer,
+    private readonly bouncer: Pooler,
     private readonly number: number,
     private readonly random: Random,
     private readonly tally: Tally,

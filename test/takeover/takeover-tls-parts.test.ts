@@ -15,7 +15,16 @@ import { CertFolder } from '../harness/certs';
 import { after, before, withTimeout } from '../harness/limits';
 import { LogTail } from '../harness/log-tail';
 import { noProgram } from '../harness/needs';
-import { cstring, int16, int32, message, PROTOCOL_30, type RawClient, startupPacket } from '../harness/raw-client';
+import {
+  cstring,
+  int16,
+  int32,
+  message,
+  PROTOCOL_30,
+  RawClient,
+  SSL_REQUEST,
+  startupPacket,
+} from '../harness/raw-client';
 import { type ChainOptions, otherVersion, type RebootChain, withRebootChain } from '../harness/reboot-chain';
 import { connectAs } from '../harness/relay';
 
@@ -164,6 +173,40 @@ it('a certificate login that has only begun is completed by the new process', ()
     },
     { cert: readFileSync(ann.cert), key: readFileSync(ann.key) },
   ));
+
+it('handshakes under way get time to end, and connections made meanwhile are accepted by the new process', () =>
+  withTls({}, async (chain) => {
+    const slow = await RawClient.connect({ port: chain.port });
+    assert.equal(await slow.request(SSL_REQUEST), 'S');
+    const old = chain.now;
+    const reboot = chain.reboot('ts');
+    await old.log.wait(/HANDOVER command issued/);
+    const late = RawClient.connect({ port: chain.port }).then((client) => client.secure(trusting));
+    const clients = await Promise.all([slow.shake(trusting), late]);
+    await reboot;
+    assert.doesNotMatch(old.log.text, /cannot be handed over/);
+    for (const client of clients) {
+      assert.equal((await client.login({ database: 'postgres' })).at(-1)?.type, 'Z');
+      assert.equal(await ask(client, 'SELECT 1'), '1');
+      await client.end();
+    }
+  }));
+
+it('a handshake that does not go on delays a reboot, and its client is closed', () =>
+  withTls({}, async (chain) => {
+    const stuck = await RawClient.connect({ port: chain.port });
+    assert.equal(await stuck.request(SSL_REQUEST), 'S');
+    const client = await loggedIn(chain);
+    const old = chain.now;
+    await chain.failReboot('ts', { TSBOUNCER_TEST: '1', TSBOUNCER_TAKEOVER_DIE: 'take-complete' });
+    // accepts again
+    await (await loggedIn(chain)).end();
+    await chain.reboot('ts');
+    assert.match(old.log.text, /1 TLS connections cannot be handed over: 1 handshake under way/);
+    assert.deepEqual(await stuck.until(''), []);
+    assert.equal(await ask(client, 'SELECT 1'), '1');
+    await client.end();
+  }));
 
 it('servers that were connected to under other server_tls settings are replaced', () =>
   withTls({ server_tls_sslmode: 'require' }, async (chain) => {

@@ -6,6 +6,7 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { type NetConnectOpts, connect as netConnect, type Socket } from 'node:net';
+import { TLSSocket } from 'node:tls';
 import { withTimeout } from '../../harness';
 import type { Target } from '../raw-client';
 import type { Random } from './random';
@@ -16,9 +17,9 @@ const BYTEWISE_MAX = 80;
 const ANSWER_MAX = 8 * 1024 * 1024;
 const LETTERS = new Set('RKZSENTDCI123ns tGHWcdAVv');
 
-/** Closes with a reset where possible: not on Unix sockets, nor on a socket that Node is already shutting down. */
+/** Closes with a reset where possible: not with TLS, on Unix sockets, or on a socket that Node is already shutting down. */
 export function reset(socket: Socket): void {
-  if (socket.writableEnded || socket.remoteAddress === undefined) socket.destroy();
+  if (socket instanceof TLSSocket || socket.writableEnded || socket.remoteAddress === undefined) socket.destroy();
   else socket.resetAndDestroy();
 }
 
