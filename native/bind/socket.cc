@@ -24,6 +24,8 @@ namespace tsb {
 constexpr size_t kFdsMax = 250;
 /** Most descriptors that another sender may put into one message. */
 constexpr size_t kFdsKernelMax = 253;
+/** Bytes of inet4Names(). */
+constexpr size_t kInet4Names = 12;
 /** Most bytes of one recvFds(). */
 constexpr int kRecvFdsMax = 1 << 20;
 
@@ -70,6 +72,27 @@ static Napi::Value nameOf(const Napi::CallbackInfo &info, const char *syscall) {
 
 static int getSockName(int fd, sockaddr *addr, socklen_t *length) { return getsockname(fd, addr, length); }
 static int getPeerName(int fd, sockaddr *addr, socklen_t *length) { return getpeername(fd, addr, length); }
+
+/** Writes the address of a TCP socket over IPv4 in 6 bytes: host, port. Returns false for any other socket. */
+template <int (*GetName)(int, sockaddr *, socklen_t *)>
+static bool writeInet4(int fd, uint8_t *place) {
+  sockaddr_storage addr;
+  socklen_t length = sizeof(addr);
+  if (GetName(fd, reinterpret_cast<sockaddr *>(&addr), &length) < 0 || addr.ss_family != AF_INET) return false;
+  const sockaddr_in *in = reinterpret_cast<sockaddr_in *>(&addr);
+  memcpy(place, &in->sin_addr, 4);
+  memcpy(place + 4, &in->sin_port, 2);
+  return true;
+}
+
+static Napi::Value inet4Names(const Napi::CallbackInfo &info) {
+  uint8_t *bytes;
+  size_t length;
+  const int fd = argInt(info, 0);
+  const bool room = bytesOf(info.Env(), info[1], &bytes, &length) && length >= kInet4Names;
+  const bool both = room && writeInet4<getPeerName>(fd, bytes) && writeInet4<getSockName>(fd, bytes + kInet4Names / 2);
+  return Napi::Boolean::New(info.Env(), both);
+}
 
 static Napi::Value sockName(const Napi::CallbackInfo &info) { return nameOf<getSockName>(info, "getsockname"); }
 static Napi::Value peerName(const Napi::CallbackInfo &info) { return nameOf<getPeerName>(info, "getpeername"); }
@@ -178,15 +201,15 @@ static bool setUp(int fd) {
   return flags >= 0 && ((flags & O_NONBLOCK) || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0);
 }
 
+static Napi::Value setUpSocket(const Napi::CallbackInfo &info) {
+  return setUp(argInt(info, 0)) ? info.Env().Undefined() : throwErrno(info.Env(), "socket_setup", errno);
+}
+
 /* PgBouncer's tune_socket, which logs the name of the step that failed. */
-static Napi::Value tuneSocket(const Napi::CallbackInfo &info) {
+static Napi::Value tuneTcp(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
-  const int fd = argInt(info, 0);
-  const bool isUnix = info[1].ToBoolean();
-  const int userTimeout = argInt(info, 6, 0), buffer = argInt(info, 7, 0);
-  if (!setUp(fd)) return throwErrno(env, "socket_setup", errno);
-  if (isUnix) return env.Undefined();
-  if (!setKeepalive(fd, argInt(info, 2, 0) > 0, argInt(info, 3, 0), argInt(info, 4, 0), argInt(info, 5, 0)))
+  const int fd = argInt(info, 0), userTimeout = argInt(info, 5, 0), buffer = argInt(info, 6, 0);
+  if (!setKeepalive(fd, argInt(info, 1, 0) > 0, argInt(info, 2, 0), argInt(info, 3, 0), argInt(info, 4, 0)))
     return throwErrno(env, "socket_set_keepalive", errno);
   if (userTimeout && !setOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, userTimeout))
     return throwErrno(env, "setsockopt/TCP_USER_TIMEOUT", errno);
@@ -343,7 +366,9 @@ void bindSocket(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("listenTcp", Napi::Function::New<listenTcp>(env, "listenTcp", state));
   exports.Set("listenUnix", Napi::Function::New<listenUnix>(env, "listenUnix", state));
   exports.Set("unixProbe", Napi::Function::New<unixProbe>(env, "unixProbe", state));
-  exports.Set("tuneSocket", Napi::Function::New<tuneSocket>(env, "tuneSocket", state));
+  exports.Set("setUpSocket", Napi::Function::New<setUpSocket>(env, "setUpSocket", state));
+  exports.Set("tuneTcp", Napi::Function::New<tuneTcp>(env, "tuneTcp", state));
+  exports.Set("inet4Names", Napi::Function::New<inet4Names>(env, "inet4Names", state));
   exports.Set("deferAccept", Napi::Function::New<deferAccept>(env, "deferAccept", state));
   exports.Set("socketPair", Napi::Function::New<socketPair>(env, "socketPair", state));
   exports.Set("pollFd", Napi::Function::New<pollFd>(env, "pollFd", state));

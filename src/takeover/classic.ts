@@ -11,7 +11,7 @@ import { getCachedTime } from '../core/base/time';
 import { cf } from '../core/config/settings';
 import { AuthType } from '../core/config/settings-table';
 import { findOrRegisterDatabase } from '../core/link/registry';
-import { fillLocalAddr, fillRemoteAddr } from '../core/net/addr';
+import { fillAddrs } from '../core/net/addr';
 import { usePoolerSocket } from '../core/net/pooler';
 import { attachHandle } from '../core/net/sbuf';
 import { tuneSocket } from '../core/net/tune';
@@ -132,8 +132,7 @@ function adoptFd(sk: AnySocket, fd: number, isUnix: boolean): boolean {
     return false;
   }
   attachHandle(sk, handle);
-  fillRemoteAddr(sk, fd, isUnix);
-  fillLocalAddr(sk, fd, isUnix);
+  fillAddrs(sk, fd, isUnix);
   sk.connectTime = sk.requestTime = getCachedTime();
   sk.suspended = true;
   classicState.sockets.push(sk);

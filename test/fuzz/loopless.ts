@@ -86,7 +86,9 @@ const fakes: Partial<typeof native> = {
   readClock: () => getCachedTime(),
   // connections are never answered
   socket: () => 0,
-  tuneSocket: () => {},
+  setUpSocket: () => {},
+  tuneTcp: () => {},
+  inet4Names: () => false,
   connect() {
     lines.set(++lastHandle, { kept: Buffer.alloc(0), sent: [], closed: false });
     return lastHandle;

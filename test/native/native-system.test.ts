@@ -272,7 +272,9 @@ test('bad handles and arguments are errors and never crash', () => {
   assert.equal(native.sendBytes(a, 'x' as unknown as Uint8Array, 0, 1), -E.EFAULT);
   assert.throws(() => native.loopInit(LOOP_BACKEND, 4096), /twice/);
   assert.throws(() => native.peerName(-1), { syscall: 'getpeername', errno: E.EBADF });
-  assert.throws(() => native.tuneSocket(-1, false, 0, 0, 0, 0, 0, 0), { syscall: 'socket_setup', errno: E.EBADF });
+  assert.throws(() => native.setUpSocket(-1), { syscall: 'socket_setup', errno: E.EBADF });
+  assert.throws(() => native.tuneTcp(-1, 0, 0, 0, 0, 0, 0), { syscall: 'socket_set_keepalive', errno: E.EBADF });
+  assert.equal(native.inet4Names(-1, Buffer.alloc(12)), false);
   native.close(a);
 });
 

@@ -52,7 +52,8 @@ function connectedThrough(family: Family): [number, number, number] {
 for (const family of [Family.UNIX, Family.INET, Family.INET6]) {
   test(`the addon connects, accepts and echoes with family ${family}`, () => {
     const [listener, client, server] = connectedThrough(family);
-    native.tuneSocket(native.fdOf(client), family === Family.UNIX, 1, 60, 10, 3, 5000, 65536);
+    native.setUpSocket(native.fdOf(client));
+    if (family !== Family.UNIX) native.tuneTcp(native.fdOf(client), 1, 60, 10, 3, 5000, 65536);
     native.recvStart(client);
     native.recvStart(server);
     assert.equal(put(client, 'hello'), 0);
@@ -62,6 +63,15 @@ for (const family of [Family.UNIX, Family.INET, Family.INET6]) {
     assert.equal(until(Ev.RECV, client).text, 'ell');
     const peer = native.peerName(native.fdOf(client));
     assert.deepEqual(peer, native.sockName(native.fdOf(listener)));
+    const names = Buffer.alloc(12);
+    assert.equal(native.inet4Names(native.fdOf(client), names.subarray(1)), false);
+    assert.equal(native.inet4Names(native.fdOf(client), names), family === Family.INET);
+    if (family === Family.INET) {
+      assert.deepEqual([...names.subarray(0, 4)], [127, 0, 0, 1]);
+      assert.equal(names.readUInt16BE(4), peer.port);
+      assert.deepEqual([...names.subarray(6, 10)], [127, 0, 0, 1]);
+      assert.equal(names.readUInt16BE(10), native.sockName(native.fdOf(client)).port);
+    }
     closeAll(listener, client, server);
   });
 }

@@ -342,15 +342,15 @@ export interface Native {
    */
   listenTcp(addr: SockAddr, backlog: number, reuseport: number): number;
   listenUnix(path: string, backlog: number): number;
+  /** Sets close-on-exec and non-blocking, which accepted connections have already. Throws like tuneTcp(). */
+  setUpSocket(fd: number): void;
   /**
-   * Sets close-on-exec, non-blocking and the TCP options, like PgBouncer's tune_socket(). Keepalive times are in
-   * seconds, userTimeout in ms, bufferSize in bytes (0 = leave alone); TCP_NODELAY is always set. isUnix = only
-   * close-on-exec and non-blocking. Throws with .syscall (the step as PgBouncer logs it: 'setsockopt/TCP_NODELAY'...)
-   * and .errno.
+   * Sets the TCP options, like PgBouncer's tune_socket(). Keepalive times are in seconds, userTimeout in ms, bufferSize
+   * in bytes (0 = leave alone); TCP_NODELAY is always set. Throws with .syscall (the step as PgBouncer logs it:
+   * 'setsockopt/TCP_NODELAY'...) and .errno.
    */
-  tuneSocket(
+  tuneTcp(
     fd: number,
-    isUnix: boolean,
     keepalive: number,
     keepidle: number,
     keepintvl: number,
@@ -364,6 +364,11 @@ export interface Native {
   sockName(fd: number): SockAddr;
   /** The peer's address; otherwise like sockName(). */
   peerName(fd: number): SockAddr;
+  /**
+   * The peer's and the local address of a TCP connection over IPv4, 6 bytes each: host and port, in network order.
+   * Returns false for any other socket.
+   */
+  inet4Names(fd: number, into: Uint8Array): boolean;
   /** SO_PEERCRED: [uid, gid, pid] or null */
   peerCred(fd: number): [number, number, number] | null;
   /** connects to a Unix socket to find out whether a process listens on it; never blocks */

@@ -77,8 +77,15 @@ export function detach(text: string): string {
   return scratch.toString('latin1', 0, scratch.write(text, 'latin1'));
 }
 
+function isUpper(code: number): boolean {
+  return code >= 0x41 && code <= 0x5a;
+}
+
 /** Converts ASCII letters to lower case; other bytes are unchanged, so UTF-8 stays intact. */
 export function asciiLower(text: string): string {
+  let at = 0;
+  while (at < text.length && !isUpper(text.charCodeAt(at))) at++;
+  if (at === text.length) return text;
   return text.replace(/[A-Z]+/g, (run) => run.toLowerCase());
 }
 

@@ -5,48 +5,37 @@
 import { getPauseMode, PauseMode } from '../base/lifecycle';
 import { logDebug, slogDebug, slogInfo, wantDebug } from '../base/log';
 import { getCachedTime } from '../base/time';
-import { shownVersion } from '../config/compat';
 import { cf } from '../config/settings';
-import { PoolMode, poolModeMap } from '../config/settings-table';
+import { PoolMode } from '../config/settings-table';
 import { launchNewConnection } from '../link/launch';
 import { disconnectClient, pauseClient } from '../link/objects';
 import { sendPacket } from '../net/sbuf';
 import { connectionPoolMode } from '../pool/admission';
 import { type ClientSocket, LoginPhase, type PgDatabase, type PgPool, SocketState } from '../pool/bouncer';
 import { newCancelKey } from '../pool/cancel-keys';
+import { greetingOf, writePoolerParameters } from '../pool/greeting';
 import { admitClient } from '../pool/provisional';
 import { loginOf } from '../pool/socket';
 import { changeClientState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
-import { varcacheEach, varcacheEachOrDefault, varcacheFillUnset } from '../pool/varcache';
+import { varcacheEach, varcacheFillUnset } from '../pool/varcache';
 import { writeBackendKeyData, writeNotice, writeParameterStatus, writeReadyForQuery } from '../wire/messages';
-import { type PktBuf, pktbufTemp } from '../wire/pktbuf';
-
-/**
- * Tells the client about the pooler, as PgBouncer does from 1.26 on. The values are those of this login: a later RELOAD
- * is not reported. The console has no servers that could prepare statements.
- */
-function writePoolerParameters(buf: PktBuf, client: ClientSocket): void {
-  const console = (client.db as PgDatabase).admin;
-  const mode = console ? PoolMode.STMT : connectionPoolMode(client);
-  const statements = console ? 0 : cf.maxPreparedStatements;
-  writeParameterStatus(buf, 'pgbouncer.version', shownVersion());
-  writeParameterStatus(buf, 'pgbouncer.pool_mode', poolModeMap.find(({ value }) => value === mode)?.name ?? '');
-  writeParameterStatus(buf, 'pgbouncer.max_prepared_statements', String(statements));
-}
+import { pktbufTemp } from '../wire/pktbuf';
 
 function welcomeClient(client: ClientSocket): boolean {
   const pool = client.pool as PgPool;
   const own = loginOf(client).welcome;
+  // the console has no servers that could prepare statements
+  const console = (client.db as PgDatabase).admin;
+  const mode = console ? PoolMode.STMT : connectionPoolMode(client);
+  const statements = console ? 0 : cf.maxPreparedStatements;
+  if (own === null) varcacheFillUnset(pool.origVars, client.vars);
+  const greeting = own === null ? greetingOf(pool, client.vars, mode, statements) : own;
   const buf = pktbufTemp();
-  buf.putBytes(own ?? (pool.welcomeMsg as Uint8Array));
-  writePoolerParameters(buf, client);
-  const tell = (name: string, value: string): void => writeParameterStatus(buf, name, value);
-  if (own === null) {
-    varcacheFillUnset(pool.origVars, client.vars);
-    varcacheEachOrDefault(client.vars, pool.origVars, tell);
-  } else {
-    varcacheEach(client.vars, tell);
+  buf.putBytes(greeting);
+  if (own !== null) {
+    writePoolerParameters(buf, mode, statements);
+    varcacheEach(client.vars, (name, value) => writeParameterStatus(buf, name, value));
   }
   newCancelKey(client);
   writeBackendKeyData(buf, client.cancelKey);

@@ -23,7 +23,7 @@ export function inetAddr(addr: SockAddr): PgAddr {
 }
 
 /** Sets the remote address of an open socket. */
-export function fillRemoteAddr(sk: AnySocket, fd: number, isUnix: boolean): void {
+function fillRemoteAddr(sk: AnySocket, fd: number, isUnix: boolean): void {
   if (isUnix) {
     const cred = native.peerCred(fd);
     if (cred !== null) logNoise(`unix peer uid: ${cred[0]}`);
@@ -53,11 +53,48 @@ export function fillLocalAddr(sk: AnySocket, fd: number, isUnix: boolean): void 
       return;
     }
   }
+  setLocalAddr(sk, addr);
+}
+
+function setLocalAddr(sk: AnySocket, addr: PgAddr): void {
   const last = lastLocalAddr;
   const same =
     addr.family === last.family && addr.port === last.port && addr.host === last.host && addr.uid === last.uid;
   if (!same) lastLocalAddr = addr;
   sk.localAddr = same ? last : addr;
+}
+
+/** Texts of IPv4 addresses by their number: most clients come from few hosts. */
+const inet4Texts = new Map<number, string>();
+const INET4_TEXTS_MAX = 1024;
+
+function inet4Text(address: number): string {
+  const known = inet4Texts.get(address);
+  if (known !== undefined) return known;
+  if (inet4Texts.size >= INET4_TEXTS_MAX) inet4Texts.clear();
+  const text = `${address >>> 24}.${(address >>> 16) & 255}.${(address >>> 8) & 255}.${address & 255}`;
+  inet4Texts.set(address, text);
+  return text;
+}
+
+/** The last answer of native.inet4Names(). */
+const inet4Names = Buffer.alloc(12);
+
+/** One of the two addresses of inet4Names. */
+function inet4Addr(at: number): PgAddr {
+  const host = inet4Text(inet4Names.readInt32BE(at));
+  return { family: Family.INET, host, port: inet4Names.readUInt16BE(at + 4), uid: 0, pid: 0 };
+}
+
+/** Sets both addresses of a client's connection. */
+export function fillAddrs(sk: AnySocket, fd: number, isUnix: boolean): void {
+  if (isUnix || !native.inet4Names(fd, inet4Names)) {
+    fillRemoteAddr(sk, fd, isUnix);
+    fillLocalAddr(sk, fd, isUnix);
+    return;
+  }
+  sk.remoteAddr = inet4Addr(0);
+  setLocalAddr(sk, inet4Addr(6));
 }
 
 /** The host part, as printed by SHOW and in a handover. */

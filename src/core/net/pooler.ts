@@ -4,7 +4,7 @@
 
 import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
 import { ownsListeners } from '../base/lifecycle';
-import { atExit, die, logDebug, logError, logInfo, logNoise, logWarning } from '../base/log';
+import { atExit, die, logDebug, logError, logInfo, logNoise, logWarning, wantNoise } from '../base/log';
 import { Family, native, type SockAddr } from '../base/native';
 import { parseWordList } from '../base/strutil';
 import { LISTEN_FDS_START, listenFdCount } from '../base/systemd';
@@ -298,7 +298,7 @@ export function onAccept(handle: number, result: number): { isUnix: boolean } | 
     native.closeFd(result);
     return null;
   }
-  logNoise(`new fd from accept=${result}`);
+  if (wantNoise()) logNoise(`new fd from accept=${result}`);
   return { isUnix: ls.addr.family === Family.UNIX };
 }
 

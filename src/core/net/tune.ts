@@ -8,22 +8,10 @@ import { cf } from '../config/settings';
 /** Why the last socket could not be tuned. */
 export const tuneState: { error: string } = { error: '' };
 
-/**
- * Sets keepalive, user timeout, buffer sizes and no-delay; non-blocking and close-on-exec in any case.
- * @returns false after a warning, if the kernel rejected an option
- */
-export function tuneSocket(fd: number, isUnix: boolean): boolean {
+/** @returns false after a warning, if the kernel rejected an option */
+function tuned(fd: number, tune: () => void): boolean {
   try {
-    native.tuneSocket(
-      fd,
-      isUnix,
-      cf.tcpKeepalive,
-      cf.tcpKeepidle,
-      cf.tcpKeepintvl,
-      cf.tcpKeepcnt,
-      cf.tcpUserTimeout,
-      cf.tcpSocketBuffer,
-    );
+    tune();
     return true;
   } catch (err) {
     const e = err as { syscall?: string; errno?: number; message: string };
@@ -32,4 +20,32 @@ export function tuneSocket(fd: number, isUnix: boolean): boolean {
     logWarning(`${e.syscall ?? 'setsockopt'}(${fd}) failed: ${text}`);
     return false;
   }
+}
+
+function tuneTcp(fd: number): void {
+  native.tuneTcp(
+    fd,
+    cf.tcpKeepalive,
+    cf.tcpKeepidle,
+    cf.tcpKeepintvl,
+    cf.tcpKeepcnt,
+    cf.tcpUserTimeout,
+    cf.tcpSocketBuffer,
+  );
+}
+
+/**
+ * Sets keepalive, user timeout, buffer sizes and no-delay; non-blocking and close-on-exec in any case.
+ * @returns false after a warning, if the kernel rejected an option
+ */
+export function tuneSocket(fd: number, isUnix: boolean): boolean {
+  return tuned(fd, () => {
+    native.setUpSocket(fd);
+    if (!isUnix) tuneTcp(fd);
+  });
+}
+
+/** Likewise, for a connection that the loop has accepted: it is non-blocking and close-on-exec. */
+export function tuneAccepted(fd: number, isUnix: boolean): boolean {
+  return isUnix || tuned(fd, () => tuneTcp(fd));
 }

@@ -10,6 +10,7 @@ import { BACKENDKEY_LEN } from '../wire/packets';
 import type { PktBuf } from '../wire/pktbuf';
 import type { Batch } from './batch';
 import type { ConsoleSession } from './console-session';
+import type { Greeting } from './greeting';
 import type { ClientStatement, Deallocation, ServerStatements } from './prepare';
 import { RequestQueue } from './requests';
 import { newStats, type PgStats } from './stats';
@@ -103,6 +104,8 @@ export class PgPool implements ListNode {
   /** AuthenticationOk and the parameters that are not tracked, as sent to each new client; null = not known yet */
   welcomeMsg: Uint8Array | null = null;
   welcomeMsgReady = false;
+  /** what the last client was told at its login; null = nothing that would be worth keeping */
+  greeting: Greeting | null = null;
   /** ParameterStatus packets collected while the first server logs in */
   welcomeParts: [string, string][] = [];
   /** their length in bytes */
@@ -374,6 +377,8 @@ export class ClientSocket extends PgSocket {
   pool: PgPool | null = null;
   /** may be a fake database during mock authentication */
   db: PgDatabase | null = null;
+  /** the next client whose cancel key has the same hash */
+  nextByKey: ClientSocket | null = null;
   /** null once the welcome message has been sent */
   login: ClientLogin | null = new ClientLogin();
   /** uses protocol 3.2 */

@@ -10,7 +10,15 @@ import type { ClientSocket } from './bouncer';
 /** The two lowest bits of a key count how often peers may still forward the request. */
 export const CANCELLATION_TTL_MASK = 0x03;
 
-const clientsByKey = new Map<string, ClientSocket>();
+/** By four random bytes of the key. Clients that have these in common are chained through `nextByKey`. */
+const clientsByKey = new Map<number, ClientSocket>();
+
+/** Bytes 1 and 2 may be the same in all keys, and the last ones vary while a request is forwarded. */
+const HASHED_AT = 3;
+
+function hashOf(key: Buffer): number {
+  return key.readInt32BE(HASHED_AT);
+}
 
 /** Length of a key for protocol 3.2: the secret has 32 bytes, as in PostgreSQL 18. */
 const LONG_KEY_LEN = 4 + 32;
@@ -25,7 +33,7 @@ function takeRandom(count: number): Buffer {
     randomPool = randomBytes(POOL_BYTES);
     randomUsed = 0;
   }
-  const bytes = Buffer.from(randomPool.subarray(randomUsed, randomUsed + count));
+  const bytes = randomPool.subarray(randomUsed, randomUsed + count);
   randomUsed += count;
   return bytes;
 }
@@ -52,15 +60,28 @@ export function newCancelKey(client: ClientSocket): void {
 export function adoptCancelKey(client: ClientSocket, key: Buffer): void {
   forgetCancelKey(client);
   client.cancelKey = key;
-  clientsByKey.set(key.toString('latin1'), client);
+  const hash = hashOf(key);
+  client.nextByKey = clientsByKey.get(hash) ?? null;
+  clientsByKey.set(hash, client);
 }
 
 export function forgetCancelKey(client: ClientSocket): void {
-  const text = client.cancelKey.toString('latin1');
-  if (clientsByKey.get(text) === client) clientsByKey.delete(text);
+  const hash = hashOf(client.cancelKey);
+  const next = client.nextByKey;
+  client.nextByKey = null;
+  let at = clientsByKey.get(hash) ?? null;
+  if (at === client) {
+    if (next === null) clientsByKey.delete(hash);
+    else clientsByKey.set(hash, next);
+    return;
+  }
+  while (at !== null && at.nextByKey !== client) at = at.nextByKey;
+  if (at !== null) at.nextByKey = next;
 }
 
 /** The client with this key, or null. */
 export function findByCancelKey(key: Buffer): ClientSocket | null {
-  return clientsByKey.get(key.toString('latin1')) ?? null;
+  let client = clientsByKey.get(hashOf(key)) ?? null;
+  while (client !== null && !client.cancelKey.equals(key)) client = client.nextByKey;
+  return client;
 }

@@ -272,20 +272,8 @@ export function varcacheFillUnset(defaults: readonly (string | null)[], client: 
   for (let i = 0; i < ALWAYS_TRACKED.length; i++) client[i] ??= defaults[i] ?? null;
 }
 
-/** Calls `each` for every variable with its value or, if it has none, its default. */
-export function varcacheEachOrDefault(
-  vars: readonly (string | null)[],
-  defaults: readonly (string | null)[],
-  each: (name: string, value: string) => void,
-): void {
-  for (let i = 0; i < vars.length; i++) {
-    const value = vars[i] ?? defaults[i] ?? null;
-    if (value !== null) each(names[i] as string, value);
-  }
-}
-
 /** Calls `each` for every variable that has a value, in order. */
-export function varcacheEach(vars: (string | null)[], each: (name: string, value: string) => void): void {
+export function varcacheEach(vars: readonly (string | null)[], each: (name: string, value: string) => void): void {
   for (let i = 0; i < vars.length; i++) {
     const value = vars[i] ?? null;
     if (value !== null) each(names[i] as string, value);

@@ -1,17 +1,17 @@
 // Sets up new client connections.
 
-import { slogDebug } from '../base/log';
+import { slogDebug, wantDebug } from '../base/log';
 import { native } from '../base/native';
 import { getCachedTime } from '../base/time';
-import { connInfo, fillLocalAddr, fillRemoteAddr } from '../net/addr';
+import { connInfo, fillAddrs } from '../net/addr';
 import { attachHandle, sbufContinue } from '../net/sbuf';
-import { tuneSocket } from '../net/tune';
+import { tuneAccepted } from '../net/tune';
 import { SocketState } from '../pool/bouncer';
 import { changeClientState, newClient } from '../pool/states';
 
 /** Handles a new connection from a listening socket. */
 export function acceptClient(fd: number, isUnix: boolean): void {
-  if (!tuneSocket(fd, isUnix)) {
+  if (!tuneAccepted(fd, isUnix)) {
     native.closeFd(fd);
     return;
   }
@@ -22,10 +22,9 @@ export function acceptClient(fd: number, isUnix: boolean): void {
   }
   const client = newClient();
   client.connectTime = client.requestTime = getCachedTime();
-  fillRemoteAddr(client, fd, isUnix);
-  fillLocalAddr(client, fd, isUnix);
+  fillAddrs(client, fd, isUnix);
   attachHandle(client, handle);
   changeClientState(client, SocketState.CL_LOGIN);
-  slogDebug(client, `P: got connection: ${connInfo(client)}`);
+  if (wantDebug()) slogDebug(client, `P: got connection: ${connInfo(client)}`);
   sbufContinue(client);
 }

@@ -5,6 +5,9 @@
 import { bin2hex } from '../base/strutil';
 import { ErrField, NEW_HEADER_LEN, OLD_HEADER_LEN, Pkt } from './packets';
 
+/** The end of a string is looked for so far with a loop, which for short strings costs less than a call into C++. */
+const NEAR = 64;
+
 /** A cursor over [pos, end) of a buffer. After the first failed read `fail` stays true and all reads fail. */
 export class PktReader {
   buf: Buffer;
@@ -70,8 +73,12 @@ export class PktReader {
   /** A byte string up to its NUL, which is consumed; null (and fail) if there is no NUL before the end. */
   str(): string | null {
     if (this.fail) return null;
-    const nul = this.buf.indexOf(0, this.pos);
-    if (nul < 0 || nul >= this.end) {
+    const { buf, end } = this;
+    let nul = this.pos;
+    const near = Math.min(end, nul + NEAR);
+    while (nul < near && buf[nul] !== 0) nul++;
+    if (nul === near) nul = buf.indexOf(0, near);
+    if (nul < 0 || nul >= end) {
       this.fail = true;
       return null;
     }
