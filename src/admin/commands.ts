@@ -203,6 +203,7 @@ function cmdKillClient(admin: ClientSocket, arg: string): boolean {
   if (id === null) return adminError(admin, 'invalid client pointer supplied');
   const client = findClient(Number(id[1]));
   if (client === null) return adminError(admin, 'client not found');
+  client.leaving = true;
   disconnectClient(client, true, 'admin forced disconnect');
   return adminReady(admin, 'KILL_CLIENT');
 }

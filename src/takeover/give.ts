@@ -214,7 +214,7 @@ function freeze(admin: ClientSocket, sending: Batches, describing: SnapshotWrite
   crashPoint('give-described');
   const { sockets, staying } = frozen;
   if (staying.size > 0) {
-    logWarning(`handover: ${staying.size} TLS connections cannot be handed over: ${reasonsOf(staying)}`);
+    logWarning(`handover: ${staying.size} connections cannot be handed over: ${reasonsOf(staying)}`);
   }
   const { clients, servers } = countKinds(sockets.filter((sk) => !staying.has(sk)));
   logInfo(

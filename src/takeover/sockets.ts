@@ -4,8 +4,9 @@
 
 import { nextOf } from '../core/base/list';
 import { native } from '../core/base/native';
-import type { AnySocket, PgPool } from '../core/pool/bouncer';
+import type { AnySocket, ClientSocket, PgPool } from '../core/pool/bouncer';
 import { peerPoolList, poolList } from '../core/pool/pool';
+import { Recovery } from '../core/pool/recovery';
 import { isServerSocket } from '../core/pool/socket';
 import { clientStates, eachSocket, loginClientList, serverStates } from '../core/pool/states';
 import { FORMAT_TLS } from './format';
@@ -55,7 +56,15 @@ export function anyHandshake(): boolean {
   return false;
 }
 
+/** True for a cancel request that no client has sent (link/recovery.ts). */
+function isOwnRequest(client: ClientSocket): boolean {
+  return client.handle < 0;
+}
+
 function ownRefusal(sk: AnySocket, format: number): string | null {
+  if (isServerSocket(sk)) {
+    if (sk.recovery !== Recovery.NONE || sk.cancelingClients?.some(isOwnRequest)) return 'its client has left';
+  } else if (isOwnRequest(sk)) return 'cancel request of the pooler';
   if (!sk.tls) return null;
   return format < FORMAT_TLS ? 'new process without support for TLS' : native.tlsRefusal(sk.handle);
 }

@@ -154,6 +154,7 @@ server_fast_close|0|yes
 server_idle_timeout|600|yes
 server_lifetime|3600|yes
 server_login_retry|15|yes
+server_recovery_timeout|0|yes
 server_reset_query|DISCARD ALL|yes
 server_reset_query_always|0|yes
 server_round_robin|0|yes

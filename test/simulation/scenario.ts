@@ -92,6 +92,7 @@ function settings(random: Random, poolMode: string): Record<string, string | num
     server_round_robin: maybe(0, 1),
     server_reset_query_always: maybe(0, 1),
     server_fast_close: maybe(0, 1),
+    server_recovery_timeout: maybe(0, 3),
     server_tls_sslmode: maybe('disable', 'prefer'),
     max_prepared_statements: maybe(100, 2),
     pool_idle_timeout: maybe(0, 2),

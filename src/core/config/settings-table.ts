@@ -245,6 +245,7 @@ export const settingsTable: readonly Setting[] = [
   row('server_idle_timeout', 'serverIdleTimeout', SettingType.TIME, '600'),
   row('server_lifetime', 'serverLifetime', SettingType.TIME, '3600'),
   row('server_login_retry', 'serverLoginRetry', SettingType.TIME, '15'),
+  row('server_recovery_timeout', 'serverRecoveryTimeout', SettingType.TIME, '0'),
   row('server_reset_query', 'serverResetQuery', SettingType.STR, 'DISCARD ALL'),
   row('server_reset_query_always', 'serverResetQueryAlways', SettingType.INT, '0'),
   row('server_round_robin', 'serverRoundRobin', SettingType.INT, '0'),
@@ -379,6 +380,8 @@ export const initial = {
   serverLifetime: 0,
   /** usec */
   serverLoginRetry: 0,
+  /** usec */
+  serverRecoveryTimeout: 0,
   serverResetQuery: '',
   serverResetQueryAlways: 0,
   serverRoundRobin: 0,

@@ -63,7 +63,10 @@ function onTls(sk: AnySocket, result: number): void {
 export function onDrain(sk: AnySocket, result: number): void {
   if (result < 0) {
     if (isServerSocket(sk)) disconnectServer(sk, false, 'server connection closed', LoginOutcome.HOST_FAILED);
-    else disconnectClient(sk, false, 'unexpected eof');
+    else {
+      sk.leaving = true;
+      disconnectClient(sk, false, 'unexpected eof');
+    }
     return;
   }
   // blocked by its own output: a console client, or a client with made-up answers

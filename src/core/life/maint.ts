@@ -22,6 +22,7 @@ import { cf } from '../config/settings';
 import { killDatabase, killPool, killUnproven } from '../link/kill';
 import { launchNewConnection } from '../link/launch';
 import { disconnectClient, disconnectServer, dropIfEnded, LoginOutcome, lifetimeExceeded } from '../link/objects';
+import { recoveryTimeout, repeatCancel } from '../link/recovery';
 import { startupUnanswered } from '../login/server-protocol';
 import { zoneCacheMaint } from '../net/dns-zones';
 import { nameThreadMaint } from '../net/name-thread';
@@ -47,6 +48,7 @@ import {
   requestFullLoopMaint,
   touchPool,
 } from '../pool/pool';
+import { Recovery } from '../pool/recovery';
 import { changeServerState, eachSocket, loginClientList, socketCounts } from '../pool/states';
 import { PACKET_FLUSH } from '../wire/messages';
 import { brokenInvariant } from './invariants';
@@ -113,6 +115,9 @@ function unusedServerMaint(pool: PgPool, list: StatList<ServerSocket>, idleTest:
     const idle = now - server.requestTime;
     if (server.closeNeeded) {
       disconnectServer(server, true, 'database configuration changed');
+    } else if (server.recovery !== Recovery.NONE) {
+      if (now - server.recoveryStart > recoveryTimeout()) disconnectServer(server, true, 'server_recovery_timeout');
+      else repeatCancel(server);
     } else if (server.state === SocketState.SV_IDLE && !server.ready) {
       disconnectServer(server, true, 'SV_IDLE server got dirty');
     } else if (server.state === SocketState.SV_USED && !server.ready) {

@@ -23,6 +23,7 @@ import {
 } from '../pool/bouncer';
 import { forgetCancelKey } from '../pool/cancel-keys';
 import { uncountClient } from '../pool/provisional';
+import { Recovery } from '../pool/recovery';
 import { isDead, sendingAuthQuery } from '../pool/socket';
 import { freeClientStatements, freeServerStatements } from '../pool/statements';
 import { changeClientState, changeServerState } from '../pool/states';
@@ -31,6 +32,7 @@ import { varcacheForget } from '../pool/varcache';
 import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import { endAttempt, nextTarget } from './hosts';
+import { beginRecovery, isRecoverable, RecoveryStep, recoveryStep } from './recovery';
 import { isSettling, startSettling } from './settling';
 
 /** Longest reason in bytes: PgBouncer's buffer has 128. */
@@ -74,11 +76,20 @@ function dropLinkedServer(client: ClientSocket): void {
     releaseServer(server);
     return;
   }
+  const recoverable = isRecoverable(server, client);
   server.link = null;
   client.link = null;
-  if (!server.ready) disconnectServer(server, true, 'client disconnect while server was not ready');
+  if (recoverable && beginRecovery(server)) continueRecovery(server);
+  else if (!server.ready) disconnectServer(server, true, 'client disconnect while server was not ready');
   else if (server.requests.count > 0) disconnectServer(server, true, 'client disconnected with query in progress');
   else disconnectServer(server, true, 'client disconnect before everything was sent to the server');
+}
+
+/** Takes the next step of a server's recovery. */
+export function continueRecovery(server: ServerSocket): void {
+  const step = recoveryStep(server);
+  if (step === RecoveryStep.DONE) releaseServer(server);
+  else if (step === RecoveryStep.FAILED) disconnectServer(server, true, 'recovery failed');
 }
 
 /** Drops a cancel request: closes its connection, and releases the server to be canceled if that waited for it. */
@@ -95,7 +106,8 @@ function dropCancelRequest(req: ClientSocket): void {
   req.canceledServer = null;
   const list = target.cancelingClients;
   if (list !== null) list.splice(list.indexOf(req), 1);
-  if (target.state === SocketState.SV_BEING_CANCELED && cancelCount(target) === 0) releaseServer(target);
+  if (target.recovery !== Recovery.NONE) continueRecovery(target);
+  else if (target.state === SocketState.SV_BEING_CANCELED && cancelCount(target) === 0) releaseServer(target);
 }
 
 function cancelCount(server: ServerSocket): number {
@@ -339,8 +351,11 @@ function stateOnRelease(server: ServerSocket): SocketState {
     case SocketState.SV_BEING_CANCELED:
     case SocketState.SV_ACTIVE:
       return unlinkOnRelease(server);
-    case SocketState.SV_USED:
     case SocketState.SV_TESTED:
+      if (server.recovery === Recovery.NONE) return SocketState.SV_IDLE;
+      server.recovery = Recovery.NONE;
+      return unlinkOnRelease(server);
+    case SocketState.SV_USED:
       return SocketState.SV_IDLE;
     case SocketState.SV_LOGIN: {
       const pool = server.pool;

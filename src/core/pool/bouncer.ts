@@ -12,6 +12,7 @@ import type { Batch } from './batch';
 import type { ConsoleSession } from './console-session';
 import type { Greeting } from './greeting';
 import type { ClientStatement, Deallocation, ServerStatements } from './prepare';
+import { Recovery } from './recovery';
 import { RequestQueue } from './requests';
 import { newStats, type PgStats } from './stats';
 import { newVarBits, newVarCache } from './varcache';
@@ -402,6 +403,8 @@ export class ClientSocket extends PgSocket {
   dropping: Dropping = Dropping.NONE;
   /** the connection ended or broke without Terminate */
   vanished = false;
+  /** all packets that it has sent have been forwarded, and no more will follow */
+  leaving = false;
   /** the client has been notified that it is waiting (query_wait_notify) */
   waitNotified = false;
 
@@ -482,6 +485,10 @@ export class ServerSocket extends PgSocket {
   queryFailed = false;
   /** has announced the end of its session; the end of the stream follows */
   dying = false;
+  /** its client has left, and it is being made usable again */
+  recovery: Recovery = Recovery.NONE;
+  /** usec */
+  recoveryStart = 0;
 
   /** cancel requests for its query */
   cancelingClients: ClientSocket[] | null = null;

@@ -45,6 +45,8 @@ import { serverFlushed } from './server';
 import { dropUnnamed, unnamedPacket } from './unnamed';
 
 const hdr = new PktHdr();
+/** Where the bytes being handled start in the arena. */
+let deliveryStart = 0;
 const SSL_ACCEPTED = Buffer.from('S');
 const SSL_REFUSED = Buffer.from('N');
 /** First byte of a TLS handshake. As the length of a startup packet it would mean hundreds of megabytes. */
@@ -54,7 +56,7 @@ const TLS_HANDSHAKE = 0x16;
 export function clientRecvFailed(client: ClientSocket): void {
   // connecting and closing without sending anything is a monitoring probe, not an error
   const silent = client.state === SocketState.CL_LOGIN && !client.hasKept;
-  client.vanished = true;
+  client.vanished = client.leaving = true;
   disconnectClient(client, false, silent ? null : 'client unexpected eof');
 }
 
@@ -78,6 +80,11 @@ function handlePacket(client: ClientSocket, off: number, end: number): Verdict {
   return inStartupPhase(client) ? startupPacket(client, off, end) : workPacket(client, arena, off, end);
 }
 
+function beginDelivery(off: number): void {
+  deliveryStart = off;
+  clearOutgoing();
+}
+
 /**
  * Handles bytes of a client, in the arena at [off, end): newly received, or buffered input that can now be handled.
  * Bytes that cannot be handled yet are given back to the loop.
@@ -87,7 +94,7 @@ export function clientInput(client: ClientSocket, off: number, length: number): 
   let pos = off;
   // [run, pos) is to be forwarded in one piece
   let run = off;
-  clearOutgoing();
+  beginDelivery(off);
   while (pos < end) {
     if (client.pktRemain > 0) {
       const n = Math.min(client.pktRemain, end - pos);
@@ -353,6 +360,8 @@ function classify(client: ClientSocket, type: number, buf: Buffer, off: number, 
       found.answered = false;
       return Verdict.FORWARD;
     case PqMsg.Terminate:
+      // packets of the same delivery before this one may not have been forwarded yet
+      client.leaving = buf === arena && off === deliveryStart;
       disconnectClient(client, false, 'client close request');
       return Verdict.DISCONNECTED;
     default:

@@ -8,13 +8,14 @@ import { arena, native } from '../base/native';
 import { getCachedTime } from '../base/time';
 import { cf } from '../config/settings';
 import { PoolMode } from '../config/settings-table';
-import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
+import { continueRecovery, disconnectClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
 import { handleAuthQueryResponse } from '../login/auth-query';
 import { handleForkError, handleServerStartup, handleSslchar } from '../login/server-login';
 import { connectionRefused } from '../login/server-protocol';
 import { blockSource, keepInput, sbufContinue, sbufIsEmpty } from '../net/sbuf';
 import { connectionPoolMode } from '../pool/admission';
 import { type ClientSocket, ServerLoginPhase, type ServerSocket, SocketState } from '../pool/bouncer';
+import { Recovery } from '../pool/recovery';
 import { ResponseAction } from '../pool/requests';
 import { isDead } from '../pool/socket';
 import { clearRequestsUntil, serversChange, settleNote } from '../pool/statements';
@@ -185,6 +186,10 @@ export function serverInput(server: ServerSocket, off: number, length: number): 
  * server that is ready.
  */
 export function serverFlushed(server: ServerSocket): void {
+  if (server.recovery !== Recovery.NONE) {
+    continueRecovery(server);
+    return;
+  }
   if (!server.ready) return;
   const client = server.link;
   if (server.settingVars && client !== null) {
@@ -273,6 +278,7 @@ writeCommandComplete(deallocateComplete, 'DEALLOCATE');
 
 /** The query that a server in SV_TESTED runs. */
 function testedQuery(server: ServerSocket): string {
+  if (server.recovery !== Recovery.NONE) return 'rollback';
   return server.resetting ? 'reset query' : 'test query';
 }
 
@@ -284,7 +290,8 @@ function testFailed(server: ServerSocket, off: number, end: number): Verdict {
   const len = hdr.len;
   const verdict = wholePacket(server, off, end);
   if (verdict !== Verdict.CONSUMED) return verdict;
-  const name = server.resetting ? 'server_reset_query' : 'server_check_query';
+  const tested = server.resetting ? 'server_reset_query' : 'server_check_query';
+  const name = server.recovery === Recovery.NONE ? tested : 'rollback';
   const error = parseServerError(arena, off + NEW_HEADER_LEN, off + len);
   slogWarning(server, serverErrorLine(`${name} failed`, error));
   disconnectServer(server, true, `${testedQuery(server)} failed`);
@@ -381,7 +388,7 @@ function readyForQuery(server: ServerSocket, off: number, end: number): Verdict 
     server.requests.markReady();
     return Verdict.FORWARD;
   }
-  if (server.state === SocketState.SV_TESTED) {
+  if (server.state === SocketState.SV_TESTED && server.recovery !== Recovery.DRAIN) {
     disconnectServer(server, true, `${testedQuery(server)} left a transaction open`);
     return Verdict.DISCONNECTED;
   }
@@ -410,7 +417,7 @@ function commandComplete(server: ServerSocket, off: number, end: number): Verdic
 }
 
 function errorResponse(server: ServerSocket, off: number, end: number): Verdict {
-  if (server.state === SocketState.SV_TESTED) return testFailed(server, off, end);
+  if (server.state === SocketState.SV_TESTED && server.recovery !== Recovery.DRAIN) return testFailed(server, off, end);
   if (!server.settingVars) return workError(server, off, end);
   const bodyEnd = Math.min(end, off + hdr.len);
   const error = parseServerError(arena, off + NEW_HEADER_LEN, bodyEnd);
