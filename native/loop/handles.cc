@@ -378,15 +378,28 @@ int streamCopyKept(Streams *streams, int handle, uint8_t *into) {
   return static_cast<int>(s->kept.length);
 }
 
-int streamTakeKept(Streams *streams, int handle) {
-  Stream *s = streamOf(streams, handle);
-  if (!s) return -EBADF;
+int streamPark(Streams *streams, int handle, const uint8_t *bytes, size_t length) {
+  const int err = streamKeep(streams, handle, bytes, length);
+  return err < 0 ? err : streamRecvStop(streams, handle);
+}
+
+/** Moves the kept bytes into the arena. Returns their offset, -1 if there are none, or -ENOBUFS. */
+static int takeKept(Streams *streams, Stream *s) {
   if (s->kept.length == 0) return -1;
   const int offset = streams->turn->sideTake(s->kept.length);
   if (offset < 0) return -ENOBUFS;
+  streams->turn->tellResumed(static_cast<int32_t>(s->kept.length));
   memcpy(streams->turn->arena + offset, s->kept.first(), s->kept.length);
   s->kept.clear();
   s->redeliver = false;
+  return offset;
+}
+
+int streamResume(Streams *streams, int handle) {
+  Stream *s = connectionOf(streams, handle);
+  if (!s) return -EBADF;
+  const int offset = takeKept(streams, s);
+  streamRecvStart(streams, handle);
   return offset;
 }
 

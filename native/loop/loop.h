@@ -51,7 +51,7 @@ constexpr size_t kUnsentMax = 256u << 20;
 /** With more unsent bytes than this, a TLS connection is not decrypted for: its peer could make OpenSSL write without end. */
 constexpr size_t kTlsUnsentMax = 256 * 1024;
 /** Connections accepted from one listener in one turn, so that a flood of them does not delay the other handles. */
-constexpr int kAcceptMax = 128;
+constexpr int kAcceptMax = 16;
 /** Name lookups under way or not fetched yet. */
 constexpr size_t kLookupsMax = 65536;
 

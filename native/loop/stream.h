@@ -248,8 +248,11 @@ int streamBuffered(Streams *streams, int handle);
 void streamReceiveAhead(Streams *streams, bool on);
 /** Copies the kept bytes, streamKeptLength() many, into `into`. They stay kept. */
 int streamCopyKept(Streams *streams, int handle, uint8_t *into);
-/** Moves the kept bytes into the arena. Returns their offset, -1 when there are none, -ENOBUFS without room there. */
-int streamTakeKept(Streams *streams, int handle);
+/** streamKeep(), then streamRecvStop(). */
+int streamPark(Streams *streams, int handle, const uint8_t *bytes, size_t length);
+/** Moves the kept bytes into the arena, and starts receiving. Returns their offset, -1 when there are none, or -ENOBUFS without
+ *  room there: then the next turn delivers them. */
+int streamResume(Streams *streams, int handle);
 
 /** Sends in the next wait. Returns the length of what the kernel did not take before and of what waits behind it. */
 int streamSend(Streams *streams, int handle, const uint8_t *bytes, size_t length, Origin origin);

@@ -22,7 +22,7 @@ namespace tsb {
 
 /** Received bytes of one turn. The kernel provides memory only for the pages that are used. */
 constexpr size_t kRecvSpace = 4u << 20;
-/** Bytes that are asked for between turns (takeKept); they lie behind the receive space. */
+/** Bytes that are asked for between turns (streamResume); they lie behind the receive space. */
 constexpr size_t kSideSpace = 2u << 20;
 /** Buffers that a completion backend lends to the kernel; they lie behind both. */
 constexpr size_t kBufferSpace = 4u << 20;
@@ -62,8 +62,11 @@ struct Record {
 };
 
 constexpr size_t kRecordsSize = kRingRecords * sizeof(Record);
-/** Behind the records: the monotonic clock at the end of the wait, a double in microseconds. */
-constexpr size_t kRingSize = kRecordsSize + sizeof(double);
+/** Behind the records: the monotonic clock at the end of the wait, a double in microseconds, */
+constexpr size_t kClockAt = kRecordsSize;
+/** and the number of bytes that streamResume has moved last. */
+constexpr size_t kResumedAt = kClockAt + sizeof(double);
+constexpr size_t kRingSize = kResumedAt + sizeof(double);
 
 /**
  * Added to the kernel's monotonic clock, which is near 0 after a boot. To TypeScript an instant of 0 means "not set", and an
@@ -233,9 +236,11 @@ struct Turn {
   /** The clock is read once a turn, for all its events. Returns it. */
   double stampClock() {
     const double usec = monotonicUsec();
-    memcpy(reinterpret_cast<uint8_t *>(ring) + kRecordsSize, &usec, sizeof(usec));
+    memcpy(reinterpret_cast<uint8_t *>(ring) + kClockAt, &usec, sizeof(usec));
     return usec;
   }
+
+  void tellResumed(int32_t length) { memcpy(reinterpret_cast<uint8_t *>(ring) + kResumedAt, &length, sizeof(length)); }
 
   bool inArena(int offset, int length) const {
     return offset >= 0 && length >= 0 && static_cast<size_t>(offset) + static_cast<size_t>(length) <= arenaSize();

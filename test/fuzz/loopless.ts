@@ -5,7 +5,7 @@
 
 import { getPauseMode, leavePause, PauseMode } from '../../src/core/base/lifecycle';
 import { StatList } from '../../src/core/base/list';
-import { arena, native } from '../../src/core/base/native';
+import { arena, native, resumedLength } from '../../src/core/base/native';
 import { getCachedTime, setTimeCache } from '../../src/core/base/time';
 import { runTimers } from '../../src/core/base/timer';
 import { cf } from '../../src/core/config/settings';
@@ -70,10 +70,12 @@ const fakes: Partial<typeof native> = {
     line.kept = Buffer.concat([line.kept, arena.subarray(off, off + len)]);
     return 0;
   },
+  park: (handle, off, len) => fakes.keep?.(handle, off, len),
   keptLength: (handle) => lines.get(handle)?.kept.length ?? 0,
-  takeKept(handle) {
+  resume(handle) {
     const line = lines.get(handle) as Line;
     if (line.kept.length === 0) return -1;
+    resumedLength[0] = line.kept.length;
     line.kept.copy(arena, ARRIVAL);
     line.kept = Buffer.alloc(0);
     return ARRIVAL;

@@ -252,7 +252,7 @@ test('bad handles and arguments are errors and never crash', () => {
     assert.equal(native.recvLimit(bad, 1), -E.EBADF);
     assert.equal(native.keep(bad, 0, 1), -E.EBADF);
     assert.equal(native.keptLength(bad), -E.EBADF);
-    assert.equal(native.takeKept(bad), -E.EBADF);
+    assert.equal(native.resume(bad), -E.EBADF);
     assert.equal(native.send(bad, 0, 1), -E.EBADF);
     assert.equal(native.sendBytes(bad, Buffer.alloc(1), 0, 1), -E.EBADF);
     assert.equal(native.unsent(bad), -E.EBADF);

@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { arena, Ev, Family, native } from '../../src/core/base/native';
+import { arena, Ev, Family, native, resumedLength } from '../../src/core/base/native';
 import { startTestLoop } from '../harness/backend';
 import { after, test } from '../harness/limits';
 import { closeAll, pair, put, RECV_MAX, receive, turn, until } from '../harness/loop-driver';
@@ -164,22 +164,51 @@ test('a start that is stopped again before the wait delivers nothing', () => {
   closeAll(a, b);
 });
 
-test('takeKept returns the bytes once, and too many kept bytes are an error', () => {
+test('resume returns the kept bytes once, and too many kept bytes are an error', () => {
   const [a, b] = pair();
   put(a, 'abcdef');
   const first = until(Ev.RECV, b);
   native.keep(b, first.offset, 3);
   native.keep(b, first.offset + 3, 3);
   assert.equal(native.keptLength(b), 6);
-  const offset = native.takeKept(b);
+  const offset = native.resume(b);
   assert.ok(offset > 0);
+  assert.equal(resumedLength[0], 6);
   assert.equal(arena.toString('latin1', offset, offset + 6), 'abcdef');
-  assert.equal(native.takeKept(b), -1);
+  assert.equal(native.resume(b), -1);
   native.keep(b, 0, 1 << 20);
   native.keep(b, 0, 1);
   put(a, 'x');
   assert.equal(until(Ev.RECV, b).result, -E.EMSGSIZE);
   closeAll(a, b);
+});
+
+test('park keeps bytes and stops, and resume gives them back and starts', () => {
+  const [a, b] = pair();
+  put(a, 'abc');
+  const first = until(Ev.RECV, b);
+  native.park(b, first.offset, first.result);
+  put(a, 'def');
+  assert.equal(turn(20).length, 0);
+  const offset = native.resume(b);
+  // the backend may have received ahead
+  const resumed = arena.toString('latin1', offset, offset + (resumedLength[0] as number));
+  assert.match(resumed, /^abc/);
+  assert.equal(resumed + receive(b, 6 - resumed.length), 'abcdef');
+  closeAll(a, b);
+});
+
+test('without room in the arena, resume has the bytes delivered in the next turn', () => {
+  const pairs = Array.from({ length: 3 }, pair);
+  arena.fill('k', 0, 1 << 20);
+  for (const [, b] of pairs) native.park(b, 0, 1 << 20);
+  // earlier tests have used room in the same turn
+  turn(0);
+  const offsets = pairs.map(([, b]) => native.resume(b));
+  assert.ok((offsets[0] as number) > 0 && (offsets[1] as number) > 0);
+  assert.equal(offsets[2], -E.ENOBUFS);
+  assert.equal(until(Ev.RECV, pairs[2]?.[1] as number).result, 1 << 20);
+  for (const [a, b] of pairs) closeAll(a, b);
 });
 
 test('1 MB of kept bytes and a receive are contiguous', () => {

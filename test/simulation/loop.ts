@@ -77,7 +77,7 @@ class Stream implements Watcher {
 
 export class SimLoop {
   readonly arena = new ArrayBuffer(RECV_SPACE + SIDE_SPACE);
-  readonly ring = new ArrayBuffer(RING_RECORDS * Rec.SIZE * 4 + 8);
+  readonly ring = new ArrayBuffer(RING_RECORDS * Rec.SIZE * 4 + 16);
   readonly bytes = Buffer.from(this.arena);
   private readonly records = new Int32Array(this.ring, 0, RING_RECORDS * Rec.SIZE);
   private readonly clockCell = new Float64Array(this.ring, RING_RECORDS * Rec.SIZE * 4, 1);

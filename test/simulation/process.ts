@@ -83,6 +83,8 @@ export class SimProcess {
   stoppedUntil = 0;
   /** its code is on the stack, so that no turn of it can begin */
   running = false;
+  /** resumedLength of the process's core */
+  private readonly resumed: Int32Array;
   /** the process has booted and only runs its loop */
   booted = false;
   turns = 0;
@@ -93,12 +95,23 @@ export class SimProcess {
     readonly name: string,
   ) {
     this.loop = new SimLoop(this);
+    this.resumed = new Int32Array(this.loop.ring, this.loop.ring.byteLength - 8, 1);
     const samePackets = (offset: number, end: number, most: number) => walkSame(this.loop.bytes, offset, end, most);
     const loop = this.loop.calls();
     // without TLS, records are bytes like others
     const sendBytes = loop.sendBytes as Native['sendBytes'];
     const sendRecords = (handle: number, bytes: Uint8Array) => sendBytes(handle, bytes, 0, bytes.length);
-    const calls = { ...loop, ...posixCalls(this), samePackets, sendRecords };
+    const park: Native['park'] = (handle, offset, length) => {
+      (loop.keep as Native['keep'])(handle, offset, length);
+      (loop.recvStop as Native['recvStop'])(handle);
+    };
+    const resume: Native['resume'] = (handle) => {
+      this.resumed[0] = (loop.keptLength as Native['keptLength'])(handle);
+      const offset = (loop.takeKept as Native['resume'])(handle);
+      (loop.recvStart as Native['recvStart'])(handle);
+      return offset;
+    };
+    const calls = { ...loop, ...posixCalls(this), samePackets, sendRecords, park, resume };
     this.native = this.guarded(calls);
   }
 

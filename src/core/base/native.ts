@@ -233,11 +233,13 @@ export interface Native {
    * is -EMSGSIZE; if memory is exhausted, -ENOMEM.
    */
   keep(handle: number, offset: number, length: number): void;
+  /** keep(), then recvStop(). */
+  park(handle: number, offset: number, length: number): void;
   /**
-   * Moves the kept bytes into the arena. Returns their offset, -1 if there are none, or -ENOBUFS if 2 MB were already
-   * taken in this turn (the bytes stay kept). keptLength() beforehand gives their number.
+   * Moves all kept bytes into the arena, and starts receiving. Returns their offset (resumedLength tells their number), -1
+   * if there are none, or -ENOBUFS if 2 MB were already taken in this turn: then they are delivered on the next turn.
    */
-  takeKept(handle: number): number;
+  resume(handle: number): number;
   keptLength(handle: number): number;
   /** number of bytes that were received and not delivered yet, kept ones included, or -EBADF */
   buffered(handle: number): number;
@@ -465,9 +467,11 @@ export const native: Native = { ...(require(findAddon()) as Native) };
 /** All bytes received in this turn, read in place. */
 export let arena: Buffer = Buffer.from(native.arena);
 /** The ready records of this turn. */
-export const ring: Int32Array = new Int32Array(native.ring, 0, (native.ring.byteLength - 8) / 4);
+export const ring: Int32Array = new Int32Array(native.ring, 0, (native.ring.byteLength - 16) / 4);
 /** One element: readClock() at the end of the last wait(). */
-export const waitClock: Float64Array = new Float64Array(native.ring, native.ring.byteLength - 8, 1);
+export const waitClock: Float64Array = new Float64Array(native.ring, native.ring.byteLength - 16, 1);
+/** One element: the number of bytes that the last resume() has moved. */
+export const resumedLength: Int32Array = new Int32Array(native.ring, native.ring.byteLength - 8, 1);
 
 /** The parameters of native.loopInit(). */
 export interface LoopSettings {

@@ -15,7 +15,7 @@ import { serverConnected, serverTlsFailed, serverTlsReady } from '../login/serve
 import { onResolved } from '../net/dnslookup';
 import { collectNameAnswers } from '../net/name-thread';
 import { onAccept } from '../net/pooler';
-import { runContinueQueue, sbufIsEmpty, socketsByHandle, unblockSource } from '../net/sbuf';
+import { beginInput, endInput, runContinueQueue, sbufIsEmpty, socketsByHandle, unblockSource } from '../net/sbuf';
 import { type AnySocket, type ServerSocket, SocketState } from '../pool/bouncer';
 import { isDead, isServerSocket } from '../pool/socket';
 import { upcalls } from '../pool/upcalls';
@@ -29,8 +29,10 @@ let current: AnySocket | null = null;
 
 function input(sk: AnySocket, offset: number, length: number): void {
   current = sk;
+  beginInput(sk);
   if (isServerSocket(sk)) serverInput(sk, offset, length);
   else clientInput(sk, offset, length);
+  endInput();
 }
 
 function onRecv(sk: AnySocket, result: number, offset: number): void {

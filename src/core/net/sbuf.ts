@@ -8,7 +8,7 @@
  */
 
 import { logNoise } from '../base/log';
-import { native } from '../base/native';
+import { native, resumedLength } from '../base/native';
 import type { AnySocket } from '../pool/bouncer';
 import { isDead } from '../pool/socket';
 import type { PktBuf } from '../wire/pktbuf';
@@ -22,6 +22,27 @@ export const socketsByHandle: (AnySocket | null)[] = [];
  */
 const continueQueue: (AnySocket | null)[] = [];
 let continueCount = 0;
+
+/**
+ * The socket whose input is being handled, and whether reading is to stop with the end of that: then one call keeps the
+ * rest and stops.
+ */
+let handled: AnySocket | null = null;
+let stopDue = false;
+
+/** The input of a socket is going to be handled. */
+export function beginInput(sk: AnySocket): void {
+  handled = sk;
+  stopDue = false;
+}
+
+/** The input has been handled. */
+export function endInput(): void {
+  const sk = handled;
+  handled = null;
+  if (stopDue && sk !== null && sk.handle >= 0) native.recvStop(sk.handle);
+  stopDue = false;
+}
 
 /** Gives a socket its handle. */
 export function attachHandle(sk: AnySocket, handle: number): void {
@@ -43,13 +64,15 @@ export function sbufClose(sk: AnySocket): void {
 /** Stops reading. Received bytes that are not processed must be buffered with keepInput(). */
 export function sbufPause(sk: AnySocket): void {
   sk.reading = false;
-  native.recvStop(sk.handle);
+  if (sk === handled) stopDue = true;
+  else native.recvStop(sk.handle);
 }
 
 /** Resumes reading; buffered input is processed first, after the current event. */
 export function sbufContinue(sk: AnySocket): void {
   sk.reading = true;
   if (sk.blocked) return;
+  if (sk === handled) stopDue = false;
   if (sk.hasKept) queueContinue(sk);
   else native.recvStart(sk.handle);
 }
@@ -63,8 +86,14 @@ function queueContinue(sk: AnySocket): void {
 /** Buffers the unprocessed tail of a delivery. It is delivered again before the next bytes, or when reading resumes. */
 export function keepInput(sk: AnySocket, offset: number, end: number): void {
   if (end <= offset) return;
-  native.keep(sk.handle, offset, end - offset);
+  const length = end - offset;
   sk.hasKept = true;
+  if (stopDue && sk === handled) {
+    stopDue = false;
+    native.park(sk.handle, offset, length);
+  } else {
+    native.keep(sk.handle, offset, length);
+  }
 }
 
 /** Like keepInput(), for a packet that must be handled again as soon as reading is on. */
@@ -82,13 +111,11 @@ export function runContinueQueue(input: (sk: AnySocket, offset: number, length: 
     continueQueue[i] = null;
     sk.queued = false;
     if (sk.handle < 0 || isDead(sk) || !sk.reading || sk.blocked) continue;
-    const length = native.keptLength(sk.handle);
-    const offset = length > 0 ? native.takeKept(sk.handle) : -1;
-    native.recvStart(sk.handle);
-    // no room in the arena: the loop delivers the bytes on the next turn
+    const offset = native.resume(sk.handle);
+    // nothing, or no room in the arena: the loop delivers the bytes on the next turn
     if (offset < 0) continue;
     sk.hasKept = false;
-    input(sk, offset, length);
+    input(sk, offset, resumedLength[0] as number);
   }
   continueCount = 0;
 }

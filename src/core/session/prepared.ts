@@ -37,7 +37,7 @@ import {
   writeDescribeStmt,
   writeParse,
 } from '../wire/messages';
-import { findNul, nameAt, nameOf } from '../wire/names';
+import { findNul, nameAt, nameOf, nameText } from '../wire/names';
 import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import { type PktBuf, pktbufTemp } from '../wire/pktbuf';
 import { pktDesc } from '../wire/reader';
@@ -309,10 +309,10 @@ function handleBind(
   const nameEnd = findNul(buf, at, buf.length);
   const stats = (client.pool as PgPool).stats;
   count(stats, Stat.PS_BIND_COUNT, 1);
-  const name = buf.toString('latin1', at, nameEnd);
+  const name = nameText(buf, at, nameEnd);
   const ps = clientStatement(client, name);
   const requests = server.requests;
-  let common = UNKNOWN_PREFIX + name;
+  const common = ps === null ? UNKNOWN_PREFIX + name : ps.name;
   // the next Execute is not of the unnamed statement
   client.deallocating = null;
   if (ps === null) {
@@ -320,7 +320,6 @@ function handleBind(
   } else {
     recordBatch(server);
     ensurePrepared(server, ps, out);
-    common = ps.name;
     if (wantDebug()) {
       slogDebug(client, `handle_bind_command: mapped statement '${name}' (query '${queryText(ps)}') to '${common}'`);
     }

@@ -19,7 +19,35 @@ export function nameAt(type: number, buf: Buffer, off: number): number {
   return type === PqMsg.Bind ? findNul(buf, at, buf.length) + 1 : at + 1;
 }
 
+/**
+ * Names that were read lately, at the place that their hash gives. A statement is bound far more often than it is named
+ * for the first time, and comparing a known text costs less than making one.
+ */
+const NAMES = 1024;
+const NAME_KEPT_MAX = 64;
+const known: string[] = new Array(NAMES).fill('');
+
+/** True if the text has just these bytes. */
+function isText(text: string, buf: Buffer, at: number, end: number): boolean {
+  if (text.length !== end - at) return false;
+  for (let i = 0; i < text.length; i++) if (text.charCodeAt(i) !== buf[at + i]) return false;
+  return true;
+}
+
+/** The name in buf[at, end), as a byte string. */
+export function nameText(buf: Buffer, at: number, end: number): string {
+  if (end - at > NAME_KEPT_MAX) return buf.toString('latin1', at, end);
+  let hash = 0;
+  for (let i = at; i < end; i++) hash = (hash * 31 + (buf[i] as number)) | 0;
+  const place = hash & (NAMES - 1);
+  const text = known[place] as string;
+  if (isText(text, buf, at, end)) return text;
+  const fresh = buf.toString('latin1', at, end);
+  known[place] = fresh;
+  return fresh;
+}
+
 export function nameOf(type: number, buf: Buffer, off: number): string {
   const at = nameAt(type, buf, off);
-  return buf.toString('latin1', at, findNul(buf, at, buf.length));
+  return nameText(buf, at, findNul(buf, at, buf.length));
 }
