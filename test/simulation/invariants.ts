@@ -5,14 +5,8 @@
 
 import { PauseMode } from '../../src/core/base/lifecycle';
 import type { StatList } from '../../src/core/base/list';
-import {
-  type AnySocket,
-  type ClientSocket,
-  LoginPhase,
-  type PgPool,
-  Replication,
-  SocketState,
-} from '../../src/core/pool/bouncer';
+import { type AnySocket, type ClientSocket, type PgPool, Replication, SocketState } from '../../src/core/pool/bouncer';
+import { LoginPhase } from '../../src/core/pool/phases';
 import type { Heads } from './core';
 
 type Lists = [StatList<AnySocket>, SocketState[]][];

@@ -12,8 +12,9 @@ import { launchNewConnection } from '../link/launch';
 import { activateClient, closeClientList, disconnectServer, dropIfEnded, releaseServer } from '../link/objects';
 import { isSettling } from '../link/settling';
 import { sendPacket } from '../net/sbuf';
-import { type ClientSocket, LoginPhase, type PgPool, Replication, SocketState } from '../pool/bouncer';
+import { type ClientSocket, type PgPool, Replication, SocketState } from '../pool/bouncer';
 import { databaseList } from '../pool/database';
+import { LoginPhase } from '../pool/phases';
 import {
   anyPoolTouched,
   endFullLoopMaintRequest,

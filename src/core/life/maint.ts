@@ -29,15 +29,9 @@ import { nameThreadMaint } from '../net/name-thread';
 import { cleanupUnixSockets } from '../net/pooler';
 import { sendBytes } from '../net/sbuf';
 import { databaseMinPoolSize, poolPoolSize, poolResPoolSize, poolServerLifetime } from '../pool/admission';
-import {
-  type ClientSocket,
-  LoginPhase,
-  type PgPool,
-  Replication,
-  type ServerSocket,
-  SocketState,
-} from '../pool/bouncer';
+import { type ClientSocket, type PgPool, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
 import { autodatabaseIdleList, databaseList, retireAutodatabase } from '../pool/database';
+import { LoginPhase } from '../pool/phases';
 import {
   getPool,
   peerPoolList,

@@ -15,7 +15,8 @@ import { getCachedTime } from '../base/time';
 import { closeClientList, closeServerList, disconnectClient, disconnectServer } from '../link/objects';
 import { cleanupTcpSockets, resumePooler, suspendPooler } from '../net/pooler';
 import { sbufContinue, sbufIsEmpty, sbufPause } from '../net/sbuf';
-import { type AnySocket, Dropping, type PgPool, type ServerSocket } from '../pool/bouncer';
+import type { AnySocket, PgPool, ServerSocket } from '../pool/bouncer';
+import { Dropping } from '../pool/phases';
 import { poolList, touchPools } from '../pool/pool';
 import { isServerSocket } from '../pool/socket';
 

@@ -6,9 +6,10 @@
 import { logDebug, slogDebug, slogWarning } from '../base/log';
 import { cf } from '../config/settings';
 import { sbufContinue, sbufPause, sendBytes, sendPacket } from '../net/sbuf';
-import { type ClientSocket, Dropping, type PgPool, type ServerSocket, SocketState } from '../pool/bouncer';
+import { type ClientSocket, type PgPool, type ServerSocket, SocketState } from '../pool/bouncer';
 import { CANCELLATION_TTL_MASK, findByCancelKey } from '../pool/cancel-keys';
 import { findPeer } from '../pool/database';
+import { Dropping } from '../pool/phases';
 import { getPeerPool } from '../pool/pool';
 import { changeClientState, changeServerState } from '../pool/states';
 import { count, Stat } from '../pool/stats';

@@ -9,7 +9,8 @@ import { logWarning, slogDebug, slogWarning } from '../base/log';
 import { getCachedTime, USEC } from '../base/time';
 import { disconnectClient } from '../link/objects';
 import { sbufContinue, sbufPause } from '../net/sbuf';
-import { type ClientSocket, LoginPhase, type PgCredentials, SocketState } from '../pool/bouncer';
+import { type ClientSocket, type PgCredentials, SocketState } from '../pool/bouncer';
+import { LoginPhase } from '../pool/phases';
 import { loginOf } from '../pool/socket';
 import { Verdict } from '../wire/verdict';
 

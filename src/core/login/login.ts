@@ -21,7 +21,8 @@ import { cf } from '../config/settings';
 import { AuthType } from '../config/settings-table';
 import { disconnectClient } from '../link/objects';
 import { sendPacket } from '../net/sbuf';
-import { type ClientSocket, LoginPhase, type PgCredentials, type PgDatabase } from '../pool/bouncer';
+import type { ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
+import { LoginPhase } from '../pool/phases';
 import { admitClient } from '../pool/provisional';
 import { isDead, loginOf } from '../pool/socket';
 import {

@@ -24,14 +24,8 @@ import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from 
 import { addrString, fillLocalAddr, isUnixAddr } from '../net/addr';
 import { sbufContinue, sendBytes, sendPacket } from '../net/sbuf';
 import { sbufTlsConnect, tlsConnectionInfo, tlsState } from '../net/tls';
-import {
-  type PgCredentials,
-  type PgPool,
-  ProtocolTry,
-  Replication,
-  ServerLoginPhase,
-  type ServerSocket,
-} from '../pool/bouncer';
+import { type PgCredentials, type PgPool, Replication, type ServerSocket } from '../pool/bouncer';
+import { ProtocolTry, ServerLoginPhase } from '../pool/phases';
 import { poolConnectedServerCount } from '../pool/pool';
 import { isDead, replicationTypeParameters, sendingAuthQuery, serverLoginOf } from '../pool/socket';
 import { upcalls } from '../pool/upcalls';

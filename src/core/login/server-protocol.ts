@@ -9,7 +9,8 @@
 
 import { slogDebug, slogInfo } from '../base/log';
 import { disconnectServer, LoginOutcome } from '../link/objects';
-import { ProtocolTry, ServerProtocol, type ServerSocket, SocketState } from '../pool/bouncer';
+import { ServerProtocol, type ServerSocket, SocketState } from '../pool/bouncer';
+import { ProtocolTry } from '../pool/phases';
 import { serverLoginOf } from '../pool/socket';
 import { Pkt, PqMsg } from '../wire/packets';
 import { type PktReader, parseServerError } from '../wire/reader';

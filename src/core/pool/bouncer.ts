@@ -11,6 +11,7 @@ import type { PktBuf } from '../wire/pktbuf';
 import type { Batch } from './batch';
 import type { ConsoleSession } from './console-session';
 import type { Greeting } from './greeting';
+import { Dropping, LoginPhase, ProtocolTry, ServerLoginPhase } from './phases';
 import type { ClientStatement, Deallocation, ServerStatements } from './prepare';
 import { Recovery } from './recovery';
 import { RequestQueue } from './requests';
@@ -245,24 +246,6 @@ export const enum Replication {
   PHYSICAL = 2,
 }
 
-/** The protocol version of a server connection before the startup packet is answered. See login/server-protocol.ts. */
-export const enum ProtocolTry {
-  NONE = 0,
-  /** requested 3.2 */
-  ASKED_32 = 1,
-  /** the previous connection requested 3.2 and was refused */
-  TRYING_30 = 2,
-}
-
-/** Why a client's packets are dropped: it canceled its request while the request waited for a server. */
-export const enum Dropping {
-  NONE = 0,
-  /** the next packet is the canceled request, or the first packet of it: the error is sent in answer */
-  REQUEST,
-  /** the error has been sent; the rest of the pipeline up to its Sync is dropped too, as PostgreSQL does */
-  UNTIL_SYNC,
-}
-
 /** The address of a socket, with the peer's credentials if it is a Unix socket. */
 export interface PgAddr extends SockAddr {
   uid: number;
@@ -328,24 +311,6 @@ export abstract class PgSocket implements ListNode {
   constructor(state: SocketState) {
     this.state = state;
   }
-}
-
-/** The phase of a client's login. */
-export const enum LoginPhase {
-  /** no valid startup packet yet */
-  STARTUP,
-  /** waits for a server connection to run auth_query */
-  AUTH_QUERY_SERVER,
-  /** waits for the result of auth_query */
-  AUTH_QUERY_RESULT,
-  /** user and method are known; a password has been requested, unless the method needs none */
-  CHALLENGED,
-  /** waits for PAM or LDAP */
-  EXTERNAL_AUTH,
-  /** PAM or LDAP has accepted the password */
-  EXTERNAL_PASSED,
-  /** authenticated, but the pool has no welcome message yet: no server has logged in */
-  WELCOME,
 }
 
 /** The data of a client that is needed only until its login is complete. */
@@ -417,18 +382,6 @@ export class ClientSocket extends PgSocket {
   canceledServer: ServerSocket | null = null;
   /** only for a console client */
   console: ConsoleSession | null = null;
-}
-
-/** The phase of a server connection's login. */
-export const enum ServerLoginPhase {
-  /** connecting, or the startup packet has been sent */
-  STARTUP,
-  /** waits for the one-byte answer to SSLRequest */
-  SSL_ANSWER,
-  /** AuthenticationOk has arrived */
-  AUTHENTICATED,
-  /** running connect_query */
-  CONNECT_QUERY,
 }
 
 /** The data of a server connection that is needed only until its login is complete. */

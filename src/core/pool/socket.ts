@@ -7,7 +7,6 @@ import {
   type AnySocket,
   type ClientLogin,
   type ClientSocket,
-  LoginPhase,
   type PgDatabase,
   type PgSocket,
   type ServerLogin,
@@ -16,6 +15,7 @@ import {
   SocketState,
 } from './bouncer';
 import { ConsoleSession } from './console-session';
+import { LoginPhase } from './phases';
 
 /** The session of a console client. */
 export function consoleSession(client: ClientSocket): ConsoleSession {

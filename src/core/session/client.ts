@@ -17,15 +17,8 @@ import { finishClientLogin } from '../login/welcome';
 import { isUnixClient } from '../net/addr';
 import { blockSource, keepForLater, keepInput, sbufIsEmpty, sbufPause, sendBytes } from '../net/sbuf';
 import { sbufTlsAccept, tlsState } from '../net/tls';
-import {
-  type ClientSocket,
-  Dropping,
-  LoginPhase,
-  type PartialPacket,
-  type PgPool,
-  type ServerSocket,
-  SocketState,
-} from '../pool/bouncer';
+import { type ClientSocket, type PartialPacket, type PgPool, type ServerSocket, SocketState } from '../pool/bouncer';
+import { Dropping, LoginPhase } from '../pool/phases';
 import { requestFullLoopMaint } from '../pool/pool';
 import { ResponseAction } from '../pool/requests';
 import { hasStarted, isDead, loginOf } from '../pool/socket';

@@ -14,7 +14,8 @@ import { handleForkError, handleServerStartup, handleSslchar } from '../login/se
 import { connectionRefused } from '../login/server-protocol';
 import { blockSource, keepInput, sbufContinue, sbufIsEmpty } from '../net/sbuf';
 import { connectionPoolMode } from '../pool/admission';
-import { type ClientSocket, ServerLoginPhase, type ServerSocket, SocketState } from '../pool/bouncer';
+import { type ClientSocket, type ServerSocket, SocketState } from '../pool/bouncer';
+import { ServerLoginPhase } from '../pool/phases';
 import { Recovery } from '../pool/recovery';
 import { ResponseAction } from '../pool/requests';
 import { isDead } from '../pool/socket';

@@ -3,9 +3,10 @@
  */
 
 import { countForDatabase, countForUser } from '../../core/pool/admission';
-import { type ClientSocket, LoginPhase, PgDatabase, type PgPool, SocketState } from '../../core/pool/bouncer';
+import { type ClientSocket, PgDatabase, type PgPool, SocketState } from '../../core/pool/bouncer';
 import { adoptCancelKey } from '../../core/pool/cancel-keys';
 import { findDatabase } from '../../core/pool/database';
+import { LoginPhase } from '../../core/pool/phases';
 import { keepOwners } from '../../core/pool/provisional';
 import { clientPreparedEntries, restoreClientPrepared } from '../../core/pool/statements';
 import { restoreUnnamed } from '../../core/session/unnamed';

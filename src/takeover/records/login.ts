@@ -3,7 +3,8 @@
  */
 
 import { ScramState } from '../../core/auth/scram';
-import { type ClientLogin, type ClientSocket, LoginPhase } from '../../core/pool/bouncer';
+import type { ClientLogin, ClientSocket } from '../../core/pool/bouncer';
+import { LoginPhase } from '../../core/pool/phases';
 import { bytesOf, bytesText } from './bytes';
 
 /** Left out where they do not apply. */

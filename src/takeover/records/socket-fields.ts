@@ -8,10 +8,10 @@ import {
   type AnySocket,
   ClientLogin,
   type ClientSocket,
-  LoginPhase,
   type PgSocket,
   type ServerSocket,
 } from '../../core/pool/bouncer';
+import { LoginPhase } from '../../core/pool/phases';
 import { consoleSession, hasStarted, isServerSocket } from '../../core/pool/socket';
 
 interface Flag {
