@@ -15,6 +15,8 @@ import {
 import { die, exitProcess, fatalErrno, logInfo } from './core/base/log';
 import { native } from './core/base/native';
 import { notify, notifyReloading } from './core/base/systemd';
+import { cf } from './core/config/settings';
+import { SigtermShutdown } from './core/config/settings-table';
 import { beginShutdown, pauseAll, resumeAll } from './core/life/pause';
 import { reloadAll } from './core/life/reload';
 import { requestFullLoopMaint } from './core/pool/pool';
@@ -31,14 +33,32 @@ function announceShutdown(name: string, waitsFor: string): void {
   if (!ownsListeners()) die('suspend was in progress, going down immediately');
 }
 
+/** The effect of each value of sigterm_shutdown, and how the log names it. */
+const shutdownOf = {
+  [SigtermShutdown.WAIT_FOR_CLIENTS]: {
+    mode: ShutdownMode.WAIT_FOR_CLIENTS,
+    waitsFor: 'waiting for all clients disconnect',
+  },
+  [SigtermShutdown.WAIT_FOR_SERVERS]: {
+    mode: ShutdownMode.WAIT_FOR_SERVERS,
+    waitsFor: 'waiting for all servers connections to be released',
+  },
+  [SigtermShutdown.WAIT_FOR_TRANSACTIONS]: {
+    mode: ShutdownMode.WAIT_FOR_TRANSACTIONS,
+    waitsFor: 'waiting for the transactions of all clients to end',
+  },
+} as const;
+
 function onTerm(): void {
-  announceShutdown('SIGTERM', 'waiting for all clients disconnect');
-  beginShutdown(ShutdownMode.WAIT_FOR_CLIENTS);
+  const { mode, waitsFor } = shutdownOf[cf.sigtermShutdown];
+  announceShutdown('SIGTERM', waitsFor);
+  beginShutdown(mode);
 }
 
 function onInt(): void {
-  announceShutdown('SIGINT', 'waiting for all servers connections to be released');
-  beginShutdown(ShutdownMode.WAIT_FOR_SERVERS);
+  const { mode, waitsFor } = shutdownOf[SigtermShutdown.WAIT_FOR_SERVERS];
+  announceShutdown('SIGINT', waitsFor);
+  beginShutdown(mode);
 }
 
 function onQuit(): void {

@@ -27,7 +27,7 @@ import { PqMsg } from '../core/wire/packets';
 import { PktBuf } from '../core/wire/pktbuf';
 import { PktReader } from '../core/wire/reader';
 import { Verdict } from '../core/wire/verdict';
-import { type Command, cmdSet, commandTable, execCommand } from './commands';
+import { type Command, cmdReconnectClients, cmdSet, commandTable, execCommand } from './commands';
 import { continueReading, endExtendedProtocol, handleExtended, mustWait } from './extended';
 import { readQuery } from './fake-params';
 import { isEmptyQuery, QueryKind } from './parse';
@@ -58,19 +58,18 @@ function pool(): PgPool {
   return adminPool ?? fatal('admin_setup was not called');
 }
 
-function shutdownModeOf(arg: string): Exclude<ShutdownMode, ShutdownMode.NONE> | null {
-  if (arg === '') return ShutdownMode.IMMEDIATE;
-  if (equalNoCase(arg, 'WAIT_FOR_CLIENTS')) return ShutdownMode.WAIT_FOR_CLIENTS;
-  if (equalNoCase(arg, 'WAIT_FOR_SERVERS')) return ShutdownMode.WAIT_FOR_SERVERS;
-  return null;
-}
+const WAITING_SHUTDOWNS = [
+  { word: 'WAIT_FOR_CLIENTS', mode: ShutdownMode.WAIT_FOR_CLIENTS },
+  { word: 'WAIT_FOR_SERVERS', mode: ShutdownMode.WAIT_FOR_SERVERS },
+  { word: 'WAIT_FOR_TRANSACTIONS', mode: ShutdownMode.WAIT_FOR_TRANSACTIONS },
+] as const;
 
 function cmdShutdown(admin: ClientSocket, arg: string): boolean {
-  const mode = shutdownModeOf(arg);
-  if (mode === null) return syntaxError(admin);
+  const waiting = WAITING_SHUTDOWNS.find(({ word }) => equalNoCase(arg, word));
+  if (arg !== '' && waiting === undefined) return syntaxError(admin);
   if (!consoleSession(admin).admin) return adminError(admin, 'admin access needed');
 
-  if (mode === ShutdownMode.IMMEDIATE) {
+  if (waiting === undefined) {
     logInfo('SHUTDOWN command issued');
     // while the sockets are frozen, only the new process may shut this process down
     if (isFrozen() && !upcalls.handover.shutdown(admin)) return false;
@@ -80,10 +79,9 @@ function cmdShutdown(admin: ClientSocket, arg: string): boolean {
     return true;
   }
 
-  const waitsForServers = mode === ShutdownMode.WAIT_FOR_SERVERS;
-  logInfo(`SHUTDOWN ${waitsForServers ? 'WAIT_FOR_SERVERS' : 'WAIT_FOR_CLIENTS'} command issued`);
+  logInfo(`SHUTDOWN ${waiting.word} command issued`);
   // after an immediate SHUTDOWN in the same turn there is nothing to wait for
-  if (globalThis.cfShutdown < 2) beginShutdown(mode);
+  if (globalThis.cfShutdown < 2) beginShutdown(waiting.mode);
   return adminReady(admin, 'SHUTDOWN');
 }
 
@@ -108,6 +106,7 @@ function runQuery(admin: ClientSocket, query: string): boolean {
     return false;
   }
   if (isEmptyQuery(query)) return adminEmpty(admin);
+  if (parsed.clients !== undefined) return cmdReconnectClients(admin, parsed.clients);
   switch (parsed.kind) {
     case QueryKind.COMMAND:
       return execCommand(commands, admin, parsed.name, parsed.arg);

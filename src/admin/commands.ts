@@ -8,6 +8,7 @@ import { nextOf } from '../core/base/list';
 import { logError, logInfo } from '../core/base/log';
 import { asciiLower, equalNoCase } from '../core/base/strutil';
 import { SetResult, setConfigParam } from '../core/config/settings';
+import { reconnectClients } from '../core/life/drain';
 import { pauseAll, resumeAll, suspendAll } from '../core/life/pause';
 import { applyTlsSettings, reloadAll } from '../core/life/reload';
 import { tagDatabaseDirty } from '../core/link/dirty';
@@ -21,6 +22,7 @@ import { consoleSession } from '../core/pool/socket';
 import { writeNotice } from '../core/wire/messages';
 import { pktbufTemp } from '../core/wire/pktbuf';
 import { fakeSet } from './fake-params';
+import type { ReconnectClients } from './parse';
 import { accessError, adminError, adminFail, adminFlush, adminReady, NO_SUCH_STATEMENT, syntaxError } from './reply';
 import { cmdShow } from './show';
 
@@ -127,6 +129,22 @@ function cmdReconnect(admin: ClientSocket, arg: string): boolean {
   if (db === null) return alive;
   tagDatabaseDirty(db);
   touchPools(db);
+  return adminReady(admin, 'RECONNECT');
+}
+
+/** RECONNECT CLIENTS: ends clients between their transactions, so that they connect again, perhaps to another pooler. */
+export function cmdReconnectClients(admin: ClientSocket, args: ReconnectClients): boolean {
+  if (!consoleSession(admin).admin) return accessError(admin);
+  if (args.db === null && args.seconds === null && findDatabase(args.word) !== null)
+    return cmdReconnect(admin, args.word);
+  logInfo(`RECONNECT CLIENTS ${args.db === null ? '' : `'${args.db}' `}command issued`);
+  if (args.db === null) {
+    reconnectClients(null, args.seconds);
+    return adminReady(admin, 'RECONNECT');
+  }
+  const { db, alive } = targetDatabase(admin, args.db, 'reconnect', findDatabase);
+  if (db === null) return alive;
+  reconnectClients(db, args.seconds);
   return adminReady(admin, 'RECONNECT');
 }
 

@@ -7,7 +7,7 @@ import { asciiLower, equalNoCase, trimSpace } from '../core/base/strutil';
 import type { ClientSocket } from '../core/pool/bouncer';
 import { writeNotice } from '../core/wire/messages';
 import { pktbufTemp } from '../core/wire/pktbuf';
-import { type ParsedQuery, parseQuery, QueryKind } from './parse';
+import { type ParsedQuery, parseQuery, parseReconnectClients, QueryKind } from './parse';
 import { adminFlush } from './reply';
 
 interface FakeParam {
@@ -128,6 +128,8 @@ function parseDriverQuery(query: string): ParsedQuery | null {
 
 /** Reads a query by the console's grammar, or else as one of those that drivers send. */
 export function readQuery(query: string): ParsedQuery {
+  const clients = parseReconnectClients(query);
+  if (clients !== null) return { kind: QueryKind.COMMAND, name: 'reconnect', arg: '', clients };
   const parsed = parseQuery(query);
   return parsed.kind === QueryKind.SYNTAX_ERROR ? (parseDriverQuery(query) ?? parsed) : parsed;
 }

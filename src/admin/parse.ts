@@ -32,6 +32,18 @@ export interface ParsedQuery {
   /** as written, without quotes; letter case is preserved */
   name: string;
   arg: string;
+  /** the command is RECONNECT CLIENTS */
+  clients?: ReconnectClients;
+}
+
+/** The arguments of RECONNECT CLIENTS. */
+export interface ReconnectClients {
+  /** the word CLIENTS as written: it may be the name of a database */
+  word: string;
+  /** null = all databases */
+  db: string | null;
+  /** null = not given */
+  seconds: number | null;
 }
 
 const DOUBLE_QUOTE = 0x22;
@@ -151,6 +163,20 @@ function parseSet(text: string): ParsedQuery | null {
 /** Reads one query of the console. @param query byte string without its NUL */
 export function parseQuery(query: string): ParsedQuery {
   return parseNormal(query) ?? parseSet(query) ?? syntaxError;
+}
+
+const RECONNECT_CLIENTS =
+  /^[ \t\n\r]*reconnect[ \t\n\r]+(clients)(?:[ \t\n\r]+([0-9A-Za-z_]+|"(?:[^"]|"")*"))??(?:[ \t\n\r]+over[ \t\n\r]+([0-9]{1,6})(?:[ \t\n\r]*s)?)?[ \t\n\r]*(?:;[ \t\n\r]*)?$/i;
+
+/** Reads RECONNECT CLIENTS [db] [OVER n [s]], which is not in PgBouncer's grammar. @returns null for other queries */
+export function parseReconnectClients(query: string): ReconnectClients | null {
+  if (query.length > VALUE_MAX) return null;
+  const match = RECONNECT_CLIENTS.exec(query);
+  if (match === null) return null;
+  const [, word = '', db, seconds] = match;
+  const name = db === undefined ? null : copyArg(db, 0, db.length, ARG_MAX);
+  if (db !== undefined && name === null) return null;
+  return { word, db: name, seconds: seconds === undefined ? null : Number(seconds) };
 }
 
 /** True for blanks, semicolons and comments only: drivers send such an empty query to test a connection. */

@@ -110,6 +110,7 @@ disable_pqexec|0|no
 dns_max_ttl|15|yes
 dns_nxdomain_ttl|15|yes
 dns_zone_check_period|0|yes
+drain_rate|1000|yes
 idle_transaction_timeout|0|yes
 ignore_startup_parameters||yes
 io_threads|auto|no
@@ -165,6 +166,8 @@ server_tls_ciphers|default|yes
 server_tls_key_file||yes
 server_tls_protocols|secure|yes
 server_tls_sslmode|prefer|yes
+shutdown_timeout|0|yes
+sigterm_shutdown|wait_for_clients|yes
 so_reuseport|0|no
 stats_period|60|yes
 stats_users||yes

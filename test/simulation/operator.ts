@@ -81,7 +81,7 @@ export class Operator {
       this.shutdown();
       return;
     }
-    switch (random.below(14)) {
+    switch (random.below(15)) {
       case 0:
         this.undoLater('PAUSE', '', 'RESUME');
         return;
@@ -119,6 +119,9 @@ export class Operator {
         this.signal('SIGUSR1');
         clock.after(random.between(...LASTS), () => this.signal('SIGUSR2'));
         return;
+      case 12:
+        this.command('RECONNECT', random.pick(['CLIENTS', `CLIENTS ${db} OVER 3 s`]));
+        return;
       default:
         this.command('SHOW', random.pick(SHOWS));
     }
@@ -138,7 +141,7 @@ export class Operator {
     const { random } = this.world;
     this.done.add('SHUTDOWN');
     if (random.one(2)) this.signal(random.pick(['SIGTERM', 'SIGINT', 'SIGQUIT'] as const));
-    else this.command('SHUTDOWN', random.pick(['', 'WAIT_FOR_CLIENTS', 'WAIT_FOR_SERVERS']));
+    else this.command('SHUTDOWN', random.pick(['', 'WAIT_FOR_CLIENTS', 'WAIT_FOR_SERVERS', 'WAIT_FOR_TRANSACTIONS']));
   }
 
   private undoLater(word: string, db: string, undo: Undo): void {

@@ -39,6 +39,11 @@ const hasWaited = (setting: string) => longerThan(setting, (client) => client.wa
 const REASONS: Reason[] = [
   { text: /^(server conn crashed\?|server connection closed)$/, when: serversFail },
   { text: /^terminating connection due to administrator command$/, when: serversFail },
+  // RECONNECT CLIENTS, and a shutdown that drains or times out
+  {
+    text: /^terminating connection due to administrator command$/,
+    when: ({ operator }) => operator.has('RECONNECT') || operator.has('SHUTDOWN'),
+  },
   { text: /^(sorry, too many clients already|the database system is starting up)$/, when: serversFail },
   { text: /^server login has been failing/, when: serversFail },
   { text: /^(connect failed|connect timeout|server DNS lookup failed|login failed)$/, when: serversFail },

@@ -106,6 +106,9 @@ function settings(random: Random, poolMode: string): Record<string, string | num
     idle_transaction_timeout: maybe(0, 1),
     client_idle_timeout: maybe(0, 1),
     suspend_timeout: maybe(10, 1),
+    shutdown_timeout: maybe(0, 2),
+    sigterm_shutdown: maybe('wait_for_clients', 'wait_for_transactions'),
+    drain_rate: maybe(1000, 10, 0),
     query_wait_notify: 1,
     verbose: 0,
   };

@@ -4,6 +4,8 @@
  * sockets are in core/life/pause.ts.
  */
 
+import { getCachedTime } from './time';
+
 declare global {
   /**
    * 0 = running, 1 = waiting for servers or clients to leave, 2 = leave the main loop now. It is a true global, so that
@@ -32,6 +34,8 @@ export const enum ShutdownMode {
   /** nothing is accepted any more; clients are served until they disconnect */
   WAIT_FOR_CLIENTS = 2,
   IMMEDIATE = 3,
+  /** nothing is accepted any more; each client is disconnected at the end of its transaction */
+  WAIT_FOR_TRANSACTIONS = 4,
 }
 
 let pauseMode = PauseMode.NONE;
@@ -40,6 +44,8 @@ let modeBeforeFreeze = PauseMode.NONE;
 let shutdownMode = ShutdownMode.NONE;
 let suspendedAt = 0;
 let takingOver = false;
+let shutdownBegan = 0;
+let forcedAt = 0;
 
 export function getPauseMode(): PauseMode {
   return pauseMode;
@@ -70,7 +76,8 @@ export function ownsListeners(): boolean {
 
 /** True when a shutdown waits for clients that a pause prevents from finishing. RESUME is allowed then. */
 export function clientsHeldUp(): boolean {
-  return shutdownMode === ShutdownMode.WAIT_FOR_CLIENTS && pauseMode !== PauseMode.NONE;
+  const waits = shutdownMode === ShutdownMode.WAIT_FOR_CLIENTS || shutdownMode === ShutdownMode.WAIT_FOR_TRANSACTIONS;
+  return waits && pauseMode !== PauseMode.NONE;
 }
 
 function requireMode(operation: string, ...allowed: PauseMode[]): void {
@@ -118,7 +125,26 @@ export function setShutdown(mode: Exclude<ShutdownMode, ShutdownMode.NONE>): voi
     requireMode('shutdown', PauseMode.NONE, PauseMode.PAUSE, PauseMode.SUSPEND);
     pauseMode = PauseMode.PAUSE;
   }
+  if (shutdownMode === ShutdownMode.NONE) shutdownBegan = getCachedTime();
   shutdownMode = mode;
+}
+
+/** When the shutdown began, whatever it has waited for since; usec, 0 = no shutdown. */
+export function shutdownStart(): number {
+  return shutdownBegan;
+}
+
+/** shutdown_timeout has passed: the shutdown ends a pause, and waits only until queries are canceled. @param now usec */
+export function forceShutdown(now: number): void {
+  requireMode('forced shutdown', PauseMode.NONE, PauseMode.PAUSE);
+  pauseMode = PauseMode.NONE;
+  shutdownMode = ShutdownMode.WAIT_FOR_TRANSACTIONS;
+  forcedAt = now;
+}
+
+/** When shutdown_timeout passed; usec, 0 = not yet. */
+export function shutdownForcedAt(): number {
+  return forcedAt;
 }
 
 export function beginTakeover(): void {

@@ -40,6 +40,13 @@ export const enum SslMode {
   VERIFY_FULL = 5,
 }
 
+/** Values of sigterm_shutdown. */
+export const enum SigtermShutdown {
+  WAIT_FOR_CLIENTS,
+  WAIT_FOR_SERVERS,
+  WAIT_FOR_TRANSACTIONS,
+}
+
 export const enum LoadBalanceHosts {
   DISABLE = 0,
   ROUND_ROBIN = 1,
@@ -70,6 +77,12 @@ const sslModeMap: readonly Lookup[] = [
   { name: 'require', value: SslMode.REQUIRE },
   { name: 'verify-ca', value: SslMode.VERIFY_CA },
   { name: 'verify-full', value: SslMode.VERIFY_FULL },
+];
+
+const sigtermShutdownMap: readonly Lookup[] = [
+  { name: 'wait_for_clients', value: SigtermShutdown.WAIT_FOR_CLIENTS },
+  { name: 'wait_for_servers', value: SigtermShutdown.WAIT_FOR_SERVERS },
+  { name: 'wait_for_transactions', value: SigtermShutdown.WAIT_FOR_TRANSACTIONS },
 ];
 
 /** Values of compat_version. */
@@ -201,6 +214,7 @@ export const settingsTable: readonly Setting[] = [
   row('dns_max_ttl', 'dnsMaxTtl', SettingType.TIME, '15'),
   row('dns_nxdomain_ttl', 'dnsNxdomainTtl', SettingType.TIME, '15'),
   row('dns_zone_check_period', 'dnsZoneCheckPeriod', SettingType.TIME, '0'),
+  row('drain_rate', 'drainRate', SettingType.INT, '1000', false, null, 0),
   row('idle_transaction_timeout', 'idleTransactionTimeout', SettingType.TIME, '0'),
   row('ignore_startup_parameters', 'ignoreStartupParameters', SettingType.STR, ''),
   row('io_threads', 'ioThreads', SettingType.LOOKUP, 'auto', NO_RELOAD, ioThreadsMap),
@@ -256,6 +270,8 @@ export const settingsTable: readonly Setting[] = [
   row('server_tls_key_file', 'serverTlsKeyFile', SettingType.STR, ''),
   row('server_tls_protocols', 'serverTlsProtocols', SettingType.STR, 'secure'),
   row('server_tls_sslmode', 'serverTlsSslmode', SettingType.LOOKUP, 'prefer', false, sslModeMap),
+  row('shutdown_timeout', 'shutdownTimeout', SettingType.TIME, '0'),
+  row('sigterm_shutdown', 'sigtermShutdown', SettingType.LOOKUP, 'wait_for_clients', false, sigtermShutdownMap),
   row('so_reuseport', 'soReuseport', SettingType.INT, '0', NO_RELOAD),
   row('stats_period', 'statsPeriod', SettingType.INT, '60'),
   row('stats_users', 'statsUsers', SettingType.STR, ''),
@@ -322,6 +338,8 @@ export const initial = {
   dnsNxdomainTtl: 0,
   /** usec */
   dnsZoneCheckPeriod: 0,
+  /** clients a second */
+  drainRate: 0,
   /** usec */
   idleTransactionTimeout: 0,
   ignoreStartupParameters: '',
@@ -392,6 +410,9 @@ export const initial = {
   serverTlsKeyFile: '',
   serverTlsProtocols: '',
   serverTlsSslmode: SslMode.PREFER as SslMode,
+  /** usec */
+  shutdownTimeout: 0,
+  sigtermShutdown: SigtermShutdown.WAIT_FOR_CLIENTS as SigtermShutdown,
   soReuseport: 0,
   /** seconds, as an int */
   statsPeriod: 0,

@@ -22,6 +22,7 @@ import { upcalls } from '../pool/upcalls';
 import { acceptClient } from '../session/accept';
 import { clientInput, clientRecvFailed } from '../session/client';
 import { serverFlushed, serverInput, serverRecvFailed } from '../session/server';
+import { drainEnded } from './drain';
 import { perLoopMaint } from './janitor';
 
 /** Socket being handled; disconnected if the handler throws. */
@@ -200,6 +201,7 @@ export function mainLoopOnce(): void {
     runQueue();
     perLoopMaint(runQueue);
     runQueue();
+    drainEnded();
     upcalls.handover.turnEnd();
   } catch (err) {
     handlerFailed(err);

@@ -1,17 +1,8 @@
 /*
- * Maintenance, three times a second: timeouts, lifetimes, pool sizes, idle pools and databases, and the end of a
- * shutdown that waits.
+ * Maintenance, three times a second: timeouts, lifetimes, pool sizes, idle pools and databases.
  */
 
-import {
-  getPauseMode,
-  getShutdownMode,
-  isTakingOver,
-  ownsListeners,
-  PauseMode,
-  ShutdownMode,
-  setShutdown,
-} from '../base/lifecycle';
+import { getPauseMode, getShutdownMode, isTakingOver, ownsListeners, PauseMode, ShutdownMode } from '../base/lifecycle';
 import { nextOf, type StatList } from '../base/list';
 import { fatal, logDebug, logInfo } from '../base/log';
 import { native } from '../base/native';
@@ -26,7 +17,6 @@ import { recoveryTimeout, repeatCancel } from '../link/recovery';
 import { startupUnanswered } from '../login/server-protocol';
 import { zoneCacheMaint } from '../net/dns-zones';
 import { nameThreadMaint } from '../net/name-thread';
-import { cleanupUnixSockets } from '../net/pooler';
 import { sendBytes } from '../net/sbuf';
 import { databaseMinPoolSize, poolPoolSize, poolResPoolSize, poolServerLifetime } from '../pool/admission';
 import { type ClientSocket, type PgPool, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
@@ -48,6 +38,7 @@ import { PACKET_FLUSH } from '../wire/messages';
 import { brokenInvariant } from './invariants';
 import { peerPoolsMaint } from './janitor';
 import { memoryMaint } from './memory';
+import { shutdownMaint } from './shutdown';
 
 /** usec between runs */
 const MAINT_PERIOD = Math.floor(USEC / 3);
@@ -289,21 +280,6 @@ function idlePoolsMaint(now: number): void {
   }
 }
 
-function exitNow(reason: string): void {
-  logInfo(reason);
-  setShutdown(ShutdownMode.IMMEDIATE);
-  cleanupUnixSockets();
-  native.loopBreak();
-}
-
-function shutdownMaint(): void {
-  if (getShutdownMode() === ShutdownMode.WAIT_FOR_SERVERS && socketCounts.servers === 0) {
-    exitNow('server connections dropped, exiting');
-  } else if (getShutdownMode() === ShutdownMode.WAIT_FOR_CLIENTS && socketCounts.clients === 0) {
-    exitNow('client connections dropped, exiting');
-  }
-}
-
 function fullMaint(): void {
   if (!ownsListeners()) {
     // make no changes that the new process, which is about to take over, does not expect
@@ -332,7 +308,7 @@ function fullMaint(): void {
   databasesMaint(now);
   idlePoolsMaint(now);
   loginMaint(now);
-  shutdownMaint();
+  shutdownMaint(now);
   zoneCacheMaint();
   nameThreadMaint();
   // a login needs more memory than the connection does later

@@ -6,7 +6,7 @@ import {
   getPauseMode,
   leavePause,
   PauseMode,
-  type ShutdownMode,
+  ShutdownMode,
   setShutdown,
 } from '../base/lifecycle';
 import { nextOf, type StatList } from '../base/list';
@@ -19,6 +19,7 @@ import type { AnySocket, PgPool, ServerSocket } from '../pool/bouncer';
 import { Dropping } from '../pool/phases';
 import { poolList, touchPools } from '../pool/pool';
 import { isServerSocket } from '../pool/socket';
+import { drainForShutdown } from './drain';
 
 function closeSuspended(sk: AnySocket): void {
   if (isServerSocket(sk)) disconnectServer(sk, true, 'suspend_timeout');
@@ -165,9 +166,10 @@ export function resumeAll(): void {
   touchPools(null);
 }
 
-/** Begins a shutdown that waits for servers or clients to leave: no new connections over TCP. */
-export function beginShutdown(mode: ShutdownMode.WAIT_FOR_SERVERS | ShutdownMode.WAIT_FOR_CLIENTS): void {
+/** Begins a shutdown that waits: no new connections over TCP. */
+export function beginShutdown(mode: Exclude<ShutdownMode, ShutdownMode.NONE | ShutdownMode.IMMEDIATE>): void {
   setShutdown(mode);
   cleanupTcpSockets();
+  if (mode === ShutdownMode.WAIT_FOR_TRANSACTIONS) drainForShutdown();
   touchPools(null);
 }

@@ -22,6 +22,7 @@ import {
   SocketState,
 } from '../pool/bouncer';
 import { forgetCancelKey } from '../pool/cancel-keys';
+import { ended } from '../pool/ended';
 import { uncountClient } from '../pool/provisional';
 import { Recovery } from '../pool/recovery';
 import { isDead, sendingAuthQuery } from '../pool/socket';
@@ -337,6 +338,7 @@ function unlinkOnRelease(server: ServerSocket): SocketState {
     client.copyMode = false;
     client.link = null;
     server.link = null;
+    if (ended.wanted) ended.clients.push(client);
     // the client waited until this server had sent its bytes, and no further event would wake it
     if (client.blocked) unblockSource(client);
   }

@@ -4,8 +4,9 @@
  * when answers have arrived. maint.ts closes a server that takes longer than server_recovery_timeout.
  */
 
+import { shutdownForcedAt } from '../base/lifecycle';
 import { slogDebug, wantDebug } from '../base/log';
-import { getCachedTime } from '../base/time';
+import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
 import { sbufIsEmpty, sendBytes, sendPacket, unblockSource } from '../net/sbuf';
 import { type ClientSocket, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
@@ -25,9 +26,12 @@ export const enum RecoveryStep {
   FAILED,
 }
 
+/** Longest time for canceling all queries when shutdown_timeout has passed. usec */
+export const FORCED_TIME_MAX = 5 * USEC;
+
 /** @returns usec, 0 = a server whose client leaves is closed */
 export function recoveryTimeout(): number {
-  return cf.serverRecoveryTimeout;
+  return shutdownForcedAt() > 0 ? FORCED_TIME_MAX : cf.serverRecoveryTimeout;
 }
 
 /**
