@@ -49,7 +49,7 @@ function readOptions(): Options {
 function settingChanged(name: string): void {
   if (name === 'tcp_defer_accept') poolerTuneAccept(cf.tcpDeferAccept !== 0);
   else if (name === 'stats_period') statsSetup();
-  else if (name === 'verbose' || name.startsWith('syslog') || name === 'logfile') applyLogSettings();
+  else if (name === 'verbose' || name.startsWith('syslog') || name.startsWith('log')) applyLogSettings();
 }
 
 function checkLimits(): void {

@@ -12,7 +12,7 @@ import {
 } from './admin/admin';
 import { logPrefix } from './core/base/log';
 import { tagHostAddrDirty } from './core/link/dirty';
-import { logSocketPrefix } from './core/net/addr';
+import { logSocketFields, logSocketPrefix } from './core/net/addr';
 import { upcalls } from './core/pool/upcalls';
 import { handleSignal } from './signals';
 import {
@@ -27,6 +27,7 @@ import { takeoverLoggedIn } from './takeover/take';
 /** Called once, before any event is handled. */
 export function wireUpcalls(): void {
   logPrefix.fn = logSocketPrefix;
+  logPrefix.fields = logSocketFields;
 
   upcalls.admin.preLogin = adminPreLogin;
   upcalls.admin.postLogin = adminPostLogin;

@@ -121,7 +121,9 @@ listen_backlog|128|no
 listen_port|6432|no
 log_connections|1|yes
 log_disconnections|1|yes
+log_format|text|yes
 log_pooler_errors|1|yes
+log_repeat_limit|0|yes
 log_stats|1|yes
 logfile||yes
 loop_backend|auto|no

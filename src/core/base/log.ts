@@ -9,8 +9,10 @@
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { relative, resolve } from 'node:path';
 import { getSystemErrorMap } from 'node:util';
+import { jsonLine, type LogFields } from './log-json';
+import { endOfRepeats, isTooOften } from './log-repeats';
 import { loadNative, SyslogPrio, syslogReset, syslogWrite } from './syslog';
-import { formatTimeMs } from './timefmt';
+import { formatTimeMs, isoTimeMs } from './timefmt';
 
 /** Levels, numbered as in PgBouncer. */
 const enum LogLevel {
@@ -53,12 +55,31 @@ export const logState: {
   syslog: boolean;
   syslogFacility: string | null;
   syslogIdent: string | null;
+  /** lines of stderr and the log file are JSON objects */
+  json: boolean;
+  /** lines that differ only in numbers: how many are written in a period; 0 = all */
+  repeatLimit: number;
   /** takes every line instead of all of the above: a config check collects its messages this way */
   sink: ((level: number, message: string) => void) | null;
-} = { verbose: 0, quiet: false, logfile: null, syslog: false, syslogFacility: null, syslogIdent: null, sink: null };
+} = {
+  verbose: 0,
+  quiet: false,
+  logfile: null,
+  syslog: false,
+  syslogFacility: null,
+  syslogIdent: null,
+  json: false,
+  repeatLimit: 0,
+  sink: null,
+};
 
-/** Set by the layer that knows sockets: the text that names a socket, with its trailing space. */
-export const logPrefix: { fn: ((sock: unknown) => string) | null } = { fn: null };
+/** Set by the layer that knows sockets. */
+export const logPrefix: {
+  /** the text that names a socket, with its trailing space */
+  fn: ((sock: unknown) => string) | null;
+  /** the same as fields */
+  fields: ((sock: unknown) => LogFields) | null;
+} = { fn: null, fields: null };
 
 let logFd = -1;
 let exiting = false;
@@ -127,11 +148,23 @@ function openLogFile(path: string, time: string): void {
   }
 }
 
+function lineOf(time: string, level: LogLevel, sock: unknown, message: string, text: string): Buffer {
+  const tag = TAGS[level] as string;
+  if (!logState.json) return Buffer.from(`${time} [${process.pid}] ${tag} ${text}\n`, 'latin1');
+  const fields = sock === null || sock === undefined || logPrefix.fields === null ? null : logPrefix.fields(sock);
+  return jsonLine(isoTimeMs(), process.pid, tag, message.slice(0, LOG_MESSAGE_MAX), fields);
+}
+
 function logGeneric(level: LogLevel, sock: unknown, message: string): void {
   if (logState.sink !== null) {
     logState.sink(level, message);
     return;
   }
+  if (logState.repeatLimit > 0 && level !== LogLevel.STATS && isTooOften(level, message, logState.repeatLimit)) return;
+  write(level, sock, message);
+}
+
+function write(level: LogLevel, sock: unknown, message: string): void {
   let text = message;
   if (sock !== null && sock !== undefined && logPrefix.fn !== null) text = logPrefix.fn(sock) + message;
   if (text.length > LOG_MESSAGE_MAX) text = text.slice(0, LOG_MESSAGE_MAX);
@@ -141,13 +174,18 @@ function logGeneric(level: LogLevel, sock: unknown, message: string): void {
   const state = logState;
   if (logFd < 0 && state.logfile !== null && state.logfile !== '') openLogFile(state.logfile, time);
   if (!state.quiet || logFd >= 0) {
-    const line = Buffer.from(`${time} [${process.pid}] ${TAGS[level]} ${text}\n`, 'latin1');
+    const line = lineOf(time, level, sock, message, text);
     if (!state.quiet) writeAll(STDERR_FD, line);
     if (logFd >= 0) writeAll(logFd, line);
   }
   if (state.syslog && level <= SYSLOG_LEVEL_MAX) {
     syslogWrite(PRIORITIES[level] as SyslogPrio, text, state.syslogIdent, state.syslogFacility);
   }
+}
+
+/** Ends a period of log_repeat_limit: tells how many lines were left out. */
+export function tellRepeats(): void {
+  for (const text of endOfRepeats(logState.repeatLimit)) write(LogLevel.INFO, null, text);
 }
 
 export function logNoise(message: string): void {
@@ -213,6 +251,7 @@ export function exitProcess(code: number): never {
         logError(`exit hook failed: ${(err as Error)?.message ?? err}`);
       }
     }
+    tellRepeats();
   }
   process.exit(code);
 }

@@ -123,6 +123,11 @@ export function formatTimeMs(time: WallTime | 0): string {
   return `${cachedText}.${`${ms - second * 1000}`.padStart(3, '0')} ${cachedZone}`;
 }
 
+/** Now as RFC 3339 writes it, in UTC: `2026-11-22T09:30:01.123Z`. */
+export function isoTimeMs(): string {
+  return new Date(usecOf(0) / 1000).toISOString();
+}
+
 /** `2026-11-22 09:30:01 UTC`: PgBouncer's format_time_s(). */
 export function formatTimeS(time: WallTime | 0): string {
   fillSecond(Math.floor(usecOf(time) / 1_000_000));

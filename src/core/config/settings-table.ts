@@ -52,6 +52,17 @@ export const enum LoadBalanceHosts {
   ROUND_ROBIN = 1,
 }
 
+/** The form of log lines. */
+export const enum LogFormat {
+  TEXT,
+  JSON,
+}
+
+const logFormatMap: readonly Lookup[] = [
+  { name: 'text', value: LogFormat.TEXT },
+  { name: 'json', value: LogFormat.JSON },
+];
+
 const authTypeMap: readonly Lookup[] = [
   { name: 'any', value: AuthType.ANY },
   { name: 'trust', value: AuthType.TRUST },
@@ -225,7 +236,9 @@ export const settingsTable: readonly Setting[] = [
   row('listen_port', 'listenPort', SettingType.INT, '6432', NO_RELOAD),
   row('log_connections', 'logConnections', SettingType.INT, '1'),
   row('log_disconnections', 'logDisconnections', SettingType.INT, '1'),
+  row('log_format', 'logFormat', SettingType.LOOKUP, 'text', !NO_RELOAD, logFormatMap),
   row('log_pooler_errors', 'logPoolerErrors', SettingType.INT, '1'),
+  row('log_repeat_limit', 'logRepeatLimit', SettingType.INT, '0', !NO_RELOAD, null, 0),
   row('log_stats', 'logStats', SettingType.INT, '1'),
   row('logfile', 'logfile', SettingType.STR, ''),
   row('loop_backend', 'loopBackend', SettingType.LOOKUP, 'auto', NO_RELOAD, loopBackendMap),
@@ -349,7 +362,9 @@ export const initial = {
   listenPort: 0,
   logConnections: 0,
   logDisconnections: 0,
+  logFormat: LogFormat.TEXT,
   logPoolerErrors: 0,
+  logRepeatLimit: 0,
   logStats: 0,
   logfile: '',
   ioThreads: IO_THREADS_AUTO,

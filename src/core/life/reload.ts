@@ -4,11 +4,14 @@
  */
 
 import { nextOf } from '../base/list';
-import { logError, logState, logWarning, resetLogging } from '../base/log';
+import { logError, logState, logWarning, resetLogging, tellRepeats } from '../base/log';
+import { USEC } from '../base/time';
+import { newTimer, timerStart, timerStop } from '../base/timer';
 import { loadAuthFile, requiresAuthFile, usersFileChanged } from '../config/authfile';
 import { warnIneffectiveSettings } from '../config/ineffective';
 import { applySettings, loadConfigFile } from '../config/loader';
 import { cf } from '../config/settings';
+import { LogFormat } from '../config/settings-table';
 import { tagPoolDirty } from '../link/dirty';
 import { killDatabase } from '../link/kill';
 import { reloadHba } from '../login/hba-rules';
@@ -17,6 +20,10 @@ import { poolList } from '../pool/pool';
 import { applyAuthFile } from '../pool/user';
 import { applyRecords } from './apply-config';
 
+/** The period of log_repeat_limit, in usec. */
+const REPEATS_PERIOD = 10 * USEC;
+const repeatsTimer = newTimer(tellRepeats);
+
 /** Applies the log settings, at start and when one of them changed. */
 export function applyLogSettings(): void {
   logState.verbose = cf.verbose;
@@ -24,6 +31,12 @@ export function applyLogSettings(): void {
   logState.syslog = cf.syslog !== 0;
   logState.syslogFacility = cf.syslogFacility;
   logState.syslogIdent = cf.syslogIdent;
+  logState.json = cf.logFormat === LogFormat.JSON;
+  if (logState.repeatLimit === cf.logRepeatLimit) return;
+  tellRepeats();
+  logState.repeatLimit = cf.logRepeatLimit;
+  if (cf.logRepeatLimit > 0) timerStart(repeatsTimer, REPEATS_PERIOD, REPEATS_PERIOD);
+  else timerStop(repeatsTimer);
 }
 
 /**

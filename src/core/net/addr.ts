@@ -4,6 +4,7 @@
 
 import { hostname } from 'node:os';
 import { logError, logNoise } from '../base/log';
+import type { LogFields } from '../base/log-json';
 import { Family, native, type SockAddr } from '../base/native';
 import { cf } from '../config/settings';
 import type { AnySocket, ClientSocket, PgAddr } from '../pool/bouncer';
@@ -138,6 +139,23 @@ export function logSocketPrefix(sock: unknown): string {
   const who =
     peerId > 0 ? `peer-${peerId}` : `${shownDatabase(sk)?.name ?? '(nodb)'}/${sk.loginUser?.name ?? '(nouser)'}`;
   return `${kind}-0x${sk.id.toString(16)}: ${who}@${host}:${addr.port} `;
+}
+
+/** The same as fields of a line in JSON. */
+export function logSocketFields(sock: unknown): LogFields {
+  const sk = sock as AnySocket;
+  const addr = sk.remoteAddr;
+  const fields: Record<string, string | number> = { socket: isServerSocket(sk) ? 'server' : 'client', id: sk.id };
+  if (sk.link !== null) fields.linked_id = sk.link.id;
+  const peerId = sk.pool?.db.peerId ?? 0;
+  const database = shownDatabase(sk)?.name;
+  if (peerId > 0) fields.peer = peerId;
+  else if (database !== undefined) fields.database = database;
+  if (sk.loginUser !== null) fields.user = sk.loginUser.name;
+  fields.address = addrHost(addr);
+  fields.port = addr.port;
+  if (addr.pid > 0) fields.pid_of_peer = addr.pid;
+  return fields;
 }
 
 /** True if the client is connected over a Unix socket. */
