@@ -21,6 +21,6 @@ export function jsonLine(time: string, pid: number, level: string, message: stri
   const line: Record<string, string | number> = { time, pid, level };
   for (const [name, value] of Object.entries(fields ?? {}))
     line[name] = typeof value === 'string' ? decoded(value) : value;
-  line.message = decoded(message.trimEnd());
+  line.message = decoded(message.replace(/\n+$/, ''));
   return Buffer.from(`${JSON.stringify(line)}\n`);
 }
