@@ -1,17 +1,19 @@
-// `npm run deb`: makes tsbouncer_VERSION_ARCH.deb from the built tree, for Debian and Ubuntu with systemd and the Node that
-// runs this script. Needs dpkg-deb.
+// Makes two packages for Debian and Ubuntu from the built tree (`npm run deb`). The package tsbouncer is the pooler, for
+// each Node that has an addon in prebuilds/. The package tsbouncer-pgbouncer replaces the package pgbouncer: it gives
+// tsbouncer that name, its unit and its files. What they install besides the program is in packaging/deb/. Needs
+// dpkg-deb.
 //
-//     node scripts/deb.mjs [folder]   the default is the project's folder
+//     node scripts/deb.mjs [folder [version]]   the defaults are the project's folder and version
 import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
-  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -20,125 +22,227 @@ import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { prebuiltName } from './install-addon.mjs';
+import { HOME, installTree, prebuiltAddons } from './install-tree.mjs';
 
 const top = fileURLToPath(new URL('..', import.meta.url));
 const folder = resolve(process.argv[2] ?? top);
-const { version, dependencies } = JSON.parse(readFileSync(join(top, 'package.json'), 'utf8'));
+const version = process.argv[3] ?? JSON.parse(readFileSync(join(top, 'package.json'), 'utf8')).version;
 const arch = { x64: 'amd64', arm64: 'arm64' }[process.arch];
-const ABI = Number(process.versions.node.split('.')[0]);
-const HOME = 'usr/lib/tsbouncer';
+const MAINTAINER = 'The tsbouncer authors <tsbouncer@users.noreply.github.com>';
+const SCRIPTS = ['preinst', 'postinst', 'prerm', 'postrm'];
 
-const CONFFILES = ['/etc/tsbouncer/tsbouncer.ini', '/etc/tsbouncer/userlist.txt'];
+/** What PgBouncer's package was when its unit, paths and conffiles were read: what this one says it provides. */
+const PGBOUNCER_VERSION = /PGBOUNCER_COMPAT_VERSION = '([\d.]+)'/.exec(
+  readFileSync(join(top, 'src', 'core', 'base', 'version.ts'), 'latin1'),
+)[1];
 
-/** Makes the user that the unit names, and keeps passwords to it. The service is not started: it has no database yet. */
-const POSTINST = `#!/bin/sh
-set -e
-if [ "$1" = configure ]; then
-  getent passwd postgres >/dev/null || adduser --system --quiet --home /var/lib/postgresql --no-create-home \\
-    --shell /bin/sh --group --gecos "PostgreSQL administrator" postgres
-  chown root:postgres ${CONFFILES.join(' ')}
-  chmod 640 ${CONFFILES.join(' ')}
-  [ ! -d /run/systemd/system ] || systemctl daemon-reload
-fi
-`;
-
-/** An upgrade leaves the old process running: "systemctl reload", with the unit's online reboot, replaces it. */
-const PRERM = `#!/bin/sh
-set -e
-if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
-  systemctl --no-reload disable --now tsbouncer.service tsbouncer.socket
-fi
-`;
-
-const POSTRM = `#!/bin/sh
-set -e
-[ ! -d /run/systemd/system ] || systemctl daemon-reload
-`;
+/** Major version of Node by the version of its binary interface, which is in an addon's name. */
+const NODE_OF_ABI = { 115: 20, 127: 22, 137: 24 };
 
 function fail(text) {
   console.error(text);
   process.exit(1);
 }
 
-/** The packages that the installed program needs, and those that these need. */
-function needed(names, found = new Set()) {
-  for (const name of names) {
-    if (name === 'node-addon-api' || found.has(name)) continue;
-    found.add(name);
-    const own = JSON.parse(readFileSync(join(top, 'node_modules', name, 'package.json'), 'utf8'));
-    needed(Object.keys(own.dependencies ?? {}), found);
-  }
-  return found;
-}
+const read = (path) => readFileSync(join(top, path));
 
-/** The newest version of the C library that the addon names. */
+/** The newest version of the C library that a program names. */
 function libcVersion(addon) {
   const found = [...readFileSync(addon, 'latin1').matchAll(/GLIBC_(\d+)\.(\d+)/g)].map((match) => Number(match[2]));
   return `2.${Math.max(...found)}`;
 }
 
-const addon = join(top, prebuiltName());
+/** What the addons need: a range of Node's versions, and C libraries. */
+function runtimeDependencies() {
+  const addons = prebuiltAddons();
+  const nodes = addons.map((path) => NODE_OF_ABI[/node-(\d+)/.exec(path)[1]]).filter((major) => major !== undefined);
+  if (nodes.length === 0) fail(`no addon for a version of Node that is maintained: ${addons.join(', ')}`);
+  const libc = addons
+    .map((path) => libcVersion(join(top, path)))
+    .sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
+  return [
+    `nodejs (>= ${Math.min(...nodes)})`,
+    `nodejs (<< ${Math.max(...nodes) + 1})`,
+    `libc6 (>= ${libc.at(-1)})`,
+    'libgcc-s1',
+    'libstdc++6',
+    'systemd-standalone-sysusers | systemd-sysusers | systemd',
+    'systemd-standalone-tmpfiles | systemd-tmpfiles | systemd',
+  ];
+}
+
+/** A package that is being assembled in a folder. */
+class Package {
+  constructor(name, architecture) {
+    this.name = name;
+    this.architecture = architecture;
+    this.root = mkdtempSync(join(tmpdir(), `${name}-deb-`));
+    chmodSync(this.root, 0o755);
+    for (const script of SCRIPTS.filter((kind) => existsSync(join(top, `packaging/deb/${name}.${kind}`)))) {
+      this.write(`DEBIAN/${script}`, read(`packaging/deb/${name}.${script}`), 0o755);
+    }
+  }
+
+  at(path) {
+    mkdirSync(dirname(join(this.root, path)), { recursive: true });
+    return join(this.root, path);
+  }
+
+  write(path, data, mode = 0o644) {
+    writeFileSync(this.at(path), data);
+    chmodSync(this.at(path), mode);
+  }
+
+  zip(path, data) {
+    this.write(`${path}.gz`, gzipSync(data, { level: 9 }));
+  }
+
+  /** What each package has to say: licence, history, and the faults that lintian reports for a reason. */
+  document(date, packages = []) {
+    const doc = `usr/share/doc/${this.name}`;
+    this.write(`${doc}/copyright`, copyright(packages));
+    const entry = `${this.name} (${version}) unstable; urgency=medium\n\n  * See CHANGELOG.md.gz of the package tsbouncer.\n\n`;
+    this.zip(`${doc}/changelog`, `${entry} -- ${MAINTAINER}  ${date}\n`);
+    const overrides = `packaging/deb/${this.name}.lintian-overrides`;
+    if (existsSync(join(top, overrides))) this.write(`usr/share/lintian/overrides/${this.name}`, read(overrides));
+  }
+
+  /** @param fields of the control file, after those that every package has */
+  build(fields) {
+    const files = [...walk(this.root)].filter((path) => !path.startsWith('DEBIAN/'));
+    const size = files.reduce((sum, path) => sum + Math.ceil(statSync(join(this.root, path)).size / 1024), 0);
+    const sums = spawnSync('md5sum', ['--', ...files], { cwd: this.root });
+    this.write('DEBIAN/md5sums', sums.stdout);
+    const first = { Package: this.name, Version: version, Architecture: this.architecture, Maintainer: MAINTAINER };
+    const control = { ...first, 'Installed-Size': size, Section: 'database', Priority: 'optional', ...fields };
+    const text = Object.entries(control).map(([key, value]) => `${key}: ${value}\n`);
+    this.write('DEBIAN/control', text.join(''));
+    const file = join(folder, `${this.name}_${version}_${this.architecture}.deb`);
+    const built = spawnSync('dpkg-deb', ['--root-owner-group', '--build', this.root, file], {
+      stdio: ['ignore', 'ignore', 'inherit'],
+      env: { ...process.env, SOURCE_DATE_EPOCH: String(changed) },
+    });
+    rmSync(this.root, { recursive: true });
+    if (built.status !== 0) fail('dpkg-deb failed');
+    console.log(file);
+  }
+}
+
+/** The regular files below a folder, as paths relative to `root`. */
+function* walk(root, below = '') {
+  const entries = readdirSync(join(root, below), { withFileTypes: true });
+  for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    const path = join(below, entry.name);
+    if (entry.isDirectory()) yield* walk(root, path);
+    else if (entry.isFile()) yield path;
+  }
+}
+
+/** The licences of the program and of the packages of npm in it. */
+function copyright(packages) {
+  const others = packages
+    .filter((name) => existsSync(join(top, 'node_modules', name, 'LICENSE')))
+    .map((name) => `\n\nThe files in /${HOME}/node_modules/${name}:\n\n${read(`node_modules/${name}/LICENSE`)}`);
+  return `${read('LICENSE')}${others.join('')}`;
+}
+
+/** The commit's time, so that the same tree makes the same packages; in seconds. */
+function changeTime() {
+  if (process.env.SOURCE_DATE_EPOCH !== undefined) return Number(process.env.SOURCE_DATE_EPOCH);
+  const git = spawnSync('git', ['log', '-1', '--format=%ct'], { cwd: top, encoding: 'utf8' });
+  return git.status === 0 ? Number(git.stdout) : Math.floor(statSync(join(top, 'package.json')).mtimeMs / 1000);
+}
+
+function manPages(pack, name) {
+  for (const section of [1, 5]) {
+    const path = `usr/share/man/man${section}/${name}.${section}`;
+    if (name === 'tsbouncer') pack.zip(path, read(`dist/man/tsbouncer.${section}`));
+    else symlinkSync(`tsbouncer.${section}.gz`, pack.at(`${path}.gz`));
+  }
+}
+
+function makeTsbouncer(date) {
+  const pack = new Package('tsbouncer', arch);
+  const packages = installTree(pack.root);
+  symlinkSync('../lib/tsbouncer/dist/main.js', pack.at('usr/bin/tsbouncer'));
+  pack.write(`${HOME}/online-reboot`, read('packaging/deb/online-reboot'), 0o755);
+  pack.write('usr/lib/sysusers.d/tsbouncer.conf', read('packaging/deb/sysusers.conf'));
+  pack.write('usr/lib/tmpfiles.d/tsbouncer.conf', read('packaging/deb/tmpfiles.conf'));
+  pack.write('etc/logrotate.d/tsbouncer', read('packaging/deb/logrotate'));
+  const socket = read('etc/tsbouncer.socket').toString().replace('=/tmp/.s', '=/run/tsbouncer/.s');
+  pack.write('usr/lib/systemd/system/tsbouncer.socket', socket);
+  pack.write('usr/lib/systemd/system/tsbouncer.service', read('etc/tsbouncer.service'));
+  const takeover = 'tsbouncer-takeover.service';
+  pack.write(`usr/lib/systemd/system/${takeover}`, read(`packaging/deb/${takeover}`));
+  pack.write('etc/tsbouncer/tsbouncer.ini', packagedIni());
+  // no user: the passwords of the sample file are public
+  pack.write('etc/tsbouncer/userlist.txt', '');
+  manPages(pack, 'tsbouncer');
+  for (const page of readdirSync(join(top, 'docs'))) pack.zip(`usr/share/doc/tsbouncer/${page}`, read(`docs/${page}`));
+  pack.zip('usr/share/doc/tsbouncer/CHANGELOG.md', read('CHANGELOG.md'));
+  pack.document(date, packages);
+  const conffiles = ['/etc/logrotate.d/tsbouncer', '/etc/tsbouncer/tsbouncer.ini', '/etc/tsbouncer/userlist.txt'];
+  pack.write('DEBIAN/conffiles', `${conffiles.join('\n')}\n`);
+  pack.build({
+    Depends: runtimeDependencies().join(', '),
+    Suggests: 'logrotate, tsbouncer-pgbouncer',
+    Description: `connection pooler for PostgreSQL, compatible with PgBouncer
+ It reads PgBouncer's config and has its console, signals and log lines. It
+ takes over from a running PgBouncer without disconnecting clients, and a new
+ version of it takes over from the old one.`,
+  });
+}
+
+/** The sample config with the folders of the package. */
+function packagedIni() {
+  const values = {
+    auth_file: '/etc/tsbouncer/userlist.txt',
+    pidfile: '/run/tsbouncer/tsbouncer.pid',
+    logfile: '/var/log/tsbouncer/tsbouncer.log',
+    unix_socket_dir: '/run/tsbouncer',
+  };
+  let ini = read('etc/tsbouncer.ini')
+    .toString('latin1')
+    .replace(/^auth_file = .*\n/m, '');
+  for (const [name, value] of Object.entries(values)) {
+    const line = new RegExp(`^;${name} =.*\n`, 'm');
+    if (!line.test(ini)) fail(`etc/tsbouncer.ini has no line ";${name} ="`);
+    ini = ini.replace(line, (found) => `${found}${name} = ${value}\n`);
+  }
+  return Buffer.from(ini, 'latin1');
+}
+
+function makePgbouncer(date) {
+  const pack = new Package('tsbouncer-pgbouncer', 'all');
+  const doc = 'usr/share/doc/tsbouncer-pgbouncer';
+  symlinkSync('../bin/tsbouncer', pack.at('usr/sbin/pgbouncer'));
+  pack.write('usr/lib/systemd/system/pgbouncer.service', read('packaging/deb/pgbouncer.service'));
+  const socket = read('etc/tsbouncer.socket').toString().replace('=/tmp/.s', '=/run/postgresql/.s');
+  pack.write('usr/lib/systemd/system/pgbouncer.socket', socket);
+  pack.write(`${doc}/examples/pgbouncer.ini`, read('packaging/deb/pgbouncer.ini'));
+  manPages(pack, 'pgbouncer');
+  pack.document(date);
+  pack.build({
+    'Pre-Depends': 'init-system-helpers (>= 1.54~)',
+    Depends: `tsbouncer (= ${version}), postgresql-common (>= 26)`,
+    Provides: `pgbouncer (= ${PGBOUNCER_VERSION})`,
+    Conflicts: 'pgbouncer',
+    Replaces: 'pgbouncer',
+    Description: `tsbouncer in the place of the package pgbouncer
+ It has the program /usr/sbin/pgbouncer and the service pgbouncer, which run
+ tsbouncer with the files in /etc/pgbouncer.
+ .
+ For the installation without disconnecting clients see "Debian package" in
+ /usr/share/doc/tsbouncer/install.md.gz: "systemctl start tsbouncer-takeover"
+ comes first.`,
+  });
+}
+
 if (arch === undefined || process.platform !== 'linux') fail('only for linux on x64 and arm64');
-if (!existsSync(join(top, 'dist', 'main.js')) || !existsSync(addon)) {
+if (!existsSync(join(top, 'dist', 'main.js')) || !existsSync(join(top, prebuiltName()))) {
   fail('not built: run npm run build && node scripts/prebuild.mjs');
 }
-
-const root = mkdtempSync(join(tmpdir(), 'tsbouncer-deb-'));
-chmodSync(root, 0o755);
-const at = (path) => {
-  mkdirSync(dirname(join(root, path)), { recursive: true });
-  return join(root, path);
-};
-const write = (path, text, mode = 0o644) => writeFileSync(at(path), text, { mode });
-const read = (path) => readFileSync(join(top, path));
-
-cpSync(join(top, 'dist'), at(`${HOME}/dist`), { recursive: true, filter: (path) => !/\/dist\/(man|demo)$/.test(path) });
-cpSync(addon, at(join(HOME, prebuiltName())));
-write(`${HOME}/package.json`, read('package.json'));
-for (const name of needed(Object.keys(dependencies))) {
-  cpSync(join(top, 'node_modules', name), at(`${HOME}/node_modules/${name}`), { recursive: true });
-}
-symlinkSync('../lib/tsbouncer/dist/main.js', at('usr/bin/tsbouncer'));
-for (const section of [1, 5]) {
-  write(`usr/share/man/man${section}/tsbouncer.${section}.gz`, gzipSync(read(`dist/man/tsbouncer.${section}`)));
-}
-for (const unit of ['service', 'socket'])
-  write(`usr/lib/systemd/system/tsbouncer.${unit}`, read(`etc/tsbouncer.${unit}`));
-for (const page of readdirSync(join(top, 'docs'))) write(`usr/share/doc/tsbouncer/${page}`, read(`docs/${page}`));
-write('usr/share/doc/tsbouncer/copyright', read('LICENSE'));
-write('usr/share/doc/tsbouncer/changelog.gz', gzipSync(read('CHANGELOG.md')));
-const ini = read('etc/tsbouncer.ini').toString('latin1');
-write(
-  'etc/tsbouncer/tsbouncer.ini',
-  Buffer.from(ini.replace(/^auth_file = .*/m, `auth_file = ${CONFFILES[1]}`), 'latin1'),
-);
-// no user: the passwords of the sample file are public
-write('etc/tsbouncer/userlist.txt', '');
-
-write(
-  'DEBIAN/control',
-  `Package: tsbouncer
-Version: ${version}
-Architecture: ${arch}
-Maintainer: The tsbouncer authors <tsbouncer@localhost>
-Section: database
-Priority: optional
-Depends: nodejs (>= ${ABI}), nodejs (<< ${ABI + 1}), libc6 (>= ${libcVersion(addon)}), adduser
-Recommends: openssl
-Description: connection pooler for PostgreSQL, compatible with PgBouncer
- It reads PgBouncer's config and has its console, signals and log lines. It
- takes over from a running PgBouncer without disconnecting clients.
-`,
-);
-write('DEBIAN/conffiles', `${CONFFILES.join('\n')}\n`);
-write('DEBIAN/postinst', POSTINST, 0o755);
-write('DEBIAN/prerm', PRERM, 0o755);
-write('DEBIAN/postrm', POSTRM, 0o755);
-
-const file = join(folder, `tsbouncer_${version}_${arch}.deb`);
-const built = spawnSync('dpkg-deb', ['--root-owner-group', '--build', root, file], {
-  stdio: ['ignore', 'ignore', 'inherit'],
-});
-rmSync(root, { recursive: true });
-if (built.status !== 0) fail('dpkg-deb failed');
-console.log(file);
+const changed = changeTime();
+const date = new Date(changed * 1000).toUTCString().replace('GMT', '+0000');
+makeTsbouncer(date);
+makePgbouncer(date);

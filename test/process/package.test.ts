@@ -10,15 +10,17 @@ import {
   existsSync,
   mkdirSync,
   readFileSync,
+  readlinkSync,
   renameSync,
   rmSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { freePort } from '../../tools/postgres';
 import { giveTo, spawnAs } from '../../tools/unprivileged';
 import { iniText, itUnless, run, startProgram, tempDir, user } from '../harness';
+import { before, describe } from '../harness/limits';
 import { LogTail } from '../harness/log-tail';
 import { PROJECT_DIR } from '../harness/machine';
 import { noProgram } from '../harness/needs';
@@ -101,43 +103,72 @@ itUnless(noProgram('npm') ?? noProgram('tar'))('the package runs without a compi
   assert.match(compiled.stderr, /could not compile the addon: python3, make and g\+\+ are needed/);
 });
 
-itUnless(noProgram('dpkg-deb'))(
-  'the Debian package has the program, its manual, its units and no known password',
-  async () => {
-    const dir = tempDir('deb');
-    const built = await run('npm', ['run', '--silent', 'deb', '--', dir], { cwd: PROJECT_DIR, asSelf: true });
-    assert.equal(built.code, 0, built.stderr);
-    const file = built.stdout.trim();
-    const root = join(dir, 'root');
-    for (const args of [
-      ['--extract', file, root],
-      ['--control', file, join(dir, 'control')],
-    ]) {
-      const done = await run('dpkg-deb', args, { asSelf: true });
-      assert.equal(done.code, 0, done.stderr);
-    }
-    for (const script of ['postinst', 'prerm', 'postrm']) {
-      const checked = await run('/bin/sh', ['-n', join(dir, 'control', script)], { asSelf: true });
-      assert.equal(checked.code, 0, checked.stderr);
-    }
-    const control = readFileSync(join(dir, 'control', 'control'), 'latin1');
-    assert.match(control, /^Depends: nodejs \(>= \d+\), nodejs \(<< \d+\), libc6 \(>= 2\.\d+\), adduser$/m);
-    assert.equal(readFileSync(join(root, 'etc', 'tsbouncer', 'userlist.txt'), 'latin1'), '');
-    const ini = readFileSync(join(root, 'etc', 'tsbouncer', 'tsbouncer.ini'), 'latin1');
-    assert.match(ini, /^auth_file = \/etc\/tsbouncer\/userlist\.txt$/m);
+/** Makes the Debian packages. @returns the folder in which each is unpacked, with its control files in DEBIAN */
+async function unpackedDebs(dir: string): Promise<{ tsbouncer: string; pgbouncer: string }> {
+  const built = await run('npm', ['run', '--silent', 'deb', '--', dir], { cwd: PROJECT_DIR, asSelf: true });
+  assert.equal(built.code, 0, built.stderr);
+  const files = built.stdout.trim().split('\n');
+  assert.equal(files.length, 2);
+  for (const file of files) {
+    const done = await run('dpkg-deb', ['--raw-extract', file, join(dir, basename(file).split('_')[0] as string)], {
+      asSelf: true,
+    });
+    assert.equal(done.code, 0, done.stderr);
+  }
+  return { tsbouncer: join(dir, 'tsbouncer'), pgbouncer: join(dir, 'tsbouncer-pgbouncer') };
+}
+
+// `npm run deb-test` installs them
+describe('the Debian packages', () => {
+  const missing = noProgram('dpkg-deb');
+  let dir: string;
+  let roots: { tsbouncer: string; pgbouncer: string };
+  before(async () => {
+    if (missing !== null) return;
+    dir = tempDir('deb');
+    roots = await unpackedDebs(dir);
+  });
+
+  itUnless(missing)('have the program, its manual, its units and no known password', async () => {
+    const control = readFileSync(join(roots.tsbouncer, 'DEBIAN', 'control'), 'latin1');
+    assert.match(control, /^Depends: nodejs \(>= \d+\), nodejs \(<< \d+\), libc6 \(>= 2\.\d+\), /m);
+    assert.equal(readFileSync(join(roots.tsbouncer, 'etc', 'tsbouncer', 'userlist.txt'), 'latin1'), '');
     for (const path of [
       'usr/lib/systemd/system/tsbouncer.service',
       'usr/lib/systemd/system/tsbouncer.socket',
+      'usr/lib/systemd/system/tsbouncer-takeover.service',
       'usr/share/man/man1/tsbouncer.1.gz',
       'usr/share/man/man5/tsbouncer.5.gz',
       'usr/share/doc/tsbouncer/copyright',
     ]) {
-      assert.ok(existsSync(join(root, path)), path);
+      assert.ok(existsSync(join(roots.tsbouncer, path)), path);
     }
     giveTo(user, dir);
-    const version = await run(join(root, 'usr', 'bin', 'tsbouncer'), ['-V'], {
+    const version = await run(join(roots.tsbouncer, 'usr', 'bin', 'tsbouncer'), ['-V'], {
       env: { PATH: `${join(process.execPath, '..')}:/usr/bin` },
     });
     assert.match(version.stdout, /^PgBouncer \d+\.\d+\.\d+\ntsbouncer \d/, version.stderr);
-  },
-);
+  });
+
+  itUnless(missing)('have a config with the folders of the package, in which online reboot is possible', () => {
+    const ini = readFileSync(join(roots.tsbouncer, 'etc', 'tsbouncer', 'tsbouncer.ini'), 'latin1');
+    for (const line of [
+      'auth_file = /etc/tsbouncer/userlist.txt',
+      'pidfile = /run/tsbouncer/tsbouncer.pid',
+      'logfile = /var/log/tsbouncer/tsbouncer.log',
+      'unix_socket_dir = /run/tsbouncer',
+    ]) {
+      assert.ok(ini.split('\n').includes(line), line);
+    }
+  });
+
+  itUnless(missing)('replace the package pgbouncer, and do not ask about its files', () => {
+    const control = readFileSync(join(roots.pgbouncer, 'DEBIAN', 'control'), 'latin1');
+    assert.match(control, /^Provides: pgbouncer \(= \d+\.\d+\.\d+\)$/m);
+    assert.match(control, /^Conflicts: pgbouncer$/m);
+    assert.match(control, /^Replaces: pgbouncer$/m);
+    assert.equal(existsSync(join(roots.pgbouncer, 'DEBIAN', 'conffiles')), false);
+    assert.equal(existsSync(join(roots.pgbouncer, 'etc')), false);
+    assert.equal(readlinkSync(join(roots.pgbouncer, 'usr', 'sbin', 'pgbouncer')), '../bin/tsbouncer');
+  });
+});
