@@ -81,6 +81,16 @@ describe('settings', () => {
             assert.equal(getConfigParam(name), text);
           }
           break;
+        case SettingType.NETWORKS:
+          for (const text of ['10.1.2.3/8, ::1,unix', '192.0.2.1', '2001:db8::/32', '']) {
+            assert.equal(setConfigParam(name, text), SetResult.OK, name);
+            assert.equal(getConfigParam(name), text);
+          }
+          for (const bad of ['x', '10.0.0.0/33', '10.0.0/8', '::/129', '10.0.0.0/', '10.0.0.0/8,,::1', 'unix/8']) {
+            assert.equal(setConfigParam(name, bad), SetResult.INVALID, `${name} = ${bad}`);
+            assert.equal(cf[field], '');
+          }
+          break;
         case SettingType.INT:
         case SettingType.UINT:
         case SettingType.DEFER:

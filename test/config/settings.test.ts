@@ -295,7 +295,12 @@ describe('SHOW CONFIG and SET', () => {
       for (const { name, type, map, noReload } of settingsTable) {
         // settings about logins and the place of the config are tested elsewhere
         if (['admin_users', 'conffile', 'auth_type', 'logfile', 'auth_file'].includes(name)) continue;
-        const text = [SettingType.STR, SettingType.AUTHDB].includes(type) ? 'some_text' : '3000';
+        const texts: Partial<Record<SettingType, string>> = {
+          [SettingType.STR]: 'some_text',
+          [SettingType.AUTHDB]: 'some_text',
+          [SettingType.NETWORKS]: '10.0.0.0/8',
+        };
+        const text = texts[type] ?? '3000';
         const value = map === null ? text : (map.at(-1)?.name ?? '');
         const before = await shown(name);
         await console.query(`SET ${name} = '${value}'`);

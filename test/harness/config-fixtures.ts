@@ -142,6 +142,7 @@ pkt_buf|4096|no
 pool_mode|session|yes
 pool_idle_timeout|0|yes
 prepared_errors_fatal|0|yes
+proxy_protocol_networks||yes
 query_timeout|0|yes
 query_wait_notify|5|yes
 query_wait_timeout|120|yes

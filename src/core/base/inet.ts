@@ -67,6 +67,22 @@ export function parseInet(text: string): Uint8Array | null {
   return parseInet6(text) ?? parseInet4(text);
 }
 
+function maskOfBits(bits: number, length: number): Uint8Array {
+  const mask = new Uint8Array(length);
+  for (let i = 0; i < length; i++) {
+    const here = Math.min(8, Math.max(0, bits - 8 * i));
+    mask[i] = 0xff & (0xff << (8 - here));
+  }
+  return mask;
+}
+
+/** The mask of the number after the slash. @param length of the address. @returns null if it is not such a number */
+export function parseMaskBits(text: string, length: number): Uint8Array | null {
+  if (!/^[0-9]{1,9}$/.test(text)) return null;
+  const bits = Number(text);
+  return bits > 8 * length ? null : maskOfBits(bits, length);
+}
+
 /** The usual spelling of 4 or 16 bytes; RFC 5952 for IPv6. */
 export function formatInet(bytes: Uint8Array): string {
   if (bytes.length === IPV4_BYTES) return bytes.join('.');

@@ -8,7 +8,7 @@
  */
 
 import { posix } from 'node:path';
-import { formatInet, parseInet, parseInet4, parseInet6 } from '../base/inet';
+import { formatInet, parseInet, parseInet4, parseInet6, parseMaskBits } from '../base/inet';
 import { logError, logWarning, strerror } from '../base/log';
 import { type IdentMap, type IdentMaps, readLines } from './ident';
 import { AuthType } from './settings-table';
@@ -140,22 +140,6 @@ function noNames(): HbaNames {
 }
 
 /* DEL */
-
-function maskOfBits(bits: number, length: number): Uint8Array {
-  const mask = new Uint8Array(length);
-  for (let i = 0; i < length; i++) {
-    const here = Math.min(8, Math.max(0, bits - 8 * i));
-    mask[i] = 0xff & (0xff << (8 - here));
-  }
-  return mask;
-}
-
-/** The number after the slash. @returns null if it is not a number, or too large for the family */
-function parseMaskBits(text: string, length: number): Uint8Array | null {
-  if (!/^[0-9]{1,9}$/.test(text)) return null;
-  const bits = Number(text);
-  return bits > 8 * length ? null : maskOfBits(bits, length);
-}
 
 /** ADDRESS/BITS, or ADDRESS and MASK as two words. @returns false after logging the fault */
 function parseAddress(rule: HbaRule, tokens: Tokens, file: string): boolean {

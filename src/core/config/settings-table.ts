@@ -154,6 +154,8 @@ export const enum SettingType {
   LOOKUP,
   /** a string that must not be the name of the console's database */
   AUTHDB,
+  /** a list of networks, see networks.ts */
+  NETWORKS,
   /** an int; listeners are told only of a change between zero and non-zero */
   DEFER,
 }
@@ -257,6 +259,7 @@ export const settingsTable: readonly Setting[] = [
   row('pool_mode', 'poolMode', SettingType.LOOKUP, 'session', false, poolModeMap),
   row('pool_idle_timeout', 'poolIdleTimeout', SettingType.TIME, '0'),
   row('prepared_errors_fatal', 'preparedErrorsFatal', SettingType.INT, '0'),
+  row('proxy_protocol_networks', 'proxyProtocolNetworks', SettingType.NETWORKS, ''),
   row('query_timeout', 'queryTimeout', SettingType.TIME, '0'),
   row('query_wait_notify', 'queryWaitNotify', SettingType.INT, '5'),
   row('query_wait_timeout', 'queryWaitTimeout', SettingType.TIME, '120'),
@@ -389,6 +392,7 @@ export const initial = {
   /** usec */
   poolIdleTimeout: 0,
   /** usec */
+  proxyProtocolNetworks: '',
   queryTimeout: 0,
   /** seconds, as an int: PgBouncer does not treat this timeout as a time */
   queryWaitNotify: 0,

@@ -4,6 +4,7 @@
  */
 
 import { logError } from '../base/log';
+import { isNetworkList } from './networks';
 import { initial, type Setting, type Settings, SettingType, settingsTable } from './settings-table';
 import {
   formatLookup,
@@ -83,6 +84,8 @@ export function parseSetting(setting: Setting, text: string): string | number | 
         return null;
       }
       return text;
+    case SettingType.NETWORKS:
+      return isNetworkList(text) ? text : null;
   }
 }
 

@@ -316,6 +316,8 @@ export abstract class PgSocket implements ListNode {
 /** The data of a client that is needed only until its login is complete. */
 export class ClientLogin {
   phase: LoginPhase = LoginPhase.STARTUP;
+  /** the connection has to begin with a header of the PROXY protocol, which has not arrived yet */
+  proxyHeaderDue = false;
   /** AuthType, -1 = not decided yet */
   method = -1;
   /** NegotiateProtocolVersion has been sent */

@@ -3,10 +3,12 @@
 import { slogDebug, wantDebug } from '../base/log';
 import { native } from '../base/native';
 import { getCachedTime } from '../base/time';
+import { expectsProxyHeader } from '../login/proxy-protocol';
 import { connInfo, fillAddrs } from '../net/addr';
 import { attachHandle, sbufContinue } from '../net/sbuf';
 import { tuneAccepted } from '../net/tune';
 import { SocketState } from '../pool/bouncer';
+import { loginOf } from '../pool/socket';
 import { changeClientState, newClient } from '../pool/states';
 
 /** Handles a new connection from a listening socket. */
@@ -25,6 +27,7 @@ export function acceptClient(fd: number, isUnix: boolean): void {
   fillAddrs(client, fd, isUnix);
   attachHandle(client, handle);
   changeClientState(client, SocketState.CL_LOGIN);
+  loginOf(client).proxyHeaderDue = expectsProxyHeader(client);
   if (wantDebug()) slogDebug(client, `P: got connection: ${connInfo(client)}`);
   sbufContinue(client);
 }

@@ -12,6 +12,7 @@ import { acceptCancelRequest, dropCanceled } from '../link/cancel';
 import { findServer } from '../link/find-server';
 import { disconnectClient } from '../link/objects';
 import { handlePasswordPacket } from '../login/login';
+import { takeProxyHeader } from '../login/proxy-protocol';
 import { decideStartupPool, resumeAfterAuthQuery } from '../login/startup';
 import { finishClientLogin } from '../login/welcome';
 import { isUnixClient } from '../net/addr';
@@ -59,6 +60,11 @@ function inStartupPhase(client: ClientSocket): boolean {
 }
 
 function handlePacket(client: ClientSocket, off: number, end: number): Verdict {
+  if (client.login?.proxyHeaderDue) {
+    hdr.len = takeProxyHeader(client, arena, off, end);
+    if (hdr.len > 0) return Verdict.CONSUMED;
+    return isDead(client) ? Verdict.DISCONNECTED : Verdict.NEED_MORE;
+  }
   if (incompleteHeader(arena, off, end)) {
     if (wantNoise()) slogNoise(client, 'C: got partial header, trying to wait a bit');
     return Verdict.NEED_MORE;
