@@ -26,6 +26,7 @@ describe('[databases]', () => {
         maxDbConnections: -1,
         maxDbClientConnections: -1,
         serverLifetime: 0,
+        serverLoginConcurrency: -1,
         maxProtocol32: true,
         connectQuery: null,
         authUser: null,
@@ -46,7 +47,7 @@ describe('[databases]', () => {
     const connstr =
       "application_name=app timezone='Europe/Berlin' datestyle=ISO client_encoding=LATIN1 dbname=real host=h1,h2 " +
       "port=5433 user=u password='p''w d' auth_user=au auth_dbname=ad auth_query='SELECT 1' pool_size=1 min_pool_size=2 " +
-      'reserve_pool_size=3 query_wait_timeout=4 max_db_connections=5 max_db_client_connections=6 server_lifetime=7 max_protocol_version=3.0 ' +
+      'reserve_pool_size=3 query_wait_timeout=4 max_db_connections=5 max_db_client_connections=6 server_lifetime=7 server_login_concurrency=8 max_protocol_version=3.0 ' +
       "load_balance_hosts=DISABLE pool_mode=statement connect_query='SET a = 1'";
     const parsed = load(`[databases]\ndb = ${connstr}\n[pgbouncer]\n`);
     assert.deepEqual(parsed.databases[0], {
@@ -61,6 +62,7 @@ describe('[databases]', () => {
       maxDbConnections: 5,
       maxDbClientConnections: 6,
       serverLifetime: 7e6,
+      serverLoginConcurrency: 8,
       maxProtocol32: false,
       connectQuery: 'SET a = 1',
       authUser: 'au',

@@ -157,6 +157,8 @@ server_connect_timeout|15|yes
 server_fast_close|0|yes
 server_idle_timeout|600|yes
 server_lifetime|3600|yes
+server_lifetime_jitter|0|yes
+server_login_concurrency|4|yes
 server_login_retry|15|yes
 server_recovery_timeout|0|yes
 server_reset_query|DISCARD ALL|yes

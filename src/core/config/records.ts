@@ -34,6 +34,7 @@ export interface DatabaseConfig {
   maxDbClientConnections: number;
   /** usec */
   serverLifetime: number;
+  serverLoginConcurrency: number;
   /** max_protocol_version */
   maxProtocol32: boolean;
   connectQuery: string | null;
@@ -97,6 +98,7 @@ export const DATABASE_DEFAULTS: Readonly<DatabaseConfig> = Object.freeze({
   maxDbConnections: -1,
   maxDbClientConnections: -1,
   serverLifetime: 0,
+  serverLoginConcurrency: -1,
   maxProtocol32: true,
   connectQuery: null,
   authUser: null,
@@ -221,6 +223,13 @@ const databaseParams: ReadonlyMap<string, ApplyParam<DatabaseDraft>> = new Map<s
   ],
   ['max_db_connections', plain((db, v) => (db.maxDbConnections = atoi(v)))],
   ['max_db_client_connections', plain((db, v) => (db.maxDbClientConnections = atoi(v)))],
+  [
+    'server_login_concurrency',
+    (db, v) => {
+      db.serverLoginConcurrency = atoi(v);
+      return db.serverLoginConcurrency > 0 ? null : `invalid server_login_concurrency: ${v}`;
+    },
+  ],
   ['server_lifetime', plain((db, v) => (db.serverLifetime = atoiSecondsUsec(v)))],
   [
     'load_balance_hosts',

@@ -274,6 +274,8 @@ export const settingsTable: readonly Setting[] = [
   row('server_fast_close', 'serverFastClose', SettingType.INT, '0'),
   row('server_idle_timeout', 'serverIdleTimeout', SettingType.TIME, '600'),
   row('server_lifetime', 'serverLifetime', SettingType.TIME, '3600'),
+  row('server_lifetime_jitter', 'serverLifetimeJitter', SettingType.INT, '0', false, null, 0, 100),
+  row('server_login_concurrency', 'serverLoginConcurrency', SettingType.INT, '4', false, null, 1, 1000),
   row('server_login_retry', 'serverLoginRetry', SettingType.TIME, '15'),
   row('server_recovery_timeout', 'serverRecoveryTimeout', SettingType.TIME, '0'),
   row('server_reset_query', 'serverResetQuery', SettingType.STR, 'DISCARD ALL'),
@@ -415,6 +417,9 @@ export const initial = {
   serverIdleTimeout: 0,
   /** usec */
   serverLifetime: 0,
+  /** percent of the lifetime */
+  serverLifetimeJitter: 0,
+  serverLoginConcurrency: 1,
   /** usec */
   serverLoginRetry: 0,
   /** usec */

@@ -8,7 +8,7 @@ import { nextOf } from '../base/list';
 import { logWarning, slogDebug, wantDebug } from '../base/log';
 import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
-import { launchNewConnection } from '../link/launch';
+import { launchFor } from '../link/launch';
 import { activateClient, closeClientList, disconnectServer, dropIfEnded, releaseServer } from '../link/objects';
 import { isSettling } from '../link/settling';
 import { sendPacket } from '../net/sbuf';
@@ -78,7 +78,7 @@ function notifyWaiting(client: ClientSocket): void {
  */
 function poolActivate(pool: PgPool, runQueue: RunQueue): void {
   if (pool.waitingCancelReqList.count > 0) {
-    launchNewConnection(pool, true);
+    launchFor(pool, pool.waitingCancelReqList.count);
     return;
   }
   if (isSettling(pool)) return;
@@ -90,10 +90,10 @@ function poolActivate(pool: PgPool, runQueue: RunQueue): void {
     if (dropIfEnded(client)) {
       // it needs no server any more
     } else if (client.replication !== Replication.NONE) {
-      launchNewConnection(pool, true);
+      launchFor(pool, 1);
     } else if (pool.idleServerList.count > 0) {
       if (client.login?.phase === LoginPhase.WELCOME && !pool.welcomeMsgReady) {
-        launchNewConnection(pool, true);
+        launchFor(pool, 1);
       } else {
         activateClient(client);
         runQueue();
@@ -105,7 +105,10 @@ function poolActivate(pool: PgPool, runQueue: RunQueue): void {
       runQueue();
       used--;
     } else {
-      launchNewConnection(pool, true);
+      launchFor(
+        pool,
+        Math.max(1, pool.waitingClientList.count - pool.testedServerList.count - pool.usedServerList.count),
+      );
       break;
     }
     // activating a client may have disconnected or moved any client
@@ -183,6 +186,6 @@ function fullLoopMaint(runQueue: RunQueue): void {
 /** Handles the pools of peers: launches connections for waiting cancel requests. */
 export function peerPoolsMaint(): void {
   for (let pool = peerPoolList.head; pool !== null; pool = nextOf(pool)) {
-    if (pool.waitingCancelReqList.count > 0) launchNewConnection(pool, true);
+    if (pool.waitingCancelReqList.count > 0) launchFor(pool, 1);
   }
 }

@@ -18,7 +18,7 @@ import { startupUnanswered } from '../login/server-protocol';
 import { zoneCacheMaint } from '../net/dns-zones';
 import { nameThreadMaint } from '../net/name-thread';
 import { sendBytes } from '../net/sbuf';
-import { databaseMinPoolSize, poolPoolSize, poolResPoolSize, poolServerLifetime } from '../pool/admission';
+import { databaseMinPoolSize, poolPoolSize, poolResPoolSize, serverLifetime } from '../pool/admission';
 import { type ClientSocket, type PgPool, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
 import { autodatabaseIdleList, databaseList, retireAutodatabase } from '../pool/database';
 import { LoginPhase } from '../pool/phases';
@@ -94,7 +94,6 @@ function cancelReqMaint(pool: PgPool, now: number): void {
 }
 
 function unusedServerMaint(pool: PgPool, list: StatList<ServerSocket>, idleTest: boolean, now: number): void {
-  const lifetime = poolServerLifetime(pool);
   const minPoolSize = databaseMinPoolSize(pool.db);
   eachSocket(list, (server) => {
     const idle = now - server.requestTime;
@@ -113,7 +112,7 @@ function unusedServerMaint(pool: PgPool, list: StatList<ServerSocket>, idleTest:
       (minPoolSize === 0 || poolConnectedServerCount(pool) > minPoolSize)
     ) {
       disconnectServer(server, true, 'server idle timeout');
-    } else if (now - server.connectTime >= lifetime) {
+    } else if (now - server.connectTime >= serverLifetime(server)) {
       if (lifetimeExceeded(server)) {
         disconnectServer(server, true, 'server lifetime over');
         pool.lastLifetimeDisconnect = now;
@@ -199,12 +198,15 @@ function checkPoolSize(pool: PgPool): void {
       count--;
     }
   }
-  if (count >= databaseMinPoolSize(pool.db) || count >= size) return;
+  const wanted = databaseMinPoolSize(pool.db) + (pool.replacing ? 1 : 0);
+  pool.replacing = false;
+  if (count >= wanted || count >= size) return;
   // a pause would close the new connection at once
   if (getPauseMode() !== PauseMode.NONE || pool.db.paused || isTakingOver()) return;
   if (poolClientCount(pool) === 0 && pool.db.forcedUser === null) return;
   logDebug('launching new connection to satisfy min_pool_size');
-  launchNewConnection(pool, false);
+  const most = Math.min(wanted, size) - count;
+  while (pool.newServerList.count < most && launchNewConnection(pool, false));
 }
 
 function poolMaint(pool: PgPool, now: number): void {

@@ -18,7 +18,7 @@ import { PACKET_READY_IDLE, writeCancelRequest } from '../wire/messages';
 import { BACKENDKEY_LEN, PqMsg } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
 import { Verdict } from '../wire/verdict';
-import { launchNewConnection } from './launch';
+import { launchFor } from './launch';
 import { activateClient, disconnectClient, disconnectServer, LoginOutcome, sendPoolerError } from './objects';
 
 const ERRCODE_QUERY_CANCELED = '57014';
@@ -46,7 +46,7 @@ function forwardToPeer(peerId: number, req: ClientSocket, key: Buffer): void {
   req.cancelKey = key;
   req.pool = getPeerPool(peer);
   pauseCancelRequest(req);
-  launchNewConnection(req.pool, true);
+  launchFor(req.pool, 1);
 }
 
 /**
@@ -126,7 +126,7 @@ export function acceptCancelRequest(req: ClientSocket, key: Buffer): void {
   else server.cancelingClients.push(req);
   req.pool = client.pool as PgPool;
   pauseCancelRequest(req);
-  launchNewConnection(req.pool, true);
+  launchFor(req.pool, req.pool.waitingCancelReqList.count);
 }
 
 /** A connection has been opened: sends the first waiting cancel request on it. */

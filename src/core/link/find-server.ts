@@ -13,7 +13,7 @@ import { count, Stat } from '../pool/stats';
 import { varcacheDiff, varcacheMatches } from '../pool/varcache';
 import { writeQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
-import { launchNewConnection } from './launch';
+import { launchFor } from './launch';
 import { disconnectClient, disconnectServer, pauseClient } from './objects';
 
 /**
@@ -28,7 +28,7 @@ function checkFastFail(client: ClientSocket): boolean {
   const cached = pool.lastConnectFailedMessage;
   disconnectClient(client, true, `server login has been failing, cached error: ${cached} (server_login_retry)`);
   // no client is waiting, so the maintenance would not try again; try now, for the next client
-  launchNewConnection(pool, true);
+  launchFor(pool, 1);
   return false;
 }
 
@@ -74,7 +74,7 @@ export function findServer(client: ClientSocket): boolean {
     server = null;
   } else if (client.replication !== Replication.NONE && !forAuthQuery) {
     // a replication client gets its own connection, linked when it is logged in
-    launchNewConnection(pool, true);
+    launchFor(pool, 1);
   } else {
     server = takeIdleServer(pool);
     if (server === null && !checkFastFail(client)) return false;

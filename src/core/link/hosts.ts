@@ -25,6 +25,7 @@ export function attemptContinues(pool: PgPool): boolean {
 
 /** Makes the next connection begin a new attempt. */
 export function endAttempt(pool: PgPool): void {
+  pool.attempt++;
   pool.hostsTried = 0;
   pool.addressesTried = 0;
 }
@@ -50,6 +51,7 @@ export function pickHost(pool: PgPool): string | null {
  * @returns true if the attempt continues: the next connection goes to another address of that host, or to another host
  */
 export function nextTarget(pool: PgPool, failed: string | null): boolean {
+  pool.attempt++;
   if (failed !== null && pool.addressesTried + 1 < dnsAddressCount(failed)) {
     pool.addressesTried++;
     return true;

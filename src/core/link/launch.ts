@@ -8,6 +8,7 @@ import { cf } from '../config/settings';
 import {
   countServer,
   databaseMaxConnections,
+  poolLoginLimit,
   poolPoolSize,
   poolResPoolSize,
   userMaxConnections,
@@ -102,14 +103,15 @@ function poolHasRoom(pool: PgPool, evict: boolean): boolean {
 }
 
 /**
- * Opens one more connection of a pool if the limits allow it. Only one at a time per pool: the next is opened after
- * this one has logged in, so that a server that rejects logins is not flooded.
+ * Opens one more connection of a pool if the limits allow it. While server_login_concurrency connections log in, the
+ * next one is opened after one of them has logged in.
  * @param evictIfNeeded close idle connections of other pools when the database or the user is at its limit
+ * @returns whether a connection was opened
  */
-export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): void {
-  if (pool.newServerList.count > 0) {
+export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): boolean {
+  if (pool.newServerList.count >= poolLoginLimit(pool)) {
     logDebug('launch_new_connection: already progress');
-    return;
+    return false;
   }
   const now = getCachedTime();
   if (pool.lastConnectFailed && !attemptContinues(pool) && now - pool.lastConnectTime < cf.serverLoginRetry) {
@@ -117,26 +119,37 @@ export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): void 
       const left = Math.floor((cf.serverLoginRetry - (now - pool.lastConnectTime)) / USEC);
       logDebug(`launch_new_connection: last failed, not launching new connection yet, still waiting ${left} s`);
     }
-    return;
+    return false;
   }
+  if (!hasRoom(pool, evictIfNeeded)) return false;
+  openConnection(pool);
+  return true;
+}
 
+function hasRoom(pool: PgPool, evictIfNeeded: boolean): boolean {
   const count = poolServerCount(pool);
   const size = poolPoolSize(pool);
   if (pool.db.peerId > 0) {
-    if (count < size) openConnection(pool);
-    else if (wantDebug()) logDebug(`launch_new_connection: peer pool full (${count} >= ${size})`);
-    return;
+    if (count < size) return true;
+    if (wantDebug()) logDebug(`launch_new_connection: peer pool full (${count} >= ${size})`);
+    return false;
   }
-  if (pool.waitingCancelReqList.count > 0 && count < 2 * size) {
+  if (pool.waitingCancelReqList.count > pool.newServerList.count && count < 2 * size) {
     logDebug('launch_new_connection: bypass pool limitations for cancel request');
-    openConnection(pool);
-    return;
+    return true;
   }
-  if (!poolHasRoom(pool, evictIfNeeded)) return;
-  if (!databaseHasRoom(pool.db, evictIfNeeded)) return;
+  if (!poolHasRoom(pool, evictIfNeeded)) return false;
+  if (!databaseHasRoom(pool.db, evictIfNeeded)) return false;
   const globalUser = pool.user?.globalUser ?? null;
-  if (globalUser !== null && !userHasRoom(globalUser, evictIfNeeded)) return;
-  openConnection(pool);
+  return globalUser === null || userHasRoom(globalUser, evictIfNeeded);
+}
+
+/**
+ * Opens connections for clients or cancel requests.
+ * @param wanted number of those that wait for a connection
+ */
+export function launchFor(pool: PgPool, wanted: number): void {
+  while (pool.newServerList.count < wanted && launchNewConnection(pool, true));
 }
 
 function openConnection(pool: PgPool): void {
@@ -144,6 +157,7 @@ function openConnection(pool: PgPool): void {
   const now = getCachedTime();
   // failures that long ago do not belong to this attempt
   if (now - pool.lastConnectTime >= cf.serverLoginRetry) endAttempt(pool);
+  if (server.login !== null) server.login.attempt = pool.attempt;
   server.loginUser = pool.user;
   server.connectTime = now;
   pool.lastConnectTime = now;

@@ -12,7 +12,14 @@ import { cf } from '../config/settings';
 import { PoolMode } from '../config/settings-table';
 import { dnsCancel } from '../net/dnslookup';
 import { sbufClose, sbufContinue, sbufIsEmpty, sbufPause, sendBytes, sendPacket, unblockSource } from '../net/sbuf';
-import { connectionPoolMode, poolPoolSize, poolServerLifetime, uncountServer } from '../pool/admission';
+import {
+  connectionPoolMode,
+  databaseMinPoolSize,
+  poolPoolSize,
+  poolServerLifetime,
+  serverLifetime,
+  uncountServer,
+} from '../pool/admission';
 import {
   type AnySocket,
   type ClientSocket,
@@ -23,6 +30,7 @@ import {
 } from '../pool/bouncer';
 import { forgetCancelKey } from '../pool/cancel-keys';
 import { ended } from '../pool/ended';
+import { poolConnectedServerCount } from '../pool/pool';
 import { uncountClient } from '../pool/provisional';
 import { Recovery } from '../pool/recovery';
 import { isDead, sendingAuthQuery } from '../pool/socket';
@@ -214,6 +222,11 @@ function loginEnded(server: ServerSocket, reason: string, outcome: LoginOutcome)
   const pool = server.pool;
   switch (outcome) {
     case LoginOutcome.HOST_FAILED:
+      // several logins were in progress, and another of them has reported this failure, or has succeeded
+      if (server.login !== null && server.login.attempt !== pool.attempt) {
+        unlinkForRetry(server);
+        return;
+      }
       if (nextTarget(pool, server.host)) {
         unlinkForRetry(server);
         return;
@@ -288,11 +301,26 @@ export function disconnectServer(
 export function lifetimeExceeded(server: ServerSocket): boolean {
   const pool = server.pool;
   const now = getCachedTime();
-  const lifetime = poolServerLifetime(pool);
+  const lifetime = serverLifetime(server);
   if (now - server.connectTime < lifetime) return false;
   const size = poolPoolSize(pool);
   const gap = size > 0 ? lifetime / size : 0;
-  return now - pool.lastLifetimeDisconnect >= gap;
+  return now - pool.lastLifetimeDisconnect >= gap && !waitsForReplacement(server, now - lifetime);
+}
+
+/**
+ * True if a server at the end of its lifetime must be replaced first, because its pool would have fewer than
+ * min_pool_size. The maintenance launches the replacement.
+ * @param since usec; a server that connected before that has reached its lifetime
+ */
+function waitsForReplacement(server: ServerSocket, since: number): boolean {
+  const pool = server.pool;
+  const overdue = since - server.connectTime;
+  if (pool.lastConnectFailed || overdue > Math.min(cf.serverConnectTimeout, poolServerLifetime(pool))) return false;
+  const connected = poolConnectedServerCount(pool);
+  if (connected > databaseMinPoolSize(pool.db) || connected >= poolPoolSize(pool)) return false;
+  pool.replacing = true;
+  return true;
 }
 
 function resetOnRelease(server: ServerSocket): boolean {

@@ -179,7 +179,9 @@ function sendStartupMessage(server: ServerSocket): boolean {
   for (const [name, value] of pool.db.config.startupParams) putStartupParam(buf, name, value);
 
   const client = pool.waitingClientList.head;
-  const replicating = client !== null && client.replication !== Replication.NONE && !sendingAuthQuery(client);
+  // a client with a link has a server that is logging in for it
+  const replicating =
+    client !== null && client.replication !== Replication.NONE && client.link === null && !sendingAuthQuery(client);
   if (replicating) {
     server.replication = client.replication;
     slogDebug(server, 'send_startup_packet: creating replication connection');

@@ -53,6 +53,28 @@ export function poolServerLifetime(pool: PgPool): number {
   return pool.db.config.serverLifetime === 0 ? cf.serverLifetime : pool.db.config.serverLifetime;
 }
 
+const GOLDEN_RATIO = 0.6180339887498949;
+
+/**
+ * Lifetime of one server, usec: up to server_lifetime_jitter percent less than that of its pool. Multiples of the golden
+ * ratio spread the servers evenly, whatever their number.
+ */
+export function serverLifetime(server: ServerSocket): number {
+  const lifetime = poolServerLifetime(server.pool);
+  if (cf.serverLifetimeJitter === 0) return lifetime;
+  return lifetime * (1 - (cf.serverLifetimeJitter / 100) * ((server.id * GOLDEN_RATIO) % 1));
+}
+
+/**
+ * Most logins of a pool at a time. After a failure, and until the first login has succeeded, it is one: a server that
+ * rejects logins is not flooded, and the hosts of a list are tried in order.
+ */
+export function poolLoginLimit(pool: PgPool): number {
+  if (pool.lastConnectFailed || !pool.welcomeMsgReady || pool.hostsTried > 0 || pool.addressesTried > 0) return 1;
+  const ofDb = pool.db.config.serverLoginConcurrency;
+  return ofDb > 0 ? ofDb : cf.serverLoginConcurrency;
+}
+
 export function databaseMaxConnections(db: PgDatabase): number {
   return db.config.maxDbConnections <= 0 ? cf.maxDbConnections : db.config.maxDbConnections;
 }

@@ -96,7 +96,7 @@ export class PgPool implements ListNode {
   usedServerList = new StatList<ServerSocket>('used_server_list');
   /** running the reset query or the check query */
   testedServerList = new StatList<ServerSocket>('tested_server_list');
-  /** logging in; one at a time, see launchNewConnection() */
+  /** logging in; see poolLoginLimit() */
   newServerList = new StatList<ServerSocket>('new_server_list');
 
   stats: PgStats = newStats();
@@ -128,6 +128,10 @@ export class PgPool implements ListNode {
   /** number of hosts, and of addresses of the current host, that failed in this connection attempt (link/hosts.ts) */
   hostsTried = 0;
   addressesTried = 0;
+  /** number of the target, to tell failures of earlier targets from those of this one */
+  attempt = 0;
+  /** a server has reached its lifetime, and waits to be replaced because of min_pool_size */
+  replacing = false;
 
   /** the pool is in the list of pools to be handled at the end of this turn */
   touched = false;
@@ -389,6 +393,8 @@ export class ClientSocket extends PgSocket {
 /** The data of a server connection that is needed only until its login is complete. */
 export class ServerLogin {
   phase: ServerLoginPhase = ServerLoginPhase.STARTUP;
+  /** PgPool.attempt when the connection was launched */
+  attempt = 0;
   /** id of a name resolution in progress, -1 = none */
   dnsToken = -1;
   scram: ScramState | null = null;
