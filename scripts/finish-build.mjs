@@ -4,7 +4,11 @@ import { chmodSync, existsSync, lstatSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 
 const top = join(import.meta.dirname ?? new URL('.', import.meta.url).pathname, '..');
-for (const program of [join('dist', 'main.js'), join('dist-tools', 'demo', 'start.js')]) {
+for (const program of [
+  join('dist', 'main.js'),
+  join('dist', 'entrypoint.js'),
+  join('dist-tools', 'demo', 'start.js'),
+]) {
   if (existsSync(join(top, program))) chmodSync(join(top, program), 0o755);
 }
 

@@ -9,6 +9,9 @@ const top = fileURLToPath(new URL('..', import.meta.url));
 /** Where the program lies, relative to the root. */
 export const HOME = 'usr/lib/tsbouncer';
 
+/** The files in dist that are started. */
+const PROGRAMS = ['main.js', 'entrypoint.js'];
+
 /** What a package of npm has besides its program. */
 const UNUSED = /\/node_modules\/[^/]+\/(?:src|types|test|example|\..*)$|\.(?:[cm]?ts|map|md)$/;
 
@@ -50,16 +53,27 @@ export function installTree(root) {
   for (const needs of packages) {
     copy(`node_modules/${needs}`, `node_modules/${needs}`, (path) => !UNUSED.test(path));
   }
+  for (const name of PROGRAMS) startBy('/usr/bin/node', join(home, 'dist', name));
   makeReadable(home);
   return packages;
 }
 
-/** What the umask and the packages of npm made of permissions, undone; only main.js is a program. */
+/**
+ * The Node of the package or image, whatever PATH has: another may lack an addon. An image without a shell has no
+ * /usr/bin/env either.
+ */
+function startBy(program, path) {
+  writeFileSync(path, readFileSync(path, 'utf8').replace(/^#!.*\n/, `#!${program}\n`));
+}
+
+const isProgram = (path) => PROGRAMS.some((name) => path.endsWith(`/dist/${name}`));
+
+/** What the umask and the packages of npm made of permissions, undone; only PROGRAMS may be started. */
 function makeReadable(folder) {
   chmodSync(folder, 0o755);
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
     const path = join(folder, entry.name);
     if (entry.isDirectory()) makeReadable(path);
-    else chmodSync(path, path.endsWith('/dist/main.js') ? 0o755 : 0o644);
+    else chmodSync(path, isProgram(path) ? 0o755 : 0o644);
   }
 }
