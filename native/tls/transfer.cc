@@ -97,6 +97,9 @@ bool updateAsked(const TlsConn *conn) {
   return SSL_get_key_update_type(conn->ssl) != SSL_KEY_UPDATE_NONE;
 }
 
+/** OpenSSL answers an end without close_notify with an alert, behind which no other record may follow. */
+bool hasClosed(const TlsConn *conn) { return conn->closed || (!conn->records && SSL_in_init(conn->ssl)); }
+
 void writeSession(Writer *writer, const TlsConn *conn) {
   const TlsSession &session = conn->session;
   writer->number(kVersion, static_cast<uint64_t>(session.version));
@@ -260,8 +263,9 @@ const char *tlsRefusal(const TlsConn *conn) {
   if (conn->sendErrno || conn->recvErrno || (conn->ended && conn->endResult != 0)) return "connection broken";
   const char *refusal = recordRefusal(conn->session);
   if (refusal) return refusal;
-  // OpenSSL holds what it has of such a message
-  if (!conn->records && (conn->messagePartial || conn->recordLeft > 0 || SSL_in_init(conn->ssl))) return "inside a message";
+  // OpenSSL holds what it has of such a message; none follows behind the end of the stream
+  const bool partial = !conn->records && (conn->messagePartial || conn->recordLeft > 0 || SSL_in_init(conn->ssl));
+  if (partial && !conn->ended) return "inside a message";
   if (inputLength(conn) > kTlsPieceSize || recordReady(conn)) return "undecrypted records";
   return certificateOf(conn).size() > kCertificateMost ? "certificate too long" : nullptr;
 }
@@ -270,7 +274,7 @@ std::vector<uint8_t> tlsExport(const TlsConn *conn) {
   Writer writer;
   writeSession(&writer, conn);
   writer.number(kEnded, conn->ended);
-  writer.number(kClosed, conn->closed);
+  writer.number(kClosed, hasClosed(conn));
   uint8_t scratch[kTlsPieceSize];
   const size_t input = inputLength(conn);
   if (input > 0 && input <= sizeof(scratch)) writer.bytes(kInput, inputFirst(conn, input, scratch), input);

@@ -5,6 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
+import { Socket } from 'node:net';
 import { Ev, native, type TlsContextOptions, TlsVerify } from '../../src/core/base/native';
 import { startTestLoop } from '../harness/backend';
 import { Random } from '../harness/hostile/random';
@@ -167,6 +168,26 @@ test('a close_notify that was read before is reported by the next process, also 
         await new Promise((settle) => holder.once('close', settle));
       };
     });
+  }
+});
+
+test('a stream that ended without close_notify is moved too, and sends no close_notify behind its alert', async () => {
+  for (const protocols of [TLS12, TLS13]) {
+    const [client, server] = tlsPair(connecting({ protocols }), accepting(site));
+    const peer = new Socket({ fd: native.detach(client), allowHalfOpen: true });
+    const said: Buffer[] = [];
+    peer.on('data', (bytes: Buffer) => said.push(bytes));
+    const ended = new Promise((settle) => peer.once('end', settle));
+    await new Promise<void>((settle) => peer.end(settle));
+    assert.equal(until(Ev.RECV, server).result, 0);
+    const next = move(server, -1);
+    assert.equal(until(Ev.RECV, next).result, 0);
+    native.close(next);
+    turn(0);
+    await ended;
+    const alert = Buffer.concat(said);
+    assert.equal(alert.length, 5 + alert.readUInt16BE(3));
+    closeAll();
   }
 });
 
