@@ -40,7 +40,8 @@
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_DISABLE_CPP_EXCEPTIONS"],
       "cflags": ["-Wall", "-Wextra"],
       "cflags_cc": ["-std=gnu++17", "-fno-exceptions", "-fvisibility=hidden"],
-      "cflags!": ["-Wno-unused-parameter"]
+      "cflags!": ["-Wno-unused-parameter"],
+      "conditions": [["OS=='linux'", {"ldflags": ["-Wl,-z,relro,-z,now"]}]]
     }
   ]
 }

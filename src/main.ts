@@ -14,7 +14,7 @@ import { allowedCpus, pinToOneCpu } from './core/base/cpu-affinity';
 import { keepYoungGenerationSmall } from './core/base/heap';
 import { beginTakeover, isTakingOver } from './core/base/lifecycle';
 import { nextOf } from './core/base/list';
-import { atExit, die, exitProcess, fatal, logInfo, logState } from './core/base/log';
+import { atExit, die, exitProcess, fatal, logInfo, logState, logWarning } from './core/base/log';
 import { native, startLoop } from './core/base/native';
 import { notify, notifySetup } from './core/base/systemd';
 import { TSBOUNCER_VERSION } from './core/base/version';
@@ -31,6 +31,7 @@ import { databaseList } from './core/pool/database';
 import { userCount } from './core/pool/user';
 import { initVarLookup } from './core/pool/varcache';
 import { signalSetup } from './signals';
+import { crashPoint } from './takeover/crash-point';
 import { takeoverFinish, takeoverPart1 } from './takeover/take';
 import { wireUpcalls } from './wire';
 
@@ -45,10 +46,17 @@ function readOptions(): Options {
   process.exit(options.exitCode);
 }
 
+/** A core dump has the secrets that are in memory: passwords, keys of TLS. */
+function applyCoreDumps(): void {
+  const res = native.setDumpable(cf.coreDumps);
+  if (res < 0) logWarning(`cannot apply core_dumps: ${native.strerror(-res)}`);
+}
+
 /** Applies a changed setting that needs more than its new value in `cf`. */
 function settingChanged(name: string): void {
   if (name === 'tcp_defer_accept') poolerTuneAccept(cf.tcpDeferAccept !== 0);
   else if (name === 'stats_period') statsSetup();
+  else if (name === 'core_dumps') applyCoreDumps();
   else if (name === 'verbose' || name.startsWith('syslog') || name.startsWith('log')) applyLogSettings();
 }
 
@@ -87,6 +95,7 @@ function prepare(options: Options): string {
   wireUpcalls();
   if (compatVariableError !== null) die(compatVariableError);
   if (!loadConfig(true)) die('cannot load config file');
+  applyCoreDumps();
   const threads = ioThreads();
   const backend = startLoop({
     backend: LOOP_BACKENDS[cf.loopBackend] as string,
@@ -95,6 +104,7 @@ function prepare(options: Options): string {
     load: cf.ioThreadsLoad,
     handshakeThreads: Math.max(1, threads),
   });
+  atExit(() => crashPoint('ended'));
   atExit(() => native.loopEnd());
   initVarLookup(cf.trackExtraParameters);
   if (!sbufTlsSetup().ok) die('TLS setup failed');
@@ -113,6 +123,8 @@ function takeOver(options: Options): boolean {
 function start(options: Options, backend: string): void {
   const user = options.user ?? cf.user;
   if (user !== null && user !== '') changeUser(user);
+  // a change of the user has set it back
+  applyCoreDumps();
   if (process.getuid?.() === 0) die('PgBouncer should not run as root');
   adminSetup();
   notifySetup();

@@ -265,6 +265,7 @@ static Napi::Value loopEnd(const Napi::CallbackInfo &info) {
   Streams *streams = stateOf(info)->streams;
   if (streams) streamSendQueued(streams);
   if (streams) streams->loop->ops->quiesce(streams->loop);
+  if (streams) streamsForgetFrozen(streams);
   return info.Env().Undefined();
 }
 

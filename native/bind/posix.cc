@@ -72,6 +72,11 @@ static Napi::Value setProcessTitle(const Napi::CallbackInfo &info) {
   return info.Env().Undefined();
 }
 
+/* Otherwise the kernel writes no core dump of this process, and no other process of its user may trace it or read its memory. */
+static Napi::Value setDumpable(const Napi::CallbackInfo &info) {
+  return toInt(info.Env(), prctl(PR_SET_DUMPABLE, argInt(info, 0) == 1 ? 1 : 0, 0, 0, 0) < 0 ? -errno : 0);
+}
+
 static Napi::Value rlimitNofile(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   rlimit limit;
@@ -285,6 +290,7 @@ void bindPosix(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("dup2", Napi::Function::New<dup2>(env, "dup2", state));
   exports.Set("setsid", Napi::Function::New<setsid>(env, "setsid", state));
   exports.Set("setProcessTitle", Napi::Function::New<setProcessTitle>(env, "setProcessTitle", state));
+  exports.Set("setDumpable", Napi::Function::New<setDumpable>(env, "setDumpable", state));
   exports.Set("rlimitNofile", Napi::Function::New<rlimitNofile>(env, "rlimitNofile", state));
   exports.Set("releaseMemory", Napi::Function::New<releaseMemory>(env, "releaseMemory", state));
   exports.Set("cpuAffinity", Napi::Function::New<cpuAffinity>(env, "cpuAffinity", state));

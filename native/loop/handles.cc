@@ -86,6 +86,11 @@ static void forgetTls(Stream *s) {
   s->tls = nullptr;
 }
 
+void streamsForgetFrozen(Streams *streams) {
+  for (Stream *s : streams->all)
+    if (s && s->tls && !s->step && s->tls->frozen) forgetTls(s);
+}
+
 /** Forgets a handle; its number is free again after the next wait. `stays`: see detach() of the backends. Returns the
  *  descriptor. */
 static int forget(Stream *s, bool stays) {
@@ -455,7 +460,7 @@ int streamTlsStart(Streams *streams, int handle, TlsConn *conn, const uint8_t *b
 
 TlsConn *streamTls(Streams *streams, int handle) {
   const Stream *s = streamOf(streams, handle);
-  return s && !streamAway(s) ? s->tls : nullptr;
+  return s && !s->step ? s->tls : nullptr;
 }
 
 }  // namespace tsb

@@ -305,6 +305,8 @@ struct Streams {
 
 /** Makes the loop of that backend and the table. Returns null with *err = -errno. */
 Streams *streamsNew(const LoopOps *ops, Turn *turn, const LoopOptions &options, int *err);
+/** Wipes the secrets of the TLS connections that another process owns: this one never uses them again. */
+void streamsForgetFrozen(Streams *streams);
 /** Closes every descriptor of every handle but those that are only watched, and frees all. */
 void streamsEnd(Streams *streams);
 /** Watches a descriptor for the loop itself: it has no handle, `onReadable` is called in the wait. Returns 0 or -errno. */

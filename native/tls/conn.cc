@@ -5,6 +5,9 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <openssl/bio.h>
 #include <openssl/crypto.h>
 #include <openssl/err.h>
@@ -114,8 +117,28 @@ TlsConn *tlsConnNew(const TlsContext *context, BIO_METHOD *method, const std::st
   return conn;
 }
 
+/* OpenSSL frees an SSL without wiping the secrets of TLS 1.3 in it. Its layout is private, so they are found by their values. */
+static void wipeCopies(const TlsConn *conn) {
+#ifdef __GLIBC__
+  const TlsSession &session = conn->session;
+  if (!conn->ssl || session.secretLength == 0) return;
+  uint8_t *const begin = reinterpret_cast<uint8_t *>(conn->ssl);
+  uint8_t *const end = begin + malloc_usable_size(conn->ssl);
+  for (const uint8_t *secret : {session.clientSecret, session.serverSecret}) {
+    for (uint8_t *at = begin; at < end; at += session.secretLength) {
+      at = static_cast<uint8_t *>(memmem(at, static_cast<size_t>(end - at), secret, session.secretLength));
+      if (!at) break;
+      OPENSSL_cleanse(at, session.secretLength);
+    }
+  }
+#else
+  static_cast<void>(conn);
+#endif
+}
+
 void tlsConnFree(TlsConn *conn) {
   if (!conn) return;
+  wipeCopies(conn);
   SSL_free(conn->ssl);
   recordsFree(conn->records);
   inputDrop(conn);

@@ -17,7 +17,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
-import { giveTo, type RunUser, runUser, spawnAs, userCan } from '../../tools/unprivileged';
+import { giveTo, isRoot, type RunUser, runUser, spawnAs, userCan } from '../../tools/unprivileged';
 import { after, WAIT_MS_MAX, withTimeout } from './limits';
 
 export { eventually, it, TEST_MS_MAX, test, WAIT_MS_MAX, withTimeout } from './limits';
@@ -30,6 +30,10 @@ export const user: RunUser | null = runUser();
 
 /** A sanitizer's library (scripts/sanitize.mjs) for this process and for poolers; PostgreSQL does not work with it. */
 const preload = process.env.TSBOUNCER_PRELOAD;
+
+// tests look at the descriptors of the poolers, which without this only root may
+if (!isRoot()) process.env.TSBOUNCER_CORE_DUMPS ??= '1';
+
 if (preload !== undefined) delete process.env.LD_PRELOAD;
 
 const children = new Set<ChildProcess>();

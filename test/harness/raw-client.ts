@@ -159,9 +159,14 @@ export class RawClient {
     return this.shake(options);
   }
 
-  /** Begins TLS, which the pooler has agreed to. @returns the client inside TLS */
-  async shake(options: ConnectionOptions): Promise<RawClient> {
+  /**
+   * Begins TLS, which the pooler has agreed to.
+   * @param keyLog called with each line that Node has for a key log
+   * @returns the client inside TLS
+   */
+  async shake(options: ConnectionOptions, keyLog: (line: Buffer) => void = () => {}): Promise<RawClient> {
     const socket = tlsConnect({ ...options, socket: this.socket });
+    socket.on('keylog', keyLog);
     const shaken = new Promise<void>((settle, reject) => {
       socket.once('secureConnect', settle);
       socket.once('error', reject);

@@ -167,7 +167,8 @@ export interface Native {
    * than `most` bytes. Returns the offset behind them.
    */
   samePackets(offset: number, end: number, most: number): number;
-  /** Sends what is queued for the next wait(), and ends what is under way in the kernel: before the process ends. */
+  /** Sends what is queued for the next wait(), ends what is under way in the kernel, and wipes the secrets of TLS connections
+   *  that another process owns: before the process ends. */
   loopEnd(): void;
   /** Makes the current or the next wait() return at once. */
   loopBreak(): void;
@@ -386,6 +387,8 @@ export interface Native {
   setsid(): number;
   /** [soft, hard] of RLIMIT_NOFILE; -1 = unlimited */
   rlimitNofile(): [number, number];
+  /** Whether the kernel may write core dumps of this process, and other processes of its user may trace it. 0 or -errno. */
+  setDumpable(on: number): number;
   /**
    * Gives back to the kernel what the C library holds but does not use, and drops the constants of Node's program that
    * were only needed once. Takes some 0.1 ms, and 0.1 ms for each MB that is given back.

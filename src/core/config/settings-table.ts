@@ -118,6 +118,9 @@ export const compatVariableError =
 /** An image can set the default by the environment, for an operator that writes the config itself. */
 const COMPAT_DEFAULT = compatKnown ? (compatGiven as string) : '1.26';
 
+/** The environment can allow them where the ini must also be one for PgBouncer, which does not know the setting. */
+const CORE_DUMPS_DEFAULT = process.env.TSBOUNCER_CORE_DUMPS === '1' ? '1' : '0';
+
 /** The values of loop_backend, as native.loopInit() takes them. */
 export const LOOP_BACKENDS = ['auto', 'uring', 'epoll'] as const;
 
@@ -222,6 +225,7 @@ export const settingsTable: readonly Setting[] = [
   row('client_tls_sslmode', 'clientTlsSslmode', SettingType.LOOKUP, 'disable', false, sslModeMap),
   row('compat_version', 'compatVersion', SettingType.LOOKUP, COMPAT_DEFAULT, NO_RELOAD, compatVersionMap),
   row('conffile', 'configFile', SettingType.STR, null),
+  row('core_dumps', 'coreDumps', SettingType.INT, CORE_DUMPS_DEFAULT, false, null, 0, 1),
   row('default_pool_size', 'defaultPoolSize', SettingType.INT, '20'),
   row('disable_pqexec', 'disablePqexec', SettingType.INT, '0', NO_RELOAD),
   row('dns_max_ttl', 'dnsMaxTtl', SettingType.TIME, '15'),
@@ -347,6 +351,7 @@ export const initial = {
   clientTlsSslmode: SslMode.DISABLED as SslMode,
   /** `conffile`: the file that RELOAD reads */
   compatVersion: CompatVersion.V1_26 as CompatVersion,
+  coreDumps: 0,
   configFile: null as string | null,
   defaultPoolSize: 0,
   disablePqexec: 0,
