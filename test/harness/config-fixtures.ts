@@ -105,6 +105,7 @@ client_tls_protocols|secure|yes
 client_tls_sslmode|disable|yes
 compat_version|1.26|no
 conffile|-|yes
+core_dumps|0|yes
 default_pool_size|20|yes
 disable_pqexec|0|no
 dns_max_ttl|15|yes

@@ -10,7 +10,7 @@ import { type AddressInfo, connect, createServer, type Server, type Socket } fro
 /* ---- the relay ---- */
 
 /** One connection, with all bytes from the client and from the pooler. */
-export interface Captured {
+interface Captured {
   client: Buffer[];
   pooler: Buffer[];
 }
@@ -126,12 +126,12 @@ export function secretsOf(keyLog: string, clientRandom: Buffer): Record<string, 
 
 /* ---- records ---- */
 
-export const ALERT = 21;
-export const HANDSHAKE = 22;
-export const DATA = 23;
+const ALERT = 21;
+const HANDSHAKE = 22;
+const DATA = 23;
 const CHANGE_CIPHER = 20;
 const FINISHED = 20;
-export const KEY_UPDATE = 24;
+const KEY_UPDATE = 24;
 
 interface Opened {
   type: number;
@@ -139,7 +139,7 @@ interface Opened {
 }
 
 /** What one end has sent. */
-export interface Said {
+interface Said {
   /** all application data */
   data: Buffer;
   alerts: Buffer[];
@@ -234,7 +234,7 @@ class Reader {
 }
 
 /** The randoms and the suite, from the two hellos. */
-export interface Hellos {
+interface Hellos {
   clientRandom: Buffer;
   serverRandom: Buffer;
   suite: number;
