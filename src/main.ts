@@ -48,7 +48,7 @@ function readOptions(): Options {
 
 /** A core dump has the secrets that are in memory: passwords, keys of TLS. */
 function applyCoreDumps(): void {
-  const res = native.setDumpable(cf.coreDumps);
+  const res = native.setDumpable(cf.coreDumps === 0 ? 0 : 1);
   if (res < 0) logWarning(`cannot apply core_dumps: ${native.strerror(-res)}`);
 }
 

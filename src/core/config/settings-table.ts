@@ -225,7 +225,7 @@ export const settingsTable: readonly Setting[] = [
   row('client_tls_sslmode', 'clientTlsSslmode', SettingType.LOOKUP, 'disable', false, sslModeMap),
   row('compat_version', 'compatVersion', SettingType.LOOKUP, COMPAT_DEFAULT, NO_RELOAD, compatVersionMap),
   row('conffile', 'configFile', SettingType.STR, null),
-  row('core_dumps', 'coreDumps', SettingType.INT, CORE_DUMPS_DEFAULT, false, null, 0, 1),
+  row('core_dumps', 'coreDumps', SettingType.INT, CORE_DUMPS_DEFAULT),
   row('default_pool_size', 'defaultPoolSize', SettingType.INT, '20'),
   row('disable_pqexec', 'disablePqexec', SettingType.INT, '0', NO_RELOAD),
   row('dns_max_ttl', 'dnsMaxTtl', SettingType.TIME, '15'),
