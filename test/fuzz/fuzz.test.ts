@@ -6,13 +6,14 @@
 
 import { it } from '../harness/machine';
 import { fuzz } from './engine';
+import { imageTargets } from './image';
 import { recordTargets } from './records';
 import { secretTargets } from './secrets';
 import { textTargets } from './texts';
 import { tlsTargets } from './tls';
 import { walkerTargets } from './walkers';
 
-const targets = [...textTargets, ...secretTargets, ...walkerTargets, ...recordTargets, ...tlsTargets];
+const targets = [...textTargets, ...imageTargets, ...secretTargets, ...walkerTargets, ...recordTargets, ...tlsTargets];
 const wanted = process.env.FUZZ_TARGETS?.split(',') ?? targets.map((target) => target.name);
 const chosen = targets.filter((target) => wanted.includes(target.name));
 const DAY_MS = 24 * 3600 * 1000;

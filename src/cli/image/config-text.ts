@@ -53,9 +53,9 @@ function keyText(name: string): string {
   return /^[A-Za-z0-9_.*-]+$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`;
 }
 
-/** A value of a connect string, in single quotes where spaces or quotes need it. */
+/** A value of a connect string, in single quotes unless that is clearly not needed: space at the end of a line is lost. */
 function paramText(value: string): string {
-  return /^[^' ]+$/.test(value) ? value : `'${value.replaceAll("'", "''")}'`;
+  return /^[\w.:/,*@%+-]+$/.test(value) ? value : `'${value.replaceAll("'", "''")}'`;
 }
 
 function databaseLine({ name, params, text }: ImageDatabase): string {
