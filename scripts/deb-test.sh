@@ -33,7 +33,7 @@ connect() {
   ask "CREATE TEMP TABLE mine AS SELECT 42 AS answer;"
   ask "SELECT answer, pg_backend_pid() FROM mine;"
   [[ $answer == 42\|* ]] || fail "the client got: $answer"
-  before_all=$answer
+  session=$answer
 }
 
 # Sets `answer` to the first line that a statement returns.
@@ -45,7 +45,7 @@ ask() {
 # The client has its session and has not noticed anything.
 still_connected() {
   ask "SELECT answer, pg_backend_pid() FROM mine;"
-  [ "$answer" = "$before_all" ] || fail "$1: the client got '$answer' instead of '$before_all'"
+  [ "$answer" = "$session" ] || fail "$1: the client got '$answer' instead of '$session'"
   echo "connected: $1"
 }
 
@@ -112,7 +112,7 @@ swap() {
   user_of_pooler "$INI"
   echo "# mine" >>"$INI"
   systemctl restart pgbouncer
-  connect 6432
+  connect
   apt_install "tsbouncer_${VERSION}_*.deb"
   ! is_active tsbouncer || fail "the installation has started tsbouncer.service"
   systemctl start tsbouncer-takeover
@@ -159,7 +159,7 @@ alone() {
   user_of_pooler "$own"
   systemctl enable --now tsbouncer
   serves tsbouncer.service tsbouncer
-  connect 6432
+  connect
   runuser -u postgres -- tsbouncer --check "$own"
   local before
   before=$(main_pid tsbouncer)
@@ -204,7 +204,7 @@ direct() {
   apt_install "tsbouncer_${VERSION}_*.deb" "tsbouncer-pgbouncer_${VERSION}_all.deb"
   serves pgbouncer.service pgbouncer
   [ "$(systemctl is-enabled pgbouncer)" = enabled ] || fail "the service is not enabled"
-  connect 6432
+  connect
   still_connected "to the service that the installation has started"
 }
 
@@ -222,8 +222,14 @@ disabled() {
 back() {
   user_of_pooler "$INI"
   systemctl restart pgbouncer
-  connect 6432
+  connect
   apt_install "tsbouncer_${VERSION}_*.deb"
+  cp -p "$INI" "$INI.good"
+  echo nonsense >>"$INI"
+  ! systemctl start tsbouncer-takeover || fail "the takeover has not noticed the wrong ini"
+  mv "$INI.good" "$INI"
+  serves pgbouncer.service pgbouncer
+  still_connected "after a takeover that failed"
   systemctl start tsbouncer-takeover
   runuser -u postgres -- pgbouncer -R -d "$INI"
   timeout 20 sh -c 'while systemctl is-active --quiet tsbouncer-takeover; do sleep 0.1; done' || fail "tsbouncer still runs"
@@ -240,7 +246,7 @@ back() {
   [[ $(readlink "/proc/$(main_pid pgbouncer)/exe") == /usr/sbin/pgbouncer ]] || fail "PgBouncer does not run"
   grep -q '^postgres = host' "$INI" || fail "the ini has changed"
   [ -z "$(dpkg-divert --list '/etc/pgbouncer/*')" ] || fail "diversions are left"
-  connect 6432
+  connect
   still_connected "to PgBouncer, installed again"
 }
 
@@ -250,7 +256,7 @@ bare() {
   pg_ctlcluster "$(pg_lsclusters -h | awk '{print $1; exit}')" main start
   user_of_pooler "$INI"
   runuser -u postgres -- pgbouncer -d "$INI"
-  connect 6432
+  connect
   apt_install "tsbouncer_${VERSION}_*.deb"
   runuser -u postgres -- tsbouncer -R -d "$INI"
   still_connected "after the takeover from PgBouncer"

@@ -234,6 +234,22 @@ bitnami() {
   query 6003 app
   query 6003 other
   stop TERM
+
+  # files in that image's volume: a list of users, then an ini with that image's paths too
+  new_folder
+  echo '"third" "seen"' >"$folder/userlist.txt"
+  volumes=("$folder:/bitnami/pgbouncer/conf")
+  start small 1001:0 "${env[@]}" POSTGRESQL_PORT=$PG_PORT PGBOUNCER_AUTH_TYPE=plain -- /usr/bin/tsbouncer-entrypoint
+  up
+  USER_NAME=third PASSWORD=seen query 6003 app
+  stop TERM
+  printf '[databases]\n* = host=127.0.0.1 port=%s\n[pgbouncer]\nlisten_addr = 0.0.0.0\nlisten_port = 6009\nauth_type = plain
+auth_file = /opt/bitnami/pgbouncer/conf/userlist.txt\npidfile = /opt/bitnami/pgbouncer/tmp/pgbouncer.pid\n' $PG_PORT >"$folder/pgbouncer.ini"
+  tmpfs=(/tmp /opt/bitnami/pgbouncer/tmp)
+  start small 1001:0 -- /usr/bin/tsbouncer-entrypoint
+  up
+  USER_NAME=third PASSWORD=seen query 6009 app
+  stop TERM
 }
 
 cloudnativepg() {
@@ -410,6 +426,8 @@ CREATE ROLE app LOGIN SUPERUSER PASSWORD 'secret';
 CREATE DATABASE app;
 SET password_encryption = md5;
 CREATE ROLE other LOGIN PASSWORD 'hidden';
+RESET password_encryption;
+CREATE ROLE third LOGIN PASSWORD 'seen';
 CREATE SCHEMA pooler;
 CREATE FUNCTION pooler.user_lookup(in name text, out uname text, out phash text) LANGUAGE sql SECURITY DEFINER
   AS 'SELECT usename::text, passwd::text FROM pg_catalog.pg_shadow WHERE usename = name';

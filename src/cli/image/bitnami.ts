@@ -3,6 +3,7 @@
  * NAME_FILE. Defaults are those of that image.
  */
 
+import { existsSync } from 'node:fs';
 import { addSettings, emptyConfig, type ImageConfig, type ImageDatabase, portValue } from './config-text';
 import { type Environment, ImageError, isGiven, readLines, readVariable } from './variables';
 
@@ -16,8 +17,9 @@ export const BITNAMI_VARIABLES = [
   'PGBOUNCER_DSN_0',
 ];
 
-/** Folder for files of the user: an ini file here is used instead of the variables. */
+/** Files of the user, in the volume of that image: each is used instead of the variables. */
 export const BITNAMI_CONFIG = '/bitnami/pgbouncer/conf/pgbouncer.ini';
+const BITNAMI_USERS = '/bitnami/pgbouncer/conf/userlist.txt';
 
 /** Variables that are not called like their setting. */
 const RENAMED: readonly [variable: string, setting: string, otherwise: string][] = [
@@ -97,6 +99,7 @@ export function bitnamiConfig(env: Environment): ImageConfig {
   addSettings(config, env, 'PGBOUNCER_');
   // it is a parameter of the database in that image
   config.settings.delete('auth_user');
+  if (existsSync(BITNAMI_USERS)) config.settings.set('auth_file', BITNAMI_USERS);
   if (config.settings.get('auth_type') !== 'trust' && password === '') {
     throw new ImageError('POSTGRESQL_PASSWORD must be set');
   }
