@@ -27,7 +27,11 @@ let pg: PgCluster;
 before(async () => {
   pg = await PgCluster.start();
 });
-after(() => pg.stop());
+const captures: Capture[] = [];
+after(async () => {
+  for (const capture of captures) await capture.stop();
+  await pg.stop();
+});
 
 /* ---- what is secret ---- */
 
@@ -41,6 +45,7 @@ interface Client {
 /** A client with AES-128-GCM and SHA-256 that has run a query, and the secrets of its connection. */
 async function clientOf(chain: RebootChain, version: keyof typeof SUITES): Promise<Client> {
   const capture = await Capture.start(chain.port);
+  captures.push(capture);
   const plain = await RawClient.connect({ port: capture.port });
   assert.equal(await plain.request(SSL_REQUEST), 'S');
   const options = { ...trusting, minVersion: version, maxVersion: version, ciphers: SUITES[version] };
