@@ -174,7 +174,9 @@ function makeTsbouncer(date) {
   pack.write('usr/lib/systemd/system/tsbouncer.service', read('etc/tsbouncer.service'));
   const takeover = 'tsbouncer-takeover.service';
   pack.write(`usr/lib/systemd/system/${takeover}`, read(`packaging/deb/${takeover}`));
-  pack.write('etc/tsbouncer/tsbouncer.ini', packagedIni());
+  // it never changes, so a new version asks no question about what the administrator has changed
+  pack.write('etc/tsbouncer/tsbouncer.ini', read('packaging/deb/tsbouncer.ini'));
+  pack.write('usr/share/doc/tsbouncer/examples/tsbouncer.ini', read('etc/tsbouncer.ini'));
   // no user: the passwords of the sample file are public
   pack.write('etc/tsbouncer/userlist.txt', '');
   manPages(pack, 'tsbouncer');
@@ -191,25 +193,6 @@ function makeTsbouncer(date) {
  takes over from a running PgBouncer without disconnecting clients, and a new
  version of it takes over from the old one.`,
   });
-}
-
-/** The sample config with the folders of the package. */
-function packagedIni() {
-  const values = {
-    auth_file: '/etc/tsbouncer/userlist.txt',
-    pidfile: '/run/tsbouncer/tsbouncer.pid',
-    logfile: '/var/log/tsbouncer/tsbouncer.log',
-    unix_socket_dir: '/run/tsbouncer',
-  };
-  let ini = read('etc/tsbouncer.ini')
-    .toString('latin1')
-    .replace(/^auth_file = .*\n/m, '');
-  for (const [name, value] of Object.entries(values)) {
-    const line = new RegExp(`^;${name} =.*\n`, 'm');
-    if (!line.test(ini)) fail(`etc/tsbouncer.ini has no line ";${name} ="`);
-    ini = ini.replace(line, (found) => `${found}${name} = ${value}\n`);
-  }
-  return Buffer.from(ini, 'latin1');
 }
 
 function makePgbouncer(date) {

@@ -161,6 +161,8 @@ describe('the Debian packages', () => {
     ]) {
       assert.ok(ini.split('\n').includes(line), line);
     }
+    const example = join(roots.tsbouncer, 'usr', 'share', 'doc', 'tsbouncer', 'examples', 'tsbouncer.ini');
+    assert.equal(readFileSync(example, 'latin1'), readFileSync(join(PROJECT_DIR, 'etc', 'tsbouncer.ini'), 'latin1'));
   });
 
   itUnless(missing)('replace the package pgbouncer, and do not ask about its files', () => {
