@@ -12,7 +12,8 @@ import { basename, dirname, join } from 'node:path';
 import { giveTo, type RunUser, spawnAs, userCan } from './unprivileged';
 
 const SYSTEM_ROOT = '/usr/lib/postgresql';
-const READY_TEXT = 'database system is ready to accept connections';
+/** A standby accepts read-only connections. */
+const READY = /database system is ready to accept (read-only )?connections/;
 const START_MS_MAX = 60_000;
 
 /** A running server. */
@@ -165,7 +166,7 @@ export async function startPostgres(
     child.once('close', () => fail('it ended'));
     child.stderr?.on('data', (chunk: Buffer) => {
       log.text += chunk.toString('latin1');
-      if (!log.text.includes(READY_TEXT)) return;
+      if (!READY.test(log.text)) return;
       clearTimeout(timer);
       resolve();
     });

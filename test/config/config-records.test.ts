@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { parseDatabase } from '../../src/core/config/records';
-import { LoadBalanceHosts, PoolMode } from '../../src/core/config/settings-table';
+import { LoadBalanceHosts, PoolMode, TargetSession } from '../../src/core/config/settings-table';
 import { load, loadBad, resetSettingsAround } from '../harness/config-fixtures';
 import { describe, it } from '../harness/limits';
 
@@ -18,6 +18,8 @@ describe('[databases]', () => {
         name: 'plain',
         host: null,
         port: 5432,
+        ports: null,
+        targetSession: TargetSession.ANY,
         dbname: 'plain',
         poolSize: -1,
         minPoolSize: -1,
@@ -43,10 +45,22 @@ describe('[databases]', () => {
     ]);
   });
 
+  it('a list of ports has one for each host', () => {
+    assert.match(
+      loadBad('[databases]\ndb = host=a,b port=1,2,3\n[pgbouncer]\n').join(),
+      /could not match 3 port numbers to 2 hosts/,
+    );
+    assert.match(loadBad('[databases]\ndb = host=a,b port=1,x\n[pgbouncer]\n').join(), /invalid port: 1,x/);
+    assert.match(
+      loadBad('[databases]\ndb = host=a target_session_attrs=prefer-standby\n[pgbouncer]\n').join(),
+      /invalid target_session_attrs: prefer-standby/,
+    );
+  });
+
   it('databases accept every parameter', () => {
     const connstr =
       "application_name=app timezone='Europe/Berlin' datestyle=ISO client_encoding=LATIN1 dbname=real host=h1,h2 " +
-      "port=5433 user=u password='p''w d' auth_user=au auth_dbname=ad auth_query='SELECT 1' pool_size=1 min_pool_size=2 " +
+      "port=5433,5434 target_session_attrs=standby user=u password='p''w d' auth_user=au auth_dbname=ad auth_query='SELECT 1' pool_size=1 min_pool_size=2 " +
       'reserve_pool_size=3 query_wait_timeout=4 max_db_connections=5 max_db_client_connections=6 server_lifetime=7 server_login_concurrency=8 max_protocol_version=3.0 ' +
       "load_balance_hosts=DISABLE pool_mode=statement connect_query='SET a = 1'";
     const parsed = load(`[databases]\ndb = ${connstr}\n[pgbouncer]\n`);
@@ -54,6 +68,8 @@ describe('[databases]', () => {
       name: 'db',
       host: 'h1,h2',
       port: 5433,
+      ports: [5433, 5434],
+      targetSession: TargetSession.STANDBY,
       dbname: 'real',
       poolSize: 1,
       minPoolSize: 2,

@@ -3,7 +3,7 @@
  * that of the npm package. Runs as an unprivileged user, on a free port of 127.0.0.1 and a Unix socket, without fsync.
  */
 
-import { writeFileSync } from 'node:fs';
+import { appendFileSync, chmodSync, cpSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Client, type ClientConfig, type QueryResult } from 'pg';
 import {
@@ -15,6 +15,7 @@ import {
   stopPostgres,
   systemPostgres,
 } from '../../tools/postgres';
+import { giveTo } from '../../tools/unprivileged';
 import { LogTail } from './log-tail';
 import { adopt, dropDir, TEST_MS_MAX, tempDir, user, WAIT_MS_MAX, withTimeout } from './machine';
 
@@ -149,6 +150,34 @@ export class PgCluster {
       `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE ${mine} AND (${where})`,
     );
     return result.rowCount ?? 0;
+  }
+
+  /**
+   * Starts a streaming standby from a copy of this server's data. This server is stopped for the copy. Its hba must
+   * allow replication.
+   */
+  async addStandby(): Promise<PgCluster> {
+    await this.halt();
+    const dir = tempDir('pg');
+    cpSync(join(this.dir, 'data'), join(dir, 'data'), { recursive: true });
+    await this.resume();
+    const source = `host=${HOST} port=${this.port} user=${this.superuser}`;
+    writeFileSync(join(dir, 'data', 'standby.signal'), '');
+    appendFileSync(join(dir, 'data', 'postgresql.auto.conf'), `primary_conninfo = '${source}'\n`);
+    chmodSync(join(dir, 'data'), 0o700);
+    giveTo(user, dir);
+    const port = await freePort();
+    const settings = this.settings.map((line) =>
+      line.startsWith('unix_socket_directories=') ? `unix_socket_directories=${dir}` : line,
+    );
+    const server = await startPostgres(this.bin, join(dir, 'data'), port, settings, user);
+    adopt(server.child);
+    return new PgCluster(dir, this.bin, port, server, settings);
+  }
+
+  /** Makes a standby the primary. */
+  async promote(): Promise<void> {
+    await this.sql('SELECT pg_promote()');
   }
 
   /** Stops the server and keeps its data. */

@@ -110,7 +110,8 @@ it('a client that begins one transaction after another is ended between two of t
     await pooler.admin('SHUTDOWN WAIT_FOR_TRANSACTIONS');
     await working;
     assert.deepEqual(await pooler.expectEnd(), TO_EXIT);
-    for (const { code } of clients) assert.equal(code, '57P01');
+    // a client whose BEGIN crosses the error may only see the reset of the connection
+    for (const { code } of clients) assert.match(code ?? '', /^(57P01|ECONNRESET|EPIPE|lost)$/);
     assert.equal(errors.length, 10);
   });
 });

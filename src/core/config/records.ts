@@ -14,6 +14,8 @@ import {
   MAX_USERNAME,
   PoolMode,
   poolModeMap,
+  TargetSession,
+  targetSessionMap,
 } from './settings-table';
 import { atoi, atoiSecondsUsec, parseLookup } from './values';
 
@@ -24,6 +26,9 @@ export interface DatabaseConfig {
   /** names or addresses, comma-separated; a path or @name = Unix socket; null = the default Unix socket directory */
   host: string | null;
   port: number;
+  /** a port for each host; null = `port` for all */
+  ports: number[] | null;
+  targetSession: TargetSession;
   /** name on the server */
   dbname: string;
   poolSize: number;
@@ -90,6 +95,8 @@ export const DATABASE_DEFAULTS: Readonly<DatabaseConfig> = Object.freeze({
   name: '',
   host: null,
   port: 5432,
+  ports: null,
+  targetSession: TargetSession.ANY,
   dbname: '',
   poolSize: -1,
   minPoolSize: -1,
@@ -128,6 +135,14 @@ export const USER_DEFAULTS: Readonly<UserConfig> = Object.freeze({
   queryWaitTimeoutSet: false,
   clientIdleTimeout: 0,
 });
+
+/** The hosts of a connect string; null stands for the local Unix socket. */
+export function hostNames(host: string | null): (string | null)[] {
+  if (host === null || !host.includes(',')) return [host];
+  const hosts = host.split(',').filter((name) => name !== '');
+  // a host list without names is an error; only an absent host means the Unix socket
+  return hosts.length === 0 ? [''] : hosts;
+}
 
 const PEER_ID_MAX = 0xffff;
 const PORT_MAX = 65535;
@@ -174,6 +189,23 @@ function applyPort(config: { port: number }, value: string): string | null {
   return null;
 }
 
+/** One port, or a comma-separated list with one for each host. */
+function applyPorts(config: { port: number; ports: number[] | null }, value: string): string | null {
+  if (!value.includes(',')) {
+    config.ports = null;
+    return applyPort(config, value);
+  }
+  const ports: number[] = [];
+  for (const part of value.split(',')) {
+    const error = applyPort(config, part);
+    if (error !== null) return `invalid port: ${value}`;
+    ports.push(config.port);
+  }
+  config.ports = ports;
+  config.port = ports[0] as number;
+  return null;
+}
+
 function applyPoolMode(config: { poolMode: PoolMode }, value: string): string | null {
   const mode = parseLookup(poolModeMap, value);
   if (mode === null) return `invalid pool mode: ${value}`;
@@ -201,7 +233,16 @@ interface DatabaseDraft extends DatabaseConfig {
 const databaseParams: ReadonlyMap<string, ApplyParam<DatabaseDraft>> = new Map<string, ApplyParam<DatabaseDraft>>([
   ['dbname', plain((db, v) => (db.dbname = v))],
   ['host', plain((db, v) => (db.host = v))],
-  ['port', applyPort],
+  ['port', applyPorts],
+  [
+    'target_session_attrs',
+    (db, v) => {
+      const kind = parseLookup(targetSessionMap, v);
+      if (kind === null) return `invalid target_session_attrs: ${v}`;
+      db.targetSession = kind;
+      return null;
+    },
+  ],
   ['user', limited('user name', MAX_USERNAME, (db, v) => (db.user = v))],
   ['password', limited('password', MAX_PASSWORD, (db, v) => (db.password = v))],
   ['auth_user', limited('auth_user', MAX_USERNAME, (db, v) => (db.authUser = v))],
@@ -281,6 +322,11 @@ export function parseDatabase(name: string, connstr: string): DatabaseConfig | n
   if (name.length >= MAX_DBNAME) {
     logWarning(`too long db name: ${name}`);
     logError('cannot create database, no memory?');
+    return null;
+  }
+  const hostCount = hostNames(draft.host).length;
+  if (draft.ports !== null && draft.ports.length !== hostCount) {
+    logError(`could not match ${draft.ports.length} port numbers to ${hostCount} hosts`);
     return null;
   }
   const { clientEncoding, datestyle, timezone, applicationName, ...config } = draft;

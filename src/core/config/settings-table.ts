@@ -63,6 +63,23 @@ const logFormatMap: readonly Lookup[] = [
   { name: 'json', value: LogFormat.JSON },
 ];
 
+/** Values of target_session_attrs, as in libpq, but for prefer-standby. */
+export const enum TargetSession {
+  ANY,
+  READ_WRITE,
+  READ_ONLY,
+  PRIMARY,
+  STANDBY,
+}
+
+export const targetSessionMap: readonly Lookup[] = [
+  { name: 'any', value: TargetSession.ANY },
+  { name: 'read-write', value: TargetSession.READ_WRITE },
+  { name: 'read-only', value: TargetSession.READ_ONLY },
+  { name: 'primary', value: TargetSession.PRIMARY },
+  { name: 'standby', value: TargetSession.STANDBY },
+];
+
 const authTypeMap: readonly Lookup[] = [
   { name: 'any', value: AuthType.ANY },
   { name: 'trust', value: AuthType.TRUST },

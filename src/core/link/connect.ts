@@ -14,21 +14,21 @@ const IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}$/;
 /** Only an IPv6 address has a colon; not every text with a colon is an IPv6 address. */
 const IPV6 = /^(?=.*:)[0-9a-fA-F:.]+(?:%.+)?$/;
 
-export function connectToHost(server: ServerSocket, host: string | null): void {
-  const db = server.pool.db;
+export function connectToHost(server: ServerSocket, host: string | null, port: number): void {
   server.host = host;
+  server.port = port;
   if (host === null || host.startsWith('/') || host.startsWith('@')) {
     const dir = host ?? cf.unixSocketDir;
     if (dir === '') {
-      logError(`unix socket dir not configured: ${db.name}`);
+      logError(`unix socket dir not configured: ${server.pool.db.name}`);
       disconnectServer(server, false, 'cannot connect');
       return;
     }
-    connectServer(server, { family: Family.UNIX, host: `${dir}/.s.PGSQL.${db.config.port}`, port: 0 });
+    connectServer(server, { family: Family.UNIX, host: `${dir}/.s.PGSQL.${port}`, port: 0 });
   } else if (IPV6.test(host)) {
-    connectServer(server, { family: Family.INET6, host, port: db.config.port });
+    connectServer(server, { family: Family.INET6, host, port });
   } else if (IPV4.test(host)) {
-    connectServer(server, { family: Family.INET, host, port: db.config.port });
+    connectServer(server, { family: Family.INET, host, port });
   } else {
     slogNoise(server, `dns socket: ${host}`);
     // `done` may be called before dnsResolve() returns: then there is no look-up to cancel
@@ -44,12 +44,12 @@ function onServerResolved(server: ServerSocket, addr: SockAddr | null): void {
     disconnectServer(server, true, 'server DNS lookup failed', LoginOutcome.HOST_FAILED);
     return;
   }
-  connectServer(server, { family: addr.family, host: addr.host, port: server.pool.db.config.port });
+  connectServer(server, { family: addr.family, host: addr.host, port: server.port });
 }
 
 function connectServer(server: ServerSocket, addr: SockAddr): void {
   const isUnix = addr.family === Family.UNIX;
-  server.remoteAddr = isUnix ? unixAddr(server.pool.db.config.port, 0, 0) : inetAddr(addr);
+  server.remoteAddr = isUnix ? unixAddr(server.port, 0, 0) : inetAddr(addr);
   slogDebug(server, 'launching new connection to server');
   // set the options first: the receive window is negotiated while connecting
   const fd = native.socket(addr.family);

@@ -1,12 +1,13 @@
 // Marks server connections whose settings have changed: they are closed when they become idle.
 
 import { nextOf } from '../base/list';
+import { hostNames } from '../config/records';
 import { type PgDatabase, type PgPool, ServerProtocol, SocketState } from '../pool/bouncer';
 import { databaseList } from '../pool/database';
 import { forEachServer } from '../pool/states';
 
 import { resetWelcomeMsg } from '../pool/welcome';
-import { endAttempt, hostsOf } from './hosts';
+import { endAttempt } from './hosts';
 import { closeServerList, disconnectServer, LoginOutcome } from './objects';
 
 /** Closes the servers of this pool when they are released, and those logging in at once. */
@@ -31,9 +32,9 @@ export function tagDatabaseDirty(db: PgDatabase): void {
  * @param host the new list, as in the connect string
  */
 export function tagHostsGone(db: PgDatabase, host: string | null): void {
-  const hosts = hostsOf(host);
+  const hosts = hostNames(host);
   // no host is left, so what is known about the old servers does not apply to the new servers
-  if (!hostsOf(db.config.host).some((name) => hosts.includes(name))) {
+  if (!hostNames(db.config.host).some((name) => hosts.includes(name))) {
     tagDatabaseDirty(db);
     return;
   }

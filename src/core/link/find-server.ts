@@ -23,7 +23,7 @@ import { disconnectClient, disconnectServer, pauseClient } from './objects';
  */
 function checkFastFail(client: ClientSocket): boolean {
   const pool = client.pool;
-  if (pool === null || !pool.lastLoginFailed) return true;
+  if (pool === null || !pool.lastLoginFailed || pool.holding) return true;
   if (poolServerCount(pool) - pool.newServerList.count > 0) return true;
   const cached = pool.lastConnectFailedMessage;
   disconnectClient(client, true, `server login has been failing, cached error: ${cached} (server_login_retry)`);

@@ -6,17 +6,10 @@
  * server_login_retry applies, only when all targets have failed. LoginOutcome.HOST_FAILED lists the failures of a host.
  */
 
-import { LoadBalanceHosts } from '../config/settings-table';
+import { hostNames } from '../config/records';
+import { LoadBalanceHosts, TargetSession } from '../config/settings-table';
 import { dnsAddressCount } from '../net/dnslookup';
 import type { PgPool } from '../pool/bouncer';
-
-/** The hosts of a connect string; null stands for the local Unix socket. */
-export function hostsOf(host: string | null): (string | null)[] {
-  if (host === null || !host.includes(',')) return [host];
-  const hosts = host.split(',').filter((name) => name !== '');
-  // a host list without names is an error; only an absent host means the Unix socket
-  return hosts.length === 0 ? [''] : hosts;
-}
 
 /** True while an attempt has met a failed host and has another target to try. */
 export function attemptContinues(pool: PgPool): boolean {
@@ -30,20 +23,29 @@ export function endAttempt(pool: PgPool): void {
   pool.addressesTried = 0;
 }
 
-/** The host for the next connection. */
-export function pickHost(pool: PgPool): string | null {
-  const hosts = hostsOf(pool.db.config.host);
-  if (hosts.length === 1) return hosts[0] as string | null;
+/** True if the pool stays with a host as long as that works. There is only one primary. */
+function staysWithHost({ db }: PgPool): boolean {
+  const { loadBalanceHosts, targetSession } = db.config;
+  if (targetSession === TargetSession.READ_WRITE || targetSession === TargetSession.PRIMARY) return true;
+  return loadBalanceHosts === LoadBalanceHosts.DISABLE;
+}
+
+/** The host and port for the next connection. */
+export function pickHost(pool: PgPool): { host: string | null; port: number } {
+  const { host, port, ports } = pool.db.config;
+  const hosts = hostNames(host);
+  if (hosts.length === 1) return { host: hosts[0] as string | null, port };
   const sameHost = pool.addressesTried > 0;
   let at = pool.rrcounter;
-  if (pool.db.config.loadBalanceHosts === LoadBalanceHosts.ROUND_ROBIN) {
+  if (!staysWithHost(pool)) {
     // the counter is already at the host after the last one used
     if (sameHost) at = (at - 1) & 0xffff;
     else pool.rrcounter = (at + 1) & 0xffff;
   } else if (!sameHost && (pool.lastConnectFailed || pool.hostsTried > 0)) {
     at = pool.rrcounter = (at + 1) & 0xffff;
   }
-  return hosts[at % hosts.length] as string | null;
+  const index = at % hosts.length;
+  return { host: hosts[index] as string | null, port: ports?.[index] ?? port };
 }
 
 /**
@@ -57,7 +59,7 @@ export function nextTarget(pool: PgPool, failed: string | null): boolean {
     return true;
   }
   pool.addressesTried = 0;
-  if (pool.hostsTried + 1 < hostsOf(pool.db.config.host).length) {
+  if (pool.hostsTried + 1 < hostNames(pool.db.config.host).length) {
     pool.hostsTried++;
     return true;
   }

@@ -102,6 +102,13 @@ function poolHasRoom(pool: PgPool, evict: boolean): boolean {
   return false;
 }
 
+/** While clients are held because no host fits, the hosts are asked often. usec */
+const HOLDING_RETRY = USEC / 2;
+
+function loginRetry(pool: PgPool): number {
+  return pool.holding ? Math.min(HOLDING_RETRY, cf.serverLoginRetry) : cf.serverLoginRetry;
+}
+
 /**
  * Opens one more connection of a pool if the limits allow it. While server_login_concurrency connections log in, the
  * next one is opened after one of them has logged in.
@@ -114,9 +121,9 @@ export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): boole
     return false;
   }
   const now = getCachedTime();
-  if (pool.lastConnectFailed && !attemptContinues(pool) && now - pool.lastConnectTime < cf.serverLoginRetry) {
+  if (pool.lastConnectFailed && !attemptContinues(pool) && now - pool.lastConnectTime < loginRetry(pool)) {
     if (wantDebug()) {
-      const left = Math.floor((cf.serverLoginRetry - (now - pool.lastConnectTime)) / USEC);
+      const left = Math.floor((loginRetry(pool) - (now - pool.lastConnectTime)) / USEC);
       logDebug(`launch_new_connection: last failed, not launching new connection yet, still waiting ${left} s`);
     }
     return false;
@@ -164,5 +171,6 @@ function openConnection(pool: PgPool): void {
   pool.lastActiveTime = now;
   changeServerState(server, SocketState.SV_LOGIN);
   countServer(server);
-  connectToHost(server, pickHost(pool));
+  const { host, port } = pickHost(pool);
+  connectToHost(server, host, port);
 }

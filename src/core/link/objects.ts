@@ -9,7 +9,7 @@ import { fatal, slogDebug, slogInfo, slogNoise, slogWarning, wantDebug, wantNois
 import { native } from '../base/native';
 import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
-import { PoolMode } from '../config/settings-table';
+import { PoolMode, TargetSession } from '../config/settings-table';
 import { dnsCancel } from '../net/dnslookup';
 import { sbufClose, sbufContinue, sbufIsEmpty, sbufPause, sendBytes, sendPacket, unblockSource } from '../net/sbuf';
 import {
@@ -244,8 +244,10 @@ function loginEnded(server: ServerSocket, reason: string, outcome: LoginOutcome)
   }
   pool.lastLoginFailed = true;
   pool.lastConnectFailed = true;
+  pool.holding = outcome === LoginOutcome.HOST_FAILED && pool.db.config.targetSession !== TargetSession.ANY;
   pool.lastConnectFailedMessage = reason.slice(0, CACHED_REASON_MAX);
-  unlinkServer(server, reason);
+  if (pool.holding) unlinkForRetry(server);
+  else unlinkServer(server, reason);
 }
 
 /**
@@ -389,7 +391,7 @@ function stateOnRelease(server: ServerSocket): SocketState {
       return SocketState.SV_IDLE;
     case SocketState.SV_LOGIN: {
       const pool = server.pool;
-      pool.lastLoginFailed = false;
+      pool.lastLoginFailed = pool.holding = false;
       pool.lastConnectFailed = false;
       endAttempt(pool);
       return SocketState.SV_IDLE;

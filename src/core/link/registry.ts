@@ -24,6 +24,8 @@ function connectStringChanged(db: PgDatabase, config: DatabaseConfig): boolean {
   return (
     db.config.dbname !== config.dbname ||
     db.config.port !== config.port ||
+    db.config.ports?.join() !== config.ports?.join() ||
+    db.config.targetSession !== config.targetSession ||
     (db.forcedUser?.name ?? null) !== config.user ||
     db.config.connectQuery !== config.connectQuery ||
     db.config.authDbname !== config.authDbname ||

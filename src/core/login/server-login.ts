@@ -21,6 +21,7 @@ import { cf } from '../config/settings';
 import { SslMode } from '../config/settings-table';
 import { forwardCancelRequest } from '../link/cancel';
 import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
+import { misfit, noteRole } from '../link/target-session';
 import { addrString, fillLocalAddr, isUnixAddr } from '../net/addr';
 import { sbufContinue, sendBytes, sendPacket } from '../net/sbuf';
 import { sbufTlsConnect, tlsConnectionInfo, tlsState } from '../net/tls';
@@ -348,6 +349,7 @@ function loginParameter(server: ServerSocket, reader: PktReader): Verdict {
     return Verdict.DISCONNECTED;
   }
   if (wantDebug()) slogDebug(server, `S: param: ${name} = ${value}`);
+  noteRole(server, name, value);
   varcacheReport(server, name, value, false);
   if (server.link !== null) varcacheSet(server.link.vars, name, value);
   const fits =
@@ -371,6 +373,11 @@ function loginReady(server: ServerSocket): Verdict {
     writeQuery(buf, pool.db.config.connectQuery);
     if (sendPacket(server, buf)) return Verdict.CONSUMED;
     disconnectServer(server, false, 'exec_on_connect query failed');
+    return Verdict.DISCONNECTED;
+  }
+  const reason = misfit(server);
+  if (reason !== null) {
+    disconnectServer(server, true, reason, LoginOutcome.HOST_FAILED);
     return Verdict.DISCONNECTED;
   }
   slogDebug(server, 'server login ok, start accepting queries');

@@ -123,6 +123,8 @@ export class PgPool implements ListNode {
   lastConnectFailed = false;
   lastConnectFailedMessage = '';
   lastLoginFailed = false;
+  /** no host fits target_session_attrs: clients wait until one does */
+  holding = false;
   /** round-robin counter over the hosts of the database */
   rrcounter = 0;
   /** number of hosts, and of addresses of the current host, that failed in this connection attempt (link/hosts.ts) */
@@ -195,6 +197,8 @@ export class PgDatabase implements ListNode {
   inactiveTime = 0;
   /** number of the janitor's run that last found it active */
   activeStamp = 0;
+  /** usec; when its connections to a host were last replaced because the host's role had changed */
+  recycledAt = 0;
   /** number of server connections in all pools */
   connectionCount = 0;
   clientConnectionCount = 0;
@@ -414,6 +418,11 @@ export class ServerSocket extends PgSocket {
   readonly varBits = newVarBits();
   /** host as configured, for TLS verification and SHOW */
   host: string | null = null;
+  /** port as configured */
+  port = 0;
+  /** the values of in_hot_standby, and of default_transaction_read_only at the login; null = not reported */
+  hotStandby: boolean | null = null;
+  readOnly: boolean | null = null;
 
   /** outstanding requests */
   readonly requests = new RequestQueue();

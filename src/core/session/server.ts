@@ -3,12 +3,13 @@
  * of packets to the client in one piece. Releases the server when its work is done.
  */
 
-import { logError, slogDebug, slogError, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
+import { logError, slogDebug, slogError, slogNoise, slogWarning, wantNoise } from '../base/log';
 import { arena, native } from '../base/native';
 import { getCachedTime } from '../base/time';
 import { cf } from '../config/settings';
-import { PoolMode } from '../config/settings-table';
+import { PoolMode, TargetSession } from '../config/settings-table';
 import { continueRecovery, disconnectClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
+import { noteServerError } from '../link/target-session';
 import { handleAuthQueryResponse } from '../login/auth-query';
 import { handleForkError, handleServerStartup, handleSslchar } from '../login/server-login';
 import { connectionRefused } from '../login/server-protocol';
@@ -20,7 +21,7 @@ import { Recovery } from '../pool/recovery';
 import { ResponseAction } from '../pool/requests';
 import { isDead } from '../pool/socket';
 import { clearRequestsUntil, serversChange, settleNote } from '../pool/statements';
-import { isAlwaysTracked, varcacheReport, varcacheSet, varcacheSetCanonical } from '../pool/varcache';
+import { varcacheSetCanonical } from '../pool/varcache';
 import { SERVER_PACKET_MAX } from '../wire/limits';
 import { writeCommandComplete } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg, TxStatus } from '../wire/packets';
@@ -30,7 +31,6 @@ import {
   incompleteHeader,
   isFatal,
   PktHdr,
-  PktReader,
   parseServerError,
   pktDesc,
   serverErrorLine,
@@ -40,6 +40,7 @@ import { bulkEnd, bulkOfServer } from './bulk';
 import { countBytes, countTimes } from './counters';
 import { mayDiscard, noteDiscarded, SUBSTITUTE_COMPLETE_LEN, substituteDone } from './deallocate';
 import { resumeHeldPacket } from './inspect';
+import { loadParameter } from './parameters';
 import { answerFakes } from './prepared';
 import { ErrorFate, READY_LEN, renamedError, statementError } from './repair';
 
@@ -247,25 +248,6 @@ function popRequest(server: ServerSocket, type: number): boolean {
   return true;
 }
 
-function loadParameter(server: ServerSocket, off: number, end: number): boolean {
-  const reader = new PktReader(arena, off, end);
-  const name = reader.str();
-  const value = reader.str();
-  if (name === null || value === null) {
-    disconnectServer(server, true, 'broken ParameterStatus packet');
-    return false;
-  }
-  if (wantDebug()) slogDebug(server, `S: param: ${name} = ${value}`);
-  const client = server.link;
-  varcacheReport(server, name, value, client !== null && !server.settingVars);
-  // what RESET reports is the server's default, not the client's value
-  if (client !== null && (!server.settingVars || isAlwaysTracked(name))) {
-    if (wantDebug()) slogDebug(client, `setting client var: ${name}='${value}'`);
-    varcacheSet(client.vars, name, value);
-  }
-  return true;
-}
-
 function endCopy(server: ServerSocket, failed: boolean): void {
   slogDebug(server, failed ? 'COPY failed' : 'COPY finished');
   server.copyMode = false;
@@ -456,7 +438,11 @@ function workError(server: ServerSocket, off: number, end: number): Verdict {
   }
   if (server.copyMode) endCopy(server, true);
   server.queryFailed = true;
-  if (end - off >= len) server.dying = isFatal(arena, off + NEW_HEADER_LEN, off + len);
+  if (end - off >= len) {
+    server.dying = isFatal(arena, off + NEW_HEADER_LEN, off + len);
+    if (server.pool.db.config.targetSession !== TargetSession.ANY)
+      noteServerError(server, parseServerError(arena, off + NEW_HEADER_LEN, off + len).sqlstate);
+  }
   const verdict = deliver(server, off, end, len);
   return fate === ErrorFate.RENAME && verdict === Verdict.FORWARD ? replace(renamedError(), len) : verdict;
 }

@@ -4,7 +4,8 @@
  */
 
 import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
-import { hostsOf } from '../../core/link/hosts';
+import { hostNames } from '../../core/config/records';
+import { TargetSession } from '../../core/config/settings-table';
 import { findOrRegisterDatabase } from '../../core/link/registry';
 import type { PgDatabase } from '../../core/pool/bouncer';
 import { addDatabase, addDynamicCredentials, retireAutodatabase } from '../../core/pool/database';
@@ -68,16 +69,18 @@ const HOST_INDEX = 1;
  * changed, and servers opened under the old config are closed as after RELOAD.
  */
 function connectText(db: PgDatabase): string {
-  const { dbname, host, port, connectQuery, authDbname, authQuery, startupParams } = db.config;
+  const { dbname, host, port, ports, targetSession, connectQuery, authDbname, authQuery, startupParams } = db.config;
   return JSON.stringify([
     dbname,
     host,
-    port,
+    ports ?? port,
     db.forcedUser?.name ?? null,
     connectQuery,
     authDbname,
     authQuery,
     startupParams,
+    // as in earlier versions without it
+    ...(targetSession === TargetSession.ANY ? [] : [targetSession]),
   ]);
 }
 
@@ -89,8 +92,8 @@ function connectChange(before: string, db: PgDatabase): 'nothing' | 'hosts' | 'a
   if (connectText(db) === before) return 'nothing';
   const old: unknown[] = JSON.parse(before);
   const now: unknown[] = JSON.parse(connectText(db));
-  const oldHosts = hostsOf(old[HOST_INDEX] as string | null);
-  const hosts = hostsOf(db.config.host);
+  const oldHosts = hostNames(old[HOST_INDEX] as string | null);
+  const hosts = hostNames(db.config.host);
   old[HOST_INDEX] = now[HOST_INDEX] = null;
   const same = JSON.stringify(old) === JSON.stringify(now);
   return same && oldHosts.some((host) => hosts.includes(host)) ? 'hosts' : 'all';

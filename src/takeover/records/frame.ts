@@ -2,7 +2,7 @@
  * What the new process has read from the records that precede the sockets. The records of the sockets refer to it.
  */
 
-import { hostsOf } from '../../core/link/hosts';
+import { hostNames } from '../../core/config/records';
 import type { PgCredentials, PgDatabase, PgPool, ServerSocket } from '../../core/pool/bouncer';
 import type { PgStats } from '../../core/pool/stats';
 import { VarBit, varcacheSet, varcacheSetBits, varNames } from '../../core/pool/varcache';
@@ -68,6 +68,6 @@ export class Frame {
     const { db } = server.pool;
     if (this.serverTlsChanged) return true;
     if (this.changed.has(db.name)) return true;
-    return this.hostsChanged.has(db.name) && !hostsOf(db.config.host).includes(server.host);
+    return this.hostsChanged.has(db.name) && !hostNames(db.config.host).includes(server.host);
   }
 }

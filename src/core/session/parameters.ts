@@ -1,0 +1,30 @@
+// Parameters that a logged-in server reports.
+
+import { slogDebug, wantDebug } from '../base/log';
+import { arena } from '../base/native';
+import { disconnectServer } from '../link/objects';
+import { noteRole, roleChanged } from '../link/target-session';
+import type { ServerSocket } from '../pool/bouncer';
+import { isAlwaysTracked, varcacheReport, varcacheSet } from '../pool/varcache';
+import { PktReader } from '../wire/reader';
+
+/** Handles a ParameterStatus, body in arena[off, end). @returns false if the server was disconnected */
+export function loadParameter(server: ServerSocket, off: number, end: number): boolean {
+  const reader = new PktReader(arena, off, end);
+  const name = reader.str();
+  const value = reader.str();
+  if (name === null || value === null) {
+    disconnectServer(server, true, 'broken ParameterStatus packet');
+    return false;
+  }
+  if (wantDebug()) slogDebug(server, `S: param: ${name} = ${value}`);
+  if (noteRole(server, name, value)) roleChanged(server);
+  const client = server.link;
+  varcacheReport(server, name, value, client !== null && !server.settingVars);
+  // what RESET reports is the server's default, not the client's value
+  if (client !== null && (!server.settingVars || isAlwaysTracked(name))) {
+    if (wantDebug()) slogDebug(client, `setting client var: ${name}='${value}'`);
+    varcacheSet(client.vars, name, value);
+  }
+  return true;
+}

@@ -1,0 +1,179 @@
+/*
+ * target_session_attrs and a failover: a real primary and its standby, which is promoted while clients work.
+ */
+
+import assert from 'node:assert/strict';
+import type { Client } from 'pg';
+import { type Bouncer, eventually, it, PgCluster } from '../harness';
+import { ask, login, withPooler } from '../harness/answers';
+import { fails, watch } from '../harness/expect';
+import { after, before } from '../harness/limits';
+
+const HBA = ['local all all trust', 'host all all 127.0.0.1/32 trust', 'host replication all 127.0.0.1/32 trust'];
+
+let primary: PgCluster;
+let standby: PgCluster;
+
+before(async () => {
+  primary = await PgCluster.start({ hba: HBA, settings: { wal_level: 'replica' } });
+  await primary.sql('CREATE TABLE done (id int)');
+  standby = await primary.addStandby();
+});
+after(async () => {
+  await standby.stop();
+  await primary.stop();
+});
+
+/** A pooler whose databases name both servers, the standby first. */
+function withBoth(
+  databases: Record<string, string>,
+  settings: Record<string, string | number>,
+  body: (pooler: Bouncer) => Promise<void>,
+): Promise<void> {
+  const hosts = `host=127.0.0.1,127.0.0.1 port=${standby.port},${primary.port} dbname=postgres`;
+  const lines = Object.entries(databases).map(([name, more]) => [name, `${hosts} ${more}`]);
+  const common = { pool_mode: 'transaction', server_login_retry: 1, default_pool_size: 5 };
+  return withPooler({ databases: Object.fromEntries(lines), settings: { ...common, ...settings } }, body);
+}
+
+async function portOf(client: Client): Promise<number> {
+  return Number((await client.query("SELECT current_setting('port') AS port")).rows[0].port);
+}
+
+const FIT: [string, 'primary' | 'standby'][] = [
+  ['read-write', 'primary'],
+  ['primary', 'primary'],
+  ['read-only', 'standby'],
+  ['standby', 'standby'],
+];
+
+for (const [attrs, kind] of FIT) {
+  for (const balance of ['disable', 'round-robin']) {
+    it(`target_session_attrs=${attrs} finds the ${kind}: load_balance_hosts=${balance}`, async () => {
+      const line = `target_session_attrs=${attrs} load_balance_hosts=${balance}`;
+      await withBoth({ app: line }, {}, async (pooler) => {
+        const clients = await Promise.all(Array.from({ length: 5 }, () => pooler.connect({ database: 'app' })));
+        for (const client of clients) await client.query('BEGIN');
+        const wanted = (kind === 'primary' ? primary : standby).port;
+        for (const client of clients) assert.equal(await portOf(client), wanted);
+        for (const client of clients) await client.end();
+      });
+    });
+  }
+}
+
+it('target_session_attrs=any uses both servers in turn', async () => {
+  await withBoth({ app: '' }, {}, async (pooler) => {
+    const clients = await Promise.all(Array.from({ length: 4 }, () => pooler.connect({ database: 'app' })));
+    const ports = new Set<number>();
+    for (const client of clients) {
+      await client.query('BEGIN');
+      ports.add(await portOf(client));
+    }
+    assert.equal(ports.size, 2);
+    for (const client of clients) await client.end();
+  });
+});
+
+it('a session that is read-only by default is no read-write server', async () => {
+  await primary.sql('ALTER DATABASE postgres SET default_transaction_read_only = on');
+  try {
+    await withBoth({ app: 'target_session_attrs=read-write' }, { query_wait_timeout: 1 }, async (pooler) => {
+      await fails(pooler.sql('SELECT 1', { database: 'app' }), 'query_wait_timeout');
+      await pooler.logWait(/closing because: session is read-only/);
+    });
+  } finally {
+    await primary.sql('ALTER DATABASE postgres RESET default_transaction_read_only', { database: 'template1' });
+  }
+});
+
+it('an error that says the server is read-only replaces its connections, but not for every client that causes it', async () => {
+  await withBoth({ app: 'target_session_attrs=read-write' }, {}, async (pooler) => {
+    const client = await login(pooler, { database: 'app' });
+    const pid = await ask(client, 'SELECT pg_backend_pid()');
+    const write = 'BEGIN READ ONLY; INSERT INTO done VALUES (0)';
+    await assert.rejects(ask(client, write), /read-only transaction/);
+    await ask(client, 'ROLLBACK');
+    const next = await ask(client, 'SELECT pg_backend_pid()');
+    assert.notEqual(next, pid);
+    await assert.rejects(ask(client, write), /read-only transaction/);
+    await ask(client, 'ROLLBACK');
+    assert.equal(await ask(client, 'SELECT pg_backend_pid()'), next);
+    assert.equal(pooler.log.count(/server refuses to write/), 1);
+    await client.end();
+  });
+});
+
+/** One client that works until told to stop. */
+class Worker {
+  done = 0;
+  /** errors outside transactions */
+  readonly errors: string[] = [];
+  private over = false;
+  /** longest time between two answers, ms */
+  longest = 0;
+
+  constructor(private readonly pooler: Bouncer) {}
+
+  async run(): Promise<void> {
+    const client = await this.pooler.connect({ database: 'app' });
+    let last = Date.now();
+    while (!this.over) {
+      try {
+        await client.query('INSERT INTO done VALUES (1)');
+        this.done++;
+        this.longest = Math.max(this.longest, Date.now() - last);
+        last = Date.now();
+        // most of the time no query is running
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      } catch (err) {
+        this.errors.push((err as Error).message);
+        return;
+      }
+    }
+    await client.end();
+  }
+
+  stop(): void {
+    this.over = true;
+  }
+}
+
+it('clients are held while the standby is promoted, and go on with the new primary', async () => {
+  await withBoth({ app: 'target_session_attrs=read-write' }, {}, async (pooler) => {
+    const workers = Array.from({ length: 20 }, () => new Worker(pooler));
+    const working = Promise.all(workers.map((worker) => worker.run()));
+    await eventually('work', async () => workers.every(({ done }) => done > 5));
+    await primary.halt('fast');
+    // clients that come now wait as well
+    const late = await pooler.connect({ database: 'app' });
+    const answer = watch(late.query('SELECT 1 AS one'), 'the answer');
+    const before = workers.map(({ done }) => done);
+    await pooler.logWait(/closing because: session is read-only/);
+    assert.equal(answer.settled, false);
+    await standby.promote();
+    assert.equal((await answer.done()).rows[0].one, 1);
+    assert.equal(await portOf(late), standby.port);
+    const alive = workers.filter(({ errors }) => errors.length === 0);
+    await eventually('work on the new primary', async () =>
+      alive.every((worker) => worker.done > (before[workers.indexOf(worker)] as number) + 5),
+    );
+    for (const worker of workers) worker.stop();
+    await working;
+    await late.end();
+    const errors = workers.flatMap((worker) => worker.errors);
+    // only a query that was running when its server ended may have failed
+    for (const error of errors)
+      assert.match(error, /^(terminating connection due to administrator command|server conn crashed\?)$/);
+    assert.ok(alive.length >= 10, `${errors.length} clients failed: ${errors}`);
+    const longest = Math.max(...alive.map((worker) => worker.longest));
+    console.log(`failover: ${errors.length} of 20 clients got an error, the longest pause was ${longest} ms`);
+  });
+});
+
+it('a promotion that a server reports replaces the connections of target_session_attrs=standby', async () => {
+  // the former standby is the primary now: no host fits
+  await withBoth({ app: 'target_session_attrs=standby' }, { query_wait_timeout: 1 }, async (pooler) => {
+    await fails(pooler.sql('SELECT 1', { database: 'app' }), 'query_wait_timeout');
+  });
+});
