@@ -7,7 +7,9 @@ import type { Client } from 'pg';
 import { type Bouncer, eventually, it, PgCluster } from '../harness';
 import { ask, login, withPooler } from '../harness/answers';
 import { fails, watch } from '../harness/expect';
+import { FakeServer, oneRow, WELCOME } from '../harness/hostile/fake-server';
 import { after, before } from '../harness/limits';
+import { message } from '../harness/raw-client';
 
 const HBA = ['local all all trust', 'host all all 127.0.0.1/32 trust', 'host replication all 127.0.0.1/32 trust'];
 
@@ -169,6 +171,31 @@ it('clients are held while the standby is promoted, and go on with the new prima
     const longest = Math.max(...alive.map((worker) => worker.longest));
     console.log(`failover: ${errors.length} of 20 clients got an error, the longest pause was ${longest} ms`);
   });
+});
+
+it('a client does not notice that its server ends right behind the answer', async () => {
+  let visits = 0;
+  const fatal = message('E', Buffer.from('SFATAL\0C57P01\0Mterminating connection due to administrator command\0\0'));
+  const fake = await FakeServer.start(async ({ next, socket }) => {
+    visits++;
+    socket.write(WELCOME);
+    await next();
+    if (visits === 1) socket.end(Buffer.concat([oneRow('first'), fatal]));
+    else socket.write(oneRow('second'));
+  });
+  try {
+    const databases = { app: `host=127.0.0.1 port=${fake.port} max_protocol_version=3.0` };
+    const settings = { pool_mode: 'transaction', server_tls_sslmode: 'disable' };
+    await withPooler({ databases, settings }, async (pooler) => {
+      const client = await login(pooler, { database: 'app' });
+      assert.equal(await ask(client, 'SELECT'), 'first');
+      assert.equal(await ask(client, 'SELECT'), 'second');
+      assert.equal(visits, 2);
+      await client.end();
+    });
+  } finally {
+    await fake.stop();
+  }
 });
 
 it('a promotion that a server reports replaces the connections of target_session_attrs=standby', async () => {

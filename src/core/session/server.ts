@@ -421,6 +421,15 @@ function replace(by: PktBuf | null, len: number): Verdict {
 /** Handles an error in answer to a logged-in client's request. */
 function workError(server: ServerSocket, off: number, end: number): Verdict {
   const len = hdr.len;
+  if (server.ready && server.requests.count === 0 && connectionPoolMode(server) !== PoolMode.SESSION) {
+    const verdict = wholePacket(server, off, end);
+    if (verdict !== Verdict.CONSUMED) return verdict;
+    if (isFatal(arena, off + NEW_HEADER_LEN, off + len)) {
+      // the session ends between two transactions, which does not concern the client: it gets another server
+      server.closeNeeded = true;
+      return Verdict.CONSUMED;
+    }
+  }
   let fate = ErrorFate.FORWARD;
   if (server.state === SocketState.SV_ACTIVE && server.link?.state === SocketState.CL_ACTIVE && serversChange(server)) {
     if (end - off < len && len <= SERVER_PACKET_MAX) return Verdict.NEED_MORE;
