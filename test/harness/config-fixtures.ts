@@ -130,6 +130,7 @@ logfile||yes
 loop_backend|auto|no
 login_notify_message||yes
 max_client_conn|100|yes
+max_client_conn_per_host|0|yes
 max_db_client_connections|0|yes
 max_db_connections|0|yes
 max_packet_size|2147483647|yes

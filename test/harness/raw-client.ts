@@ -21,7 +21,7 @@ export interface Message {
 }
 
 /** Where to connect. */
-export type Target = { host?: string; port: number } | { path: string };
+export type Target = { host?: string; port: number; localAddress?: string } | { path: string };
 
 /** Parameters of a login. */
 export interface Login {

@@ -267,6 +267,7 @@ export const settingsTable: readonly Setting[] = [
   row('loop_backend', 'loopBackend', SettingType.LOOKUP, 'auto', NO_RELOAD, loopBackendMap),
   row('login_notify_message', 'loginNotifyMessage', SettingType.STR, ''),
   row('max_client_conn', 'maxClientConn', SettingType.INT, '100'),
+  row('max_client_conn_per_host', 'maxClientConnPerHost', SettingType.INT, '0'),
   row('max_db_client_connections', 'maxDbClientConnections', SettingType.INT, '0'),
   row('max_db_connections', 'maxDbConnections', SettingType.INT, '0'),
   row('max_packet_size', 'maxPacketSize', SettingType.UINT, '2147483647'),
@@ -399,6 +400,7 @@ export const initial = {
   loopBackend: 0,
   loginNotifyMessage: '',
   maxClientConn: 0,
+  maxClientConnPerHost: 0,
   maxDbClientConnections: 0,
   maxDbConnections: 0,
   /** bytes */

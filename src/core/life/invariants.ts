@@ -5,6 +5,7 @@
 
 import { nextOf, type StatList } from '../base/list';
 import { socketsByHandle } from '../net/sbuf';
+import { hostClientCount } from '../pool/admission';
 import {
   type AnySocket,
   type ClientSocket,
@@ -72,6 +73,18 @@ function countIn(list: StatList<ClientSocket>, dbs: Map<PgDatabase, number>, use
   });
 }
 
+/** The counts of addresses: every counted client over TCP is in one. */
+function brokenHostCount(): string | null {
+  const hosts = new Map<string, number>();
+  for (const sk of socketsByHandle) {
+    if (sk === null || isServerSocket(sk) || sk.countedHost === null) continue;
+    hosts.set(sk.countedHost, (hosts.get(sk.countedHost) ?? 0) + 1);
+  }
+  for (const [host, count] of hosts)
+    if (hostClientCount(host) !== count) return `address ${host} counts ${hostClientCount(host)} clients of ${count}`;
+  return null;
+}
+
 /** The counts that limits are checked against, and that determine when provisional records are removed. */
 function brokenCount(): string | null {
   const dbs = new Map<PgDatabase, number>();
@@ -101,5 +114,5 @@ export function brokenInvariant(): string | null {
   }
   for (const list of [poolList, peerPoolList])
     for (let pool = list.head; pool !== null; pool = nextOf(pool)) if (pool.dead) return 'a killed pool is in its list';
-  return brokenCount();
+  return brokenHostCount() ?? brokenCount();
 }

@@ -1,5 +1,5 @@
 /*
- * The limits on clients of a database and of a user, checked at login.
+ * The limits on clients of an address, of a database and of a user, checked at login.
  */
 
 import { logDebug, wantDebug } from '../base/log';
@@ -10,6 +10,7 @@ import {
   countForDatabase,
   countForUser,
   databaseMaxClientConnections,
+  hostClientCount,
   userMaxClientConnections,
 } from '../pool/admission';
 import type { ClientSocket, PgDatabase } from '../pool/bouncer';
@@ -19,10 +20,21 @@ function isAdminLogin(client: ClientSocket): boolean {
   return (client.db as PgDatabase).admin && name !== null && strlistContains(cf.adminUsers, name);
 }
 
-/** Counts the client for its database. @returns false if that exceeds the limit: the client was disconnected */
+/** Checks the limit of the client's address. @returns false if it is exceeded: the client was disconnected */
+function checkHostConnectionCount(client: ClientSocket): boolean {
+  const max = cf.maxClientConnPerHost;
+  const host = client.countedHost;
+  if (max <= 0 || host === null || (client.db as PgDatabase).admin || hostClientCount(host) <= max) return true;
+  if (wantDebug()) logDebug(`set_pool: host '${host}' full (${hostClientCount(host)} > ${max})`);
+  disconnectClient(client, true, 'client connections exceeded (max_client_conn_per_host)');
+  return false;
+}
+
+/** Counts the client for its database and its address. @returns false if that exceeds the limit: the client was disconnected */
 export function checkDbConnectionCount(client: ClientSocket): boolean {
   const db = client.db as PgDatabase;
   countForDatabase(client, db);
+  if (!checkHostConnectionCount(client)) return false;
   const max = databaseMaxClientConnections(db);
   if (max <= 0 || db.clientConnectionCount <= max || isAdminLogin(client)) return true;
   if (wantDebug()) logDebug(`set_pool: db '${db.name}' full (${db.clientConnectionCount} >= ${max})`);

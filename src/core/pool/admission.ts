@@ -6,6 +6,7 @@
  * the general setting.
  */
 
+import { Family } from '../base/native';
 import { cf } from '../config/settings';
 import { PoolMode } from '../config/settings-table';
 import {
@@ -96,6 +97,30 @@ export function countForDatabase(client: ClientSocket, db: PgDatabase): void {
   if (client.countedDb !== null) return;
   client.countedDb = db;
   db.clientConnectionCount++;
+  countForHost(client);
+}
+
+/** Number of clients by address, of those counted for a database. Unix sockets have no address. */
+const clientsByHost = new Map<string, number>();
+
+function countForHost(client: ClientSocket): void {
+  const { family, host } = client.remoteAddr;
+  if (family === Family.UNIX) return;
+  client.countedHost = host;
+  clientsByHost.set(host, hostClientCount(host) + 1);
+}
+
+function uncountForHost(client: ClientSocket): void {
+  const host = client.countedHost;
+  if (host === null) return;
+  client.countedHost = null;
+  const left = hostClientCount(host) - 1;
+  if (left > 0) clientsByHost.set(host, left);
+  else clientsByHost.delete(host);
+}
+
+export function hostClientCount(host: string): number {
+  return clientsByHost.get(host) ?? 0;
 }
 
 /** Counts a client among those of its user, once. */
@@ -108,6 +133,7 @@ export function countForUser(client: ClientSocket, user: PgGlobalUser): void {
 export function uncountForDatabase(client: ClientSocket): void {
   if (client.countedDb !== null) client.countedDb.clientConnectionCount--;
   client.countedDb = null;
+  uncountForHost(client);
 }
 
 export function uncountForUser(client: ClientSocket): void {

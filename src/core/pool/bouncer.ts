@@ -364,6 +364,8 @@ export class ClientSocket extends PgSocket {
   /** the database and the user whose client counts include this client */
   countedDb: PgDatabase | null = null;
   countedUser: PgGlobalUser | null = null;
+  /** the address whose client count includes this client; null = none, or a Unix socket */
+  countedHost: string | null = null;
 
   /** prepared statements by name; null until the first */
   statements: Map<string, ClientStatement> | null = null;
