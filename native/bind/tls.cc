@@ -185,6 +185,21 @@ static Napi::Value freeze(const Napi::CallbackInfo &info) {
   return info.Env().Undefined();
 }
 
+/* One call for all, because clients wait meanwhile. */
+static Napi::Value freezeAll(const Napi::CallbackInfo &info) {
+  Streams *streams = stateOf(info)->streams;
+  Napi::Array refused = Napi::Array::New(info.Env());
+  if (!streams) return refused;
+  uint32_t n = 0;
+  for (const int handle : streamsTlsFreeze(streams, argInt(info, 0))) refused.Set(n++, toInt(info.Env(), handle));
+  return refused;
+}
+
+static Napi::Value thawAll(const Napi::CallbackInfo &info) {
+  if (stateOf(info)->streams) streamsTlsThaw(stateOf(info)->streams);
+  return info.Env().Undefined();
+}
+
 static Napi::Value traffic(const Napi::CallbackInfo &info) {
   const TlsConn *conn = connOf(info);
   return Napi::Number::New(info.Env(), conn ? static_cast<double>(conn->traffic) : -1);
@@ -220,6 +235,8 @@ void bindTls(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("tlsExport", Napi::Function::New<exportConn>(env, "tlsExport", state));
   exports.Set("tlsContinue", Napi::Function::New<continueConn>(env, "tlsContinue", state));
   exports.Set("tlsFreeze", Napi::Function::New<freeze>(env, "tlsFreeze", state));
+  exports.Set("tlsFreezeAll", Napi::Function::New<freezeAll>(env, "tlsFreezeAll", state));
+  exports.Set("tlsThawAll", Napi::Function::New<thawAll>(env, "tlsThawAll", state));
   exports.Set("tlsTraffic", Napi::Function::New<traffic>(env, "tlsTraffic", state));
   exports.Set("sendRecords", Napi::Function::New<sendRecords>(env, "sendRecords", state));
   exports.Set("tlsPeerCertContainsName",

@@ -46,6 +46,23 @@ std::vector<int> streamRecvStopAll(Streams *streams, int except) {
   return unsent;
 }
 
+std::vector<int> streamsTlsFreeze(Streams *streams, int except) {
+  std::vector<int> refused;
+  for (Stream *s : streams->all) {
+    if (!s || !streamLive(s) || !s->tls || s->handle == except) continue;
+    if (s->step || tlsRefusal(s->tls))
+      refused.push_back(s->handle);
+    else
+      s->tls->frozen = true;
+  }
+  return refused;
+}
+
+void streamsTlsThaw(Streams *streams) {
+  for (Stream *s : streams->all)
+    if (s && s->tls && !s->step) s->tls->frozen = false;
+}
+
 /* ---- in the new process ---- */
 
 int streamSendRecords(Streams *streams, int handle, const uint8_t *bytes, size_t length) {

@@ -45,13 +45,25 @@ static bool setKey(const TlsRecords *r, RecordSide *side, const TlsKey &key, boo
 
 bool recordKey(TlsRecords *r, bool ofReading) {
   const TlsSession &session = *r->session;
+  RecordSide *side = ofReading ? &r->reading : &r->writing;
+  if (!side->cipher) side->cipher = EVP_CIPHER_CTX_new();
   // a server reads what the client writes
   const bool ofServer = session.server != ofReading;
   TlsKey key = {};
   const bool made = isTls13(r) ? tlsTrafficKey(r->aead, ofServer ? session.serverSecret : session.clientSecret,
                                                session.secretLength, &key)
                                : tlsBlockKey(r->aead, session, ofServer, &key);
-  return made && setKey(r, ofReading ? &r->reading : &r->writing, key, !ofReading);
+  if (side->cipher && made && setKey(r, side, key, !ofReading)) return true;
+  EVP_CIPHER_CTX_free(side->cipher);
+  side->cipher = nullptr;
+  ERR_clear_error();
+  return false;
+}
+
+/** Makes the key of a direction before its first record: most connections of a handover are idle, and the process has much to
+ *  do. */
+static bool hasKey(TlsRecords *r, bool ofReading) {
+  return (ofReading ? r->reading : r->writing).cipher || recordKey(r, ofReading);
 }
 
 TlsRecords *recordsNew(TlsSession *session) {
@@ -61,12 +73,7 @@ TlsRecords *recordsNew(TlsSession *session) {
   r->session = session;
   r->aead = tlsAeadOf(session->version, session->cipher);
   r->recordsPerKey = kRecordsPerKey;
-  r->reading.cipher = EVP_CIPHER_CTX_new();
-  r->writing.cipher = EVP_CIPHER_CTX_new();
-  if (r->reading.cipher && r->writing.cipher && recordKey(r, true) && recordKey(r, false)) return r;
-  recordsFree(r);
-  ERR_clear_error();
-  return nullptr;
+  return r;
 }
 
 void recordsFree(TlsRecords *r) {
@@ -146,7 +153,7 @@ size_t recordSealAs(TlsRecords *r, uint8_t type, const uint8_t *bytes, size_t le
   const size_t explicitLength = isTls13(r) ? 0 : r->aead->explicitLength;
   const size_t plain = length + (isTls13(r) ? 1 : 0);
   const size_t follows = explicitLength + plain + r->aead->tagLength;
-  if (session->recordsWritten == UINT64_MAX) return 0;
+  if (session->recordsWritten == UINT64_MAX || !hasKey(r, false)) return 0;
   into[0] = isTls13(r) ? static_cast<uint8_t>(SSL3_RT_APPLICATION_DATA) : type;
   into[1] = kVersionMajor;
   into[2] = kVersionMinor;
@@ -256,6 +263,7 @@ Opened recordOpen(TlsRecords *r, const uint8_t *record, size_t have, uint8_t *in
   size_t length = recordLength(record) - kRecordHeader - explicitLength - r->aead->tagLength;
   if (have < recordLength(record) || session->recordsRead == UINT64_MAX)
     return recordFail(r, SSL_AD_INTERNAL_ERROR, "no whole record");
+  if (!hasKey(r, true)) return recordFail(r, SSL_AD_INTERNAL_ERROR, "no key");
   // the header may be overwritten from here on
   uint8_t type = record[0];
   if (!decrypt(r, record, explicitLength, length, into)) {

@@ -37,6 +37,7 @@ constexpr uint32_t kTicketMost = 131338;
 
 /** One direction. */
 struct RecordSide {
+  /** null before the first record */
   EVP_CIPHER_CTX *cipher;
   /** with an explicit nonce, only the first four bytes */
   uint8_t iv[kTlsNonceSize];
@@ -58,7 +59,7 @@ struct TlsRecords {
 
 /** Why the connection of this session cannot be continued; null = it can be. */
 const char *recordRefusal(const TlsSession &session);
-/** Null when the session cannot be continued, or OpenSSL fails. */
+/** Null when the session cannot be continued, or memory is exhausted. */
 TlsRecords *recordsNew(TlsSession *session);
 /** Wipes the keys. The session stays. */
 void recordsFree(TlsRecords *records);

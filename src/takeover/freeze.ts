@@ -12,6 +12,7 @@ import { type AnySocket, SocketState } from '../core/pool/bouncer';
 import { poolList, touchPool } from '../core/pool/pool';
 import { isDead } from '../core/pool/socket';
 import { handoverName } from '../core/pool/states';
+import { FORMAT_TLS } from './format';
 import { allSockets, refusalOf } from './sockets';
 
 /** Idle clients resumed between two event loop turns. */
@@ -35,13 +36,16 @@ export function freezeSockets(except: AnySocket, format: number): FrozenSockets 
   const staying = new Map<AnySocket, string>();
   const handles = native.recvStopAll(except.handle);
   const sockets = allSockets(except);
+  // this process may end before it learns that it does not own these connections any more
+  const refused = new Set(format < FORMAT_TLS ? [] : native.tlsFreezeAll(except.handle));
   for (const sk of sockets) {
     // a server whose login is not finished: the new process opens another
     if (handoverName(sk.state) === null) continue;
-    const refusal = refusalOf(sk, format);
-    if (refusal !== null) staying.set(sk, refusal);
-    // this process may end before it learns that it does not own the connection any more
-    else if (sk.tls) native.tlsFreeze(sk.handle, 1);
+    const refusal = refusalOf(sk, format, refused);
+    if (refusal === null) continue;
+    staying.set(sk, refusal);
+    // the connection that it is linked with stays, too
+    if (sk.tls && !refused.has(sk.handle)) native.tlsFreeze(sk.handle, 0);
   }
   for (const handle of handles) {
     const sk = socketsByHandle[handle];
@@ -75,7 +79,7 @@ function isBusy(sk: AnySocket): boolean {
 
 /** First step of resuming: unsent output goes out before anything else. */
 export function requeueUnsent(frozen: FrozenSockets): void {
-  for (const sk of frozen.sockets) if (sk.tls && sk.handle >= 0) native.tlsFreeze(sk.handle, 0);
+  native.tlsThawAll();
   for (const [sk, unsent] of frozen.unsent) sendAgain(sk, unsent);
 }
 

@@ -61,18 +61,20 @@ function isOwnRequest(client: ClientSocket): boolean {
   return client.handle < 0;
 }
 
-function ownRefusal(sk: AnySocket, format: number): string | null {
+function ownRefusal(sk: AnySocket, format: number, refused?: ReadonlySet<number>): string | null {
   if (isServerSocket(sk)) {
     if (sk.recovery !== Recovery.NONE || sk.cancelingClients?.some(isOwnRequest)) return 'its client has left';
   } else if (isOwnRequest(sk)) return 'cancel request of the pooler';
   if (!sk.tls) return null;
-  return format < FORMAT_TLS ? 'new process without support for TLS' : native.tlsRefusal(sk.handle);
+  if (format < FORMAT_TLS) return 'new process without support for TLS';
+  return refused === undefined || refused.has(sk.handle) ? native.tlsRefusal(sk.handle) : null;
 }
 
 /**
  * Why a socket cannot be handed over, null = it can. It ends with the old process then, and so does the socket linked to
  * it: the reason is the same for both.
+ * @param refused the handles whose TLS may be the reason; default: all
  */
-export function refusalOf(sk: AnySocket, format: number): string | null {
-  return ownRefusal(sk, format) ?? (sk.link === null ? null : ownRefusal(sk.link, format));
+export function refusalOf(sk: AnySocket, format: number, refused?: ReadonlySet<number>): string | null {
+  return ownRefusal(sk, format, refused) ?? (sk.link === null ? null : ownRefusal(sk.link, format, refused));
 }

@@ -189,6 +189,8 @@ class Posix {
       tlsCtxNew: () => 1,
       tlsCtxFree: () => {},
       tlsKnown: () => true,
+      tlsFreezeAll: () => [],
+      tlsThawAll: () => {},
     };
   }
 

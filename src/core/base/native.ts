@@ -311,6 +311,9 @@ export interface Native {
   tlsContinue(handle: number, bytes: Uint8Array): number;
   /** 1: nothing is sent on a TLS connection, close_notify included, because another process may own it; 0: as before. */
   tlsFreeze(handle: number, on: number): void;
+  /** Freezes every TLS connection but `except` that another process can continue. Returns the handles of the others. */
+  tlsFreezeAll(except: number): number[];
+  tlsThawAll(): void;
   /** Number of TLS records in both directions in this process; -1 for a plain handle or during a handshake. */
   tlsTraffic(handle: number): number;
   /** Sends bytes of takeUnsent() again, as they are. Returns as send(). */
