@@ -19,8 +19,9 @@ import { native, startLoop } from './core/base/native';
 import { notify, notifySetup } from './core/base/systemd';
 import { TSBOUNCER_VERSION } from './core/base/version';
 import { shownVersion } from './core/config/compat';
+import { compatVariableError } from './core/config/compat-version';
 import { cf, settingHooks } from './core/config/settings';
-import { compatVariableError, IO_THREADS_AUTO, LOOP_BACKENDS } from './core/config/settings-table';
+import { IO_THREADS_AUTO, LOOP_BACKENDS } from './core/config/settings-table';
 import { mainLoopOnce } from './core/life/mainloop';
 import { janitorSetup } from './core/life/maint';
 import { applyLogSettings, loadConfig } from './core/life/reload';
@@ -30,6 +31,7 @@ import { sbufTlsSetup } from './core/net/tls';
 import { databaseList } from './core/pool/database';
 import { userCount } from './core/pool/user';
 import { initVarLookup } from './core/pool/varcache';
+import { metricsSetup } from './core/report/metrics';
 import { signalSetup } from './signals';
 import { crashPoint } from './takeover/crash-point';
 import { takeoverFinish, takeoverPart1 } from './takeover/take';
@@ -57,6 +59,7 @@ function settingChanged(name: string): void {
   if (name === 'tcp_defer_accept') poolerTuneAccept(cf.tcpDeferAccept !== 0);
   else if (name === 'stats_period') statsSetup();
   else if (name === 'core_dumps') applyCoreDumps();
+  else if (name.startsWith('metrics_')) metricsSetup();
   else if (name === 'verbose' || name.startsWith('syslog') || name.startsWith('log')) applyLogSettings();
 }
 
@@ -141,6 +144,7 @@ function start(options: Options, backend: string): void {
   if (takeover) outcome = takeoverFinish();
   else poolerSetup();
   writePidfile(cf.pidfile, takeover);
+  metricsSetup();
   const refusal = native.loopRefusal();
   if (refusal !== '') logInfo(`io_uring is not available, using ${backend}: ${refusal}`);
   logInfo(

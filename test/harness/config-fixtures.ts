@@ -137,6 +137,9 @@ max_packet_size|2147483647|yes
 max_prepared_statements|200|yes
 max_user_client_connections|0|yes
 max_user_connections|0|yes
+metrics_addr|127.0.0.1|yes
+metrics_port|0|yes
+metrics_token_file||yes
 min_pool_size|0|yes
 peer_id|0|yes
 pidfile||no

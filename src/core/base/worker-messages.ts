@@ -67,3 +67,46 @@ export interface NameWorkerData extends WorkerData {
   /** path of the resolv.conf as bytes */
   resolvConf: Uint8Array;
 }
+
+export interface MetricsWorkerData extends WorkerData {
+  /** address to listen on; '' = all */
+  host: string;
+  listenPort: number;
+  /** bearer token that a scrape has to send; '' = none */
+  token: string;
+}
+
+/** The labels of a database. */
+export interface MetricsDatabase {
+  name: string;
+  host: string;
+  port: string;
+  database: string;
+  force_user: string;
+  pool_mode: string;
+}
+
+/** What the loop tells the metrics thread once a second. */
+export interface MetricsReport {
+  version: string;
+  /** why no clients should be sent here; '' = they should */
+  notReady: string;
+  lists: Record<string, number>;
+  maxClientConn: number;
+  maxUserConnections: number;
+  poolColumns: string[];
+  /** for each pool one number for each column; times in usec */
+  poolNumbers: Float64Array;
+  /** database and user of each pool; null = as before */
+  pools: string[][] | null;
+  databaseColumns: string[];
+  databaseNumbers: Float64Array;
+  /** null = as before */
+  databases: MetricsDatabase[] | null;
+}
+
+/** What the metrics thread has for the log. */
+export interface MetricsNews {
+  failed: boolean;
+  text: string;
+}

@@ -4,8 +4,8 @@
  */
 
 import { PGBOUNCER_COMPAT_VERSION } from '../base/version';
+import { CompatVersion } from './compat-version';
 import { cf } from './settings';
-import { CompatVersion } from './settings-table';
 
 /** The last release of PgBouncer 1.25 */
 const LAST_1_25 = '1.25.2';

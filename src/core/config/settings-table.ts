@@ -3,6 +3,7 @@
  * setting needs one field in `initial` and one row. The current values are in settings.ts.
  */
 
+import { COMPAT_DEFAULT, CompatVersion, compatVersionMap } from './compat-version';
 import type { Lookup } from './values';
 
 /**
@@ -112,28 +113,6 @@ const sigtermShutdownMap: readonly Lookup[] = [
   { name: 'wait_for_servers', value: SigtermShutdown.WAIT_FOR_SERVERS },
   { name: 'wait_for_transactions', value: SigtermShutdown.WAIT_FOR_TRANSACTIONS },
 ];
-
-/** Values of compat_version. */
-export const enum CompatVersion {
-  V1_25,
-  V1_26,
-}
-
-const compatVersionMap: readonly Lookup[] = [
-  { name: '1.25', value: CompatVersion.V1_25 },
-  { name: '1.26', value: CompatVersion.V1_26 },
-];
-
-const COMPAT_VARIABLE = 'TSBOUNCER_COMPAT_VERSION';
-const compatGiven = process.env[COMPAT_VARIABLE];
-const compatKnown = compatVersionMap.some(({ name }) => name === compatGiven);
-
-/** What is wrong with TSBOUNCER_COMPAT_VERSION, or null. */
-export const compatVariableError =
-  compatGiven === undefined || compatKnown ? null : `invalid value "${compatGiven}" for ${COMPAT_VARIABLE}`;
-
-/** An image can set the default by the environment, for an operator that writes the config itself. */
-const COMPAT_DEFAULT = compatKnown ? (compatGiven as string) : '1.26';
 
 /** The environment can allow them where the ini must also be one for PgBouncer, which does not know the setting. */
 const CORE_DUMPS_DEFAULT = process.env.TSBOUNCER_CORE_DUMPS === '1' ? '1' : '0';
@@ -274,6 +253,9 @@ export const settingsTable: readonly Setting[] = [
   row('max_prepared_statements', 'maxPreparedStatements', SettingType.INT, '200'),
   row('max_user_client_connections', 'maxUserClientConnections', SettingType.INT, '0'),
   row('max_user_connections', 'maxUserConnections', SettingType.INT, '0'),
+  row('metrics_addr', 'metricsAddr', SettingType.STR, '127.0.0.1'),
+  row('metrics_port', 'metricsPort', SettingType.INT, '0', !NO_RELOAD, null, 0, 65535),
+  row('metrics_token_file', 'metricsTokenFile', SettingType.STR, ''),
   row('min_pool_size', 'minPoolSize', SettingType.INT, '0'),
   row('peer_id', 'peerId', SettingType.INT, '0', false, null, 0, PEER_ID_MAX),
   row('pidfile', 'pidfile', SettingType.STR, '', NO_RELOAD),
@@ -409,6 +391,9 @@ export const initial = {
   preparedErrorsFatal: 0,
   maxUserClientConnections: 0,
   maxUserConnections: 0,
+  metricsAddr: '',
+  metricsPort: 0,
+  metricsTokenFile: '',
   minPoolSize: 0,
   peerId: 0,
   pidfile: '',

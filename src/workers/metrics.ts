@@ -1,0 +1,111 @@
+/*
+ * Answers HTTP on a thread of its own: /metrics, /livez and /readyz, from what the loop tells it once a second. Started
+ * by src/core/report/metrics.ts while metrics_port is set. It never asks the loop for anything.
+ */
+
+import { createHash, timingSafeEqual } from 'node:crypto';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { parentPort, workerData } from 'node:worker_threads';
+import type { MetricsDatabase, MetricsNews, MetricsReport, MetricsWorkerData } from '../core/base/worker-messages';
+import { type Known, metricsText } from './metrics-text';
+
+/** A loop that has told nothing for so long is stuck. */
+const STUCK_MS = 10_000;
+const RETRY_MS = 200;
+/** The old process of a reboot keeps the port until it ends: so many failures are not worth a warning. */
+const QUIET_TRIES = 25;
+/** Connections at the same time; scrapers and probes need a few. */
+const CONNECTIONS_MAX = 64;
+const HEADER_MAX = 8192;
+const OPEN_METRICS = 'application/openmetrics-text; version=1.0.0; charset=utf-8';
+const PROMETHEUS = 'text/plain; version=0.0.4; charset=utf-8';
+
+let known: Known | null = null;
+let stuck = false;
+let watch: NodeJS.Timeout | undefined;
+
+/** Begins the time within which the loop has to report again. */
+function beginWatch(): void {
+  stuck = false;
+  clearTimeout(watch);
+  watch = setTimeout(() => {
+    stuck = true;
+  }, STUCK_MS);
+}
+
+function hear(report: MetricsReport): void {
+  beginWatch();
+  const pools: Known['pools'] = report.pools ?? known?.pools ?? [];
+  const databases = (report.databases as Record<keyof MetricsDatabase, string>[] | null) ?? known?.databases ?? [];
+  known = { report, pools, databases };
+}
+
+/** Compares in a time that does not depend on where the texts differ. */
+function sameSecret(a: string, b: string): boolean {
+  const digest = (text: string) => createHash('sha256').update(text).digest();
+  return timingSafeEqual(digest(a), digest(b));
+}
+
+function answer(response: ServerResponse, status: number, text: string, type = 'text/plain; charset=utf-8'): void {
+  response.writeHead(status, { 'Content-Type': type, 'Cache-Control': 'no-store' });
+  response.end(text);
+}
+
+function metrics(request: IncomingMessage, response: ServerResponse, token: string): void {
+  if (token !== '' && !sameSecret(request.headers.authorization ?? '', `Bearer ${token}`)) {
+    response.setHeader('WWW-Authenticate', 'Bearer');
+    answer(response, 401, 'a bearer token is needed\n');
+  } else if (known === null || stuck) {
+    answer(response, 503, 'the pooler does not report its state\n');
+  } else {
+    const open = (request.headers.accept ?? '').includes('application/openmetrics-text');
+    answer(response, 200, metricsText(known, open), open ? OPEN_METRICS : PROMETHEUS);
+  }
+}
+
+function handle(request: IncomingMessage, response: ServerResponse, token: string): void {
+  const path = (request.url ?? '').split('?')[0];
+  if (request.method !== 'GET' && request.method !== 'HEAD') {
+    response.setHeader('Allow', 'GET, HEAD');
+    answer(response, 405, 'only GET and HEAD\n');
+  } else if (path === '/metrics') {
+    metrics(request, response, token);
+  } else if (path === '/livez') {
+    if (stuck) answer(response, 503, 'the pooler does not report its state\n');
+    else answer(response, 200, 'alive\n');
+  } else if (path === '/readyz') {
+    const why = known === null || stuck ? 'the pooler does not report its state' : known.report.notReady;
+    answer(response, why === '' ? 200 : 503, `${why === '' ? 'ready' : why}\n`);
+  } else {
+    answer(response, 404, 'only /metrics, /livez and /readyz\n');
+  }
+}
+
+function serve({ port, host, listenPort, token }: MetricsWorkerData): void {
+  const tell = (news: MetricsNews) => port.postMessage(news);
+  const limits = { headersTimeout: 5_000, requestTimeout: 10_000, keepAliveTimeout: 20_000, maxHeaderSize: HEADER_MAX };
+  const server = createServer(limits, (request, response) => handle(request, response, token));
+  server.maxConnections = CONNECTIONS_MAX;
+  let failures = 0;
+  let warned = false;
+  const where = `${host === '' ? '*' : host}:${listenPort}`;
+  const listen = () => server.listen({ port: listenPort, ...(host === '' ? {} : { host }) });
+  server.on('error', (err: NodeJS.ErrnoException) => {
+    const inUse = err.code === 'EADDRINUSE';
+    failures++;
+    if (!warned && (!inUse || failures > QUIET_TRIES)) {
+      warned = true;
+      tell({ failed: true, text: `metrics: cannot listen on ${where}: ${err.message}` });
+    }
+    setTimeout(listen, RETRY_MS);
+  });
+  server.on('listening', () => tell({ failed: false, text: `metrics: listening on ${where}` }));
+  // a bad request has no other consequence than its answer
+  server.on('clientError', (_err, socket) => socket.destroy());
+  process.on('uncaughtException', (err) => tell({ failed: true, text: `metrics: ${err.message}` }));
+  beginWatch();
+  port.on('message', hear);
+  listen();
+}
+
+if (parentPort !== null) serve(workerData as MetricsWorkerData);

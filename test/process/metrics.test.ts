@@ -1,0 +1,274 @@
+/*
+ * metrics_port: what /metrics, /livez and /readyz answer, to whom, and that it outlives an online reboot.
+ */
+
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { request } from 'node:http';
+import { connect, createServer } from 'node:net';
+import { join } from 'node:path';
+import { freePort } from '../../tools/postgres';
+import { ask, login, withPooler } from '../harness/answers';
+import { PgCluster } from '../harness/cluster';
+import { after, before, describe } from '../harness/limits';
+import { eventually, it, tempDir } from '../harness/machine';
+import { withRebootChain } from '../harness/reboot-chain';
+
+const TX = { pool_mode: 'transaction' };
+
+let pg: PgCluster;
+before(async () => {
+  pg = await PgCluster.start();
+});
+after(() => pg.stop());
+
+interface Answer {
+  status: number;
+  type: string;
+  body: string;
+}
+
+interface Ask {
+  method?: string;
+  headers?: Record<string, string>;
+}
+
+function get(port: number, path: string, { method = 'GET', headers = {} }: Ask = {}): Promise<Answer> {
+  return new Promise((settle, reject) => {
+    const asked = request({ host: '127.0.0.1', port, path, method, headers, agent: false }, (response) => {
+      let body = '';
+      response.setEncoding('utf8');
+      response.on('data', (part: string) => {
+        body += part;
+      });
+      response.on('end', () => {
+        settle({ status: response.statusCode ?? 0, type: response.headers['content-type'] ?? '', body });
+      });
+    });
+    asked.on('error', reject);
+    asked.end();
+  });
+}
+
+async function becomes(port: number, path: string, status: number): Promise<Answer> {
+  let last: Answer | null = null;
+  await eventually(`${path} to answer ${status}`, async () => {
+    last = await get(port, path).catch(() => null);
+    return last?.status === status;
+  });
+  return last as unknown as Answer;
+}
+
+/** The samples of a text, which has to be correct in every line. */
+function samples(text: string, open: boolean): Map<string, number> {
+  const found = new Map<string, number>();
+  const lines = text.split('\n');
+  assert.equal(lines.pop(), '');
+  if (open) assert.equal(lines.pop(), '# EOF');
+  let family = '';
+  let kind = '';
+  for (const line of lines) {
+    const type = /^# TYPE (\S+) (gauge|counter)$/.exec(line);
+    if (type !== null) {
+      [, family = '', kind = ''] = type;
+      continue;
+    }
+    if (/^# HELP [a-z_]+ \S/.test(line)) continue;
+    const sample =
+      /^([a-z_]+)(\{[a-z_]+="(?:[^"\\\n]|\\[\\"n])*"(?:,[a-z_]+="(?:[^"\\\n]|\\[\\"n])*")*\})? (\S+)$/.exec(line);
+    assert.ok(sample, `not a sample: ${line}`);
+    assert.equal(sample[1], open && kind === 'counter' ? `${family}_total` : family);
+    assert.equal((sample[1] as string).endsWith('_total'), kind === 'counter', line);
+    const key = `${sample[1]}${sample[2] ?? ''}`;
+    assert.ok(!found.has(key), `twice: ${key}`);
+    assert.ok(Number.isFinite(Number(sample[3])), line);
+    found.set(key, Number(sample[3]));
+  }
+  return found;
+}
+
+/** What pgbouncer_exporter has. */
+const EXPORTER = [
+  ...['up', 'databases', 'users', 'pools', 'free_clients', 'used_clients', 'login_clients', 'free_servers'],
+  ...['used_servers', 'cached_dns_names', 'cached_dns_zones', 'in_flight_dns_queries'],
+  ...['config_max_client_connections', 'config_max_user_connections'],
+  ...['queries_pooled', 'queries_duration_seconds', 'received_bytes', 'sent_bytes', 'client_wait_seconds'].map(
+    (name) => `stats_${name}_total`,
+  ),
+  ...['sql_transactions_pooled', 'server_in_transaction_seconds'].map((name) => `stats_${name}_total`),
+  ...['active', 'waiting', 'active_cancel', 'waiting_cancel'].map((name) => `pools_client_${name}_connections`),
+  ...['active', 'active_cancel', 'being_canceled', 'idle', 'used', 'testing', 'login'].map(
+    (name) => `pools_server_${name}_connections`,
+  ),
+  'pools_client_maxwait_seconds',
+  ...['pool_size', 'min_pool_size', 'reserve_pool', 'max_connections', 'current_connections', 'paused', 'disabled'].map(
+    (name) => `databases_${name}`,
+  ),
+];
+
+describe('/metrics', () => {
+  it('has the numbers of pools and databases under the names of pgbouncer_exporter, in both formats', async () => {
+    const port = await freePort();
+    await withPooler({ cluster: pg, settings: { ...TX, metrics_port: port } }, async (pooler) => {
+      const client = await login(pooler);
+      for (let i = 0; i < 7; i++) await ask(client, 'SELECT 1');
+      const key = 'pgbouncer_stats_queries_pooled_total{database="postgres"}';
+      await eventually('the queries', async () => {
+        const { body } = await get(port, '/metrics').catch(() => ({ body: '' }));
+        return body.includes(`${key} 7\n`);
+      });
+      for (const open of [false, true]) {
+        const headers: Record<string, string> = open
+          ? { Accept: 'application/openmetrics-text; version=1.0.0,*/*' }
+          : {};
+        const { status, type, body } = await get(port, '/metrics', { headers });
+        assert.equal(status, 200);
+        assert.match(type, open ? /^application\/openmetrics-text; version=1\.0\.0/ : /^text\/plain; version=0\.0\.4/);
+        const found = samples(body, open);
+        const names = new Set([...found.keys()].map((sample) => sample.replace(/\{.*/, '')));
+        for (const name of EXPORTER) assert.ok(names.has(`pgbouncer_${name}`), name);
+        assert.equal(found.get('pgbouncer_pools_client_active_connections{database="postgres",user="postgres"}'), 1);
+        assert.equal(found.get('pgbouncer_pools_server_idle_connections{database="postgres",user="postgres"}'), 1);
+        assert.equal(found.get('pgbouncer_up'), 1);
+        const version = [...found.keys()].find((sample) => sample.startsWith('pgbouncer_version_info'));
+        assert.equal(version, 'pgbouncer_version_info{version="1.26.1"}');
+      }
+    });
+  });
+
+  it('names that clients have made up cannot break the text', async () => {
+    const port = await freePort();
+    const name = 'a"b\\c\nd';
+    await pg.sql(`CREATE ROLE "${name.replaceAll('"', '""')}" LOGIN`);
+    const options = { cluster: pg, settings: { metrics_port: port }, userlist: { [name]: 'x' } };
+    await withPooler(options, async (pooler) => {
+      const client = await login(pooler, { user: name });
+      await ask(client, 'SELECT 1');
+      const label = 'user="a\\"b\\\\c\\nd"';
+      await eventually('the pool', async () => {
+        const { body } = await get(port, '/metrics').catch(() => ({ body: '' }));
+        return body.includes(label);
+      });
+      samples((await get(port, '/metrics')).body, false);
+    });
+  });
+
+  it('a token is needed if the config names one, and probes need none', async () => {
+    const port = await freePort();
+    const file = join(tempDir('token'), 'token');
+    writeFileSync(file, 'secret\nmore\n', { mode: 0o644 });
+    await withPooler({ cluster: pg, settings: { metrics_port: port, metrics_token_file: file } }, async () => {
+      await becomes(port, '/readyz', 200);
+      await becomes(port, '/livez', 200);
+      for (const authorization of ['', 'Bearer', 'Bearer secre', 'Bearer secret2', 'Basic secret']) {
+        const { status, body } = await get(port, '/metrics', { headers: { Authorization: authorization } });
+        assert.equal(status, 401, authorization);
+        assert.ok(!body.includes('pgbouncer'));
+      }
+      const { status } = await get(port, '/metrics', { headers: { Authorization: 'Bearer secret' } });
+      assert.equal(status, 200);
+    });
+  });
+
+  it('without the token that the config names, nothing is answered', async () => {
+    const port = await freePort();
+    const settings = { metrics_port: port, metrics_token_file: '/nowhere/token' };
+    await withPooler({ cluster: pg, settings }, async (pooler) => {
+      await pooler.logWait(/WARNING metrics: could not open metrics_token_file \/nowhere\/token/);
+      await assert.rejects(get(port, '/livez'));
+      assert.equal(await ask(await login(pooler), 'SELECT 1'), '1');
+    });
+  });
+
+  it('other requests are refused', async () => {
+    const port = await freePort();
+    await withPooler({ cluster: pg, settings: { metrics_port: port } }, async (pooler) => {
+      await becomes(port, '/livez', 200);
+      assert.equal((await get(port, '/metrics', { method: 'POST' })).status, 405);
+      assert.equal((await get(port, '/../etc/passwd')).status, 404);
+      assert.equal((await get(port, '/metrics?x=1')).status, 200);
+      assert.equal((await get(port, '/metrics', { method: 'HEAD' })).body, '');
+      const garbage = connect({ port, host: '127.0.0.1' });
+      const closed = new Promise((settle) => garbage.once('close', settle));
+      garbage.on('error', () => {});
+      garbage.write(Buffer.from('\x00\xff nothing\r\n\r\n', 'latin1'));
+      await closed;
+      await assert.rejects(get(port, '/metrics', { headers: { X: 'x'.repeat(20_000) } }));
+      assert.equal((await get(port, '/livez')).status, 200);
+      assert.equal(await ask(await login(pooler), 'SELECT 1'), '1');
+    });
+  });
+});
+
+describe('metrics_port', () => {
+  it('is off by default, and SET turns it on, moves it and turns it off', async () => {
+    const [first, second] = [await freePort(), await freePort()];
+    await withPooler({ cluster: pg }, async (pooler) => {
+      await assert.rejects(get(first, '/livez'));
+      await pooler.admin(`SET metrics_port = ${first}`);
+      await becomes(first, '/livez', 200);
+      await pooler.admin(`SET metrics_port = ${second}`);
+      await becomes(second, '/livez', 200);
+      await eventually('the first port to close', () =>
+        get(first, '/livez').then(
+          () => false,
+          () => true,
+        ),
+      );
+      await pooler.admin('SET metrics_port = 0');
+      await eventually('the port to close', () =>
+        get(second, '/livez').then(
+          () => false,
+          () => true,
+        ),
+      );
+    });
+  });
+
+  it('a port in use is a warning, and taken when it is free', async () => {
+    const other = createServer().listen(0, '127.0.0.1');
+    await new Promise((settle) => other.once('listening', settle));
+    const { port } = other.address() as { port: number };
+    await withPooler({ cluster: pg, settings: { metrics_port: port } }, async (pooler) => {
+      assert.equal(await ask(await login(pooler), 'SELECT 1'), '1');
+      await pooler.logWait(/WARNING metrics: cannot listen on 127\.0\.0\.1:\d+: .*EADDRINUSE/);
+      await new Promise((settle) => other.close(settle));
+      await becomes(port, '/livez', 200);
+    });
+  });
+
+  it('/readyz is 503 while the pooler is paused or shuts down', async () => {
+    const port = await freePort();
+    await withPooler({ cluster: pg, settings: { ...TX, metrics_port: port } }, async (pooler) => {
+      await becomes(port, '/readyz', 200);
+      const client = await login(pooler);
+      await ask(client, 'BEGIN');
+      const paused = pooler.admin('PAUSE');
+      assert.equal((await becomes(port, '/readyz', 503)).body, 'paused\n');
+      assert.equal((await get(port, '/livez')).status, 200);
+      await ask(client, 'COMMIT');
+      await paused;
+      await pooler.admin('RESUME');
+      await becomes(port, '/readyz', 200);
+      process.kill(pooler.pid, 'SIGTERM');
+      assert.equal((await becomes(port, '/readyz', 503)).body, 'shutting down\n');
+      await client.end();
+      await pooler.expectEnd();
+    });
+  });
+
+  it('the new process of an online reboot takes the port, and goes on counting', async () => {
+    const port = await freePort();
+    await withRebootChain({ cluster: pg, settings: { metrics_port: port } }, async (chain) => {
+      await chain.start('ts');
+      await becomes(port, '/readyz', 200);
+      for (let i = 0; i < 3; i++) await chain.sql('SELECT 1');
+      await chain.reboot('ts');
+      await chain.now.log.wait(/metrics: listening on 127\.0\.0\.1:/);
+      assert.doesNotMatch(chain.now.log.text, /cannot listen/);
+      await becomes(port, '/readyz', 200);
+      const { body } = await get(port, '/metrics');
+      assert.ok((samples(body, false).get('pgbouncer_stats_queries_pooled_total{database="postgres"}') ?? 0) >= 3);
+    });
+  });
+});
