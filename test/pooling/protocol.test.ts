@@ -51,6 +51,11 @@ async function sleep(client: RawClient, pooler: Bouncer): Promise<void> {
   );
 }
 
+/** PostgreSQL ignores a cancel request that arrives before the query. */
+async function queryRuns(pg: PgCluster): Promise<void> {
+  await backendsBecome(pg, "query LIKE 'SELECT pg_sleep%' AND state = 'active'", 1);
+}
+
 async function canceled(client: RawClient): Promise<void> {
   const error = (await client.until('Z')).find((msg) => msg.type === 'E');
   assert.equal(errorFields(error as Message).C, '57014');
@@ -94,6 +99,7 @@ describe('towards clients', () => {
       assert.ok(client.backendPid > 0);
       assert.equal(await ask(client, 'SELECT 1'), '1');
       await sleep(client, pooler);
+      await queryRuns(pg);
       await cancelRequest({ port: pooler.port }, client.backendPid, client.backendKey);
       await canceled(client);
       await client.end();
@@ -208,8 +214,7 @@ describe('towards PostgreSQL', () => {
           await client.login({ version });
           assert.equal(await ask(client, 'SELECT 1'), '1');
           await sleep(client, pooler);
-          // PostgreSQL ignores a cancel request that arrives before the query
-          await backendsBecome(pg, "query LIKE 'SELECT pg_sleep%' AND state = 'active'", 1);
+          await queryRuns(pg);
           await cancelRequest({ port: pooler.port }, client.backendPid, client.backendKey);
           await canceled(client);
           await client.end();
