@@ -140,6 +140,7 @@ describe('towards clients', () => {
       assert.match(letters(await client.login({ version: PROTOCOL_32 })), /^RS+KZ$/);
       assert.equal(client.backendKey.length, 4);
       await sleep(client, peer);
+      await queryRuns(pg);
       await cancelRequest({ port: peer.port }, client.backendPid, client.backendKey);
       await canceled(client);
       await client.end();
