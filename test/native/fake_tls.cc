@@ -127,4 +127,6 @@ int tlsWrite(TlsConn *conn, const uint8_t *bytes, size_t length) {
 
 void tlsShutdown(TlsConn *) {}
 
+const char *tlsRefusal(const TlsConn *conn) { return conn->established ? nullptr : "handshake under way"; }
+
 }  // namespace tsb
