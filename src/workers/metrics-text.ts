@@ -148,20 +148,17 @@ function column(numbers: Float64Array, columns: readonly string[], family: Famil
   return (row) => (numbers[row * columns.length + at] ?? 0) * unit;
 }
 
-/** The pools of a database are adjacent. */
-function addStats(text: Text, { report, pools }: Known): void {
-  for (const family of STAT_COUNTERS) {
-    const name = text.family(`stats_${family.name}`, 'counter', family.help);
-    const value = column(report.poolNumbers, report.poolColumns, family);
-    let sum = 0;
-    for (let i = 0; i < pools.length; i++) {
-      const database = pools[i]?.[0] as string;
-      sum += value(i);
-      if (pools[i + 1]?.[0] === database) continue;
-      text.sample(name, labelText({ database }), sum);
-      sum = 0;
-    }
+/**
+ * Adds one sample for each text of labels. Different names can have the same text, because bytes that are not UTF-8 become
+ * U+FFFD: their numbers are added, since a scrape with the same sample twice is refused as a whole.
+ */
+function addRows(text: Text, name: string, labels: readonly string[], value: (row: number) => number): void {
+  const sums = new Map<string, number>();
+  for (let i = 0; i < labels.length; i++) {
+    const label = labels[i] as string;
+    sums.set(label, (sums.get(label) ?? 0) + value(i));
   }
+  for (const [label, sum] of sums) text.sample(name, label, sum);
 }
 
 /** @param open OpenMetrics instead of Prometheus's older format */
@@ -173,18 +170,20 @@ export function metricsText(known: Known, open: boolean): string {
   for (const { name, column: key, help } of LISTS) text.gauge(name, help, report.lists[key] ?? 0);
   text.gauge('config_max_client_connections', 'setting max_client_conn', report.maxClientConn);
   text.gauge('config_max_user_connections', 'setting max_user_connections', report.maxUserConnections);
-  addStats(text, known);
+  const owners = pools.map(([database = '']) => labelText({ database }));
+  for (const family of STAT_COUNTERS) {
+    const name = text.family(`stats_${family.name}`, 'counter', family.help);
+    addRows(text, name, owners, column(report.poolNumbers, report.poolColumns, family));
+  }
   const poolLabels = pools.map(([database = '', user = '']) => labelText({ database, user }));
   for (const family of POOL_GAUGES) {
     const name = text.family(`pools_${family.name}`, 'gauge', family.help);
-    const value = column(report.poolNumbers, report.poolColumns, family);
-    for (let i = 0; i < pools.length; i++) text.sample(name, poolLabels[i] as string, value(i));
+    addRows(text, name, poolLabels, column(report.poolNumbers, report.poolColumns, family));
   }
   const databaseLabels = databases.map(labelText);
   for (const family of DATABASE_GAUGES) {
     const name = text.family(`databases_${family.name}`, 'gauge', family.help);
-    const value = column(report.databaseNumbers, report.databaseColumns, family);
-    for (let i = 0; i < databases.length; i++) text.sample(name, databaseLabels[i] as string, value(i));
+    addRows(text, name, databaseLabels, column(report.databaseNumbers, report.databaseColumns, family));
   }
   return text.done();
 }

@@ -17,6 +17,8 @@ const QUIET_TRIES = 25;
 /** Connections at the same time; scrapers and probes need a few. */
 const CONNECTIONS_MAX = 64;
 const HEADER_MAX = 8192;
+/** A connection on which nothing happens for so long is closed. */
+const IDLE_MS = 30_000;
 const OPEN_METRICS = 'application/openmetrics-text; version=1.0.0; charset=utf-8';
 const PROMETHEUS = 'text/plain; version=0.0.4; charset=utf-8';
 
@@ -83,9 +85,18 @@ function handle(request: IncomingMessage, response: ServerResponse, token: strin
 
 function serve({ port, host, listenPort, token }: MetricsWorkerData): void {
   const tell = (news: MetricsNews) => port.postMessage(news);
-  const limits = { headersTimeout: 5_000, requestTimeout: 10_000, keepAliveTimeout: 20_000, maxHeaderSize: HEADER_MAX };
+  const limits = {
+    headersTimeout: 5_000,
+    requestTimeout: 10_000,
+    // how often Node looks for connections that exceed these limits
+    connectionsCheckingInterval: 1_000,
+    keepAliveTimeout: 20_000,
+    maxHeaderSize: HEADER_MAX,
+  };
   const server = createServer(limits, (request, response) => handle(request, response, token));
   server.maxConnections = CONNECTIONS_MAX;
+  // a client that does not read its answer
+  server.setTimeout(IDLE_MS, (socket) => socket.destroy());
   let failures = 0;
   let warned = false;
   const where = `${host === '' ? '*' : host}:${listenPort}`;

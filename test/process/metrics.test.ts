@@ -7,6 +7,8 @@ import { writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
+import type { MetricsReport } from '../../src/core/base/worker-messages';
+import { metricsText } from '../../src/workers/metrics-text';
 import { freePort } from '../../tools/postgres';
 import { ask, login, withPooler } from '../harness/answers';
 import { PgCluster } from '../harness/cluster';
@@ -150,6 +152,40 @@ describe('/metrics', () => {
         return body.includes(label);
       });
       samples((await get(port, '/metrics')).body, false);
+    });
+  });
+
+  it('different names with the same text are one sample', () => {
+    const numbers = new Float64Array([1, 2]);
+    const report: MetricsReport = {
+      version: '1.26.1',
+      notReady: '',
+      lists: {},
+      maxClientConn: 1,
+      maxUserConnections: 0,
+      poolColumns: ['cl_active'],
+      poolNumbers: numbers,
+      pools: null,
+      databaseColumns: [],
+      databaseNumbers: new Float64Array(0),
+      databases: null,
+    };
+    const pools = [
+      ['\ufffd', 'u'],
+      ['\ufffd', 'u'],
+    ];
+    const found = samples(metricsText({ report, pools, databases: [] }, true), true);
+    assert.equal(found.get('pgbouncer_pools_client_active_connections{database="\ufffd",user="u"}'), 3);
+  });
+
+  it('connections that say nothing do not keep probes out', async () => {
+    const port = await freePort();
+    await withPooler({ cluster: pg, settings: { metrics_port: port } }, async () => {
+      await becomes(port, '/livez', 200);
+      const silent = Array.from({ length: 64 }, () => connect({ port, host: '127.0.0.1' }).on('error', () => {}));
+      await Promise.all(silent.map((socket) => new Promise((settle) => socket.once('connect', settle))));
+      await becomes(port, '/livez', 200);
+      for (const socket of silent) socket.destroy();
     });
   });
 
