@@ -421,7 +421,8 @@ function replace(by: PktBuf | null, len: number): Verdict {
 /** Handles an error in answer to a logged-in client's request. */
 function workError(server: ServerSocket, off: number, end: number): Verdict {
   const len = hdr.len;
-  if (server.ready && server.requests.count === 0 && connectionPoolMode(server) !== PoolMode.SESSION) {
+  const between = server.link !== null && server.ready && server.requests.count === 0;
+  if (between && connectionPoolMode(server) !== PoolMode.SESSION) {
     const verdict = wholePacket(server, off, end);
     if (verdict !== Verdict.CONSUMED) return verdict;
     if (isFatal(arena, off + NEW_HEADER_LEN, off + len)) {
