@@ -68,7 +68,8 @@ export function loadBalanceName({ config }: PgDatabase): string | null {
   return config.host?.includes(',') ? formatLookup(loadBalanceHostsMap, config.loadBalanceHosts) : null;
 }
 
-function setOr(value: number, general: number): number {
+/** A value of a database or peer, or the general setting if it has none. */
+export function setOr(value: number, general: number): number {
   return value >= 0 ? value : general;
 }
 

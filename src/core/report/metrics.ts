@@ -23,12 +23,14 @@ import type { PgDatabase, PgPool } from '../pool/bouncer';
 import { databaseList } from '../pool/database';
 import { poolList } from '../pool/pool';
 import { statNames } from '../pool/stats';
+import { setOr } from './databases';
 import { listCounts } from './lists';
+import { maxWait } from './pools';
 
 /** Between two reports, in usec. */
 const PERIOD = USEC;
-/** Names are sent again after so many reports: a RELOAD may have changed the labels of a database. */
-const NAMES_EVERY = 10;
+/** The labels of databases are sent again after so many reports: a RELOAD may have changed them. */
+const LABELS_EVERY = 10;
 
 /** The numbers of a pool in a report; behind them are the counters. */
 const POOL_STATES = [
@@ -80,7 +82,6 @@ function changed<T>(last: T[], members: readonly T[]): boolean {
 }
 
 function writePool(into: Float64Array, at: number, pool: PgPool, now: number): void {
-  const waiter = pool.waitingClientList.head;
   into[at] = pool.activeClientList.count;
   into[at + 1] = pool.waitingClientList.count;
   into[at + 2] = pool.activeCancelReqList.count;
@@ -92,12 +93,8 @@ function writePool(into: Float64Array, at: number, pool: PgPool, now: number): v
   into[at + 8] = pool.usedServerList.count;
   into[at + 9] = pool.testedServerList.count;
   into[at + 10] = pool.newServerList.count;
-  into[at + 11] = waiter !== null && waiter.queryStart > 0 ? now - waiter.queryStart : 0;
+  into[at + 11] = maxWait(pool, now);
   into.set(pool.stats, at + POOL_STATES.length);
-}
-
-function setOr(value: number, general: number): number {
-  return value >= 0 ? value : general;
 }
 
 function writeDatabase(into: Float64Array, at: number, db: PgDatabase): void {
@@ -143,9 +140,9 @@ function newReport(): MetricsReport {
   for (let i = 0; i < pools.length; i++) writePool(poolNumbers, i * POOL_COLUMNS.length, pools[i] as PgPool, now);
   for (let i = 0; i < databases.length; i++)
     writeDatabase(databaseNumbers, i * DATABASE_COLUMNS.length, databases[i] as PgDatabase);
-  const everything = reports++ % NAMES_EVERY === 0;
-  const newPools = changed(lastPools, pools) || everything;
-  const newDatabases = changed(lastDatabases, databases) || everything;
+  const newPools = changed(lastPools, pools);
+  const newDatabases = changed(lastDatabases, databases) || reports % LABELS_EVERY === 0;
+  reports++;
   return {
     version: shownVersion(),
     notReady: notReady(),
@@ -195,7 +192,7 @@ function readToken(path: string): string | null {
   return null;
 }
 
-/** Starts, restarts or ends the thread, as the settings say: at start, and when the config was loaded again. */
+/** Starts, restarts or ends the thread, as the settings say: at start, and when one of them has changed. */
 export function metricsSetup(): void {
   const token = cf.metricsPort === 0 ? '' : readToken(cf.metricsTokenFile);
   // a config that wants a token gets no metrics without it
@@ -219,6 +216,8 @@ export function metricsSetup(): void {
     return;
   }
   reports = 0;
+  lastPools.length = 0;
+  lastDatabases.length = 0;
   tell();
   timerStart(timer, PERIOD, PERIOD);
 }

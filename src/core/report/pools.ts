@@ -49,7 +49,8 @@ function cancelCounts(pool: PgPool): CancelCounts {
   };
 }
 
-function maxWait(pool: PgPool, now: number): number {
+/** How long the first client in the queue has waited, usec. @param now usec */
+export function maxWait(pool: PgPool, now: number): number {
   const waiter = pool.waitingClientList.head;
   return waiter !== null && waiter.queryStart > 0 ? now - waiter.queryStart : 0;
 }
