@@ -26,8 +26,6 @@ constexpr size_t kFdsMax = 250;
 constexpr size_t kFdsKernelMax = 253;
 /** Bytes of inet4Names(). */
 constexpr size_t kInet4Names = 12;
-/** Most bytes of one recvFds(). */
-constexpr int kRecvFdsMax = 1 << 20;
 
 static bool setOption(int fd, int level, int name, int value) {
   return setsockopt(fd, level, name, &value, sizeof(value)) == 0;
@@ -270,22 +268,23 @@ static Napi::Value sendFds(const Napi::CallbackInfo &info) {
 
 static Napi::Value recvFds(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
-  int most = argInt(info, 1, 0);
-  if (most < 1) most = 1;
-  if (most > kRecvFdsMax) most = kRecvFdsMax;
-  std::vector<uint8_t> buffer(static_cast<size_t>(most));
+  uint8_t *into = nullptr;
+  size_t room = 0;
+  const bool valid = bytesOf(env, info[1], &into, &room) && room > 0;
   alignas(cmsghdr) char control[CMSG_SPACE(kFdsKernelMax * sizeof(int))];
-  iovec piece = {buffer.data(), buffer.size()};
+  iovec piece = {into, room};
   msghdr message = {};
   message.msg_iov = &piece;
   message.msg_iovlen = 1;
   message.msg_control = control;
   message.msg_controllen = sizeof(control);
-  ssize_t n;
-  do n = recvmsg(argInt(info, 0), &message, MSG_CMSG_CLOEXEC);
-  while (n < 0 && errno == EINTR);
+  ssize_t n = -1;
+  errno = EINVAL;
+  if (valid) {
+    do n = recvmsg(argInt(info, 0), &message, MSG_CMSG_CLOEXEC);
+    while (n < 0 && errno == EINTR);
+  }
   const int result = n < 0 ? -errno : static_cast<int>(n);
-  const size_t length = n > 0 ? static_cast<size_t>(n) : 0;
 
   Napi::Array fds = Napi::Array::New(env);
   uint32_t count = 0;
@@ -298,11 +297,8 @@ static Napi::Value recvFds(const Napi::CallbackInfo &info) {
       fds.Set(count++, toInt(env, fd));
     }
   }
-  Napi::Uint8Array bytes = Napi::Uint8Array::New(env, length);
-  if (length > 0) memcpy(bytes.Data(), buffer.data(), length);
   Napi::Object object = Napi::Object::New(env);
   object.Set("result", toInt(env, result));
-  object.Set("bytes", bytes);
   object.Set("fds", fds);
   return object;
 }

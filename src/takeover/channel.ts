@@ -15,8 +15,8 @@ const { EAGAIN, EPROTO, ETIMEDOUT } = constants.errno;
 export const ETOOMANYREFS = 109;
 const RETRY_MS = 1;
 
-/** Most bytes of one receive. A sender attaches each batch of descriptors to fewer bytes than this. */
-const RECV_MAX = 256 * 1024;
+/** Least room for one receive. A sender attaches each batch of descriptors to fewer bytes than this. */
+const RECV_ROOM = 256 * 1024;
 /** Longest message: the record of one connection with its unsent output. */
 const MESSAGE_MAX = 512 * 1024 * 1024;
 const FOR_READ = 0;
@@ -62,7 +62,7 @@ export class Channel {
   /** received descriptors, in order */
   readonly fds: number[] = [];
   /** received and not yet returned: `buf[pos, end)` */
-  private buf: Buffer = Buffer.alloc(RECV_MAX);
+  private buf: Buffer = Buffer.alloc(2 * RECV_ROOM);
   private pos = 0;
   private end = 0;
 
@@ -126,13 +126,10 @@ export class Channel {
   /** @returns 0 after receiving bytes, -1 at the end of the connection, or an errno */
   private receive(timeoutMs: number): number {
     for (;;) {
-      const { result, bytes, fds } = native.recvFds(this.socket, RECV_MAX);
+      this.makeRoom(RECV_ROOM);
+      const { result, fds } = native.recvFds(this.socket, this.buf.subarray(this.end));
       if (result > 0) {
-        this.makeRoom(bytes.length);
-        this.buf.set(bytes, this.end);
-        this.end += bytes.length;
-        // it may have secrets
-        bytes.fill(0);
+        this.end += result;
         for (const fd of fds) this.fds.push(fd);
         return 0;
       }

@@ -116,12 +116,12 @@ class Posix {
     return n;
   }
 
-  private recvFds(fd: number, max: number): { result: number; bytes: Uint8Array; fds: number[] } {
+  private recvFds(fd: number, into: Uint8Array): { result: number; fds: number[] } {
     const end = this.endOf(fd);
-    const nothing = (result: number) => ({ result, bytes: Buffer.alloc(0), fds: [] });
+    const nothing = (result: number) => ({ result, fds: [] });
     if (end === null) return nothing(-EBADF);
     const fds: number[] = [];
-    let most = max;
+    let most = into.length;
     if (end.length > 0) {
       const first = end.cargo[0];
       if (first?.at === end.taken) {
@@ -132,7 +132,10 @@ class Posix {
       if (next !== undefined) most = Math.min(most, next.at - end.taken);
     }
     const bytes = end.read(most);
-    if (bytes !== null) return { result: bytes.length, bytes, fds };
+    if (bytes !== null) {
+      into.set(bytes);
+      return { result: bytes.length, fds };
+    }
     if (end.error !== 0) return nothing(-end.error);
     return nothing(end.eof ? 0 : -EAGAIN);
   }
@@ -223,7 +226,7 @@ class Posix {
       },
       sleepMs: (ms: number) => this.sleepMs(ms),
       sendFds: (fd: number, bytes: Uint8Array, fds: number[]) => this.sendFds(fd, bytes, fds),
-      recvFds: (fd: number, max: number) => this.recvFds(fd, max),
+      recvFds: (fd: number, into: Uint8Array) => this.recvFds(fd, into),
       resolve: (name: string) => this.resolve(name),
       resolveResult: (id: number) => this.resolveResult(id),
       resolveCancel: (id: number) => void this.answers.delete(id),

@@ -436,10 +436,10 @@ export interface Native {
   /** Sends bytes (at least one) with up to 250 descriptors as SCM_RIGHTS. Returns bytes sent or -errno. */
   sendFds(fd: number, bytes: Uint8Array, fds: number[]): number;
   /**
-   * Receives up to max bytes (1 MB) and any descriptors (close-on-exec). result = byte count, 0 at end of file, or
-   * -errno
+   * Receives bytes into the caller's memory, which is not empty, and any descriptors (close-on-exec). The addon keeps no
+   * copy: the bytes may be secrets. result = byte count, 0 at end of file, or -errno
    */
-  recvFds(fd: number, max: number): { result: number; bytes: Uint8Array; fds: number[] };
+  recvFds(fd: number, into: Uint8Array): { result: number; fds: number[] };
 }
 
 /** Where a package has the addon for this machine and this Node; scripts/install-addon.mjs has the same rule. */
