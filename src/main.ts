@@ -18,10 +18,10 @@ import { atExit, die, exitProcess, fatal, logInfo, logState, logWarning } from '
 import { native, startLoop } from './core/base/native';
 import { notify, notifySetup } from './core/base/systemd';
 import { TSBOUNCER_VERSION } from './core/base/version';
+import { IO_THREADS_AUTO, LOOP_BACKENDS } from './core/config/choices';
 import { shownVersion } from './core/config/compat';
 import { compatVariableError } from './core/config/compat-version';
 import { cf, settingHooks } from './core/config/settings';
-import { IO_THREADS_AUTO, LOOP_BACKENDS } from './core/config/settings-table';
 import { mainLoopOnce } from './core/life/mainloop';
 import { janitorSetup } from './core/life/maint';
 import { applyLogSettings, loadConfig } from './core/life/reload';

@@ -15,8 +15,8 @@ import {
 import { die, exitProcess, fatalErrno, logInfo } from './core/base/log';
 import { native } from './core/base/native';
 import { notify, notifyReloading } from './core/base/systemd';
+import { SigtermShutdown } from './core/config/choices';
 import { cf } from './core/config/settings';
-import { SigtermShutdown } from './core/config/settings-table';
 import { beginShutdown, pauseAll, resumeAll } from './core/life/pause';
 import { reloadAll } from './core/life/reload';
 import { requestFullLoopMaint } from './core/pool/pool';

@@ -6,8 +6,8 @@
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { native, TlsRole } from '../core/base/native';
+import { SslMode } from '../core/config/choices';
 import { cf } from '../core/config/settings';
-import { SslMode } from '../core/config/settings-table';
 import {
   missingTlsSettings,
   newTlsContext,

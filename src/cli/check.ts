@@ -11,13 +11,13 @@ import { posix } from 'node:path';
 import { logState, strerror } from '../core/base/log';
 import { native } from '../core/base/native';
 import { findBrokenLines, requiresAuthFile } from '../core/config/authfile';
+import { AuthType } from '../core/config/choices';
 import { loadHba } from '../core/config/hba';
 import { loadIdent } from '../core/config/ident';
 import { type IniHandler, parseIniFile } from '../core/config/ini';
 import { parseLdapOptions } from '../core/config/ldap-options';
 import { applySettings, ConfigBuilder, finishConfig, type ParsedConfig } from '../core/config/loader';
 import { cf } from '../core/config/settings';
-import { AuthType } from '../core/config/settings-table';
 import { parseUint32 } from '../core/config/values';
 import { findTlsProblems } from './check-tls';
 

@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { loadAuthFile, requiresAuthFile, usersFileChanged } from '../../src/core/config/authfile';
+import { AuthType, PoolMode } from '../../src/core/config/choices';
 import { ineffectiveSettingNames, warnIneffectiveSettings } from '../../src/core/config/ineffective';
 import { applySettings, loadConfigFile, type ParsedConfig } from '../../src/core/config/loader';
 import {
@@ -16,7 +17,7 @@ import {
   setConfigParam,
   settingHooks,
 } from '../../src/core/config/settings';
-import { AuthType, PoolMode, type Setting, SettingType, settingsTable } from '../../src/core/config/settings-table';
+import { type Setting, SettingType, settingsTable } from '../../src/core/config/settings-table';
 import {
   dir,
   load,

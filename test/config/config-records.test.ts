@@ -4,8 +4,8 @@
  */
 
 import assert from 'node:assert/strict';
+import { LoadBalanceHosts, PoolMode, TargetSession } from '../../src/core/config/choices';
 import { parseDatabase } from '../../src/core/config/records';
-import { LoadBalanceHosts, PoolMode, TargetSession } from '../../src/core/config/settings-table';
 import { load, loadBad, resetSettingsAround } from '../harness/config-fixtures';
 import { describe, it } from '../harness/limits';
 

@@ -5,6 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
+import { AuthType, PoolMode, SslMode } from '../../src/core/config/choices';
 import { parseConnstr } from '../../src/core/config/connstr';
 import { loadConfigFile } from '../../src/core/config/loader';
 import {
@@ -17,7 +18,7 @@ import {
   setConfigParam,
   settingHooks,
 } from '../../src/core/config/settings';
-import { AuthType, PoolMode, SettingType, SslMode, settingsTable } from '../../src/core/config/settings-table';
+import { SettingType, settingsTable } from '../../src/core/config/settings-table';
 import {
   atoi,
   atoiSecondsUsec,

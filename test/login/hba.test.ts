@@ -7,10 +7,10 @@ import { join } from 'node:path';
 import { type HbaClient, hbaEval } from '../../src/core/auth/hba-eval';
 import { formatInet, parseInet, parseInet4, parseInet6 } from '../../src/core/base/inet';
 import { logState } from '../../src/core/base/log';
+import { AuthType } from '../../src/core/config/choices';
 import { type HbaRule, HbaType, loadHba, parseHba } from '../../src/core/config/hba';
 import { loadIdent, parseIdent } from '../../src/core/config/ident';
 import { type LdapParse, LdapScope, parseLdapOptions } from '../../src/core/config/ldap-options';
-import { AuthType } from '../../src/core/config/settings-table';
 import { Random } from '../harness/hostile/random';
 import { after, test } from '../harness/limits';
 

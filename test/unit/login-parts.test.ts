@@ -3,9 +3,9 @@
  */
 
 import assert from 'node:assert/strict';
+import { PoolMode } from '../../src/core/config/choices';
 import { CompatVersion } from '../../src/core/config/compat-version';
 import { cf } from '../../src/core/config/settings';
-import { PoolMode } from '../../src/core/config/settings-table';
 import { ClientSocket, SocketState } from '../../src/core/pool/bouncer';
 import { adoptCancelKey, findByCancelKey, forgetCancelKey, newCancelKey } from '../../src/core/pool/cancel-keys';
 import { type Greeting, greetingOf } from '../../src/core/pool/greeting';

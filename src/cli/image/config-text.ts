@@ -4,7 +4,8 @@
  */
 
 import { pgMd5Encrypt } from '../../core/auth/md5';
-import { MAX_PASSWORD, MAX_USERNAME, settingsTable } from '../../core/config/settings-table';
+import { settingsTable } from '../../core/config/settings-table';
+import { MAX_PASSWORD, MAX_USERNAME } from '../../core/wire/limits';
 import { checkOneLine, type Environment, ImageError, readVariable } from './variables';
 
 /** An entry of [databases]. */

@@ -6,8 +6,9 @@
 import { type BigIntStats, statSync } from 'node:fs';
 import { logDebug, logError, strerror } from '../base/log';
 import { isSpace } from '../base/strutil';
+import { MAX_PASSWORD, MAX_USERNAME } from '../wire/limits';
+import { AuthType } from './choices';
 import { readByteString } from './ini';
-import { AuthType, MAX_PASSWORD, MAX_USERNAME } from './settings-table';
 
 export interface AuthFileUser {
   name: string;

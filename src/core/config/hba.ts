@@ -10,8 +10,8 @@
 import { posix } from 'node:path';
 import { formatInet, parseInet, parseInet4, parseInet6, parseMaskBits } from '../base/inet';
 import { logError, logWarning, strerror } from '../base/log';
+import { AuthType } from './choices';
 import { type IdentMap, type IdentMaps, readLines } from './ident';
-import { AuthType } from './settings-table';
 import { atWord, eat, eatWord, nextToken, Tok, Tokens } from './tokens';
 
 export const enum HbaType {

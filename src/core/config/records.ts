@@ -4,19 +4,17 @@
  */
 
 import { logError, logWarning } from '../base/log';
-import { parseConnstr } from './connstr';
-import { isReservedDatabase } from './settings';
+import { MAX_DBNAME, MAX_PASSWORD, MAX_USERNAME } from '../wire/limits';
 import {
   LoadBalanceHosts,
   loadBalanceHostsMap,
-  MAX_DBNAME,
-  MAX_PASSWORD,
-  MAX_USERNAME,
   PoolMode,
   poolModeMap,
   TargetSession,
   targetSessionMap,
-} from './settings-table';
+} from './choices';
+import { parseConnstr } from './connstr';
+import { isReservedDatabase } from './settings';
 import { atoi, atoiSecondsUsec, parseLookup } from './values';
 
 /** A line of [databases]. If not given, numbers are -1 and times 0, unless noted otherwise. */

@@ -6,8 +6,8 @@
 import { logError } from '../base/log';
 import { native, type TlsRole, TlsVerify } from '../base/native';
 import { asciiLower, equalNoCase } from '../base/strutil';
+import { AuthType, SslMode } from './choices';
 import { cf } from './settings';
-import { AuthType, SslMode } from './settings-table';
 
 const enum Protocol {
   TLS1_0 = 1 << 1,

@@ -8,10 +8,10 @@ import { logError, logState, logWarning, resetLogging, tellRepeats } from '../ba
 import { USEC } from '../base/time';
 import { newTimer, timerStart, timerStop } from '../base/timer';
 import { loadAuthFile, requiresAuthFile, usersFileChanged } from '../config/authfile';
+import { LogFormat } from '../config/choices';
 import { warnIneffectiveSettings } from '../config/ineffective';
 import { applySettings, loadConfigFile } from '../config/loader';
 import { cf } from '../config/settings';
-import { LogFormat } from '../config/settings-table';
 import { tagPoolDirty } from '../link/dirty';
 import { killDatabase } from '../link/kill';
 import { reloadHba } from '../login/hba-rules';

@@ -6,8 +6,8 @@
  * server_login_retry applies, only when all targets have failed. LoginOutcome.HOST_FAILED lists the failures of a host.
  */
 
+import { LoadBalanceHosts, TargetSession } from '../config/choices';
 import { hostNames } from '../config/records';
-import { LoadBalanceHosts, TargetSession } from '../config/settings-table';
 import { dnsAddressCount } from '../net/dnslookup';
 import type { PgPool } from '../pool/bouncer';
 

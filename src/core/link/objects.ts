@@ -8,8 +8,8 @@ import type { StatList } from '../base/list';
 import { fatal, slogDebug, slogInfo, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
 import { native } from '../base/native';
 import { getCachedTime, USEC } from '../base/time';
+import { PoolMode, TargetSession } from '../config/choices';
 import { cf } from '../config/settings';
-import { PoolMode, TargetSession } from '../config/settings-table';
 import { dnsCancel } from '../net/dnslookup';
 import { sbufClose, sbufContinue, sbufIsEmpty, sbufPause, sendBytes, sendPacket, unblockSource } from '../net/sbuf';
 import {

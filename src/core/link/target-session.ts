@@ -5,7 +5,7 @@
 
 import { slogWarning } from '../base/log';
 import { getCachedTime, USEC } from '../base/time';
-import { TargetSession } from '../config/settings-table';
+import { TargetSession } from '../config/choices';
 import type { ServerSocket } from '../pool/bouncer';
 import { forEachServer } from '../pool/states';
 import { resetWelcomeMsg } from '../pool/welcome';

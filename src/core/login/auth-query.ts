@@ -16,7 +16,7 @@ import { getPool } from '../pool/pool';
 import { uncountUser } from '../pool/provisional';
 import { ResponseAction } from '../pool/requests';
 import { isDead, loginOf } from '../pool/socket';
-import { MAX_PASSWORD, MAX_USERNAME } from '../pool/user';
+import { MAX_PASSWORD, MAX_USERNAME } from '../wire/limits';
 import { writeExtQuery } from '../wire/messages';
 import { PqMsg } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';

@@ -4,10 +4,10 @@
 
 import { type HbaClient, hbaEval } from '../auth/hba-eval';
 import { logWarning } from '../base/log';
+import { AuthType } from '../config/choices';
 import { type HbaRule, loadHba } from '../config/hba';
 import { type IdentMaps, loadIdent } from '../config/ident';
 import { cf } from '../config/settings';
-import { AuthType } from '../config/settings-table';
 import { isUnixAddr } from '../net/addr';
 import { type ClientSocket, type PgDatabase, Replication } from '../pool/bouncer';
 

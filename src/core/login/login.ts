@@ -17,8 +17,8 @@ import {
 } from '../auth/scram-server';
 import { PasswordType, passwordType } from '../auth/secret';
 import { slogDebug, slogError, slogNoise, wantDebug } from '../base/log';
+import { AuthType } from '../config/choices';
 import { cf } from '../config/settings';
-import { AuthType } from '../config/settings-table';
 import { disconnectClient } from '../link/objects';
 import { sendPacket } from '../net/sbuf';
 import type { ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';

@@ -17,8 +17,8 @@ import { logError, logNoise, logWarning, slogDebug, slogError, slogInfo, slogNoi
 import { arena, native } from '../base/native';
 import { trimSpace } from '../base/strutil';
 import { getCachedTime } from '../base/time';
+import { SslMode } from '../config/choices';
 import { cf } from '../config/settings';
-import { SslMode } from '../config/settings-table';
 import { forwardCancelRequest } from '../link/cancel';
 import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
 import { misfit, noteRole } from '../link/target-session';

@@ -5,16 +5,15 @@
 import { PasswordType, passwordType } from '../auth/secret';
 import { slogDebug, slogError, slogInfo, slogNoise, slogWarning, wantDebug } from '../base/log';
 import { asciiLower, isSpace, strlistContains } from '../base/strutil';
+import { AuthType } from '../config/choices';
 import type { HbaRule } from '../config/hba';
 import { cf } from '../config/settings';
-import { AuthType } from '../config/settings-table';
 import { disconnectClient } from '../link/objects';
 import { findOrRegisterLoginDatabase } from '../link/registry';
 import { addrDetails } from '../net/addr';
 import { sendPacket } from '../net/sbuf';
 import { tlsConnectionInfo } from '../net/tls';
 import { type ClientSocket, PgCredentials, PgDatabase, Replication } from '../pool/bouncer';
-import { MAX_DBNAME } from '../pool/database';
 import { LoginPhase } from '../pool/phases';
 import { uncountUser } from '../pool/provisional';
 import { isDead, loginOf, replicationTypeParameters } from '../pool/socket';
@@ -26,9 +25,9 @@ import {
   findGlobalUser,
   findOrAddGlobalUser,
   findOrAddLoginUser,
-  MAX_USERNAME,
 } from '../pool/user';
 import { isConfiguredVar, isValidVar, varcacheSetUnproven } from '../pool/varcache';
+import { MAX_DBNAME, MAX_USERNAME } from '../wire/limits';
 import { writeNegotiateProtocolVersion } from '../wire/messages';
 import { Pkt } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';

@@ -5,8 +5,8 @@
 import { getPauseMode, PauseMode } from '../base/lifecycle';
 import { logDebug, slogDebug, slogInfo, wantDebug } from '../base/log';
 import { getCachedTime } from '../base/time';
+import { PoolMode } from '../config/choices';
 import { cf } from '../config/settings';
-import { PoolMode } from '../config/settings-table';
 import { launchNewConnection } from '../link/launch';
 import { disconnectClient, pauseClient } from '../link/objects';
 import { sendPacket } from '../net/sbuf';

@@ -7,8 +7,8 @@
 import { statSync } from 'node:fs';
 import { logError, logNoise, logWarning } from '../base/log';
 import { native, TlsRole } from '../base/native';
+import { SslMode } from '../config/choices';
 import { cf } from '../config/settings';
-import { SslMode } from '../config/settings-table';
 import {
   missingTlsSettings,
   newTlsContext,

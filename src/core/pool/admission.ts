@@ -7,8 +7,8 @@
  */
 
 import { Family } from '../base/native';
+import { PoolMode } from '../config/choices';
 import { cf } from '../config/settings';
-import { PoolMode } from '../config/settings-table';
 import {
   type AnySocket,
   type ClientSocket,

@@ -7,9 +7,6 @@ import { OrderedIndex } from '../base/ordered';
 import { PgCredentials, PgDatabase } from './bouncer';
 import { compareNames, findOrAddGlobalUser, findOrAddLoginUser } from './user';
 
-/** Longest database name, including its terminating NUL. */
-export const MAX_DBNAME = 64;
-
 /** Sorted by name, the order of SHOW. */
 export const databaseList = new StatList<PgDatabase>('database_list');
 /** Auto-databases without connections, the longest idle first. */

@@ -3,8 +3,8 @@
  * one was told.
  */
 
+import { type PoolMode, poolModeMap } from '../config/choices';
 import { shownVersion } from '../config/compat';
-import { type PoolMode, poolModeMap } from '../config/settings-table';
 import { writeParameterStatus } from '../wire/messages';
 import { type PktBuf, pktbufTemp } from '../wire/pktbuf';
 import { varcacheEach } from './varcache';

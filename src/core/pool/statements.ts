@@ -4,8 +4,8 @@
  */
 
 import { slogNoise, wantNoise } from '../base/log';
+import { PoolMode } from '../config/choices';
 import { cf } from '../config/settings';
-import { PoolMode } from '../config/settings-table';
 import { connectionPoolMode } from './admission';
 import type { AnySocket, ClientSocket, ServerSocket } from './bouncer';
 import {

@@ -9,11 +9,6 @@ import { detach } from '../base/strutil';
 import type { AuthFileUser } from '../config/authfile';
 import { PgCredentials, PgGlobalUser } from './bouncer';
 
-/** Longest user name: NAMEDATALEN, enlarged for the long names of cloud services. */
-export const MAX_USERNAME = 128;
-/** Longest password with its terminating NUL: PostgreSQL rejects longer authentication messages. */
-export const MAX_PASSWORD = 65531;
-
 /** All users that have been asked for, sorted by name. */
 export const userList = new StatList<PgGlobalUser>('user_list');
 const usersByName = new Map<string, PgGlobalUser>();

@@ -3,8 +3,8 @@
  */
 
 import { nextOf } from '../base/list';
+import { loadBalanceHostsMap, PoolMode, poolModeMap } from '../config/choices';
 import { cf } from '../config/settings';
-import { loadBalanceHostsMap, PoolMode, poolModeMap } from '../config/settings-table';
 import { formatLookup } from '../config/values';
 import {
   databaseMaxClientConnections,

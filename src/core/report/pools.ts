@@ -4,7 +4,7 @@
 
 import { nextOf } from '../base/list';
 import { getCachedTime } from '../base/time';
-import { poolModeMap } from '../config/settings-table';
+import { poolModeMap } from '../config/choices';
 import { formatLookup } from '../config/values';
 import { poolPoolMode } from '../pool/admission';
 import type { PgPool } from '../pool/bouncer';

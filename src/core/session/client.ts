@@ -6,8 +6,8 @@
 import { slogError, slogNoise, wantNoise } from '../base/log';
 import { arena, native } from '../base/native';
 import { getCachedTime } from '../base/time';
+import { SslMode } from '../config/choices';
 import { cf } from '../config/settings';
-import { SslMode } from '../config/settings-table';
 import { acceptCancelRequest, dropCanceled } from '../link/cancel';
 import { findServer } from '../link/find-server';
 import { disconnectClient } from '../link/objects';

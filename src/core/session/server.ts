@@ -6,8 +6,8 @@
 import { logError, slogDebug, slogError, slogNoise, slogWarning, wantNoise } from '../base/log';
 import { arena, native } from '../base/native';
 import { getCachedTime } from '../base/time';
+import { PoolMode, TargetSession } from '../config/choices';
 import { cf } from '../config/settings';
-import { PoolMode, TargetSession } from '../config/settings-table';
 import { continueRecovery, disconnectClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
 import { noteServerError } from '../link/target-session';
 import { handleAuthQueryResponse } from '../login/auth-query';

@@ -19,3 +19,11 @@ export const ADMIN_PACKET_MAX = 256 * 1024;
 export const PREPARED_PACKET_MAX = 64 * 1024 * 1024;
 /** From this size on, such a packet is reassembled in its own memory instead of being parsed again and again. */
 export const COLLECT_MIN = 16 * 1024;
+
+/* Names and passwords in bytes, with their terminating NUL. Names have the sizes of PgBouncer's buffers. */
+
+export const MAX_DBNAME = 64;
+/** NAMEDATALEN, enlarged for the long names of cloud services. */
+export const MAX_USERNAME = 128;
+/** PostgreSQL rejects longer authentication messages. */
+export const MAX_PASSWORD = 65531;

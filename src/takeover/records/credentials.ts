@@ -2,8 +2,8 @@
  * References to credentials in the records of pools and sockets.
  */
 
+import { AuthType } from '../../core/config/choices';
 import { cf } from '../../core/config/settings';
-import { AuthType } from '../../core/config/settings-table';
 import { PgCredentials, type PgDatabase } from '../../core/pool/bouncer';
 import { addDynamicCredentials } from '../../core/pool/database';
 import { addPamCredentials, findGlobalUser, findOrAddLoginUser } from '../../core/pool/user';

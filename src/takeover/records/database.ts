@@ -4,8 +4,8 @@
  */
 
 import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
+import { TargetSession } from '../../core/config/choices';
 import { hostNames } from '../../core/config/records';
-import { TargetSession } from '../../core/config/settings-table';
 import { findOrRegisterDatabase } from '../../core/link/registry';
 import type { PgDatabase } from '../../core/pool/bouncer';
 import { addDatabase, addDynamicCredentials, retireAutodatabase } from '../../core/pool/database';
