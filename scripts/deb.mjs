@@ -21,7 +21,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
-import { prebuiltName } from './install-addon.mjs';
+import { NODE_OF_ABI, prebuiltName } from './install-addon.mjs';
 import { HOME, installTree, prebuiltAddons } from './install-tree.mjs';
 
 const top = fileURLToPath(new URL('..', import.meta.url));
@@ -35,9 +35,6 @@ const SCRIPTS = ['preinst', 'postinst', 'prerm', 'postrm'];
 const PGBOUNCER_VERSION = /PGBOUNCER_COMPAT_VERSION = '([\d.]+)'/.exec(
   readFileSync(join(top, 'src', 'core', 'base', 'version.ts'), 'latin1'),
 )[1];
-
-/** Major version of Node by the version of its binary interface, which is in an addon's name. */
-const NODE_OF_ABI = { 115: 20, 127: 22, 137: 24 };
 
 function fail(text) {
   console.error(text);

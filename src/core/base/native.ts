@@ -3,8 +3,7 @@
  * that TypeScript reads in place, and only wait() blocks. The garbage collector owns nothing here: the loop thread
  * never yields, so finalizers would never run on it.
  */
-import { existsSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { findAddon } from './addon-file';
 
 /** The kind of a ready record. */
 export const enum Ev {
@@ -440,28 +439,6 @@ export interface Native {
    * copy: the bytes may be secrets. result = byte count, 0 at end of file, or -errno
    */
   recvFds(fd: number, into: Uint8Array): { result: number; fds: number[] };
-}
-
-/** Where a package has the addon for this machine and this Node; scripts/install-addon.mjs has the same rule. */
-function prebuiltName(): string {
-  const machine = { x64: 'x86_64', arm64: 'aarch64' }[process.arch as string] ?? process.arch;
-  const libc = existsSync(`/lib/ld-musl-${machine}.so.1`) ? '-musl' : '';
-  return join('prebuilds', `${process.platform}-${process.arch}${libc}`, `node-${process.versions.modules}.node`);
-}
-
-/**
- * The compiled addon, or else the package's own. Walks up to the package's root: this file is compiled into more than one
- * folder.
- */
-function findAddon(): string {
-  const names = [join('build', 'Release', 'tsbouncer.node'), prebuiltName()];
-  for (let dir = __dirname; ; dir = dirname(dir)) {
-    const found = names.find((name) => existsSync(join(dir, name)));
-    if (found !== undefined) return join(dir, found);
-    if (dirname(dir) === dir) break;
-  }
-  const machine = `${process.platform}-${process.arch}`;
-  throw new Error(`no addon for Node ${process.version} on ${machine}: npm rebuild tsbouncer compiles it`);
 }
 
 /**
