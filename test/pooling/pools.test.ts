@@ -252,15 +252,6 @@ describe('variables', () => {
     }
   });
 
-  it('a variable that the server refuses disconnects the client only', async () => {
-    await withPooler({ cluster: pg(), settings: TX }, async (pooler) => {
-      const bad = await login(pooler, { params: { TimeZone: 'No/Where' } });
-      assert.equal(errorIn(await bad.query('SELECT 1'))?.M, 'invalid server parameter');
-      await pooler.logWait(/varcache_apply failed: ERROR: invalid value for parameter "TimeZone"/);
-      assert.equal(await ask(await login(pooler), 'SELECT 1'), '1');
-    });
-  });
-
   it("application_name_add_host adds the client's address", async () => {
     await withPooler({ cluster: pg(), settings: { ...TX, application_name_add_host: 1 } }, async (pooler) => {
       for (const [params, name] of [

@@ -388,12 +388,11 @@ it('CVE-2026-6666: a server’s error without SQLSTATE, or without fields, is ha
         await client.login({ user: 'known', database: `asked${index}`, password: 'pass' });
         assert.deepEqual((await client.query('SELECT 1'))[0], { type: 'E', body: error.subarray(5) });
         await client.destroy();
-        // and as an answer to a preceding SET, after which the client is disconnected
+        // and as an answer to a preceding SET, after which the client is disconnected with the server's text
         const picky = await bouncer.raw();
         await picky.login({ user: 'known', database: `asked${index}`, password: 'pass', params: { TimeZone: 'Mars' } });
         await picky.sendMessage('Q', cstring('SELECT 1'));
-        // the first error says that the server ends its session, so the parameters are not to blame
-        await refusedWith(picky, index === 0 ? 'go away' : 'invalid server parameter');
+        await refusedWith(picky, index < 2 ? 'go away' : 'invalid server parameter');
       }
     },
   ));

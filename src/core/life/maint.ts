@@ -13,7 +13,7 @@ import { cf } from '../config/settings';
 import { killDatabase, killPool, killUnproven } from '../link/kill';
 import { launchNewConnection } from '../link/launch';
 import { disconnectClient, disconnectServer, dropIfEnded, LoginOutcome, lifetimeExceeded } from '../link/objects';
-import { recoveryTimeout, repeatCancel } from '../link/recovery';
+import { RECOVERY_TIME_MIN, recoveryTimeout, repeatCancel } from '../link/recovery';
 import { startupUnanswered } from '../login/server-protocol';
 import { zoneCacheMaint } from '../net/dns-zones';
 import { nameThreadMaint } from '../net/name-thread';
@@ -100,7 +100,8 @@ function unusedServerMaint(pool: PgPool, list: StatList<ServerSocket>, idleTest:
     if (server.closeNeeded) {
       disconnectServer(server, true, 'database configuration changed');
     } else if (server.recovery !== Recovery.NONE) {
-      if (now - server.recoveryStart > recoveryTimeout()) disconnectServer(server, true, 'server_recovery_timeout');
+      const limit = Math.max(recoveryTimeout(), RECOVERY_TIME_MIN);
+      if (now - server.recoveryStart > limit) disconnectServer(server, true, 'server_recovery_timeout');
       else repeatCancel(server);
     } else if (server.state === SocketState.SV_IDLE && !server.ready) {
       disconnectServer(server, true, 'SV_IDLE server got dirty');

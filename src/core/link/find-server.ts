@@ -3,18 +3,24 @@
  */
 
 import { getPauseMode, PauseMode } from '../base/lifecycle';
-import { slogDebug, slogNoise, wantDebug, wantNoise } from '../base/log';
+import { slogDebug, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
+import { cf } from '../config/settings';
 import { sbufPause, sendPacket } from '../net/sbuf';
 import { type ClientSocket, type PgPool, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
 import { poolServerCount } from '../pool/pool';
 import { sendingAuthQuery } from '../pool/socket';
 import { changeServerState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
-import { varcacheDiff, varcacheMatches } from '../pool/varcache';
-import { writeQuery } from '../wire/messages';
+import { varcacheDiff, varcacheMatches, varcacheRestore, varcacheSave } from '../pool/varcache';
+import { writeErrorResponse, writeQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
+import type { ServerError } from '../wire/reader';
 import { launchFor } from './launch';
 import { disconnectClient, disconnectServer, pauseClient } from './objects';
+import { dropRestOfAnswer } from './recovery';
+
+/** PgBouncer's reason for closing both connections when a server rejects a client's variables. */
+const INVALID_PARAMETER = 'invalid server parameter';
 
 /**
  * Disconnects a client at once if the last login to the server failed and no server is left. In the queue the client
@@ -50,12 +56,47 @@ function takeIdleServer(pool: PgPool): ServerSocket | null {
 function applyVars(server: ServerSocket, client: ClientSocket): boolean | null {
   if (varcacheMatches(server, client.vars)) return false;
   const { db, origVars } = server.pool;
+  const undo = varcacheSave(server);
   const sql = varcacheDiff(server, client.vars, (db.config.connectQuery ?? '') === '' ? null : origVars);
   if (sql === '') return false;
+  server.varsUndo = undo;
   if (wantDebug()) slogDebug(server, `varcache_apply: ${sql}`);
   const buf = pktbufTemp();
   writeQuery(buf, sql);
   return sendPacket(server, buf) ? true : null;
+}
+
+/** Sends a server's error to a client as the reason why its session ends. */
+function sendAsFatal(client: ClientSocket, error: ServerError): void {
+  const msg = error.msg ?? INVALID_PARAMETER;
+  if (cf.logPoolerErrors) slogWarning(client, `pooler error: ${msg}`);
+  const buf = pktbufTemp();
+  writeErrorResponse(buf, { ...error, severity: 'FATAL', msg });
+  sendPacket(client, buf);
+}
+
+/**
+ * The server rejects its client's variables. The client's session ends with the server's error, as PostgreSQL ends a
+ * login with such a value: no further statement could run, not even a SET of another value.
+ * @param ends the server ends its session with this error; otherwise it is used again
+ */
+export function varsRejected(server: ServerSocket, error: ServerError, ends: boolean): void {
+  const reason = ends && error.msg !== null ? error.msg : INVALID_PARAMETER;
+  const { link: client, varsUndo } = server;
+  server.varsUndo = null;
+  if (client !== null) {
+    client.link = null;
+    server.link = null;
+    sendAsFatal(client, error);
+    disconnectClient(client, false, reason);
+  }
+  if (ends || varsUndo === null) {
+    disconnectServer(server, true, reason);
+    return;
+  }
+  server.settingVars = false;
+  varcacheRestore(server, varsUndo);
+  dropRestOfAnswer(server);
 }
 
 /**

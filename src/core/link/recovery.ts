@@ -29,6 +29,9 @@ export const enum RecoveryStep {
 /** Longest time for canceling all queries when shutdown_timeout has passed. usec */
 export const FORCED_TIME_MAX = 5 * USEC;
 
+/** A server that owes the rest of an answer has so long, whatever server_recovery_timeout is. usec */
+export const RECOVERY_TIME_MIN = 1 * USEC;
+
 /** @returns usec, 0 = a server whose client leaves is closed */
 export function recoveryTimeout(): number {
   return shutdownForcedAt() > 0 ? FORCED_TIME_MAX : cf.serverRecoveryTimeout;
@@ -94,6 +97,14 @@ function endPipeline(server: ServerSocket): boolean {
   if (!sendPacket(server, buf)) return false;
   server.requests.push(PqMsg.Sync, ResponseAction.SKIP);
   return sendBytes(server, PACKET_SYNC, PACKET_SYNC.length);
+}
+
+/** Has the rest of an answer read and dropped, after an error. The server has been unlinked from its client. */
+export function dropRestOfAnswer(server: ServerSocket): void {
+  server.recovery = Recovery.DRAIN;
+  server.recoveryStart = getCachedTime();
+  server.idleTx = false;
+  changeServerState(server, SocketState.SV_TESTED);
 }
 
 /** Cancels a server's query once more: the first request may have reached the server before the query did. */

@@ -16,7 +16,7 @@ import type { ClientStatement, Deallocation, ServerStatements } from './prepare'
 import { Recovery } from './recovery';
 import { RequestQueue } from './requests';
 import { newStats, type PgStats } from './stats';
-import { newVarBits, newVarCache } from './varcache';
+import { newVarBits, newVarCache, type VarsUndo } from './varcache';
 
 export class PgCredentials {
   name: string;
@@ -451,6 +451,8 @@ export class ServerSocket extends PgSocket {
   closeNeeded = false;
   /** is setting the client's variables */
   settingVars = false;
+  /** while it does: its variables before; null after a takeover in the middle of it */
+  varsUndo: VarsUndo | null = null;
   /** to be released when idle even in session mode (reset query, auth_query) */
   resetting = false;
   /** an ErrorResponse arrived; ReadyForQuery then clears the requests up to Sync */

@@ -67,6 +67,12 @@ interface ServerVars {
   readonly varBits: number[];
 }
 
+/** What varcacheDiff() changes of a server. */
+export interface VarsUndo {
+  readonly vars: readonly (string | null)[];
+  readonly varBits: readonly number[];
+}
+
 /** Sets the tracked variables of the process, once. @param extra the setting track_extra_parameters, comma-separated */
 export function initVarLookup(extra: string): void {
   const words = parseWordList(extra);
@@ -194,7 +200,7 @@ export function varcacheMatches(server: ServerVars, client: (string | null)[]): 
 
 /**
  * The SET and RESET statements that give the server the client's values, or '' if none are needed. What the server does
- * not report is stored here; if the statements fail, the server has to be closed.
+ * not report is stored here; if the statements fail, see varcacheRestore().
  * @param defaults the values that connect_query has left, which RESET would lose; null without it
  */
 export function varcacheDiff(
@@ -224,6 +230,23 @@ export function varcacheDiff(
     if (i >= ALWAYS_TRACKED.length && (bits & VarBit.REPORTED) === 0) vars[i] = c;
   }
   return sql;
+}
+
+/** The variables of a server before varcacheDiff(). */
+export function varcacheSave({ vars, varBits }: ServerVars): VarsUndo {
+  return { vars: vars.slice(), varBits: varBits.slice() };
+}
+
+/**
+ * The server has rejected the statements of varcacheDiff(), and has rolled back those before the rejected one: they are
+ * one transaction. It reports the values that it reports, so only the others are restored.
+ */
+export function varcacheRestore({ vars, varBits }: ServerVars, undo: VarsUndo): void {
+  for (let i = ALWAYS_TRACKED.length; i < vars.length; i++) {
+    const reported = (varBits[i] as number) & VarBit.REPORTED;
+    varBits[i] = ((undo.varBits[i] as number) & VarBit.CHANGED) | reported;
+    if (reported === 0) vars[i] = undo.vars[i] ?? null;
+  }
 }
 
 /** Values in a list of names are quoted one by one: as a single string, the list would be one name. */

@@ -8,6 +8,7 @@ import { arena, native } from '../base/native';
 import { getCachedTime } from '../base/time';
 import { PoolMode, TargetSession } from '../config/choices';
 import { cf } from '../config/settings';
+import { varsRejected } from '../link/find-server';
 import { continueRecovery, disconnectClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
 import { noteServerError } from '../link/target-session';
 import { handleAuthQueryResponse } from '../login/auth-query';
@@ -200,6 +201,7 @@ export function serverFlushed(server: ServerSocket): void {
       slogDebug(client, `varcache_set_canonical: setting ${name} to its canonical version ${from} -> ${to}`);
     });
     server.settingVars = false;
+    server.varsUndo = null;
     if (wantNoise()) slogNoise(server, 'done setting vars unpausing client');
     sbufContinue(client);
     return;
@@ -402,13 +404,14 @@ function commandComplete(server: ServerSocket, off: number, end: number): Verdic
 function errorResponse(server: ServerSocket, off: number, end: number): Verdict {
   if (server.state === SocketState.SV_TESTED && server.recovery !== Recovery.DRAIN) return testFailed(server, off, end);
   if (!server.settingVars) return workError(server, off, end);
-  const bodyEnd = Math.min(end, off + hdr.len);
+  const verdict = wholePacket(server, off, end);
+  if (verdict !== Verdict.CONSUMED) return verdict;
+  const bodyEnd = off + hdr.len;
   const error = parseServerError(arena, off + NEW_HEADER_LEN, bodyEnd);
   logError(serverErrorLine('varcache_apply failed', error));
-  // the server ends its session, as at a shutdown, or else rejects values of the client's startup packet
-  const ends = isFatal(arena, off + NEW_HEADER_LEN, bodyEnd);
-  disconnectServer(server, true, ends && error.msg !== null ? error.msg : 'invalid server parameter');
-  return Verdict.DISCONNECTED;
+  countBytes(server, hdr.len);
+  varsRejected(server, error, isFatal(arena, off + NEW_HEADER_LEN, bodyEnd));
+  return isDead(server) ? Verdict.DISCONNECTED : Verdict.CONSUMED;
 }
 
 /** Replaces `len` bytes of the server for the client. */

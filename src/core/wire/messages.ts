@@ -18,6 +18,9 @@ export interface PoolerError {
   sqlstate: string | null;
   /** byte string */
   msg: string;
+  /** byte strings; null or undefined = none */
+  detail?: string | null;
+  hint?: string | null;
 }
 
 /** A column: number for i, q, N, T (usec); BigInt for q, N; byte string for s; bytes for b; null for SQL's NULL. */
@@ -30,24 +33,30 @@ function writeEmpty(buf: PktBuf, type: number): void {
 
 /* DEL */
 
-function writeFields(buf: PktBuf, type: number, severity: string, sqlstate: string, msg: string): void {
-  buf.startPacket(type);
-  buf.putChar(ErrField.Severity);
-  buf.putString(severity);
-  buf.putChar(ErrField.SqlState);
-  buf.putString(sqlstate);
-  buf.putChar(ErrField.Message);
-  buf.putString(msg);
+function putField(buf: PktBuf, field: ErrField, value: string | null | undefined): void {
+  if (value === null || value === undefined) return;
+  buf.putChar(field);
+  buf.putString(value);
+}
+
+export function writeErrorResponse(buf: PktBuf, error: PoolerError): void {
+  buf.startPacket(PqMsg.ErrorResponse);
+  putField(buf, ErrField.Severity, error.severity);
+  putField(buf, ErrField.SqlState, error.sqlstate ?? SQLSTATE_DEFAULT);
+  putField(buf, ErrField.Message, error.msg);
+  putField(buf, ErrField.Detail, error.detail);
+  putField(buf, ErrField.Hint, error.hint);
   buf.putChar(0);
   buf.finishPacket();
 }
 
-export function writeErrorResponse(buf: PktBuf, error: PoolerError): void {
-  writeFields(buf, PqMsg.ErrorResponse, error.severity, error.sqlstate ?? SQLSTATE_DEFAULT, error.msg);
-}
-
 export function writeNotice(buf: PktBuf, msg: string): void {
-  writeFields(buf, PqMsg.NoticeResponse, 'NOTICE', '00000', msg);
+  buf.startPacket(PqMsg.NoticeResponse);
+  putField(buf, ErrField.Severity, 'NOTICE');
+  putField(buf, ErrField.SqlState, '00000');
+  putField(buf, ErrField.Message, msg);
+  buf.putChar(0);
+  buf.finishPacket();
 }
 
 export function writeReadyForQuery(buf: PktBuf, status: TxStatus = TxStatus.Idle): void {

@@ -80,6 +80,8 @@ export const enum ErrField {
   SeverityPlain = 0x56, // 'V'
   SqlState = 0x43, // 'C'
   Message = 0x4d, // 'M'
+  Detail = 0x44, // 'D'
+  Hint = 0x48, // 'H'
   Routine = 0x52, // 'R'
 }
 

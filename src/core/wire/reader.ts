@@ -186,11 +186,13 @@ export interface ServerError {
   level: string | null;
   sqlstate: string | null;
   msg: string | null;
+  detail: string | null;
+  hint: string | null;
 }
 
 /** Reads the fields in the body [off, end) of an ErrorResponse; of a malformed packet those before the fault. */
 export function parseServerError(buf: Buffer, off: number, end: number): ServerError {
-  const error: ServerError = { level: null, sqlstate: null, msg: null };
+  const error: ServerError = { level: null, sqlstate: null, msg: null, detail: null, hint: null };
   const reader = new PktReader(buf, off, end);
   for (;;) {
     const field = reader.u8();
@@ -200,6 +202,8 @@ export function parseServerError(buf: Buffer, off: number, end: number): ServerE
     if (field === ErrField.Severity) error.level = value;
     else if (field === ErrField.Message) error.msg = value;
     else if (field === ErrField.SqlState) error.sqlstate = value;
+    else if (field === ErrField.Detail) error.detail = value;
+    else if (field === ErrField.Hint) error.hint = value;
   }
   return error;
 }
