@@ -4,13 +4,7 @@
  */
 
 import type { MetricsReport } from '../core/base/worker-messages';
-
-/** What is known of the pooler: the last report, with the names that came before. */
-export interface Known {
-  readonly report: MetricsReport;
-  readonly pools: readonly (readonly string[])[];
-  readonly databases: readonly Readonly<Record<string, string>>[];
-}
+import type { KnownDatabase, KnownPool, MetricsState } from './metrics-state';
 
 interface Family {
   /** without the prefix, and without `_total` of a counter */
@@ -101,6 +95,15 @@ const LISTS: readonly Family[] = [
   { name: 'in_flight_dns_queries', column: 'dnsQueries', help: 'name lookups in progress' },
 ];
 
+/** What each histogram measures. */
+const TIMINGS: Readonly<Record<string, string>> = {
+  query: 'time of each query, or of queries sent together',
+  transaction: 'time of each transaction',
+  client_wait: 'time that each client waited for a server; clients that did not have to wait are not counted',
+  server_connect: 'time until a connection to the server was open, with the look-up of its name',
+  server_login: 'time from there until the connection could be used: TLS, authentication, connect_query',
+};
+
 /** A label's value, as both formats escape it. Names are any client's text. */
 function escaped(value: string): string {
   return value.replace(/\\/g, '\\\\').replace(/"/g, '\\"').replace(/\n/g, '\\n');
@@ -112,22 +115,28 @@ function labelText(labels: Readonly<Record<string, string>>): string {
   return parts.length === 0 ? '' : `{${parts.join(',')}}`;
 }
 
+/** Samples by their labels. */
+type Samples = Map<string, number>;
+
 class Text {
   private readonly lines: string[] = [];
 
-  constructor(private readonly open: boolean) {}
+  constructor(readonly open: boolean) {}
 
-  /** Begins a family. @returns the name of its samples */
-  family(name: string, kind: 'gauge' | 'counter', help: string): string {
-    const full = `pgbouncer_${name}`;
-    const sample = kind === 'counter' ? `${full}_total` : full;
-    const head = this.open ? full : sample;
+  /** Begins a family. @param name with its prefix, without `_total` @returns the name of its samples */
+  family(name: string, kind: 'gauge' | 'counter' | 'histogram', help: string): string {
+    const sample = kind === 'counter' ? `${name}_total` : name;
+    const head = this.open ? name : sample;
     this.lines.push(`# HELP ${head} ${help}`, `# TYPE ${head} ${kind}`);
     return sample;
   }
 
   sample(name: string, labels: string, value: number): void {
     this.lines.push(`${name}${labels} ${value}`);
+  }
+
+  samples(name: string, samples: Samples): void {
+    for (const [labels, value] of samples) this.sample(name, labels, value);
   }
 
   gauge(name: string, help: string, value: number, labels: Readonly<Record<string, string>> = {}): void {
@@ -141,49 +150,132 @@ class Text {
   }
 }
 
-/** One number of each row. */
-function column(numbers: Float64Array, columns: readonly string[], family: Family): (row: number) => number {
-  const at = columns.indexOf(family.column);
-  const unit = family.unit ?? 1;
-  return (row) => (numbers[row * columns.length + at] ?? 0) * unit;
+/** A pool or a database with the text of its labels. */
+interface Labeled<T> {
+  readonly labels: string;
+  readonly row: T;
 }
 
 /**
- * Adds one sample for each text of labels. Different names can have the same text, because bytes that are not UTF-8 become
- * U+FFFD: their numbers are added, since a scrape with the same sample twice is refused as a whole.
+ * Adds one number of each row to the sample of its labels. Different names can have the same text, because bytes that are
+ * not UTF-8 become U+FFFD: their numbers are added, since a scrape with the same sample twice is refused as a whole.
  */
-function addRows(text: Text, name: string, labels: readonly string[], value: (row: number) => number): void {
-  const sums = new Map<string, number>();
-  for (let i = 0; i < labels.length; i++) {
-    const label = labels[i] as string;
-    sums.set(label, (sums.get(label) ?? 0) + value(i));
+function addColumn(
+  sums: Samples,
+  rows: Iterable<Labeled<KnownPool | KnownDatabase>>,
+  columns: readonly string[],
+  { column, unit = 1 }: Family,
+): void {
+  const at = columns.indexOf(column);
+  for (const { labels, row } of rows) sums.set(labels, (sums.get(labels) ?? 0) + (row.numbers[at] ?? 0) * unit);
+}
+
+/** The counters of each database, with those of its pools that were removed: a sum must not fall. */
+function writeCounters(text: Text, { layout, pools, databases }: MetricsState): void {
+  const ofPools = [...pools.values()].map((row) => ({ labels: labelText({ database: row.database }), row }));
+  const used = new Set(ofPools.map(({ labels }) => labels));
+  const removed = [...databases.values()]
+    .map((row) => ({ labels: labelText({ database: row.labels.name }), row }))
+    .filter(({ labels, row }) => used.has(labels) || hasCounters(row, layout.database));
+  for (const family of STAT_COUNTERS) {
+    const sums: Samples = new Map();
+    addColumn(sums, removed, layout.database, family);
+    addColumn(sums, ofPools, layout.pool, family);
+    text.samples(text.family(`pgbouncer_stats_${family.name}`, 'counter', family.help), sums);
   }
-  for (const [label, sum] of sums) text.sample(name, label, sum);
+}
+
+/** True if a pool of the database was removed that had been used. */
+function hasCounters({ numbers }: KnownDatabase, columns: readonly string[]): boolean {
+  return STAT_COUNTERS.some(({ column }) => (numbers[columns.indexOf(column)] ?? 0) > 0);
+}
+
+/** The labels of a pool, to which those of a bucket can be added. */
+function poolLabels({ database, user }: KnownPool): string {
+  return labelText({ database, user });
+}
+
+/** As OpenMetrics writes numbers that are the value of a label. */
+function boundText(usec: number, open: boolean): string {
+  const text = String(usec / 1e6);
+  return open && !text.includes('.') ? `${text}.0` : text;
+}
+
+function addTo(sum: Float64Array, numbers: Float64Array): void {
+  for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) + (numbers[i] as number);
+}
+
+/** @param numbers the count of each bucket, then the sum @param bounds the upper bounds as texts */
+function writeHistogram(
+  text: Text,
+  name: string,
+  labels: string,
+  numbers: Float64Array,
+  bounds: readonly string[],
+): void {
+  const start = labels.slice(0, -1);
+  let count = 0;
+  for (let i = 0; i < bounds.length; i++) {
+    count += numbers[i] as number;
+    text.sample(`${name}_bucket`, `${start},le="${bounds[i]}"}`, count);
+  }
+  text.sample(`${name}_count`, labels, count);
+  text.sample(`${name}_sum`, labels, (numbers[bounds.length] as number) * USEC);
+}
+
+/** The histograms of each pool that have counted something: most pools have some that are not used. */
+function writeHistograms(text: Text, { layout, pools }: MetricsState): void {
+  const bounds = [...layout.timingBounds.map((usec) => boundText(usec, text.open)), '+Inf'];
+  const width = bounds.length + 1;
+  layout.timings.forEach((timing, n) => {
+    const name = `tsbouncer_pools_${timing}_duration_seconds`;
+    text.family(name, 'histogram', TIMINGS[timing] ?? timing);
+    const sums = new Map<string, Float64Array>();
+    for (const pool of pools.values()) {
+      const numbers = pool.timings?.subarray(n * width, (n + 1) * width);
+      if (numbers?.subarray(0, -1).some((count) => count > 0) !== true) continue;
+      const labels = poolLabels(pool);
+      const sum = sums.get(labels);
+      if (sum === undefined) sums.set(labels, numbers.slice());
+      else addTo(sum, numbers);
+    }
+    for (const [labels, numbers] of sums) writeHistogram(text, name, labels, numbers, bounds);
+  });
+}
+
+function writePools(text: Text, { layout, pools }: MetricsState): void {
+  const rows = [...pools.values()].map((row) => ({ labels: poolLabels(row), row }));
+  for (const family of POOL_GAUGES) {
+    const sums: Samples = new Map();
+    addColumn(sums, rows, layout.pool, family);
+    text.samples(text.family(`pgbouncer_pools_${family.name}`, 'gauge', family.help), sums);
+  }
+}
+
+/** The databases that SHOW DATABASES shows: auto-databases without connections are left out. */
+function writeDatabases(text: Text, { layout, databases }: MetricsState): void {
+  const idle = layout.database.indexOf('idle');
+  const rows = [...databases.values()]
+    .filter(({ numbers }) => numbers[idle] !== 1)
+    .map((row) => ({ labels: labelText({ ...row.labels }), row }));
+  for (const family of DATABASE_GAUGES) {
+    const sums: Samples = new Map();
+    addColumn(sums, rows, layout.database, family);
+    text.samples(text.family(`pgbouncer_databases_${family.name}`, 'gauge', family.help), sums);
+  }
 }
 
 /** @param open OpenMetrics instead of Prometheus's older format */
-export function metricsText(known: Known, open: boolean): string {
-  const { report, pools, databases } = known;
+export function metricsText(state: MetricsState, report: MetricsReport, open: boolean): string {
   const text = new Text(open);
-  text.gauge('up', '1 as long as the pooler reports its state', 1);
-  text.gauge('version_info', 'version of PgBouncer that the console shows', 1, { version: report.version });
-  for (const { name, column: key, help } of LISTS) text.gauge(name, help, report.lists[key] ?? 0);
-  text.gauge('config_max_client_connections', 'setting max_client_conn', report.maxClientConn);
-  text.gauge('config_max_user_connections', 'setting max_user_connections', report.maxUserConnections);
-  const owners = pools.map(([database = '']) => labelText({ database }));
-  for (const family of STAT_COUNTERS) {
-    const name = text.family(`stats_${family.name}`, 'counter', family.help);
-    addRows(text, name, owners, column(report.poolNumbers, report.poolColumns, family));
-  }
-  const poolLabels = pools.map(([database = '', user = '']) => labelText({ database, user }));
-  for (const family of POOL_GAUGES) {
-    const name = text.family(`pools_${family.name}`, 'gauge', family.help);
-    addRows(text, name, poolLabels, column(report.poolNumbers, report.poolColumns, family));
-  }
-  const databaseLabels = databases.map(labelText);
-  for (const family of DATABASE_GAUGES) {
-    const name = text.family(`databases_${family.name}`, 'gauge', family.help);
-    addRows(text, name, databaseLabels, column(report.databaseNumbers, report.databaseColumns, family));
-  }
+  text.gauge('pgbouncer_up', '1 as long as the pooler reports its state', 1);
+  text.gauge('pgbouncer_version_info', 'version of PgBouncer that the console shows', 1, { version: report.version });
+  for (const { name, column, help } of LISTS) text.gauge(`pgbouncer_${name}`, help, report.lists[column] ?? 0);
+  text.gauge('pgbouncer_config_max_client_connections', 'setting max_client_conn', report.maxClientConn);
+  text.gauge('pgbouncer_config_max_user_connections', 'setting max_user_connections', report.maxUserConnections);
+  writeCounters(text, state);
+  writePools(text, state);
+  writeDatabases(text, state);
+  writeHistograms(text, state);
   return text.done();
 }

@@ -6,8 +6,9 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { parentPort, workerData } from 'node:worker_threads';
-import type { MetricsDatabase, MetricsNews, MetricsReport, MetricsWorkerData } from '../core/base/worker-messages';
-import { type Known, metricsText } from './metrics-text';
+import type { MetricsNews, MetricsReport, MetricsWorkerData } from '../core/base/worker-messages';
+import { MetricsState } from './metrics-state';
+import { metricsText } from './metrics-text';
 
 /** A loop that has told nothing for so long is stuck. */
 const STUCK_MS = 10_000;
@@ -22,7 +23,13 @@ const IDLE_MS = 30_000;
 const OPEN_METRICS = 'application/openmetrics-text; version=1.0.0; charset=utf-8';
 const PROMETHEUS = 'text/plain; version=0.0.4; charset=utf-8';
 
-let known: Known | null = null;
+/** What is answered, and to whom. */
+interface Site {
+  /** bearer token that a scrape has to send; '' = none */
+  readonly token: string;
+  readonly state: MetricsState;
+}
+
 let stuck = false;
 let watch: NodeJS.Timeout | undefined;
 
@@ -33,13 +40,6 @@ function beginWatch(): void {
   watch = setTimeout(() => {
     stuck = true;
   }, STUCK_MS);
-}
-
-function hear(report: MetricsReport): void {
-  beginWatch();
-  const pools: Known['pools'] = report.pools ?? known?.pools ?? [];
-  const databases = (report.databases as Record<keyof MetricsDatabase, string>[] | null) ?? known?.databases ?? [];
-  known = { report, pools, databases };
 }
 
 /** Compares in a time that does not depend on where the texts differ. */
@@ -53,37 +53,39 @@ function answer(response: ServerResponse, status: number, text: string, type = '
   response.end(text);
 }
 
-function metrics(request: IncomingMessage, response: ServerResponse, token: string): void {
+function metrics(request: IncomingMessage, response: ServerResponse, { token, state }: Site): void {
   if (token !== '' && !sameSecret(request.headers.authorization ?? '', `Bearer ${token}`)) {
     response.setHeader('WWW-Authenticate', 'Bearer');
     answer(response, 401, 'a bearer token is needed\n');
-  } else if (known === null || stuck) {
+  } else if (state.report === null || stuck) {
     answer(response, 503, 'the pooler does not report its state\n');
   } else {
     const open = (request.headers.accept ?? '').includes('application/openmetrics-text');
-    answer(response, 200, metricsText(known, open), open ? OPEN_METRICS : PROMETHEUS);
+    answer(response, 200, metricsText(state, state.report, open), open ? OPEN_METRICS : PROMETHEUS);
   }
 }
 
-function handle(request: IncomingMessage, response: ServerResponse, token: string): void {
+function handle(request: IncomingMessage, response: ServerResponse, site: Site): void {
   const path = (request.url ?? '').split('?')[0];
   if (request.method !== 'GET' && request.method !== 'HEAD') {
     response.setHeader('Allow', 'GET, HEAD');
     answer(response, 405, 'only GET and HEAD\n');
   } else if (path === '/metrics') {
-    metrics(request, response, token);
+    metrics(request, response, site);
   } else if (path === '/livez') {
     if (stuck) answer(response, 503, 'the pooler does not report its state\n');
     else answer(response, 200, 'alive\n');
   } else if (path === '/readyz') {
-    const why = known === null || stuck ? 'the pooler does not report its state' : known.report.notReady;
+    const report = stuck ? null : site.state.report;
+    const why = report === null ? 'the pooler does not report its state' : report.notReady;
     answer(response, why === '' ? 200 : 503, `${why === '' ? 'ready' : why}\n`);
   } else {
     answer(response, 404, 'only /metrics, /livez and /readyz\n');
   }
 }
 
-function serve({ port, host, listenPort, token }: MetricsWorkerData): void {
+function serve({ port, host, listenPort, token, layout }: MetricsWorkerData): void {
+  const site: Site = { token, state: new MetricsState(layout) };
   const tell = (news: MetricsNews) => port.postMessage(news);
   const limits = {
     headersTimeout: 5_000,
@@ -93,7 +95,7 @@ function serve({ port, host, listenPort, token }: MetricsWorkerData): void {
     keepAliveTimeout: 20_000,
     maxHeaderSize: HEADER_MAX,
   };
-  const server = createServer(limits, (request, response) => handle(request, response, token));
+  const server = createServer(limits, (request, response) => handle(request, response, site));
   server.maxConnections = CONNECTIONS_MAX;
   // a client that does not read its answer
   server.setTimeout(IDLE_MS, (socket) => socket.destroy());
@@ -115,7 +117,10 @@ function serve({ port, host, listenPort, token }: MetricsWorkerData): void {
   server.on('clientError', (_err, socket) => socket.destroy());
   process.on('uncaughtException', (err) => tell({ failed: true, text: `metrics: ${err.message}` }));
   beginWatch();
-  port.on('message', hear);
+  port.on('message', (report: MetricsReport) => {
+    beginWatch();
+    site.state.hear(report);
+  });
   listen();
 }
 

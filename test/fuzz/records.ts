@@ -315,6 +315,7 @@ const RECORDS: object[] = [
     inactiveTime: 0,
     connect: '',
     dynamicUsers: [],
+    removedStats: [1, 2],
   },
   POOL,
   { k: 'statement', queryId: 1, length: 4 },

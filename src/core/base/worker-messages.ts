@@ -68,16 +68,36 @@ export interface NameWorkerData extends WorkerData {
   resolvConf: Uint8Array;
 }
 
+/** What the numbers of a report are. */
+export interface MetricsLayout {
+  /** columns of a pool; times in usec */
+  pool: readonly string[];
+  database: readonly string[];
+  /** the histograms of a pool */
+  timings: readonly string[];
+  /** the upper bounds of their buckets, usec; another bucket without a bound is behind them */
+  timingBounds: readonly number[];
+}
+
 export interface MetricsWorkerData extends WorkerData {
   /** address to listen on; '' = all */
   host: string;
   listenPort: number;
   /** bearer token that a scrape has to send; '' = none */
   token: string;
+  layout: MetricsLayout;
+}
+
+/** A pool that the thread does not know yet. */
+export interface MetricsPool {
+  /** its number in reports */
+  id: number;
+  database: string;
+  user: string;
 }
 
 /** The labels of a database. */
-export interface MetricsDatabase {
+export interface MetricsLabels {
   name: string;
   host: string;
   port: string;
@@ -86,7 +106,14 @@ export interface MetricsDatabase {
   pool_mode: string;
 }
 
-/** What the loop tells the metrics thread once a second. */
+/** A database that is new, or whose labels have changed. */
+export interface MetricsDatabase {
+  /** its number in reports */
+  id: number;
+  labels: MetricsLabels;
+}
+
+/** What the loop tells the metrics thread once a second: what has changed. */
 export interface MetricsReport {
   version: string;
   /** why no clients should be sent here; '' = they should */
@@ -94,15 +121,21 @@ export interface MetricsReport {
   lists: Record<string, number>;
   maxClientConn: number;
   maxUserConnections: number;
-  poolColumns: string[];
-  /** for each pool one number for each column; times in usec */
-  poolNumbers: Float64Array;
-  /** database and user of each pool; null = as before */
-  pools: string[][] | null;
-  databaseColumns: string[];
-  databaseNumbers: Float64Array;
-  /** null = as before */
-  databases: MetricsDatabase[] | null;
+  /** more changes follow in a moment */
+  more: boolean;
+  newPools: MetricsPool[];
+  /** for each pool that may have changed its id, then a number for each column */
+  pools: Float64Array;
+  /**
+   * For each pool with new times its id, then for each histogram the count of each bucket, and the sum in usec.
+   */
+  timings: Float64Array;
+  /** the ids of pools that were removed */
+  gonePools: number[];
+  newDatabases: MetricsDatabase[];
+  /** for each database that may have changed its id, then a number for each column */
+  databases: Float64Array;
+  goneDatabases: number[];
 }
 
 /** What the metrics thread has for the log. */

@@ -37,6 +37,7 @@ import { isDead, sendingAuthQuery } from '../pool/socket';
 import { freeClientStatements, freeServerStatements } from '../pool/statements';
 import { changeClientState, changeServerState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
+import { observe, Timing } from '../pool/timings';
 import { varcacheForget } from '../pool/varcache';
 import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
@@ -150,6 +151,7 @@ export function disconnectClient(
       break;
     case SocketState.CL_WAITING:
     case SocketState.CL_WAITING_LOGIN:
+      observe(client.pool as PgPool, Timing.WAIT, getCachedTime() - client.waitStart);
       // a replication client is linked while its server is still logging in
       if (client.replication !== Replication.NONE && client.link !== null) {
         const server = client.link;
@@ -479,7 +481,9 @@ export function pauseClient(client: ClientSocket): void {
 /** Takes a client out of the queue; the packet that made it wait is handled again. */
 export function activateClient(client: ClientSocket): void {
   const pool = client.pool as PgPool;
-  count(pool.stats, Stat.WAIT_TIME, getCachedTime() - client.waitStart);
+  const waited = getCachedTime() - client.waitStart;
+  count(pool.stats, Stat.WAIT_TIME, waited);
+  observe(pool, Timing.WAIT, waited);
   if (wantDebug()) slogDebug(client, 'activate_client');
   changeClientState(client, SocketState.CL_ACTIVE);
   sbufContinue(client);

@@ -29,6 +29,7 @@ import { type PgCredentials, type PgPool, Replication, type ServerSocket } from 
 import { ProtocolTry, ServerLoginPhase } from '../pool/phases';
 import { poolConnectedServerCount } from '../pool/pool';
 import { isDead, replicationTypeParameters, sendingAuthQuery, serverLoginOf } from '../pool/socket';
+import { observe, Timing } from '../pool/timings';
 import { upcalls } from '../pool/upcalls';
 import { findGlobalCredentials } from '../pool/user';
 import { varcacheApplyStartup, varcacheReport, varcacheSet } from '../pool/varcache';
@@ -79,6 +80,8 @@ function killPoolLoginsServerError(pool: PgPool, { level, msg, sqlstate }: Serve
 export function serverConnected(server: ServerSocket): void {
   const pool = server.pool;
   slogDebug(server, 'S: connect ok');
+  serverLoginOf(server).connectedAt = getCachedTime();
+  observe(pool, Timing.CONNECT, getCachedTime() - server.connectTime);
   const isUnix = isUnixAddr(server.remoteAddr);
   fillLocalAddr(server, native.fdOf(server.handle), isUnix);
   if (cf.logConnections) {
@@ -381,6 +384,7 @@ function loginReady(server: ServerSocket): Verdict {
     return Verdict.DISCONNECTED;
   }
   slogDebug(server, 'server login ok, start accepting queries');
+  observe(pool, Timing.LOGIN, getCachedTime() - login.connectedAt);
   server.ready = true;
   server.login = null;
   if (server.replication === Replication.NONE) finishWelcomeMsg(pool);

@@ -102,6 +102,8 @@ export class PgPool implements ListNode {
   stats: PgStats = newStats();
   newerStats: PgStats = newStats();
   olderStats: PgStats = newStats();
+  /** histograms, see timings.ts; null until the first time is measured */
+  timings: Float64Array | null = null;
 
   /** AuthenticationOk and the parameters that are not tracked, as sent to each new client; null = not known yet */
   welcomeMsg: Uint8Array | null = null;
@@ -139,8 +141,11 @@ export class PgPool implements ListNode {
   touched = false;
   /** the next marked pool */
   nextTouched: PgPool | null = null;
+  /** the pool is among those whose figures have changed (changes.ts) */
+  noted = false;
   /** the pool was removed: a remaining reference must not revive it */
   dead = false;
+  /** unique within the process */
   serial = ++poolSerial;
   /** its positions in db.pools and in the global user's pools */
   indexInDb = -1;
@@ -204,6 +209,8 @@ export class PgDatabase implements ListNode {
   clientConnectionCount = 0;
   /** pools of this database */
   pools: PgPool[] = [];
+  /** sums of the counters of its pools that were removed; null = none */
+  removedStats: PgStats | null = null;
   /** users that auth_query found in this database */
   dynamicUsers = new Map<string, PgCredentials>();
 
@@ -408,6 +415,8 @@ export class ServerLogin {
   protocolTry: ProtocolTry = ProtocolTry.NONE;
   /** of a replication connection: the welcome message of its client; see pool/welcome.ts */
   welcome: PktBuf | null = null;
+  /** usec; since when the connection is open */
+  connectedAt = 0;
 }
 
 export class ServerSocket extends PgSocket {

@@ -6,6 +6,8 @@
 import { nextOf, StatList } from '../base/list';
 import { OrderedIndex } from '../base/ordered';
 import { type PgCredentials, type PgDatabase, type PgGlobalUser, PgPool } from './bouncer';
+import { noteChange, noteRemoval } from './changes';
+import { newStats, statAdd } from './stats';
 import { compareNames } from './user';
 
 /** Sorted by database and user, the order of SHOW. */
@@ -42,6 +44,7 @@ export function getPool(db: PgDatabase, user: PgCredentials): PgPool {
   pool.indexInUser = globalUser.pools.push(pool) - 1;
   pool.indexInDb = db.pools.push(pool) - 1;
   poolOrder.insert(pool);
+  noteChange(pool);
   return pool;
 }
 
@@ -54,15 +57,18 @@ export function getPeerPool(peer: PgDatabase): PgPool {
   return peer.peerPool;
 }
 
-/** Removes a pool from all indexes; it must have no sockets. */
+/** Removes a pool from all indexes; it must have no sockets. Its database keeps the sums of its counters. */
 export function removePool(pool: PgPool): void {
   pool.dead = true;
+  noteRemoval(pool);
   if (pool.user === null) {
     peerPoolOrder.remove(pool);
     pool.db.peerPool = null;
     return;
   }
   poolOrder.remove(pool);
+  pool.db.removedStats ??= newStats();
+  statAdd(pool.db.removedStats, pool.stats);
   // the last element of each array moves to the freed position: the order is irrelevant
   const ofUser = (pool.user.globalUser as PgGlobalUser).pools;
   const lastOfUser = ofUser.pop() as PgPool;

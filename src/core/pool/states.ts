@@ -8,6 +8,7 @@ import { fatal } from '../base/log';
 import { getCachedTime } from '../base/time';
 import { cf } from '../config/settings';
 import { type AnySocket, ClientSocket, type PgPool, ServerSocket, SocketState } from './bouncer';
+import { noteChange } from './changes';
 import { touchPool } from './pool';
 import { isServerSocket } from './socket';
 
@@ -153,6 +154,7 @@ export function insertInState(sk: AnySocket, state: SocketState): boolean {
     clientList(sk, state)?.append(sk);
   }
   sk.state = state;
+  if (sk.pool !== null) noteChange(sk.pool);
   return true;
 }
 
@@ -165,6 +167,7 @@ export function changeClientState(client: ClientSocket, newState: SocketState): 
   if (oldState === SocketState.CL_WAITING || oldState === SocketState.CL_WAITING_LOGIN) client.waitNotified = false;
 
   clientList(client, oldState)?.remove(client);
+  if (client.pool !== null) noteChange(client.pool);
   client.state = newState;
   // the pool was that of auth_query: it may be removed meanwhile, and no longer lists this client
   if (newState === SocketState.CL_LOGIN) client.pool = null;
@@ -198,6 +201,7 @@ function listLogin(client: ClientSocket): void {
 /** Changes a server's state. server_round_robin determines at which end of the list an idle server goes. */
 export function changeServerState(server: ServerSocket, newState: SocketState): void {
   serverList(server, server.state)?.remove(server);
+  noteChange(server.pool);
   server.state = newState;
   const list = serverList(server, newState);
   if (list === null) {

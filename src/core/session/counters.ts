@@ -6,6 +6,7 @@ import { slogDebug, slogWarning, wantDebug } from '../base/log';
 import { getCachedTime } from '../base/time';
 import type { ClientSocket, ServerSocket } from '../pool/bouncer';
 import { count, Stat } from '../pool/stats';
+import { observe, Timing } from '../pool/timings';
 
 /** Counts bytes received from a server. */
 export function countBytes(server: ServerSocket, len: number): void {
@@ -26,6 +27,7 @@ export function countTimes(server: ServerSocket, client: ClientSocket, ready: bo
     const total = now - client.queryStart;
     client.queryStart = 0;
     count(stats, Stat.QUERY_TIME, total);
+    observe(server.pool, Timing.QUERY, total);
     if (wantDebug()) slogDebug(client, `query time: ${total} us`);
   } else if (!asynchronous) {
     slogWarning(client, 'FIXME: query end, but query_start == 0');
@@ -35,6 +37,7 @@ export function countTimes(server: ServerSocket, client: ClientSocket, ready: bo
     const total = now - client.xactStart;
     client.xactStart = 0;
     count(stats, Stat.XACT_TIME, total);
+    observe(server.pool, Timing.TRANSACTION, total);
     if (wantDebug()) slogDebug(client, `transaction time: ${total} us`);
   } else if (!asynchronous) {
     slogWarning(client, 'FIXME: transaction end, but xact_start == 0');

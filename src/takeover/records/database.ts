@@ -9,6 +9,7 @@ import { hostNames } from '../../core/config/records';
 import { findOrRegisterDatabase } from '../../core/link/registry';
 import type { PgDatabase } from '../../core/pool/bouncer';
 import { addDatabase, addDynamicCredentials, retireAutodatabase } from '../../core/pool/database';
+import { newStats } from '../../core/pool/stats';
 import type { Frame } from './frame';
 import { readSecret, type SecretRecord, secretRecord } from './user';
 
@@ -25,6 +26,8 @@ export interface DatabaseRecord {
   connect: string;
   /** users found by auth_query */
   dynamicUsers: SecretRecord[];
+  /** counters of its pools that were removed; left out if there are none */
+  removedStats?: number[];
 }
 
 export function databaseRecord(db: PgDatabase): DatabaseRecord {
@@ -38,6 +41,7 @@ export function databaseRecord(db: PgDatabase): DatabaseRecord {
     inactiveTime: wallTime(db.inactiveTime),
     connect: connectText(db),
     dynamicUsers: [...db.dynamicUsers.values()].map(secretRecord),
+    ...(db.removedStats === null ? {} : { removedStats: [...db.removedStats] }),
   };
 }
 
@@ -54,6 +58,10 @@ export function readDatabase(record: DatabaseRecord, frame: Frame): void {
   db.paused = record.paused;
   db.disabled = record.disabled;
   db.waitClose = record.waitClose;
+  if (record.removedStats !== undefined) {
+    db.removedStats = newStats();
+    frame.statsOf(record.removedStats, db.removedStats);
+  }
   const change = connectChange(record.connect, db);
   if (change === 'all') frame.changed.add(db.name);
   else if (change === 'hosts') frame.hostsChanged.add(db.name);
