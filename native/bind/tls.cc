@@ -79,6 +79,13 @@ static Napi::Value tlsKnown(const Napi::CallbackInfo &info) {
   return Napi::Boolean::New(info.Env(), known);
 }
 
+static Napi::Value suitesThatStay(const Napi::CallbackInfo &info) {
+  const std::vector<std::string> names = tlsSuitesThatStay(argBytes(info, 0));
+  Napi::Array list = Napi::Array::New(info.Env(), names.size());
+  for (size_t i = 0; i < names.size(); i++) list.Set(static_cast<uint32_t>(i), toString(info.Env(), names[i]));
+  return list;
+}
+
 static int start(State *state, int handle, int id, bool server, const std::string &host, const uint8_t *bytes,
                  size_t length) {
   const TlsContext *context = contextOf(state, id);
@@ -225,6 +232,7 @@ void bindTls(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("tlsCtxNew", Napi::Function::New<tlsCtxNew>(env, "tlsCtxNew", state));
   exports.Set("tlsCtxFree", Napi::Function::New<tlsCtxFree>(env, "tlsCtxFree", state));
   exports.Set("tlsKnown", Napi::Function::New<tlsKnown>(env, "tlsKnown", state));
+  exports.Set("tlsSuitesThatStay", Napi::Function::New<suitesThatStay>(env, "tlsSuitesThatStay", state));
   exports.Set("tlsAccept", Napi::Function::New<tlsAccept>(env, "tlsAccept", state));
   exports.Set("tlsConnect", Napi::Function::New<tlsConnect>(env, "tlsConnect", state));
   exports.Set("tlsError", Napi::Function::New<tlsError>(env, "tlsError", state));

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <new>
 
+#include "tls/keys.h"
 #include "tls/tls.h"
 
 namespace tsb {
@@ -53,6 +54,24 @@ bool tlsCiphersKnown(const std::string &ciphers) {
   SSL_CTX_free(ssl);
   ERR_clear_error();
   return known;
+}
+
+std::vector<std::string> tlsSuitesThatStay(const std::string &ciphers) {
+  std::vector<std::string> names;
+  if (isDefaultWord(ciphers)) return names;
+  SSL_CTX *ssl = SSL_CTX_new(TLS_method());
+  if (ssl && SSL_CTX_set_cipher_list(ssl, ciphers.c_str()) == 1) {
+    const STACK_OF(SSL_CIPHER) *list = SSL_CTX_get_ciphers(ssl);
+    for (int i = 0; i < sk_SSL_CIPHER_num(list); i++) {
+      const SSL_CIPHER *cipher = sk_SSL_CIPHER_value(list, i);
+      // the list has the suites of TLS 1.3 in front, which have settings of their own
+      if (strcmp(SSL_CIPHER_get_version(cipher), "TLSv1.3") == 0) continue;
+      if (!tlsAeadOf(TLS1_2_VERSION, SSL_CIPHER_get_protocol_id(cipher))) names.push_back(SSL_CIPHER_get_name(cipher));
+    }
+  }
+  SSL_CTX_free(ssl);
+  ERR_clear_error();
+  return names;
 }
 
 static bool isCurveWord(const std::string &curve) {

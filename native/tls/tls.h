@@ -66,6 +66,8 @@ TlsContext *tlsContextNew(const TlsOptions &options, std::string *error);
 void tlsContextFree(TlsContext *context);
 /** A cipher list of TLS 1.2 and older that names at least one known suite. */
 bool tlsCiphersKnown(const std::string &ciphers);
+/** The suites of such a list whose connections no other process can continue. None for OpenSSL's own list. */
+std::vector<std::string> tlsSuitesThatStay(const std::string &ciphers);
 bool tlsCurveKnown(const std::string &curve);
 /** The first queued error of OpenSSL as text, or `otherwise`. */
 std::string tlsQueuedError(const char *otherwise);

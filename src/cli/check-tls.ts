@@ -11,6 +11,7 @@ import { cf } from '../core/config/settings';
 import {
   missingTlsSettings,
   newTlsContext,
+  Protocol,
   readClientTlsConfig,
   readServerTlsConfig,
   type TlsConfig,
@@ -20,7 +21,17 @@ interface TlsProblem {
   /** the setting that is wrong, or that names a wrong file */
   setting: string;
   text: string;
+  /** it works, but not as one may expect */
+  isWarning?: boolean;
 }
+
+/** Protocols whose connections no other process can continue. */
+const OLD_PROTOCOLS: readonly [bit: number, name: string][] = [
+  [Protocol.TLS1_0, 'TLS 1.0'],
+  [Protocol.TLS1_1, 'TLS 1.1'],
+];
+/** Most names of suites in one warning. */
+const NAMES_MAX = 4;
 
 /** The setting, without its prefix, that an error of a context concerns. */
 const ABOUT: readonly [text: RegExp, setting: string][] = [
@@ -70,6 +81,21 @@ function checkDates(setting: string, path: string): TlsProblem[] {
   return [];
 }
 
+/** Settings that allow connections that an online reboot closes. */
+function closedByReboot(prefix: string, { protocols, ciphers }: TlsConfig): TlsProblem[] {
+  const warnings: TlsProblem[] = [];
+  const warn = (name: string, what: string): void => {
+    const text = `an online reboot closes connections with ${what}`;
+    warnings.push({ setting: `${prefix}_${name}`, text, isWarning: true });
+  };
+  const old = OLD_PROTOCOLS.filter(([bit]) => (protocols & bit) !== 0).map(([, name]) => name);
+  if (old.length > 0) warn('protocols', old.join(' and '));
+  const suites = (protocols & ~Protocol.TLS1_3) === 0 ? [] : native.tlsSuitesThatStay(ciphers);
+  const others = suites.length > NAMES_MAX ? ` and ${suites.length - NAMES_MAX} other suites` : '';
+  if (suites.length > 0) warn('ciphers', suites.slice(0, NAMES_MAX).join(', ') + others);
+  return warnings;
+}
+
 interface Side {
   prefix: 'client_tls' | 'server_tls';
   mode: SslMode;
@@ -93,10 +119,10 @@ function checkSide(side: Side, said: (act: () => void) => string[]): TlsProblem[
     const name = /^invalid (\w+):/.exec(text)?.[1]?.replace('ecdhecurve', 'ecdhcurve');
     return { setting: name ?? `${prefix}_sslmode`, text };
   });
+  if (read.config === null) return [...words, ...dates];
+  dates.push(...closedByReboot(prefix, read.config));
   // a listener without a key is reported already
-  if (read.config === null || (role === TlsRole.ACCEPT && (side.keyFile === '' || side.certFile === ''))) {
-    return [...words, ...dates];
-  }
+  if (role === TlsRole.ACCEPT && (side.keyFile === '' || side.certFile === '')) return [...words, ...dates];
   const files = contextErrors(role, read.config).map((error) => {
     return { setting: settingName(prefix, error), text: `${side.failure}: ${error}` };
   });

@@ -31,6 +31,8 @@ interface Problem {
   /** 0 = the file as a whole */
   line: number;
   text: string;
+  /** the config can be used as it is */
+  isWarning: boolean;
 }
 
 /** One check of one config file. */
@@ -56,14 +58,14 @@ function captureLog(act: () => void): string[] {
   return lines;
 }
 
-function report(check: Check, file: string, line: number, text: string): void {
-  check.problems.push({ file, line, text });
+function report(check: Check, file: string, line: number, text: string, isWarning = false): void {
+  check.problems.push({ file, line, text, isWarning });
 }
 
 /** Reports a problem at the position of a setting, or for the file as a whole if the setting is absent. */
-function reportAt(check: Check, key: string, text: string): void {
+function reportAt(check: Check, key: string, text: string, isWarning = false): void {
   const position = check.positions.get(key) ?? { file: check.configFile, line: 0 };
-  report(check, position.file, position.line, text);
+  report(check, position.file, position.line, text, isWarning);
 }
 
 class CheckHandler implements IniHandler {
@@ -272,7 +274,8 @@ function findProblems(configFile: string, user: string | null = null): Problem[]
     applySettings(parsed, true);
     becomeUser(check, user);
     checkAuthentication(check, parsed);
-    for (const { setting, text } of findTlsProblems(captureLog)) reportAt(check, `pgbouncer/${setting}`, text);
+    for (const { setting, text, isWarning } of findTlsProblems(captureLog))
+      reportAt(check, `pgbouncer/${setting}`, text, isWarning);
     checkSystem(check);
   }
   return check.problems.sort(compare);
@@ -282,18 +285,25 @@ function write(fd: number, text: string): void {
   writeSync(fd, Buffer.from(text, 'latin1'));
 }
 
+/** The summary on stderr. */
+function summaryOf(found: number, warned: number): string {
+  const problems = found === 1 ? '1 problem' : `${found || 'no'} problems`;
+  if (warned === 0) return `${problems} found`;
+  return `${problems} found, ${warned === 1 ? '1 warning' : `${warned} warnings`}`;
+}
+
 /**
- * `tsbouncer --check FILE`: prints one line per problem to stdout, and their number to stderr.
- * @returns the exit code: 0 = nothing found
+ * `tsbouncer --check FILE`: prints one line per problem and warning to stdout, and their numbers to stderr.
+ * @returns the exit code: 0 = no problem found
  */
 export function checkConfig(configFile: string, user: string | null, quiet: boolean): number {
-  const problems = findProblems(configFile, user);
-  for (const { file, line, text } of problems) {
-    write(STDOUT_FD, `${file}:${line > 0 ? `${line}:` : ''} ${text.replaceAll('\n', ' ')}\n`);
+  const all = findProblems(configFile, user);
+  for (const { file, line, text, isWarning } of all) {
+    const place = `${file}:${line > 0 ? `${line}:` : ''}`;
+    write(STDOUT_FD, `${place} ${isWarning ? 'warning: ' : ''}${text.replaceAll('\n', ' ')}\n`);
   }
-  if (!quiet) {
-    const count = problems.length === 1 ? '1 problem' : `${problems.length || 'no'} problems`;
-    write(STDERR_FD, `${configFile}: ${count} found\n`);
-  }
-  return problems.length === 0 ? 0 : 1;
+  const warned = all.filter(({ isWarning }) => isWarning).length;
+  const found = all.length - warned;
+  if (!quiet) write(STDERR_FD, `${configFile}: ${summaryOf(found, warned)}\n`);
+  return found === 0 ? 0 : 1;
 }

@@ -37,6 +37,11 @@ interface AheadEndRecord {
   k: 'aheadEnd';
 }
 
+/** Sent every second while the old process waits for transactions to end, so that the new process goes on waiting. */
+interface WaitRecord {
+  k: 'wait';
+}
+
 /** Clients that were described ahead and have left since. */
 interface GoneRecord {
   k: 'gone';
@@ -52,6 +57,7 @@ interface EndRecord {
 export type HandoverRecord =
   | BeginRecord
   | AheadEndRecord
+  | WaitRecord
   | StillRecord
   | ListenerRecord
   | UserRecord

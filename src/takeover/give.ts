@@ -5,6 +5,7 @@
  *     command       recorded
  *     ahead         idle clients are described and sent, some at the end of each turn, while all clients are served
  *     READY         the new process has processed these records; it may be slower than this process
+ *     transactions  those on connections that cannot be handed over get time to end
  *     handshakes    no connection is accepted any more; TLS handshakes under way get some time to end, because no process
  *                   can continue another's handshake
  *     freeze        at the end of a turn, when no received byte is being processed, all sockets are frozen; the rest is
@@ -46,6 +47,7 @@ import { FORMAT, READY } from './format';
 import { type FrozenSockets, freezeSockets, requeueUnsent, resumeFrozen } from './freeze';
 import { SnapshotWriter } from './snapshot-writer';
 import { allSockets, anyHandshake, countKinds } from './sockets';
+import { closeStaying, LastTransactions } from './staying';
 import { isFinishingTakeover } from './take';
 
 /** Clients described at the end of one turn, while all clients are served. */
@@ -61,8 +63,10 @@ const STALL_DEFAULT = 10 * USEC;
 const FROZEN_STALL = 1.5 * USEC;
 /** How long the freeze waits for TLS handshakes under way: some round trips to a distant client. usec */
 const HANDSHAKES_MAX = 0.5 * USEC;
-/** Interval between looks at them. usec */
-const HANDSHAKES_LOOK = USEC / 200;
+/** Interval between looks at handshakes and transactions. usec */
+const LOOK = USEC / 200;
+/** Interval between records that show the new process that this one is alive; it gives up after ten seconds. usec */
+const WAIT_RECORD = USEC;
 /** Interval between checks whether the new process has read. usec */
 const FROZEN_LOOK = USEC / 10;
 
@@ -77,6 +81,11 @@ let description: SnapshotWriter | null = null;
 let queue: AnySocket[] = [];
 let aheadEnded = false;
 let newProcessReady = false;
+/** the transactions that have to end before the freeze */
+let lastTransactions: LastTransactions | null = null;
+/** end of the wait for them, and time of the last WaitRecord */
+let transactionsEnd = 0;
+let lastWord = 0;
 /** end of the wait for handshakes, 0 before it begins */
 let handshakesEnd = 0;
 const resendTimer = newTimer(() => {});
@@ -162,7 +171,7 @@ function goAhead(admin: ClientSocket, sending: Batches, describing: SnapshotWrit
     return;
   }
   if (newProcessReady) {
-    if (waitsForHandshakes()) timerStart(resendTimer, HANDSHAKES_LOOK, 0);
+    if (waitsForTransactions(admin, sending) || waitsForHandshakes()) timerStart(resendTimer, LOOK, 0);
     else freeze(admin, sending, describing);
     return;
   }
@@ -179,6 +188,27 @@ function goAhead(admin: ClientSocket, sending: Batches, describing: SnapshotWrit
   if (queue.length === 0) aheadEnded = describing.endAhead();
   if (!sending.flush()) failed(sending);
   else if (sending.hasWaiting) timerStart(resendTimer, PUMP_PAUSE, 0);
+}
+
+/** All clients are served meanwhile, but those whose last transaction has ended. */
+function waitsForTransactions(admin: ClientSocket, sending: Batches): boolean {
+  if (handshakesEnd !== 0) return false;
+  const now = readClock();
+  const begins = lastTransactions === null;
+  lastTransactions ??= new LastTransactions(admin, format);
+  if (begins) {
+    transactionsEnd = now + stallTime();
+    lastWord = now;
+    timerStart(stallTimer, 2 * stallTime(), 0);
+  }
+  const busy = now < transactionsEnd ? lastTransactions.look() : 0;
+  if (begins && busy > 0) logInfo(`handover: waiting for ${busy} clients that cannot be handed over`);
+  if (busy > 0 && now - lastWord >= WAIT_RECORD) {
+    lastWord = now;
+    sending.put({ k: 'wait' }, [], null);
+    sending.flush();
+  }
+  return busy > 0;
 }
 
 /** New connections wait in the kernel's queue meanwhile, and the new process accepts them. */
@@ -203,6 +233,7 @@ function freeze(admin: ClientSocket, sending: Batches, describing: SnapshotWrite
   }
   const began = readClock();
   const modeBefore = enterFreeze(began);
+  lastTransactions?.letGo();
   suspendPooler();
   frozen = freezeSockets(admin, format);
   crashPoint('give-frozen');
@@ -235,6 +266,8 @@ function thaw(): void {
   const wasFrozen = isFrozen();
   const accepts = handshakesEnd === 0;
   handshakesEnd = 0;
+  lastTransactions?.letGo();
+  lastTransactions = null;
   newProcess = null;
   batches?.wipe();
   timerStop(stallTimer);
@@ -295,6 +328,7 @@ export function shutdownForHandover(admin: ClientSocket): boolean {
     return false;
   }
   crashPoint('give-acknowledged');
+  if (frozen !== null) closeStaying(frozen.staying);
   return true;
 }
 

@@ -69,6 +69,7 @@ export class SnapshotReader {
   ): void {
     switch (record.k) {
       case 'aheadEnd':
+      case 'wait':
         return;
       case 'still':
         this.frozenSince = readStill(record);

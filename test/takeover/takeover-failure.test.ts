@@ -15,11 +15,13 @@ import { LogTail } from '../harness/log-tail';
 import { letters, type Message, type RawClient, rowValues } from '../harness/raw-client';
 import { PoolerProcess, type RebootChain, withRebootChain } from '../harness/reboot-chain';
 import { connectAs } from '../harness/relay';
+import { TlsPlace } from '../harness/tls-place';
 
+const place = new TlsPlace();
 let pg: PgCluster;
 
 before(async () => {
-  pg = await PgCluster.start();
+  pg = await PgCluster.start({ settings: place.ofServers });
 });
 after(async () => {
   await pg.stop();
@@ -35,13 +37,14 @@ interface Scene {
   cast: { context: ActorContext; actor: Actor }[];
 }
 
-/** Runs `body` with a pooler and all actors on both transports. */
+/** Runs `body` with a pooler and all actors on both transports: those over TCP use TLS, and their servers too. */
 async function scene(body: (scene: Scene) => Promise<void>, env: NodeJS.ProcessEnv = {}): Promise<void> {
-  const connstr = `host=127.0.0.1 port=${pg.port} dbname=postgres`;
+  const [safe, plain] = ['127.0.0.1', pg.socketDir].map((host) => `host=${host} port=${pg.port} dbname=postgres`);
   const databases = {
-    postgres: connstr,
-    postgres_narrow_tcp: `${connstr} pool_size=1`,
-    postgres_narrow_unix: `${connstr} pool_size=1`,
+    postgres: `${safe}`,
+    postgres_narrow_tcp: `${safe} pool_size=1`,
+    local: `${plain}`,
+    local_narrow_unix: `${plain} pool_size=1`,
   };
   const settings = {
     pool_mode: 'transaction',
@@ -50,11 +53,11 @@ async function scene(body: (scene: Scene) => Promise<void>, env: NodeJS.ProcessE
     log_connections: 0,
     log_disconnections: 0,
   };
-  await withRebootChain({ cluster: pg, databases, settings }, async (chain) => {
+  await withRebootChain(place.secure({ cluster: pg, databases, settings }), async (chain) => {
     await chain.start('ts', env);
     const cast: { context: ActorContext; actor: Actor }[] = [];
     for (const unix of [false, true]) {
-      const context: ActorContext = { chain, unix, database: 'postgres', session: false };
+      const context: ActorContext = { chain, unix, database: unix ? 'local' : 'postgres', session: false };
       for (const actor of castOf(context, true)) cast.push({ context, actor });
     }
     await body({ chain, cast });

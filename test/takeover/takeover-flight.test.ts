@@ -1,5 +1,6 @@
 /*
- * Takeovers with work in flight: cancel requests, client logins, and server connections that are not open yet.
+ * Takeovers with work in flight: cancel requests, client logins, and server connections that are not open yet. Without TLS,
+ * and with TLS on both sides.
  */
 
 import assert from 'node:assert/strict';
@@ -23,11 +24,13 @@ import {
 } from '../harness/raw-client';
 import { type ChainOptions, type Kind, type RebootChain, withRebootChain } from '../harness/reboot-chain';
 import { md5Answer, ScramClient } from '../harness/scram';
+import { TlsPlace, TRANSPORTS } from '../harness/tls-place';
 
+const place = new TlsPlace();
 let pg: PgCluster;
 
 before(async () => {
-  pg = await PgCluster.start();
+  pg = await PgCluster.start({ settings: place.ofServers });
   await pg.createUser('scrammer', 'secret', 'scram');
   await pg.createUser('lucy', 'right', 'scram');
 });
@@ -39,13 +42,14 @@ after(async () => {
 async function gated(
   body: (chain: RebootChain, gate: Gate) => Promise<void>,
   more: Partial<ChainOptions> = {},
+  secured = false,
   kind: Kind = 'ts',
 ): Promise<void> {
   const gate = await Gate.open(pg.port);
   const databases = { app: `host=127.0.0.1 port=${gate.port} dbname=postgres` };
   const settings = { pool_mode: 'transaction', ...more.settings };
   try {
-    await withRebootChain({ cluster: pg, databases, ...more, settings }, async (chain) => {
+    await withRebootChain(place.optionsOf({ cluster: pg, databases, ...more, settings }, secured), async (chain) => {
       await chain.start(kind);
       await body(chain, gate);
     });
@@ -74,10 +78,12 @@ async function poolRow(chain: RebootChain): Promise<Record<string, string | numb
 
 /* ---- cancel requests ---- */
 
+let victims = 0;
+
 /** Starts a query that runs until it is canceled. */
 async function victim(chain: RebootChain): Promise<RawClient> {
   const client = await loggedIn(chain);
-  const mark = `victim ${client.socket.localPort}`;
+  const mark = `victim ${++victims},`;
   await client.sendMessage('Q', cstring(`SELECT /* ${mark} */ pg_sleep(600)`));
   const running = `SELECT 1 FROM pg_stat_activity WHERE query LIKE '%${mark}%' AND wait_event = 'PgSleep'`;
   await eventually('the query to run', async () => (await pg.sql(running)).rowCount === 1);
@@ -101,8 +107,8 @@ async function isCanceled(client: RawClient): Promise<void> {
   await client.end();
 }
 
-it('cancel requests that are being delivered or wait for a connection arrive across a takeover', () =>
-  gated(
+async function cancelsAcross(secured: boolean): Promise<void> {
+  await gated(
     async (chain, gate) => {
       const victims = [await victim(chain), await victim(chain)];
       const [one, two] = victims as [RawClient, RawClient];
@@ -124,7 +130,50 @@ it('cancel requests that are being delivered or wait for a connection arrive acr
       assert.deepEqual([row.cl_active_cancel_req, row.cl_waiting_cancel_req], [0, 0]);
     },
     { settings: { default_pool_size: 2 } },
-  ));
+    secured,
+  );
+}
+
+/** A connection of the pooler, in TLS if its clients use it, with the first bytes of a cancel request. */
+async function halfCancel(chain: RebootChain, whom: RawClient): Promise<{ request: RawClient; rest: Buffer }> {
+  const packet = startupPacket(CANCEL_REQUEST, Buffer.concat([int32(whom.backendPid), whom.backendKey]));
+  const request = await chain.raw();
+  await request.send(packet.subarray(0, 7));
+  return { request, rest: packet.subarray(7) };
+}
+
+async function cancelsAround(secured: boolean): Promise<void> {
+  await gated(
+    async (chain) => {
+      const [first, second, third] = [await victim(chain), await victim(chain), await victim(chain)];
+      const before = await beginCancel(chain, first);
+      await isCanceled(first);
+      const half = await halfCancel(chain, second);
+      await chain.reboot('ts');
+      await chain.reboot('ts');
+      await half.request.send(half.rest);
+      await isCanceled(second);
+      // the key is from the first process
+      const after = await beginCancel(chain, third);
+      await isCanceled(third);
+      for (const request of [before, half.request, after]) {
+        assert.deepEqual(await request.until(''), []);
+        assert.equal(request.error, null);
+      }
+    },
+    {},
+    secured,
+  );
+}
+
+for (const [secured, suffix] of TRANSPORTS) {
+  it(`cancel requests that are being delivered or wait for a connection arrive across a takeover${suffix}`, () =>
+    cancelsAcross(secured));
+  it(`cancel requests before, across and after takeovers cancel their query, and no other${suffix}`, () =>
+    cancelsAround(secured));
+  it(`a cancel request whose server connection is being opened arrives across a takeover${suffix}`, () =>
+    cancelWhileConnecting(secured));
+}
 
 /** A relay with a short listen queue: connecting to it hangs while the relay is stopped. */
 const NARROW_RELAY = `
@@ -138,12 +187,13 @@ const relay = net.createServer((from) => {
 relay.listen({ port: 0, host: '127.0.0.1', backlog: 1 }, () => console.error('port ' + relay.address().port));
 `;
 
-it('a cancel request whose server connection is being opened arrives across a takeover', async () => {
+async function cancelWhileConnecting(secured: boolean): Promise<void> {
   const args = ['-e', NARROW_RELAY, String(pg.port)];
   const relay = startProgram(installed().node, args, { stdio: ['ignore', 'ignore', 'pipe'] });
   const port = Number((await new LogTail(relay).wait(/port (\d+)\n/))[1]);
   const databases = { app: `host=127.0.0.1 port=${port} dbname=postgres` };
-  await withRebootChain({ cluster: pg, databases, settings: { pool_mode: 'transaction' } }, async (chain) => {
+  const options = place.optionsOf({ cluster: pg, databases, settings: { pool_mode: 'transaction' } }, secured);
+  await withRebootChain(options, async (chain) => {
     await chain.start('ts');
     const client = await victim(chain);
     relay.kill('SIGSTOP');
@@ -160,7 +210,7 @@ it('a cancel request whose server connection is being opened arrives across a ta
     assert.deepEqual(await request.until(''), []);
   });
   relay.kill('SIGKILL');
-});
+}
 
 itUnless(noOriginal)('a takeover by PgBouncer waits in SUSPEND until cancel requests are delivered', () =>
   gated(
@@ -182,10 +232,10 @@ itUnless(noOriginal)('a takeover by PgBouncer waits in SUSPEND until cancel requ
 
 /* ---- server connections ---- */
 
-for (const holds of ['logins', 'answers to logins'] as const) {
-  it(`clients whose server is logging in get their answers across a takeover: ${holds} logins held`, () =>
-    gated(async (chain, gate) => {
-      // the first client of a pool waits for its welcome message message
+async function serverLogins(holds: 'logins' | 'answers to logins', secured: boolean): Promise<void> {
+  await gated(
+    async (chain, gate) => {
+      // the first client of a pool waits for its welcome message
       gate.holds = holds;
       const first = await chain.raw();
       const welcome = first.login({ database: 'app' });
@@ -209,31 +259,49 @@ for (const holds of ['logins', 'answers to logins'] as const) {
       assert.equal(firstValue(await third.until('Z')), 'third');
       assert.equal(firstValue(await first.query('SELECT 1')), '1');
       for (const client of [first, second, third]) await client.end();
-    }));
+    },
+    {},
+    secured,
+  );
 }
 
-it('a replication client whose server is logging in gets its answer across a takeover', () =>
-  gated(async (chain, gate) => {
-    gate.holds = 'answers to logins';
-    const client = await chain.raw();
-    const welcome = client.login({ database: 'app', params: { replication: 'database' } });
-    await gate.waitHeld(1);
-    await chain.reboot('ts');
-    gate.releaseAll();
-    assert.equal((await welcome).at(-1)?.type, 'Z', letters(await welcome));
-    assert.ok(firstValue(await client.query('IDENTIFY_SYSTEM')));
-    await client.end();
-  }));
+async function replicationLogin(secured: boolean): Promise<void> {
+  await gated(
+    async (chain, gate) => {
+      gate.holds = 'answers to logins';
+      const client = await chain.raw();
+      const welcome = client.login({ database: 'app', params: { replication: 'database' } });
+      await gate.waitHeld(1);
+      await chain.reboot('ts');
+      gate.releaseAll();
+      assert.equal((await welcome).at(-1)?.type, 'Z', letters(await welcome));
+      assert.ok(firstValue(await client.query('IDENTIFY_SYSTEM')));
+      await client.end();
+    },
+    {},
+    secured,
+  );
+}
+
+for (const [secured, suffix] of TRANSPORTS) {
+  for (const holds of ['logins', 'answers to logins'] as const) {
+    it(`clients whose server is logging in get their answers across a takeover: ${holds} held${suffix}`, () =>
+      serverLogins(holds, secured));
+  }
+  it(`a replication client whose server is logging in gets its answer across a takeover${suffix}`, () =>
+    replicationLogin(secured));
+}
 
 const ways = [
-  ['ts', 'ts'],
-  ['ts', 'c'],
-  ['c', 'ts'],
-] as [Kind, Kind][];
+  ['ts', 'ts', false],
+  ['ts', 'ts', true],
+  ['ts', 'c', false],
+  ['c', 'ts', false],
+] as [Kind, Kind, boolean][];
 
-for (const [from, to] of ways) {
+for (const [from, to, secured] of ways) {
   itUnless(from === to ? null : noOriginal)(
-    `a server that is logging in at a takeover is not used before it is ready: ${from} to ${to}`,
+    `a server that is logging in at a takeover is not used before it is ready: ${from} to ${to}${secured ? ', with TLS' : ''}`,
     () =>
       gated(
         async (chain, gate) => {
@@ -254,6 +322,7 @@ for (const [from, to] of ways) {
           for (const client of [first, second]) await client.end();
         },
         {},
+        secured,
         from,
       ),
   );
@@ -293,35 +362,42 @@ async function asked(chain: RebootChain, method: string, password: string): Prom
   return { client, answer: message('p', final) };
 }
 
-for (const method of ['md5', 'plain', 'scram-sha-256']) {
-  it(`a client asked for its password by the old process logs in to the new process with auth_type ${method}`, () =>
-    gated(
-      async (chain) => {
-        const right = await asked(chain, method, 'secret');
-        const half = await asked(chain, method, 'secret');
-        const wrong = await asked(chain, method, 'guess');
-        await half.client.send(half.answer.subarray(0, 9));
-        await chain.reboot('ts');
-        await chain.reboot('ts');
-        await right.client.send(right.answer);
-        await half.client.send(half.answer.subarray(9));
-        for (const { client } of [right, half]) {
-          const welcome = await client.until('ZE');
-          assert.equal(welcome.at(-1)?.type, 'Z', letters(welcome));
-          assert.equal(firstValue(await client.query('SELECT current_user')), 'scrammer');
-          await client.end();
-        }
-        await wrong.client.send(wrong.answer);
-        const refused = (await wrong.client.until('ZE')).at(-1) as Message;
-        assert.equal(refused.type, 'E');
-        assert.match(errorFields(refused).M ?? '', /authentication failed/);
-        assert.equal(await wrong.client.next(), null);
-      },
-      { settings: { auth_type: method }, userlist: { scrammer: 'secret', postgres: 'pw' } },
-    ));
+async function passwordsAcross(method: string, secured: boolean): Promise<void> {
+  await gated(
+    async (chain) => {
+      const right = await asked(chain, method, 'secret');
+      const half = await asked(chain, method, 'secret');
+      const wrong = await asked(chain, method, 'guess');
+      await half.client.send(half.answer.subarray(0, 9));
+      await chain.reboot('ts');
+      await chain.reboot('ts');
+      await right.client.send(right.answer);
+      await half.client.send(half.answer.subarray(9));
+      for (const { client } of [right, half]) {
+        const welcome = await client.until('ZE');
+        assert.equal(welcome.at(-1)?.type, 'Z', letters(welcome));
+        assert.equal(firstValue(await client.query('SELECT current_user')), 'scrammer');
+        await client.end();
+      }
+      await wrong.client.send(wrong.answer);
+      const refused = (await wrong.client.until('ZE')).at(-1) as Message;
+      assert.equal(refused.type, 'E');
+      assert.match(errorFields(refused).M ?? '', /authentication failed/);
+      assert.equal(await wrong.client.next(), null);
+    },
+    { settings: { auth_type: method }, userlist: { scrammer: 'secret', postgres: 'pw' } },
+    secured,
+  );
 }
 
-async function directoryLogin(): Promise<void> {
+for (const method of ['md5', 'plain', 'scram-sha-256']) {
+  for (const [secured, suffix] of TRANSPORTS) {
+    it(`a client asked for its password by the old process logs in to the new process with auth_type ${method}${suffix}`, () =>
+      passwordsAcross(method, secured));
+  }
+}
+
+async function directoryLogin(secured: boolean): Promise<void> {
   const ldap = await Directory.start();
   let open = false;
   const waiting = new Set<() => void>();
@@ -339,26 +415,34 @@ async function directoryLogin(): Promise<void> {
   try {
     const options = `ldapserver=127.0.0.1 ldapport=${slow.port} ldapprefix="uid=" ldapsuffix=",${BASE_DN}"`;
     const more = { settings: { auth_type: 'ldap', auth_ldap_options: options }, userlist: { postgres: '' } };
-    await gated(async (chain) => {
-      const clients = [await chain.raw(), await chain.raw()];
-      const logins = ['right', 'wrong'].map((password, i) =>
-        (clients[i] as RawClient).login({ user: 'lucy', password, database: 'app' }),
-      );
-      await eventually('the directory to be asked', () => waiting.size === 2);
-      await chain.reboot('ts');
-      await eventually('the new process to ask too', () => waiting.size === 4);
-      open = true;
-      for (const go of waiting) go();
-      const [right, wrong] = await Promise.all(logins);
-      assert.equal(right?.at(-1)?.type, 'Z', letters(right ?? []));
-      assert.equal(errorFields(wrong?.at(-1) as Message).M, 'LDAP authentication failed');
-      assert.equal(firstValue(await (clients[0] as RawClient).query('SELECT current_user')), 'lucy');
-      for (const client of clients) await client.destroy();
-    }, more);
+    await gated(
+      async (chain) => {
+        const clients = [await chain.raw(), await chain.raw()];
+        const logins = ['right', 'wrong'].map((password, i) =>
+          (clients[i] as RawClient).login({ user: 'lucy', password, database: 'app' }),
+        );
+        await eventually('the directory to be asked', () => waiting.size === 2);
+        await chain.reboot('ts');
+        await eventually('the new process to ask too', () => waiting.size === 4);
+        open = true;
+        for (const go of waiting) go();
+        const [right, wrong] = await Promise.all(logins);
+        assert.equal(right?.at(-1)?.type, 'Z', letters(right ?? []));
+        assert.equal(errorFields(wrong?.at(-1) as Message).M, 'LDAP authentication failed');
+        assert.equal(firstValue(await (clients[0] as RawClient).query('SELECT current_user')), 'lucy');
+        for (const client of clients) await client.destroy();
+      },
+      more,
+      secured,
+    );
   } finally {
     await slow.stop();
     await ldap.stop();
   }
 }
 
-itUnless(noSlapd)('a login that waits for a directory is decided by the new process', directoryLogin);
+for (const [secured, suffix] of TRANSPORTS) {
+  itUnless(noSlapd)(`a login that waits for a directory is decided by the new process${suffix}`, () =>
+    directoryLogin(secured),
+  );
+}

@@ -1,6 +1,6 @@
 /*
  * Twenty reboots in a row under pgbench with 64 clients: no transaction fails, no server connection is opened or
- * closed, and the last process is no larger than the second.
+ * closed, and the last process is no larger than the second. Without TLS, and with TLS on both sides.
  */
 
 import assert from 'node:assert/strict';
@@ -8,6 +8,7 @@ import type { ChildProcess } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { itUnless, noPgbench, type Outcome, PgCluster, pgbench, run } from '../harness';
 import { type PoolerProcess, type RebootChain, withRebootChain } from '../harness/reboot-chain';
+import { TlsPlace } from '../harness/tls-place';
 
 const program = pgbench as string;
 const REBOOTS = 20;
@@ -20,14 +21,22 @@ const RSS_KB_MAX = 30_000;
 const settings = { pool_mode: 'transaction', max_prepared_statements: 100, log_connections: 0, log_disconnections: 0 };
 
 const itBenched = itUnless(noPgbench);
+const place = new TlsPlace();
 
-/** Runs `body` with a pooler and the tables of pgbench. */
-async function benched(body: (chain: RebootChain, server: PgCluster, tcp: string[]) => Promise<void>): Promise<void> {
-  const server = await PgCluster.start();
-  await withRebootChain({ cluster: server, settings }, async (chain) => {
+/**
+ * Runs `body` with a pooler and the tables of pgbench.
+ * @param secured both sides use TLS
+ */
+async function benched(
+  secured: boolean,
+  body: (chain: RebootChain, server: PgCluster, tcp: string[]) => Promise<void>,
+): Promise<void> {
+  const server = await PgCluster.start({ settings: place.ofServers });
+  await withRebootChain(place.optionsOf({ cluster: server, settings }, secured), async (chain) => {
     await chain.start('ts');
-    const tcp = ['-h', '127.0.0.1', '-p', String(chain.port), '-U', 'postgres'];
-    const init = await run(program, [...tcp, '-i', '-q', 'postgres']);
+    const more = secured ? `${place.libpq} dbname=postgres` : 'host=127.0.0.1 sslmode=disable dbname=postgres';
+    const tcp = [`${more} port=${chain.port} user=postgres`];
+    const init = await run(program, ['-i', '-q', ...tcp]);
     assert.equal(init.code, 0, init.stderr);
     await body(chain, server, tcp);
   });
@@ -48,25 +57,16 @@ function rssKb(generation: PoolerProcess): number {
   return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${generation.pid}/status`, 'latin1'))?.[1] ?? 0);
 }
 
-for (const protocol of ['simple', 'extended']) {
+for (const [protocol, secured] of [
+  ['simple', false],
+  ['extended', true],
+] as const) {
   itBenched(
-    `${REBOOTS} reboots under pgbench fail no transaction: ${CLIENTS} clients, ${protocol} protocol`,
+    `${REBOOTS} reboots under pgbench fail no transaction: ${CLIENTS} clients, ${protocol} protocol${secured ? ', TLS' : ''}`,
     async () => {
-      await benched(async (chain, server, at) => {
-        const args = [
-          ...at,
-          '-n',
-          '-S',
-          '-c',
-          String(CLIENTS),
-          '-j',
-          '2',
-          '-M',
-          protocol,
-          '-T',
-          String(SECONDS_MAX),
-          'postgres',
-        ];
+      await benched(secured, async (chain, server, at) => {
+        const load = ['-n', '-S', '-c', String(CLIENTS), '-j', '2', '-M', protocol, '-T', String(SECONDS_MAX)];
+        const args = [...load, ...at];
         let over = false;
         let loader: ChildProcess | null = null;
         const started = (child: ChildProcess): void => {
@@ -100,13 +100,13 @@ for (const protocol of ['simple', 'extended']) {
   );
 }
 
-itBenched('reboots while clients come and go all the time, and others use prepared statements', async () => {
-  await benched(async (chain, _server, tcp) => {
+itBenched('reboots while clients with TLS come and go all the time, and others use prepared statements', async () => {
+  await benched(true, async (chain, _server, tcp) => {
     const unix = ['-h', chain.dir, '-p', String(chain.port), '-U', 'postgres'];
-    const load = ['-n', '-S', '-c', '8', '-T', '10', 'postgres'];
+    const load = ['-n', '-S', '-c', '8', '-T', '10'];
     const both = [
-      run(program, [...tcp, '-C', ...load], { timeoutMs: 60_000 }),
-      run(program, [...unix, '-M', 'prepared', ...load], { timeoutMs: 60_000 }),
+      run(program, ['-C', ...load, ...tcp], { timeoutMs: 60_000 }),
+      run(program, [...unix, '-M', 'prepared', ...load, 'postgres'], { timeoutMs: 60_000 }),
     ];
     for (let i = 0; i < 5; i++) await chain.reboot('ts');
     for (const end of await Promise.all(both)) {

@@ -11,11 +11,13 @@ import { installed, it, itUnless, noPython, PgCluster, python, startProgram, use
 import { after, before } from '../harness/limits';
 import { LogTail } from '../harness/log-tail';
 import { PoolerProcess, type RebootChain, withRebootChain } from '../harness/reboot-chain';
+import { TlsPlace } from '../harness/tls-place';
 
+const place = new TlsPlace();
 let pg: PgCluster;
 
 before(async () => {
-  pg = await PgCluster.start();
+  pg = await PgCluster.start({ settings: place.ofServers });
 });
 after(async () => {
   await pg.stop();
@@ -87,7 +89,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 `;
 
 itUnless(noPython)('sockets passed by the service manager are used and handed over at takeovers', async () => {
-  await withRebootChain({ cluster: pg }, async (chain) => {
+  await withRebootChain(place.secure({ cluster: pg }), async (chain) => {
     const { node, mainJs } = installed();
     const args = ['-c', ACTIVATOR, String(chain.port), chain.socketPath, node, mainJs, chain.ini];
     const child = startProgram(python, args, { cwd: chain.dir, stdio: ['ignore', 'ignore', 'pipe'], ...spawnAs(user) });
@@ -96,17 +98,20 @@ itUnless(noPython)('sockets passed by the service manager are used and handed ov
     assert.match(first.log.text, /WARNING sockets passed from service manager, cf_listen_addr ignored/);
     assert.match(first.log.text, /LOG socket passed from service manager \(fd 3\)/);
     assert.match(first.log.text, /LOG socket passed from service manager \(fd 4\)/);
-    const client = await chain.raw();
-    assert.equal((await client.login()).at(-1)?.type, 'Z');
+    // one with TLS, and one without
+    const clients = [await chain.raw(), await chain.raw(true)];
+    for (const client of clients) assert.equal((await client.login()).at(-1)?.type, 'Z');
     // listen_addr is ignored
     chain.write({ settings: { listen_addr: '127.0.0.2' } });
     for (let i = 0; i < 3; i++) {
       await chain.reboot('ts');
       assert.equal(chain.now.log.count(/listening on/), 0);
     }
-    assert.equal((await client.query('SELECT 1')).at(-1)?.type, 'Z');
+    for (const client of clients) {
+      assert.equal((await client.query('SELECT 1')).at(-1)?.type, 'Z');
+      await client.end();
+    }
     assert.equal((await chain.sql('SELECT 1 AS one')).rows[0].one, 1);
-    await client.end();
     await chain.now.kill('SIGTERM');
     // the socket file belongs to the service manager
     assert.equal(existsSync(chain.socketPath), true);

@@ -134,24 +134,6 @@ for (const suite of SUITES_12) {
   });
 }
 
-it('connections that cannot be continued are closed at the end, and the log says how many and why', () =>
-  withTls({ client_tls_ciphers: 'ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES128-GCM-SHA256' }, async (chain) => {
-    const old = await chain.raw();
-    await old.login({ database: 'postgres' });
-    const options = chain.options as { tls: ConnectionOptions };
-    options.tls = { ...trusting, maxVersion: 'TLSv1.2', ciphers: 'ECDHE-ECDSA-AES128-SHA' };
-    const closed = [await loggedIn(chain), await loggedIn(chain)];
-    const from = chain.now;
-    await chain.reboot('ts');
-    assert.match(from.log.text, /WARNING handover: 2 connections cannot be handed over: 2 cipher suite without AEAD/);
-    for (const client of closed) {
-      assert.deepEqual(await client.until(''), []);
-      assert.equal(client.error, null);
-    }
-    assert.equal(await ask(old, 'SELECT 1'), '1');
-    await old.end();
-  }));
-
 /* ---- certificates, logins ---- */
 
 it('a certificate login that has only begun is completed by the new process', () =>

@@ -273,6 +273,8 @@ export interface Native {
   tlsCtxFree(id: number): void;
   /** whether OpenSSL knows a cipher list (TLS 1.2 and older) or a curve */
   tlsKnown(what: 'ciphers' | 'curve', value: string): boolean;
+  /** the suites of a cipher list whose connections another process cannot continue; [] for OpenSSL's own list */
+  tlsSuitesThatStay(ciphers: string): string[];
   /**
    * Starts TLS on an open handle in the accepting role; Ev.TLS follows, whether the handle is receiving or not.
    * Handshake bytes that have already been received (at most 32 KB) are passed as a range of the arena. Bytes sent

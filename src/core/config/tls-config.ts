@@ -9,7 +9,7 @@ import { asciiLower, equalNoCase } from '../base/strutil';
 import { AuthType, SslMode } from './choices';
 import { cf } from './settings';
 
-const enum Protocol {
+export const enum Protocol {
   TLS1_0 = 1 << 1,
   TLS1_1 = 1 << 2,
   TLS1_2 = 1 << 3,

@@ -55,7 +55,7 @@ function concerns(drain: Drain, client: ClientSocket): boolean {
 }
 
 /** True between two transactions: the server has nothing to do for it, and it has got all its answers. */
-function isBetweenTransactions(client: ClientSocket): boolean {
+export function isBetweenTransactions(client: ClientSocket): boolean {
   if (isDead(client) || client.state !== SocketState.CL_ACTIVE || client.login !== null || client.queued) return false;
   const server = client.link;
   if (server !== null && (!server.ready || server.requests.count > 0 || !sbufIsEmpty(server))) return false;
