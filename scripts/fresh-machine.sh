@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 # optional programs that tests use
 HIDDEN=(
   psql pgbench pg_ctl pg_config pg_dump pg_isready pg_basebackup pg_recvlogical initdb postgres pg_ctlcluster
-  pgbouncer slapd slapadd ldapadd ldapsearch ldapmodify ldapwhoami socat openssl ss mandoc groff man
+  pgbouncer slapd slapadd ldapadd ldapsearch ldapmodify ldapwhoami socat openssl ss mandoc groff man go
 )
 # folders that are empty on a fresh machine
 EMPTY=(/usr/lib/postgresql /usr/share/postgresql /etc/ldap/schema)

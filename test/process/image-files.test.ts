@@ -6,6 +6,7 @@
 import assert from 'node:assert/strict';
 import { existsSync, lstatSync, mkdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { parse } from 'yaml';
 import { authFileText, iniText } from '../../src/cli/image/config-text';
 import { edoburuConfig } from '../../src/cli/image/edoburu';
 import { run, tempDir } from '../harness';
@@ -15,40 +16,21 @@ import { PROJECT_DIR } from '../harness/machine';
 
 const FOLDER = join(PROJECT_DIR, 'packaging', 'container');
 
-type Tree = { [key: string]: Tree | string };
-
-/** The part of YAML that the compose file uses: maps by indentation, plain and quoted scalars; lists stay text. */
-function parseYaml(text: string): Tree {
-  const root: Tree = {};
-  const stack: { indent: number; map: Tree }[] = [{ indent: -1, map: root }];
-  for (const line of text.split('\n')) {
-    const parts = /^( *)([\w.-]+):(?: +(.*))?$/.exec(line.replace(/(^|\s)#.*$/, '').trimEnd());
-    if (parts === null) continue;
-    const [, { length: indent }, key, value] = parts as unknown as [string, string, string, string | undefined];
-    while ((stack.at(-1)?.indent ?? -1) >= indent) stack.pop();
-    const map = stack.at(-1)?.map ?? root;
-    assert.ok(!(key in map), `${key} is there twice`);
-    if (value !== undefined) {
-      map[key] = value.replace(/^"(.*)"$/, '$1');
-    } else {
-      const child: Tree = {};
-      map[key] = child;
-      stack.push({ indent, map: child });
-    }
-  }
-  return root;
-}
-
-function at(tree: Tree, ...path: string[]): Tree | string {
-  let found: Tree | string = tree;
-  for (const key of path) found = (found as Tree)[key] ?? assert.fail(`no ${path.join('.')}`);
-  return found;
+/** The part of a compose file that is checked here. */
+interface Service {
+  build: { context: string; dockerfile: string };
+  environment: Record<string, string>;
+  ports: string[];
+  read_only: boolean;
+  cap_drop: string[];
+  stop_grace_period: string;
 }
 
 describe('the compose file', () => {
   const text = readFileSync(join(FOLDER, 'compose.yaml'), 'utf8');
-  const compose = parseYaml(text);
-  const env = at(compose, 'services', 'tsbouncer', 'environment') as Record<string, string>;
+  const services = parse(text).services as Record<string, Service>;
+  const pooler = services.tsbouncer ?? assert.fail('no tsbouncer');
+  const env = pooler.environment;
 
   it('sets variables that the entrypoint understands, for a config that loads', () => {
     const config = edoburuConfig(env);
@@ -64,23 +46,23 @@ describe('the compose file', () => {
   });
 
   it('connects to the server beside it, as a user of that server', () => {
-    const server = at(compose, 'services', env.DB_HOST as string, 'environment') as Record<string, string>;
+    const server = services[env.DB_HOST as string]?.environment ?? assert.fail('no server');
     assert.equal(server.POSTGRES_USER, env.DB_USER);
     assert.equal(server.POSTGRES_PASSWORD, env.DB_PASSWORD);
   });
 
   it('publishes the port that the pooler listens on, and gives a shutdown enough time', () => {
-    assert.match(text, new RegExp(`^ +- 127\\.0\\.0\\.1:\\d+:${env.LISTEN_PORT}$`, 'm'));
-    const grace = Number.parseInt(String(at(compose, 'services', 'tsbouncer', 'stop_grace_period')), 10);
+    assert.deepEqual(pooler.ports, [`127.0.0.1:6432:${env.LISTEN_PORT}`]);
+    const grace = Number.parseInt(pooler.stop_grace_period, 10);
     // docs/operating.md: shutdown_timeout and 5 seconds
     assert.ok(grace >= Number(env.SHUTDOWN_TIMEOUT) + 5, `${grace} s`);
   });
 
   it('runs the image without rights, on a read-only file system', () => {
-    assert.equal(at(compose, 'services', 'tsbouncer', 'read_only'), 'true');
-    assert.equal(at(compose, 'services', 'tsbouncer', 'cap_drop'), '[ALL]');
-    const dockerfile = String(at(compose, 'services', 'tsbouncer', 'build', 'dockerfile'));
-    const context = join(FOLDER, String(at(compose, 'services', 'tsbouncer', 'build', 'context')));
+    assert.equal(pooler.read_only, true);
+    assert.deepEqual(pooler.cap_drop, ['ALL']);
+    const { context: folder, dockerfile } = pooler.build;
+    const context = join(FOLDER, folder);
     assert.ok(existsSync(join(context, dockerfile)), dockerfile);
   });
 });
