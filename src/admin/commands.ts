@@ -15,6 +15,7 @@ import { tagDatabaseDirty } from '../core/link/dirty';
 import { closeLogins, killPool } from '../core/link/kill';
 import { disconnectClient } from '../core/link/objects';
 import { findOrRegisterDatabase } from '../core/link/registry';
+import { forgetAnswers } from '../core/login/auth-cache';
 import type { ClientSocket, PgDatabase, PgPool } from '../core/pool/bouncer';
 import { countPausedDatabases, databaseList, findDatabase } from '../core/pool/database';
 import { peerPoolList, poolList, poolServerCount, touchPools } from '../core/pool/pool';
@@ -122,6 +123,7 @@ function cmdReconnect(admin: ClientSocket, arg: string): boolean {
       if (!db.admin && db.pools.length > 0) tagDatabaseDirty(db);
     }
     touchPools(null);
+    forgetAnswers(null);
     return adminReady(admin, 'RECONNECT');
   }
   logInfo(`RECONNECT '${arg}' command issued`);
@@ -129,6 +131,7 @@ function cmdReconnect(admin: ClientSocket, arg: string): boolean {
   if (db === null) return alive;
   tagDatabaseDirty(db);
   touchPools(db);
+  forgetAnswers(db);
   return adminReady(admin, 'RECONNECT');
 }
 

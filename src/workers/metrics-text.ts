@@ -273,6 +273,8 @@ export function metricsText(state: MetricsState, report: MetricsReport, open: bo
   for (const { name, column, help } of LISTS) text.gauge(`pgbouncer_${name}`, help, report.lists[column] ?? 0);
   text.gauge('pgbouncer_config_max_client_connections', 'setting max_client_conn', report.maxClientConn);
   text.gauge('pgbouncer_config_max_user_connections', 'setting max_user_connections', report.maxUserConnections);
+  const asked = text.family('pgbouncer_auth_query', 'counter', 'answers of auth_query that logins have used');
+  for (const [source, count] of Object.entries(report.authQuery)) text.sample(asked, labelText({ source }), count);
   writeCounters(text, state);
   writePools(text, state);
   writeDatabases(text, state);

@@ -34,6 +34,7 @@ describe('[databases]', () => {
         authUser: null,
         authQuery: null,
         authDbname: null,
+        authQueryCacheTime: -1,
         user: null,
         password: null,
         loadBalanceHosts: LoadBalanceHosts.ROUND_ROBIN,
@@ -60,7 +61,7 @@ describe('[databases]', () => {
   it('databases accept every parameter', () => {
     const connstr =
       "application_name=app timezone='Europe/Berlin' datestyle=ISO client_encoding=LATIN1 dbname=real host=h1,h2 " +
-      "port=5433,5434 target_session_attrs=standby user=u password='p''w d' auth_user=au auth_dbname=ad auth_query='SELECT 1' pool_size=1 min_pool_size=2 " +
+      "port=5433,5434 target_session_attrs=standby user=u password='p''w d' auth_user=au auth_dbname=ad auth_query='SELECT 1' auth_query_cache_time=1.5 pool_size=1 min_pool_size=2 " +
       'reserve_pool_size=3 query_wait_timeout=4 max_db_connections=5 max_db_client_connections=6 server_lifetime=7 server_login_concurrency=8 max_protocol_version=3.0 ' +
       "load_balance_hosts=DISABLE pool_mode=statement connect_query='SET a = 1'";
     const parsed = load(`[databases]\ndb = ${connstr}\n[pgbouncer]\n`);
@@ -84,6 +85,7 @@ describe('[databases]', () => {
       authUser: 'au',
       authQuery: 'SELECT 1',
       authDbname: 'ad',
+      authQueryCacheTime: 1.5e6,
       user: 'u',
       password: "p'w d",
       loadBalanceHosts: LoadBalanceHosts.DISABLE,

@@ -88,6 +88,7 @@ auth_hba_file||yes
 auth_ident_file|-|yes
 auth_ldap_options|-|yes
 auth_query|SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin|yes
+auth_query_cache_time|0|yes
 auth_type|md5|yes
 auth_user|-|yes
 autodb_idle_timeout|3600|yes

@@ -65,6 +65,7 @@ describe('/metrics', () => {
         assert.equal(found.get('pgbouncer_pools_client_active_connections{database="postgres",user="postgres"}'), 1);
         assert.equal(found.get('pgbouncer_pools_server_idle_connections{database="postgres",user="postgres"}'), 1);
         assert.equal(found.get('pgbouncer_up'), 1);
+        assert.equal(found.get('pgbouncer_auth_query_total{source="cache"}'), 0);
         const version = [...found.keys()].find((sample) => sample.startsWith('pgbouncer_version_info'));
         assert.equal(version, 'pgbouncer_version_info{version="1.26.1"}');
       }

@@ -78,6 +78,7 @@ function settings(random: Random, poolMode: string): Record<string, string | num
     auth_type: random.pick(['md5', 'plain', 'pam']),
     auth_user: 'asker',
     auth_query: 'AUTH user=$1',
+    auth_query_cache_time: maybe(0, 2, 60),
     admin_users: 'admin',
     pool_mode: poolMode,
     default_pool_size: random.between(1, 4),

@@ -210,6 +210,28 @@ export function verifyClientProof(state: ScramState): boolean {
   return true;
 }
 
+/**
+ * The user's secret may have changed since the first message: takes the new one, to check the same proof again. That
+ * fails if the new secret has another salt, since the client's proof is made with that of the first message.
+ */
+export function renewKeys(state: ScramState, user: ScramCredentials): void {
+  const salt = base64Decode(state.encodedSalt ?? '');
+  state.storedKey = null;
+  if (state.mock || user.mockAuth || user.passwd === '' || salt === null) return;
+  if (passwordType(user.passwd) === PasswordType.PLAINTEXT) {
+    const salted = saltedPassword(user.passwd, salt, state.iterations);
+    state.adhoc = true;
+    state.storedKey = computeStoredKey(computeClientKey(salted));
+    state.serverKey = computeServerKey(salted);
+    return;
+  }
+  const secret = parseScramSecret(user.passwd);
+  if (secret?.encodedSalt !== state.encodedSalt || secret.iterations !== state.iterations) return;
+  state.adhoc = false;
+  state.storedKey = secret.storedKey;
+  state.serverKey = secret.serverKey;
+}
+
 /** `v=signature`: proves to the client that the pooler knows the secret. Only after verifyClientProof(). */
 export function buildServerFinalMessage(state: ScramState): string {
   return `v=${computeSignature(state.serverKey as Buffer, state).toString('base64')}`;

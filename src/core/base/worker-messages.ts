@@ -121,6 +121,8 @@ export interface MetricsReport {
   lists: Record<string, number>;
   maxClientConn: number;
   maxUserConnections: number;
+  /** how many logins have used auth_query, by the source of the answer */
+  authQuery: Record<string, number>;
   /** more changes follow in a moment */
   more: boolean;
   newPools: MetricsPool[];

@@ -15,7 +15,7 @@ import {
 } from './choices';
 import { parseConnstr } from './connstr';
 import { isReservedDatabase } from './settings';
-import { atoi, atoiSecondsUsec, parseLookup } from './values';
+import { atoi, atoiSecondsUsec, parseLookup, parseTimeUsec } from './values';
 
 /** A line of [databases]. If not given, numbers are -1 and times 0, unless noted otherwise. */
 export interface DatabaseConfig {
@@ -44,6 +44,8 @@ export interface DatabaseConfig {
   authUser: string | null;
   authQuery: string | null;
   authDbname: string | null;
+  /** usec */
+  authQueryCacheTime: number;
   /** forced user: server connections log in as this user; null = the client's user */
   user: string | null;
   /** password of the forced user; null = not given */
@@ -109,6 +111,7 @@ export const DATABASE_DEFAULTS: Readonly<DatabaseConfig> = Object.freeze({
   authUser: null,
   authQuery: null,
   authDbname: null,
+  authQueryCacheTime: -1,
   user: null,
   password: null,
   loadBalanceHosts: LoadBalanceHosts.ROUND_ROBIN,
@@ -291,6 +294,15 @@ const databaseParams: ReadonlyMap<string, ApplyParam<DatabaseDraft>> = new Map<s
   ['connect_query', plain((db, v) => (db.connectQuery = v))],
   ['application_name', plain((db, v) => (db.applicationName = v))],
   ['auth_query', plain((db, v) => (db.authQuery = v))],
+  [
+    'auth_query_cache_time',
+    (db, v) => {
+      const usec = parseTimeUsec(v);
+      if (usec === null) return `invalid auth_query_cache_time: ${v}`;
+      db.authQueryCacheTime = usec;
+      return null;
+    },
+  ],
 ]);
 
 /**

@@ -83,6 +83,7 @@ export const settingsTable: readonly Setting[] = [
   row('auth_ident_file', 'authIdentFile', SettingType.STR, null),
   row('auth_ldap_options', 'authLdapOptions', SettingType.STR, null),
   row('auth_query', 'authQuery', SettingType.STR, DEFAULT_AUTH_QUERY),
+  row('auth_query_cache_time', 'authQueryCacheTime', SettingType.TIME, '0'),
   row('auth_type', 'authType', SettingType.LOOKUP, 'md5', false, authTypeMap),
   row('auth_user', 'authUser', SettingType.STR, null),
   row('autodb_idle_timeout', 'autodbIdleTimeout', SettingType.TIME, '3600'),
@@ -209,6 +210,8 @@ export const initial = {
   authIdentFile: null as string | null,
   authLdapOptions: null as string | null,
   authQuery: '',
+  /** usec */
+  authQueryCacheTime: 0,
   authType: AuthType.MD5 as AuthType,
   authUser: null as string | null,
   /** usec */

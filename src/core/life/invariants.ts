@@ -34,6 +34,8 @@ function brokenClient(client: ClientSocket): string | null {
   const { pool, db, canceledServer } = client;
   if (canceledServer !== null && canceledServer.cancelingClients?.includes(client) !== true)
     return `${nameOf(client)} is to cancel ${nameOf(canceledServer)}, which does not know of it`;
+  if (client.login !== null && client.login.lookup !== null && isDead(client.login.lookup.leader))
+    return `${nameOf(client)} waits for the auth_query of a client that is closed`;
   if (pool?.dead === true) return `${nameOf(client)} belongs to a pool that was killed`;
   if (client.state === SocketState.CL_LOGIN && pool !== null && client.link === null)
     return `${nameOf(client)} has a pool before it has logged in`;

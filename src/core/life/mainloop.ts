@@ -8,6 +8,7 @@ import { Ev, native, Rec, ring, waitClock } from '../base/native';
 import { getCachedTime, setTimeCache } from '../base/time';
 import { runTimers, timerWaitMs } from '../base/timer';
 import { disconnectClient, disconnectServer, LoginOutcome } from '../link/objects';
+import { continueLookups } from '../login/auth-query';
 import { replayExternalAuth } from '../login/external-auth';
 import { collectLdapAnswers } from '../login/ldapauth';
 import { onPamDone } from '../login/pam';
@@ -199,6 +200,7 @@ export function mainLoopOnce(): void {
   try {
     runTimers(getCachedTime());
     runQueue();
+    continueLookups();
     perLoopMaint(runQueue);
     runQueue();
     drainEnded();

@@ -14,6 +14,7 @@ import { applySettings, loadConfigFile } from '../config/loader';
 import { cf } from '../config/settings';
 import { tagPoolDirty } from '../link/dirty';
 import { killDatabase } from '../link/kill';
+import { forgetAnswers } from '../login/auth-cache';
 import { reloadHba } from '../login/hba-rules';
 import { sbufTlsSetup } from '../net/tls';
 import { poolList } from '../pool/pool';
@@ -58,6 +59,7 @@ export function loadConfig(firstLoad: boolean): boolean {
     if (users !== null) applyAuthFile(users);
   }
   reloadHba();
+  forgetAnswers(null);
   // a reload reopens the log file, for log rotation
   if (!firstLoad) resetLogging();
   warnIneffectiveSettings();

@@ -1,16 +1,21 @@
 /*
- * auth_query: looks up a user that is not in auth_file on the server, over a connection of auth_user.
+ * auth_query: looks up a user that is not in auth_file on the server, over a connection of auth_user. With
+ * auth_query_cache_time, logins share an answer (pool/lookups.ts) or use an earlier one (auth-cache.ts).
  */
 
 import { randomBytes } from 'node:crypto';
+import { isFrozen } from '../base/lifecycle';
 import { logError, slogDebug, slogError, slogInfo, slogNoise, wantDebug, wantNoise } from '../base/log';
+import { getCachedTime } from '../base/time';
 import { cf } from '../config/settings';
 import { findServer } from '../link/find-server';
 import { disconnectClient, disconnectServer } from '../link/objects';
 import { findOrRegisterDatabase } from '../link/registry';
 import { sbufContinue, sbufPause, sendPacket } from '../net/sbuf';
+import type { AuthAnswer, AuthLookup } from '../pool/auth-answer';
 import type { ClientSocket, PgCredentials, PgDatabase, ServerSocket } from '../pool/bouncer';
 import { dynamicLoginCredentials } from '../pool/database';
+import { endLookup, findLookup, startLookup, takeOrphans } from '../pool/lookups';
 import { LoginPhase } from '../pool/phases';
 import { getPool } from '../pool/pool';
 import { uncountUser } from '../pool/provisional';
@@ -20,9 +25,10 @@ import { MAX_PASSWORD, MAX_USERNAME } from '../wire/limits';
 import { writeExtQuery } from '../wire/messages';
 import { PqMsg } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
-import { PktReader, parseServerError, serverErrorLine } from '../wire/reader';
+import { isFatal, PktReader, parseServerError, serverErrorLine } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
 import { checkUserConnectionCount } from './admit';
+import { answerKey, authQueryCounts, cacheTime, findAnswer, renewAnswer } from './auth-cache';
 
 /**
  * Replaces the password of a user whose row has NULL, so that no login succeeds. Random, because a client could enter
@@ -52,18 +58,98 @@ function prepareAuthDatabase(client: ClientSocket): PgDatabase | null {
   return db;
 }
 
-/** Starts the look-up, or queues the client until a server is available for it. */
-export function startAuthQuery(client: ClientSocket, username: string): Verdict {
+function authQueryOf(db: PgDatabase): string {
+  return db.config.authQuery ?? cf.authQuery;
+}
+
+/**
+ * Finds the secret of a user: starts the look-up, or queues the client until a server is available for it, or until
+ * another login has the answer.
+ * @returns the verdict on the startup packet; null if an earlier answer has been taken
+ */
+export function startAuthQuery(client: ClientSocket, username: string): Verdict | null {
   const clientDb = client.db as PgDatabase;
   const db = prepareAuthDatabase(client);
   if (db === null) return Verdict.DISCONNECTED;
-  client.pool = getPool(db, clientDb.authUser as PgCredentials);
-  loginOf(client).phase = LoginPhase.AUTH_QUERY_SERVER;
-  if (!findServer(client)) return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
-  const query = clientDb.config.authQuery ?? cf.authQuery;
-  if (wantNoise()) slogNoise(client, `doing auth_conn query: ${query}`);
-  loginOf(client).phase = LoginPhase.AUTH_QUERY_RESULT;
+  const limit = cacheTime(clientDb);
+  const login = loginOf(client);
+  // after the wait for a server
+  if (limit === 0 || login.lookup?.leader === client) return runAuthQuery(client, db, username);
+  if (login.lookup !== null) return waitForAnswer(client, login.lookup);
+
+  const { name: authUser } = clientDb.authUser as PgCredentials;
+  const key = answerKey(db, authUser, authQueryOf(clientDb), username);
+  const answer = login.answer ?? findAnswer(key, limit);
+  if (answer !== null) {
+    authQueryCounts[login.answer === null ? 'cache' : 'shared']++;
+    return takeAnswer(client, answer, username) ? null : Verdict.DISCONNECTED;
+  }
+  const running = findLookup(key);
+  if (running === null) {
+    login.lookup = startLookup(key, client);
+    return runAuthQuery(client, db, username);
+  }
+  return waitForAnswer(client, running);
+}
+
+function waitForAnswer(client: ClientSocket, running: AuthLookup<ClientSocket>): Verdict {
+  const login = loginOf(client);
+  login.lookup = running;
+  running.waiters.add(client);
+  login.phase = LoginPhase.AUTH_QUERY_SHARED;
+  // it may have waited for a server, before it was handed over to this process
+  client.pool = null;
   sbufPause(client);
+  return Verdict.PAUSED;
+}
+
+/** Uses an answer that was not made for this login. @returns false if the client was disconnected */
+function takeAnswer(client: ClientSocket, answer: AuthAnswer, username: string): boolean {
+  const login = loginOf(client);
+  login.answer = answer;
+  login.cachedFor = username;
+  uncountUser(client);
+  client.loginUser = dynamicLoginCredentials(client.db as PgDatabase, answer.name, answer.passwd);
+  return checkUserConnectionCount(client);
+}
+
+/**
+ * A login with an earlier answer has failed: runs the query for it. The packet with the client's proof is then handled
+ * again.
+ */
+export function askAgain(client: ClientSocket): Verdict {
+  const clientDb = client.db as PgDatabase;
+  const login = loginOf(client);
+  const db = prepareAuthDatabase(client);
+  if (db === null) return Verdict.DISCONNECTED;
+  const { authUser } = clientDb;
+  // RELOAD has taken auth_user away
+  if (authUser === null) {
+    disconnectClient(client, true, 'bouncer config error');
+    return Verdict.DISCONNECTED;
+  }
+  if (login.lookup === null) {
+    login.lookup = startLookup(answerKey(db, authUser.name, authQueryOf(clientDb), login.cachedFor), client);
+  }
+  login.answer = null;
+  uncountUser(client);
+  client.loginUser = null;
+  return runAuthQuery(client, db, login.cachedFor);
+}
+
+/** Runs the query, once there is a server for it. */
+function runAuthQuery(client: ClientSocket, db: PgDatabase, username: string): Verdict {
+  const clientDb = client.db as PgDatabase;
+  const login = loginOf(client);
+  client.pool = getPool(db, clientDb.authUser as PgCredentials);
+  login.phase = LoginPhase.AUTH_QUERY_SERVER;
+  if (!findServer(client)) return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
+  const query = authQueryOf(clientDb);
+  if (wantNoise()) slogNoise(client, `doing auth_conn query: ${query}`);
+  login.phase = LoginPhase.AUTH_QUERY_RESULT;
+  sbufPause(client);
+  authQueryCounts.query++;
+  if (login.lookup !== null) login.lookup.askedAt = getCachedTime();
 
   const server = client.link as ServerSocket;
   server.ready = false;
@@ -92,13 +178,12 @@ function readUserRow(client: ClientSocket, server: ServerSocket, reader: PktRead
   if (passwd === null) return fail(server, 'bad packet');
   const user = untilNul(name).slice(0, MAX_USERNAME - 1);
   if (wantDebug()) slogDebug(client, `successfully parsed auth_query response for user ${user}`);
+  const secret = untilNul(passwd).slice(0, MAX_PASSWORD - 1);
+  const { lookup } = loginOf(client);
+  if (lookup !== null) lookup.answer = { key: lookup.key, name: user, passwd: secret, askedAt: lookup.askedAt };
   // if the query returns several rows, the last one counts
   uncountUser(client);
-  client.loginUser = dynamicLoginCredentials(
-    client.db as PgDatabase,
-    user,
-    untilNul(passwd).slice(0, MAX_PASSWORD - 1),
-  );
+  client.loginUser = dynamicLoginCredentials(client.db as PgDatabase, user, secret);
   return checkUserConnectionCount(client);
 }
 
@@ -108,8 +193,11 @@ function untilNul(text: string): string {
   return nul < 0 ? text : text.slice(0, nul);
 }
 
+/** The query failed: as for this login, it would for those that wait for its answer. */
 function fail(server: ServerSocket, reason: string): boolean {
+  const waiting = endLookup(server.link as ClientSocket);
   disconnectServer(server, false, reason);
+  for (const waiter of waiting) disconnectClient(waiter, true, 'bouncer config error');
   return false;
 }
 
@@ -144,7 +232,9 @@ export function handleAuthQueryResponse(
       break;
     case PqMsg.ErrorResponse:
       logError(serverErrorLine('S: error in auth_query', parseServerError(buf, off, end)));
-      fail(server, 'error response from auth_query');
+      // a server that ends its session says nothing about the query
+      if (isFatal(buf, off, end)) disconnectServer(server, false, 'error response from auth_query');
+      else fail(server, 'error response from auth_query');
       break;
     default:
       fail(server, 'unexpected response from auth_query');
@@ -152,10 +242,43 @@ export function handleAuthQueryResponse(
   return isDead(server) ? Verdict.DISCONNECTED : Verdict.CONSUMED;
 }
 
+function refuseUnknown(client: ClientSocket): void {
+  if (cf.logConnections) slogInfo(client, `login failed: db=${(client.db as PgDatabase).name}`);
+  disconnectClient(client, true, 'no such user');
+}
+
+/** Passes the answer on to the logins that wait for it, and to the cache. */
+function shareAnswer(client: ClientSocket, { key, answer }: AuthLookup<ClientSocket>): void {
+  loginOf(client).answer = answer;
+  renewAnswer(key, answer);
+  for (const waiter of endLookup(client)) {
+    if (answer === null) refuseUnknown(waiter);
+    else handleAgain(waiter, answer);
+  }
+}
+
+/** Handles the startup packet of a waiting login again. @param answer null = it has to ask */
+function handleAgain(waiter: ClientSocket, answer: AuthAnswer | null): void {
+  const login = loginOf(waiter);
+  login.answer = answer;
+  login.phase = LoginPhase.STARTUP;
+  sbufContinue(waiter);
+}
+
+/** At the end of a turn: logins whose look-up has ended without an answer, because its client has gone, ask again. */
+export function continueLookups(): void {
+  if (isFrozen()) return;
+  for (const client of takeOrphans()) {
+    if (client.login?.phase === LoginPhase.AUTH_QUERY_SHARED && !isDead(client))
+      handleAgain(client, client.login.answer);
+  }
+}
+
 function finishAuthQuery(client: ClientSocket, server: ServerSocket): void {
+  const { lookup } = loginOf(client);
+  if (lookup !== null) shareAnswer(client, lookup);
   if (client.loginUser === null) {
-    if (cf.logConnections) slogInfo(client, `login failed: db=${(client.db as PgDatabase).name}`);
-    disconnectClient(client, true, 'no such user');
+    refuseUnknown(client);
     return;
   }
   if (wantNoise()) slogNoise(client, 'auth query complete');

@@ -10,6 +10,7 @@ import {
   buildServerFirstMessage,
   readClientFinalMessage,
   readClientFirstMessage,
+  renewKeys,
   SCRAM_MD5_SECRET,
   saveScramKeys,
   verifyClientProof,
@@ -21,7 +22,7 @@ import { AuthType } from '../config/choices';
 import { cf } from '../config/settings';
 import { disconnectClient } from '../link/objects';
 import { sendPacket } from '../net/sbuf';
-import type { ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
+import type { ClientLogin, ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
 import { LoginPhase } from '../pool/phases';
 import { admitClient } from '../pool/provisional';
 import { isDead, loginOf } from '../pool/socket';
@@ -35,12 +36,16 @@ import {
 import { pktbufTemp } from '../wire/pktbuf';
 import { PktReader } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
+import { askAgain } from './auth-query';
 import { externalAuthBegin } from './external-auth';
 import { ldapQueue } from './ldapauth';
 import { pamQueue } from './pam';
 import { finishClientLogin } from './welcome';
 
 const MD5_SALT_LEN = 4;
+
+/** For the log and, unless it used SCRAM, for the client. */
+const WRONG_PASSWORD = 'password authentication failed';
 
 /** Requests the password by the client's method. @returns false if the client was disconnected */
 export function sendClientAuthReq(client: ClientSocket): boolean {
@@ -108,10 +113,15 @@ function scramFinal(client: ClientSocket, state: ScramState, message: string): s
   const error = readClientFinalMessage(state, message);
   if (error !== null) return error;
   if (!verifyFinalNonce(state)) return 'invalid SCRAM response (nonce does not match)';
-  if (!verifyClientProof(state)) return 'password authentication failed';
+  if (!verifyClientProof(state)) return WRONG_PASSWORD;
   const buf = pktbufTemp();
   writeAuthSASLFinal(buf, buildServerFinalMessage(state));
   return sendPacket(client, buf) ? null : 'failed to send auth req';
+}
+
+/** True if the login failed because of its secret, and the secret may have changed since auth_query was asked. */
+function mayBeOutdated(client: ClientSocket, error: string): boolean {
+  return loginOf(client).cachedFor !== '' && (error === WRONG_PASSWORD || error === SCRAM_MD5_SECRET);
 }
 
 function saslPacket(client: ClientSocket, reader: PktReader): Verdict {
@@ -132,6 +142,10 @@ function saslPacket(client: ClientSocket, reader: PktReader): Verdict {
     error = scramFinal(client, state, reader.rest());
   }
   if (error !== null) {
+    if (mayBeOutdated(client, error)) {
+      login.scram = state;
+      return askAgain(client);
+    }
     slogError(client, error);
     return refuse(client, 'SASL authentication failed');
   }
@@ -146,13 +160,25 @@ function saslPacket(client: ClientSocket, reader: PktReader): Verdict {
   return loginDone(client);
 }
 
+/** auth_query has answered again: the packet is checked against that. */
+function renewSecret(client: ClientSocket, login: ClientLogin): void {
+  login.cachedFor = '';
+  login.phase = LoginPhase.CHALLENGED;
+  if (login.scram !== null) renewKeys(login.scram, client.loginUser as PgCredentials);
+}
+
 /**
  * Handles a complete PasswordMessage, SASLInitialResponse or SASLResponse.
  * @param off start of the packet's body, which ends at `end`
  */
 export function handlePasswordPacket(client: ClientSocket, buf: Buffer, off: number, end: number): Verdict {
-  const { method, phase } = loginOf(client);
-  if (phase < LoginPhase.CHALLENGED) return refuse(client, 'client password pkt before startup packet');
+  const login = loginOf(client);
+  const { method } = login;
+  if (login.phase < LoginPhase.CHALLENGED) {
+    if (login.cachedFor === '') return refuse(client, 'client password pkt before startup packet');
+    if (login.phase !== LoginPhase.AUTH_QUERY_RESULT) return askAgain(client);
+    renewSecret(client, login);
+  }
   const reader = new PktReader(buf, off, end);
   if (method === AuthType.SCRAM_SHA_256) return saslPacket(client, reader);
   const passwd = reader.str();
@@ -160,6 +186,8 @@ export function handlePasswordPacket(client: ClientSocket, buf: Buffer, off: num
   if (passwd === '') return refuse(client, 'empty password returned by client');
   if (method === AuthType.LDAP) return externalAuthBegin(ldapQueue, client, passwd);
   if (method === AuthType.PAM) return externalAuthBegin(pamQueue, client, passwd);
-  if (!checkClientPasswd(client, passwd)) return refuse(client, 'password authentication failed');
+  if (!checkClientPasswd(client, passwd)) {
+    return login.cachedFor === '' ? refuse(client, WRONG_PASSWORD) : askAgain(client);
+  }
   return loginDone(client);
 }

@@ -297,7 +297,8 @@ function setPool(client: ClientSocket, dbname: string, username: string): Verdic
     } else {
       uncountUser(client);
       client.loginUser = null;
-      return startAuthQuery(client, username);
+      const verdict = startAuthQuery(client, username);
+      return verdict ?? finishSetPool(client);
     }
   }
   if (!useMockUser(client, username)) return Verdict.DISCONNECTED;

@@ -22,6 +22,7 @@ import { count, Stat } from '../pool/stats';
 import { varcacheEach, varcacheFillUnset } from '../pool/varcache';
 import { writeBackendKeyData, writeNotice, writeParameterStatus, writeReadyForQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
+import { keepAnswer } from './auth-cache';
 
 function welcomeClient(client: ClientSocket): boolean {
   const pool = client.pool as PgPool;
@@ -67,6 +68,7 @@ export function finishClientLogin(client: ClientSocket): boolean {
     return false;
   }
 
+  keepAnswer(client);
   const pool = admitClient(client);
   if (client.state === SocketState.CL_LOGIN) {
     changeClientState(client, SocketState.CL_ACTIVE);

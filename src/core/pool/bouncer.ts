@@ -8,6 +8,7 @@ import { getCachedTime } from '../base/time';
 import { DATABASE_DEFAULTS, type DatabaseConfig, USER_DEFAULTS, type UserConfig } from '../config/records';
 import { BACKENDKEY_LEN } from '../wire/packets';
 import type { PktBuf } from '../wire/pktbuf';
+import type { AuthAnswer, AuthLookup } from './auth-answer';
 import type { Batch } from './batch';
 import type { ConsoleSession } from './console-session';
 import type { Greeting } from './greeting';
@@ -344,6 +345,12 @@ export class ClientLogin {
   ldapOptions = '';
   /** of a replication client: the welcome message from its own server */
   welcome: Uint8Array | null = null;
+  /** the look-up that it runs, or waits for */
+  lookup: AuthLookup<ClientSocket> | null = null;
+  /** the answer of auth_query that it uses, to be kept if the login succeeds; null = not to be kept */
+  answer: AuthAnswer | null = null;
+  /** the name that auth_query was asked about, if its secret is an earlier answer; '' = the secret is fresh */
+  cachedFor = '';
 }
 
 /** A packet that is reassembled in its own memory because it must be handled as a whole. */

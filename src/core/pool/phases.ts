@@ -24,6 +24,8 @@ export const enum Dropping {
 export const enum LoginPhase {
   /** no valid startup packet yet */
   STARTUP,
+  /** waits for the answer to the auth_query of another login */
+  AUTH_QUERY_SHARED,
   /** waits for a server connection to run auth_query */
   AUTH_QUERY_SERVER,
   /** waits for the result of auth_query */

@@ -9,6 +9,7 @@
 import { uncountForDatabase, uncountForUser } from './admission';
 import type { ClientSocket, PgCredentials, PgDatabase, PgPool } from './bouncer';
 import { findDatabaseCredentials, removeDatabase } from './database';
+import { leaveLookup } from './lookups';
 import { getPool } from './pool';
 import { forgetGlobalUser } from './user';
 import { internVars } from './varcache';
@@ -30,6 +31,7 @@ export function uncountUser(client: ClientSocket): void {
 
 /** Stops counting the client for its database and its user, when it disconnects. */
 export function uncountClient(client: ClientSocket): void {
+  leaveLookup(client);
   uncountUser(client);
   uncountForDatabase(client);
   if (client.db !== null) forgetUnprovenDatabase(client.db);

@@ -18,6 +18,7 @@ import { shownVersion } from '../config/compat';
 import type { DatabaseConfig } from '../config/records';
 import { cf } from '../config/settings';
 import { formatLookup } from '../config/values';
+import { authQueryCounts } from '../login/auth-cache';
 import { databaseMaxClientConnections, databaseMaxConnections } from '../pool/admission';
 import type { PgCredentials, PgDatabase, PgPool } from '../pool/bouncer';
 import { changes, noteChange } from '../pool/changes';
@@ -286,6 +287,7 @@ export function nextMetricsReport(): MetricsReport {
     lists: { ...listCounts() },
     maxClientConn: cf.maxClientConn,
     maxUserConnections: cf.maxUserConnections,
+    authQuery: { ...authQueryCounts },
     ...changedPools(pools),
     gonePools,
     ...changedDatabases([...new Set([...alive, ...pools.map((pool) => pool.db), ...takeDatabases()])]),

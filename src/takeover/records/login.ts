@@ -15,6 +15,7 @@ export interface LoginFields {
   /** from 0.2.0 on */
   ldapOptions?: string;
   proxyHeaderDue?: true;
+  cachedFor?: string;
 }
 
 function scramRecord(state: object): Record<string, unknown> {
@@ -39,6 +40,7 @@ function scramOf(fields: Record<string, unknown>): ScramState {
 export function addLoginFields(record: LoginFields, login: ClientLogin): void {
   if (login.ldapOptions !== '') record.ldapOptions = login.ldapOptions;
   if (login.proxyHeaderDue) record.proxyHeaderDue = true;
+  if (login.cachedFor !== '') record.cachedFor = login.cachedFor;
   if (login.salt !== null) record.loginSalt = bytesText(login.salt);
   if (login.scram !== null) record.scram = scramRecord(login.scram);
 }
@@ -49,6 +51,7 @@ export function readLoginFields(record: LoginFields, client: ClientSocket, login
   login.scram = record.scram === undefined ? null : scramOf(record.scram);
   login.ldapOptions = record.ldapOptions ?? '';
   login.proxyHeaderDue = record.proxyHeaderDue === true;
+  login.cachedFor = record.cachedFor ?? '';
   if (login.phase !== LoginPhase.EXTERNAL_AUTH) return;
   // PAM or LDAP had not answered the old process: the packet with the password is still buffered and is handled again
   login.phase = LoginPhase.CHALLENGED;

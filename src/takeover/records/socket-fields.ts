@@ -154,12 +154,19 @@ export const flagNames: readonly string[] = flags.map(({ name }) => name);
 const READING = 1 << flagNames.indexOf('reading');
 const flagByName = new Map(flags.map((each) => [each.name, each]));
 
+/**
+ * True if the new process has to handle a packet of the client again: it waits for the server's answers to earlier
+ * requests, or for the auth_query of another login.
+ */
+function isHandledAgain(client: ClientSocket): boolean {
+  return client.link?.holding === true || client.login?.phase === LoginPhase.AUTH_QUERY_SHARED;
+}
+
 /** The flags of a socket as bits, in the order of flagNames. */
 export function flagBits(sk: AnySocket): number {
   let bits = 0;
   for (let i = 0; i < flags.length; i++) if ((flags[i] as Flag).get(sk)) bits |= 1 << i;
-  // the new process handles a packet again that waits for the server's answers to earlier requests
-  if (!isServerSocket(sk) && sk.link?.holding === true) bits |= READING;
+  if (!isServerSocket(sk) && isHandledAgain(sk)) bits |= READING;
   return bits;
 }
 
