@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-SCENARIOS=(edoburu url mounted root bitnami cloudnativepg pgo zalando airflow refusals)
+SCENARIOS=(edoburu url mounted root bitnami cloudnativepg pgo zalando airflow chart refusals)
 PG_PORT=5433
 TIMEOUT=30
 
@@ -56,6 +56,8 @@ make_small() {
   [ -e "$1/usr/bin/node" ] || cp "$scratch/node" "$1/usr/bin/node"
   copy_programs "$1" "$1"/usr/lib/tsbouncer/prebuilds/*/*.node
   rm -rf "${1:?}/tmp/"*
+  # as where musl is installed too: this Node does not use it
+  touch "$1"/usr/lib/ld-musl-{x86_64,aarch64}.so.1
   printf '%s\n' root:x:0:0:root:/:/usr/sbin/nologin nobody:x:65534:65534:nobody:/:/usr/sbin/nologin \
     pgbouncer:x:998:0:pgbouncer:/tmp:/usr/sbin/nologin >"$1/etc/passwd"
   printf 'root:x:0:\nnogroup:x:65534:\n' >"$1/etc/group"
@@ -145,6 +147,12 @@ query() {
   found=$(PGPASSWORD=${PASSWORD-secret} psql -X -At "host=127.0.0.1 port=$1 user=${USER_NAME-app} dbname=$2 ${3:-}" -c 'SELECT 6 * 7') ||
     fail "no answer"
   [ "$found" = 42 ] || fail "the answer is $found"
+}
+
+# PostgreSQL runs a query with this word.
+query_runs() {
+  PGPASSWORD=secret psql -X -At -h 127.0.0.1 -p $PG_PORT -U postgres postgres \
+    -c "SELECT 1 FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query LIKE '%$1%' AND state = 'active'" | grep -q 1
 }
 
 # A probe that connects and says nothing leaves no line in the log.
@@ -353,6 +361,35 @@ ignore_startup_parameters = extra_float_digits\n' $PG_PORT >"$folder/pgbouncer.i
   rm "$scratch/full/etc/pgbouncer/"*
 }
 
+# The Helm chart: test/packaging/render makes its manifests.
+chart() {
+  new_folder
+  (cd test/packaging/render && GO111MODULE=off GOPATH=/usr/share/gocode go build -o "$scratch/render" .)
+  echo "{databases: {'*': host=127.0.0.1 port=$PG_PORT}, auth: {users: {app: secret}}, drain: {timeout: 20}}" >"$folder/values.yaml"
+  "$scratch/render" packaging/helm/tsbouncer "$folder/values.yaml" | node -e '
+    const { parseAllDocuments } = require("yaml");
+    const { readFileSync, writeFileSync } = require("node:fs");
+    for (const document of parseAllDocuments(readFileSync(0, "utf8"))) {
+      const { kind, data } = document.toJS() ?? {};
+      const encoding = { ConfigMap: "utf8", Secret: "base64" }[kind];
+      for (const name in encoding ? data : {}) writeFileSync(`${process.argv[1]}/${name}`, data[name], encoding);
+    }' "$folder"
+  chown 0:998 "$folder"/*
+  chmod 0440 "$folder"/*
+  volumes=("$folder:/etc/pgbouncer")
+  start small 998:998 -- /usr/bin/tsbouncer-entrypoint pgbouncer /etc/pgbouncer/pgbouncer.ini
+  up
+  query 6432 app
+  for path in livez readyz; do node -e 'fetch(process.argv[1]).then((r) => process.exit(r.ok ? 0 : 1))' "http://127.0.0.1:9127/$path"; done
+  # it waits for a transaction, and disconnects the client at its end
+  PGPASSWORD=secret psql -X -At "host=127.0.0.1 port=6432 user=app dbname=app" -c 'BEGIN; SELECT pg_sleep(2); SELECT 6 * 7; COMMIT' \
+    >"$folder/answer" &
+  wait_for "a transaction" query_runs pg_sleep
+  stop TERM
+  wait $!
+  grep -qx 42 "$folder/answer" || fail "the transaction was interrupted"
+}
+
 # The container has ended by itself with this code and reason.
 ended() {
   local status=0
@@ -384,7 +421,7 @@ fi
 # ---- outside ----------------------------------------------------------------------------------------------------------
 
 [ "$(id -u)" = 0 ] || fail "only root can start a container"
-for program in unshare nsenter setpriv psql pgrep openssl ip ldd pkill killall; do
+for program in unshare nsenter setpriv psql pgrep openssl ip ldd pkill killall go; do
   command -v "$program" >/dev/null || fail "this machine has no $program"
 done
 bin=${PG_BIN:-$(find /usr/lib/postgresql -maxdepth 2 -name bin | sort -V | tail -n 1)}
