@@ -163,7 +163,10 @@ function main(): void {
   }
   claimDaemon();
   const options = readOptions();
-  if (options.check) process.exit(checkConfig(options.configFile, options.user, options.quiet));
+  if (options.check) {
+    checkConfig(options.configFile, options).then(process.exit);
+    return;
+  }
   const backend = prepare(options);
   if (options.daemon) {
     requireDaemonSettings(cf.pidfile, cf.logfile, cf.syslog);

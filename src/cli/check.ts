@@ -10,7 +10,7 @@ import { accessSync, constants, statSync, writeSync } from 'node:fs';
 import { posix } from 'node:path';
 import { logState, strerror } from '../core/base/log';
 import { native } from '../core/base/native';
-import { findBrokenLines, requiresAuthFile } from '../core/config/authfile';
+import { type AuthFileUser, findBrokenLines, loadAuthFile, requiresAuthFile } from '../core/config/authfile';
 import { AuthType } from '../core/config/choices';
 import { loadHba } from '../core/config/hba';
 import { loadIdent } from '../core/config/ident';
@@ -19,6 +19,9 @@ import { parseLdapOptions } from '../core/config/ldap-options';
 import { applySettings, ConfigBuilder, finishConfig, type ParsedConfig } from '../core/config/loader';
 import { cf } from '../core/config/settings';
 import { parseUint32 } from '../core/config/values';
+import { connectAll } from './check-connect';
+import { compareWithRunning } from './check-diff';
+import { findWarnings } from './check-machine';
 import { findTlsProblems } from './check-tls';
 
 /** Log lines of this level or worse are problems. */
@@ -33,6 +36,18 @@ interface Problem {
   text: string;
   /** the config can be used as it is */
   isWarning: boolean;
+}
+
+/** What --check does besides, and how it prints. */
+interface CheckOptions {
+  /** from the command line, or null */
+  user: string | null;
+  /** do not print the summary */
+  quiet: boolean;
+  /** --connect */
+  connect: boolean;
+  /** --diff */
+  diff: boolean;
 }
 
 /** One check of one config file. */
@@ -265,20 +280,54 @@ function compare(a: Problem, b: Problem): number {
   return a.line - b.line;
 }
 
-/** All problems of a config file. @param user from the command line, or null */
-function findProblems(configFile: string, user: string | null = null): Problem[] {
+/** The users of auth_file. Its errors are reported by checkAuthFile(). */
+function readUsers(): AuthFileUser[] {
+  const path = cf.authFile ?? '';
+  let users: AuthFileUser[] | null = null;
+  if (path !== '') {
+    captureLog(() => {
+      users = loadAuthFile(path, true);
+    });
+  }
+  return users ?? [];
+}
+
+/** What needs the network: databases and the running pooler. */
+async function checkOutside(check: Check, parsed: ParsedConfig, options: CheckOptions): Promise<void> {
+  const users = readUsers();
+  if (options.connect) {
+    const { findings, notes } = await connectAll(parsed, users);
+    for (const { key, text, isWarning } of findings) reportAt(check, key, text, isWarning);
+    if (!options.quiet) for (const note of notes) write(STDERR_FD, `${oneLine(note)}\n`);
+  }
+  if (options.diff) {
+    const { differences, error } = await compareWithRunning(parsed, users);
+    for (const line of differences) write(STDOUT_FD, `${oneLine(line)}\n`);
+    if (error !== null) report(check, check.configFile, 0, error);
+  }
+}
+
+/** All problems of a config file. */
+async function findProblems(configFile: string, options: CheckOptions): Promise<Problem[]> {
   const check: Check = { configFile, problems: [], positions: new Map() };
   cf.configFile = configFile;
   const parsed = checkIni(check);
   if (parsed !== null) {
     applySettings(parsed, true);
-    becomeUser(check, user);
+    becomeUser(check, options.user);
     checkAuthentication(check, parsed);
     for (const { setting, text, isWarning } of findTlsProblems(captureLog))
       reportAt(check, `pgbouncer/${setting}`, text, isWarning);
     checkSystem(check);
+    for (const { key, text } of findWarnings(parsed, readUsers().length)) reportAt(check, key, text, true);
+    await checkOutside(check, parsed, options);
   }
   return check.problems.sort(compare);
+}
+
+/** One line of output: a server's text must not move the cursor of a terminal. */
+function oneLine(text: string): string {
+  return Array.from(text, (char) => (char < ' ' || char === '\x7f' ? ' ' : char)).join('');
 }
 
 function write(fd: number, text: string): void {
@@ -296,14 +345,14 @@ function summaryOf(found: number, warned: number): string {
  * `tsbouncer --check FILE`: prints one line per problem and warning to stdout, and their numbers to stderr.
  * @returns the exit code: 0 = no problem found
  */
-export function checkConfig(configFile: string, user: string | null, quiet: boolean): number {
-  const all = findProblems(configFile, user);
+export async function checkConfig(configFile: string, options: CheckOptions): Promise<number> {
+  const all = await findProblems(configFile, options);
   for (const { file, line, text, isWarning } of all) {
     const place = `${file}:${line > 0 ? `${line}:` : ''}`;
-    write(STDOUT_FD, `${place} ${isWarning ? 'warning: ' : ''}${text.replaceAll('\n', ' ')}\n`);
+    write(STDOUT_FD, `${place} ${isWarning ? 'warning: ' : ''}${oneLine(text)}\n`);
   }
   const warned = all.filter(({ isWarning }) => isWarning).length;
   const found = all.length - warned;
-  if (!quiet) write(STDERR_FD, `${configFile}: ${summaryOf(found, warned)}\n`);
+  if (!options.quiet) write(STDERR_FD, `${configFile}: ${summaryOf(found, warned)}\n`);
   return found === 0 ? 0 : 1;
 }

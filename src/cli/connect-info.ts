@@ -17,6 +17,8 @@ export interface Target {
   /** path of the Unix socket, null for TCP; an abstract name starts with a zero byte */
   socketPath: string | null;
   password: string | null;
+  /** the password is a line of auth_file, which may have an md5 hash instead */
+  storedSecret?: boolean;
 }
 
 type SslMode = 'disable' | 'allow' | 'prefer' | 'require' | 'verify-ca' | 'verify-full';

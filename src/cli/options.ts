@@ -17,6 +17,10 @@ export interface Options {
   quiet: boolean;
   /** --check: check the config and the files it names, and report problems */
   check: boolean;
+  /** --check --connect: log in to the databases too */
+  connect: boolean;
+  /** --check --diff: print what a RELOAD would change */
+  diff: boolean;
   reboot: boolean;
   /** number of -v options */
   verbose: number;
@@ -34,8 +38,11 @@ export interface Answer {
 /** The name at the start of every text, without a path. */
 export const PROGRAM_NAME = 'tsbouncer';
 
-/** The options of the table: long name, letter ('' = none), and whether a value follows. */
-export const OPTIONS: readonly { name: string; letter: string; takesValue: boolean }[] = [
+/**
+ * The options of the table: long name, letter ('' = none), and whether a value follows. Options that PgBouncer's names
+ * could be mistaken for have to be written in full.
+ */
+export const OPTIONS: readonly { name: string; letter: string; takesValue: boolean; inFull?: boolean }[] = [
   { name: 'quiet', letter: 'q', takesValue: false },
   { name: 'verbose', letter: 'v', takesValue: false },
   { name: 'help', letter: 'h', takesValue: false },
@@ -44,6 +51,8 @@ export const OPTIONS: readonly { name: string; letter: string; takesValue: boole
   { name: 'reboot', letter: 'R', takesValue: false },
   { name: 'user', letter: 'u', takesValue: true },
   { name: 'check', letter: '', takesValue: false },
+  { name: 'connect', letter: '', takesValue: false, inFull: true },
+  { name: 'diff', letter: '', takesValue: false, inFull: true },
 ];
 
 type Option = (typeof OPTIONS)[number];
@@ -72,6 +81,8 @@ Options:
   -h, --help           show this help, then exit
 
       --check          load all that CONFIG_FILE names, report what is wrong with it, then exit
+      --connect        with --check: log in to the databases too
+      --diff           with --check: print what a RELOAD would change
 
 Instead of CONFIG_FILE:
   ${program} mkauth FILE CONNSTR   write the users of a PostgreSQL server to FILE, for auth_file
@@ -110,7 +121,7 @@ function answerOf(option: Option, program: string): Answer | null {
 function findLong(name: string, typed: string): Option | string {
   const exact = OPTIONS.find((option) => option.name === name);
   if (exact !== undefined) return exact;
-  const candidates = OPTIONS.filter((option) => option.name.startsWith(name));
+  const candidates = OPTIONS.filter((option) => option.name.startsWith(name) && option.inFull !== true);
   if (candidates.length === 0) return `unrecognized option '--${typed}'`;
   if (candidates.length === 1) return candidates[0] as Option;
   const names = candidates.map((option) => ` '--${option.name}'`).join('');
@@ -201,6 +212,9 @@ export function parseOptions(args: readonly string[], program: string = PROGRAM_
 
   const flags = OPTIONS.filter((option) => !option.takesValue).map((option) => option.name);
   const parsed = minimist([...walk.tidy, '--', ...walk.files], { boolean: flags, string: ['user'] });
+  if (parsed.check !== true && (parsed.connect === true || parsed.diff === true)) {
+    return refusal(program, '--connect and --diff need --check');
+  }
   const users = [parsed.user ?? []].flat() as string[];
   const lastUser = users.at(-1);
   return {
@@ -209,6 +223,8 @@ export function parseOptions(args: readonly string[], program: string = PROGRAM_
     quiet: parsed.quiet === true,
     reboot: parsed.reboot === true,
     check: parsed.check === true,
+    connect: parsed.connect === true,
+    diff: parsed.diff === true,
     verbose: walk.tidy.filter((arg) => arg === '--verbose').length,
     user: lastUser === undefined ? null : byteString(lastUser),
   };

@@ -1,7 +1,7 @@
 /*
- * A PostgreSQL client for one query, on Node's own sockets: for commands that run without the pooler's event loop. It
+ * A PostgreSQL client for a few queries, on Node's own sockets: for commands that run without the pooler's event loop. It
  * authenticates by trust, password, md5 or SCRAM-SHA-256, and uses TLS as sslmode specifies. Strings are byte strings.
- * Called by mkauth.ts.
+ * Called by mkauth.ts and by --check.
  */
 
 import { readFileSync } from 'node:fs';
@@ -16,6 +16,7 @@ import {
   readServerFirstMessage,
   verifyServerSignature,
 } from '../core/auth/scram-client';
+import { PasswordType, passwordType } from '../core/auth/secret';
 import { strerror } from '../core/base/log';
 import { AuthReq, NEW_HEADER_LEN, Pkt, PqMsg } from '../core/wire/packets';
 import type { ConnInfo, Target } from './connect-info';
@@ -132,6 +133,8 @@ class Login {
     private readonly wire: Wire,
     private readonly user: string,
     private readonly givenPassword: string | null,
+    /** the password is from auth_file: an md5 hash is used as such */
+    private readonly storedSecret: boolean,
   ) {}
 
   answer(body: Buffer): void {
@@ -168,7 +171,9 @@ class Login {
   }
 
   private md5(salt: Buffer): string {
-    const inner = pgMd5Encrypt(this.password(), this.user);
+    const password = this.password();
+    const isHash = this.storedSecret && passwordType(password) === PasswordType.MD5;
+    const inner = isHash ? password : pgMd5Encrypt(password, this.user);
     const outer = inner === null ? null : pgMd5Encrypt(inner.slice(3), salt.subarray(0, 4));
     if (outer === null) throw new Error('could not encrypt password');
     return outer;
@@ -204,7 +209,7 @@ class Login {
 async function logIn(wire: Wire, info: ConnInfo, target: Target): Promise<void> {
   const parameters = Object.entries(info.startup).flat().map(cstring);
   wire.sendStartup(Pkt.STARTUP_V3, Buffer.concat([...parameters, Buffer.alloc(1)]));
-  const login = new Login(wire, info.user, target.password);
+  const login = new Login(wire, info.user, target.password, target.storedSecret === true);
   for (;;) {
     const { type, body } = await wire.next();
     if (type === PqMsg.ErrorResponse) throw serverError(body);
@@ -231,9 +236,29 @@ function columns(row: Buffer): (string | null)[] {
   return values;
 }
 
-async function query(wire: Wire, sql: string): Promise<(string | null)[][]> {
-  wire.send(PqMsg.Query, cstring(sql));
+/** The names in a RowDescription. */
+function columnNames(body: Buffer): string[] {
+  const names: string[] = [];
+  let at = 2;
+  for (let left = body.readUInt16BE(0); left > 0; left--) {
+    const end = body.indexOf(0, at);
+    names.push(body.toString('latin1', at, end));
+    // table, column, type, size, modifier, format
+    at = end + 1 + 18;
+  }
+  return names;
+}
+
+/** The answer to one query. */
+export interface Answer {
+  names: string[];
+  rows: (string | null)[][];
+}
+
+/** Reads the answer to what was sent, up to ReadyForQuery. */
+async function readAnswer(wire: Wire): Promise<Answer> {
   const rows: (string | null)[][] = [];
+  let names: string[] = [];
   let failure: ServerError | null = null;
   let size = 0;
   for (;;) {
@@ -249,14 +274,37 @@ async function query(wire: Wire, sql: string): Promise<(string | null)[][]> {
         break;
       case PqMsg.ReadyForQuery:
         if (failure !== null) throw failure;
-        return rows;
+        return { names, rows };
       case PqMsg.RowDescription:
+        names = columnNames(body);
+        break;
       case PqMsg.CommandComplete:
+      case PqMsg.EmptyQueryResponse:
+      case PqMsg.ParseComplete:
+      case PqMsg.BindComplete:
+      case PqMsg.NoData:
         break;
       default:
         if (!isAside(type)) throw protocolError(type);
     }
   }
+}
+
+function query(wire: Wire, sql: string): Promise<Answer> {
+  wire.send(PqMsg.Query, cstring(sql));
+  return readAnswer(wire);
+}
+
+/** Runs a query with one parameter, $1. */
+function queryWith(wire: Wire, sql: string, parameter: string): Promise<Answer> {
+  const value = Buffer.from(parameter, 'latin1');
+  const int16 = (number: number) => int32(number).subarray(2);
+  wire.send(PqMsg.Parse, cstring(''), cstring(sql), int16(0));
+  wire.send(PqMsg.Bind, cstring(''), cstring(''), int16(0), int16(1), int32(value.length), value, int16(0));
+  wire.send(PqMsg.Describe, Buffer.from('P'), cstring(''));
+  wire.send(PqMsg.Execute, cstring(''), int32(0));
+  wire.send(PqMsg.Sync);
+  return readAnswer(wire);
 }
 
 /** Waits for the event, or throws the socket's error. */
@@ -300,13 +348,13 @@ async function startTls(socket: Socket, info: ConnInfo, target: Target): Promise
   return inside;
 }
 
-interface Session {
+interface OpenConnection {
   wire: Wire;
   socket: Socket;
 }
 
 /** Opens a session with one server, with or without TLS. */
-async function open(info: ConnInfo, target: Target, tls: boolean): Promise<Session> {
+async function open(info: ConnInfo, target: Target, tls: boolean): Promise<OpenConnection> {
   const { socketPath, address, port } = target;
   const socket = socketPath === null ? connectSocket({ host: address, port }) : connectSocket({ path: socketPath });
   let timedOut = false;
@@ -365,7 +413,7 @@ function describe(target: Target, err: unknown): string {
 }
 
 /** Opens a session with the first server in the list that accepts the login. */
-async function openAny(info: ConnInfo): Promise<Session> {
+async function openAny(info: ConnInfo): Promise<OpenConnection> {
   const failures = new Set<string>();
   for (const target of info.targets) {
     for (const tls of tlsChoices(info, target)) {
@@ -387,10 +435,39 @@ async function openAny(info: ConnInfo): Promise<Session> {
 export async function fetchRows(info: ConnInfo, sql: string): Promise<(string | null)[][]> {
   const { wire, socket } = await openAny(info);
   try {
-    const rows = await query(wire, sql);
+    const { rows } = await query(wire, sql);
     wire.send(PqMsg.Terminate);
     return rows;
   } finally {
+    socket.destroySoon();
+  }
+}
+
+/** Runs queries in one session. */
+export interface Session {
+  /** @param parameter the value of $1, if the query has one */
+  ask(sql: string, parameter?: string): Promise<Answer>;
+}
+
+/**
+ * Opens a session, runs `act` and closes the session. Throws what `act` throws, and if no server can be reached.
+ * @param limitMs for all of it
+ */
+export async function withSession<T>(
+  info: ConnInfo,
+  limitMs: number,
+  act: (session: Session) => Promise<T>,
+): Promise<T> {
+  const { wire, socket } = await openAny({ ...info, connectTimeoutMs: limitMs });
+  const timer = setTimeout(() => socket.destroy(new Error('timeout expired')), limitMs);
+  try {
+    const ask = (sql: string, parameter?: string) =>
+      parameter === undefined ? query(wire, sql) : queryWith(wire, sql, parameter);
+    const result = await act({ ask });
+    wire.send(PqMsg.Terminate);
+    return result;
+  } finally {
+    clearTimeout(timer);
     socket.destroySoon();
   }
 }

@@ -77,6 +77,18 @@ export function checkPidfile(path: string | null): void {
   }
 }
 
+/** True if the pidfile names a running process. @param path byte string; '' = no pidfile */
+export function pidfileIsLive(path: string): boolean {
+  if (path === '') return false;
+  try {
+    const pid = parsePid(readFileSync(osPath(path), 'latin1').slice(0, PIDFILE_BYTES_MAX));
+    return pid > 0 && isRunning(pid);
+  } catch {
+    // missing or unreadable: no pooler that is known
+    return false;
+  }
+}
+
 /**
  * Writes this process's pid into a file that must not exist yet, and removes it at exit. Ends the process on failure.
  * @param path byte string; null or empty = no pidfile wanted

@@ -68,6 +68,8 @@ it('a command line with only a file name sets no option', () => {
     daemon: false,
     quiet: false,
     check: false,
+    connect: false,
+    diff: false,
     reboot: false,
     verbose: 0,
     user: null,
@@ -84,6 +86,8 @@ it('short options work alone, in clusters, and after the file name', () => {
     daemon: true,
     quiet: true,
     check: false,
+    connect: false,
+    diff: false,
     reboot: true,
     verbose: 4,
     user: null,
@@ -98,6 +102,8 @@ it('long options and their unique abbreviations work', () => {
     daemon: true,
     quiet: true,
     check: false,
+    connect: false,
+    diff: false,
     reboot: true,
     verbose: 2,
     user: 'joe',
@@ -133,6 +139,13 @@ it('bad options are refused with the texts of the C library and exit code 1', ()
     const stderr = `tsbouncer: ${message}\nTry "tsbouncer --help" for more information.\n`;
     assert.deepEqual(answer(...args), { exitCode: 1, stdout: '', stderr }, args.join(' '));
   }
+});
+
+it('--connect and --diff belong to --check, and have no abbreviations', () => {
+  assert.match(answer('--diff', 'x.ini').stderr, /^tsbouncer: --connect and --diff need --check\n/);
+  assert.equal(options('--check', '--diff', 'x.ini').diff, true);
+  assert.equal(options('--check', '--connect', 'x.ini').connect, true);
+  assert.equal(options('--d', 'x.ini').daemon, true);
 });
 
 itUnless(noOriginal)('PgBouncer refuses the same command lines with the same texts', async () => {
