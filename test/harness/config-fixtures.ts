@@ -108,6 +108,7 @@ compat_version|1.26|no
 conffile|-|yes
 core_dumps|0|yes
 default_pool_size|20|yes
+dirty_session|ignore|yes
 disable_pqexec|0|no
 dns_max_ttl|15|yes
 dns_nxdomain_ttl|15|yes

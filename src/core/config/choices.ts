@@ -30,6 +30,16 @@ export const enum PoolMode {
   INHERIT = 3,
 }
 
+/** Values of dirty_session. */
+export const enum DirtySession {
+  IGNORE,
+  LOG,
+  RESET,
+  REFUSE,
+  /** not set for this database or user: the next wider setting applies */
+  INHERIT,
+}
+
 export const enum SslMode {
   DISABLED = 0,
   ALLOW = 1,
@@ -95,6 +105,13 @@ export const poolModeMap: readonly Lookup[] = [
   { name: 'session', value: PoolMode.SESSION },
   { name: 'transaction', value: PoolMode.TX },
   { name: 'statement', value: PoolMode.STMT },
+];
+
+export const dirtySessionMap: readonly Lookup[] = [
+  { name: 'ignore', value: DirtySession.IGNORE },
+  { name: 'log', value: DirtySession.LOG },
+  { name: 'reset', value: DirtySession.RESET },
+  { name: 'refuse', value: DirtySession.REFUSE },
 ];
 
 export const sslModeMap: readonly Lookup[] = [

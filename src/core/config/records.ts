@@ -6,6 +6,8 @@
 import { logError, logWarning } from '../base/log';
 import { MAX_DBNAME, MAX_PASSWORD, MAX_USERNAME } from '../wire/limits';
 import {
+  DirtySession,
+  dirtySessionMap,
   LoadBalanceHosts,
   loadBalanceHostsMap,
   PoolMode,
@@ -33,6 +35,7 @@ export interface DatabaseConfig {
   minPoolSize: number;
   resPoolSize: number;
   poolMode: PoolMode;
+  dirtySession: DirtySession;
   maxDbConnections: number;
   maxDbClientConnections: number;
   /** usec */
@@ -64,6 +67,7 @@ export interface DatabaseConfig {
 export interface UserConfig {
   name: string;
   poolMode: PoolMode;
+  dirtySession: DirtySession;
   poolSize: number;
   resPoolSize: number;
   maxUserConnections: number;
@@ -102,6 +106,7 @@ export const DATABASE_DEFAULTS: Readonly<DatabaseConfig> = Object.freeze({
   minPoolSize: -1,
   resPoolSize: -1,
   poolMode: PoolMode.INHERIT,
+  dirtySession: DirtySession.INHERIT,
   maxDbConnections: -1,
   maxDbClientConnections: -1,
   serverLifetime: 0,
@@ -125,6 +130,7 @@ export const DATABASE_DEFAULTS: Readonly<DatabaseConfig> = Object.freeze({
 export const USER_DEFAULTS: Readonly<UserConfig> = Object.freeze({
   name: '',
   poolMode: PoolMode.INHERIT,
+  dirtySession: DirtySession.INHERIT,
   poolSize: -1,
   resPoolSize: -1,
   maxUserConnections: -1,
@@ -214,6 +220,13 @@ function applyPoolMode(config: { poolMode: PoolMode }, value: string): string | 
   return null;
 }
 
+function applyDirtySession(config: { dirtySession: DirtySession }, value: string): string | null {
+  const mode = parseLookup(dirtySessionMap, value);
+  if (mode === null) return `invalid dirty_session: ${value}`;
+  config.dirtySession = mode;
+  return null;
+}
+
 /** Rejects names and passwords that are too long; PgBouncer truncates them and logs a bug. */
 function limited<T>(what: string, limit: number, store: (config: T, value: string) => void): ApplyParam<T> {
   return (config, value) => {
@@ -291,6 +304,7 @@ const databaseParams: ReadonlyMap<string, ApplyParam<DatabaseDraft>> = new Map<s
     },
   ],
   ['pool_mode', applyPoolMode],
+  ['dirty_session', applyDirtySession],
   ['connect_query', plain((db, v) => (db.connectQuery = v))],
   ['application_name', plain((db, v) => (db.applicationName = v))],
   ['auth_query', plain((db, v) => (db.authQuery = v))],
@@ -350,6 +364,7 @@ export function parseDatabase(name: string, connstr: string): DatabaseConfig | n
 
 const userParams: ReadonlyMap<string, ApplyParam<UserConfig>> = new Map<string, ApplyParam<UserConfig>>([
   ['pool_mode', applyPoolMode],
+  ['dirty_session', applyDirtySession],
   ['pool_size', plain((user, v) => (user.poolSize = atoi(v)))],
   ['reserve_pool_size', plain((user, v) => (user.resPoolSize = atoi(v)))],
   ['max_user_connections', plain((user, v) => (user.maxUserConnections = atoi(v)))],

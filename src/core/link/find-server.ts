@@ -16,6 +16,7 @@ import { writeErrorResponse, writeQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import type { ServerError } from '../wire/reader';
 import { launchFor } from './launch';
+import { watchLeftovers } from './leftovers';
 import { disconnectClient, disconnectServer, pauseClient } from './objects';
 import { dropRestOfAnswer } from './recovery';
 
@@ -143,6 +144,7 @@ export function findServer(client: ClientSocket): boolean {
   const stats = server.pool.stats;
   count(stats, Stat.SERVER_ASSIGNMENT_COUNT, 1);
   changeServerState(server, SocketState.SV_ACTIVE);
+  watchLeftovers(server);
   if (!varsSent) return true;
   server.settingVars = true;
   server.ready = false;

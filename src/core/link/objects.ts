@@ -8,12 +8,11 @@ import type { StatList } from '../base/list';
 import { fatal, slogDebug, slogInfo, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
 import { native } from '../base/native';
 import { getCachedTime, USEC } from '../base/time';
-import { PoolMode, TargetSession } from '../config/choices';
+import { TargetSession } from '../config/choices';
 import { cf } from '../config/settings';
 import { dnsCancel } from '../net/dnslookup';
 import { sbufClose, sbufContinue, sbufIsEmpty, sbufPause, sendBytes, sendPacket, unblockSource } from '../net/sbuf';
 import {
-  connectionPoolMode,
   databaseMinPoolSize,
   poolPoolSize,
   poolServerLifetime,
@@ -38,10 +37,10 @@ import { freeClientStatements, freeServerStatements } from '../pool/statements';
 import { changeClientState, changeServerState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
 import { observe, Timing } from '../pool/timings';
-import { varcacheForget } from '../pool/varcache';
 import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import { endAttempt, nextTarget } from './hosts';
+import { queryOnRelease, settleLeftovers, usesResetQuery } from './leftovers';
 import { beginRecovery, isRecoverable, RecoveryStep, recoveryStep } from './recovery';
 import { isSettling, startSettling } from './settling';
 
@@ -328,14 +327,14 @@ function waitsForReplacement(server: ServerSocket, since: number): boolean {
 }
 
 function resetOnRelease(server: ServerSocket): boolean {
-  if (wantDebug()) slogDebug(server, `resetting: ${cf.serverResetQuery}`);
-  varcacheForget(server, false);
+  const query = queryOnRelease(server);
+  if (wantDebug()) slogDebug(server, `resetting: ${query}`);
   // until the reset query is answered: a flush later in this turn must not release the server again
   server.ready = false;
   server.resetting = true;
   server.unnamedSeq = 0;
   const buf = pktbufTemp();
-  writeQuery(buf, cf.serverResetQuery);
+  writeQuery(buf, query);
   if (sendPacket(server, buf)) return true;
   disconnectServer(server, false, 'reset query failed');
   return false;
@@ -374,8 +373,7 @@ function unlinkOnRelease(server: ServerSocket): SocketState {
     // the client waited until this server had sent its bytes, and no further event would wake it
     if (client.blocked) unblockSource(client);
   }
-  if (cf.serverResetQuery !== '' && (cf.serverResetQueryAlways || connectionPoolMode(server) === PoolMode.SESSION))
-    return SocketState.SV_TESTED;
+  if (usesResetQuery(server) || settleLeftovers(server, client)) return SocketState.SV_TESTED;
   if (cf.serverCheckDelay === 0 && cf.serverCheckQuery !== '') return SocketState.SV_USED;
   return SocketState.SV_IDLE;
 }

@@ -7,7 +7,7 @@
  */
 
 import { Family } from '../base/native';
-import { PoolMode } from '../config/choices';
+import { DirtySession, PoolMode } from '../config/choices';
 import { cf } from '../config/settings';
 import {
   type AnySocket,
@@ -31,6 +31,13 @@ export function poolPoolMode(pool: PgPool): PoolMode {
 export function connectionPoolMode(sk: AnySocket): PoolMode {
   if (sk.replication !== Replication.NONE) return PoolMode.SESSION;
   return poolPoolMode(sk.pool as PgPool);
+}
+
+export function poolDirtySession(pool: PgPool): DirtySession {
+  const ofUser = pool.user?.globalUser?.config.dirtySession ?? DirtySession.INHERIT;
+  if (ofUser !== DirtySession.INHERIT) return ofUser;
+  const ofDb = pool.db.config.dirtySession;
+  return ofDb === DirtySession.INHERIT ? cf.dirtySession : ofDb;
 }
 
 export function poolPoolSize(pool: PgPool): number {

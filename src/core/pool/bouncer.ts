@@ -12,6 +12,7 @@ import type { AuthAnswer, AuthLookup } from './auth-answer';
 import type { Batch } from './batch';
 import type { ConsoleSession } from './console-session';
 import type { Greeting } from './greeting';
+import type { Leftovers } from './leftovers';
 import { Dropping, LoginPhase, ProtocolTry, ServerLoginPhase } from './phases';
 import type { ClientStatement, Deallocation, ServerStatements } from './prepare';
 import { Recovery } from './recovery';
@@ -475,6 +476,8 @@ export class ServerSocket extends PgSocket {
   queryFailed = false;
   /** has announced the end of its session; the end of the stream follows */
   dying = false;
+  /** what clients have left behind in its session; null = not watched */
+  leftovers: Leftovers | null = null;
   /** its client has left, and it is being made usable again */
   recovery: Recovery = Recovery.NONE;
   /** usec */

@@ -157,11 +157,13 @@ export function isAlwaysTracked(name: string): boolean {
 /**
  * Stores a value that a server has reported.
  * @param changed false if it is the server's default: at its login, after a reload of its config
+ * @returns true if it is tracked
  */
-export function varcacheReport(server: ServerVars, name: string, value: string, changed: boolean): void {
-  if (!varcacheSet(server.vars, name, value)) return;
+export function varcacheReport(server: ServerVars, name: string, value: string, changed: boolean): boolean {
+  if (!varcacheSet(server.vars, name, value)) return false;
   const slot = lookup.get(asciiLower(name)) as number;
   server.varBits[slot] = (server.varBits[slot] ?? 0) | VarBit.REPORTED | (changed ? VarBit.CHANGED : 0);
+  return true;
 }
 
 /** Stores the bits of a variable, in a handover. */

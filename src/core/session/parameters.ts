@@ -20,7 +20,8 @@ export function loadParameter(server: ServerSocket, off: number, end: number): b
   if (wantDebug()) slogDebug(server, `S: param: ${name} = ${value}`);
   if (noteRole(server, name, value)) roleChanged(server);
   const client = server.link;
-  varcacheReport(server, name, value, client !== null && !server.settingVars);
+  const tracked = varcacheReport(server, name, value, client !== null && !server.settingVars);
+  if (tracked && server.leftovers !== null && !server.settingVars) server.leftovers.reports++;
   // what RESET reports is the server's default, not the client's value
   if (client !== null && (!server.settingVars || isAlwaysTracked(name))) {
     if (wantDebug()) slogDebug(client, `setting client var: ${name}='${value}'`);

@@ -38,12 +38,13 @@ import {
 } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
 import { bulkEnd, bulkOfServer } from './bulk';
+import { Completion, completion, queryEnded, refuseSession } from './complete';
 import { countBytes, countTimes } from './counters';
-import { mayDiscard, noteDiscarded, SUBSTITUTE_COMPLETE_LEN, substituteDone } from './deallocate';
 import { resumeHeldPacket } from './inspect';
 import { loadParameter } from './parameters';
 import { answerFakes } from './prepared';
 import { ErrorFate, READY_LEN, renamedError, statementError } from './repair';
+import { testedQuery, testFailed } from './tested';
 
 const hdr = new PktHdr();
 
@@ -74,9 +75,15 @@ function forwardRun(server: ServerSocket, off: number, end: number): boolean {
  */
 let replacement: PktBuf | null = null;
 let replacedLen = 0;
+/** the replacement is the end of the client */
+let refused = false;
 
-/** Sends the replacement of a packet, and the made-up answers after it. @returns false if a connection broke */
+/** Sends the replacement of a packet, and the made-up answers after it. @returns false if a connection broke or ended */
 function sendReplacement(server: ServerSocket): boolean {
+  if (refused) {
+    refuseSession(server);
+    return false;
+  }
   const client = server.link as ClientSocket;
   if (replacement !== null) {
     const res = native.sendBytes(client.handle, replacement.buf, 0, replacement.pos);
@@ -261,25 +268,12 @@ function endCopy(server: ServerSocket, failed: boolean): void {
 const deallocateComplete = new PktBuf();
 writeCommandComplete(deallocateComplete, 'DEALLOCATE');
 
-/** The query that a server in SV_TESTED runs. */
-function testedQuery(server: ServerSocket): string {
-  if (server.recovery !== Recovery.NONE) return 'rollback';
-  return server.resetting ? 'reset query' : 'test query';
-}
-
-/**
- * server_reset_query or server_check_query failed. The server must not be reused: the state of its session is unknown.
- * @returns NEED_MORE until the whole packet, with the reason, has arrived
- */
-function testFailed(server: ServerSocket, off: number, end: number): Verdict {
+/** A query of the pooler failed. @returns NEED_MORE until the whole packet, with the reason, has arrived */
+function ownQueryFailed(server: ServerSocket, off: number, end: number): Verdict {
   const len = hdr.len;
   const verdict = wholePacket(server, off, end);
   if (verdict !== Verdict.CONSUMED) return verdict;
-  const tested = server.resetting ? 'server_reset_query' : 'server_check_query';
-  const name = server.recovery === Recovery.NONE ? tested : 'rollback';
-  const error = parseServerError(arena, off + NEW_HEADER_LEN, off + len);
-  slogWarning(server, serverErrorLine(`${name} failed`, error));
-  disconnectServer(server, true, `${testedQuery(server)} failed`);
+  testFailed(server, off, len);
   return Verdict.DISCONNECTED;
 }
 
@@ -363,10 +357,12 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
 /** @returns FORWARD, or a final verdict */
 function readyForQuery(server: ServerSocket, off: number, end: number): Verdict {
   if (end - off < NEW_HEADER_LEN + 1) return Verdict.NEED_MORE;
+  const status = arena[off + NEW_HEADER_LEN];
+  const left = server.leftovers;
+  if (left !== null && queryEnded(server, left, status === TxStatus.Idle)) return refuse(READY_LEN);
   if (!popReadyRequest(server) && server.queryFailed) clearRequestsUntil(server, PqMsg.Sync, PqMsg.Sync);
   server.queryFailed = false;
   if (server.batch?.recording) server.batch.drop();
-  const status = arena[off + NEW_HEADER_LEN];
   server.failedTx = status === TxStatus.Failed;
   if (status === TxStatus.Idle) {
     packetState.ready = true;
@@ -387,22 +383,18 @@ function readyForQuery(server: ServerSocket, off: number, end: number): Verdict 
 
 function commandComplete(server: ServerSocket, off: number, end: number): Verdict {
   const len = hdr.len;
-  let substitute: PktBuf | null = null;
-  if (mayDiscard(len)) {
-    if (end - off < len) return Verdict.NEED_MORE;
-    noteDiscarded(server, off + NEW_HEADER_LEN, off + len - 1);
-  } else if (len === SUBSTITUTE_COMPLETE_LEN && server.requests.hasNotes()) {
-    if (end - off < len) return Verdict.NEED_MORE;
-    if (substituteDone(server, arena, off)) substitute = deallocateComplete;
-  }
+  const fate = completion(server, off, end, len);
+  if (fate === Completion.MORE) return Verdict.NEED_MORE;
+  if (fate === Completion.REFUSE) return refuse(len);
   if (server.copyMode) endCopy(server, false);
   popRequest(server, PqMsg.Execute);
   const verdict = deliver(server, off, end, len);
-  return substitute !== null && verdict === Verdict.FORWARD ? replace(substitute, len) : verdict;
+  return fate === Completion.DEALLOCATE && verdict === Verdict.FORWARD ? replace(deallocateComplete, len) : verdict;
 }
 
 function errorResponse(server: ServerSocket, off: number, end: number): Verdict {
-  if (server.state === SocketState.SV_TESTED && server.recovery !== Recovery.DRAIN) return testFailed(server, off, end);
+  if (server.state === SocketState.SV_TESTED && server.recovery !== Recovery.DRAIN)
+    return ownQueryFailed(server, off, end);
   if (!server.settingVars) return workError(server, off, end);
   const verdict = wholePacket(server, off, end);
   if (verdict !== Verdict.CONSUMED) return verdict;
@@ -418,7 +410,15 @@ function errorResponse(server: ServerSocket, off: number, end: number): Verdict 
 function replace(by: PktBuf | null, len: number): Verdict {
   replacement = by;
   replacedLen = len;
+  refused = false;
   return Verdict.REWRITE;
+}
+
+/** Ends the client instead of forwarding `len` bytes of the server, after everything before them. */
+function refuse(len: number): Verdict {
+  const verdict = replace(null, len);
+  refused = true;
+  return verdict;
 }
 
 /** Handles an error in answer to a logged-in client's request. */

@@ -5,6 +5,7 @@
 
 import { countServer } from '../../core/pool/admission';
 import type { ServerSocket } from '../../core/pool/bouncer';
+import { Leftovers } from '../../core/pool/leftovers';
 import { NoteKind } from '../../core/pool/prepare';
 import type { RequestQueue } from '../../core/pool/requests';
 import {
@@ -46,6 +47,8 @@ export interface ServerRecord extends SocketRecord {
   staleStatements?: number[];
   /** VarBit of each variable */
   varBits?: number[];
+  /** Leftovers.numbers() */
+  leftovers?: number[];
 }
 
 function requestList(queue: RequestQueue): number[] {
@@ -60,6 +63,7 @@ export function serverRecord(server: ServerSocket, described: Described, seen: S
   const { host, requests } = server;
   if (host !== null) record.host = host;
   record.varBits = server.varBits;
+  if (server.leftovers !== null) record.leftovers = server.leftovers.numbers();
   if (requests.count > 0) {
     record.requests = requestList(requests);
     record.subjects = record.requests.map((_, at) => requests.subjectAt(at));
@@ -94,6 +98,10 @@ function noteTuple({ at, kind, server, client }: RequestPrepared, seen: SeeQuery
 export function readServer(record: ServerRecord, server: ServerSocket, frame: Frame): void {
   readSocket(record, server, frame);
   frame.varBitsOf(record.varBits, server);
+  if (record.leftovers !== undefined) {
+    server.leftovers = new Leftovers();
+    server.leftovers.restore(record.leftovers);
+  }
   server.login = null;
   server.cancelKey = bytesOf(record.cancelKey);
   server.host = record.host ?? null;
