@@ -28,7 +28,7 @@ import {
   parseTimeUsec,
   parseUint32,
 } from '../../src/core/config/values';
-import { dir, load, loadBad, logged, resetSettingsAround, SHOW_CONFIG, write } from '../harness/config-fixtures';
+import { dir, load, loadBad, logged, resetSettingsAround, SHOW_CONFIG } from '../harness/config-fixtures';
 import { describe, it } from '../harness/limits';
 
 resetSettingsAround();
@@ -379,50 +379,6 @@ describe('ini files', () => {
   it('an ini file must be a regular file', () => {
     const messages = logged(() => assert.equal(loadConfigFile(dir), null));
     assert.match(messages[0] as string, /^ERROR could not load file ".*": .*directory$/i);
-  });
-});
-
-describe('%include', () => {
-  it('%include reads a file in place, including its sections', () => {
-    const inner = write('verbose = 3\n[databases]\ninner =\n', 'inner one.ini');
-    const parsed = load(`[pgbouncer]\nverbose = 1\n%include \t${inner} \t\nouter =\n`);
-    assert.deepEqual(
-      parsed.settings.map((line) => [line.name, line.value, line.file, line.line]),
-      [['verbose', '3', inner, 1]],
-    );
-    assert.deepEqual(
-      parsed.databases.map((db) => db.name),
-      ['inner', 'outer'],
-    );
-  });
-
-  it('an error in an included file names every file on the path to it', () => {
-    const inner = write('\nlisten_port = x\n', 'bad.ini');
-    assert.deepEqual(loadBad(`[pgbouncer]\n\n%include ${inner}\n`), [
-      `ERROR invalid value "x" for parameter listen_port in configuration (${inner}:2)`,
-      'ERROR error processing include file in configuration (FILE:3), stopping loading',
-    ]);
-  });
-
-  it('%include of a missing file is an error', () => {
-    const messages = loadBad('[pgbouncer]\n%include /nonexistent/x.ini\n');
-    assert.match(messages[0] as string, /^ERROR could not load file "\/nonexistent\/x\.ini": no such file/i);
-    assert.equal(messages[1], 'ERROR error processing include file in configuration (FILE:2), stopping loading');
-  });
-
-  it('%include can be nested ten levels deep', () => {
-    const chain = (depth: number): string => {
-      let path = write('verbose = 5\n');
-      for (let i = 1; i < depth; i++) path = write(`%include ${path}\n`);
-      return `[pgbouncer]\n%include ${path}\n`;
-    };
-    assert.equal(load(chain(10)).settings[0]?.value, '5');
-    const messages = loadBad(chain(11));
-    assert.match(messages[0] as string, /^ERROR include nesting level too deep \(.*:1\), stopping loading$/);
-    assert.equal(messages.length, 11);
-    const self = join(dir, 'self.ini');
-    write(`[pgbouncer]\n%include ${self}\n`, 'self.ini');
-    assert.equal(logged(() => assert.equal(loadConfigFile(self), null)).length, 11);
   });
 });
 

@@ -6,7 +6,8 @@
  * text if blank lines follow. A key may also be in double quotes, with "" for a quote, as PgBouncer's documentation
  * says; its code accepts single quotes only.
  */
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { posix } from 'node:path';
 import { logDebug, logError, strerror, wantDebug } from '../base/log';
 
 /** Limit of nesting for %include. */
@@ -109,14 +110,50 @@ function parseInclude(at: Cursor, handler: IniHandler): boolean {
     return false;
   }
   at.pos += '%include'.length;
-  const file = takeRest(at);
-  logDebug(`processing include: ${file}`);
-  if (!parseFile(file, handler, at.depth + 1)) {
-    logError(`error processing include file in configuration (${at.file}:${at.line}), stopping loading`);
+  const name = takeRest(at);
+  let files: string[];
+  try {
+    files = includedFiles(name);
+  } catch (err) {
+    logError(`could not read folder "${name}": ${strerror(err)} (${at.file}:${at.line}), stopping loading`);
     return false;
   }
-  logDebug(`returned to processing file ${at.file}`);
+  for (const file of files) {
+    logDebug(`processing include: ${file}`);
+    if (!parseFile(file, handler, at.depth + 1)) {
+      logError(`error processing include file in configuration (${at.file}:${at.line}), stopping loading`);
+      return false;
+    }
+    logDebug(`returned to processing file ${at.file}`);
+  }
   return true;
+}
+
+function isKind(path: string, kind: 'isFile' | 'isDirectory'): boolean {
+  return statSync(Buffer.from(path, 'latin1'), { throwIfNoEntry: false })?.[kind]() === true;
+}
+
+/**
+ * The files that an include names: one file, the *.ini files of a folder, or those that match a pattern whose last part
+ * has a `*`. Hidden files are not included. They come in byte order. Throws as fs does if the folder cannot be read.
+ */
+function includedFiles(name: string): string[] {
+  const pattern = posix.basename(name);
+  const isPattern = pattern.includes('*');
+  if (!isPattern && !isKind(name, 'isDirectory')) return [name];
+  const folder = isPattern ? posix.dirname(name) : name;
+  const parts = (isPattern ? pattern : '*.ini').split('*').map((part) => part.replace(/[^A-Za-z0-9]/g, '\\$&'));
+  const wanted = new RegExp(`^(?!\\.)${parts.join('.*')}$`, 's');
+  return readdirSync(Buffer.from(folder, 'latin1'), 'buffer')
+    .map((entry) => entry.toString('latin1'))
+    .filter((entry) => wanted.test(entry))
+    .sort(byBytes)
+    .map((entry) => posix.join(folder, entry))
+    .filter((path) => isKind(path, 'isFile'));
+}
+
+function byBytes(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
 }
 
 function parseSection(at: Cursor, handler: IniHandler): boolean {
