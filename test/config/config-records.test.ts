@@ -4,7 +4,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { DirtySession, LoadBalanceHosts, PoolMode, TargetSession } from '../../src/core/config/choices';
+import { DirtySession, ListenMode, LoadBalanceHosts, PoolMode, TargetSession } from '../../src/core/config/choices';
 import { parseDatabase } from '../../src/core/config/records';
 import { load, loadBad, resetSettingsAround } from '../harness/config-fixtures';
 import { describe, it } from '../harness/limits';
@@ -26,6 +26,7 @@ describe('[databases]', () => {
         resPoolSize: -1,
         poolMode: PoolMode.INHERIT,
         dirtySession: DirtySession.INHERIT,
+        listenMode: ListenMode.INHERIT,
         maxDbConnections: -1,
         maxDbClientConnections: -1,
         serverLifetime: 0,
@@ -64,7 +65,7 @@ describe('[databases]', () => {
       "application_name=app timezone='Europe/Berlin' datestyle=ISO client_encoding=LATIN1 dbname=real host=h1,h2 " +
       "port=5433,5434 target_session_attrs=standby user=u password='p''w d' auth_user=au auth_dbname=ad auth_query='SELECT 1' auth_query_cache_time=1.5 pool_size=1 min_pool_size=2 " +
       'reserve_pool_size=3 query_wait_timeout=4 max_db_connections=5 max_db_client_connections=6 server_lifetime=7 server_login_concurrency=8 max_protocol_version=3.0 ' +
-      "load_balance_hosts=DISABLE pool_mode=statement dirty_session=reset connect_query='SET a = 1'";
+      "load_balance_hosts=DISABLE pool_mode=statement dirty_session=reset listen_mode=pin connect_query='SET a = 1'";
     const parsed = load(`[databases]\ndb = ${connstr}\n[pgbouncer]\n`);
     assert.deepEqual(parsed.databases[0], {
       name: 'db',
@@ -78,6 +79,7 @@ describe('[databases]', () => {
       resPoolSize: 3,
       poolMode: PoolMode.STMT,
       dirtySession: DirtySession.RESET,
+      listenMode: ListenMode.PIN,
       maxDbConnections: 5,
       maxDbClientConnections: 6,
       serverLifetime: 7e6,
@@ -165,7 +167,7 @@ describe('[databases]', () => {
 describe('[users]', () => {
   it("users have PgBouncer's defaults and accept every parameter", () => {
     const parsed = load(
-      '[users]\na =\nb = pool_mode=Transaction dirty_session=log pool_size=1 reserve_pool_size=2 max_user_connections=3 ' +
+      '[users]\na =\nb = pool_mode=Transaction dirty_session=log listen_mode=refuse pool_size=1 reserve_pool_size=2 max_user_connections=3 ' +
         'max_user_client_connections=4 transaction_timeout=5 idle_transaction_timeout=6 query_timeout=7 ' +
         'query_wait_timeout=8 client_idle_timeout=9\n[pgbouncer]\n',
     );
@@ -174,6 +176,7 @@ describe('[users]', () => {
         name: 'a',
         poolMode: PoolMode.INHERIT,
         dirtySession: DirtySession.INHERIT,
+        listenMode: ListenMode.INHERIT,
         poolSize: -1,
         resPoolSize: -1,
         maxUserConnections: -1,
@@ -189,6 +192,7 @@ describe('[users]', () => {
         name: 'b',
         poolMode: PoolMode.TX,
         dirtySession: DirtySession.LOG,
+        listenMode: ListenMode.REFUSE,
         poolSize: 1,
         resPoolSize: 2,
         maxUserConnections: 3,
@@ -219,6 +223,7 @@ describe('[users]', () => {
     ['pool_mode', 'ERROR syntax error in user settings'],
     ['pool_mode=x', 'ERROR invalid pool mode: x'],
     ['dirty_session=x', 'ERROR invalid dirty_session: x'],
+    ['listen_mode=share', 'ERROR invalid listen_mode: share'],
     ['min_pool_size=1', 'ERROR unrecognized user parameter: min_pool_size'],
   ];
   for (const [connstr, message] of bad) {

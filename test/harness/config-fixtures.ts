@@ -121,6 +121,7 @@ io_threads_load|60|no
 job_name|pgbouncer|no
 listen_addr||no
 listen_backlog|128|no
+listen_mode|ignore|yes
 listen_port|6432|no
 log_connections|1|yes
 log_disconnections|1|yes

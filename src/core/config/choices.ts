@@ -40,6 +40,15 @@ export const enum DirtySession {
   INHERIT,
 }
 
+/** Values of listen_mode. */
+export const enum ListenMode {
+  IGNORE,
+  REFUSE,
+  PIN,
+  /** not set for this database or user: the next wider setting applies */
+  INHERIT,
+}
+
 export const enum SslMode {
   DISABLED = 0,
   ALLOW = 1,
@@ -112,6 +121,12 @@ export const dirtySessionMap: readonly Lookup[] = [
   { name: 'log', value: DirtySession.LOG },
   { name: 'reset', value: DirtySession.RESET },
   { name: 'refuse', value: DirtySession.REFUSE },
+];
+
+export const listenModeMap: readonly Lookup[] = [
+  { name: 'ignore', value: ListenMode.IGNORE },
+  { name: 'refuse', value: ListenMode.REFUSE },
+  { name: 'pin', value: ListenMode.PIN },
 ];
 
 export const sslModeMap: readonly Lookup[] = [

@@ -8,7 +8,9 @@ import { MAX_DBNAME, MAX_PASSWORD, MAX_USERNAME } from '../wire/limits';
 import {
   DirtySession,
   dirtySessionMap,
+  ListenMode,
   LoadBalanceHosts,
+  listenModeMap,
   loadBalanceHostsMap,
   PoolMode,
   poolModeMap,
@@ -36,6 +38,7 @@ export interface DatabaseConfig {
   resPoolSize: number;
   poolMode: PoolMode;
   dirtySession: DirtySession;
+  listenMode: ListenMode;
   maxDbConnections: number;
   maxDbClientConnections: number;
   /** usec */
@@ -68,6 +71,7 @@ export interface UserConfig {
   name: string;
   poolMode: PoolMode;
   dirtySession: DirtySession;
+  listenMode: ListenMode;
   poolSize: number;
   resPoolSize: number;
   maxUserConnections: number;
@@ -107,6 +111,7 @@ export const DATABASE_DEFAULTS: Readonly<DatabaseConfig> = Object.freeze({
   resPoolSize: -1,
   poolMode: PoolMode.INHERIT,
   dirtySession: DirtySession.INHERIT,
+  listenMode: ListenMode.INHERIT,
   maxDbConnections: -1,
   maxDbClientConnections: -1,
   serverLifetime: 0,
@@ -131,6 +136,7 @@ export const USER_DEFAULTS: Readonly<UserConfig> = Object.freeze({
   name: '',
   poolMode: PoolMode.INHERIT,
   dirtySession: DirtySession.INHERIT,
+  listenMode: ListenMode.INHERIT,
   poolSize: -1,
   resPoolSize: -1,
   maxUserConnections: -1,
@@ -227,6 +233,13 @@ function applyDirtySession(config: { dirtySession: DirtySession }, value: string
   return null;
 }
 
+function applyListenMode(config: { listenMode: ListenMode }, value: string): string | null {
+  const mode = parseLookup(listenModeMap, value);
+  if (mode === null) return `invalid listen_mode: ${value}`;
+  config.listenMode = mode;
+  return null;
+}
+
 /** Rejects names and passwords that are too long; PgBouncer truncates them and logs a bug. */
 function limited<T>(what: string, limit: number, store: (config: T, value: string) => void): ApplyParam<T> {
   return (config, value) => {
@@ -305,6 +318,7 @@ const databaseParams: ReadonlyMap<string, ApplyParam<DatabaseDraft>> = new Map<s
   ],
   ['pool_mode', applyPoolMode],
   ['dirty_session', applyDirtySession],
+  ['listen_mode', applyListenMode],
   ['connect_query', plain((db, v) => (db.connectQuery = v))],
   ['application_name', plain((db, v) => (db.applicationName = v))],
   ['auth_query', plain((db, v) => (db.authQuery = v))],
@@ -365,6 +379,7 @@ export function parseDatabase(name: string, connstr: string): DatabaseConfig | n
 const userParams: ReadonlyMap<string, ApplyParam<UserConfig>> = new Map<string, ApplyParam<UserConfig>>([
   ['pool_mode', applyPoolMode],
   ['dirty_session', applyDirtySession],
+  ['listen_mode', applyListenMode],
   ['pool_size', plain((user, v) => (user.poolSize = atoi(v)))],
   ['reserve_pool_size', plain((user, v) => (user.resPoolSize = atoi(v)))],
   ['max_user_connections', plain((user, v) => (user.maxUserConnections = atoi(v)))],

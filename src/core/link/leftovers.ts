@@ -1,12 +1,12 @@
 /*
- * Session state that clients leave behind in transaction and statement pooling (dirty_session). Tags of commands tell what
- * it is: session/ notes them, and objects.ts asks here when it releases the server.
+ * Session state that clients leave behind in transaction and statement pooling (dirty_session), and LISTEN (listen_mode).
+ * Tags of commands tell what it is: session/ notes them, and objects.ts asks here when it releases the server.
  */
 
 import { slogWarning } from '../base/log';
-import { DirtySession, PoolMode } from '../config/choices';
+import { DirtySession, ListenMode, PoolMode } from '../config/choices';
 import { cf } from '../config/settings';
-import { connectionPoolMode, poolDirtySession } from '../pool/admission';
+import { connectionPoolMode, poolDirtySession, poolListenMode } from '../pool/admission';
 import type { ClientSocket, PgPool, ServerSocket } from '../pool/bouncer';
 import { Left, Leftovers, leftCommands } from '../pool/leftovers';
 import { varcacheForget } from '../pool/varcache';
@@ -28,10 +28,30 @@ export function usesResetQuery(server: ServerSocket): boolean {
 
 /** A server gets a client: begins to note what clients leave behind, or ends it. */
 export function watchLeftovers(server: ServerSocket): void {
-  const wanted =
-    poolDirtySession(server.pool) !== DirtySession.IGNORE && connectionPoolMode(server) !== PoolMode.SESSION;
+  const { pool } = server;
+  const either = poolDirtySession(pool) !== DirtySession.IGNORE || poolListenMode(pool) !== ListenMode.IGNORE;
+  const wanted = either && connectionPoolMode(server) !== PoolMode.SESSION;
   if (wanted === (server.leftovers !== null)) return;
   server.leftovers = wanted ? new Leftovers() : null;
+}
+
+/** True if a server stays with its client because that listens (listen_mode = pin). */
+export function isPinned(server: ServerSocket): boolean {
+  const left = server.leftovers;
+  return left !== null && (left.kinds & Left.CHANNELS) !== 0 && poolListenMode(server.pool) === ListenMode.PIN;
+}
+
+/** True if a server stays with its client between transactions. */
+export function keepsClient(server: ServerSocket): boolean {
+  return connectionPoolMode(server) === PoolMode.SESSION || isPinned(server);
+}
+
+/** The kinds of Left that end the client, or'ed. */
+export function refusedKinds(pool: PgPool): number {
+  const all = poolDirtySession(pool) === DirtySession.REFUSE ? ~0 : 0;
+  const listen = poolListenMode(pool);
+  if (listen === ListenMode.REFUSE) return all | Left.CHANNELS;
+  return listen === ListenMode.PIN ? all & ~Left.CHANNELS : all;
 }
 
 function connectQuery(pool: PgPool): string {
@@ -58,18 +78,20 @@ export function settleLeftovers(server: ServerSocket, client: ClientSocket | nul
     return true;
   }
   // the client left before it could be told
-  if (mode === DirtySession.REFUSE && left.certain !== 0) server.closeNeeded = true;
-  if (mode === DirtySession.LOG && left.certain !== 0)
-    slogWarning(client ?? server, `session state left behind on the server: ${leftCommands(left.certain)}`);
-  left.clear();
-  return false;
+  if ((left.certain & refusedKinds(server.pool)) !== 0) server.closeNeeded = true;
+  const listened = isPinned(server);
+  const named = left.certain & ~(listened ? Left.CHANNELS : 0);
+  if (mode === DirtySession.LOG && named !== 0)
+    slogWarning(client ?? server, `session state left behind on the server: ${leftCommands(named)}`);
+  left.clear(listened ? Left.CHANNELS : 0);
+  return listened;
 }
 
 /** The query that undoes what has been left behind on a server, which is assumed to be undone from now on. */
 function undoQuery(server: ServerSocket): string {
   const left = server.leftovers;
   if (left === null) return '';
-  const query = connectQuery(server.pool);
+  const query = poolDirtySession(server.pool) === DirtySession.RESET ? connectQuery(server.pool) : '';
   // connect_query runs again, as on a new connection
   const kinds = query === '' ? left.kinds : ~0;
   left.clear();

@@ -7,7 +7,7 @@
  */
 
 import { Family } from '../base/native';
-import { DirtySession, PoolMode } from '../config/choices';
+import { DirtySession, ListenMode, PoolMode } from '../config/choices';
 import { cf } from '../config/settings';
 import {
   type AnySocket,
@@ -38,6 +38,13 @@ export function poolDirtySession(pool: PgPool): DirtySession {
   if (ofUser !== DirtySession.INHERIT) return ofUser;
   const ofDb = pool.db.config.dirtySession;
   return ofDb === DirtySession.INHERIT ? cf.dirtySession : ofDb;
+}
+
+export function poolListenMode(pool: PgPool): ListenMode {
+  const ofUser = pool.user?.globalUser?.config.listenMode ?? ListenMode.INHERIT;
+  if (ofUser !== ListenMode.INHERIT) return ofUser;
+  const ofDb = pool.db.config.listenMode;
+  return ofDb === ListenMode.INHERIT ? cf.listenMode : ofDb;
 }
 
 export function poolPoolSize(pool: PgPool): number {

@@ -111,9 +111,15 @@ export class Leftovers {
     this.inBlock = !idle;
   }
 
-  /** Everything has been undone. */
-  clear(): void {
-    this.kinds = this.certain = 0;
+  /** Everything has been undone. @param kept what has not been */
+  clear(kept = 0): void {
+    this.kinds &= kept;
+    this.certain &= kept;
+  }
+
+  /** UNLISTEN * was executed alone. In a transaction that may still fail, it does not count. */
+  unlistened(): void {
+    if (!this.inBlock) this.remove(Left.CHANNELS);
   }
 
   private add(kind: Left, certain = true): void {

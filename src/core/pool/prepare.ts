@@ -236,6 +236,8 @@ export const enum NoteKind {
   CLOSE,
   /** SQL's DEALLOCATE: the note has the statement that it removed; without a client's statement, ALL */
   DEALLOCATE,
+  /** SQL's UNLISTEN * */
+  UNLISTEN,
   /** Parse of a name already in use: the note has the statement of that name */
   DUPLICATE,
 }

@@ -121,6 +121,7 @@ export function settleNote(server: ServerSocket, note: RequestNote): void {
       if (note.server !== null) releasePreparedStatement(note.server.ps);
       if (client !== null) dropClientStatement(server.link, client);
       return;
+    case NoteKind.UNLISTEN:
     case NoteKind.DUPLICATE:
   }
 }

@@ -30,6 +30,7 @@ import { BACKENDKEY_LEN, BACKENDKEY_MAX, NEW_HEADER_LEN, Pkt, PqMsg } from '../w
 import { getHeader, hdr2hex, incompleteHeader, PktHdr, pktDesc } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
 import { bulkEnd } from './bulk';
+import { noteUnlisten } from './complete';
 import { DEALLOCATE_MAX, executeDeallocate, mayDeallocate } from './deallocate';
 import { queryPacket, requestAnswers, statementPacket, unnamedFound } from './inspect';
 import { appendBytes, appendRun, clearOutgoing, flushRun, outgoing, outgoingIsLarge } from './outgoing';
@@ -426,6 +427,8 @@ function workPacket(client: ClientSocket, buf: Buffer, off: number, end: number)
   if (verdict === Verdict.REWRITE) return verdict;
   if (unnamed) return unnamedPacket(client, type, buf, off, end, len);
   if (type === PqMsg.Execute && client.deallocating !== null) executeDeallocate(client, server);
+  else if (type === PqMsg.Query && server.leftovers !== null)
+    server.requests.push(type, ResponseAction.FORWARD, noteUnlisten(server, buf, off, end, len));
   else if (answered) server.requests.push(type, ResponseAction.FORWARD);
   return Verdict.FORWARD;
 }

@@ -1,15 +1,17 @@
 /*
  * The end of a command, as a server tells it by CommandComplete and ReadyForQuery: what the command has changed in the
- * session, and clients that may not change it (dirty_session = refuse). Called by server.ts.
+ * session. A client may not be allowed to do that, or it may keep its server from then on. Called by server.ts.
  */
 
+import { slogInfo } from '../base/log';
 import { arena } from '../base/native';
-import { DirtySession } from '../config/choices';
-import { resetRestores } from '../link/leftovers';
+import { ListenMode } from '../config/choices';
+import { isPinned, refusedKinds, resetRestores } from '../link/leftovers';
 import { disconnectClient, disconnectServer } from '../link/objects';
-import { poolDirtySession } from '../pool/admission';
+import { poolListenMode } from '../pool/admission';
 import { type ServerSocket, SocketState } from '../pool/bouncer';
-import { LEFT_TAG_MAX, type Leftovers, leftCommands } from '../pool/leftovers';
+import { LEFT_TAG_MAX, Left, type Leftovers, leftCommands } from '../pool/leftovers';
+import { NoteKind, RequestNote } from '../pool/prepare';
 import { Recovery } from '../pool/recovery';
 import { NEW_HEADER_LEN } from '../wire/packets';
 import { mayDiscard, noteDiscarded, SUBSTITUTE_COMPLETE_LEN, substituteDone } from './deallocate';
@@ -36,8 +38,13 @@ function isClients(server: ServerSocket): boolean {
 
 /** True if the client has to be told that it may not do what it has done. */
 function isRefused(server: ServerSocket, left: Leftovers): boolean {
-  if (left.certain === 0 || poolDirtySession(server.pool) !== DirtySession.REFUSE) return false;
+  if (left.certain === 0 || (left.certain & refusedKinds(server.pool)) === 0) return false;
   return server.state === SocketState.SV_ACTIVE && server.link?.state === SocketState.CL_ACTIVE;
+}
+
+/** True if the oldest request is an UNLISTEN * that was sent alone: see noteUnlisten(). */
+function answersUnlistenAll({ requests }: ServerSocket): boolean {
+  return requests.count > 0 && requests.firstNote()?.kind === NoteKind.UNLISTEN;
 }
 
 /** Handles a CommandComplete in the arena at [off, off + len). @param end end of the received bytes */
@@ -51,7 +58,11 @@ export function completion(server: ServerSocket, off: number, end: number, len: 
   if (substituted && substituteDone(server, arena, off)) return Completion.DEALLOCATE;
   if (!noted) return Completion.FORWARD;
   const tag = len <= COMPLETE_MAX ? arena.toString('latin1', off + NEW_HEADER_LEN, off + len - 1) : '';
+  const listened = (left.kinds & Left.CHANNELS) !== 0;
   left.note(tag, resetRestores(server.pool));
+  if (tag === 'UNLISTEN' && listened && answersUnlistenAll(server)) left.unlistened();
+  if (!listened && server.link !== null && isPinned(server))
+    slogInfo(server.link, 'LISTEN: the client keeps its server connection');
   return isRefused(server, left) ? Completion.REFUSE : Completion.FORWARD;
 }
 
@@ -68,10 +79,32 @@ export function queryEnded(server: ServerSocket, left: Leftovers, idle: boolean)
 /** Ends a client that changed the session of its server, and the server. */
 export function refuseSession(server: ServerSocket): void {
   const client = server.link;
-  const commands = leftCommands(server.leftovers?.certain ?? 0);
-  const reason = `${commands} is not allowed: it outlasts the transaction (dirty_session = refuse)`;
+  const kinds = (server.leftovers?.certain ?? 0) & refusedKinds(server.pool);
+  const byListen = kinds === Left.CHANNELS && poolListenMode(server.pool) === ListenMode.REFUSE;
+  const setting = byListen ? 'listen_mode' : 'dirty_session';
+  const reason = `${leftCommands(kinds)} is not allowed: it outlasts the transaction (${setting} = refuse)`;
   server.link = null;
   if (client !== null) client.link = null;
   disconnectServer(server, true, 'a client has changed the session');
   if (client !== null) disconnectClient(client, true, reason, NOT_SUPPORTED);
+}
+
+/** Longest query that is examined, in bytes. */
+const UNLISTEN_MAX = NEW_HEADER_LEN + 64;
+const UNLISTEN_ALL = /^[ \t\n\v\f\r]*unlisten[ \t\n\v\f\r]*\*[ \t\n\v\f\r;]*$/i;
+
+/**
+ * The note for a simple query of a client that keeps its server because it listens; null if it is not an UNLISTEN * that
+ * has arrived completely.
+ */
+export function noteUnlisten(
+  server: ServerSocket,
+  buf: Buffer,
+  off: number,
+  end: number,
+  len: number,
+): RequestNote | null {
+  if (len > UNLISTEN_MAX || end - off < len || !isPinned(server)) return null;
+  const text = buf.toString('latin1', off + NEW_HEADER_LEN, off + len - 1);
+  return UNLISTEN_ALL.test(text) ? new RequestNote(NoteKind.UNLISTEN, null, null) : null;
 }

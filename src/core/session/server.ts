@@ -9,6 +9,7 @@ import { getCachedTime } from '../base/time';
 import { PoolMode, TargetSession } from '../config/choices';
 import { cf } from '../config/settings';
 import { varsRejected } from '../link/find-server';
+import { keepsClient } from '../link/leftovers';
 import { continueRecovery, disconnectClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
 import { noteServerError } from '../link/target-session';
 import { handleAuthQueryResponse } from '../login/auth-query';
@@ -214,7 +215,7 @@ export function serverFlushed(server: ServerSocket): void {
     return;
   }
   const state = server.state;
-  if (state !== SocketState.SV_TESTED && !server.resetting && connectionPoolMode(server) === PoolMode.SESSION) return;
+  if (state !== SocketState.SV_TESTED && !server.resetting && keepsClient(server)) return;
   server.resetting = false;
   switch (state) {
     case SocketState.SV_ACTIVE:
@@ -425,7 +426,7 @@ function refuse(len: number): Verdict {
 function workError(server: ServerSocket, off: number, end: number): Verdict {
   const len = hdr.len;
   const between = server.link !== null && server.ready && server.requests.count === 0;
-  if (between && connectionPoolMode(server) !== PoolMode.SESSION) {
+  if (between && !keepsClient(server)) {
     const verdict = wholePacket(server, off, end);
     if (verdict !== Verdict.CONSUMED) return verdict;
     if (isFatal(arena, off + NEW_HEADER_LEN, off + len)) {
