@@ -57,6 +57,7 @@ export const showColumns = {
   tsbouncer_version: columns('s:tsbouncer_version'),
   totals: columns('s:name N:value'),
   mem: columns('s:name i:size i:used i:free i:memtotal'),
+  waits: columns('s:database s:user i:cl_waiting i:maxwait i:maxwait_us s:waits_for s:held_by'),
   threads: columns('s:thread i:handles N:turns N:received N:sent N:cpu_us i:busy_percent'),
   dns_hosts: columns('s:hostname q:ttl s:addrs'),
   dns_zones: columns('s:zonename q:serial i:count'),
@@ -75,7 +76,7 @@ export function columnsOfShow(word: keyof typeof showColumns): Columns {
 export const helpText = `
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION|TSBOUNCER_VERSION
 \tSHOW PEERS|PEER_POOLS
-\tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE|THREADS
+\tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE|THREADS|WAITS
 \tSHOW DNS_HOSTS|DNS_ZONES
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 \tSET key = arg

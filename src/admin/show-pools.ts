@@ -1,11 +1,13 @@
 /*
- * SHOW POOLS, PEER_POOLS, DATABASES, PEERS and USERS: pools and their configuration, with the numbers of connections.
+ * SHOW POOLS, WAITS, PEER_POOLS, DATABASES, PEERS and USERS: pools and their configuration, with the numbers of
+ * connections.
  */
 
 import { USEC } from '../core/base/time';
 import { wakeAllUsers } from '../core/pool/user';
 import { databaseRows, peerRows, userRows } from '../core/report/databases';
 import { peerPoolRows, poolRows } from '../core/report/pools';
+import { waitRows } from '../core/report/waits';
 import type { PutRow } from './reply';
 
 export function putPools(put: PutRow): void {
@@ -30,6 +32,11 @@ export function putPools(put: PutRow): void {
       pool.loadBalanceHosts,
     );
   }
+}
+
+export function putWaits(put: PutRow): void {
+  for (const { database, user, clWaiting, maxWait, waitsFor, heldBy } of waitRows())
+    put(database, user, clWaiting, Math.floor(maxWait / USEC), maxWait % USEC, waitsFor, heldBy);
 }
 
 export function putPeerPools(put: PutRow): void {

@@ -15,7 +15,7 @@ import { findFake } from './fake-params';
 import { adminFlush, type PutRow, sendResult, syntaxError } from './reply';
 import { showFds } from './show-fds';
 import { putDnsHosts, putDnsZones, putLists, putMem, putThreads } from './show-lists';
-import { putDatabases, putPeerPools, putPeers, putPools, putUsers } from './show-pools';
+import { putDatabases, putPeerPools, putPeers, putPools, putUsers, putWaits } from './show-pools';
 import { putActiveSockets, putClients, putServers, putSockets } from './show-sockets';
 import { putStats, putStatsAverages, putStatsTotals, putTotals } from './show-stats';
 
@@ -82,6 +82,7 @@ export const showTable: readonly ShowRow[] = [
   result('dns_zones', putDnsZones),
   result('state', putState),
   result('threads', putThreads),
+  result('waits', putWaits),
 ];
 
 function findShow(word: string): ShowRow | undefined {

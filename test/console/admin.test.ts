@@ -191,6 +191,7 @@ const documented: Record<keyof typeof showColumns, [types: string, names: string
   tsbouncer_version: ['s', 'tsbouncer_version'],
   state: ['ss', 'key value'],
   threads: ['siNNNNi', 'thread handles turns received sent cpu_us busy_percent'],
+  waits: ['ssiiiss', 'database user cl_waiting maxwait maxwait_us waits_for held_by'],
 };
 
 describe('SHOW', () => {

@@ -114,6 +114,7 @@ dns_max_ttl|15|yes
 dns_nxdomain_ttl|15|yes
 dns_zone_check_period|0|yes
 drain_rate|1000|yes
+fair_share_timeout|0|yes
 idle_transaction_timeout|0|yes
 ignore_startup_parameters||yes
 io_threads|auto|no

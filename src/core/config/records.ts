@@ -87,6 +87,10 @@ export interface UserConfig {
   queryWaitTimeoutSet: boolean;
   /** usec */
   clientIdleTimeout: number;
+  /** see link/shares.ts; 1 if not given */
+  shareWeight: number;
+  /** connections; 0 if not given */
+  shareMinimum: number;
 }
 
 /** A line of [peers]. */
@@ -147,6 +151,8 @@ export const USER_DEFAULTS: Readonly<UserConfig> = Object.freeze({
   queryWaitTimeout: 0,
   queryWaitTimeoutSet: false,
   clientIdleTimeout: 0,
+  shareWeight: 1,
+  shareMinimum: 0,
 });
 
 /** The hosts of a connect string; null stands for the local Unix socket. */
@@ -395,6 +401,20 @@ const userParams: ReadonlyMap<string, ApplyParam<UserConfig>> = new Map<string, 
   ],
   ['client_idle_timeout', plain((user, v) => (user.clientIdleTimeout = atoiSecondsUsec(v)))],
   ['max_user_client_connections', plain((user, v) => (user.maxUserClientConnections = atoi(v)))],
+  [
+    'share_weight',
+    (user, v) => {
+      user.shareWeight = atoi(v);
+      return user.shareWeight > 0 ? null : `invalid share_weight: ${v}`;
+    },
+  ],
+  [
+    'share_minimum',
+    (user, v) => {
+      user.shareMinimum = atoi(v);
+      return user.shareMinimum >= 0 ? null : `invalid share_minimum: ${v}`;
+    },
+  ],
 ]);
 
 /** A line of [users]. @returns the record, or null after logging the error */

@@ -113,6 +113,7 @@ export const settingsTable: readonly Setting[] = [
   row('dns_nxdomain_ttl', 'dnsNxdomainTtl', SettingType.TIME, '15'),
   row('dns_zone_check_period', 'dnsZoneCheckPeriod', SettingType.TIME, '0'),
   row('drain_rate', 'drainRate', SettingType.INT, '1000', false, null, 0),
+  row('fair_share_timeout', 'fairShareTimeout', SettingType.TIME, '0'),
   row('idle_transaction_timeout', 'idleTransactionTimeout', SettingType.TIME, '0'),
   row('ignore_startup_parameters', 'ignoreStartupParameters', SettingType.STR, ''),
   row('io_threads', 'ioThreads', SettingType.LOOKUP, 'auto', NO_RELOAD, ioThreadsMap),
@@ -252,6 +253,8 @@ export const initial = {
   dnsZoneCheckPeriod: 0,
   /** clients a second */
   drainRate: 0,
+  /** usec */
+  fairShareTimeout: 0,
   /** usec */
   idleTransactionTimeout: 0,
   ignoreStartupParameters: '',

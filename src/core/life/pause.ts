@@ -12,7 +12,8 @@ import {
 import { nextOf, type StatList } from '../base/list';
 import { native } from '../base/native';
 import { getCachedTime } from '../base/time';
-import { closeClientList, closeServerList, disconnectClient, disconnectServer } from '../link/objects';
+import { closeClientList, closeServerList } from '../link/kill';
+import { disconnectClient, disconnectServer } from '../link/objects';
 import { cleanupTcpSockets, resumePooler, suspendPooler } from '../net/pooler';
 import { sbufContinue, sbufIsEmpty, sbufPause } from '../net/sbuf';
 import type { AnySocket, PgPool, ServerSocket } from '../pool/bouncer';

@@ -8,7 +8,8 @@ import { forEachServer } from '../pool/states';
 
 import { resetWelcomeMsg } from '../pool/welcome';
 import { endAttempt } from './hosts';
-import { closeServerList, disconnectServer, LoginOutcome } from './objects';
+import { closeServerList } from './kill';
+import { disconnectServer, LoginOutcome } from './objects';
 
 /** Closes the servers of this pool when they are released, and those logging in at once. */
 export function tagPoolDirty(pool: PgPool): void {

@@ -1,12 +1,22 @@
-// Closes whole pools and databases with all their connections.
+// Closes lists of connections, and whole pools and databases with all their connections.
 
-import { nextOf } from '../base/list';
+import { nextOf, type StatList } from '../base/list';
 import { logWarning } from '../base/log';
-import { type ClientSocket, type PgDatabase, type PgPool, SocketState } from '../pool/bouncer';
+import { type ClientSocket, type PgDatabase, type PgPool, type ServerSocket, SocketState } from '../pool/bouncer';
 import { removeDatabase, removePeer } from '../pool/database';
 import { poolClientCount, poolList, poolServerCount, removePool } from '../pool/pool';
 import { clientStates, loginClientList, serverStates } from '../pool/states';
-import { closeClientList, closeServerList, disconnectClient } from './objects';
+import { disconnectClient, disconnectServer, LoginOutcome } from './objects';
+
+/** Disconnects all clients of a list. The loop ends, because each call removes at least the first client. */
+export function closeClientList(list: StatList<ClientSocket>, reason: string): void {
+  while (list.head !== null) disconnectClient(list.head, true, reason);
+}
+
+/** Disconnects all servers of a list; those logging in do not count as failed logins. */
+export function closeServerList(list: StatList<ServerSocket>, reason: string): void {
+  while (list.head !== null) disconnectServer(list.head, true, reason, LoginOutcome.ABANDONED);
+}
 
 /**
  * Closes the logins to a database, wherever they wait. A login has no pool yet, and would create it on success.

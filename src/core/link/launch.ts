@@ -13,20 +13,14 @@ import {
   poolResPoolSize,
   userMaxConnections,
 } from '../pool/admission';
-import {
-  type PgDatabase,
-  type PgGlobalUser,
-  type PgPool,
-  Replication,
-  type ServerSocket,
-  SocketState,
-} from '../pool/bouncer';
-import { poolServerCount } from '../pool/pool';
+import { type PgGlobalUser, type PgPool, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
+import { poolServerCount, touchPool } from '../pool/pool';
 import { sendingAuthQuery } from '../pool/socket';
 import { changeServerState, newServer } from '../pool/states';
 import { connectToHost } from './connect';
 import { attemptContinues, endAttempt, pickHost } from './hosts';
 import { disconnectServer } from './objects';
+import { claimBefore, claimShare, settleClaim } from './shares';
 
 function leastRecentlyUsed(a: ServerSocket | null, b: ServerSocket | null): ServerSocket | null {
   if (a === null) return b;
@@ -60,11 +54,17 @@ function evictPoolConnection(pool: PgPool): boolean {
   return true;
 }
 
-function databaseHasRoom(db: PgDatabase, evict: boolean): boolean {
+function databaseHasRoom(pool: PgPool, evict: boolean): boolean {
+  const db = pool.db;
   const max = databaseMaxConnections(db);
   if (max <= 0) return true;
   while (evict && db.connectionCount >= max) if (!evictFrom(db.pools, 'max_db_connections')) break;
-  if (db.connectionCount < max) return true;
+  if (db.connectionCount < max) {
+    const other = claimBefore(pool);
+    if (other === null) return true;
+    touchPool(other);
+  }
+  claimShare(pool);
   if (wantDebug()) logDebug(`launch_new_connection: database '${db.name}' full (${db.connectionCount} >= ${max})`);
   return false;
 }
@@ -146,7 +146,7 @@ function hasRoom(pool: PgPool, evictIfNeeded: boolean): boolean {
     return true;
   }
   if (!poolHasRoom(pool, evictIfNeeded)) return false;
-  if (!databaseHasRoom(pool.db, evictIfNeeded)) return false;
+  if (!databaseHasRoom(pool, evictIfNeeded)) return false;
   const globalUser = pool.user?.globalUser ?? null;
   return globalUser === null || userHasRoom(globalUser, evictIfNeeded);
 }
@@ -171,6 +171,7 @@ function openConnection(pool: PgPool): void {
   pool.lastActiveTime = now;
   changeServerState(server, SocketState.SV_LOGIN);
   countServer(server);
+  settleClaim(pool);
   const { host, port } = pickHost(pool);
   connectToHost(server, host, port);
 }

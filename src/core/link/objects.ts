@@ -4,7 +4,6 @@
  */
 
 import { getShutdownMode, ShutdownMode } from '../base/lifecycle';
-import type { StatList } from '../base/list';
 import { fatal, slogDebug, slogInfo, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
 import { native } from '../base/native';
 import { getCachedTime, USEC } from '../base/time';
@@ -29,7 +28,7 @@ import {
 } from '../pool/bouncer';
 import { forgetCancelKey } from '../pool/cancel-keys';
 import { ended } from '../pool/ended';
-import { poolConnectedServerCount } from '../pool/pool';
+import { poolConnectedServerCount, touchPool } from '../pool/pool';
 import { uncountClient } from '../pool/provisional';
 import { Recovery } from '../pool/recovery';
 import { isDead, sendingAuthQuery } from '../pool/socket';
@@ -43,6 +42,7 @@ import { endAttempt, nextTarget } from './hosts';
 import { queryOnRelease, settleLeftovers, usesResetQuery } from './leftovers';
 import { beginRecovery, isRecoverable, RecoveryStep, recoveryStep } from './recovery';
 import { isSettling, startSettling } from './settling';
+import { claimOn } from './shares';
 
 /** Longest reason in bytes: PgBouncer's buffer has 128. */
 const REASON_MAX = 127;
@@ -427,6 +427,12 @@ function closeOnRelease(server: ServerSocket): boolean | null {
     disconnectServer(server, true, 'close_needed', LoginOutcome.ABANDONED);
     return false;
   }
+  const claim = server.state === SocketState.SV_LOGIN ? null : claimOn(server);
+  if (claim !== null) {
+    disconnectServer(server, true, 'evicted for a fair share');
+    touchPool(claim);
+    return false;
+  }
   return null;
 }
 
@@ -485,14 +491,4 @@ export function activateClient(client: ClientSocket): void {
   if (wantDebug()) slogDebug(client, 'activate_client');
   changeClientState(client, SocketState.CL_ACTIVE);
   sbufContinue(client);
-}
-
-/** Disconnects all clients of a list. The loop ends, because each call removes at least the first client. */
-export function closeClientList(list: StatList<ClientSocket>, reason: string): void {
-  while (list.head !== null) disconnectClient(list.head, true, reason);
-}
-
-/** Disconnects all servers of a list; those logging in do not count as failed logins. */
-export function closeServerList(list: StatList<ServerSocket>, reason: string): void {
-  while (list.head !== null) disconnectServer(list.head, true, reason, LoginOutcome.ABANDONED);
 }

@@ -187,6 +187,8 @@ export class PgDatabase implements ListNode {
 
   /** the version that the next server connection requests */
   serverProtocol: ServerProtocol = ServerProtocol.ASK_32;
+  /** its pools whose clients wait for room under max_db_connections; see link/shares.ts */
+  claims: Set<PgPool> | null = null;
   paused = false;
   waitClose = false;
   /** absent from the config that is being loaded */

@@ -61,6 +61,7 @@ export function getPeerPool(peer: PgDatabase): PgPool {
 export function removePool(pool: PgPool): void {
   pool.dead = true;
   noteRemoval(pool);
+  pool.db.claims?.delete(pool);
   if (pool.user === null) {
     peerPoolOrder.remove(pool);
     pool.db.peerPool = null;
