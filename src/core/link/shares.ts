@@ -33,7 +33,7 @@ export function settleClaim(pool: PgPool): void {
   pool.db.claims?.delete(pool);
 }
 
-/** True if the pool could open a connection now, if its database had room: nobody waits for a pool that cannot. */
+/** True if the pool could open a connection now, if its database had room. No pool waits for another that cannot. */
 function canUse(pool: PgPool): boolean {
   if (pool.lastConnectFailed || pool.newServerList.count >= poolLoginLimit(pool)) return false;
   const size = poolPoolSize(pool);
