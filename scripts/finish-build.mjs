@@ -1,6 +1,6 @@
-// Completes the build after tsc: makes the programs of `bin` executable, and links the native addon to where the tests'
-// compiled copy of src/ looks for it, two folders above src/core.
-import { chmodSync, existsSync, lstatSync, symlinkSync } from 'node:fs';
+// Completes the build after tsc. Makes the programs of `bin` executable, and copies the files of the live page. Links the
+// native addon to where the tests' compiled copy of src/ looks for it, two folders above src/core.
+import { chmodSync, cpSync, existsSync, lstatSync, rmSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 
 const top = join(import.meta.dirname ?? new URL('.', import.meta.url).pathname, '..');
@@ -10,6 +10,13 @@ for (const program of [
   join('dist-tools', 'demo', 'start.js'),
 ]) {
   if (existsSync(join(top, program))) chmodSync(join(top, program), 0o755);
+}
+
+for (const workers of [join('dist', 'workers'), join('dist-test', 'src', 'workers')]) {
+  if (!existsSync(join(top, workers))) continue;
+  const folder = join(top, workers, 'page');
+  rmSync(folder, { recursive: true, force: true });
+  cpSync(join(top, 'src', 'workers', 'page'), folder, { recursive: true });
 }
 
 const link = join(top, 'dist-test', 'build');

@@ -32,6 +32,7 @@ import { databaseList } from './core/pool/database';
 import { userCount } from './core/pool/user';
 import { initVarLookup } from './core/pool/varcache';
 import { metricsSetup } from './core/report/metrics';
+import { reportAllPools } from './core/report/metrics-report';
 import { signalSetup } from './signals';
 import { crashPoint } from './takeover/crash-point';
 import { takeoverFinish, takeoverPart1 } from './takeover/take';
@@ -60,6 +61,7 @@ function settingChanged(name: string): void {
   else if (name === 'stats_period') statsSetup();
   else if (name === 'core_dumps') applyCoreDumps();
   else if (name.startsWith('metrics_')) metricsSetup();
+  else if (name === 'default_pool_size') reportAllPools();
   else if (name === 'verbose' || name.startsWith('syslog') || name.startsWith('log')) applyLogSettings();
 }
 

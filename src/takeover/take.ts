@@ -14,6 +14,7 @@ import { unpinCpus } from '../core/base/cpu-affinity';
 import { endTakeover, ownsListeners } from '../core/base/lifecycle';
 import { die, fatal, logDebug, logError, logInfo, logWarning, slogInfo } from '../core/base/log';
 import { native } from '../core/base/native';
+import { noteReboot } from '../core/base/reboots';
 import { listenFdCount, notify, notifyState } from '../core/base/systemd';
 import { readClock, USEC } from '../core/base/time';
 import { newTimer, timerStart, timerStop } from '../core/base/timer';
@@ -472,11 +473,11 @@ export function takeoverFinish(): string {
   const { clients, servers } = snapshotReader === null ? classicState : countKinds(snapshotReader.frozen.sockets);
   const listeners = snapshotReader === null ? classicState.listeners : snapshotReader.listeners;
   const pauseMs = Math.max(1, Math.round(((pauseEnded - pauseBegan) * 1000) / USEC));
+  const outcome = `took over ${listeners} listening sockets, ${clients} clients, ${servers} servers; longest pause ${pauseMs} ms`;
+  noteReboot(snapshotReader?.begin?.pid ?? 0, outcome);
   oldBouncer = null;
   channel = null;
   snapshotReader = null;
   classicState.sockets.length = 0;
-  return (
-    `took over ${listeners} listening sockets, ${clients} clients, ${servers} servers; ` + `longest pause ${pauseMs} ms`
-  );
+  return outcome;
 }

@@ -9,6 +9,8 @@ import { parentPort, workerData } from 'node:worker_threads';
 import type { MetricsNews, MetricsReport, MetricsWorkerData } from '../core/base/worker-messages';
 import { MetricsState } from './metrics-state';
 import { metricsText } from './metrics-text';
+import { answerPage, isOfPage, type Page, readPage } from './page';
+import { Status } from './status';
 
 /** A loop that has told nothing for so long is stuck. */
 const STUCK_MS = 10_000;
@@ -28,6 +30,8 @@ interface Site {
   /** bearer token that a scrape has to send; '' = none */
   readonly token: string;
   readonly state: MetricsState;
+  readonly status: Status;
+  readonly page: Page;
 }
 
 let stuck = false;
@@ -53,8 +57,17 @@ function answer(response: ServerResponse, status: number, text: string, type = '
   response.end(text);
 }
 
+/** Whether a request has the token: as a bearer token, or as the password that a browser has asked for. */
+function isAllowed({ headers: { authorization = '' } }: IncomingMessage, token: string): boolean {
+  if (token === '' || sameSecret(authorization, `Bearer ${token}`)) return true;
+  const [, basic] = /^Basic +([\w+/=]+)$/i.exec(authorization) ?? [];
+  if (basic === undefined) return false;
+  const login = Buffer.from(basic, 'base64').toString('utf8');
+  return login.includes(':') && sameSecret(login.slice(login.indexOf(':') + 1), token);
+}
+
 function metrics(request: IncomingMessage, response: ServerResponse, { token, state }: Site): void {
-  if (token !== '' && !sameSecret(request.headers.authorization ?? '', `Bearer ${token}`)) {
+  if (!isAllowed(request, token)) {
     response.setHeader('WWW-Authenticate', 'Bearer');
     answer(response, 401, 'a bearer token is needed\n');
   } else if (state.report === null || stuck) {
@@ -66,7 +79,7 @@ function metrics(request: IncomingMessage, response: ServerResponse, { token, st
 }
 
 function handle(request: IncomingMessage, response: ServerResponse, site: Site): void {
-  const path = (request.url ?? '').split('?')[0];
+  const [path = ''] = (request.url ?? '').split('?');
   if (request.method !== 'GET' && request.method !== 'HEAD') {
     response.setHeader('Allow', 'GET, HEAD');
     answer(response, 405, 'only GET and HEAD\n');
@@ -79,14 +92,31 @@ function handle(request: IncomingMessage, response: ServerResponse, site: Site):
     const report = stuck ? null : site.state.report;
     const why = report === null ? 'the pooler does not report its state' : report.notReady;
     answer(response, why === '' ? 200 : 503, `${why === '' ? 'ready' : why}\n`);
+  } else if (!isOfPage(site.page, path)) {
+    answer(response, 404, 'only /, /metrics, /livez and /readyz\n');
+  } else if (!isAllowed(request, site.token)) {
+    response.setHeader('WWW-Authenticate', 'Basic realm="tsbouncer: the token is the password", charset="UTF-8"');
+    answer(response, 401, 'the token is needed\n');
   } else {
-    answer(response, 404, 'only /metrics, /livez and /readyz\n');
+    answerPage(site.page, site.status, request, response, !stuck);
+  }
+}
+
+/** The files of the page; without them, the rest works. */
+function pageOf(tell: (news: MetricsNews) => void): Page {
+  try {
+    return readPage();
+  } catch (err) {
+    tell({ failed: true, text: `metrics: there is no live page: ${(err as Error).message}` });
+    return { files: new Map(), assets: '' };
   }
 }
 
 function serve({ port, host, listenPort, token, layout }: MetricsWorkerData): void {
-  const site: Site = { token, state: new MetricsState(layout) };
   const tell = (news: MetricsNews) => port.postMessage(news);
+  const state = new MetricsState(layout);
+  const status = new Status(state);
+  const site: Site = { token, state, status, page: pageOf(tell) };
   const limits = {
     headersTimeout: 5_000,
     requestTimeout: 10_000,
@@ -119,7 +149,8 @@ function serve({ port, host, listenPort, token, layout }: MetricsWorkerData): vo
   beginWatch();
   port.on('message', (report: MetricsReport) => {
     beginWatch();
-    site.state.hear(report);
+    state.hear(report);
+    status.add(report);
   });
   listen();
 }

@@ -61,6 +61,8 @@ export const logState: {
   repeatLimit: number;
   /** takes every line instead of all of the above: a config check collects its messages this way */
   sink: ((level: number, message: string) => void) | null;
+  /** also gets the lines of level WARNING and above, with the name of their socket */
+  watch: ((tag: string, text: string) => void) | null;
 } = {
   verbose: 0,
   quiet: false,
@@ -71,6 +73,7 @@ export const logState: {
   json: false,
   repeatLimit: 0,
   sink: null,
+  watch: null,
 };
 
 /** Set by the layer that knows sockets. */
@@ -172,6 +175,7 @@ function write(level: LogLevel, sock: unknown, message: string): void {
 
   const time = formatTimeMs(0);
   const state = logState;
+  if (level <= LogLevel.WARNING && state.watch !== null) state.watch(TAGS[level] as string, text);
   if (logFd < 0 && state.logfile !== null && state.logfile !== '') openLogFile(state.logfile, time);
   if (!state.quiet || logFd >= 0) {
     const line = lineOf(time, level, sock, message, text);

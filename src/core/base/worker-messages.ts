@@ -113,6 +113,29 @@ export interface MetricsDatabase {
   labels: MetricsLabels;
 }
 
+/** A line of the log. */
+export interface LogLine {
+  /** wall time, ms since 1970 */
+  at: number;
+  level: string;
+  text: string;
+}
+
+/** What only the live page needs. */
+export interface LiveReport {
+  /** of tsbouncer itself */
+  version: string;
+  /** monotonic clock, in usec, and the same instant as wall time, in ms since 1970 */
+  time: number;
+  wall: number;
+  /** how long the process has run, in ms */
+  up: number;
+  /** lines of level WARNING and above since the last report, and how many more there were */
+  lines: LogLine[];
+  linesLeftOut: number;
+  reboots: readonly { at: number; from: number; to: number; version: string; outcome: string }[];
+}
+
 /** What the loop tells the metrics thread once a second: what has changed. */
 export interface MetricsReport {
   version: string;
@@ -138,6 +161,7 @@ export interface MetricsReport {
   /** for each database that may have changed its id, then a number for each column */
   databases: Float64Array;
   goneDatabases: number[];
+  live: LiveReport;
 }
 
 /** What the metrics thread has for the log. */

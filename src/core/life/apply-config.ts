@@ -6,7 +6,9 @@ import { DATABASE_DEFAULTS, type PeerConfig, parseDatabase, USER_DEFAULTS } from
 import { tagDatabaseDirty } from '../link/dirty';
 import { applyDatabase, getAutodb, setAutodb } from '../link/registry';
 import type { PgDatabase } from '../pool/bouncer';
+import { noteChange } from '../pool/changes';
 import { addPeer, autodatabaseIdleList, databaseList, peerList } from '../pool/database';
+import { poolList } from '../pool/pool';
 import { findOrAddGlobalUser, userList } from '../pool/user';
 
 /** True if two connect strings of the `*` entry differ only in their hosts. */
@@ -71,4 +73,6 @@ export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => voi
   for (const list of [databaseList, peerList])
     for (let db = list.head; db !== null; db = nextOf(db)) if (db.dead) gone.push(db);
   for (const db of gone) kill(db);
+  // their sizes may have changed
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) noteChange(pool);
 }

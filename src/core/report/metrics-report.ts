@@ -19,7 +19,7 @@ import type { DatabaseConfig } from '../config/records';
 import { cf } from '../config/settings';
 import { formatLookup } from '../config/values';
 import { authQueryCounts } from '../login/auth-cache';
-import { databaseMaxClientConnections, databaseMaxConnections } from '../pool/admission';
+import { databaseMaxClientConnections, databaseMaxConnections, poolPoolSize } from '../pool/admission';
 import type { PgCredentials, PgDatabase, PgPool } from '../pool/bouncer';
 import { changes, noteChange } from '../pool/changes';
 import { autodatabaseIdleList, databaseList } from '../pool/database';
@@ -28,6 +28,7 @@ import { newStats, statNames } from '../pool/stats';
 import { TIMING_COLUMNS, Timing, timingBounds, timingNames, timings } from '../pool/timings';
 import { setOr } from './databases';
 import { listCounts } from './lists';
+import { liveReport, watchLog } from './live';
 import { maxWait } from './pools';
 
 /** Most pools, and most databases, of one report. */
@@ -48,6 +49,7 @@ const POOL_STATES = [
   'sv_tested',
   'sv_login',
   'maxwait',
+  'pool_size',
 ];
 /** The numbers of a database; behind them are the counters of its pools that were removed. */
 const DATABASE_STATES = [
@@ -99,15 +101,22 @@ function decoded(name: string): string {
   return Buffer.from(name, 'latin1').toString('utf8');
 }
 
+/** All pools have to be reported, because a setting has changed. */
+export function reportAllPools(): void {
+  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) noteChange(pool);
+}
+
 /** Begins to collect: all pools are new. */
 export function beginMetricsReports(): void {
   changes.wanted = timings.wanted = true;
-  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) noteChange(pool);
+  watchLog(true);
+  reportAllPools();
 }
 
 /** Forgets all that was collected, and what the thread was told. */
 export function endMetricsReports(): void {
   changes.wanted = timings.wanted = false;
+  watchLog(false);
   for (const pool of [...changes.pools, ...pending.slice(next)]) pool.noted = false;
   changes.removed = [];
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) pool.timings = null;
@@ -134,6 +143,7 @@ function writePool(into: Float64Array, at: number, pool: PgPool, now: number): v
   into[at + 10] = pool.testedServerList.count;
   into[at + 11] = pool.newServerList.count;
   into[at + 12] = maxWait(pool, now);
+  into[at + 13] = poolPoolSize(pool);
   into.set(pool.stats, at + 1 + POOL_STATES.length);
 }
 
@@ -292,6 +302,7 @@ export function nextMetricsReport(): MetricsReport {
     gonePools,
     ...changedDatabases([...new Set([...alive, ...pools.map((pool) => pool.db), ...takeDatabases()])]),
     goneDatabases,
+    live: liveReport(),
     more: next < pending.length || !walked,
   };
 }

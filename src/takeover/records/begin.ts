@@ -2,6 +2,7 @@
  * The first record: the format, the old process, and the names of the fields that later records give as lists.
  */
 
+import { lastReboots, type Reboot, restoreReboots } from '../../core/base/reboots';
 import { notifyState } from '../../core/base/systemd';
 import { TSBOUNCER_VERSION } from '../../core/base/version';
 import { serverTlsSettings } from '../../core/net/tls';
@@ -24,6 +25,8 @@ export interface BeginRecord {
   notifySocket: string | null;
   /** from format 2 on: as serverTlsSettings() gives it */
   serverTls?: string;
+  /** earlier reboots; older versions send none */
+  reboots?: readonly Reboot[];
 }
 
 export function beginRecord(format: number): BeginRecord {
@@ -38,10 +41,12 @@ export function beginRecord(format: number): BeginRecord {
     stats: [...statNames],
     notifySocket: notifyState.socket,
     serverTls: serverTlsSettings(),
+    reboots: lastReboots(),
   };
 }
 
-export function readBegin({ flags, numbers, vars, stats, serverTls }: BeginRecord): Frame {
+export function readBegin({ flags, numbers, vars, stats, serverTls, reboots }: BeginRecord): Frame {
+  restoreReboots(reboots);
   const counters = stats.map((name) => statNames.indexOf(name));
   const frame = new Frame(flags, numbers, vars, counters);
   frame.serverTlsChanged = serverTls !== undefined && serverTls !== serverTlsSettings();
