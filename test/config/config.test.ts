@@ -82,6 +82,16 @@ describe('settings', () => {
             assert.equal(getConfigParam(name), text);
           }
           break;
+        case SettingType.HOST_PORT:
+          for (const text of ['pooler.default.svc.cluster.local', 'a_b-c.d.:6432', '10.0.0.1', '']) {
+            assert.equal(setConfigParam(name, text), SetResult.OK, name);
+            assert.equal(getConfigParam(name), text);
+          }
+          for (const bad of ['a b', 'a:', ':1', 'a:0', 'a:65536', 'a:1:2', '-a', 'a-', '::1', 'a,b', '/tmp', '*']) {
+            assert.equal(setConfigParam(name, bad), SetResult.INVALID, `${name} = ${bad}`);
+            assert.equal(cf[field], '');
+          }
+          break;
         case SettingType.NETWORKS:
           for (const text of ['10.1.2.3/8, ::1,unix', '192.0.2.1', '2001:db8::/32', '']) {
             assert.equal(setConfigParam(name, text), SetResult.OK, name);

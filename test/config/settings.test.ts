@@ -317,7 +317,7 @@ describe('SHOW CONFIG and SET', () => {
       const console = await pooler.console();
       for (const { name, type, noReload } of settingsTable) {
         if (noReload || type === SettingType.STR || type === SettingType.AUTHDB) continue;
-        await assert.rejects(console.query(`SET ${name} = 'nonsense'`), /SET failed/, name);
+        await assert.rejects(console.query(`SET ${name} = 'no sense'`), /SET failed/, name);
       }
       await assert.rejects(console.query('SET no_such_setting = 1'), /SET failed/);
       await pooler.logWait(/unknown parameter: pgbouncer\/no_such_setting/);

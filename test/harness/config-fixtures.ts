@@ -146,6 +146,7 @@ metrics_port|0|yes
 metrics_token_file||yes
 min_pool_size|0|yes
 peer_id|0|yes
+peers_dns||yes
 pidfile||no
 pkt_buf|4096|no
 pool_mode|session|yes

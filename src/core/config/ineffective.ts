@@ -4,7 +4,7 @@
  */
 
 import { logWarning } from '../base/log';
-import { getConfigParam } from './settings';
+import { cf, getConfigParam } from './settings';
 import { settingsTable } from './settings-table';
 
 interface IneffectiveSetting {
@@ -17,11 +17,14 @@ interface IneffectiveSetting {
 
 const ineffectiveSettings: readonly IneffectiveSetting[] = [
   { name: 'pkt_buf', missing: 'all connections share one receive buffer', concerns: null },
+  { name: 'peers_dns', missing: 'peer_id is set, so [peers] lists the peers', concerns: () => cf.peerId > 0 },
   { name: 'sbuf_loopcnt', missing: 'the loop receives once per connection and turn', concerns: null },
 ];
 
 /** Names of the settings that have no effect, whatever their value. */
-export const ineffectiveSettingNames: readonly string[] = ineffectiveSettings.map((unbuilt) => unbuilt.name);
+export const ineffectiveSettingNames: readonly string[] = ineffectiveSettings
+  .filter(({ concerns }) => concerns === null)
+  .map((unbuilt) => unbuilt.name);
 
 /** Logs a warning for each setting that requests a missing feature; called after every applySettings(). */
 export function warnIneffectiveSettings(): void {

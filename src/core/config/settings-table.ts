@@ -36,6 +36,8 @@ export const enum SettingType {
   LOOKUP,
   /** a string that must not be the name of the console's database */
   AUTHDB,
+  /** empty, or a name with an optional port, see host-port.ts */
+  HOST_PORT,
   /** a list of networks, see networks.ts */
   NETWORKS,
   /** an int; listeners are told only of a change between zero and non-zero */
@@ -145,6 +147,7 @@ export const settingsTable: readonly Setting[] = [
   row('metrics_token_file', 'metricsTokenFile', SettingType.STR, ''),
   row('min_pool_size', 'minPoolSize', SettingType.INT, '0'),
   row('peer_id', 'peerId', SettingType.INT, '0', false, null, 0, PEER_ID_MAX),
+  row('peers_dns', 'peersDns', SettingType.HOST_PORT, ''),
   row('pidfile', 'pidfile', SettingType.STR, '', NO_RELOAD),
   row('pkt_buf', 'pktBuf', SettingType.INT, '4096', NO_RELOAD, null, 1),
   row('pool_mode', 'poolMode', SettingType.LOOKUP, 'session', false, poolModeMap),
@@ -289,6 +292,7 @@ export const initial = {
   metricsTokenFile: '',
   minPoolSize: 0,
   peerId: 0,
+  peersDns: '',
   pidfile: '',
   /** bytes */
   pktBuf: 0,

@@ -4,6 +4,7 @@
  */
 
 import { logError } from '../base/log';
+import { splitHostPort } from './host-port';
 import { isNetworkList } from './networks';
 import { initial, type Setting, type Settings, SettingType, settingsTable } from './settings-table';
 import {
@@ -84,6 +85,8 @@ export function parseSetting(setting: Setting, text: string): string | number | 
         return null;
       }
       return text;
+    case SettingType.HOST_PORT:
+      return text === '' || splitHostPort(text) !== null ? text : null;
     case SettingType.NETWORKS:
       return isNetworkList(text) ? text : null;
   }

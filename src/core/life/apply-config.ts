@@ -58,7 +58,7 @@ export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => voi
   const onlyHosts = autodb !== null && parsed.autodb !== null && sameButHosts(autodb.connstr, parsed.autodb.connstr);
   setAutodb(parsed.autodb);
   for (let db = databaseList.head; db !== null; db = nextOf(db)) if (!db.admin && !db.auto) db.dead = true;
-  for (let peer = peerList.head; peer !== null; peer = nextOf(peer)) peer.dead = true;
+  for (let peer = peerList.head; peer !== null; peer = nextOf(peer)) peer.dead = !peer.fromDns;
 
   for (const config of parsed.databases) applyDatabase(config).provisional = false;
   const named = new Set(parsed.users.map((config) => config.name));

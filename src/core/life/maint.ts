@@ -13,6 +13,7 @@ import { cf } from '../config/settings';
 import { killDatabase, killPool, killUnproven } from '../link/kill';
 import { launchNewConnection } from '../link/launch';
 import { disconnectClient, disconnectServer, dropIfEnded, LoginOutcome, lifetimeExceeded } from '../link/objects';
+import { peersDnsMaint } from '../link/peers-dns';
 import { RECOVERY_TIME_MIN, recoveryTimeout, repeatCancel } from '../link/recovery';
 import { startupUnanswered } from '../login/server-protocol';
 import { zoneCacheMaint } from '../net/dns-zones';
@@ -313,6 +314,7 @@ function fullMaint(): void {
   loginMaint(now);
   shutdownMaint(now);
   zoneCacheMaint();
+  peersDnsMaint();
   nameThreadMaint();
   // a login needs more memory than the connection does later
   memoryMaint(socketCounts.clients + socketCounts.servers - loginClientList.count);

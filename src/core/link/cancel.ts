@@ -4,14 +4,16 @@
  */
 
 import { logDebug, slogDebug, slogWarning } from '../base/log';
+import { getCachedTime } from '../base/time';
 import { cf } from '../config/settings';
 import { sbufContinue, sbufPause, sendBytes, sendPacket } from '../net/sbuf';
-import { type ClientSocket, type PgPool, type ServerSocket, SocketState } from '../pool/bouncer';
-import { CANCELLATION_TTL_MASK, findByCancelKey } from '../pool/cancel-keys';
+import { type ClientSocket, type PgDatabase, type PgPool, type ServerSocket, SocketState } from '../pool/bouncer';
+import { CANCELLATION_TTL_MASK, findByCancelKey, findByForwardedKey, peerIdOf } from '../pool/cancel-keys';
 import { findPeer } from '../pool/database';
+import { addressPeerId, DNS_PEER, reachedAt } from '../pool/peer-address';
 import { Dropping } from '../pool/phases';
 import { getPeerPool } from '../pool/pool';
-import { changeClientState, changeServerState } from '../pool/states';
+import { changeClientState, changeServerState, newClient } from '../pool/states';
 import { count, Stat } from '../pool/stats';
 import { upcalls } from '../pool/upcalls';
 import { PACKET_READY_IDLE, writeCancelRequest } from '../wire/messages';
@@ -20,8 +22,14 @@ import { pktbufTemp } from '../wire/pktbuf';
 import { Verdict } from '../wire/verdict';
 import { launchFor } from './launch';
 import { activateClient, disconnectClient, disconnectServer, LoginOutcome, sendPoolerError } from './objects';
+import { dnsPeersWith, usesPeersDns, waitForPeers } from './peers-dns';
 
 const ERRCODE_QUERY_CANCELED = '57014';
+/** Reasons of PgBouncer for closing the connection of a request. */
+const FAILED = 'failed cancel request';
+const NO_PEER = 'could not find peer to forward request to';
+/** Most peers beside the first that get a request because their numbers are the same by chance. */
+const COPIES_MAX = 3;
 
 /** Queues a request. Bytes that some clients send after it are not read. */
 function pauseCancelRequest(req: ClientSocket): void {
@@ -39,14 +47,54 @@ function forwardToPeer(peerId: number, req: ClientSocket, key: Buffer): void {
   key[7] = (key[7] as number) - 1;
   const peer = findPeer(peerId);
   if (peer === null) {
-    disconnectClient(req, false, 'could not find peer to forward request to');
+    disconnectClient(req, false, NO_PEER);
     return;
   }
-  logDebug(`forwarding cancellation request to peer ${peerId}`);
+  queueForPeer(peer, req, key);
+}
+
+function queueForPeer(peer: PgDatabase, req: ClientSocket, key: Buffer): void {
+  logDebug(`forwarding cancellation request to peer ${peer.name}`);
   req.cancelKey = key;
   req.pool = getPeerPool(peer);
   pauseCancelRequest(req);
   launchFor(req.pool, 1);
+}
+
+/** Queues the same request for one more peer. It has no connection: only its server connection has one. */
+function queueCopyForPeer(peer: PgDatabase, { remoteAddr }: ClientSocket, key: Buffer): void {
+  const copy = newClient();
+  copy.connectTime = copy.requestTime = getCachedTime();
+  copy.remoteAddr = remoteAddr;
+  copy.cancelKey = key;
+  copy.pool = getPeerPool(peer);
+  changeClientState(copy, SocketState.CL_WAITING_CANCEL);
+  launchFor(copy.pool, 1);
+}
+
+/**
+ * Forwards a request to the peer of peers_dns that has issued its key, or disconnects it. The peer does not forward it
+ * once more: it has issued the key, or no process has.
+ * @returns true if the request waits for a look-up of the peers, and is then handled again
+ */
+function forwardToDnsPeer(req: ClientSocket, key: Buffer): boolean {
+  const peerId = peerIdOf(key);
+  const own = reachedAt(req);
+  if (peerId < DNS_PEER || ((key[7] as number) & CANCELLATION_TTL_MASK) === 0) {
+    disconnectClient(req, false, FAILED);
+    return false;
+  }
+  const [peer, ...others] = dnsPeersWith(peerId).filter(({ name }) => name !== own);
+  if (peer === undefined) {
+    const ours = peerId === addressPeerId(own);
+    if (!ours && waitForPeers(req)) return true;
+    disconnectClient(req, false, ours ? FAILED : NO_PEER);
+    return false;
+  }
+  key[7] = (key[7] as number) & ~CANCELLATION_TTL_MASK;
+  for (const other of others.slice(0, COPIES_MAX)) queueCopyForPeer(other, req, key);
+  queueForPeer(peer, req, key);
+  return false;
 }
 
 /**
@@ -88,24 +136,32 @@ export function dropCanceled(client: ClientSocket, type: number, len: number): V
   return Verdict.DISCONNECTED;
 }
 
-/** Handles a cancel request. @param key the bytes after the code; owned by the request from now on */
-export function acceptCancelRequest(req: ClientSocket, key: Buffer): void {
+/**
+ * Handles a cancel request.
+ * @param key the bytes after the code; owned by the request from now on
+ * @returns false if it has to be handled again later
+ */
+export function acceptCancelRequest(req: ClientSocket, key: Buffer): boolean {
   // a longer key names no peer: its client logged in before peering was configured
   if (cf.peerId > 0 && key.length === BACKENDKEY_LEN) {
-    const peerId = (key[1] as number) + ((key[2] as number) << 8);
+    const peerId = peerIdOf(key);
     if (peerId !== cf.peerId) {
       forwardToPeer(peerId, req, key);
-      return;
+      return true;
     }
     // the client's key is stored with the full count of hops
     key[7] = (key[7] as number) | CANCELLATION_TTL_MASK;
   }
 
-  const client = findByCancelKey(key);
-  if (client === null) {
-    disconnectClient(req, false, 'failed cancel request');
-    return;
-  }
+  const client = findByCancelKey(key) ?? (usesPeersDns() ? findByForwardedKey(key) : null);
+  if (client !== null) cancelFor(client, req);
+  else if (usesPeersDns()) return !forwardToDnsPeer(req, key);
+  else disconnectClient(req, false, FAILED);
+  return true;
+}
+
+/** Cancels what a client waits for, or queues the request for its server. */
+function cancelFor(client: ClientSocket, req: ClientSocket): void {
   if ((client.pool as PgPool).db.admin) {
     disconnectClient(req, false, 'cancel request for console client');
     upcalls.admin.handleCancel(client);

@@ -89,6 +89,16 @@ export function dnsResolve(name: string, done: (addr: SockAddr | null) => void):
   return req.inFlight ? token : -1;
 }
 
+/**
+ * Looks up all addresses of `name`; an answer that is still cached is not used, but a failure is.
+ * @param done called with the addresses, none if the look-up failed: now or later, as by dnsResolve()
+ */
+export function dnsLookUpAll(name: string, done: (addrs: readonly SockAddr[]) => void): void {
+  const req = requests.get(name);
+  if (req !== undefined && req.addrs.length > 0) req.expires = 0;
+  dnsResolve(name, () => done(requests.get(name)?.addrs ?? []));
+}
+
 function launch(req: DnsRequest): void {
   logDebug(`dns: resolving ${req.name}`);
   req.inFlight = true;

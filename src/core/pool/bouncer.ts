@@ -176,6 +176,8 @@ export class PgDatabase implements ListNode {
   name: string;
   /** > 0: this is a peer, not a database */
   peerId = 0;
+  /** this is a peer that peers_dns has found; its name is its address */
+  fromDns = false;
   /** the pool of a peer */
   peerPool: PgPool | null = null;
 

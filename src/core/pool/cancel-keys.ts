@@ -6,6 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { cf } from '../config/settings';
 import { BACKENDKEY_LEN } from '../wire/packets';
 import type { ClientSocket } from './bouncer';
+import { addressPeerId, reachedAt } from './peer-address';
 
 /** The two lowest bits of a key count how often peers may still forward the request. */
 export const CANCELLATION_TTL_MASK = 0x03;
@@ -41,15 +42,16 @@ function takeRandom(count: number): Buffer {
 /**
  * Gives a client a new key.
  *
- * With peering, bytes 1 and 2 identify this process and the last two bits allow three hops. Such a key is always 8
- * bytes long, because PgBouncer as a peer takes no longer key. The sign bit is clear, because some clients read the
+ * With peering, bytes 1 and 2 identify this process and the last two bits of the first 8 bytes allow three hops. With
+ * [peers] a key is always 8 bytes long, because PgBouncer as a peer takes no longer key. The sign bit is clear, because some clients read the
  * first four bytes as a process id.
  */
 export function newCancelKey(client: ClientSocket): void {
   const key = takeRandom(client.protocol32 && cf.peerId === 0 ? LONG_KEY_LEN : BACKENDKEY_LEN);
-  if (cf.peerId > 0) {
-    key[1] = cf.peerId & 0xff;
-    key[2] = (cf.peerId >> 8) & 0xff;
+  const peerId = cf.peerId === 0 && cf.peersDns !== '' ? addressPeerId(reachedAt(client)) : cf.peerId;
+  if (peerId > 0) {
+    key[1] = peerId & 0xff;
+    key[2] = (peerId >> 8) & 0xff;
     key[7] = (key[7] as number) | CANCELLATION_TTL_MASK;
   }
   key[0] = (key[0] as number) & 0x7f;
@@ -77,6 +79,18 @@ export function forgetCancelKey(client: ClientSocket): void {
   }
   while (at !== null && at.nextByKey !== client) at = at.nextByKey;
   if (at !== null) at.nextByKey = next;
+}
+
+/** The number of the process that has issued a key, if that has peers. */
+export function peerIdOf(key: Buffer): number {
+  return (key[1] as number) | ((key[2] as number) << 8);
+}
+
+/** The client whose key a peer has forwarded, with a smaller count of hops; or null. */
+export function findByForwardedKey(key: Buffer): ClientSocket | null {
+  const issued = Buffer.from(key);
+  issued[7] = (issued[7] as number) | CANCELLATION_TTL_MASK;
+  return findByCancelKey(issued);
 }
 
 /** The client with this key, or null. */

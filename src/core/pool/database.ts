@@ -17,7 +17,12 @@ export const peerList = new StatList<PgDatabase>('peer_list');
 const databasesByName = new Map<string, PgDatabase>();
 
 const databaseOrder = new OrderedIndex(databaseList, (a: PgDatabase, b: PgDatabase) => compareNames(a.name, b.name));
-const peerOrder = new OrderedIndex(peerList, (a: PgDatabase, b: PgDatabase) => a.peerId - b.peerId);
+/** The order of peers. Two that peers_dns has found may have the same number. */
+export function comparePeers(a: PgDatabase, b: PgDatabase): number {
+  return a.peerId - b.peerId || compareNames(a.name, b.name);
+}
+
+const peerOrder = new OrderedIndex(peerList, comparePeers);
 
 /** The database of that name; an idle auto-database becomes active again. */
 export function findDatabase(name: string): PgDatabase | null {
@@ -55,8 +60,10 @@ export function retireAutodatabase(db: PgDatabase, now: number): void {
   autodatabaseIdleList.append(db);
 }
 
+/** The peer of [peers] with that number, or null. */
 export function findPeer(peerId: number): PgDatabase | null {
-  for (let peer = peerList.head; peer !== null; peer = nextOf(peer)) if (peer.peerId === peerId) return peer;
+  for (let peer = peerList.head; peer !== null; peer = nextOf(peer))
+    if (peer.peerId === peerId && !peer.fromDns) return peer;
   return null;
 }
 
@@ -67,6 +74,17 @@ export function addPeer(peerId: number): PgDatabase {
     peer.peerId = peerId;
     peerOrder.insert(peer);
   }
+  return peer;
+}
+
+/** The peer that peers_dns has found at an address, which is new or known. */
+export function addDnsPeer(host: string, peerId: number): PgDatabase {
+  for (let peer = peerList.head; peer !== null; peer = nextOf(peer))
+    if (peer.fromDns && peer.name === host) return peer;
+  const peer = new PgDatabase(host);
+  peer.peerId = peerId;
+  peer.fromDns = true;
+  peerOrder.insert(peer);
   return peer;
 }
 

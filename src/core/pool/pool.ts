@@ -7,6 +7,7 @@ import { nextOf, StatList } from '../base/list';
 import { OrderedIndex } from '../base/ordered';
 import { type PgCredentials, type PgDatabase, type PgGlobalUser, PgPool } from './bouncer';
 import { noteChange, noteRemoval } from './changes';
+import { comparePeers } from './database';
 import { newStats, statAdd } from './stats';
 import { compareNames } from './user';
 
@@ -22,7 +23,7 @@ function comparePools(a: PgPool, b: PgPool): number {
 }
 
 const poolOrder = new OrderedIndex(poolList, comparePools);
-const peerPoolOrder = new OrderedIndex(peerPoolList, (a: PgPool, b: PgPool) => a.db.peerId - b.db.peerId);
+const peerPoolOrder = new OrderedIndex(peerPoolList, (a: PgPool, b: PgPool) => comparePeers(a.db, b.db));
 
 /** The pool of a database and a user, or null. Searches the shorter of their two arrays: either may be very long. */
 function findPool(db: PgDatabase, user: PgGlobalUser): PgPool | null {

@@ -311,7 +311,7 @@ function handleStartupPacket(client: ClientSocket, type: number, body: number, e
         disconnectClient(client, false, 'bad cancel request');
         return Verdict.DISCONNECTED;
       }
-      acceptCancelRequest(client, Buffer.from(arena.subarray(body, end)));
+      if (!acceptCancelRequest(client, Buffer.from(arena.subarray(body, end)))) return Verdict.NEED_MORE;
       return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
     default:
       disconnectClient(client, false, 'bad packet');

@@ -3,6 +3,7 @@
  */
 
 import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
+import { dnsPeerAt, usesPeersDns } from '../../core/link/peers-dns';
 import type { PgPool } from '../../core/pool/bouncer';
 import { findDatabase, findPeer } from '../../core/pool/database';
 import { getPeerPool, getPool } from '../../core/pool/pool';
@@ -17,6 +18,8 @@ export interface PoolRecord {
   db: string;
   /** > 0: the pool of a peer */
   peerId: number;
+  /** the address of a peer that peers_dns has found; missing in other pools, and from versions before 0.2 */
+  peerHost?: string;
   user: CredentialsRef | null;
   stats: number[];
   newerStats: number[];
@@ -39,6 +42,7 @@ export function poolRecord(pool: PgPool, n: number): PoolRecord {
     n,
     db: pool.db.name,
     peerId: pool.db.peerId,
+    ...(pool.db.fromDns ? { peerHost: pool.db.name } : {}),
     user: pool.user === null ? null : credentialsRef(pool.user, pool.db),
     stats: [...pool.stats],
     newerStats: [...pool.newerStats],
@@ -56,6 +60,7 @@ export function poolRecord(pool: PgPool, n: number): PoolRecord {
 }
 
 function poolOf(record: PoolRecord, frame: Frame): PgPool | null {
+  if (record.peerHost !== undefined) return usesPeersDns() ? getPeerPool(dnsPeerAt(record.peerHost)) : null;
   if (record.peerId > 0) {
     const peer = findPeer(record.peerId);
     return peer === null ? null : getPeerPool(peer);
