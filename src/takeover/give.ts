@@ -192,7 +192,6 @@ function goAhead(admin: ClientSocket, sending: Batches, describing: SnapshotWrit
 
 /** All clients are served meanwhile, but those whose last transaction has ended. */
 function waitsForTransactions(admin: ClientSocket, sending: Batches): boolean {
-  if (handshakesEnd !== 0) return false;
   const now = readClock();
   const begins = lastTransactions === null;
   lastTransactions ??= new LastTransactions(admin, format);

@@ -343,9 +343,12 @@ export class RawClient {
   }
 }
 
-/** Sends a cancel request on a connection of its own and waits until the pooler has closed it. */
-export async function cancelRequest(target: Target, pid: number, key: Buffer): Promise<void> {
-  const client = await RawClient.connect(target);
+/**
+ * Sends a cancel request and waits until the pooler has closed its connection.
+ * @param on where to connect to, or a connection, which may use TLS
+ */
+export async function cancelRequest(on: Target | RawClient, pid: number, key: Buffer): Promise<void> {
+  const client = on instanceof RawClient ? on : await RawClient.connect(on);
   await client.send(startupPacket(CANCEL_REQUEST, Buffer.concat([int32(pid), key])));
   await client.until('');
   await client.destroy();

@@ -11,8 +11,8 @@ import { type ChainOptions, type RebootChain, withRebootChain } from './reboot-c
 export type Options = Omit<ChainOptions, 'cluster'> | ((connstr: string) => Omit<ChainOptions, 'cluster'>);
 
 /** A cluster for logical replication, with users that log in by SCRAM. */
-export async function startTakeoverCluster(): Promise<PgCluster> {
-  const cluster = await PgCluster.start({ settings: { wal_level: 'logical', max_wal_senders: 5 } });
+export async function startTakeoverCluster(settings: Record<string, string> = {}): Promise<PgCluster> {
+  const cluster = await PgCluster.start({ settings: { wal_level: 'logical', max_wal_senders: 5, ...settings } });
   await cluster.createUser('scrammer', 'secret', 'scram');
   await cluster.createUser('asked', 'answer', 'scram');
   await cluster.setHba([

@@ -2,6 +2,7 @@
  * A simulated client: logs in, sends random requests, leaves in one of several ways, and checks everything that it
  * receives. It knows the pooler only by the bytes that it receives.
  */
+import { Family } from '../../src/core/base/native';
 import { Line } from './actor';
 import { Answers, type ErrorSeen } from './answers';
 import { MS, SECOND } from './clock';
@@ -46,6 +47,8 @@ export interface Character {
   prepares: boolean;
   /** it requests a replication connection, which has a server of its own */
   replication: boolean;
+  /** over TCP it uses TLS of this kind, which a reboot keeps or not; '' = it uses none */
+  tls: '' | 'new' | 'old';
   /** when it stops sending */
   silent: 'never' | 'at once' | 'at the password';
 }
@@ -106,6 +109,11 @@ export class SimClient {
     return this.phase === 'in' && this.answers.isEmpty;
   }
 
+  /** True if it has begun a transaction that it has not ended. */
+  get isInTransaction(): boolean {
+    return this.status !== 'I';
+  }
+
   private note(text: string): void {
     this.world.trace.add(this.name, text);
   }
@@ -128,12 +136,32 @@ export class SimClient {
       this.over('is refused by the kernel');
       return;
     }
+    this.phase = 'login';
+    if (this.character.silent === 'at once') return;
+    this.secure(this.line, () => this.logIn());
+  }
+
+  /** Begins TLS on a new connection, if the client is to have it, and then calls `done`. */
+  private secure(line: Line, done: () => void): void {
+    if (!this.isSecured(line)) {
+      done();
+      return;
+    }
+    line.askForTls(this.character.tls, (agreed) => {
+      if (!agreed) this.wrong('a refusal of TLS');
+      done();
+    });
+  }
+
+  private isSecured(line: Line): boolean {
+    return this.character.tls !== '' && line.end.remote.family !== Family.UNIX;
+  }
+
+  private logIn(): void {
     const { user, database } = this.character;
     const params: Record<string, string> = this.appName === '' ? {} : { application_name: this.appName };
     if (this.character.replication) params.replication = 'database';
     this.note(`logs in as ${user} to ${database}`);
-    this.phase = 'login';
-    if (this.character.silent === 'at once') return;
     this.line.send(startup(PROTOCOL_30, { user, database, ...params }));
   }
 
@@ -235,11 +263,19 @@ export class SimClient {
   private mayEndSilently(broken: boolean): boolean {
     const { reboots, scenario } = this.world;
     const { servers, console } = scenario.faults;
+    if (this.isLostInReboot()) return true;
     if (this.line.end.peer?.cutShort === true || (servers && broken)) return true;
     const timeouts = ['query_timeout', 'transaction_timeout'];
     const mayBeCutOff = servers || console || timeouts.some((name) => Number(scenario.settings[name] ?? 0) > 0);
     if (mayBeCutOff && !this.packets.isEmpty) return true;
     return reboots.mayLose(this.name);
+  }
+
+  /** True if a reboot may end its connection: its handshake is under way, or its TLS is of the old kind. */
+  private isLostInReboot(): boolean {
+    const { reboots, console, servers } = this.world.scenario.faults;
+    if (!this.isSecured(this.line)) return false;
+    return (reboots && this.character.tls === 'old') || (!this.line.isSecure && (reboots || console || servers));
   }
 
   private pause(): void {
@@ -251,6 +287,11 @@ export class SimClient {
   private act(): void {
     if (this.phase !== 'in' || this.told !== null || this.line.over) return;
     const { random } = this.world;
+    if (this.line.isSecure && random.one(8)) {
+      this.line.sendNothing();
+      this.pause();
+      return;
+    }
     if (this.left-- <= 0) {
       this.leave();
       return;
@@ -351,8 +392,10 @@ export class SimClient {
         () => {},
         (errno) => {
           if (errno !== 0) return;
-          line.send(request(CANCEL_REQUEST, this.key));
-          if (random.one(3)) line.closeWhenSent();
+          this.secure(line, () => {
+            line.send(request(CANCEL_REQUEST, this.key));
+            if (random.one(3)) line.closeWhenSent();
+          });
         },
       );
     });

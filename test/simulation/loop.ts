@@ -5,10 +5,12 @@
  */
 import { constants } from 'node:os';
 import { Ev, Rec } from '../../src/core/base/native';
-import { EAGAIN, EBADF, type Watcher } from './network';
+import { EAGAIN, EBADF } from './network';
 import type { Description, SimProcess } from './process';
+import { NOTHING, Stream } from './stream';
+import { shake, tlsCalls } from './tls';
 
-const { EMSGSIZE, ENOBUFS, EMFILE } = constants.errno;
+const { EIO, EMSGSIZE, ENOBUFS, EMFILE } = constants.errno;
 
 const RECV_SPACE = 4 << 20;
 const SIDE_SPACE = 2 << 20;
@@ -23,57 +25,6 @@ const TURN_USEC = 60;
 const SLOW_TURN_USEC = 5000;
 /** Fills the arena where nothing was received in this turn. */
 const STALE = 0xee;
-const NOTHING = Buffer.alloc(0);
-
-/** A connection, a listening socket or a watch. */
-class Stream implements Watcher {
-  reading = false;
-  connecting = false;
-  hot = false;
-  live = true;
-  ending = false;
-  endHeld = false;
-  endResult = 0;
-  redeliver = false;
-  recvLimit = 0;
-  lastTurn = -1;
-  kept: Buffer = NOTHING;
-  unsent: Buffer = NOTHING;
-  /** sent in the next wait */
-  outbox: Buffer[] = [];
-  /** -errno of a send that no call returned */
-  sendFailure = 0;
-
-  constructor(
-    private readonly loop: SimLoop,
-    readonly handle: number,
-    readonly fd: number,
-    readonly description: Description,
-  ) {
-    this.end?.watch(this);
-    description.listener?.watch(this);
-  }
-
-  get end() {
-    return this.description.end;
-  }
-
-  readable(): void {
-    this.loop.heat(this);
-  }
-
-  writable(): void {
-    this.loop.heat(this);
-  }
-
-  forget(): void {
-    this.live = false;
-    this.end?.unwatch(this);
-    this.description.listener?.unwatch(this);
-    this.kept = this.unsent = NOTHING;
-    this.outbox = [];
-  }
-}
 
 export class SimLoop {
   readonly arena = new ArrayBuffer(RECV_SPACE + SIDE_SPACE);
@@ -147,6 +98,7 @@ export class SimLoop {
 
   private endOf(stream: Stream): number | null {
     const { end } = stream;
+    if (stream.tls?.closed) return 0;
     if (end === null || end.length > 0) return null;
     if (end.error !== 0) return -end.error;
     return end.eof ? 0 : null;
@@ -186,7 +138,7 @@ export class SimLoop {
 
   private receive(stream: Stream): void {
     const { end } = stream;
-    if (end === null || !(stream.redeliver || (stream.reading && !stream.connecting))) return;
+    if (end === null || stream.handshake || !(stream.redeliver || (stream.reading && !stream.connecting))) return;
     const full = this.used + stream.kept.length + ROOM_LEAST > RECV_SPACE || this.count >= RING_RECORDS;
     if (full || stream.lastTurn === this.turn) {
       this.heat(stream);
@@ -196,11 +148,9 @@ export class SimLoop {
       this.reportEnd(stream, -EMSGSIZE);
       return;
     }
-    const most = Math.min(
-      stream.recvLimit > 0 ? stream.recvLimit : this.recvMax,
-      RECV_SPACE - this.used - stream.kept.length,
-    );
-    const fresh = stream.endHeld ? null : end.read(most);
+    const limited = stream.recvLimit > 0 && stream.tls === null;
+    const most = Math.min(limited ? stream.recvLimit : this.recvMax, RECV_SPACE - this.used - stream.kept.length);
+    const fresh = stream.endHeld ? null : stream.read(most);
     if (fresh !== null) {
       stream.recvLimit = 0;
       this.deliver(stream, fresh);
@@ -222,16 +172,26 @@ export class SimLoop {
     const stream = this.of(handle);
     if (stream === null || stream.end === null) return -EBADF;
     if (bytes.length === 0) return stream.unsent.length;
+    if (stream.tls !== null && (stream.handshake || stream.tls.frozen)) return -EIO;
     if (stream.unsent.length + bytes.length > UNSENT_MAX) return -ENOBUFS;
-    if (stream.unsent.length > 0 || stream.connecting) stream.unsent = Buffer.concat([stream.unsent, bytes]);
+    if (stream.unsent.length > 0 || stream.connecting)
+      stream.unsent = Buffer.concat([stream.unsent, stream.wire(bytes)]);
     else if (stream.outbox.push(bytes) === 1) this.senders.push(stream);
+    return stream.unsent.length;
+  }
+
+  /** Queues bytes that are records already, if the stream has TLS. */
+  private sendRaw(stream: Stream, bytes: Buffer): number {
+    this.sendQueued(stream);
+    stream.unsent = Buffer.concat([stream.unsent, bytes]);
+    this.heat(stream);
     return stream.unsent.length;
   }
 
   /** Sends what is queued for a stream; what the peer does not take is unsent. */
   private sendQueued(stream: Stream): void {
     if (stream.outbox.length === 0) return;
-    const bytes = Buffer.concat(stream.outbox);
+    const bytes = stream.wire(Buffer.concat(stream.outbox));
     stream.outbox = [];
     const n = (stream.end as NonNullable<Stream['end']>).write(bytes);
     if (n < 0 && n !== -EAGAIN) {
@@ -278,6 +238,7 @@ export class SimLoop {
       stream.sendFailure = 0;
     }
     this.flush(stream);
+    shake(this.forTls, stream);
     if (end.eof || end.error !== 0) stream.ending = true;
     this.receive(stream);
   }
@@ -360,9 +321,10 @@ export class SimLoop {
 
   /** A backend may have received ahead for a stream that is stopped: the bytes are kept. */
   private receiveAhead(stream: Stream): void {
-    if (!this.mayReceiveAhead || stream.connecting || !this.random.one(3)) return;
-    const fresh = stream.end?.read(RECEIVED_AHEAD_MAX) ?? null;
-    if (fresh !== null) stream.kept = Buffer.concat([stream.kept, fresh]);
+    if (stream.connecting || stream.handshake) return;
+    // TLS holds no whole record then
+    const fresh = this.mayReceiveAhead && this.random.one(3) ? stream.read(RECEIVED_AHEAD_MAX) : stream.tls?.open();
+    if (fresh) stream.kept = Buffer.concat([stream.kept, fresh]);
   }
 
   private recvStopAll(except: number): number[] {
@@ -412,7 +374,9 @@ export class SimLoop {
     const stream = this.of(handle);
     if (stream === null) return;
     this.sendQueued(stream);
-    if (stream.end !== null && stream.unsent.length > 0) stream.end.cutShort = true;
+    const { end, tls } = stream;
+    if (end !== null && stream.unsent.length > 0) end.cutShort = true;
+    else if (tls?.established && !tls.frozen && !stream.connecting) end?.write(tls.close());
     this.process.closeFd(this.forget(stream));
   }
 
@@ -439,14 +403,36 @@ export class SimLoop {
     return unsent;
   }
 
+  private buffered(handle: number): number {
+    const stream = this.of(handle);
+    return stream === null ? -EBADF : stream.kept.length + (stream.tls?.inputLength ?? 0);
+  }
+
   private limit(handle: number, most: number): void {
     const stream = this.of(handle);
     if (stream !== null) stream.recvLimit = Math.max(0, most);
   }
 
+  private readonly forTls = {
+    find: (handle: number) => this.of(handle),
+    all: () => this.streams.filter((stream): stream is Stream => stream?.live === true),
+    heat: (stream: Stream) => this.heat(stream),
+    sendRaw: (stream: Stream, bytes: Buffer) => this.sendRaw(stream, bytes),
+    post: (kind: Ev, handle: number, result: number) => this.add(kind, handle, result, 0),
+    piece: (offset: number, length: number) => this.bytes.subarray(offset, offset + length),
+  };
+
+  /** Unsent bytes of another process. */
+  sendRecords(handle: number, bytes: Uint8Array): number {
+    const stream = this.of(handle);
+    if (stream === null) return -EBADF;
+    if (stream.tls === null) return this.send(handle, Buffer.from(bytes));
+    return bytes.length === 0 ? stream.unsent.length : this.sendRaw(stream, Buffer.from(bytes));
+  }
+
   /** This half of the interface `Native`. */
   calls(): Record<string, unknown> {
-    const piece = (offset: number, length: number) => this.bytes.subarray(offset, offset + length);
+    const { piece } = this.forTls;
     const part = (bytes: Uint8Array, offset: number, length: number) =>
       Buffer.from(bytes.buffer, bytes.byteOffset + offset, length);
     return {
@@ -482,7 +468,7 @@ export class SimLoop {
       keep: (handle: number, offset: number, length: number) => this.keep(handle, piece(offset, length)),
       takeKept: (handle: number) => this.takeKept(handle),
       keptLength: (handle: number) => this.of(handle)?.kept.length ?? -EBADF,
-      buffered: (handle: number) => this.of(handle)?.kept.length ?? -EBADF,
+      buffered: (handle: number) => this.buffered(handle),
       receiveAhead: (on: number) => {
         this.mayReceiveAhead = on > 0;
       },
@@ -495,6 +481,8 @@ export class SimLoop {
       loopRefusal: () => '',
       unsent: (handle: number) => this.unsent(handle),
       takeUnsent: (handle: number) => this.takeUnsent(handle),
+      sendRecords: (handle: number, bytes: Uint8Array) => this.sendRecords(handle, bytes),
+      ...tlsCalls(this.forTls),
     };
   }
 }

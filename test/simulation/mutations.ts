@@ -7,6 +7,8 @@ import type { Mutation } from './modules';
 
 const NONE = { servers: false, clients: false, console: false, reboots: false, clock: false };
 
+const TLS = { client_tls_sslmode: 'allow', suspend_timeout: 10 };
+
 export const mutations: Mutation[] = [
   {
     // the pool may be killed before the client has sent its password
@@ -86,6 +88,28 @@ export const mutations: Mutation[] = [
         file: 'takeover/snapshot-writer',
         find: 'native_1.native.buffered(sk.handle) === 0',
         replace: '!sk.hasKept',
+      },
+    ],
+  },
+  {
+    name: 'unsent TLS records are encrypted once more in the new process',
+    wanted: { faults: { ...NONE, reboots: true, clients: true }, settings: TLS },
+    edits: [
+      {
+        file: 'takeover/freeze',
+        find: 'native_1.native.sendRecords(sk.handle, unsent)',
+        replace: '(native_1.native.tlsThawAll(), native_1.native.sendBytes(sk.handle, unsent, 0, unsent.length))',
+      },
+    ],
+  },
+  {
+    name: 'the old process does not wait for transactions of clients that cannot be handed over',
+    wanted: { faults: { ...NONE, reboots: true }, settings: TLS },
+    edits: [
+      {
+        file: 'takeover/staying',
+        find: 'return (0, sockets_1.refusalOf)(client, this.format) !== null;',
+        replace: 'return false;',
       },
     ],
   },

@@ -34,6 +34,9 @@ function longerThan(setting: string, since: (client: SimClient) => number) {
   };
 }
 
+/** The old process has waited for the end of its transaction. */
+const outlastsSuspend = longerThan('suspend_timeout', (client) => client.transactionSince);
+
 const hasWaited = (setting: string) => longerThan(setting, (client) => client.waitingSince);
 
 const REASONS: Reason[] = [
@@ -81,6 +84,13 @@ const REASONS: Reason[] = [
   { text: /^authentication database ".*" is disabled$/, when: ({ operator }) => operator.has('DISABLE') },
   { text: /^admin forced disconnect$/, when: ({ operator }) => operator.has('KILL_CLIENT') },
   { text: /^(pooler is|server) shutting down$/, when: ({ operator }) => operator.has('SHUTDOWN') },
+  {
+    text: /^connection cannot be handed over: cipher suite without AEAD$/,
+    when: (world, client) =>
+      world.scenario.faults.reboots &&
+      client.character.tls === 'old' &&
+      (!client.isInTransaction || standsStill(world) || outlastsSuspend(world, client)),
+  },
   { text: /^suspend_timeout$/, when: ({ operator }) => operator.has('SUSPEND') },
 ];
 

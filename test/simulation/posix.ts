@@ -189,11 +189,6 @@ class Posix {
       pamOpen: () => '',
       pamSubmit: (id: number, user: string, password: string) => this.pam(id, user, password),
       pamMessages: () => [],
-      tlsCtxNew: () => 1,
-      tlsCtxFree: () => {},
-      tlsKnown: () => true,
-      tlsFreezeAll: () => [],
-      tlsThawAll: () => {},
     };
   }
 

@@ -39,6 +39,8 @@ export class PgServer {
     host: string,
     readonly auth: 'trust' | 'md5',
     private readonly moods: Moods,
+    /** it agrees to TLS */
+    readonly tls: boolean,
   ) {
     const addr: SockAddr = { family: Family.INET, host, port: PORT };
     this.listener = world.network.listen(addr) as Listener;

@@ -98,9 +98,6 @@ export class SimProcess {
     this.resumed = new Int32Array(this.loop.ring, this.loop.ring.byteLength - 8, 1);
     const samePackets = (offset: number, end: number, most: number) => walkSame(this.loop.bytes, offset, end, most);
     const loop = this.loop.calls();
-    // without TLS, records are bytes like others
-    const sendBytes = loop.sendBytes as Native['sendBytes'];
-    const sendRecords = (handle: number, bytes: Uint8Array) => sendBytes(handle, bytes, 0, bytes.length);
     const park: Native['park'] = (handle, offset, length) => {
       (loop.keep as Native['keep'])(handle, offset, length);
       (loop.recvStop as Native['recvStop'])(handle);
@@ -111,7 +108,7 @@ export class SimProcess {
       (loop.recvStart as Native['recvStart'])(handle);
       return offset;
     };
-    const calls = { ...loop, ...posixCalls(this), samePackets, sendRecords, park, resume };
+    const calls = { ...loop, ...posixCalls(this), samePackets, park, resume };
     this.native = this.guarded(calls);
   }
 

@@ -8,6 +8,7 @@ import type { Character } from './client';
 import { MS, SECOND } from './clock';
 import type { Manners } from './network';
 import type { Moods } from './postgres';
+import { OLD_KIND } from './tls';
 
 export const CONFIG_FILE = '/sim/pooler.ini';
 export const AUTH_FILE = '/sim/userlist.txt';
@@ -36,7 +37,7 @@ export interface Scenario {
   databases: Record<string, string>;
   passwords: Record<string, string>;
   hidden: Record<string, string>;
-  servers: { host: string; auth: 'trust' | 'md5'; moods: Moods }[];
+  servers: { host: string; auth: 'trust' | 'md5'; moods: Moods; tls: boolean }[];
   network: Manners;
   /** most clients at a time */
   clients: number;
@@ -95,6 +96,9 @@ function settings(random: Random, poolMode: string): Record<string, string | num
     server_fast_close: maybe(0, 1),
     server_recovery_timeout: maybe(0, 3),
     server_tls_sslmode: maybe('disable', 'prefer'),
+    client_tls_sslmode: maybe('disable', 'allow'),
+    client_tls_key_file: '/sim/key',
+    client_tls_cert_file: '/sim/cert',
     max_prepared_statements: maybe(100, 2),
     pool_idle_timeout: maybe(0, 2),
     autodb_idle_timeout: maybe(3600, 2),
@@ -151,6 +155,7 @@ export function makeScenario(random: Random, wanted: Wanted = {}): Scenario {
       host,
       auth: random.pick(['trust', 'md5'] as const),
       moods: moods(random, faults.servers),
+      tls: random.one(2),
     })),
     network: {
       delay: random
@@ -192,7 +197,8 @@ export function userlistText({ passwords }: Scenario): string {
 export const DATABASES = ['alpha', 'alpha', 'beta', 'gamma', 'delta', 'auto1', 'auto2'];
 
 /** The random behaviour of a client. */
-export function makeCharacter(random: Random, { faults, poolMode, passwords, hidden, silentOne }: Scenario): Character {
+export function makeCharacter(random: Random, scenario: Scenario): Character {
+  const { faults, poolMode, passwords, hidden, silentOne, settings: own } = scenario;
   const users = { ...passwords, ...hidden };
   const user = random.pick(Object.keys(random.one(2) ? users : hidden));
   const rude = faults.clients;
@@ -216,5 +222,6 @@ export function makeCharacter(random: Random, { faults, poolMode, passwords, hid
     prepares: random.one(2),
     silent,
     replication,
+    tls: own.client_tls_sslmode === 'allow' && !random.one(3) ? random.pick(['new', 'new', OLD_KIND] as const) : '',
   };
 }

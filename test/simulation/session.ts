@@ -160,7 +160,9 @@ export class Session {
       return;
     }
     const code = readInt32(body, 0);
-    if (code === SSL_REQUEST || code === GSSENC_REQUEST) {
+    if (code === SSL_REQUEST && this.server.tls) {
+      this.line.acceptTls();
+    } else if (code === SSL_REQUEST || code === GSSENC_REQUEST) {
       this.line.send('N');
     } else if (code === CANCEL_REQUEST) {
       this.server.cancel(body.slice(4));

@@ -91,8 +91,8 @@ export class World implements Machine {
     this.files.set(AUTH_FILE, userlistText(this.scenario));
     this.reboots = new Reboots(this);
     this.operator = new Operator(this);
-    for (const [at, { host, auth, moods }] of this.scenario.servers.entries()) {
-      new PgServer(this, `pg${at + 1}`, host, auth, moods);
+    for (const [at, { host, auth, moods, tls }] of this.scenario.servers.entries()) {
+      new PgServer(this, `pg${at + 1}`, host, auth, moods, tls);
     }
   }
 

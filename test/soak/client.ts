@@ -25,8 +25,7 @@ const ACTIONS_MAX = 25;
 
 /** A pooler, or a chain of them. */
 interface Pooler {
-  readonly port: number;
-  /** a connection, with TLS if the pooler is to have it */
+  /** a connection, also for a cancel request, with TLS if the client is to use it */
   raw(): Promise<RawClient>;
 }
 
@@ -224,7 +223,7 @@ export class SoakClient {
     // a cancel request before the query has a server has no effect, so it is repeated
     while (waiting) {
       this.tally.cancels++;
-      await cancelRequest({ port: this.bouncer.port }, conn.backendPid, conn.backendKey);
+      await cancelRequest(await this.bouncer.raw(), conn.backendPid, conn.backendKey);
       if (waiting) await Promise.race([ended.catch(() => {}), pause(50)]);
     }
     const error = (await ended).find((msg) => msg.type === 'E');
@@ -237,7 +236,7 @@ export class SoakClient {
     const token = this.token();
     await conn.sendMessage('Q', cstring(`SELECT '${token}' FROM pg_sleep(0.002)`));
     this.tally.cancels++;
-    const cancel = cancelRequest({ port: this.bouncer.port }, conn.backendPid, conn.backendKey);
+    const cancel = this.bouncer.raw().then((on) => cancelRequest(on, conn.backendPid, conn.backendKey));
     const messages = await this.answer(conn).finally(() => cancel);
     const error = messages.find((msg) => msg.type === 'E');
     if (error === undefined) this.expect(messages, [token]);

@@ -130,7 +130,7 @@ async function sample(chain: RebootChain): Promise<Sample> {
 /** Clients that come and go until the round is over. */
 function visit(chain: RebootChain, suites: readonly Suite[], round: number, tally: Tally, over: () => boolean) {
   return suites.map((suite, n) => {
-    const pooler = { port: chain.port, raw: () => connectWith(chain, suite) };
+    const pooler = { raw: () => connectWith(chain, suite) };
     return new SoakClient(pooler, n, new Random(seed + 1000 * round + n), tally, over).run();
   });
 }

@@ -1,6 +1,6 @@
 /*
- * Two hundred clients work at random for SOAK_SECONDS (20; for a long soak 600), while servers are killed and the
- * console is busy. No client waits forever or gets another client's answer, and afterwards the pooler holds no more
+ * Two hundred clients, half of them with TLS, work at random for SOAK_SECONDS (20; for a long soak 600), while servers are
+ * killed and the console is busy. No client waits forever or gets another client's answer, and afterwards the pooler holds no more
  * than before. SOAK_SEED repeats the choices of a run, as far as timing allows.
  */
 
@@ -10,6 +10,7 @@ import { Bouncer, eventually, it, PgCluster } from '../harness';
 import { holding, lists } from '../harness/hostile/attack';
 import { Random, seedFrom } from '../harness/hostile/random';
 import { after, before } from '../harness/limits';
+import { TlsPlace } from '../harness/tls-place';
 import { newTally, SoakClient, type Tally } from './client';
 
 const CLIENTS = 200;
@@ -21,16 +22,21 @@ const WARM_UP = 0.4;
 const RSS_BREATH_KB = 24 * 1024;
 
 const seed = seedFrom('SOAK_SEED');
+const place = new TlsPlace();
 let cluster: PgCluster;
 let bouncer: Bouncer;
 
 before(async () => {
   console.log(`SOAK_SEED=${seed} SOAK_SECONDS=${SECONDS}`);
-  cluster = await PgCluster.start({ settings: { log_connections: 'off', log_disconnections: 'off' } });
+  cluster = await PgCluster.start({
+    settings: { ...place.ofServers, log_connections: 'off', log_disconnections: 'off' },
+  });
   bouncer = await Bouncer.start({
     cluster,
     databases: { postgres: cluster.connstr() },
     settings: {
+      ...place.toClients,
+      ...place.toServers,
       pool_mode: 'transaction',
       default_pool_size: 20,
       reserve_pool_size: 3,
@@ -104,10 +110,13 @@ function median(values: number[]): number {
   return [...values].sort((a, b) => a - b)[values.length >> 1] ?? 0;
 }
 
+/** The same pooler for clients with TLS. */
+const secured = { raw: async () => (await bouncer.raw()).secure(place.trusting) };
+
 async function allClients(tally: Tally, over: () => boolean): Promise<void> {
   const clients = Array.from(
     { length: CLIENTS },
-    (_, n) => new SoakClient(bouncer, n, new Random(seed + n), tally, over),
+    (_, n) => new SoakClient(n % 2 === 0 ? bouncer : secured, n, new Random(seed + n), tally, over),
   );
   await Promise.all(clients.map((client) => client.run()));
 }

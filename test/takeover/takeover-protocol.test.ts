@@ -19,11 +19,13 @@ import {
   type RawClient,
 } from '../harness/raw-client';
 import { type RebootChain, withRebootChain } from '../harness/reboot-chain';
+import { TlsPlace, TRANSPORTS } from '../harness/tls-place';
 
+const place = new TlsPlace();
 let pg: PgCluster;
 
 before(async () => {
-  pg = await PgCluster.start({ newest: true });
+  pg = await PgCluster.start({ newest: true, settings: place.ofServers });
 });
 after(async () => {
   await pg.stop();
@@ -43,7 +45,7 @@ async function login(chain: RebootChain): Promise<RawClient> {
 }
 
 async function cancelWorks(chain: RebootChain, client: RawClient): Promise<void> {
-  await cancelRequest({ port: chain.port }, client.backendPid, client.backendKey);
+  await cancelRequest(await chain.raw(), client.backendPid, client.backendKey);
   const error = (await client.until('Z')).find((msg) => msg.type === 'E');
   assert.equal(errorFields(error as Message).C, '57014');
 }
@@ -69,8 +71,10 @@ async function consoleOf(chain: RebootChain): Promise<RawClient> {
   return raw;
 }
 
-it('a query that runs across reboots is canceled with the long cancel keys of client and server', () =>
-  started(async (chain) => {
+async function longKeys(secured: boolean): Promise<void> {
+  const options = { cluster: pg, settings: { pool_mode: 'transaction' } };
+  await withRebootChain(place.optionsOf(options, secured), async (chain) => {
+    await chain.start('ts');
     const client = await login(chain);
     assert.equal(client.backendKey.length, 32);
     await client.sendMessage('Q', cstring('SELECT pg_sleep(60)'));
@@ -81,7 +85,13 @@ it('a query that runs across reboots is canceled with the long cancel keys of cl
     await chain.reboot('ts');
     await cancelWorks(chain, client);
     await client.end();
-  }));
+  });
+}
+
+for (const [secured, suffix] of TRANSPORTS) {
+  it(`a query that runs across reboots is canceled with the long cancel keys of client and server${suffix}`, () =>
+    longKeys(secured));
+}
 
 it('a client that waits for its welcome message across a reboot gets its long cancel key', () =>
   withRebootChain({ cluster: pg, databases: { postgres: 'host=127.0.0.1 port=1 dbname=postgres' } }, async (chain) => {

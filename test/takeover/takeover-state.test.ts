@@ -12,11 +12,13 @@ import { cancelRequest, errorFields, letters, type Message } from '../harness/ra
 import { type RebootChain, withRebootChain } from '../harness/reboot-chain';
 import { ScramClient } from '../harness/scram';
 import { ask, firstValue, login, type Options, startTakeoverCluster, withStarted } from '../harness/takeover-fixtures';
+import { TlsPlace, TRANSPORTS } from '../harness/tls-place';
 
+const place = new TlsPlace();
 let pg: PgCluster;
 
 before(async () => {
-  pg = await startTakeoverCluster();
+  pg = await startTakeoverCluster(place.ofServers);
 });
 after(async () => {
   await pg.stop();
@@ -26,35 +28,48 @@ function started(options: Options, body: (chain: RebootChain) => Promise<void>):
   return withStarted(pg, options, body);
 }
 
+/** A test without TLS, and one with TLS on both sides. */
+function both(name: string, options: Options, body: (chain: RebootChain) => Promise<void>): void {
+  for (const [secured, suffix] of TRANSPORTS) {
+    it(`${name}${suffix}`, () => {
+      const given = typeof options === 'function' ? options(pg.connstr()) : options;
+      return withRebootChain(place.optionsOf({ cluster: pg, ...given }, secured), async (chain) => {
+        await chain.start('ts');
+        await body(chain);
+      });
+    });
+  }
+}
+
 async function admin(chain: RebootChain): Promise<Client> {
   return chain.connect({ user: 'admin', password: 'admin', database: 'pgbouncer' });
 }
 
 /* ---- logins ---- */
 
-it('a SCRAM login begun in the old process completes in the new process', () =>
-  started(
-    { settings: { auth_type: 'scram-sha-256' }, userlist: { postgres: 'pw', scrammer: 'secret' } },
-    async (chain) => {
-      const client = await chain.raw();
-      await client.startup({ user: 'scrammer', database: 'postgres' });
-      assert.equal((await client.next())?.type, 'R');
-      const scram = new ScramClient('secret');
-      const first = Buffer.from(scram.first(), 'latin1');
-      const length = Buffer.alloc(4);
-      length.writeInt32BE(first.length);
-      await client.sendMessage('p', Buffer.from('SCRAM-SHA-256\0'), length, first);
-      const challenge = (await client.next()) as Message;
+both(
+  'a SCRAM login begun in the old process completes in the new process',
+  { settings: { auth_type: 'scram-sha-256' }, userlist: { postgres: 'pw', scrammer: 'secret' } },
+  async (chain) => {
+    const client = await chain.raw();
+    await client.startup({ user: 'scrammer', database: 'postgres' });
+    assert.equal((await client.next())?.type, 'R');
+    const scram = new ScramClient('secret');
+    const first = Buffer.from(scram.first(), 'latin1');
+    const length = Buffer.alloc(4);
+    length.writeInt32BE(first.length);
+    await client.sendMessage('p', Buffer.from('SCRAM-SHA-256\0'), length, first);
+    const challenge = (await client.next()) as Message;
 
-      await chain.reboot('ts');
-      await client.sendMessage('p', Buffer.from(scram.final(challenge.body.toString('latin1', 4)), 'latin1'));
-      const welcome = await client.until('ZE');
-      assert.equal(welcome.at(-1)?.type, 'Z', letters(welcome));
-      scram.check((welcome[0] as Message).body.toString('latin1', 4));
-      assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
-      await client.end();
-    },
-  ));
+    await chain.reboot('ts');
+    await client.sendMessage('p', Buffer.from(scram.final(challenge.body.toString('latin1', 4)), 'latin1'));
+    const welcome = await client.until('ZE');
+    assert.equal(welcome.at(-1)?.type, 'Z', letters(welcome));
+    scram.check((welcome[0] as Message).body.toString('latin1', 4));
+    assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
+    await client.end();
+  },
+);
 
 it('a client that waits for its first server gets its welcome message from the new process', () =>
   started({ databases: { postgres: 'host=127.0.0.1 port=1 dbname=postgres' } }, async (chain) => {
@@ -69,29 +84,29 @@ it('a client that waits for its first server gets its welcome message from the n
     await client.destroy();
   }));
 
-it('SCRAM keys learnt by the old process log in to servers in the new process', () =>
-  started(
-    {
-      settings: { auth_type: 'scram-sha-256', pool_mode: 'transaction' },
-      userlist: { postgres: 'pw', scrammer: '' },
-    },
-    async (chain) => {
-      const secret = (await pg.storedSecret('scrammer')) as string;
-      chain.write({ userlist: { scrammer: secret } });
-      const console1 = await admin(chain);
-      await console1.query('RELOAD');
-      const client = await chain.raw();
-      assert.equal((await client.login({ user: 'scrammer', password: 'secret' })).at(-1)?.type, 'Z');
-      assert.equal(await ask(client, 'SELECT 1'), '1');
-      await chain.reboot('ts');
-      await console1.query('RECONNECT');
-      // a new server connection can only log in with the keys that the old process has learnt
-      assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
-      assert.match(chain.now.log.text, /new connection to server/);
-      await client.end();
-      await console1.end();
-    },
-  ));
+both(
+  'SCRAM keys learnt by the old process log in to servers in the new process',
+  {
+    settings: { auth_type: 'scram-sha-256', pool_mode: 'transaction' },
+    userlist: { postgres: 'pw', scrammer: '' },
+  },
+  async (chain) => {
+    const secret = (await pg.storedSecret('scrammer')) as string;
+    chain.write({ userlist: { scrammer: secret } });
+    const console1 = await admin(chain);
+    await console1.query('RELOAD');
+    const client = await chain.raw();
+    assert.equal((await client.login({ user: 'scrammer', password: 'secret' })).at(-1)?.type, 'Z');
+    assert.equal(await ask(client, 'SELECT 1'), '1');
+    await chain.reboot('ts');
+    await console1.query('RECONNECT');
+    // a new server connection can only log in with the keys that the old process has learnt
+    assert.equal(await ask(client, 'SELECT current_user'), 'scrammer');
+    assert.match(chain.now.log.text, /new connection to server/);
+    await client.end();
+    await console1.end();
+  },
+);
 
 it('users found by auth_query stay logged in after a takeover', () =>
   started(
@@ -114,44 +129,47 @@ it('users found by auth_query stay logged in after a takeover', () =>
     },
   ));
 
-it('logins that wait for auth_query, or for a server to run it, complete in the new process', () =>
-  started(
-    {
-      settings: {
-        auth_type: 'md5',
-        auth_user: 'postgres',
-        default_pool_size: 1,
-        auth_query: 'SELECT usename, passwd FROM pg_shadow WHERE usename = $1 AND pg_sleep(1.5) IS NOT NULL',
-      },
-      userlist: { postgres: 'pw' },
+both(
+  'logins that wait for auth_query, or for a server to run it, complete in the new process',
+  {
+    settings: {
+      auth_type: 'md5',
+      auth_user: 'postgres',
+      default_pool_size: 1,
+      auth_query: 'SELECT usename, passwd FROM pg_shadow WHERE usename = $1 AND pg_sleep(1.5) IS NOT NULL',
     },
-    async (chain) => {
-      const clients = [await chain.raw(), await chain.raw()];
-      const logins = clients.map((client) => client.login({ user: 'asked', password: 'answer' }));
-      await eventually('one to be asked about, one to wait', async () => {
-        const pool = (await chain.show('POOLS')).find((row) => row.user === 'postgres');
-        return pool?.sv_active === 1 && pool?.cl_waiting === 1;
-      });
-      await chain.reboot('ts');
-      for (const answer of await Promise.all(logins)) assert.equal(answer.at(-1)?.type, 'Z', letters(answer));
-      for (const client of clients) await client.destroy();
-    },
-  ));
+    userlist: { postgres: 'pw' },
+  },
+  async (chain) => {
+    const clients = [await chain.raw(), await chain.raw()];
+    const logins = clients.map((client) => client.login({ user: 'asked', password: 'answer' }));
+    await eventually('one to be asked about, one to wait', async () => {
+      const pool = (await chain.show('POOLS')).find((row) => row.user === 'postgres');
+      return pool?.sv_active === 1 && pool?.cl_waiting === 1;
+    });
+    await chain.reboot('ts');
+    for (const answer of await Promise.all(logins)) assert.equal(answer.at(-1)?.type, 'Z', letters(answer));
+    for (const client of clients) await client.destroy();
+  },
+);
 
 /* ---- cancel ---- */
 
-it('a cancel key issued by the old process cancels a query in the new process', () =>
-  started({ settings: { pool_mode: 'transaction' } }, async (chain) => {
+both(
+  'a cancel key issued by the old process cancels a query in the new process',
+  { settings: { pool_mode: 'transaction' } },
+  async (chain) => {
     const client = await login(chain);
     await client.sendMessage('Q', Buffer.from('SELECT pg_sleep(30)\0'));
     await eventually('the query to run', async () => (await chain.show('POOLS')).some((row) => row.sv_active === 1));
     await chain.reboot('ts');
-    await cancelRequest({ port: chain.port }, client.backendPid, client.backendKey);
+    await cancelRequest(await chain.raw(), client.backendPid, client.backendKey);
     const answer = await client.until('Z');
     assert.match(errorFields(answer.find((msg) => msg.type === 'E') as Message).M ?? '', /canceling statement/);
     assert.equal(await ask(client, 'SELECT 1'), '1');
     await client.end();
-  }));
+  },
+);
 
 /* ---- modes ---- */
 
@@ -225,8 +243,10 @@ it('a replication connection works after a takeover', () =>
     await client.end();
   }));
 
-it('a replication stream across takeovers delivers every change once and in order', () =>
-  started({ settings: { pool_mode: 'transaction' } }, async (chain) => {
+both(
+  'a replication stream across takeovers delivers every change once and in order',
+  { settings: { pool_mode: 'transaction' } },
+  async (chain) => {
     await pg.sql('CREATE TABLE changed (i int, t text)');
     await pg.sql('CREATE PUBLICATION everything FOR TABLE changed');
     const insert = (from: number): Promise<unknown> =>
@@ -257,10 +277,13 @@ it('a replication stream across takeovers delivers every change once and in orde
     await client.end();
     await pg.sql('DROP PUBLICATION everything');
     await pg.sql('DROP TABLE changed');
-  }));
+  },
+);
 
-it('PAUSE and WAIT_CLOSE that wait at a takeover are answered by the new process', () =>
-  started({ settings: { pool_mode: 'transaction' } }, async (chain) => {
+both(
+  'PAUSE and WAIT_CLOSE that wait at a takeover are answered by the new process',
+  { settings: { pool_mode: 'transaction' } },
+  async (chain) => {
     const client = await login(chain);
     const console1 = await admin(chain);
     await client.query('BEGIN');
@@ -287,7 +310,8 @@ it('PAUSE and WAIT_CLOSE that wait at a takeover are answered by the new process
     }
     await console1.end();
     await client.end();
-  }));
+  },
+);
 
 it('a killed database stays killed after a takeover until RESUME', () =>
   started(

@@ -1,16 +1,17 @@
 /*
  * TLS connections that a new process cannot continue: their transactions get time to end before the old process exits,
  * their clients are told why they are closed, and the log counts them. If the handover fails, nothing has happened to them.
+ * Between tsbouncer and PgBouncer, all TLS connections are such connections, as between two PgBouncers.
  */
 
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import type { ConnectionOptions } from 'node:tls';
-import { eventually, it, PgCluster, user } from '../harness';
+import { eventually, it, itUnless, noOriginal, PgCluster, user } from '../harness';
 import { ask, rowsOf } from '../harness/actor';
 import { after, before } from '../harness/limits';
 import { cstring, errorFields, letters, RawClient } from '../harness/raw-client';
-import { type ChainOptions, type RebootChain, withRebootChain } from '../harness/reboot-chain';
+import { type ChainOptions, type Kind, type RebootChain, withRebootChain } from '../harness/reboot-chain';
 import { connectAs } from '../harness/relay';
 import { TlsPlace } from '../harness/tls-place';
 
@@ -158,3 +159,43 @@ it('a client whose server cannot be handed over completes its transaction, and g
       await client.end();
     }
   }));
+
+/* ---- from and to PgBouncer ---- */
+
+const ways: [string, Kind, Kind][] = [
+  ['PgBouncer to PgBouncer, for comparison', 'c', 'c'],
+  ['PgBouncer to tsbouncer', 'c', 'ts'],
+  ['tsbouncer to PgBouncer', 'ts', 'c'],
+];
+
+/** Clients with TLS and without, idle and in a transaction; with TLS to servers, or without. */
+async function besideTls(from: Kind, to: Kind, toServers: ChainOptions['settings']): Promise<void> {
+  const settings = { ...place.toClients, pool_mode: 'transaction', suspend_timeout: 3, ...toServers };
+  await withRebootChain({ cluster: pg, settings }, async (chain) => {
+    await chain.start(from);
+    const plain = [await chain.raw(), await chain.raw()];
+    for (const client of plain) assert.equal((await client.login()).at(-1)?.type, 'Z');
+    const secure = [await clientOf(chain, null), await clientOf(chain, null)];
+    const linked = toServers?.server_tls_sslmode === 'disable' ? [plain[1], secure[1]] : [secure[1]];
+    for (const client of linked) await client?.query('BEGIN');
+    await chain.reboot(to);
+    // without a word in the middle of a message, and nothing more after it
+    for (const client of secure) assert.ok(['', 'E'].includes(letters(await client.until(''))));
+    for (const client of plain) {
+      assert.equal(await ask(client, 'SELECT 1'), '1');
+      await client.end();
+    }
+    const later = await clientOf(chain, null);
+    assert.equal(await ask(later, 'SELECT 2'), '2');
+    await later.end();
+  });
+}
+
+for (const [name, from, to] of ways) {
+  itUnless(noOriginal)(`plain clients stay and TLS clients are closed: ${name}`, () =>
+    besideTls(from, to, { server_tls_sslmode: 'disable' }),
+  );
+  itUnless(noOriginal)(`idle plain clients stay if servers use TLS: ${name}`, () =>
+    besideTls(from, to, place.toServers),
+  );
+}

@@ -1,32 +1,18 @@
 /*
- * Takeovers with TLS, part by part: every suite, certificates, handshakes and logins under way, connections that cannot be
- * continued, failures before the new process owns anything, and peers other than Node.
+ * Takeovers with TLS, part by part: every suite, certificates, handshakes and logins under way, and failures before
+ * the new process owns anything.
  */
 
 import assert from 'node:assert/strict';
-import type { ChildProcessWithoutNullStreams } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
 import type { ConnectionOptions } from 'node:tls';
-import { giveTo, spawnAs } from '../../tools/unprivileged';
-import { eventually, it, itUnless, noPsql, PgCluster, psql, startProgram, user } from '../harness';
+import { eventually, it, PgCluster } from '../harness';
 import { ask, ROWS } from '../harness/actor';
 import { CertFolder } from '../harness/certs';
-import { after, before, withTimeout } from '../harness/limits';
-import { LogTail } from '../harness/log-tail';
-import { noProgram } from '../harness/needs';
-import {
-  cstring,
-  int16,
-  int32,
-  message,
-  PROTOCOL_30,
-  RawClient,
-  SSL_REQUEST,
-  startupPacket,
-} from '../harness/raw-client';
+import { recordsOf } from '../harness/handover-records';
+import { after, before } from '../harness/limits';
+import { RawClient, SSL_REQUEST } from '../harness/raw-client';
 import { type ChainOptions, otherVersion, type RebootChain, withRebootChain } from '../harness/reboot-chain';
-import { connectAs } from '../harness/relay';
 
 const certs = new CertFolder();
 const ca = certs.authority('ca');
@@ -231,32 +217,6 @@ it('when the old process is killed after it has described everything, TLS goes o
   });
 });
 
-/**
- * The records that a process gets which asks for that format and then goes away.
- * @param between called before the sockets are frozen
- */
-async function recordsOf(
-  chain: RebootChain,
-  format: number,
-  between: () => Promise<void> = async () => {},
-): Promise<{ ahead: string[]; frozen: string[] }> {
-  const process = await connectAs(user, chain.socketPath, join(chain.dir, `relay${chain.relays++}`));
-  assert.equal((await process.login({ user: 'pgbouncer', database: 'pgbouncer' })).at(-1)?.type, 'Z');
-  const text = (body: Buffer): string => body.toString('latin1', 4, 4 + body.readUInt32BE(0));
-  const ahead: string[] = [];
-  await process.sendMessage('Q', Buffer.from(`HANDOVER ${format};\0`));
-  while (!ahead.at(-1)?.includes('"aheadEnd"')) {
-    const record = (await process.until('d')).at(-1);
-    ahead.push(text(record?.body ?? Buffer.alloc(4)));
-  }
-  await between();
-  await process.sendMessage('Q', Buffer.from('HANDOVER READY;\0'));
-  const frozen = (await process.until('Z')).filter((msg) => msg.type === 'd').map((msg) => text(msg.body));
-  await process.destroy();
-  await chain.now.log.wait(/handover failed, resuming work/);
-  return { ahead, frozen };
-}
-
 it('idle TLS clients are described ahead, and once more only if a record came or went since', () =>
   withTls({ pool_mode: 'transaction' }, async (chain) => {
     const clients = await Promise.all(Array.from({ length: 20 }, () => loggedIn(chain)));
@@ -303,133 +263,3 @@ if (otherVersion !== null) {
       await plain.end();
     }));
 }
-
-/* ---- other peers ---- */
-
-interface Openssl {
-  /** K asks for a key update in return, k does not; resolves when openssl has sent it */
-  changeKeys(how: 'K' | 'k'): Promise<void>;
-  /** Runs a query and waits for its answer. */
-  select(text: string): Promise<void>;
-}
-
-/** Runs `body` with openssl s_client as a logged-in client. */
-async function withOpenssl(chain: RebootChain, body: (client: Openssl) => Promise<void>): Promise<void> {
-  const args = ['s_client', '-starttls', 'postgres', '-connect', `127.0.0.1:${chain.port}`];
-  const child = startProgram('openssl', args, {}) as ChildProcessWithoutNullStreams;
-  const closed = new Promise((settle) => child.once('close', settle));
-  let said = '';
-  let updates = 0;
-  child.stdout.on('data', (bytes: Buffer) => {
-    said += bytes.toString('latin1');
-  });
-  child.stderr.on('data', (bytes: Buffer) => {
-    updates += bytes.toString('latin1').split('KEYUPDATE').length - 1;
-  });
-  const client: Openssl = {
-    async changeKeys(how) {
-      const before = updates;
-      child.stdin.write(`${how}\n`);
-      // openssl takes no command and data from one piece of its input
-      await eventually('openssl to have changed its keys', () => updates > before);
-    },
-    async select(text) {
-      const parse = message('P', cstring(''), cstring(`SELECT '${text}'`), int16(0));
-      const bind = message('B', cstring(''), cstring(''), int16(0), int16(0), int16(0));
-      child.stdin.write(Buffer.concat([parse, bind, message('E', cstring(''), int32(0)), message('S')]));
-      await eventually('the answer', () => said.includes(`${text}C\0`));
-    },
-  };
-  try {
-    child.stdin.write(startupPacket(PROTOCOL_30, { user: 'postgres', database: 'postgres' }));
-    await eventually('the login', () => said.includes('Z\0\0\0\x05I'));
-    await body(client);
-  } finally {
-    child.kill();
-    await withTimeout(closed, 'openssl to end');
-  }
-}
-
-const itOpenssl = itUnless(noProgram('openssl'));
-
-itOpenssl('openssl s_client changes its keys before and after each of three takeovers', () =>
-  withTls({ ...TO_SERVERS, client_tls_protocols: 'tlsv1.3' }, (chain) =>
-    withOpenssl(chain, async (client) => {
-      for (let i = 0; i < 3; i++) {
-        for (const how of ['K', 'k'] as const) {
-          await client.changeKeys(how);
-          await client.select(`answer ${i} ${how}`);
-        }
-        await chain.reboot('ts');
-      }
-      await client.select('the last answer');
-    }),
-  ),
-);
-
-itOpenssl('an idle client that changes its keys after it was described ahead is described again', () =>
-  withTls({ pool_mode: 'transaction' }, (chain) =>
-    withOpenssl(chain, async (client) => {
-      await client.select('first');
-      const { ahead, frozen } = await recordsOf(chain, 2, async () => {
-        await client.changeKeys('k');
-        // the pooler has read it once it answers what came later
-        await chain.show('VERSION');
-      });
-      assert.equal(ahead.filter((text) => text.startsWith('{"k":"ahead"')).length, 1);
-      assert.equal(frozen.filter((text) => text.includes('"state":"cl_active"')).length, 1);
-      await client.select('second');
-      await chain.reboot('ts');
-      await client.select('third');
-    }),
-  ),
-);
-
-itUnless(noPsql)('psql goes on after three takeovers, with TLS on both sides', () =>
-  withTls(TO_SERVERS, async (chain) => {
-    const begun = join(chain.dir, 'begun');
-    const done = join(chain.dir, 'done');
-    const script = join(chain.dir, 'script.sql');
-    const lines = [
-      'BEGIN;',
-      'CREATE TEMP TABLE t AS SELECT 1 AS x;',
-      `\\! touch '${begun}'; while [ ! -e '${done}' ]; do sleep 0.05; done`,
-      'COPY t FROM STDIN;',
-      ...Array.from({ length: 20_000 }, (_, i) => String(i)),
-      '\\.',
-      'SELECT count(*), sum(x) FROM t;',
-      'COMMIT;',
-      'COPY (SELECT generate_series(1, 50000)) TO STDOUT;',
-    ];
-    writeFileSync(script, `${lines.join('\n')}\n`);
-    giveTo(user, chain.dir);
-    const connection = `host=localhost port=${chain.port} user=postgres dbname=postgres sslmode=verify-full sslrootcert=${ca.cert}`;
-    const child = startProgram(psql as string, ['-X', '-q', '-A', '-t', '-f', script, connection], {
-      cwd: chain.dir,
-      env: { ...process.env, HOME: chain.dir },
-      stdio: ['ignore', 'pipe', 'pipe'],
-      ...spawnAs(user),
-    });
-    const errors = new LogTail(child);
-    let said = '';
-    child.stdout?.on('data', (bytes: Buffer) => {
-      said += bytes.toString('latin1');
-    });
-    const ended = new Promise<number | null>((settle) => child.once('close', settle));
-    let over = false;
-    void ended.then(() => {
-      over = true;
-    });
-    await eventually('psql to be in its transaction', () => existsSync(begun) || over);
-    assert.equal(over, false, errors.text);
-    for (let i = 0; i < 3; i++) await chain.reboot('ts');
-    writeFileSync(done, '');
-    assert.equal(await withTimeout(ended, 'psql to end'), 0, errors.text);
-    const answers = said.trim().split('\n');
-    assert.equal(answers[0], '20001|199990001');
-    assert.deepEqual(
-      answers.slice(1),
-      Array.from({ length: 50_000 }, (_, i) => String(i + 1)),
-    );
-  }),
-);
