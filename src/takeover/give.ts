@@ -29,6 +29,7 @@ import {
 import { logError, logInfo, logWarning } from '../core/base/log';
 import { native } from '../core/base/native';
 import { equalNoCase } from '../core/base/strutil';
+import { Tally, tally } from '../core/base/tallies';
 import { readClock, USEC } from '../core/base/time';
 import { newTimer, timerStart, timerStop } from '../core/base/timer';
 import { cf } from '../core/config/settings';
@@ -278,6 +279,7 @@ function thaw(): void {
   aheadEnded = false;
   newProcessReady = false;
   logInfo('handover failed, resuming work');
+  tally(Tally.REBOOT_FAILED);
   if (!wasFrozen) {
     if (!accepts && getPauseMode() !== PauseMode.SUSPEND) resumePooler();
     return;

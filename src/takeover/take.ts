@@ -16,6 +16,7 @@ import { die, fatal, logDebug, logError, logInfo, logWarning, slogInfo } from '.
 import { native } from '../core/base/native';
 import { noteReboot } from '../core/base/reboots';
 import { listenFdCount, notify, notifyState } from '../core/base/systemd';
+import { Tally, tally } from '../core/base/tallies';
 import { readClock, USEC } from '../core/base/time';
 import { newTimer, timerStart, timerStop } from '../core/base/timer';
 import { cf } from '../core/config/settings';
@@ -467,6 +468,7 @@ export function takeoverFinish(): string {
     }
   }
   logInfo('old process killed, resuming work');
+  tally(Tally.REBOOT_DONE);
   settleListeners();
   if (ownsListeners()) resumePooler();
 

@@ -19,11 +19,16 @@ export interface KnownDatabase {
   numbers: Float64Array;
 }
 
+/** Reports, each of a second, over which the longest turn is shown: longer than most scrapers wait. */
+const TURN_REPORTS = 60;
+
 export class MetricsState {
   /** null until everything is known */
   report: MetricsReport | null = null;
   readonly pools = new Map<number, KnownPool>();
   readonly databases = new Map<number, KnownDatabase>();
+  /** of each of the last seconds, usec */
+  private readonly longestTurns: number[] = [0];
 
   constructor(readonly layout: MetricsLayout) {}
 
@@ -40,7 +45,22 @@ export class MetricsState {
       else known.labels = labels;
     }
     this.hearNumbers(report);
+    this.hearTurn(report);
     if (this.report !== null || !report.more) this.report = report;
+  }
+
+  /** The longest turn of the loop in the last minute, usec. */
+  longestTurn(): number {
+    return Math.max(...this.longestTurns);
+  }
+
+  private hearTurn({ longestTurn, more }: MetricsReport): void {
+    const turns = this.longestTurns;
+    turns.push(Math.max(turns.pop() ?? 0, longestTurn));
+    // the reports that follow in a moment belong to the same second
+    if (more) return;
+    turns.push(0);
+    if (turns.length > TURN_REPORTS) turns.shift();
   }
 
   private hearNumbers({ pools, timings, databases }: MetricsReport): void {

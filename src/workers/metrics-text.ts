@@ -1,108 +1,20 @@
 /*
- * The text of /metrics: OpenMetrics 1.0, or the older text format of Prometheus. Names are those of pgbouncer_exporter,
- * so that its dashboards and alerts work.
+ * The text of /metrics: OpenMetrics 1.0, or the older text format of Prometheus. metrics-families.ts has the names.
  */
 
 import type { MetricsReport } from '../core/base/worker-messages';
+import {
+  DATABASE_GAUGES,
+  type Family,
+  LISTS,
+  POOL_GAUGES,
+  STAT_COUNTERS,
+  TALLIES,
+  THREADS,
+  TIMINGS,
+  USEC,
+} from './metrics-families';
 import type { KnownDatabase, KnownPool, MetricsState } from './metrics-state';
-
-interface Family {
-  /** without the prefix, and without `_total` of a counter */
-  readonly name: string;
-  readonly help: string;
-  readonly column: string;
-  /** what one is worth, 1 if left out */
-  readonly unit?: number;
-}
-
-const USEC = 1e-6;
-
-const POOL_GAUGES: readonly Family[] = [
-  { name: 'client_active_connections', column: 'cl_active', help: 'clients linked to a server or idle' },
-  { name: 'client_waiting_connections', column: 'cl_waiting', help: 'clients that wait for a server' },
-  {
-    name: 'client_active_cancel_connections',
-    column: 'cl_active_cancel_req',
-    help: 'cancel requests sent to a server',
-  },
-  { name: 'client_waiting_cancel_connections', column: 'cl_waiting_cancel_req', help: 'cancel requests not sent yet' },
-  { name: 'server_active_connections', column: 'sv_active', help: 'servers linked to a client' },
-  { name: 'server_active_cancel_connections', column: 'sv_active_cancel', help: 'servers that send a cancel request' },
-  {
-    name: 'server_being_canceled_connections',
-    column: 'sv_being_canceled',
-    help: 'servers that wait for cancel requests',
-  },
-  { name: 'server_idle_connections', column: 'sv_idle', help: 'servers that a client can use at once' },
-  { name: 'server_used_connections', column: 'sv_used', help: 'idle servers that need a check before use' },
-  { name: 'server_testing_connections', column: 'sv_tested', help: 'servers that run a reset or check query' },
-  { name: 'server_login_connections', column: 'sv_login', help: 'servers that log in' },
-  {
-    name: 'client_maxwait_seconds',
-    column: 'maxwait',
-    unit: USEC,
-    help: 'how long the first client in the queue has waited',
-  },
-];
-
-const STAT_COUNTERS: readonly Family[] = [
-  { name: 'queries_pooled', column: 'query_count', help: 'queries' },
-  { name: 'queries_duration_seconds', column: 'query_time', unit: USEC, help: 'time that servers spent on queries' },
-  { name: 'received_bytes', column: 'client_bytes', help: 'bytes received from clients' },
-  { name: 'sent_bytes', column: 'server_bytes', help: 'bytes received from servers, and sent to clients' },
-  { name: 'client_wait_seconds', column: 'wait_time', unit: USEC, help: 'time that clients waited for a server' },
-  { name: 'sql_transactions_pooled', column: 'xact_count', help: 'transactions' },
-  {
-    name: 'server_in_transaction_seconds',
-    column: 'xact_time',
-    unit: USEC,
-    help: 'time that servers spent in transactions',
-  },
-  { name: 'server_assignments', column: 'server_assignment_count', help: 'times that a server was given to a client' },
-  { name: 'client_parses', column: 'ps_client_parse_count', help: 'prepared statements created by clients' },
-  { name: 'server_parses', column: 'ps_server_parse_count', help: 'prepared statements created on servers' },
-  { name: 'binds', column: 'ps_bind_count', help: 'prepared statements readied for execution' },
-  { name: 'client_logins', column: 'client_login_count', help: 'logins of clients' },
-];
-
-const DATABASE_GAUGES: readonly Family[] = [
-  { name: 'pool_size', column: 'pool_size', help: 'most servers of a pool' },
-  { name: 'min_pool_size', column: 'min_pool_size', help: 'fewest servers of a pool' },
-  { name: 'reserve_pool', column: 'reserve_pool_size', help: 'additional servers of a pool whose clients wait long' },
-  { name: 'max_connections', column: 'max_connections', help: 'most servers of the database; 0 = no limit' },
-  { name: 'current_connections', column: 'current_connections', help: 'servers of the database' },
-  {
-    name: 'max_client_connections',
-    column: 'max_client_connections',
-    help: 'most clients of the database; 0 = no limit',
-  },
-  { name: 'current_client_connections', column: 'current_client_connections', help: 'clients of the database' },
-  { name: 'paused', column: 'paused', help: '1 if the database is paused' },
-  { name: 'disabled', column: 'disabled', help: '1 if the database is disabled' },
-];
-
-const LISTS: readonly Family[] = [
-  { name: 'databases', column: 'databases', help: 'databases' },
-  { name: 'users', column: 'users', help: 'users' },
-  { name: 'pools', column: 'pools', help: 'pools' },
-  { name: 'free_clients', column: 'freeClients', help: 'clients fewer than there were at most' },
-  { name: 'used_clients', column: 'usedClients', help: 'clients' },
-  { name: 'login_clients', column: 'loginClients', help: 'clients that log in' },
-  { name: 'free_servers', column: 'freeServers', help: 'servers fewer than there were at most' },
-  { name: 'used_servers', column: 'usedServers', help: 'servers' },
-  { name: 'cached_dns_names', column: 'dnsNames', help: 'names whose addresses are known' },
-  { name: 'cached_dns_zones', column: 'dnsZones', help: 'zones whose serial numbers are known' },
-  { name: 'in_flight_dns_queries', column: 'dnsQueries', help: 'name lookups in progress' },
-];
-
-/** What each histogram measures. */
-const TIMINGS: Readonly<Record<string, string>> = {
-  query: 'time of each query, or of queries sent together',
-  transaction: 'time of each transaction',
-  client_wait: 'time that each client waited for a server; clients that did not have to wait are not counted',
-  server_connect: 'time until a connection to the server was open, with the look-up of its name',
-  server_login: 'time from there until the connection could be used: TLS, authentication, connect_query',
-};
 
 /** A label's value, as both formats escape it. Names are any client's text. */
 function escaped(value: string): string {
@@ -135,7 +47,7 @@ class Text {
     this.lines.push(`${name}${labels} ${value}`);
   }
 
-  samples(name: string, samples: Samples): void {
+  samples(name: string, samples: Iterable<[string, number]>): void {
     for (const [labels, value] of samples) this.sample(name, labels, value);
   }
 
@@ -265,6 +177,40 @@ function writeDatabases(text: Text, { layout, databases }: MetricsState): void {
   }
 }
 
+/** What the whole process has counted. */
+function writeTallies(text: Text, { layout }: MetricsState, { tallies }: MetricsReport): void {
+  let begun = '';
+  layout.tallies.forEach(([family, ...labels], i) => {
+    const name = `tsbouncer_${family}`;
+    // the members of a family are adjacent
+    if (family !== begun) text.family(name, 'counter', TALLIES[family] ?? family);
+    begun = family;
+    const pairs = labels.map((label) => label.split('=', 2));
+    text.sample(`${name}_total`, labelText(Object.fromEntries(pairs)), tallies[i] ?? 0);
+  });
+}
+
+function writeLoop(text: Text, state: MetricsState, { threads }: MetricsReport): void {
+  const longest = 'the longest turn of the loop in the last minute';
+  text.gauge('tsbouncer_loop_longest_turn_seconds', longest, state.longestTurn() * USEC);
+  for (const { name, column, unit = 1, help } of THREADS) {
+    const sample = text.family(`tsbouncer_${name}`, 'counter', help);
+    for (const thread of threads) {
+      const value = thread[column as Exclude<keyof typeof thread, 'name'>];
+      text.sample(sample, labelText({ thread: thread.name }), value * unit);
+    }
+  }
+}
+
+/** What libraries of Prometheus tell of every process. */
+function writeProcess(text: Text): void {
+  const { user, system } = process.cpuUsage();
+  text.samples(text.family('process_cpu_seconds', 'counter', 'CPU time of all threads'), [
+    ['', (user + system) * USEC],
+  ]);
+  text.gauge('process_resident_memory_bytes', 'memory of the process', process.memoryUsage.rss());
+}
+
 /** @param open OpenMetrics instead of Prometheus's older format */
 export function metricsText(state: MetricsState, report: MetricsReport, open: boolean): string {
   const text = new Text(open);
@@ -279,5 +225,8 @@ export function metricsText(state: MetricsState, report: MetricsReport, open: bo
   writePools(text, state);
   writeDatabases(text, state);
   writeHistograms(text, state);
+  writeTallies(text, state, report);
+  writeLoop(text, state, report);
+  writeProcess(text);
   return text.done();
 }

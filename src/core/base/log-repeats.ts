@@ -3,6 +3,8 @@
  * counted, and told at the end of the period. So a storm of failing clients does not fill the disk.
  */
 
+import { Tally, tally } from './tallies';
+
 /** Different lines of one period that are told apart; what exceeds this is written. A line may be any client's text. */
 const LINES_MAX = 1000;
 
@@ -24,7 +26,11 @@ export function isTooOften(level: number, message: string, limit: number): boole
   if (limit <= 0) return false;
   const key = `${level} ${message.replace(/[0-9]+/g, '0')}`;
   const known = lines.get(key);
-  if (known !== undefined) return ++known.count > limit;
+  if (known !== undefined) {
+    if (++known.count <= limit) return false;
+    tally(Tally.LOG_LINES_SUPPRESSED);
+    return true;
+  }
   if (lines.size < LINES_MAX) lines.set(key, { message, count: 1 });
   return false;
 }

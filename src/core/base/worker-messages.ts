@@ -73,6 +73,8 @@ export interface MetricsLayout {
   /** columns of a pool; times in usec */
   pool: readonly string[];
   database: readonly string[];
+  /** what is counted for the whole process: a family, and labels as `name=value` */
+  tallies: readonly (readonly [family: string, ...labels: string[]])[];
   /** the histograms of a pool */
   timings: readonly string[];
   /** the upper bounds of their buckets, usec; another bucket without a bound is behind them */
@@ -136,6 +138,16 @@ export interface LiveReport {
   reboots: readonly { at: number; from: number; to: number; version: string; outcome: string }[];
 }
 
+/** What a thread of the loop has done so far. */
+interface MetricsThread {
+  name: string;
+  turns: number;
+  /** bytes */
+  received: number;
+  sent: number;
+  cpuUsec: number;
+}
+
 /** What the loop tells the metrics thread once a second: what has changed. */
 export interface MetricsReport {
   version: string;
@@ -146,6 +158,11 @@ export interface MetricsReport {
   maxUserConnections: number;
   /** how many logins have used auth_query, by the source of the answer */
   authQuery: Record<string, number>;
+  /** by MetricsLayout.tallies */
+  tallies: Float64Array;
+  threads: MetricsThread[];
+  /** of the loop since the last report, usec */
+  longestTurn: number;
   /** more changes follow in a moment */
   more: boolean;
   newPools: MetricsPool[];

@@ -5,7 +5,8 @@
 import { isFrozen } from '../base/lifecycle';
 import { logError, logWarning } from '../base/log';
 import { Ev, native, Rec, ring, waitClock } from '../base/native';
-import { getCachedTime, setTimeCache } from '../base/time';
+import { Tally, tally, turns } from '../base/tallies';
+import { getCachedTime, readClock, setTimeCache } from '../base/time';
 import { runTimers, timerWaitMs } from '../base/timer';
 import { disconnectClient, disconnectServer, LoginOutcome } from '../link/objects';
 import { continueLookups } from '../login/auth-query';
@@ -54,7 +55,10 @@ function recvFailed(sk: AnySocket): void {
 
 /** A TLS handshake succeeded or failed. */
 function onTls(sk: AnySocket, result: number): void {
-  if (result < 0) {
+  const done = result >= 0;
+  if (isServerSocket(sk)) tally(done ? Tally.TLS_SERVER_DONE : Tally.TLS_SERVER_FAILED);
+  else tally(done ? Tally.TLS_CLIENT_DONE : Tally.TLS_CLIENT_FAILED);
+  if (!done) {
     logWarning(`TLS handshake error: ${native.tlsError(sk.handle)}`);
     if (isServerSocket(sk)) serverTlsFailed(sk);
     else clientRecvFailed(sk);
@@ -194,7 +198,8 @@ function dispatchAll(count: number): void {
 /** One turn: PgBouncer's main_loop_once(). */
 export function mainLoopOnce(): void {
   const count = native.wait(timerWaitMs(getCachedTime()));
-  setTimeCache(waitClock[0] as number);
+  const began = waitClock[0] as number;
+  setTimeCache(began);
   dispatchAll(count);
   current = null;
   try {
@@ -208,4 +213,5 @@ export function mainLoopOnce(): void {
   } catch (err) {
     handlerFailed(err);
   }
+  if (turns.wanted) turns.longest = Math.max(turns.longest, readClock() - began);
 }

@@ -3,6 +3,7 @@
  */
 
 import { logDebug, slogWarning, wantDebug } from '../base/log';
+import { Tally, tally } from '../base/tallies';
 import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
 import {
@@ -33,7 +34,7 @@ function leastRecentlyUsed(a: ServerSocket | null, b: ServerSocket | null): Serv
  * @param limit the setting that is full, for the log
  * @returns false if none can be closed
  */
-function evictFrom(pools: readonly PgPool[], limit: string): boolean {
+function evictFrom(pools: readonly PgPool[], limit: 'max_db_connections' | 'max_user_connections'): boolean {
   let oldest: ServerSocket | null = null;
   for (const pool of pools) {
     oldest = leastRecentlyUsed(oldest, pool.idleServerList.tail);
@@ -43,6 +44,7 @@ function evictFrom(pools: readonly PgPool[], limit: string): boolean {
     oldest = leastRecentlyUsed(oldest, pool.testedServerList.tail);
   }
   if (oldest === null) return false;
+  tally(limit === 'max_db_connections' ? Tally.EVICTED_FOR_DATABASE : Tally.EVICTED_FOR_USER);
   disconnectServer(oldest, true, `evicted for ${limit}`);
   return true;
 }
@@ -50,6 +52,7 @@ function evictFrom(pools: readonly PgPool[], limit: string): boolean {
 function evictPoolConnection(pool: PgPool): boolean {
   const oldest = pool.idleServerList.tail;
   if (oldest === null) return false;
+  tally(Tally.EVICTED_FOR_POOL);
   disconnectServer(oldest, true, 'evicted for pool_size');
   return true;
 }

@@ -4,6 +4,7 @@
 
 import { logDebug, wantDebug } from '../base/log';
 import { strlistContains } from '../base/strutil';
+import { Tally, tally } from '../base/tallies';
 import { cf } from '../config/settings';
 import { disconnectClient } from '../link/objects';
 import {
@@ -26,6 +27,7 @@ function checkHostConnectionCount(client: ClientSocket): boolean {
   const host = client.countedHost;
   if (max <= 0 || host === null || (client.db as PgDatabase).admin || hostClientCount(host) <= max) return true;
   if (wantDebug()) logDebug(`set_pool: host '${host}' full (${hostClientCount(host)} > ${max})`);
+  tally(Tally.REFUSED_BY_HOST);
   disconnectClient(client, true, 'client connections exceeded (max_client_conn_per_host)');
   return false;
 }
@@ -38,6 +40,7 @@ export function checkDbConnectionCount(client: ClientSocket): boolean {
   const max = databaseMaxClientConnections(db);
   if (max <= 0 || db.clientConnectionCount <= max || isAdminLogin(client)) return true;
   if (wantDebug()) logDebug(`set_pool: db '${db.name}' full (${db.clientConnectionCount} >= ${max})`);
+  tally(Tally.REFUSED_BY_DATABASE);
   disconnectClient(client, true, 'client connections exceeded (max_db_client_connections)');
   return false;
 }
@@ -51,6 +54,7 @@ export function checkUserConnectionCount(client: ClientSocket): boolean {
   const max = userMaxClientConnections(user);
   if (max <= 0 || user.clientConnectionCount <= max) return true;
   if (wantDebug()) logDebug(`set_pool: user '${user.name}' full (${user.clientConnectionCount} >= ${max})`);
+  tally(Tally.REFUSED_BY_USER);
   disconnectClient(client, true, 'client connections exceeded (max_user_client_connections)');
   return false;
 }

@@ -6,6 +6,7 @@
 import { randomBytes } from 'node:crypto';
 import { isFrozen } from '../base/lifecycle';
 import { logError, slogDebug, slogError, slogInfo, slogNoise, wantDebug, wantNoise } from '../base/log';
+import { Tally, tally } from '../base/tallies';
 import { getCachedTime } from '../base/time';
 import { cf } from '../config/settings';
 import { findServer } from '../link/find-server';
@@ -195,6 +196,7 @@ function untilNul(text: string): string {
 
 /** The query failed: as for this login, it would for those that wait for its answer. */
 function fail(server: ServerSocket, reason: string): boolean {
+  tally(Tally.AUTH_QUERY_FAILED);
   const waiting = endLookup(server.link as ClientSocket);
   disconnectServer(server, false, reason);
   for (const waiter of waiting) disconnectClient(waiter, true, 'bouncer config error');
@@ -275,6 +277,7 @@ export function continueLookups(): void {
 }
 
 function finishAuthQuery(client: ClientSocket, server: ServerSocket): void {
+  tally(client.loginUser === null ? Tally.AUTH_QUERY_MISSING : Tally.AUTH_QUERY_FOUND);
   const { lookup } = loginOf(client);
   if (lookup !== null) shareAnswer(client, lookup);
   if (client.loginUser === null) {

@@ -5,6 +5,7 @@
 import { PasswordType, passwordType } from '../auth/secret';
 import { slogDebug, slogError, slogInfo, slogNoise, slogWarning, wantDebug } from '../base/log';
 import { asciiLower, isSpace, strlistContains } from '../base/strutil';
+import { Tally, tally } from '../base/tallies';
 import { AuthType } from '../config/choices';
 import type { HbaRule } from '../config/hba';
 import { cf } from '../config/settings';
@@ -232,6 +233,7 @@ export function decideStartupPool(client: ClientSocket, type: number, buf: Buffe
 
   // the client itself is already counted; the console stays reachable
   if (socketCounts.clients > cf.maxClientConn && request.database !== 'pgbouncer') {
+    tally(Tally.REFUSED_BY_PROCESS);
     return refuse(client, 'no more connections allowed (max_client_conn)');
   }
   client.protocol32 = type !== Pkt.STARTUP_V3;

@@ -5,6 +5,7 @@
 
 import { getPauseMode, getShutdownMode, PauseMode, ShutdownMode } from '../base/lifecycle';
 import { nextOf } from '../base/list';
+import { tallies, tallyNames, turns } from '../base/tallies';
 import { getCachedTime } from '../base/time';
 import type {
   MetricsDatabase,
@@ -30,6 +31,7 @@ import { setOr } from './databases';
 import { listCounts } from './lists';
 import { liveReport, watchLog } from './live';
 import { maxWait } from './pools';
+import { threadUses } from './threads';
 
 /** Most pools, and most databases, of one report. */
 const POOLS_MAX = 250;
@@ -69,6 +71,7 @@ const DATABASE_STATES = [
 export const metricsLayout: MetricsLayout = {
   pool: [...POOL_STATES, ...statNames],
   database: [...DATABASE_STATES, ...statNames],
+  tallies: tallyNames,
   timings: timingNames,
   timingBounds,
 };
@@ -108,14 +111,15 @@ export function reportAllPools(): void {
 
 /** Begins to collect: all pools are new. */
 export function beginMetricsReports(): void {
-  changes.wanted = timings.wanted = true;
+  changes.wanted = timings.wanted = turns.wanted = true;
+  turns.longest = 0;
   watchLog(true);
   reportAllPools();
 }
 
 /** Forgets all that was collected, and what the thread was told. */
 export function endMetricsReports(): void {
-  changes.wanted = timings.wanted = false;
+  changes.wanted = timings.wanted = turns.wanted = false;
   watchLog(false);
   for (const pool of [...changes.pools, ...pending.slice(next)]) pool.noted = false;
   changes.removed = [];
@@ -291,6 +295,8 @@ export function nextMetricsReport(): MetricsReport {
   const goneDatabases = forgetGone(atEnd ? toldDatabases.keys() : databases);
   const alive = databases.filter((db) => db.list !== null && db.peerId === 0);
   const pools = takePools();
+  const longestTurn = turns.longest;
+  turns.longest = 0;
   return {
     version: shownVersion(),
     notReady: notReady(),
@@ -298,6 +304,9 @@ export function nextMetricsReport(): MetricsReport {
     maxClientConn: cf.maxClientConn,
     maxUserConnections: cf.maxUserConnections,
     authQuery: { ...authQueryCounts },
+    tallies: tallies.slice(),
+    threads: threadUses().map(({ name, turns, received, sent, cpuUsec }) => ({ name, turns, received, sent, cpuUsec })),
+    longestTurn,
     ...changedPools(pools),
     gonePools,
     ...changedDatabases([...new Set([...alive, ...pools.map((pool) => pool.db), ...takeDatabases()])]),

@@ -3,7 +3,7 @@
  * (io_threads), and those for TLS handshakes.
  */
 
-import { native } from '../base/native';
+import { native, type ThreadUse } from '../base/native';
 import { getCachedTime } from '../base/time';
 
 interface ThreadRow {
@@ -23,16 +23,22 @@ interface ThreadRow {
 let before: { usec: number; cpuUsec: number[] } | null = null;
 
 /** @returns the thread of the loop, and then the others */
+export function threadUses(): (ThreadUse & { name: string })[] {
+  const counts = new Map<string, number>();
+  return native.loopThreads().map((use, i) => {
+    const number = (counts.get(use.kind) ?? 0) + 1;
+    counts.set(use.kind, number);
+    return { ...use, name: i === 0 ? use.kind : `${use.kind}-${number}` };
+  });
+}
+
+/** @returns as threadUses() */
 export function threadRows(): ThreadRow[] {
   const usec = getCachedTime();
-  const threads = native.loopThreads();
-  const counts = new Map<string, number>();
-  const rows = threads.map(({ kind, handles, turns, received, sent, cpuUsec }, i) => {
+  const threads = threadUses();
+  const rows = threads.map(({ name, handles, turns, received, sent, cpuUsec }, i) => {
     const used = cpuUsec - (before?.cpuUsec[i] ?? cpuUsec);
     const passed = usec - (before?.usec ?? usec);
-    const number = (counts.get(kind) ?? 0) + 1;
-    counts.set(kind, number);
-    const name = i === 0 ? kind : `${kind}-${number}`;
     const busyPercent = passed > 0 ? Math.min(100, Math.round((100 * used) / passed)) : 0;
     return { name, handles, turns, received, sent, cpuUsec: Math.round(cpuUsec), busyPercent };
   });

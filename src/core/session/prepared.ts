@@ -7,6 +7,7 @@
 
 import { slogDebug, slogError, slogInfo, slogNoise, wantDebug, wantNoise } from '../base/log';
 import { native } from '../base/native';
+import { Tally, tally } from '../base/tallies';
 import { cf } from '../config/settings';
 import { disconnectClient } from '../link/objects';
 import { blockSource } from '../net/sbuf';
@@ -231,6 +232,7 @@ function handleParse(
     const what = known ? 'mapping' : 'creating mapping for';
     slogDebug(client, `handle_parse_command: ${what} statement '${name}' to '${ps.name}' (query '${queryText(ps)}')`);
   }
+  tally(known ? Tally.PREPARED_HIT : Tally.PREPARED_MISS);
   if (known) return answerInTurn(client, server, PqMsg.Parse, new RequestNote(NoteKind.PARSE, null, named));
   // in a failed transaction the server must reject it
   if (there !== undefined) closeOnServer(server, there, out);
@@ -252,8 +254,10 @@ function ensurePrepared(server: ServerSocket, ps: PgPreparedStatement, out: PktB
   const statement = statements?.find(ps);
   if (statement !== undefined && !statement.stale) {
     statements?.touch(statement);
+    tally(Tally.PREPARED_HIT);
     return;
   }
+  tally(Tally.PREPARED_MISS);
   if (wantDebug()) {
     slogDebug(
       server,

@@ -4,6 +4,7 @@
  */
 
 import { enterPause, PauseMode } from '../../core/base/lifecycle';
+import { Tally, tallies, tally } from '../../core/base/tallies';
 import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
 import { newestQueryId, raiseQueryId } from '../../core/pool/prepare';
 import { statsStamps } from '../../core/pool/stats';
@@ -17,6 +18,9 @@ export interface StillRecord {
   statsStamps: [WallTime, WallTime];
   /** number of the newest prepared statement; on servers the statements are named PGBOUNCER_<number> */
   newestQueryId: number;
+  /** earlier online reboots */
+  rebootsDone?: number;
+  rebootsFailed?: number;
 }
 
 /**
@@ -30,6 +34,8 @@ export function stillRecord(since: number, pauseMode: PauseMode): StillRecord {
     paused: pauseMode === PauseMode.PAUSE,
     statsStamps: [wallTime(statsStamps.old), wallTime(statsStamps.now)],
     newestQueryId: newestQueryId(),
+    rebootsDone: tallies[Tally.REBOOT_DONE] as number,
+    rebootsFailed: tallies[Tally.REBOOT_FAILED] as number,
   };
 }
 
@@ -39,5 +45,7 @@ export function readStill(record: StillRecord): number {
   statsStamps.old = fromWallTime(record.statsStamps[0]);
   statsStamps.now = fromWallTime(record.statsStamps[1]);
   raiseQueryId(record.newestQueryId ?? 0);
+  tally(Tally.REBOOT_DONE, record.rebootsDone ?? 0);
+  tally(Tally.REBOOT_FAILED, record.rebootsFailed ?? 0);
   return fromWallTime(record.since);
 }
