@@ -235,6 +235,7 @@ describe('the files of the page', () => {
 const LAYOUT: MetricsLayout = {
   pool: ['cl_active', 'cl_waiting', 'sv_active', 'maxwait', 'pool_size', 'query_count', 'query_time'],
   database: [],
+  tallies: [],
   timings: ['query'],
   timingBounds: [100, 200, 1000],
 };
