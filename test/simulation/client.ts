@@ -364,6 +364,7 @@ export class SimClient {
 
   private chooseName(unit: number): Request {
     const { random } = this.world;
+    if (random.one(4)) return this.make.setOther(unit);
     if (random.one(2)) return this.make.showName(unit, this.appName, this.status);
     this.appName = `${this.name}-${unit}`;
     return this.make.setName(unit, this.appName);

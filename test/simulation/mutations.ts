@@ -147,4 +147,9 @@ export const mutations: Mutation[] = [
       },
     ],
   },
+  {
+    name: 'a server is not reset before its next client',
+    wanted: { settings: { dirty_session: 'reset', server_reset_query_always: 0 } },
+    edits: [{ file: 'core/link/leftovers', find: 'left === null || left.kinds === 0', replace: 'left !== undefined' }],
+  },
 ];

@@ -156,6 +156,17 @@ export class RequestMaker {
     };
   }
 
+  /** Changes the session in a way that the pooler does not track. */
+  setOther(unit: number): Request {
+    return {
+      bytes: query(`SET other = '${this.client}'`),
+      owed: [
+        { type: 'C', unit },
+        { type: 'Z', status: 'I', unit },
+      ],
+    };
+  }
+
   showName(unit: number, value: string, status: string): Request {
     const id = this.id(unit);
     return {

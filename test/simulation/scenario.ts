@@ -93,6 +93,7 @@ function settings(random: Random, poolMode: string): Record<string, string | num
     server_login_retry: maybe(1, 3),
     server_round_robin: maybe(0, 1),
     server_reset_query_always: maybe(0, 1),
+    dirty_session: maybe('ignore', 'log', 'reset', 'reset'),
     server_fast_close: maybe(0, 1),
     server_recovery_timeout: maybe(0, 3),
     server_tls_sslmode: maybe('disable', 'prefer'),

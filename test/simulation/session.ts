@@ -62,6 +62,8 @@ export class Session {
   private readonly statements = new Map<string, string>();
   private readonly portals = new Map<string, string>();
   private readonly vars = new Map(PARAMETERS);
+  /** the client whose SET the pooler does not track; '' = none */
+  private setter = '';
   private out = '';
   /** the end of the request in progress */
   private busy: Event | null = null;
@@ -332,7 +334,11 @@ export class Session {
 
   private checkOwner(sql: string): void {
     const client = field(sql, 'id')?.split('.')[0];
-    if (client === undefined || this.status === 'I' || this.owner === '') return;
+    if (client === undefined) return;
+    const { world } = this.server;
+    if (this.setter !== '' && this.setter !== client && world.scenario.settings.dirty_session === 'reset')
+      world.fail(`${this.name} got '${sql.slice(0, 60)}' with what ${this.setter} has SET`);
+    if (this.status === 'I' || this.owner === '') return;
     if (client !== this.owner) {
       this.server.world.fail(`${this.name} got '${sql.slice(0, 60)}' inside the transaction of ${this.owner}`);
     }
@@ -426,17 +432,24 @@ export class Session {
   }
 
   private set(sql: string): void {
+    if (sql === 'RESET ALL') {
+      this.out += packet('C', cstring('RESET'));
+      this.resetVars();
+      return;
+    }
     const match = /^SET (\w+)\s*=\s*'?([^']*)'?/i.exec(sql);
     this.out += packet('C', cstring('SET'));
     if (match === null) return;
+    if (match[1] === 'other') this.setter = match[2] as string;
     const name = [...REPORTED].find((known) => known.toLowerCase() === (match[1] as string).toLowerCase());
     if (name === undefined) return;
     this.vars.set(name, match[2] as string);
     this.out += packet('S', cstring(name) + cstring(match[2] as string));
   }
 
-  /** DISCARD ALL: reports the variables that change. */
+  /** DISCARD ALL and RESET ALL: reports the variables that change. */
   private resetVars(): void {
+    this.setter = '';
     for (const [name, value] of PARAMETERS) {
       if (this.vars.get(name) === value) continue;
       this.vars.set(name, value);
