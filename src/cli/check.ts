@@ -102,7 +102,7 @@ class CheckHandler implements IniHandler {
     if (this.inUnknownSection) return true;
     const { ok, lines } = this.capture(() => this.draft.value(key, value, file, line));
     this.check.positions.set(`${this.draft.currentSection}/${key}`, { file, line });
-    for (const text of lines) report(this.check, file, line, text);
+    for (const text of lines) report(this.check, file, line, text, ok);
     if (!ok && lines.length === 0) report(this.check, file, line, `invalid value "${value}" for parameter ${key}`);
     return true;
   }

@@ -4,9 +4,11 @@
  */
 
 import assert from 'node:assert/strict';
+import { chmodSync } from 'node:fs';
 import { DirtySession, ListenMode, LoadBalanceHosts, PoolMode, TargetSession } from '../../src/core/config/choices';
+import { loadConfigFile } from '../../src/core/config/loader';
 import { parseDatabase } from '../../src/core/config/records';
-import { load, loadBad, resetSettingsAround } from '../harness/config-fixtures';
+import { load, loadBad, logged, resetSettingsAround, write } from '../harness/config-fixtures';
 import { describe, it } from '../harness/limits';
 
 resetSettingsAround();
@@ -39,6 +41,9 @@ describe('[databases]', () => {
         authQueryCacheTime: -1,
         user: null,
         password: null,
+        passwordFile: null,
+        passwordEnv: null,
+        passwordMark: '',
         loadBalanceHosts: LoadBalanceHosts.ROUND_ROBIN,
         queryWaitTimeout: 0,
         queryWaitTimeoutSet: false,
@@ -57,6 +62,54 @@ describe('[databases]', () => {
     assert.match(
       loadBad('[databases]\ndb = host=a target_session_attrs=prefer-standby\n[pgbouncer]\n').join(),
       /invalid target_session_attrs: prefer-standby/,
+    );
+  });
+
+  it('a password comes from one place, and its file has one line', () => {
+    const bad = (connstr: string) => loadBad(`[databases]\ndb = ${connstr}\n[pgbouncer]\n`)[0];
+    const good = (connstr: string) => load(`[databases]\ndb = ${connstr}\n[pgbouncer]\n`).databases[0]?.password;
+    const file = (text: string) => {
+      const path = write(text);
+      chmodSync(path, 0o600);
+      return path;
+    };
+    assert.equal(good(`password_file=${file('se cret')}`), 'se cret');
+    assert.equal(good(`password_file=${file(' a\n')}`), ' a');
+    assert.equal(good(`password_file=${file('a\r\n')}`), 'a');
+    for (const [text, error] of [
+      ['', 'is empty'],
+      ['\n', 'is empty'],
+      ['a\nb\n', 'has more than one line'],
+      ['a\0', 'has more than one line'],
+      ['x'.repeat(65531), 'has too long a password'],
+      ['x'.repeat(100_000), 'has too long a password'],
+    ] as const) {
+      const path = file(text);
+      assert.equal(bad(`password_file=${path}`), `ERROR password_file ${path} ${error}`);
+    }
+    assert.equal(bad('password_file=/dev/zero'), 'ERROR password_file /dev/zero is not a file');
+    assert.equal(
+      bad('password_file=/nonexistent/x'),
+      'ERROR could not open password_file /nonexistent/x: No such file or directory',
+    );
+    process.env.TSBOUNCER_TEST_PASSWORD = 'p\u00e4ss';
+    assert.equal(good('password_env=TSBOUNCER_TEST_PASSWORD'), 'p\xc3\xa4ss');
+    delete process.env.TSBOUNCER_TEST_PASSWORD;
+    assert.equal(
+      bad('password_env=TSBOUNCER_TEST_PASSWORD'),
+      'ERROR password_env: there is no variable TSBOUNCER_TEST_PASSWORD in the environment',
+    );
+    const several = 'ERROR only one of password, password_file and password_env is possible';
+    assert.equal(bad('password=x password_env=HOME'), several);
+    assert.equal(bad('password_file=x password_env=HOME'), several);
+    const open = write('x');
+    chmodSync(open, 0o644);
+    const text = `[databases]\ndb = password_file=${open}\n[pgbouncer]\n`;
+    const path = write(text);
+    const warning = `WARNING password_file ${open} can be read by all users`;
+    assert.deepEqual(
+      logged(() => loadConfigFile(path)),
+      [warning],
     );
   });
 
@@ -92,6 +145,9 @@ describe('[databases]', () => {
       authQueryCacheTime: 1.5e6,
       user: 'u',
       password: "p'w d",
+      passwordFile: null,
+      passwordEnv: null,
+      passwordMark: '',
       loadBalanceHosts: LoadBalanceHosts.DISABLE,
       queryWaitTimeout: 4e6,
       queryWaitTimeoutSet: true,

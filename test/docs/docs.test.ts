@@ -23,7 +23,7 @@ import { itUnless, noProgram } from '../harness/needs';
 
 const DOCS = join(PROJECT_DIR, 'docs');
 /** Folders in the examples, which the tests replace. */
-const EXAMPLE_FOLDERS = ['/etc/tsbouncer', '/var/log/tsbouncer', '/run/tsbouncer'];
+const EXAMPLE_FOLDERS = ['/etc/tsbouncer', '/var/log/tsbouncer', '/run/tsbouncer', '/run/secrets'];
 
 function page(name: string): string {
   return readFileSync(join(DOCS, name), 'utf8');
@@ -157,6 +157,7 @@ function exampleHouse(): string {
     writeFileSync(join(etc, `${name}.key`), readFileSync(made.key));
   }
   writeFileSync(join(etc, 'userlist.txt'), readFileSync(join(PROJECT_DIR, 'etc', 'userlist.txt')));
+  writeFileSync(join(house, '/run/secrets/shop-password'), 'secret\n');
   writeFileSync(join(etc, 'admins'), 'admin\nann\n');
   writeFileSync(join(etc, 'hba.conf'), '');
   writeFileSync(join(etc, 'ident.conf'), '');
@@ -223,7 +224,9 @@ describe('examples', () => {
       await pg.sql(sql);
       await pg.createUser('ann', 'right', 'scram');
       await pg.createUser('boss', 'right', 'scram', 'SUPERUSER');
-      const query = /^auth_query = (.*)$/m.exec(codeBlocks(text, 'ini')[1] as string)?.[1] as string;
+      const query = /^auth_query = (.*)$/m.exec(
+        codeBlocks(text, 'ini').find((ini) => ini.includes('auth_query =')) as string,
+      )?.[1] as string;
       const settings = { auth_type: 'scram-sha-256', auth_user: 'lookup', auth_query: query, auth_dbname: 'postgres' };
       await withPooler({ cluster: pg, settings, userlist: { lookup: 'change-me' } }, async (pooler) => {
         const client = await login(pooler, { user: 'ann', password: 'right' });

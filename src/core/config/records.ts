@@ -18,6 +18,7 @@ import {
   targetSessionMap,
 } from './choices';
 import { parseConnstr } from './connstr';
+import { readPasswordFile, readPasswordVariable } from './password-source';
 import { isReservedDatabase } from './settings';
 import { atoi, atoiSecondsUsec, parseLookup, parseTimeUsec } from './values';
 
@@ -54,8 +55,13 @@ export interface DatabaseConfig {
   authQueryCacheTime: number;
   /** forced user: server connections log in as this user; null = the client's user */
   user: string | null;
-  /** password of the forced user; null = not given */
+  /** password of the forced user, from wherever it comes; null = not given */
   password: string | null;
+  /** where the password comes from, if it is not in the line itself */
+  passwordFile: string | null;
+  passwordEnv: string | null;
+  /** the state of the file when it was read, see fileMark() */
+  passwordMark: string;
   loadBalanceHosts: LoadBalanceHosts;
   /** usec; valid only with queryWaitTimeoutSet, since 0 means "never" */
   queryWaitTimeout: number;
@@ -128,6 +134,9 @@ export const DATABASE_DEFAULTS: Readonly<DatabaseConfig> = Object.freeze({
   authQueryCacheTime: -1,
   user: null,
   password: null,
+  passwordFile: null,
+  passwordEnv: null,
+  passwordMark: '',
   loadBalanceHosts: LoadBalanceHosts.ROUND_ROBIN,
   queryWaitTimeout: 0,
   queryWaitTimeoutSet: false,
@@ -278,6 +287,8 @@ const databaseParams: ReadonlyMap<string, ApplyParam<DatabaseDraft>> = new Map<s
   ],
   ['user', limited('user name', MAX_USERNAME, (db, v) => (db.user = v))],
   ['password', limited('password', MAX_PASSWORD, (db, v) => (db.password = v))],
+  ['password_file', plain((db, v) => (db.passwordFile = v))],
+  ['password_env', plain((db, v) => (db.passwordEnv = v))],
   ['auth_user', limited('auth_user', MAX_USERNAME, (db, v) => (db.authUser = v))],
   ['auth_dbname', plain((db, v) => (db.authDbname = v))],
   ['client_encoding', plain((db, v) => (db.clientEncoding = v))],
@@ -339,6 +350,19 @@ const databaseParams: ReadonlyMap<string, ApplyParam<DatabaseDraft>> = new Map<s
   ],
 ]);
 
+/** Finds the password, if the line says where it is. @returns the error, or null */
+function findPassword(draft: DatabaseDraft): string | null {
+  const { password, passwordFile, passwordEnv } = draft;
+  const given = [password, passwordFile, passwordEnv].filter((value) => value !== null).length;
+  if (given > 1) return 'only one of password, password_file and password_env is possible';
+  if (passwordFile === null && passwordEnv === null) return null;
+  const found = passwordFile === null ? readPasswordVariable(passwordEnv ?? '') : readPasswordFile(passwordFile);
+  if (typeof found === 'string') return found;
+  draft.password = found.passwd;
+  draft.passwordMark = found.mark;
+  return null;
+}
+
 /**
  * A line of [databases]. An auto-database is made with parseDatabase(requested name, autodb.connstr).
  * @param name key of the line
@@ -366,6 +390,11 @@ export function parseDatabase(name: string, connstr: string): DatabaseConfig | n
   if (name.length >= MAX_DBNAME) {
     logWarning(`too long db name: ${name}`);
     logError('cannot create database, no memory?');
+    return null;
+  }
+  const passwordError = findPassword(draft);
+  if (passwordError !== null) {
+    logError(passwordError);
     return null;
   }
   const hostCount = hostNames(draft.host).length;

@@ -1,6 +1,7 @@
 // Applies the config of databases, and creates auto-databases from the `*` entry on demand.
 
-import { slogInfo } from '../base/log';
+import { logInfo, logWarning, slogInfo } from '../base/log';
+import { fileMark, readPasswordFile } from '../config/password-source';
 import { DATABASE_DEFAULTS, type DatabaseConfig, parseDatabase } from '../config/records';
 import type { ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
 import { addDatabase, findDatabase, forceUserCredentials } from '../pool/database';
@@ -47,6 +48,26 @@ export function applyDatabase(config: DatabaseConfig): PgDatabase {
   if (config.user === null) db.forcedUser = null;
   else forceUserCredentials(db, config.user, config.password ?? '');
   return db;
+}
+
+/**
+ * Reads the password of the forced user again if its file has changed: called before a login to a server. If it cannot
+ * be read, the known password stays.
+ */
+export function renewPassword(db: PgDatabase): void {
+  const { passwordFile, passwordMark } = db.config;
+  if (passwordFile === null || db.forcedUser === null) return;
+  const mark = fileMark(passwordFile);
+  if (mark === passwordMark) return;
+  const found = readPasswordFile(passwordFile);
+  if (typeof found === 'string') {
+    db.config = { ...db.config, passwordMark: mark };
+    logWarning(`${found}, keeping the known password`);
+    return;
+  }
+  logInfo(`database ${db.name}: password_file ${passwordFile} has changed`);
+  db.config = { ...db.config, password: found.passwd, passwordMark: found.mark };
+  forceUserCredentials(db, db.forcedUser.name, found.passwd);
 }
 
 function authUserCredentials(name: string): PgCredentials {

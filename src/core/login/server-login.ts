@@ -21,6 +21,7 @@ import { SslMode } from '../config/choices';
 import { cf } from '../config/settings';
 import { forwardCancelRequest } from '../link/cancel';
 import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
+import { renewPassword } from '../link/registry';
 import { misfit, noteRole } from '../link/target-session';
 import { addrString, fillLocalAddr, isUnixAddr } from '../net/addr';
 import { sbufContinue, sendBytes, sendPacket } from '../net/sbuf';
@@ -177,6 +178,7 @@ export function serverTlsFailed(server: ServerSocket): void {
 function sendStartupMessage(server: ServerSocket): boolean {
   slogNoise(server, 'P: startup');
   const pool = server.pool;
+  renewPassword(pool.db);
   if (!pool.welcomeMsgReady) forgetWelcomeParts(pool);
   const buf = pktbufTemp();
   startStartup(buf, chooseProtocol(server));

@@ -4,10 +4,10 @@
  * read `tlsState`, not `cf`. The loop encrypts and decrypts (native/tls.h).
  */
 
-import { statSync } from 'node:fs';
 import { logError, logNoise, logWarning } from '../base/log';
 import { native, TlsRole } from '../base/native';
 import { SslMode } from '../config/choices';
+import { fileMark } from '../config/password-source';
 import { cf } from '../config/settings';
 import {
   missingTlsSettings,
@@ -105,12 +105,6 @@ export function sbufTlsSetup(): TlsSetup {
 /** The settings that new connections to servers have, in a form that two processes can compare. */
 export function serverTlsSettings(): string {
   return JSON.stringify([tlsState.serverConnectSslmode, serverConfig]);
-}
-
-function fileMark(path: string): string {
-  if (path === '') return '';
-  const stat = statSync(Buffer.from(path, 'latin1'), { throwIfNoEntry: false });
-  return stat === undefined ? 'none' : `${stat.ino}/${stat.mtimeMs}/${stat.size}`;
 }
 
 /**

@@ -132,6 +132,8 @@ export function forceUserCredentials(db: PgDatabase, name: string, passwd: strin
     credentials = new PgCredentials(name, findOrAddGlobalUser(name, ''));
     db.forcedUser = credentials;
   }
+  // keys that belong to another password
+  if (credentials.passwd !== passwd) credentials.scramPassthroughValid = false;
   credentials.passwd = passwd;
   return credentials;
 }
