@@ -9,6 +9,7 @@ import { mkauth } from './cli/mkauth';
 import { type Options, parseOptions } from './cli/options';
 import { checkPidfile, writePidfile } from './cli/pidfile';
 import { nameProcess, programName } from './cli/process-name';
+import { top } from './cli/top';
 import { changeUser } from './cli/user';
 import { allowedCpus, pinToOneCpu } from './core/base/cpu-affinity';
 import { keepYoungGenerationSmall } from './core/base/heap';
@@ -161,6 +162,10 @@ function start(options: Options, backend: string): void {
 function main(): void {
   if (process.argv[2] === 'mkauth') {
     mkauth(process.argv.slice(3)).then(process.exit);
+    return;
+  }
+  if (process.argv[2] === 'top') {
+    top(process.argv.slice(3)).then(process.exit);
     return;
   }
   claimDaemon();

@@ -3,9 +3,8 @@
  * compares that with the config file. PgBouncer answers the same commands.
  */
 
-import { PasswordType, passwordType } from '../core/auth/secret';
 import type { AuthFileUser } from '../core/config/authfile';
-import { AuthType, loadBalanceHostsMap, PoolMode, poolModeMap, SslMode } from '../core/config/choices';
+import { AuthType, loadBalanceHostsMap, PoolMode, poolModeMap } from '../core/config/choices';
 import type { ParsedConfig } from '../core/config/loader';
 import {
   type DatabaseConfig,
@@ -18,10 +17,9 @@ import { cf, configForEach } from '../core/config/settings';
 import { formatLookup } from '../core/config/values';
 import { MAX_DBNAME } from '../core/wire/limits';
 import { allDatabases } from './check-limits';
-import type { ConnInfo, Target } from './connect-info';
+import { CONSOLE, waysIn } from './console';
 import { type Answer, type Session, withSession } from './pg-client';
 
-const CONSOLE = 'pgbouncer';
 const LIMIT_MS = 10_000;
 const USEC_PER_SECOND = 1_000_000;
 
@@ -161,39 +159,6 @@ function comparePeers(running: Map<string, Row>, parsed: ParsedConfig): string[]
       ['pool_size', general(poolSize, cf.defaultPoolSize)],
     ]);
   return compareRows('peer', running, new Map(parsed.peers.map((peer) => [String(peer.id), fields(peer)])));
-}
-
-/** How the console can be reached: as the pooler's own user by its Unix socket, or with a known password. */
-function waysIn(users: AuthFileUser[]): ConnInfo[] {
-  const sockets = cf.unixSocketDir === '' ? [] : [`${cf.unixSocketDir.replace(/^@/, '\0')}/.s.PGSQL.${cf.listenPort}`];
-  const address = cf.listenAddr.split(',')[0]?.trim() ?? '';
-  const host = ['*', '0.0.0.0', '::'].includes(address) ? 'localhost' : address;
-  const target = (socketPath: string | null, password: string | null): Target => {
-    return { host, address: host, port: cf.listenPort, socketPath, password, storedSecret: true };
-  };
-  const info = (user: string, targets: Target[]): ConnInfo => ({
-    targets,
-    user,
-    sslmode: cf.clientTlsSslmode >= SslMode.REQUIRE ? 'require' : 'disable',
-    sslrootcert: '',
-    sslcert: '',
-    sslkey: '',
-    connectTimeoutMs: LIMIT_MS,
-    startup: { user, database: CONSOLE },
-  });
-  const ways = sockets.map((path) => info(CONSOLE, [target(path, null)]));
-  for (const name of `${cf.adminUsers},${cf.statsUsers}`.split(/[,\s]+/)) {
-    const passwd = users.find((user) => user.name === name)?.passwd ?? '';
-    if (name === '' || passwordType(passwd) === PasswordType.SCRAM_SHA_256) continue;
-    const paths = host === '' ? sockets : [...sockets, null];
-    ways.push(
-      info(
-        name,
-        paths.map((path) => target(path, passwd === '' ? null : passwd)),
-      ),
-    );
-  }
-  return ways;
 }
 
 function compareAll(parsed: ParsedConfig, users: AuthFileUser[]): (session: Session) => Promise<string[]> {

@@ -86,6 +86,7 @@ Options:
 
 Instead of CONFIG_FILE:
   ${program} mkauth FILE CONNSTR   write the users of a PostgreSQL server to FILE, for auth_file
+  ${program} top [--once] CONFIG_FILE   show the pools of the running process, the most saturated first
 
 Compatible with PgBouncer ${PGBOUNCER_COMPAT_VERSION}: <https://www.pgbouncer.org/>
 `;

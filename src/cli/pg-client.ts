@@ -452,13 +452,15 @@ export interface Session {
 /**
  * Opens a session, runs `act` and closes the session. Throws what `act` throws, and if no server can be reached.
  * @param limitMs for all of it
+ * @param connectMs for the connection
  */
 export async function withSession<T>(
   info: ConnInfo,
   limitMs: number,
   act: (session: Session) => Promise<T>,
+  connectMs = limitMs,
 ): Promise<T> {
-  const { wire, socket } = await openAny({ ...info, connectTimeoutMs: limitMs });
+  const { wire, socket } = await openAny({ ...info, connectTimeoutMs: connectMs });
   const timer = setTimeout(() => socket.destroy(new Error('timeout expired')), limitMs);
   try {
     const ask = (sql: string, parameter?: string) =>
