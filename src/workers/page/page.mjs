@@ -110,7 +110,9 @@ function setBanner(text) {
 /** Percentiles of the last five minutes. */
 function parts(what, [half, most, nearly] = []) {
   if (half === undefined) return '';
-  return `${what} 50 % ${duration(half)} · 95 % ${duration(most)} · 99 % ${duration(nearly)}`;
+  // a line may break between the parts only
+  const shown = [`50 % ${duration(half)}`, `95 % ${duration(most)}`, `99 % ${duration(nearly)}`];
+  return `${what} ${shown.map((part) => part.replaceAll(' ', '\u00a0')).join(', ')}`;
 }
 
 function drawTiles(answer) {
