@@ -17,10 +17,16 @@ const SLAPD = ['/usr/sbin/slapd', '/usr/libexec/slapd', '/usr/local/libexec/slap
 const SCHEMAS = ['/etc/ldap/schema', '/etc/openldap/schema', '/usr/local/etc/openldap/schema'];
 
 export const BASE_DN = 'dc=example,dc=net';
+/** The folder of the user deep, whose name is longer than the 256 bytes that PgBouncer before 1.26 allowed. */
+export const LONG_DN = `ou=${'a'.repeat(90)},ou=${'b'.repeat(90)},ou=${'c'.repeat(90)},${BASE_DN}`;
 
 /** Why tests with slapd cannot run, or null. */
 export const noSlapd =
   SLAPD.some(executable) && SCHEMAS.some((folder) => existsSync(folder)) ? null : 'there is no slapd on this machine';
+
+function folder(dn: string): string {
+  return `dn: ${dn}\nobjectClass: organizationalUnit\nou: ${dn.split(/[=,]/)[1]}\n\n`;
+}
 
 function entry(dn: string, uid: string, password: string): string {
   const lines = [`dn: ${dn}`, 'objectClass: inetOrgPerson', `uid: ${uid}`, 'sn: x', 'cn: x'];
@@ -64,11 +70,15 @@ export class Directory {
     const ldif = [
       `dn: ${BASE_DN}\nobjectClass: dcObject\nobjectClass: organization\ndc: example\no: x\n\n`,
       entry(`uid=lucy,${BASE_DN}`, 'lucy', 'right'),
-      `dn: ou=twins,${BASE_DN}\nobjectClass: organizationalUnit\nou: twins\n\n`,
+      folder(`ou=twins,${BASE_DN}`),
       entry(`cn=one,ou=twins,${BASE_DN}`, 'twin', 'right').replace('cn: x', 'cn: one'),
       entry(`cn=two,ou=twins,${BASE_DN}`, 'twin', 'right').replace('cn: x', 'cn: two'),
-      `dn: ou=дом,${BASE_DN}\nobjectClass: organizationalUnit\nou: дом\n\n`,
+      folder(`ou=дом,${BASE_DN}`),
       entry(`uid=жук,ou=дом,${BASE_DN}`, 'жук', 'пароль'),
+      ...[LONG_DN.split(',').slice(2), LONG_DN.split(',').slice(1), LONG_DN.split(',')].map((dn) =>
+        folder(dn.join(',')),
+      ),
+      entry(`uid=deep,${LONG_DN}`, 'deep', 'right'),
     ];
     writeFileSync(join(dir, 'slapd.conf'), conf.join('\n'));
     writeFileSync(join(dir, 'data.ldif'), ldif.join(''));

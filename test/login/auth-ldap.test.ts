@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { ask, errorIn, login, refusal, withPooler } from '../harness/answers';
 import type { Bouncer, BouncerOptions } from '../harness/bouncer';
-import { BASE_DN, Directory, FalseDirectory, noSlapd } from '../harness/directory';
+import { BASE_DN, Directory, FalseDirectory, LONG_DN, noSlapd } from '../harness/directory';
 import { after, before, describe } from '../harness/limits';
 import { eventually, it } from '../harness/machine';
 import type { Login } from '../harness/raw-client';
@@ -183,6 +183,16 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
     await withRules(rulesFor(search()), async (pooler) => {
       const client = await login(pooler, { user: bytes('жук'), password: bytes('пароль') });
       assert.equal(await ask(client, 'SELECT current_user'), bytes('жук'));
+    });
+  });
+
+  it('the name of an LDAP entry may be longer than 256 bytes', async () => {
+    const options = `ldapserver=127.0.0.1 ldapport=${ldap.port} ldapprefix="uid=" ldapsuffix=",${LONG_DN}"`;
+    await withRules(['host pgbouncer all all password'], async (pooler) => {
+      // the directory's user does not exist on that server
+      assert.match(String(await outcome(pooler, options, { user: 'deep', password: 'right' })), /role.*does not exist/);
+      const wrong = await outcome(pooler, options, { user: 'deep', password: 'wrong' });
+      assert.equal(wrong, 'LDAP authentication failed');
     });
   });
 

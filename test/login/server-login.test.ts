@@ -202,6 +202,31 @@ describe('a server connection that is logging in', () => {
     });
   });
 
+  it('the packets of a login to a server may arrive one byte at a time', async () => {
+    const slowly = (socket: Socket) => {
+      const server = connect(pg.port, '127.0.0.1');
+      server.on('error', () => {});
+      socket.on('close', () => server.destroy());
+      socket.pipe(server);
+      socket.setNoDelay(true);
+      server.on('data', async (bytes) => {
+        server.pause();
+        for (const byte of bytes) {
+          socket.write(Buffer.of(byte));
+          await new Promise(setImmediate);
+        }
+        server.resume();
+      });
+    };
+    await withServer(slowly, async ({ port }) => {
+      const databases = { app: `host=127.0.0.1 port=${port} dbname=postgres user=by_scram password=right` };
+      await pg.createUser('by_scram', 'right', 'scram');
+      await withPooler({ databases }, async (pooler) => {
+        assert.equal(await ask(await login(pooler, { database: 'app' }), 'SELECT current_user'), 'by_scram');
+      });
+    });
+  });
+
   it('a server connection that breaks during the login counts as a failed login', async () => {
     await withBrokenServer(
       (socket) => socket.once('data', () => socket.destroy()),
