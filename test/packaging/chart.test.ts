@@ -118,7 +118,7 @@ describe('the Helm chart', () => {
 
   chartIt('describes replicas behind a Service, with the default values', async () => {
     const all = manifests({});
-    await check(all);
+    const ini = await check(all);
     assert.deepEqual(
       all.map((m) => m.kind),
       ['ConfigMap', 'Secret', 'Deployment', 'PodDisruptionBudget', 'Service', 'Service'],
@@ -132,7 +132,11 @@ describe('the Helm chart', () => {
       for (const port of other.spec.ports) assert.ok(ports.includes(port.targetPort), port.targetPort);
     }
     assert.deepEqual(find(all, 'PodDisruptionBudget').spec.selector, spec.selector);
-    assert.equal(find(all, 'Service', '-replicas').spec.clusterIP, 'None');
+    const { metadata, spec: replicas } = find(all, 'Service', '-replicas');
+    assert.equal(replicas.clusterIP, 'None');
+    // a cancel request reaches any replica, which finds the right one by this name
+    assert.match(ini, new RegExp(`^peers_dns = ${metadata.name}\\.data\\.svc$`, 'm'));
+    assert.equal(replicas.publishNotReadyAddresses, true);
   });
 
   chartIt('runs the image without rights, on a read-only file system', () => {

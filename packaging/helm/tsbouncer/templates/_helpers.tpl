@@ -51,6 +51,7 @@ client_tls_cert_file = /etc/pgbouncer-tls/tls.crt
 client_tls_ca_file = /etc/pgbouncer-tls/ca.crt
 {{- end }}
 {{- end }}
+peers_dns = {{ include "tsbouncer.name" . }}-replicas.{{ .Release.Namespace }}.svc
 metrics_addr = *
 metrics_port = 9127
 sigterm_shutdown = wait_for_transactions
