@@ -155,6 +155,11 @@ static Napi::Value peerCertContainsName(const Napi::CallbackInfo &info) {
   return Napi::Boolean::New(info.Env(), conn && tlsPeerCertProvided(conn) && tlsPeerCertContainsName(conn, argBytes(info, 1)));
 }
 
+static Napi::Value certHash(const Napi::CallbackInfo &info) {
+  const TlsConn *conn = connOf(info);
+  return toString(info.Env(), conn ? tlsCertHash(conn, argInt(info, 1) == 1) : std::string());
+}
+
 /* ---- handover ---- */
 
 static Napi::Value refusal(const Napi::CallbackInfo &info) {
@@ -239,6 +244,7 @@ void bindTls(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("tlsInfo", Napi::Function::New<tlsInfo>(env, "tlsInfo", state));
   exports.Set("tlsPeerCertProvided", Napi::Function::New<peerCertProvided>(env, "tlsPeerCertProvided", state));
   exports.Set("tlsPeerCertSubject", Napi::Function::New<peerCertSubject>(env, "tlsPeerCertSubject", state));
+  exports.Set("tlsCertHash", Napi::Function::New<certHash>(env, "tlsCertHash", state));
   exports.Set("tlsRefusal", Napi::Function::New<refusal>(env, "tlsRefusal", state));
   exports.Set("tlsExport", Napi::Function::New<exportConn>(env, "tlsExport", state));
   exports.Set("tlsContinue", Napi::Function::New<continueConn>(env, "tlsContinue", state));

@@ -201,6 +201,28 @@ std::string tlsPeerCertSubject(const TlsConn *conn) {
   return subject;
 }
 
+/** The hash function of the signature; RFC 5929 replaces MD5 and SHA-1. Null where the signature names none (Ed25519). */
+static const EVP_MD *bindingDigest(X509 *cert) {
+  int nid = NID_undef;
+  if (X509_get_signature_info(cert, &nid, nullptr, nullptr, nullptr) != 1) return nullptr;
+  return nid == NID_md5 || nid == NID_sha1 ? EVP_sha256() : EVP_get_digestbynid(nid);
+}
+
+static std::string certHash(X509 *cert) {
+  const EVP_MD *digest = cert ? bindingDigest(cert) : nullptr;
+  unsigned char hash[EVP_MAX_MD_SIZE];
+  unsigned int length = 0;
+  const bool done = digest && X509_digest(cert, digest, hash, &length) == 1;
+  ERR_clear_error();
+  return done ? std::string(reinterpret_cast<const char *>(hash), length) : std::string();
+}
+
+std::string tlsCertHash(const TlsConn *conn, bool own) {
+  if (own) return conn->records ? std::string() : certHash(SSL_get_certificate(conn->ssl));
+  const PeerCert peer(conn);
+  return certHash(peer.cert);
+}
+
 bool tlsPeerCertContainsName(TlsConn *conn, const std::string &name) {
   const PeerCert peer(conn);
   return peer.cert && matchName(peer.cert, name, CommonName::kAlways, &conn->error) == Match::kYes;

@@ -230,6 +230,9 @@ bool tlsPeerCertProvided(const TlsConn *conn);
 std::string tlsPeerCertSubject(const TlsConn *conn);
 /** Whether the peer's certificate is for this host name or address. */
 bool tlsPeerCertContainsName(TlsConn *conn, const std::string &name);
+/** Hash of a certificate for tls-server-end-point (RFC 5929); `own`: that of this end. Empty if there is no such hash, and for
+ *  the own certificate of a continued connection. */
+std::string tlsCertHash(const TlsConn *conn, bool own);
 /** As above, with the reason in conn->error for a failed handshake. */
 bool tlsPeerCertVerifyHost(TlsConn *conn);
 

@@ -99,6 +99,7 @@ const fakes: Partial<typeof native> = {
   open: () => fakes.connect?.(4, '', 0, 0) ?? -1,
   keepBytes: (handle, bytes) => fakes.keep?.(handle, arena.set(bytes, 0) ?? 0, bytes.length) ?? BADF,
   tlsContinue: (_handle, bytes) => (bytes.length > 2 ? 0 : BADF),
+  tlsCertHash: () => '',
   sockName: () => ({ family: 4, host: '127.0.0.1', port: 1 }),
   listenOpen: () => -1,
 };

@@ -7,7 +7,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { giveTo } from '../../tools/unprivileged';
 import { tempDir, user } from './machine';
-import { makeCertificate, type Name, type Statement } from './x509';
+import { type Digest, makeCertificate, type Name, type Statement } from './x509';
 
 /** Files of a certificate and its key. */
 export interface Cert {
@@ -29,7 +29,9 @@ interface Subject {
 const DAY_MS = 24 * 60 * 60 * 1000;
 const ORGANIZATION = 'tests';
 
-function newKey(type: 'ec' | 'rsa'): KeyObject {
+function newKey(type: 'ec' | 'rsa' | 'rsa-pss' | 'ed25519'): KeyObject {
+  if (type === 'ed25519') return generateKeyPairSync('ed25519').privateKey;
+  if (type === 'rsa-pss') return generateKeyPairSync('rsa-pss', { modulusLength: 2048 }).privateKey;
   if (type === 'rsa') return generateKeyPairSync('rsa', { modulusLength: 2048 }).privateKey;
   return generateKeyPairSync('ec', { namedCurve: 'prime256v1' }).privateKey;
 }
@@ -57,6 +59,14 @@ export class CertFolder {
     const publicKey = createPublicKey(key);
     const statement = { issuer: self, subject: self, publicKey, authority: true, ...validity(2) };
     return this.write(name, key, makeCertificate(statement, key));
+  }
+
+  /** Creates a certificate that signs itself, with a key of that type. */
+  selfSigned(name: string, keyType: 'ec' | 'rsa' | 'rsa-pss' | 'ed25519', digest: Digest = 'sha256'): Cert {
+    const key = newKey(keyType);
+    const self = { o: ORGANIZATION, cn: 'localhost' };
+    const statement = { issuer: self, subject: self, publicKey: createPublicKey(key), authority: false, digest };
+    return this.write(name, key, makeCertificate({ ...statement, ...validity(2) }, key));
   }
 
   /** Creates a certificate signed by `ca`, in files of that name, which are replaced if they exist. */

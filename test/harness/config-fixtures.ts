@@ -161,6 +161,7 @@ reserve_pool_timeout|5|yes
 resolv_conf||no
 sbuf_loopcnt|5|yes
 scram_iterations|4096|yes
+server_channel_binding|prefer|yes
 server_check_delay|30|yes
 server_check_query|<empty>|yes
 server_connect_timeout|15|yes

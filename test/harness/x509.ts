@@ -2,7 +2,7 @@
  * Makes X.509 certificates, because Node can only read them and tests should not need the openssl command. Contains
  * just enough DER (ITU-T X.690) for RFC 5280. Called by certs.ts.
  */
-import { createHash, createPublicKey, type KeyObject, randomBytes, sign } from 'node:crypto';
+import { constants, createHash, createPublicKey, type KeyObject, randomBytes, sign } from 'node:crypto';
 import { isIPv6 } from 'node:net';
 
 /** Subject of a certificate: organisation and common name. */
@@ -21,7 +21,11 @@ export interface Statement {
   authority: boolean;
   /** as `DNS:localhost,IP:127.0.0.1` */
   san?: string;
+  /** of the signature, sha256 by default */
+  digest?: Digest;
 }
+
+export type Digest = 'sha1' | 'sha256' | 'sha512';
 
 const Tag = { BOOLEAN: 1, INTEGER: 2, BITS: 3, BYTES: 4, OID: 6, UTF8: 0x0c, TIME: 0x18, SEQUENCE: 0x30, SET: 0x31 };
 /** Context-specific tags: of a primitive value, of a constructed one. */
@@ -36,8 +40,30 @@ const Oid = {
   subjectAltName: [2, 5, 29, 17],
   basicConstraints: [2, 5, 29, 19],
   authorityKeyId: [2, 5, 29, 35],
-  ecdsaWithSha256: [1, 2, 840, 10045, 4, 3, 2],
-  sha256WithRsa: [1, 2, 840, 113549, 1, 1, 11],
+  ed25519: [1, 3, 101, 112],
+  rsaPss: [1, 2, 840, 113549, 1, 1, 10],
+  mgf1: [1, 2, 840, 113549, 1, 1, 8],
+};
+
+const DIGESTS: Record<Digest, { hash: number[]; withEcdsa: number[]; withRsa: number[]; length: number }> = {
+  sha1: {
+    hash: [1, 3, 14, 3, 2, 26],
+    withEcdsa: [1, 2, 840, 10045, 4, 1],
+    withRsa: [1, 2, 840, 113549, 1, 1, 5],
+    length: 20,
+  },
+  sha256: {
+    hash: [2, 16, 840, 1, 101, 3, 4, 2, 1],
+    withEcdsa: [1, 2, 840, 10045, 4, 3, 2],
+    withRsa: [1, 2, 840, 113549, 1, 1, 11],
+    length: 32,
+  },
+  sha512: {
+    hash: [2, 16, 840, 1, 101, 3, 4, 2, 3],
+    withEcdsa: [1, 2, 840, 10045, 4, 3, 4],
+    withRsa: [1, 2, 840, 113549, 1, 1, 13],
+    length: 64,
+  },
 };
 
 function der(tag: number, ...parts: Buffer[]): Buffer {
@@ -121,13 +147,36 @@ function extensions(statement: Statement, signer: KeyObject): Buffer {
   return der(Tag.SEQUENCE, ...list);
 }
 
+/** How a key signs, as in a certificate (RFC 4055, RFC 8410). */
+function algorithmOf(signer: KeyObject, digest: Digest): Buffer {
+  const { hash, withEcdsa, withRsa, length } = DIGESTS[digest];
+  switch (signer.asymmetricKeyType) {
+    case 'ed25519':
+      return der(Tag.SEQUENCE, oid(Oid.ed25519));
+    case 'rsa':
+      return der(Tag.SEQUENCE, oid(withRsa), der(5));
+    case 'rsa-pss': {
+      const hashed = der(Tag.SEQUENCE, oid(hash));
+      const mask = der(Tag.SEQUENCE, oid(Oid.mgf1), hashed);
+      const salt = der(Tag.INTEGER, Buffer.from([length]));
+      const options = [der(outerTag(0), hashed), der(outerTag(1), mask), der(outerTag(2), salt)];
+      return der(Tag.SEQUENCE, oid(Oid.rsaPss), der(Tag.SEQUENCE, ...options));
+    }
+    default:
+      return der(Tag.SEQUENCE, oid(withEcdsa));
+  }
+}
+
+function signature(signed: Buffer, signer: KeyObject, digest: Digest): Buffer {
+  if (signer.asymmetricKeyType === 'ed25519') return sign(null, signed, signer);
+  const pss = { key: signer, padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: DIGESTS[digest].length };
+  return sign(digest, signed, signer.asymmetricKeyType === 'rsa-pss' ? pss : signer);
+}
+
 /** The certificate as PEM, signed with that private key. */
 export function makeCertificate(statement: Statement, signer: KeyObject): string {
-  const algorithm = der(
-    Tag.SEQUENCE,
-    oid(signer.asymmetricKeyType === 'rsa' ? Oid.sha256WithRsa : Oid.ecdsaWithSha256),
-    ...(signer.asymmetricKeyType === 'rsa' ? [der(5)] : []),
-  );
+  const digest = statement.digest ?? 'sha256';
+  const algorithm = algorithmOf(signer, digest);
   // positive, and never zero
   const serial = Buffer.concat([Buffer.from([0x40]), randomBytes(15)]);
   const signed = der(
@@ -141,7 +190,7 @@ export function makeCertificate(statement: Statement, signer: KeyObject): string
     statement.publicKey.export({ type: 'spki', format: 'der' }),
     der(outerTag(3), extensions(statement, signer)),
   );
-  const certificate = der(Tag.SEQUENCE, signed, algorithm, bits(sign('sha256', signed, signer)));
+  const certificate = der(Tag.SEQUENCE, signed, algorithm, bits(signature(signed, signer, digest)));
   const lines = certificate.toString('base64').match(/.{1,64}/g) as string[];
   return ['-----BEGIN CERTIFICATE-----', ...lines, '-----END CERTIFICATE-----', ''].join('\n');
 }

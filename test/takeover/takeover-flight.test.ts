@@ -23,7 +23,7 @@ import {
   startupPacket,
 } from '../harness/raw-client';
 import { type ChainOptions, type Kind, type RebootChain, withRebootChain } from '../harness/reboot-chain';
-import { md5Answer, ScramClient } from '../harness/scram';
+import { bindingOf, md5Answer, ScramClient } from '../harness/scram';
 import { TlsPlace, TRANSPORTS } from '../harness/tls-place';
 
 const place = new TlsPlace();
@@ -354,9 +354,10 @@ async function asked(chain: RebootChain, method: string, password: string): Prom
     return { client, answer: passwordPacket(password) };
   }
   assert.equal(request.body.readInt32BE(0), 10);
-  const scram = new ScramClient(password);
+  const plus = method === 'scram-plus';
+  const scram = new ScramClient(password, plus ? bindingOf(client.socket) : undefined);
   const first = Buffer.from(scram.first(), 'latin1');
-  await client.sendMessage('p', cstring('SCRAM-SHA-256'), int32(first.length), first);
+  await client.sendMessage('p', cstring(`SCRAM-SHA-256${plus ? '-PLUS' : ''}`), int32(first.length), first);
   const challenge = (await client.next()) as Message;
   const final = Buffer.from(scram.final(challenge.body.toString('latin1', 4)), 'latin1');
   return { client, answer: message('p', final) };
@@ -385,7 +386,10 @@ async function passwordsAcross(method: string, secured: boolean): Promise<void> 
       assert.match(errorFields(refused).M ?? '', /authentication failed/);
       assert.equal(await wrong.client.next(), null);
     },
-    { settings: { auth_type: method }, userlist: { scrammer: 'secret', postgres: 'pw' } },
+    {
+      settings: { auth_type: method === 'scram-plus' ? 'scram-sha-256' : method },
+      userlist: { scrammer: 'secret', postgres: 'pw' },
+    },
     secured,
   );
 }
@@ -396,6 +400,9 @@ for (const method of ['md5', 'plain', 'scram-sha-256']) {
       passwordsAcross(method, secured));
   }
 }
+
+it('a client asked for its password by the old process logs in to the new process with channel binding', () =>
+  passwordsAcross('scram-plus', true));
 
 async function directoryLogin(secured: boolean): Promise<void> {
   const ldap = await Directory.start();

@@ -13,10 +13,12 @@ import { randomBytes } from 'node:crypto';
 import { cstr, secretEqual } from '../base/strutil';
 import {
   AttrReader,
+  channelBinding,
   computeClientKey,
   computeServerKey,
   computeSignature,
   computeStoredKey,
+  gs2Header,
   SCRAM_RAW_NONCE_LEN,
   type ScramCredentials,
   type ScramState,
@@ -50,11 +52,21 @@ export function checkScramLogin(credentials: ScramLogin): string | null {
   }
 }
 
-/** `n,,n=,r=nonce`: no channel binding, and no user name, which the startup packet contains. */
-export function buildClientFirstMessage(state: ScramState): string {
+/**
+ * `n,,n=,r=nonce`, without the user name, which the startup packet contains.
+ * @param flag 'y' = this side can bind the channel, but the server does not offer it; 'p' = bound
+ * @param certHash with 'p': the hash of the server's certificate
+ */
+export function buildClientFirstMessage(
+  state: ScramState,
+  flag: 'n' | 'y' | 'p' = 'n',
+  certHash: Buffer | null = null,
+): string {
+  state.cbindFlag = flag;
+  state.certHash = certHash;
   state.clientNonce = randomBytes(SCRAM_RAW_NONCE_LEN).toString('base64');
   state.clientFirstMessageBare = `n=,r=${state.clientNonce}`;
-  return `n,,${state.clientFirstMessageBare}`;
+  return `${gs2Header(state)}${state.clientFirstMessageBare}`;
 }
 
 /** Limit for the iterations that a server may demand. They take some tenths of a second, and block the loop. */
@@ -87,7 +99,7 @@ export function readServerFirstMessage(state: ScramState, message: string): stri
   return null;
 }
 
-/** `c=biws,r=nonce,p=proof`. Derives the keys with the server's number of iterations, or uses the pass-through keys. */
+/** `c=binding,r=nonce,p=proof`. Derives the keys with the server's number of iterations, or uses the pass-through keys. */
 export function buildClientFinalMessage(state: ScramState, credentials: ScramLogin): string {
   let clientKey: Buffer;
   // copy both keys now: a client's login may replace those in the credentials before the server's last message
@@ -99,7 +111,7 @@ export function buildClientFinalMessage(state: ScramState, credentials: ScramLog
     clientKey = computeClientKey(salted);
     state.serverKey = computeServerKey(salted);
   }
-  state.clientFinalMessageWithoutProof = `c=biws,r=${state.serverNonce}`;
+  state.clientFinalMessageWithoutProof = `c=${channelBinding(state)},r=${state.serverNonce}`;
   const signature = computeSignature(computeStoredKey(clientKey), state);
   return `${state.clientFinalMessageWithoutProof},p=${xorKeys(clientKey, signature).toString('base64')}`;
 }

@@ -12,6 +12,8 @@ import { createHash, randomBytes } from 'node:crypto';
 import { cstr, secretEqual } from '../base/strutil';
 import {
   AttrReader,
+  CHANNEL_BINDING_TYPE,
+  channelBinding,
   computeClientKey,
   computeServerKey,
   computeSignature,
@@ -43,19 +45,63 @@ const PRINTABLE = /^[\x21-\x2b\x2d-\x7e]*$/;
 /** Random secret of this process for mock salts: they are unpredictable, but the same at each login of a user. */
 let mockNonce: Buffer | null = null;
 
-/** Reads `n,,n=user,r=nonce`. The user name in it is ignored: the startup packet has it. */
-export function readClientFirstMessage(state: ScramState, message: string): string | null {
-  const input = new AttrReader(cstr(message));
+/** What the pooler has offered to a client, and what the client has chosen. */
+export interface ChannelBinding {
+  /** hash of the certificate that the client has seen; null = SCRAM-SHA-256-PLUS was not offered */
+  certHash: Buffer | null;
+  /** the client has chosen SCRAM-SHA-256-PLUS */
+  chosen: boolean;
+}
+
+const NO_BINDING: ChannelBinding = { certHash: null, chosen: false };
+
+/** Checks the flag against the mechanism, as PostgreSQL does. @returns null, or the text to log */
+function flagError(input: AttrReader, { certHash, chosen }: ChannelBinding): string | null {
   const flag = input.peek();
-  if (flag === 'p') return 'client requires SCRAM channel binding, but it is not supported';
+  if (flag === 'p') {
+    if (certHash === null) return 'client requires SCRAM channel binding, but it is not supported';
+    return chosen ? null : 'malformed SCRAM message (channel binding without the mechanism SCRAM-SHA-256-PLUS)';
+  }
   if (flag !== 'n' && flag !== 'y') {
     return `malformed SCRAM message (unexpected channel-binding flag "${sanitizeChar(input.text, 0)}")`;
+  }
+  if (chosen) return 'malformed SCRAM message (SCRAM-SHA-256-PLUS without channel binding)';
+  // an attacker between both ends has removed the mechanism from the list
+  const downgraded = flag === 'y' && certHash !== null;
+  return downgraded ? 'SCRAM channel binding negotiation error: the client did not see that it was offered' : null;
+}
+
+/** Reads the flag and what belongs to it, up to the comma behind. @returns null, or the text to log */
+function readChannelBinding(input: AttrReader, state: ScramState, binding: ChannelBinding): string | null {
+  const error = flagError(input, binding);
+  if (error !== null) return error;
+  state.cbindFlag = input.peek();
+  if (state.cbindFlag === 'p') {
+    const type = input.value('p');
+    if (type !== null && type !== CHANNEL_BINDING_TYPE) return 'unsupported SCRAM channel-binding type';
+    state.certHash = binding.certHash;
+    return input.error;
   }
   input.pos++;
   if (input.peek() !== ',') {
     return `malformed SCRAM message (comma expected, but found character "${sanitizeChar(input.text, input.pos)}")`;
   }
   input.pos++;
+  return null;
+}
+
+/**
+ * Reads `n,,n=user,r=nonce`. The user name in it is ignored: the startup packet has it.
+ * @param binding what was offered and chosen
+ */
+export function readClientFirstMessage(
+  state: ScramState,
+  message: string,
+  binding: ChannelBinding = NO_BINDING,
+): string | null {
+  const input = new AttrReader(cstr(message));
+  const bindingError = readChannelBinding(input, state, binding);
+  if (bindingError !== null) return bindingError;
   if (input.peek() === 'a') return 'client uses authorization identity, but it is not supported';
   if (input.peek() !== ',') {
     const found = sanitizeChar(input.text, input.pos);
@@ -74,7 +120,6 @@ export function readClientFirstMessage(state: ScramState, message: string): stri
     if (input.any() === null) return input.error;
   }
 
-  state.cbindFlag = flag;
   state.clientFirstMessageBare = bare;
   state.clientNonce = nonce;
   return null;
@@ -156,13 +201,13 @@ export function buildServerFirstMessage(state: ScramState, user: ScramCredential
   return message;
 }
 
-/** Reads `c=biws,r=nonce,p=proof`. */
+/** Reads `c=binding,r=nonce,p=proof`. */
 export function readClientFinalMessage(state: ScramState, message: string): string | null {
   const input = new AttrReader(cstr(message));
-  // "n,," or "y,," in base64, equal to the start of the client's first message
   const binding = input.value('c');
   if (binding === null) return input.error;
-  if (!(binding === 'biws' && state.cbindFlag === 'n') && !(binding === 'eSws' && state.cbindFlag === 'y')) {
+  if (binding !== channelBinding(state)) {
+    if (state.cbindFlag === 'p') return 'SCRAM channel binding check failed';
     return 'unexpected SCRAM channel-binding attribute in client-final-message';
   }
   const nonce = input.value('r');

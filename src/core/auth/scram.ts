@@ -7,8 +7,11 @@ import { createHash, createHmac, pbkdf2Sync } from 'node:crypto';
 import { saslprep } from './saslprep';
 import { SCRAM_KEY_LEN } from './secret';
 
-/** The only mechanism that the pooler offers and chooses. */
 export const SCRAM_SHA_256 = 'SCRAM-SHA-256';
+/** With channel binding: both ends prove that they see the same certificate. */
+export const SCRAM_SHA_256_PLUS = 'SCRAM-SHA-256-PLUS';
+/** The only type of channel binding, as in PostgreSQL (RFC 5929). */
+export const CHANNEL_BINDING_TYPE = 'tls-server-end-point';
 /** Random bytes in a nonce. */
 export const SCRAM_RAW_NONCE_LEN = 18;
 /** Random bytes in the salt of a secret made here. */
@@ -28,14 +31,16 @@ export class ScramState {
   iterations: number;
   /** as client: the server key that belongs to the proof */
   serverKey: Buffer | null;
+  /** 'n' = without channel binding, 'y' = the client believes that the server has none, 'p' = with it */
+  cbindFlag: string;
+  /** with channel binding: the hash of the server's certificate */
+  certHash: Buffer | null;
 
   /* as client */
   salt: Buffer | null;
   serverSignature: Buffer | null;
 
   /* as server */
-  /** 'n' or 'y' */
-  cbindFlag: string;
   encodedSalt: string | null;
   /** the secret was made from a plain password; its keys are valid for this exchange only */
   adhoc: boolean;
@@ -55,9 +60,10 @@ export class ScramState {
     this.clientFinalMessageWithoutProof = null;
     this.iterations = 0;
     this.serverKey = null;
+    this.cbindFlag = 'n';
+    this.certHash = null;
     this.salt = null;
     this.serverSignature = null;
-    this.cbindFlag = '';
     this.encodedSalt = null;
     this.adhoc = false;
     this.mock = false;
@@ -84,6 +90,17 @@ export interface ScramCredentials {
   /** SCRAM secret made from the plain password `scramVerifierFor`, so that not every login must derive it */
   scramVerifier: string | null;
   scramVerifierFor: string;
+}
+
+/** The beginning of the client's first message: how it uses channel binding. */
+export function gs2Header({ cbindFlag }: ScramState): string {
+  return cbindFlag === 'p' ? `p=${CHANNEL_BINDING_TYPE},,` : `${cbindFlag},,`;
+}
+
+/** Attribute c of the client's last message: that beginning once more, and what the exchange is bound to. */
+export function channelBinding(state: ScramState): string {
+  const bound = state.cbindFlag === 'p' && state.certHash !== null ? [state.certHash] : [];
+  return Buffer.concat([Buffer.from(gs2Header(state), 'latin1'), ...bound]).toString('base64');
 }
 
 function hmac(key: Uint8Array, data: string): Buffer {

@@ -296,6 +296,12 @@ export interface Native {
   tlsPeerCertSubject(handle: number): string | null;
   tlsPeerCertContainsName(handle: number, name: string): boolean;
   /**
+   * The hash of a certificate for the channel binding tls-server-end-point (RFC 5929), as a byte string. '' if there is
+   * no certificate, its signature names no hash function (Ed25519), or the connection is a continued one.
+   * @param own 1: the certificate of this end, 0: that of the peer
+   */
+  tlsCertHash(handle: number, own: number): string;
+  /**
    * Why another process could not continue a TLS connection; null = it could. For a stopped stream (recvStopAll), or one
    * of which buffered() is 0.
    */

@@ -70,6 +70,19 @@ export const enum LoadBalanceHosts {
   ROUND_ROBIN = 1,
 }
 
+/** Values of server_channel_binding, as in libpq. */
+export const enum ChannelBindingMode {
+  DISABLE,
+  PREFER,
+  REQUIRE,
+}
+
+export const channelBindingMap: readonly Lookup[] = [
+  { name: 'disable', value: ChannelBindingMode.DISABLE },
+  { name: 'prefer', value: ChannelBindingMode.PREFER },
+  { name: 'require', value: ChannelBindingMode.REQUIRE },
+];
+
 /** The form of log lines. */
 export const enum LogFormat {
   TEXT,

@@ -6,7 +6,9 @@
 import {
   AuthType,
   authTypeMap,
+  ChannelBindingMode,
   CORE_DUMPS_DEFAULT,
+  channelBindingMap,
   DirtySession,
   dirtySessionMap,
   IO_THREADS_AUTO,
@@ -162,6 +164,7 @@ export const settingsTable: readonly Setting[] = [
   row('resolv_conf', 'resolvConf', SettingType.STR, '', NO_RELOAD),
   row('sbuf_loopcnt', 'sbufLoopcnt', SettingType.INT, '5'),
   row('scram_iterations', 'scramIterations', SettingType.INT, '4096'),
+  row('server_channel_binding', 'serverChannelBinding', SettingType.LOOKUP, 'prefer', false, channelBindingMap),
   row('server_check_delay', 'serverCheckDelay', SettingType.TIME, '30'),
   row('server_check_query', 'serverCheckQuery', SettingType.STR, '<empty>'),
   row('server_connect_timeout', 'serverConnectTimeout', SettingType.TIME, '15'),
@@ -312,6 +315,7 @@ export const initial = {
   resolvConf: '',
   sbufLoopcnt: 0,
   scramIterations: 0,
+  serverChannelBinding: ChannelBindingMode.PREFER as ChannelBindingMode,
   /** usec */
   serverCheckDelay: 0,
   /** '' = no check, '<empty>' = an empty query */

@@ -4,10 +4,11 @@
 
 import { randomBytes } from 'node:crypto';
 import { checkMd5Password, checkPlainPassword } from '../auth/passwd';
-import { SCRAM_SHA_256, ScramState } from '../auth/scram';
+import { SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramState } from '../auth/scram';
 import {
   buildServerFinalMessage,
   buildServerFirstMessage,
+  type ChannelBinding,
   readClientFinalMessage,
   readClientFirstMessage,
   renewKeys,
@@ -22,6 +23,7 @@ import { AuthType } from '../config/choices';
 import { cf } from '../config/settings';
 import { disconnectClient } from '../link/objects';
 import { sendPacket } from '../net/sbuf';
+import { seenCertHash } from '../net/tls';
 import type { ClientLogin, ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
 import { LoginPhase } from '../pool/phases';
 import { admitClient } from '../pool/provisional';
@@ -62,7 +64,7 @@ export function sendClientAuthReq(client: ClientSocket): boolean {
       writeAuthCleartext(buf);
       break;
     default:
-      writeAuthSASL(buf, [SCRAM_SHA_256]);
+      writeAuthSASL(buf, seenCertHash(client) === null ? [SCRAM_SHA_256] : [SCRAM_SHA_256_PLUS, SCRAM_SHA_256]);
   }
   if (sendPacket(client, buf)) {
     slogNoise(client, 'Auth request sent successfully');
@@ -92,12 +94,12 @@ function checkClientPasswd(client: ClientSocket, passwd: string): boolean {
 }
 
 /** Handles the response to the first SASL request: mechanism and client-first-message. @returns null, or what to log */
-function scramFirst(client: ClientSocket, message: string): string | null {
+function scramFirst(client: ClientSocket, message: string, binding: ChannelBinding): string | null {
   const user = client.loginUser as PgCredentials;
   const state = new ScramState();
   loginOf(client).scram = state;
   if (wantDebug()) slogDebug(client, `SCRAM client-first-message = "${message}"`);
-  const error = readClientFirstMessage(state, message);
+  const error = readClientFirstMessage(state, message, binding);
   if (error !== null) return error;
   if (!user.mockAuth && passwordType(user.passwd) === PasswordType.MD5) return SCRAM_MD5_SECRET;
   const answer = buildServerFirstMessage(state, user, cf.scramIterations);
@@ -132,12 +134,14 @@ function saslPacket(client: ClientSocket, reader: PktReader): Verdict {
     const mechanism = reader.str();
     if (mechanism === null) return refuse(client, 'SASL authentication failed');
     if (wantDebug()) slogDebug(client, `C: selected SASL mechanism: ${mechanism}`);
-    if (mechanism !== SCRAM_SHA_256) {
+    const certHash = seenCertHash(client);
+    const chosen = mechanism === SCRAM_SHA_256_PLUS && certHash !== null;
+    if (!chosen && mechanism !== SCRAM_SHA_256) {
       return refuse(client, 'client selected an invalid SASL authentication mechanism');
     }
     const message = reader.chars(reader.u32());
     if (message === null || reader.fail) return refuse(client, 'SASL authentication failed');
-    error = scramFirst(client, message);
+    error = scramFirst(client, message, { certHash, chosen });
   } else {
     error = scramFinal(client, state, reader.rest());
   }

@@ -3,15 +3,6 @@
  */
 
 import { md5Answer } from '../auth/md5';
-import { SCRAM_SHA_256, ScramState } from '../auth/scram';
-import {
-  buildClientFinalMessage,
-  buildClientFirstMessage,
-  checkScramLogin,
-  readServerFinalMessage,
-  readServerFirstMessage,
-  verifyServerSignature,
-} from '../auth/scram-client';
 import { PasswordType, passwordType } from '../auth/secret';
 import { logError, logNoise, logWarning, slogDebug, slogError, slogInfo, slogNoise, wantDebug } from '../base/log';
 import { arena, native } from '../base/native';
@@ -20,7 +11,7 @@ import { getCachedTime } from '../base/time';
 import { SslMode } from '../config/choices';
 import { cf } from '../config/settings';
 import { forwardCancelRequest } from '../link/cancel';
-import { disconnectClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
+import { disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
 import { renewPassword } from '../link/registry';
 import { misfit, noteRole } from '../link/target-session';
 import { addrString, fillLocalAddr, isUnixAddr } from '../net/addr';
@@ -28,11 +19,9 @@ import { sbufContinue, sendBytes, sendPacket } from '../net/sbuf';
 import { sbufTlsConnect, tlsConnectionInfo, tlsState } from '../net/tls';
 import { type PgCredentials, type PgPool, Replication, type ServerSocket } from '../pool/bouncer';
 import { ProtocolTry, ServerLoginPhase } from '../pool/phases';
-import { poolConnectedServerCount } from '../pool/pool';
 import { isDead, replicationTypeParameters, sendingAuthQuery, serverLoginOf } from '../pool/socket';
 import { observe, Timing } from '../pool/timings';
 import { upcalls } from '../pool/upcalls';
-import { findGlobalCredentials } from '../pool/user';
 import { varcacheApplyStartup, varcacheReport, varcacheSet } from '../pool/varcache';
 import { addOwnParameter, addWelcomeParameter, finishWelcomeMsg, forgetWelcomeParts } from '../pool/welcome';
 import {
@@ -42,14 +31,21 @@ import {
   startStartup,
   writePassword,
   writeQuery,
-  writeSASLInitialResponse,
-  writeSASLResponse,
 } from '../wire/messages';
 import { AuthReq, BACKENDKEY_LEN, BACKENDKEY_MAX, NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
 import { PktReader, parseServerError, pktDesc, type ServerError, serverErrorLine } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
 import { chooseProtocol, negotiateVersion, protocolRefused } from './server-protocol';
+import {
+  bindingRequired,
+  killPoolLogins,
+  loginSasl,
+  loginScramCont,
+  loginScramFinal,
+  refuseUnbound,
+  serverCredentials,
+} from './server-scram';
 
 /** The server is starting up or shutting down: clients may wait for it. */
 const ERRCODE_CANNOT_CONNECT_NOW = '57P03';
@@ -62,13 +58,7 @@ const ERROR_LENGTH_MAX = 30000;
 /** Longest text of such an error that is read. */
 const FORK_ERROR_MAX = 1000;
 
-/** Disconnects the clients that wait for a server, since no login succeeds, unless usable servers are left. */
-function killPoolLogins(pool: PgPool, sqlstate: string | null, msg: string): void {
-  if (poolConnectedServerCount(pool) !== 0 && pool.welcomeMsgReady) return;
-  while (pool.waitingClientList.head !== null) disconnectClient(pool.waitingClientList.head, true, msg, sqlstate);
-}
-
-/** Does so with the server's own error. */
+/** Disconnects the clients that wait for a server with the server's own error. */
 function killPoolLoginsServerError(pool: PgPool, { level, msg, sqlstate }: ServerError): void {
   logWarning(level !== null && msg !== null ? `server login failed: ${level} ${msg}` : 'server login failed');
   if (sqlstate !== ERRCODE_CANNOT_CONNECT_NOW) {
@@ -206,15 +196,6 @@ function sendStartupMessage(server: ServerSocket): boolean {
   return true;
 }
 
-/** The credentials to log in with: a forced user without a password has that of auth_file. */
-function serverCredentials(server: ServerSocket): PgCredentials {
-  const pool = server.pool;
-  const credentials = pool.user as PgCredentials;
-  if (credentials.passwd === '' && pool.db.forcedUser !== null)
-    return findGlobalCredentials(credentials.name) ?? credentials;
-  return credentials;
-}
-
 function sendPassword(server: ServerSocket, passwd: string): boolean {
   const buf = pktbufTemp();
   writePassword(buf, passwd);
@@ -234,87 +215,14 @@ function loginMd5(server: ServerSocket, reader: PktReader): boolean {
   return false;
 }
 
-function loginScram(server: ServerSocket): boolean {
-  const error = checkScramLogin(serverCredentials(server));
-  if (error !== null) {
-    slogError(server, error);
-    killPoolLogins(server.pool, null, 'server login failed: wrong password type');
-    return false;
-  }
-  const login = serverLoginOf(server);
-  if (login.scram !== null) {
-    slogError(server, 'protocol error: duplicate AuthenticationSASL message from server');
-    return false;
-  }
-  login.scram = new ScramState();
-  const message = buildClientFirstMessage(login.scram);
-  if (wantDebug()) slogDebug(server, `SCRAM client-first-message = "${message}"`);
-  const buf = pktbufTemp();
-  writeSASLInitialResponse(buf, SCRAM_SHA_256, message);
-  return sendPacket(server, buf);
-}
-
-function loginSasl(server: ServerSocket, reader: PktReader): boolean {
-  slogDebug(server, 'S: req SASL');
-  for (;;) {
-    const mechanism = reader.str();
-    if (mechanism === null) return false;
-    if (mechanism === '') break;
-    if (wantDebug()) slogDebug(server, `S: SASL advertised mechanism: ${mechanism}`);
-    if (mechanism === SCRAM_SHA_256) return loginScram(server);
-  }
-  const reason = "none of the server's SASL authentication mechanisms are supported";
-  slogError(server, reason);
-  killPoolLogins(server.pool, null, `server login failed: ${reason}`);
-  return false;
-}
-
-function loginScramCont(server: ServerSocket, message: string): boolean {
-  const state = serverLoginOf(server).scram;
-  if (state === null) {
-    slogError(server, 'protocol error: AuthenticationSASLContinue without prior AuthenticationSASL');
-    return false;
-  }
-  if (state.serverFirstMessage !== null) {
-    slogError(server, 'SCRAM exchange protocol error: received second AuthenticationSASLContinue');
-    return false;
-  }
-  if (wantDebug()) slogDebug(server, `SCRAM server-first-message = "${message}"`);
-  const error = readServerFirstMessage(state, message);
-  if (error !== null) {
-    slogError(server, error);
-    return false;
-  }
-  const answer = buildClientFinalMessage(state, serverCredentials(server));
-  if (wantDebug()) slogDebug(server, `SCRAM client-final-message = "${answer}"`);
-  const buf = pktbufTemp();
-  writeSASLResponse(buf, answer);
-  return sendPacket(server, buf);
-}
-
-function loginScramFinal(server: ServerSocket, message: string): boolean {
-  const login = serverLoginOf(server);
-  const state = login.scram;
-  login.scram = null;
-  if (state === null || state.serverFirstMessage === null) {
-    slogError(server, 'protocol error: AuthenticationSASLFinal without prior AuthenticationSASLContinue');
-    return false;
-  }
-  if (wantDebug()) slogDebug(server, `SCRAM server-final-message = "${message}"`);
-  const error = readServerFinalMessage(state, message);
-  if (error !== null) {
-    slogError(server, error);
-    return false;
-  }
-  if (verifyServerSignature(state)) return true;
-  slogError(server, 'invalid server signature');
-  killPoolLogins(server.pool, null, 'server login failed: invalid server signature');
-  return false;
-}
-
 function answerAuthRequest(server: ServerSocket, reader: PktReader): boolean {
   const request = reader.u32();
   if (reader.fail) return false;
+  // before a password is sent, and before a server is believed that asks for nothing
+  const other = request === AuthReq.OK || request === AuthReq.PASSWORD || request === AuthReq.MD5;
+  if (other && bindingRequired(server) && !serverLoginOf(server).channelBound) {
+    return refuseUnbound(server);
+  }
   switch (request) {
     case AuthReq.OK:
       // a server that ends SCRAM early has not proved that it knows the secret

@@ -16,7 +16,7 @@ import {
   readServerTlsConfig,
   type TlsConfig,
 } from '../config/tls-config';
-import type { AnySocket } from '../pool/bouncer';
+import type { AnySocket, ClientSocket } from '../pool/bouncer';
 
 /** Longest text about a connection: PgBouncer's buffer has 96 bytes. */
 const INFO_MAX = 95;
@@ -182,4 +182,20 @@ export function tlsPeerCertSubject(sk: AnySocket): string | null {
 /** True if the certificate contains the name of a host, address or user, compared as in PgBouncer. */
 export function tlsPeerCertContainsName(sk: AnySocket, name: string): boolean {
   return sk.tls && native.tlsPeerCertContainsName(sk.handle, name);
+}
+
+/** The hash of a certificate for channel binding; null without TLS, or if it has none. @param own the pooler's own */
+export function tlsCertHash(sk: AnySocket, own: boolean): Buffer | null {
+  const hash = sk.tls && sk.handle >= 0 ? native.tlsCertHash(sk.handle, own ? 1 : 0) : '';
+  return hash === '' ? null : Buffer.from(hash, 'latin1');
+}
+
+/**
+ * The hash of the certificate that a client in login has seen, or null: the login may be bound to it. It is remembered,
+ * because the certificate itself stays in the process that made the handshake.
+ */
+export function seenCertHash(client: ClientSocket): Buffer | null {
+  const { login } = client;
+  if (login !== null) login.certHash ??= tlsCertHash(client, true);
+  return login?.certHash ?? null;
 }

@@ -346,6 +346,8 @@ export class ClientLogin {
   /** the random bytes of an md5 challenge */
   salt: Buffer | null = null;
   scram: ScramState | null = null;
+  /** hash of the certificate that the client has seen, see net/tls.ts; null = not computed, or none */
+  certHash: Buffer | null = null;
   /** how to query the LDAP server: auth_ldap_options, or the options of the HBA rule */
   ldapOptions = '';
   /** of a replication client: the welcome message from its own server */
@@ -423,6 +425,8 @@ export class ServerLogin {
   /** id of a name resolution in progress, -1 = none */
   dnsToken = -1;
   scram: ScramState | null = null;
+  /** the server has proved in a SCRAM exchange that it is the end of this TLS connection */
+  channelBound = false;
   /** what is not known yet about the server's protocol version */
   protocolTry: ProtocolTry = ProtocolTry.NONE;
   /** of a replication connection: the welcome message of its client; see pool/welcome.ts */

@@ -49,7 +49,7 @@ export function clientRecord(client: ClientSocket, described: Described, seen: S
   if (client.unnamedSeq !== 0 && client.unnamed !== null && client.unnamedLen > 0) {
     record.unnamed = bytesText(client.unnamed.subarray(0, client.unnamedLen));
   }
-  if (login !== null) addLoginFields(record, login);
+  if (login !== null) addLoginFields(record, client, login);
   if (client.statements === null) return record;
   const entries = clientPreparedEntries(client);
   entries.forEach(seen);

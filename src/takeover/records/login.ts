@@ -3,6 +3,7 @@
  */
 
 import { ScramState } from '../../core/auth/scram';
+import { seenCertHash } from '../../core/net/tls';
 import type { ClientLogin, ClientSocket } from '../../core/pool/bouncer';
 import { LoginPhase } from '../../core/pool/phases';
 import { bytesOf, bytesText } from './bytes';
@@ -16,6 +17,8 @@ export interface LoginFields {
   ldapOptions?: string;
   proxyHeaderDue?: true;
   cachedFor?: string;
+  /** hash of the certificate that the client has seen */
+  certHash?: string;
 }
 
 function scramRecord(state: object): Record<string, unknown> {
@@ -37,7 +40,10 @@ function scramOf(fields: Record<string, unknown>): ScramState {
   return Object.assign(state, known);
 }
 
-export function addLoginFields(record: LoginFields, login: ClientLogin): void {
+/** @param login that of the client */
+export function addLoginFields(record: LoginFields, client: ClientSocket, login: ClientLogin): void {
+  const certHash = seenCertHash(client);
+  if (certHash !== null) record.certHash = bytesText(certHash);
   if (login.ldapOptions !== '') record.ldapOptions = login.ldapOptions;
   if (login.proxyHeaderDue) record.proxyHeaderDue = true;
   if (login.cachedFor !== '') record.cachedFor = login.cachedFor;
@@ -52,6 +58,7 @@ export function readLoginFields(record: LoginFields, client: ClientSocket, login
   login.ldapOptions = record.ldapOptions ?? '';
   login.proxyHeaderDue = record.proxyHeaderDue === true;
   login.cachedFor = record.cachedFor ?? '';
+  login.certHash = record.certHash === undefined ? null : bytesOf(record.certHash);
   if (login.phase !== LoginPhase.EXTERNAL_AUTH) return;
   // PAM or LDAP had not answered the old process: the packet with the password is still buffered and is handled again
   login.phase = LoginPhase.CHALLENGED;
