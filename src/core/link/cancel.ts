@@ -3,6 +3,7 @@
  * with the server's key. With peering, the request may be for another process.
  */
 
+import { nextOf } from '../base/list';
 import { logDebug, slogDebug, slogWarning } from '../base/log';
 import { getCachedTime } from '../base/time';
 import { cf } from '../config/settings';
@@ -20,6 +21,7 @@ import { PACKET_READY_IDLE, writeCancelRequest } from '../wire/messages';
 import { BACKENDKEY_LEN, PqMsg } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
 import { Verdict } from '../wire/verdict';
+import { sameEnd } from './connect';
 import { launchFor } from './launch';
 import { activateClient, disconnectClient, disconnectServer, LoginOutcome, sendPoolerError } from './objects';
 import { dnsPeersWith, usesPeersDns, waitForPeers } from './peers-dns';
@@ -185,10 +187,18 @@ function cancelFor(client: ClientSocket, req: ClientSocket): void {
   launchFor(req.pool, req.pool.waitingCancelReqList.count);
 }
 
-/** A connection has been opened: sends the first waiting cancel request on it. */
-export function forwardCancelRequest(server: ServerSocket): void {
+/** The waiting cancel request that a new connection can carry, or null: the query must run at its other end. */
+export function cancelRequestFor(server: ServerSocket): ClientSocket | null {
+  for (let req = server.pool.waitingCancelReqList.head; req !== null; req = nextOf(req)) {
+    // a request to a peer has no server here, and neither has one whose query has ended, which is dropped
+    if (req.canceledServer === null || sameEnd(req.canceledServer, server)) return req;
+  }
+  return null;
+}
+
+/** A connection is open, with TLS if the canceled one has it: sends the cancel request on it. */
+export function forwardCancelRequest(server: ServerSocket, req: ClientSocket): void {
   const pool = server.pool;
-  const req = pool.waitingCancelReqList.head as ClientSocket;
   server.login = null;
   server.link = req;
   req.link = server;

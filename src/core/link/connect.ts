@@ -3,7 +3,7 @@
 import { logError, logNoise, slogDebug, slogNoise } from '../base/log';
 import { Family, native, type SockAddr } from '../base/native';
 import { cf } from '../config/settings';
-import { inetAddr, unixAddr } from '../net/addr';
+import { inetAddr, isUnixAddr, unixAddr } from '../net/addr';
 import { dnsResolve } from '../net/dnslookup';
 import { attachHandle } from '../net/sbuf';
 import { tuneSocket } from '../net/tune';
@@ -36,6 +36,25 @@ export function connectToHost(server: ServerSocket, host: string | null, port: n
     if (server.state === SocketState.SV_LOGIN && server.login !== null && server.handle < 0)
       server.login.dnsToken = token;
   }
+}
+
+/** Connects to the other end of a connection, whatever the name of its host stands for by now. */
+export function connectBeside(server: ServerSocket, other: ServerSocket): void {
+  const { host, remoteAddr } = other;
+  if (isUnixAddr(remoteAddr)) {
+    connectToHost(server, host, remoteAddr.port);
+    return;
+  }
+  server.host = host;
+  server.port = remoteAddr.port;
+  connectServer(server, remoteAddr);
+}
+
+/** True if both connections have the same other end. */
+export function sameEnd(a: ServerSocket, b: ServerSocket): boolean {
+  const { remoteAddr: one } = a;
+  const { remoteAddr: two } = b;
+  return a.host === b.host && one.family === two.family && one.host === two.host && one.port === two.port;
 }
 
 function onServerResolved(server: ServerSocket, addr: SockAddr | null): void {

@@ -2,6 +2,7 @@
  * Launches server connections: whether another connection is allowed, which server is evicted for it, and its host.
  */
 
+import { nextOf } from '../base/list';
 import { logDebug, slogWarning, wantDebug } from '../base/log';
 import { Tally, tally } from '../base/tallies';
 import { getCachedTime, USEC } from '../base/time';
@@ -14,11 +15,18 @@ import {
   poolResPoolSize,
   userMaxConnections,
 } from '../pool/admission';
-import { type PgGlobalUser, type PgPool, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
+import {
+  type ClientSocket,
+  type PgGlobalUser,
+  type PgPool,
+  Replication,
+  type ServerSocket,
+  SocketState,
+} from '../pool/bouncer';
 import { poolServerCount, touchPool } from '../pool/pool';
 import { sendingAuthQuery } from '../pool/socket';
 import { changeServerState, newServer } from '../pool/states';
-import { connectToHost } from './connect';
+import { connectBeside, connectToHost } from './connect';
 import { attemptContinues, endAttempt, pickHost } from './hosts';
 import { disconnectServer } from './objects';
 import { claimBefore, claimShare, settleClaim } from './shares';
@@ -162,12 +170,31 @@ export function launchFor(pool: PgPool, wanted: number): void {
   while (pool.newServerList.count < wanted && launchNewConnection(pool, true));
 }
 
+/** The first cancel request that no connection is being opened for, and whose server still runs the query. */
+function uncarriedCancel(pool: PgPool): ClientSocket | null {
+  for (let req = pool.waitingCancelReqList.head; req !== null; req = nextOf(req)) {
+    if (req.canceledServer !== null && !isCarried(pool, req)) return req;
+  }
+  return null;
+}
+
+function isCarried(pool: PgPool, req: ClientSocket): boolean {
+  for (let server = pool.newServerList.head; server !== null; server = nextOf(server)) {
+    if (server.login?.cancelRequest === req) return true;
+  }
+  return false;
+}
+
 function openConnection(pool: PgPool): void {
+  const request = uncarriedCancel(pool);
   const server = newServer(pool);
   const now = getCachedTime();
   // failures that long ago do not belong to this attempt
   if (now - pool.lastConnectTime >= cf.serverLoginRetry) endAttempt(pool);
-  if (server.login !== null) server.login.attempt = pool.attempt;
+  if (server.login !== null) {
+    server.login.attempt = pool.attempt;
+    server.login.cancelRequest = request;
+  }
   server.loginUser = pool.user;
   server.connectTime = now;
   pool.lastConnectTime = now;
@@ -175,6 +202,12 @@ function openConnection(pool: PgPool): void {
   changeServerState(server, SocketState.SV_LOGIN);
   countServer(server);
   settleClaim(pool);
+  // a cancel request goes to the server that runs the query, not to the next host of a list
+  const running = request?.canceledServer ?? null;
+  if (running !== null) {
+    connectBeside(server, running);
+    return;
+  }
   const { host, port } = pickHost(pool);
   connectToHost(server, host, port);
 }

@@ -10,7 +10,7 @@ import { trimSpace } from '../base/strutil';
 import { getCachedTime } from '../base/time';
 import { SslMode } from '../config/choices';
 import { cf } from '../config/settings';
-import { forwardCancelRequest } from '../link/cancel';
+import { cancelRequestFor, forwardCancelRequest } from '../link/cancel';
 import { disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
 import { renewPassword } from '../link/registry';
 import { misfit, noteRole } from '../link/target-session';
@@ -81,9 +81,12 @@ export function serverConnected(server: ServerSocket): void {
       isUnix ? 'new connection to server' : `new connection to server (from ${addrString(server.localAddr)})`,
     );
   }
-  if (pool.waitingCancelReqList.count > 0) {
+  const request = cancelRequestFor(server);
+  const secured =
+    !isUnix && tlsState.serverConnectSslmode !== SslMode.DISABLED && request?.canceledServer?.tls === true;
+  if (request !== null && !secured) {
     slogDebug(server, 'use it for pending cancel req');
-    forwardCancelRequest(server);
+    forwardCancelRequest(server, request);
   } else if (pool.db.peerId > 0) {
     const reason = 'peer server was not necessary anymore, because client cancel connection was already closed';
     disconnectServer(server, false, reason, LoginOutcome.CONNECTED);
@@ -146,9 +149,18 @@ export function handleSslchar(server: ServerSocket, off: number, length: number)
     if (!sbufTlsConnect(server, server.host)) disconnectServer(server, false, 'sslreq processing failed');
   } else if (tlsState.serverConnectSslmode >= SslMode.REQUIRE) {
     disconnectServer(server, false, 'server refused SSL');
-  } else if (!sendStartupMessage(server)) {
+  } else if (!useConnection(server)) {
     disconnectServer(server, false, 'sslreq processing failed');
   }
+}
+
+/** The connection is as secure as it will be: it carries a cancel request that waits for it, or else logs in. */
+function useConnection(server: ServerSocket): boolean {
+  const request = cancelRequestFor(server);
+  if (request === null) return sendStartupMessage(server);
+  slogDebug(server, 'use it for pending cancel req');
+  forwardCancelRequest(server, request);
+  return true;
 }
 
 /** The handshake succeeded: begins the login. */
@@ -157,7 +169,7 @@ export function serverTlsReady(server: ServerSocket): void {
   if (cf.logConnections) slogInfo(server, text);
   else slogNoise(server, text);
   server.requestTime = getCachedTime();
-  if (!sendStartupMessage(server)) disconnectServer(server, false, 'TLS startup failed');
+  if (!useConnection(server)) disconnectServer(server, false, 'TLS startup failed');
 }
 
 /** The handshake failed. As when the server refuses TLS, no other host is tried. */

@@ -141,17 +141,17 @@ export function sbufTlsAccept(sk: AnySocket, off: number, length: number): boole
 
 /**
  * Starts TLS with a server; Ev.TLS follows.
- * @param host the host as configured; only verify-full compares it
+ * @param host the host as configured: a name is announced (SNI), and verify-full compares it
  * @returns false if that is not possible
  */
 export function sbufTlsConnect(sk: AnySocket, host: string | null): boolean {
-  const name = tlsState.serverConnectSslmode === SslMode.VERIFY_FULL ? host : '';
-  const context = name === null ? 'server name not specified' : serverTlsContext();
+  const nameless = host === null && tlsState.serverConnectSslmode === SslMode.VERIFY_FULL;
+  const context = nameless ? 'server name not specified' : serverTlsContext();
   if (typeof context === 'string') {
     logWarning(`TLS connect error: ${context}`);
     return false;
   }
-  const res = native.tlsConnect(sk.handle, context, name ?? '');
+  const res = native.tlsConnect(sk.handle, context, host ?? '');
   if (res < 0) {
     logWarning(`TLS connect error: ${native.strerror(-res)}`);
     return false;

@@ -1,5 +1,4 @@
-// The central records, as in PgBouncer's bouncer.h: sockets, pools, databases, users and credentials. The look-ups and
-// ordered lists of each are in the files named after them.
+// The central records, as in PgBouncer's bouncer.h. Look-ups and ordered lists are in the files named after them.
 
 import type { ScramState } from '../auth/scram';
 import { type ListNode, StatList } from '../base/list';
@@ -341,9 +340,7 @@ export class ClientLogin {
   proxyHeaderDue = false;
   /** AuthType, -1 = not decided yet */
   method = -1;
-  /** NegotiateProtocolVersion has been sent */
   protocolNegotiated = false;
-  /** the random bytes of an md5 challenge */
   salt: Buffer | null = null;
   scram: ScramState | null = null;
   /** hash of the certificate that the client has seen, see net/tls.ts; null = not computed, or none */
@@ -413,7 +410,6 @@ export class ClientSocket extends PgSocket {
 
   /** cancel request: the server running the query to be canceled */
   canceledServer: ServerSocket | null = null;
-  /** only for a console client */
   console: ConsoleSession | null = null;
 }
 
@@ -425,7 +421,8 @@ export class ServerLogin {
   /** id of a name resolution in progress, -1 = none */
   dnsToken = -1;
   scram: ScramState | null = null;
-  /** the server has proved in a SCRAM exchange that it is the end of this TLS connection */
+  /** the connection was opened for this cancel request */
+  cancelRequest: ClientSocket | null = null;
   channelBound = false;
   /** what is not known yet about the server's protocol version */
   protocolTry: ProtocolTry = ProtocolTry.NONE;
