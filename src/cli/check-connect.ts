@@ -203,15 +203,16 @@ function limitMs(): number {
 const SSL_MODES = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full'] as const;
 
 function connInfo({ db, target }: Task, user: string, database: string): ConnInfo {
-  const verifies = cf.serverTlsSslmode >= SslMode.VERIFY_CA;
+  const mode = db.tls?.sslmode ?? cf.serverTlsSslmode;
+  const caFile = db.tls?.caFile ?? cf.serverTlsCaFile;
   return {
     targets: [target],
     user,
     // the pooler asks for TLS first in this mode too
-    sslmode: cf.serverTlsSslmode === SslMode.ALLOW ? 'prefer' : SSL_MODES[cf.serverTlsSslmode],
-    sslrootcert: verifies ? cf.serverTlsCaFile || 'system' : '',
-    sslcert: cf.serverTlsCertFile,
-    sslkey: cf.serverTlsKeyFile,
+    sslmode: mode === SslMode.ALLOW ? 'prefer' : SSL_MODES[mode],
+    sslrootcert: mode >= SslMode.VERIFY_CA ? caFile || 'system' : '',
+    sslcert: db.tls?.certFile ?? cf.serverTlsCertFile,
+    sslkey: db.tls?.keyFile ?? cf.serverTlsKeyFile,
     connectTimeoutMs: limitMs(),
     startup: { ...Object.fromEntries(db.startupParams), user, database },
   };

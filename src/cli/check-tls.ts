@@ -7,6 +7,7 @@ import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { native, TlsRole } from '../core/base/native';
 import { SslMode } from '../core/config/choices';
+import type { DatabaseTls } from '../core/config/database-tls';
 import { cf } from '../core/config/settings';
 import {
   missingTlsSettings,
@@ -127,6 +128,25 @@ function checkSide(side: Side, said: (act: () => void) => string[]): TlsProblem[
     return { setting: settingName(prefix, error), text: `${side.failure}: ${error}` };
   });
   return [...words, ...files, ...dates];
+}
+
+/**
+ * All problems of the TLS keys of a database; they name the settings that the keys stand for.
+ * @param said runs a function and returns what it logged
+ */
+export function findDatabaseTlsProblems(own: DatabaseTls | null, said: (act: () => void) => string[]): TlsProblem[] {
+  if (own === null) return [];
+  const side: Side = {
+    prefix: 'server_tls',
+    mode: own.sslmode ?? cf.serverTlsSslmode,
+    role: TlsRole.CONNECT,
+    read: () => readServerTlsConfig(cf, own),
+    failure: 'TLS connect error',
+    keyFile: own.keyFile ?? cf.serverTlsKeyFile,
+    certFile: own.certFile ?? cf.serverTlsCertFile,
+    caFile: own.caFile ?? cf.serverTlsCaFile,
+  };
+  return checkSide(side, said).filter(({ isWarning }) => isWarning !== true);
 }
 
 /** All problems of the TLS settings. @param said runs a function and returns what it logged */

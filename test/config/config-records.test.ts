@@ -5,7 +5,14 @@
 
 import assert from 'node:assert/strict';
 import { chmodSync } from 'node:fs';
-import { DirtySession, ListenMode, LoadBalanceHosts, PoolMode, TargetSession } from '../../src/core/config/choices';
+import {
+  DirtySession,
+  ListenMode,
+  LoadBalanceHosts,
+  PoolMode,
+  SslMode,
+  TargetSession,
+} from '../../src/core/config/choices';
 import { loadConfigFile } from '../../src/core/config/loader';
 import { parseDatabase } from '../../src/core/config/records';
 import { load, loadBad, logged, resetSettingsAround, write } from '../harness/config-fixtures';
@@ -45,6 +52,7 @@ describe('[databases]', () => {
         passwordEnv: null,
         passwordMark: '',
         loadBalanceHosts: LoadBalanceHosts.ROUND_ROBIN,
+        tls: null,
         queryWaitTimeout: 0,
         queryWaitTimeoutSet: false,
         startupParams: [['database', 'plain']],
@@ -118,7 +126,7 @@ describe('[databases]', () => {
       "application_name=app timezone='Europe/Berlin' datestyle=ISO client_encoding=LATIN1 dbname=real host=h1,h2 " +
       "port=5433,5434 target_session_attrs=standby user=u password='p''w d' auth_user=au auth_dbname=ad auth_query='SELECT 1' auth_query_cache_time=1.5 pool_size=1 min_pool_size=2 " +
       'reserve_pool_size=3 query_wait_timeout=4 max_db_connections=5 max_db_client_connections=6 server_lifetime=7 server_login_concurrency=8 max_protocol_version=3.0 ' +
-      "load_balance_hosts=DISABLE pool_mode=statement dirty_session=reset listen_mode=pin connect_query='SET a = 1'";
+      "load_balance_hosts=DISABLE server_tls_sslmode=verify-ca server_tls_key_file=k server_tls_cert_file=c pool_mode=statement dirty_session=reset listen_mode=pin connect_query='SET a = 1'";
     const parsed = load(`[databases]\ndb = ${connstr}\n[pgbouncer]\n`);
     assert.deepEqual(parsed.databases[0], {
       name: 'db',
@@ -149,6 +157,7 @@ describe('[databases]', () => {
       passwordEnv: null,
       passwordMark: '',
       loadBalanceHosts: LoadBalanceHosts.DISABLE,
+      tls: { sslmode: SslMode.VERIFY_CA, keyFile: 'k', certFile: 'c', caFile: null },
       queryWaitTimeout: 4e6,
       queryWaitTimeoutSet: true,
       startupParams: [

@@ -56,10 +56,30 @@ export function readPasswordFile(path: string): FoundPassword | string {
 }
 
 /** The password in a variable of the environment. @returns the error if there is none */
-export function readPasswordVariable(name: string): FoundPassword | string {
+function readPasswordVariable(name: string): FoundPassword | string {
   const value = process.env[name];
   if (value === undefined) return `password_env: there is no variable ${name} in the environment`;
   const passwd = Buffer.from(value, 'utf8').toString('latin1');
   const error = fault(passwd);
   return error === null ? { passwd, mark: '' } : `password_env: ${name} ${error}`;
+}
+
+interface WithPassword {
+  password: string | null;
+  passwordMark: string;
+  readonly passwordFile: string | null;
+  readonly passwordEnv: string | null;
+}
+
+/** Finds the password of a database, if its line says where it is. @returns the error, or null */
+export function findPassword(config: WithPassword): string | null {
+  const { password, passwordFile, passwordEnv } = config;
+  const given = [password, passwordFile, passwordEnv].filter((value) => value !== null).length;
+  if (given > 1) return 'only one of password, password_file and password_env is possible';
+  if (passwordFile === null && passwordEnv === null) return null;
+  const found = passwordFile === null ? readPasswordVariable(passwordEnv ?? '') : readPasswordFile(passwordFile);
+  if (typeof found === 'string') return found;
+  config.password = found.passwd;
+  config.passwordMark = found.mark;
+  return null;
 }

@@ -18,7 +18,8 @@ import {
   targetSessionMap,
 } from './choices';
 import { parseConnstr } from './connstr';
-import { readPasswordFile, readPasswordVariable } from './password-source';
+import { type DatabaseTls, tlsParams } from './database-tls';
+import { findPassword } from './password-source';
 import { isReservedDatabase } from './settings';
 import { atoi, atoiSecondsUsec, parseLookup, parseTimeUsec } from './values';
 
@@ -63,6 +64,8 @@ export interface DatabaseConfig {
   /** the state of the file when it was read, see fileMark() */
   passwordMark: string;
   loadBalanceHosts: LoadBalanceHosts;
+  /** null = all as in the settings */
+  tls: DatabaseTls | null;
   /** usec; valid only with queryWaitTimeoutSet, since 0 means "never" */
   queryWaitTimeout: number;
   queryWaitTimeoutSet: boolean;
@@ -138,6 +141,7 @@ export const DATABASE_DEFAULTS: Readonly<DatabaseConfig> = Object.freeze({
   passwordEnv: null,
   passwordMark: '',
   loadBalanceHosts: LoadBalanceHosts.ROUND_ROBIN,
+  tls: null,
   queryWaitTimeout: 0,
   queryWaitTimeoutSet: false,
   startupParams: [],
@@ -333,6 +337,7 @@ const databaseParams: ReadonlyMap<string, ApplyParam<DatabaseDraft>> = new Map<s
       return null;
     },
   ],
+  ...tlsParams,
   ['pool_mode', applyPoolMode],
   ['dirty_session', applyDirtySession],
   ['listen_mode', applyListenMode],
@@ -349,19 +354,6 @@ const databaseParams: ReadonlyMap<string, ApplyParam<DatabaseDraft>> = new Map<s
     },
   ],
 ]);
-
-/** Finds the password, if the line says where it is. @returns the error, or null */
-function findPassword(draft: DatabaseDraft): string | null {
-  const { password, passwordFile, passwordEnv } = draft;
-  const given = [password, passwordFile, passwordEnv].filter((value) => value !== null).length;
-  if (given > 1) return 'only one of password, password_file and password_env is possible';
-  if (passwordFile === null && passwordEnv === null) return null;
-  const found = passwordFile === null ? readPasswordVariable(passwordEnv ?? '') : readPasswordFile(passwordFile);
-  if (typeof found === 'string') return found;
-  draft.password = found.passwd;
-  draft.passwordMark = found.mark;
-  return null;
-}
 
 /**
  * A line of [databases]. An auto-database is made with parseDatabase(requested name, autodb.connstr).

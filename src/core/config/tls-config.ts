@@ -7,7 +7,9 @@ import { logError } from '../base/log';
 import { native, type TlsRole, TlsVerify } from '../base/native';
 import { asciiLower, equalNoCase } from '../base/strutil';
 import { AuthType, SslMode } from './choices';
+import type { DatabaseTls } from './database-tls';
 import { cf } from './settings';
+import type { Settings } from './settings-table';
 
 export const enum Protocol {
   TLS1_0 = 1 << 1,
@@ -111,17 +113,22 @@ function checkSettings(settings: TlsSettings): TlsConfig | null {
   };
 }
 
-/** The server_tls_* settings. @returns null after logging an error */
-export function readServerTlsConfig(): TlsConfig | null {
+/**
+ * The server_tls_* settings.
+ * @param from their values: `cf`, or a copy of an earlier state of it
+ * @param own those of one database, which precede them; null = none
+ * @returns null after logging an error
+ */
+export function readServerTlsConfig(from: Readonly<Settings> = cf, own: DatabaseTls | null = null): TlsConfig | null {
   return checkSettings({
     prefix: 'server_tls',
-    verify: serverVerify(cf.serverTlsSslmode),
-    protocols: cf.serverTlsProtocols,
-    ciphers: cf.serverTlsCiphers,
-    ciphers13: cf.serverTls13Ciphers,
-    keyFile: cf.serverTlsKeyFile,
-    certFile: cf.serverTlsCertFile,
-    caFile: cf.serverTlsCaFile,
+    verify: serverVerify(own?.sslmode ?? from.serverTlsSslmode),
+    protocols: from.serverTlsProtocols,
+    ciphers: from.serverTlsCiphers,
+    ciphers13: from.serverTls13Ciphers,
+    keyFile: own?.keyFile ?? from.serverTlsKeyFile,
+    certFile: own?.certFile ?? from.serverTlsCertFile,
+    caFile: own?.caFile ?? from.serverTlsCaFile,
     dheparams: '',
     ecdhcurve: '',
   });

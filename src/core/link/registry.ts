@@ -29,6 +29,7 @@ function connectStringChanged(db: PgDatabase, config: DatabaseConfig): boolean {
     db.config.targetSession !== config.targetSession ||
     (db.forcedUser?.name ?? null) !== config.user ||
     db.config.connectQuery !== config.connectQuery ||
+    JSON.stringify(db.config.tls) !== JSON.stringify(config.tls) ||
     db.config.authDbname !== config.authDbname ||
     db.config.authQuery !== config.authQuery ||
     db.config.loadBalanceHosts !== config.loadBalanceHosts

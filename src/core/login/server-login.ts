@@ -16,7 +16,7 @@ import { renewPassword } from '../link/registry';
 import { misfit, noteRole } from '../link/target-session';
 import { addrString, fillLocalAddr, isUnixAddr } from '../net/addr';
 import { sbufContinue, sendBytes, sendPacket } from '../net/sbuf';
-import { sbufTlsConnect, tlsConnectionInfo, tlsState } from '../net/tls';
+import { sbufTlsConnect, serverSslmode, tlsConnectionInfo } from '../net/tls';
 import { type PgCredentials, type PgPool, Replication, type ServerSocket } from '../pool/bouncer';
 import { ProtocolTry, ServerLoginPhase } from '../pool/phases';
 import { isDead, replicationTypeParameters, sendingAuthQuery, serverLoginOf } from '../pool/socket';
@@ -99,7 +99,7 @@ export function serverConnected(server: ServerSocket): void {
 
 /** Requests TLS first, unless it is off or the connection uses a Unix socket. */
 function beginLogin(server: ServerSocket, isUnix: boolean): boolean {
-  if (isUnix || tlsState.serverConnectSslmode === SslMode.DISABLED) return sendStartupMessage(server);
+  if (isUnix || serverSslmode(server.pool.db) === SslMode.DISABLED) return sendStartupMessage(server);
   slogNoise(server, 'P: SSL request');
   serverLoginOf(server).phase = ServerLoginPhase.SSL_ANSWER;
   return sendBytes(server, PACKET_SSL_REQUEST, PACKET_SSL_REQUEST.length);
@@ -136,7 +136,7 @@ function forkFailed(server: ServerSocket, text: string): void {
 export function handleSslchar(server: ServerSocket, off: number, length: number): void {
   serverLoginOf(server).phase = ServerLoginPhase.STARTUP;
   const answer = arena[off];
-  if (answer === PqMsg.ErrorResponse && tlsState.serverConnectSslmode < SslMode.REQUIRE) {
+  if (answer === PqMsg.ErrorResponse && serverSslmode(server.pool.db) < SslMode.REQUIRE) {
     forkFailed(server, forkErrorText(arena, off, off + length));
   } else if (answer !== SSL_YES && answer !== SSL_NO) {
     // if TLS is required, do not pass on a text received without it: it may have been injected
@@ -147,7 +147,7 @@ export function handleSslchar(server: ServerSocket, off: number, length: number)
   } else if (answer === SSL_YES) {
     slogNoise(server, 'launching tls');
     if (!sbufTlsConnect(server, server.host)) disconnectServer(server, false, 'sslreq processing failed');
-  } else if (tlsState.serverConnectSslmode >= SslMode.REQUIRE) {
+  } else if (serverSslmode(server.pool.db) >= SslMode.REQUIRE) {
     disconnectServer(server, false, 'server refused SSL');
   } else if (!useConnection(server)) {
     disconnectServer(server, false, 'sslreq processing failed');

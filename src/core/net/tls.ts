@@ -9,6 +9,7 @@ import { native, TlsRole } from '../base/native';
 import { SslMode } from '../config/choices';
 import { fileMark } from '../config/password-source';
 import { cf } from '../config/settings';
+import type { Settings } from '../config/settings-table';
 import {
   missingTlsSettings,
   newTlsContext,
@@ -16,7 +17,7 @@ import {
   readServerTlsConfig,
   type TlsConfig,
 } from '../config/tls-config';
-import type { AnySocket, ClientSocket } from '../pool/bouncer';
+import type { AnySocket, ClientSocket, PgDatabase, ServerSocket } from '../pool/bouncer';
 
 /** Longest text about a connection: PgBouncer's buffer has 96 bytes. */
 const INFO_MAX = 95;
@@ -39,10 +40,18 @@ const SETUP_FAILED: TlsSetup = { ok: false, serversOutdated: false };
 
 /** The loop's contexts, 0 = none. */
 let clientContext = 0;
-let serverContext = 0;
 let serverConfig: TlsConfig | null = null;
-/** the state of serverContext's files when it was made */
-let serverFiles = '';
+/** the settings that are in use, for databases that have some of their own */
+let current: Readonly<Settings> = cf;
+
+/** A context for connections to servers, and the state of its files when it was made. */
+interface ServerContext {
+  id: number;
+  files: string;
+}
+
+/** by the text of their TlsConfig: one for the settings, and one for each combination that databases have of their own */
+const serverContexts = new Map<string, ServerContext>();
 
 function sameConfig(a: TlsConfig | null, b: TlsConfig | null): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
@@ -95,9 +104,10 @@ export function sbufTlsSetup(): TlsSetup {
   native.tlsCtxFree(clientContext);
   clientContext = newClientContext;
   tlsState.clientAcceptSslmode = cf.clientTlsSslmode;
-  native.tlsCtxFree(serverContext);
-  serverContext = 0;
+  for (const { id } of serverContexts.values()) native.tlsCtxFree(id);
+  serverContexts.clear();
   serverConfig = newServerConfig;
+  current = { ...cf };
   tlsState.serverConnectSslmode = cf.serverTlsSslmode;
   return { ok: true, serversOutdated };
 }
@@ -107,21 +117,28 @@ export function serverTlsSettings(): string {
   return JSON.stringify([tlsState.serverConnectSslmode, serverConfig]);
 }
 
+/** The mode of connections to the servers of a database. */
+export function serverSslmode(db: PgDatabase): SslMode {
+  return db.config.tls?.sslmode ?? tlsState.serverConnectSslmode;
+}
+
 /**
- * The context for a connection to a server. As in PgBouncer, its files are read when connecting: a certificate renewed
+ * The context for a connection to a server of a database. As in PgBouncer, its files are read when connecting: a certificate renewed
  * in place applies to the next connection, and an unreadable file fails only that connection.
  * @returns a context, or the error
  */
-function serverTlsContext(): number | string {
-  if (serverConfig === null) return 'no TLS settings';
-  const files = [serverConfig.keyFile, serverConfig.certFile, serverConfig.caFile].map(fileMark).join(' ');
-  if (serverContext !== 0 && files === serverFiles) return serverContext;
-  const context = newTlsContext(TlsRole.CONNECT, serverConfig);
-  if (typeof context === 'string') return context;
-  native.tlsCtxFree(serverContext);
-  serverContext = context;
-  serverFiles = files;
-  return context;
+function serverTlsContext(db: PgDatabase): number | string {
+  const config = db.config.tls === null ? serverConfig : readServerTlsConfig(current, db.config.tls);
+  if (config === null) return 'no TLS settings';
+  const key = JSON.stringify(config);
+  const files = [config.keyFile, config.certFile, config.caFile].map(fileMark).join(' ');
+  const known = serverContexts.get(key);
+  if (known?.files === files) return known.id;
+  const id = newTlsContext(TlsRole.CONNECT, config);
+  if (typeof id === 'string') return id;
+  if (known !== undefined) native.tlsCtxFree(known.id);
+  serverContexts.set(key, { id, files });
+  return id;
 }
 
 /**
@@ -144,9 +161,10 @@ export function sbufTlsAccept(sk: AnySocket, off: number, length: number): boole
  * @param host the host as configured: a name is announced (SNI), and verify-full compares it
  * @returns false if that is not possible
  */
-export function sbufTlsConnect(sk: AnySocket, host: string | null): boolean {
-  const nameless = host === null && tlsState.serverConnectSslmode === SslMode.VERIFY_FULL;
-  const context = nameless ? 'server name not specified' : serverTlsContext();
+export function sbufTlsConnect(sk: ServerSocket, host: string | null): boolean {
+  const { db } = sk.pool;
+  const nameless = host === null && serverSslmode(db) === SslMode.VERIFY_FULL;
+  const context = nameless ? 'server name not specified' : serverTlsContext(db);
   if (typeof context === 'string') {
     logWarning(`TLS connect error: ${context}`);
     return false;

@@ -77,7 +77,8 @@ const HOST_INDEX = 1;
  * changed, and servers opened under the old config are closed as after RELOAD.
  */
 function connectText(db: PgDatabase): string {
-  const { dbname, host, port, ports, targetSession, connectQuery, authDbname, authQuery, startupParams } = db.config;
+  const { dbname, host, port, ports, targetSession, connectQuery, authDbname, authQuery, startupParams, tls } =
+    db.config;
   return JSON.stringify([
     dbname,
     host,
@@ -89,6 +90,7 @@ function connectText(db: PgDatabase): string {
     startupParams,
     // as in earlier versions without it
     ...(targetSession === TargetSession.ANY ? [] : [targetSession]),
+    ...(tls === null ? [] : [tls]),
   ]);
 }
 
