@@ -234,7 +234,7 @@ describe('[users]', () => {
     const parsed = load(
       '[users]\na =\nb = pool_mode=Transaction dirty_session=log listen_mode=refuse pool_size=1 reserve_pool_size=2 max_user_connections=3 ' +
         'max_user_client_connections=4 transaction_timeout=5 idle_transaction_timeout=6 query_timeout=7 ' +
-        'query_wait_timeout=8 client_idle_timeout=9\n[pgbouncer]\n',
+        'query_wait_timeout=8 client_idle_timeout=9 share_weight=10 share_minimum=11\n[pgbouncer]\n',
     );
     assert.deepEqual(parsed.users, [
       {
@@ -252,6 +252,8 @@ describe('[users]', () => {
         queryWaitTimeout: 0,
         queryWaitTimeoutSet: false,
         clientIdleTimeout: 0,
+        shareWeight: 1,
+        shareMinimum: 0,
       },
       {
         name: 'b',
@@ -268,9 +270,17 @@ describe('[users]', () => {
         queryWaitTimeout: 8e6,
         queryWaitTimeoutSet: true,
         clientIdleTimeout: 9e6,
+        shareWeight: 10,
+        shareMinimum: 11,
       },
     ]);
     assert.deepEqual([parsed.anyUserLevelTimeoutSet, parsed.anyUserLevelClientTimeoutSet], [true, true]);
+  });
+
+  it('users need a share_weight of at least 1 and no negative share_minimum', () => {
+    for (const wrong of ['share_weight=0', 'share_minimum=-1']) {
+      assert.deepEqual(loadBad(`[users]\nu = ${wrong}\n[pgbouncer]\n`)[0], `ERROR invalid ${wrong.replace('=', ': ')}`);
+    }
   });
 
   it('the config records whether any user has a timeout that the janitor must check', () => {

@@ -82,8 +82,7 @@ export function serverConnected(server: ServerSocket): void {
     );
   }
   const request = cancelRequestFor(server);
-  const secured =
-    !isUnix && tlsState.serverConnectSslmode !== SslMode.DISABLED && request?.canceledServer?.tls === true;
+  const secured = !isUnix && serverSslmode(pool.db) !== SslMode.DISABLED && request?.canceledServer?.tls === true;
   if (request !== null && !secured) {
     slogDebug(server, 'use it for pending cancel req');
     forwardCancelRequest(server, request);
