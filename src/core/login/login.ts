@@ -24,7 +24,8 @@ import { cf } from '../config/settings';
 import { disconnectClient } from '../link/objects';
 import { sendPacket } from '../net/sbuf';
 import { seenCertHash } from '../net/tls';
-import type { ClientLogin, ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
+import type { ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
+import type { ClientLogin } from '../pool/login-state';
 import { LoginPhase } from '../pool/phases';
 import { admitClient } from '../pool/provisional';
 import { isDead, loginOf } from '../pool/socket';
@@ -165,7 +166,7 @@ function saslPacket(client: ClientSocket, reader: PktReader): Verdict {
 }
 
 /** auth_query has answered again: the packet is checked against that. */
-function renewSecret(client: ClientSocket, login: ClientLogin): void {
+function renewSecret(client: ClientSocket, login: ClientLogin<ClientSocket>): void {
   login.cachedFor = '';
   login.phase = LoginPhase.CHALLENGED;
   if (login.scram !== null) renewKeys(login.scram, client.loginUser as PgCredentials);

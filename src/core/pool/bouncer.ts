@@ -1,18 +1,17 @@
-// The central records, as in PgBouncer's bouncer.h. Look-ups and ordered lists are in the files named after them.
+// The central records, as in PgBouncer's bouncer.h: sockets, pools, databases, users and credentials. The look-ups and
+// ordered lists of each are in the files named after them.
 
-import type { ScramState } from '../auth/scram';
 import { type ListNode, StatList } from '../base/list';
 import { Family, type SockAddr } from '../base/native';
 import { getCachedTime } from '../base/time';
 import { DATABASE_DEFAULTS, type DatabaseConfig, USER_DEFAULTS, type UserConfig } from '../config/records';
 import { BACKENDKEY_LEN } from '../wire/packets';
-import type { PktBuf } from '../wire/pktbuf';
-import type { AuthAnswer, AuthLookup } from './auth-answer';
 import type { Batch } from './batch';
 import type { ConsoleSession } from './console-session';
 import type { Greeting } from './greeting';
 import type { Leftovers } from './leftovers';
-import { Dropping, LoginPhase, ProtocolTry, ServerLoginPhase } from './phases';
+import { ClientLogin, ServerLogin } from './login-state';
+import { Dropping } from './phases';
 import type { ClientStatement, Deallocation, ServerStatements } from './prepare';
 import { Recovery } from './recovery';
 import { RequestQueue } from './requests';
@@ -333,30 +332,6 @@ export abstract class PgSocket implements ListNode {
   }
 }
 
-/** The data of a client that is needed only until its login is complete. */
-export class ClientLogin {
-  phase: LoginPhase = LoginPhase.STARTUP;
-  /** the connection has to begin with a header of the PROXY protocol, which has not arrived yet */
-  proxyHeaderDue = false;
-  /** AuthType, -1 = not decided yet */
-  method = -1;
-  protocolNegotiated = false;
-  salt: Buffer | null = null;
-  scram: ScramState | null = null;
-  /** hash of the certificate that the client has seen, see net/tls.ts; null = not computed, or none */
-  certHash: Buffer | null = null;
-  /** how to query the LDAP server: auth_ldap_options, or the options of the HBA rule */
-  ldapOptions = '';
-  /** of a replication client: the welcome message from its own server */
-  welcome: Uint8Array | null = null;
-  /** the look-up that it runs, or waits for */
-  lookup: AuthLookup<ClientSocket> | null = null;
-  /** the answer of auth_query that it uses, to be kept if the login succeeds; null = not to be kept */
-  answer: AuthAnswer | null = null;
-  /** the name that auth_query was asked about, if its secret is an earlier answer; '' = the secret is fresh */
-  cachedFor = '';
-}
-
 /** A packet that is reassembled in its own memory because it must be handled as a whole. */
 export interface PartialPacket {
   buf: Buffer;
@@ -374,7 +349,7 @@ export class ClientSocket extends PgSocket {
   /** the next client whose cancel key has the same hash */
   nextByKey: ClientSocket | null = null;
   /** null once the welcome message has been sent */
-  login: ClientLogin | null = new ClientLogin();
+  login: ClientLogin<ClientSocket> | null = new ClientLogin();
   /** uses protocol 3.2 */
   protocol32 = false;
   /** the startup parameter `options`, for replication connections */
@@ -410,26 +385,8 @@ export class ClientSocket extends PgSocket {
 
   /** cancel request: the server running the query to be canceled */
   canceledServer: ServerSocket | null = null;
+  /** only for a console client */
   console: ConsoleSession | null = null;
-}
-
-/** The data of a server connection that is needed only until its login is complete. */
-export class ServerLogin {
-  phase: ServerLoginPhase = ServerLoginPhase.STARTUP;
-  /** PgPool.attempt when the connection was launched */
-  attempt = 0;
-  /** id of a name resolution in progress, -1 = none */
-  dnsToken = -1;
-  scram: ScramState | null = null;
-  /** the connection was opened for this cancel request */
-  cancelRequest: ClientSocket | null = null;
-  channelBound = false;
-  /** what is not known yet about the server's protocol version */
-  protocolTry: ProtocolTry = ProtocolTry.NONE;
-  /** of a replication connection: the welcome message of its client; see pool/welcome.ts */
-  welcome: PktBuf | null = null;
-  /** usec; since when the connection is open */
-  connectedAt = 0;
 }
 
 export class ServerSocket extends PgSocket {
@@ -437,7 +394,7 @@ export class ServerSocket extends PgSocket {
   link: ClientSocket | null = null;
   readonly pool: PgPool;
   /** null after the login */
-  login: ServerLogin | null = new ServerLogin();
+  login: ServerLogin<ClientSocket> | null = new ServerLogin();
   /** VarBit of each variable */
   readonly varBits = newVarBits();
   /** host as configured, for TLS verification and SHOW */

@@ -43,8 +43,8 @@ function takeRandom(count: number): Buffer {
  * Gives a client a new key.
  *
  * With peering, bytes 1 and 2 identify this process and the last two bits of the first 8 bytes allow three hops. With
- * [peers] a key is always 8 bytes long, because PgBouncer as a peer takes no longer key. The sign bit is clear, because some clients read the
- * first four bytes as a process id.
+ * [peers] a key is always 8 bytes long, because PgBouncer as a peer takes no longer key. The sign bit is clear, because
+ * some clients read the first four bytes as a process id.
  */
 export function newCancelKey(client: ClientSocket): void {
   const key = takeRandom(client.protocol32 && cf.peerId === 0 ? LONG_KEY_LEN : BACKENDKEY_LEN);

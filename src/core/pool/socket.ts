@@ -5,16 +5,15 @@
 
 import {
   type AnySocket,
-  type ClientLogin,
   type ClientSocket,
   type PgDatabase,
   type PgSocket,
-  type ServerLogin,
   type ServerSocket,
   SocketKind,
   SocketState,
 } from './bouncer';
 import { ConsoleSession } from './console-session';
+import type { ClientLogin, ServerLogin } from './login-state';
 import { LoginPhase } from './phases';
 
 /** The session of a console client. */
@@ -58,13 +57,13 @@ export function sendingAuthQuery(client: ClientSocket): boolean {
 }
 
 /** The login of a client that is not logged in yet. @throws Error if it is logged in */
-export function loginOf(client: ClientSocket): ClientLogin {
+export function loginOf(client: ClientSocket): ClientLogin<ClientSocket> {
   if (client.login === null) throw new Error('the client has logged in');
   return client.login;
 }
 
 /** The login of a server connection that is not logged in yet. @throws Error if it is logged in */
-export function serverLoginOf(server: ServerSocket): ServerLogin {
+export function serverLoginOf(server: ServerSocket): ServerLogin<ClientSocket> {
   if (server.login === null) throw new Error('the server connection has logged in');
   return server.login;
 }

@@ -2,7 +2,8 @@
 
 import { writeAuthenticationOk, writeParameterStatus } from '../wire/messages';
 import { PktBuf } from '../wire/pktbuf';
-import type { PgPool, ServerLogin } from './bouncer';
+import type { ClientSocket, PgPool } from './bouncer';
+import type { ServerLogin } from './login-state';
 import { isTracked, varcacheSet } from './varcache';
 
 /** Limit for the parameters that a server reports during login, in bytes: every client of the pool receives them. */
@@ -38,7 +39,7 @@ export function forgetWelcomeParts(pool: PgPool): void {
  * welcome message is for that client only.
  * @returns false if the parameters exceed the limit
  */
-export function addOwnParameter(login: ServerLogin, name: string, value: string): boolean {
+export function addOwnParameter(login: ServerLogin<ClientSocket>, name: string, value: string): boolean {
   if (login.welcome === null) {
     login.welcome = new PktBuf();
     writeAuthenticationOk(login.welcome);

@@ -4,7 +4,8 @@
 
 import { ScramState } from '../../core/auth/scram';
 import { seenCertHash } from '../../core/net/tls';
-import type { ClientLogin, ClientSocket } from '../../core/pool/bouncer';
+import type { ClientSocket } from '../../core/pool/bouncer';
+import type { ClientLogin } from '../../core/pool/login-state';
 import { LoginPhase } from '../../core/pool/phases';
 import { bytesOf, bytesText } from './bytes';
 
@@ -41,7 +42,7 @@ function scramOf(fields: Record<string, unknown>): ScramState {
 }
 
 /** @param login that of the client */
-export function addLoginFields(record: LoginFields, client: ClientSocket, login: ClientLogin): void {
+export function addLoginFields(record: LoginFields, client: ClientSocket, login: ClientLogin<ClientSocket>): void {
   const certHash = seenCertHash(client);
   if (certHash !== null) record.certHash = bytesText(certHash);
   if (login.ldapOptions !== '') record.ldapOptions = login.ldapOptions;
@@ -52,7 +53,7 @@ export function addLoginFields(record: LoginFields, client: ClientSocket, login:
 }
 
 /** @param login that of the client; its flags have determined its phase */
-export function readLoginFields(record: LoginFields, client: ClientSocket, login: ClientLogin): void {
+export function readLoginFields(record: LoginFields, client: ClientSocket, login: ClientLogin<ClientSocket>): void {
   login.salt = record.loginSalt === undefined ? null : bytesOf(record.loginSalt);
   login.scram = record.scram === undefined ? null : scramOf(record.scram);
   login.ldapOptions = record.ldapOptions ?? '';

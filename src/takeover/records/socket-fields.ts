@@ -4,13 +4,8 @@
  */
 
 import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
-import {
-  type AnySocket,
-  ClientLogin,
-  type ClientSocket,
-  type PgSocket,
-  type ServerSocket,
-} from '../../core/pool/bouncer';
+import type { AnySocket, ClientSocket, PgSocket, ServerSocket } from '../../core/pool/bouncer';
+import { ClientLogin } from '../../core/pool/login-state';
 import { LoginPhase } from '../../core/pool/phases';
 import { consoleSession, hasStarted, isServerSocket } from '../../core/pool/socket';
 
@@ -177,7 +172,7 @@ export function flagBits(sk: AnySocket): number {
 export function setFlags(sk: AnySocket, names: readonly string[], bits: number): void {
   sk.pktSkip = sk.reading = sk.blocked = sk.copyMode = false;
   if (!isServerSocket(sk)) {
-    sk.login = new ClientLogin();
+    sk.login = new ClientLogin<ClientSocket>();
     sk.protocol32 = sk.waitNotified = false;
   }
   for (let i = 0; i < names.length; i++) if ((bits & (1 << i)) !== 0) flagByName.get(names[i] as string)?.set?.(sk);
