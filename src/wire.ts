@@ -14,6 +14,7 @@ import { logPrefix } from './core/base/log';
 import { tagHostAddrDirty } from './core/link/dirty';
 import { logSocketFields, logSocketPrefix } from './core/net/addr';
 import { upcalls } from './core/pool/upcalls';
+import { metricsSetup } from './core/report/metrics';
 import { handleSignal } from './signals';
 import {
   abortHandover,
@@ -45,4 +46,5 @@ export function wireUpcalls(): void {
   upcalls.takeoverLoggedIn = takeoverLoggedIn;
   upcalls.addressGone = (name, addr) => tagHostAddrDirty(name, addr.host);
   upcalls.signal = handleSignal;
+  upcalls.reloaded = metricsSetup;
 }

@@ -4,9 +4,12 @@
  */
 
 import { createHash, timingSafeEqual } from 'node:crypto';
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { unlinkSync } from 'node:fs';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer, Server as TlsServer } from 'node:https';
+import { connect } from 'node:net';
 import { parentPort, workerData } from 'node:worker_threads';
-import type { MetricsNews, MetricsReport, MetricsWorkerData } from '../core/base/worker-messages';
+import type { MetricsNews, MetricsReport, MetricsSecrets, MetricsWorkerData } from '../core/base/worker-messages';
 import { MetricsState } from './metrics-state';
 import { metricsText } from './metrics-text';
 import { answerPage, isOfPage, type Page, readPage } from './page';
@@ -20,6 +23,7 @@ const QUIET_TRIES = 25;
 /** Connections at the same time; scrapers and probes need a few. */
 const CONNECTIONS_MAX = 64;
 const HEADER_MAX = 8192;
+const HANDSHAKE_MS = 5_000;
 /** A connection on which nothing happens for so long is closed. */
 const IDLE_MS = 30_000;
 const OPEN_METRICS = 'application/openmetrics-text; version=1.0.0; charset=utf-8';
@@ -28,7 +32,7 @@ const PROMETHEUS = 'text/plain; version=0.0.4; charset=utf-8';
 /** What is answered, and to whom. */
 interface Site {
   /** bearer token that a scrape has to send; '' = none */
-  readonly token: string;
+  token: string;
   readonly state: MetricsState;
   readonly status: Status;
   readonly page: Page;
@@ -112,11 +116,17 @@ function pageOf(tell: (news: MetricsNews) => void): Page {
   }
 }
 
-function serve({ port, host, listenPort, token, layout }: MetricsWorkerData): void {
-  const tell = (news: MetricsNews) => port.postMessage(news);
-  const state = new MetricsState(layout);
-  const status = new Status(state);
-  const site: Site = { token, state, status, page: pageOf(tell) };
+/** A Unix socket that nothing listens on any more is removed: a process that was killed has left it behind. */
+function dropStaleSocket(path: string): void {
+  const probe = connect(path);
+  probe.on('connect', () => probe.destroy());
+  probe.on('error', (err: NodeJS.ErrnoException) => {
+    if (err.code === 'ECONNREFUSED') unlinkSync(path);
+  });
+}
+
+/** @throws if the certificate or the key is not valid */
+function makeServer({ secrets: { tls } }: MetricsWorkerData, site: Site): Server | TlsServer {
   const limits = {
     headersTimeout: 5_000,
     requestTimeout: 10_000,
@@ -125,14 +135,38 @@ function serve({ port, host, listenPort, token, layout }: MetricsWorkerData): vo
     keepAliveTimeout: 20_000,
     maxHeaderSize: HEADER_MAX,
   };
-  const server = createServer(limits, (request, response) => handle(request, response, site));
+  const handler = (request: IncomingMessage, response: ServerResponse) => handle(request, response, site);
+  if (tls === null) return createServer(limits, handler);
+  return createTlsServer({ ...limits, ...tls, handshakeTimeout: HANDSHAKE_MS }, handler);
+}
+
+/** Uses other files for the next requests and connections. */
+function renewSecrets({ token, tls }: MetricsSecrets, server: Server | TlsServer, site: Site): void {
+  site.token = token;
+  if (tls !== null && server instanceof TlsServer) server.setSecureContext(tls);
+}
+
+function listenOn(server: Server | TlsServer, { host, listenPort }: MetricsWorkerData): void {
+  if (host.startsWith('/')) server.listen({ path: host, readableAll: true, writableAll: true });
+  else server.listen({ port: listenPort, ...(host === '' ? {} : { host }) });
+}
+
+function serve(data: MetricsWorkerData): void {
+  const { port, host, listenPort, secrets, layout } = data;
+  const tell = (news: MetricsNews) => port.postMessage(news);
+  const complain = (err: Error) => tell({ failed: true, text: `metrics: ${err.message}` });
+  process.on('uncaughtException', complain);
+  const state = new MetricsState(layout);
+  const status = new Status(state);
+  const site: Site = { token: secrets.token, state, status, page: pageOf(tell) };
+  const server = makeServer(data, site);
   server.maxConnections = CONNECTIONS_MAX;
   // a client that does not read its answer
   server.setTimeout(IDLE_MS, (socket) => socket.destroy());
   let failures = 0;
   let warned = false;
-  const where = `${host === '' ? '*' : host}:${listenPort}`;
-  const listen = () => server.listen({ port: listenPort, ...(host === '' ? {} : { host }) });
+  const isPath = host.startsWith('/');
+  const where = isPath ? `unix:${host}` : `${host === '' ? '*' : host}:${listenPort}`;
   server.on('error', (err: NodeJS.ErrnoException) => {
     const inUse = err.code === 'EADDRINUSE';
     failures++;
@@ -140,19 +174,23 @@ function serve({ port, host, listenPort, token, layout }: MetricsWorkerData): vo
       warned = true;
       tell({ failed: true, text: `metrics: cannot listen on ${where}: ${err.message}` });
     }
-    setTimeout(listen, RETRY_MS);
+    if (inUse && isPath) dropStaleSocket(host);
+    setTimeout(() => listenOn(server, data), RETRY_MS);
   });
   server.on('listening', () => tell({ failed: false, text: `metrics: listening on ${where}` }));
   // a bad request has no other consequence than its answer
   server.on('clientError', (_err, socket) => socket.destroy());
-  process.on('uncaughtException', (err) => tell({ failed: true, text: `metrics: ${err.message}` }));
   beginWatch();
-  port.on('message', (report: MetricsReport) => {
+  port.on('message', (news: MetricsReport | MetricsSecrets) => {
+    if ('token' in news) {
+      renewSecrets(news, server, site);
+      return;
+    }
     beginWatch();
-    state.hear(report);
-    status.add(report);
+    state.hear(news);
+    status.add(news);
   });
-  listen();
+  listenOn(server, data);
 }
 
 if (parentPort !== null) serve(workerData as MetricsWorkerData);

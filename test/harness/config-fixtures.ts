@@ -143,6 +143,8 @@ max_user_client_connections|0|yes
 max_user_connections|0|yes
 metrics_addr|127.0.0.1|yes
 metrics_port|0|yes
+metrics_tls_cert_file||yes
+metrics_tls_key_file||yes
 metrics_token_file||yes
 min_pool_size|0|yes
 peer_id|0|yes

@@ -3,7 +3,8 @@
  */
 
 import assert from 'node:assert/strict';
-import { request } from 'node:http';
+import { type IncomingMessage, request } from 'node:http';
+import { request as requestTls } from 'node:https';
 import { eventually } from './machine';
 
 interface Answer {
@@ -15,12 +16,20 @@ interface Answer {
 interface Ask {
   method?: string;
   headers?: Record<string, string>;
+  /** certificate of the CA: the request uses HTTPS */
+  ca?: string;
 }
 
-/** One request over a connection of its own. */
-export function get(port: number, path: string, { method = 'GET', headers = {} }: Ask = {}): Promise<Answer> {
+/** One request over a connection of its own. @param to a port, or the path of a Unix socket */
+export function get(
+  to: number | string,
+  path: string,
+  { method = 'GET', headers = {}, ca }: Ask = {},
+): Promise<Answer> {
+  const where = typeof to === 'number' ? { host: '127.0.0.1', port: to } : { socketPath: to };
   return new Promise((settle, reject) => {
-    const asked = request({ host: '127.0.0.1', port, path, method, headers, agent: false }, (response) => {
+    const options = { ...where, path, method, headers, agent: false };
+    const answered = (response: IncomingMessage) => {
       let body = '';
       response.setEncoding('utf8');
       response.on('data', (part: string) => {
@@ -29,7 +38,8 @@ export function get(port: number, path: string, { method = 'GET', headers = {} }
       response.on('end', () => {
         settle({ status: response.statusCode ?? 0, type: response.headers['content-type'] ?? '', body });
       });
-    });
+    };
+    const asked = ca === undefined ? request(options, answered) : requestTls({ ...options, ca }, answered);
     asked.on('error', reject);
     asked.end();
   });

@@ -3,11 +3,12 @@
  */
 
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { chmodSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { freePort } from '../../tools/postgres';
 import { ask, login, withPooler } from '../harness/answers';
+import { type Cert, CertFolder } from '../harness/certs';
 import { PgCluster } from '../harness/cluster';
 import { after, before, describe } from '../harness/limits';
 import { eventually, it, tempDir } from '../harness/machine';
@@ -115,6 +116,68 @@ describe('/metrics', () => {
       const { status } = await get(port, '/metrics', { headers: { Authorization: 'Bearer secret' } });
       assert.equal(status, 200);
     });
+  });
+
+  it('RELOAD reads the token again, and keeps it if that fails', async () => {
+    const port = await freePort();
+    const file = join(tempDir('token'), 'token');
+    writeFileSync(file, 'first', { mode: 0o644 });
+    await withPooler({ cluster: pg, settings: { metrics_port: port, metrics_token_file: file } }, async (pooler) => {
+      const bearer = (token: string) => ({ headers: { Authorization: `Bearer ${token}` } });
+      await becomes(port, '/readyz', 200);
+      writeFileSync(file, 'second');
+      await pooler.admin('RELOAD');
+      await eventually('the new token', async () => (await get(port, '/metrics', bearer('second'))).status === 200);
+      assert.equal((await get(port, '/metrics', bearer('first'))).status, 401);
+      unlinkSync(file);
+      await pooler.admin('RELOAD');
+      await pooler.logWait(/WARNING metrics: could not open metrics_token_file/);
+      assert.equal((await get(port, '/metrics', bearer('second'))).status, 200);
+    });
+  });
+
+  it('HTTPS with a certificate that RELOAD replaces', async () => {
+    const certs = new CertFolder();
+    const authorities = ['one', 'two'].map((name) => certs.authority(name));
+    const subject = { cn: 'localhost', san: 'IP:127.0.0.1' };
+    const [first, second] = authorities.map((ca) => ({ ca: readFileSync(ca.cert, 'utf8') }));
+    const site = certs.issue(authorities[0] as Cert, 'site', subject);
+    const port = await freePort();
+    const settings = { metrics_port: port, metrics_tls_cert_file: site.cert, metrics_tls_key_file: site.key };
+    await withPooler({ cluster: pg, settings }, async (pooler) => {
+      const works = (ask: object) =>
+        get(port, '/livez', ask).then(
+          ({ status }) => status === 200,
+          () => false,
+        );
+      await eventually('the page by HTTPS', () => works(first as object));
+      assert.equal(await works({}), false);
+      assert.equal(await works(second as object), false);
+      certs.issue(authorities[1] as Cert, 'site', subject);
+      await pooler.admin('RELOAD');
+      await eventually('the new certificate', () => works(second as object));
+      writeFileSync(site.cert, 'no certificate');
+      await pooler.admin('RELOAD');
+      await pooler.logWait(/WARNING metrics: /);
+      assert.equal(await works(second as object), true);
+    });
+  });
+
+  it('a Unix socket instead of a port, also if a process that was killed has left one behind', async () => {
+    const path = join(tempDir('metrics'), 'socket');
+    chmodSync(dirname(path), 0o777);
+    for (let i = 0; i < 2; i++) {
+      await withPooler({ cluster: pg, settings: { metrics_addr: path } }, async (pooler) => {
+        await eventually('an answer', () =>
+          get(path, '/livez').then(
+            ({ status }) => status === 200,
+            () => false,
+          ),
+        );
+        if (i === 0) pooler.expectEnd();
+        if (i === 0) pooler.signal('SIGKILL');
+      });
+    }
   });
 
   it('without the token that the config names, nothing is answered', async () => {

@@ -81,12 +81,19 @@ export interface MetricsLayout {
   timingBounds: readonly number[];
 }
 
-export interface MetricsWorkerData extends WorkerData {
-  /** address to listen on; '' = all */
-  host: string;
-  listenPort: number;
+/** What the metrics thread needs from files. It is told again when they have changed. */
+export interface MetricsSecrets {
   /** bearer token that a scrape has to send; '' = none */
   token: string;
+  /** certificates and key as PEM; null = no TLS */
+  tls: { cert: string; key: string } | null;
+}
+
+export interface MetricsWorkerData extends WorkerData {
+  /** address to listen on; '' = all. It may be the path of a Unix socket. */
+  host: string;
+  listenPort: number;
+  secrets: MetricsSecrets;
   layout: MetricsLayout;
 }
 

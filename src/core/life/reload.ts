@@ -18,6 +18,7 @@ import { forgetAnswers } from '../login/auth-cache';
 import { reloadHba } from '../login/hba-rules';
 import { sbufTlsSetup } from '../net/tls';
 import { poolList } from '../pool/pool';
+import { upcalls } from '../pool/upcalls';
 import { applyAuthFile } from '../pool/user';
 import { applyRecords } from './apply-config';
 
@@ -82,5 +83,6 @@ export function reloadAll(): { config: boolean; tls: boolean } {
   const config = loadConfig(false);
   const tls = applyTlsSettings();
   if (!tls) logError('TLS configuration could not be reloaded, keeping old configuration');
+  upcalls.reloaded();
   return { config, tls };
 }

@@ -45,6 +45,8 @@ export const upcalls: {
   /** A host name lost an address: servers connected to it must be closed when they become idle. */
   addressGone: (name: string, addr: SockAddr) => void;
   signal: (signum: number) => void;
+  /** RELOAD has applied the config: files that it names may have changed too. */
+  reloaded: () => void;
 } = {
   admin: {
     preLogin: () => false,
@@ -64,4 +66,5 @@ export const upcalls: {
   takeoverLoggedIn: () => Verdict.DISCONNECTED,
   addressGone: () => {},
   signal: () => {},
+  reloaded: () => {},
 };
