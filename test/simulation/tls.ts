@@ -113,6 +113,7 @@ export function tlsCalls(loop: TlsLoop): Record<string, unknown> {
     tlsPeerCertProvided: () => false,
     tlsPeerCertSubject: () => null,
     tlsPeerCertContainsName: () => false,
+    tlsCertHash: () => 'hash of a certificate',
     tlsRefusal: (handle: number) => refusalOf(loop.find(handle)),
     tlsExport: (handle: number) => exportOf(loop.find(handle)),
     tlsContinue: (handle: number, bytes: Uint8Array) => proceed(loop, handle, bytes),
