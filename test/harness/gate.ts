@@ -6,12 +6,12 @@
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 import { eventually } from '../harness';
-import { CANCEL_REQUEST } from './raw-client';
+import { CANCEL_REQUEST, SSL_REQUEST } from './raw-client';
 
 type Holds = 'nothing' | 'cancels' | 'logins' | 'answers to logins';
 
-function isCancel(first: Buffer): boolean {
-  return first.length >= 8 && first.readInt32BE(4) === CANCEL_REQUEST;
+function isRequest(first: Buffer, code: number): boolean {
+  return first.length >= 8 && first.readInt32BE(4) === code;
 }
 
 export class Gate {
@@ -51,7 +51,9 @@ export class Gate {
   private accept(client: Socket): void {
     this.track(client);
     client.once('data', (first: Buffer) => {
-      const cancel = isCancel(first);
+      // a request within TLS cannot be told from a login: nothing else connects while requests are held
+      const secured = this.holds === 'cancels' && isRequest(first, SSL_REQUEST);
+      const cancel = secured || isRequest(first, CANCEL_REQUEST);
       const holds = this.holds === (cancel ? 'cancels' : 'logins');
       if (holds) {
         this.hold(client, () => this.pass(client, first, false));
