@@ -326,7 +326,12 @@ describe('a program that is killed while some of its clients wait', () => {
       try {
         await withTimeout(once(program.stdout as Readable, 'data'), 'the program');
         await queueIs(pooler, WAITING);
+        // the kernel closes the sockets one after the other: the pooler meets them when all are closed
+        pooler.signal('SIGSTOP');
+        const ended = once(program, 'exit');
         program.kill('SIGKILL');
+        await withTimeout(ended, 'the program to end');
+        pooler.signal('SIGCONT');
         await eventually('all of its clients to be gone', () => {
           return pooler.log.count(/C-[^\n]* closing because: client unexpected eof/) === LINKED + WAITING;
         });

@@ -303,9 +303,10 @@ test('server errors are parsed even if they are broken', () => {
     return parseServerError(buf, 0, buf.length);
   };
   const error = parse('SFATAL\0VFATAL\0C57P01\0Mbye\0\0');
-  assert.deepEqual(error, { level: 'FATAL', sqlstate: '57P01', msg: 'bye' });
+  assert.deepEqual(error, { level: 'FATAL', sqlstate: '57P01', msg: 'bye', detail: null, hint: null });
   assert.equal(serverErrorLine('S: login failed', error), 'S: login failed: FATAL: bye');
-  assert.deepEqual(parse('SERROR\0Mno end'), { level: 'ERROR', sqlstate: null, msg: null });
+  assert.deepEqual(parse('SERROR\0Mno end'), { level: 'ERROR', sqlstate: null, msg: null, detail: null, hint: null });
+  assert.deepEqual([parse('Mx\0Dbecause\0Htry\0\0').detail, parse('Mx\0Dbecause\0Htry\0\0').hint], ['because', 'try']);
   assert.equal(serverErrorLine('x', parse('')), 'x: partial error message, cannot log');
 });
 
