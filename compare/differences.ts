@@ -20,7 +20,12 @@ const forGood: MeantDifference[] = [
     right: /^row version=PgBouncer [\d.]+$/,
   },
   {
-    reason: 'SHOW HELP names SHOW TSBOUNCER_VERSION, and FDS and SUSPEND, which PgBouncer 1.26 has removed',
+    reason: 'clients with TLS are offered channel binding, as in PostgreSQL',
+    left: /^AuthenticationSASL SCRAM-SHA-256$/,
+    right: /^AuthenticationSASL SCRAM-SHA-256-PLUS SCRAM-SHA-256$/,
+  },
+  {
+    reason: 'SHOW HELP names SHOW TSBOUNCER_VERSION and WAITS, and FDS and SUSPEND, which PgBouncer 1.26 has removed',
     step: /SHOW HELP$/,
   },
   {
