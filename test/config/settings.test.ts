@@ -280,7 +280,9 @@ describe('SHOW CONFIG and SET', () => {
       );
       for (const { name, def, noReload } of settingsTable) {
         const row = rows.find((each) => each.key === name);
-        assert.deepEqual([row?.default, row?.changeable], [def, noReload ? 'no' : 'yes'], name);
+        // the harness lets an ordinary user trace its poolers
+        const usual = name === 'core_dumps' ? (process.env.TSBOUNCER_CORE_DUMPS ?? def) : def;
+        assert.deepEqual([row?.default, row?.changeable], [usual, noReload ? 'no' : 'yes'], name);
       }
     });
   });
