@@ -135,27 +135,23 @@ describe('fair shares of max_db_connections', () => {
       await ann.stop();
     }));
 
-  it('share_weight gives more', () =>
-    withShares({ connections: 4, users: { ann: 'share_weight=3' } }, async (pooler) => {
-      await introduce(pooler, 'ann');
-      const ben = await Load.start(pooler, 'ben', 8);
-      await eventually('ben to have all connections', async () => (await serversOf(pooler, 'ben'))[0] === 4);
-      const ann = await Load.start(pooler, 'ann', 8);
-      await settlesAt(pooler, [ann, ben], ['ann', 'ben'], [3, 1]);
-      await ann.stop();
-      await ben.stop();
-    }));
-
-  it('share_minimum is kept, whatever the weights', () =>
-    withShares({ connections: 4, users: { ann: 'share_minimum=3', ben: 'share_weight=100' } }, async (pooler) => {
-      await introduce(pooler, 'ann');
-      const ben = await Load.start(pooler, 'ben', 8);
-      await eventually('ben to have all connections', async () => (await serversOf(pooler, 'ben'))[0] === 4);
-      const ann = await Load.start(pooler, 'ann', 8);
-      await settlesAt(pooler, [ann, ben], ['ann', 'ben'], [3, 1]);
-      await ann.stop();
-      await ben.stop();
-    }));
+  const unequal: [what: string, users: Record<string, string>][] = [
+    ['share_weight gives more', { ann: 'share_weight=3' }],
+    ['share_minimum is kept, whatever the weights', { ann: 'share_minimum=3', ben: 'share_weight=100' }],
+  ];
+  for (const [what, users] of unequal) {
+    it(what, () =>
+      withShares({ connections: 4, users }, async (pooler) => {
+        await introduce(pooler, 'ann');
+        const ben = await Load.start(pooler, 'ben', 8);
+        await eventually('ben to have all connections', async () => (await serversOf(pooler, 'ben'))[0] === 4);
+        const ann = await Load.start(pooler, 'ann', 8);
+        await settlesAt(pooler, [ann, ben], ['ann', 'ben'], [3, 1]);
+        await ann.stop();
+        await ben.stop();
+      }),
+    );
+  }
 
   it('more pools than connections take turns', () =>
     withShares({ connections: 1 }, async (pooler) => {

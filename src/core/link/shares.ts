@@ -71,7 +71,7 @@ function claimedBefore(pool: PgPool, other: PgPool): boolean {
 }
 
 /**
- * The database of a pool has room for a connection. The order of the pools is strict, so never do two of them wait for
+ * The database of a pool has room for a connection. The order of the pools is strict, so two of them never wait for
  * each other.
  * @returns the pool that should have the connection instead, or null
  */
