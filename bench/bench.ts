@@ -15,13 +15,14 @@ import { benchMemory } from './parts/memory';
 import { benchCopy, benchPools } from './parts/pools';
 import { benchReboot } from './parts/reboot';
 import { benchScale } from './parts/scale';
+import { benchSettings } from './parts/settings-cost';
 import { benchStreams } from './parts/streams';
 import { benchConnections, benchPrepared, benchTls, benchTransactions } from './parts/transactions';
 import { pgbench } from './pgbench';
 import { startPooler, UnknownSetting, withPoolers } from './poolers';
-import { aimText, isMet, median, ratioOf, remark, remarks, rows } from './rows';
+import { aimText, isMet, median, OFF, ON, OURS, ratioOf, remark, remarks, roundRatios, rows, THEIRS } from './rows';
 import { options, USAGE } from './settings';
-import { printTable } from './table';
+import { printCosts, printTable } from './table';
 
 /** Servers that all poolers together may have at a time. */
 const SERVER_CONNECTIONS = 900;
@@ -61,6 +62,7 @@ async function tryContenders(cluster: PgCluster, all: Contender[]): Promise<Cont
 
 /** All parts, in the order of the table. */
 async function runParts(bench: Bench): Promise<void> {
+  if (options.settings) return benchSettings(bench);
   await withPoolers(bench.contenders, { cluster: bench.cluster }, async (poolers) => {
     // opens all servers of the pools before the measurements
     for (const { pooler } of poolers)
@@ -84,11 +86,12 @@ async function runParts(bench: Bench): Promise<void> {
 
 /** Everything, single rounds included. */
 function jsonOf(machine: string, contenders: Contender[]): string {
-  const names = contenders.map(({ name }) => name);
+  const names = [...contenders.map(({ name }) => name), ...(options.settings ? [OFF, ON] : [])];
   const figures = rows.map((row) => ({
     ...row,
     medians: Object.fromEntries(names.map((name) => [name, median(row.rounds[name])])),
     ratios: Object.fromEntries(names.map((name) => [name, ratioOf(row, name)])),
+    roundRatios: Object.fromEntries(names.map((name) => [name, roundRatios(row, name)])),
     aims: row.aims.map((aim) => ({ ...aim, text: aimText(row, aim), met: isMet(row, aim) })),
   }));
   const versions = Object.fromEntries(contenders.map(({ name, version }) => [name, version]));
@@ -103,7 +106,15 @@ function report(machine: string, contenders: Contender[]): void {
   console.log(machine);
   for (const version of versions) console.log(version);
   console.log(`${options.rounds} rounds of ${options.seconds} s: medians (smallest..largest)\n`);
-  printTable(shown, names);
+  printTable(
+    shown.filter(({ base }) => base === THEIRS),
+    names,
+  );
+  const costs = shown.filter(({ base }) => base === OFF);
+  if (costs.length > 0) {
+    console.log(`\n${OURS} with a setting, and without it:\n`);
+    printCosts(costs);
+  }
   for (const text of remarks) console.log(`\n${text}`);
   const title = contenders.map(({ version }) => version).slice(0, 2);
   if (options.svg !== undefined) writeFileSync(options.svg, chartOf(shown, title.join(' against ')));

@@ -29,6 +29,8 @@ export interface LoadRun {
   count?: number;
   /** mode reconnect: log in and leave without a query */
   noQuery?: boolean;
+  /** each connection begins with a header of the PROXY protocol */
+  proxy?: boolean;
   query?: string;
   user?: string;
   password?: string;
@@ -114,6 +116,7 @@ function argumentsOf(run: LoadRun): string[] {
   if (run.query !== undefined) args.push('--query', run.query);
   if (run.count !== undefined) args.push('--count', String(run.count));
   if (run.tls === true) args.push('--tls');
+  if (run.proxy === true) args.push('--proxy');
   if (run.noQuery === true) args.push('--no-query');
   return args;
 }

@@ -6,6 +6,9 @@ import { options } from './settings';
 /** The contenders that ratios are made of. */
 export const OURS = 'tsbouncer';
 export const THEIRS = 'PgBouncer';
+/** tsbouncer without and with a setting (--settings). */
+export const OFF = 'off';
+export const ON = 'on';
 
 /** A bound: for the ratio of a contender to PgBouncer, or for the contender's figure itself. */
 export interface Aim {
@@ -23,6 +26,8 @@ export interface Row {
   aims: Aim[];
   /** printed only with --details */
   detail: boolean;
+  /** the contender whose figure ratios divide by */
+  base: string;
   /** by the name of the contender */
   rounds: Record<string, number[]>;
 }
@@ -32,6 +37,7 @@ interface RowOptions {
   better?: 'less' | 'more';
   aims?: Aim[];
   detail?: boolean;
+  base?: string;
 }
 
 export const rows: Row[] = [];
@@ -40,8 +46,8 @@ export const remarks: string[] = [];
 
 /** Adds a row at the end of the table. */
 export function addRow(name: string, unit: string, digits: number, more: RowOptions = {}): Row {
-  const { better = 'less', aims = [], detail = false } = more;
-  const row: Row = { name, unit, digits, better, aims, detail, rounds: {} };
+  const { better = 'less', aims = [], detail = false, base = THEIRS } = more;
+  const row: Row = { name, unit, digits, better, aims, detail, base, rounds: {} };
   rows.push(row);
   return row;
 }
@@ -110,9 +116,16 @@ export function median(values: readonly number[] = []): number {
   return ((sorted[middle - 1] as number) + (sorted[middle] as number)) / 2;
 }
 
-/** The contender's median divided by PgBouncer's; NaN if one of them is missing. */
+/** The contender's figure divided by that of the row's base, round by round: those of a round are measured in turns. */
+export function roundRatios({ rounds, base }: Row, contender: string): number[] {
+  const own = rounds[contender] ?? [];
+  const others = rounds[base] ?? [];
+  return own.slice(0, others.length).map((value, at) => value / (others[at] as number));
+}
+
+/** The contender's median divided by the base's; NaN if one of them is missing. */
 export function ratioOf(row: Row, contender: string): number {
-  const ratio = median(row.rounds[contender]) / median(row.rounds[THEIRS]);
+  const ratio = median(row.rounds[contender]) / median(row.rounds[row.base]);
   return Number.isFinite(ratio) ? ratio : Number.NaN;
 }
 

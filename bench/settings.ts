@@ -7,6 +7,7 @@ const { values } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
     details: { type: 'boolean', default: false },
+    settings: { type: 'boolean', default: false },
     variants: { type: 'boolean', default: false },
     variant: { type: 'string', multiple: true, default: [] },
     json: { type: 'string' },
@@ -26,6 +27,8 @@ export const USAGE = `Usage: npm run bench -- [OPTION]...
   --threads N        threads of the load generator (default 1)
   --only WORD        only figures whose name has WORD in it, as simple, tls, prepared, reconnecting, reboot, streams;
                      may be repeated; scale: what large numbers cost, which is not measured otherwise (some minutes)
+  --settings         instead of everything else, what each setting costs that PgBouncer does not have: tsbouncer with the
+                     setting, divided by tsbouncer without it (by default 4 rounds of 1 s; about five minutes)
   --variants         also run tsbouncer with loop_backend=epoll, with loop_backend=uring, and with a thread of
                      io_threads that always works
   --variant SETTING=VALUE[,SETTING=VALUE]...
@@ -54,8 +57,9 @@ export const options = {
   json: values.json,
   svg: values.svg,
   only: values.only.map((word) => word.toLowerCase()),
-  rounds: numberOf('rounds', values.rounds, values.quick ? 1 : 3),
-  seconds: numberOf('seconds', values.seconds, values.quick ? 1 : 4),
+  settings: values.settings,
+  rounds: numberOf('rounds', values.rounds, values.quick ? 1 : values.settings ? 4 : 3),
+  seconds: numberOf('seconds', values.seconds, values.quick || values.settings ? 1 : 4),
   threads: numberOf('threads', values.threads, 1),
   /** left out, with a remark, if this version does not have the setting */
   defaultVariants: values.variants ? DEFAULT_VARIANTS : [],
@@ -80,7 +84,9 @@ export const BURST_CLIENTS = options.quick ? 1000 : 10_000;
 export const LOGIN_STORM = options.quick ? 300 : 1000;
 export const SERVERS = options.quick ? 30 : 100;
 /** s of load before a measured period */
-export const WARM_UP_SECONDS = options.quick ? 0.2 : 0.5;
+export const WARM_UP_SECONDS = options.quick || options.settings ? 0.2 : 0.5;
+/** s of load on a pooler that has just started, until its code is compiled */
+export const FIRST_LOAD_SECONDS = options.quick ? 0.5 : 1;
 /** ms; memory that is released periodically has been released by then */
 export const REST_MS = options.quick ? 500 : 5000;
 export const KB = 1024;

@@ -1,7 +1,7 @@
 /*
  * The benchmark's figures as tables of plain text.
  */
-import { type Aim, aimText, isMet, median, OURS, type Row, ratioOf, THEIRS } from './rows';
+import { type Aim, aimText, isMet, median, OFF, ON, OURS, type Row, ratioOf, roundRatios, THEIRS } from './rows';
 
 /** The median, and the smallest and the largest of several rounds. */
 function cell(values: number[] | undefined, { unit, digits }: Row): string {
@@ -63,4 +63,13 @@ export function printTable(rows: readonly Row[], contenders: readonly string[]):
     });
   console.log(`\nDivided by ${THEIRS}:\n`);
   print(['figure', OURS, ...others], ratios, 0);
+}
+
+/** Prints what each setting costs: both figures, and the ratio of each round. */
+export function printCosts(rows: readonly Row[]): void {
+  const lines = rows.map((row) => {
+    const ratios = { ...row, unit: '', digits: 2 };
+    return [row.name, cell(row.rounds[OFF], row), cell(row.rounds[ON], row), cell(roundRatios(row, ON), ratios)];
+  });
+  print(['setting: measured with', OFF, ON, `${ON}/${OFF}`], lines, 0);
 }

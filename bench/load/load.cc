@@ -79,7 +79,8 @@ static Options parseOptions(int argc, char **argv) {
       {"connecting", 1, nullptr, 'n'}, {"sources", 1, nullptr, 's'}, {"seconds", 1, nullptr, 'T'},
       {"warm-up", 1, nullptr, 'w'},  {"count", 1, nullptr, 't'},   {"query", 1, nullptr, 'q'},
       {"protocol", 1, nullptr, 'M'}, {"mode", 1, nullptr, 'm'},    {"tls", 0, nullptr, 'S'},
-      {"no-query", 0, nullptr, 'N'}, {"has-tls", 0, nullptr, 'H'}, {nullptr, 0, nullptr, 0},
+      {"no-query", 0, nullptr, 'N'}, {"proxy", 0, nullptr, 'P'},   {"has-tls", 0, nullptr, 'H'},
+      {nullptr, 0, nullptr, 0},
   };
   Options o;
   int at = 0;
@@ -102,6 +103,7 @@ static Options parseOptions(int argc, char **argv) {
       case 'm': o.mode = modeOf(optarg); break;
       case 'S': o.tls = true; break;
       case 'N': o.noQuery = true; break;
+      case 'P': o.proxy = true; break;
       case 'H': puts(secureAvailable() ? "yes" : "no"); exit(0);
       default: exit(2);
     }

@@ -47,4 +47,12 @@ inline std::string bindAndExecute(const std::string &name, const std::string &pa
          message('D', "P" + cstring("")) + message('E', cstring("") + int32(0)) + message('S', "");
 }
 
+/** Version 2 of the PROXY protocol: a client at 192.0.2.1 has connected to this port of 192.0.2.2. */
+inline std::string proxyHeader(uint32_t port) {
+  const std::string signature("\r\n\r\n\0\r\nQUIT\n", 12);
+  const std::string tcp4("\x21\x11", 2);
+  const std::string body = int32(0xc0000201) + int32(0xc0000202) + int16(40'000) + int16(static_cast<uint16_t>(port));
+  return signature + tcp4 + int16(static_cast<uint16_t>(body.size())) + body;
+}
+
 }  // namespace load

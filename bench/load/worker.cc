@@ -189,6 +189,7 @@ void Worker::onConnected(Client *c) {
   getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &size);
   if (err != 0) return fail(c, std::string("connect: ") + strerror(err));
   watch(c, EPOLLIN, false);
+  if (options_.proxy) c->unsent = proxyHeader(static_cast<uint32_t>(options_.port));
   if (!options_.tls) return sendStartup(c);
   const std::string ask = startup(kTlsRequest, "");
   c->state = State::kAskedTls;

@@ -43,6 +43,8 @@ struct Options {
   /** mode reconnect: log in and leave without a request */
   bool noQuery = false;
   bool tls = false;
+  /** each connection begins with a header of the PROXY protocol, as behind a load balancer */
+  bool proxy = false;
   Protocol protocol = Protocol::kSimple;
   Mode mode = Mode::kRun;
 };

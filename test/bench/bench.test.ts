@@ -9,7 +9,7 @@ import { chartOf } from '../../bench/chart';
 import { variantSettings } from '../../bench/contenders';
 import { cpuBetween } from '../../bench/cpu';
 import { allowedBy, hardLimit } from '../../bench/descriptors';
-import { addRow, isMet, median, note, OURS, ratioAim, ratioOf, THEIRS } from '../../bench/rows';
+import { addRow, isMet, median, note, OFF, ON, OURS, ratioAim, ratioOf, roundRatios, THEIRS } from '../../bench/rows';
 import { PROJECT_DIR, runSync, tempDir } from '../harness';
 import { it } from '../harness/machine';
 import { itUnless, noProgram } from '../harness/needs';
@@ -44,6 +44,14 @@ it('a ratio is that of the medians, and an aim is a bound from above or from bel
   assert.doesNotMatch(chart, />speed</);
   assert.doesNotMatch(chart, />plain</);
   assert.match(chart, />A &amp; B</);
+});
+
+it('the cost of a setting is the ratio of the rounds that were measured in turns', () => {
+  const cost = addRow('cost', 'us', 1, { base: OFF });
+  for (const value of [10, 20]) note(cost, { name: OFF }, value);
+  for (const value of [11, 21, 99]) note(cost, { name: ON }, value);
+  assert.deepEqual(roundRatios(cost, ON), [1.1, 1.05]);
+  assert.equal(ratioOf(cost, ON), 21 / 15);
 });
 
 it('a variant is a list of settings, whose values may have commas', () => {
@@ -88,16 +96,37 @@ it('the time of each thread counts from its first sample', () => {
   assert.equal(use.user, 250);
 });
 
+/** @returns what it prints, and its JSON */
+function runBench(args: string[]) {
+  const json = join(tempDir('bench-json'), 'figures.json');
+  const program = join(PROJECT_DIR, 'dist-test', 'bench', 'bench.js');
+  const { status, stdout, stderr } = runSync(process.execPath, [program, '--quick', ...args, '--json', json], {
+    timeout: RUN_MS_MAX,
+  });
+  assert.equal(status, 0, stderr);
+  return { stdout, report: JSON.parse(readFileSync(json, 'latin1')) };
+}
+
+itUnless(noProgram('g++'))('what settings cost is measured without and with them', async () => {
+  const names = ['dirty_session=log: 64 clients', 'proxy_protocol_networks=127.0.0.0/8: reconnecting'];
+  const { stdout, report } = runBench(['--settings', ...names.flatMap((name) => ['--only', name])]);
+  assert.deepEqual(
+    report.figures.map(({ name }: { name: string }) => name),
+    names,
+  );
+  for (const { name, rounds, roundRatios: ratios } of report.figures) {
+    assert.ok(stdout.includes(`\n${name} `), name);
+    assert.ok(rounds.off[0] > 0 && rounds.on[0] > 0, name);
+    assert.deepEqual(ratios.on, [rounds.on[0] / rounds.off[0]]);
+  }
+});
+
 itUnless(noProgram('g++') ?? noProgram('pgbench'))(
   'a short run writes every figure, its rounds and its aims',
   async () => {
-    const json = join(tempDir('bench-json'), 'figures.json');
-    const args = ['--quick', '--only', 'pool 40, simple, 500', '--variant', 'loop_backend=epoll', '--json', json];
-    const program = join(PROJECT_DIR, 'dist-test', 'bench', 'bench.js');
-    const { status, stdout, stderr } = runSync(process.execPath, [program, ...args], { timeout: RUN_MS_MAX });
-    assert.equal(status, 0, stderr);
+    const args = ['--only', 'pool 40, simple, 500', '--variant', 'loop_backend=epoll'];
+    const { stdout, report } = runBench(args);
     assert.match(stdout, /^pool 40, simple, 500 clients: p99 /m);
-    const report = JSON.parse(readFileSync(json, 'latin1'));
     for (const name of ['p50', 'p99', 'transactions/s', 'CPU per transaction', 'CPU per transaction, main thread']) {
       const row = report.figures.find(
         (each: { name: string }) => each.name === `pool 40, simple, 500 clients: ${name}`,
