@@ -27,7 +27,7 @@ import { mainLoopOnce } from './core/life/mainloop';
 import { janitorSetup } from './core/life/maint';
 import { applyLogSettings, loadConfig } from './core/life/reload';
 import { statsSetup } from './core/life/stats-log';
-import { checkOldProcessUnix, poolerSetup, poolerTuneAccept } from './core/net/pooler';
+import { checkOldProcessUnix, poolerSetup, poolerTuneAccept, poolerTuneSockets } from './core/net/pooler';
 import { sbufTlsSetup } from './core/net/tls';
 import { databaseList } from './core/pool/database';
 import { userCount } from './core/pool/user';
@@ -59,6 +59,7 @@ function applyCoreDumps(): void {
 /** Applies a changed setting that needs more than its new value in `cf`. */
 function settingChanged(name: string): void {
   if (name === 'tcp_defer_accept') poolerTuneAccept(cf.tcpDeferAccept !== 0);
+  else if (name.startsWith('tcp_')) poolerTuneSockets();
   else if (name === 'stats_period') statsSetup();
   else if (name === 'core_dumps') applyCoreDumps();
   else if (name.startsWith('metrics_')) metricsSetup();

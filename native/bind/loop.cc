@@ -326,6 +326,7 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   addRaw(env, exports, state, "wait", wait);
   addRaw(env, exports, state, "signalStart", startSignal);
   addRaw(env, exports, state, "open", onHandle<streamOpen>);
+  addRaw(env, exports, state, "openAccepted", onHandle<streamAccept>);
   addRaw(env, exports, state, "listenOpen", onHandle<streamListen>);
   addRaw(env, exports, state, "listenStart", listenStart);
   addRaw(env, exports, state, "watchFd", onHandle<streamWatch>);

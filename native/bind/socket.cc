@@ -24,8 +24,6 @@ namespace tsb {
 constexpr size_t kFdsMax = 250;
 /** Most descriptors that another sender may put into one message. */
 constexpr size_t kFdsKernelMax = 253;
-/** Bytes of inet4Names(). */
-constexpr size_t kInet4Names = 12;
 
 static bool setOption(int fd, int level, int name, int value) {
   return setsockopt(fd, level, name, &value, sizeof(value)) == 0;
@@ -70,27 +68,6 @@ static Napi::Value nameOf(const Napi::CallbackInfo &info, const char *syscall) {
 
 static int getSockName(int fd, sockaddr *addr, socklen_t *length) { return getsockname(fd, addr, length); }
 static int getPeerName(int fd, sockaddr *addr, socklen_t *length) { return getpeername(fd, addr, length); }
-
-/** Writes the address of a TCP socket over IPv4 in 6 bytes: host, port. Returns false for any other socket. */
-template <int (*GetName)(int, sockaddr *, socklen_t *)>
-static bool writeInet4(int fd, uint8_t *place) {
-  sockaddr_storage addr;
-  socklen_t length = sizeof(addr);
-  if (GetName(fd, reinterpret_cast<sockaddr *>(&addr), &length) < 0 || addr.ss_family != AF_INET) return false;
-  const sockaddr_in *in = reinterpret_cast<sockaddr_in *>(&addr);
-  memcpy(place, &in->sin_addr, 4);
-  memcpy(place + 4, &in->sin_port, 2);
-  return true;
-}
-
-static Napi::Value inet4Names(const Napi::CallbackInfo &info) {
-  uint8_t *bytes;
-  size_t length;
-  const int fd = argInt(info, 0);
-  const bool room = bytesOf(info.Env(), info[1], &bytes, &length) && length >= kInet4Names;
-  const bool both = room && writeInet4<getPeerName>(fd, bytes) && writeInet4<getSockName>(fd, bytes + kInet4Names / 2);
-  return Napi::Boolean::New(info.Env(), both);
-}
 
 static Napi::Value sockName(const Napi::CallbackInfo &info) { return nameOf<getSockName>(info, "getsockname"); }
 static Napi::Value peerName(const Napi::CallbackInfo &info) { return nameOf<getPeerName>(info, "getpeername"); }
@@ -364,7 +341,6 @@ void bindSocket(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("unixProbe", Napi::Function::New<unixProbe>(env, "unixProbe", state));
   exports.Set("setUpSocket", Napi::Function::New<setUpSocket>(env, "setUpSocket", state));
   exports.Set("tuneTcp", Napi::Function::New<tuneTcp>(env, "tuneTcp", state));
-  exports.Set("inet4Names", Napi::Function::New<inet4Names>(env, "inet4Names", state));
   exports.Set("deferAccept", Napi::Function::New<deferAccept>(env, "deferAccept", state));
   exports.Set("socketPair", Napi::Function::New<socketPair>(env, "socketPair", state));
   exports.Set("pollFd", Napi::Function::New<pollFd>(env, "pollFd", state));

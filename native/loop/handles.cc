@@ -1,6 +1,7 @@
 /* The table of all handles, and the calls of JavaScript, each of which changes what one stream wants. See stream.h. */
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -58,11 +59,10 @@ static void streamReset(Stream *s, Streams *streams, int fd, StreamKind kind) {
   s->lastTurn = streams->turn->number - 1;
 }
 
-/** Returns a stream with a handle, or null with *err. */
-static Stream *streamNew(Streams *streams, int fd, StreamKind kind, int *err) {
-  *err = -EBADF;
-  Stream *s = fd < 0 ? nullptr : streamFree(streams, err);
-  if (!s || (*err = makeNonBlocking(fd)) < 0) return nullptr;
+/** Returns a stream with a handle, or null with *err. The descriptor is non-blocking. */
+static Stream *streamOfReady(Streams *streams, int fd, StreamKind kind, int *err) {
+  Stream *s = streamFree(streams, err);
+  if (!s) return nullptr;
   streamReset(s, streams, fd, kind);
   *err = streams->loop->ops->attach(streams->loop, s);
   if (*err < 0) {
@@ -71,6 +71,12 @@ static Stream *streamNew(Streams *streams, int fd, StreamKind kind, int *err) {
   }
   streams->freeHandles.pop_back();
   return s;
+}
+
+/** Likewise, of any descriptor. */
+static Stream *streamNew(Streams *streams, int fd, StreamKind kind, int *err) {
+  *err = fd < 0 ? -EBADF : makeNonBlocking(fd);
+  return *err < 0 ? nullptr : streamOfReady(streams, fd, kind, err);
 }
 
 static void forgetTls(Stream *s) {
@@ -229,6 +235,28 @@ void streamsEnd(Streams *streams) {
 int streamOpen(Streams *streams, int fd) {
   int err;
   const Stream *s = streamNew(streams, fd, StreamKind::kConnection, &err);
+  return s ? s->handle : err;
+}
+
+/** The host and the port of a socket over IPv4. Returns false for any other socket. */
+static bool inet4Name(int (*getName)(int, sockaddr *, socklen_t *), int fd, uint32_t *host, uint32_t *port) {
+  sockaddr_storage addr;
+  socklen_t length = sizeof(addr);
+  if (getName(fd, reinterpret_cast<sockaddr *>(&addr), &length) < 0 || addr.ss_family != AF_INET) return false;
+  const sockaddr_in *in = reinterpret_cast<const sockaddr_in *>(&addr);
+  *host = ntohl(in->sin_addr.s_addr);
+  *port = ntohs(in->sin_port);
+  return true;
+}
+
+int streamAccept(Streams *streams, int fd) {
+  Inet4Names names = {};
+  if (!inet4Name(getpeername, fd, &names.peerHost, &names.peerPort) ||
+      !inet4Name(getsockname, fd, &names.localHost, &names.localPort))
+    names.peerPort = 0;
+  streams->turn->tellNames(names);
+  int err = -EBADF;
+  const Stream *s = fd < 0 ? nullptr : streamOfReady(streams, fd, StreamKind::kConnection, &err);
   return s ? s->handle : err;
 }
 

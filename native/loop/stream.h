@@ -222,6 +222,8 @@ void streamSendFailed(Stream *s, int err);
 /* ---- for JavaScript; by handle ---- */
 
 int streamOpen(Streams *streams, int fd);
+/** Likewise, for a connection that a listener has accepted. Tells its addresses in the ring (kNamesAt). */
+int streamAccept(Streams *streams, int fd);
 /** `fd` < 0: makes the socket. The descriptor is taken over, whatever is returned. */
 int streamConnect(Streams *streams, int fd, const sockaddr *addr, socklen_t length);
 int streamListen(Streams *streams, int fd);

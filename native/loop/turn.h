@@ -66,7 +66,18 @@ constexpr size_t kRecordsSize = kRingRecords * sizeof(Record);
 constexpr size_t kClockAt = kRecordsSize;
 /** and the number of bytes that streamResume has moved last. */
 constexpr size_t kResumedAt = kClockAt + sizeof(double);
-constexpr size_t kRingSize = kResumedAt + sizeof(double);
+/** Behind that: the addresses of the connection that streamAccept has opened last. */
+constexpr size_t kNamesAt = kResumedAt + sizeof(double);
+
+/** The addresses of a TCP connection over IPv4; a port of 0 says that it is another connection. Hosts as numbers. */
+struct Inet4Names {
+  uint32_t peerHost;
+  uint32_t peerPort;
+  uint32_t localHost;
+  uint32_t localPort;
+};
+
+constexpr size_t kRingSize = kNamesAt + sizeof(Inet4Names);
 
 /**
  * Added to the kernel's monotonic clock, which is near 0 after a boot. To TypeScript an instant of 0 means "not set", and an
@@ -241,6 +252,8 @@ struct Turn {
   }
 
   void tellResumed(int32_t length) { memcpy(reinterpret_cast<uint8_t *>(ring) + kResumedAt, &length, sizeof(length)); }
+
+  void tellNames(const Inet4Names &names) { memcpy(reinterpret_cast<uint8_t *>(ring) + kNamesAt, &names, sizeof(names)); }
 
   bool inArena(int offset, int length) const {
     return offset >= 0 && length >= 0 && static_cast<size_t>(offset) + static_cast<size_t>(length) <= arenaSize();

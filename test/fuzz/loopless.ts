@@ -90,13 +90,13 @@ const fakes: Partial<typeof native> = {
   socket: () => 0,
   setUpSocket: () => {},
   tuneTcp: () => {},
-  inet4Names: () => false,
   connect() {
     lines.set(++lastHandle, { kept: Buffer.alloc(0), sent: [], closed: false });
     return lastHandle;
   },
   closeFd: () => 0,
   open: () => fakes.connect?.(4, '', 0, 0) ?? -1,
+  openAccepted: () => fakes.open?.(0) ?? -1,
   keepBytes: (handle, bytes) => fakes.keep?.(handle, arena.set(bytes, 0) ?? 0, bytes.length) ?? BADF,
   tlsContinue: (_handle, bytes) => (bytes.length > 2 ? 0 : BADF),
   tlsCertHash: () => '',

@@ -276,7 +276,7 @@ test('bad handles and arguments are errors and never crash', () => {
   assert.throws(() => native.peerName(-1), { syscall: 'getpeername', errno: E.EBADF });
   assert.throws(() => native.setUpSocket(-1), { syscall: 'socket_setup', errno: E.EBADF });
   assert.throws(() => native.tuneTcp(-1, 0, 0, 0, 0, 0, 0), { syscall: 'socket_set_keepalive', errno: E.EBADF });
-  assert.equal(native.inet4Names(-1, Buffer.alloc(12)), false);
+  assert.equal(native.openAccepted(-1), -E.EBADF);
   native.close(a);
 });
 

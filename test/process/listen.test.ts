@@ -265,9 +265,13 @@ describe('options of the sockets', () => {
   /**
    * Options by kind: keepalive, idle, interval, count, user timeout, send and receive buffer, no delay, defer accept.
    */
-  async function optionsWith(settings: Record<string, string | number>): Promise<Map<string, number[]>> {
+  async function optionsWith(
+    settings: Record<string, string | number>,
+    before: (pooler: Bouncer) => Promise<unknown> = async () => {},
+  ): Promise<Map<string, number[]>> {
     const byKind = new Map<string, number[]>();
     await withPooler({ cluster: pg, settings }, async (pooler) => {
+      await before(pooler);
       await ask(await login(pooler), 'SELECT 1');
       const path = join(pooler.socketDir, `.s.PGSQL.${pooler.port}`);
       const outcome = await run(python, ['-c', OPTIONS_SCRIPT, path, String(pg.port)]);
@@ -296,6 +300,17 @@ describe('options of the sockets', () => {
       // the kernel doubles the buffer size for its own overhead
       assert.deepEqual(values.slice(0, 8), [1, 111, 22, 7, 33000, 80000, 80000, 1], kind);
     }
+  });
+
+  itLooks('TCP settings that are SET apply to new connections', async () => {
+    const byKind = await optionsWith({ tcp_keepidle: 111 }, async (pooler) => {
+      for (const [name, value] of [
+        ['tcp_keepidle', 99],
+        ['tcp_user_timeout', 12000],
+      ])
+        await pooler.admin(`SET ${name} = ${value}`);
+    });
+    for (const [kind, values] of byKind) assert.deepEqual([values[1], values[4]], [99, 12000], kind);
   });
 
   itLooks('the defaults of the TCP settings, and tcp_keepalive=0, set socket options', async () => {

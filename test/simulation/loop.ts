@@ -28,7 +28,7 @@ const STALE = 0xee;
 
 export class SimLoop {
   readonly arena = new ArrayBuffer(RECV_SPACE + SIDE_SPACE);
-  readonly ring = new ArrayBuffer(RING_RECORDS * Rec.SIZE * 4 + 16);
+  readonly ring = new ArrayBuffer(RING_RECORDS * Rec.SIZE * 4 + 32);
   readonly bytes = Buffer.from(this.arena);
   private readonly records = new Int32Array(this.ring, 0, RING_RECORDS * Rec.SIZE);
   private readonly clockCell = new Float64Array(this.ring, RING_RECORDS * Rec.SIZE * 4, 1);
@@ -450,6 +450,7 @@ export class SimLoop {
       wakeFd: () => -1,
       signalStart: () => 0,
       open: (fd: number) => this.open(fd)?.handle ?? -EBADF,
+      openAccepted: (fd: number) => this.open(fd)?.handle ?? -EBADF,
       listenOpen: (fd: number) => this.open(fd)?.handle ?? -EBADF,
       listenStart: (handle: number, on: number) => {
         const stream = this.of(handle);

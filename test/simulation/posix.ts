@@ -204,7 +204,6 @@ class Posix {
       listenUnix: (path: string) => this.listen(unixAddr(path)),
       setUpSocket: () => {},
       tuneTcp: () => {},
-      inet4Names: () => false,
       deferAccept: () => 0,
       sockName: (fd: number) => this.nameOf(fd, 'local'),
       peerName: (fd: number) => this.nameOf(fd, 'remote'),

@@ -178,6 +178,8 @@ export interface Native {
 
   /** Wraps a connected socket and makes it non-blocking; does not start receiving. Returns a handle > 0 or -errno. */
   open(fd: number): number;
+  /** Likewise, for a connection that was just accepted (Ev.ACCEPT). Tells its addresses in acceptedNames. */
+  openAccepted(fd: number): number;
   /** An unconnected, non-blocking socket, for options that must be set before connect(). Returns fd or -errno. */
   socket(family: Family): number;
   /**
@@ -377,11 +379,6 @@ export interface Native {
   sockName(fd: number): SockAddr;
   /** The peer's address; otherwise like sockName(). */
   peerName(fd: number): SockAddr;
-  /**
-   * The peer's and the local address of a TCP connection over IPv4, 6 bytes each: host and port, in network order.
-   * Returns false for any other socket.
-   */
-  inet4Names(fd: number, into: Uint8Array): boolean;
   /** SO_PEERCRED: [uid, gid, pid] or null */
   peerCred(fd: number): [number, number, number] | null;
   /** connects to a Unix socket to find out whether a process listens on it; never blocks */
@@ -458,11 +455,16 @@ export const native: Native = { ...(require(findAddon()) as Native) };
 /** All bytes received in this turn, read in place. */
 export let arena: Buffer = Buffer.from(native.arena);
 /** The ready records of this turn. */
-export const ring: Int32Array = new Int32Array(native.ring, 0, (native.ring.byteLength - 16) / 4);
+export const ring: Int32Array = new Int32Array(native.ring, 0, (native.ring.byteLength - 32) / 4);
 /** One element: readClock() at the end of the last wait(). */
-export const waitClock: Float64Array = new Float64Array(native.ring, native.ring.byteLength - 16, 1);
+export const waitClock: Float64Array = new Float64Array(native.ring, native.ring.byteLength - 32, 1);
 /** One element: the number of bytes that the last resume() has moved. */
-export const resumedLength: Int32Array = new Int32Array(native.ring, native.ring.byteLength - 8, 1);
+export const resumedLength: Int32Array = new Int32Array(native.ring, native.ring.byteLength - 24, 1);
+/**
+ * The addresses of the connection that the last openAccepted() has opened, if it uses IPv4: the peer's host as a number and
+ * its port, and the local ones. A port of 0 says that it does not.
+ */
+export const acceptedNames: Uint32Array = new Uint32Array(native.ring, native.ring.byteLength - 16, 4);
 
 /** The parameters of native.loopInit(). */
 export interface LoopSettings {

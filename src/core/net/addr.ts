@@ -5,7 +5,7 @@
 import { hostname } from 'node:os';
 import { logError, logNoise } from '../base/log';
 import type { LogFields } from '../base/log-json';
-import { Family, native, type SockAddr } from '../base/native';
+import { acceptedNames, Family, native, type SockAddr } from '../base/native';
 import { cf } from '../config/settings';
 import type { AnySocket, ClientSocket, PgAddr } from '../pool/bouncer';
 import { isServerSocket, shownDatabase } from '../pool/socket';
@@ -78,24 +78,26 @@ function inet4Text(address: number): string {
   return text;
 }
 
-/** The last answer of native.inet4Names(). */
-const inet4Names = Buffer.alloc(12);
-
-/** One of the two addresses of inet4Names. */
+/** One of the two addresses of acceptedNames. */
 function inet4Addr(at: number): PgAddr {
-  const host = inet4Text(inet4Names.readInt32BE(at));
-  return { family: Family.INET, host, port: inet4Names.readUInt16BE(at + 4), uid: 0, pid: 0 };
+  const host = inet4Text(acceptedNames[at] as number);
+  return { family: Family.INET, host, port: acceptedNames[at + 1] as number, uid: 0, pid: 0 };
 }
 
-/** Sets both addresses of a client's connection. */
+/** Sets both addresses of an open socket. */
 export function fillAddrs(sk: AnySocket, fd: number, isUnix: boolean): void {
-  if (isUnix || !native.inet4Names(fd, inet4Names)) {
-    fillRemoteAddr(sk, fd, isUnix);
-    fillLocalAddr(sk, fd, isUnix);
+  fillRemoteAddr(sk, fd, isUnix);
+  fillLocalAddr(sk, fd, isUnix);
+}
+
+/** Likewise, of the connection that native.openAccepted() has just opened. */
+export function fillAcceptedAddrs(client: ClientSocket, fd: number, isUnix: boolean): void {
+  if (isUnix || acceptedNames[1] === 0) {
+    fillAddrs(client, fd, isUnix);
     return;
   }
-  sk.remoteAddr = inet4Addr(0);
-  setLocalAddr(sk, inet4Addr(6));
+  client.remoteAddr = inet4Addr(0);
+  setLocalAddr(client, inet4Addr(2));
 }
 
 /** The host part, as printed by SHOW and in a handover. */

@@ -187,6 +187,11 @@ export function poolerTuneAccept(on: boolean): void {
   for (const ls of sockets) if (ls.addr.family !== Family.UNIX) tuneAccept(ls.fd, on);
 }
 
+/** Applies the other TCP settings to the open listening sockets: new connections have the options of these. */
+export function poolerTuneSockets(): void {
+  for (const ls of sockets) if (ls.addr.family !== Family.UNIX) tuneSocket(ls.fd, false);
+}
+
 /** The resolver's error text and number. */
 function gaiText(err: NodeJS.ErrnoException): string {
   return `${err.message} [${err.errno}]`;

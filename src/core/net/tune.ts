@@ -1,5 +1,6 @@
 /*
- * Socket options of all TCP connections and listening sockets, from the settings.
+ * Socket options of all TCP connections and listening sockets, from the settings. On Linux, a connection that is accepted
+ * has those of its listening socket.
  */
 import { logWarning } from '../base/log';
 import { native } from '../base/native';
@@ -43,9 +44,4 @@ export function tuneSocket(fd: number, isUnix: boolean): boolean {
     native.setUpSocket(fd);
     if (!isUnix) tuneTcp(fd);
   });
-}
-
-/** Likewise, for a connection that the loop has accepted: it is non-blocking and close-on-exec. */
-export function tuneAccepted(fd: number, isUnix: boolean): boolean {
-  return isUnix || tuned(fd, () => tuneTcp(fd));
 }
