@@ -18,10 +18,23 @@ constexpr int kCancelSteps = 50;
 constexpr size_t kMovesOfTurn = 64;
 constexpr size_t kLooksOfTurn = 4096;
 
+static void cancelStream(UringLane *l, const Stream *s) {
+  if (s->uring.receiving && !s->uring.canceling) l->cancels.push_back(uringDataOf(s, kOpReceive));
+  if (s->uring.polling) l->cancels.push_back(uringDataOf(s, kOpPollOut));
+}
+
 /* ---- everything ---- */
 
 static void cancelAll(UringLane *l) {
   if (l->underWay == 0) return;
+  // thousands one by one, because one request that cancels all needs quadratic time for them
+  uringSubmitCancels(l);
+  for (int before = l->underWay + 1; l->underWay > 0 && l->underWay < before;) {
+    before = l->underWay;
+    uringWait(l, 0, 0);
+  }
+  if (l->underWay == 0) return;
+  // what is left belongs to streams that are detached
   if (io_uring_sqe *entry = uringEntry(&l->ring)) uringPrepareCancelAll(entry, kOpCancel);
   // asked for all, the kernel makes all completions in one call
   for (int i = 0; i < kCancelSteps && l->underWay > 0; i++)
@@ -75,6 +88,8 @@ static void quiesceLane(Lane *lane) {
 }
 
 void uringQuiesce(Loop *loop) {
+  for (const Stream *s : loop->streams->all)
+    if (s && s->lane) cancelStream(uringLaneOf(s), s);
   for (Lane *lane : loop->lanes) laneCall(loop, lane, quiesceLane);
   for (Stream *s : loop->streams->all)
     if (s && s->kind == StreamKind::kConnection && !s->reading && !s->tls) keepHeld(s);
@@ -83,11 +98,6 @@ void uringQuiesce(Loop *loop) {
 /* ---- some streams ---- */
 
 static bool underWay(const Stream *s) { return s->uring.receiving || s->uring.polling; }
-
-static void cancelStream(UringLane *l, const Stream *s) {
-  if (s->uring.receiving && !s->uring.canceling) l->cancels.push_back(uringDataOf(s, kOpReceive));
-  if (s->uring.polling) l->cancels.push_back(uringDataOf(s, kOpPollOut));
-}
 
 /** Waits until nothing of l->leaving is under way; what has arrived is among the completions. */
 static void leave(Lane *lane) {
