@@ -10,6 +10,7 @@ import type { ParsedConfig } from '../core/config/loader';
 import { type DatabaseConfig, hostNames } from '../core/config/records';
 import { cf } from '../core/config/settings';
 import { allDatabases, general, mostConnections, type Warning } from './check-limits';
+import { passwordOf } from './check-password';
 import type { ConnInfo, Target } from './connect-info';
 import { type Session, withSession } from './pg-client';
 
@@ -95,7 +96,7 @@ class Connecting {
 
   /** Who logs in to a database: the forced user, auth_user, or the first user whose password is known. */
   private findLogin(db: DatabaseConfig): Login | null {
-    if (db.user !== null) return this.loginOf(db.user, db.password);
+    if (db.user !== null) return this.loginOf(db.user, passwordOf(db));
     const authUser = db.authUser ?? cf.authUser ?? '';
     if (authUser !== '') return this.loginOf(authUser);
     const logins = this.users.map(({ name }) => this.loginOf(name));

@@ -22,6 +22,7 @@ import { parseUint32 } from '../core/config/values';
 import { connectAll } from './check-connect';
 import { compareWithRunning } from './check-diff';
 import { findWarnings } from './check-machine';
+import { findCommandProblems } from './check-password';
 import { findDatabaseTlsProblems, findTlsProblems } from './check-tls';
 
 /** Log lines of this level or worse are problems. */
@@ -320,6 +321,7 @@ async function findProblems(configFile: string, options: CheckOptions): Promise<
       reportAt(check, `pgbouncer/${setting}`, text, isWarning);
     for (const db of [...parsed.databases, ...(parsed.autodb === null ? [] : [parsed.autodb])])
       for (const { text } of findDatabaseTlsProblems(db.tls, captureLog)) reportAt(check, `databases/${db.name}`, text);
+    for (const { key, text } of findCommandProblems(parsed)) reportAt(check, key, text);
     checkSystem(check);
     for (const { key, text } of findWarnings(parsed, readUsers().length)) reportAt(check, key, text, true);
     await checkOutside(check, parsed, options);

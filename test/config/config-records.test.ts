@@ -14,6 +14,7 @@ import {
   TargetSession,
 } from '../../src/core/config/choices';
 import { loadConfigFile } from '../../src/core/config/loader';
+import { commandWords } from '../../src/core/config/password-source';
 import { parseDatabase } from '../../src/core/config/records';
 import { load, loadBad, logged, resetSettingsAround, write } from '../harness/config-fixtures';
 import { describe, it } from '../harness/limits';
@@ -50,6 +51,7 @@ describe('[databases]', () => {
         password: null,
         passwordFile: null,
         passwordEnv: null,
+        passwordCommand: null,
         passwordMark: '',
         loadBalanceHosts: LoadBalanceHosts.ROUND_ROBIN,
         tls: null,
@@ -107,9 +109,19 @@ describe('[databases]', () => {
       bad('password_env=TSBOUNCER_TEST_PASSWORD'),
       'ERROR password_env: there is no variable TSBOUNCER_TEST_PASSWORD in the environment',
     );
-    const several = 'ERROR only one of password, password_file and password_env is possible';
+    const several = 'ERROR only one of password, password_file, password_env and password_command is possible';
     assert.equal(bad('password=x password_env=HOME'), several);
     assert.equal(bad('password_file=x password_env=HOME'), several);
+    assert.equal(bad('password_command=/bin/x password_env=HOME'), several);
+    const none = 'ERROR password_command must begin with the absolute path of a program';
+    for (const command of ['x', 'x /y', '""']) assert.equal(bad(`password_command='${command}'`), none);
+    for (const command of ['/x "', '/x a"b"', '/x "a"b'])
+      assert.equal(
+        bad(`password_command='${command}'`),
+        'ERROR password_command: double quotes enclose whole words',
+        command,
+      );
+    assert.deepEqual(commandWords(' /x  a "b  ""c" "" '), ['/x', 'a', 'b  "c', '']);
     const open = write('x');
     chmodSync(open, 0o644);
     const text = `[databases]\ndb = password_file=${open}\n[pgbouncer]\n`;
@@ -155,6 +167,7 @@ describe('[databases]', () => {
       password: "p'w d",
       passwordFile: null,
       passwordEnv: null,
+      passwordCommand: null,
       passwordMark: '',
       loadBalanceHosts: LoadBalanceHosts.DISABLE,
       tls: { sslmode: SslMode.VERIFY_CA, keyFile: 'k', certFile: 'c', caFile: null },

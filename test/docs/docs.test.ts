@@ -23,7 +23,7 @@ import { itUnless, noProgram } from '../harness/needs';
 
 const DOCS = join(PROJECT_DIR, 'docs');
 /** Folders in the examples, which the tests replace. */
-const EXAMPLE_FOLDERS = ['/etc/tsbouncer', '/var/log/tsbouncer', '/run/tsbouncer', '/run/secrets'];
+const EXAMPLE_FOLDERS = ['/etc/tsbouncer', '/var/log/tsbouncer', '/run/tsbouncer', '/run/secrets', '/usr/local/bin'];
 
 function page(name: string): string {
   return readFileSync(join(DOCS, name), 'utf8');
@@ -158,6 +158,7 @@ function exampleHouse(): string {
   }
   writeFileSync(join(etc, 'userlist.txt'), readFileSync(join(PROJECT_DIR, 'etc', 'userlist.txt')));
   writeFileSync(join(house, '/run/secrets/shop-password'), 'secret\n');
+  writeFileSync(join(house, '/usr/local/bin/read-secret'), '', { mode: 0o755 });
   writeFileSync(join(etc, 'admins'), 'admin\nann\n');
   writeFileSync(join(etc, 'hba.conf'), '');
   writeFileSync(join(etc, 'ident.conf'), '');

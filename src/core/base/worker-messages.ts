@@ -39,6 +39,26 @@ export interface LdapAnswer {
   warnings: string[];
 }
 
+/** A command that prints a password. */
+export interface CommandRequest {
+  id: number;
+  /** program and arguments */
+  words: string[];
+  limitMs: number;
+  /** most bytes that it may print */
+  outputMax: number;
+}
+
+export interface CommandAnswer {
+  id: number;
+  /** why it has failed, as the rest of a sentence; '' = it has not */
+  error: string;
+  /** what it has printed, a character for each byte; '' if it has failed */
+  stdout: string;
+  /** lines for the log, from stderr */
+  lines: string[];
+}
+
 export interface NameQuestion {
   id: number;
   /** the addresses of a host, or the serial number of a zone */

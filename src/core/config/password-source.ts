@@ -1,6 +1,7 @@
 /*
- * Passwords that are not in the ini: each in a file of its own, as containers get their secrets, or in a variable of the
- * environment. Called when the config is read, and for a file again when a connection logs in to a server.
+ * Passwords that are not in the ini: each in a file of its own, as containers get their secrets, in a variable of the
+ * environment, or printed by a command (link/password-command.ts runs it). Called when the config is read, and for a
+ * file again when a connection logs in to a server.
  */
 
 import { readFileSync, statSync } from 'node:fs';
@@ -27,7 +28,7 @@ export function fileMark(path: string): string {
 }
 
 /** @returns why the text is no password, or null */
-function fault(text: string): string | null {
+export function passwordFault(text: string): string | null {
   if (text === '') return 'is empty';
   if (text.length >= MAX_PASSWORD) return 'has too long a password';
   return /[\r\n\0]/.test(text) ? 'has more than one line' : null;
@@ -43,7 +44,7 @@ export function readPasswordFile(path: string): FoundPassword | string {
     if ((mode & 0o170000) !== 0o100000) return `password_file ${path} is not a file`;
     if (size > MAX_PASSWORD + 1) return `password_file ${path} has too long a password`;
     const passwd = readFileSync(bytes, 'latin1').replace(/\r?\n$/, '');
-    const error = fault(passwd);
+    const error = passwordFault(passwd);
     if (error !== null) return `password_file ${path} ${error}`;
     if ((mode & READABLE_BY_ALL) !== 0 && !warned.has(path)) {
       warned.add(path);
@@ -60,8 +61,23 @@ function readPasswordVariable(name: string): FoundPassword | string {
   const value = process.env[name];
   if (value === undefined) return `password_env: there is no variable ${name} in the environment`;
   const passwd = Buffer.from(value, 'utf8').toString('latin1');
-  const error = fault(passwd);
+  const error = passwordFault(passwd);
   return error === null ? { passwd, mark: '' } : `password_env: ${name} ${error}`;
+}
+
+/**
+ * Program and arguments of a password_command: words between spaces; in double quotes a word may contain spaces, and ""
+ * stands for one double quote. No shell is involved.
+ * @returns the error if it is no command
+ */
+export function commandWords(text: string): string[] | string {
+  const rest = text.replace(/^ +| +$/g, '');
+  if (!/^(?:(?:[^" ]+|"(?:[^"]|"")*")(?: +|$))*$/.test(rest))
+    return 'password_command: double quotes enclose whole words';
+  const words = rest.match(/"(?:[^"]|"")*"|[^ ]+/g) ?? [];
+  const plain = words.map((word) => (word.startsWith('"') ? word.slice(1, -1).replaceAll('""', '"') : word));
+  if (!(plain[0] ?? '').startsWith('/')) return 'password_command must begin with the absolute path of a program';
+  return plain;
 }
 
 interface WithPassword {
@@ -69,13 +85,18 @@ interface WithPassword {
   passwordMark: string;
   readonly passwordFile: string | null;
   readonly passwordEnv: string | null;
+  readonly passwordCommand: string | null;
 }
 
 /** Finds the password of a database, if its line says where it is. @returns the error, or null */
 export function findPassword(config: WithPassword): string | null {
-  const { password, passwordFile, passwordEnv } = config;
-  const given = [password, passwordFile, passwordEnv].filter((value) => value !== null).length;
-  if (given > 1) return 'only one of password, password_file and password_env is possible';
+  const { password, passwordFile, passwordEnv, passwordCommand } = config;
+  const given = [password, passwordFile, passwordEnv, passwordCommand].filter((value) => value !== null).length;
+  if (given > 1) return 'only one of password, password_file, password_env and password_command is possible';
+  if (passwordCommand !== null) {
+    const words = commandWords(passwordCommand);
+    return typeof words === 'string' ? words : null;
+  }
   if (passwordFile === null && passwordEnv === null) return null;
   const found = passwordFile === null ? readPasswordVariable(passwordEnv ?? '') : readPasswordFile(passwordFile);
   if (typeof found === 'string') return found;

@@ -61,6 +61,7 @@ export interface DatabaseConfig {
   /** where the password comes from, if it is not in the line itself */
   passwordFile: string | null;
   passwordEnv: string | null;
+  passwordCommand: string | null;
   /** the state of the file when it was read, see fileMark() */
   passwordMark: string;
   loadBalanceHosts: LoadBalanceHosts;
@@ -139,6 +140,7 @@ export const DATABASE_DEFAULTS: Readonly<DatabaseConfig> = Object.freeze({
   password: null,
   passwordFile: null,
   passwordEnv: null,
+  passwordCommand: null,
   passwordMark: '',
   loadBalanceHosts: LoadBalanceHosts.ROUND_ROBIN,
   tls: null,
@@ -293,6 +295,7 @@ const databaseParams: ReadonlyMap<string, ApplyParam<DatabaseDraft>> = new Map<s
   ['password', limited('password', MAX_PASSWORD, (db, v) => (db.password = v))],
   ['password_file', plain((db, v) => (db.passwordFile = v))],
   ['password_env', plain((db, v) => (db.passwordEnv = v))],
+  ['password_command', plain((db, v) => (db.passwordCommand = v))],
   ['auth_user', limited('auth_user', MAX_USERNAME, (db, v) => (db.authUser = v))],
   ['auth_dbname', plain((db, v) => (db.authDbname = v))],
   ['client_encoding', plain((db, v) => (db.clientEncoding = v))],

@@ -4,6 +4,7 @@ import { nextOf } from '../base/list';
 import type { ParsedConfig } from '../config/loader';
 import { DATABASE_DEFAULTS, type PeerConfig, parseDatabase, USER_DEFAULTS } from '../config/records';
 import { tagDatabaseDirty } from '../link/dirty';
+import { forgetUnusedCommands } from '../link/password-command';
 import { applyDatabase, getAutodb, setAutodb } from '../link/registry';
 import type { PgDatabase } from '../pool/bouncer';
 import { noteChange } from '../pool/changes';
@@ -73,6 +74,7 @@ export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => voi
   for (const list of [databaseList, peerList])
     for (let db = list.head; db !== null; db = nextOf(db)) if (db.dead) gone.push(db);
   for (const db of gone) kill(db);
+  forgetUnusedCommands(parsed.autodb?.passwordCommand ?? null);
   // their sizes may have changed
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) noteChange(pool);
 }

@@ -9,6 +9,7 @@ import { Tally, tally, turns } from '../base/tallies';
 import { getCachedTime, readClock, setTimeCache } from '../base/time';
 import { runTimers, timerWaitMs } from '../base/timer';
 import { disconnectClient, disconnectServer, LoginOutcome } from '../link/objects';
+import { collectPasswords } from '../link/password-command';
 import { continueLookups } from '../login/auth-query';
 import { replayExternalAuth } from '../login/external-auth';
 import { collectLdapAnswers } from '../login/ldapauth';
@@ -140,6 +141,7 @@ function dispatch(kind: number, handle: number, result: number, offset: number):
     case Ev.WAKE:
       collectLdapAnswers();
       collectNameAnswers();
+      collectPasswords();
       return;
     case Ev.RESOLVED:
       onResolved(handle, result);

@@ -13,6 +13,7 @@ import { cf } from '../config/settings';
 import { killDatabase, killPool, killUnproven } from '../link/kill';
 import { launchNewConnection } from '../link/launch';
 import { disconnectClient, disconnectServer, dropIfEnded, LoginOutcome, lifetimeExceeded } from '../link/objects';
+import { passwordCommandMaint } from '../link/password-command';
 import { peersDnsMaint } from '../link/peers-dns';
 import { RECOVERY_TIME_MIN, recoveryTimeout, repeatCancel } from '../link/recovery';
 import { startupUnanswered } from '../login/server-protocol';
@@ -316,6 +317,7 @@ function fullMaint(): void {
   zoneCacheMaint();
   peersDnsMaint();
   nameThreadMaint();
+  passwordCommandMaint();
   // a login needs more memory than the connection does later
   memoryMaint(socketCounts.clients + socketCounts.servers - loginClientList.count);
   if (getPauseMode() !== PauseMode.NONE) requestFullLoopMaint();

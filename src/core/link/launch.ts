@@ -29,6 +29,7 @@ import { changeServerState, newServer } from '../pool/states';
 import { connectBeside, connectToHost } from './connect';
 import { attemptContinues, endAttempt, pickHost } from './hosts';
 import { disconnectServer } from './objects';
+import { awaitsPassword } from './password-command';
 import { claimBefore, claimShare, settleClaim } from './shares';
 
 function leastRecentlyUsed(a: ServerSocket | null, b: ServerSocket | null): ServerSocket | null {
@@ -139,6 +140,7 @@ export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): boole
     }
     return false;
   }
+  if (awaitsPassword(pool) && pool.waitingCancelReqList.count <= pool.newServerList.count) return false;
   if (!hasRoom(pool, evictIfNeeded)) return false;
   openConnection(pool);
   return true;

@@ -7,6 +7,7 @@ import type { ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
 import { addDatabase, findDatabase, forceUserCredentials } from '../pool/database';
 import { findOrAddGlobalUser } from '../pool/user';
 import { tagDatabaseDirty, tagHostsGone } from './dirty';
+import { commandPassword } from './password-command';
 
 /** The `*` entry, or null. */
 let autodb: DatabaseConfig | null = null;
@@ -47,8 +48,12 @@ export function applyDatabase(config: DatabaseConfig): PgDatabase {
   db.config = config;
   db.authUser = config.authUser === null ? null : authUserCredentials(config.authUser);
   if (config.user === null) db.forcedUser = null;
-  else forceUserCredentials(db, config.user, config.password ?? '');
+  else forceUserCredentials(db, config.user, knownPassword(config));
   return db;
+}
+
+function knownPassword({ password, passwordCommand }: DatabaseConfig): string {
+  return passwordCommand === null ? (password ?? '') : commandPassword(passwordCommand);
 }
 
 /**

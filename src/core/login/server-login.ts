@@ -4,7 +4,17 @@
 
 import { md5Answer } from '../auth/md5';
 import { PasswordType, passwordType } from '../auth/secret';
-import { logError, logNoise, logWarning, slogDebug, slogError, slogInfo, slogNoise, wantDebug } from '../base/log';
+import {
+  logError,
+  logNoise,
+  logWarning,
+  slogDebug,
+  slogError,
+  slogInfo,
+  slogNoise,
+  slogWarning,
+  wantDebug,
+} from '../base/log';
 import { arena, native } from '../base/native';
 import { trimSpace } from '../base/strutil';
 import { getCachedTime } from '../base/time';
@@ -12,6 +22,7 @@ import { SslMode } from '../config/choices';
 import { cf } from '../config/settings';
 import { cancelRequestFor, forwardCancelRequest } from '../link/cancel';
 import { disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
+import { passwordRefused } from '../link/password-command';
 import { renewPassword } from '../link/registry';
 import { misfit, noteRole } from '../link/target-session';
 import { addrString, fillLocalAddr, isUnixAddr } from '../net/addr';
@@ -49,6 +60,8 @@ import {
 
 /** The server is starting up or shutting down: clients may wait for it. */
 const ERRCODE_CANNOT_CONNECT_NOW = '57P03';
+/** invalid_password, and invalid_authorization_specification, with which some servers answer a wrong password */
+const REFUSED_PASSWORD: readonly (string | null)[] = ['28P01', '28000'];
 /** Answers to SSLRequest: 'S' and 'N'. */
 const SSL_YES = 0x53;
 const SSL_NO = 0x4e;
@@ -318,6 +331,11 @@ function loginReady(server: ServerSocket): Verdict {
 /** Handles a login that the server rejected. Waiting clients get the error too, since their logins would also fail. */
 function loginRefused(server: ServerSocket, buf: Buffer, off: number, end: number): Verdict {
   const error = parseServerError(buf, off, end);
+  if (REFUSED_PASSWORD.includes(error.sqlstate) && passwordRefused(server)) {
+    slogWarning(server, `server login failed: ${error.msg}: waiting for password_command`);
+    disconnectServer(server, true, 'password refused', LoginOutcome.ABANDONED);
+    return Verdict.DISCONNECTED;
+  }
   const outcome = error.sqlstate === ERRCODE_CANNOT_CONNECT_NOW ? LoginOutcome.HOST_FAILED : LoginOutcome.FAILED;
   if (server.replication === Replication.NONE) {
     killPoolLoginsServerError(server.pool, error);

@@ -4,6 +4,7 @@
 
 import { AuthType } from '../../core/config/choices';
 import { cf } from '../../core/config/settings';
+import { inheritPassword } from '../../core/link/password-command';
 import { PgCredentials, type PgDatabase } from '../../core/pool/bouncer';
 import { addDynamicCredentials } from '../../core/pool/database';
 import { addPamCredentials, findGlobalUser, findOrAddLoginUser } from '../../core/pool/user';
@@ -43,7 +44,10 @@ export function readCredentials(ref: CredentialsRef, db: PgDatabase | null, fram
   if (kind === 'global') return findOrAddLoginUser(name).credentials;
   if (kind === 'pam') return addPamCredentials(name, ref.passwd);
   if (kind === 'dynamic' && db !== null) return db.dynamicUsers.get(name) ?? addDynamicCredentials(db, name, '');
-  if (kind === 'forced' && db?.forcedUser?.name === name) return db.forcedUser;
+  if (kind === 'forced' && db?.forcedUser?.name === name) {
+    inheritPassword(db, ref.passwd ?? '');
+    return db.forcedUser;
+  }
   const key = `${ref.db ?? ''}\0${name}`;
   let own = frame.ownCredentials.get(key);
   if (own === undefined) {
