@@ -95,7 +95,7 @@ export class SimProcess {
     readonly name: string,
   ) {
     this.loop = new SimLoop(this);
-    this.resumed = new Int32Array(this.loop.ring, this.loop.ring.byteLength - 8, 1);
+    this.resumed = new Int32Array(this.loop.ring, this.loop.ring.byteLength - 24, 1);
     const samePackets = (offset: number, end: number, most: number) => walkSame(this.loop.bytes, offset, end, most);
     const loop = this.loop.calls();
     const park: Native['park'] = (handle, offset, length) => {
