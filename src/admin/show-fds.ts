@@ -12,7 +12,7 @@ import { cf } from '../core/config/settings';
 import { addrHost, isUnixAddr } from '../core/net/addr';
 import { forEachPoolerFd } from '../core/net/pooler';
 import { sendPacket } from '../core/net/sbuf';
-import type { AnySocket, ClientSocket, PgAddr, PgPool } from '../core/pool/bouncer';
+import { type AnySocket, type ClientSocket, type PgAddr, type PgPool, SocketState } from '../core/pool/bouncer';
 import { poolList } from '../core/pool/pool';
 import { consoleSession, isServerSocket, shownDatabase } from '../core/pool/socket';
 import { clientStates, loginClientList, serverStates } from '../core/pool/states';
@@ -112,6 +112,8 @@ function fdRow(sk: AnySocket): ColumnValue[] {
 function socketFd(put: PutFd, sk: AnySocket): boolean {
   // a connection that is not open yet has no descriptor, and these rows cannot carry TLS state
   if (sk.handle < 0 || sk.tls || sk.link?.tls === true) return true;
+  // the rows cannot carry channels either
+  if (isServerSocket(sk) ? sk.state === SocketState.SV_LISTEN : (sk.listening?.channels.size ?? 0) > 0) return true;
   return put(native.fdOf(sk.handle), fdRow(sk));
 }
 

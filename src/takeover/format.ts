@@ -8,7 +8,8 @@
  *
  * For compatibility across versions, fields of sockets are sent as lists whose names the first record gives, and states
  * and kinds are sent by name. Readers ignore what they do not know and use defaults for what is missing. FORMAT is
- * raised only when that is not enough: a reader of format 1 would take a TLS connection for a plain one.
+ * raised only when that is not enough: a reader of format 1 would take a TLS connection for a plain one, and a reader of
+ * format 2 would forget that clients listen.
  *
  * Each file in records/ has one kind of record: its fields, the function that writes it in the old process, and the
  * function that reads it in the new process.
@@ -25,9 +26,11 @@ import type { StillRecord } from './records/still';
 import type { UserRecord } from './records/user';
 
 /** Newest format that this version writes and reads. */
-export const FORMAT = 2;
+export const FORMAT = 3;
 /** The format from which on TLS connections are handed over. */
 export const FORMAT_TLS = 2;
+/** The format from which on shared listening connections are handed over, and what clients listen on. */
+export const FORMAT_LISTEN = 3;
 
 /** Sent by the new process once it has read everything up to `aheadEnd`; the old process serves until then. */
 export const READY = 'READY';

@@ -55,6 +55,8 @@ function isIdle(sk: AnySocket): boolean {
     sk.pktRemain === 0 &&
     sk.partial === null &&
     sk.canceledServer === null &&
+    // a server may end its wait, or a notification fill its queue
+    (sk.listening === null || (!sk.listening.waiting && sk.listening.queue === null)) &&
     // what the loop has received ahead counts too: its sender is no longer idle
     native.buffered(sk.handle) === 0
   );
@@ -192,7 +194,8 @@ export class SnapshotWriter {
 
   private putSocket(sk: AnySocket, unsent: Uint8Array | null): void {
     const seen = this.ahead.get(sk);
-    if (seen !== undefined && isUnchanged(sk, seen)) {
+    // a client that listens may have been sent notifications since
+    if (seen !== undefined && unsent === null && isUnchanged(sk, seen)) {
       this.count++;
       seen.met = true;
       return;

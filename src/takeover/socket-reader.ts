@@ -8,6 +8,7 @@ import { native } from '../core/base/native';
 import { attachHandle, sbufClose } from '../core/net/sbuf';
 import { type AnySocket, type ClientSocket, type PgPool, type ServerSocket, SocketState } from '../core/pool/bouncer';
 import { forgetCancelKey } from '../core/pool/cancel-keys';
+import { forgetListener } from '../core/pool/listening';
 import { uncountClient } from '../core/pool/provisional';
 import { isServerSocket } from '../core/pool/socket';
 import { freeClientStatements } from '../core/pool/statements';
@@ -16,6 +17,7 @@ import { newVarCache } from '../core/pool/varcache';
 import type { FrozenSockets } from './freeze';
 import { type ClientRecord, readClient } from './records/client';
 import type { Frame } from './records/frame';
+import { settleListening } from './records/listening';
 import { readRequests, readServer, type ServerRecord } from './records/server';
 import type { SocketRecord } from './records/socket';
 
@@ -106,6 +108,7 @@ export class SocketReader {
 
   /** After the last socket: links clients to servers, and cancel requests to the servers whose queries they cancel. */
   resolveLinks(frame: Frame): void {
+    settleListening();
     for (const { from, to } of this.links) this.link(from, this.byId.get(to) ?? null);
     for (const { server, record } of this.requests) readRequests(record, server, frame);
     for (const { from, to } of this.cancels) {
@@ -140,6 +143,7 @@ export class SocketReader {
   private takeOut(client: ClientSocket): void {
     this.arrived--;
     client.list?.remove(client);
+    forgetListener(client);
     freeClientStatements(client);
     uncountClient(client);
   }

@@ -4,12 +4,12 @@
 
 import { nextOf } from '../core/base/list';
 import { native } from '../core/base/native';
-import type { AnySocket, ClientSocket, PgPool } from '../core/pool/bouncer';
+import { type AnySocket, type ClientSocket, type PgPool, SocketState } from '../core/pool/bouncer';
 import { peerPoolList, poolList } from '../core/pool/pool';
 import { Recovery } from '../core/pool/recovery';
 import { isServerSocket } from '../core/pool/socket';
 import { clientStates, eachSocket, loginClientList, serverStates } from '../core/pool/states';
-import { FORMAT_TLS } from './format';
+import { FORMAT_LISTEN, FORMAT_TLS } from './format';
 
 /** All pools; the pools of peers come last. */
 export function allPools(): PgPool[] {
@@ -61,10 +61,16 @@ function isOwnRequest(client: ClientSocket): boolean {
   return client.handle < 0;
 }
 
+/** True for a listening connection, and for its clients. */
+export function isListening(sk: AnySocket): boolean {
+  return isServerSocket(sk) ? sk.state === SocketState.SV_LISTEN : (sk.listening?.channels.size ?? 0) > 0;
+}
+
 function ownRefusal(sk: AnySocket, format: number, refused?: ReadonlySet<number>): string | null {
   if (isServerSocket(sk)) {
     if (sk.recovery !== Recovery.NONE || sk.cancelingClients?.some(isOwnRequest)) return 'its client has left';
   } else if (isOwnRequest(sk)) return 'cancel request of the pooler';
+  if (format < FORMAT_LISTEN && isListening(sk)) return 'new process without support for shared LISTEN';
   if (!sk.tls) return null;
   if (format < FORMAT_TLS) return 'new process without support for TLS';
   return refused === undefined || refused.has(sk.handle) ? native.tlsRefusal(sk.handle) : null;

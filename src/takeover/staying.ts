@@ -22,18 +22,19 @@ import { type AnySocket, type ClientSocket, SocketState } from '../core/pool/bou
 import { isDead, isServerSocket } from '../core/pool/socket';
 import { PACKET_TERMINATE, writeErrorResponse } from '../core/wire/messages';
 import { PktBuf } from '../core/wire/pktbuf';
-import { FORMAT_TLS } from './format';
-import { allSockets, refusalOf } from './sockets';
+import { FORMAT_LISTEN, FORMAT_TLS } from './format';
+import { allSockets, isListening, refusalOf } from './sockets';
 
 /** The clients whose connection, or whose server's connection, cannot be handed over. */
 function findClients(except: AnySocket, format: number): Set<ClientSocket> {
   let sockets: (AnySocket | null | undefined)[];
   if (format < FORMAT_TLS) {
-    sockets = allSockets(except).filter((sk) => sk.tls);
+    sockets = allSockets(except).filter((sk) => sk.tls || isListening(sk));
   } else {
     // one call for all connections, because there may be thousands
     sockets = native.tlsFreezeAll(except.handle).map((handle) => socketsByHandle[handle]);
     native.tlsThawAll();
+    if (format < FORMAT_LISTEN) sockets.push(...allSockets(except).filter(isListening));
   }
   const clients = new Set<ClientSocket>();
   for (const sk of sockets) {

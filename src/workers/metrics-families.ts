@@ -110,6 +110,8 @@ export const TALLIES: Readonly<Record<string, string>> = {
   tls_handshakes: 'TLS handshakes with clients and with servers',
   online_reboots: 'online reboots, also those of earlier processes',
   log_lines_suppressed: 'lines left out of the log by log_repeat_limit',
+  listening_connections_lost: 'listening server connections that ended while clients listened (listen_mode = share)',
+  slow_listeners_disconnected: 'clients disconnected because they did not read their notifications (listen_queue_size)',
 };
 
 /** What a thread of the loop has done. */

@@ -311,7 +311,7 @@ describe('[users]', () => {
     ['pool_mode', 'ERROR syntax error in user settings'],
     ['pool_mode=x', 'ERROR invalid pool mode: x'],
     ['dirty_session=x', 'ERROR invalid dirty_session: x'],
-    ['listen_mode=share', 'ERROR invalid listen_mode: share'],
+    ['listen_mode=shared', 'ERROR invalid listen_mode: shared'],
     ['min_pool_size=1', 'ERROR unrecognized user parameter: min_pool_size'],
   ];
   for (const [connstr, message] of bad) {

@@ -122,8 +122,10 @@ io_threads_load|60|no
 job_name|pgbouncer|no
 listen_addr||no
 listen_backlog|128|no
+listen_loss|disconnect|yes
 listen_mode|ignore|yes
 listen_port|6432|no
+listen_queue_size|1048576|yes
 log_connections|1|yes
 log_disconnections|1|yes
 log_format|text|yes

@@ -20,6 +20,7 @@ function listsOf(pool: PgPool): Lists {
     [pool.activeServerList, [SocketState.SV_ACTIVE]],
     [pool.activeCancelServerList, [SocketState.SV_ACTIVE_CANCEL]],
     [pool.beingCanceledServerList, [SocketState.SV_BEING_CANCELED]],
+    [pool.listenServerList, [SocketState.SV_LISTEN]],
     [pool.idleServerList, [SocketState.SV_IDLE]],
     [pool.usedServerList, [SocketState.SV_USED]],
     [pool.testedServerList, [SocketState.SV_TESTED]],

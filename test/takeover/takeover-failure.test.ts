@@ -172,7 +172,7 @@ it('-R against PgBouncer 1.26, which cannot hand over, fails at once and logs wh
     const next = chain.spawn('ts', ['-R']);
     assert.equal((await next.waitEnd()).code, 1);
     assert.match(next.log.text, /FATAL the old process cannot hand over, as PgBouncer from 1\.26 on: stop it/);
-    assert.deepEqual(log.text.match(/refused .*/g), ['refused HANDOVER 2;', 'refused SUSPEND;']);
+    assert.deepEqual(log.text.match(/refused .*/g), ['refused HANDOVER 3;', 'refused SUSPEND;']);
     assert.equal(old.exitCode, null, 'the old process keeps running');
     old.kill();
   });
@@ -282,7 +282,7 @@ it('HANDOVER with a newer format number is answered in the format of this versio
     await client.sendMessage('Q', Buffer.from('HANDOVER 99;\0'));
     const first = (await client.until('d')).at(-1);
     const text = first?.body.toString('latin1', 4, 4 + first.body.readUInt32BE(0)) ?? '';
-    assert.equal((JSON.parse(text) as { format: number }).format, 2);
+    assert.equal((JSON.parse(text) as { format: number }).format, 3);
   }));
 
 it('two simultaneous takeovers both succeed or one is refused, and no query fails', () =>

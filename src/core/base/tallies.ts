@@ -23,6 +23,8 @@ export const enum Tally {
   REBOOT_DONE,
   REBOOT_FAILED,
   LOG_LINES_SUPPRESSED,
+  LISTENER_LOST,
+  LISTENER_SLOW,
   SIZE,
 }
 
@@ -49,6 +51,8 @@ export const tallyNames: readonly TallyName[] = [
   ['online_reboots', 'result=done'],
   ['online_reboots', 'result=failed'],
   ['log_lines_suppressed'],
+  ['listening_connections_lost'],
+  ['slow_listeners_disconnected'],
 ];
 
 export const tallies = new Float64Array(Tally.SIZE);

@@ -45,8 +45,15 @@ export const enum ListenMode {
   IGNORE,
   REFUSE,
   PIN,
+  SHARE,
   /** not set for this database or user: the next wider setting applies */
   INHERIT,
+}
+
+/** Values of listen_loss. */
+export const enum ListenLoss {
+  DISCONNECT,
+  NOTICE,
 }
 
 export const enum SslMode {
@@ -140,6 +147,12 @@ export const listenModeMap: readonly Lookup[] = [
   { name: 'ignore', value: ListenMode.IGNORE },
   { name: 'refuse', value: ListenMode.REFUSE },
   { name: 'pin', value: ListenMode.PIN },
+  { name: 'share', value: ListenMode.SHARE },
+];
+
+export const listenLossMap: readonly Lookup[] = [
+  { name: 'disconnect', value: ListenLoss.DISCONNECT },
+  { name: 'notice', value: ListenLoss.NOTICE },
 ];
 
 export const sslModeMap: readonly Lookup[] = [

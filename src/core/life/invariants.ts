@@ -48,6 +48,8 @@ function brokenClient(client: ClientSocket): string | null {
 function brokenServer(server: ServerSocket): string | null {
   const pool = server.pool;
   if (pool.dead) return `${nameOf(server)} belongs to a pool that was killed`;
+  if ((server.state === SocketState.SV_LISTEN) !== (pool.listening?.server === server))
+    return `${nameOf(server)} is not the listening connection of its pool, or is in another state`;
   if (pool.db.list === null) return `${nameOf(server)} belongs to a database that was removed`;
   const isActive = server.state === SocketState.SV_ACTIVE || server.state === SocketState.SV_ACTIVE_CANCEL;
   // a replication client is linked with a server that is logging in for it

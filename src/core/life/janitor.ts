@@ -10,6 +10,7 @@ import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
 import { closeClientList } from '../link/kill';
 import { launchFor } from '../link/launch';
+import { serveListeners } from '../link/listen-share';
 import { activateClient, disconnectServer, dropIfEnded, releaseServer } from '../link/objects';
 import { isSettling } from '../link/settling';
 import { sendPacket } from '../net/sbuf';
@@ -82,6 +83,7 @@ function poolActivate(pool: PgPool, runQueue: RunQueue): void {
     launchFor(pool, pool.waitingCancelReqList.count);
     return;
   }
+  if (pool.listening !== null) serveListeners(pool);
   if (isSettling(pool)) return;
   let tested = pool.testedServerList.count;
   let used = pool.usedServerList.count;

@@ -23,6 +23,7 @@ import { sendBytes } from '../net/sbuf';
 import { databaseMinPoolSize, poolPoolSize, poolResPoolSize, serverLifetime } from '../pool/admission';
 import { type ClientSocket, type PgPool, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
 import { autodatabaseIdleList, databaseList, retireAutodatabase } from '../pool/database';
+import type { PoolListening } from '../pool/listening';
 import { LoginPhase } from '../pool/phases';
 import {
   getPool,
@@ -50,7 +51,8 @@ function clientIdleMaint(pool: PgPool, now: number): void {
   const userLimit = pool.user?.globalUser?.config.clientIdleTimeout ?? 0;
   if (cf.clientIdleTimeout <= 0 && pool.db.forcedUser === null && userLimit <= 0) return;
   eachSocket(pool.activeClientList, (client) => {
-    if (client.link !== null) return;
+    // a client that listens does nothing for long
+    if (client.link !== null || (client.listening !== null && client.listening.channels.size > 0)) return;
     const own = client.loginUser?.globalUser?.config.clientIdleTimeout ?? 0;
     const limit = own > 0 ? own : cf.clientIdleTimeout;
     if (limit > 0 && now - client.requestTime > limit) disconnectClient(client, true, 'client_idle_timeout');
@@ -86,6 +88,20 @@ function waitingClientMaint(pool: PgPool, now: number): void {
       disconnectClient(client, true, 'client_login_timeout (server down)');
     }
   });
+}
+
+/** Clients that wait until their LISTEN is in force, and the listening connection itself. */
+function listenMaint(pool: PgPool, shared: PoolListening, now: number): void {
+  for (const client of shared.waiting) {
+    const limit = effectiveQueryWaitTimeout(client);
+    if (dropIfEnded(client)) continue;
+    if (limit > 0 && now - (client.listening?.waitStart ?? now) > limit)
+      disconnectClient(client, true, 'query_wait_timeout');
+  }
+  eachSocket(pool.listenServerList, (server) => {
+    if (server.closeNeeded) disconnectServer(server, true, 'database configuration changed');
+  });
+  if (shared.server === null) touchPool(pool);
 }
 
 function cancelReqMaint(pool: PgPool, now: number): void {
@@ -222,6 +238,7 @@ function poolMaint(pool: PgPool, now: number): void {
     if (pool.newServerList.head !== null) newServerMaint(pool, now);
   }
   checkPoolSize(pool);
+  if (pool.listening !== null) listenMaint(pool, pool.listening, now);
   if (pool.activeClientList.head !== null) clientIdleMaint(pool, now);
   const waiting = pool.waitingClientList.head !== null;
   const canceling = pool.waitingCancelReqList.head !== null;

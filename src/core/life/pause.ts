@@ -77,6 +77,7 @@ export function poolPause(pool: PgPool): number {
   closeServerList(pool.idleServerList, 'pause mode');
   closeServerList(pool.usedServerList, 'pause mode');
   closeServerList(pool.newServerList, 'pause mode');
+  closeServerList(pool.listenServerList, 'pause mode');
   return pool.activeServerList.count + pool.testedServerList.count;
 }
 
@@ -98,9 +99,11 @@ export function suspendClients(pool: PgPool, force: boolean): number {
 export function suspendServers(pool: PgPool, force: boolean): number {
   let busy = suspendSocketList(pool.activeServerList, force);
   busy += suspendSocketList(pool.idleServerList, force);
+  busy += suspendSocketList(pool.listenServerList, force);
   busy += flushSocketList(pool.activeClientList, force);
   busy += flushSocketList(pool.activeServerList, force);
   busy += flushSocketList(pool.idleServerList, force);
+  busy += flushSocketList(pool.listenServerList, force);
   closeServerList(pool.testedServerList, 'close unsafe file descriptors on suspend');
   closeServerList(pool.usedServerList, 'close unsafe file descriptors on suspend');
   // a new process would take a server in the middle of its login for a logged-in server
@@ -120,7 +123,8 @@ export function poolWaitClose(pool: PgPool): number {
     countCloseNeeded(pool.idleServerList) +
     countCloseNeeded(pool.newServerList) +
     countCloseNeeded(pool.testedServerList) +
-    countCloseNeeded(pool.usedServerList)
+    countCloseNeeded(pool.usedServerList) +
+    countCloseNeeded(pool.listenServerList)
   );
 }
 
@@ -140,6 +144,7 @@ export function resumeSockets(): void {
     resumeSocketList(pool.activeServerList);
     resumeSocketList(pool.idleServerList);
     resumeSocketList(pool.usedServerList);
+    resumeSocketList(pool.listenServerList);
   }
   resumePooler();
 }

@@ -30,7 +30,8 @@ export function usesResetQuery(server: ServerSocket): boolean {
 export function watchLeftovers(server: ServerSocket): void {
   const { pool } = server;
   const either = poolDirtySession(pool) !== DirtySession.IGNORE || poolListenMode(pool) !== ListenMode.IGNORE;
-  const wanted = either && connectionPoolMode(server) !== PoolMode.SESSION;
+  const wanted =
+    (either || (server.link?.listening ?? null) !== null) && connectionPoolMode(server) !== PoolMode.SESSION;
   if (wanted === (server.leftovers !== null)) return;
   server.leftovers = wanted ? new Leftovers() : null;
 }
@@ -38,7 +39,15 @@ export function watchLeftovers(server: ServerSocket): void {
 /** True if a server stays with its client because that listens (listen_mode = pin). */
 export function isPinned(server: ServerSocket): boolean {
   const left = server.leftovers;
-  return left !== null && (left.kinds & Left.CHANNELS) !== 0 && poolListenMode(server.pool) === ListenMode.PIN;
+  if (left === null || (left.kinds & Left.CHANNELS) === 0) return false;
+  const mode = poolListenMode(server.pool);
+  return mode === ListenMode.PIN || (mode === ListenMode.SHARE && left.pinned);
+}
+
+/** True if a server that a client leaves must not listen any more. */
+function undoesListen({ pool }: ServerSocket): boolean {
+  const mode = poolListenMode(pool);
+  return mode === ListenMode.PIN || mode === ListenMode.SHARE;
 }
 
 /** True if a server stays with its client between transactions. */
@@ -51,7 +60,7 @@ export function refusedKinds(pool: PgPool): number {
   const all = poolDirtySession(pool) === DirtySession.REFUSE ? ~0 : 0;
   const listen = poolListenMode(pool);
   if (listen === ListenMode.REFUSE) return all | Left.CHANNELS;
-  return listen === ListenMode.PIN ? all & ~Left.CHANNELS : all;
+  return listen === ListenMode.PIN || listen === ListenMode.SHARE ? all & ~Left.CHANNELS : all;
 }
 
 function connectQuery(pool: PgPool): string {
@@ -79,7 +88,7 @@ export function settleLeftovers(server: ServerSocket, client: ClientSocket | nul
   }
   // the client left before it could be told
   if ((left.certain & refusedKinds(server.pool)) !== 0) server.closeNeeded = true;
-  const listened = isPinned(server);
+  const listened = (left.kinds & Left.CHANNELS) !== 0 && undoesListen(server);
   const named = left.certain & ~(listened ? Left.CHANNELS : 0);
   if (mode === DirtySession.LOG && named !== 0)
     slogWarning(client ?? server, `session state left behind on the server: ${leftCommands(named)}`);

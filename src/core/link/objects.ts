@@ -28,10 +28,11 @@ import {
 } from '../pool/bouncer';
 import { forgetCancelKey } from '../pool/cancel-keys';
 import { ended } from '../pool/ended';
+import { forgetListener, listenerClosed, wantsListener } from '../pool/listening';
 import { poolConnectedServerCount, touchPool } from '../pool/pool';
 import { uncountClient } from '../pool/provisional';
 import { Recovery } from '../pool/recovery';
-import { isDead, sendingAuthQuery } from '../pool/socket';
+import { cancelCount, dropUnsentCancels, isDead, sendingAuthQuery } from '../pool/socket';
 import { freeClientStatements, freeServerStatements } from '../pool/statements';
 import { changeClientState, changeServerState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
@@ -40,6 +41,7 @@ import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } 
 import { pktbufTemp } from '../wire/pktbuf';
 import { endAttempt, nextTarget } from './hosts';
 import { queryOnRelease, settleLeftovers, usesResetQuery } from './leftovers';
+import { sendNotifications } from './notifications';
 import { beginRecovery, isRecoverable, RecoveryStep, recoveryStep } from './recovery';
 import { isSettling, startSettling } from './settling';
 import { claimOn } from './shares';
@@ -119,10 +121,6 @@ function dropCancelRequest(req: ClientSocket): void {
   else if (target.state === SocketState.SV_BEING_CANCELED && cancelCount(target) === 0) releaseServer(target);
 }
 
-function cancelCount(server: ServerSocket): number {
-  return server.cancelingClients === null ? 0 : server.cancelingClients.length;
-}
-
 /**
  * Disconnects a client. No other function closes a client connection.
  * @param notify send the reason as an error; false if the stream is broken
@@ -169,6 +167,7 @@ export function disconnectClient(
   }
 
   forgetCancelKey(client);
+  forgetListener(client);
   freeClientStatements(client);
   uncountClient(client);
   changeClientState(client, SocketState.CL_JUSTFREE);
@@ -279,6 +278,9 @@ export function disconnectServer(
     case SocketState.SV_LOGIN:
       loginEnded(server, text, outcome);
       break;
+    case SocketState.SV_LISTEN:
+      listenerClosed(server, getCachedTime() + cf.serverLoginRetry);
+      break;
     default:
       fatal(`bad server state: ${server.state}, ${text}`);
   }
@@ -355,7 +357,7 @@ export function dropIfEnded(client: ClientSocket): boolean {
 /** Wakes the first waiting client of the pool that is still connected, so that it gets the released server. */
 function reuseOnRelease(server: ServerSocket): void {
   const pool = server.pool;
-  if (isSettling(pool)) return;
+  if (isSettling(pool) || wantsListener(pool)) return;
   const waiting = pool.waitingClientList;
   while (waiting.head !== null && dropIfEnded(waiting.head));
   const client = waiting.head;
@@ -370,6 +372,7 @@ function unlinkOnRelease(server: ServerSocket): SocketState {
     client.link = null;
     server.link = null;
     if (ended.wanted) ended.clients.push(client);
+    if (client.listening !== null) sendNotifications(client);
     // the client waited until this server had sent its bytes, and no further event would wake it
     if (client.blocked) unblockSource(client);
   }
@@ -399,16 +402,6 @@ function stateOnRelease(server: ServerSocket): SocketState {
     default:
       return fatal(`bad server state in release_server (${server.state})`);
   }
-}
-
-/** Drops cancel requests that have not been sent: there is nothing left to cancel. */
-function dropUnsentCancels(server: ServerSocket): void {
-  if (server.cancelingClients === null) return;
-  server.cancelingClients = server.cancelingClients.filter((req) => {
-    if (req.state !== SocketState.CL_WAITING_CANCEL) return true;
-    req.canceledServer = null;
-    return false;
-  });
 }
 
 /** Closes a server that must not be reused. @returns releaseServer's result, or null if the server is kept */

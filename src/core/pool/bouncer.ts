@@ -7,6 +7,7 @@ import { getCachedTime } from '../base/time';
 import { DATABASE_DEFAULTS, type DatabaseConfig, USER_DEFAULTS, type UserConfig } from '../config/records';
 import { BACKENDKEY_LEN } from '../wire/packets';
 import type { Batch } from './batch';
+import type { ClientListening, Listening } from './channels';
 import type { ConsoleSession } from './console-session';
 import type { Greeting } from './greeting';
 import type { Leftovers } from './leftovers';
@@ -98,6 +99,10 @@ export class PgPool implements ListNode {
   testedServerList = new StatList<ServerSocket>('tested_server_list');
   /** logging in; see poolLoginLimit() */
   newServerList = new StatList<ServerSocket>('new_server_list');
+  /** listens for all clients (listen_mode = share); not counted for pool_size */
+  listenServerList = new StatList<ServerSocket>('listen_server_list');
+  /** what the clients listen on; null = nothing */
+  listening: Listening<ClientSocket, ServerSocket> | null = null;
 
   stats: PgStats = newStats();
   newerStats: PgStats = newStats();
@@ -257,6 +262,8 @@ export const enum SocketState {
   SV_USED,
   /** pool.testedServerList */
   SV_TESTED,
+  /** pool.listenServerList */
+  SV_LISTEN,
 }
 
 export const enum Replication {
@@ -385,6 +392,8 @@ export class ClientSocket extends PgSocket {
 
   /** cancel request: the server running the query to be canceled */
   canceledServer: ServerSocket | null = null;
+  /** what it listens on by the listening connection of its pool; null = it has never used LISTEN */
+  listening: ClientListening | null = null;
   /** only for a console client */
   console: ConsoleSession | null = null;
 }

@@ -44,6 +44,8 @@ export class Leftovers {
   certain = 0;
   /** the last ReadyForQuery reported an open transaction */
   inBlock = false;
+  /** the client has been told that it keeps its server because it listens, whatever listen_mode is now */
+  pinned = false;
 
   /* since the last ReadyForQuery */
   /** commands completed */
@@ -115,6 +117,7 @@ export class Leftovers {
   clear(kept = 0): void {
     this.kinds &= kept;
     this.certain &= kept;
+    if (kept === 0) this.pinned = false;
   }
 
   /** UNLISTEN * was executed alone. In a transaction that may still fail, it does not count. */
@@ -130,17 +133,18 @@ export class Leftovers {
   private remove(kind: Left): void {
     this.kinds &= ~kind;
     this.certain &= ~kind;
+    if (kind === Left.CHANNELS) this.pinned = false;
   }
 
   /** For a handover. */
   numbers(): number[] {
-    const { kinds, certain, inBlock, commands, sets, cursors, reports } = this;
-    return [kinds, certain, inBlock ? 1 : 0, commands, sets, cursors, reports];
+    const { kinds, certain, inBlock, commands, sets, cursors, reports, pinned } = this;
+    return [kinds, certain, inBlock ? 1 : 0, commands, sets, cursors, reports, pinned ? 1 : 0];
   }
 
   /** Restores numbers(); a later version may append more of them. */
   restore(numbers: readonly number[]): void {
-    const [kinds, certain, inBlock, commands, sets, cursors, reports] = numbers;
+    const [kinds, certain, inBlock, commands, sets, cursors, reports, pinned] = numbers;
     this.kinds = kinds ?? 0;
     this.certain = certain ?? 0;
     this.inBlock = inBlock === 1;
@@ -148,5 +152,6 @@ export class Leftovers {
     this.sets = sets ?? 0;
     this.cursors = cursors ?? 0;
     this.reports = reports ?? 0;
+    this.pinned = pinned === 1;
   }
 }

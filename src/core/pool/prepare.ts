@@ -4,6 +4,8 @@
  */
 import { createHash } from 'node:crypto';
 import { type ListNode, StatList } from '../base/list';
+import type { ChannelStatement } from './channels';
+import { channelStatement } from './listen-text';
 
 /** Prefix of a statement's name on servers; the number of the query follows. */
 export const STATEMENT_NAME_PREFIX = 'PGBOUNCER_';
@@ -18,6 +20,8 @@ export class PgPreparedStatement {
   private readonly longBytes: Buffer | null;
   /** number of clients' names, servers and outstanding Closes that refer to it */
   useCount = 0;
+  /** undefined = not known yet */
+  private channel: ChannelStatement | null | undefined;
 
   constructor(queryId: number, key: string, longBytes: Buffer | null) {
     this.queryId = queryId;
@@ -28,6 +32,13 @@ export class PgPreparedStatement {
   /** its name on servers */
   get name(): string {
     return STATEMENT_NAME_PREFIX + this.queryId;
+  }
+
+  /** LISTEN or UNLISTEN; null for every other query */
+  get channelStatement(): ChannelStatement | null {
+    if (this.channel !== undefined) return this.channel;
+    this.channel = this.longBytes === null ? channelStatement(this.key.slice(0, this.key.indexOf('\0'))) : null;
+    return this.channel;
   }
 
   /**

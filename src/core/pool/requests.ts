@@ -19,6 +19,16 @@ export const enum ResponseAction {
   FAKE = 2,
 }
 
+/** The request that a packet of this type answers completely; 0 = none, or decided in session/server.ts. */
+export const ANSWERED = new Uint8Array(256);
+ANSWERED[PqMsg.ParseComplete] = PqMsg.Parse;
+ANSWERED[PqMsg.BindComplete] = PqMsg.Bind;
+ANSWERED[PqMsg.CloseComplete] = PqMsg.Close;
+ANSWERED[PqMsg.NoData] = PqMsg.Describe;
+ANSWERED[PqMsg.RowDescription] = PqMsg.Describe;
+ANSWERED[PqMsg.EmptyQueryResponse] = PqMsg.Execute;
+ANSWERED[PqMsg.PortalSuspended] = PqMsg.Execute;
+
 /** The subject of a client's Parse of the unnamed statement: no query has this number. */
 export const UNNAMED = 0xffff_ffff;
 /** The subject of the pooler's own Parse of a client's unnamed statement, after a change of server. */

@@ -67,3 +67,18 @@ export function serverLoginOf(server: ServerSocket): ServerLogin<ClientSocket> {
   if (server.login === null) throw new Error('the server connection has logged in');
   return server.login;
 }
+
+/** Number of cancel requests for the query of a server. */
+export function cancelCount(server: ServerSocket): number {
+  return server.cancelingClients === null ? 0 : server.cancelingClients.length;
+}
+
+/** Drops cancel requests that have not been sent: there is nothing left to cancel. */
+export function dropUnsentCancels(server: ServerSocket): void {
+  if (server.cancelingClients === null) return;
+  server.cancelingClients = server.cancelingClients.filter((req) => {
+    if (req.state !== SocketState.CL_WAITING_CANCEL) return true;
+    req.canceledServer = null;
+    return false;
+  });
+}

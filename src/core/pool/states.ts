@@ -103,6 +103,7 @@ export const serverStates: readonly StateRow<ServerSocket>[] = [
     'being_canceled',
     null,
   ),
+  serverRow(SocketState.SV_LISTEN, (pool) => pool.listenServerList, 'sv_listen', 'listen', 'sv_listen'),
 ];
 
 /** The name of CL_LOGIN in SHOW SOCKETS and in a handover record. Its list belongs to no pool. */

@@ -33,6 +33,7 @@ import { bulkEnd } from './bulk';
 import { noteUnlisten } from './complete';
 import { DEALLOCATE_MAX, executeDeallocate, mayDeallocate } from './deallocate';
 import { queryPacket, requestAnswers, statementPacket, unnamedFound } from './inspect';
+import { awaitText, holdBehindListen, noteRequest, tracksListen } from './listen';
 import { appendBytes, appendRun, clearOutgoing, flushRun, outgoing, outgoingIsLarge } from './outgoing';
 import { collectBytes, startCollect } from './partial-packet';
 import { rewritePacket } from './prepared';
@@ -375,7 +376,12 @@ function classifyQuery(client: ClientSocket, buf: Buffer, off: number, end: numb
     disconnectClient(client, true, 'PQexec disallowed');
     return Verdict.DISCONNECTED;
   }
-  if (len > DEALLOCATE_MAX || client.db?.admin === true) return Verdict.FORWARD;
+  if (client.db?.admin === true) return Verdict.FORWARD;
+  if (tracksListen(client)) {
+    const verdict = awaitText(end - off, len);
+    if (verdict !== Verdict.FORWARD) return verdict;
+  }
+  if (len > DEALLOCATE_MAX) return Verdict.FORWARD;
   if (!mayDeallocate(buf, off + NEW_HEADER_LEN, Math.min(end, off + len), end - off >= len)) return Verdict.FORWARD;
   return queryPacket(client, buf, off, end, len);
 }
@@ -403,6 +409,10 @@ function workPacket(client: ClientSocket, buf: Buffer, off: number, end: number)
   if (client.dropping !== Dropping.NONE) return dropCanceled(client, type, len);
   if (type === PqMsg.CopyData || type === PqMsg.CopyDone || type === PqMsg.CopyFail)
     return copyPacket(client, type, len);
+  if (client.listening !== null) {
+    const held = holdBehindListen(client, client.listening, type);
+    if (held !== null) return held;
+  }
   const verdict = classify(client, type, buf, off, end, len);
   hdr.len = len;
   if (verdict !== Verdict.FORWARD && verdict !== Verdict.REWRITE) return verdict;
@@ -423,6 +433,7 @@ function workPacket(client: ClientSocket, buf: Buffer, off: number, end: number)
   // a client that was told about the failure of its COPY need not end it
   if (client.copyMode && answered && !server.copyMode) client.copyMode = false;
   if (server.batch?.recording) server.batch.note(type === PqMsg.Sync);
+  if (server.leftovers !== null) noteRequest(client, type, buf, off, end, len);
   if (type === PqMsg.Query) dropUnnamed(client, server);
   if (verdict === Verdict.REWRITE) return verdict;
   if (unnamed) return unnamedPacket(client, type, buf, off, end, len);

@@ -3,7 +3,7 @@
  * session. A client may not be allowed to do that, or it may keep its server from then on. Called by server.ts.
  */
 
-import { slogInfo } from '../base/log';
+import { slogDebug, slogInfo } from '../base/log';
 import { arena } from '../base/native';
 import { ListenMode } from '../config/choices';
 import { isPinned, refusedKinds, resetRestores } from '../link/leftovers';
@@ -15,6 +15,7 @@ import { NoteKind, RequestNote } from '../pool/prepare';
 import { Recovery } from '../pool/recovery';
 import { NEW_HEADER_LEN } from '../wire/packets';
 import { mayDiscard, noteDiscarded, SUBSTITUTE_COMPLETE_LEN, substituteDone } from './deallocate';
+import { listenQueryEnded, noteTag, tracksListen } from './listen';
 
 /** What to do with a CommandComplete. */
 export const enum Completion {
@@ -38,13 +39,22 @@ function isClients(server: ServerSocket): boolean {
 
 /** True if the client has to be told that it may not do what it has done. */
 function isRefused(server: ServerSocket, left: Leftovers): boolean {
-  if (left.certain === 0 || (left.certain & refusedKinds(server.pool)) === 0) return false;
+  const refused = left.certain !== 0 && (left.certain & refusedKinds(server.pool)) !== 0;
+  if (!refused && (server.link?.listening?.refusal ?? null) === null) return false;
   return server.state === SocketState.SV_ACTIVE && server.link?.state === SocketState.CL_ACTIVE;
 }
 
 /** True if the oldest request is an UNLISTEN * that was sent alone: see noteUnlisten(). */
 function answersUnlistenAll({ requests }: ServerSocket): boolean {
   return requests.count > 0 && requests.firstNote()?.kind === NoteKind.UNLISTEN;
+}
+
+/** The COPY of a server has ended. */
+export function endCopy(server: ServerSocket, failed: boolean): void {
+  slogDebug(server, failed ? 'COPY failed' : 'COPY finished');
+  server.copyMode = false;
+  // Syncs sent during COPY get no answer
+  server.requests.endCopy(failed);
 }
 
 /** Handles a CommandComplete in the arena at [off, off + len). @param end end of the received bytes */
@@ -61,8 +71,11 @@ export function completion(server: ServerSocket, off: number, end: number, len: 
   const listened = (left.kinds & Left.CHANNELS) !== 0;
   left.note(tag, resetRestores(server.pool));
   if (tag === 'UNLISTEN' && listened && answersUnlistenAll(server)) left.unlistened();
-  if (!listened && server.link !== null && isPinned(server))
+  if (server.link !== null && tracksListen(server.link) && !isPinned(server)) noteTag(server.link, tag);
+  if (!listened && server.link !== null && isPinned(server)) {
+    left.pinned = true;
     slogInfo(server.link, 'LISTEN: the client keeps its server connection');
+  }
   return isRefused(server, left) ? Completion.REFUSE : Completion.FORWARD;
 }
 
@@ -73,6 +86,9 @@ export function completion(server: ServerSocket, off: number, end: number, len: 
  */
 export function queryEnded(server: ServerSocket, left: Leftovers, idle: boolean): boolean {
   left.endOfQuery(idle, server.queryFailed);
+  const client = server.link;
+  if (client !== null && client.listening !== null && isClients(server))
+    listenQueryEnded(client, server, idle, server.queryFailed);
   return isRefused(server, left);
 }
 
@@ -82,11 +98,12 @@ export function refuseSession(server: ServerSocket): void {
   const kinds = (server.leftovers?.certain ?? 0) & refusedKinds(server.pool);
   const byListen = kinds === Left.CHANNELS && poolListenMode(server.pool) === ListenMode.REFUSE;
   const setting = byListen ? 'listen_mode' : 'dirty_session';
+  const refusal = client?.listening?.refusal ?? null;
   const reason = `${leftCommands(kinds)} is not allowed: it outlasts the transaction (${setting} = refuse)`;
   server.link = null;
   if (client !== null) client.link = null;
   disconnectServer(server, true, 'a client has changed the session');
-  if (client !== null) disconnectClient(client, true, reason, NOT_SUPPORTED);
+  if (client !== null) disconnectClient(client, true, refusal?.reason ?? reason, refusal?.sqlstate ?? NOT_SUPPORTED);
 }
 
 /** Longest query that is examined, in bytes. */

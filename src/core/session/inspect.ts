@@ -100,7 +100,7 @@ function namedUnsure(
 }
 
 /** Makes the client's packet wait for the next answers of its server. */
-function holdPacket(client: ClientSocket, server: ServerSocket): Verdict {
+export function holdPacket(client: ClientSocket, server: ServerSocket): Verdict {
   slogDebug(client, 'waiting for answers about prepared statements');
   server.holding = true;
   sbufPause(client);

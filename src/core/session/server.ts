@@ -20,7 +20,7 @@ import { connectionPoolMode } from '../pool/admission';
 import { type ClientSocket, type ServerSocket, SocketState } from '../pool/bouncer';
 import { ServerLoginPhase } from '../pool/phases';
 import { Recovery } from '../pool/recovery';
-import { ResponseAction } from '../pool/requests';
+import { ANSWERED, ResponseAction } from '../pool/requests';
 import { isDead } from '../pool/socket';
 import { clearRequestsUntil, serversChange, settleNote } from '../pool/statements';
 import { varcacheSetCanonical } from '../pool/varcache';
@@ -39,9 +39,11 @@ import {
 } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
 import { bulkEnd, bulkOfServer } from './bulk';
-import { Completion, completion, queryEnded, refuseSession } from './complete';
+import { Completion, completion, endCopy, queryEnded, refuseSession } from './complete';
 import { countBytes, countTimes } from './counters';
 import { resumeHeldPacket } from './inspect';
+import { Notification, serverNotification } from './listen';
+import { listeningPacket } from './listening';
 import { loadParameter } from './parameters';
 import { answerFakes } from './prepared';
 import { ErrorFate, READY_LEN, renamedError, statementError } from './repair';
@@ -112,12 +114,14 @@ function handlePacket(server: ServerSocket, off: number, end: number): Verdict {
   }
   if (wantNoise()) slogNoise(server, `read pkt='${pktDesc(hdr.type)}', len=${hdr.len}`);
   server.requestTime = getCachedTime();
-  if (!loggingIn) return workPacket(server, off, end);
+  if (!loggingIn && server.state !== SocketState.SV_LISTEN) return workPacket(server, off, end);
 
   const len = hdr.len;
   const verdict = wholePacket(server, off, end);
   if (verdict !== Verdict.CONSUMED) return verdict;
-  const res = handleServerStartup(server, hdr.type, arena, off + NEW_HEADER_LEN, off + len);
+  const res = loggingIn
+    ? handleServerStartup(server, hdr.type, arena, off + NEW_HEADER_LEN, off + len)
+    : listeningPacket(server, hdr.type, off, len);
   hdr.len = len;
   return res;
 }
@@ -258,13 +262,6 @@ function popRequest(server: ServerSocket, type: number): boolean {
   return true;
 }
 
-function endCopy(server: ServerSocket, failed: boolean): void {
-  slogDebug(server, failed ? 'COPY failed' : 'COPY finished');
-  server.copyMode = false;
-  // Syncs sent during COPY get no answer
-  server.requests.endCopy(failed);
-}
-
 /** The client's answer to a DEALLOCATE that was not sent to the server. */
 const deallocateComplete = new PktBuf();
 writeCommandComplete(deallocateComplete, 'DEALLOCATE');
@@ -287,16 +284,6 @@ const packetState = {
   /** the packet answers no request */
   asynchronous: false,
 };
-
-/** The request that a packet of this type answers completely; 0 = none, or decided in workPacket(). */
-const ANSWERED = new Uint8Array(256);
-ANSWERED[PqMsg.ParseComplete] = PqMsg.Parse;
-ANSWERED[PqMsg.BindComplete] = PqMsg.Bind;
-ANSWERED[PqMsg.CloseComplete] = PqMsg.Close;
-ANSWERED[PqMsg.NoData] = PqMsg.Describe;
-ANSWERED[PqMsg.RowDescription] = PqMsg.Describe;
-ANSWERED[PqMsg.EmptyQueryResponse] = PqMsg.Execute;
-ANSWERED[PqMsg.PortalSuspended] = PqMsg.Execute;
 
 /** Handles a packet of a logged-in server, which may not have arrived completely. */
 function workPacket(server: ServerSocket, off: number, end: number): Verdict {
@@ -339,7 +326,7 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
       packetState.idleTx = server.idleTx;
       packetState.ready = server.ready;
       packetState.asynchronous = true;
-      break;
+      return notification(server, off, end);
     case PqMsg.CopyInResponse:
     case PqMsg.CopyBothResponse:
       slogDebug(server, 'COPY started');
@@ -355,13 +342,21 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
   return deliver(server, off, end, len);
 }
 
+/** A notification on a server that does not listen for its pool. */
+function notification(server: ServerSocket, off: number, end: number): Verdict {
+  const fate = serverNotification(server, off, end, hdr.len);
+  if (fate === Notification.MORE) return Verdict.NEED_MORE;
+  ignorePacket = fate === Notification.DROP;
+  return deliver(server, off, end, hdr.len);
+}
+
 /** @returns FORWARD, or a final verdict */
 function readyForQuery(server: ServerSocket, off: number, end: number): Verdict {
   if (end - off < NEW_HEADER_LEN + 1) return Verdict.NEED_MORE;
   const status = arena[off + NEW_HEADER_LEN];
+  if (!popReadyRequest(server) && server.queryFailed) clearRequestsUntil(server, PqMsg.Sync, PqMsg.Sync);
   const left = server.leftovers;
   if (left !== null && queryEnded(server, left, status === TxStatus.Idle)) return refuse(READY_LEN);
-  if (!popReadyRequest(server) && server.queryFailed) clearRequestsUntil(server, PqMsg.Sync, PqMsg.Sync);
   server.queryFailed = false;
   if (server.batch?.recording) server.batch.drop();
   server.failedTx = status === TxStatus.Failed;
@@ -495,5 +490,6 @@ function deliver(server: ServerSocket, off: number, end: number, len: number): V
     return Verdict.CONSUMED;
   }
   if ((ready || idleTx) && server.requests.count === 0) countTimes(server, client, ready, packetState.asynchronous);
-  return Verdict.FORWARD;
+  // the listening connection's answer releases it: see listen-share.ts
+  return ready && client.listening?.waiting ? Verdict.CONSUMED : Verdict.FORWARD;
 }

@@ -59,6 +59,15 @@ export function writeNotice(buf: PktBuf, msg: string): void {
   buf.finishPacket();
 }
 
+export function writeWarning(buf: PktBuf, msg: string, sqlstate: string): void {
+  buf.startPacket(PqMsg.NoticeResponse);
+  putField(buf, ErrField.Severity, 'WARNING');
+  putField(buf, ErrField.SqlState, sqlstate);
+  putField(buf, ErrField.Message, msg);
+  buf.putChar(0);
+  buf.finishPacket();
+}
+
 export function writeReadyForQuery(buf: PktBuf, status: TxStatus = TxStatus.Idle): void {
   buf.startPacket(PqMsg.ReadyForQuery);
   buf.putChar(status);

@@ -13,6 +13,7 @@ import { restoreUnnamed } from '../../core/session/unnamed';
 import { bytesOf, bytesText } from './bytes';
 import { type ConsoleRecord, consoleOf, consoleRecord } from './console';
 import type { Frame } from './frame';
+import { type ClientListeningRecord, clientListeningRecord, readClientListening } from './listening';
 import { addLoginFields, type LoginFields, readLoginFields } from './login';
 import { type Described, readLoginUser, readSocket, type SocketRecord, socketRecord } from './socket';
 import { hasFlag } from './socket-fields';
@@ -32,6 +33,9 @@ export interface ClientRecord extends SocketRecord, LoginFields {
   unnamed?: string;
   /** console client that uses the extended protocol, which version 0.1.0 does not support */
   console?: ConsoleRecord;
+  /* from format 3 on */
+  /** what it listens on by the listening connection of its pool */
+  listening?: ClientListeningRecord;
 }
 
 /** @param seen called for each query that the client has prepared */
@@ -49,6 +53,7 @@ export function clientRecord(client: ClientSocket, described: Described, seen: S
   if (client.unnamedSeq !== 0 && client.unnamed !== null && client.unnamedLen > 0) {
     record.unnamed = bytesText(client.unnamed.subarray(0, client.unnamedLen));
   }
+  if (client.listening !== null) record.listening = clientListeningRecord(client, client.listening);
   if (login !== null) addLoginFields(record, client, login);
   if (client.statements === null) return record;
   const entries = clientPreparedEntries(client);
@@ -86,6 +91,7 @@ export function readClient(
     const entries = record.clientStatements.map((tuple) => readClientTuple(tuple, frame));
     restoreClientPrepared(client, entries);
   }
+  if (record.listening !== undefined && pool !== null) readClientListening(record.listening, client);
   if (record.unnamed !== undefined) restoreUnnamed(client, bytesOf(record.unnamed));
 }
 

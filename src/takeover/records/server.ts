@@ -17,6 +17,7 @@ import {
 } from '../../core/pool/statements';
 import { bytesOf } from './bytes';
 import type { Frame } from './frame';
+import { readServerListening, type ServerListeningRecord, serverListeningRecord } from './listening';
 import { type Described, readLoginUser, readSocket, type SocketRecord, socketRecord } from './socket';
 import {
   type ClientStatementTuple,
@@ -49,6 +50,9 @@ export interface ServerRecord extends SocketRecord {
   varBits?: number[];
   /** Leftovers.numbers() */
   leftovers?: number[];
+  /* from format 3 on */
+  /** it listens for all clients of its pool */
+  listener?: ServerListeningRecord;
 }
 
 function requestList(queue: RequestQueue): number[] {
@@ -64,6 +68,8 @@ export function serverRecord(server: ServerSocket, described: Described, seen: S
   if (host !== null) record.host = host;
   record.varBits = server.varBits;
   if (server.leftovers !== null) record.leftovers = server.leftovers.numbers();
+  const listener = serverListeningRecord(server);
+  if (listener !== undefined) record.listener = listener;
   if (requests.count > 0) {
     record.requests = requestList(requests);
     record.subjects = record.requests.map((_, at) => requests.subjectAt(at));
@@ -108,6 +114,7 @@ export function readServer(record: ServerRecord, server: ServerSocket, frame: Fr
   server.loginUser = readLoginUser(record, server.pool.user, null, frame);
   countServer(server);
   if (frame.isOutdated(server)) server.closeNeeded = true;
+  if (record.listener !== undefined) readServerListening(record.listener, server);
   if (record.serverStatements === undefined) return;
   const stale = new Set(record.staleStatements ?? []);
   const entries = record.serverStatements.map((queryId) => readServerStatement(queryId, stale.has(queryId), frame));

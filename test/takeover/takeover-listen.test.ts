@@ -1,0 +1,147 @@
+/*
+ * listen_mode = share and online reboots: the listening connection and its clients go on in the new process.
+ */
+
+import assert from 'node:assert/strict';
+import { it, PgCluster } from '../harness';
+import { ask, thrownOut } from '../harness/answers';
+import { recordsOf } from '../harness/handover-records';
+import { after, before } from '../harness/limits';
+import { eventually } from '../harness/machine';
+import type { Message, RawClient } from '../harness/raw-client';
+import { type RebootChain, withRebootChain } from '../harness/reboot-chain';
+
+let pg: PgCluster;
+
+before(async () => {
+  pg = await PgCluster.start();
+});
+after(() => pg.stop());
+
+const SHARE = { pool_mode: 'transaction', default_pool_size: 3, listen_mode: 'share' };
+
+function withChain(settings: Record<string, string | number>, body: (chain: RebootChain) => Promise<void>) {
+  return withRebootChain({ cluster: pg, settings: { ...SHARE, ...settings } }, body);
+}
+
+async function loggedIn(chain: RebootChain): Promise<RawClient> {
+  const client = await chain.raw();
+  await client.login();
+  return client;
+}
+
+function payloadOf({ body }: Message): string {
+  return body.toString('latin1', body.indexOf(0, 4) + 1, body.length - 1);
+}
+
+/** The payloads of the next notifications. */
+async function payloads(client: RawClient, count: number): Promise<string[]> {
+  const found: string[] = [];
+  while (found.length < count) found.push(payloadOf((await client.until('A')).at(-1) as Message));
+  return found;
+}
+
+function numbers(from: number, to: number): string[] {
+  return Array.from({ length: to - from }, (_, i) => String(from + i));
+}
+
+it('nothing is lost, doubled or out of order while reboots and notifications go on', async () => {
+  await withChain({}, async (chain) => {
+    await chain.start('ts');
+    const clients = await Promise.all(Array.from({ length: 10 }, () => loggedIn(chain)));
+    for (const client of clients) await client.query('LISTEN news');
+    // its notifications wait for the end of its transaction
+    const [busy, ...idle] = clients as [RawClient, ...RawClient[]];
+    await busy.query('BEGIN');
+    let sent = 0;
+    let over = false;
+    const notify = (async () => {
+      while (!over) {
+        await pg.sql(`SELECT pg_notify('news', i::text) FROM generate_series(${sent}, ${sent + 2}) i`);
+        sent += 3;
+      }
+    })();
+    for (let i = 0; i < 4; i++) {
+      await chain.reboot('ts');
+      const before = sent;
+      await eventually('more notifications', async () => sent > before);
+    }
+    over = true;
+    await notify;
+    assert.ok(sent > 20, `only ${sent} notifications`);
+    for (const client of idle) assert.deepEqual(await payloads(client, sent), numbers(0, sent));
+    assert.equal(await ask(busy, 'SELECT 1'), '1');
+    await busy.query('COMMIT');
+    assert.deepEqual(await payloads(busy, sent), numbers(0, sent));
+    // nothing more, and LISTEN and UNLISTEN go on
+    await pg.sql("NOTIFY news, 'last'");
+    for (const client of clients) assert.deepEqual(await payloads(client, 1), ['last']);
+    await busy.query('UNLISTEN news');
+    for (const client of idle) await client.end();
+    await busy.query('LISTEN other');
+    await pg.sql("NOTIFY news, 'not heard'; NOTIFY other, 'heard'");
+    assert.deepEqual(await payloads(busy, 1), ['heard']);
+  });
+});
+
+it('a transaction with LISTEN, a slow client, and a LISTEN that is not in force yet go on', async () => {
+  await withChain({}, async (chain) => {
+    await chain.start('ts');
+    const [open, slow, waits] = [await loggedIn(chain), await loggedIn(chain), await loggedIn(chain)];
+    await open.query('BEGIN');
+    await open.query('LISTEN news');
+    await slow.query('LISTEN news');
+    slow.pause();
+    await pg.sql(`SELECT pg_notify('news', lpad(i::text, 4000, '0')) FROM generate_series(0, 199) i`);
+    // the listening connection does not answer while its backend is stopped
+    const [{ pid }] = (await pg.sql("SELECT pid FROM pg_stat_activity WHERE query LIKE '%LISTEN%' AND state = 'idle'"))
+      .rows;
+    process.kill(pid, 'SIGSTOP');
+    await waits.sendMessage('Q', Buffer.from('LISTEN other\0'));
+    assert.equal((await waits.until('C')).at(-1)?.type, 'C');
+    await chain.reboot('ts');
+    process.kill(pid, 'SIGCONT');
+    assert.equal((await waits.until('Z')).length, 1);
+    await open.query('COMMIT');
+    await pg.sql("NOTIFY news, 'last'; NOTIFY other, 'last'");
+    for (const client of [open, waits]) assert.deepEqual(await payloads(client, 1), ['last']);
+    slow.resume();
+    const all = await payloads(slow, 201);
+    assert.deepEqual(all.slice(0, 200).map(Number), numbers(0, 200).map(Number));
+    assert.equal(all[200], 'last');
+  });
+});
+
+it('a listening connection that a new process does not take is opened again', async () => {
+  await withChain({}, async (chain) => {
+    await chain.start('ts');
+    const client = await loggedIn(chain);
+    await client.query('LISTEN news');
+    // the database has another connect string: its servers are closed
+    chain.write({ databases: { '*': `host=127.0.0.1 port=${pg.port} connect_query=SELECT` } });
+    await chain.reboot('ts');
+    assert.match(await thrownOut(client), /notifications may have been lost/);
+    const next = await loggedIn(chain);
+    await next.query('LISTEN news');
+    await pg.sql("NOTIFY news, 'heard'");
+    assert.deepEqual(await payloads(next, 1), ['heard']);
+  });
+});
+
+it('a process of an older version gets neither the connection nor its clients, and a failed reboot changes nothing', async () => {
+  await withChain({}, async (chain) => {
+    await chain.start('ts');
+    const [listens, plain] = [await loggedIn(chain), await loggedIn(chain)];
+    await plain.query('LISTEN news; UNLISTEN news');
+    await listens.query('LISTEN news');
+    const sockets = (records: string[]) => records.filter((record) => /"k":"(?:socket|ahead)"/.test(record));
+    const older = await recordsOf(chain, 2);
+    const all = [...sockets(older.ahead), ...sockets(older.frozen)];
+    assert.equal(all.filter((record) => record.includes('"news"')).length, 0);
+    assert.equal(all.filter((record) => record.includes('sv_listen')).length, 0);
+    const newer = await recordsOf(chain, 3);
+    assert.equal([...newer.ahead, ...newer.frozen].filter((record) => record.includes('"news"')).length, 2);
+    await pg.sql("NOTIFY news, 'heard'");
+    assert.deepEqual(await payloads(listens, 1), ['heard']);
+  });
+});
