@@ -1,6 +1,16 @@
 // Completes the build after tsc. Makes the programs of `bin` executable, and copies the files of the live page. Links the
 // native addon to where the tests' compiled copy of src/ looks for it, two folders above src/core.
-import { chmodSync, cpSync, existsSync, lstatSync, rmSync, symlinkSync } from 'node:fs';
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  lstatSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 
 const top = join(import.meta.dirname ?? new URL('.', import.meta.url).pathname, '..');
@@ -11,6 +21,23 @@ for (const program of [
 ]) {
   if (existsSync(join(top, program))) chmodSync(join(top, program), 0o755);
 }
+
+/**
+ * Takes the line `exports.a = exports.b = void 0;` out of compiled modules. Only an export that is assigned once is a
+ * constant to V8. Variables instead cost a sixth of the time of JavaScript on the hot path.
+ */
+function assignExportsOnce(folder) {
+  for (const name of readdirSync(folder, { recursive: true })) {
+    if (!name.endsWith('.js')) continue;
+    const file = join(folder, name);
+    const text = readFileSync(file, 'utf8');
+    const once = text.replace(/^exports\..* = void 0;\n/m, '');
+    if (once !== text) writeFileSync(file, once);
+  }
+}
+
+for (const folder of [join('dist', 'core'), join('dist-test', 'src', 'core')])
+  if (existsSync(join(top, folder))) assignExportsOnce(join(top, folder));
 
 for (const workers of [join('dist', 'workers'), join('dist-test', 'src', 'workers')]) {
   if (!existsSync(join(top, workers))) continue;

@@ -8,6 +8,8 @@
  * and counting calls adds more.
  */
 import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { findSetting } from '../../src/core/config/settings';
 import { Bouncer, installed, itUnless } from '../harness';
 import { type Gate, LockStepClients, LockStepServer } from './lock-step';
@@ -181,4 +183,13 @@ itUnless(sanitized)(`a transaction allocates at most ${HEAP_BYTES_MAX} bytes of 
   await pooler.stop();
   server.stop();
   assert.ok(Math.min(...periods) <= HEAP_BYTES_MAX, `bytes for each transaction, by period: ${periods.join(', ')}`);
+});
+
+// only then does V8 treat it as a constant
+itUnless(null)('the build assigns every export of a compiled module once', () => {
+  const folder = join(__dirname, '..', '..', 'src', 'core');
+  const files = readdirSync(folder, { recursive: true }).map(String);
+  const modules = files.filter((file) => file.endsWith('.js'));
+  const twice = modules.filter((file) => /^exports\..* = void 0;/m.test(readFileSync(join(folder, file), 'latin1')));
+  assert.deepEqual([modules.length > 0, twice], [true, []]);
 });
