@@ -3,13 +3,15 @@
  */
 
 import assert from 'node:assert/strict';
-import { it, PgCluster } from '../harness';
+import { join } from 'node:path';
+import { it, PgCluster, user } from '../harness';
 import { ask, thrownOut } from '../harness/answers';
 import { recordsOf } from '../harness/handover-records';
 import { after, before } from '../harness/limits';
 import { eventually } from '../harness/machine';
-import type { Message, RawClient } from '../harness/raw-client';
+import { cstring, type Message, type RawClient } from '../harness/raw-client';
 import { type RebootChain, withRebootChain } from '../harness/reboot-chain';
+import { connectAs } from '../harness/relay';
 
 let pg: PgCluster;
 
@@ -143,5 +145,32 @@ it('a process of an older version gets neither the connection nor its clients, a
     assert.equal([...newer.ahead, ...newer.frozen].filter((record) => record.includes('"news"')).length, 2);
     await pg.sql("NOTIFY news, 'heard'");
     assert.deepEqual(await payloads(listens, 1), ['heard']);
+  });
+});
+
+it('an older process that takes over ends the clients that listen, after their transactions, with the reason', async () => {
+  await withChain({ suspend_timeout: 10 }, async (chain) => {
+    await chain.start('ts');
+    const [listens, plain] = [await loggedIn(chain), await loggedIn(chain)];
+    await listens.query('LISTEN news');
+    await listens.query('BEGIN');
+    const next = await connectAs(user, chain.socketPath, join(chain.dir, 'relay'));
+    assert.equal((await next.login({ user: 'pgbouncer', database: 'pgbouncer' })).at(-1)?.type, 'Z');
+    const recordUntil = async (kind: string): Promise<void> => {
+      while (!(await next.until('d')).at(-1)?.body.includes(`{"k":"${kind}"`));
+    };
+    await next.sendMessage('Q', cstring('HANDOVER 2;'));
+    await recordUntil('aheadEnd');
+    await next.sendMessage('Q', cstring('HANDOVER READY;'));
+    await recordUntil('wait');
+    assert.equal(await ask(plain, 'SELECT 1'), '1');
+    assert.equal(await ask(listens, 'SELECT 1'), '1');
+    await listens.query('COMMIT');
+    await recordUntil('end');
+    await next.until('Z');
+    await next.sendMessage('Q', cstring('SHUTDOWN;'));
+    const reason = 'connection cannot be handed over: new process without support for shared LISTEN';
+    assert.equal(await thrownOut(listens), reason);
+    assert.equal((await chain.now.waitEnd()).code, 0);
   });
 });

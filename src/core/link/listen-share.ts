@@ -21,11 +21,13 @@ import { isDead } from '../pool/socket';
 import { changeServerState } from '../pool/states';
 import { Var } from '../pool/varcache';
 import { writeQuery, writeReadyForQuery, writeWarning } from '../wire/messages';
-import { PktBuf, pktbufTemp } from '../wire/pktbuf';
+import { PKTBUF_MAX, PktBuf, pktbufTemp } from '../wire/pktbuf';
 import { launchFor } from './launch';
 import { notifyClient, sendNotifications } from './notifications';
 import { disconnectClient, disconnectServer } from './objects';
 
+/** The limit of a queue without listen_queue_size: what a packet buffer holds. */
+const QUEUE_MOST = PKTBUF_MAX;
 /** Most channels in one query. */
 const BATCH_MAX = 500;
 const LOST = 'notifications may have been lost: the listening server connection has ended';
@@ -212,7 +214,8 @@ export function sendTo(
   len: number,
   inArena: boolean,
 ): void {
-  if (notifyClient(client, own, buf, off, len, inArena) <= cf.listenQueueSize) return;
+  const waiting = notifyClient(client, own, buf, off, len, inArena);
+  if (waiting <= (cf.listenQueueSize > 0 ? cf.listenQueueSize : QUEUE_MOST)) return;
   tally(Tally.LISTENER_SLOW);
   slogWarning(client, SLOW);
   // in the middle of an answer, the error would be taken for a part of it

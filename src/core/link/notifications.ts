@@ -19,7 +19,8 @@ function isBetween(client: ClientSocket, own: ClientListening): boolean {
 
 /**
  * Sends a packet, or queues it.
- * @returns how many bytes wait for the client now; those that were queued for the first time in this turn do not count
+ * @returns how many bytes wait for the client now; those that were queued for the first time in this turn do not count.
+ *   Infinity: the packet could not be queued
  */
 export function notifyClient(
   client: ClientSocket,
@@ -31,11 +32,11 @@ export function notifyClient(
 ): number {
   if (isBetween(client, own)) {
     const unsent = inArena ? native.send(client.handle, off, len) : native.sendBytes(client.handle, buf, off, len);
-    return Math.max(unsent, 0);
+    return unsent < 0 ? Number.POSITIVE_INFINITY : unsent;
   }
   own.queue ??= new PktBuf(QUEUE_MIN);
   own.queue.putSlice(buf, off, len);
-  return own.queue.pos;
+  return own.queue.failed ? Number.POSITIVE_INFINITY : own.queue.pos;
 }
 
 /** Sends what was queued: the client's transaction has ended. A connection that is broken reports that later. */
