@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs, upgrades, removes and purges the Debian packages beside a running PgBouncer, with a client that stays connected.
+# Installs, upgrades, removes and purges the Debian packages beside a running PgBouncer, with a client that stays connected
+# and a hundred that run one transaction after another.
 # Needs root, dpkg, systemd, and Debian's packages postgresql and pgbouncer; shellcheck and lintian check the packages.
 #
 #     scripts/deb-test.sh [SCENARIO ...]     the default is all of them
@@ -11,6 +12,8 @@ cd "$(dirname "$0")/.."
 
 SCENARIOS=(swap alone direct disabled back bare)
 LATER=9.0
+CROWD=100
+CROWD_PID=
 # what would start on this machine, and what would change the kernel of the machine outside
 MASKED=(tmp.mount systemd-sysctl.service systemd-modules-load.service systemd-udevd.service systemd-udev-trigger.service
   systemd-remount-fs.service systemd-random-seed.service slapd.service cron.service getty.target)
@@ -47,12 +50,39 @@ still_connected() {
   ask "SELECT answer, pg_backend_pid() FROM mine;"
   [ "$answer" = "$session" ] || fail "$1: the client got '$answer' instead of '$session'"
   echo "connected: $1"
+  [ -z "$CROWD_PID" ] || crowd_goes_on "$1"
+}
+
+# A hundred clients, each nearly always in a transaction. pgbench ends a client at its first error, and says so.
+crowd_comes() {
+  local pgbench=(/usr/lib/postgresql/*/bin/pgbench)
+  printf 'BEGIN;\nSELECT 1;\nSELECT pg_sleep(0.05);\nSELECT 2;\nCOMMIT;\n' >/tmp/crowd.sql
+  "${pgbench[0]}" --no-vacuum --client=$CROWD --jobs=2 --time=600 --progress=1 --file=/tmp/crowd.sql \
+    -h 127.0.0.1 -p 6432 -U postgres crowd >/tmp/crowd.log 2>&1 &
+  CROWD_PID=$!
+  crowd_goes_on "the beginning"
+}
+
+# None of them has had an error, and all run transactions.
+crowd_goes_on() {
+  local lines
+  lines=$(grep -c '^progress' /tmp/crowd.log || true)
+  # the first line may be about the time before
+  timeout 20 sh -c "until [ \$(grep -c '^progress' /tmp/crowd.log) -ge $((lines + 2)) ]; do sleep 0.1; done" ||
+    fail "$1: the crowd stands still: $(tail -n 5 /tmp/crowd.log)"
+  ! grep -iE 'abort|error|fatal|failed,? [1-9]' /tmp/crowd.log || fail "$1: clients of the crowd had errors"
+  tail -n 1 /tmp/crowd.log | grep -qE ' [1-9][0-9.]* tps' || fail "$1: the crowd runs no transactions"
+  echo "a crowd of $CROWD: $1"
 }
 
 # A pooler that is told to end waits for its clients' sessions.
 disconnect() {
-  kill "$CLIENT_PID"
-  wait "$CLIENT_PID" || true
+  local pid
+  for pid in $CLIENT_PID $CROWD_PID; do
+    kill "$pid"
+    wait "$pid" || true
+  done
+  CROWD_PID=
 }
 
 # The process that serves a port is that of a unit and runs this version.
@@ -80,7 +110,12 @@ apt_install() {
 }
 
 user_of_pooler() {
-  printf '[databases]\npostgres = host=/var/run/postgresql\n' >>"$1"
+  cat >>"$1" <<END
+[databases]
+postgres = host=/var/run/postgresql
+crowd = host=/var/run/postgresql dbname=postgres pool_mode=transaction pool_size=$CROWD
+END
+  sed -i 's/^;*max_client_conn = .*/max_client_conn = 300/' "$1"
   echo '"postgres" "x"' >"${1%/*}/userlist.txt"
 }
 
@@ -113,6 +148,7 @@ swap() {
   echo "# mine" >>"$INI"
   systemctl restart pgbouncer
   connect
+  crowd_comes
   apt_install "tsbouncer_${VERSION}_*.deb"
   ! is_active tsbouncer || fail "the installation has started tsbouncer.service"
   systemctl start tsbouncer-takeover
@@ -223,6 +259,7 @@ back() {
   user_of_pooler "$INI"
   systemctl restart pgbouncer
   connect
+  crowd_comes
   apt_install "tsbouncer_${VERSION}_*.deb"
   cp -p "$INI" "$INI.good"
   echo nonsense >>"$INI"
@@ -257,6 +294,7 @@ bare() {
   user_of_pooler "$INI"
   runuser -u postgres -- pgbouncer -d "$INI"
   connect
+  crowd_comes
   apt_install "tsbouncer_${VERSION}_*.deb"
   runuser -u postgres -- tsbouncer -R -d "$INI"
   still_connected "after the takeover from PgBouncer"
@@ -303,6 +341,7 @@ become_machine() {
   ln -s pts/ptmx "$root/dev/ptmx"
   # images of containers forbid services with it
   rm -f "$root/usr/sbin/policy-rc.d"
+  for file in "$root"/etc/postgresql/*/main/conf.d; do echo 'max_connections = 200' >"$file/crowd.conf"; done
   for file in "${MASKED[@]}"; do ln -sf /dev/null "$root/etc/systemd/system/$file"; done
   cp "$scratch"/*.deb "$0" "$root/packages"
   echo 'Dpkg::Use-Pty "0";' >"$root/packages/apt.conf"

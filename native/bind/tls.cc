@@ -168,6 +168,12 @@ static Napi::Value refusal(const Napi::CallbackInfo &info) {
   return why ? toString(info.Env(), why) : info.Env().Null();
 }
 
+static Napi::Value lastingRefusal(const Napi::CallbackInfo &info) {
+  const TlsConn *conn = connOf(info);
+  const char *why = conn ? tlsLastingRefusal(conn) : nullptr;
+  return why ? toString(info.Env(), why) : info.Env().Null();
+}
+
 /* The bytes are secrets: JavaScript wipes them when it has sent them. */
 static Napi::Value exportConn(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
@@ -246,6 +252,7 @@ void bindTls(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("tlsPeerCertSubject", Napi::Function::New<peerCertSubject>(env, "tlsPeerCertSubject", state));
   exports.Set("tlsCertHash", Napi::Function::New<certHash>(env, "tlsCertHash", state));
   exports.Set("tlsRefusal", Napi::Function::New<refusal>(env, "tlsRefusal", state));
+  exports.Set("tlsLastingRefusal", Napi::Function::New<lastingRefusal>(env, "tlsLastingRefusal", state));
   exports.Set("tlsExport", Napi::Function::New<exportConn>(env, "tlsExport", state));
   exports.Set("tlsContinue", Napi::Function::New<continueConn>(env, "tlsContinue", state));
   exports.Set("tlsFreeze", Napi::Function::New<freeze>(env, "tlsFreeze", state));

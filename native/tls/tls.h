@@ -215,6 +215,8 @@ void tlsFollowEstablished(TlsConn *conn);
 
 /** Why the connection cannot be continued by another process; null = it can be. What is decrypted must have been taken. */
 const char *tlsRefusal(const TlsConn *conn);
+/** Likewise, if nothing that is received or sent can change it. */
+const char *tlsLastingRefusal(const TlsConn *conn);
 /** Everything that another process needs, but the socket: secrets, so the bytes have to be wiped. Empty when it fails. */
 std::vector<uint8_t> tlsExport(const TlsConn *conn);
 /** The connection of such bytes, frozen; attach it before anything else. Null with -errno in *err when they are not valid. */

@@ -258,16 +258,20 @@ std::string certificateOf(const TlsConn *conn) {
 
 }  // namespace
 
+const char *tlsLastingRefusal(const TlsConn *conn) {
+  if (!conn->established) return nullptr;
+  if (const char *refusal = recordRefusal(conn->session)) return refusal;
+  return certificateOf(conn).size() > kCertificateMost ? "certificate too long" : nullptr;
+}
+
 const char *tlsRefusal(const TlsConn *conn) {
   if (!conn->established) return "handshake under way";
   if (conn->sendErrno || conn->recvErrno || (conn->ended && conn->endResult != 0)) return "connection broken";
-  const char *refusal = recordRefusal(conn->session);
-  if (refusal) return refusal;
+  if (const char *refusal = tlsLastingRefusal(conn)) return refusal;
   // OpenSSL holds what it has of such a message; none follows behind the end of the stream
   const bool partial = !conn->records && (conn->messagePartial || conn->recordLeft > 0 || SSL_in_init(conn->ssl));
   if (partial && !conn->ended) return "inside a message";
-  if (inputLength(conn) > kTlsPieceSize || recordReady(conn)) return "undecrypted records";
-  return certificateOf(conn).size() > kCertificateMost ? "certificate too long" : nullptr;
+  return inputLength(conn) > kTlsPieceSize || recordReady(conn) ? "undecrypted records" : nullptr;
 }
 
 std::vector<uint8_t> tlsExport(const TlsConn *conn) {

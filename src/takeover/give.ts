@@ -201,14 +201,15 @@ function waitsForTransactions(admin: ClientSocket, sending: Batches): boolean {
     lastWord = now;
     timerStart(stallTimer, 2 * stallTime(), 0);
   }
-  const busy = now < transactionsEnd ? lastTransactions.look() : 0;
-  if (begins && busy > 0) logInfo(`handover: waiting for ${busy} clients that cannot be handed over`);
-  if (busy > 0 && now - lastWord >= WAIT_RECORD) {
+  const busy = now < transactionsEnd ? lastTransactions.look() : null;
+  if (busy === null || busy.size === 0) return false;
+  if (begins) logInfo(`handover: waiting for ${busy.size} clients that cannot be handed over: ${reasonsOf(busy)}`);
+  if (now - lastWord >= WAIT_RECORD) {
     lastWord = now;
     sending.put({ k: 'wait' }, [], null);
     sending.flush();
   }
-  return busy > 0;
+  return true;
 }
 
 /** New connections wait in the kernel's queue meanwhile, and the new process accepts them. */
@@ -255,7 +256,7 @@ function freeze(admin: ClientSocket, sending: Batches, describing: SnapshotWrite
 }
 
 /** Each reason with the number of its sockets. */
-function reasonsOf(staying: FrozenSockets['staying']): string {
+function reasonsOf(staying: ReadonlyMap<AnySocket, string>): string {
   const counts = new Map<string, number>();
   for (const reason of staying.values()) counts.set(reason, (counts.get(reason) ?? 0) + 1);
   return [...counts].map(([reason, count]) => `${count} ${reason}`).join(', ');

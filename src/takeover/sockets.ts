@@ -66,14 +66,23 @@ export function isListening(sk: AnySocket): boolean {
   return isServerSocket(sk) ? sk.state === SocketState.SV_LISTEN : (sk.listening?.channels.size ?? 0) > 0;
 }
 
+/** Why a new process of that format cannot take it. */
+function tooOld(sk: AnySocket, format: number): string | null {
+  if (format < FORMAT_LISTEN && isListening(sk)) return 'new process without support for shared LISTEN';
+  return format < FORMAT_TLS && sk.tls ? 'new process without support for TLS' : null;
+}
+
 function ownRefusal(sk: AnySocket, format: number, refused?: ReadonlySet<number>): string | null {
   if (isServerSocket(sk)) {
     if (sk.recovery !== Recovery.NONE || sk.cancelingClients?.some(isOwnRequest)) return 'its client has left';
   } else if (isOwnRequest(sk)) return 'cancel request of the pooler';
-  if (format < FORMAT_LISTEN && isListening(sk)) return 'new process without support for shared LISTEN';
-  if (!sk.tls) return null;
-  if (format < FORMAT_TLS) return 'new process without support for TLS';
+  const old = tooOld(sk, format);
+  if (old !== null || !sk.tls) return old;
   return refused === undefined || refused.has(sk.handle) ? native.tlsRefusal(sk.handle) : null;
+}
+
+function ownLastingRefusal(sk: AnySocket, format: number): string | null {
+  return tooOld(sk, format) ?? (sk.tls ? native.tlsLastingRefusal(sk.handle) : null);
 }
 
 /**
@@ -83,4 +92,10 @@ function ownRefusal(sk: AnySocket, format: number, refused?: ReadonlySet<number>
  */
 export function refusalOf(sk: AnySocket, format: number, refused?: ReadonlySet<number>): string | null {
   return ownRefusal(sk, format, refused) ?? (sk.link === null ? null : ownRefusal(sk.link, format, refused));
+}
+
+/** As refusalOf(), but only reasons that stay: others, such as half a record, may be gone at the freeze. */
+export function lastingRefusalOf(sk: AnySocket, format: number): string | null {
+  const own = ownLastingRefusal(sk, format);
+  return own !== null || sk.link === null ? own : ownLastingRefusal(sk.link, format);
 }

@@ -23,7 +23,7 @@ import { isDead, isServerSocket } from '../core/pool/socket';
 import { PACKET_TERMINATE, writeErrorResponse } from '../core/wire/messages';
 import { PktBuf } from '../core/wire/pktbuf';
 import { FORMAT_LISTEN, FORMAT_TLS } from './format';
-import { allSockets, isListening, refusalOf } from './sockets';
+import { allSockets, isListening, lastingRefusalOf } from './sockets';
 
 /** The clients whose connection, or whose server's connection, cannot be handed over. */
 function findClients(except: AnySocket, format: number): Set<ClientSocket> {
@@ -32,8 +32,11 @@ function findClients(except: AnySocket, format: number): Set<ClientSocket> {
     sockets = allSockets(except).filter((sk) => sk.tls || isListening(sk));
   } else {
     // one call for all connections, because there may be thousands
-    sockets = native.tlsFreezeAll(except.handle).map((handle) => socketsByHandle[handle]);
+    const refused = native.tlsFreezeAll(except.handle);
     native.tlsThawAll();
+    sockets = refused
+      .filter((handle) => native.tlsLastingRefusal(handle) !== null)
+      .map((handle) => socketsByHandle[handle]);
     if (format < FORMAT_LISTEN) sockets.push(...allSockets(except).filter(isListening));
   }
   const clients = new Set<ClientSocket>();
@@ -55,7 +58,7 @@ function isHeldUp(client: ClientSocket): boolean {
 export class LastTransactions {
   /** clients that are not read any more */
   private readonly held = new Set<ClientSocket>();
-  private busy: ClientSocket[] = [];
+  private busy = new Map<ClientSocket, string>();
 
   /**
    * @param except the connection of the new process
@@ -66,33 +69,41 @@ export class LastTransactions {
     private readonly format: number,
   ) {}
 
-  /** Holds the clients whose transactions have ended. @returns the number of the others */
-  look(): number {
-    this.busy = this.busy.filter((client) => this.isBusy(client));
-    if (this.busy.length === 0) {
-      this.busy = [...findClients(this.except, this.format)].filter((client) => this.isBusy(client));
-    }
-    return this.busy.length;
+  /** Holds the clients whose transactions have ended. @returns the others, and why they cannot be handed over */
+  look(): ReadonlyMap<ClientSocket, string> {
+    this.busy = this.busyOf(this.busy.keys());
+    if (this.busy.size === 0) this.busy = this.busyOf(findClients(this.except, this.format));
+    return this.busy;
   }
 
-  private isBusy(client: ClientSocket): boolean {
-    if (isDead(client) || client.login !== null || isHeldUp(client)) return false;
+  private busyOf(clients: Iterable<ClientSocket>): Map<ClientSocket, string> {
+    const busy = new Map<ClientSocket, string>();
+    for (const client of clients) {
+      const reason = this.reasonOf(client);
+      if (reason !== null) busy.set(client, reason);
+    }
+    return busy;
+  }
+
+  /** Why a transaction is waited for, null = it is not. */
+  private reasonOf(client: ClientSocket): string | null {
+    if (isDead(client) || client.login !== null || isHeldUp(client)) return null;
     if (isBetweenTransactions(client)) {
       // even if it could be handed over now: its next server might be another that cannot be
       if (client.reading) {
         sbufPause(client);
         this.held.add(client);
       }
-      return false;
+      return null;
     }
-    return refusalOf(client, this.format) !== null;
+    return lastingRefusalOf(client, this.format);
   }
 
   /** Reads from the held clients again: before the freeze, which remembers who was read, or when the handover has failed. */
   letGo(): void {
     for (const client of this.held) if (!isDead(client)) sbufContinue(client);
     this.held.clear();
-    this.busy = [];
+    this.busy.clear();
   }
 }
 

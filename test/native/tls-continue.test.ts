@@ -237,6 +237,7 @@ test('connections that cannot be continued say why', () => {
   const [client, server] = tlsPair(connecting(cbc), accepting(site, cbc));
   for (const handle of [client, server]) {
     assert.equal(native.tlsRefusal(handle), 'cipher suite without AEAD');
+    assert.equal(native.tlsLastingRefusal(handle), 'cipher suite without AEAD');
     assert.equal(native.tlsExport(handle), null);
   }
   carry(client, server, randomBytes(10));
@@ -244,6 +245,7 @@ test('connections that cannot be continued say why', () => {
   const [a, b] = openPair();
   start(a, b, connecting(), accepting(site));
   assert.equal(native.tlsRefusal(b), 'handshake under way');
+  assert.equal(native.tlsLastingRefusal(b), null);
   closeAll(a, b);
 });
 

@@ -115,6 +115,7 @@ export function tlsCalls(loop: TlsLoop): Record<string, unknown> {
     tlsPeerCertContainsName: () => false,
     tlsCertHash: () => 'hash of a certificate',
     tlsRefusal: (handle: number) => refusalOf(loop.find(handle)),
+    tlsLastingRefusal: (handle: number) => (loop.find(handle)?.tls?.established ? refusalOf(loop.find(handle)) : null),
     tlsExport: (handle: number) => exportOf(loop.find(handle)),
     tlsContinue: (handle: number, bytes: Uint8Array) => proceed(loop, handle, bytes),
     tlsFreeze: (handle: number, on: number) => {

@@ -11,7 +11,7 @@ import { ask, ROWS } from '../harness/actor';
 import { CertFolder } from '../harness/certs';
 import { recordsOf } from '../harness/handover-records';
 import { after, before } from '../harness/limits';
-import { errorFields, RawClient, SSL_REQUEST } from '../harness/raw-client';
+import { cstring, errorFields, RawClient, SSL_REQUEST } from '../harness/raw-client';
 import { type ChainOptions, otherVersion, type RebootChain, withRebootChain } from '../harness/reboot-chain';
 
 const certs = new CertFolder();
@@ -216,6 +216,26 @@ it('when the old process is killed after it has described everything, TLS goes o
     await client.query('COMMIT');
   });
 });
+
+it('a transaction whose client does not read its result is not waited for: it can be handed over', () =>
+  withTls({ ...TO_SERVERS, pool_mode: 'transaction', suspend_timeout: 20 }, async (chain) => {
+    const client = await loggedIn(chain);
+    await client.query('BEGIN');
+    client.pause();
+    const rows = 200_000;
+    await client.sendMessage('Q', cstring(`SELECT repeat('x', 100) FROM generate_series(1, ${rows})`));
+    // the pooler has records of the server that it has not decrypted
+    await eventually('the pooler to stop reading from the server', async () =>
+      (await chain.show('SOCKETS')).some((row) => row.database === 'postgres' && Number(row.send_avail) > 0),
+    );
+    const old = chain.now;
+    await chain.reboot('ts');
+    assert.doesNotMatch(old.log.text, /cannot be handed over/);
+    client.resume();
+    assert.equal((await client.until('Z')).length, rows + 3);
+    await client.query('COMMIT');
+    await client.end();
+  }));
 
 it('idle TLS clients are described ahead, and once more only if a record came or went since', () =>
   withTls({ pool_mode: 'transaction' }, async (chain) => {

@@ -308,6 +308,8 @@ export interface Native {
    * of which buffered() is 0.
    */
   tlsRefusal(handle: number): string | null;
+  /** Likewise, if nothing that is received or sent can change it. */
+  tlsLastingRefusal(handle: number): string | null;
   /**
    * What another process needs to continue a TLS connection, besides the socket and its kept and unsent bytes; null if
    * tlsRefusal() has a reason. It has the secrets of the connection: the caller wipes it.
