@@ -75,6 +75,8 @@ async function queryCosts(): Promise<Cost[]> {
     plain('dirty_session=reset', { dirty_session: 'reset' }),
     { ...plain('dirty_session=reset', { dirty_session: 'reset' }), load: SETS },
     plain('listen_mode=pin', { listen_mode: 'pin' }),
+    plain('listen_mode=share', { listen_mode: 'share' }),
+    { ...plain('listen_mode=share', { listen_mode: 'share' }), load: EXTENDED },
     plain('fair_share_timeout=0.2', { fair_share_timeout: 0.2 }, { max_db_connections: 10 }),
     plain('server_recovery_timeout=5', { server_recovery_timeout: 5 }),
     plain('server_lifetime_jitter=50', { server_lifetime_jitter: 50 }),
