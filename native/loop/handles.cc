@@ -361,13 +361,13 @@ int streamRecvLimit(Streams *streams, int handle, int most) {
   return 0;
 }
 
-/* A plain connection is asked only when the backend says that it may have ended: most have not. */
+/* The socket is asked only when the backend says that it may have ended: most have not. */
 int streamEnded(Streams *streams, int handle) {
   const Stream *s = connectionOf(streams, handle);
   if (!s) return -EBADF;
   if (s->endHeld) return 1;
   if (s->held.length > 0) return 0;
-  if (!s->tls && !s->ending) return 0;
+  if (!s->ending) return 0;
   uint8_t next;
   ssize_t n;
   do n = recv(s->fd, &next, 1, MSG_PEEK | MSG_DONTWAIT);

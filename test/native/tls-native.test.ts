@@ -207,6 +207,16 @@ test('an end without close_notify is reported as an ordinary end', () => {
   closeAll(server);
 });
 
+test('the end of a TLS connection that is not received from can be asked for', () => {
+  const [client, server] = tlsPair();
+  native.recvStop(server);
+  assert.equal(native.ended(server), 0);
+  native.closeFd(native.detach(client));
+  for (let left = 100; native.ended(server) === 0 && left > 0; left--) turn(20);
+  assert.equal(native.ended(server), 1);
+  closeAll(server);
+});
+
 test('a connection that breaks within a TLS record ends with the error of the socket', () => {
   const [client, server] = tlsPair();
   // closing a Unix socket with unread bytes resets the other end
