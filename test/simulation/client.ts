@@ -45,6 +45,8 @@ export interface Character {
   leaveOne: number;
   /** it prepares statements by name */
   prepares: boolean;
+  /** it sends LISTEN from time to time */
+  listens: boolean;
   /** it requests a replication connection, which has a server of its own */
   replication: boolean;
   /** over TCP it uses TLS of this kind, which a reboot keeps or not; '' = it uses none */
@@ -55,6 +57,7 @@ export interface Character {
 
 const ANSWERS_BIG = 60_000;
 const PIPELINE_MAX = 6;
+const CHANNELS = ['red', 'blue'];
 
 export class SimClient {
   private readonly line: Line;
@@ -69,6 +72,8 @@ export class SimClient {
   private appName: string;
   /** its statements, with the request that prepared each */
   private readonly prepared = new Map<string, number>();
+  /** number of its last LISTEN; -1 = it has sent none */
+  listened = -1;
   /** it has sent a cancel request while this unit was in progress */
   private canceledUnit = -1;
   /** the pooler has reported why it ends the connection */
@@ -195,6 +200,7 @@ export class SimClient {
   private take(type: string, body: string): void {
     // an error of the pooler may follow the last message of the server
     if (this.told !== null && type !== 'E') this.wrong(`a message '${type}' after the error that ended its connection`);
+    if (type === 'A') this.checkNotification();
     if (type === 'N' || type === 'S' || type === 'A') return;
     if (type === 'E') {
       this.takeError(body);
@@ -228,7 +234,20 @@ export class SimClient {
     if (wrong !== null) this.wrong(wrong);
   }
 
+  /** Unless LISTEN is ignored, a client gets a notification only if it has listened itself. */
+  private checkNotification(): void {
+    const { listen_mode, dirty_session } = this.world.scenario.settings;
+    if (this.listened < 0 && (listen_mode !== 'ignore' || dirty_session === 'reset')) this.wrong('a notification');
+  }
+
+  /** True if the pooler watches what it does to the session of its server. */
+  private get isWatched(): boolean {
+    return !this.character.sessionPooling && !this.character.replication;
+  }
+
   private takeAnswer(type: string, body: string): void {
+    const refused = this.isWatched && this.world.scenario.settings.listen_mode === 'refuse';
+    if (refused && type === 'C' && this.answers.next?.unit === this.listened) this.wrong('an answer to LISTEN');
     const wrong = this.answers.take(type, body);
     if (wrong !== null) this.wrong(wrong);
     const { random } = this.world;
@@ -335,6 +354,7 @@ export class SimClient {
     if (random.one(this.character.slowOne)) {
       return make.simple(unit, 'SELECT', status, ` slow=${random.below(this.character.slowTime)}`);
     }
+    if (random.one(10)) return this.chooseChannel(unit);
     switch (random.below(status === 'I' ? 12 : 8)) {
       case 0:
         return make.failing(unit, status === 'T' ? 'E' : status);
@@ -360,6 +380,15 @@ export class SimClient {
         if (this.character.statementPooling) return make.simple(unit, 'SELECT', 'I');
         return make.simple(unit, 'BEGIN', 'T');
     }
+  }
+
+  private chooseChannel(unit: number): Request {
+    const { random } = this.world;
+    const channel = random.pick(CHANNELS);
+    if (!this.character.listens || random.one(3)) return this.make.notify(unit, channel, this.status);
+    if (this.listened >= 0 && this.status === 'I' && random.one(2)) return this.make.unlisten(unit);
+    this.listened = unit;
+    return this.make.listen(unit, channel, this.status);
   }
 
   private chooseName(unit: number): Request {

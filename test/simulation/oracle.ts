@@ -24,7 +24,11 @@ const standsStill = ({ reboots, scenario }: World): boolean => reboots.wasStoppe
 
 /** A login may wait for a server: for the first of its pool, or for a server that runs auth_query. */
 const loginMayWait = (world: World): boolean =>
-  standsStill(world) || serversFail(world) || databasesAreNarrow(world) || poolsPaused(world);
+  world.scenario.settings.listen_mode === 'pin' ||
+  standsStill(world) ||
+  serversFail(world) ||
+  databasesAreNarrow(world) ||
+  poolsPaused(world);
 
 /** So much time has passed since then; the janitor is never early. */
 function longerThan(setting: string, since: (client: SimClient) => number) {
@@ -90,6 +94,10 @@ const REASONS: Reason[] = [
       world.scenario.faults.reboots &&
       client.character.tls === 'old' &&
       (!client.isInTransaction || standsStill(world) || outlastsSuspend(world, client)),
+  },
+  {
+    text: /^LISTEN is not allowed: /,
+    when: ({ scenario }, { listened }) => scenario.settings.listen_mode === 'refuse' && listened >= 0,
   },
   { text: /^suspend_timeout$/, when: ({ operator }) => operator.has('SUSPEND') },
 ];

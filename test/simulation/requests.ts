@@ -147,22 +147,33 @@ export class RequestMaker {
   }
 
   setName(unit: number, value: string): Request {
-    return {
-      bytes: query(`SET application_name = '${value}'`),
-      owed: [
-        { type: 'C', unit },
-        { type: 'Z', status: 'I', unit },
-      ],
-    };
+    return this.plain(unit, `SET application_name = '${value}'`, 'I');
   }
 
   /** Changes the session in a way that the pooler does not track. */
   setOther(unit: number): Request {
+    return this.plain(unit, `SET other = '${this.client}'`, 'I');
+  }
+
+  listen(unit: number, channel: string, status: string): Request {
+    return this.plain(unit, `LISTEN id=${this.id(unit)} channel=${channel}`, status);
+  }
+
+  /** A client that keeps its server because it listens gets rid of it. */
+  unlisten(unit: number): Request {
+    return this.plain(unit, 'UNLISTEN *', 'I');
+  }
+
+  notify(unit: number, channel: string, status: string): Request {
+    return this.plain(unit, `NOTIFY id=${this.id(unit)} channel=${channel}`, status);
+  }
+
+  private plain(unit: number, sql: string, status: string): Request {
     return {
-      bytes: query(`SET other = '${this.client}'`),
+      bytes: query(sql),
       owed: [
         { type: 'C', unit },
-        { type: 'Z', status: 'I', unit },
+        { type: 'Z', status, unit },
       ],
     };
   }

@@ -8,10 +8,12 @@ import type { Event } from './clock';
 import type { End } from './network';
 import type { PgServer } from './postgres';
 import {
+  bindParameter,
   CANCEL_REQUEST,
   columnsPacket,
   cstring,
   errorPacket,
+  field,
   GSSENC_REQUEST,
   int16,
   int32,
@@ -40,12 +42,6 @@ const REPORTED = new Set(PARAMETERS.map(([name]) => name));
 const WORK_MAX = 1500;
 const COPY_IN = `\0${int16(0)}`;
 
-/** The value of `name=value` in a statement. */
-function field(sql: string, name: string): string | null {
-  const match = new RegExp(`\\b${name}=(\\S+)`).exec(sql);
-  return match === null ? null : (match[1] as string);
-}
-
 export class Session {
   readonly name: string;
   readonly key: string;
@@ -65,6 +61,7 @@ export class Session {
   /** the client whose SET the pooler does not track; '' = none */
   private setter = '';
   private out = '';
+  private notifications = '';
   /** the end of the request in progress */
   private busy: Event | null = null;
   private finishBusy: ((canceled: boolean) => void) | null = null;
@@ -93,6 +90,7 @@ export class Session {
 
   private gone(): void {
     this.phase = 'over';
+    this.server.world.channels.forget(this);
     this.server.world.clock.cancel(this.busy);
     this.busy = null;
     this.server.forget(this);
@@ -109,6 +107,20 @@ export class Session {
 
   get isReady(): boolean {
     return this.phase === 'ready';
+  }
+
+  get serverName(): string {
+    return this.server.name;
+  }
+
+  /** Sends a notification now, or before the next ReadyForQuery outside a transaction. */
+  notify(bytes: string): void {
+    this.notifications += bytes;
+    const rests = this.phase === 'ready' && this.busy === null && this.copying === 'no' && this.out === '';
+    if (!rests || this.status !== 'I' || this.skipping) return;
+    this.out = this.notifications;
+    this.notifications = '';
+    this.flush();
   }
 
   /** True while a request is in progress. */
@@ -229,6 +241,10 @@ export class Session {
   }
 
   private ready(): void {
+    if (this.status === 'I') {
+      this.out += this.notifications;
+      this.notifications = '';
+    }
     this.out += packet('Z', this.status);
     this.flush();
   }
@@ -272,7 +288,7 @@ export class Session {
         if (sql === undefined) this.fail('26000', `prepared statement "${second}" does not exist`, false);
         else {
           // auth_query has one parameter
-          this.portals.set(first, sql.replace('$1', this.parameter(body, first.length + second.length + 2)));
+          this.portals.set(first, sql.replace('$1', bindParameter(body, first.length + second.length + 2)));
           this.out += packet('2');
         }
         return;
@@ -296,15 +312,6 @@ export class Session {
       default:
         this.server.world.fail(`the pooler sent ${this.name} a message '${type}'`);
     }
-  }
-
-  /** The first parameter of a Bind. */
-  private parameter(body: string, at: number): string {
-    const formats = body.charCodeAt(at) * 256 + body.charCodeAt(at + 1);
-    const count = at + 2 + 2 * formats;
-    if (body.charCodeAt(count) * 256 + body.charCodeAt(count + 1) === 0) return '';
-    const length = readInt32(body, count + 2);
-    return body.slice(count + 6, count + 6 + length);
   }
 
   private parse(name: string, sql: string): void {
@@ -338,6 +345,8 @@ export class Session {
     const { world } = this.server;
     if (this.setter !== '' && this.setter !== client && world.scenario.settings.dirty_session === 'reset')
       world.fail(`${this.name} got '${sql.slice(0, 60)}' with what ${this.setter} has SET`);
+    const fault = world.channels.fault(this, client);
+    if (fault !== null) world.fail(`${this.name} got '${sql.slice(0, 60)}' ${fault}`);
     if (this.status === 'I' || this.owner === '') return;
     if (client !== this.owner) {
       this.server.world.fail(`${this.name} got '${sql.slice(0, 60)}' inside the transaction of ${this.owner}`);
@@ -392,8 +401,17 @@ export class Session {
       case 'DISCARD':
       case 'DEALLOCATE':
         this.statements.clear();
-        if (word === 'DISCARD') this.resetVars();
+        if (word === 'DISCARD') this.resetSession();
         tag = `${word} ALL`;
+        break;
+      case 'LISTEN':
+        this.server.world.channels.listen(this, id.split('.')[0] as string, field(sql, 'channel') ?? '');
+        break;
+      case 'UNLISTEN':
+        this.server.world.channels.forget(this);
+        break;
+      case 'NOTIFY':
+        this.server.world.channels.notify(this.server.name, field(sql, 'channel') ?? '');
         break;
       case 'SHOW':
         this.answer(simple, `${id}@${this.name} ${this.vars.get(field(sql, 'of') ?? '') ?? ''}`);
@@ -437,6 +455,11 @@ export class Session {
       this.resetVars();
       return;
     }
+    if (sql === 'UNLISTEN *') {
+      this.out += packet('C', cstring('UNLISTEN'));
+      this.server.world.channels.forget(this);
+      return;
+    }
     const match = /^SET (\w+)\s*=\s*'?([^']*)'?/i.exec(sql);
     this.out += packet('C', cstring('SET'));
     if (match === null) return;
@@ -445,6 +468,11 @@ export class Session {
     if (name === undefined) return;
     this.vars.set(name, match[2] as string);
     this.out += packet('S', cstring(name) + cstring(match[2] as string));
+  }
+
+  private resetSession(): void {
+    this.server.world.channels.forget(this);
+    this.resetVars();
   }
 
   /** DISCARD ALL and RESET ALL: reports the variables that change. */

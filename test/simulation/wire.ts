@@ -128,3 +128,18 @@ export class Packets {
     return [untyped ? '' : text.charAt(0), text.slice(header, length)];
   }
 }
+
+/** The value of `name=value` in a statement of the simulation. */
+export function field(sql: string, name: string): string | null {
+  const match = new RegExp(`\\b${name}=(\\S+)`).exec(sql);
+  return match === null ? null : (match[1] as string);
+}
+
+/** The first parameter of a Bind. @param at where its formats begin */
+export function bindParameter(body: string, at: number): string {
+  const formats = body.charCodeAt(at) * 256 + body.charCodeAt(at + 1);
+  const count = at + 2 + 2 * formats;
+  if (body.charCodeAt(count) * 256 + body.charCodeAt(count + 1) === 0) return '';
+  const length = readInt32(body, count + 2);
+  return body.slice(count + 6, count + 6 + length);
+}

@@ -6,6 +6,7 @@
 import { Family, type SockAddr } from '../../src/core/base/native';
 import { Random } from '../harness/hostile/random';
 import type { ErrorSeen } from './answers';
+import { Channels } from './channels';
 import { SimClient } from './client';
 import { Clock, SECOND } from './clock';
 import { Core } from './core';
@@ -71,6 +72,7 @@ export class World implements Machine {
   readonly clients = new Set<SimClient>();
   private readonly cores = new Map<SimProcess, Core>();
   private readonly lastLines = new Map<SimProcess, string>();
+  readonly channels = new Channels(this);
   readonly reboots: Reboots;
   readonly operator: Operator;
   private clientCount = 0;
