@@ -6,6 +6,7 @@ import { brokenInvariantOf, Timeouts } from './invariants';
 import { Modules, type Mutation } from './modules';
 import { ProcessEnd, type SimProcess } from './process';
 import { CONFIG_FILE } from './scenario';
+import { Shares } from './shares';
 import { surroundingsOf } from './surroundings';
 
 const RECV_MAX = 64 * 1024;
@@ -26,6 +27,7 @@ function modulesOf(modules: Modules) {
       settings: modules.load<typeof import('../../src/core/config/settings')>('core/config/settings'),
       database: modules.load<typeof import('../../src/core/pool/database')>('core/pool/database'),
       pool: modules.load<typeof import('../../src/core/pool/pool')>('core/pool/pool'),
+      admission: modules.load<typeof import('../../src/core/pool/admission')>('core/pool/admission'),
       states: modules.load<typeof import('../../src/core/pool/states')>('core/pool/states'),
       user: modules.load<typeof import('../../src/core/pool/user')>('core/pool/user'),
       pooler: modules.load<typeof import('../../src/core/net/pooler')>('core/net/pooler'),
@@ -43,6 +45,7 @@ export class Core {
   private readonly modules: Modules;
   readonly heads: Heads;
   private readonly timeouts = new Timeouts();
+  private readonly shares = new Shares();
 
   constructor(
     private readonly process: SimProcess,
@@ -105,7 +108,7 @@ export class Core {
 
   /** The invariant that is violated at the end of a turn, or null. */
   broken(): string | null {
-    return brokenInvariantOf(this.heads, this.timeouts) ?? this.brokenDescriptors();
+    return brokenInvariantOf(this.heads, this.timeouts) ?? this.shares.broken(this.heads) ?? this.brokenDescriptors();
   }
 
   /** Checks that every descriptor belongs to a socket or a listener. */

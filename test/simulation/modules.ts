@@ -26,6 +26,8 @@ export interface Mutation {
   /** the scenario in which it can be seen */
   wanted: Wanted;
   edits: Edit[];
+  /** the first seed that is tried, if another than 1 finds it sooner */
+  seed?: number;
 }
 
 /** What the modules see instead of the machine. */

@@ -9,6 +9,27 @@ const NONE = { servers: false, clients: false, console: false, reboots: false, c
 
 const TLS = { client_tls_sslmode: 'allow', suspend_timeout: 10 };
 
+const LISTENING = {
+  pool_mode: 'transaction',
+  listen_mode: 'pin',
+  dirty_session: 'ignore',
+  server_reset_query_always: 0,
+};
+
+const SHARING = {
+  faults: NONE,
+  settings: {
+    pool_mode: 'transaction',
+    listen_mode: 'ignore',
+    fair_share_timeout: 0.2,
+    max_db_connections: 3,
+    default_pool_size: 3,
+    min_pool_size: 0,
+  },
+  clients: 60,
+  database: 'alpha',
+};
+
 export const mutations: Mutation[] = [
   {
     // the pool may be killed before the client has sent its password
@@ -56,6 +77,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a login that waited for auth_query goes behind younger ones',
+    seed: 12,
     wanted: {
       faults: { ...NONE, servers: true, clients: true },
       settings: { client_login_timeout: 3, query_wait_timeout: 30, auth_type: 'plain' },
@@ -82,6 +104,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a handover forgets what was received ahead from an idle client',
+    seed: 33,
     wanted: { faults: { ...NONE, reboots: true } },
     edits: [
       {
@@ -93,6 +116,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'unsent TLS records are encrypted once more in the new process',
+    seed: 11,
     wanted: { faults: { ...NONE, reboots: true, clients: true }, settings: TLS },
     edits: [
       {
@@ -104,6 +128,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'the old process does not wait for transactions of clients that cannot be handed over',
+    seed: 6,
     wanted: { faults: { ...NONE, reboots: true }, settings: TLS },
     edits: [
       {
@@ -116,6 +141,7 @@ export const mutations: Mutation[] = [
   {
     // PgBouncer does this
     name: 'the parameters of a replication connection become those of its pool',
+    seed: 18,
     wanted: { faults: NONE },
     edits: [
       {
@@ -138,6 +164,7 @@ export const mutations: Mutation[] = [
   {
     // the process ended when WAIT_CLOSE was to be answered
     name: 'a paused auto-database without clients is not counted as paused',
+    seed: 45,
     wanted: { faults: { ...NONE, console: true }, settings: { pool_idle_timeout: 0 }, clients: 2 },
     edits: [
       {
@@ -151,5 +178,63 @@ export const mutations: Mutation[] = [
     name: 'a server is not reset before its next client',
     wanted: { settings: { dirty_session: 'reset', server_reset_query_always: 0 } },
     edits: [{ file: 'core/link/leftovers', find: 'left === null || left.kinds === 0', replace: 'left !== undefined' }],
+  },
+  {
+    name: 'a client that listens gives its server to others',
+    wanted: { faults: NONE, settings: LISTENING },
+    edits: [
+      { file: 'core/link/leftovers', find: 'PoolMode.SESSION */ || isPinned(server)', replace: 'PoolMode.SESSION */' },
+    ],
+  },
+  {
+    name: 'the next client gets the notifications of the one before',
+    wanted: { faults: NONE, settings: LISTENING },
+    edits: [{ file: 'core/link/leftovers', find: "'UNLISTEN *;'", replace: "''" }],
+  },
+  {
+    name: 'a handover forgets that a client listens',
+    wanted: { faults: { ...NONE, reboots: true }, settings: LISTENING },
+    edits: [{ file: 'takeover/records/server', find: 'server.leftovers.restore(record.leftovers);', replace: ';' }],
+  },
+  {
+    name: 'LISTEN is executed although it is refused',
+    wanted: { faults: NONE, settings: { ...LISTENING, listen_mode: 'refuse' } },
+    edits: [
+      {
+        file: 'core/link/leftovers',
+        find: 'return all | 4 /* Left.CHANNELS */;',
+        replace: 'return all;',
+      },
+    ],
+  },
+  {
+    name: 'no connection is given away for a fair share',
+    seed: 4,
+    wanted: SHARING,
+    edits: [
+      {
+        file: 'core/link/shares',
+        find: 'if (wanted < rest || (wanted === 0 && rest === 0))',
+        replace: 'if (wanted > 1000)',
+      },
+    ],
+  },
+  {
+    name: 'a pool that has no right to a connection hides those behind it',
+    seed: 7,
+    wanted: SHARING,
+    edits: [
+      {
+        file: 'core/link/shares',
+        find: 'if (wanted < rest || (wanted === 0 && rest === 0))',
+        replace: 'if (wanted >= rest && (wanted !== 0 || rest !== 0)) return null; else',
+      },
+    ],
+  },
+  {
+    name: 'share_minimum does not count',
+    seed: 10,
+    wanted: { ...SHARING, people: ['ann', 'bob'] },
+    edits: [{ file: 'core/link/shares', find: 'pool.user?.globalUser?.config.shareMinimum ?? 0', replace: '0' }],
   },
 ];

@@ -35,12 +35,17 @@ export interface Scenario {
   poolMode: 'session' | 'transaction' | 'statement';
   settings: Record<string, string | number>;
   databases: Record<string, string>;
+  users: Record<string, string>;
   passwords: Record<string, string>;
   hidden: Record<string, string>;
   servers: { host: string; auth: 'trust' | 'md5'; moods: Moods; tls: boolean }[];
   network: Manners;
   /** most clients at a time */
   clients: number;
+  /** all clients use this database; null = any */
+  database: string | null;
+  /** only these users come; empty = all */
+  people: string[];
   /** average time between two new clients, usec */
   arrival: number;
   /** one client in so many stops sending during its login */
@@ -105,6 +110,7 @@ function settings(random: Random, poolMode: string): Record<string, string | num
     pool_idle_timeout: maybe(0, 2),
     autodb_idle_timeout: maybe(3600, 2),
     max_db_connections: maybe(0, 3),
+    fair_share_timeout: maybe(0, 0.2, 1),
     client_login_timeout: maybe(30, 3),
     max_client_conn: 1000,
     query_wait_timeout: maybe(30, 3),
@@ -127,6 +133,10 @@ export interface Wanted {
   settings?: Record<string, string | number>;
   silentOne?: number;
   clients?: number;
+  /** all clients use this database */
+  database?: string;
+  /** only these users come */
+  people?: string[];
 }
 
 export function makeScenario(random: Random, wanted: Wanted = {}): Scenario {
@@ -138,7 +148,8 @@ export function makeScenario(random: Random, wanted: Wanted = {}): Scenario {
     clock: random.one(2),
     ...wanted.faults,
   };
-  const poolMode = random.pick(['session', 'transaction', 'transaction', 'statement'] as const);
+  const usualMode = random.pick(['session', 'transaction', 'transaction', 'statement'] as const);
+  const poolMode = (wanted.settings?.pool_mode ?? usualMode) as Scenario['poolMode'];
   const single = (host: string, more = '') => `host=${host} port=5432 ${more}`;
   return {
     faults,
@@ -150,6 +161,11 @@ export function makeScenario(random: Random, wanted: Wanted = {}): Scenario {
       gamma: single('10.0.0.2,10.0.0.3'),
       delta: single('named.example', 'user=bob password=banana'),
       '*': single('10.0.0.3'),
+    },
+    users: {
+      ann: 'share_weight=3',
+      bob: `share_minimum=${random.below(3)}`,
+      carl: `share_weight=2 share_minimum=${random.below(2)}`,
     },
     passwords: PASSWORDS,
     hidden: HIDDEN,
@@ -176,18 +192,20 @@ export function makeScenario(random: Random, wanted: Wanted = {}): Scenario {
       pieces: random.pick([2, 10, 1000]),
     },
     clients: wanted.clients ?? random.between(1, random.pick([4, 30])),
+    people: wanted.people ?? [],
+    database: wanted.database ?? (random.one(6) ? 'alpha' : null),
     arrival: random.between(1, 200) * MS,
     silentOne: wanted.silentOne ?? random.pick([2, 15, 15]),
   };
 }
 
 /** The text of the config file. */
-export function configText({ databases, settings: own }: Scenario): string {
+export function configText({ databases, users, settings: own }: Scenario): string {
   const lines = (pairs: Record<string, string | number>) =>
     Object.entries(pairs)
       .map(([name, value]) => `${name} = ${value}\n`)
       .join('');
-  return `[databases]\n${lines(databases)}[pgbouncer]\n${lines(own)}`;
+  return `[databases]\n${lines(databases)}[users]\n${lines(users)}[pgbouncer]\n${lines(own)}`;
 }
 
 export function userlistText({ passwords }: Scenario): string {
@@ -202,14 +220,16 @@ export const DATABASES = ['alpha', 'alpha', 'beta', 'gamma', 'delta', 'auto1', '
 export function makeCharacter(random: Random, scenario: Scenario): Character {
   const { faults, poolMode, passwords, hidden, silentOne, settings: own } = scenario;
   const users = { ...passwords, ...hidden };
-  const user = random.pick(Object.keys(random.one(2) ? users : hidden));
+  const anyone = random.pick(Object.keys(random.one(2) ? users : hidden));
+  const user = scenario.people.length > 0 ? random.pick(scenario.people) : anyone;
+  const database = random.pick(DATABASES);
   const rude = faults.clients;
   const wrong = rude && random.one(10);
   const replication = random.one(15);
   const silent = rude && random.one(silentOne) ? random.pick(['at once', 'at the password'] as const) : 'never';
   return {
     user,
-    database: random.pick(DATABASES),
+    database: scenario.database ?? database,
     password: wrong ? 'nonsense' : (users[user] as string),
     refused: silent !== 'never' ? 'client_login_timeout' : wrong ? 'authentication failed' : '',
     sessionPooling: poolMode === 'session' && !replication,

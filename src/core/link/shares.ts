@@ -53,49 +53,54 @@ function placeOf(pool: PgPool, own: number): number {
   return own === 0 ? 0 : (own + 1) / weightOf(pool);
 }
 
-/** The first claim of another pool of the same database that could use a connection, or null. */
-function firstClaim(besides: PgPool): PgPool | null {
-  const { db } = besides;
-  if (db.claims === null) return null;
-  for (const pool of db.claims) {
-    if (pool.waitingClientList.count === 0 || cf.fairShareTimeout === 0) db.claims.delete(pool);
-    else if (pool !== besides && canUse(pool)) return pool;
+/** True if the clients of another pool still wait for a connection that it could use. Forgets a claim that is settled. */
+function isOpen(claim: PgPool, besides: PgPool): boolean {
+  if (claim.waitingClientList.count > 0 && cf.fairShareTimeout !== 0) return claim !== besides && canUse(claim);
+  claim.db.claims?.delete(claim);
+  return false;
+}
+
+/** True if the first client of a pool has waited for fair_share_timeout. */
+function isDue({ waitingClientList }: PgPool): boolean {
+  const waiter = waitingClientList.head;
+  return waiter !== null && getCachedTime() - waiter.waitStart >= cf.fairShareTimeout;
+}
+
+/**
+ * The database of a pool has room for a connection. The order of the pools is strict, so no pools wait for each other.
+ * @returns a pool that should have the connection instead, or null
+ */
+export function claimBefore(pool: PgPool): PgPool | null {
+  const { claims } = pool.db;
+  if (claims === null || claims.size === 0) return null;
+  const place = placeOf(pool, poolServerCount(pool));
+  let isBehind = false;
+  for (const claim of claims) {
+    if (claim === pool) isBehind = true;
+    if (!isOpen(claim, pool)) continue;
+    const difference = placeOf(claim, poolServerCount(claim)) - place;
+    if (difference < 0 || (difference === 0 && !isBehind)) return claim;
   }
   return null;
 }
 
-/** True if the pool's claim is not behind that of the other. */
-function claimedBefore(pool: PgPool, other: PgPool): boolean {
-  for (const each of other.db.claims ?? []) if (each === pool || each === other) return each === pool;
-  return false;
-}
-
 /**
- * The database of a pool has room for a connection. The order of the pools is strict, so two of them never wait for
- * each other.
- * @returns the pool that should have the connection instead, or null
- */
-export function claimBefore(pool: PgPool): PgPool | null {
-  const claim = firstClaim(pool);
-  if (claim === null) return null;
-  const difference = placeOf(claim, poolServerCount(claim)) - placeOf(pool, poolServerCount(pool));
-  return difference < 0 || (difference === 0 && claimedBefore(claim, pool)) ? claim : null;
-}
-
-/**
- * A server is released.
+ * A server is released. If the first pool that claims has no right to it, the next one may have.
  * @returns the pool that should have a connection instead of the server's, or null
  */
 export function claimOn({ pool }: ServerSocket): PgPool | null {
-  if (pool.db.claims === null || pool.db.claims.size === 0) return null;
-  const claim = firstClaim(pool);
-  const waiter = claim?.waitingClientList.head ?? null;
-  if (claim === null || waiter === null || getCachedTime() - waiter.waitStart < cf.fairShareTimeout) return null;
+  const { claims } = pool.db;
+  if (claims === null || claims.size === 0) return null;
   const left = poolServerCount(pool) - 1;
   // an idle connection would be evicted by the next attempt anyway
-  if (pool.waitingClientList.count === 0 && left >= minimumOf(pool)) return claim;
-  const wanted = placeOf(claim, poolServerCount(claim));
+  const isSpare = pool.waitingClientList.count === 0 && left >= minimumOf(pool);
   const rest = placeOf(pool, left);
-  // pools with a single connection take turns
-  return wanted < rest || (wanted === 0 && rest === 0) ? claim : null;
+  for (const claim of claims) {
+    if (!isOpen(claim, pool) || !isDue(claim)) continue;
+    if (isSpare) return claim;
+    const wanted = placeOf(claim, poolServerCount(claim));
+    // pools with a single connection take turns
+    if (wanted < rest || (wanted === 0 && rest === 0)) return claim;
+  }
+  return null;
 }
