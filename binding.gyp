@@ -5,6 +5,7 @@
       "sources": [
         "native/addon.cc",
         "native/address.cc",
+        "native/bind/hash.cc",
         "native/bind/loop.cc",
         "native/bind/pam.cc",
         "native/bind/posix.cc",

@@ -37,6 +37,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   bindPosix(env, exports, state);
   bindTls(env, exports, state);
   bindPam(env, exports, state);
+  bindHash(env, exports, state);
   return exports;
 }
 

@@ -42,6 +42,7 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state);
 void bindSocket(Napi::Env env, Napi::Object exports, State *state);
 void bindPosix(Napi::Env env, Napi::Object exports, State *state);
 void bindTls(Napi::Env env, Napi::Object exports, State *state);
+void bindHash(Napi::Env env, Napi::Object exports, State *state);
 void bindPam(Napi::Env env, Napi::Object exports, State *state);
 /** Closes the system log that this environment opened for the process. */
 void posixEnd(State *state);

@@ -3,6 +3,7 @@
  */
 
 import assert from 'node:assert/strict';
+import { createHash, createHmac } from 'node:crypto';
 import { mkdtempSync, openSync, readdirSync, readSync, rmSync, writeSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -278,6 +279,21 @@ test('bad handles and arguments are errors and never crash', () => {
   assert.throws(() => native.tuneTcp(-1, 0, 0, 0, 0, 0, 0), { syscall: 'socket_set_keepalive', errno: E.EBADF });
   assert.equal(native.openAccepted(-1), -E.EBADF);
   native.close(a);
+});
+
+test('the hashes are those of Node, for keys and texts of all lengths', () => {
+  for (const length of [0, 1, 31, 32, 63, 64, 65, 300]) {
+    const key = Buffer.alloc(length, 7);
+    const text = '\xff\0a'.repeat(length);
+    const digest = Buffer.alloc(33, 1);
+    assert.equal(native.hmacSha256(key, text, digest), true);
+    assert.deepEqual(digest.subarray(0, 32), createHmac('sha256', key).update(text, 'latin1').digest());
+    assert.equal(native.sha256(key, digest), true);
+    assert.deepEqual(digest.subarray(0, 32), createHash('sha256').update(key).digest());
+    assert.equal(digest[32], 1, 'nothing is written behind the digest');
+  }
+  assert.equal(native.sha256(Buffer.alloc(4), Buffer.alloc(31)), false);
+  assert.equal(native.hmacSha256('x' as unknown as Uint8Array, '', Buffer.alloc(32)), false);
 });
 
 test('the POSIX functions return the values of the system', () => {

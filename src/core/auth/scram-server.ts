@@ -9,6 +9,7 @@
  */
 
 import { createHash, randomBytes } from 'node:crypto';
+import { takeRandom } from '../base/random';
 import { cstr, secretEqual } from '../base/strutil';
 import {
   AttrReader,
@@ -195,7 +196,7 @@ export function buildServerFirstMessage(state: ScramState, user: ScramCredential
   state.encodedSalt = secret.encodedSalt;
   state.storedKey = secret.storedKey;
   state.serverKey = secret.serverKey;
-  state.serverNonce = randomBytes(SCRAM_RAW_NONCE_LEN).toString('base64');
+  state.serverNonce = takeRandom(SCRAM_RAW_NONCE_LEN).toString('base64');
   const message = `r=${state.clientNonce}${state.serverNonce},s=${state.encodedSalt},i=${state.iterations}`;
   state.serverFirstMessage = message;
   return message;

@@ -3,7 +3,8 @@
  * scram-client.ts authenticates to PostgreSQL servers. Strings are byte strings. Functions are called in the order of
  * the messages.
  */
-import { createHash, createHmac, pbkdf2Sync } from 'node:crypto';
+import { pbkdf2Sync } from 'node:crypto';
+import { native } from '../base/native';
 import { saslprep } from './saslprep';
 import { SCRAM_KEY_LEN } from './secret';
 
@@ -99,12 +100,14 @@ export function gs2Header({ cbindFlag }: ScramState): string {
 
 /** Attribute c of the client's last message: that beginning once more, and what the exchange is bound to. */
 export function channelBinding(state: ScramState): string {
-  const bound = state.cbindFlag === 'p' && state.certHash !== null ? [state.certHash] : [];
-  return Buffer.concat([Buffer.from(gs2Header(state), 'latin1'), ...bound]).toString('base64');
+  if (state.cbindFlag !== 'p' || state.certHash === null) return btoa(gs2Header(state));
+  return Buffer.concat([Buffer.from(gs2Header(state), 'latin1'), state.certHash]).toString('base64');
 }
 
 function hmac(key: Uint8Array, data: string): Buffer {
-  return createHmac('sha256', key).update(data, 'latin1').digest();
+  const digest = Buffer.alloc(SCRAM_KEY_LEN);
+  if (!native.hmacSha256(key, data, digest)) throw new Error('SHA-256 is not available');
+  return digest;
 }
 
 /** SaltedPassword of RFC 5802, from a password before SASLprep. Slow: `iterations` HMACs. */
@@ -125,7 +128,9 @@ export function computeServerKey(salted: Uint8Array): Buffer {
 
 /** H() of RFC 5802: derives StoredKey from ClientKey. */
 export function computeStoredKey(clientKey: Uint8Array): Buffer {
-  return createHash('sha256').update(clientKey).digest();
+  const digest = Buffer.alloc(SCRAM_KEY_LEN);
+  if (!native.sha256(clientKey, digest)) throw new Error('SHA-256 is not available');
+  return digest;
 }
 
 /** HMAC over the AuthMessage of this exchange: ClientSignature with StoredKey, ServerSignature with ServerKey. */

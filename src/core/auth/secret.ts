@@ -48,12 +48,20 @@ function makeTokenizer(text: string): (delimiter: string) => string | null {
   };
 }
 
+/** The last answer of parseScramSecret(): a login asks several times, and those of a storm mostly have the same user. */
+let lastParsed: { text: string; secret: ScramSecret | null } = { text: '', secret: null };
+
 /**
  * Parses `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>` (pg_authid.rolpassword); null for any other
- * format.
+ * format. The keys must not be changed.
  */
-export function parseScramSecret(secret: string): ScramSecret | null {
-  if (!secret.includes('SCRAM-SHA-256$')) return null;
+export function parseScramSecret(text: string): ScramSecret | null {
+  if (!text.includes('SCRAM-SHA-256$')) return null;
+  if (lastParsed.text !== text) lastParsed = { text, secret: parseSecret(text) };
+  return lastParsed.secret;
+}
+
+function parseSecret(secret: string): ScramSecret | null {
   const next = makeTokenizer(secret);
   const scheme = next('$');
   const iterationsText = next(':');

@@ -340,6 +340,11 @@ export interface Native {
   /** Frees a request, finished or not; no Ev.RESOLVED follows unless it is already in the ring. */
   resolveCancel(id: number): void;
 
+  /** Writes the SHA-256 of the bytes into the first 32 bytes of `digest`. Returns false if it is shorter. */
+  sha256(bytes: Uint8Array, digest: Uint8Array): boolean;
+  /** Likewise, HMAC-SHA-256 (RFC 2104) of a byte string. */
+  hmacSha256(key: Uint8Array, text: string, digest: Uint8Array): boolean;
+
   /** Opens libpam and starts its thread, once; needs loopInit. Returns '', or why PAM is not available. */
   pamOpen(): string;
   /** Queues a login for PAM; Ev.AUTHENTICATED follows with this id. Returns 0, -EAGAIN (20 are waiting) or -ENOSYS. */

@@ -2,7 +2,6 @@
  * Password authentication: requests a client's password and checks the response (plain, md5, SCRAM-SHA-256).
  */
 
-import { randomBytes } from 'node:crypto';
 import { checkMd5Password, checkPlainPassword } from '../auth/passwd';
 import { SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramState } from '../auth/scram';
 import {
@@ -19,6 +18,7 @@ import {
 } from '../auth/scram-server';
 import { PasswordType, passwordType } from '../auth/secret';
 import { slogDebug, slogError, slogNoise, wantDebug } from '../base/log';
+import { takeRandom } from '../base/random';
 import { AuthType } from '../config/choices';
 import { cf } from '../config/settings';
 import { disconnectClient } from '../link/objects';
@@ -56,7 +56,7 @@ export function sendClientAuthReq(client: ClientSocket): boolean {
   const login = loginOf(client);
   switch (login.method) {
     case AuthType.MD5:
-      login.salt = randomBytes(MD5_SALT_LEN);
+      login.salt = takeRandom(MD5_SALT_LEN);
       writeAuthMd5(buf, login.salt);
       break;
     case AuthType.PLAIN:

@@ -2,7 +2,7 @@
  * The cancel keys of logged-in clients. A hash table finds a key's client in constant time.
  */
 
-import { randomBytes } from 'node:crypto';
+import { takeRandom } from '../base/random';
 import { cf } from '../config/settings';
 import { BACKENDKEY_LEN } from '../wire/packets';
 import type { ClientSocket } from './bouncer';
@@ -23,21 +23,6 @@ function hashOf(key: Buffer): number {
 
 /** Length of a key for protocol 3.2: the secret has 32 bytes, as in PostgreSQL 18. */
 const LONG_KEY_LEN = 4 + 32;
-
-/** Random bytes are fetched in bulk, so that one system call serves many logins. */
-const POOL_BYTES = 4096;
-let randomPool = Buffer.alloc(0);
-let randomUsed = 0;
-
-function takeRandom(count: number): Buffer {
-  if (randomUsed + count > randomPool.length) {
-    randomPool = randomBytes(POOL_BYTES);
-    randomUsed = 0;
-  }
-  const bytes = randomPool.subarray(randomUsed, randomUsed + count);
-  randomUsed += count;
-  return bytes;
-}
 
 /**
  * Gives a client a new key.
