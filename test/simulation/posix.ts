@@ -41,8 +41,8 @@ class Posix {
 
   private clockReading(): number {
     const { clock } = this.machine;
-    // reading it takes time too
-    clock.now += clock.random.below(2);
+    // reading it takes time too, and sometimes the process is not running meanwhile
+    clock.now += clock.random.below(clock.random.one(20) ? 400 : 2);
     return clock.now;
   }
 

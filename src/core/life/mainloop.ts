@@ -18,8 +18,16 @@ import { serverConnected, serverTlsFailed, serverTlsReady } from '../login/serve
 import { onResolved } from '../net/dnslookup';
 import { collectNameAnswers } from '../net/name-thread';
 import { onAccept } from '../net/pooler';
-import { beginInput, endInput, runContinueQueue, sbufIsEmpty, socketsByHandle, unblockSource } from '../net/sbuf';
-import { type AnySocket, type ServerSocket, SocketState } from '../pool/bouncer';
+import {
+  beginInput,
+  endInput,
+  runContinueQueue,
+  sbufContinue,
+  sbufIsEmpty,
+  socketsByHandle,
+  unblockSource,
+} from '../net/sbuf';
+import { type AnySocket, type ClientSocket, type ServerSocket, SocketState } from '../pool/bouncer';
 import { isDead, isServerSocket } from '../pool/socket';
 import { upcalls } from '../pool/upcalls';
 import { acceptClient } from '../session/accept';
@@ -27,9 +35,13 @@ import { clientInput, clientRecvFailed } from '../session/client';
 import { serverFlushed, serverInput, serverRecvFailed } from '../session/server';
 import { drainEnded } from './drain';
 import { perLoopMaint } from './janitor';
+import { handleLogins, keepLeftLogins, loginsAreDue, putOffLogin } from './login-queue';
 
 /** Socket being handled; disconnected if the handler throws. */
 let current: AnySocket | null = null;
+
+/** Number of deliveries in this turn that belonged to no login. */
+let served = 0;
 
 function input(sk: AnySocket, offset: number, length: number): void {
   current = sk;
@@ -37,6 +49,10 @@ function input(sk: AnySocket, offset: number, length: number): void {
   if (isServerSocket(sk)) serverInput(sk, offset, length);
   else clientInput(sk, offset, length);
   endInput();
+}
+
+function isLogin(sk: AnySocket): sk is ClientSocket {
+  return sk.login !== null && !isServerSocket(sk);
 }
 
 function onRecv(sk: AnySocket, result: number, offset: number): void {
@@ -120,7 +136,13 @@ function onSocket(kind: number, sk: AnySocket, result: number): void {
 function dispatch(kind: number, handle: number, result: number, offset: number): void {
   if (kind === Ev.RECV) {
     const sk = socketsByHandle[handle];
-    if (sk) onRecv(sk, result, offset);
+    if (!sk) return;
+    if (isLogin(sk)) {
+      putOffLogin(sk, result, offset);
+    } else {
+      served++;
+      onRecv(sk, result, offset);
+    }
     return;
   }
   switch (kind) {
@@ -197,12 +219,35 @@ function dispatchAll(count: number): void {
   }
 }
 
+function onLogin(client: ClientSocket, result: number, offset: number): void {
+  current = client;
+  if (offset >= 0 || result <= 0) onRecv(client, result, offset);
+  else sbufContinue(client);
+  runQueue();
+}
+
+/** What has arrived for logins, after all other events. */
+function runLogins(): void {
+  const began = loginsAreDue() ? readClock() : 0;
+  for (let over = began === 0; !over; ) {
+    try {
+      handleLogins(onLogin, began, served > 0);
+      over = true;
+    } catch (err) {
+      handlerFailed(err);
+    }
+  }
+  keepLeftLogins();
+}
+
 /** One turn: PgBouncer's main_loop_once(). */
 export function mainLoopOnce(): void {
-  const count = native.wait(timerWaitMs(getCachedTime()));
+  const count = native.wait(loginsAreDue() ? 0 : timerWaitMs(getCachedTime()));
   const began = waitClock[0] as number;
   setTimeCache(began);
+  served = 0;
   dispatchAll(count);
+  runLogins();
   current = null;
   try {
     runTimers(getCachedTime());
