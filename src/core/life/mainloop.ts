@@ -238,11 +238,12 @@ function runLogins(): void {
     }
   }
   keepLeftLogins();
+  if (loginsAreDue()) native.loopBreak();
 }
 
 /** One turn: PgBouncer's main_loop_once(). */
 export function mainLoopOnce(): void {
-  const count = native.wait(loginsAreDue() ? 0 : timerWaitMs(getCachedTime()));
+  const count = native.wait(timerWaitMs(getCachedTime()));
   const began = waitClock[0] as number;
   setTimeCache(began);
   served = 0;
