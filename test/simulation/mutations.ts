@@ -237,4 +237,18 @@ export const mutations: Mutation[] = [
     wanted: { ...SHARING, people: ['ann', 'bob'] },
     edits: [{ file: 'core/link/shares', find: 'pool.user?.globalUser?.config.shareMinimum ?? 0', replace: '0' }],
   },
+  {
+    name: 'a server whose client has left in a transaction counts as ready',
+    wanted: {
+      faults: { ...NONE, clients: true },
+      settings: { server_recovery_timeout: 3, listen_mode: 'ignore', server_fast_close: 0 },
+    },
+    edits: [
+      {
+        file: 'core/link/recovery',
+        find: 'return server.requests.fakes === 0;',
+        replace: 'server.ready = true; return server.requests.fakes === 0;',
+      },
+    ],
+  },
 ];
