@@ -7,7 +7,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { accessSync, constants, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { createServer, type Server } from 'node:net';
 import { basename, dirname, join } from 'node:path';
 import { giveTo, type RunUser, spawnAs, userCan } from './unprivileged';
 
@@ -105,19 +105,54 @@ export function serverVersion(bin: string): string {
 
 /** Ports start below those that the kernel assigns to outgoing connections, which could take a port again at once. */
 const PORT_FIRST = 10_000;
-const PORT_COUNT = 20_000;
+/**
+ * Each process has a block of ports: between the look at a port and its use, nobody else takes it. Whoever listens on the
+ * block's lock has the block, until the process ends.
+ */
+const BLOCK_PORTS = 100;
+const BLOCK_COUNT = 200;
+const LOCK_FIRST = PORT_FIRST + BLOCK_PORTS * BLOCK_COUNT;
 
-/** A free TCP port of 127.0.0.1: `wanted` if it is free, or else any other. */
-export function freePort(wanted = 0): Promise<number> {
-  const port = wanted === 0 ? PORT_FIRST + randomInt(PORT_COUNT) : wanted;
+let ownBlock: Promise<number> | null = null;
+let portsUsed = 0;
+
+/** Listens on a port of 127.0.0.1. @returns null if it is in use */
+function listenOn(port: number): Promise<Server | null> {
   return new Promise((resolve, reject) => {
     const server = createServer();
     server.once('error', (err: NodeJS.ErrnoException) => {
-      if (err.code === 'EADDRINUSE' || wanted !== 0) resolve(freePort());
+      if (err.code === 'EADDRINUSE') resolve(null);
       else reject(err);
     });
-    server.listen({ port, host: '127.0.0.1', exclusive: true }, () => server.close(() => resolve(port)));
+    server.listen({ port, host: '127.0.0.1', exclusive: true }, () => resolve(server));
   });
+}
+
+async function isFree(port: number): Promise<boolean> {
+  const server = await listenOn(port);
+  if (server !== null) await new Promise((resolve) => server.close(resolve));
+  return server !== null;
+}
+
+async function takeBlock(): Promise<number> {
+  for (;;) {
+    const block = randomInt(BLOCK_COUNT);
+    const lock = await listenOn(LOCK_FIRST + block);
+    if (lock === null) continue;
+    lock.unref();
+    return block;
+  }
+}
+
+/** A free TCP port of 127.0.0.1: `wanted` if it is free, or else any other. */
+export async function freePort(wanted = 0): Promise<number> {
+  if (wanted !== 0 && (await isFree(wanted).catch(() => false))) return wanted;
+  ownBlock ??= takeBlock();
+  const first = PORT_FIRST + (await ownBlock) * BLOCK_PORTS;
+  for (;;) {
+    const port = first + (portsUsed++ % BLOCK_PORTS);
+    if (await isFree(port)) return port;
+  }
 }
 
 /** The environment with English messages and without PG variables of the caller such as PGPORT and PGDATA. */
