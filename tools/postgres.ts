@@ -106,8 +106,8 @@ export function serverVersion(bin: string): string {
 /** Ports start below those that the kernel assigns to outgoing connections, which could take a port again at once. */
 const PORT_FIRST = 10_000;
 /**
- * Each process has a block of ports: between the look at a port and its use, nobody else takes it. Whoever listens on the
- * block's lock has the block, until the process ends.
+ * Each process has a block of ports: between the look at a port and its use, no other process takes it. The process that
+ * listens on the block's lock has the block, until it ends.
  */
 const BLOCK_PORTS = 100;
 const BLOCK_COUNT = 200;
