@@ -15,7 +15,7 @@ import { ask } from '../harness/answers';
 import { after, before } from '../harness/limits';
 import { LogTail } from '../harness/log-tail';
 import { findProgram } from '../harness/machine';
-import { noProgram, notRoot } from '../harness/needs';
+import { noProgram, noPython, notRoot, python } from '../harness/needs';
 import { RawClient } from '../harness/raw-client';
 import { connectAs } from '../harness/relay';
 
@@ -31,6 +31,8 @@ const UNKNOWN: RunUser = { name: 'unknown', uid: 54_998, gid: 54_998 };
 interface Place {
   dir: string;
   port: number;
+  /** a port that several processes serve */
+  shared: number;
   ini: string;
 }
 
@@ -45,6 +47,22 @@ interface Operator {
   /** its socket folder; null = no Unix socket */
   socketDir(place: Place): string | null;
 }
+
+/** Opens three sockets as systemd does for a template unit: one of this process alone, a shared one, a Unix socket. */
+const ACTIVATOR = `
+import os, socket, sys
+own, shared, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+sockets = [socket.create_server(('127.0.0.1', own)), socket.create_server(('127.0.0.1', shared), reuse_port=True)]
+sockets.append(socket.socket(socket.AF_UNIX))
+sockets[2].bind(path)
+sockets[2].listen()
+for at, one in enumerate(sockets):
+    os.dup2(one.fileno(), 20 + at)
+for at in range(3):
+    os.dup2(20 + at, 3 + at)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='3')
+os.execv(sys.argv[4], sys.argv[4:])
+`;
 
 const operators: Operator[] = [
   {
@@ -171,6 +189,92 @@ log_connections = 0
     stop: 'SIGINT',
     socketDir: () => null,
   },
+  {
+    who: "Heroku's buildpack",
+    command: ({ dir, ini }) => [
+      '/bin/sh',
+      '-c',
+      'cd "$0" && mkdir -p vendor/pgbouncer && ln -s ../../bin vendor/pgbouncer && exec vendor/pgbouncer/bin/pgbouncer "$1"',
+      dir,
+      ini,
+    ],
+    runsAs: 'known',
+    config: () => ({}),
+    ini: ({ dir, port }, pgPort) => `[databases]
+db1 = host=127.0.0.1 dbname=postgres port=${pgPort}
+postgres = host=127.0.0.1 port=${pgPort}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = ${port}
+auth_type = trust
+auth_file = ${dir}/userlist.txt
+server_tls_sslmode = prefer
+server_tls_protocols = secure
+pool_mode = transaction
+server_reset_query =
+default_pool_size = 1
+reserve_pool_size = 1
+log_connections = 1
+stats_period = 60
+`,
+    stop: 'SIGINT',
+    socketDir: () => null,
+  },
+  {
+    who: 'Pigsty',
+    command: ({ ini }, link) => ['/bin/sh', '-c', 'BOUNCERCONF=$1; exec "$0" "$BOUNCERCONF"', link, ini],
+    runsAs: 'known',
+    config: () => ({ 'database.txt': '', 'useropts.txt': '' }),
+    ini: ({ dir, port }, pgPort) => `[databases]
+%include ${dir}/database.txt
+postgres = host=127.0.0.1 port=${pgPort} pool_mode=transaction
+[users]
+%include ${dir}/useropts.txt
+[pgbouncer]
+listen_addr = *
+listen_port = ${port}
+unix_socket_dir = ${dir}
+auth_type = trust
+auth_file = ${dir}/userlist.txt
+admin_users = postgres
+logfile = ${dir}/pgbouncer.log
+pidfile = ${dir}/pgbouncer.pid
+ignore_startup_parameters = extra_float_digits,application_name,TimeZone,DateStyle,IntervalStyle,search_path
+`,
+    stop: 'SIGINT',
+    socketDir: ({ dir }) => dir,
+  },
+  {
+    who: 'Ubicloud',
+    command: ({ dir, port, ini, shared }, link) => [
+      python,
+      '-c',
+      ACTIVATOR,
+      String(port),
+      String(shared),
+      join(dir, '.s.PGSQL'),
+      link,
+      ini,
+    ],
+    runsAs: 'known',
+    config: () => ({}),
+    ini: ({ dir, port, shared }, pgPort) => `[databases]
+* = host=127.0.0.1 port=${pgPort}
+[peers]
+1 = host=127.0.0.1 port=${port}
+[pgbouncer]
+peer_id = 1
+listen_addr = 127.0.0.1
+listen_port = ${shared}
+so_reuseport = 1
+unix_socket_dir = ${dir}
+auth_type = trust
+auth_file = ${dir}/userlist.txt
+pool_mode = transaction
+`,
+    stop: 'SIGINT',
+    socketDir: ({ dir }) => dir,
+  },
 ];
 
 function start(operator: Operator, place: Place): ChildProcess {
@@ -201,10 +305,11 @@ async function probe(port: number): Promise<void> {
 }
 
 for (const operator of operators) {
-  const missing = operator.runsAs === 'root' ? notRoot : noProgram('pgrep');
+  const missing = operator.runsAs === 'root' ? notRoot : (noProgram('pgrep') ?? noPython);
   itUnless(missing)(`runs as with ${operator.who}`, async () => {
     const dir = tempDir('operator');
-    const place: Place = { dir, port: await freePort(), ini: join(dir, '~postgres-operator.ini') };
+    const [port, shared] = [await freePort(), await freePort()];
+    const place: Place = { dir, port, shared, ini: join(dir, '~postgres-operator.ini') };
     const child = start(operator, place);
     const log = new LogTail(child);
     const ended = new Promise<number | null>((settle) => void child.once('close', settle));
