@@ -27,6 +27,7 @@ struct FreeMac {
 
 static EVP_MAC_CTX *newHmac() {
   EVP_MAC *method = EVP_MAC_fetch(nullptr, "HMAC", nullptr);
+  if (!method) return nullptr;
   EVP_MAC_CTX *context = EVP_MAC_CTX_new(method);
   EVP_MAC_free(method);
   char digest[] = "SHA256";
@@ -36,7 +37,7 @@ static EVP_MAC_CTX *newHmac() {
   return context;
 }
 
-/** HMAC with SHA-256, of this thread; null without memory. */
+/** HMAC with SHA-256, of this thread; null if OpenSSL cannot make it. */
 static EVP_MAC_CTX *hmacOfThread() {
   thread_local std::unique_ptr<EVP_MAC_CTX, FreeMac> context(newHmac());
   return context.get();

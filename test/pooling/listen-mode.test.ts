@@ -3,10 +3,10 @@
  */
 
 import assert from 'node:assert/strict';
-import type { Client, Notification } from 'pg';
 import { type Bouncer, it, PgCluster } from '../harness';
 import { ask, backendOf, login, rowsBecome, start, withPooler } from '../harness/answers';
 import { backendPid, fails } from '../harness/expect';
+import { JobWorker } from '../harness/job-queue';
 import { after, before } from '../harness/limits';
 import { eventually, withTimeout } from '../harness/machine';
 import { bind, EXECUTE, parse, SYNC } from '../harness/prepared-packets';
@@ -135,77 +135,13 @@ it('pin: a listener keeps its server over an online reboot', async () => {
   });
 });
 
-/** A worker of the job queue: connects again whenever its connection ends, and looks for jobs after each notification. */
-class Worker {
-  /** how often it has connected */
-  connects = 0;
-  private stopped = false;
-  private wake: () => void = () => {};
-
-  constructor(private readonly pooler: Bouncer) {}
-
-  async run(): Promise<void> {
-    while (!this.stopped) {
-      try {
-        await this.session();
-      } catch {
-        // the server was killed
-      }
-    }
-  }
-
-  private async session(): Promise<void> {
-    const client = await this.pooler.connect();
-    this.connects++;
-    let notified = false;
-    let over = false;
-    client.on('notification', (_: Notification) => {
-      notified = true;
-      this.wake();
-    });
-    client.on('end', () => {
-      over = true;
-      this.wake();
-    });
-    await client.query('LISTEN jobs');
-    while (!over && !this.stopped) {
-      notified = false;
-      while (await this.takeJob(client));
-      if (!notified && !over && !this.stopped)
-        await new Promise<void>((settle) => {
-          this.wake = settle;
-        });
-    }
-    await client.end();
-  }
-
-  private async takeJob(client: Client): Promise<boolean> {
-    await client.query('BEGIN');
-    const { rows } = await client.query(
-      'SELECT id FROM jobs WHERE NOT done ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED',
-    );
-    const id = rows[0]?.id;
-    if (id !== undefined) {
-      await client.query('INSERT INTO results VALUES ($1)', [id]);
-      await client.query('UPDATE jobs SET done = true WHERE id = $1', [id]);
-    }
-    await client.query('COMMIT');
-    return id !== undefined;
-  }
-
-  stop(): void {
-    this.stopped = true;
-    this.wake();
-  }
-}
-
 it('a job queue loses and doubles nothing while its servers are killed', async () => {
   const JOBS = 300;
   await pg.sql(
     'CREATE TABLE jobs (id int PRIMARY KEY, done boolean NOT NULL DEFAULT false); CREATE TABLE results (id int)',
   );
   await withListen({ default_pool_size: 6, dirty_session: 'reset' }, async (pooler) => {
-    const workers = [1, 2, 3].map(() => new Worker(pooler));
+    const workers = [1, 2, 3].map(() => new JobWorker(pooler));
     const running = workers.map((worker) => worker.run());
     await eventually('listeners', async () => pooler.log.count(/LISTEN: the client keeps/) >= workers.length);
     for (let id = 0; id < JOBS; ) {

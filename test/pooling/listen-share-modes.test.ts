@@ -3,9 +3,9 @@
  */
 
 import assert from 'node:assert/strict';
-import type { Client } from 'pg';
 import { type Bouncer, it, PgCluster } from '../harness';
 import { ask, errorIn, login, noticesIn, rowsBecome, show, start, thrownOut, withPooler } from '../harness/answers';
+import { JobWorker } from '../harness/job-queue';
 import { after, before } from '../harness/limits';
 import { eventually, withTimeout } from '../harness/machine';
 import type { Message, RawClient } from '../harness/raw-client';
@@ -112,78 +112,13 @@ it('a shutdown that waits for servers ends it, client_idle_timeout does not', as
   });
 });
 
-/** A worker of the job queue, as in listen-mode.test.ts: it listens first, then looks for jobs. */
-class Worker {
-  connects = 0;
-  notified = 0;
-  private stopped = false;
-  private wake: () => void = () => {};
-
-  constructor(private readonly pooler: Bouncer) {}
-
-  async run(): Promise<void> {
-    while (!this.stopped) {
-      try {
-        await this.session();
-      } catch {
-        // its server was killed
-      }
-    }
-  }
-
-  private async session(): Promise<void> {
-    const client = await this.pooler.connect();
-    this.connects++;
-    let due = false;
-    let over = false;
-    client.on('notification', () => {
-      this.notified++;
-      due = true;
-      this.wake();
-    });
-    client.on('end', () => {
-      over = true;
-      this.wake();
-    });
-    await client.query('LISTEN jobs');
-    while (!over && !this.stopped) {
-      due = false;
-      while (await this.takeJob(client));
-      if (!due && !over && !this.stopped)
-        await new Promise<void>((settle) => {
-          this.wake = settle;
-        });
-    }
-    await client.end();
-  }
-
-  private async takeJob(client: Client): Promise<boolean> {
-    await client.query('BEGIN');
-    const { rows } = await client.query(
-      'SELECT id FROM jobs WHERE NOT done ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED',
-    );
-    const id = rows[0]?.id;
-    if (id !== undefined) {
-      await client.query('INSERT INTO results VALUES ($1)', [id]);
-      await client.query('UPDATE jobs SET done = true WHERE id = $1', [id]);
-    }
-    await client.query('COMMIT');
-    return id !== undefined;
-  }
-
-  stop(): void {
-    this.stopped = true;
-    this.wake();
-  }
-}
-
 it('a job queue with more workers than servers loses and doubles nothing while its servers are killed', async () => {
   const JOBS = 300;
   await pg.sql(
     'CREATE TABLE jobs (id int PRIMARY KEY, done boolean NOT NULL DEFAULT false); CREATE TABLE results (id int)',
   );
   await withShare({ default_pool_size: 3 }, async (pooler) => {
-    const workers = Array.from({ length: 8 }, () => new Worker(pooler));
+    const workers = Array.from({ length: 8 }, () => new JobWorker(pooler));
     const running = workers.map((worker) => worker.run());
     for (let id = 0; id < JOBS; ) {
       try {

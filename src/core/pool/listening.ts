@@ -37,7 +37,7 @@ export function wantsListener({ listening }: PgPool): boolean {
   return listening !== null && listening.server === null && listening.channels.size > 0;
 }
 
-/** True if the client reads notifications as they come, or the text is ASCII in any encoding. */
+/** True if the client has the encoding in which the listening connection sends notifications. */
 export function sameEncoding(client: ClientSocket, { encoding }: PoolListening): boolean {
   const own = client.vars[Var.CLIENT_ENCODING] ?? '';
   return own === encoding || equalNoCase(own, encoding);

@@ -6,7 +6,6 @@
  * and server.ts with answers.
  */
 
-import { arena } from '../base/native';
 import { getCachedTime } from '../base/time';
 import { ListenMode } from '../config/choices';
 import { isPinned } from '../link/leftovers';
@@ -32,7 +31,7 @@ import { findNul, nameText } from '../wire/names';
 import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import { Verdict } from '../wire/verdict';
 import { holdPacket } from './inspect';
-import { CHANNEL_AT, OTHER_ENCODING } from './listening';
+import { channelOf, OTHER_ENCODING } from './listening';
 
 /** Longest query text that is searched for LISTEN, in bytes. A LISTEN in a longer one ends its client. */
 const LISTEN_TEXT_MAX = 64 * 1024;
@@ -76,12 +75,17 @@ function backslashes(client: ClientSocket): boolean {
   return client.vars[Var.STD_STRINGS] === 'off';
 }
 
-/** What the next Execute of the unnamed portal does, by a Bind that is complete up to its names. */
-function boundStatement(client: ClientSocket, buf: Buffer, off: number): ChannelStatement | null {
+/**
+ * What the next Execute of the unnamed portal does, by a Bind.
+ * @param limit end of the bytes of the packet that have arrived; without its names nothing is known
+ */
+function boundStatement(client: ClientSocket, buf: Buffer, off: number, limit: number): ChannelStatement | null {
   const portal = off + NEW_HEADER_LEN;
-  if (buf[portal] !== 0) return client.listening?.bound ?? null;
   const name = portal + 1;
-  if (buf[name] === 0) {
+  const nameEnd = findNul(buf, name, limit);
+  if (nameEnd < 0) return null;
+  if (buf[portal] !== 0) return client.listening?.bound ?? null;
+  if (nameEnd === name) {
     const { unnamed, unnamedLen } = client;
     if (unnamed === null || unnamedLen === 0 || unnamedLen > LISTEN_TEXT_MAX) return null;
     const first = (unnamed[0] as number) | 0x20;
@@ -89,7 +93,7 @@ function boundStatement(client: ClientSocket, buf: Buffer, off: number): Channel
     if (first !== 0x6c && first !== 0x75 && first > 0x2f) return null;
     return channelStatement(unnamed.toString('latin1', 0, findNul(unnamed, 0, unnamedLen)));
   }
-  const statement = client.statements?.get(nameText(buf, name, findNul(buf, name, buf.length)));
+  const statement = client.statements?.get(nameText(buf, name, nameEnd));
   return statement?.ps.channelStatement ?? null;
 }
 
@@ -112,7 +116,7 @@ export function noteRequest(
     const found = channelStatements(text, backslashes(client));
     if (found.length > 0) clientListening(client).expected.push(...found);
   } else if (type === PqMsg.Bind) {
-    const bound = boundStatement(client, buf, off);
+    const bound = boundStatement(client, buf, off, Math.min(end, off + len));
     if (bound !== null || client.listening !== null) clientListening(client).bound = bound;
   } else if (type === PqMsg.Execute && client.listening !== null) {
     const { bound, expected } = client.listening;
@@ -231,7 +235,7 @@ export function serverNotification(server: ServerSocket, off: number, end: numbe
   const own = client.listening;
   if (own === null || (own.changes.length === 0 && !own.missing)) return Notification.DROP;
   if (end - off < len) return Notification.MORE;
-  const start = off + CHANNEL_AT;
-  const channel = nameText(arena, start, findNul(arena, start, off + len));
-  return poolListening(server.pool).inForce.has(channel) ? Notification.DROP : Notification.FORWARD;
+  const channel = channelOf(off, len);
+  const shared = channel !== null && poolListening(server.pool).inForce.has(channel);
+  return shared ? Notification.DROP : Notification.FORWARD;
 }

@@ -18,10 +18,17 @@ import { countBytes } from './counters';
 import { loadParameter } from './parameters';
 
 /** Where the channel of a NotificationResponse begins: after the process id. */
-export const CHANNEL_AT = NEW_HEADER_LEN + 4;
+const CHANNEL_AT = NEW_HEADER_LEN + 4;
 
 export const OTHER_ENCODING = 'client_encoding differs from that of the listening server connection';
 const NOT_SUPPORTED = '0A000';
+
+/** The channel of a NotificationResponse in the arena at [off, off + len); null = the packet is malformed. */
+export function channelOf(off: number, len: number): string | null {
+  const start = off + CHANNEL_AT;
+  const end = findNul(arena, start, off + len);
+  return end < 0 ? null : nameText(arena, start, end);
+}
 
 function isAscii(off: number, end: number): boolean {
   for (let i = off; i < end; i++) if ((arena[i] as number) >= 0x80) return false;
@@ -30,15 +37,14 @@ function isAscii(off: number, end: number): boolean {
 
 /** Sends a notification, in the arena at [off, off + len), to all clients that listen on its channel. */
 function fanOut(shared: PoolListening, off: number, len: number): void {
-  const start = off + CHANNEL_AT;
-  const end = findNul(arena, start, off + len);
-  const clients = end < 0 ? undefined : shared.channels.get(nameText(arena, start, end));
+  const channel = channelOf(off, len);
+  const clients = channel === null ? undefined : shared.channels.get(channel);
   if (clients === undefined) return;
   // a client that is disconnected leaves the set
   for (const client of clients) {
     const own = client.listening;
     if (own === null) continue;
-    if (!sameEncoding(client, shared) && !isAscii(start, off + len)) {
+    if (!sameEncoding(client, shared) && !isAscii(off + CHANNEL_AT, off + len)) {
       disconnectClient(client, true, OTHER_ENCODING, NOT_SUPPORTED);
     } else sendTo(client, own, arena, off, len, true);
   }
