@@ -27,7 +27,8 @@ const threads = args[0] === '--thread';
 if (threads) args.shift();
 const SANITIZERS = threads ? '-fsanitize=thread' : '-fsanitize=address,undefined';
 const LIBRARY = threads ? 'libtsan.so' : 'libasan.so';
-const NOT_COPIED = new Set(['.git', '.demo', 'build', 'dist', 'dist-test', 'dist-tools', 'node_modules']);
+// the compiled tests are copied, because the compiler finds in dist-test/ what has not changed since
+const NOT_COPIED = new Set(['.git', '.demo', 'build', 'dist', 'dist-tools', 'node_modules']);
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const copy = mkdtempSync(join(tmpdir(), 'tsb-sanitize-'));
@@ -61,7 +62,7 @@ if (!isAbsolute(found)) {
 }
 
 for (const name of readdirSync(root)) {
-  if (!NOT_COPIED.has(name)) cpSync(join(root, name), join(copy, name), { recursive: true });
+  if (!NOT_COPIED.has(name)) cpSync(join(root, name), join(copy, name), { recursive: true, verbatimSymlinks: true });
 }
 symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'));
 chmodSync(copy, 0o755);

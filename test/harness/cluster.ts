@@ -3,7 +3,17 @@
  * that of the npm package. Runs as an unprivileged user, on a free port of 127.0.0.1 and a Unix socket, without fsync.
  */
 
-import { appendFileSync, chmodSync, cpSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { Client, type ClientConfig, type QueryResult } from 'pg';
 import {
@@ -15,7 +25,8 @@ import {
   stopPostgres,
   systemPostgres,
 } from '../../tools/postgres';
-import { giveTo } from '../../tools/unprivileged';
+import { giveTo, spawnAs } from '../../tools/unprivileged';
+import { runSync } from './limits';
 import { LogTail } from './log-tail';
 import { adopt, dropDir, TEST_MS_MAX, tempDir, user, WAIT_MS_MAX, withTimeout } from './machine';
 
@@ -57,7 +68,7 @@ export class PgCluster {
     const dir = tempDir('pg');
     const own = options.newest === true ? null : systemPostgres();
     const bin = own ?? embeddedPostgres(user, tempDir('pgbin'));
-    initDb(bin, join(dir, 'data'), user);
+    createData(bin, join(dir, 'data'), own === null ? 'package' : 'machine');
     writeHba(dir, options.hba ?? HBA_TRUST);
     const base = {
       listen_addresses: `${HOST}`,
@@ -198,6 +209,40 @@ export class PgCluster {
     if (this.server.child.exitCode === null && this.server.child.signalCode === null) await this.halt('immediate');
     dropDir(this.dir);
   }
+}
+
+/** Copies a data folder as its user. @param to a folder that does not exist yet */
+function copyData(from: string, to: string): void {
+  mkdirSync(to, { mode: 0o700 });
+  giveTo(user, to);
+  const { status, stderr } = runSync('cp', ['-R', `${from}/.`, to], { cwd: '/', ...spawnAs(user) });
+  if (status !== 0) throw new Error(`could not copy ${from}: ${stderr}`);
+}
+
+/**
+ * Creates a data folder. All test files of a run use the same server programs, so that all but the first ones get a copy
+ * of a new folder: TEST_DATA_TEMPLATES, from scripts/run-tests.mjs, is where they share it.
+ * @param programs whose the server programs are
+ */
+function createData(bin: string, dataDir: string, programs: 'machine' | 'package'): void {
+  const shared = process.env.TEST_DATA_TEMPLATES;
+  const template = shared === undefined ? null : join(shared, programs);
+  if (template !== null && existsSync(template)) {
+    copyData(template, dataDir);
+    return;
+  }
+  initDb(bin, dataDir, user);
+  if (shared === undefined || template === null) return;
+  const making = mkdtempSync(join(shared, 'making-'));
+  chmodSync(making, 0o755);
+  copyData(dataDir, join(making, 'data'));
+  try {
+    renameSync(join(making, 'data'), template);
+  } catch (err) {
+    // another test file was faster
+    if (!existsSync(template)) throw err;
+  }
+  rmSync(making, { recursive: true });
 }
 
 function writeHba(dir: string, lines: string[]): void {

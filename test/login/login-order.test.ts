@@ -22,7 +22,8 @@ before(async () => {
   server = await ScriptedServer.start();
   bouncer = await Bouncer.start({
     databases: { '*': `host=127.0.0.1 port=${server.port} user=seeker password=seeker-password` },
-    settings: { server_tls_sslmode: 'disable', server_login_retry: 0, client_login_timeout: 3 },
+    // a client that no server serves waits for the timeout, and meanwhile the pooler tries again
+    settings: { server_tls_sslmode: 'disable', server_login_retry: 1, client_login_timeout: 3 },
   });
 });
 after(async () => {

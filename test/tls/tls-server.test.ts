@@ -202,7 +202,7 @@ describe('with servers', () => {
       ],
       [Buffer.from('N'), /closing because: server refused SSL/],
     ];
-    for (const [answer, log] of cases) {
+    const ended = async ([answer, log]: [Buffer, RegExp]) => {
       const { server, port } = await fakeServer(answer);
       const settings = { ...REFUSED, server_tls_sslmode: 'require' };
       const pooler = await Bouncer.start({ databases: { fake: `host=127.0.0.1 port=${port}` }, settings });
@@ -210,7 +210,9 @@ describe('with servers', () => {
       await pooler.logWait(log);
       await pooler.stop();
       server.close();
-    }
+    };
+    // at the same time, because their clients wait for another attempt
+    await Promise.all(cases.map(ended));
   });
 
   it('a server that never completes the TLS handshake is closed', async () => {
