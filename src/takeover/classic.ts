@@ -30,7 +30,6 @@ import { getPool } from '../core/pool/pool';
 import { keepOwners } from '../core/pool/provisional';
 import { insertInState, newClient, newServer } from '../core/pool/states';
 import { addPamCredentials, findGlobalCredentials, findOrAddGlobalUser } from '../core/pool/user';
-import { varcacheSet } from '../core/pool/varcache';
 import { BACKENDKEY_LEN } from '../core/wire/packets';
 import { PktReader, parseBytea, scanTextRow } from '../core/wire/reader';
 import type { ChannelMessage } from './channel';
@@ -117,10 +116,10 @@ function databaseOf(name: string): PgDatabase {
 }
 
 function applyVars(sk: AnySocket, row: FdRow): void {
-  varcacheSet(sk.vars, 'client_encoding', row.clientEncoding);
-  varcacheSet(sk.vars, 'standard_conforming_strings', row.stdStrings);
-  varcacheSet(sk.vars, 'datestyle', row.datestyle);
-  varcacheSet(sk.vars, 'timezone', row.timezone);
+  sk.vars.set('client_encoding', row.clientEncoding);
+  sk.vars.set('standard_conforming_strings', row.stdStrings);
+  sk.vars.set('datestyle', row.datestyle);
+  sk.vars.set('timezone', row.timezone);
 }
 
 /** Wraps the descriptor; the socket is not read until the old process has exited. */

@@ -13,7 +13,7 @@ import { uncountClient } from '../core/pool/provisional';
 import { isServerSocket } from '../core/pool/socket';
 import { freeClientStatements } from '../core/pool/statements';
 import { insertInState, newClient, newServer, socketCounts, stateOfHandoverName } from '../core/pool/states';
-import { newVarCache } from '../core/pool/varcache';
+import { VarCache } from '../core/pool/varcache';
 import type { FrozenSockets } from './freeze';
 import { type ClientRecord, readClient } from './records/client';
 import type { Frame } from './records/frame';
@@ -58,7 +58,7 @@ export class SocketReader {
     if (known !== undefined) {
       if (isServerSocket(known)) throw new Error(`server ${record.id} is described twice`);
       this.takeOut(known);
-      known.vars = newVarCache();
+      known.vars = new VarCache();
     }
     this.arrived++;
     const state = stateOfHandoverName(record.state);

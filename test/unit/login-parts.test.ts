@@ -9,7 +9,7 @@ import { cf } from '../../src/core/config/settings';
 import { ClientSocket, SocketState } from '../../src/core/pool/bouncer';
 import { adoptCancelKey, findByCancelKey, forgetCancelKey, newCancelKey } from '../../src/core/pool/cancel-keys';
 import { type Greeting, greetingOf } from '../../src/core/pool/greeting';
-import { initVarLookup } from '../../src/core/pool/varcache';
+import { initVarLookup, VarCache } from '../../src/core/pool/varcache';
 import { describe, it } from '../harness/limits';
 
 function keyed(...bytes: number[]): ClientSocket {
@@ -57,11 +57,15 @@ describe('cancel keys', () => {
 });
 
 describe('greetings', () => {
-  const newPool = () => ({
-    welcomeMsg: Buffer.from('welcome '),
-    greeting: null as Greeting | null,
-    origVars: ['ISO', 'UTF8', 'GMT', 'on', 'app'] as (string | null)[],
-  });
+  const newPool = () => {
+    const origVars = new VarCache();
+    origVars.set('DateStyle', 'ISO');
+    origVars.set('client_encoding', 'UTF8');
+    origVars.set('TimeZone', 'GMT');
+    origVars.set('standard_conforming_strings', 'on');
+    origVars.set('application_name', 'app');
+    return { welcomeMsg: Buffer.from('welcome '), greeting: null as Greeting | null, origVars };
+  };
   const none = [null, null, null, null, null];
 
   it('a greeting is kept while nothing changes', () => {
@@ -81,7 +85,7 @@ describe('greetings', () => {
     'a default of the server': {
       tells: 'TimeZone\0UTC\0',
       ask: (pool) => {
-        pool.origVars[2] = 'UTC';
+        pool.origVars.set('timezone', 'UTC');
         return greetingOf(pool, none, PoolMode.TX, 200);
       },
     },

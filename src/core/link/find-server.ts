@@ -11,7 +11,6 @@ import { poolServerCount } from '../pool/pool';
 import { sendingAuthQuery } from '../pool/socket';
 import { changeServerState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
-import { varcacheDiff, varcacheMatches, varcacheRestore, varcacheSave } from '../pool/varcache';
 import { writeErrorResponse, writeQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import type { ServerError } from '../wire/reader';
@@ -55,10 +54,10 @@ function takeIdleServer(pool: PgPool): ServerSocket | null {
  * @returns whether a SET was sent; null if sending failed
  */
 function applyVars(server: ServerSocket, client: ClientSocket): boolean | null {
-  if (varcacheMatches(server, client.vars)) return false;
+  if (server.vars.matches(client.vars)) return false;
   const { db, origVars } = server.pool;
-  const undo = varcacheSave(server);
-  const sql = varcacheDiff(server, client.vars, (db.config.connectQuery ?? '') === '' ? null : origVars);
+  const undo = server.vars.save();
+  const sql = server.vars.diff(client.vars, (db.config.connectQuery ?? '') === '' ? null : origVars);
   if (sql === '') return false;
   server.varsUndo = undo;
   if (wantDebug()) slogDebug(server, `varcache_apply: ${sql}`);
@@ -96,7 +95,7 @@ export function varsRejected(server: ServerSocket, error: ServerError, ends: boo
     return;
   }
   server.settingVars = false;
-  varcacheRestore(server, varsUndo);
+  server.vars.restore(varsUndo);
   dropRestOfAnswer(server);
 }
 

@@ -9,7 +9,6 @@ import { cf } from '../config/settings';
 import { connectionPoolMode, poolDirtySession, poolListenMode } from '../pool/admission';
 import type { ClientSocket, PgPool, ServerSocket } from '../pool/bouncer';
 import { Left, Leftovers, leftCommands } from '../pool/leftovers';
-import { varcacheForget } from '../pool/varcache';
 
 /** What undoes each kind, in this order: the session's own user may RESET everything else. A library stays loaded. */
 const UNDO: readonly [Left, string][] = [
@@ -104,7 +103,7 @@ function undoQuery(server: ServerSocket): string {
   // connect_query runs again, as on a new connection
   const kinds = query === '' ? left.kinds : ~0;
   left.clear();
-  if ((kinds & Left.SETTINGS) !== 0) varcacheForget(server, true);
+  if ((kinds & Left.SETTINGS) !== 0) server.vars.forget(true);
   return UNDO.reduce((sql, [kind, undo]) => ((kinds & kind) === 0 ? sql : sql + undo), '') + query;
 }
 
@@ -112,6 +111,6 @@ function undoQuery(server: ServerSocket): string {
 export function queryOnRelease(server: ServerSocket): string {
   if (!usesResetQuery(server)) return undoQuery(server);
   server.leftovers?.clear();
-  varcacheForget(server, false);
+  server.vars.forget(false);
   return cf.serverResetQuery;
 }

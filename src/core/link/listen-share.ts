@@ -97,7 +97,7 @@ function endClients(shared: PoolListening): void {
 
 /** Gives the server the encoding of the notifications, with its first LISTEN. */
 function encodingQuery(server: ServerSocket, { inForce, encoding }: PoolListening): string {
-  const current = server.vars[Var.CLIENT_ENCODING] ?? '';
+  const current = server.vars.get(Var.CLIENT_ENCODING) ?? '';
   if (encoding === '' || inForce.size > 0 || equalNoCase(encoding, current)) return '';
   return `SET client_encoding TO ${pgQuoteLiteral(encoding)};`;
 }

@@ -33,7 +33,6 @@ import { ProtocolTry, ServerLoginPhase } from '../pool/phases';
 import { isDead, replicationTypeParameters, sendingAuthQuery, serverLoginOf } from '../pool/socket';
 import { observe, Timing } from '../pool/timings';
 import { upcalls } from '../pool/upcalls';
-import { varcacheApplyStartup, varcacheReport, varcacheSet } from '../pool/varcache';
 import { addOwnParameter, addWelcomeParameter, finishWelcomeMsg, forgetWelcomeParts } from '../pool/welcome';
 import {
   finishStartup,
@@ -207,7 +206,7 @@ function sendStartupMessage(server: ServerSocket): boolean {
     slogDebug(server, 'send_startup_packet: creating replication connection');
     putStartupParam(buf, 'replication', replicationTypeParameters[server.replication] as string);
     // a physical replication connection cannot run SET, so the startup packet sets the variables
-    varcacheApplyStartup(buf, client.vars);
+    client.vars.applyStartup(buf);
     if (client.startupOptions !== null) putStartupParam(buf, 'options', client.startupOptions);
   }
   putStartupParam(buf, 'user', (pool.user as PgCredentials).name);
@@ -287,8 +286,8 @@ function loginParameter(server: ServerSocket, reader: PktReader): Verdict {
   }
   if (wantDebug()) slogDebug(server, `S: param: ${name} = ${value}`);
   noteRole(server, name, value);
-  varcacheReport(server, name, value, false);
-  if (server.link !== null) varcacheSet(server.link.vars, name, value);
+  server.vars.report(name, value, false);
+  if (server.link !== null) server.link.vars.set(name, value);
   const fits =
     server.replication === Replication.NONE
       ? addWelcomeParameter(server.pool, name, value)

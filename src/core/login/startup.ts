@@ -27,7 +27,7 @@ import {
   findOrAddGlobalUser,
   findOrAddLoginUser,
 } from '../pool/user';
-import { isConfiguredVar, isValidVar, varcacheSetUnproven } from '../pool/varcache';
+import { isConfiguredVar, isValidVar } from '../pool/varcache';
 import { MAX_DBNAME, MAX_USERNAME } from '../wire/limits';
 import { writeNegotiateProtocolVersion } from '../wire/messages';
 import { Pkt } from '../wire/packets';
@@ -106,7 +106,7 @@ function setStartupOptions(client: ClientSocket, options: string): string | null
     const value = token.slice(equals + 1);
     if (isIgnored(key) || isIgnored(key, 'options')) {
       if (wantDebug()) slogDebug(client, `ignoring startup parameter from options: ${key}=${value}`);
-    } else if (varcacheSetUnproven(client.vars, key, value)) {
+    } else if (client.vars.setUnproven(key, value)) {
       if (!isValidVar(key, value)) return `invalid value for parameter "${key}": "${value}"`;
       if (wantDebug()) slogDebug(client, `got var from options: ${key}=${value}`);
     } else {
@@ -122,7 +122,7 @@ function setAppname(client: ClientSocket, given: string | null): void {
   if (cf.applicationNameAddHost) name = `${name ?? 'app'} - ${addrDetails(client.remoteAddr)}`;
   if (name === null) return;
   if (wantDebug()) slogDebug(client, `using application_name: ${name}`);
-  varcacheSetUnproven(client.vars, 'application_name', name);
+  client.vars.setUnproven('application_name', name);
 }
 
 const TRUE_WORDS = ['true', 'yes', 'on', '1'];
@@ -193,7 +193,7 @@ function readStartup(client: ClientSocket, pairs: [string, string][]): StartupRe
       request.extensions.push(key);
     } else if (isIgnored(key)) {
       if (wantDebug()) slogDebug(client, `ignoring startup parameter: ${key}=${value}`);
-    } else if (varcacheSetUnproven(client.vars, key, value)) {
+    } else if (client.vars.setUnproven(key, value)) {
       if (!isValidVar(key, value)) return `invalid value for parameter "${key}": "${value}"`;
       if (wantDebug()) slogDebug(client, `got var: ${key}=${value}`);
     } else {

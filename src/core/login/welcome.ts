@@ -19,7 +19,7 @@ import { admitClient } from '../pool/provisional';
 import { loginOf } from '../pool/socket';
 import { changeClientState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
-import { varcacheEach, varcacheFillUnset } from '../pool/varcache';
+import { varcacheEach } from '../pool/varcache';
 import { writeBackendKeyData, writeNotice, writeParameterStatus, writeReadyForQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import { keepAnswer } from './auth-cache';
@@ -31,13 +31,13 @@ function welcomeClient(client: ClientSocket): boolean {
   const console = (client.db as PgDatabase).admin;
   const mode = console ? PoolMode.STMT : connectionPoolMode(client);
   const statements = console ? 0 : cf.maxPreparedStatements;
-  if (own === null) varcacheFillUnset(pool.origVars, client.vars);
-  const greeting = own === null ? greetingOf(pool, client.vars, mode, statements) : own;
+  if (own === null) client.vars.fillUnset(pool.origVars);
+  const greeting = own === null ? greetingOf(pool, client.vars.values, mode, statements) : own;
   const buf = pktbufTemp();
   buf.putBytes(greeting);
   if (own !== null) {
     writePoolerParameters(buf, mode, statements);
-    varcacheEach(client.vars, (name, value) => writeParameterStatus(buf, name, value));
+    varcacheEach(client.vars.values, (name, value) => writeParameterStatus(buf, name, value));
   }
   newCancelKey(client);
   writeBackendKeyData(buf, client.cancelKey);

@@ -17,7 +17,7 @@ import type { ClientStatement, Deallocation, ServerStatements } from './prepare'
 import { Recovery } from './recovery';
 import { RequestQueue } from './requests';
 import { newStats, type PgStats } from './stats';
-import { newVarBits, newVarCache, type VarsUndo } from './varcache';
+import { ServerVars, VarCache, type VarsUndo } from './varcache';
 
 export class PgCredentials {
   name: string;
@@ -120,7 +120,7 @@ export class PgPool implements ListNode {
   /** their length in bytes */
   welcomePartsLen = 0;
   /** the server's default values of the tracked variables */
-  origVars: (string | null)[] = newVarCache();
+  readonly origVars = new VarCache();
 
   /* usec */
   lastLifetimeDisconnect = 0;
@@ -302,7 +302,7 @@ export abstract class PgSocket implements ListNode {
   readonly id = ++lastSocketId;
 
   loginUser: PgCredentials | null = null;
-  vars: (string | null)[] = newVarCache();
+  abstract readonly vars: VarCache;
   cancelKey: Buffer = noKey;
   remoteAddr: PgAddr = noAddr;
   localAddr: PgAddr = noAddr;
@@ -348,6 +348,7 @@ export interface PartialPacket {
 
 export class ClientSocket extends PgSocket {
   readonly kind: SocketKind.CLIENT = SocketKind.CLIENT;
+  vars = new VarCache();
   link: ServerSocket | null = null;
   /** null while the client logs in, except that it is the pool for auth_query while the login waits for that */
   pool: PgPool | null = null;
@@ -404,8 +405,7 @@ export class ServerSocket extends PgSocket {
   readonly pool: PgPool;
   /** null after the login */
   login: ServerLogin<ClientSocket> | null = new ServerLogin();
-  /** VarBit of each variable */
-  readonly varBits = newVarBits();
+  readonly vars = new ServerVars();
   /** host as configured, for TLS verification and SHOW */
   host: string | null = null;
   /** port as configured */

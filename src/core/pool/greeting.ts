@@ -7,7 +7,7 @@ import { type PoolMode, poolModeMap } from '../config/choices';
 import { shownVersion } from '../config/compat';
 import { writeParameterStatus } from '../wire/messages';
 import { type PktBuf, pktbufTemp } from '../wire/pktbuf';
-import { varcacheEach } from './varcache';
+import { type VarCache, varcacheEach } from './varcache';
 
 /** A longer greeting is not kept, in bytes. */
 const KEPT_MAX = 4096;
@@ -28,7 +28,7 @@ export interface Greeting {
 interface Greeter {
   welcomeMsg: Uint8Array | null;
   greeting: Greeting | null;
-  readonly origVars: readonly (string | null)[];
+  readonly origVars: VarCache;
 }
 
 /**
@@ -71,8 +71,8 @@ export function greetingOf(
     kept.version === version &&
     kept.mode === mode &&
     kept.statements === statements;
-  if (same && tells(kept.values, vars, pool.origVars)) return kept.bytes;
-  const values: (string | null)[] = vars.map((value, i) => value ?? pool.origVars[i] ?? null);
+  if (same && tells(kept.values, vars, pool.origVars.values)) return kept.bytes;
+  const values: (string | null)[] = vars.map((value, i) => value ?? pool.origVars.values[i] ?? null);
   const buf = pktbufTemp();
   buf.putBytes(welcome);
   writePoolerParameters(buf, mode, statements);

@@ -39,7 +39,7 @@ export function wantsListener({ listening }: PgPool): boolean {
 
 /** True if the client has the encoding in which the listening connection sends notifications. */
 export function sameEncoding(client: ClientSocket, { encoding }: PoolListening): boolean {
-  const own = client.vars[Var.CLIENT_ENCODING] ?? '';
+  const own = client.vars.get(Var.CLIENT_ENCODING) ?? '';
   return own === encoding || equalNoCase(own, encoding);
 }
 
@@ -57,7 +57,7 @@ export function addChannel(client: ClientSocket, own: ClientListening, channel: 
   if (own.channels.size >= CHANNELS_MAX) return Added.TOO_MANY;
   const pool = client.pool as PgPool;
   const shared = poolListening(pool);
-  if (shared.listeners.size === 0) shared.encoding = client.vars[Var.CLIENT_ENCODING] ?? '';
+  if (shared.listeners.size === 0) shared.encoding = client.vars.get(Var.CLIENT_ENCODING) ?? '';
   else if (NOT_ASCII.test(channel) && !sameEncoding(client, shared)) return Added.ENCODING;
   own.channels.add(channel);
   shared.listeners.add(client);

@@ -12,7 +12,6 @@ import { findDatabaseCredentials, removeDatabase } from './database';
 import { leaveLookup } from './lookups';
 import { getPool } from './pool';
 import { forgetGlobalUser } from './user';
-import { internVars } from './varcache';
 
 /**
  * Removes an auto-database that no client asks for any more, if no login to it has succeeded. killUnproven() handles
@@ -66,7 +65,7 @@ export function admitClient(client: ClientSocket): PgPool {
   const db = client.db as PgDatabase;
   client.loginUser = keepCredentials(db, client.loginUser as PgCredentials);
   keepOwners(client);
-  internVars(client.vars);
+  client.vars.intern();
   client.pool = getPool(db, db.forcedUser ?? client.loginUser);
   return client.pool;
 }

@@ -59,15 +59,7 @@ export const enum VarBit {
   CHANGED = 2,
 }
 
-/** The variables of a server connection. */
-interface ServerVars {
-  /** null = unknown: not reported */
-  readonly vars: (string | null)[];
-  /** VarBit, or'ed */
-  readonly varBits: number[];
-}
-
-/** What varcacheDiff() changes of a server. */
+/** What ServerVars.diff() changes. */
 export interface VarsUndo {
   readonly vars: readonly (string | null)[];
   readonly varBits: readonly number[];
@@ -120,135 +112,15 @@ function intern(value: string): string {
   return own;
 }
 
-/** A new set of values, all unset. */
-export function newVarCache(): (string | null)[] {
-  const vars: (string | null)[] = [];
-  for (let i = 0; i < names.length; i++) vars.push(null);
-  return vars;
-}
-
 /** True for the variables that are kept per client. Letter case does not matter. */
 export function isTracked(name: string): boolean {
   return lookup.has(asciiLower(name));
-}
-
-/**
- * Stores a value if the variable is tracked; names are matched without regard to case.
- * @returns true if it is tracked and the value is not null
- */
-export function varcacheSet(vars: (string | null)[], name: string, value: string | null): boolean {
-  const slot = lookup.get(asciiLower(name));
-  if (slot === undefined) return false;
-  vars[slot] = value === null ? null : intern(value);
-  return value !== null;
-}
-
-/** A new set of bits for newVarCache(). */
-export function newVarBits(): number[] {
-  return names.map(() => 0);
 }
 
 /** True for the variables of which each client has a value. */
 export function isAlwaysTracked(name: string): boolean {
   const slot = lookup.get(asciiLower(name));
   return slot !== undefined && slot < ALWAYS_TRACKED.length;
-}
-
-/**
- * Stores a value that a server has reported.
- * @param changed false if it is the server's default: at its login, after a reload of its config
- * @returns true if it is tracked
- */
-export function varcacheReport(server: ServerVars, name: string, value: string, changed: boolean): boolean {
-  if (!varcacheSet(server.vars, name, value)) return false;
-  const slot = lookup.get(asciiLower(name)) as number;
-  server.varBits[slot] = (server.varBits[slot] ?? 0) | VarBit.REPORTED | (changed ? VarBit.CHANGED : 0);
-  return true;
-}
-
-/** Stores the bits of a variable, in a handover. */
-export function varcacheSetBits(bits: number[], name: string, value: number): void {
-  const slot = lookup.get(asciiLower(name));
-  if (slot !== undefined) bits[slot] = value;
-}
-
-/** Like varcacheSet(), for a client that is not logged in: the value is stored with its connection only. */
-export function varcacheSetUnproven(vars: (string | null)[], name: string, value: string): boolean {
-  const slot = lookup.get(asciiLower(name));
-  if (slot === undefined) return false;
-  vars[slot] = value;
-  return true;
-}
-
-/** Replaces equal values by one string object, when a client has logged in. */
-export function internVars(vars: (string | null)[]): void {
-  for (let i = 0; i < vars.length; i++) {
-    const value = vars[i] ?? null;
-    if (value !== null) vars[i] = intern(value);
-  }
-}
-
-/** True if the server has the client's values: no SET is needed. On the hot path. */
-export function varcacheMatches(server: ServerVars, client: (string | null)[]): boolean {
-  const { vars, varBits } = server;
-  for (let i = 0; i < vars.length; i++) {
-    const c = client[i];
-    if (c === null && i >= ALWAYS_TRACKED.length) {
-      if (((varBits[i] as number) & VarBit.CHANGED) !== 0) return false;
-    } else if (c !== vars[i]) return false;
-  }
-  return true;
-}
-
-/**
- * The SET and RESET statements that give the server the client's values, or '' if none are needed. What the server does
- * not report is stored here; if the statements fail, see varcacheRestore().
- * @param defaults the values that connect_query has left, which RESET would lose; null without it
- */
-export function varcacheDiff(
-  server: ServerVars,
-  client: readonly (string | null)[],
-  defaults: readonly (string | null)[] | null,
-): string {
-  const { vars, varBits } = server;
-  let sql = '';
-  for (let i = 0; i < vars.length; i++) {
-    const c = client[i] ?? null;
-    const s = vars[i] ?? null;
-    const name = names[i] as string;
-    const bits = varBits[i] as number;
-    if (c === null) {
-      if (i < ALWAYS_TRACKED.length || (bits & VarBit.CHANGED) === 0) continue;
-      const value = defaults?.[i] ?? null;
-      sql += value === null ? `RESET ${name};` : `SET ${name}=${quoteValue(name, value)};`;
-      varBits[i] = bits & ~VarBit.CHANGED;
-    } else {
-      // every server reports those that were always tracked: they are unset only until it has done so
-      if (c === s || (s === null && i < ALWAYS_TRACKED.length)) continue;
-      if (s !== null && caseless[i] && equalNoCase(c, s)) continue;
-      sql += `SET ${name}=${quoteValue(name, c)};`;
-      varBits[i] = bits | VarBit.CHANGED;
-    }
-    if (i >= ALWAYS_TRACKED.length && (bits & VarBit.REPORTED) === 0) vars[i] = c;
-  }
-  return sql;
-}
-
-/** The variables of a server before varcacheDiff(). */
-export function varcacheSave({ vars, varBits }: ServerVars): VarsUndo {
-  return { vars: vars.slice(), varBits: varBits.slice() };
-}
-
-/**
- * The server has rejected the statements of varcacheDiff(), and has rolled back those before the rejected one: they are
- * one transaction. It reports the values that it reports, so only the others are restored.
- */
-export function varcacheRestore({ vars, varBits }: ServerVars, undo: VarsUndo): void {
-  for (let i = ALWAYS_TRACKED.length; i < vars.length; i++) {
-    const reported = (varBits[i] as number) & VarBit.REPORTED;
-    varBits[i] = ((undo.varBits[i] as number) & VarBit.CHANGED) | reported;
-    if (reported === 0) vars[i] = undo.vars[i] ?? null;
-  }
 }
 
 /** Values in a list of names are quoted one by one: as a single string, the list would be one name. */
@@ -261,54 +133,244 @@ export function isValidVar(name: string, value: string): boolean {
   return !equalNoCase(name, 'search_path') || quoteNameList(value) !== null;
 }
 
-/**
- * A query runs that may change variables without a report.
- * @param reset true if it has set all variables to their defaults, false if that is unknown
- */
-export function varcacheForget(server: ServerVars, reset: boolean): void {
-  const { vars, varBits } = server;
-  for (let i = ALWAYS_TRACKED.length; i < vars.length; i++) {
-    const bits = varBits[i] as number;
-    if ((bits & VarBit.REPORTED) === 0) vars[i] = null;
-    if (reset) varBits[i] = bits & ~VarBit.CHANGED;
-  }
-}
-
-/**
- * Copies the server's spelling of every value to the client, after SET succeeded.
- * @param changed called for each value that the server spells differently
- */
-export function varcacheSetCanonical(
-  server: (string | null)[],
-  client: (string | null)[],
-  changed: (name: string, from: string, to: string) => void,
-): void {
-  for (let i = 0; i < server.length; i++) {
-    const s = server[i] ?? null;
-    const c = client[i] ?? null;
-    if (s === null || c === null || s === c) continue;
-    changed(names[i] as string, c, s);
-    client[i] = s;
-  }
-}
-
-/** Fills the client's unset variables with the server's defaults, if PgBouncer has always tracked them. */
-export function varcacheFillUnset(defaults: readonly (string | null)[], client: (string | null)[]): void {
-  for (let i = 0; i < ALWAYS_TRACKED.length; i++) client[i] ??= defaults[i] ?? null;
-}
-
 /** Calls `each` for every variable that has a value, in order. */
-export function varcacheEach(vars: readonly (string | null)[], each: (name: string, value: string) => void): void {
-  for (let i = 0; i < vars.length; i++) {
-    const value = vars[i] ?? null;
+export function varcacheEach(values: readonly (string | null)[], each: (name: string, value: string) => void): void {
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i] ?? null;
     if (value !== null) each(names[i] as string, value);
   }
 }
 
-/** Appends names and values to a startup packet: replication connections cannot use SET. */
-export function varcacheApplyStartup(pkt: PktBuf, vars: (string | null)[]): void {
-  varcacheEach(vars, (name, value) => {
-    pkt.putString(name);
-    pkt.putString(value);
-  });
+/**
+ * The numbers of the sets of values that clients have. It is emptied when clients have ever new sets; a set then gets
+ * another number, and is compared value by value once more.
+ */
+const numbers = new Map<string, number>();
+const NUMBERS_MAX = 2000;
+const NUMBERED_LENGTH_MAX = 1024;
+let lastNumber = 0;
+/** The number of a set of values that may get one. */
+const ASKED = -1;
+
+/** A number that no other set of values has, or 0 if the values are too long to be kept. */
+function numberOf(values: readonly (string | null)[]): number {
+  const key = JSON.stringify(values);
+  if (key.length > NUMBERED_LENGTH_MAX) return 0;
+  const known = numbers.get(key);
+  if (known !== undefined) return known;
+  if (numbers.size >= NUMBERS_MAX) numbers.clear();
+  numbers.set(key, ++lastNumber);
+  return lastNumber;
+}
+
+/** The tracked variables of a connection. */
+export class VarCache {
+  /** in the order of varNames(); null = unset, or not reported */
+  protected readonly current: (string | null)[] = names.map(() => null);
+  /** see number(); ASKED = it has been called once; 0 = not since the values have changed */
+  private ownNumber = 0;
+
+  /** The values in the order of varNames(); null = unset. */
+  get values(): readonly (string | null)[] {
+    return this.current;
+  }
+
+  get(variable: Var): string | null {
+    return this.current[variable] ?? null;
+  }
+
+  /** Stores a value: the only place that does. */
+  protected put(slot: number, value: string | null): void {
+    this.current[slot] = value;
+    this.ownNumber = 0;
+  }
+
+  /**
+   * Identifies the values: connections with the same number have the same values. 0 = they have no number, because they
+   * are too long; or not yet, because this is the first call: a connection for a single query does without.
+   */
+  number(): number {
+    if (this.ownNumber === ASKED) this.ownNumber = numberOf(this.current);
+    else if (this.ownNumber === 0) this.ownNumber = ASKED;
+    return this.knownNumber();
+  }
+
+  /** As number(), if that has found one since the values have changed; else 0. */
+  knownNumber(): number {
+    return this.ownNumber === ASKED ? 0 : this.ownNumber;
+  }
+
+  /**
+   * Stores a value if the variable is tracked; names are matched without regard to case.
+   * @returns true if it is tracked and the value is not null
+   */
+  set(name: string, value: string | null): boolean {
+    const slot = lookup.get(asciiLower(name));
+    if (slot === undefined) return false;
+    this.put(slot, value === null ? null : intern(value));
+    return value !== null;
+  }
+
+  /** Like set(), for a client that is not logged in: the value is stored with its connection only. */
+  setUnproven(name: string, value: string): boolean {
+    const slot = lookup.get(asciiLower(name));
+    if (slot === undefined) return false;
+    this.put(slot, value);
+    return true;
+  }
+
+  /** Replaces equal values by one string object, when a client has logged in. */
+  intern(): void {
+    for (let i = 0; i < this.current.length; i++) {
+      const value = this.current[i] ?? null;
+      if (value !== null) this.put(i, intern(value));
+    }
+  }
+
+  /** Fills the client's unset variables with the server's defaults, if PgBouncer has always tracked them. */
+  fillUnset(defaults: VarCache): void {
+    for (let i = 0; i < ALWAYS_TRACKED.length; i++)
+      if (this.current[i] === null) this.put(i, defaults.current[i] ?? null);
+  }
+
+  /** Appends names and values to a startup packet: replication connections cannot use SET. */
+  applyStartup(pkt: PktBuf): void {
+    varcacheEach(this.current, (name, value) => {
+      pkt.putString(name);
+      pkt.putString(value);
+    });
+  }
+
+  /**
+   * Adopts the server's spelling of every value, after SET succeeded.
+   * @param changed called for each value that the server spells differently
+   */
+  adoptSpelling(server: ServerVars, changed: (name: string, from: string, to: string) => void): void {
+    for (let i = 0; i < this.current.length; i++) {
+      const s = server.current[i] ?? null;
+      const c = this.current[i] ?? null;
+      if (s === null || c === null || s === c) continue;
+      changed(names[i] as string, c, s);
+      this.put(i, s);
+    }
+  }
+}
+
+/** The tracked variables of a server connection. */
+export class ServerVars extends VarCache {
+  /** VarBit, or'ed, of each variable */
+  private readonly bitsOf: number[] = names.map(() => 0);
+  /** the number of the values of clients that need no SET; 0 = not known since something has changed */
+  private matched = 0;
+
+  /** VarBit, or'ed, of each variable. */
+  get bits(): readonly number[] {
+    return this.bitsOf;
+  }
+
+  protected override put(slot: number, value: string | null): void {
+    this.matched = 0;
+    super.put(slot, value);
+  }
+
+  private putBits(slot: number, bits: number): void {
+    this.matched = 0;
+    this.bitsOf[slot] = bits;
+  }
+
+  /**
+   * Stores a value that the server has reported.
+   * @param changed false if it is the server's default: at its login, after a reload of its config
+   * @returns true if it is tracked
+   */
+  report(name: string, value: string, changed: boolean): boolean {
+    if (!this.set(name, value)) return false;
+    const slot = lookup.get(asciiLower(name)) as number;
+    this.putBits(slot, (this.bitsOf[slot] ?? 0) | VarBit.REPORTED | (changed ? VarBit.CHANGED : 0));
+    return true;
+  }
+
+  /** Stores the bits of a variable, in a handover. */
+  setBits(name: string, bits: number): void {
+    const slot = lookup.get(asciiLower(name));
+    if (slot !== undefined) this.putBits(slot, bits);
+  }
+
+  /** True if the server has the client's values: no SET is needed. On the hot path. */
+  matches(client: VarCache): boolean {
+    const number = client.knownNumber();
+    if (number !== 0 && number === this.matched) return true;
+    if (!this.hasValuesOf(client)) return false;
+    this.matched = client.number();
+    return true;
+  }
+
+  private hasValuesOf(client: VarCache): boolean {
+    const { current, bitsOf } = this;
+    for (let i = 0; i < current.length; i++) {
+      const c = client.values[i];
+      if (c === null && i >= ALWAYS_TRACKED.length) {
+        if (((bitsOf[i] as number) & VarBit.CHANGED) !== 0) return false;
+      } else if (c !== current[i]) return false;
+    }
+    return true;
+  }
+
+  /**
+   * The SET and RESET statements that give the server the client's values, or '' if none are needed. What the server does
+   * not report is stored here; if the statements fail, see restore().
+   * @param defaults the values that connect_query has left, which RESET would lose; null without it
+   */
+  diff(client: VarCache, defaults: VarCache | null): string {
+    let sql = '';
+    for (let i = 0; i < this.current.length; i++) {
+      const c = client.values[i] ?? null;
+      const s = this.current[i] ?? null;
+      const name = names[i] as string;
+      const bits = this.bitsOf[i] as number;
+      if (c === null) {
+        if (i < ALWAYS_TRACKED.length || (bits & VarBit.CHANGED) === 0) continue;
+        const value = defaults?.values[i] ?? null;
+        sql += value === null ? `RESET ${name};` : `SET ${name}=${quoteValue(name, value)};`;
+        this.putBits(i, bits & ~VarBit.CHANGED);
+      } else {
+        // every server reports those that were always tracked: they are unset only until it has done so
+        if (c === s || (s === null && i < ALWAYS_TRACKED.length)) continue;
+        if (s !== null && caseless[i] && equalNoCase(c, s)) continue;
+        sql += `SET ${name}=${quoteValue(name, c)};`;
+        this.putBits(i, bits | VarBit.CHANGED);
+      }
+      if (i >= ALWAYS_TRACKED.length && (bits & VarBit.REPORTED) === 0) this.put(i, c);
+    }
+    return sql;
+  }
+
+  /** The variables before diff(). */
+  save(): VarsUndo {
+    return { vars: this.current.slice(), varBits: this.bitsOf.slice() };
+  }
+
+  /**
+   * The server has rejected the statements of diff(), and has rolled back those before the rejected one: they are one
+   * transaction. It reports the values that it reports, so only the others are restored.
+   */
+  restore(undo: VarsUndo): void {
+    for (let i = ALWAYS_TRACKED.length; i < this.current.length; i++) {
+      const reported = (this.bitsOf[i] as number) & VarBit.REPORTED;
+      this.putBits(i, ((undo.varBits[i] as number) & VarBit.CHANGED) | reported);
+      if (reported === 0) this.put(i, undo.vars[i] ?? null);
+    }
+  }
+
+  /**
+   * A query runs that may change variables without a report.
+   * @param reset true if it has set all variables to their defaults, false if that is unknown
+   */
+  forget(reset: boolean): void {
+    for (let i = ALWAYS_TRACKED.length; i < this.current.length; i++) {
+      const bits = this.bitsOf[i] as number;
+      if ((bits & VarBit.REPORTED) === 0) this.put(i, null);
+      if (reset) this.putBits(i, bits & ~VarBit.CHANGED);
+    }
+  }
 }

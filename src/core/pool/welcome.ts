@@ -4,7 +4,7 @@ import { writeAuthenticationOk, writeParameterStatus } from '../wire/messages';
 import { PktBuf } from '../wire/pktbuf';
 import type { ClientSocket, PgPool } from './bouncer';
 import type { ServerLogin } from './login-state';
-import { isTracked, varcacheSet } from './varcache';
+import { isTracked } from './varcache';
 
 /** Limit for the parameters that a server reports during login, in bytes: every client of the pool receives them. */
 const WELCOME_MAX = 256 * 1024;
@@ -21,7 +21,7 @@ function isPoolerParameter(name: string): boolean {
 export function addWelcomeParameter(pool: PgPool, name: string, value: string): boolean {
   if (pool.welcomeMsgReady || isPoolerParameter(name)) return true;
   // tracked variables are sent from each client's own values
-  if (varcacheSet(pool.origVars, name, value)) return true;
+  if (pool.origVars.set(name, value)) return true;
   pool.welcomePartsLen += name.length + value.length;
   if (pool.welcomePartsLen > WELCOME_MAX) return false;
   pool.welcomeParts.push([name, value]);

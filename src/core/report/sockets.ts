@@ -86,7 +86,7 @@ function socketRow(sk: AnySocket, state: string, now: number): SocketRow {
     link: sk.link?.id ?? null,
     remotePid: remotePid(sk),
     tls: tlsConnectionInfo(sk),
-    applicationName: sk.vars[Var.APPNAME] ?? '',
+    applicationName: sk.vars.get(Var.APPNAME) ?? '',
     preparedStatements: preparedCount(sk),
   };
 }

@@ -11,7 +11,6 @@ import type { ClientSocket, ServerSocket } from '../pool/bouncer';
 import { type ClientStatement, Deallocation, NoteKind, RequestNote } from '../pool/prepare';
 import { type RequestQueue, ResponseAction } from '../pool/requests';
 import { deallocateAll, dropClientStatement, preparedStatementsEnabled } from '../pool/statements';
-import { varcacheForget } from '../pool/varcache';
 import { writeQuery } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import type { PktBuf } from '../wire/pktbuf';
@@ -153,6 +152,6 @@ export function noteDiscarded(server: ServerSocket, off: number, end: number): v
   if (arena[off] !== 0x44) return;
   const tag = arena.toString('latin1', off, end);
   if (tag !== 'DEALLOCATE ALL' && tag !== 'DISCARD ALL') return;
-  if (tag === 'DISCARD ALL') varcacheForget(server, true);
+  if (tag === 'DISCARD ALL') server.vars.forget(true);
   if (server.statements !== null || (server.link?.statements ?? null) !== null) deallocateAll(server);
 }

@@ -72,7 +72,7 @@ export function holdBehindListen(client: ClientSocket, own: ClientListening, typ
 }
 
 function backslashes(client: ClientSocket): boolean {
-  return client.vars[Var.STD_STRINGS] === 'off';
+  return client.vars.get(Var.STD_STRINGS) === 'off';
 }
 
 /**

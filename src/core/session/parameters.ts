@@ -5,7 +5,7 @@ import { arena } from '../base/native';
 import { disconnectServer } from '../link/objects';
 import { noteRole, roleChanged } from '../link/target-session';
 import type { ServerSocket } from '../pool/bouncer';
-import { isAlwaysTracked, varcacheReport, varcacheSet } from '../pool/varcache';
+import { isAlwaysTracked } from '../pool/varcache';
 import { PktReader } from '../wire/reader';
 
 /** Handles a ParameterStatus, body in arena[off, end). @returns false if the server was disconnected */
@@ -20,12 +20,12 @@ export function loadParameter(server: ServerSocket, off: number, end: number): b
   if (wantDebug()) slogDebug(server, `S: param: ${name} = ${value}`);
   if (noteRole(server, name, value)) roleChanged(server);
   const client = server.link;
-  const tracked = varcacheReport(server, name, value, client !== null && !server.settingVars);
+  const tracked = server.vars.report(name, value, client !== null && !server.settingVars);
   if (tracked && server.leftovers !== null && !server.settingVars) server.leftovers.reports++;
   // what RESET reports is the server's default, not the client's value
   if (client !== null && (!server.settingVars || isAlwaysTracked(name))) {
     if (wantDebug()) slogDebug(client, `setting client var: ${name}='${value}'`);
-    varcacheSet(client.vars, name, value);
+    client.vars.set(name, value);
   }
   return true;
 }

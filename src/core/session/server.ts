@@ -23,7 +23,6 @@ import { Recovery } from '../pool/recovery';
 import { ANSWERED, ResponseAction } from '../pool/requests';
 import { isDead } from '../pool/socket';
 import { clearRequestsUntil, serversChange, settleNote } from '../pool/statements';
-import { varcacheSetCanonical } from '../pool/varcache';
 import { SERVER_PACKET_MAX } from '../wire/limits';
 import { writeCommandComplete } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg, TxStatus } from '../wire/packets';
@@ -209,7 +208,7 @@ export function serverFlushed(server: ServerSocket): void {
   const client = server.link;
   if (server.settingVars && client !== null) {
     // the server may spell a value in its own way: the client adopts that spelling
-    varcacheSetCanonical(server.vars, client.vars, (name, from, to) => {
+    client.vars.adoptSpelling(server.vars, (name, from, to) => {
       slogDebug(client, `varcache_set_canonical: setting ${name} to its canonical version ${from} -> ${to}`);
     });
     server.settingVars = false;

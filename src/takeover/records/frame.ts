@@ -5,7 +5,7 @@
 import { hostNames } from '../../core/config/records';
 import type { PgCredentials, PgDatabase, PgPool, ServerSocket } from '../../core/pool/bouncer';
 import type { PgStats } from '../../core/pool/stats';
-import { VarBit, varcacheSet, varcacheSetBits, varNames } from '../../core/pool/varcache';
+import { VarBit, type VarCache, varNames } from '../../core/pool/varcache';
 
 export class Frame {
   /** pools by their number in the records */
@@ -43,23 +43,22 @@ export class Frame {
     }
   }
 
-  varsOf(values: readonly (string | null)[], into: (string | null)[]): void {
+  varsOf(values: readonly (string | null)[], into: VarCache): void {
     for (let i = 0; i < values.length; i++) {
       const value = values[i] ?? null;
-      if (value !== null) varcacheSet(into, this.vars[i] as string, value);
+      if (value !== null) into.set(this.vars[i] as string, value);
     }
   }
 
   /** @param values undefined if the old process has not sent them */
   varBitsOf(values: readonly number[] | undefined, server: ServerSocket): void {
     if (values !== undefined) {
-      for (let i = 0; i < values.length; i++)
-        varcacheSetBits(server.varBits, this.vars[i] as string, values[i] as number);
+      for (let i = 0; i < values.length; i++) server.vars.setBits(this.vars[i] as string, values[i] as number);
       return;
     }
     // any value that was reported may have been SET by a client
     varNames().forEach((name, at) => {
-      if (server.vars[at] != null) varcacheSetBits(server.varBits, name, VarBit.REPORTED | VarBit.CHANGED);
+      if (server.vars.values[at] != null) server.vars.setBits(name, VarBit.REPORTED | VarBit.CHANGED);
     });
   }
 

@@ -26,7 +26,7 @@ export interface PoolRecord {
   olderStats: number[];
   /** raw bytes, null = not known */
   welcomeMsg: string | null;
-  origVars: (string | null)[];
+  origVars: readonly (string | null)[];
   lastLifetimeDisconnect: WallTime;
   lastConnectTime: WallTime;
   lastActiveTime: WallTime;
@@ -48,7 +48,7 @@ export function poolRecord(pool: PgPool, n: number): PoolRecord {
     newerStats: [...pool.newerStats],
     olderStats: [...pool.olderStats],
     welcomeMsg: pool.welcomeMsgReady && pool.welcomeMsg !== null ? bytesText(pool.welcomeMsg) : null,
-    origVars: pool.origVars,
+    origVars: pool.origVars.values,
     lastLifetimeDisconnect: wallTime(pool.lastLifetimeDisconnect),
     lastConnectTime: wallTime(pool.lastConnectTime),
     lastActiveTime: wallTime(pool.lastActiveTime),

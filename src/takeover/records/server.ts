@@ -47,7 +47,7 @@ export interface ServerRecord extends SocketRecord {
   /** numbers of statements that have to be prepared again before their next use */
   staleStatements?: number[];
   /** VarBit of each variable */
-  varBits?: number[];
+  varBits?: readonly number[];
   /** Leftovers.numbers() */
   leftovers?: number[];
   /* from format 3 on */
@@ -66,7 +66,7 @@ export function serverRecord(server: ServerSocket, described: Described, seen: S
   const record: ServerRecord = socketRecord(server, described);
   const { host, requests } = server;
   if (host !== null) record.host = host;
-  record.varBits = server.varBits;
+  record.varBits = server.vars.bits;
   if (server.leftovers !== null) record.leftovers = server.leftovers.numbers();
   const listener = serverListeningRecord(server);
   if (listener !== undefined) record.listener = listener;

@@ -35,7 +35,7 @@ export interface SocketRecord extends Described {
   /** bits of flagNames */
   f: number;
   n: (number | WallTime)[];
-  v: (string | null)[];
+  v: readonly (string | null)[];
   /** raw bytes */
   cancelKey: string;
   remote: AddrTuple;
@@ -64,7 +64,7 @@ export function socketRecord(sk: AnySocket, { state, pool, kept, unsent, tls }: 
     pool,
     f: flagBits(sk),
     n: numbersOf(sk),
-    v: sk.vars,
+    v: sk.vars.values,
     cancelKey: bytesText(sk.cancelKey),
     remote: addrTuple(sk.remoteAddr),
     local: addrTuple(sk.localAddr),
