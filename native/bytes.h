@@ -1,6 +1,6 @@
 /*
  * A queue of bytes that uses no memory while it is empty. Most connections never keep a partial packet and never wait for
- * a slow reader, so a stream must not carry buffers. Used for kept and for unsent bytes.
+ * a slow reader, so a stream must not carry buffers: it carries one pointer. Used for kept and for unsent bytes.
  */
 #pragma once
 
@@ -10,54 +10,63 @@
 
 namespace tsb {
 
-struct Bytes {
-  uint8_t *memory = nullptr;
-  size_t begin = 0;
-  size_t length = 0;
-  size_t capacity = 0;
-
-  const uint8_t *first() const { return memory + begin; }
+class Bytes {
+ public:
+  bool empty() const { return !block_; }
+  size_t length() const { return block_ ? block_->length : 0; }
+  /** Null when it is empty. */
+  const uint8_t *first() const { return block_ ? block_->bytes + block_->begin : nullptr; }
 
   /** Appends. The first append allocates the exact size, later ones grow by half. Returns false when memory is exhausted. */
   bool append(const uint8_t *bytes, size_t n) {
     if (n == 0) return true;
-    if (begin + length + n > capacity && !makeRoom(n)) return false;
-    memcpy(memory + begin + length, bytes, n);
-    length += n;
+    if ((!block_ || block_->begin + block_->length + n > block_->capacity) && !makeRoom(n)) return false;
+    memcpy(block_->bytes + block_->begin + block_->length, bytes, n);
+    block_->length += n;
     return true;
   }
 
+  /** Forgets the first n bytes, at most all. */
   void drop(size_t n) {
-    begin += n;
-    length -= n;
-    if (length == 0) clear();
+    if (!block_) return;
+    block_->begin += n;
+    block_->length -= n;
+    if (block_->length == 0) clear();
   }
 
   void clear() {
-    free(memory);
-    memory = nullptr;
-    begin = length = capacity = 0;
+    free(block_);
+    block_ = nullptr;
   }
 
  private:
+  struct Block {
+    size_t begin;
+    size_t length;
+    size_t capacity;
+    uint8_t bytes[];
+  };
+
   bool makeRoom(size_t n) {
+    const size_t held = length();
     // move down only if that frees at least half: otherwise every small append could move everything
-    if (begin >= length && length + n <= capacity) {
-      memmove(memory, memory + begin, length);
-      begin = 0;
+    if (block_ && block_->begin >= held && held + n <= block_->capacity) {
+      memmove(block_->bytes, first(), held);
+      block_->begin = 0;
       return true;
     }
-    size_t wanted = length + n;
-    if (capacity > 0 && wanted < capacity + capacity / 2) wanted = capacity + capacity / 2;
-    uint8_t *grown = static_cast<uint8_t *>(malloc(wanted));
+    size_t wanted = held + n;
+    if (block_ && wanted < block_->capacity + block_->capacity / 2) wanted = block_->capacity + block_->capacity / 2;
+    Block *grown = static_cast<Block *>(malloc(sizeof(Block) + wanted));
     if (!grown) return false;
-    if (length > 0) memcpy(grown, memory + begin, length);
-    free(memory);
-    memory = grown;
-    begin = 0;
-    capacity = wanted;
+    *grown = {0, held, wanted};
+    if (held > 0) memcpy(grown->bytes, first(), held);
+    free(block_);
+    block_ = grown;
     return true;
   }
+
+  Block *block_ = nullptr;
 };
 
 }  // namespace tsb

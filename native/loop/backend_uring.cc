@@ -35,6 +35,8 @@ namespace tsb {
 /** The kernel makes about so many completions in one call; when there may be more, the same turn asks again. */
 constexpr size_t kCompletionsOfCall = 20;
 constexpr int kMoreCalls = 32;
+/** So many completions before it is its turn, the stream of a completion is fetched into the cache. */
+constexpr size_t kFetchAhead = 2;
 
 static thread_local std::string refusal;
 
@@ -59,7 +61,7 @@ void uringHold(UringLane *l, Stream *s, unsigned buffer, size_t n) {
 static bool due(const Stream *s) {
   const UringPart &part = s->uring;
   if (!streamWants(s)) return false;
-  return s->held.length > 0 || part.endDue || (part.saturated && !part.receiving) || streamHasInput(s);
+  return !s->held.empty() || part.endDue || (part.saturated && !part.receiving) || streamHasInput(s);
 }
 
 void uringQueueIfDue(Stream *s) {
@@ -70,14 +72,14 @@ static void ended(Stream *s, int result) {
   s->uring.ended = true;
   s->uring.saturated = false;
   s->uring.endResult = result;
-  s->uring.endDue = s->held.length > 0 || !streamReceived(s, nullptr, result);
+  s->uring.endDue = !s->held.empty() || !streamReceived(s, nullptr, result);
 }
 
 /** What was received ahead, then the end, then what the socket has. There is room for it. */
 static ssize_t receiveBytes(Stream *s, const Place &place) {
   UringPart *part = &s->uring;
-  if (s->held.length > 0) {
-    const size_t n = s->held.length < place.most ? s->held.length : place.most;
+  if (!s->held.empty()) {
+    const size_t n = s->held.length() < place.most ? s->held.length() : place.most;
     memcpy(place.bytes, s->held.first(), n);
     s->held.drop(n);
     return static_cast<ssize_t>(n);
@@ -112,14 +114,14 @@ static void received(UringLane *l, Stream *s, unsigned buffer, size_t n) {
   const bool tooMany = s->recvLimit > 0 && n > s->recvLimit;
   Taken taken = Taken::kRefused;
   const size_t offset = static_cast<size_t>(uringBuffer(&l->ring, buffer) - l->turn->arena);
-  if (s->held.length == 0 && !tooMany) taken = streamReceivedAt(s, offset, n);
+  if (s->held.empty() && !tooMany) taken = streamReceivedAt(s, offset, n);
   if (taken == Taken::kInPlace) {
     l->lent.push_back(buffer);
     return;
   }
   if (taken == Taken::kRefused) uringHold(l, s, buffer, n);
   uringGiveBack(&l->ring, buffer);
-  if (s->held.length + s->kept.length > kReceiveMost) stopReceive(l, s);
+  if (s->held.length() + s->kept.length() > kReceiveMost) stopReceive(l, s);
 }
 
 Brings uringBrings(const io_uring_cqe &cqe) {
@@ -134,7 +136,7 @@ static void onReceive(UringLane *l, Stream *s, const io_uring_cqe &cqe) {
   bool more = false;
   if (cqe.flags & IORING_CQE_F_BUFFER) {
     received(l, s, uringBufferOf(cqe), static_cast<size_t>(cqe.res));
-    more = cqe.res == static_cast<int>(kBufferSize) || s->held.length > 0;
+    more = cqe.res == static_cast<int>(kBufferSize) || !s->held.empty();
   } else if (uringBrings(cqe) == Brings::kEnd) {
     ended(s, cqe.res);
   } else {
@@ -222,7 +224,10 @@ static void turnOf(UringLane *l, int timeoutMs) {
   endSends(l);
   l->handling.swap(l->ring.completions);
   l->counted = 0;
-  for (const io_uring_cqe &cqe : l->handling) onCompletion(l, cqe);
+  for (size_t i = 0; i < l->handling.size(); i++) {
+    if (i + kFetchAhead < l->handling.size()) uringFetch(l->handling[i + kFetchAhead].user_data);
+    onCompletion(l, l->handling[i]);
+  }
   l->handling.clear();
   // after the completions, which need little of the arena, and may bring what comes behind kept bytes
   laneDeliver(l, work);

@@ -305,7 +305,7 @@ int streamClose(Streams *streams, int handle) {
   if (!s) return -EBADF;
   const bool owned = s->kind != StreamKind::kWatch;
   const int err = outboxSeal(s);
-  if (s->tls && !streamAway(s) && err == 0 && s->unsent.length == 0) tlsShutdown(s->tls);
+  if (s->tls && !streamAway(s) && err == 0 && s->unsent.empty()) tlsShutdown(s->tls);
   outboxFlush(s);
   const int fd = forget(s, !owned);
   if (owned) close(fd);
@@ -335,7 +335,7 @@ int streamRecvStart(Streams *streams, int handle) {
   if (s->reading) return 0;
   s->reading = true;
   if (s->failed != 0) streamQueue(s);
-  s->redeliver = s->kept.length > 0;
+  s->redeliver = !s->kept.empty();
   if (s->redeliver || (streamWants(s) && streamHasInput(s))) streamQueueReceive(s);
   receiveOrFail(s, true);
   return 0;
@@ -357,7 +357,7 @@ int streamRecvStop(Streams *streams, int handle) {
 int streamRecvLimit(Streams *streams, int handle, int most) {
   Stream *s = connectionOf(streams, handle);
   if (!s) return -EBADF;
-  s->recvLimit = most > 0 ? static_cast<size_t>(most) : 0;
+  s->recvLimit = most > 0 ? static_cast<uint32_t>(most) : 0;
   return 0;
 }
 
@@ -366,7 +366,7 @@ int streamEnded(Streams *streams, int handle) {
   const Stream *s = connectionOf(streams, handle);
   if (!s) return -EBADF;
   if (s->endHeld) return 1;
-  if (s->held.length > 0) return 0;
+  if (!s->held.empty()) return 0;
   if (!s->ending) return 0;
   uint8_t next;
   ssize_t n;
@@ -388,14 +388,14 @@ int streamKeep(Streams *streams, int handle, const uint8_t *bytes, size_t length
 
 int streamKeptLength(Streams *streams, int handle) {
   const Stream *s = streamOf(streams, handle);
-  return s ? static_cast<int>(s->kept.length) : -EBADF;
+  return s ? static_cast<int>(s->kept.length()) : -EBADF;
 }
 
 int streamBuffered(Streams *streams, int handle) {
   const Stream *s = streamOf(streams, handle);
   if (!s) return -EBADF;
   const size_t inside = s->tls && !streamAway(s) ? tlsBuffered(s->tls) : 0;
-  return static_cast<int>(s->kept.length + s->held.length + inside);
+  return static_cast<int>(s->kept.length() + s->held.length() + inside);
 }
 
 void streamReceiveAhead(Streams *streams, bool on) {
@@ -407,8 +407,8 @@ void streamReceiveAhead(Streams *streams, bool on) {
 int streamCopyKept(Streams *streams, int handle, uint8_t *into) {
   const Stream *s = streamOf(streams, handle);
   if (!s) return -EBADF;
-  if (s->kept.length > 0) memcpy(into, s->kept.first(), s->kept.length);
-  return static_cast<int>(s->kept.length);
+  if (!s->kept.empty()) memcpy(into, s->kept.first(), s->kept.length());
+  return static_cast<int>(s->kept.length());
 }
 
 int streamPark(Streams *streams, int handle, const uint8_t *bytes, size_t length) {
@@ -418,11 +418,11 @@ int streamPark(Streams *streams, int handle, const uint8_t *bytes, size_t length
 
 /** Moves the kept bytes into the arena. Returns their offset, -1 if there are none, or -ENOBUFS. */
 static int takeKept(Streams *streams, Stream *s) {
-  if (s->kept.length == 0) return -1;
-  const int offset = streams->turn->sideTake(s->kept.length);
+  if (s->kept.empty()) return -1;
+  const int offset = streams->turn->sideTake(s->kept.length());
   if (offset < 0) return -ENOBUFS;
-  streams->turn->tellResumed(static_cast<int32_t>(s->kept.length));
-  memcpy(streams->turn->arena + offset, s->kept.first(), s->kept.length);
+  streams->turn->tellResumed(static_cast<int32_t>(s->kept.length()));
+  memcpy(streams->turn->arena + offset, s->kept.first(), s->kept.length());
   s->kept.clear();
   s->redeliver = false;
   return offset;
@@ -441,8 +441,8 @@ int streamResume(Streams *streams, int handle) {
 int streamSend(Streams *streams, int handle, const uint8_t *bytes, size_t length, Origin origin) {
   Stream *s = connectionOf(streams, handle);
   if (!s) return -EBADF;
-  if (length == 0) return static_cast<int>(s->unsent.length);
-  if (s->unsent.length > kUnsentMax || length > kUnsentMax - s->unsent.length) return -ENOBUFS;
+  if (length == 0) return static_cast<int>(s->unsent.length());
+  if (s->unsent.length() > kUnsentMax || length > kUnsentMax - s->unsent.length()) return -ENOBUFS;
   return outboxPut(s, bytes, length, origin);
 }
 
@@ -450,7 +450,7 @@ int streamUnsent(Streams *streams, int handle) {
   Stream *s = streamOf(streams, handle);
   if (!s) return -EBADF;
   outboxFlush(s);
-  return static_cast<int>(s->unsent.length);
+  return static_cast<int>(s->unsent.length());
 }
 
 void streamSendQueued(Streams *streams) {
@@ -462,7 +462,7 @@ int streamTakeUnsent(Streams *streams, int handle, uint8_t *into) {
   Stream *s = streamOf(streams, handle);
   if (!s) return -EBADF;
   outboxFlush(s);
-  const size_t length = s->unsent.length;
+  const size_t length = s->unsent.length();
   if (length > 0) memcpy(into, s->unsent.first(), length);
   s->unsent.clear();
   return static_cast<int>(length);

@@ -23,8 +23,8 @@ static void keepDecrypted(Stream *s) {
 static void settleTls(Stream *s) {
   if (!s->tls || s->shaking || streamAway(s)) return;
   keepDecrypted(s);
-  while (s->held.length > 0) {
-    const size_t n = s->held.length < kTlsPieceSize / 2 ? s->held.length : kTlsPieceSize / 2;
+  while (!s->held.empty()) {
+    const size_t n = s->held.length() < kTlsPieceSize / 2 ? s->held.length() : kTlsPieceSize / 2;
     if (!tlsReceived(s->tls, s->held.first(), static_cast<ssize_t>(n))) return;
     s->held.drop(n);
     keepDecrypted(s);
@@ -41,7 +41,7 @@ std::vector<int> streamRecvStopAll(Streams *streams, int except) {
     if (s && s->kind == StreamKind::kConnection && s->handle != except) settleTls(s);
   streamSendQueued(streams);
   for (const Stream *s : streams->all)
-    if (s && s->kind == StreamKind::kConnection && s->handle != except && s->unsent.length > 0)
+    if (s && s->kind == StreamKind::kConnection && s->handle != except && !s->unsent.empty())
       unsent.push_back(s->handle);
   return unsent;
 }
@@ -68,7 +68,7 @@ void streamsTlsThaw(Streams *streams) {
 int streamSendRecords(Streams *streams, int handle, const uint8_t *bytes, size_t length) {
   Stream *s = connectionOf(streams, handle);
   if (!s) return -EBADF;
-  if (length == 0) return static_cast<int>(s->unsent.length);
+  if (length == 0) return static_cast<int>(s->unsent.length());
   return outboxPutRecords(s, bytes, length, Origin::kCaller);
 }
 

@@ -147,23 +147,23 @@ static bool queue(Stream *s, const uint8_t *bytes, size_t length, Origin origin,
 }
 
 int outboxPutRecords(Stream *s, const uint8_t *bytes, size_t length, Origin origin) {
-  if (s->unsent.length > 0 || s->connecting) {
+  if (!s->unsent.empty() || s->connecting) {
     if (!s->unsent.append(bytes, length)) return -ENOMEM;
     s->streams->loop->ops->drain(s->streams->loop, s);
   } else if (!queue(s, bytes, length, origin, false)) {
     const int err = sendNow(s, bytes, length);
     if (err < 0) return err;
   }
-  return static_cast<int>(s->unsent.length);
+  return static_cast<int>(s->unsent.length());
 }
 
 int outboxPut(Stream *s, const uint8_t *bytes, size_t length, Origin origin) {
   if (!s->tls) return outboxPutRecords(s, bytes, length, origin);
   if (streamAway(s)) return -EIO;
-  if (tlsWritable(s->tls) && s->unsent.length == 0 && queue(s, bytes, length, origin, true)) return 0;
+  if (tlsWritable(s->tls) && s->unsent.empty() && queue(s, bytes, length, origin, true)) return 0;
   int err = outboxSeal(s);
   if (err == 0) err = tlsWrite(s->tls, bytes, length);
-  return err < 0 ? err : static_cast<int>(s->unsent.length);
+  return err < 0 ? err : static_cast<int>(s->unsent.length());
 }
 
 /* ---- encrypting ---- */

@@ -62,11 +62,12 @@ struct Outbox {
 
 /** The part of a stream. */
 struct OutboxPart {
+  /** bytes of all pieces */
+  size_t length = 0;
   /** indexes of the first and the last piece; -1 = none */
   int first = -1;
   int last = -1;
-  int count = 0;
-  size_t length = 0;
+  int16_t count = 0;
   /** in Outbox::streams */
   bool listed = false;
   /** some pieces are plain */

@@ -9,8 +9,8 @@
 namespace tsb {
 
 void readySend(Stream *s) {
-  if (s->unsent.length == 0) return;
-  const ssize_t n = sendRetry(s->fd, s->unsent.first(), s->unsent.length);
+  if (s->unsent.empty()) return;
+  const ssize_t n = sendRetry(s->fd, s->unsent.first(), s->unsent.length());
   if (n >= 0)
     streamSent(s, n);
   else if (!wouldBlock(errno))

@@ -56,7 +56,7 @@ static bool reportFailure(Stream *s) {
     streamAccepted(s, err);
   else if (s->connecting)
     streamConnected(s, err);
-  else if (s->sendFailed || s->unsent.length > 0)
+  else if (s->sendFailed || !s->unsent.empty())
     dropUnsent(s, err);
   else if (s->shaking)
     reportTls(s, err);
@@ -97,11 +97,11 @@ enum class Room { kYes, kNo, kNever };
 static Room roomFor(Stream *s, size_t n) {
   const Lane *lane = s->lane;
   if (s->lastTurn == lane->turn->number || lane->section->full()) return Room::kNo;
-  if (s->kept.length > kKeptMax) {
+  if (s->kept.length() > kKeptMax) {
     reportEnd(s, -EMSGSIZE);
     return Room::kNever;
   }
-  return lane->section->room() < s->kept.length + n ? Room::kNo : Room::kYes;
+  return lane->section->room() < s->kept.length() + n ? Room::kNo : Room::kYes;
 }
 
 static size_t leastRoom(const Lane *lane) { return lane->recvMax < kRecvRoomLeast ? lane->recvMax : kRecvRoomLeast; }
@@ -109,16 +109,16 @@ static size_t leastRoom(const Lane *lane) { return lane->recvMax < kRecvRoomLeas
 /** The place for new bytes, behind the kept ones. */
 static Place placeBehindKept(const Stream *s) {
   const Lane *lane = s->lane;
-  const size_t room = lane->section->room() - s->kept.length;
-  return {lane->section->place() + s->kept.length, room < lane->recvMax ? room : lane->recvMax};
+  const size_t room = lane->section->room() - s->kept.length();
+  return {lane->section->place() + s->kept.length(), room < lane->recvMax ? room : lane->recvMax};
 }
 
 /** Reports the kept bytes and the n new ones in the place behind them. */
 static void deliver(Stream *s, size_t n) {
   Section *section = s->lane->section;
-  const size_t length = s->kept.length + n;
-  if (s->kept.length > 0) {
-    memcpy(section->place(), s->kept.first(), s->kept.length);
+  const size_t length = s->kept.length() + n;
+  if (!s->kept.empty()) {
+    memcpy(section->place(), s->kept.first(), s->kept.length());
     s->kept.clear();
   }
   s->lane->received += n;
@@ -190,8 +190,8 @@ static int takeStep(Stream *s) {
   Handshake *step = s->step;
   s->step = nullptr;
   int result = step->result;
-  if (step->out.length > 0) {
-    const int res = outboxPutRecords(s, step->out.first(), step->out.length, Origin::kCaller);
+  if (!step->out.empty()) {
+    const int res = outboxPutRecords(s, step->out.first(), step->out.length(), Origin::kCaller);
     if (res < 0) result = res;
   }
   step->out.clear();
@@ -262,7 +262,7 @@ bool streamReceived(Stream *s, const uint8_t *bytes, ssize_t n) {
     keepForLater(s, bytes, n);
     return true;
   }
-  uint8_t *place = s->lane->section->place() + s->kept.length;
+  uint8_t *place = s->lane->section->place() + s->kept.length();
   if (n <= 0 || bytes != place) {
     const Room room = roomFor(s, n > 0 ? static_cast<size_t>(n) : 0);
     if (room != Room::kYes) return room == Room::kNever;
@@ -278,7 +278,7 @@ bool streamReceived(Stream *s, const uint8_t *bytes, ssize_t n) {
 }
 
 Taken streamReceivedAt(Stream *s, size_t offset, size_t n) {
-  if (s->tls || !s->reading || s->kept.length > 0) {
+  if (s->tls || !s->reading || !s->kept.empty()) {
     const uint8_t *bytes = s->lane->turn->arena + offset;
     return streamReceived(s, bytes, static_cast<ssize_t>(n)) ? Taken::kCopied : Taken::kRefused;
   }
@@ -298,7 +298,7 @@ void streamSent(Stream *s, ssize_t n) {
   }
   s->lane->sent += static_cast<uint64_t>(n);
   s->unsent.drop(static_cast<size_t>(n));
-  if (s->unsent.length == 0) report(s, kDrain, 0, 0);
+  if (s->unsent.empty()) report(s, kDrain, 0, 0);
 }
 
 void streamConnected(Stream *s, int result) {

@@ -57,10 +57,9 @@ struct UringPart {
   int endResult;
 };
 
-/**
- * Never moves: the kernel and TLS keep its address. What every event needs comes first, so that it costs two cache lines.
- */
+/** Never moves: the kernel and TLS keep its address. */
 struct alignas(64) Stream {
+  /* what every event needs: two cache lines */
   Streams *streams;
   /** set by attach() */
   Lane *lane;
@@ -88,10 +87,13 @@ struct alignas(64) Stream {
   /** the backend knows that the stream has ended or broken behind what the socket holds, or may have */
   bool ending;
   bool unixListener;
+  /** what failed was sending */
+  bool sendFailed;
   /** turn of the last RECV or READABLE record */
   uint32_t lastTurn;
-  EpollPart epoll;
   UringPart uring;
+  /** most bytes of the next receive that brings any; 0 = no limit */
+  uint32_t recvLimit;
   /** null on a plain connection */
   TlsConn *tls;
   /** of the handshake: in a thread, or with a result that has not been taken yet; else null */
@@ -102,18 +104,17 @@ struct alignas(64) Stream {
   /** what the kernel did not take, and what was to be sent since */
   Bytes unsent;
   OutboxPart outbox;
-  /** most bytes of the next receive that brings any; 0 = no limit */
-  size_t recvLimit;
+
+  EpollPart epoll;
   /** -errno of a failure that no call returned; the handle's next record reports it. 0 = none */
   int failed;
-  /** what failed was sending */
-  bool sendFailed;
   int endResult;
   int connectResult;
   /** of the loop's own watches: called instead of making a record */
   void (*onReadable)(void *context);
   void *context;
 };
+static_assert(sizeof(void *) != 8 || offsetof(Stream, epoll) <= 128, "what every event needs takes more than two cache lines");
 
 /**
  * The streams that one thread works on during a wait, and what they share. Between two waits everything belongs to the
@@ -172,7 +173,7 @@ void streamQueueReceive(Stream *s);
  * peer that does not receive those answers is not read from, or they would pile up here without end.
  */
 inline bool streamWants(const Stream *s) {
-  if (s->tls) return !streamAway(s) && (s->shaking || s->reading) && s->unsent.length <= kTlsUnsentMax;
+  if (s->tls) return !streamAway(s) && (s->shaking || s->reading) && s->unsent.length() <= kTlsUnsentMax;
   return s->reading && !s->connecting;
 }
 

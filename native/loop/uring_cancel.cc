@@ -74,7 +74,7 @@ static void holdCompletions(UringLane *l) {
 /** What is held comes behind the kept bytes. */
 static void keepHeld(Stream *s) {
   UringPart *part = &s->uring;
-  if (!s->kept.append(s->held.first(), s->held.length)) streamFailed(s, -ENOMEM);
+  if (!s->kept.append(s->held.first(), s->held.length())) streamFailed(s, -ENOMEM);
   s->held.clear();
   part->saturated = false;
   if (part->endDue) part->endDue = !streamReceived(s, nullptr, part->endResult);

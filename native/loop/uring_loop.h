@@ -58,6 +58,9 @@ UringOp uringOpOf(const io_uring_cqe &cqe);
 /** The stream of a request, or null when it has been detached since. */
 Stream *uringStreamOf(uint64_t data);
 
+/** Has the processor fetch the stream of a request, if there is one, into its cache. */
+void uringFetch(uint64_t data);
+
 /** The stream needs something from the kernel, or may: the next wait looks. */
 void uringList(Stream *s);
 /** Entries for what the outbox holds. Returns their number; each completes as it is submitted. */

@@ -28,6 +28,12 @@ Stream *uringStreamOf(uint64_t data) {
   return streamLive(s) && s->uring.tag == data >> kTagShift ? s : nullptr;
 }
 
+void uringFetch(uint64_t data) {
+  const char *stream = reinterpret_cast<const char *>(data & kPointerMask);
+  __builtin_prefetch(stream, 1);
+  __builtin_prefetch(stream + alignof(Stream), 1);
+}
+
 void uringList(Stream *s) {
   if (s->uring.listed) return;
   s->uring.listed = true;
@@ -40,12 +46,12 @@ static bool wantsReceive(const Stream *s) {
   const UringPart &part = s->uring;
   if (part.receiving) return false;
   if (s->kind != StreamKind::kConnection) return s->reading;
-  return streamWants(s) && !s->connecting && !part.ended && !part.saturated && s->held.length == 0;
+  return streamWants(s) && !s->connecting && !part.ended && !part.saturated && s->held.empty();
 }
 
 static bool wantsPollOut(const Stream *s) {
   if (s->kind != StreamKind::kConnection || s->uring.polling) return false;
-  return s->connecting ? !s->connectEnded : s->unsent.length > 0;
+  return s->connecting ? !s->connectEnded : !s->unsent.empty();
 }
 
 /** Returns false when the kernel takes no more entries. */

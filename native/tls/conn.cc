@@ -223,7 +223,7 @@ int tlsHandshake(TlsConn *conn) {
 
 /** Bytes that are decrypted and were not taken yet. */
 static size_t tlsPending(const TlsConn *conn) {
-  return conn->records ? conn->rest.length : static_cast<size_t>(SSL_pending(conn->ssl));
+  return conn->records ? conn->rest.length() : static_cast<size_t>(SSL_pending(conn->ssl));
 }
 
 size_t tlsBuffered(const TlsConn *conn) { return inputLength(conn) + (conn->established ? tlsPending(conn) : 0); }

@@ -67,7 +67,7 @@ static ssize_t socketEnd(TlsConn *conn, size_t got) {
 }
 
 static size_t takeRest(TlsConn *conn, uint8_t *place, size_t most) {
-  const size_t n = std::min(conn->rest.length, most);
+  const size_t n = std::min(conn->rest.length(), most);
   if (n > 0) memcpy(place, conn->rest.first(), n);
   conn->rest.drop(n);
   return n;

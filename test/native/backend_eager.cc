@@ -129,8 +129,8 @@ static bool reportFirst(Stream *s) {
 }
 
 static void sendSome(Stream *s) {
-  if (s->unsent.length == 0 || s->connecting) return;
-  const size_t most = s->unsent.length < kSendMost ? s->unsent.length : kSendMost;
+  if (s->unsent.empty() || s->connecting) return;
+  const size_t most = s->unsent.length() < kSendMost ? s->unsent.length() : kSendMost;
   const ssize_t n = sendRetry(s->fd, s->unsent.first(), most);
   if (n >= 0)
     streamSent(s, n);
@@ -190,7 +190,7 @@ static int wait(Loop *loop, int timeoutMs) {
   std::vector<pollfd> fds;
   std::vector<Stream *> streams;
   for (auto &entry : l->all) {
-    const bool output = entry.first->connecting || entry.first->unsent.length > 0;
+    const bool output = entry.first->connecting || !entry.first->unsent.empty();
     fds.push_back({entry.first->fd, static_cast<short>((entry.second.wanted ? POLLIN : 0) | (output ? POLLOUT : 0)), 0});
     streams.push_back(entry.first);
   }
