@@ -64,6 +64,8 @@ describe('/status.json', () => {
     const settings = { ...TX, metrics_port: port, default_pool_size: 2 };
     await withPooler({ cluster: pg, settings }, async (pooler) => {
       const clients = await Promise.all([1, 2, 3, 4].map(() => login(pooler)));
+      // queries count as the difference to a sample before them
+      await becomes(port, 'the first sample', ({ history }) => history.rows.length > 0);
       for (const client of clients.slice(0, 2)) await ask(client, 'BEGIN');
       for (const client of clients.slice(2)) await start(client, 'SELECT 1');
       const status = await becomes(port, 'the waiting clients', (found) => {
