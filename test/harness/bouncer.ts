@@ -235,6 +235,15 @@ function spawnPooler(dir: string, options: BouncerOptions, args: string[]): Chil
   });
 }
 
+/** Settings for the loop under test. PgBouncer has them as comments, because log lines name the lines of the file. */
+function loopSettings(original: boolean): Record<string, string | number> {
+  const settings = {
+    ...(LOOP_BACKEND === 'auto' ? {} : { loop_backend: LOOP_BACKEND }),
+    ...(IO_THREADS === 0 ? {} : { io_threads: IO_THREADS, io_threads_load: 0 }),
+  };
+  return original ? Object.fromEntries(Object.entries(settings).map(([key, value]) => [`; ${key}`, value])) : settings;
+}
+
 function writeFiles(dir: string, port: number, options: BouncerOptions): void {
   const cluster = options.cluster;
   const databases = options.databases ?? (cluster === undefined ? {} : { '*': `host=${HOST} port=${cluster.port}` });
@@ -246,9 +255,7 @@ function writeFiles(dir: string, port: number, options: BouncerOptions): void {
     auth_file: join(dir, 'userlist.txt'),
     admin_users: ADMIN_USER,
     stats_users: STATS_USER,
-    // PgBouncer does not know them
-    ...(LOOP_BACKEND === 'auto' || options.original === true ? {} : { loop_backend: LOOP_BACKEND }),
-    ...(IO_THREADS === 0 || options.original === true ? {} : { io_threads: IO_THREADS, io_threads_load: 0 }),
+    ...loopSettings(options.original === true),
     ...options.settings,
   };
   const sections: Record<string, Record<string, string | number | null>> = { databases };

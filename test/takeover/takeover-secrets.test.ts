@@ -177,26 +177,28 @@ it('core_dumps decides whether the kernel may write core dumps, at once and afte
     assert.equal(mayDump(chain.now.pid), true);
   }));
 
-const pattern = readFileSync('/proc/sys/kernel/core_pattern', 'latin1').trim();
+/** Why no core dump can be looked for; null if one can. */
+function noCoreDumps(): string | null {
+  if (process.env.TSBOUNCER_PRELOAD !== undefined) return 'sanitizers switch core dumps off';
+  const pattern = readFileSync('/proc/sys/kernel/core_pattern', 'latin1').trim();
+  return /^[|/]/.test(pattern) ? `core dumps go to ${pattern}` : null;
+}
 
-itUnless(/^[|/]/.test(pattern) ? `core dumps go to ${pattern}` : null)(
-  'a process that crashes leaves no core dump',
-  async () => {
-    for (const core_dumps of [0, 1]) {
-      await withRebootChain({ cluster: pg, settings: { core_dumps } }, async (chain) => {
-        const { node, mainJs } = installed();
-        const child = startProgram('sh', ['-c', 'ulimit -c unlimited; exec "$@"', 'sh', node, mainJs, chain.ini], {
-          cwd: chain.dir,
-          stdio: ['ignore', 'ignore', 'pipe'],
-          ...spawnAs(user),
-        });
-        const crashing = await new PoolerProcess('ts', child).waitUp();
-        await crashing.kill('SIGABRT');
-        assert.equal(
-          readdirSync(chain.dir).some((name) => name.startsWith('core')),
-          core_dumps === 1,
-        );
+itUnless(noCoreDumps())('a process that crashes leaves no core dump', async () => {
+  for (const core_dumps of [0, 1]) {
+    await withRebootChain({ cluster: pg, settings: { core_dumps } }, async (chain) => {
+      const { node, mainJs } = installed();
+      const child = startProgram('sh', ['-c', 'ulimit -c unlimited; exec "$@"', 'sh', node, mainJs, chain.ini], {
+        cwd: chain.dir,
+        stdio: ['ignore', 'ignore', 'pipe'],
+        ...spawnAs(user),
       });
-    }
-  },
-);
+      const crashing = await new PoolerProcess('ts', child).waitUp();
+      await crashing.kill('SIGABRT');
+      assert.equal(
+        readdirSync(chain.dir).some((name) => name.startsWith('core')),
+        core_dumps === 1,
+      );
+    });
+  }
+});
