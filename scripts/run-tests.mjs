@@ -56,6 +56,7 @@ const files = inOrder.map((name) => join(dir, present.get(name)));
 const templates = mkdtempSync(join(tmpdir(), 'tsb-templates-'));
 chmodSync(templates, 0o755);
 process.on('exit', () => rmSync(templates, { recursive: true, force: true }));
+for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1));
 process.env.TEST_DATA_TEMPLATES = templates;
 const concurrency = Math.min(FILES_AT_ONCE, availableParallelism() + 2);
 const results = run({ files, concurrency, timeout: FILE_MS_MAX });
