@@ -8,7 +8,7 @@ import { nextOf } from '../core/base/list';
 import { native } from '../core/base/native';
 import { onDrain } from '../core/life/mainloop';
 import { sbufContinue, socketsByHandle } from '../core/net/sbuf';
-import { type AnySocket, SocketState } from '../core/pool/bouncer';
+import type { AnySocket } from '../core/pool/bouncer';
 import { poolList, touchPool } from '../core/pool/pool';
 import { isDead } from '../core/pool/socket';
 import { handoverName } from '../core/pool/states';
@@ -16,7 +16,7 @@ import { FORMAT_TLS } from './format';
 import { allSockets, refusalOf } from './sockets';
 
 /** Idle clients resumed between two event loop turns. */
-const IDLE_SLICE = 250;
+const IDLE_SLICE = 100;
 
 export interface FrozenSockets {
   sockets: AnySocket[];
@@ -24,6 +24,8 @@ export interface FrozenSockets {
   unsent: Map<AnySocket, Uint8Array>;
   /** sockets that cannot be handed over, and why; empty in the new process */
   staying: Map<AnySocket, string>;
+  /** clients that have sent nothing since they were described ahead; empty in the old process */
+  idle: Set<AnySocket>;
 }
 
 /**
@@ -51,7 +53,7 @@ export function freezeSockets(except: AnySocket, format: number): FrozenSockets 
     const sk = socketsByHandle[handle];
     if (sk && handoverName(sk.state) !== null && !staying.has(sk)) unsent.set(sk, native.takeUnsent(handle));
   }
-  return { sockets, unsent, staying };
+  return { sockets, unsent, staying, idle: new Set() };
 }
 
 /** Queues unsent output again; the kernel may accept all of it at once. */
@@ -72,11 +74,6 @@ function readAgain(sk: AnySocket): void {
   }
 }
 
-/** True if the socket is linked, has buffered input, waits for its destination, or is not an active client. */
-function isBusy(sk: AnySocket): boolean {
-  return sk.link !== null || sk.hasKept || sk.blocked || sk.state !== SocketState.CL_ACTIVE;
-}
-
 /** First step of resuming: unsent output goes out before anything else. */
 export function requeueUnsent(frozen: FrozenSockets): void {
   native.tlsThawAll();
@@ -84,21 +81,16 @@ export function requeueUnsent(frozen: FrozenSockets): void {
 }
 
 /**
- * Second step of resuming: reads from all sockets again; the pools are processed at the end of this turn. Busy sockets
- * come first, because the system calls for thousands of idle clients take time.
- * @param betweenSlices called after every IDLE_SLICE idle clients, so that busy clients are served meanwhile
+ * Second step of resuming: reads from all sockets again; the pools are processed at the end of this turn. Idle clients
+ * come last, because the system calls for thousands of them take time.
+ * @param betweenSlices called before every IDLE_SLICE idle clients, so that busy clients are served meanwhile
  */
-export function resumeFrozen(sockets: readonly AnySocket[], betweenSlices: () => void): void {
-  const idle: AnySocket[] = [];
-  for (const sk of sockets) {
-    if (isBusy(sk)) readAgain(sk);
-    else idle.push(sk);
-  }
+export function resumeFrozen({ sockets, idle }: FrozenSockets, betweenSlices: () => void): void {
+  for (const sk of sockets) if (!idle.has(sk)) readAgain(sk);
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) touchPool(pool);
-  for (let i = 0; i < idle.length; i++) {
-    readAgain(idle[i] as AnySocket);
-    if ((i + 1) % IDLE_SLICE === 0) {
-      betweenSlices();
-    }
+  let resumed = 0;
+  for (const sk of idle) {
+    if (resumed++ % IDLE_SLICE === 0) betweenSlices();
+    readAgain(sk);
   }
 }

@@ -17,6 +17,7 @@
  * owners, or none.
  */
 
+import { constants, setPriority } from 'node:os';
 import {
   enterFreeze,
   getPauseMode,
@@ -289,7 +290,7 @@ function thaw(): void {
   if (frozen !== null) {
     requeueUnsent(frozen);
     // already inside a turn, which cannot be nested
-    resumeFrozen(frozen.sockets, () => {});
+    resumeFrozen(frozen, () => {});
   }
   frozen = null;
   resumePooler();
@@ -314,6 +315,15 @@ export function handoverTurnEnd(): void {
   if (newProcess !== null && !aheadEnded && resendTimer.when === 0) native.loopBreak();
 }
 
+/** What this process still does, above all its exit, takes no CPU time from the new process. */
+function yieldCpu(): void {
+  try {
+    setPriority(constants.priority.PRIORITY_LOW);
+  } catch {
+    // a service manager may forbid the call
+  }
+}
+
 /**
  * SHUTDOWN while the sockets are frozen: the point of no return. The answer tells the new process that it now owns all
  * sockets.
@@ -330,6 +340,7 @@ export function shutdownForHandover(admin: ClientSocket): boolean {
     return false;
   }
   crashPoint('give-acknowledged');
+  yieldCpu();
   if (frozen !== null) closeStaying(frozen.staying);
   return true;
 }

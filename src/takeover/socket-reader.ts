@@ -38,7 +38,7 @@ function isServerRecord(record: ClientRecord | ServerRecord): record is ServerRe
 }
 
 export class SocketReader {
-  readonly frozen: FrozenSockets = { sockets: [], unsent: new Map(), staying: new Map() };
+  readonly frozen: FrozenSockets = { sockets: [], unsent: new Map(), staying: new Map(), idle: new Set() };
   /** sockets described so far, without clients that have disconnected since */
   arrived = 0;
 
@@ -77,6 +77,8 @@ export class SocketReader {
     if (record.tls) this.takeTls(sk, record, record.tls, raw);
     this.takeBytes(sk, record, raw);
     if (record.link !== undefined) this.links.push({ from: sk, to: record.link });
+    if (record.k === 'ahead') this.frozen.idle.add(sk);
+    else this.frozen.idle.delete(sk);
     if (known !== undefined) return;
     this.frozen.sockets.push(sk);
     this.byId.set(record.id, sk);
@@ -151,6 +153,7 @@ export class SocketReader {
   private drop(client: AnySocket): void {
     if (isServerSocket(client)) throw new Error('only clients are described ahead');
     for (const [id, sk] of this.byId) if (sk === client) this.byId.delete(id);
+    this.frozen.idle.delete(client);
     forgetCancelKey(client);
     socketCounts.clients--;
     client.state = SocketState.CL_JUSTFREE;

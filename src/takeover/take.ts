@@ -347,7 +347,7 @@ function resumeWork(): void {
     resumePooler();
   }
   for (const db of goneDatabases) killDatabase(db);
-  if (snapshotReader !== null) resumeFrozen(snapshotReader.frozen.sockets, oneTurn);
+  if (snapshotReader !== null) resumeFrozen(snapshotReader.frozen, oneTurn);
   pauseEnded = readClock();
 }
 
