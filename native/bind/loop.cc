@@ -251,13 +251,25 @@ static Napi::Value newSocket(const Napi::CallbackInfo &info) {
   return toInt(info.Env(), fd < 0 ? -errno : fd);
 }
 
+static Napi::Value listOf(Napi::Env env, const std::vector<int> &handles) {
+  Napi::Array list = Napi::Array::New(env, handles.size());
+  for (size_t i = 0; i < handles.size(); i++) list.Set(static_cast<uint32_t>(i), toInt(env, handles[i]));
+  return list;
+}
+
 static Napi::Value recvStopAll(const Napi::CallbackInfo &info) {
   Streams *streams = stateOf(info)->streams;
-  std::vector<int> handles;
-  if (streams) handles = streamRecvStopAll(streams, argInt(info, 0));
-  Napi::Array list = Napi::Array::New(info.Env(), handles.size());
-  for (size_t i = 0; i < handles.size(); i++) list.Set(static_cast<uint32_t>(i), toInt(info.Env(), handles[i]));
-  return list;
+  return listOf(info.Env(), streams ? streamRecvStopAll(streams, argInt(info, 0)) : std::vector<int>());
+}
+
+static Napi::Value rest(const Napi::CallbackInfo &info) {
+  Streams *streams = stateOf(info)->streams;
+  return toInt(info.Env(), streams ? streamRest(streams, argInt(info, 0)) : -EBADF);
+}
+
+static Napi::Value stirred(const Napi::CallbackInfo &info) {
+  const Streams *streams = stateOf(info)->streams;
+  return listOf(info.Env(), streams ? streamsStirred(streams) : std::vector<int>());
 }
 
 /* The kernel would release what is under way only after the process has ended, and a port with it. */
@@ -357,6 +369,8 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("wakeFd", Napi::Function::New<wakeFd>(env, "wakeFd", state));
   exports.Set("socket", Napi::Function::New<newSocket>(env, "socket", state));
   exports.Set("connect", Napi::Function::New<connect>(env, "connect", state));
+  exports.Set("rest", Napi::Function::New<rest>(env, "rest", state));
+  exports.Set("stirred", Napi::Function::New<stirred>(env, "stirred", state));
   exports.Set("recvStopAll", Napi::Function::New<recvStopAll>(env, "recvStopAll", state));
   exports.Set("loopEnd", Napi::Function::New<loopEnd>(env, "loopEnd", state));
   exports.Set("takeUnsent", Napi::Function::New<bytesOfHandle<streamUnsent, streamTakeUnsent>>(env, "takeUnsent", state));

@@ -248,9 +248,10 @@ static void detach(Loop *loop, Stream *s, bool) {
 
 /* Nothing is under way between two waits: receives and sends are done when their call returns. */
 static void quiesce(Loop *) {}
+static void rest(Loop *, Stream *) {}
 
 const LoopOps kLoopEpoll = {
-    "epoll", create, destroy, attach, detach, connect, receive, drain, quiesce, wait,
+    "epoll", create, destroy, attach, detach, connect, receive, drain, rest, quiesce, wait,
 };
 
 }  // namespace tsb

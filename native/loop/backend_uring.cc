@@ -109,6 +109,8 @@ static int receive(Loop *, Stream *s, bool on) {
   return 0;
 }
 
+static void rest(Loop *, Stream *s) { stopReceive(uringLaneOf(s), s); }
+
 /** Bytes have arrived in a buffer. */
 static void received(UringLane *l, Stream *s, unsigned buffer, size_t n) {
   const bool tooMany = s->recvLimit > 0 && n > s->recvLimit;
@@ -355,7 +357,7 @@ static int attach(Loop *loop, Stream *s) {
 }
 
 const LoopOps kLoopUring = {
-    "uring", create, destroy, attach, uringDetach, connect, receive, drain, uringQuiesce, wait,
+    "uring", create, destroy, attach, uringDetach, connect, receive, drain, rest, uringQuiesce, wait,
 };
 
 }  // namespace tsb
@@ -376,7 +378,7 @@ static Loop *create(Turn *, const LoopOptions &, int *err) {
 }
 
 const LoopOps kLoopUring = {
-    "uring", create, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+    "uring", create, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
 };
 
 }  // namespace tsb

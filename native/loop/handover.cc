@@ -31,6 +31,28 @@ static void settleTls(Stream *s) {
   }
 }
 
+int streamRest(Streams *streams, int handle) {
+  Stream *s = connectionOf(streams, handle);
+  if (!s || s->shaking) return -EBADF;
+  stopReceiving(s);
+  streams->loop->ops->rest(streams->loop, s);
+  s->rested = true;
+  s->restedTraffic = s->tls ? s->tls->traffic : 0;
+  return 0;
+}
+
+static bool stirred(const Stream *s) {
+  if (s->kept.length > 0 || s->held.length > 0 || s->unsent.length > 0) return true;
+  return s->tls && (s->tls->traffic != s->restedTraffic || tlsBuffered(s->tls) > 0);
+}
+
+std::vector<int> streamsStirred(const Streams *streams) {
+  std::vector<int> handles;
+  for (const Stream *s : streams->all)
+    if (s && streamLive(s) && s->rested && stirred(s)) handles.push_back(s->handle);
+  return handles;
+}
+
 std::vector<int> streamRecvStopAll(Streams *streams, int except) {
   std::vector<int> unsent;
   for (Stream *s : streams->all)

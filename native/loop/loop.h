@@ -93,6 +93,9 @@ struct LoopOps {
    *  what is in the outbox (outbox.h) before anything that changes the arena. */
   void (*drain)(Loop *loop, Stream *stream);
 
+  /** Ends what is under way in the kernel for a connection after receive(off), in the next wait(), so that quiesce() has
+   *  less to do. */
+  void (*rest)(Loop *loop, Stream *stream);
   /** Returns when no operation is under way in the kernel: what was received has been reported, what was sent is off
    *  `unsent`. For a handover, after receive(off) for every stream. */
   void (*quiesce)(Loop *loop);

@@ -113,6 +113,9 @@ struct alignas(64) Stream {
   /** of the loop's own watches: called instead of making a record */
   void (*onReadable)(void *context);
   void *context;
+  /** see streamRest; the TLS records until then */
+  bool rested;
+  uint64_t restedTraffic;
 };
 static_assert(sizeof(void *) != 8 || offsetof(Stream, epoll) <= 128, "what every event needs takes more than two cache lines");
 
@@ -237,6 +240,10 @@ int streamDetach(Streams *streams, int handle);
 
 int streamRecvStart(Streams *streams, int handle);
 int streamRecvStop(Streams *streams, int handle);
+/** Stops a connection that a handover has described, early: the kernel ends its receive in the next wait. */
+int streamRest(Streams *streams, int handle);
+/** The connections of streamRest() for which something has been received or sent since. */
+std::vector<int> streamsStirred(const Streams *streams);
 /** Stops every connection but one. Returns the handles of those that have unsent bytes. */
 std::vector<int> streamRecvStopAll(Streams *streams, int except);
 int streamRecvLimit(Streams *streams, int handle, int most);

@@ -64,7 +64,7 @@ function sendAgain(sk: AnySocket, unsent: Uint8Array): void {
 }
 
 /** Resumes reading if the socket was reading, and wakes a source whose destination has no unsent output left. */
-function readAgain(sk: AnySocket): void {
+function resume(sk: AnySocket): void {
   if (isDead(sk) || sk.handle < 0) return;
   if (sk.blocked) {
     const destination = sk.link ?? sk;
@@ -72,6 +72,11 @@ function readAgain(sk: AnySocket): void {
   } else if (sk.reading) {
     sbufContinue(sk);
   }
+}
+
+/** Resumes reading from sockets that have been stopped before a freeze. */
+export function readAgain(sockets: readonly AnySocket[]): void {
+  for (const sk of sockets) resume(sk);
 }
 
 /** First step of resuming: unsent output goes out before anything else. */
@@ -86,11 +91,11 @@ export function requeueUnsent(frozen: FrozenSockets): void {
  * @param betweenSlices called before every IDLE_SLICE idle clients, so that busy clients are served meanwhile
  */
 export function resumeFrozen({ sockets, idle }: FrozenSockets, betweenSlices: () => void): void {
-  for (const sk of sockets) if (!idle.has(sk)) readAgain(sk);
+  for (const sk of sockets) if (!idle.has(sk)) resume(sk);
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) touchPool(pool);
   let resumed = 0;
   for (const sk of idle) {
     if (resumed++ % IDLE_SLICE === 0) betweenSlices();
-    readAgain(sk);
+    resume(sk);
   }
 }

@@ -8,6 +8,7 @@
  *     transactions  those on connections that cannot be handed over get time to end
  *     handshakes    no connection is accepted any more; TLS handshakes under way get some time to end, because no process
  *                   can continue another's handshake
+ *     rest          idle clients are not read from any more, some at the end of each turn
  *     freeze        at the end of a turn, when no received byte is being processed, all sockets are frozen; the rest is
  *                   described and sent at once
  *     SHUTDOWN      on the same connection: acknowledged, and this process exits without touching the sockets
@@ -46,7 +47,7 @@ import { Batches } from './batches';
 import { sendAll } from './channel';
 import { crashPoint } from './crash-point';
 import { FORMAT, READY } from './format';
-import { type FrozenSockets, freezeSockets, requeueUnsent, resumeFrozen } from './freeze';
+import { type FrozenSockets, freezeSockets, readAgain, requeueUnsent, resumeFrozen } from './freeze';
 import { SnapshotWriter } from './snapshot-writer';
 import { allSockets, anyHandshake, countKinds } from './sockets';
 import { closeStaying, LastTransactions } from './staying';
@@ -54,6 +55,8 @@ import { isFinishingTakeover } from './take';
 
 /** Clients described at the end of one turn, while all clients are served. */
 const AHEAD_PER_TURN = 50;
+/** Clients from which reading is stopped at the end of one turn before the freeze. */
+const REST_PER_TURN = 200;
 /** Interval between attempts to send more while this process serves. usec */
 const PUMP_PAUSE = USEC / 1000;
 /** How long the new process may make no progress while this process serves, if suspend_timeout is 0. usec */
@@ -88,6 +91,8 @@ let lastTransactions: LastTransactions | null = null;
 /** end of the wait for them, and time of the last WaitRecord */
 let transactionsEnd = 0;
 let lastWord = 0;
+/** idle clients are being stopped */
+let resting = false;
 /** end of the wait for handshakes, 0 before it begins */
 let handshakesEnd = 0;
 const resendTimer = newTimer(() => {});
@@ -173,8 +178,7 @@ function goAhead(admin: ClientSocket, sending: Batches, describing: SnapshotWrit
     return;
   }
   if (newProcessReady) {
-    if (waitsForTransactions(admin, sending) || waitsForHandshakes()) timerStart(resendTimer, LOOK, 0);
-    else freeze(admin, sending, describing);
+    comeToRest(admin, sending, describing);
     return;
   }
   if (aheadEnded) return;
@@ -190,6 +194,24 @@ function goAhead(admin: ClientSocket, sending: Batches, describing: SnapshotWrit
   if (queue.length === 0) aheadEnded = describing.endAhead();
   if (!sending.flush()) failed(sending);
   else if (sending.hasWaiting) timerStart(resendTimer, PUMP_PAUSE, 0);
+}
+
+/** Waits for what has to end, stops reading from idle clients, and freezes the sockets at last. */
+function comeToRest(admin: ClientSocket, sending: Batches, describing: SnapshotWriter): void {
+  if (!resting && (waitsForTransactions(admin, sending) || waitsForHandshakes())) {
+    timerStart(resendTimer, LOOK, 0);
+    return;
+  }
+  resting = describing.restSome(REST_PER_TURN);
+  if (resting) {
+    native.loopBreak();
+  } else if (waitsForTransactions(admin, sending)) {
+    // one has begun meanwhile
+    readAgain(describing.endRest());
+    timerStart(resendTimer, LOOK, 0);
+  } else {
+    freeze(admin, sending, describing);
+  }
 }
 
 /** All clients are served meanwhile, but those whose last transaction has ended. */
@@ -266,6 +288,7 @@ function reasonsOf(staying: ReadonlyMap<AnySocket, string>): string {
 /** The new process is gone or has failed: this process resumes. */
 function thaw(): void {
   const wasFrozen = isFrozen();
+  const rested = description?.endRest() ?? [];
   const accepts = handshakesEnd === 0;
   handshakesEnd = 0;
   lastTransactions?.letGo();
@@ -278,11 +301,11 @@ function thaw(): void {
   batches = null;
   description = null;
   queue = [];
-  aheadEnded = false;
-  newProcessReady = false;
+  aheadEnded = newProcessReady = resting = false;
   logInfo('handover failed, resuming work');
   tally(Tally.REBOOT_FAILED);
   if (!wasFrozen) {
+    readAgain(rested);
     if (!accepts && getPauseMode() !== PauseMode.SUSPEND) resumePooler();
     return;
   }

@@ -40,11 +40,13 @@ interface Seen {
   traffic: number;
   /** the client is still connected */
   met: boolean;
+  /** this process has stopped reading from the client; what has arrived since is known from one call for all clients */
+  rested: boolean;
 }
 
 /**
- * True for a client without buffered or unsent bytes that changes only when it sends a packet, which updates its
- * requestTime. Console clients never count as idle, because they may wait for an event.
+ * True for a client that changes only when it sends a packet, which updates its requestTime. Console clients never count
+ * as idle, because they may wait for an event.
  */
 function isIdle(sk: AnySocket): boolean {
   return (
@@ -56,9 +58,7 @@ function isIdle(sk: AnySocket): boolean {
     sk.partial === null &&
     sk.canceledServer === null &&
     // a server may end its wait, or a notification fill its queue
-    (sk.listening === null || (!sk.listening.waiting && sk.listening.queue === null)) &&
-    // what the loop has received ahead counts too: its sender is no longer idle
-    native.buffered(sk.handle) === 0
+    (sk.listening === null || (!sk.listening.waiting && sk.listening.queue === null))
   );
 }
 
@@ -66,10 +66,19 @@ function trafficOf(sk: AnySocket): number {
   return sk.tls ? native.tlsTraffic(sk.handle) : 0;
 }
 
-/** True if a client described ahead still is what its record says. */
+/** What the loop has received ahead counts too: its sender is no longer idle. */
+function hasBuffered(sk: AnySocket): boolean {
+  return native.buffered(sk.handle) > 0;
+}
+
+/** True if a client described ahead still is what its record says, but for what only the loop knows. */
 function isUnchanged(sk: AnySocket, seen: Seen): boolean {
-  const same = seen.requestTime === sk.requestTime && seen.pool === sk.pool && seen.traffic === trafficOf(sk);
-  return same && isIdle(sk);
+  return seen.requestTime === sk.requestTime && seen.pool === sk.pool && isIdle(sk);
+}
+
+/** What the loop knows of a client from which this process still reads. */
+function isQuiet(sk: AnySocket, seen: Seen): boolean {
+  return seen.traffic === trafficOf(sk) && !hasBuffered(sk);
 }
 
 /** The state of a TLS connection; null for a plain one. It has secrets: the caller wipes it. */
@@ -85,6 +94,10 @@ export class SnapshotWriter {
   private readonly numbers = new Map<PgPool, number>();
   private readonly statements = new Set<number>();
   private readonly ahead = new Map<AnySocket, Seen>();
+  /** clients described ahead from which this process may stop reading */
+  private toRest: Iterator<[AnySocket, Seen]> | null = null;
+  /** handles of clients that have sent something although reading from them has been stopped */
+  private stirred: ReadonlySet<number> = new Set();
   private ok = true;
   private count = 0;
 
@@ -117,7 +130,7 @@ export class SnapshotWriter {
    */
   describeAhead(sk: AnySocket): boolean {
     // before the state of TLS: what is queued is encrypted when it is sent
-    if (sk.handle < 0 || !isIdle(sk) || native.unsent(sk.handle) > 0) return this.ok;
+    if (sk.handle < 0 || !isIdle(sk) || hasBuffered(sk) || native.unsent(sk.handle) > 0) return this.ok;
     if (refusalOf(sk, this.format) !== null) return this.ok;
     // its pool was created after the pools were described
     if (sk.pool !== null && !this.numbers.has(sk.pool)) return this.ok;
@@ -127,7 +140,13 @@ export class SnapshotWriter {
     record.k = 'ahead';
     this.write(record, tls === null ? [] : [tls], sk);
     tls?.fill(0);
-    this.ahead.set(sk, { requestTime: sk.requestTime, pool: sk.pool, traffic: trafficOf(sk), met: false });
+    this.ahead.set(sk, {
+      requestTime: sk.requestTime,
+      pool: sk.pool,
+      traffic: trafficOf(sk),
+      met: false,
+      rested: false,
+    });
     return this.ok;
   }
 
@@ -135,6 +154,30 @@ export class SnapshotWriter {
   endAhead(): boolean {
     this.write({ k: 'aheadEnd' }, [], null);
     return this.ok;
+  }
+
+  /**
+   * Stops reading from some of the clients described ahead, so that the freeze has less to do. What they send waits in
+   * their sockets.
+   * @returns false if there are no more
+   */
+  restSome(most: number): boolean {
+    this.toRest ??= this.ahead.entries();
+    for (let i = 0; i < most; i++) {
+      const next = this.toRest.next();
+      if (next.done === true) return i > 0;
+      const [sk, seen] = next.value;
+      if (sk.handle >= 0 && isUnchanged(sk, seen) && isQuiet(sk, seen)) seen.rested = native.rest(sk.handle) === 0;
+    }
+    return true;
+  }
+
+  /** @returns the clients of restSome(), which the caller reads from again */
+  endRest(): AnySocket[] {
+    this.toRest = null;
+    const rested = [...this.ahead].filter(([, seen]) => seen.rested);
+    for (const [, seen] of rested) seen.rested = false;
+    return rested.map(([sk]) => sk);
   }
 
   /**
@@ -147,6 +190,7 @@ export class SnapshotWriter {
    */
   describeAll(frozen: FrozenSockets, except: AnySocket, since: number, pauseMode: PauseMode): boolean {
     this.write(stillRecord(since, pauseMode), [], null);
+    this.stirred = new Set(native.stirred());
     let listeners = 0;
     forEachPoolerFd((fd, _addr, inherited) => {
       listeners++;
@@ -192,10 +236,15 @@ export class SnapshotWriter {
     return isServerSocket(sk) ? serverRecord(sk, described, putStatement) : clientRecord(sk, described, putStatement);
   }
 
+  private isAsDescribed(sk: AnySocket, seen: Seen): boolean {
+    if (!isUnchanged(sk, seen)) return false;
+    return seen.rested ? !this.stirred.has(sk.handle) : isQuiet(sk, seen);
+  }
+
   private putSocket(sk: AnySocket, unsent: Uint8Array | null): void {
     const seen = this.ahead.get(sk);
     // a client that listens may have been sent notifications since
-    if (seen !== undefined && unsent === null && isUnchanged(sk, seen)) {
+    if (seen !== undefined && unsent === null && this.isAsDescribed(sk, seen)) {
       this.count++;
       seen.met = true;
       return;

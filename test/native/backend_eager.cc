@@ -200,6 +200,8 @@ static int wait(Loop *loop, int timeoutMs) {
   return l->turn->join();
 }
 
+static void rest(Loop *, Stream *) {}
+
 static void quiesce(Loop *loop) {
   for (auto &entry : eager(loop)->all) {
     if (entry.first->reading) continue;
@@ -209,5 +211,5 @@ static void quiesce(Loop *loop) {
 }
 
 const LoopOps kLoopEager = {
-    "eager", create, destroy, attach, detach, connect, receive, drain, quiesce, wait,
+    "eager", create, destroy, attach, detach, connect, receive, drain, rest, quiesce, wait,
 };

@@ -464,6 +464,8 @@ export class SimLoop {
       recvStart: (handle: number) => this.recvStart(handle),
       ended: (handle: number) => this.ended(handle),
       recvStop: (handle: number) => this.recvStop(this.of(handle)),
+      rest: (handle: number) => this.of(handle)?.rest() ?? -EBADF,
+      stirred: () => this.forTls.all().flatMap((stream) => (stream.stirred ? [stream.handle] : [])),
       recvStopAll: (except: number) => this.recvStopAll(except),
       recvLimit: (handle: number, most: number) => this.limit(handle, most),
       keep: (handle: number, offset: number, length: number) => this.keep(handle, piece(offset, length)),

@@ -24,6 +24,8 @@ export class Stream implements Watcher {
   endResult = 0;
   redeliver = false;
   recvLimit = 0;
+  /** records until rest(), -1 before that */
+  private restedTraffic = -1;
   lastTurn = -1;
   kept: Buffer = NOTHING;
   /** with TLS: records */
@@ -71,6 +73,18 @@ export class Stream implements Watcher {
       if (bytes === null) return null;
       tls.receive(bytes);
     }
+  }
+
+  rest(): number {
+    this.reading = this.redeliver = false;
+    this.restedTraffic = this.tls?.traffic ?? 0;
+    return 0;
+  }
+
+  /** Something has been received or sent since rest(). */
+  get stirred(): boolean {
+    if (this.restedTraffic < 0) return false;
+    return this.kept.length + this.unsent.length > 0 || (this.tls?.traffic ?? 0) !== this.restedTraffic;
   }
 
   /** What goes onto the wire for these bytes. */

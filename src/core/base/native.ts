@@ -222,6 +222,13 @@ export interface Native {
   ended(handle: number): number;
   /** Stops receiving; nothing is delivered until recvStart. Costs no system call. */
   recvStop(handle: number): void;
+  /**
+   * recvStop() for a connection that a handover has described, and what the kernel is receiving for it ends with the next
+   * wait(): recvStopAll() then has less to do. Returns 0, or -EBADF during a TLS handshake.
+   */
+  rest(handle: number): number;
+  /** The handles of rest() that have bytes buffered or unsent, or TLS records in either direction since. */
+  stirred(): number[];
   /** recvStop() on every stream except `except`, for the handover. Returns the handles that have unsent bytes. */
   recvStopAll(except: number): number[];
   /**
