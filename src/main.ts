@@ -1,6 +1,8 @@
 #!/usr/bin/env node
 /* tsbouncer's main program: the order of starting, and the loop. */
 
+import './core/base/compile-ahead';
+
 import { writeSync } from 'node:fs';
 import { adminSetup } from './admin/admin';
 import { checkConfig } from './cli/check';

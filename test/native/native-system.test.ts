@@ -373,6 +373,29 @@ test('recvStopAll stops all handles except one and returns those with unsent byt
   closeAll(a, b, c, d);
 });
 
+test('rest stops a handle, and stirred returns those of them that have received bytes', () => {
+  const [a, b] = pair();
+  const [c, d] = pair();
+  const [e, f] = pair();
+  for (const handle of [b, d]) native.recvStart(handle);
+  turn(0);
+  put(a, 'before');
+  for (const handle of [b, d, f]) assert.equal(native.rest(handle), 0);
+  turn(0);
+  for (const handle of [a, c]) put(handle, 'after');
+  assert.ok(turn(20).every(({ kind }) => kind !== Ev.RECV));
+  native.recvStopAll(-1);
+  // what has not been received stays in the socket
+  const had = native.buffered(b) > 0;
+  assert.deepEqual(native.stirred(), had ? [b] : []);
+  for (const handle of [b, d]) native.recvStart(handle);
+  assert.match(until(Ev.RECV, b).text, /^before/);
+  assert.equal(until(Ev.RECV, d).text, 'after');
+  assert.deepEqual(native.stirred(), []);
+  assert.equal(native.rest(0), -E.EBADF);
+  closeAll(a, b, c, d, e, f);
+});
+
 test('a process can restrict all its threads to some CPUs, and undo it', () => {
   const script = `
     const { native } = require(${JSON.stringify(require.resolve('../../src/core/base/native'))});
