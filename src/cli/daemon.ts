@@ -16,11 +16,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, fstatSync, openSync, writeSync } from 'node:fs';
 import { pinnedCpusEnv } from '../core/base/cpu-affinity';
+import { DAEMON_MARKER } from '../core/base/daemon-marker';
 import { die, logState, logWarning } from '../core/base/log';
 import { native } from '../core/base/native';
 
-/** Marks the fresh process as the daemon; the value is the descriptor that leads to the launcher. */
-const MARKER = 'TSBOUNCER_DAEMON_FD';
 const REPORT_FD = 3;
 const READY_TEXT = 'ok\n';
 const STDOUT_FD = 1;
@@ -54,8 +53,8 @@ export function requireDaemonSettings(pidfile: string | null, logfile: string | 
  * no launcher holds the other end, as with a marker left over in the environment.
  */
 export function claimDaemon(): void {
-  if (process.env[MARKER] !== String(REPORT_FD)) return;
-  delete process.env[MARKER];
+  if (process.env[DAEMON_MARKER] !== String(REPORT_FD)) return;
+  delete process.env[DAEMON_MARKER];
   try {
     const stat = fstatSync(REPORT_FD);
     daemonChild = stat.isSocket() || stat.isFIFO();
@@ -113,7 +112,7 @@ export function launchDaemon(): void {
   const daemon = spawn(process.execPath, args, {
     argv0: process.argv0,
     detached: true,
-    env: { ...process.env, [MARKER]: String(REPORT_FD), ...pinnedCpusEnv() },
+    env: { ...process.env, [DAEMON_MARKER]: String(REPORT_FD), ...pinnedCpusEnv() },
     stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
   });
   stopTogether(daemon);

@@ -341,7 +341,7 @@ export function handoverTurnEnd(): void {
 /** What this process still does, above all its exit, takes no CPU time from the new process. */
 function yieldCpu(): void {
   try {
-    setPriority(constants.priority.PRIORITY_LOW);
+    setPriority(constants.priority.PRIORITY_BELOW_NORMAL);
   } catch {
     // a service manager may forbid the call
   }

@@ -3,8 +3,13 @@
  * call, and most first calls would happen while clients wait. Imported by main.ts before everything else.
  */
 import { setFlagsFromString } from 'node:v8';
+import { DAEMON_MARKER } from './daemon-marker';
 
-/** -R, alone or among other letters. */
-const REBOOT = /^(--reboot|-[a-zA-Z]*R[a-zA-Z]*)$/;
+/** True if the command line has the option, alone or among other letters. */
+function isGiven(name: string, letter: string): boolean {
+  return process.argv.slice(2).some((arg) => arg === `--${name}` || (/^-[a-zA-Z]+$/.test(arg) && arg.includes(letter)));
+}
 
-if (process.argv.slice(2).some((arg) => REBOOT.test(arg))) setFlagsFromString('--no-lazy');
+// the launcher of a daemon (-d) takes nothing over itself
+const isLauncher = isGiven('daemon', 'd') && process.env[DAEMON_MARKER] === undefined;
+if (isGiven('reboot', 'R') && !isLauncher) setFlagsFromString('--no-lazy');
