@@ -109,7 +109,12 @@ export const mutations: Mutation[] = [
     edits: [
       {
         file: 'takeover/snapshot-writer',
-        find: 'native_1.native.buffered(sk.handle) === 0',
+        find: 'native_1.native.buffered(sk.handle) > 0',
+        replace: 'sk.hasKept',
+      },
+      {
+        file: 'takeover/snapshot-writer',
+        find: '!this.stirred.has(sk.handle)',
         replace: '!sk.hasKept',
       },
     ],
