@@ -198,15 +198,16 @@ function goAhead(admin: ClientSocket, sending: Batches, describing: SnapshotWrit
 
 /** Waits for what has to end, stops reading from idle clients, and freezes the sockets at last. */
 function comeToRest(admin: ClientSocket, sending: Batches, describing: SnapshotWriter): void {
-  if (!resting && (waitsForTransactions(admin, sending) || waitsForHandshakes())) {
+  const waits = (): boolean => waitsForTransactions(admin, sending) || waitsForHandshakes();
+  if (!resting && waits()) {
     timerStart(resendTimer, LOOK, 0);
     return;
   }
   resting = describing.restSome(REST_PER_TURN);
   if (resting) {
     native.loopBreak();
-  } else if (waitsForTransactions(admin, sending)) {
-    // one has begun meanwhile
+  } else if (waits()) {
+    // a transaction or a handshake has begun meanwhile
     readAgain(describing.endRest());
     timerStart(resendTimer, LOOK, 0);
   } else {
