@@ -57,8 +57,6 @@ const LOOK_FIRST = USEC / 1000;
 const LOOK = USEC / 10;
 const QUICK_LOOKS = 100;
 const NAP_MS = 1;
-/** How long this process works on records without a nap while the old process serves. usec */
-const WORK_MAX = USEC / 2000;
 
 /** The server connection of the admin pool that leads to the old process. */
 let oldBouncer: ServerSocket | null = null;
@@ -253,18 +251,10 @@ function takeFull(ch: Channel, first: ChannelMessage): void {
   const reader = new SnapshotReader();
   snapshotReader = reader;
   const takeFd = (): number => ch.fds.shift() ?? die('got row without fd info: out of file descriptors?');
-  let hurry = false;
-  let napped = readClock();
   for (let msg = first; ; msg = receive(ch)) {
     if (msg.type === PqMsg.CopyData) {
       const frozen = reader.frozenSince > 0;
-      // on a machine with few CPUs, clients and servers would wait for this process
-      if (!hurry && readClock() - napped >= WORK_MAX) {
-        nap(NAP_MS);
-        napped = readClock();
-      }
       if (takeRecord(reader, msg, takeFd) === 'aheadEnd') {
-        hurry = true;
         unpinCpus();
         pauseBegan = readClock();
         send(ch, `HANDOVER ${READY};`);
