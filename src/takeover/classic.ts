@@ -10,7 +10,7 @@ import { Family, native } from '../core/base/native';
 import { getCachedTime } from '../core/base/time';
 import { AuthType } from '../core/config/choices';
 import { cf } from '../core/config/settings';
-import { findOrRegisterDatabase } from '../core/link/registry';
+import { authUserOf, findOrRegisterDatabase } from '../core/link/registry';
 import { fillAddrs } from '../core/net/addr';
 import { usePoolerSocket } from '../core/net/pooler';
 import { attachHandle } from '../core/net/sbuf';
@@ -148,10 +148,7 @@ function loginUserOf(db: PgDatabase, row: FdRow): PgCredentials | null {
   if (cf.authType === AuthType.PAM) return addPamCredentials(name, row.password);
   const known = findGlobalCredentials(name);
   if (known !== null && !known.dynamicPasswd) return known;
-  if (db.authUser === null && cf.authUser !== null && cf.authUser !== '') {
-    db.authUser = findOrAddGlobalUser(cf.authUser, '').credentials;
-  }
-  if (db.authUser !== null) return addDynamicCredentials(db, name, row.password);
+  if (authUserOf(db) !== null) return addDynamicCredentials(db, name, row.password);
   // no longer in auth_file: stays logged in, as after RELOAD
   return findOrAddGlobalUser(name, '').credentials;
 }

@@ -4,7 +4,7 @@
 
 import { nextOf } from '../core/base/list';
 import { native } from '../core/base/native';
-import { type AnySocket, type ClientSocket, type PgPool, SocketState } from '../core/pool/bouncer';
+import { type AnySocket, type ClientSocket, type PgPool, type ServerSocket, SocketState } from '../core/pool/bouncer';
 import { peerPoolList, poolList } from '../core/pool/pool';
 import { Recovery } from '../core/pool/recovery';
 import { isServerSocket } from '../core/pool/socket';
@@ -72,9 +72,16 @@ function tooOld(sk: AnySocket, format: number): string | null {
   return format < FORMAT_TLS && sk.tls ? 'new process without support for TLS' : null;
 }
 
+/** True if a server without a client waits for the end of a cancel request that ends with the old process. */
+function waitsInVain(server: ServerSocket, format: number, refused?: ReadonlySet<number>): boolean {
+  if (server.state !== SocketState.SV_BEING_CANCELED) return false;
+  return server.cancelingClients?.some((req) => refusalOf(req, format, refused) !== null) === true;
+}
+
 function ownRefusal(sk: AnySocket, format: number, refused?: ReadonlySet<number>): string | null {
   if (isServerSocket(sk)) {
     if (sk.recovery !== Recovery.NONE || sk.cancelingClients?.some(isOwnRequest)) return 'its client has left';
+    if (waitsInVain(sk, format, refused)) return 'cancel request that cannot be handed over';
   } else if (isOwnRequest(sk)) return 'cancel request of the pooler';
   const old = tooOld(sk, format);
   if (old !== null || !sk.tls) return old;

@@ -233,6 +233,18 @@ describe('auth_query_cache_time', () => {
     await loginAndOut();
   });
 
+  it('a login that began before RELOAD asks again for a password that its old answer refuses', async () => {
+    await begin('plain', LONG, 'right');
+    await loginAndOut();
+    const begun = await pooler.raw();
+    await challenged(begun, 'ann');
+    await setSecret('ann', 'changed');
+    await pooler.admin('RELOAD');
+    await begun.sendMessage('p', cstring('changed'));
+    assert.equal((await begun.until('ZE')).at(-1)?.type, 'Z');
+    await begun.end();
+  });
+
   it('an online reboot keeps waiting logins, and asks again for a password that an old answer refuses', async () => {
     await setSecret('ann', 'right');
     await setSecret('bob', 'right');

@@ -3,6 +3,8 @@
  */
 
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { type AddressInfo, createServer } from 'node:net';
 import type { Client } from 'pg';
 import { type Bouncer, eventually, it, PgCluster } from '../harness';
 import { ask, login, withPooler } from '../harness/answers';
@@ -75,6 +77,21 @@ it('target_session_attrs=any uses both servers in turn', async () => {
     assert.equal(ports.size, 2);
     for (const client of clients) await client.end();
   });
+});
+
+it('a host that does not answer for longer than server_login_retry is not tried again and again', async () => {
+  const silent = createServer().listen(0, '127.0.0.1');
+  await once(silent, 'listening');
+  const { port } = silent.address() as AddressInfo;
+  try {
+    const line = `host=127.0.0.1,127.0.0.1 port=${port},${primary.port} dbname=postgres load_balance_hosts=disable`;
+    const settings = { server_connect_timeout: 1.5, server_login_retry: 1 };
+    await withPooler({ databases: { app: line }, settings }, async (pooler) => {
+      assert.equal((await pooler.sql('SELECT 1 AS one', { database: 'app' })).rows[0].one, 1);
+    });
+  } finally {
+    silent.close();
+  }
 });
 
 it('a session that is read-only by default is no read-write server', async () => {

@@ -187,6 +187,14 @@ it('notifications wait until the transaction of a client has ended, in order; it
     assert.equal(letters(await client.query('SELECT 1')), 'TDCZ');
     await client.query('COMMIT');
     for (const payload of ['0', '1', '2', '3', '4', '5', 'own']) assert.equal(await heard(client), `news ${payload}`);
+    // UNLISTEN in the transaction in which they wait
+    await client.query('LISTEN more');
+    await client.query('BEGIN');
+    await pg.sql("NOTIFY news, 'unheard'; NOTIFY more, 'heard'");
+    for (const payload of ['own', 'unheard']) assert.equal(await heard(other), `news ${payload}`);
+    await client.query('UNLISTEN news');
+    await client.query('COMMIT');
+    assert.equal(await heard(client), 'more heard');
     // a NOTIFY in the transaction of the LISTEN
     await client.query('BEGIN');
     await client.query('LISTEN self');

@@ -6,6 +6,7 @@
  * server_login_retry applies, only when all targets have failed. LoginOutcome.HOST_FAILED lists the failures of a host.
  */
 
+import { getCachedTime } from '../base/time';
 import { LoadBalanceHosts, TargetSession } from '../config/choices';
 import { hostNames } from '../config/records';
 import { dnsAddressCount } from '../net/dnslookup';
@@ -56,11 +57,13 @@ export function nextTarget(pool: PgPool, failed: string | null): boolean {
   pool.attempt++;
   if (failed !== null && pool.addressesTried + 1 < dnsAddressCount(failed)) {
     pool.addressesTried++;
+    pool.targetFailedAt = getCachedTime();
     return true;
   }
   pool.addressesTried = 0;
   if (pool.hostsTried + 1 < hostNames(pool.db.config.host).length) {
     pool.hostsTried++;
+    pool.targetFailedAt = getCachedTime();
     return true;
   }
   pool.hostsTried = 0;

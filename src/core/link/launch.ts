@@ -191,8 +191,8 @@ function openConnection(pool: PgPool): void {
   const request = uncarriedCancel(pool);
   const server = newServer(pool);
   const now = getCachedTime();
-  // failures that long ago do not belong to this attempt
-  if (now - pool.lastConnectTime >= cf.serverLoginRetry) endAttempt(pool);
+  // failures that long ago do not belong to this attempt; connecting to a silent host may itself have taken that long
+  if (attemptContinues(pool) && now - pool.targetFailedAt >= cf.serverLoginRetry) endAttempt(pool);
   if (server.login !== null) {
     server.login.attempt = pool.attempt;
     server.login.cancelRequest = request;

@@ -3,6 +3,7 @@
 import { logInfo, logWarning, slogInfo } from '../base/log';
 import { fileMark, readPasswordFile } from '../config/password-source';
 import { DATABASE_DEFAULTS, type DatabaseConfig, parseDatabase } from '../config/records';
+import { cf } from '../config/settings';
 import type { ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
 import { addDatabase, findDatabase, forceUserCredentials } from '../pool/database';
 import { findOrAddGlobalUser } from '../pool/user';
@@ -78,6 +79,13 @@ export function renewPassword(db: PgDatabase): void {
 
 function authUserCredentials(name: string): PgCredentials {
   return findOrAddGlobalUser(name, '').credentials;
+}
+
+/** The auth_user of a database: its own, or else that of the settings, which a database takes over when it is needed. */
+export function authUserOf(db: PgDatabase): PgCredentials | null {
+  if (db.authUser === null && cf.authUser !== null && cf.authUser !== '')
+    db.authUser = authUserCredentials(cf.authUser);
+  return db.authUser;
 }
 
 function registerAutoDatabase(name: string): PgDatabase | null {

@@ -11,7 +11,7 @@ import { getCachedTime } from '../base/time';
 import { cf } from '../config/settings';
 import { findServer } from '../link/find-server';
 import { disconnectClient, disconnectServer } from '../link/objects';
-import { findOrRegisterDatabase } from '../link/registry';
+import { authUserOf, findOrRegisterDatabase } from '../link/registry';
 import { sbufContinue, sbufPause, sendPacket } from '../net/sbuf';
 import type { AuthAnswer, AuthLookup } from '../pool/auth-answer';
 import type { ClientSocket, PgCredentials, PgDatabase, ServerSocket } from '../pool/bouncer';
@@ -123,8 +123,8 @@ export function askAgain(client: ClientSocket): Verdict {
   const login = loginOf(client);
   const db = prepareAuthDatabase(client);
   if (db === null) return Verdict.DISCONNECTED;
-  const { authUser } = clientDb;
-  // RELOAD has taken auth_user away
+  const authUser = authUserOf(clientDb);
+  // RELOAD has taken it away
   if (authUser === null) {
     disconnectClient(client, true, 'bouncer config error');
     return Verdict.DISCONNECTED;

@@ -10,7 +10,7 @@ import { AuthType } from '../config/choices';
 import type { HbaRule } from '../config/hba';
 import { cf } from '../config/settings';
 import { disconnectClient } from '../link/objects';
-import { findOrRegisterLoginDatabase } from '../link/registry';
+import { authUserOf, findOrRegisterLoginDatabase } from '../link/registry';
 import { addrDetails } from '../net/addr';
 import { sendPacket } from '../net/sbuf';
 import { tlsConnectionInfo } from '../net/tls';
@@ -20,13 +20,7 @@ import { uncountUser } from '../pool/provisional';
 import { isDead, loginOf, replicationTypeParameters } from '../pool/socket';
 import { socketCounts } from '../pool/states';
 import { upcalls } from '../pool/upcalls';
-import {
-  addPamCredentials,
-  findGlobalCredentials,
-  findGlobalUser,
-  findOrAddGlobalUser,
-  findOrAddLoginUser,
-} from '../pool/user';
+import { addPamCredentials, findGlobalCredentials, findGlobalUser, findOrAddLoginUser } from '../pool/user';
 import { isConfiguredVar, isValidVar } from '../pool/varcache';
 import { MAX_DBNAME, MAX_USERNAME } from '../wire/limits';
 import { writeNegotiateProtocolVersion } from '../wire/messages';
@@ -290,10 +284,7 @@ function setPool(client: ClientSocket, dbname: string, username: string): Verdic
   if (!checkDbConnectionCount(client) || !checkUserConnectionCount(client)) return Verdict.DISCONNECTED;
   if (client.loginUser !== null && !client.loginUser.dynamicPasswd) return finishSetPool(client);
 
-  if (db.authUser === null && cf.authUser !== null && cf.authUser !== '') {
-    db.authUser = findOrAddGlobalUser(cf.authUser, '').credentials;
-  }
-  if (db.authUser !== null) {
+  if (authUserOf(db) !== null) {
     if (db.fake) {
       slogDebug(client, 'not running auth_query because database is fake');
     } else {

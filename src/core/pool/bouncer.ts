@@ -137,6 +137,8 @@ export class PgPool implements ListNode {
   /** number of hosts, and of addresses of the current host, that failed in this connection attempt (link/hosts.ts) */
   hostsTried = 0;
   addressesTried = 0;
+  /** when the last of them failed, usec */
+  targetFailedAt = 0;
   /** number of the target, to tell failures of earlier targets from those of this one */
   attempt = 0;
   /** a server has reached its lifetime, and waits to be replaced because of min_pool_size */

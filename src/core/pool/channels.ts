@@ -35,6 +35,8 @@ export class ClientListening {
   noticeDue = false;
   /** notifications that have to wait until its transaction has ended; null = never any */
   queue: PktBuf | null = null;
+  /** the queue may have notifications on channels that the client does not listen on any more */
+  narrowed = false;
   /** why it must be disconnected */
   refusal: { readonly reason: string; readonly sqlstate: string } | null = null;
 }

@@ -74,6 +74,7 @@ export function addChannel(client: ClientSocket, own: ClientListening, channel: 
 /** A client does not listen on a channel any more. */
 export function removeChannel(client: ClientSocket, own: ClientListening, channel: string): void {
   if (!own.channels.delete(channel)) return;
+  own.narrowed = own.queue !== null;
   const pool = client.pool as PgPool;
   const shared = poolListening(pool);
   if (own.channels.size === 0) {

@@ -6,9 +6,11 @@
  * and server.ts with answers.
  */
 
+import { arena } from '../base/native';
 import { getCachedTime } from '../base/time';
 import { ListenMode } from '../config/choices';
 import { isPinned } from '../link/leftovers';
+import { channelOf } from '../link/notifications';
 import { sbufPause } from '../net/sbuf';
 import { poolListenMode } from '../pool/admission';
 import type { ClientSocket, PgPool, ServerSocket } from '../pool/bouncer';
@@ -31,7 +33,7 @@ import { findNul, nameText } from '../wire/names';
 import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import { Verdict } from '../wire/verdict';
 import { holdPacket } from './inspect';
-import { channelOf, OTHER_ENCODING } from './listening';
+import { OTHER_ENCODING } from './listening';
 
 /** Longest query text that is searched for LISTEN, in bytes. A LISTEN in a longer one ends its client. */
 const LISTEN_TEXT_MAX = 64 * 1024;
@@ -66,7 +68,8 @@ export function holdBehindListen(client: ClientSocket, own: ClientListening, typ
   }
   const server = client.link;
   if (server === null || !isRequest(type)) return null;
-  if (own.expected.length === 0 && own.changes.length === 0) return null;
+  // after the tag of COMMIT nothing but `missing` tells of the LISTEN
+  if (own.expected.length === 0 && own.changes.length === 0 && !own.missing) return null;
   if (server.requests.count === 0 || server.requests.owesSync() || server.copyMode) return null;
   return holdPacket(client, server);
 }
@@ -203,6 +206,7 @@ export function listenQueryEnded(client: ClientSocket, server: ServerSocket, idl
     own.doubtful = 0;
     apply(client, own, changes, true);
   }
+  if (own.channels.size === 0) own.missing = false;
   if (own.channels.size === 0 || own.refusal !== null) return;
   const shared = poolListening(client.pool as PgPool);
   if (own.missing && server.requests.count === 0 && !isInForce(own, shared)) {
@@ -235,7 +239,7 @@ export function serverNotification(server: ServerSocket, off: number, end: numbe
   const own = client.listening;
   if (own === null || (own.changes.length === 0 && !own.missing)) return Notification.DROP;
   if (end - off < len) return Notification.MORE;
-  const channel = channelOf(off, len);
+  const channel = channelOf(arena, off, len);
   const shared = channel !== null && poolListening(server.pool).inForce.has(channel);
   return shared ? Notification.DROP : Notification.FORWARD;
 }

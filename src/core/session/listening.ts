@@ -6,29 +6,19 @@
 import { slogWarning } from '../base/log';
 import { arena } from '../base/native';
 import { listenerAnswered, sendTo } from '../link/listen-share';
+import { CHANNEL_AT, channelOf } from '../link/notifications';
 import { disconnectClient, disconnectServer } from '../link/objects';
 import type { ServerSocket } from '../pool/bouncer';
 import { type PoolListening, sameEncoding } from '../pool/listening';
 import { isDead } from '../pool/socket';
-import { findNul, nameText } from '../wire/names';
 import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import { isFatal, parseServerError, pktDesc, serverErrorLine } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
 import { countBytes } from './counters';
 import { loadParameter } from './parameters';
 
-/** Where the channel of a NotificationResponse begins: after the process id. */
-const CHANNEL_AT = NEW_HEADER_LEN + 4;
-
 export const OTHER_ENCODING = 'client_encoding differs from that of the listening server connection';
 const NOT_SUPPORTED = '0A000';
-
-/** The channel of a NotificationResponse in the arena at [off, off + len); null = the packet is malformed. */
-export function channelOf(off: number, len: number): string | null {
-  const start = off + CHANNEL_AT;
-  const end = findNul(arena, start, off + len);
-  return end < 0 ? null : nameText(arena, start, end);
-}
 
 function isAscii(off: number, end: number): boolean {
   for (let i = off; i < end; i++) if ((arena[i] as number) >= 0x80) return false;
@@ -37,7 +27,7 @@ function isAscii(off: number, end: number): boolean {
 
 /** Sends a notification, in the arena at [off, off + len), to all clients that listen on its channel. */
 function fanOut(shared: PoolListening, off: number, len: number): void {
-  const channel = channelOf(off, len);
+  const channel = channelOf(arena, off, len);
   const clients = channel === null ? undefined : shared.channels.get(channel);
   if (clients === undefined) return;
   // a client that is disconnected leaves the set

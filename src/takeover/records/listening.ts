@@ -79,6 +79,7 @@ export function readClientListening(record: ClientListeningRecord, client: Clien
   if (record.queue !== undefined) {
     own.queue = new PktBuf();
     own.queue.putBytes(bytesOf(record.queue));
+    own.narrowed = true;
   }
   const shared = poolListening(client.pool as PgPool);
   if (own.noticeDue) shared.noticeDue = true;

@@ -33,6 +33,8 @@ export interface PoolRecord {
   lastConnectFailed: boolean;
   lastConnectFailedMessage: string;
   lastLoginFailed: boolean;
+  /** clients wait until a host fits target_session_attrs; missing if they do not, and from versions before 0.2 */
+  holding?: boolean;
   rrcounter: number;
 }
 
@@ -55,6 +57,7 @@ export function poolRecord(pool: PgPool, n: number): PoolRecord {
     lastConnectFailed: pool.lastConnectFailed,
     lastConnectFailedMessage: pool.lastConnectFailedMessage,
     lastLoginFailed: pool.lastLoginFailed,
+    ...(pool.holding ? { holding: true } : {}),
     rrcounter: pool.rrcounter,
   };
 }
@@ -91,6 +94,7 @@ export function readPool(record: PoolRecord, frame: Frame): void {
   pool.lastConnectFailed = record.lastConnectFailed;
   pool.lastConnectFailedMessage = record.lastConnectFailedMessage;
   pool.lastLoginFailed = record.lastLoginFailed;
+  pool.holding = record.holding === true;
   if (record.welcomeMsg === null) return;
   pool.welcomeMsg = bytesOf(record.welcomeMsg);
   pool.welcomeMsgReady = true;
