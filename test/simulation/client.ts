@@ -5,8 +5,11 @@
 import { Family } from '../../src/core/base/native';
 import { Line } from './actor';
 import { Answers, type ErrorSeen } from './answers';
+import { Choices, PIPELINE_MAX } from './choices';
 import { MS, SECOND } from './clock';
+import { Inbox } from './inbox';
 import { copyData, type Request, RequestMaker, TERMINATE } from './requests';
+import { serverUser, WANTS_STANDBY } from './scenario';
 import {
   CANCEL_REQUEST,
   cstring,
@@ -55,25 +58,24 @@ export interface Character {
   silent: 'never' | 'at once' | 'at the password';
 }
 
-const ANSWERS_BIG = 60_000;
-const PIPELINE_MAX = 6;
-const CHANNELS = ['red', 'blue'];
+/** SQLSTATE of the warning that notifications may have been lost */
+const LOSS = '08006';
 
 export class SimClient {
   private readonly line: Line;
   private readonly packets = new Packets(false);
   private readonly answers = new Answers();
   private readonly make: RequestMaker;
+  private readonly choices: Choices;
   private phase: 'connecting' | 'login' | 'in' | 'leaving' | 'over' = 'connecting';
   private key = '';
   private status = 'I';
   private units = 0;
   private left: number;
-  private appName: string;
-  /** its statements, with the request that prepared each */
-  private readonly prepared = new Map<string, number>();
-  /** number of its last LISTEN; -1 = it has sent none */
-  listened = -1;
+  /** with listen_mode = share */
+  readonly inbox: Inbox | null;
+  /** an answer is incomplete */
+  private midAnswer = false;
   /** it has sent a cancel request while this unit was in progress */
   private canceledUnit = -1;
   /** the pooler has reported why it ends the connection */
@@ -93,8 +95,9 @@ export class SimClient {
   ) {
     this.make = new RequestMaker(name);
     this.left = character.requests;
-    this.appName = world.random.one(2) ? name : '';
     this.waitingSince = world.clock.now;
+    this.choices = new Choices(world.random, this.make, character, world.random.one(2) ? name : '');
+    this.inbox = this.isWatched && world.scenario.settings.listen_mode === 'share' ? this.makeInbox() : null;
     const end = world.connectClient();
     this.line = new Line(
       world.clock,
@@ -103,6 +106,19 @@ export class SimClient {
       (broken) => this.ended(broken),
       (errno) => this.connected(errno),
     );
+  }
+
+  private makeInbox(): Inbox {
+    const { channels } = this.world;
+    const { database, user } = this.character;
+    const inbox = new Inbox(this.name, `${database}/${serverUser(database, user)}`, channels);
+    channels.add(inbox);
+    return inbox;
+  }
+
+  /** number of its last LISTEN; -1 = it has sent none */
+  get listened(): number {
+    return this.choices.listened;
   }
 
   get isOver(): boolean {
@@ -131,6 +147,7 @@ export class SimClient {
     if (this.phase === 'over') return;
     this.phase = 'over';
     this.waitingSince = 0;
+    this.world.channels.remove(this.name);
     this.note(how);
     this.world.clientOver(this);
   }
@@ -164,7 +181,8 @@ export class SimClient {
 
   private logIn(): void {
     const { user, database } = this.character;
-    const params: Record<string, string> = this.appName === '' ? {} : { application_name: this.appName };
+    const { appName } = this.choices;
+    const params: Record<string, string> = appName === '' ? {} : { application_name: appName };
     if (this.character.replication) params.replication = 'database';
     this.note(`logs in as ${user} to ${database}`);
     this.line.send(startup(PROTOCOL_30, { user, database, ...params }));
@@ -200,7 +218,8 @@ export class SimClient {
   private take(type: string, body: string): void {
     // an error of the pooler may follow the last message of the server
     if (this.told !== null && type !== 'E') this.wrong(`a message '${type}' after the error that ended its connection`);
-    if (type === 'A') this.checkNotification();
+    if (type === 'A') this.checkNotification(body);
+    if (type === 'N' && errorFields(body).C === LOSS) this.takeWarning();
     if (type === 'N' || type === 'S' || type === 'A') return;
     if (type === 'E') {
       this.takeError(body);
@@ -220,24 +239,50 @@ export class SimClient {
     if (S === 'FATAL') {
       this.note(`is told: ${M}`);
       this.told = error;
+      this.world.channels.remove(this.name);
       const { refused } = this.character;
       if (refused !== '' && M.includes(refused)) return;
       if (!this.world.isJustified(this, error)) this.wrong(`an end without a reason: ${C} ${M}`);
       return;
     }
     const wrong = this.answers.takeError(body, this.status, ({ code }, owed) => {
+      // its server may have become a standby
+      if (code === '25006')
+        return WANTS_STANDBY.get(this.character.database) === false && this.world.cluster.changes > 0;
       const isCanceled = code === '57014' && this.canceledUnit >= 0 && owed.unit >= this.canceledUnit;
       // a Parse that was canceled while it waited has prepared nothing
-      if (isCanceled) for (const [name, unit] of this.prepared) if (unit === owed.unit) this.prepared.delete(name);
+      if (isCanceled)
+        for (const [name, unit] of this.choices.prepared) if (unit === owed.unit) this.choices.prepared.delete(name);
       return isCanceled;
     });
-    if (wrong !== null) this.wrong(wrong);
+    this.refute(wrong);
+    this.midAnswer = true;
   }
 
   /** Unless LISTEN is ignored, a client gets a notification only if it has listened itself. */
-  private checkNotification(): void {
+  private checkNotification(body: string): void {
     const { listen_mode, dirty_session } = this.world.scenario.settings;
-    if (this.listened < 0 && (listen_mode !== 'ignore' || dirty_session === 'reset')) this.wrong('a notification');
+    if (this.choices.listened < 0 && (listen_mode !== 'ignore' || dirty_session === 'reset'))
+      this.wrong('a notification');
+    this.refute(this.inbox?.take(body, this.status === 'I' && !this.midAnswer));
+  }
+
+  private takeWarning(): void {
+    if (this.inbox === null || this.world.scenario.settings.listen_loss !== 'notice' || !this.hasLost())
+      this.wrong('a warning of a loss');
+    this.inbox.warned();
+  }
+
+  /** True if its pool has lost its listening connection since it first listened. */
+  hasLost(): boolean {
+    const { inbox, world } = this;
+    if (inbox === null || inbox.listensSince === 0 || world.channels.groundless.has(inbox.pool)) return false;
+    return world.channels.lostAt(inbox.pool) >= inbox.listensSince;
+  }
+
+  /** Fails if something is wrong. */
+  private refute(fault: string | null | undefined): void {
+    if (typeof fault === 'string') this.wrong(fault);
   }
 
   /** True if the pooler watches what it does to the session of its server. */
@@ -247,9 +292,11 @@ export class SimClient {
 
   private takeAnswer(type: string, body: string): void {
     const refused = this.isWatched && this.world.scenario.settings.listen_mode === 'refuse';
-    if (refused && type === 'C' && this.answers.next?.unit === this.listened) this.wrong('an answer to LISTEN');
-    const wrong = this.answers.take(type, body);
-    if (wrong !== null) this.wrong(wrong);
+    if (refused && type === 'C' && this.answers.next?.unit === this.choices.listened) this.wrong('an answer to LISTEN');
+    const unit = this.answers.next?.unit ?? 0;
+    this.refute(this.answers.take(type, body));
+    // the pooler itself may have answered Close, while no transaction is in progress
+    this.midAnswer = type !== 'Z' && type !== '3';
     const { random } = this.world;
     if (type === 'G') {
       this.line.send(copyData(random.below(20)));
@@ -258,6 +305,7 @@ export class SimClient {
       if (sessionPooling || this.status !== 'I') this.answers.session = this.answers.lastSession;
     } else if (type === 'Z') {
       this.status = body;
+      if (body === 'I') this.refute(this.inbox?.ready(unit, this.world.clock.now));
       if (body === 'I' && !this.character.sessionPooling) this.answers.session = '';
       const { next } = this.answers;
       this.answeredSince = this.waitingSince;
@@ -311,11 +359,17 @@ export class SimClient {
       this.pause();
       return;
     }
+    if (this.world.isCalm && this.inbox?.isSettled === false) {
+      // in a transaction its notifications wait
+      if (this.status === 'I') this.pause();
+      else this.send(this.make.simple(++this.units, 'ROLLBACK', 'I'));
+      return;
+    }
     if (this.left-- <= 0) {
       this.leave();
       return;
     }
-    const request = this.choose();
+    const request = this.choices.next(++this.units, this.status, this.inbox !== null);
     this.send(request);
     // later requests depend neither on a transaction nor on the answer to COPY
     const isPlain = request.owed.at(-1)?.status === 'I' && request.owed[0]?.type !== 'G';
@@ -332,7 +386,7 @@ export class SimClient {
     if (this.waitingSince === 0) this.waitingSince = now;
     this.note(`asks ${this.units}: ${bytes.slice(0, 60).replace(/[^ -~]+/g, ' ')}`);
     this.answers.expect(owed);
-    if (prepares !== undefined) this.prepared.set(prepares, this.units);
+    if (prepares !== undefined) this.choices.prepared.set(prepares, this.units);
     this.line.send(bytes);
     if (slow && this.world.random.one(this.character.cancelOne)) this.cancelSoon(this.units);
   }
@@ -343,69 +397,6 @@ export class SimClient {
       this.units++;
       this.send(this.make.simple(this.units, 'SELECT', 'I'));
     }
-  }
-
-  private choose(): Request {
-    const unit = ++this.units;
-    const { random } = this.world;
-    const { make, status } = this;
-    if (status === 'E') return make.simple(unit, 'ROLLBACK', 'I');
-    if (status === 'T' && random.one(4)) return make.simple(unit, random.one(3) ? 'ROLLBACK' : 'COMMIT', 'I');
-    if (random.one(this.character.slowOne)) {
-      return make.simple(unit, 'SELECT', status, ` slow=${random.below(this.character.slowTime)}`);
-    }
-    if (random.one(10)) return this.chooseChannel(unit);
-    switch (random.below(status === 'I' ? 12 : 8)) {
-      case 0:
-        return make.failing(unit, status === 'T' ? 'E' : status);
-      case 1:
-        return make.simple(unit, 'SELECT', status, ` size=${random.below(ANSWERS_BIG)}`);
-      case 2:
-        return make.extended(unit, 1 + random.below(PIPELINE_MAX), status);
-      case 3:
-        return make.copy(unit, status);
-      case 4:
-      case 5:
-        if (this.character.prepares) return this.choosePrepared(unit);
-        return make.simple(unit, 'SELECT', status);
-      case 6:
-        return make.empty(unit, status);
-      case 7:
-        return make.simple(unit, 'SELECT', status);
-      case 8:
-        return make.failingPipeline(unit, status);
-      case 9:
-        return this.chooseName(unit);
-      default:
-        if (this.character.statementPooling) return make.simple(unit, 'SELECT', 'I');
-        return make.simple(unit, 'BEGIN', 'T');
-    }
-  }
-
-  private chooseChannel(unit: number): Request {
-    const { random } = this.world;
-    const channel = random.pick(CHANNELS);
-    if (!this.character.listens || random.one(3)) return this.make.notify(unit, channel, this.status);
-    if (this.listened >= 0 && this.status === 'I' && random.one(2)) return this.make.unlisten(unit);
-    this.listened = unit;
-    return this.make.listen(unit, channel, this.status);
-  }
-
-  private chooseName(unit: number): Request {
-    const { random } = this.world;
-    if (random.one(4)) return this.make.setOther(unit);
-    if (random.one(2)) return this.make.showName(unit, this.appName, this.status);
-    this.appName = `${this.name}-${unit}`;
-    return this.make.setName(unit, this.appName);
-  }
-
-  private choosePrepared(unit: number): Request {
-    const { random } = this.world;
-    const name = `s${random.below(4)}`;
-    if (!this.prepared.has(name)) return this.make.prepare(unit, name, this.status);
-    if (!random.one(6)) return this.make.runPrepared(unit, name, this.status);
-    this.prepared.delete(name);
-    return this.make.closePrepared(unit, name, this.status);
   }
 
   private cancelSoon(unit: number): void {
@@ -434,6 +425,7 @@ export class SimClient {
   private leave(): void {
     this.note('leaves');
     this.phase = 'leaving';
+    this.world.channels.remove(this.name);
     this.waitingSince = 0;
     this.line.send(TERMINATE);
     // otherwise it waits until the pooler closes
@@ -449,6 +441,7 @@ export class SimClient {
     clock.after(random.below(20 * MS), () => {
       if (this.phase !== 'in') return;
       this.phase = 'leaving';
+      this.world.channels.remove(this.name);
       if (random.one(3)) {
         this.leave();
         return;
@@ -458,6 +451,11 @@ export class SimClient {
       else this.line.close();
       this.over(reset ? 'breaks its connection' : 'vanishes');
     });
+  }
+
+  /** @returns what should have come long ago, or null */
+  overdue(slowly: boolean): string | null {
+    return this.inbox?.overdue(this.world.clock.now, slowly) ?? null;
   }
 
   /** Leaves as soon as it waits for nothing. */

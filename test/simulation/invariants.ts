@@ -61,6 +61,21 @@ function brokenQueue(heads: Heads, pool: PgPool): string | null {
   return waiting > 0 && idle > 0 ? `${waiting} clients wait while ${idle} servers of ${pool.db.name} are idle` : null;
 }
 
+/** The clients of a listening connection are those that its pool knows, and the queues have their limit. */
+function brokenListening({ settings }: Heads, { listening }: PgPool): string | null {
+  const limit = settings.cf.listenQueueSize;
+  for (const client of listening?.listeners ?? []) {
+    const own = client.listening;
+    if (own === null || own.channels.size === 0) return `${nameOf(client)} listens on nothing`;
+    if (limit > 0 && (own.queue?.pos ?? 0) > limit)
+      return `${nameOf(client)} has ${own.queue?.pos} bytes of notifications`;
+    for (const channel of own.channels)
+      if (listening?.channels.get(channel)?.has(client) !== true)
+        return `${nameOf(client)} is not among those on ${channel}`;
+  }
+  return null;
+}
+
 /** In a pause, only cancel requests and auth_query open connections. */
 function brokenPause(heads: Heads, pool: PgPool): string | null {
   const isPaused = heads.lifecycle.getPauseMode() === PauseMode.PAUSE || pool.db.paused;
@@ -85,7 +100,8 @@ function brokenServerCounts(heads: Heads): string | null {
     for (let db = list.head; db !== null; db = db.next as typeof db | null) {
       let inDb = 0;
       for (const pool of db.pools) {
-        const count = heads.pool.poolServerCount(pool);
+        // a listening connection is not limited by pool_size, but by the other limits
+        const count = heads.pool.poolServerCount(pool) + pool.listenServerList.count;
         inDb += count;
         const user = pool.user?.globalUser;
         if (user) perUser.set(user, (perUser.get(user) ?? 0) + count);
@@ -162,7 +178,7 @@ export function brokenInvariantOf(heads: Heads, timeouts: Timeouts): string | nu
         if (broken !== null) return broken;
         if ((states[0] as SocketState) < SocketState.SV_FREE) clients += sockets.count;
       }
-      const broken = brokenQueue(heads, pool) ?? brokenPause(heads, pool);
+      const broken = brokenQueue(heads, pool) ?? brokenPause(heads, pool) ?? brokenListening(heads, pool);
       if (broken !== null) return broken;
     }
   }

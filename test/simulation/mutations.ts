@@ -77,7 +77,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a login that waited for auth_query goes behind younger ones',
-    seed: 12,
+    seed: 15,
     wanted: {
       faults: { ...NONE, servers: true, clients: true },
       settings: { client_login_timeout: 3, query_wait_timeout: 30, auth_type: 'plain' },
@@ -93,6 +93,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a handover forgets clients that wait',
+    seed: 3,
     wanted: { faults: { reboots: true } },
     edits: [
       {
@@ -104,7 +105,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a handover forgets what was received ahead from an idle client',
-    seed: 109,
+    seed: 132,
     wanted: { faults: { ...NONE, reboots: true } },
     edits: [
       {
@@ -121,7 +122,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'unsent TLS records are encrypted once more in the new process',
-    seed: 55,
+    seed: 65,
     wanted: { faults: { ...NONE, reboots: true, clients: true }, settings: TLS },
     edits: [
       {
@@ -133,7 +134,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'the old process does not wait for transactions of clients that cannot be handed over',
-    seed: 6,
+    seed: 15,
     wanted: { faults: { ...NONE, reboots: true }, settings: TLS },
     edits: [
       {
@@ -146,7 +147,7 @@ export const mutations: Mutation[] = [
   {
     // PgBouncer does this
     name: 'the parameters of a replication connection become those of its pool',
-    seed: 18,
+    seed: 29,
     wanted: { faults: NONE },
     edits: [
       {
@@ -163,13 +164,14 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'the pools of a paused database are filled up to min_pool_size',
+    seed: 5,
     wanted: { faults: { ...NONE, console: true } },
     edits: [{ file: 'core/life/maint', find: '|| pool.db.paused ||', replace: '||' }],
   },
   {
     // the process ended when WAIT_CLOSE was to be answered
     name: 'a paused auto-database without clients is not counted as paused',
-    seed: 45,
+    seed: 85,
     wanted: { faults: { ...NONE, console: true }, settings: { pool_idle_timeout: 0 }, clients: 2 },
     edits: [
       {
@@ -186,6 +188,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a client that listens gives its server to others',
+    seed: 39,
     wanted: { faults: NONE, settings: LISTENING },
     edits: [
       { file: 'core/link/leftovers', find: 'PoolMode.SESSION */ || isPinned(server)', replace: 'PoolMode.SESSION */' },
@@ -198,6 +201,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a handover forgets that a client listens',
+    seed: 7,
     wanted: { faults: { ...NONE, reboots: true }, settings: LISTENING },
     edits: [{ file: 'takeover/records/server', find: 'server.leftovers.restore(record.leftovers);', replace: ';' }],
   },
@@ -214,7 +218,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'no connection is given away for a fair share',
-    seed: 4,
+    seed: 16,
     wanted: SHARING,
     edits: [
       {
@@ -226,7 +230,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a pool that has no right to a connection hides those behind it',
-    seed: 7,
+    seed: 16,
     wanted: SHARING,
     edits: [
       {
@@ -238,12 +242,13 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'share_minimum does not count',
-    seed: 10,
+    seed: 14,
     wanted: { ...SHARING, people: ['ann', 'bob'] },
     edits: [{ file: 'core/link/shares', find: 'pool.user?.globalUser?.config.shareMinimum ?? 0', replace: '0' }],
   },
   {
     name: 'a server whose client has left in a transaction counts as ready',
+    seed: 10,
     wanted: {
       faults: { ...NONE, clients: true },
       settings: { server_recovery_timeout: 3, listen_mode: 'ignore', server_fast_close: 0 },

@@ -5,6 +5,7 @@
 import type { ErrorSeen } from './answers';
 import type { SimClient } from './client';
 import { SECOND } from './clock';
+import { WANTS_STANDBY } from './scenario';
 import type { World } from './world';
 
 interface Reason {
@@ -13,7 +14,16 @@ interface Reason {
   when: (world: World, client: SimClient) => boolean;
 }
 
+/** A listen_queue_size that clients of the simulation may exceed. */
+const QUEUE_SMALL = 3000;
+
 const serversFail = (world: World): boolean => world.scenario.faults.servers;
+/** Servers fail, and clients do not wait until one fits: see target_session_attrs. */
+const isRefused = (world: World, { character }: SimClient): boolean =>
+  serversFail(world) && !WANTS_STANDBY.has(character.database);
+/** Servers of its database may stop to fit. */
+const changesRoles = ({ cluster }: World, database: string): boolean =>
+  WANTS_STANDBY.has(database) && cluster.changes > 0;
 const databasesAreNarrow = (world: World): boolean => world.scenario.settings.max_db_connections !== 0;
 
 /** The operator has paused pools. */
@@ -52,8 +62,13 @@ const REASONS: Reason[] = [
     when: ({ operator }) => operator.has('RECONNECT') || operator.has('SHUTDOWN'),
   },
   { text: /^(sorry, too many clients already|the database system is starting up)$/, when: serversFail },
-  { text: /^server login has been failing/, when: serversFail },
-  { text: /^(connect failed|connect timeout|server DNS lookup failed|login failed)$/, when: serversFail },
+  { text: /^server login has been failing/, when: isRefused },
+  { text: /^(connect failed|connect timeout|server DNS lookup failed|login failed)$/, when: isRefused },
+  // its listening server has become a standby before it listened
+  {
+    text: /^LISTEN failed: cannot execute LISTEN during recovery$/,
+    when: (world, { inbox, character }) => inbox !== null && changesRoles(world, character.database),
+  },
   // other pools may use all connections that its database is allowed
   {
     text: /^client_login_timeout \(server down\)$/,
@@ -62,9 +77,9 @@ const REASONS: Reason[] = [
   // an idle session ends with its server, and so does a replication connection
   {
     text: /^database configuration changed$/,
-    when: ({ operator, scenario }, { character }) =>
-      (scenario.settings.server_fast_close === 1 || character.replication) &&
-      (operator.has('RECONNECT') || operator.has('RELOAD')),
+    when: (world, { character }) =>
+      (world.scenario.settings.server_fast_close === 1 || character.replication) &&
+      (world.operator.has('RECONNECT') || world.operator.has('RELOAD') || changesRoles(world, character.database)),
   },
   // auth_query could not be run
   { text: /^bouncer config error$/, when: (world) => serversFail(world) || world.operator.has('KILL') },
@@ -98,6 +113,14 @@ const REASONS: Reason[] = [
   {
     text: /^LISTEN is not allowed: /,
     when: ({ scenario }, { listened }) => scenario.settings.listen_mode === 'refuse' && listened >= 0,
+  },
+  {
+    text: /^notifications may have been lost/,
+    when: ({ scenario }, client) => scenario.settings.listen_loss === 'disconnect' && client.hasLost(),
+  },
+  {
+    text: /^listen_queue_size exceeded/,
+    when: ({ scenario }, { inbox }) => inbox !== null && Number(scenario.settings.listen_queue_size) <= QUEUE_SMALL,
   },
   { text: /^suspend_timeout$/, when: ({ operator }) => operator.has('SUSPEND') },
 ];

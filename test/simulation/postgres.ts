@@ -32,6 +32,12 @@ export class PgServer {
   private readonly listener: Listener;
   private lastSession = 0;
   private startingUntil = 0;
+  /** its role in the cluster; null = it is in none */
+  standby: boolean | null = null;
+  /** it reports a change of its role */
+  tellsRole = true;
+  /** since when a login succeeds, usec; Infinity = it does not */
+  usableSince = 0;
 
   constructor(
     readonly world: World,
@@ -93,14 +99,44 @@ export class PgServer {
   }
 
   cancel(key: string): void {
+    if (this.world.servers.some((other) => other !== this && other.hasKey(key)))
+      this.world.fail(`${this.name} got a cancel request for another server`);
     for (const session of this.sessions) if (session.key === key) session.cancel();
+  }
+
+  private hasKey(key: string): boolean {
+    return [...this.sessions].some((session) => session.key === key);
+  }
+
+  /** @param tells it reports that to the pooler */
+  changeRole(standby: boolean, tells: boolean): void {
+    this.standby = standby;
+    this.tellsRole = tells;
+    if (this.usableSince < this.world.clock.now) this.usableSince = this.world.clock.now;
+    this.world.targets.changed(this.name);
+  }
+
+  /** Ends all sessions, and cannot be reached for so long. */
+  leave(mode: 'refuse' | 'silence', usec: number): void {
+    this.endSessions();
+    this.listener.mode = mode;
+    this.usableSince = Number.POSITIVE_INFINITY;
+    this.world.clock.after(usec, () => {
+      this.listener.mode = 'accept';
+      this.usableSince = this.world.clock.now;
+    });
+  }
+
+  private endSessions(): void {
+    const { random } = this.world;
+    const lastWord = errorPacket('FATAL', '57P01', 'terminating connection due to administrator command');
+    for (const session of [...this.sessions]) session.end(random.one(3) ? null : lastWord, random.one(4));
   }
 
   private restart(): void {
     const { clock, random, trace } = this.world;
     trace.add(this.name, 'restarts');
-    const lastWord = errorPacket('FATAL', '57P01', 'terminating connection due to administrator command');
-    for (const session of [...this.sessions]) session.end(random.one(3) ? null : lastWord, random.one(4));
+    this.endSessions();
     this.listener.mode = 'refuse';
     clock.after(random.below(2 * SECOND), () => {
       this.listener.mode = 'accept';

@@ -116,6 +116,10 @@ export class Reboots {
     const why = this.world.lastLine(born);
     if (scenario.faults.clock && /handover timeout|has not answered|unexpected EOF/.test(why)) return true;
     if (/handover ended by SIGUSR2/.test(why)) return true;
+    // it is stopped, or has no free descriptor
+    const mayBeMute = this.wasStopped || scenario.faults.servers;
+    if (mayBeMute && /the old process does not answer/.test(why)) return true;
+    if (operator.has('KILL_CLIENT') && /admin forced disconnect/.test(why)) return true;
     return (operator.has('SUSPEND') || operator.has('SHUTDOWN')) && MODES.test(why);
   }
 

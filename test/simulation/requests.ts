@@ -27,7 +27,7 @@ export const copyData = (rows: number): string => packet('d', 'row\n').repeat(ro
 
 /** Makes the requests of one client. */
 export class RequestMaker {
-  constructor(private readonly client: string) {}
+  constructor(readonly client: string) {}
 
   private id(unit: number, part = ''): string {
     return `${this.client}.${unit}${part}`;
@@ -156,16 +156,40 @@ export class RequestMaker {
   }
 
   listen(unit: number, channel: string, status: string): Request {
-    return this.plain(unit, `LISTEN id=${this.id(unit)} channel=${channel}`, status);
+    return this.plain(unit, `LISTEN ${channel} -- id=${this.id(unit)}`, status);
+  }
+
+  /** The same by the extended protocol. */
+  listenExtended(unit: number, channel: string, status: string): Request {
+    return {
+      bytes: parse('', `LISTEN ${channel} -- id=${this.id(unit)}`) + bind('', '') + execute('') + SYNC,
+      owed: [
+        { type: '1', unit },
+        { type: '2', unit },
+        { type: 'C', unit },
+        { type: 'Z', status, unit },
+      ],
+    };
   }
 
   /** A client that keeps its server because it listens gets rid of it. */
-  unlisten(unit: number): Request {
+  unlistenAll(unit: number): Request {
     return this.plain(unit, 'UNLISTEN *', 'I');
   }
 
-  notify(unit: number, channel: string, status: string): Request {
-    return this.plain(unit, `NOTIFY id=${this.id(unit)} channel=${channel}`, status);
+  /** @param channel may be * */
+  unlisten(unit: number, channel: string, status: string): Request {
+    return this.plain(unit, `UNLISTEN ${channel} -- id=${this.id(unit)}`, status);
+  }
+
+  /** Something that a standby refuses. */
+  write(unit: number, status: string): Request {
+    return this.plain(unit, `WRITE id=${this.id(unit)}`, status);
+  }
+
+  /** @param size bytes of its payload */
+  notify(unit: number, channel: string, status: string, size: number): Request {
+    return this.plain(unit, `NOTIFY ${channel} -- id=${this.id(unit)} size=${size}`, status);
   }
 
   private plain(unit: number, sql: string, status: string): Request {

@@ -19,7 +19,16 @@ export const LISTEN_PORT = 6432;
 const PASSWORDS: Record<string, string> = { ann: 'apple', bob: 'banana', carl: 'cherry', asker: 'question' };
 /** Users that only auth_query finds. */
 const HIDDEN: Record<string, string> = { dora: 'date', emil: 'elder' };
-const SERVERS = ['10.0.0.1', '10.0.0.2', '10.0.0.3'];
+/** Users of servers by database, where the config determines them. */
+const FORCED = { delta: 'bob' } as const;
+const SERVERS = ['10.0.0.1', '10.0.0.2', '10.0.0.3', '10.0.0.4', '10.0.0.5'];
+/** The last two are a cluster, for these databases. */
+const CLUSTER = SERVERS.slice(-2);
+/** Databases with target_session_attrs, and the role of their servers. */
+export const WANTS_STANDBY = new Map([
+  ['epsilon', false],
+  ['zeta', true],
+]);
 
 /** The kinds of faults that occur. */
 interface Faults {
@@ -39,6 +48,8 @@ export interface Scenario {
   passwords: Record<string, string>;
   hidden: Record<string, string>;
   servers: { host: string; auth: 'trust' | 'md5'; moods: Moods; tls: boolean }[];
+  /** average time between two changes of roles in the cluster, usec; 0 = never */
+  failoverEvery: number;
   network: Manners;
   /** most clients at a time */
   clients: number;
@@ -50,6 +61,8 @@ export interface Scenario {
   arrival: number;
   /** one client in so many stops sending during its login */
   silentOne: number;
+  /** one client in so many sends LISTEN */
+  listenOne: number;
 }
 
 const CALM: Moods = {
@@ -96,9 +109,12 @@ function settings(random: Random, poolMode: string): Record<string, string | num
     server_lifetime: maybe(3600, 2, 10),
     server_idle_timeout: maybe(600, 1, 5),
     server_login_retry: maybe(1, 3),
+    server_connect_timeout: 2,
     server_round_robin: maybe(0, 1),
     server_reset_query_always: maybe(0, 1),
-    listen_mode: maybe('ignore', 'refuse', 'pin', 'pin'),
+    listen_mode: maybe('ignore', 'refuse', 'pin', 'share', 'share'),
+    listen_loss: maybe('disconnect', 'notice'),
+    listen_queue_size: maybe(1_048_576, 3000),
     dirty_session: maybe('ignore', 'log', 'reset', 'reset'),
     server_fast_close: maybe(0, 1),
     server_recovery_timeout: maybe(0, 3),
@@ -132,6 +148,8 @@ export interface Wanted {
   faults?: Partial<Faults>;
   settings?: Record<string, string | number>;
   silentOne?: number;
+  listenOne?: number;
+  failoverEvery?: number;
   clients?: number;
   /** all clients use this database */
   database?: string;
@@ -150,6 +168,7 @@ export function makeScenario(random: Random, wanted: Wanted = {}): Scenario {
   };
   const usualMode = random.pick(['session', 'transaction', 'transaction', 'statement'] as const);
   const poolMode = (wanted.settings?.pool_mode ?? usualMode) as Scenario['poolMode'];
+  const balance = `load_balance_hosts=${random.pick(['disable', 'round-robin'])}`;
   const single = (host: string, more = '') => `host=${host} port=5432 ${more}`;
   return {
     faults,
@@ -159,7 +178,9 @@ export function makeScenario(random: Random, wanted: Wanted = {}): Scenario {
       alpha: single('10.0.0.1'),
       beta: single('10.0.0.2', 'pool_size=2'),
       gamma: single('10.0.0.2,10.0.0.3'),
-      delta: single('named.example', 'user=bob password=banana'),
+      delta: single('named.example', `user=${FORCED.delta} password=${PASSWORDS[FORCED.delta]}`),
+      epsilon: single(CLUSTER.join(), `target_session_attrs=${random.pick(['read-write', 'primary'])} ${balance}`),
+      zeta: single(CLUSTER.join(), `target_session_attrs=${random.pick(['standby', 'read-only'])} ${balance}`),
       '*': single('10.0.0.3'),
     },
     users: {
@@ -172,9 +193,10 @@ export function makeScenario(random: Random, wanted: Wanted = {}): Scenario {
     servers: SERVERS.map((host) => ({
       host,
       auth: random.pick(['trust', 'md5'] as const),
-      moods: moods(random, faults.servers),
+      moods: moods(random, faults.servers && !CLUSTER.includes(host)),
       tls: random.one(2),
     })),
+    failoverEvery: wanted.failoverEvery ?? (faults.servers ? random.between(1, 15) * SECOND : 0),
     network: {
       delay: random
         .pick([
@@ -196,6 +218,7 @@ export function makeScenario(random: Random, wanted: Wanted = {}): Scenario {
     database: wanted.database ?? (random.one(6) ? 'alpha' : null),
     arrival: random.between(1, 200) * MS,
     silentOne: wanted.silentOne ?? random.pick([2, 15, 15]),
+    listenOne: wanted.listenOne ?? random.pick([2, 6]),
   };
 }
 
@@ -214,11 +237,16 @@ export function userlistText({ passwords }: Scenario): string {
     .join('');
 }
 
-export const DATABASES = ['alpha', 'alpha', 'beta', 'gamma', 'delta', 'auto1', 'auto2'];
+export const DATABASES = ['alpha', 'alpha', 'beta', 'gamma', 'delta', 'auto1', 'auto2', 'epsilon', 'zeta'];
+
+/** The user with which the pooler logs in to servers for clients of a database. */
+export function serverUser(database: string, user: string): string {
+  return database in FORCED ? FORCED[database as keyof typeof FORCED] : user;
+}
 
 /** The random behaviour of a client. */
 export function makeCharacter(random: Random, scenario: Scenario): Character {
-  const { faults, poolMode, passwords, hidden, silentOne, settings: own } = scenario;
+  const { faults, poolMode, passwords, hidden, silentOne, listenOne, settings: own } = scenario;
   const users = { ...passwords, ...hidden };
   const anyone = random.pick(Object.keys(random.one(2) ? users : hidden));
   const user = scenario.people.length > 0 ? random.pick(scenario.people) : anyone;
@@ -242,7 +270,7 @@ export function makeCharacter(random: Random, scenario: Scenario): Character {
     deafOne: rude ? random.between(20, 100) : 0,
     leaveOne: rude ? random.between(10, 100) : 0,
     prepares: random.one(2),
-    listens: random.one(6),
+    listens: random.one(listenOne),
     silent,
     replication,
     tls: own.client_tls_sslmode === 'allow' && !random.one(3) ? random.pick(['new', 'new', OLD_KIND] as const) : '',

@@ -4,52 +4,40 @@
  * name of the session, so that a client can tell which request and session it belongs to.
  */
 import { Line } from './actor';
+import type { Change } from './channels';
 import type { Event } from './clock';
 import type { End } from './network';
 import type { PgServer } from './postgres';
+import { Login } from './session-login';
+import { report, SessionVars } from './session-vars';
 import {
   bindParameter,
-  CANCEL_REQUEST,
   columnsPacket,
   cstring,
   errorPacket,
   field,
-  GSSENC_REQUEST,
   int16,
   int32,
-  md5Answer,
   Packets,
   packet,
   readCstring,
-  readInt32,
   rowPacket,
-  SSL_REQUEST,
 } from './wire';
-
-const PARAMETERS: [string, string][] = [
-  ['server_version', '16.3'],
-  ['client_encoding', 'UTF8'],
-  ['DateStyle', 'ISO, MDY'],
-  ['TimeZone', 'UTC'],
-  ['standard_conforming_strings', 'on'],
-  ['application_name', ''],
-  ['integer_datetimes', 'on'],
-  ['server_encoding', 'UTF8'],
-];
-const REPORTED = new Set(PARAMETERS.map(([name]) => name));
 
 /** Longest duration of a request, usec. */
 const WORK_MAX = 1500;
+/** What a standby refuses. */
+const WRITES = new Set(['WRITE', 'LISTEN', 'NOTIFY']);
 const COPY_IN = `\0${int16(0)}`;
 
 export class Session {
   readonly name: string;
   readonly key: string;
+  readonly pid: number;
   private readonly line: Line;
+  readonly entry: Login;
   private readonly packets = new Packets(true);
-  private phase: 'startup' | 'password' | 'ready' | 'over' = 'startup';
-  private user = '';
-  private salt = '';
+  private phase: 'login' | 'ready' | 'over' = 'login';
   private status: 'I' | 'T' | 'E' = 'I';
   /** the client that the open transaction belongs to */
   private owner = '';
@@ -57,11 +45,18 @@ export class Session {
   private copying: 'no' | 'simple' | 'extended' = 'no';
   private readonly statements = new Map<string, string>();
   private readonly portals = new Map<string, string>();
-  private readonly vars = new Map(PARAMETERS);
-  /** the client whose SET the pooler does not track; '' = none */
-  private setter = '';
+  private readonly vars = new SessionVars();
   private out = '';
   private notifications = '';
+  /** what the transaction has done to channels */
+  private changes: Change[] = [];
+  /** id of the last request */
+  private lastId = '';
+  /** the role that was reported at the login, and the role that was reported last; null = none */
+  welcomedAs: boolean | null = null;
+  private toldRole: boolean | null = null;
+  /** the pooler has ended the connection */
+  wasLeft = false;
   /** the end of the request in progress */
   private busy: Event | null = null;
   private finishBusy: ((canceled: boolean) => void) | null = null;
@@ -71,15 +66,20 @@ export class Session {
     end: End,
     number: number,
   ) {
+    this.pid = 10_000 + number;
     this.name = `${server.name}/${number}`;
     const { random } = server.world;
-    this.key = int32(10_000 + number) + int32(random.u32());
+    this.key = int32(this.pid) + int32(random.u32());
     this.line = new Line(
       server.world.clock,
       end,
       (bytes) => this.arrive(bytes),
-      () => this.gone(),
+      () => {
+        this.wasLeft = true;
+        this.gone();
+      },
     );
+    this.entry = new Login(this.name, server, this.line, this.packets, this.vars);
     this.line.readable();
   }
 
@@ -103,6 +103,11 @@ export class Session {
     if (broken) this.line.reset();
     else this.line.closeWhenSent();
     this.gone();
+  }
+
+  private leave(): void {
+    this.wasLeft = true;
+    this.end(null, false);
   }
 
   get isReady(): boolean {
@@ -165,70 +170,23 @@ export class Session {
   }
 
   private login(type: string, body: string): void {
-    if (type === 'X') {
-      this.end(null, false);
-      return;
-    }
-    if (this.phase === 'password') {
-      this.password(body);
-      return;
-    }
-    const code = readInt32(body, 0);
-    if (code === SSL_REQUEST && this.server.tls) {
-      this.line.acceptTls();
-    } else if (code === SSL_REQUEST || code === GSSENC_REQUEST) {
-      this.line.send('N');
-    } else if (code === CANCEL_REQUEST) {
-      this.server.cancel(body.slice(4));
-      this.end(null, false);
-    } else {
-      this.begin(body);
-    }
-  }
-
-  private begin(body: string): void {
-    const { server } = this;
-    const parts = body.slice(4).split('\0');
-    for (let i = 0; i + 1 < parts.length; i += 2) {
-      const [name, value] = [parts[i] as string, parts[i + 1] as string];
-      if (name === 'user') this.user = value;
-      else if (REPORTED.has(name)) this.vars.set(name, value);
-    }
-    const refusal = server.refusal();
-    if (refusal !== null) {
-      this.end(refusal, false);
-      return;
-    }
-    this.packets.untyped = false;
-    if (server.hangs()) {
-      // this session never answers
-      this.after(Number.MAX_SAFE_INTEGER, () => {});
-    } else if (server.auth === 'md5') {
-      this.phase = 'password';
-      this.salt = server.world.random.text(4);
-      this.line.send(packet('R', int32(5) + this.salt));
-    } else {
-      this.welcome();
-    }
-  }
-
-  private password(body: string): void {
-    const { world } = this.server;
-    const expected = md5Answer(this.user, world.passwordOf(this.user), this.salt);
-    if (readCstring(body, 0) !== expected) world.fail(`the pooler gave ${this.name} a wrong password for ${this.user}`);
-    else this.welcome();
+    const next = type === 'X' ? 'left' : this.entry.take(body);
+    if (next === 'left') this.leave();
+    else if (next === 'silence') this.after(Number.MAX_SAFE_INTEGER, () => {});
+    else if (next === 'in') this.welcome();
+    else if (next !== 'another packet') this.end(next.end, false);
   }
 
   private welcome(): void {
     this.phase = 'ready';
-    for (const [name, value] of this.vars) this.out += packet('S', cstring(name) + cstring(value));
-    this.out = packet('R', int32(0)) + this.out + packet('K', this.key) + packet('Z', 'I');
+    this.welcomedAs = this.server.standby;
+    this.out = packet('R', int32(0)) + this.vars.all() + this.role() + packet('K', this.key) + packet('Z', 'I');
     this.flush();
   }
 
   private handle(type: string, body: string): void {
     if (type === 'X') {
-      this.end(null, false);
+      this.leave();
     } else if (this.copying !== 'no') {
       this.copy(type);
     } else if (type === 'S') {
@@ -242,15 +200,42 @@ export class Session {
 
   private ready(): void {
     if (this.status === 'I') {
+      this.commit();
       this.out += this.notifications;
       this.notifications = '';
     }
+    if (this.server.tellsRole) this.out += this.role();
     this.out += packet('Z', this.status);
     this.flush();
   }
 
+  /** Reports the role of the server, if it has changed. */
+  private role(): string {
+    const { standby, world } = this.server;
+    if (standby === null || standby === this.toldRole) return '';
+    const readOnly = this.toldRole === null ? report('default_transaction_read_only', 'off') : '';
+    if (this.toldRole !== null) world.targets.told(this.entry.database, this.serverName, standby);
+    this.toldRole = standby;
+    return report('in_hot_standby', standby ? 'on' : 'off') + readOnly;
+  }
+
+  /** A standby does not write. */
+  private refuse(simple: boolean): void {
+    this.server.world.targets.refused(this.entry.database, this.serverName);
+    this.fail('25006', 'cannot execute this during recovery', simple);
+  }
+
+  /** The end of a transaction, which has not failed. */
+  private commit(): void {
+    const { changes } = this;
+    this.changes = [];
+    const [client, unit] = this.lastId.split('.') as [string, string | undefined];
+    if (changes.length > 0) this.server.world.channels.commit(this, client, Number(unit), changes);
+  }
+
   private fail(code: string, text: string, simple: boolean): void {
     this.out += errorPacket('ERROR', code, text);
+    if (this.status === 'I') this.changes = [];
     if (this.status === 'T') this.status = 'E';
     if (simple) {
       this.ready();
@@ -266,14 +251,51 @@ export class Session {
       this.ready();
       return;
     }
+    // only queries of the pooler itself have semicolons
+    if (sql.includes(';')) this.runOwn(sql);
+    else this.run(sql, true);
+  }
+
+  /** Runs a query of the pooler, of several statements. */
+  private runOwn(sql: string): void {
     const parts = sql.split(';').filter((part) => part.trim() !== '');
-    if (parts.length > 1) {
-      // only queries of the pooler itself have several statements
-      for (const part of parts) this.set(part.trim());
-      this.ready();
+    if (this.server.diesNow()) {
+      this.end(null, this.server.world.random.one(2));
       return;
     }
-    this.run(sql, true);
+    this.lastId = '';
+    this.after(this.server.world.random.below(WORK_MAX), (canceled) => {
+      if (canceled) {
+        this.fail('57014', 'canceling statement due to user request', true);
+        return;
+      }
+      if (this.server.standby === true && parts.some((part) => part.startsWith('LISTEN'))) {
+        this.fail('25006', 'cannot execute LISTEN during recovery', true);
+        return;
+      }
+      for (const part of parts) this.own(part.trim());
+      this.ready();
+    });
+  }
+
+  private own(sql: string): void {
+    const [word = '', channel = ''] = sql.split(/[ "]+/);
+    if (word === 'LISTEN' || word === 'UNLISTEN') {
+      this.channel(word, channel === '*' ? '' : channel, 0);
+    } else if (sql === 'RESET ALL') {
+      this.out += packet('C', cstring('RESET')) + this.vars.reset();
+      return;
+    } else if (word === 'SET') {
+      this.out += packet('C', cstring('SET')) + this.vars.set(sql);
+      return;
+    } else if (word === 'DEALLOCATE') {
+      this.statements.clear();
+    }
+    this.out += packet('C', cstring(word));
+  }
+
+  private channel(word: 'LISTEN' | 'UNLISTEN' | 'NOTIFY', channel: string, size: number): void {
+    this.changes.push({ what: word.toLowerCase() as Change['what'], channel, size });
   }
 
   private extended(type: string, body: string): void {
@@ -343,9 +365,10 @@ export class Session {
     const client = field(sql, 'id')?.split('.')[0];
     if (client === undefined) return;
     const { world } = this.server;
-    if (this.setter !== '' && this.setter !== client && world.scenario.settings.dirty_session === 'reset')
-      world.fail(`${this.name} got '${sql.slice(0, 60)}' with what ${this.setter} has SET`);
-    const fault = world.channels.fault(this, client);
+    const { setter } = this.vars;
+    if (setter !== '' && setter !== client && world.scenario.settings.dirty_session === 'reset')
+      world.fail(`${this.name} got '${sql.slice(0, 60)}' with what ${setter} has SET`);
+    const fault = world.channels.fault(this, client) ?? world.targets.fault(this, this.status === 'I');
     if (fault !== null) world.fail(`${this.name} got '${sql.slice(0, 60)}' ${fault}`);
     if (this.status === 'I' || this.owner === '') return;
     if (client !== this.owner) {
@@ -370,8 +393,13 @@ export class Session {
   private execute(sql: string, simple: boolean): void {
     const word = sql.split(' ')[0] as string;
     const id = field(sql, 'id') ?? '';
+    this.lastId = id;
     if (this.status === 'E' && word !== 'ROLLBACK' && word !== 'COMMIT') {
       this.fail('25P02', 'current transaction is aborted', simple);
+      return;
+    }
+    if (this.server.standby === true && WRITES.has(word)) {
+      this.refuse(simple);
       return;
     }
     let tag = word;
@@ -383,6 +411,7 @@ export class Session {
       case 'COMMIT':
       case 'ROLLBACK':
         if (this.status === 'E') tag = 'ROLLBACK';
+        if (tag === 'ROLLBACK') this.changes = [];
         this.status = 'I';
         this.owner = '';
         break;
@@ -395,30 +424,33 @@ export class Session {
         this.flush();
         return;
       case 'SET':
-        this.set(sql);
+        this.out += packet('C', cstring('SET')) + this.vars.set(sql);
         tag = '';
         break;
       case 'DISCARD':
       case 'DEALLOCATE':
         this.statements.clear();
-        if (word === 'DISCARD') this.resetSession();
+        if (word === 'DISCARD') {
+          this.server.world.channels.forget(this);
+          this.out += this.vars.reset();
+        }
         tag = `${word} ALL`;
         break;
       case 'LISTEN':
-        this.server.world.channels.listen(this, id.split('.')[0] as string, field(sql, 'channel') ?? '');
-        break;
       case 'UNLISTEN':
-        this.server.world.channels.forget(this);
+      case 'NOTIFY': {
+        const name = sql.split(' ')[1] as string;
+        this.channel(word, name === '*' ? '' : name, Number(field(sql, 'size') ?? 0));
         break;
-      case 'NOTIFY':
-        this.server.world.channels.notify(this.server.name, field(sql, 'channel') ?? '');
-        break;
+      }
       case 'SHOW':
-        this.answer(simple, `${id}@${this.name} ${this.vars.get(field(sql, 'of') ?? '') ?? ''}`);
+        this.answer(simple, `${id}@${this.name} ${this.vars.value(field(sql, 'of') ?? '')}`);
         break;
       case 'SELECT':
         this.answer(simple, this.selected(sql, id));
         tag = 'SELECT 1';
+        break;
+      case 'WRITE':
         break;
       case 'CHECK':
         this.answer(simple, '1');
@@ -447,42 +479,6 @@ export class Session {
   private lookUp(name: string, simple: boolean): void {
     const password = this.server.world.hiddenUsers.get(name);
     if (password !== undefined) this.answer(simple, name, password);
-  }
-
-  private set(sql: string): void {
-    if (sql === 'RESET ALL') {
-      this.out += packet('C', cstring('RESET'));
-      this.resetVars();
-      return;
-    }
-    if (sql === 'UNLISTEN *') {
-      this.out += packet('C', cstring('UNLISTEN'));
-      this.server.world.channels.forget(this);
-      return;
-    }
-    const match = /^SET (\w+)\s*=\s*'?([^']*)'?/i.exec(sql);
-    this.out += packet('C', cstring('SET'));
-    if (match === null) return;
-    if (match[1] === 'other') this.setter = match[2] as string;
-    const name = [...REPORTED].find((known) => known.toLowerCase() === (match[1] as string).toLowerCase());
-    if (name === undefined) return;
-    this.vars.set(name, match[2] as string);
-    this.out += packet('S', cstring(name) + cstring(match[2] as string));
-  }
-
-  private resetSession(): void {
-    this.server.world.channels.forget(this);
-    this.resetVars();
-  }
-
-  /** DISCARD ALL and RESET ALL: reports the variables that change. */
-  private resetVars(): void {
-    this.setter = '';
-    for (const [name, value] of PARAMETERS) {
-      if (this.vars.get(name) === value) continue;
-      this.vars.set(name, value);
-      this.out += packet('S', cstring(name) + cstring(value));
-    }
   }
 
   private copy(type: string): void {

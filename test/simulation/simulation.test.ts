@@ -10,6 +10,8 @@ import { seedFrom } from '../harness/hostile/random';
 import { describe, it } from '../harness/limits';
 import { checkMutation } from './modules';
 import { mutations } from './mutations';
+import { shareMutations } from './mutations-share';
+import { targetMutations } from './mutations-target';
 import { simulate } from './run';
 
 const TURNS = 3000;
@@ -46,7 +48,7 @@ describe('the simulation with a fault that is put back', () => {
     );
   });
 
-  for (const mutation of mutations) {
+  for (const mutation of [...mutations, ...shareMutations, ...targetMutations]) {
     it(`finds the fault: ${mutation.name}`, () => {
       checkMutation(mutation);
       const from = mutation.seed ?? 1;

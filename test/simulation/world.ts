@@ -9,6 +9,7 @@ import type { ErrorSeen } from './answers';
 import { Channels } from './channels';
 import { SimClient } from './client';
 import { Clock, SECOND } from './clock';
+import { Cluster } from './cluster';
 import { Core } from './core';
 import type { Mutation } from './modules';
 import { type End, Network } from './network';
@@ -30,6 +31,7 @@ import {
   userlistText,
   type Wanted,
 } from './scenario';
+import { Targets } from './targets';
 import { Trace } from './trace';
 
 /** A fault that the simulation has found. */
@@ -73,6 +75,9 @@ export class World implements Machine {
   private readonly cores = new Map<SimProcess, Core>();
   private readonly lastLines = new Map<SimProcess, string>();
   readonly channels = new Channels(this);
+  readonly targets = new Targets(this);
+  readonly cluster: Cluster;
+  readonly servers: PgServer[];
   readonly reboots: Reboots;
   readonly operator: Operator;
   private clientCount = 0;
@@ -93,9 +98,10 @@ export class World implements Machine {
     this.files.set(AUTH_FILE, userlistText(this.scenario));
     this.reboots = new Reboots(this);
     this.operator = new Operator(this);
-    for (const [at, { host, auth, moods, tls }] of this.scenario.servers.entries()) {
-      new PgServer(this, `pg${at + 1}`, host, auth, moods, tls);
-    }
+    this.servers = this.scenario.servers.map(
+      ({ host, auth, moods, tls }, at) => new PgServer(this, `pg${at + 1}`, host, auth, moods, tls),
+    );
+    this.cluster = new Cluster(this, ...(this.servers.slice(-2) as [PgServer, PgServer]));
   }
 
   /** Ends the simulation with a fault. */
@@ -156,7 +162,8 @@ export class World implements Machine {
     this.turns++;
     process.turns++;
     if (this.failure !== null) throw new SimulationFailure(this.failure);
-    const broken = process.booted ? this.coreOf(process).broken() : null;
+    const core = this.coreOf(process);
+    const broken = process.booted ? (core.broken() ?? this.targets.broken(core.heads)) : null;
     if (broken !== null) this.fail(`${process.name}: ${broken}`);
   }
 
@@ -240,12 +247,16 @@ export class World implements Machine {
     return isJustified(this, client, error);
   }
 
-  /** Checks that no client waits for ever. */
+  /** Checks that no client waits for ever, for an answer or for a notification. */
   private lookAtQueue(): void {
     this.clock.after(LOOK, () => {
+      const { faults, settings } = this.scenario;
+      const slowly = faults.clock || faults.reboots || settings.max_db_connections !== 0;
       for (const client of this.clients) {
         if (client.waitingSince > 0 && this.clock.now - client.waitingSince > PATIENCE)
           this.fail(`${client.name} has waited for ${(this.clock.now - client.waitingSince) / SECOND} s`);
+        const overdue = client.overdue(slowly);
+        if (overdue !== null) this.fail(`${client.name} has not got ${overdue}`);
       }
       this.lookAtQueue();
     });
