@@ -69,7 +69,7 @@ export const shareMutations: Mutation[] = [
   },
   {
     name: 'a handover forgets the notifications that wait',
-    seed: 9,
+    seed: 23,
     wanted: { ...SHARE, faults: { ...NONE, reboots: true } },
     edits: [
       { file: 'takeover/records/listening', find: 'if (own.queue !== null)', replace: 'if (own.queue === undefined)' },

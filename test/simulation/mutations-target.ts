@@ -80,6 +80,7 @@ export const targetMutations: Mutation[] = [
   },
   {
     name: 'a handover forgets that clients wait for a host that fits',
+    seed: 7,
     wanted: { ...TARGET, faults: { ...NONE, servers: true, reboots: true } },
     edits: [{ file: 'takeover/records/pool', find: 'pool.holding = record.holding === true;', replace: ';' }],
   },

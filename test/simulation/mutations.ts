@@ -105,7 +105,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a handover forgets what was received ahead from an idle client',
-    seed: 132,
+    seed: 164,
     wanted: { faults: { ...NONE, reboots: true } },
     edits: [
       {
@@ -122,7 +122,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'unsent TLS records are encrypted once more in the new process',
-    seed: 65,
+    seed: 75,
     wanted: { faults: { ...NONE, reboots: true, clients: true }, settings: TLS },
     edits: [
       {
