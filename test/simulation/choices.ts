@@ -14,6 +14,8 @@ export const PIPELINE_MAX = 6;
 export class Choices {
   /** its statements, with the request that prepared each */
   readonly prepared = new Map<string, number>();
+  /** its last change of application_name */
+  private renamed = { unit: -1, before: '' };
   /** number of its last LISTEN; -1 = it has sent none */
   listened = -1;
 
@@ -24,6 +26,12 @@ export class Choices {
     private readonly character: Character,
     public appName: string,
   ) {}
+
+  /** A request was canceled: it has prepared or set nothing. */
+  canceled(unit: number): void {
+    for (const [name, by] of this.prepared) if (by === unit) this.prepared.delete(name);
+    if (this.renamed.unit === unit) this.appName = this.renamed.before;
+  }
 
   /** @param shares it shares a listening connection */
   next(unit: number, status: string, shares: boolean): Request {
@@ -85,6 +93,7 @@ export class Choices {
     const { random } = this;
     if (random.one(4)) return this.make.setOther(unit);
     if (random.one(2)) return this.make.showName(unit, this.appName, status);
+    this.renamed = { unit, before: this.appName };
     this.appName = `${this.make.client}-${unit}`;
     return this.make.setName(unit, this.appName);
   }

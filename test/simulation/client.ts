@@ -250,9 +250,8 @@ export class SimClient {
       if (code === '25006')
         return WANTS_STANDBY.get(this.character.database) === false && this.world.cluster.changes > 0;
       const isCanceled = code === '57014' && this.canceledUnit >= 0 && owed.unit >= this.canceledUnit;
-      // a Parse that was canceled while it waited has prepared nothing
-      if (isCanceled)
-        for (const [name, unit] of this.choices.prepared) if (unit === owed.unit) this.choices.prepared.delete(name);
+      // the cancel request may come late, and hit a later request
+      if (isCanceled) this.choices.canceled(owed.unit);
       return isCanceled;
     });
     this.refute(wrong);

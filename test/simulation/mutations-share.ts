@@ -69,7 +69,7 @@ export const shareMutations: Mutation[] = [
   },
   {
     name: 'a handover forgets the notifications that wait',
-    seed: 23,
+    seed: 8,
     wanted: { ...SHARE, faults: { ...NONE, reboots: true } },
     edits: [
       { file: 'takeover/records/listening', find: 'if (own.queue !== null)', replace: 'if (own.queue === undefined)' },

@@ -105,7 +105,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a handover forgets what was received ahead from an idle client',
-    seed: 164,
+    seed: 211,
     wanted: { faults: { ...NONE, reboots: true } },
     edits: [
       {
@@ -134,7 +134,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'the old process does not wait for transactions of clients that cannot be handed over',
-    seed: 15,
+    seed: 32,
     wanted: { faults: { ...NONE, reboots: true }, settings: TLS },
     edits: [
       {
