@@ -249,8 +249,8 @@ export class SimClient {
       // its server may have become a standby
       if (code === '25006')
         return WANTS_STANDBY.get(this.character.database) === false && this.world.cluster.changes > 0;
-      const isCanceled = code === '57014' && this.canceledUnit >= 0 && owed.unit >= this.canceledUnit;
-      // the cancel request may come late, and hit a later request
+      // the cancel request may come late, and hit a later request, such as a COMMIT with requests behind it
+      const isCanceled = ['57014', '25P02'].includes(code) && this.canceledUnit >= 0 && owed.unit >= this.canceledUnit;
       if (isCanceled) this.choices.canceled(owed.unit);
       return isCanceled;
     });

@@ -76,17 +76,6 @@ export const shareMutations: Mutation[] = [
     ],
   },
   {
-    // it waited for the end of its lifetime
-    name: 'a handover takes a server whose cancel request it does not take',
-    seed: 80,
-    wanted: {
-      faults: { ...NONE, reboots: true },
-      settings: { client_tls_sslmode: 'allow', suspend_timeout: 10 },
-      clients: 30,
-    },
-    edits: [{ file: 'takeover/sockets', find: 'if (waitsInVain(', replace: 'if (false && waitsInVain(' }],
-  },
-  {
     name: 'clients do not learn that the listening connection was lost',
     seed: 14,
     wanted: { ...SHARE, faults: { ...NONE, servers: true } },
