@@ -48,6 +48,8 @@ class Handshakes {
   Handshakes(int count, int doneFd) : count_(count), doneFd_(doneFd) {}
   /** Waits for the steps that have begun, and frees the connections of all. */
   ~Handshakes();
+  /** Waits for the steps that have begun, and takes no more: begin() returns false. */
+  void stop();
   Handshakes(const Handshakes &) = delete;
   Handshakes &operator=(const Handshakes &) = delete;
 
