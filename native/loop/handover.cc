@@ -42,7 +42,7 @@ int streamRest(Streams *streams, int handle) {
 }
 
 static bool stirred(const Stream *s) {
-  if (s->kept.length() > 0 || s->held.length() > 0 || s->unsent.length() > 0) return true;
+  if (!s->kept.empty() || !s->held.empty() || !s->unsent.empty()) return true;
   return s->tls && (s->tls->traffic != s->restedTraffic || tlsBuffered(s->tls) > 0);
 }
 

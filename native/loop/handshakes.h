@@ -48,12 +48,13 @@ class Handshakes {
   Handshakes(int count, int doneFd) : count_(count), doneFd_(doneFd) {}
   /** Waits for the steps that have begun, and frees the connections of all. */
   ~Handshakes();
-  /** Waits for the steps that have begun, and takes no more: begin() returns false. */
+  /** Waits for the steps that have begun, and ends the threads. */
   void stop();
   Handshakes(const Handshakes &) = delete;
   Handshakes &operator=(const Handshakes &) = delete;
 
-  /** Hands a connection over for one step. Any lane's thread may call it. Returns false when no thread can be started. */
+  /** Hands a connection over for one step. Any lane's thread may call it. Returns false when no thread can be
+   *  started, and after stop(). */
   bool begin(Handshake *step);
   /** Steps that are done; those of closed streams are freed. Called by the loop's thread. */
   std::vector<Handshake *> take();

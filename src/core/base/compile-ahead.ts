@@ -1,6 +1,7 @@
 /*
  * In a process that takes over (-R), V8 compiles each function when its file is loaded. By default it does so at the first
- * call, and most first calls would happen while clients wait. Imported by main.ts before everything else.
+ * call, and most first calls would happen while clients wait. Imported by main.ts before everything else, so before there
+ * is a parser of options. A wrong guess only costs time.
  */
 import { setFlagsFromString } from 'node:v8';
 import { DAEMON_MARKER } from './daemon-marker';

@@ -166,8 +166,10 @@ export interface Native {
    * than `most` bytes. Returns the offset behind them.
    */
   samePackets(offset: number, end: number, most: number): number;
-  /** Sends what is queued for the next wait(), ends what is under way in the kernel, and wipes the secrets of TLS connections
-   *  that another process owns: before the process ends. */
+  /**
+   * Before the process ends: sends what is queued for the next wait(), and ends what is under way in the kernel and in the
+   * threads of TLS handshakes. Wipes the secrets of TLS connections that another process owns.
+   */
   loopEnd(): void;
   /** Makes the current or the next wait() return at once. */
   loopBreak(): void;

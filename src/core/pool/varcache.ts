@@ -149,7 +149,7 @@ const numbers = new Map<string, number>();
 const NUMBERS_MAX = 2000;
 const NUMBERED_LENGTH_MAX = 1024;
 let lastNumber = 0;
-/** The number of a set of values that may get one. */
+/** In place of a number: the next call of number() finds one. */
 const ASKED = -1;
 
 /** A number that no other set of values has, or 0 if the values are too long to be kept. */
