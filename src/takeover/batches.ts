@@ -27,6 +27,8 @@ export class Batches {
   failed = 0;
   /** batches that the socket has not accepted yet, while the process serves */
   private waiting: { bytes: Buffer; owned: Exclude<Owned, null>[] }[] = [];
+  /** `waiting` begins with the rest of a batch */
+  private partlySent = false;
   /** how long the new process may read nothing, in ms; 0 while the process serves and must not block */
   private blockMs = 0;
 
@@ -83,15 +85,21 @@ export class Batches {
     return this.waiting.length > 0;
   }
 
+  /** What is sent next would be read as a part of a record. */
+  get inRecord(): boolean {
+    return this.partlySent || this.failed !== 0;
+  }
+
   /** Sends as many waiting batches as the socket accepts. @returns true when none is left */
   pump(): boolean {
     for (let first = this.waiting[0]; first !== undefined && this.failed === 0; first = this.waiting[0]) {
       const res = native.sendFds(this.socket, first.bytes, this.fdsOf(first.owned));
       if (res === -constants.errno.EAGAIN || res === -ETOOMANYREFS) return false;
       if (res > 0) first.bytes.fill(0, 0, res);
+      this.partlySent = res > 0 && res < first.bytes.length;
       if (res <= 0) {
         this.failed = -res;
-      } else if (res < first.bytes.length) {
+      } else if (this.partlySent) {
         this.waiting[0] = { bytes: first.bytes.subarray(res), owned: [] };
       } else {
         this.waiting.shift();

@@ -323,10 +323,13 @@ function thaw(): void {
   reloadAsked = false;
 }
 
-/** Disconnects the new process, which ends the handover there too, and resumes. */
+/**
+ * Disconnects the new process, which ends the handover there too, and resumes. The new process is not told the reason
+ * if it would read it as a part of a record.
+ */
 export function abortHandover(reason: string): void {
   const admin = newProcess;
-  if (admin !== null && !isDead(admin)) disconnectClient(admin, true, reason);
+  if (admin !== null && !isDead(admin)) disconnectClient(admin, batches?.inRecord !== true, reason);
   thaw();
 }
 

@@ -4,13 +4,13 @@
  */
 
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import type { ConnectionOptions } from 'node:tls';
 import { spawnAs } from '../../tools/unprivileged';
-import { eventually, installed, it, itUnless, PgCluster, startProgram, user } from '../harness';
+import { eventually, installed, it, itUnless, PgCluster, startProgram, tempDir, user } from '../harness';
 import { ask } from '../harness/actor';
 import { CertFolder } from '../harness/certs';
-import { after, before } from '../harness/limits';
+import { after, before, runSync } from '../harness/limits';
 import { countInMemory, noForeignMemory } from '../harness/memory';
 import { RawClient, SSL_REQUEST } from '../harness/raw-client';
 import { PoolerProcess, type RebootChain, withRebootChain } from '../harness/reboot-chain';
@@ -177,28 +177,38 @@ it('core_dumps decides whether the kernel may write core dumps, at once and afte
     assert.equal(mayDump(chain.now.pid), true);
   }));
 
-/** Why no core dump can be looked for; null if one can. */
+/** Reads a line, then makes the program given to it crash; says how the program ended. */
+const CRASHING = 'ulimit -c unlimited; exec 3<&0; (read -r line <&3; kill -ABRT "$(cat "$0")") & "$@"; wait';
+const DUMPED = /\(core dumped\)/;
+
+/** Why no core dump can be observed; null if one can. */
 function noCoreDumps(): string | null {
   if (process.env.TSBOUNCER_PRELOAD !== undefined) return 'sanitizers switch core dumps off';
-  const pattern = readFileSync('/proc/sys/kernel/core_pattern', 'latin1').trim();
-  return /^[|/]/.test(pattern) ? `core dumps go to ${pattern}` : null;
+  const crash = 'ulimit -c unlimited; sh -c \'kill -ABRT "$$"\'; true';
+  const dir = tempDir('core');
+  const { stderr } = runSync('sh', ['-c', crash], { cwd: dir, ...spawnAs(user) });
+  if (DUMPED.test(stderr)) return null;
+  return `the kernel writes no core dumps here: core_pattern is ${readFileSync('/proc/sys/kernel/core_pattern', 'latin1').trim()}`;
 }
 
 itUnless(noCoreDumps())('a process that crashes leaves no core dump', async () => {
   for (const core_dumps of [0, 1]) {
     await withRebootChain({ cluster: pg, settings: { core_dumps } }, async (chain) => {
       const { node, mainJs } = installed();
-      const child = startProgram('sh', ['-c', 'ulimit -c unlimited; exec "$@"', 'sh', node, mainJs, chain.ini], {
+      const shell = startProgram('sh', ['-c', CRASHING, chain.pidfile, node, mainJs, chain.ini], {
         cwd: chain.dir,
-        stdio: ['ignore', 'ignore', 'pipe'],
+        stdio: ['pipe', 'ignore', 'pipe'],
         ...spawnAs(user),
       });
-      const crashing = await new PoolerProcess('ts', child).waitUp();
-      await crashing.kill('SIGABRT');
-      assert.equal(
-        readdirSync(chain.dir).some((name) => name.startsWith('core')),
-        core_dumps === 1,
-      );
+      const crashing = new PoolerProcess('ts', shell);
+      try {
+        await crashing.waitUp();
+      } finally {
+        shell.stdin?.end();
+      }
+      await crashing.waitEnd();
+      assert.match(crashing.log.text, /Abort/);
+      assert.equal(DUMPED.test(crashing.log.text), core_dumps === 1);
     });
   }
 });
