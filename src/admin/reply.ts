@@ -7,7 +7,7 @@
  */
 
 import { logError } from '../core/base/log';
-import { sendPoolerError } from '../core/link/objects';
+import { sendPoolerError } from '../core/link/pooler-error';
 import { sendPacket } from '../core/net/sbuf';
 import type { ClientSocket } from '../core/pool/bouncer';
 import type { ConsolePortal, ConsoleSession } from '../core/pool/console-session';

@@ -23,8 +23,9 @@ import { pktbufTemp } from '../wire/pktbuf';
 import { Verdict } from '../wire/verdict';
 import { sameEnd } from './connect';
 import { launchFor } from './launch';
-import { activateClient, disconnectClient, disconnectServer, LoginOutcome, sendPoolerError } from './objects';
+import { activateClient, disconnectClient, disconnectServer, LoginOutcome } from './objects';
 import { dnsPeersWith, usesPeersDns, waitForPeers } from './peers-dns';
+import { sendPoolerError } from './pooler-error';
 
 const ERRCODE_QUERY_CANCELED = '57014';
 /** Reasons of PgBouncer for closing the connection of a request. */

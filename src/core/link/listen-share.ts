@@ -218,7 +218,5 @@ export function sendTo(
   if (waiting <= (cf.listenQueueSize > 0 ? cf.listenQueueSize : QUEUE_MOST)) return;
   tally(Tally.LISTENER_SLOW);
   slogWarning(client, SLOW);
-  // in the middle of an answer, the error would be taken for a part of it
-  const between = client.link === null || client.link.pktRemain === 0;
-  disconnectClient(client, between, SLOW, LIMIT_EXCEEDED);
+  disconnectClient(client, true, SLOW, LIMIT_EXCEEDED);
 }

@@ -4,13 +4,22 @@
  */
 
 import { getShutdownMode, ShutdownMode } from '../base/lifecycle';
-import { fatal, slogDebug, slogInfo, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
+import { fatal, slogDebug, slogInfo, slogNoise, wantDebug, wantNoise } from '../base/log';
 import { native } from '../base/native';
 import { getCachedTime, USEC } from '../base/time';
 import { TargetSession } from '../config/choices';
 import { cf } from '../config/settings';
 import { dnsCancel } from '../net/dnslookup';
-import { sbufClose, sbufContinue, sbufIsEmpty, sbufPause, sendBytes, sendPacket, unblockSource } from '../net/sbuf';
+import {
+  inPacket,
+  sbufClose,
+  sbufContinue,
+  sbufIsEmpty,
+  sbufPause,
+  sendBytes,
+  sendPacket,
+  unblockSource,
+} from '../net/sbuf';
 import {
   databaseMinPoolSize,
   poolPoolSize,
@@ -37,11 +46,12 @@ import { freeClientStatements, freeServerStatements } from '../pool/statements';
 import { changeClientState, changeServerState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
 import { observe, Timing } from '../pool/timings';
-import { PACKET_TERMINATE, writeErrorResponse, writeQuery, writeReadyForQuery } from '../wire/messages';
+import { PACKET_TERMINATE, writeQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import { endAttempt, nextTarget } from './hosts';
 import { queryOnRelease, settleLeftovers, usesResetQuery } from './leftovers';
 import { sendNotifications } from './notifications';
+import { logPoolerError, sendPoolerError } from './pooler-error';
 import { beginRecovery, isRecoverable, RecoveryStep, recoveryStep } from './recovery';
 import { isSettling, startSettling } from './settling';
 import { claimOn } from './shares';
@@ -50,27 +60,6 @@ import { claimOn } from './shares';
 const REASON_MAX = 127;
 /** Longest cached reason in bytes, sent to clients while servers cannot be reached: PgBouncer's buffer has 100. */
 const CACHED_REASON_MAX = 99;
-
-/**
- * Sends an ErrorResponse to a client.
- * @param sendReady also send ReadyForQuery, if the session continues
- * @param levelFatal severity FATAL instead of ERROR: some clients then expect the connection to close
- * @param sqlstate null = protocol_violation, the pooler's default
- * @returns false if the socket failed
- */
-export function sendPoolerError(
-  client: ClientSocket,
-  sendReady: boolean,
-  levelFatal: boolean,
-  sqlstate: string | null,
-  msg: string,
-): boolean {
-  if (cf.logPoolerErrors) slogWarning(client, `pooler error: ${msg}`);
-  const buf = pktbufTemp();
-  writeErrorResponse(buf, { severity: levelFatal ? 'FATAL' : 'ERROR', sqlstate, msg });
-  if (sendReady) writeReadyForQuery(buf);
-  return sendPacket(client, buf);
-}
 
 function logClosing(sk: AnySocket, reason: string): void {
   const age = Math.floor((getCachedTime() - sk.connectTime) / USEC);
@@ -81,7 +70,7 @@ function logClosing(sk: AnySocket, reason: string): void {
 function dropLinkedServer(client: ClientSocket): void {
   const server = client.link;
   if (server === null) return;
-  const whole = client.pktRemain === 0 || client.pktSkip;
+  const whole = !inPacket(client);
   if (server.ready && server.requests.count === 0 && whole && sbufIsEmpty(server)) {
     if (client.vanished) startSettling(server.pool);
     releaseServer(server);
@@ -91,9 +80,9 @@ function dropLinkedServer(client: ClientSocket): void {
   server.link = null;
   client.link = null;
   if (recoverable && beginRecovery(server)) continueRecovery(server);
-  else if (!server.ready) disconnectServer(server, true, 'client disconnect while server was not ready');
-  else if (server.requests.count > 0) disconnectServer(server, true, 'client disconnected with query in progress');
-  else disconnectServer(server, true, 'client disconnect before everything was sent to the server');
+  else if (!server.ready) disconnectServer(server, whole, 'client disconnect while server was not ready');
+  else if (server.requests.count > 0) disconnectServer(server, whole, 'client disconnected with query in progress');
+  else disconnectServer(server, whole, 'client disconnect before everything was sent to the server');
 }
 
 /** Takes the next step of a server's recovery. */
@@ -123,7 +112,8 @@ function dropCancelRequest(req: ClientSocket): void {
 
 /**
  * Disconnects a client. No other function closes a client connection.
- * @param notify send the reason as an error; false if the stream is broken
+ * @param notify send the reason as an error, unless the client has received a part of a packet; false if the stream is
+ *   broken
  * @param reason for the log and the client; null = neither
  * @param sqlstate null = protocol_violation
  */
@@ -136,6 +126,7 @@ export function disconnectClient(
   if (isDead(client)) return;
   const text = reason === null ? null : reason.slice(0, REASON_MAX);
   if (cf.logDisconnections && text !== null) logClosing(client, text);
+  const inAnswer = client.link !== null && inPacket(client.link);
 
   switch (client.state) {
     case SocketState.CL_ACTIVE:
@@ -163,7 +154,8 @@ export function disconnectClient(
 
   // with ReadyForQuery, the client would not notice that the connection is closed
   if (notify && text !== null && client.state !== SocketState.CL_WAITING_CANCEL) {
-    sendPoolerError(client, false, true, sqlstate, text);
+    if (inAnswer) logPoolerError(client, text);
+    else sendPoolerError(client, false, true, sqlstate, text);
   }
 
   forgetCancelKey(client);
@@ -200,10 +192,12 @@ export const enum LoginOutcome {
 function unlinkServer(server: ServerSocket, reason: string): void {
   const client = server.link;
   if (client === null) return;
+  const inAnswer = inPacket(server);
   client.link = null;
   server.link = null;
   if (client.state === SocketState.CL_ACTIVE || client.state === SocketState.CL_WAITING) {
-    disconnectClient(client, true, reason);
+    if (inAnswer) logPoolerError(client, reason);
+    disconnectClient(client, !inAnswer, reason);
   } else if (client.state === SocketState.CL_ACTIVE_CANCEL) {
     disconnectClient(client, false, 'successfully sent cancel request');
   } else {
@@ -252,7 +246,7 @@ function loginEnded(server: ServerSocket, reason: string, outcome: LoginOutcome)
 
 /**
  * Disconnects a server. No other function closes a server connection.
- * @param sendTerm send Terminate first; false if the stream is broken
+ * @param sendTerm send Terminate first, unless the server has received a part of a packet; false if the stream is broken
  * @param outcome what the end means for the server if the connection has not logged in; ignored otherwise
  */
 export function disconnectServer(
@@ -264,6 +258,7 @@ export function disconnectServer(
   if (isDead(server)) return;
   const text = reason.slice(0, REASON_MAX);
   if (cf.logDisconnections) logClosing(server, text);
+  const inRequest = server.link !== null && inPacket(server.link);
 
   switch (server.state) {
     case SocketState.SV_ACTIVE_CANCEL:
@@ -290,7 +285,7 @@ export function disconnectServer(
     for (const req of server.cancelingClients) req.canceledServer = null;
     server.cancelingClients = null;
   }
-  if (sendTerm && server.handle >= 0) sendBytes(server, PACKET_TERMINATE, PACKET_TERMINATE.length);
+  if (sendTerm && !inRequest && server.handle >= 0) sendBytes(server, PACKET_TERMINATE, PACKET_TERMINATE.length);
   if (server.login !== null && server.login.dnsToken >= 0) dnsCancel(server.login.dnsToken);
   server.login = null;
   freeServerStatements(server);

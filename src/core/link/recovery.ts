@@ -8,7 +8,7 @@ import { shutdownForcedAt } from '../base/lifecycle';
 import { slogDebug, wantDebug } from '../base/log';
 import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
-import { sbufIsEmpty, sendBytes, sendPacket, unblockSource } from '../net/sbuf';
+import { inPacket, sbufIsEmpty, sendBytes, sendPacket, unblockSource } from '../net/sbuf';
 import { type ClientSocket, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
 import { Recovery } from '../pool/recovery';
 import { ResponseAction } from '../pool/requests';
@@ -43,7 +43,7 @@ export function recoveryTimeout(): number {
  * @param client the client that is leaving
  */
 export function isRecoverable(server: ServerSocket, client: ClientSocket): boolean {
-  if (recoveryTimeout() <= 0 || !client.leaving || (client.pktRemain > 0 && !client.pktSkip)) return false;
+  if (recoveryTimeout() <= 0 || !client.leaving || inPacket(client)) return false;
   if (server.state !== SocketState.SV_ACTIVE || server.replication !== Replication.NONE) return false;
   if (server.closeNeeded || server.dying || server.settingVars || server.copyMode) return false;
   // no answer of the server would remove a request whose answer is made up

@@ -138,6 +138,14 @@ export function sbufIsEmpty(sk: AnySocket): boolean {
 }
 
 /**
+ * True if a part of a packet from this socket has been forwarded. Its receiver would read an error or Terminate as the
+ * rest of the packet: as a part of a row, or of a query. The end of the connection is an error to the receiver too.
+ */
+export function inPacket(src: AnySocket): boolean {
+  return src.pktRemain > 0 && !src.pktSkip;
+}
+
+/**
  * Sends a complete packet of the pooler's own; the loop queues what cannot be sent at once.
  * @returns false if the socket failed; the caller disconnects it
  */

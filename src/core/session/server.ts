@@ -15,7 +15,7 @@ import { noteServerError } from '../link/target-session';
 import { handleAuthQueryResponse } from '../login/auth-query';
 import { handleForkError, handleServerStartup, handleSslchar } from '../login/server-login';
 import { connectionRefused } from '../login/server-protocol';
-import { blockSource, keepInput, sbufContinue, sbufIsEmpty } from '../net/sbuf';
+import { blockSource, inPacket, keepInput, sbufContinue, sbufIsEmpty } from '../net/sbuf';
 import { connectionPoolMode } from '../pool/admission';
 import { type ClientSocket, type ServerSocket, SocketState } from '../pool/bouncer';
 import { ServerLoginPhase } from '../pool/phases';
@@ -229,7 +229,7 @@ export function serverFlushed(server: ServerSocket): void {
         // the rest of a failed COPY is still being sent to this server
         if (client.copyMode) return;
         // the server would read the next client's bytes as the rest of this packet
-        if (client.pktRemain > 0 && !client.pktSkip) return;
+        if (inPacket(client)) return;
       }
       releaseServer(server);
       return;
