@@ -205,6 +205,7 @@ function comeToRest(admin: ClientSocket, sending: Batches, describing: SnapshotW
   }
   resting = describing.restSome(REST_PER_TURN);
   if (resting) {
+    crashPoint('give-resting');
     native.loopBreak();
   } else if (waits()) {
     // a transaction or a handshake has begun meanwhile

@@ -12,6 +12,7 @@ import { freePort } from '../../tools/postgres';
 import { giveTo, spawnAs } from '../../tools/unprivileged';
 import {
   dropDir,
+  eventually,
   iniText,
   installed,
   type Outcome,
@@ -74,6 +75,12 @@ export class PoolerProcess {
     });
     await Promise.race([this.log.wait(/process up: /), over]);
     return this;
+  }
+
+  /** Waits until a signal has stopped the process. */
+  async waitStopped(): Promise<void> {
+    const status = `/proc/${this.pid}/status`;
+    await eventually('a process to stop', () => /^State:\s+T/m.test(readFileSync(status, 'utf8')));
   }
 
   waitEnd(): Promise<PoolerEnd> {

@@ -4,12 +4,11 @@
  */
 
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { eventually, it, PgCluster } from '../harness';
+import { it, PgCluster } from '../harness';
 import { ask, query, rowsOf } from '../harness/actor';
 import { after, before } from '../harness/limits';
-import { type PoolerProcess, type RebootChain, withRebootChain } from '../harness/reboot-chain';
+import { type RebootChain, withRebootChain } from '../harness/reboot-chain';
 
 let pg: PgCluster;
 
@@ -20,12 +19,6 @@ after(() => pg.stop());
 
 function stopAt(step: string): NodeJS.ProcessEnv {
   return { TSBOUNCER_TEST: '1', TSBOUNCER_TAKEOVER_STOP: step };
-}
-
-const STOPPED = /^State:\s+T/m;
-
-async function stopped(process: PoolerProcess): Promise<void> {
-  await eventually('a process to stop', () => STOPPED.test(readFileSync(`/proc/${process.pid}/status`, 'latin1')));
 }
 
 const SETTINGS = { pool_mode: 'transaction', default_pool_size: 5, max_client_conn: 500 };
@@ -68,7 +61,7 @@ for (const step of ['take-suspended', 'take-row', 'take-complete']) {
       await ask(inTransaction, 'BEGIN');
       const dog = await watchdog(chain);
       const next = chain.spawn('ts', ['-R'], stopAt(step));
-      await stopped(next);
+      await next.waitStopped();
       await old.log.wait(/handover failed, resuming work/);
       assert.equal(await ask(inTransaction, 'SELECT 2'), '2');
       await dog.stop();
@@ -90,7 +83,7 @@ it('-R -d fails if the old process is stopped, and the old process works after S
     const client = await chain.raw();
     await client.login();
     old.child.kill('SIGSTOP');
-    await stopped(old);
+    await old.waitStopped();
     const outcome = await chain.run('-R', '-d');
     assert.equal(outcome.code, 1);
     assert.match(outcome.stderr, /login failed: the old process does not answer/);
@@ -115,7 +108,7 @@ it('the new process exits if the old process is stopped during a handover, and t
         await client.login();
         await ask(client, 'BEGIN');
         const next = chain.spawn('ts', ['-R']);
-        await stopped(old);
+        await old.waitStopped();
         await query(client, 'SELECT 1');
         assert.equal((await next.waitEnd()).code, 1);
         assert.match(next.log.text, says, step);
@@ -141,7 +134,7 @@ it('the new process serves and keeps its pidfile if the old process is stopped a
     const client = await newClient(chain);
     const next = chain.spawn('ts', ['-R']);
     chain.generations.push(next);
-    await stopped(old);
+    await old.waitStopped();
     assert.equal(await ask(client, 'SELECT 1'), '1');
     await next.log.wait(/process up/, 0, 60_000);
     assert.equal(chain.pidInFile(), next.pid);
