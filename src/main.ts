@@ -17,7 +17,7 @@ import { allowedCpus, pinToOneCpu } from './core/base/cpu-affinity';
 import { keepYoungGenerationSmall } from './core/base/heap';
 import { beginTakeover, isTakingOver } from './core/base/lifecycle';
 import { nextOf } from './core/base/list';
-import { atExit, die, exitProcess, fatal, logInfo, logState, logWarning } from './core/base/log';
+import { atExit, die, endProcessWith, exitProcess, fatal, logInfo, logState, logWarning } from './core/base/log';
 import { native, startLoop } from './core/base/native';
 import { notify, notifySetup } from './core/base/systemd';
 import { TSBOUNCER_VERSION } from './core/base/version';
@@ -113,6 +113,8 @@ function prepare(options: Options): string {
     load: cf.ioThreadsLoad,
     handshakeThreads: Math.max(1, threads),
   });
+  // Node writes profiles only when it ends by itself
+  if (!process.execArgv.some((option) => option.includes('-prof'))) endProcessWith(native.exitNow);
   atExit(() => crashPoint('ended'));
   atExit(() => native.loopEnd());
   initVarLookup(cf.trackExtraParameters);

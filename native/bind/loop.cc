@@ -278,8 +278,6 @@ static Napi::Value loopEnd(const Napi::CallbackInfo &info) {
   if (streams) streamSendQueued(streams);
   if (streams) streams->loop->ops->quiesce(streams->loop);
   if (streams) streamsForgetFrozen(streams);
-  // exit() takes OpenSSL down: no thread may be using it
-  if (streams && streams->handshakes) streams->handshakes->stop();
   return info.Env().Undefined();
 }
 

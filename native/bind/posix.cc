@@ -77,6 +77,16 @@ static Napi::Value setDumpable(const Napi::CallbackInfo &info) {
   return toInt(info.Env(), prctl(PR_SET_DUMPABLE, argInt(info, 0) == 1 ? 1 : 0, 0, 0, 0) < 0 ? -errno : 0);
 }
 
+/*
+ * Ends the process while its threads go on: exit() would take down what they use, such as OpenSSL, or wait for one that
+ * does not respond.
+ */
+static Napi::Value exitNow(const Napi::CallbackInfo &info) {
+  // the kernel's profiler gets the names of JavaScript functions from a file that V8 writes
+  fflush(nullptr);
+  _exit(argInt(info, 0));
+}
+
 static Napi::Value rlimitNofile(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   rlimit limit;
@@ -290,6 +300,7 @@ void bindPosix(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("dup2", Napi::Function::New<dup2>(env, "dup2", state));
   exports.Set("setsid", Napi::Function::New<setsid>(env, "setsid", state));
   exports.Set("setProcessTitle", Napi::Function::New<setProcessTitle>(env, "setProcessTitle", state));
+  exports.Set("exitNow", Napi::Function::New<exitNow>(env, "exitNow", state));
   exports.Set("setDumpable", Napi::Function::New<setDumpable>(env, "setDumpable", state));
   exports.Set("rlimitNofile", Napi::Function::New<rlimitNofile>(env, "rlimitNofile", state));
   exports.Set("releaseMemory", Napi::Function::New<releaseMemory>(env, "releaseMemory", state));

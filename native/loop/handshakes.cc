@@ -81,7 +81,7 @@ bool Handshakes::startThreads() {
 
 bool Handshakes::begin(Handshake *step) {
   pthread_mutex_lock(&mutex_);
-  const bool started = !ending_ && (!threads_.empty() || startThreads());
+  const bool started = !threads_.empty() || startThreads();
   if (started) waiting_.push_back(step);
   pthread_cond_signal(&more_);
   pthread_mutex_unlock(&mutex_);
@@ -117,17 +117,12 @@ std::vector<Handshakes::Use> Handshakes::use() {
   return all;
 }
 
-void Handshakes::stop() {
+Handshakes::~Handshakes() {
   pthread_mutex_lock(&mutex_);
   ending_ = true;
   pthread_cond_broadcast(&more_);
   pthread_mutex_unlock(&mutex_);
   for (const Thread &thread : threads_) pthread_join(thread.id, nullptr);
-  threads_.clear();
-}
-
-Handshakes::~Handshakes() {
-  stop();
   for (Handshake *step : waiting_) handshakeFree(step);
   for (Handshake *step : done_) handshakeFree(step);
 }

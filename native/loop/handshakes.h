@@ -48,13 +48,10 @@ class Handshakes {
   Handshakes(int count, int doneFd) : count_(count), doneFd_(doneFd) {}
   /** Waits for the steps that have begun, and frees the connections of all. */
   ~Handshakes();
-  /** Waits for the steps that have begun, and ends the threads. */
-  void stop();
   Handshakes(const Handshakes &) = delete;
   Handshakes &operator=(const Handshakes &) = delete;
 
-  /** Hands a connection over for one step. Any lane's thread may call it. Returns false when no thread can be
-   *  started, and after stop(). */
+  /** Hands a connection over for one step. Any lane's thread may call it. Returns false when no thread can be started. */
   bool begin(Handshake *step);
   /** Steps that are done; those of closed streams are freed. Called by the loop's thread. */
   std::vector<Handshake *> take();

@@ -87,6 +87,7 @@ export const logPrefix: {
 let logFd = -1;
 let exiting = false;
 const exitHooks: (() => void)[] = [];
+let endProcess: (code: number) => never = process.exit;
 
 /** True when DEBUG lines are written; ask before building an expensive message. */
 export function wantDebug(): boolean {
@@ -244,6 +245,11 @@ export function atExit(hook: () => void): void {
   exitHooks.push(hook);
 }
 
+/** Registers what ends the process after the hooks. */
+export function endProcessWith(end: (code: number) => never): void {
+  endProcess = end;
+}
+
 /** Runs the exit hooks, newest first and only once, then ends the process. A hook that throws stops no other hook. */
 export function exitProcess(code: number): never {
   if (!exiting) {
@@ -257,7 +263,7 @@ export function exitProcess(code: number): never {
     }
     tellRepeats();
   }
-  process.exit(code);
+  endProcess(code);
 }
 
 /** `@file:line in function name(): ` of the caller of fatal(). */

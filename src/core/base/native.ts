@@ -410,11 +410,13 @@ export interface Native {
   setsid(): number;
   /** [soft, hard] of RLIMIT_NOFILE; -1 = unlimited */
   rlimitNofile(): [number, number];
+  /** Ends the process at once: no thread is waited for, and nothing that threads use is taken down. */
+  exitNow(code: number): never;
   /** Whether the kernel may write core dumps of this process, and other processes of its user may trace it. 0 or -errno. */
   setDumpable(on: number): number;
   /**
-   * Gives back to the kernel what the C library holds but does not use, and drops the constants of Node's program that
-   * were only needed once. Takes some 0.1 ms, and 0.1 ms for each MB that is given back.
+   * Gives the kernel what the C library holds unused, and drops the constants of Node's program that were needed once.
+   * Takes some 0.1 ms, and 0.1 ms for each MB that is given back.
    */
   releaseMemory(): void;
   /** numbers of the CPUs that this thread may run on; empty if unknown */
@@ -440,11 +442,8 @@ export interface Native {
   openlog(ident: string, facility: string): void;
   syslog(priority: number, text: string): void;
   closelog(): void;
-  /**
-   * Blocks until a descriptor is readable (forWrite 0) or writable (1); signals do not interrupt it. Returns 1, 0 after
-   * timeoutMs (-1 = no limit), or -errno.
-   */
-  pollFd(fd: number, forWrite: number, timeoutMs: number): number;
+  /** Blocks until fd is readable or writable; signals do not interrupt it. timeoutMs -1 = no limit. 1, 0, -errno. */
+  pollFd(fd: number, forWrite: 0 | 1, timeoutMs: number): number;
   /** Bytes sent on a Unix socket that the peer has not read yet, including the kernel's overhead; or -errno. */
   unreadBytes(fd: number): number;
   /** Makes further sends of the peer fail; what it has already sent can still be received. */
