@@ -15,11 +15,12 @@
 namespace tsb {
 
 /**
- * Rounds of waiting before a thread sleeps, some 10 microseconds: a turn under load takes about as long, and sleeping and
- * being woken cost as much. Threads spin only if each can have a processor of its own; else they would delay what they wait
+ * Most rounds of waiting before a thread sleeps, some 10 microseconds: sleeping and being woken cost as much. Threads spin only if each can have a processor of its own; else they would delay what they wait
  * for.
  */
 constexpr int kSpins = 300;
+/** One of so many waits lasts that long, to find out whether waiting pays. */
+constexpr unsigned kTrial = 32;
 /** After so many forks the processors are counted again: the set of those that the process may use can change. */
 constexpr unsigned kForksOfCount = 1 << 16;
 constexpr size_t kStackSize = 256 * 1024;
@@ -30,6 +31,20 @@ static inline void relax() {
 #elif defined(__aarch64__)
   asm volatile("isb");
 #endif
+}
+
+template <typename Ready>
+bool Patience::wait(int most, Ready ready) {
+  const int rounds = waits_++ % kTrial == 0 || rounds_ > most ? most : rounds_;
+  for (int i = 0; i < rounds; i++) {
+    if (ready()) {
+      if (rounds_ < 2 * i + 1) rounds_ = 2 * i + 1;
+      return true;
+    }
+    relax();
+  }
+  rounds_ -= (rounds_ + 3) / 4;
+  return false;
 }
 
 static void futexWait(std::atomic<uint32_t> *word, uint32_t seen) {
@@ -109,7 +124,8 @@ void *Hands::run(void *data) {
 
 void Hands::work(Hand *hand) {
   for (uint32_t done = 0;; done++) {
-    for (int i = spins_.load(std::memory_order_relaxed); i > 0 && hand->given.load(std::memory_order_acquire) == done; i--) relax();
+    hand->patience.wait(spins_.load(std::memory_order_relaxed),
+                        [hand, done] { return hand->given.load(std::memory_order_acquire) != done; });
     while (hand->given.load() == done) {
       hand->sleeping.store(true);
       if (hand->given.load() == done) futexWait(&hand->given, done);
@@ -135,7 +151,7 @@ void Hands::fork(uint64_t which, Job job, void *context) {
 }
 
 void Hands::join() {
-  for (int i = spins_.load(std::memory_order_relaxed); i > 0 && left_.load(std::memory_order_acquire) > 0; i--) relax();
+  patience_.wait(spins_.load(std::memory_order_relaxed), [this] { return left_.load(std::memory_order_acquire) == 0; });
   for (uint32_t left = left_.load(); left > 0; left = left_.load()) {
     joining_.store(true);
     left = left_.load();

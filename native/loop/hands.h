@@ -15,6 +15,18 @@
 
 namespace tsb {
 
+/** How long a thread waits without sleeping: as long as it has paid lately. Each thread has its own. */
+class Patience {
+ public:
+  /** Waits for at most so many rounds. Returns whether `ready` has become true. */
+  template <typename Ready>
+  bool wait(int most, Ready ready);
+
+ private:
+  int rounds_ = 0;
+  unsigned waits_ = 0;
+};
+
 class Hands {
  public:
   /** `hand` is from 0. */
@@ -44,6 +56,7 @@ class Hands {
     std::atomic<uint32_t> given{0};
     std::atomic<bool> sleeping{false};
     uint64_t jobs = 0;
+    Patience patience;
     pthread_t thread{};
     Hands *all = nullptr;
     int index = 0;
@@ -56,8 +69,10 @@ class Hands {
 
   const int count_;
   int started_ = 0;
-  /** rounds of waiting before a thread sleeps */
+  /** most rounds of waiting before a thread sleeps */
   std::atomic<int> spins_{0};
+  /** of join() */
+  Patience patience_;
   unsigned forks_ = 0;
   bool ending_ = false;
   Job job_ = nullptr;
