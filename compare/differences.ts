@@ -121,6 +121,20 @@ const forGood: MeantDifference[] = [
     left: /^row list=peers items=0$/,
   },
   {
+    reason: 'clients that ask for protocol 3.2 get it; PgBouncer negotiates down to 3.0',
+    scenario: /^login: protocol versions$/,
+    step: /^startup: protocol 3\.[29]$/,
+    either: /^NegotiateProtocolVersion minor [02] |^BackendKeyData /,
+    since: '1.23',
+  },
+  {
+    reason:
+      'DEALLOCATE of a name of the protocol frees it; PgBouncer forwards it, and the server does not know the name',
+    scenario: /^prepared: forgotten$/,
+    step: /^c3: |^log/,
+    since: '1.22',
+  },
+  {
     reason: 'protocol 3.2 allows a cancel key of 40 bytes: it is looked up, and no client has it',
     scenario: /^login: cancel requests before any login$/,
     step: /^log/,

@@ -68,6 +68,20 @@ const newCommands: MeantDifference[] = [
     step: /SHOW CONFIG$/,
     until: '1.25',
   },
+  {
+    reason: 'SHOW CONFIG: settings that only tsbouncer has, and those of 1.26',
+    step: /SHOW CONFIG$/,
+    right: /^row key=/,
+    since: '1.25',
+  },
+  {
+    reason: 'SHOW USERS: a user without pool sizes does not have those of the user before (1.26)',
+    step: /SHOW USERS$/,
+    left: /^row name=\w+ pool_size= +\d+ reserve_pool_size= +\d+ /,
+    right: /^row name=\w+ pool_size= reserve_pool_size= /,
+    since: '1.25',
+    until: '1.26',
+  },
 ];
 
 /** Messages to clients. */
@@ -155,11 +169,11 @@ const newBehaviour: MeantDifference[] = [
     until: '1.21',
   },
   {
-    reason: 'errors of OpenSSL are logged with their number and library (1.25)',
+    reason: 'errors of OpenSSL are logged with their number and library (1.26)',
     scenario: /^tls: set while running|^tls: the files change$/,
     left: /TLS setup failed: .*: (\(null\)|no certificate or crl found)$/,
     right: /TLS setup failed: .*: error:[0-9A-F]{8}:/,
-    until: '1.25',
+    until: '1.26',
   },
   {
     reason: 'inside TLS, too, a packet that nobody can send then is refused by its length',
@@ -190,11 +204,20 @@ const newBehaviour: MeantDifference[] = [
     until: '1.24',
   },
   {
+    reason: 'ENABLE pgbouncer, below: what the log says',
+    scenario: /^console: wrong arguments$/,
+    step: /^log/,
+    left: /cannot disable admin db/,
+    right: /cannot enable admin db/,
+    since: '1.24',
+    until: '1.26',
+  },
+  {
     reason: 'ENABLE pgbouncer names what cannot be done, not its opposite',
     step: /^console: ENABLE pgbouncer$/,
     left: /cannot disable admin db/,
     right: /cannot enable admin db/,
-    until: '1.25',
+    until: '1.26',
   },
   {
     reason: 'SHOW CLIENTS tells idle clients from active ones (1.25)',

@@ -42,6 +42,8 @@ export interface Scenario extends Config {
   steps: Step[];
   /** files in `{dir}`: name -> text */
   files?: { [name: string]: string };
+  /** settings that PgBouncer does not have, for tsbouncer alone */
+  own?: { [key: string]: string | number };
   /** a second pooler of the same program, with changes to the config of the first */
   second?: Config;
   /** false: no pooler is started, the steps run commands */
@@ -143,11 +145,12 @@ export class Side {
     this.names = { ports: new Map([...own, ...this.stage.ports]), dirs: [...dirs, this.stage.words.certs ?? ''] };
   }
 
-  private startPooler(port: number, wanted: Config): Promise<Bouncer> {
+  private startPooler(port: number, wanted: Config & Pick<Scenario, 'own'>): Promise<Bouncer> {
     const config = this.fillConfig({ databases: DEFAULT_DATABASES, ...wanted });
+    const own = this.program.original ? {} : wanted.own;
     return Bouncer.start({
       ...config,
-      settings: { listen_port: port, ...config.settings },
+      settings: { listen_port: port, ...config.settings, ...own },
       original: this.program.original,
       env: this.stage.env,
     });

@@ -188,6 +188,7 @@ export const prepared: Scenario[] = [
     ...scenario,
     since: '1.22',
     settings: { ...SETTINGS, ...scenario.settings },
+    own: { prepared_errors_fatal: 1 },
     raceInLog: true,
   }),
 );
