@@ -20,7 +20,21 @@ import { benchStreams } from './parts/streams';
 import { benchConnections, benchPrepared, benchTls, benchTransactions } from './parts/transactions';
 import { pgbench } from './pgbench';
 import { startPooler, UnknownSetting, withPoolers } from './poolers';
-import { aimText, isMet, median, OFF, ON, OURS, ratioOf, remark, remarks, roundRatios, rows, THEIRS } from './rows';
+import {
+  aimText,
+  isMet,
+  median,
+  OFF,
+  ON,
+  OURS,
+  ratioOf,
+  remark,
+  remarks,
+  roundRatios,
+  rows,
+  say,
+  THEIRS,
+} from './rows';
 import { options, USAGE } from './settings';
 import { printCosts, printTable } from './table';
 
@@ -60,9 +74,7 @@ async function tryContenders(cluster: PgCluster, all: Contender[]): Promise<Cont
   return able;
 }
 
-/** All parts, in the order of the table. */
-async function runParts(bench: Bench): Promise<void> {
-  if (options.settings) return benchSettings(bench);
+async function benchOpenPools(bench: Bench): Promise<void> {
   await withPoolers(bench.contenders, { cluster: bench.cluster }, async (poolers) => {
     // opens all servers of the pools before the measurements
     for (const { pooler } of poolers)
@@ -72,16 +84,37 @@ async function runParts(bench: Bench): Promise<void> {
     await benchCopy(poolers);
     await benchPools(bench, poolers);
   });
-  await benchPrepared(bench);
-  await benchTls(bench);
-  await benchClients(bench);
-  await benchReconnecting(bench);
-  await benchLoginStorm(bench);
-  await benchServersUp(bench);
-  await benchMemory(bench);
-  await benchReboot(bench);
-  await benchStreams(bench);
-  await benchScale(bench);
+}
+
+/** In the order of the table. */
+const PARTS: ((bench: Bench) => Promise<void>)[] = [
+  benchOpenPools,
+  benchPrepared,
+  benchTls,
+  benchClients,
+  benchReconnecting,
+  benchLoginStorm,
+  benchServersUp,
+  benchMemory,
+  benchReboot,
+  benchStreams,
+  benchScale,
+];
+
+/** Runs all parts. What was measured before a failure is printed too. @returns false if a part has failed */
+async function runParts(bench: Bench): Promise<boolean> {
+  let good = true;
+  for (const part of options.settings ? [benchSettings] : PARTS) {
+    try {
+      await part(bench);
+    } catch (err) {
+      good = false;
+      const text = `FAILED after '${rows.at(-1)?.name ?? 'nothing'}': ${err instanceof Error ? err.message : err}`;
+      say(text);
+      remark(text);
+    }
+  }
+  return good;
 }
 
 /** Everything, single rounds included. */
@@ -135,14 +168,15 @@ async function main(): Promise<void> {
   const server = (await cluster.sql('SHOW server_version')).rows[0]?.server_version as string;
   const [cpu] = cpus();
   const machine = `${cpus().length} x ${cpu?.model.trim()}, ${process.platform} ${release()}, Node ${process.version}, PostgreSQL ${server}`;
-  await runParts({ cluster, contenders, script, identity });
+  const good = await runParts({ cluster, contenders, script, identity });
   await cluster.stop();
+  if (!good) process.exitCode = 1;
   if (rows.length > 0) report(machine, contenders);
   else throw new Error(`no figure has ${options.only.join(' or ')} in its name`);
 }
 
 main().then(
-  () => process.exit(0),
+  () => process.exit(),
   (err) => {
     console.error(err instanceof Error ? err.message : err);
     process.exit(1);

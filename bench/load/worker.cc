@@ -250,6 +250,7 @@ void Worker::receive(Client *c) {
   do {
     int n = 0;
     Io io = Io::kDone;
+    errno = 0;
     if (c->tls) {
       io = c->tls->read(buffer_.data(), static_cast<int>(buffer_.size()), &n);
     } else {
@@ -257,7 +258,7 @@ void Worker::receive(Client *c) {
       if (n <= 0) io = n < 0 && errno == EAGAIN ? Io::kBlocked : Io::kClosed;
     }
     if (io == Io::kBlocked) return;
-    if (io == Io::kClosed) return fail(c, "the pooler closed the connection");
+    if (io == Io::kClosed) return fail(c, errno != 0 ? strerror(errno) : "the pooler closed the connection");
     if (!consume(c, buffer_.data(), static_cast<size_t>(n))) return;
   } while (c->tls && c->tls->pending());
 }

@@ -50,8 +50,11 @@ constexpr size_t kKeptMax = 1 << 20;
 constexpr size_t kUnsentMax = 256u << 20;
 /** With more unsent bytes than this, a TLS connection is not decrypted for: its peer could make OpenSSL write without end. */
 constexpr size_t kTlsUnsentMax = 256 * 1024;
-/** Connections accepted from one listener in one turn, so that a flood of them does not delay the other handles. */
-constexpr int kAcceptMax = 16;
+/**
+ * Connections accepted from one listener in one turn. Fewer would let its queue overflow (listen_backlog is 128 by default),
+ * and TCP try again only after a second; more would delay the other handles, by some 5 usec each.
+ */
+constexpr int kAcceptMax = 256;
 /** Name lookups under way or not fetched yet. */
 constexpr size_t kLookupsMax = 65536;
 

@@ -403,7 +403,7 @@ test('bytes sent while connecting are sent after the connect', () => {
   closeAll(listener, client, server);
 });
 
-test('a burst of 500 connections is accepted without loss, and a stopped listener accepts none', () => {
+test('a burst of 500 connections is accepted in few turns without loss, and a stopped listener accepts none', () => {
   const fd = native.listenTcp({ family: Family.INET, host: '127.0.0.1', port: 0 }, 1024, 0);
   const { port } = native.sockName(fd);
   const listener = native.listenOpen(fd);
@@ -415,10 +415,11 @@ test('a burst of 500 connections is accepted without loss, and a stopped listene
   native.listenStart(listener, 1);
   let connected = early.filter((h) => h.kind === Ev.CONNECT && h.result === 0).length;
   let accepted = 0;
+  let most = 0;
   while (accepted < 500 || connected < 500) {
     const list = turn(2000);
     assert.ok(list.length > 0);
-    assert.ok(list.filter((h) => h.kind === Ev.ACCEPT).length <= 128);
+    most = Math.max(most, list.filter((h) => h.kind === Ev.ACCEPT).length);
     for (const h of list) {
       assert.ok(h.result >= 0);
       if (h.kind === Ev.CONNECT) connected++;
@@ -428,6 +429,8 @@ test('a burst of 500 connections is accepted without loss, and a stopped listene
       }
     }
   }
+  // at least what a listener with the default listen_backlog has: more would wait a second for TCP to try again
+  assert.ok(most >= 128 && most <= 256, `${most} in one turn`);
   closeAll(listener, ...clients);
 });
 

@@ -261,4 +261,11 @@ export const mutations: Mutation[] = [
       },
     ],
   },
+  {
+    // the old process gives up while a part of a record is sent
+    name: 'a new process gets an error in the middle of a record',
+    seed: 5241,
+    wanted: {},
+    edits: [{ file: 'takeover/batches', find: 'return this.partlySent ||', replace: 'return' }],
+  },
 ];
