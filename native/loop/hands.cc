@@ -15,11 +15,11 @@
 namespace tsb {
 
 /**
- * Most rounds of waiting before a thread sleeps, some 10 microseconds: sleeping and being woken cost as much. Threads spin only if each can have a processor of its own; else they would delay what they wait
- * for.
+ * Most rounds of waiting before a thread sleeps, some 10 microseconds: sleeping and being woken cost as much. Threads spin
+ * only if each can have a processor of its own; else they would delay what they wait for.
  */
 constexpr int kSpins = 300;
-/** One of so many waits lasts that long, to find out whether waiting pays. */
+/** One of so many waits may have all these rounds, to find out whether waiting pays. */
 constexpr unsigned kTrial = 32;
 /** After so many forks the processors are counted again: the set of those that the process may use can change. */
 constexpr unsigned kForksOfCount = 1 << 16;

@@ -15,7 +15,7 @@
 
 namespace tsb {
 
-/** How long a thread waits without sleeping: as long as it has paid lately. Each thread has its own. */
+/** How long a thread waits before it sleeps: as long as waiting has paid lately. Each thread has its own. */
 class Patience {
  public:
   /** Waits for at most so many rounds. Returns whether `ready` has become true. */

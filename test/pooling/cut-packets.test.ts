@@ -6,7 +6,7 @@
 import assert from 'node:assert/strict';
 import { type Bouncer, eventually, it } from '../harness';
 import { login, withPooler } from '../harness/answers';
-import { FakeServer, type Visit, WELCOME } from '../harness/hostile/fake-server';
+import { FakeServer, READY, type Visit, WELCOME } from '../harness/hostile/fake-server';
 import { describe } from '../harness/limits';
 import { cstring, int16, int32, message, type RawClient } from '../harness/raw-client';
 
@@ -29,6 +29,8 @@ const QUERY = message('Q', cstring(`DELETE FROM accounts WHERE name = '${'a'.rep
 /** Terminate is longer than what is missing */
 const PART_OF_QUERY = QUERY.subarray(0, -2);
 
+type Settings = Record<string, number | string>;
+
 interface Scene {
   pooler: Bouncer;
   client: RawClient;
@@ -38,7 +40,7 @@ interface Scene {
 }
 
 /** Runs `body` with one client, and a server that logs in and says nothing more by itself. */
-async function scene(settings: Record<string, number>, body: (scene: Scene) => Promise<void>): Promise<void> {
+async function scene(settings: Settings, body: (scene: Scene) => Promise<void>): Promise<void> {
   const visits: Visit[] = [];
   let received: Buffer = Buffer.alloc(0);
   const fake = await FakeServer.start(async (visit) => {
@@ -63,7 +65,7 @@ async function scene(settings: Record<string, number>, body: (scene: Scene) => P
 }
 
 describe('a client that has received a part of a row gets nothing else', () => {
-  const ends: [string, Record<string, number>, (scene: Scene) => Promise<unknown> | unknown, RegExp][] = [
+  const ends: [string, Settings, (scene: Scene) => Promise<unknown> | unknown, RegExp][] = [
     ['when query_timeout is over', { query_timeout: 1 }, () => {}, /pooler error: query timeout/],
     ['when its database is killed', {}, ({ pooler }) => pooler.admin('KILL app'), /pooler error: database removed/],
     [
@@ -99,7 +101,7 @@ describe('a client that has received a part of a row gets nothing else', () => {
 });
 
 describe('a server that has received a part of a query gets nothing else', () => {
-  const ends: [string, Record<string, number>, (scene: Scene) => Promise<unknown> | unknown][] = [
+  const ends: [string, Settings, (scene: Scene) => Promise<unknown> | unknown][] = [
     ['when the client leaves', {}, ({ client }) => client.socket.end()],
     ['when the client crashes', {}, ({ client }) => client.socket.resetAndDestroy()],
     ['when query_timeout is over', { query_timeout: 1 }, () => {}],
@@ -117,6 +119,17 @@ describe('a server that has received a part of a query gets nothing else', () =>
       }),
     );
   }
+
+  it('when the client has changed the session before', () =>
+    scene({ dirty_session: 'refuse' }, async ({ client, server, received }) => {
+      const requests = Buffer.concat([message('Q', cstring('SET work_mem = 1000')), PART_OF_QUERY]);
+      await client.send(requests);
+      await eventually('the part', () => received().length >= requests.length);
+      const ended = new Promise((settle) => server.socket.once('close', settle));
+      server.socket.write(Buffer.concat([message('C', cstring('SET')), READY]));
+      await ended;
+      assert.deepEqual(received(), requests);
+    }));
 
   it('but Terminate, if the query is complete', () =>
     scene({}, async ({ client, server, received }) => {

@@ -167,8 +167,8 @@ export interface Native {
    */
   samePackets(offset: number, end: number, most: number): number;
   /**
-   * Before the process ends: sends what is queued for the next wait(), and ends what is under way in the kernel and in the
-   * threads of TLS handshakes. Wipes the secrets of TLS connections that another process owns.
+   * Before the process ends: sends what is queued for the next wait(), ends what is under way in the kernel, and wipes the
+   * secrets of TLS connections that another process owns.
    */
   loopEnd(): void;
   /** Makes the current or the next wait() return at once. */
@@ -442,7 +442,7 @@ export interface Native {
   openlog(ident: string, facility: string): void;
   syslog(priority: number, text: string): void;
   closelog(): void;
-  /** Blocks until fd is readable or writable; signals do not interrupt it. timeoutMs -1 = no limit. 1, 0, -errno. */
+  /** Blocks until fd is ready, also through signals. Returns 1, 0 after timeoutMs (-1 = no limit), or -errno. */
   pollFd(fd: number, forWrite: 0 | 1, timeoutMs: number): number;
   /** Bytes sent on a Unix socket that the peer has not read yet, including the kernel's overhead; or -errno. */
   unreadBytes(fd: number): number;

@@ -116,17 +116,19 @@ function dropCancelRequest(req: ClientSocket): void {
  *   broken
  * @param reason for the log and the client; null = neither
  * @param sqlstate null = protocol_violation
+ * @param source the server whose packets it receives; it may have been unlinked
  */
 export function disconnectClient(
   client: ClientSocket,
   notify: boolean,
   reason: string | null,
   sqlstate: string | null = null,
+  source: ServerSocket | null = client.link,
 ): void {
   if (isDead(client)) return;
   const text = reason === null ? null : reason.slice(0, REASON_MAX);
   if (cf.logDisconnections && text !== null) logClosing(client, text);
-  const inAnswer = client.link !== null && inPacket(client.link);
+  const inAnswer = source !== null && inPacket(source);
 
   switch (client.state) {
     case SocketState.CL_ACTIVE:
@@ -192,12 +194,10 @@ export const enum LoginOutcome {
 function unlinkServer(server: ServerSocket, reason: string): void {
   const client = server.link;
   if (client === null) return;
-  const inAnswer = inPacket(server);
   client.link = null;
   server.link = null;
   if (client.state === SocketState.CL_ACTIVE || client.state === SocketState.CL_WAITING) {
-    if (inAnswer) logPoolerError(client, reason);
-    disconnectClient(client, !inAnswer, reason);
+    disconnectClient(client, true, reason, null, server);
   } else if (client.state === SocketState.CL_ACTIVE_CANCEL) {
     disconnectClient(client, false, 'successfully sent cancel request');
   } else {

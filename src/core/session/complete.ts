@@ -8,6 +8,7 @@ import { arena } from '../base/native';
 import { ListenMode } from '../config/choices';
 import { isPinned, refusedKinds, resetRestores } from '../link/leftovers';
 import { disconnectClient, disconnectServer } from '../link/objects';
+import { inPacket } from '../net/sbuf';
 import { poolListenMode } from '../pool/admission';
 import { type ServerSocket, SocketState } from '../pool/bouncer';
 import { LEFT_TAG_MAX, Left, type Leftovers, leftCommands } from '../pool/leftovers';
@@ -100,9 +101,11 @@ export function refuseSession(server: ServerSocket): void {
   const setting = byListen ? 'listen_mode' : 'dirty_session';
   const refusal = client?.listening?.refusal ?? null;
   const reason = `${leftCommands(kinds)} is not allowed: it outlasts the transaction (${setting} = refuse)`;
+  // a part of the client's next request may have been sent already
+  const whole = client === null || !inPacket(client);
   server.link = null;
   if (client !== null) client.link = null;
-  disconnectServer(server, true, 'a client has changed the session');
+  disconnectServer(server, whole, 'a client has changed the session');
   if (client !== null) disconnectClient(client, true, refusal?.reason ?? reason, refusal?.sqlstate ?? NOT_SUPPORTED);
 }
 
