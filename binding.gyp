@@ -17,6 +17,7 @@
         "native/loop/handover.cc",
         "native/loop/handshakes.cc",
         "native/loop/hands.cc",
+        "native/loop/kept.cc",
         "native/loop/lanes.cc",
         "native/loop/outbox.cc",
         "native/loop/ready.cc",

@@ -356,6 +356,7 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   addRaw(env, exports, state, "samePackets", samePackets);
   addRaw(env, exports, state, "park", onPiece<streamPark>);
   addRaw(env, exports, state, "resume", onHandle<streamResume>);
+  addRaw(env, exports, state, "recvFirst", onHandle<streamRecvFirst>);
   addRaw(env, exports, state, "send", onPiece<sendPiece>);
   addRaw(env, exports, state, "sendBytes", sendBytes);
   addRaw(env, exports, state, "unsent", onHandle<streamUnsent>);

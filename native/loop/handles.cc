@@ -375,67 +375,6 @@ int streamEnded(Streams *streams, int handle) {
   return n == 0 || (n < 0 && !wouldBlock(errno)) ? 1 : 0;
 }
 
-/* ---- kept bytes ---- */
-
-int streamKeep(Streams *streams, int handle, const uint8_t *bytes, size_t length) {
-  Stream *s = connectionOf(streams, handle);
-  if (!s) return -EBADF;
-  if (s->kept.append(bytes, length)) return 0;
-  // bytes are lost: those that follow would be taken for something else
-  streamFailed(s, -ENOMEM);
-  return -ENOMEM;
-}
-
-int streamKeptLength(Streams *streams, int handle) {
-  const Stream *s = streamOf(streams, handle);
-  return s ? static_cast<int>(s->kept.length()) : -EBADF;
-}
-
-int streamBuffered(Streams *streams, int handle) {
-  const Stream *s = streamOf(streams, handle);
-  if (!s) return -EBADF;
-  const size_t inside = s->tls && !streamAway(s) ? tlsBuffered(s->tls) : 0;
-  return static_cast<int>(s->kept.length() + s->held.length() + inside);
-}
-
-void streamReceiveAhead(Streams *streams, bool on) {
-  if (streams->receiveAhead == on) return;
-  streams->receiveAhead = on;
-  streams->loop->ops->quiesce(streams->loop);
-}
-
-int streamCopyKept(Streams *streams, int handle, uint8_t *into) {
-  const Stream *s = streamOf(streams, handle);
-  if (!s) return -EBADF;
-  if (!s->kept.empty()) memcpy(into, s->kept.first(), s->kept.length());
-  return static_cast<int>(s->kept.length());
-}
-
-int streamPark(Streams *streams, int handle, const uint8_t *bytes, size_t length) {
-  const int err = streamKeep(streams, handle, bytes, length);
-  return err < 0 ? err : streamRecvStop(streams, handle);
-}
-
-/** Moves the kept bytes into the arena. Returns their offset, -1 if there are none, or -ENOBUFS. */
-static int takeKept(Streams *streams, Stream *s) {
-  if (s->kept.empty()) return -1;
-  const int offset = streams->turn->sideTake(s->kept.length());
-  if (offset < 0) return -ENOBUFS;
-  streams->turn->tellResumed(static_cast<int32_t>(s->kept.length()));
-  memcpy(streams->turn->arena + offset, s->kept.first(), s->kept.length());
-  s->kept.clear();
-  s->redeliver = false;
-  return offset;
-}
-
-int streamResume(Streams *streams, int handle) {
-  Stream *s = connectionOf(streams, handle);
-  if (!s) return -EBADF;
-  const int offset = takeKept(streams, s);
-  streamRecvStart(streams, handle);
-  return offset;
-}
-
 /* ---- sending ---- */
 
 int streamSend(Streams *streams, int handle, const uint8_t *bytes, size_t length, Origin origin) {

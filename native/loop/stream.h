@@ -263,6 +263,8 @@ int streamPark(Streams *streams, int handle, const uint8_t *bytes, size_t length
 /** Moves the kept bytes into the arena, and starts receiving. Returns their offset, -1 when there are none, or -ENOBUFS without
  *  room there: then the next turn delivers them. */
 int streamResume(Streams *streams, int handle);
+/** Starts receiving from a connection that was just accepted. Returns the offset of what it has sent already, or -1. */
+int streamRecvFirst(Streams *streams, int handle);
 
 /** Sends in the next wait. Returns the length of what the kernel did not take before and of what waits behind it. */
 int streamSend(Streams *streams, int handle, const uint8_t *bytes, size_t length, Origin origin);

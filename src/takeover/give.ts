@@ -226,7 +226,7 @@ function waitsForTransactions(admin: ClientSocket, sending: Batches): boolean {
     lastWord = now;
     timerStart(stallTimer, 2 * stallTime(), 0);
   }
-  const busy = now < transactionsEnd ? lastTransactions.look() : null;
+  const busy = now < transactionsEnd ? lastTransactions.look(now) : null;
   if (busy === null || busy.size === 0) return false;
   if (begins) logInfo(`handover: waiting for ${busy.size} clients that cannot be handed over: ${reasonsOf(busy)}`);
   if (now - lastWord >= WAIT_RECORD) {

@@ -25,6 +25,9 @@ import { PktBuf } from '../core/wire/pktbuf';
 import { FORMAT_LISTEN, FORMAT_TLS } from './format';
 import { allSockets, isListening, lastingRefusalOf } from './sockets';
 
+/** Longest time until a new connection that cannot be handed over is found, in usec. */
+const FIND_INTERVAL = 50_000;
+
 /** The clients whose connection, or whose server's connection, cannot be handed over. */
 function findClients(except: AnySocket, format: number): Set<ClientSocket> {
   let sockets: (AnySocket | null | undefined)[];
@@ -59,6 +62,8 @@ export class LastTransactions {
   /** clients that are not read any more */
   private readonly held = new Set<ClientSocket>();
   private busy = new Map<ClientSocket, string>();
+  /** when to look for others at the latest, usec */
+  private findAt = 0;
 
   /**
    * @param except the connection of the new process
@@ -69,10 +74,19 @@ export class LastTransactions {
     private readonly format: number,
   ) {}
 
-  /** Holds the clients whose transactions have ended. @returns the others, and why they cannot be handed over */
-  look(): ReadonlyMap<ClientSocket, string> {
+  /**
+   * Holds the clients whose transactions have ended. Clients log in meanwhile, too, and servers are opened.
+   * @param now the clock, usec
+   * @returns the others, and why they cannot be handed over
+   */
+  look(now: number): ReadonlyMap<ClientSocket, string> {
     this.busy = this.busyOf(this.busy.keys());
-    if (this.busy.size === 0) this.busy = this.busyOf(findClients(this.except, this.format));
+    if (this.busy.size === 0 || now >= this.findAt) {
+      this.findAt = now + FIND_INTERVAL;
+      const found = findClients(this.except, this.format);
+      for (const client of this.busy.keys()) found.add(client);
+      this.busy = this.busyOf(found);
+    }
     return this.busy;
   }
 

@@ -62,6 +62,7 @@ const fakes: Partial<typeof native> = {
   send: (handle, off, len) => sendOn(handle, arena.subarray(off, off + len)),
   sendBytes: (handle, bytes, off, len) => sendOn(handle, bytes.subarray(off, off + len)),
   recvStart: () => 0,
+  recvFirst: () => -1,
   recvStop: () => 0,
   unsent: () => 0,
   keep(handle, off, len) {

@@ -17,6 +17,7 @@ const SOURCES = [
   'handover.cc',
   'handshakes.cc',
   'hands.cc',
+  'kept.cc',
   'lanes.cc',
   'outbox.cc',
   'ready.cc',

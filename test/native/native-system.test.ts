@@ -259,6 +259,7 @@ test('bad handles and arguments are errors and never crash', () => {
     assert.equal(native.keep(bad, 0, 1), -E.EBADF);
     assert.equal(native.keptLength(bad), -E.EBADF);
     assert.equal(native.resume(bad), -E.EBADF);
+    assert.equal(native.recvFirst(bad), -E.EBADF);
     assert.equal(native.send(bad, 0, 1), -E.EBADF);
     assert.equal(native.sendBytes(bad, Buffer.alloc(1), 0, 1), -E.EBADF);
     assert.equal(native.unsent(bad), -E.EBADF);

@@ -206,6 +206,41 @@ test('without room in the arena, resume has the bytes delivered in the next turn
   for (const [a, b] of pairs) closeAll(a, b);
 });
 
+test('recvFirst gives what a new connection has sent at once, and starts receiving', () => {
+  const [listener, client, server] = connectedThrough(Family.INET);
+  assert.equal(put(client, 'abc'), 0);
+  assert.equal(native.unsent(client), 0);
+  const offset = native.recvFirst(server);
+  assert.equal(arena.toString('latin1', offset, offset + (resumedLength[0] as number)), 'abc');
+  put(client, 'def');
+  assert.equal(until(Ev.RECV, server).text, 'def');
+  closeAll(listener, client, server);
+});
+
+test('recvFirst leaves what comes later, the end, and what the arena has no room for, to the next turns', () => {
+  const late = connectedThrough(Family.INET);
+  assert.equal(native.recvFirst(late[2]), -1);
+  put(late[1], 'late');
+  assert.equal(until(Ev.RECV, late[2]).text, 'late');
+
+  const ended = connectedThrough(Family.INET);
+  closeAll(ended[1]);
+  assert.equal(native.recvFirst(ended[2]), -1);
+  assert.equal(until(Ev.RECV, ended[2]).result, 0);
+
+  const crowded = connectedThrough(Family.INET);
+  put(crowded[1], 'crowded');
+  assert.equal(native.unsent(crowded[1]), 0);
+  const [a, b] = pair();
+  for (let i = 0; i < 2; i++) {
+    native.keep(b, 0, 1 << 20);
+    assert.ok(native.resume(b) > 0);
+  }
+  assert.equal(native.recvFirst(crowded[2]), -1);
+  assert.equal(until(Ev.RECV, crowded[2]).text, 'crowded');
+  closeAll(a, b, ...late, ended[0], ended[2], ...crowded);
+});
+
 test('1 MB of kept bytes and a receive are contiguous', () => {
   const [a, b] = pair();
   arena.fill('k', 0, 1 << 20);

@@ -17,6 +17,8 @@ const SIDE_SPACE = 2 << 20;
 const RING_RECORDS = 4096;
 const KEPT_MAX = 1 << 20;
 const RECEIVED_AHEAD_MAX = 8192; // one buffer of the io_uring backend
+/** what recvFirst() takes at most */
+const FIRST_MAX = 1024;
 const UNSENT_MAX = 256 << 20;
 const ACCEPT_MAX = 128;
 const ROOM_LEAST = 16 * 1024;
@@ -363,6 +365,12 @@ export class SimLoop {
     return offset;
   }
 
+  /** Keeps what a new connection has sent, if the network has brought it already. */
+  private keepFirst(handle: number): void {
+    const stream = this.of(handle);
+    if (stream !== null && this.random.one(2)) stream.kept = stream.read(FIRST_MAX) ?? NOTHING;
+  }
+
   private ended(handle: number): number {
     const stream = this.of(handle);
     if (stream === null) return -EBADF;
@@ -469,6 +477,7 @@ export class SimLoop {
       recvStopAll: (except: number) => this.recvStopAll(except),
       recvLimit: (handle: number, most: number) => this.limit(handle, most),
       keep: (handle: number, offset: number, length: number) => this.keep(handle, piece(offset, length)),
+      keepFirst: (handle: number) => this.keepFirst(handle),
       takeKept: (handle: number) => this.takeKept(handle),
       keptLength: (handle: number) => this.of(handle)?.kept.length ?? -EBADF,
       buffered: (handle: number) => this.buffered(handle),

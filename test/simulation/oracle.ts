@@ -18,9 +18,11 @@ interface Reason {
 const QUEUE_SMALL = 3000;
 
 const serversFail = (world: World): boolean => world.scenario.faults.servers;
-/** Servers fail, and clients do not wait until one fits: see target_session_attrs. */
+/** A process was stopped for a while. */
+const standsStill = ({ reboots, scenario }: World): boolean => reboots.wasStopped || scenario.faults.clock;
+/** Logins of servers fail or take too long, and clients do not wait until one fits: see target_session_attrs. */
 const isRefused = (world: World, { character }: SimClient): boolean =>
-  serversFail(world) && !WANTS_STANDBY.has(character.database);
+  (serversFail(world) || standsStill(world)) && !WANTS_STANDBY.has(character.database);
 /** Servers of its database may stop to fit. */
 const changesRoles = ({ cluster }: World, database: string): boolean =>
   WANTS_STANDBY.has(database) && cluster.changes > 0;
@@ -28,9 +30,6 @@ const databasesAreNarrow = (world: World): boolean => world.scenario.settings.ma
 
 /** The operator has paused pools. */
 const poolsPaused = ({ operator }: World): boolean => ['PAUSE', 'KILL', 'SUSPEND'].some((word) => operator.has(word));
-
-/** A process was stopped for a while. */
-const standsStill = ({ reboots, scenario }: World): boolean => reboots.wasStopped || scenario.faults.clock;
 
 /** A login may wait for a server: for the first of its pool, or for a server that runs auth_query. */
 const loginMayWait = (world: World): boolean =>

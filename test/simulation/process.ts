@@ -108,7 +108,11 @@ export class SimProcess {
       (loop.recvStart as Native['recvStart'])(handle);
       return offset;
     };
-    const calls = { ...loop, ...posixCalls(this), samePackets, park, resume };
+    const recvFirst: Native['recvFirst'] = (handle) => {
+      (loop.keepFirst as (handle: number) => void)(handle);
+      return resume(handle);
+    };
+    const calls = { ...loop, ...posixCalls(this), samePackets, park, resume, recvFirst };
     this.native = this.guarded(calls);
   }
 

@@ -251,6 +251,8 @@ export interface Native {
    * if there are none, or -ENOBUFS if 2 MB were already taken in this turn: then they are delivered on the next turn.
    */
   resume(handle: number): number;
+  /** Starts receiving from a connection that was just accepted. Returns the offset of what has arrived already, or -1. */
+  recvFirst(handle: number): number;
   keptLength(handle: number): number;
   /** number of bytes that were received and not delivered yet, kept ones included, or -EBADF */
   buffered(handle: number): number;
@@ -473,7 +475,7 @@ export let arena: Buffer = Buffer.from(native.arena);
 export const ring: Int32Array = new Int32Array(native.ring, 0, (native.ring.byteLength - 32) / 4);
 /** One element: readClock() at the end of the last wait(). */
 export const waitClock: Float64Array = new Float64Array(native.ring, native.ring.byteLength - 32, 1);
-/** One element: the number of bytes that the last resume() has moved. */
+/** One element: the number of bytes that the last resume() or recvFirst() has moved. */
 export const resumedLength: Int32Array = new Int32Array(native.ring, native.ring.byteLength - 24, 1);
 /**
  * The addresses of the connection that the last openAccepted() has opened, if it uses IPv4: the peer's host as a number and

@@ -77,6 +77,13 @@ export function detach(text: string): string {
   return scratch.toString('latin1', 0, scratch.write(text, 'latin1'));
 }
 
+/** Likewise, of the bytes in [start, end). Buffer.from() would make a view of a block of 8 kB, and keep that alive. */
+export function detachBytes(bytes: Uint8Array, start = 0, end = bytes.length): Buffer {
+  const copy = Buffer.alloc(end - start);
+  for (let i = start; i < end; i++) copy[i - start] = bytes[i] as number;
+  return copy;
+}
+
 function isUpper(code: number): boolean {
   return code >= 0x41 && code <= 0x5a;
 }

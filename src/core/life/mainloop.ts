@@ -4,7 +4,7 @@
 
 import { isFrozen } from '../base/lifecycle';
 import { logError, logWarning } from '../base/log';
-import { Ev, native, Rec, ring, waitClock } from '../base/native';
+import { Ev, native, Rec, resumedLength, ring, waitClock } from '../base/native';
 import { Tally, tally, turns } from '../base/tallies';
 import { getCachedTime, readClock, setTimeCache } from '../base/time';
 import { runTimers, timerWaitMs } from '../base/timer';
@@ -24,6 +24,7 @@ import {
   runContinueQueue,
   sbufContinue,
   sbufIsEmpty,
+  sbufStart,
   socketsByHandle,
   unblockSource,
 } from '../net/sbuf';
@@ -105,7 +106,11 @@ export function onDrain(sk: AnySocket, result: number): void {
 
 function accept(handle: number, result: number): void {
   const accepted = onAccept(handle, result);
-  if (accepted !== null) acceptClient(result, accepted.isUnix);
+  const client = accepted === null ? null : acceptClient(result, accepted.isUnix);
+  if (client === null) return;
+  // with tcp_defer_accept, the startup packet is there already
+  const offset = sbufStart(client);
+  if (offset >= 0) putOffLogin(client, resumedLength[0] as number, offset);
 }
 
 function onConnect(server: ServerSocket, result: number): void {

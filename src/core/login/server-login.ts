@@ -16,7 +16,7 @@ import {
   wantDebug,
 } from '../base/log';
 import { arena, native } from '../base/native';
-import { trimSpace } from '../base/strutil';
+import { detachBytes, trimSpace } from '../base/strutil';
 import { getCachedTime } from '../base/time';
 import { SslMode } from '../config/choices';
 import { cf } from '../config/settings';
@@ -397,7 +397,7 @@ export function handleServerStartup(
         disconnectServer(server, true, 'bad cancel key');
         return Verdict.DISCONNECTED;
       }
-      server.cancelKey = Buffer.from(buf.subarray(off, end));
+      server.cancelKey = detachBytes(buf, off, end);
       return Verdict.CONSUMED;
     case PqMsg.NoticeResponse:
       slogNoise(server, `skipping pkt: ${pktDesc(type)}`);

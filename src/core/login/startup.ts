@@ -154,10 +154,10 @@ function readPairs(buf: Buffer, off: number, end: number): [string, string][] | 
   const reader = new PktReader(buf, off, end);
   const pairs: [string, string][] = [];
   for (;;) {
-    const key = reader.str();
+    const key = reader.name();
     if (key === null) return null;
     if (key === '') break;
-    const value = reader.str();
+    const value = reader.name();
     if (value === null) return null;
     pairs.push([key, value]);
   }

@@ -68,6 +68,12 @@ export function sbufPause(sk: AnySocket): void {
   else native.recvStop(sk.handle);
 }
 
+/** Starts reading from a new connection. @returns where the resumedLength bytes are that it has sent already, or -1 */
+export function sbufStart(sk: AnySocket): number {
+  sk.reading = true;
+  return native.recvFirst(sk.handle);
+}
+
 /** Resumes reading; buffered input is processed first, after the current event. */
 export function sbufContinue(sk: AnySocket): void {
   sk.reading = true;

@@ -11,14 +11,39 @@ import { addressPeerId, reachedAt } from './peer-address';
 /** The two lowest bits of a key count how often peers may still forward the request. */
 export const CANCELLATION_TTL_MASK = 0x03;
 
-/** By four random bytes of the key. Clients that have these in common are chained through `nextByKey`. */
-const clientsByKey = new Map<number, ClientSocket>();
+/**
+ * Clients whose keys have the same hash are chained through `nextByKey`. The number of chains is a power of two.
+ *
+ * This is no Map, because in V8 a Map that has outgrown its table, or is full of deleted entries, leaves the old table
+ * with all its entries, and a reference to the new one. Once such a table has survived two collections of young objects,
+ * every later client survives them, too: with many short connections, each collection took some milliseconds.
+ */
+let chains: (ClientSocket | null)[] = new Array(1024).fill(null);
+let keyCount = 0;
 
 /** Bytes 1 and 2 may be the same in all keys, and the last ones vary while a request is forwarded. */
 const HASHED_AT = 3;
 
-function hashOf(key: Buffer): number {
-  return key.readInt32BE(HASHED_AT);
+function chainOf(key: Buffer): number {
+  return key.readInt32BE(HASHED_AT) & (chains.length - 1);
+}
+
+function chain(client: ClientSocket): void {
+  const at = chainOf(client.cancelKey);
+  client.nextByKey = chains[at] as ClientSocket | null;
+  chains[at] = client;
+}
+
+function growTable(): void {
+  const old = chains;
+  chains = new Array(2 * old.length).fill(null);
+  for (let client of old) {
+    while (client !== null) {
+      const next: ClientSocket | null = client.nextByKey;
+      chain(client);
+      client = next;
+    }
+  }
 }
 
 /** Length of a key for protocol 3.2: the secret has 32 bytes, as in PostgreSQL 18. */
@@ -47,23 +72,24 @@ export function newCancelKey(client: ClientSocket): void {
 export function adoptCancelKey(client: ClientSocket, key: Buffer): void {
   forgetCancelKey(client);
   client.cancelKey = key;
-  const hash = hashOf(key);
-  client.nextByKey = clientsByKey.get(hash) ?? null;
-  clientsByKey.set(hash, client);
+  if (++keyCount > chains.length) growTable();
+  chain(client);
 }
 
+/** A client without a key is in no chain. */
 export function forgetCancelKey(client: ClientSocket): void {
-  const hash = hashOf(client.cancelKey);
-  const next = client.nextByKey;
-  client.nextByKey = null;
-  let at = clientsByKey.get(hash) ?? null;
-  if (at === client) {
-    if (next === null) clientsByKey.delete(hash);
-    else clientsByKey.set(hash, next);
-    return;
+  const first = chainOf(client.cancelKey);
+  let before: ClientSocket | null = null;
+  let at = chains[first] as ClientSocket | null;
+  while (at !== null && at !== client) {
+    before = at;
+    at = at.nextByKey;
   }
-  while (at !== null && at.nextByKey !== client) at = at.nextByKey;
-  if (at !== null) at.nextByKey = next;
+  if (at === null) return;
+  if (before === null) chains[first] = client.nextByKey;
+  else before.nextByKey = client.nextByKey;
+  client.nextByKey = null;
+  keyCount--;
 }
 
 /** The number of the process that has issued a key, if that has peers. */
@@ -80,7 +106,7 @@ export function findByForwardedKey(key: Buffer): ClientSocket | null {
 
 /** The client with this key, or null. */
 export function findByCancelKey(key: Buffer): ClientSocket | null {
-  let client = clientsByKey.get(hashOf(key)) ?? null;
+  let client = chains[chainOf(key)] as ClientSocket | null;
   while (client !== null && !client.cancelKey.equals(key)) client = client.nextByKey;
   return client;
 }

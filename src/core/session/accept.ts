@@ -5,17 +5,20 @@ import { native } from '../base/native';
 import { getCachedTime } from '../base/time';
 import { expectsProxyHeader } from '../login/proxy-protocol';
 import { connInfo, fillAcceptedAddrs } from '../net/addr';
-import { attachHandle, sbufContinue } from '../net/sbuf';
-import { SocketState } from '../pool/bouncer';
+import { attachHandle } from '../net/sbuf';
+import { type ClientSocket, SocketState } from '../pool/bouncer';
 import { loginOf } from '../pool/socket';
 import { changeClientState, newClient } from '../pool/states';
 
-/** Handles a new connection from a listening socket, which has its TCP options from that. */
-export function acceptClient(fd: number, isUnix: boolean): void {
+/**
+ * Handles a new connection from a listening socket, which has its TCP options from that.
+ * @returns the client, from which nothing is read yet; null if there is no room for it
+ */
+export function acceptClient(fd: number, isUnix: boolean): ClientSocket | null {
   const handle = native.openAccepted(fd);
   if (handle < 0) {
     native.closeFd(fd);
-    return;
+    return null;
   }
   const client = newClient();
   client.connectTime = client.requestTime = getCachedTime();
@@ -24,5 +27,5 @@ export function acceptClient(fd: number, isUnix: boolean): void {
   changeClientState(client, SocketState.CL_LOGIN);
   loginOf(client).proxyHeaderDue = expectsProxyHeader(client);
   if (wantDebug()) slogDebug(client, `P: got connection: ${connInfo(client)}`);
-  sbufContinue(client);
+  return client;
 }

@@ -1,6 +1,6 @@
 /*
- * The position of the statement's name in Parse, Bind, Describe and Close. The packet must hold the name up to its NUL:
- * inspect.ts has checked that.
+ * Names in packets: of statements, of channels, and what startup packets consist of. Also the position of the statement's
+ * name in Parse, Bind, Describe and Close. Such a packet must hold the name up to its NUL: inspect.ts has checked that.
  */
 
 import { NEW_HEADER_LEN, PqMsg } from './packets';
@@ -21,7 +21,7 @@ export function nameAt(type: number, buf: Buffer, off: number): number {
 
 /**
  * Names that were read lately, at the place that their hash gives. A statement is bound far more often than it is named
- * for the first time, and comparing a known text costs less than making one.
+ * for the first time, most clients begin with the same parameters, and comparing a known text costs less than making one.
  */
 const NAMES = 1024;
 const NAME_KEPT_MAX = 64;

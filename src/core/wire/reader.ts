@@ -3,6 +3,7 @@
  * trusted: a read beyond the end of the packet fails and sets `fail`. It never throws, and never reads adjacent bytes.
  */
 import { bin2hex } from '../base/strutil';
+import { nameText } from './names';
 import { ErrField, NEW_HEADER_LEN, OLD_HEADER_LEN, Pkt } from './packets';
 
 /** The end of a string is looked for so far with a loop, which for short strings costs less than a call into C++. */
@@ -70,19 +71,33 @@ export class PktReader {
     return this.u32() | 0;
   }
 
-  /** A byte string up to its NUL, which is consumed; null (and fail) if there is no NUL before the end. */
-  str(): string | null {
-    if (this.fail) return null;
+  /** The offset of the next NUL, or -1 (and fail) if there is none before the end. */
+  private nul(): number {
+    if (this.fail) return -1;
     const { buf, end } = this;
     let nul = this.pos;
     const near = Math.min(end, nul + NEAR);
     while (nul < near && buf[nul] !== 0) nul++;
     if (nul === near) nul = buf.indexOf(0, near);
-    if (nul < 0 || nul >= end) {
-      this.fail = true;
-      return null;
-    }
+    if (nul >= 0 && nul < end) return nul;
+    this.fail = true;
+    return -1;
+  }
+
+  /** A byte string up to its NUL, which is consumed; null (and fail) if there is no NUL before the end. */
+  str(): string | null {
+    const nul = this.nul();
+    if (nul < 0) return null;
     const text = this.buf.toString('latin1', this.pos, nul);
+    this.pos = nul + 1;
+    return text;
+  }
+
+  /** Likewise, for a text that has probably been read before, and is no secret. */
+  name(): string | null {
+    const nul = this.nul();
+    if (nul < 0) return null;
+    const text = nameText(this.buf, this.pos, nul);
     this.pos = nul + 1;
     return text;
   }
