@@ -35,6 +35,7 @@ const NOT_COPIED = new Set(['.git', '.demo', 'build', 'dist', 'dist-tools', 'nod
 const UNSUITED = {
   'they start poolers without its library': ['bench', 'chart', 'image-files', 'operators', 'package', 'process-name'],
   'they measure memory, of which it needs a multiple': ['hostile', 'security-fixes-since-1.19', 'soak'],
+  'a process with threads cannot fork with it': ['password-command'],
   'they need more time than a test has': ['clock', 'takeover-classic', 'takeover-failure'],
 };
 
@@ -119,8 +120,8 @@ const status = await step(process.execPath, ['scripts/run-tests.mjs', ...wanted]
   // reports on stderr and ends the process, so that the test fails
   UBSAN_OPTIONS: 'print_stacktrace=1',
   // V8, which is not built with it, calls what it must not call in a signal handler. A process ends without waiting for
-  // Node's worker threads. Node forks to run a command, and the child only starts it.
-  TSAN_OPTIONS: `report_signal_unsafe=0:report_thread_leaks=0:die_after_fork=0:suppressions=${suppressions}:log_path=${reports}/tsan`,
+  // Node's worker threads.
+  TSAN_OPTIONS: `report_signal_unsafe=0:report_thread_leaks=0:suppressions=${suppressions}:log_path=${reports}/tsan`,
   ...(threads ? { TEST_IO_THREADS: '2' } : {}),
   TSBOUNCER_PRELOAD: found,
 });
