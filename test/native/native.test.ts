@@ -380,9 +380,10 @@ test('a hang-up on a stopped handle causes no busy loop', () => {
   turn(10);
   native.close(client);
   const cpu = process.cpuUsage();
-  assert.deepEqual(turn(300), []);
+  assert.deepEqual(turn(1000), []);
+  // a busy loop would use all of the time; V8's threads use some of it
   const used = process.cpuUsage(cpu);
-  assert.ok(used.user + used.system < 50_000, `${used.user + used.system} usec`);
+  assert.ok(used.user + used.system < 500_000, `${used.user + used.system} usec`);
   native.recvStart(server);
   assert.equal(until(Ev.RECV, server).result, -E.ECONNRESET);
   closeAll(listener, server);
