@@ -68,7 +68,7 @@ int streamResume(Streams *streams, int handle) {
   return offset;
 }
 
-/* A startup packet is far shorter; the next record brings what is behind. */
+/** A startup packet is far shorter. The next record brings what follows. */
 static constexpr size_t kFirstMost = 1024;
 
 /** Returns the offset of what a plain connection has sent, or -1. Its end, and an error, are left to the next record. */

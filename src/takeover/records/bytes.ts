@@ -8,7 +8,11 @@ export function bytesText(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1');
 }
 
-/** In memory of their own, because a connection keeps them. */
 export function bytesOf(text: string): Buffer {
-  return detachBytes(Buffer.from(text, 'latin1'));
+  return Buffer.from(text, 'latin1');
+}
+
+/** Likewise, for a short key that a connection or a user keeps: in memory of its own. */
+export function keyOf(text: string): Buffer {
+  return detachBytes(bytesOf(text));
 }
