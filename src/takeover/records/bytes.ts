@@ -12,7 +12,7 @@ export function bytesOf(text: string): Buffer {
   return Buffer.from(text, 'latin1');
 }
 
-/** Likewise, for a short key that a connection or a user keeps: in memory of its own. */
-export function keyOf(text: string): Buffer {
+/** Likewise, for what a connection or a user keeps: in memory of its own. */
+export function ownBytesOf(text: string): Buffer {
   return detachBytes(bytesOf(text));
 }

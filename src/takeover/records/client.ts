@@ -10,7 +10,7 @@ import { LoginPhase } from '../../core/pool/phases';
 import { keepOwners } from '../../core/pool/provisional';
 import { clientPreparedEntries, restoreClientPrepared } from '../../core/pool/statements';
 import { restoreUnnamed } from '../../core/session/unnamed';
-import { bytesOf, bytesText, keyOf } from './bytes';
+import { bytesText, ownBytesOf } from './bytes';
 import { type ConsoleRecord, consoleOf, consoleRecord } from './console';
 import type { Frame } from './frame';
 import { type ClientListeningRecord, clientListeningRecord, readClientListening } from './listening';
@@ -77,7 +77,7 @@ export function readClient(
   if (record.console !== undefined) client.console = consoleOf(record.console, client.console);
   client.startupOptions = record.startupOptions ?? null;
   if (client.login !== null) readLoginFields(record, client, client.login);
-  const key = keyOf(record.cancelKey);
+  const key = ownBytesOf(record.cancelKey);
   if (client.login === null) adoptCancelKey(client, key);
   else client.cancelKey = key;
   if (record.db !== undefined) client.db = databaseOf(record.db, record.fake === true);
@@ -92,7 +92,7 @@ export function readClient(
     restoreClientPrepared(client, entries);
   }
   if (record.listening !== undefined && pool !== null) readClientListening(record.listening, client);
-  if (record.unnamed !== undefined) restoreUnnamed(client, bytesOf(record.unnamed));
+  if (record.unnamed !== undefined) restoreUnnamed(client, ownBytesOf(record.unnamed));
 }
 
 function databaseOf(name: string, fake: boolean): PgDatabase {

@@ -15,7 +15,7 @@ import {
   restoreServerPrepared,
   serverPreparedEntries,
 } from '../../core/pool/statements';
-import { keyOf } from './bytes';
+import { ownBytesOf } from './bytes';
 import type { Frame } from './frame';
 import { readServerListening, type ServerListeningRecord, serverListeningRecord } from './listening';
 import { type Described, readLoginUser, readSocket, type SocketRecord, socketRecord } from './socket';
@@ -109,7 +109,7 @@ export function readServer(record: ServerRecord, server: ServerSocket, frame: Fr
     server.leftovers.restore(record.leftovers);
   }
   server.login = null;
-  server.cancelKey = keyOf(record.cancelKey);
+  server.cancelKey = ownBytesOf(record.cancelKey);
   server.host = record.host ?? null;
   server.loginUser = readLoginUser(record, server.pool.user, null, frame);
   countServer(server);

@@ -5,7 +5,7 @@
 
 import type { PgCredentials, PgGlobalUser } from '../../core/pool/bouncer';
 import { findGlobalUser } from '../../core/pool/user';
-import { bytesText, keyOf } from './bytes';
+import { bytesText, ownBytesOf } from './bytes';
 
 /** A secret and the SCRAM keys learnt with it; keys are raw bytes. */
 export interface SecretRecord {
@@ -32,8 +32,8 @@ export function secretRecord(user: PgCredentials): SecretRecord {
 /** Adopts the SCRAM keys learnt with a secret, if the user's secret is unchanged. */
 export function readSecret(from: SecretRecord, user: PgCredentials): void {
   if (user.passwd !== from.passwd || from.scramClientKey === null || from.scramServerKey === null) return;
-  user.scramClientKey = keyOf(from.scramClientKey);
-  user.scramServerKey = keyOf(from.scramServerKey);
+  user.scramClientKey = ownBytesOf(from.scramClientKey);
+  user.scramServerKey = ownBytesOf(from.scramServerKey);
   user.scramPassthroughValid = true;
 }
 
