@@ -59,8 +59,7 @@ export class PgCluster {
     private server: PostgresServer,
     private readonly settings: string[],
   ) {
-    this.log = new LogTail(server.child);
-    this.log.text = server.log.text;
+    this.log = new LogTail(server.child, server.log.text);
   }
 
   /** Creates and starts a server. It is stopped by stop(), or at the end of the process. */
@@ -200,9 +199,7 @@ export class PgCluster {
   async resume(): Promise<void> {
     this.server = await startPostgres(this.bin, join(this.dir, 'data'), this.port, this.settings, user);
     adopt(this.server.child);
-    const before = this.log.text;
-    this.log = new LogTail(this.server.child);
-    this.log.text = before + this.server.log.text;
+    this.log = new LogTail(this.server.child, this.log.text + this.server.log.text);
   }
 
   async stop(): Promise<void> {

@@ -3,6 +3,7 @@
  */
 
 import type { ChildProcess } from 'node:child_process';
+import { readSync } from 'node:fs';
 import { WAIT_MS_MAX, withTimeout } from './limits';
 import { howEnded } from './machine';
 
@@ -13,22 +14,32 @@ interface Waiter {
   reject: (err: Error) => void;
 }
 
+/** The file descriptor of a stream that Node reads; it has no public name. -1 = the stream is closed */
+function descriptorOf(stream: unknown): number {
+  return (stream as { _handle?: { fd?: number } | null } | null)?._handle?.fd ?? -1;
+}
+
 export class LogTail {
-  /** all of it, as a byte string */
-  text = '';
   private readonly waiters = new Set<Waiter>();
   /** how the program ended; '' while it runs */
   private end = '';
 
-  constructor(child: ChildProcess) {
-    child.stderr?.on('data', (chunk: Buffer) => {
-      this.text += chunk.toString('latin1');
-      for (const waiter of this.waiters) this.tryWaiter(waiter);
-    });
+  /** @param heard what was read of the log before */
+  constructor(
+    private readonly child: ChildProcess,
+    private heard = '',
+  ) {
+    child.stderr?.on('data', (chunk: Buffer) => this.take(chunk));
     child.once('close', () => {
       this.end = howEnded(child);
       for (const waiter of this.waiters) this.tryWaiter(waiter);
     });
+  }
+
+  /** All that the program has written up to now, as a byte string. */
+  get text(): string {
+    this.catchUp();
+    return this.heard;
   }
 
   /** The current end of the log, from which wait() can start. */
@@ -56,11 +67,38 @@ export class LogTail {
     return [...this.text.slice(from).matchAll(new RegExp(pattern.source, flags))].length;
   }
 
+  private take(chunk: Buffer): void {
+    this.heard += chunk.toString('latin1');
+    for (const waiter of this.waiters) this.tryWaiter(waiter);
+  }
+
+  /**
+   * Reads what waits in the pipe. An answer of the program may be read before the lines that it logged earlier, because
+   * they come by different ways; without this, a count could miss those lines.
+   */
+  private catchUp(): void {
+    const fd = descriptorOf(this.child.stderr);
+    if (fd < 0) return;
+    const chunk = Buffer.alloc(65536);
+    for (;;) {
+      let n = 0;
+      try {
+        n = readSync(fd, chunk);
+      } catch (err) {
+        if ((err as NodeJS.ErrnoException).code === 'EAGAIN') return;
+        throw err;
+      }
+      // Node reads the end of the stream once more, and reports it
+      if (n === 0) return;
+      this.take(chunk.subarray(0, n));
+    }
+  }
+
   private tryWaiter(waiter: Waiter): void {
-    const match = waiter.pattern.exec(this.text.slice(waiter.from));
+    const match = waiter.pattern.exec(this.heard.slice(waiter.from));
     if (match === null && this.end === '') return;
     this.waiters.delete(waiter);
     if (match !== null) waiter.settle(match);
-    else waiter.reject(new Error(`it ${this.end} before it logged ${waiter.pattern}:\n${this.text.slice(-8192)}`));
+    else waiter.reject(new Error(`it ${this.end} before it logged ${waiter.pattern}:\n${this.heard.slice(-8192)}`));
   }
 }
