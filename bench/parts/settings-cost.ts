@@ -107,9 +107,9 @@ function loginCosts(): Cost[] {
       on: { settings: { auth_query_cache_time: 60 }, connect: 'user=postgres' },
     },
     {
-      title: 'listen_backlog=4096',
+      title: 'listen_backlog=128',
       load: LOGINS,
-      on: { settings: { listen_backlog: 4096 } },
+      on: { settings: { listen_backlog: 128 } },
     },
   ];
 }

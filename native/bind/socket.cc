@@ -145,6 +145,12 @@ static Napi::Value listenUnix(const Napi::CallbackInfo &info) {
   return listenOrThrow(info.Env(), kUnix, argBytes(info, 0), 0, argInt(info, 1), false);
 }
 
+/* For a socket that listens already, listen() only changes the backlog. */
+static Napi::Value listenBacklog(const Napi::CallbackInfo &info) {
+  const int res = listen(argInt(info, 0), argInt(info, 1));
+  return toInt(info.Env(), res < 0 ? -errno : 0);
+}
+
 /* The kernel completes a connect while the listener's queue has room, so this tells whether a process listens. */
 static Napi::Value unixProbe(const Napi::CallbackInfo &info) {
   Address addr;
@@ -338,6 +344,7 @@ void bindSocket(Napi::Env env, Napi::Object exports, State *state) {
   exports.Set("peerCred", Napi::Function::New<peerCred>(env, "peerCred", state));
   exports.Set("listenTcp", Napi::Function::New<listenTcp>(env, "listenTcp", state));
   exports.Set("listenUnix", Napi::Function::New<listenUnix>(env, "listenUnix", state));
+  exports.Set("listenBacklog", Napi::Function::New<listenBacklog>(env, "listenBacklog", state));
   exports.Set("unixProbe", Napi::Function::New<unixProbe>(env, "unixProbe", state));
   exports.Set("setUpSocket", Napi::Function::New<setUpSocket>(env, "setUpSocket", state));
   exports.Set("tuneTcp", Napi::Function::New<tuneTcp>(env, "tuneTcp", state));

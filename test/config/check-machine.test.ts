@@ -233,7 +233,7 @@ it('--check --diff tells what a RELOAD would change', async () => {
   const { code, stdout } = await check(pooler.iniPath, '--diff');
   assert.equal(code, 0);
   assert.deepEqual(stdout.split('\n').slice(0, -1), [
-    'setting listen_backlog: 128 -> 5 (needs a restart or an online reboot)',
+    'setting listen_backlog: 4096 -> 5 (needs a restart or an online reboot)',
     'setting max_client_conn: 100 -> 300',
     'setting server_idle_timeout: 600 -> 30',
     'setting server_lifetime: 3600 -> 60',

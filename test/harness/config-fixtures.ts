@@ -121,7 +121,7 @@ io_threads|auto|no
 io_threads_load|60|no
 job_name|pgbouncer|no
 listen_addr||no
-listen_backlog|128|no
+listen_backlog|4096|no
 listen_loss|disconnect|yes
 listen_mode|ignore|yes
 listen_port|6432|no

@@ -3,7 +3,10 @@
  */
 
 import assert from 'node:assert/strict';
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { freePort } from '../../tools/postgres';
@@ -11,9 +14,10 @@ import { ask, login, valueIn, withPooler } from '../harness/answers';
 import { Bouncer } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
 import { after, before, describe } from '../harness/limits';
-import { eventually, it, run, tempDir, user } from '../harness/machine';
+import { eventually, it, run, tempDir, user, withTimeout } from '../harness/machine';
 import { itUnless, noProgram, noPython, notLinux, python } from '../harness/needs';
 import { RawClient } from '../harness/raw-client';
+import { withRebootChain } from '../harness/reboot-chain';
 
 let pg: PgCluster;
 
@@ -208,10 +212,62 @@ describe('the Unix socket', () => {
   });
 });
 
-itUnless(noProgram('ss'))('listen_backlog sets the length of the listen queue', async () => {
-  await withPooler({ cluster: pg, settings: { listen_backlog: 37 } }, async (pooler) => {
-    const { stdout } = await run('ss', ['-ltnH', `sport = :${pooler.port}`]);
-    assert.match(stdout, /LISTEN\s+0\s+37\s/);
+/** The kernel allows no longer queues than this. */
+const QUEUE_MOST = Number(readFileSync('/proc/sys/net/core/somaxconn', 'latin1'));
+const shortQueues = QUEUE_MOST >= 400 ? null : `net.core.somaxconn is ${QUEUE_MOST}, and the tests need 400`;
+
+/** How many of `count` connections to a Unix socket the kernel refuses while its process cannot accept any. */
+async function refusedMeanwhile(child: ChildProcess, path: string, count: number): Promise<number> {
+  child.kill('SIGSTOP');
+  const clients = Array.from({ length: count }, () => connect(path));
+  try {
+    const outcomes = clients.map((client) =>
+      once(client, 'connect').then(
+        () => '',
+        (err) => String(err.code),
+      ),
+    );
+    const codes = await withTimeout(Promise.all(outcomes), 'the kernel to answer');
+    const refused = codes.filter((code) => code !== '');
+    assert.deepEqual(
+      refused,
+      refused.map(() => 'EAGAIN'),
+    );
+    return refused.length;
+  } finally {
+    for (const client of clients) client.destroy();
+    child.kill('SIGCONT');
+  }
+}
+
+describe('listen_backlog', () => {
+  itUnless(noProgram('ss'))('listen_backlog sets the length of the listen queue', async () => {
+    await withPooler({ cluster: pg, settings: { listen_backlog: 37 } }, async (pooler) => {
+      const { stdout } = await run('ss', ['-ltnH', `sport = :${pooler.port}`]);
+      assert.match(stdout, /LISTEN\s+0\s+37\s/);
+    });
+  });
+
+  itUnless(shortQueues)('by default, hundreds of clients can connect at once, and none is refused', async () => {
+    await withPooler({ cluster: pg, settings: { max_client_conn: 1000 } }, async (pooler) => {
+      const path = join(pooler.socketDir, `.s.PGSQL.${pooler.port}`);
+      assert.equal(await refusedMeanwhile(pooler.child, path, 400), 0);
+      assert.ok(await answers('127.0.0.1', pooler.port));
+    });
+    await withPooler({ cluster: pg, settings: { listen_backlog: 128 } }, async (pooler) => {
+      const path = join(pooler.socketDir, `.s.PGSQL.${pooler.port}`);
+      assert.ok((await refusedMeanwhile(pooler.child, path, 400)) > 200);
+    });
+  });
+
+  itUnless(shortQueues)('after an online reboot, the setting of the new process counts', async () => {
+    await withRebootChain({ cluster: pg, settings: { listen_backlog: 20 } }, async (chain) => {
+      const first = await chain.start('ts');
+      assert.ok((await refusedMeanwhile(first.child, chain.socketPath, 60)) > 20);
+      chain.write({ settings: { listen_backlog: 100 } });
+      const second = await chain.reboot('ts');
+      assert.equal(await refusedMeanwhile(second.child, chain.socketPath, 60), 0);
+    });
   });
 });
 

@@ -202,6 +202,7 @@ class Posix {
       ],
       listenTcp: (addr: SockAddr) => this.listen(addr),
       listenUnix: (path: string) => this.listen(unixAddr(path)),
+      listenBacklog: () => 0,
       setUpSocket: () => {},
       tuneTcp: () => {},
       deferAccept: () => 0,

@@ -369,12 +369,11 @@ export interface Native {
    * the gai_strerror text, .errno = the EAI_ number.
    */
   getaddrinfoPassive(host: string | null, port: number): SockAddr[];
-  /**
-   * socket, options, bind and listen. reuseport is 0 or 1. Returns fd, or throws an Error with .syscall ('bind'...) and
-   * .errno.
-   */
+  /** socket, options, bind and listen. reuseport is 0 or 1. Returns fd, or throws an Error with .syscall and .errno. */
   listenTcp(addr: SockAddr, backlog: number, reuseport: number): number;
   listenUnix(path: string, backlog: number): number;
+  /** Changes the backlog of a socket that listens already. Returns 0 or -errno. */
+  listenBacklog(fd: number, backlog: number): number;
   /** Sets close-on-exec and non-blocking, which accepted connections have already. Throws like tuneTcp(). */
   setUpSocket(fd: number): void;
   /**

@@ -126,7 +126,7 @@ export const settingsTable: readonly Setting[] = [
   row('io_threads_load', 'ioThreadsLoad', SettingType.INT, '60', NO_RELOAD, null, 0, 100),
   row('job_name', 'jobName', SettingType.STR, 'pgbouncer', NO_RELOAD),
   row('listen_addr', 'listenAddr', SettingType.STR, '', NO_RELOAD),
-  row('listen_backlog', 'listenBacklog', SettingType.INT, '128', NO_RELOAD),
+  row('listen_backlog', 'listenBacklog', SettingType.INT, '4096', NO_RELOAD),
   row('listen_loss', 'listenLoss', SettingType.LOOKUP, 'disconnect', !NO_RELOAD, listenLossMap),
   row('listen_mode', 'listenMode', SettingType.LOOKUP, 'ignore', !NO_RELOAD, listenModeMap),
   row('listen_port', 'listenPort', SettingType.INT, '6432', NO_RELOAD),

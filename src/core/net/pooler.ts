@@ -330,6 +330,9 @@ export function usePoolerSocket(fd: number, isUnix: boolean, inherited: boolean)
     logError('getsockname failed');
     return false;
   }
+  // listen_backlog of this process counts, unless the service manager has set its own
+  const res = inherited ? 0 : native.listenBacklog(fd, cf.listenBacklog);
+  if (res < 0) logWarning(`cannot set listen_backlog of ${addrString(addr)}: ${native.strerror(-res)}`);
   logInfo(`got pooler socket: ${addrString(addr)}`);
   addSocket(fd, addr, inherited);
   return true;
