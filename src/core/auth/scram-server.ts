@@ -9,8 +9,8 @@
  */
 
 import { createHash, randomBytes } from 'node:crypto';
-import { takeRandom } from '../base/random';
-import { cstr, secretEqual } from '../base/strutil';
+import { takeRandomText } from '../base/random';
+import { cstr, detachBytes, secretEqual } from '../base/strutil';
 import {
   AttrReader,
   CHANNEL_BINDING_TYPE,
@@ -53,6 +53,10 @@ export interface ChannelBinding {
   /** the client has chosen SCRAM-SHA-256-PLUS */
   chosen: boolean;
 }
+
+/* What only one function needs is computed here: to make a new Buffer for the addon takes longer than to hash. */
+const digest = Buffer.alloc(SCRAM_KEY_LEN);
+const clientKey = Buffer.alloc(SCRAM_KEY_LEN);
 
 const NO_BINDING: ChannelBinding = { certHash: null, chosen: false };
 
@@ -141,8 +145,8 @@ export function buildAdhocSecret(password: string, iterations: number): ScramSec
 /** A salt for a user who does not exist, constant within this process. */
 export function mockSalt(user: string): Buffer {
   mockNonce ??= randomBytes(32);
-  const digest = createHash('sha256').update(user, 'latin1').update(mockNonce).digest();
-  return digest.subarray(0, SCRAM_DEFAULT_SALT_LEN);
+  const hash = createHash('sha256').update(user, 'latin1').update(mockNonce).digest();
+  return hash.subarray(0, SCRAM_DEFAULT_SALT_LEN);
 }
 
 function adhocSecretOf(user: ScramCredentials, iterations: number): ScramSecret {
@@ -196,7 +200,7 @@ export function buildServerFirstMessage(state: ScramState, user: ScramCredential
   state.encodedSalt = secret.encodedSalt;
   state.storedKey = secret.storedKey;
   state.serverKey = secret.serverKey;
-  state.serverNonce = takeRandom(SCRAM_RAW_NONCE_LEN).toString('base64');
+  state.serverNonce = takeRandomText(SCRAM_RAW_NONCE_LEN);
   const message = `r=${state.clientNonce}${state.serverNonce},s=${state.encodedSalt},i=${state.iterations}`;
   state.serverFirstMessage = message;
   return message;
@@ -249,10 +253,10 @@ export function verifyFinalNonce(state: ScramState): boolean {
  */
 export function verifyClientProof(state: ScramState): boolean {
   if (state.clientProof === null || state.storedKey === null) return false;
-  const clientKey = xorKeys(state.clientProof, computeSignature(state.storedKey, state));
-  const match = secretEqual(computeStoredKey(clientKey), state.storedKey);
+  xorKeys(state.clientProof, computeSignature(state.storedKey, state, digest), clientKey);
+  const match = secretEqual(computeStoredKey(clientKey, digest), state.storedKey);
   if (!match || state.mock) return false;
-  state.clientKey = clientKey;
+  state.clientKey = detachBytes(clientKey);
   return true;
 }
 
@@ -280,7 +284,7 @@ export function renewKeys(state: ScramState, user: ScramCredentials): void {
 
 /** `v=signature`: proves to the client that the pooler knows the secret. Only after verifyClientProof(). */
 export function buildServerFinalMessage(state: ScramState): string {
-  return `v=${computeSignature(state.serverKey as Buffer, state).toString('base64')}`;
+  return `v=${computeSignature(state.serverKey as Buffer, state, digest).toString('base64')}`;
 }
 
 /** Stores the keys of a successful login for logins to servers, unless the secret was made for this exchange only. */

@@ -98,16 +98,21 @@ export function gs2Header({ cbindFlag }: ScramState): string {
   return cbindFlag === 'p' ? `p=${CHANNEL_BINDING_TYPE},,` : `${cbindFlag},,`;
 }
 
+/** Attribute c without channel binding: the beginning `n,,` or `y,,` in base64. */
+const UNBOUND_N = btoa('n,,');
+const UNBOUND_Y = btoa('y,,');
+
 /** Attribute c of the client's last message: that beginning once more, and what the exchange is bound to. */
 export function channelBinding(state: ScramState): string {
-  if (state.cbindFlag !== 'p' || state.certHash === null) return btoa(gs2Header(state));
+  if (state.cbindFlag === 'n') return UNBOUND_N;
+  if (state.cbindFlag === 'y') return UNBOUND_Y;
+  if (state.certHash === null) return btoa(gs2Header(state));
   return Buffer.concat([Buffer.from(gs2Header(state), 'latin1'), state.certHash]).toString('base64');
 }
 
-function hmac(key: Uint8Array, data: string): Buffer {
-  const digest = Buffer.alloc(SCRAM_KEY_LEN);
-  if (!native.hmacSha256(key, data, digest)) throw new Error('SHA-256 is not available');
-  return digest;
+function hmac(key: Uint8Array, data: string, into = Buffer.alloc(SCRAM_KEY_LEN)): Buffer {
+  if (!native.hmacSha256(key, data, into)) throw new Error('SHA-256 is not available');
+  return into;
 }
 
 /** SaltedPassword of RFC 5802, from a password before SASLprep. Slow: `iterations` HMACs. */
@@ -126,24 +131,25 @@ export function computeServerKey(salted: Uint8Array): Buffer {
   return hmac(salted, 'Server Key');
 }
 
-/** H() of RFC 5802: derives StoredKey from ClientKey. */
-export function computeStoredKey(clientKey: Uint8Array): Buffer {
-  const digest = Buffer.alloc(SCRAM_KEY_LEN);
-  if (!native.sha256(clientKey, digest)) throw new Error('SHA-256 is not available');
-  return digest;
+/** H() of RFC 5802: derives StoredKey from ClientKey. @param into for the 32 bytes */
+export function computeStoredKey(clientKey: Uint8Array, into = Buffer.alloc(SCRAM_KEY_LEN)): Buffer {
+  if (!native.sha256(clientKey, into)) throw new Error('SHA-256 is not available');
+  return into;
 }
 
-/** HMAC over the AuthMessage of this exchange: ClientSignature with StoredKey, ServerSignature with ServerKey. */
-export function computeSignature(key: Uint8Array, state: ScramState): Buffer {
+/**
+ * HMAC over the AuthMessage of this exchange: ClientSignature with StoredKey, ServerSignature with ServerKey.
+ * @param into for the 32 bytes
+ */
+export function computeSignature(key: Uint8Array, state: ScramState, into = Buffer.alloc(SCRAM_KEY_LEN)): Buffer {
   const { clientFirstMessageBare, serverFirstMessage, clientFinalMessageWithoutProof } = state;
-  return hmac(key, `${clientFirstMessageBare},${serverFirstMessage},${clientFinalMessageWithoutProof}`);
+  return hmac(key, `${clientFirstMessageBare},${serverFirstMessage},${clientFinalMessageWithoutProof}`, into);
 }
 
-/** ClientKey XOR ClientSignature: converts the key to the proof, and the proof to the key. */
-export function xorKeys(a: Uint8Array, b: Uint8Array): Buffer {
-  const result = Buffer.alloc(SCRAM_KEY_LEN);
-  for (let i = 0; i < SCRAM_KEY_LEN; i++) result[i] = (a[i] as number) ^ (b[i] as number);
-  return result;
+/** ClientKey XOR ClientSignature: converts the key to the proof, and the proof to the key. @param into for the 32 bytes */
+export function xorKeys(a: Uint8Array, b: Uint8Array, into = Buffer.alloc(SCRAM_KEY_LEN)): Buffer {
+  for (let i = 0; i < SCRAM_KEY_LEN; i++) into[i] = (a[i] as number) ^ (b[i] as number);
+  return into;
 }
 
 /** A character of a peer's message, made printable for a log line. */
