@@ -75,6 +75,12 @@ const newCommands: MeantDifference[] = [
     since: '1.25',
   },
   {
+    reason: 'SHOW CONFIG: listen_backlog is 4096 by default',
+    step: /SHOW CONFIG$/,
+    left: /^row key=listen_backlog /,
+    since: '1.25',
+  },
+  {
     reason: 'SHOW USERS: a user without pool sizes does not have those of the user before (1.26)',
     step: /SHOW USERS$/,
     left: /^row name=\w+ pool_size= +\d+ reserve_pool_size= +\d+ /,
