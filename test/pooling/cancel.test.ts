@@ -242,6 +242,38 @@ describe('queries that are not canceled', () => {
 });
 
 describe('while a request is on its way', () => {
+  /** @param before what makes the command wait for the server @param after what ends its effect */
+  function waitsForServer(command: string, before: string | null, after: string | null): void {
+    itGated(
+      `${command} waits until the server is free`,
+      async (own, gate) => {
+        const raw = await loggedIn(own);
+        await startSleeping(raw, 1);
+        const req = await beginCancel(own, raw);
+        await eventually('the gate to hold the request', () => gate.held.length === 1);
+        assert.equal(letters(await raw.until('Z')), 'TDCZ');
+        if (before !== null) await own.admin(before);
+        let answered = false;
+        const waiting = own.admin(command).then(() => {
+          answered = true;
+        });
+        await own.logWait(new RegExp(`${command} command issued`));
+        assert.equal((await poolRow(own)).sv_being_canceled, 1);
+        assert.equal(answered, false);
+        await gate.releaseAll();
+        await waiting;
+        assert.equal((await poolRow(own)).sv_being_canceled, 0);
+        await req.destroy();
+        if (after !== null) await own.admin(after);
+        assert.equal(letters(await raw.query('SELECT 5')), 'TDCZ');
+        await raw.end();
+      },
+      { default_pool_size: 1 },
+    );
+  }
+  waitsForServer('PAUSE', null, 'RESUME');
+  waitsForServer('WAIT_CLOSE', 'RECONNECT', null);
+
   itGated(
     'cancel requests in progress and waiting are shown, and all end with the query',
     async (own, gate) => {

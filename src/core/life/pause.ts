@@ -78,7 +78,7 @@ export function poolPause(pool: PgPool): number {
   closeServerList(pool.usedServerList, 'pause mode');
   closeServerList(pool.newServerList, 'pause mode');
   closeServerList(pool.listenServerList, 'pause mode');
-  return pool.activeServerList.count + pool.testedServerList.count;
+  return pool.activeServerList.count + pool.testedServerList.count + pool.beingCanceledServerList.count;
 }
 
 /** The first half of SUSPEND in a pool: its clients. @returns number of sockets that are still busy */
@@ -124,6 +124,7 @@ export function poolWaitClose(pool: PgPool): number {
     countCloseNeeded(pool.newServerList) +
     countCloseNeeded(pool.testedServerList) +
     countCloseNeeded(pool.usedServerList) +
+    countCloseNeeded(pool.beingCanceledServerList) +
     countCloseNeeded(pool.listenServerList)
   );
 }
