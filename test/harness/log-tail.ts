@@ -73,8 +73,8 @@ export class LogTail {
   }
 
   /**
-   * Reads what waits in the pipe. An answer of the program may be read before the lines that it logged earlier, because
-   * they come by different ways; without this, a count could miss those lines.
+   * Reads what waits in the pipe. Answers and log lines take different ways, so that an answer may arrive before lines that
+   * were logged earlier; a count would miss those lines.
    */
   private catchUp(): void {
     const fd = descriptorOf(this.child.stderr);

@@ -465,7 +465,7 @@ test('a burst of 500 connections is accepted in few turns without loss, and a st
       }
     }
   }
-  // a turn must not take only a few of those that wait: with PgBouncer's listen_backlog of 128, others do not fit then
+  // a turn must empty at least a queue of PgBouncer's length (listen_backlog = 128), or it overflows
   assert.ok(most >= 128 && most <= 256, `${most} in one turn`);
   closeAll(listener, ...clients);
 });

@@ -54,7 +54,7 @@ export interface ChannelBinding {
   chosen: boolean;
 }
 
-/* What only one function needs is computed here: to make a new Buffer for the addon takes longer than to hash. */
+/* Scratch memory of one function call: allocating a Buffer for the addon takes longer than hashing. */
 const digest = Buffer.alloc(SCRAM_KEY_LEN);
 const clientKey = Buffer.alloc(SCRAM_KEY_LEN);
 

@@ -26,7 +26,7 @@ export function takeRandom(count: number): Buffer {
   return detachBytes(pool, from, used);
 }
 
-/** Likewise, but in base64. */
+/** Like takeRandom(), but in base64. */
 export function takeRandomText(count: number): string {
   const from = take(count);
   return pool.toString('base64', from, used);

@@ -12,7 +12,7 @@ export function bytesOf(text: string): Buffer {
   return Buffer.from(text, 'latin1');
 }
 
-/** Likewise, for what a connection or a user keeps: in memory of its own. */
+/** Like bytesOf(), but in memory of its own, for what a connection or a user keeps. */
 export function ownBytesOf(text: string): Buffer {
   return detachBytes(bytesOf(text));
 }
