@@ -62,10 +62,10 @@ async function main(): Promise<number> {
   }
   const startMs = Date.now();
   const originalVersion = versionOf(bin);
-  const stage = await TestBed.set(bin, originalVersion);
+  const testBed = await TestBed.set(bin, originalVersion);
   try {
     const claims = claimsFor(meantDifferences, originalVersion);
-    const tally = await runAll(scenarios, programs(bin), stage, claims, verbose);
+    const tally = await runAll(scenarios, programs(bin), testBed, claims, verbose);
     for (const [why, names] of tally.leftOut) {
       const list = verbose ? `:\n  ${names.join('\n  ')}` : '';
       console.log(`left out, ${why}: ${names.length} scenarios${list}`);
@@ -78,7 +78,7 @@ async function main(): Promise<number> {
     console.log(`\n${summary(tally, `PgBouncer ${originalVersion}`, used, seconds)}`);
     return tally.unexpected.length + stale.length > 0 ? 1 : 0;
   } finally {
-    await stage.clear();
+    await testBed.clear();
   }
 }
 

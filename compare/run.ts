@@ -45,8 +45,12 @@ async function runSide(side: Side, scenario: Scenario): Promise<Record[]> {
 }
 
 /** Runs both sides of a scenario; steps that fail on both sides are faults of the scenario and count as unexpected. */
-async function compareScenario(scenario: Scenario, programs: Program[], stage: TestBed): Promise<[StepDiff[], number]> {
-  const sides = programs.map((program) => new Side(program, stage));
+async function compareScenario(
+  scenario: Scenario,
+  programs: Program[],
+  testBed: TestBed,
+): Promise<[StepDiff[], number]> {
+  const sides = programs.map((program) => new Side(program, testBed));
   const [left, right] = (await Promise.all(sides.map((side) => runSide(side, scenario)))) as [Record[], Record[]];
   const diffs: StepDiff[] = [];
   for (let at = 0; at < Math.max(left.length, right.length); at++) {
@@ -74,9 +78,9 @@ function printDiff(diff: StepDiff, left: string, right: string): void {
 const RUNS_MAX = 3;
 
 /** The differences of the first run without an unexpected difference, or else of the last run. */
-async function settle(scenario: Scenario, programs: Program[], stage: TestBed, claims: readonly Claim[]) {
+async function settle(scenario: Scenario, programs: Program[], testBed: TestBed, claims: readonly Claim[]) {
   for (let run = 1; ; run++) {
-    const [diffs, steps] = await compareScenario(scenario, programs, stage);
+    const [diffs, steps] = await compareScenario(scenario, programs, testBed);
     const parts = diffs.map((diff) => ({ diff, rest: unexpectedPart(diff, claims) }));
     if (run === RUNS_MAX || parts.every(({ rest }) => rest === null)) return { parts, steps };
     console.log(`once more, since it differed: ${scenario.name}`);
@@ -84,9 +88,9 @@ async function settle(scenario: Scenario, programs: Program[], stage: TestBed, c
 }
 
 /** Why this PgBouncer or this machine cannot run the scenario, or null. */
-function reasonToLeaveOut({ since, needs }: Scenario, stage: TestBed): string | null {
-  if (since !== undefined && versionBelow(stage.originalVersion, since)) return `as PgBouncer ${since} brought it`;
-  return needs === undefined ? null : stage.lacks(needs);
+function reasonToLeaveOut({ since, needs }: Scenario, testBed: TestBed): string | null {
+  if (since !== undefined && versionBelow(testBed.originalVersion, since)) return `as PgBouncer ${since} brought it`;
+  return needs === undefined ? null : testBed.lacks(needs);
 }
 
 /**
@@ -96,21 +100,21 @@ function reasonToLeaveOut({ since, needs }: Scenario, stage: TestBed): string | 
 export async function runAll(
   scenarios: readonly Scenario[],
   programs: [Program, Program],
-  stage: TestBed,
+  testBed: TestBed,
   claims: readonly Claim[],
   verbose: boolean,
 ): Promise<Tally> {
   const tally: Tally = { ran: [], leftOut: new Map(), steps: 0, meant: 0, unexpected: [] };
   const queue: Scenario[] = [];
   for (const scenario of scenarios) {
-    const why = reasonToLeaveOut(scenario, stage);
+    const why = reasonToLeaveOut(scenario, testBed);
     if (why === null) queue.push(scenario);
     else tally.leftOut.set(why, [...(tally.leftOut.get(why) ?? []), scenario.name]);
   }
   const worker = async () => {
     for (let scenario = queue.shift(); scenario !== undefined; scenario = queue.shift()) {
       const startMs = Date.now();
-      const { parts, steps } = await settle(scenario, programs, stage, claims);
+      const { parts, steps } = await settle(scenario, programs, testBed, claims);
       tally.ran.push(scenario.name);
       tally.steps += steps;
       for (const { diff, rest } of parts) {

@@ -95,12 +95,12 @@ export class Side {
 
   constructor(
     readonly program: Program,
-    readonly stage: TestBed,
+    readonly testBed: TestBed,
   ) {}
 
   /** Replaces the placeholders in a text. */
   fill(text: string): string {
-    const words = { ...this.stage.words, ...this.words };
+    const words = { ...this.testBed.words, ...this.words };
     return text
       .replace(/\{certs:(\S+)\}/g, (_, name) => readFileSync(join(words.certs ?? '', name), 'latin1'))
       .replace(/\{(\w+)\}/g, (whole, word) => words[word] ?? whole);
@@ -142,7 +142,7 @@ export class Side {
       [otherPort, 'OTHER'],
     ];
     const dirs = [this.bouncer?.dir, this.other?.dir, this.dir].filter((dir) => dir !== undefined);
-    this.names = { ports: new Map([...own, ...this.stage.ports]), dirs: [...dirs, this.stage.words.certs ?? ''] };
+    this.names = { ports: new Map([...own, ...this.testBed.ports]), dirs: [...dirs, this.testBed.words.certs ?? ''] };
   }
 
   private startPooler(port: number, wanted: Config & Pick<Scenario, 'own'>): Promise<Bouncer> {
@@ -152,7 +152,7 @@ export class Side {
       ...config,
       settings: { listen_port: port, ...config.settings, ...own },
       original: this.program.original,
-      env: this.stage.env,
+      env: this.testBed.env,
     });
   }
 

@@ -210,7 +210,7 @@ export function killServer(name: string): Step {
     const answer = await client.query('SELECT pg_backend_pid()');
     const row = answer.find(({ type }) => type === 'D');
     const pid = Number(row?.body.toString('latin1', 6));
-    await side.stage.cluster.killBackends(`pid = ${pid}`);
+    await side.testBed.cluster.killBackends(`pid = ${pid}`);
     return [];
   });
 }

@@ -51,7 +51,7 @@ async function startCluster(): Promise<PgCluster> {
 }
 
 /** The certificates of scenarios: `{certs}/NAME.crt` and `.key`. */
-function makeCertificates(): { folder: CertFolder; manners: Record<string, FrontOptions> } {
+function makeCertificates(): { folder: CertFolder; frontOptions: Record<string, FrontOptions> } {
   const folder = new CertFolder();
   const ca = folder.authority('ca');
   const otherCa = folder.authority('otherca');
@@ -64,7 +64,7 @@ function makeCertificates(): { folder: CertFolder; manners: Record<string, Front
   folder.issue(otherCa, 'stranger', { cn: 'alice' });
   folder.issue(ca, 'pooler', { cn: 'pooler' });
   const caText = readFileSync(ca.cert);
-  const manners: Record<string, FrontOptions> = {
+  const frontOptions: Record<string, FrontOptions> = {
     tls: { cert: site },
     tlsmoved: { cert: folder.issue(ca, 'elsewhere', { cn: 'elsewhere.example', san: 'DNS:elsewhere.example' }) },
     tlscn: { cert: folder.issue(ca, 'cnonly', { cn: 'localhost' }) },
@@ -78,7 +78,7 @@ function makeCertificates(): { folder: CertFolder; manners: Record<string, Front
     tlserror: { cert: site, answer: Buffer.from('EFATAL: no\0') },
     tlsnonsense: { cert: site, answer: Buffer.from('X') },
   };
-  return { folder, manners };
+  return { folder, frontOptions };
 }
 
 /** Lets PAM check passwords with a script: `secret` is right. */
@@ -98,7 +98,7 @@ export class TestBed {
   /** port number -> name in the transcripts */
   readonly ports: [number, string][] = [];
   private readonly fronts: TlsFront[] = [];
-  private readonly dir = tempDir('stage');
+  private readonly dir = tempDir('compare');
   private directory: Directory | null = null;
   /** why PAM cannot be used, or null */
   private withoutPam: string | null = null;
@@ -111,33 +111,33 @@ export class TestBed {
   ) {}
 
   static async set(bin: string, originalVersion: string): Promise<TestBed> {
-    const stage = new TestBed(await startCluster(), bin, originalVersion);
-    const { cluster, words } = stage;
-    stage.name('pg', cluster.port);
-    stage.name('dead', DEAD_PORT);
+    const testBed = new TestBed(await startCluster(), bin, originalVersion);
+    const { cluster, words } = testBed;
+    testBed.name('pg', cluster.port);
+    testBed.name('dead', DEAD_PORT);
     words.pgport = String(cluster.port);
     words.pgsocket = `host=${cluster.socketDir} port=${cluster.port}`;
     const mute = await TlsFront.mute();
-    stage.fronts.push(mute);
-    stage.name('mute', mute.port);
-    const { folder, manners } = makeCertificates();
+    testBed.fronts.push(mute);
+    testBed.name('mute', mute.port);
+    const { folder, frontOptions } = makeCertificates();
     words.certs = folder.dir;
-    for (const [name, how] of Object.entries(manners)) {
+    for (const [name, how] of Object.entries(frontOptions)) {
       const front = await TlsFront.tls(cluster.port, how);
-      stage.fronts.push(front);
-      stage.name(name, front.port);
+      testBed.fronts.push(front);
+      testBed.name(name, front.port);
       words[`${name}port`] = String(front.port);
     }
-    stage.withoutPam = pamMissing();
-    if (stage.builtWith('libpam') && stage.withoutPam === null) judgeWithPam(stage.dir);
-    if (stage.builtWith('libldap') && noSlapd === null) {
-      stage.directory = await Directory.start();
-      words.ldapport = String(stage.directory.port);
-      words.ldapsport = String(stage.directory.tlsPort);
+    testBed.withoutPam = pamMissing();
+    if (testBed.builtWith('libpam') && testBed.withoutPam === null) judgeWithPam(testBed.dir);
+    if (testBed.builtWith('libldap') && noSlapd === null) {
+      testBed.directory = await Directory.start();
+      words.ldapport = String(testBed.directory.port);
+      words.ldapsport = String(testBed.directory.tlsPort);
       words.basedn = BASE_DN;
-      stage.ports.push([stage.directory.port, 'LDAP'], [stage.directory.tlsPort, 'LDAPS']);
+      testBed.ports.push([testBed.directory.port, 'LDAP'], [testBed.directory.tlsPort, 'LDAPS']);
     }
-    return stage;
+    return testBed;
   }
 
   /** Environment of every pooler. */

@@ -48,7 +48,7 @@ export class TlsFront {
   }
 
   /** A TLS server that forwards the decrypted bytes to the PostgreSQL server on that port. */
-  static tls(port: number, manners: FrontOptions): Promise<TlsFront> {
+  static tls(port: number, frontOptions: FrontOptions): Promise<TlsFront> {
     return TlsFront.start((socket, front) => {
       socket.once('readable', () => {
         const first: Buffer = socket.read() ?? Buffer.alloc(0);
@@ -57,10 +57,10 @@ export class TlsFront {
           front.relay(socket, port);
           return;
         }
-        socket.write(manners.answer ?? 'S');
-        const { cert, key } = manners.cert;
+        socket.write(frontOptions.answer ?? 'S');
+        const { cert, key } = frontOptions.cert;
         const identity = { cert: readFileSync(cert), key: readFileSync(key) };
-        const secure = new TLSSocket(socket, { isServer: true, ...identity, ...manners.tls });
+        const secure = new TLSSocket(socket, { isServer: true, ...identity, ...frontOptions.tls });
         front.adopt(secure);
         secure.once('secure', () => front.relay(secure, port));
       });

@@ -12,7 +12,7 @@ import type { Side, Step } from './side';
 import { loggedIn, step, untilClosed, who } from './steps';
 
 /** TLS options of a client. It accepts any server certificate, because the pooler's checks are compared. */
-interface Manner {
+interface TlsClientOptions {
   /** name of a certificate of the test bed */
   cert?: string;
   /** without asking by an SSLRequest first */
@@ -21,7 +21,7 @@ interface Manner {
   tls?: ConnectionOptions;
 }
 
-function mannerText({ cert, direct, alpn, tls }: Manner): string {
+function tlsOptionsText({ cert, direct, alpn, tls }: TlsClientOptions): string {
   const certText = cert === undefined ? '' : ` with the certificate ${cert}`;
   const directText = direct === true ? ' directly' : '';
   const rest = { ...(alpn === undefined ? {} : { alpn }), ...tls };
@@ -44,8 +44,8 @@ async function shaken(socket: TLSSocket): Promise<void> {
   await withTimeout(done, 'a TLS handshake');
 }
 
-function options(side: Side, { cert, alpn, tls }: Manner): ConnectionOptions {
-  const file = (ending: string) => readFileSync(join(side.stage.words.certs ?? '', `${cert}.${ending}`));
+function options(side: Side, { cert, alpn, tls }: TlsClientOptions): ConnectionOptions {
+  const file = (ending: string) => readFileSync(join(side.testBed.words.certs ?? '', `${cert}.${ending}`));
   return {
     rejectUnauthorized: false,
     ...(cert === undefined ? {} : { cert: file('crt'), key: file('key') }),
@@ -55,13 +55,13 @@ function options(side: Side, { cert, alpn, tls }: Manner): ConnectionOptions {
 }
 
 /** Connects over TLS and logs in; an answer other than S, or an early end, becomes an item. */
-async function encrypted(side: Side, name: string, manner: Manner, login: Login): Promise<Item[]> {
+async function encrypted(side: Side, name: string, tlsOptions: TlsClientOptions, login: Login): Promise<Item[]> {
   const plain = await side.open(name);
-  if (manner.direct !== true) {
+  if (tlsOptions.direct !== true) {
     const answer = await plain.request(SSL_REQUEST);
     if (answer !== 'S') return [`answer ${answer}`];
   }
-  const socket = tlsConnect({ ...options(side, manner), socket: plain.socket });
+  const socket = tlsConnect({ ...options(side, tlsOptions), socket: plain.socket });
   // created at once, because the end may directly follow the handshake
   const client = RawClient.over(socket);
   side.clients.set(name, client);
@@ -81,14 +81,16 @@ async function encrypted(side: Side, name: string, manner: Manner, login: Login)
 }
 
 /** Logs in over TLS; the connection stays. */
-export function loginTls(name: string, manner: Manner = {}, login: Login = {}): Step {
-  return step(`${name}: TLS${mannerText(manner)}, login ${who(login)}`, (side) => encrypted(side, name, manner, login));
+export function loginTls(name: string, tlsOptions: TlsClientOptions = {}, login: Login = {}): Step {
+  return step(`${name}: TLS${tlsOptionsText(tlsOptions)}, login ${who(login)}`, (side) =>
+    encrypted(side, name, tlsOptions, login),
+  );
 }
 
 /** Logs in over TLS and disconnects, for tables of logins. */
-export function tryTls(manner: Manner = {}, login: Login = {}): Step {
-  return step(`TLS${mannerText(manner)}, login ${who(login)}`, async (side) => {
-    const items = await encrypted(side, 'try', manner, login);
+export function tryTls(tlsOptions: TlsClientOptions = {}, login: Login = {}): Step {
+  return step(`TLS${tlsOptionsText(tlsOptions)}, login ${who(login)}`, async (side) => {
+    const items = await encrypted(side, 'try', tlsOptions, login);
     const client = side.client('try');
     if (client.socket.destroyed || client.error !== null) await client.destroy();
     else await client.end();

@@ -105,7 +105,7 @@ apt_install() {
   local files=() name
   # shellcheck disable=SC2206
   for name; do files+=("$PACKAGES"/$name); done
-  # no question may be asked: there is nobody to answer
+  # apt must ask no question, because no user can answer
   apt-get install -qq "${files[@]}" </dev/null
 }
 

@@ -10,21 +10,23 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const PAGES = ['README.md', 'docs', 'CHANGELOG.md', 'CONTRIBUTING.md'];
-/**
- * Folders whose comments are checked too: src, native, test, bench, compare and scripts, once their comments are
- * edited.
- */
+/** Folders whose comments are checked too. */
 const COMMENT_FOLDERS = [
   'src',
+  'native',
   'tools',
   'scripts',
+  'test/bench',
+  'test/browser',
   'test/config',
   'test/console',
+  'test/cost',
   'test/docs',
   'test/fuzz',
   'test/harness',
   'test/login',
   'test/native',
+  'test/packaging',
   'test/pooling',
   'test/process',
   'test/security',

@@ -1,6 +1,6 @@
 /*
  * The benchmark's load generator: many clients of a pooler, in one or a few threads, and the latency of every request.
- * load.ts compiles and runs it. Reports on stdout in lines of JSON: {"event":"connected"} when all clients have logged
+ * bench/generator.ts compiles and runs it. Reports on stdout in lines of JSON: {"event":"connected"} when all clients have logged
  * in, {"event":"begin"} and {"event":"end"} around the measured period, and {"event":"result",...} at the end. SIGTERM
  * ends the period early.
  */

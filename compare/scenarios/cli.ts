@@ -76,7 +76,7 @@ export const cli: Scenario[] = [
     name: 'who runs it',
     pooler: false,
     steps: [
-      command(['{ini}'], GOOD, { asSelf: true, text: 'as whoever compares (root is refused)' }),
+      command(['{ini}'], GOOD, { asSelf: true, text: 'as the user of the comparison (root is refused)' }),
       command(['-u', 'no_such_user_here', '{ini}'], GOOD, { asSelf: true, text: 'as an unknown user' }),
     ],
   },

@@ -39,7 +39,7 @@ export const peers: Scenario[] = [
     bye('a'),
   ]),
   two('a client that rests', { first: BOTH, second: BOTH }, [login('a'), ...goesOn]),
-  two('a peer that nobody named', { first: BOTH, second: { 2: '{other}' } }, [login('a'), ...goesOn, ...console]),
+  two('a peer that is not listed', { first: BOTH, second: { 2: '{other}' } }, [login('a'), ...goesOn, ...console]),
   two('no peers at all', { first: {}, second: {} }, [login('a'), ...goesOn, ...console]),
   two('a peer that is not there', { first: BOTH, second: { 1: '{dead}' } }, [login('a'), ...goesOn]),
   two('the other pooler has the client', { first: BOTH, second: BOTH }, [

@@ -32,7 +32,7 @@ const TLS = {
 const goodbyes: Step[] = [tryLogin({}), bye('a')];
 
 export const reboots: Scenario[] = [
-  { name: 'nobody there', settings: TRANSACTION, steps: [reboot(), tryLogin({}), admin('SHOW VERSION')] },
+  { name: 'no old process', settings: TRANSACTION, steps: [reboot(), tryLogin({}), admin('SHOW VERSION')] },
   {
     name: 'idle clients',
     settings: TRANSACTION,

@@ -30,7 +30,7 @@ const FILES = {
 const startFor = (database: string) => startupPacket(PROTOCOL_30, { user: 'postgres', database });
 
 /** Logins of every kind, for every sslmode. */
-const everybody: Step[] = [
+const allLogins: Step[] = [
   tryLogin({}),
   tryTls(),
   tryTls({ cert: 'alice' }),
@@ -48,7 +48,7 @@ const everybody: Step[] = [
 const clientModes: Scenario[] = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full'].map((mode) => ({
   name: `client_tls_sslmode=${mode}`,
   settings: { ...FILES, client_tls_sslmode: mode },
-  steps: everybody,
+  steps: allLogins,
   raceInLog: true,
 }));
 
@@ -214,11 +214,11 @@ const clientSide: Scenario[] = [
     steps: [
       login('a'),
       loginTls('b'),
-      change('TLS for everybody', { settings: { client_tls_sslmode: 'require' } }),
+      change('TLS required', { settings: { client_tls_sslmode: 'require' } }),
       admin('RELOAD'),
       tryLogin({}),
       query('a', 'SELECT 1'),
-      change('a certificate for everybody', { settings: { client_tls_sslmode: 'verify-full' } }),
+      change('certificates required', { settings: { client_tls_sslmode: 'verify-full' } }),
       admin('RELOAD'),
       tryTls(),
       query('b', 'SELECT 1'),

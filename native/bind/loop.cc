@@ -272,7 +272,7 @@ static Napi::Value stirred(const Napi::CallbackInfo &info) {
   return listOf(info.Env(), streams ? streamsStirred(streams) : std::vector<int>());
 }
 
-/* The kernel would release what is under way only after the process has ended, and a port with it. */
+/* Otherwise the kernel releases pending operations, and with them a listening port, only after the process has ended. */
 static Napi::Value loopEnd(const Napi::CallbackInfo &info) {
   Streams *streams = stateOf(info)->streams;
   if (streams) streamSendQueued(streams);

@@ -78,8 +78,8 @@ static Napi::Value setDumpable(const Napi::CallbackInfo &info) {
 }
 
 /*
- * Ends the process while its threads go on: exit() would take down what they use, such as OpenSSL, or wait for one that
- * does not respond.
+ * Ends the process while its threads go on: exit() would take down what they use, such as OpenSSL, or wait for a
+ * thread that does not respond.
  */
 static Napi::Value exitNow(const Napi::CallbackInfo &info) {
   // the kernel's profiler gets the names of JavaScript functions from a file that V8 writes

@@ -1,7 +1,7 @@
 /*
  * The epoll backend: the kernel reports readiness, and this part does the receiving, sending, connecting and accepting.
  *
- * System calls are what a pooler pays for, and so is what the kernel does for each event. A connection is therefore
+ * Most of a pooler's cost is system calls and the kernel's work for each event. A connection is therefore
  * registered once, for edges of both directions: stopping, starting and blocked sends cost no call, and the kernel does not
  * look again at descriptors it has reported. The price is that an edge must be remembered (readable, ending) until the
  * socket is seen empty: nothing announces it twice. Listeners and watches are registered by level.

@@ -6,8 +6,8 @@
  * that was stopped) are held in memory of the stream, and their buffer goes back to the kernel. A connection that moves
  * more than a turn takes is received from by system calls, as with epoll, because a full socket needs no announcement.
  *
- * Sends never block, so they are complete when the call that submits them returns: their bytes need to stay only so
- * long, and a buffer that was reported in one turn can be given back in the next.
+ * Sends never block, so they are complete when the call that submits them returns. Their bytes need to stay only so
+ * long. A buffer that was reported in one turn can be given back in the next.
  *
  * Entries for the kernel are made in wait() from the state of the streams, never in between: a descriptor number that was
  * closed and used again meanwhile cannot be confused.
@@ -102,7 +102,7 @@ static int receive(Loop *, Stream *s, bool on) {
     if (fstat(s->fd, &about) == 0 && (S_ISREG(about.st_mode) || S_ISDIR(about.st_mode))) return -EPERM;
   }
   if (!on) return 0;
-  // who insists after an end is told again
+  // a receive that is started again after the end reports the end again
   if (!s->uring.endDue) s->uring.ended = false;
   uringQueueIfDue(s);
   if (!s->uring.receiving) uringList(s);

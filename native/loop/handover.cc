@@ -96,7 +96,7 @@ int streamSendRecords(Streams *streams, int handle, const uint8_t *bytes, size_t
 
 int streamTlsContinue(Streams *streams, int handle, TlsConn *conn) {
   Stream *s = connectionOf(streams, handle);
-  // one that was described ahead may be described again
+  // a connection that was described ahead may be described again
   if (!s || s->connecting || (s->tls && !s->tls->records)) {
     tlsConnFree(conn);
     return -EBADF;

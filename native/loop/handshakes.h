@@ -1,6 +1,6 @@
 /*
- * TLS handshakes in threads of their own. A step of a handshake takes as long as hundreds of queries, so that many logins
- * at once would delay those who are connected already.
+ * TLS handshakes in threads of their own. A step of a handshake takes as long as hundreds of queries, so many logins at
+ * once would delay connected clients.
  *
  * While a thread works on a connection it alone touches the TlsConn. The stream is `away`: nothing is received for it. What
  * the step sends is collected, and the loop takes it with the result.

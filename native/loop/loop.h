@@ -51,8 +51,9 @@ constexpr size_t kUnsentMax = 256u << 20;
 /** With more unsent bytes than this, a TLS connection is not decrypted for: its peer could make OpenSSL write without end. */
 constexpr size_t kTlsUnsentMax = 256 * 1024;
 /**
- * Connections accepted from one listener in one turn. Fewer would let its queue overflow (listen_backlog is 128 by default),
- * and TCP try again only after a second; more would delay the other handles, by some 5 usec each.
+ * Connections accepted from one listener in one turn. With fewer, a short queue overflows (listen_backlog is 4096 by
+ * default, 128 in PgBouncer), and TCP tries again only after a second. Each further one delays the other handles by some
+ * 5 usec.
  */
 constexpr int kAcceptMax = 256;
 /** Name lookups under way or not fetched yet. */

@@ -199,7 +199,8 @@ static int takeStep(Stream *s) {
   return result;
 }
 
-/** True when a step has something to work with: input, the end of the stream, or a client's first word. */
+/** True when a step has something to work with: input, the end of the stream, or the first message of the connecting side,
+ *  which needs no input. */
 static bool stepDue(const Stream *s) {
   const TlsConn *conn = s->tls;
   if (tlsHasInput(conn) || conn->socketEnded || conn->recvErrno != 0) return true;

@@ -283,7 +283,8 @@ int streamTlsStart(Streams *streams, int handle, TlsConn *conn, const uint8_t *b
 /** Puts a TLS connection of another process on a plain connection, or in the place of such a one. It is owned by the stream
  *  from then on, whatever is returned. */
 int streamTlsContinue(Streams *streams, int handle, TlsConn *conn);
-/** Freezes every TLS connection but one that another process can continue. Returns the handles of the others. */
+/** Freezes the TLS connections that another process can continue, apart from `except`. Returns the handles of those that
+ *  none can. */
 std::vector<int> streamsTlsFreeze(Streams *streams, int except);
 void streamsTlsThaw(Streams *streams);
 /** The TLS connection of a handle; null without, and while a step of its handshake is taken elsewhere. */

@@ -5,8 +5,8 @@
  * During a wait, both are divided into sections, and each section is filled by one thread. The sections share nothing, so
  * a backend with several threads needs no lock; join() then closes the gaps between their records.
  *
- * The arena: received bytes of the thread that calls wait(); bytes that are asked for between turns; buffers that a
- * completion backend lends to the kernel; and then, for each hand (hands.h), two halves for received bytes and buffers.
+ * The arena has received bytes of the thread that calls wait(), bytes that are asked for between turns, and buffers that a
+ * completion backend lends to the kernel. For each hand (hands.h), two halves for received bytes and buffers follow.
  */
 #pragma once
 

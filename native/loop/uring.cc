@@ -143,7 +143,7 @@ bool uringHasNews(const Uring *ring) {
 }
 
 void uringNotice(Uring *ring, bool on) {
-  // what the kernel adds before it reads this is seen by those who ask for news afterwards
+  // what the kernel adds before it reads this is seen by a thread that asks for news afterwards
   __atomic_store_n(ring->cqFlags, on ? 0 : IORING_CQ_EVENTFD_DISABLED, __ATOMIC_SEQ_CST);
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
@@ -308,7 +308,7 @@ static bool tryAll(Uring *ring, const int *pair, std::string *why) {
   if (!await(ring, of(kTrialSend, 1))) return refuse(why, "sending with io_uring", EOPNOTSUPP);
   uringPreparePoll(uringEntry(ring), pair[1], POLLIN, kTrialPoll);
   if (!await(ring, of(kTrialPoll, 1))) return refuse(why, "polling with io_uring", EOPNOTSUPP);
-  // a receive that goes on ends with it, and must not be heard of later
+  // this also ends a receive that goes on: no completion of it may arrive later
   bool receiving = ring->receiving == Receiving::kMany, canceled = false;
   uringPrepareCancelAll(uringEntry(ring), kTrialCancel);
   const bool ended = await(ring, [&receiving, &canceled](const io_uring_cqe &cqe) {

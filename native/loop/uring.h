@@ -21,7 +21,7 @@ constexpr size_t kBufferSize = 8192;
 /** Receive buffers of a ring: powers of two. */
 constexpr unsigned kBufferCount = kBufferSpace / kBufferSize;
 constexpr unsigned kHandBufferCount = kHandBuffers / kBufferSize;
-/** A request that goes on receiving ends after so many bytes: a stream with much to say does not take all buffers, and a
+/** A request that goes on receiving ends after so many bytes: a stream with much data does not take all buffers, and a
  *  stopped one brings no more than this. */
 constexpr unsigned kReceiveMost = kBufferSize;
 
@@ -30,7 +30,7 @@ enum class Receiving {
   kOnce,  // one receive per request (5.19)
   kMany,  // requests that go on receiving, and end by themselves after a number of bytes (6.17)
 };
-/* Without that limit (6.0) one stream takes all buffers at once, and one that was stopped brings more than is wanted. */
+/* Without that limit (6.0) one stream takes all buffers at once, and a stopped stream brings more than is wanted. */
 
 /** What is tried first. Tests lower it to what older kernels have. */
 struct UringBest {

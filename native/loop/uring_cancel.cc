@@ -1,4 +1,4 @@
-/* Ending what is under way in the kernel: for a handover, for a stream that goes, and for one that changes its lane. */
+/* Ending what is under way in the kernel: for a handover, and for a stream that is closed or changes its lane. */
 #include "loop/uring_have.h"
 
 #ifdef TSB_HAVE_URING

@@ -35,7 +35,7 @@ static const char *checkMessage(const TlsSession &session, uint8_t type, uint32_
   if (type == SSL3_MT_KEY_UPDATE) return length == 1 ? nullptr : "bad key update";
   if (type == SSL3_MT_NEWSESSION_TICKET && !session.server) return length <= kTicketMost ? nullptr : "session ticket too long";
   *alert = SSL_AD_UNEXPECTED_MESSAGE;
-  // we offer no authentication behind the handshake
+  // post-handshake authentication is not offered
   return type == SSL3_MT_CERTIFICATE_REQUEST ? "unexpected certificate request" : "unexpected handshake message";
 }
 

@@ -10,7 +10,7 @@
 namespace tsb {
 
 constexpr size_t kTlsRandomSize = 32;
-/** SHA-384 is the longest hash of a TLS 1.3 suite; a TLS 1.2 master secret has 48 bytes too. */
+/** Room for every secret: those of SHA-384, the longest hash of TLS 1.3, and TLS 1.2 master secrets have 48 bytes. */
 constexpr size_t kTlsSecretMax = 64;
 /** Most bytes in one record (RFC 8446, 5.1), unless the two ends have agreed on fewer. */
 constexpr size_t kTlsFragmentMost = 1 << 14;

@@ -49,7 +49,7 @@ enum Field : uint8_t {
 };
 
 constexpr size_t kFieldHeader = 5;
-/** Of a chain only the peer's own certificate travels. */
+/** Only the peer's own certificate is handed over, not its chain. */
 constexpr size_t kCertificateMost = 64 * 1024;
 
 /* ---- writing ---- */

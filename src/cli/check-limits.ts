@@ -1,6 +1,6 @@
 /*
  * The part of --check about numbers: descriptors, sizes of pools, limits of connections, and timeouts that cancel each
- * other out. Each finding is a warning: the pooler starts with it, but hardly does what was meant.
+ * other out. Each finding is a warning: the pooler starts with it, but probably does not do what was intended.
  */
 
 import type { ParsedConfig } from '../core/config/loader';

@@ -40,8 +40,8 @@ function findOpenDoors(): Warning[] {
   const reachable = listenAddresses().find((address) => !isLoopback(address));
   if (reachable === undefined) return [];
   const key = general('auth_type');
-  const anybody = cf.authType === AuthType.TRUST || cf.authType === AuthType.ANY;
-  if (anybody && cf.clientTlsSslmode < SslMode.VERIFY_CA) {
+  const asksNoPassword = cf.authType === AuthType.TRUST || cf.authType === AuthType.ANY;
+  if (asksNoPassword && cf.clientTlsSslmode < SslMode.VERIFY_CA) {
     const name = cf.authType === AuthType.TRUST ? 'trust' : 'any';
     return [{ key, text: `auth_type=${name} asks for no password on listen_addr ${reachable}` }];
   }

@@ -109,12 +109,12 @@ interface Side {
   caFile: string;
 }
 
-function checkSide(side: Side, said: (act: () => void) => string[]): TlsProblem[] {
+function checkSide(side: Side, captureLog: (act: () => void) => string[]): TlsProblem[] {
   const { prefix, role } = side;
   if (side.mode === SslMode.DISABLED) return [];
   const dates = [...checkDates(`${prefix}_cert_file`, side.certFile), ...checkDates(`${prefix}_ca_file`, side.caFile)];
   const read: { config: TlsConfig | null } = { config: null };
-  const words = said(() => {
+  const words = captureLog(() => {
     read.config = side.read();
   }).map((text) => {
     const name = /^invalid (\w+):/.exec(text)?.[1]?.replace('ecdhecurve', 'ecdhcurve');
@@ -132,9 +132,12 @@ function checkSide(side: Side, said: (act: () => void) => string[]): TlsProblem[
 
 /**
  * All problems of the TLS keys of a database; they name the settings that the keys stand for.
- * @param said runs a function and returns what it logged
+ * @param captureLog runs a function and returns what it logged
  */
-export function findDatabaseTlsProblems(own: DatabaseTls | null, said: (act: () => void) => string[]): TlsProblem[] {
+export function findDatabaseTlsProblems(
+  own: DatabaseTls | null,
+  captureLog: (act: () => void) => string[],
+): TlsProblem[] {
   if (own === null) return [];
   const side: Side = {
     prefix: 'server_tls',
@@ -146,11 +149,11 @@ export function findDatabaseTlsProblems(own: DatabaseTls | null, said: (act: () 
     certFile: own.certFile ?? cf.serverTlsCertFile,
     caFile: own.caFile ?? cf.serverTlsCaFile,
   };
-  return checkSide(side, said).filter(({ isWarning }) => isWarning !== true);
+  return checkSide(side, captureLog).filter(({ isWarning }) => isWarning !== true);
 }
 
-/** All problems of the TLS settings. @param said runs a function and returns what it logged */
-export function findTlsProblems(said: (act: () => void) => string[]): TlsProblem[] {
+/** All problems of the TLS settings. @param captureLog runs a function and returns what it logged */
+export function findTlsProblems(captureLog: (act: () => void) => string[]): TlsProblem[] {
   const missing = missingTlsSettings();
   const setting = missing?.startsWith('auth_type') ? 'auth_type' : 'client_tls_sslmode';
   return [
@@ -166,7 +169,7 @@ export function findTlsProblems(said: (act: () => void) => string[]): TlsProblem
         certFile: cf.clientTlsCertFile,
         caFile: cf.clientTlsCaFile,
       },
-      said,
+      captureLog,
     ),
     ...checkSide(
       {
@@ -179,7 +182,7 @@ export function findTlsProblems(said: (act: () => void) => string[]): TlsProblem
         certFile: cf.serverTlsCertFile,
         caFile: cf.serverTlsCaFile,
       },
-      said,
+      captureLog,
     ),
   ];
 }

@@ -219,9 +219,9 @@ function checkAuthentication(check: Check, parsed: ParsedConfig): void {
       authDbname === null || parsed.autodb !== null || parsed.databases.some(({ name }) => name === authDbname);
     if (!known) reportAt(check, position, `authentication database "${authDbname}" is not configured.`);
   }
-  const nobody =
+  const noUserSource =
     (cf.authFile ?? '') === '' && (cf.authUser ?? '') === '' && parsed.databases.every((db) => db.authUser === null);
-  if (nobody && requiresAuthFile(cf.authType) && !external && cf.authType !== AuthType.HBA) {
+  if (noUserSource && requiresAuthFile(cf.authType) && !external && cf.authType !== AuthType.HBA) {
     reportAt(check, 'pgbouncer/auth_type', 'neither auth_file nor auth_user is set: there are no users');
   }
 }

@@ -1,7 +1,7 @@
 /*
  * A PostgreSQL client for a few queries, on Node's own sockets: for commands that run without the pooler's event loop. It
  * authenticates by trust, password, md5 or SCRAM-SHA-256, and uses TLS as sslmode specifies. Strings are byte strings.
- * Called by mkauth.ts and by --check.
+ * Called by mkauth.ts, --check and top.ts.
  */
 
 import { readFileSync } from 'node:fs';
@@ -21,7 +21,7 @@ import { strerror } from '../core/base/log';
 import { AuthReq, NEW_HEADER_LEN, Pkt, PqMsg } from '../core/wire/packets';
 import type { ConnInfo, Target } from './connect-info';
 
-/** Longest message that is accepted; answers to this query are shorter. */
+/** Longest message that is accepted; answers to the queries of these commands are shorter. */
 const MESSAGE_MAX = 1024 * 1024;
 /** Most bytes of rows. */
 const ANSWER_MAX = 256 * 1024 * 1024;

@@ -2,6 +2,7 @@
  * What `tsbouncer top` shows: the answers of the console as lines of text. Knows no terminal; called by top.ts.
  */
 
+import { utf8Of } from '../core/base/strutil';
 import type { Answer } from './pg-client';
 
 /** A pool, as the console shows it. */
@@ -49,11 +50,6 @@ function fieldsOf({ names, rows }: Answer): Fields[] {
   return rows.map((row) => Object.fromEntries(names.map((name, at) => [name, row[at] ?? ''])));
 }
 
-/** Byte strings are UTF-8. */
-function decoded(text: string): string {
-  return Buffer.from(text, 'latin1').toString('utf8');
-}
-
 /** A name without anything that a terminal would act on. */
 function shownName(text: string): string {
   const code = (char: string) => `\\x${(char.codePointAt(0) ?? 0).toString(16).padStart(2, '0')}`;
@@ -85,8 +81,8 @@ export function readSample(at: number, pools: Answer, databases: Answer, users: 
     const size = ofUser.get(user) ?? ofDatabase.get(database) ?? 0;
     const unlimited = waiting > 0 ? Number.POSITIVE_INFINITY : 0;
     return {
-      database: decoded(database),
-      user: decoded(user),
+      database: utf8Of(database),
+      user: utf8Of(user),
       active: number('cl_active'),
       waiting,
       serversActive,

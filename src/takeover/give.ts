@@ -259,7 +259,7 @@ function freeze(admin: ClientSocket, sending: Batches, describing: SnapshotWrite
   }
   const began = readClock();
   const modeBefore = enterFreeze(began);
-  lastTransactions?.letGo();
+  lastTransactions?.resumeHeld();
   suspendPooler();
   frozen = freezeSockets(admin, format);
   crashPoint('give-frozen');
@@ -293,7 +293,7 @@ function thaw(): void {
   const rested = description?.endRest() ?? [];
   const accepts = handshakesEnd === 0;
   handshakesEnd = 0;
-  lastTransactions?.letGo();
+  lastTransactions?.resumeHeld();
   lastTransactions = null;
   newProcess = null;
   batches?.wipe();

@@ -113,8 +113,8 @@ export class LastTransactions {
     return lastingRefusalOf(client, this.format);
   }
 
-  /** Reads from the held clients again: before the freeze, which remembers who was read, or when the handover has failed. */
-  letGo(): void {
+  /** Resumes reading from the held clients: before the freeze, which remembers which were read, or after a failed handover. */
+  resumeHeld(): void {
     for (const client of this.held) if (!isDead(client)) sbufContinue(client);
     this.held.clear();
     this.busy.clear();

@@ -1,5 +1,5 @@
 /*
- * Answers HTTP on a thread of its own: /metrics, /livez and /readyz, from what the loop tells it once a second. Started
+ * Answers HTTP on a thread of its own: /metrics, /livez, /readyz and the live page, from what the loop tells it once a second. Started
  * by src/core/report/metrics.ts while metrics_port is set. It never asks the loop for anything.
  */
 

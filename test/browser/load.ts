@@ -1,6 +1,6 @@
 /*
  * A pooler under load, for pictures of the live page and of `top`: several databases and users with pgbench, one pool with
- * more clients than servers, one that rests, and a few warnings.
+ * more clients than servers, one idle pool, and a few warnings.
  */
 
 import type { ChildProcess } from 'node:child_process';

@@ -133,7 +133,7 @@ describe('the grammar of the console', () => {
   });
 });
 
-/** The documented columns (usage.md), and two columns that the page omits. */
+/** The columns in PgBouncer's usage.md, and two columns that it omits. */
 const documented: Record<keyof typeof showColumns, [types: string, names: string]> = {
   stats: [
     'sNNNNNNNNNNNNNNNNNNNNNNNN',

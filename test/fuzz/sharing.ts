@@ -205,7 +205,7 @@ export const sharing: Target = {
     } finally {
       world.end();
     }
-    assert.equal(queryCacheSize(), before, 'queries that nobody uses');
+    assert.equal(queryCacheSize(), before, 'queries without references');
   },
 };
 

@@ -12,7 +12,8 @@ const MARK = '# Written by a test of tsbouncer, which removes it at its end.';
 export function pamMissing(): string | null {
   if (process.getuid?.() !== 0) return 'only root may write the rules of PAM';
   if (!existsSync('/etc/pam.d')) return 'there is no /etc/pam.d on this machine';
-  if (existsSync(SERVICE) && !readFileSync(SERVICE, 'latin1').startsWith(MARK)) return `${SERVICE} is somebody else's`;
+  if (existsSync(SERVICE) && !readFileSync(SERVICE, 'latin1').startsWith(MARK))
+    return `${SERVICE} was not written by the tests`;
   return null;
 }
 

@@ -1,4 +1,4 @@
-/* HBA and ident files: what a line means, which rule a client falls under, and files that mean harm. */
+/* HBA and ident files: what a line means, which rule a client falls under, and hostile files. */
 
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';

@@ -1,6 +1,6 @@
 /*
  * TLS without OpenSSL, so that the program needs no library. A record is its length in two bytes and the bytes, each with some
- * bits inverted. The handshake is one byte each way. test/tls-native.test.ts tests the real TLS.
+ * bits inverted. The handshake is one byte each way. test/native/tls-native.test.ts tests the real TLS.
  */
 #include "fake_tls.h"
 

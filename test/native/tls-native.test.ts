@@ -47,7 +47,7 @@ for (const [protocols, version, first] of [
   [TLS12, 'TLSv1.2', 1],
   [TLS13, 'TLSv1.3', 0],
 ] as const) {
-  test(`${version} completes the handshake, carries bytes both ways, and offers session resumption`, () => {
+  test(`${version} completes the handshake, carries bytes both ways, and counts its records`, () => {
     const [client, server] = tlsPair(connecting({ protocols }), accepting(site));
     for (const [from, to] of [
       [client, server],

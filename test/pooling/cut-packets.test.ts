@@ -91,7 +91,7 @@ describe('a client that has received a part of a row gets nothing else', () => {
     );
   }
 
-  it('but the error, if its last row is complete', () =>
+  it('gets the error if its last row is complete', () =>
     scene({ query_timeout: 1 }, async ({ client, server }) => {
       await client.send(QUERY);
       server.socket.write(Buffer.concat([COLUMNS, ROW]));
@@ -120,7 +120,7 @@ describe('a server that has received a part of a query gets nothing else', () =>
     );
   }
 
-  it('when the client has changed the session before', () =>
+  it('when the client has changed the session in the same request', () =>
     scene({ dirty_session: 'refuse' }, async ({ client, server, received }) => {
       const requests = Buffer.concat([message('Q', cstring('SET work_mem = 1000')), PART_OF_QUERY]);
       await client.send(requests);
@@ -131,7 +131,7 @@ describe('a server that has received a part of a query gets nothing else', () =>
       assert.deepEqual(received(), requests);
     }));
 
-  it('but Terminate, if the query is complete', () =>
+  it('a server whose query is complete gets Terminate', () =>
     scene({}, async ({ client, server, received }) => {
       await client.send(QUERY);
       await eventually('the query', () => received().length >= QUERY.length);

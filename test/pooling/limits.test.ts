@@ -1,6 +1,6 @@
 /*
  * The limits: how many servers a pool, a database and a user may have, how many clients may come, and what happens to
- * the one who is too many. Each limit general, per database and per user, and who wins where they disagree.
+ * a client beyond a limit. Each limit is tested as a general setting, per database and per user, and which takes precedence.
  */
 
 import assert from 'node:assert/strict';

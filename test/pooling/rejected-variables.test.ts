@@ -223,7 +223,7 @@ describe('servers that reject variables in other ways', () => {
     await server.stop();
   });
 
-  it('a server that does not finish its answer is closed soon, and meanwhile lent to nobody', async () => {
+  it('a server that does not finish its answer is closed soon, and assigned to no client meanwhile', async () => {
     const server = await ScriptedServer.start();
     server.play('silent', async ({ socket, next }) => {
       socket.write(WELCOME);

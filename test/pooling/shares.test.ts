@@ -162,7 +162,7 @@ describe('fair shares of max_db_connections', () => {
       await Promise.all(loads.map((load) => load.stop()));
     }));
 
-  it('nobody waits for a pool that cannot use the room', () =>
+  it('no pool waits for a pool that cannot open a connection', () =>
     withShares({ connections: 2, users: { ben: 'max_user_connections=1' } }, async (pooler) => {
       await introduce(pooler, 'ann', 'ben');
       const ben = await Load.start(pooler, 'ben', 4);

@@ -207,7 +207,7 @@ it('1.13: an auth_query with an unusable row is a config error', async () => {
         for (const password of ['pass', 'md5']) {
           const client = await bouncer.raw();
           const answer = await client.login({ user: 'ghost', database: `row${index}`, password });
-          assert.equal(answer.at(-1)?.type, 'E', `row ${index} let somebody in`);
+          assert.equal(answer.at(-1)?.type, 'E', `row ${index} let a client log in`);
           await client.destroy();
         }
       };

@@ -46,7 +46,7 @@ async function tls(pooler: Pick<Bouncer, 'sql'>, database: string): Promise<stri
 }
 
 describe('server_tls_* of a database', () => {
-  it('they precede the settings, which count for what is not given', async () => {
+  it('the server_tls_* keys of a database take precedence over the settings, which apply where a key is missing', async () => {
     const databases = {
       general: at(''),
       off: at('server_tls_sslmode=disable'),

@@ -2,13 +2,10 @@
  * Lines of the log as JSON: one object a line, in UTF-8. The text form is in log.ts.
  */
 
+import { utf8Of } from './strutil';
+
 /** What is known about the socket of a line. Texts are byte strings. */
 export type LogFields = Readonly<Record<string, string | number>>;
-
-/** Byte strings are UTF-8, or anything that a client has sent: what is not UTF-8 becomes U+FFFD. */
-function decoded(text: string): string {
-  return Buffer.from(text, 'latin1').toString('utf8');
-}
 
 /**
  * @param time RFC 3339
@@ -20,7 +17,7 @@ function decoded(text: string): string {
 export function jsonLine(time: string, pid: number, level: string, message: string, fields: LogFields | null): Buffer {
   const line: Record<string, string | number> = { time, pid, level };
   for (const [name, value] of Object.entries(fields ?? {}))
-    line[name] = typeof value === 'string' ? decoded(value) : value;
-  line.message = decoded(message.replace(/\n+$/, ''));
+    line[name] = typeof value === 'string' ? utf8Of(value) : value;
+  line.message = utf8Of(message.replace(/\n+$/, ''));
   return Buffer.from(`${JSON.stringify(line)}\n`);
 }

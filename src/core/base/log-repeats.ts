@@ -1,6 +1,6 @@
 /*
  * Lines that are repeated: of lines that differ only in numbers, log_repeat_limit are written in a period; the others are
- * counted, and told at the end of the period. So a storm of failing clients does not fill the disk.
+ * counted, and their number is logged at the end of the period. So a storm of failing clients does not fill the disk.
  */
 
 import { Tally, tally } from './tallies';

@@ -77,15 +77,24 @@ export function detach(text: string): string {
   return scratch.toString('latin1', 0, scratch.write(text, 'latin1'));
 }
 
+/** Up to this length, copying bytes in a loop is faster than making the view that set() needs. */
+const LOOP_COPY_MAX = 256;
+
 /** Likewise, of the bytes in [start, end). Buffer.from() would make a view of a block of 8 kB, and keep that alive. */
 export function detachBytes(bytes: Uint8Array, start = 0, end = bytes.length): Buffer {
-  const copy = Buffer.alloc(end - start);
-  for (let i = start; i < end; i++) copy[i - start] = bytes[i] as number;
+  const copy = Buffer.allocUnsafeSlow(end - start);
+  if (end - start > LOOP_COPY_MAX) copy.set(bytes.subarray(start, end));
+  else for (let i = start; i < end; i++) copy[i - start] = bytes[i] as number;
   return copy;
 }
 
 function isUpper(code: number): boolean {
   return code >= 0x41 && code <= 0x5a;
+}
+
+/** The characters of a byte string that holds UTF-8. What is not UTF-8, as a client may send it, becomes U+FFFD. */
+export function utf8Of(text: string): string {
+  return Buffer.from(text, 'latin1').toString('utf8');
 }
 
 /** Converts ASCII letters to lower case; other bytes are unchanged, so UTF-8 stays intact. */

@@ -1,5 +1,6 @@
 /*
- * Threads for work that would block the loop: name look-ups and LDAP. A thread receives requests through a message port
+ * Threads for work that would block the loop: name look-ups, LDAP, password commands
+ * and metrics. A thread receives requests through a message port
  * and wakes the loop when it has posted an answer. The loop never waits for a thread, and no thread keeps the process
  * running.
  */

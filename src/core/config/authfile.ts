@@ -9,6 +9,7 @@ import { isSpace } from '../base/strutil';
 import { MAX_PASSWORD, MAX_USERNAME } from '../wire/limits';
 import { AuthType } from './choices';
 import { readByteString } from './ini';
+import { closingQuote } from './tokens';
 
 export interface AuthFileUser {
   name: string;
@@ -124,13 +125,6 @@ function parseAuthFile(text: string, from: number, users: AuthFileUser[]): { rea
 function lineEnd(text: string, from: number): number {
   const end = text.indexOf('\n', from);
   return end < 0 ? text.length : end;
-}
-
-/** Position of the quote that ends a field starting at `from`, or -1. Two quotes in a row stand for one quote. */
-function closingQuote(text: string, from: number): number {
-  let p = text.indexOf('"', from);
-  while (p >= 0 && text[p + 1] === '"') p = text.indexOf('"', p + 2);
-  return p;
 }
 
 function unquote(text: string, start: number, end: number): string {

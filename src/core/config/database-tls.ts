@@ -1,6 +1,6 @@
 /*
- * The keys of a connect string for TLS towards the servers of its database. They have the names of the settings that they
- * precede.
+ * The keys of a connect string for TLS towards the servers of its database. They have the names of settings, over which they
+ * take precedence.
  */
 
 import { type SslMode, sslModeMap } from './choices';

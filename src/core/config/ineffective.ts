@@ -24,7 +24,7 @@ const ineffectiveSettings: readonly IneffectiveSetting[] = [
 /** Names of the settings that have no effect, whatever their value. */
 export const ineffectiveSettingNames: readonly string[] = ineffectiveSettings
   .filter(({ concerns }) => concerns === null)
-  .map((unbuilt) => unbuilt.name);
+  .map(({ name }) => name);
 
 /** Logs a warning for each setting that requests a missing feature; called after every applySettings(). */
 export function warnIneffectiveSettings(): void {

@@ -1,7 +1,7 @@
 /*
  * A whole config file, read and checked into a plain ParsedConfig. It is applied only if all of it is valid, so a
- * faulty file changes nothing on reload; PgBouncer applies the lines above the fault. applySettings() copies the
- * [pgbouncer] section to `cf`. The pool layer applies databases, users and peers.
+ * faulty file changes nothing on reload; PgBouncer applies the lines above the fault. Then applySettings() copies
+ * the [pgbouncer] section to `cf`, and life/apply-config.ts applies databases, users and peers.
  */
 
 import { logError } from '../base/log';

@@ -1,5 +1,5 @@
 /*
- * One line of [databases], [users] or [peers] as a plain record. Called by the loader, and by the pool layer when it
+ * One line of [databases], [users] or [peers] as a plain record. Called by the loader, and by link/registry.ts when it
  * creates an auto-database from the "*" line. Nothing here changes an existing database or user.
  */
 

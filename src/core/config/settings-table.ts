@@ -218,7 +218,7 @@ export const settingsTable: readonly Setting[] = [
 
 /**
  * Each field is named after its setting. Times (marked usec) are microseconds. Boolean settings are ints, as in
- * PgBouncer: compare with 0. The literal fixes the object's shape; the defaults are filled in from the table below.
+ * PgBouncer: compare with 0. The literal fixes the object's shape; the defaults are filled in from the table above.
  */
 export const initial = {
   adminUsers: '',

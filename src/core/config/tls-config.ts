@@ -116,7 +116,7 @@ function checkSettings(settings: TlsSettings): TlsConfig | null {
 /**
  * The server_tls_* settings.
  * @param from their values: `cf`, or a copy of an earlier state of it
- * @param own those of one database, which precede them; null = none
+ * @param own those of one database, which take precedence; null = none
  * @returns null after logging an error
  */
 export function readServerTlsConfig(from: Readonly<Settings> = cf, own: DatabaseTls | null = null): TlsConfig | null {

@@ -44,8 +44,8 @@ function endOfIdent(line: string, from: number): number {
   return end;
 }
 
-/** Position of the quote that closes a word opened before `from`, or -1. Two quotes in a row stand for one quote. */
-function closingQuote(line: string, from: number): number {
+/** Position of the quote that closes what was opened before `from`, or -1. Two quotes in a row stand for one quote. */
+export function closingQuote(line: string, from: number): number {
   let end = line.indexOf('"', from);
   while (end >= 0 && line[end + 1] === '"') end = line.indexOf('"', end + 2);
   return end;

@@ -35,7 +35,7 @@ const LOST = 'notifications may have been lost: the listening server connection 
 const CONNECTION_FAILURE = '08006';
 const SLOW = 'listen_queue_size exceeded: the client does not read its notifications';
 /** SQLSTATE configuration_limit_exceeded */
-const LIMIT_EXCEEDED = '53400';
+const CONFIGURATION_LIMIT_EXCEEDED = '53400';
 
 function quoteChannel(channel: string): string {
   return `"${channel.replaceAll('"', '""')}"`;
@@ -218,5 +218,5 @@ export function sendTo(
   if (waiting <= (cf.listenQueueSize > 0 ? cf.listenQueueSize : QUEUE_MOST)) return;
   tally(Tally.LISTENER_SLOW);
   slogWarning(client, SLOW);
-  disconnectClient(client, true, SLOW, LIMIT_EXCEEDED);
+  disconnectClient(client, true, SLOW, CONFIGURATION_LIMIT_EXCEEDED);
 }

@@ -1,7 +1,7 @@
 /*
  * TLS: makes the contexts for clients and servers from the settings, at start and again on RELOAD, SIGHUP and SET, and
  * starts TLS on connections. If a change could not be applied, the current modes differ from `cf`; so other modules
- * read `tlsState`, not `cf`. The loop encrypts and decrypts (native/tls.h).
+ * read `tlsState`, not `cf`. The loop encrypts and decrypts (native/tls/tls.h).
  */
 
 import { logError, logNoise, logWarning } from '../base/log';

@@ -93,7 +93,7 @@ export class PgPool implements ListNode {
   beingCanceledServerList = new StatList<ServerSocket>('being_canceled_server_list');
   /** ready for a client */
   idleServerList = new StatList<ServerSocket>('idle_server_list');
-  /** just released, to be checked before reuse */
+  /** idle for longer than server_check_delay: to be tested before use */
   usedServerList = new StatList<ServerSocket>('used_server_list');
   /** running the reset query or the check query */
   testedServerList = new StatList<ServerSocket>('tested_server_list');

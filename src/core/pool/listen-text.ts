@@ -4,10 +4,9 @@
  */
 
 import { asciiLower } from '../base/strutil';
+import { SQL_NAME_MAX } from '../wire/limits';
 import type { ChannelStatement } from './channels';
 
-/** Significant bytes of a name in SQL (NAMEDATALEN - 1). */
-const NAME_MAX = 63;
 const ANY = /listen/i;
 /* each is tried at one position */
 const SPACE = /(?:[ \t\n\v\f\r]+|--[^\n\r]*)+/y;
@@ -19,8 +18,8 @@ const DOLLAR = /\$(?:[a-z_\x80-\xff][a-z0-9_\x80-\xff]*)?\$/iy;
 
 /** @returns null if the result depends on the encoding of the server, which does not cut a character */
 function truncate(name: string): string | null {
-  if (name.length <= NAME_MAX) return name;
-  return /[\x80-\xff]/.test(name) ? null : name.slice(0, NAME_MAX);
+  if (name.length <= SQL_NAME_MAX) return name;
+  return /[\x80-\xff]/.test(name) ? null : name.slice(0, SQL_NAME_MAX);
 }
 
 class Scanner {

@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { type ListNode, StatList } from '../base/list';
+import { detachBytes } from '../base/strutil';
 import type { ChannelStatement } from './channels';
 import { channelStatement } from './listen-text';
 
@@ -60,15 +61,8 @@ function keyOf(queryAndParameters: Buffer): string {
   return createHash('sha256').update(queryAndParameters).digest('base64');
 }
 
-/** A copy in its own memory, so that it does not keep a shared slab alive. */
-function copyBytes(bytes: Buffer): Buffer {
-  const copy = Buffer.allocUnsafeSlow(bytes.length);
-  bytes.copy(copy);
-  return copy;
-}
-
 function addStatement(queryId: number, key: string, queryAndParameters: Buffer): PgPreparedStatement {
-  const longBytes = queryAndParameters.length <= KEY_TEXT_MAX ? null : copyBytes(queryAndParameters);
+  const longBytes = queryAndParameters.length <= KEY_TEXT_MAX ? null : detachBytes(queryAndParameters);
   const ps = new PgPreparedStatement(queryId, key, longBytes);
   preparedStatements.set(key, ps);
   return ps;
@@ -113,7 +107,7 @@ export function dropUnusedStatement(ps: PgPreparedStatement): void {
   if (ps.useCount === 0) preparedStatements.delete(ps.key);
 }
 
-/** Number of unique queries in use. */
+/** Number of unique queries in use, for tests. */
 export function queryCacheSize(): number {
   return preparedStatements.size;
 }

@@ -14,7 +14,7 @@ interface ListCounts {
   readonly peers: number;
   readonly pools: number;
   readonly peerPools: number;
-  /** connections fewer than there were at most so far */
+  /** the highest number of connections so far minus the current one */
   readonly freeClients: number;
   readonly usedClients: number;
   readonly loginClients: number;

@@ -5,6 +5,7 @@
 
 import { logState } from '../base/log';
 import { lastReboots } from '../base/reboots';
+import { utf8Of } from '../base/strutil';
 import { readClock, wallTime } from '../base/time';
 import { TSBOUNCER_VERSION } from '../base/version';
 import type { LiveReport, LogLine } from '../base/worker-messages';
@@ -23,7 +24,7 @@ function wallMs(instant: number): number {
 
 function keepLine(level: string, text: string): void {
   if (lines.length < LINES_MAX) {
-    const shown = Buffer.from(text.slice(0, LINE_MAX), 'latin1').toString('utf8');
+    const shown = utf8Of(text.slice(0, LINE_MAX));
     lines.push({ at: wallMs(readClock()), level, text: shown });
   } else {
     linesLeftOut++;

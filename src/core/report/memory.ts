@@ -20,8 +20,8 @@ enum Size {
   DATABASE = 448,
   POOL = 1760,
   SOCKET = 800,
-  /** type and action in one integer */
-  REQUEST = 2,
+  /** type and action in 16 bits, the statement in 32 */
+  REQUEST = 6,
   /** a pointer to a text that may be shared */
   VAR = 8,
   PREPARED_STATEMENT = 96,

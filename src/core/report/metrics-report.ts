@@ -5,6 +5,7 @@
 
 import { getPauseMode, getShutdownMode, PauseMode, ShutdownMode } from '../base/lifecycle';
 import { nextOf } from '../base/list';
+import { utf8Of } from '../base/strutil';
 import { tallies, tallyNames, turns } from '../base/tallies';
 import { getCachedTime } from '../base/time';
 import type {
@@ -100,10 +101,6 @@ let cursor: PgDatabase | null = null;
 /** the thread knows all databases, apart from the newest */
 let walked = false;
 
-function decoded(name: string): string {
-  return Buffer.from(name, 'latin1').toString('utf8');
-}
-
 /** All pools have to be reported, because a setting has changed. */
 export function reportAllPools(): void {
   for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) noteChange(pool);
@@ -170,7 +167,7 @@ function takePools(): PgPool[] {
 function tellPool(pool: PgPool, newPools: MetricsPool[]): void {
   if (toldPools.has(pool)) return;
   toldPools.add(pool);
-  newPools.push({ id: pool.serial, database: decoded(pool.db.name), user: decoded(pool.user?.name ?? '') });
+  newPools.push({ id: pool.serial, database: utf8Of(pool.db.name), user: utf8Of(pool.user?.name ?? '') });
 }
 
 function changedPools(taken: PgPool[]): Pick<MetricsReport, 'newPools' | 'pools' | 'timings'> {
@@ -211,11 +208,11 @@ function writeDatabase(into: Float64Array, at: number, id: number, db: PgDatabas
 function databaseLabels(db: PgDatabase): MetricsLabels {
   const { config } = db;
   return {
-    name: decoded(db.name),
-    host: decoded(config.host ?? ''),
+    name: utf8Of(db.name),
+    host: utf8Of(config.host ?? ''),
     port: String(config.port),
-    database: decoded(config.dbname),
-    force_user: decoded(db.forcedUser?.name ?? ''),
+    database: utf8Of(config.dbname),
+    force_user: utf8Of(db.forcedUser?.name ?? ''),
     pool_mode: config.poolMode === PoolMode.INHERIT ? '' : formatLookup(poolModeMap, config.poolMode),
   };
 }

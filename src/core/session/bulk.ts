@@ -8,7 +8,7 @@ import { arena, native } from '../base/native';
 import { cf } from '../config/settings';
 import { PqMsg } from '../wire/packets';
 
-/** With less than so many packets of the first one's length, to ask the addon does not pay. */
+/** If fewer packets of the first one's length have arrived, calling the addon costs more than it saves. */
 const PACKETS_LEAST = 8;
 
 /** True for what a server sends in bulk. */

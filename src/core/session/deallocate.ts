@@ -11,14 +11,13 @@ import type { ClientSocket, ServerSocket } from '../pool/bouncer';
 import { type ClientStatement, Deallocation, NoteKind, RequestNote } from '../pool/prepare';
 import { type RequestQueue, ResponseAction } from '../pool/requests';
 import { deallocateAll, dropClientStatement, preparedStatementsEnabled } from '../pool/statements';
+import { SQL_NAME_MAX } from '../wire/limits';
 import { writeQuery } from '../wire/messages';
 import { NEW_HEADER_LEN, PqMsg } from '../wire/packets';
 import type { PktBuf } from '../wire/pktbuf';
 
 /** Longest packet that is examined, in bytes: names have at most 63 bytes, and may be quoted. */
 export const DEALLOCATE_MAX = 256;
-/** Significant bytes of a name in SQL. */
-const NAME_MAX = 63;
 /** The command that the server gets, and the tag of its answer. The pooler never listens on that channel. */
 const SUBSTITUTE = 'UNLISTEN tsbouncer_deallocate';
 const SUBSTITUTE_TAG = 'UNLISTEN';
@@ -63,7 +62,7 @@ function deallocationOf(client: ClientSocket, text: string): Deallocation | null
   if (name === null) return null;
   if (name === '') return new Deallocation(null);
   const statements = client.statements;
-  const statement = statements?.get(name) ?? statements?.get(name.slice(0, NAME_MAX));
+  const statement = statements?.get(name) ?? statements?.get(name.slice(0, SQL_NAME_MAX));
   return statement === undefined ? null : new Deallocation(statement);
 }
 

@@ -20,6 +20,9 @@ export const PREPARED_PACKET_MAX = 64 * 1024 * 1024;
 /** From this size on, such a packet is reassembled in its own memory instead of being parsed again and again. */
 export const COLLECT_MIN = 16 * 1024;
 
+/** Significant bytes of a name in SQL (NAMEDATALEN - 1). */
+export const SQL_NAME_MAX = 63;
+
 /* Names and passwords in bytes, with their terminating NUL. Names have the sizes of PgBouncer's buffers. */
 
 export const MAX_DBNAME = 64;
