@@ -142,16 +142,22 @@ const clientPieces: Target = {
   },
 };
 
-/** Renumbers queries, whose numbers continue from case to case. */
+/** Renumbers queries, whose numbers continue from case to case, and masks the lengths of the packets that name them. */
 function renumbered(run: Seen): Seen {
   const numbers = new Map<string, string>();
-  const server = run.server.replace(
-    /([PBCD])[\s\S]{4}([\s\S]?[^\0]{0,20000}\0?)PGBOUNCER_(\d+)/g,
-    (_all, type, front, number) => {
+  const bytes = Buffer.from(run.server, 'latin1');
+  let server = '';
+  for (let at = 0; at < bytes.length; ) {
+    const next = bytes.length - at < 5 ? bytes.length : Math.max(at + 5, at + 1 + bytes.readUInt32BE(at + 1));
+    const packet = bytes.toString('latin1', at, next);
+    const [before, number, after] = packet.split(/PGBOUNCER_(\d+)/, 3);
+    if (number === undefined || !'PBCD'.includes(packet.charAt(0))) server += packet;
+    else {
       if (!numbers.has(number)) numbers.set(number, `#${numbers.size}`);
-      return `${type}${front}${numbers.get(number)}`;
-    },
-  );
+      server += `${packet.charAt(0)}${before?.slice(5)}${numbers.get(number)}${after}`;
+    }
+    at = next;
+  }
   return { ...run, server };
 }
 

@@ -98,6 +98,24 @@ describe('a client that has received a part of a row gets nothing else', () => {
       const answer = await client.until('E');
       assert.equal(answer.map((msg) => msg.type).join(''), 'TDE');
     }));
+
+  it('gets the rest of the row and then the error, if the reason for the error follows the row', () =>
+    scene({}, async ({ client, server }) => {
+      await client.send(QUERY);
+      server.socket.write(PART_OF_ANSWER);
+      await client.bytes(PART_OF_ANSWER.length);
+      server.socket.write(Buffer.concat([ROW.subarray(-20), ROW, message('!')]));
+      assert.deepEqual(await client.bytes(20), ROW.subarray(-20));
+      assert.equal((await client.until('E')).at(-1)?.type, 'E');
+    }));
+
+  it('an unknown packet in the form of a startup packet is not forwarded', () =>
+    scene({}, async ({ pooler, client, server }) => {
+      await client.send(message('Q', cstring('SELECT 1')));
+      server.socket.write(Buffer.concat([int32(12), int32(80877102), int32(7)]));
+      assert.equal((await client.until('E')).length, 1);
+      await pooler.logWait(/unknown pkt: '!'/);
+    }));
 });
 
 describe('a server that has received a part of a query gets nothing else', () => {
@@ -129,6 +147,25 @@ describe('a server that has received a part of a query gets nothing else', () =>
       server.socket.write(Buffer.concat([message('C', cstring('SET')), READY]));
       await ended;
       assert.deepEqual(received(), requests);
+    }));
+
+  it('gets the rest of the query, if Terminate follows it at once', () =>
+    scene({}, async ({ client, server, received }) => {
+      await client.send(PART_OF_QUERY);
+      await eventually('the part', () => received().length >= PART_OF_QUERY.length);
+      const ended = new Promise((settle) => server.socket.once('close', settle));
+      await client.send(Buffer.concat([QUERY.subarray(-2), message('X')]));
+      await ended;
+      assert.deepEqual(received(), Buffer.concat([QUERY, message('X')]));
+    }));
+
+  it('a query with Terminate right behind it is executed, as by PostgreSQL', () =>
+    scene({}, async ({ client, server, received }) => {
+      const query = message('Q', cstring('DELETE FROM accounts'));
+      const ended = new Promise((settle) => server.socket.once('close', settle));
+      await client.send(Buffer.concat([query, message('X')]));
+      await ended;
+      assert.deepEqual(received(), Buffer.concat([query, message('X')]));
     }));
 
   it('a server whose query is complete gets Terminate', () =>

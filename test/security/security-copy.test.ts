@@ -9,7 +9,16 @@ import assert from 'node:assert/strict';
 import { type Bouncer, it, PgCluster } from '../harness';
 import { withAttackedPooler } from '../harness/attacked-pooler';
 import { after, before } from '../harness/limits';
-import { cstring, int16, int32, letters, type Message, message, rowValues } from '../harness/raw-client';
+import {
+  cstring,
+  int16,
+  int32,
+  letters,
+  type Message,
+  message,
+  type RawClient,
+  rowValues,
+} from '../harness/raw-client';
 
 let cluster: PgCluster;
 
@@ -114,7 +123,7 @@ it('1.22.1: a failed COPY releases the server, whether its client ends it or not
     await client.login();
     const next = await bouncer.raw();
     await next.login();
-    for (const rest of [[data('2\n'), END], [END], [message('f', cstring('never mind'))], [sql('SELECT 1')]]) {
+    for (const rest of [[], [data('2\n'), END], [END], [message('f', cstring('never mind'))], [sql('SELECT 1')]]) {
       await client.send(sql('COPY copied FROM STDIN'));
       await client.until('G');
       await client.send(data('x\n'));
@@ -125,4 +134,62 @@ it('1.22.1: a failed COPY releases the server, whether its client ends it or not
     }
     await client.end();
     await next.end();
+  }));
+
+/** Lets a COPY fail, with the first half of another packet of it right behind. @returns the other half */
+async function halfRow(client: RawClient): Promise<Buffer> {
+  await client.send(sql('COPY copied FROM STDIN'));
+  await client.until('G');
+  const packet = data('a row that is not wanted'.repeat(10));
+  await client.send(Buffer.concat([data('x\n'), packet.subarray(0, 20)]));
+  await client.until('Z');
+  return packet.subarray(20);
+}
+
+for (const [how, end] of [
+  ['Terminate', message('X')],
+  ['a broken header', Buffer.from([1, 0, 0, 0, 4])],
+] as const)
+  it(`the rest of a packet reaches the server, if ${how} follows it at once`, () =>
+    withAttackedPooler(cluster, { settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (bouncer) => {
+      const client = await bouncer.raw();
+      await client.login();
+      const next = await bouncer.raw();
+      await next.login();
+      const rest = await halfRow(client);
+      await client.send(Buffer.concat([rest, end]));
+      assert.deepEqual(row(await next.query("SELECT 'mine'")), ['mine']);
+      await client.destroy();
+      await next.end();
+    }));
+
+it('idle_transaction_timeout ends a client that stops in the middle of a packet of a failed COPY', () =>
+  withAttackedPooler(
+    cluster,
+    { settings: { pool_mode: 'transaction', default_pool_size: 1, idle_transaction_timeout: 1 } },
+    async (bouncer) => {
+      const client = await bouncer.raw();
+      await client.login();
+      const next = await bouncer.raw();
+      await next.login();
+      await halfRow(client);
+      assert.deepEqual(row(await next.query("SELECT 'mine'")), ['mine']);
+      await bouncer.logWait(/closing because: idle transaction timeout/);
+      await client.destroy();
+      await next.end();
+    },
+  ));
+
+it('a packet of COPY outside of a COPY does not keep a pipeline from being answered', () =>
+  withAttackedPooler(cluster, { settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (bouncer) => {
+    const client = await bouncer.raw();
+    await client.login();
+    const named = (text: string) => message('P', cstring('twice'), cstring(text), int16(0));
+    for (const stray of [END, data('x\n'), message('f', cstring('never mind'))]) {
+      await client.send(named('SELECT 1'), stray, named('SELECT 2'), SYNC);
+      assert.equal(letters(await client.until('Z')), '1EZ');
+      await client.send(message('C', Buffer.from('S'), cstring('twice')), SYNC);
+      await client.until('Z');
+    }
+    await client.end();
   }));

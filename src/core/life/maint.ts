@@ -19,7 +19,7 @@ import { RECOVERY_TIME_MIN, recoveryTimeout, repeatCancel } from '../link/recove
 import { startupUnanswered } from '../login/server-protocol';
 import { zoneCacheMaint } from '../net/dns-zones';
 import { nameThreadMaint } from '../net/name-thread';
-import { sendBytes } from '../net/sbuf';
+import { inPacket, sendBytes } from '../net/sbuf';
 import { databaseMinPoolSize, poolPoolSize, poolResPoolSize, serverLifetime } from '../pool/admission';
 import { type ClientSocket, type PgPool, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
 import { autodatabaseIdleList, databaseList, retireAutodatabase } from '../pool/database';
@@ -175,7 +175,8 @@ function activeServerMaint(pool: PgPool, now: number): void {
       return;
     }
     const client = server.link;
-    if (server.ready || client === null) return;
+    // a ready server is kept only for a client in the middle of a packet, such as the rest of a failed COPY
+    if (client === null || (server.ready && !inPacket(client))) return;
     const user = server.loginUser?.globalUser?.config ?? USER_DEFAULTS;
     const queryTimeout = user.queryTimeout > 0 ? user.queryTimeout : cf.queryTimeout;
     const idleLimit = user.idleTransactionTimeout > 0 ? user.idleTransactionTimeout : cf.idleTransactionTimeout;
@@ -184,7 +185,8 @@ function activeServerMaint(pool: PgPool, now: number): void {
       disconnectServer(server, true, 'query timeout');
     } else if (
       idleLimit > 0 &&
-      (server.idleTx ? now - server.requestTime : pipelineIdle(server, client, idleLimit, now)) > idleLimit
+      (server.idleTx || server.ready ? now - server.requestTime : pipelineIdle(server, client, idleLimit, now)) >
+        idleLimit
     ) {
       disconnectServer(server, true, 'idle transaction timeout');
     } else if (xactLimit > 0 && client.xactStart !== 0 && now - client.xactStart > xactLimit) {

@@ -363,7 +363,6 @@ function reuseOnRelease(server: ServerSocket): void {
 function unlinkOnRelease(server: ServerSocket): SocketState {
   const client = server.link;
   if (client !== null) {
-    client.copyMode = false;
     client.link = null;
     server.link = null;
     if (ended.wanted) ended.clients.push(client);

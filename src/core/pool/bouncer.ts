@@ -311,8 +311,6 @@ export abstract class PgSocket implements ListNode {
   /** TLS is active, or its handshake is in progress */
   tls = false;
   replication: Replication = Replication.NONE;
-  /** server: inside COPY; client: must send CopyData, CopyDone or CopyFail */
-  copyMode = false;
   /** number of the Parse that made the unnamed statement; 0 = none, or unknown */
   unnamedSeq = 0;
 
@@ -418,6 +416,8 @@ export class ServerSocket extends PgSocket {
 
   /** outstanding requests */
   readonly requests = new RequestQueue();
+  /** inside a COPY from or with the client */
+  copyMode = false;
   /** prepared statements on the server; null until the first */
   statements: ServerStatements | null = null;
   /** the segment of the pipeline (RequestQueue.segment) with the Parse of `unnamedSeq` */

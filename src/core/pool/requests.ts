@@ -178,16 +178,6 @@ export class RequestQueue {
     this.push(type, ResponseAction.FORWARD);
   }
 
-  /** Whether the client has sent the end of the COPY that the oldest request began. */
-  hasCopyEnd(): boolean {
-    for (let at = 1; at < this.count; at++) {
-      const type = this.entryAt(at) & TYPE_MASK;
-      if (type === PqMsg.CopyDone || type === PqMsg.CopyFail) return true;
-      if (type !== PqMsg.CopyData && type !== PqMsg.Sync) return false;
-    }
-    return false;
-  }
-
   /**
    * The COPY begun by the oldest request has ended: drops the entries that the server consumed as part of it, up to
    * CopyDone or CopyFail. If the COPY failed, a Sync after the first data may have been received after the failure, and
@@ -217,7 +207,10 @@ export class RequestQueue {
   /** True if the newest request belongs to a pipeline that has no Sync yet. */
   owesSync(): boolean {
     if (this.count === 0) return false;
-    switch (this.entryAt(this.count - 1) & TYPE_MASK) {
+    // a server that is not in a COPY ignores its packets
+    let newest = this.count - 1;
+    while (newest > 0 && isCopyMark(this.entryAt(newest) & TYPE_MASK)) newest--;
+    switch (this.entryAt(newest) & TYPE_MASK) {
       case PqMsg.Parse:
       case PqMsg.Bind:
       case PqMsg.Describe:

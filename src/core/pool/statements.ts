@@ -198,10 +198,15 @@ function keepClientStatement(client: ClientSocket | null, statement: ClientState
   statement.settle();
   statement.unsure = true;
   if (client.statements === null) client.statements = new Map();
-  // a statement of the same name that was prepared after the Close has been undone by now
-  if (client.statements.has(statement.name)) {
-    if (client.statements.get(statement.name) !== statement) statement.release();
-  } else client.statements.set(statement.name, statement);
+  const newer = client.statements.get(statement.name);
+  if (newer === statement) return;
+  if (newer !== undefined && !newer.unsure) {
+    statement.release();
+    return;
+  }
+  // the Parse after the Close was skipped too, and has been undone by now
+  newer?.release();
+  client.statements.set(statement.name, statement);
 }
 
 /**

@@ -95,6 +95,8 @@ export function clientInput(client: ClientSocket, off: number, length: number): 
   let pos = off;
   // [run, pos) is to be forwarded in one piece
   let run = off;
+  // the server has the beginning of the packet that goes on here
+  let begun = client.pktRemain > 0;
   beginDelivery(off);
   while (pos < end) {
     if (client.pktRemain > 0) {
@@ -106,7 +108,18 @@ export function clientInput(client: ClientSocket, off: number, length: number): 
         if (client.partial !== null && !collected(client, pos, n, end)) return;
       }
       pos += n;
+      if (begun && client.pktRemain === 0) {
+        // sent before the next packet, which may end the client: the server must not wait for the rest of this one
+        begun = false;
+        if (!flushRun(client, run, pos)) return;
+        run = pos;
+      }
       continue;
+    }
+    // PostgreSQL handles a request even if Terminate follows at once
+    if (pos > off && arena[pos] === PqMsg.Terminate) {
+      if (!flushRun(client, run, pos)) return;
+      run = pos;
     }
     const verdict = handlePacket(client, pos, end);
     if (verdict === Verdict.FORWARD || verdict === Verdict.CONSUMED) {
@@ -131,7 +144,10 @@ export function clientInput(client: ClientSocket, off: number, length: number): 
       run = pos;
       client.pktRemain = len - done;
       client.pktSkip = false;
-      if (outgoingIsLarge() && !makeRoom(client, pos, end)) return;
+      if (outgoingIsLarge()) {
+        if (!makeRoom(client, pos, end)) return;
+        begun = client.pktRemain > 0;
+      }
       continue;
     }
     if (verdict === Verdict.REASSEMBLE) {
@@ -430,8 +446,6 @@ function workPacket(client: ClientSocket, buf: Buffer, off: number, end: number)
   const server = client.link as ServerSocket;
   server.ready = false;
   server.idleTx = false;
-  // a client that was told about the failure of its COPY need not end it
-  if (client.copyMode && answered && !server.copyMode) client.copyMode = false;
   if (server.batch?.recording) server.batch.note(type === PqMsg.Sync);
   if (server.leftovers !== null) noteRequest(client, type, buf, off, end, len);
   if (type === PqMsg.Query) dropUnnamed(client, server);
@@ -449,7 +463,6 @@ function copyPacket(client: ClientSocket, type: number, len: number): Verdict {
   const server = client.link;
   // a late packet of a failed COPY: the server has already been released
   if (server === null) return Verdict.CONSUMED;
-  if (type !== PqMsg.CopyData) client.copyMode = false;
   count((client.pool as PgPool).stats, Stat.CLIENT_BYTES, len);
   server.requests.markCopy(type);
   server.batch?.drop();

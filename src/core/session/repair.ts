@@ -105,10 +105,12 @@ function rename(server: ServerSocket, off: number, len: number, fields: Fields):
   return ErrorFate.RENAME;
 }
 
-/** True if the client describes the result, so that it learns about new columns; else it would expect the old ones. */
+/**
+ * True if the client describes the result, so that it learns about new columns; else it would expect the old ones. When a
+ * Describe of the statement fails, the client has already received the types of its parameters.
+ */
 function asksForResult(requests: RequestQueue): boolean {
-  const next = requests.count > 1 ? requests.entryAt(1) & 0xff : 0;
-  return requests.firstType() === PqMsg.Describe || next === PqMsg.Describe;
+  return requests.firstType() === PqMsg.Bind && requests.count > 1 && (requests.entryAt(1) & 0xff) === PqMsg.Describe;
 }
 
 /** Sends the batch again, after a Close and a Parse of each of its unusable statements. */

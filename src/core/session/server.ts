@@ -146,6 +146,8 @@ export function serverInput(server: ServerSocket, off: number, length: number): 
   let pos = off;
   // [run, pos) is to be forwarded in one piece
   let run = off;
+  // the client has the beginning of the packet that goes on here
+  let begun = server.pktRemain > 0;
   const requests = server.requests;
   while (pos < end) {
     if (server.pktRemain > 0) {
@@ -160,6 +162,12 @@ export function serverInput(server: ServerSocket, off: number, length: number): 
         if (pos > run && !forwardRun(server, run, pos)) return;
         run = pos;
         if (server.link !== null && !answerFakes(server, server.link)) return;
+      }
+      if (begun && server.pktRemain === 0) {
+        // sent before the next packet, which may end the client: an error of the pooler must not follow a part of a row
+        begun = false;
+        if (pos > run && !forwardRun(server, run, pos)) return;
+        run = pos;
       }
       continue;
     }
@@ -226,8 +234,6 @@ export function serverFlushed(server: ServerSocket): void {
     case SocketState.SV_TESTED:
       if (client !== null) {
         if (server.requests.count > 0) return;
-        // the rest of a failed COPY is still being sent to this server
-        if (client.copyMode) return;
         // the server would read the next client's bytes as the rest of this packet
         if (inPacket(client)) return;
       }
@@ -290,7 +296,8 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
   const len = hdr.len;
   ignorePacket = false;
   packetState.ready = packetState.idleTx = packetState.asynchronous = false;
-  const request = ANSWERED[type] as number;
+  // the table has no types of startup packets
+  const request = ANSWERED[type] ?? 0;
   if (request !== 0) {
     popRequest(server, request);
     return deliver(server, off, end, len);
@@ -330,8 +337,6 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
     case PqMsg.CopyBothResponse:
       slogDebug(server, 'COPY started');
       server.copyMode = true;
-      // the client may already have sent all its data, without waiting for this
-      if (server.link !== null) server.link.copyMode = !server.requests.hasCopyEnd();
       break;
     default:
       slogError(server, `unknown pkt: '${pktDesc(type)}'`);

@@ -69,7 +69,7 @@ const flags: readonly Flag[] = [
   serverFlag('closeNeeded'),
   serverFlag('settingVars'),
   serverFlag('resetting'),
-  flag('copyMode'),
+  serverFlag('copyMode'),
   serverFlag('queryFailed'),
   phaseFlag('waitForWelcome', LoginPhase.WELCOME),
   clientFlag('startupMessageReceived', hasStarted, (client) => setPhase(client, LoginPhase.CHALLENGED)),
@@ -170,7 +170,7 @@ export function flagBits(sk: AnySocket): number {
  * @param names the name of each bit, from the first record
  */
 export function setFlags(sk: AnySocket, names: readonly string[], bits: number): void {
-  sk.pktSkip = sk.reading = sk.blocked = sk.copyMode = false;
+  sk.pktSkip = sk.reading = sk.blocked = false;
   if (!isServerSocket(sk)) {
     sk.login = new ClientLogin<ClientSocket>();
     sk.protocol32 = sk.waitNotified = false;
