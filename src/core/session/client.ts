@@ -87,18 +87,28 @@ function beginDelivery(off: number): void {
 }
 
 /**
+ * Sends the rest of a packet whose beginning the server has, if another packet follows. That one may end the client, and
+ * the server would read the next client's bytes as the rest of this one.
+ * @returns the end of the packet; `pos` if there is no such rest; -1 if the server's connection broke
+ */
+function sendRest(client: ClientSocket, pos: number, end: number): number {
+  const rest = client.pktRemain;
+  if (rest === 0 || rest >= end - pos || client.pktSkip) return pos;
+  client.pktRemain = 0;
+  return flushRun(client, pos, pos + rest) ? pos + rest : -1;
+}
+
+/**
  * Handles bytes of a client, in the arena at [off, end): newly received, or buffered input that can now be handled.
  * Bytes that cannot be handled yet are given back to the loop.
  */
 export function clientInput(client: ClientSocket, off: number, length: number): void {
   const end = off + length;
-  let pos = off;
-  // [run, pos) is to be forwarded in one piece
-  let run = off;
-  // the server has the beginning of the packet that goes on here
-  let begun = client.pktRemain > 0;
   beginDelivery(off);
-  while (pos < end) {
+  let pos = sendRest(client, off, end);
+  // [run, pos) is to be forwarded in one piece
+  let run = pos;
+  while (pos >= 0 && pos < end) {
     if (client.pktRemain > 0) {
       const n = Math.min(client.pktRemain, end - pos);
       client.pktRemain -= n;
@@ -108,12 +118,6 @@ export function clientInput(client: ClientSocket, off: number, length: number): 
         if (client.partial !== null && !collected(client, pos, n, end)) return;
       }
       pos += n;
-      if (begun && client.pktRemain === 0) {
-        // sent before the next packet, which may end the client: the server must not wait for the rest of this one
-        begun = false;
-        if (!flushRun(client, run, pos)) return;
-        run = pos;
-      }
       continue;
     }
     // PostgreSQL handles a request even if Terminate follows at once
@@ -123,15 +127,10 @@ export function clientInput(client: ClientSocket, off: number, length: number): 
     }
     const verdict = handlePacket(client, pos, end);
     if (verdict === Verdict.FORWARD || verdict === Verdict.CONSUMED) {
-      const inBulk = verdict === Verdict.FORWARD && hdr.type === PqMsg.CopyData;
-      const bulk = inBulk ? bulkEnd(pos, hdr.len, end) : pos;
-      if (bulk > pos) {
-        count((client.pool as PgPool).stats, Stat.CLIENT_BYTES, bulk - pos - hdr.len);
-        pos = bulk;
-        continue;
-      }
-      client.pktRemain = hdr.len;
+      const bulk = verdict === Verdict.FORWARD && hdr.type === PqMsg.CopyData ? copyRows(client, pos, end) : pos;
+      client.pktRemain = bulk > pos ? 0 : hdr.len;
       client.pktSkip = verdict === Verdict.CONSUMED;
+      pos = bulk;
       continue;
     }
     if (verdict === Verdict.DISCONNECTED) return;
@@ -146,7 +145,7 @@ export function clientInput(client: ClientSocket, off: number, length: number): 
       client.pktSkip = false;
       if (outgoingIsLarge()) {
         if (!makeRoom(client, pos, end)) return;
-        begun = client.pktRemain > 0;
+        pos = run = sendRest(client, pos, end);
       }
       continue;
     }
@@ -154,17 +153,28 @@ export function clientInput(client: ClientSocket, off: number, length: number): 
       startCollect(client, hdr.len);
       continue;
     }
-    if (!flushRun(client, run, pos)) return;
-    if (verdict === Verdict.PAUSED) {
-      requestAnswers(client);
-      keepForLater(client, pos, end);
-    } else keepInput(client, pos, end);
+    if (flushRun(client, run, pos)) keepRest(client, verdict, pos, end);
     return;
   }
-  if (!flushRun(client, run, pos)) return;
+  if (pos < 0 || !flushRun(client, run, pos)) return;
   // a server that was otherwise idle may have waited for these bytes
   const server = client.link;
   if (server?.ready && client.state === SocketState.CL_ACTIVE && sbufIsEmpty(server)) serverFlushed(server);
+}
+
+/** The end of the run of CopyData that begins at `pos`, whose first packet has been counted; `pos` if it is short. */
+function copyRows(client: ClientSocket, pos: number, end: number): number {
+  const bulk = bulkEnd(pos, hdr.len, end);
+  if (bulk > pos) count((client.pool as PgPool).stats, Stat.CLIENT_BYTES, bulk - pos - hdr.len);
+  return bulk;
+}
+
+/** Keeps the input from `pos` on, where a packet has to wait: for more bytes, or (PAUSED) for the packet's turn. */
+function keepRest(client: ClientSocket, verdict: Verdict, pos: number, end: number): void {
+  if (verdict === Verdict.PAUSED) {
+    requestAnswers(client);
+    keepForLater(client, pos, end);
+  } else keepInput(client, pos, end);
 }
 
 /**
@@ -196,10 +206,7 @@ function collected(client: ClientSocket, pos: number, n: number, end: number): b
     // handle the last bytes again when the client may continue
     partial.length -= n;
     client.pktRemain = n;
-    if (flushRun(client, pos, pos)) {
-      requestAnswers(client);
-      keepForLater(client, pos, end);
-    }
+    if (flushRun(client, pos, pos)) keepRest(client, verdict, pos, end);
     return false;
   }
   client.partial = null;

@@ -98,7 +98,14 @@ function answerInTurn(client: ClientSocket, server: ServerSocket, type: number, 
  * Sends the made-up answers that are due, between two packets of the server.
  * @returns false if the client's connection broke; the server was disconnected too
  */
-export function answerFakes(server: ServerSocket, client: ClientSocket): boolean {
+export function answerDueFakes(server: ServerSocket): boolean {
+  const { requests, link } = server;
+  return (
+    requests.fakes === 0 || link === null || requests.firstAction() !== ResponseAction.FAKE || answerFakes(server, link)
+  );
+}
+
+function answerFakes(server: ServerSocket, client: ClientSocket): boolean {
   const requests = server.requests;
   const buf = pktbufTemp();
   while (requests.count > 0 && requests.firstAction() === ResponseAction.FAKE) {

@@ -38,14 +38,15 @@ import {
 } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
 import { bulkEnd, bulkOfServer } from './bulk';
-import { Completion, completion, endCopy, queryEnded, refuseSession } from './complete';
+import { Completion, completion, endCopy, queryEnded } from './complete';
 import { countBytes, countTimes } from './counters';
 import { resumeHeldPacket } from './inspect';
 import { Notification, serverNotification } from './listen';
 import { listeningPacket } from './listening';
 import { loadParameter } from './parameters';
-import { answerFakes } from './prepared';
+import { answerDueFakes } from './prepared';
 import { ErrorFate, READY_LEN, renamedError, statementError } from './repair';
+import { refuse, replace, replacedLength, sendReplacement } from './replacement';
 import { testedQuery, testFailed } from './tested';
 
 const hdr = new PktHdr();
@@ -69,34 +70,6 @@ function forwardRun(server: ServerSocket, off: number, end: number): boolean {
   }
   blockSource(server);
   return true;
-}
-
-/**
- * The replacement of a packet (Verdict.REWRITE) for the client, null = none; and the number of bytes that it replaces,
- * from the packet's start.
- */
-let replacement: PktBuf | null = null;
-let replacedLen = 0;
-/** the replacement is the end of the client */
-let refused = false;
-
-/** Sends the replacement of a packet, and the made-up answers after it. @returns false if a connection broke or ended */
-function sendReplacement(server: ServerSocket): boolean {
-  if (refused) {
-    refuseSession(server);
-    return false;
-  }
-  const client = server.link as ClientSocket;
-  if (replacement !== null) {
-    const res = native.sendBytes(client.handle, replacement.buf, 0, replacement.pos);
-    if (res < 0) {
-      disconnectClient(client, false, 'unexpected eof');
-      return false;
-    }
-    if (res > 0) blockSource(server);
-  }
-  const requests = server.requests;
-  return requests.fakes === 0 || requests.firstAction() !== ResponseAction.FAKE || answerFakes(server, client);
 }
 
 function handlePacket(server: ServerSocket, off: number, end: number): Verdict {
@@ -135,6 +108,18 @@ function wholePacket(server: ServerSocket, off: number, end: number): Verdict {
   return end - off < hdr.len ? Verdict.NEED_MORE : Verdict.CONSUMED;
 }
 
+/**
+ * Sends the rest of a packet whose beginning the client has, if another packet follows. That one may end the client, and an
+ * error of the pooler must not follow a part of a row.
+ * @returns the end of the packet; `off` if there is no such rest; -1 if the input ends here
+ */
+function forwardRest(server: ServerSocket, off: number, end: number): number {
+  const rest = server.pktRemain;
+  if (rest === 0 || rest >= end - off || server.pktSkip) return off;
+  server.pktRemain = 0;
+  return forwardRun(server, off, off + rest) && answerDueFakes(server) ? off + rest : -1;
+}
+
 /** Handles bytes of a server, in the arena at [off, off + length). */
 export function serverInput(server: ServerSocket, off: number, length: number): void {
   if (server.login !== null && server.login.phase === ServerLoginPhase.SSL_ANSWER) {
@@ -143,13 +128,11 @@ export function serverInput(server: ServerSocket, off: number, length: number): 
   }
   if (server.holding) resumeHeldPacket(server);
   const end = off + length;
-  let pos = off;
+  let pos = forwardRest(server, off, end);
   // [run, pos) is to be forwarded in one piece
-  let run = off;
-  // the client has the beginning of the packet that goes on here
-  let begun = server.pktRemain > 0;
+  let run = pos;
   const requests = server.requests;
-  while (pos < end) {
+  while (pos >= 0 && pos < end) {
     if (server.pktRemain > 0) {
       const n = Math.min(server.pktRemain, end - pos);
       server.pktRemain -= n;
@@ -161,13 +144,7 @@ export function serverInput(server: ServerSocket, off: number, length: number): 
       if (server.pktRemain === 0 && requests.fakes > 0 && requests.firstAction() === ResponseAction.FAKE) {
         if (pos > run && !forwardRun(server, run, pos)) return;
         run = pos;
-        if (server.link !== null && !answerFakes(server, server.link)) return;
-      }
-      if (begun && server.pktRemain === 0) {
-        // sent before the next packet, which may end the client: an error of the pooler must not follow a part of a row
-        begun = false;
-        if (pos > run && !forwardRun(server, run, pos)) return;
-        run = pos;
+        if (!answerDueFakes(server)) return;
       }
       continue;
     }
@@ -188,7 +165,7 @@ export function serverInput(server: ServerSocket, off: number, length: number): 
     if (pos > run && !forwardRun(server, run, pos)) return;
     run = pos;
     if (verdict === Verdict.REWRITE) {
-      pos += replacedLen;
+      pos += replacedLength();
       run = pos;
       if (!sendReplacement(server)) return;
       continue;
@@ -196,7 +173,7 @@ export function serverInput(server: ServerSocket, off: number, length: number): 
     keepInput(server, pos, end);
     return;
   }
-  if (pos > run && !forwardRun(server, run, pos)) return;
+  if (pos < 0 || (pos > run && !forwardRun(server, run, pos))) return;
   if (isDead(server) || !sbufIsEmpty(server)) return;
   // the client must get the pooler's error together with the server's last message; the stream may end much later
   if (server.dying) serverRecvFailed(server);
@@ -404,21 +381,6 @@ function errorResponse(server: ServerSocket, off: number, end: number): Verdict 
   countBytes(server, hdr.len);
   varsRejected(server, error, isFatal(arena, off + NEW_HEADER_LEN, bodyEnd));
   return isDead(server) ? Verdict.DISCONNECTED : Verdict.CONSUMED;
-}
-
-/** Replaces `len` bytes of the server for the client. */
-function replace(by: PktBuf | null, len: number): Verdict {
-  replacement = by;
-  replacedLen = len;
-  refused = false;
-  return Verdict.REWRITE;
-}
-
-/** Ends the client instead of forwarding `len` bytes of the server, after everything before them. */
-function refuse(len: number): Verdict {
-  const verdict = replace(null, len);
-  refused = true;
-  return verdict;
 }
 
 /** Handles an error in answer to a logged-in client's request. */
