@@ -217,6 +217,8 @@ static void turnOf(UringLane *l, int timeoutMs) {
   const unsigned sends = uringSubmitSends(l);
   uringSubmitListed(l);
   uringSubmitCancels(l);
+  // a full queue has been submitted meanwhile, and what completed then has to be handled
+  if (!l->ring.completions.empty()) timeoutMs = 0;
   uringWait(l, timeoutMs != 0 ? sends + 1 : 0, timeoutMs);
   size_t before = sends;
   for (int i = 0; i < kMoreCalls && l->ring.completions.size() - before >= kCompletionsOfCall; i++) {

@@ -102,6 +102,7 @@ void streamsForgetFrozen(Streams *streams) {
 static int forget(Stream *s, bool stays) {
   const int fd = s->fd;
   s->streams->loop->ops->detach(s->streams->loop, s, stays);
+  s->streams->turn->forget(s->handle);
   s->streams->closing.push_back(s->handle);
   s->kind = StreamKind::kClosing;
   s->fd = -1;

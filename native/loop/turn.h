@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -53,6 +54,11 @@ enum Kind : int32_t {
   kTls = 9,
   kAuthenticated = 16,
 };
+
+/** True for the kinds whose records name a connection, a listener or a watch; others have numbers of their own. */
+constexpr bool namesHandle(int32_t kind) {
+  return (kind >= kAccept && kind <= kDrain) || kind == kReadable || kind == kTls;
+}
 
 struct Record {
   int32_t kind;
@@ -103,7 +109,7 @@ struct Section {
   size_t used = 0;
   /** bytes at the end that are not given out at the moment, see laneDeliver */
   size_t reserved = 0;
-  /** distance to the half that the next turn fills; 0 = every turn fills the same space */
+  /** distance to the half that the next turn fills; 0 = every turn fills the same space, because there are no hands */
   std::ptrdiff_t other = 0;
   Record *records = nullptr;
   int count = 0;
@@ -194,8 +200,10 @@ struct Turn {
       Section &section = sections[static_cast<size_t>(i)];
       section.arena = arena;
       section.begin = section.used = i == 0 ? 0 : handSpaceAt(i - 1);
-      section.end = section.begin + (i == 0 ? kRecvSpace : kHandHalf);
-      section.other = i == 0 ? 0 : static_cast<std::ptrdiff_t>(kHandHalf);
+      // a hand may be sending what a section held in the last turn, while its thread fills it again
+      const size_t half = i == 0 ? kRecvSpace / 2 : kHandHalf;
+      section.end = section.begin + (hands == 0 ? kRecvSpace : half);
+      section.other = hands == 0 ? 0 : static_cast<std::ptrdiff_t>(half);
       section.records = ring + most * i;
       section.most = most;
     }
@@ -231,6 +239,15 @@ struct Turn {
 
   /** For records that belong to no lane. Only the thread that calls wait() may add them. */
   void add(Kind kind, int handle, int result, int offset) { sections[0].add(kind, handle, result, offset); }
+
+  /** Drops the late records of a handle that is closed: its number may belong to another connection when they are due. */
+  void forget(int handle) {
+    for (Section &section : sections) {
+      if (section.late.empty()) continue;
+      const auto ofHandle = [handle](const Record &r) { return r.handle == handle && namesHandle(r.kind); };
+      section.late.erase(std::remove_if(section.late.begin(), section.late.end(), ofHandle), section.late.end());
+    }
+  }
 
   /** Adds a record between two turns: the ring still belongs to the turn that is being handled. */
   void addForNext(Kind kind, int handle, int result) { sections[0].late.push_back({kind, handle, result, 0}); }

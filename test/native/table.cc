@@ -3,6 +3,7 @@
  * every turn: one RECV a handle, deliveries that do not overlap, no more records than the ring has, nothing after detach.
  */
 #include <errno.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -268,6 +269,47 @@ TABLE_TEST(late_records, "records that find the ring full are the first ones of 
     for (const Event &event : events) CHECK_EQUAL(event.handle, next++);
   }
   world.quiet();
+}
+
+TABLE_TEST(late_of_closed, "a late record of a handle that is closed does not reach the connection that gets its number") {
+  World world(ops);
+  int peer;
+  const int handle = world.open(&peer);
+  // more records than a turn has: the last ones are of this handle
+  for (int i = 0; i < 2 * world.turns.sections[0].most; i++) world.turns.addForNext(kResolved, i + 1, 0);
+  for (const Kind kind : {kConnect, kDrain, kTls}) world.turns.addForNext(kind, handle, -1);
+  world.turn();
+  world.close(handle);
+  for (int i = 0; i < 3; i++)
+    for (const Event &event : world.turn()) CHECK(event.kind == kResolved);
+  close(peer);
+}
+
+TABLE_TEST(many_entries, "a wait with more to submit than a ring takes at once returns when there is something") {
+  constexpr int kConnections = 1100;
+  rlimit limit;
+  CHECK_EQUAL(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  limit.rlim_cur = limit.rlim_max;
+  CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  World world(ops);
+  int asker;
+  const int answerer = world.openReading(&asker);
+  for (int i = 0; i < 5; i++) world.turn();
+  std::vector<int> peers(kConnections);
+  for (int &peer : peers) world.openReading(&peer);
+  world.send(answerer, "a query");
+  put(asker, "an answer");
+  constexpr int kWaitMs = 10000;
+  const double before = monotonicUsec();
+  std::string got;
+  // epoll hands out so many events at a time
+  for (int i = 0; i < 3 && got.empty(); i++)
+    for (const Event &event : world.turn(kWaitMs))
+      if (event.handle == answerer) got += event.bytes;
+  CHECK(got == "an answer");
+  CHECK(monotonicUsec() - before < kWaitMs * 1e3 / 2);
+  for (const int peer : peers) close(peer);
+  close(asker);
 }
 
 TABLE_TEST(shares, "saturated streams get equal shares, and a small query waits for none of them") {

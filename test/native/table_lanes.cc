@@ -69,6 +69,56 @@ TABLE_TEST(lanes_change, "hands begin and end to work, and no connection loses a
   }
 }
 
+/** A connection whose bytes are forwarded to another one, and the peers at both ends. */
+struct Flow {
+  int source;
+  int sourcePeer;
+  int sink;
+  int sinkPeer;
+  std::string all;
+  size_t sent = 0;
+  size_t arrived = 0;
+};
+
+TABLE_TEST(lanes_forward, "hands begin and end to work, and bytes that are sent by reference stay as they are") {
+  // more connections than change their lane in one turn, with more bytes than a turn takes from each
+  constexpr size_t kFlows = 300;
+  World world(ops, 65536);
+  Loop *loop = world.streams->loop;
+  std::vector<Flow> flows(kFlows);
+  std::map<int, Flow *> bySource;
+  for (Flow &flow : flows) flow.sink = world.openReading(&flow.sinkPeer);
+  for (size_t i = 0; i < kFlows; i++) {
+    Flow *flow = &flows[i];
+    flow->source = world.openReading(&flow->sourcePeer);
+    flow->all = pattern(400000, static_cast<unsigned>(i + 1));
+    bySource[flow->source] = flow;
+  }
+  size_t done = 0;
+  for (int i = 0; done < kFlows; i++) {
+    CHECK(i < 20000);
+    if (i % 20 == 10 && loop->hands) loop->duty.on = !loop->duty.on;
+    done = 0;
+    for (Flow &flow : flows) {
+      if (flow.sent - flow.arrived < 60000) flow.sent += put(flow.sourcePeer, flow.all.substr(flow.sent, 30000));
+      const std::string bytes = get(flow.sinkPeer);
+      CHECK(flow.all.compare(flow.arrived, bytes.size(), bytes) == 0);
+      flow.arrived += bytes.size();
+      done += flow.arrived == flow.all.size() ? 1 : 0;
+    }
+    for (const Event &event : world.turn()) {
+      if (event.kind != kRecv) continue;
+      const uint8_t *bytes = world.turns.arena + event.offset;
+      const size_t length = static_cast<size_t>(event.result);
+      CHECK(streamSend(world.streams, bySource.at(event.handle)->sink, bytes, length, Origin::kArena) >= 0);
+    }
+  }
+  for (const Flow &flow : flows) {
+    close(flow.sourcePeer);
+    close(flow.sinkPeer);
+  }
+}
+
 TABLE_TEST(lanes_tls, "a TLS connection changes its lane in its handshake and after it") {
   World world(ops, 4096);
   Loop *loop = world.streams->loop;

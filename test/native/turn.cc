@@ -51,9 +51,10 @@ TEST(sections_bytes, "sections share the arena without overlapping, and a reserv
   turn.begin();
   Section &first = turn.sections[0], &second = turn.sections[1];
   CHECK(first.end <= second.begin && second.end <= turn.arenaSize());
-  CHECK_EQUAL(first.take(3), 0);
-  CHECK_EQUAL(first.take(8), 8);
-  CHECK_EQUAL(first.used, 16u);
+  const int start = static_cast<int>(first.begin);
+  CHECK_EQUAL(first.take(3), start);
+  CHECK_EQUAL(first.take(8), start + 8);
+  CHECK_EQUAL(first.used, first.begin + 16);
   first.reserved = first.size() / 4;
   CHECK_EQUAL(first.room(), first.size() - first.size() / 4 - 16);
   CHECK_EQUAL(second.take(second.size()), static_cast<int>(second.begin));
@@ -63,12 +64,13 @@ TEST(sections_bytes, "sections share the arena without overlapping, and a reserv
   turn.unmap();
 }
 
-TEST(sections_halves, "the bytes of a hand stay while the next turn is filled") {
+/** @param which index of a section of a turn with two hands */
+static void staysForATurn(size_t which) {
   Turn turn;
   CHECK(turn.map());
   CHECK(turn.divide(2));
   turn.begin();
-  Section &section = turn.sections[2];
+  Section &section = turn.sections[which];
   const int first = section.take(section.size());
   CHECK(turn.inArena(first, static_cast<int>(section.size())));
   turn.begin();
@@ -78,4 +80,8 @@ TEST(sections_halves, "the bytes of a hand stay while the next turn is filled") 
   turn.begin();
   CHECK_EQUAL(section.take(8), first);
   turn.unmap();
+}
+
+TEST(sections_halves, "with hands, the bytes of a turn stay while the next turn is filled") {
+  for (const size_t which : {0, 1, 2}) staysForATurn(which);
 }
