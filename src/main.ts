@@ -6,7 +6,14 @@ import './core/base/compile-ahead';
 import { writeSync } from 'node:fs';
 import { adminSetup } from './admin/admin';
 import { checkConfig } from './cli/check';
-import { claimDaemon, daemonReady, isDaemonChild, launchDaemon, requireDaemonSettings } from './cli/daemon';
+import {
+  claimDaemon,
+  daemonReady,
+  daemonServes,
+  isDaemonChild,
+  launchDaemon,
+  requireDaemonSettings,
+} from './cli/daemon';
 import { mkauth } from './cli/mkauth';
 import { type Options, parseOptions } from './cli/options';
 import { checkPidfile, writePidfile } from './cli/pidfile';
@@ -149,7 +156,7 @@ function start(options: Options, backend: string): void {
   janitorSetup();
   statsSetup();
   let outcome = '';
-  if (takeover) outcome = takeoverFinish();
+  if (takeover) outcome = takeoverFinish(daemonServes);
   else poolerSetup();
   writePidfile(cf.pidfile, takeover);
   metricsSetup();

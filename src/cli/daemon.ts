@@ -6,7 +6,7 @@
  *
  *   both:      claimDaemon() first of all, options, config
  *   launcher:  requireDaemonSettings(), launchDaemon(), return from main
- *   daemon:    (isDaemonChild() is true) bind, pidfile, daemonReady(), main loop
+ *   daemon:    (isDaemonChild() is true) daemonServes() after a takeover, bind, pidfile, daemonReady(), main loop
  *
  * Until daemonReady() the daemon's stderr is a pipe to the launcher. If the daemon ends before it is ready, the
  * launcher prints the contents of the pipe, so the user sees the reason: a FATAL line or a crash. Only the launcher
@@ -22,6 +22,8 @@ import { native } from '../core/base/native';
 
 const REPORT_FD = 3;
 const READY_TEXT = 'ok\n';
+/** precedes READY_TEXT after a takeover */
+const SERVES_TEXT = 'serves\n';
 const STDOUT_FD = 1;
 const STDERR_FD = 2;
 
@@ -77,19 +79,41 @@ export function daemonReady(outcome = ''): void {
   const res = native.dup2(devNull, STDERR_FD);
   if (res < 0) logWarning(`cannot let go of the standard error: ${native.strerror(-res)}`);
   closeSync(devNull);
-  try {
-    writeSync(reportFd, outcome === '' ? READY_TEXT : `${READY_TEXT}${outcome}\n`);
-  } catch {
-    // the launcher has exited; the daemon is ready all the same
-  }
+  report(outcome === '' ? READY_TEXT : `${READY_TEXT}${outcome}\n`);
   closeSync(reportFd);
   reportFd = -1;
 }
 
-/** Ctrl-C before the daemon is ready stops the daemon too, so that no half-started daemon stays behind. */
-function stopTogether(daemon: ChildProcess): void {
+/**
+ * Tells the launcher that this process owns the clients of the old one, so that nothing may end it any more. Does nothing in
+ * a process without a launcher.
+ */
+export function daemonServes(): void {
+  if (reportFd >= 0) report(SERVES_TEXT);
+}
+
+function report(text: string): void {
+  try {
+    writeSync(reportFd, text);
+  } catch {
+    // the launcher has exited; the daemon goes on all the same
+  }
+}
+
+/**
+ * Ctrl-C before the daemon serves stops the daemon too, so that no half-started daemon stays behind. A daemon that has taken
+ * over clients goes on without the launcher.
+ * @param serves whether it has taken over
+ */
+function stopTogether(daemon: ChildProcess, serves: () => boolean): void {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    process.on(signal, () => daemon.kill('SIGQUIT'));
+    process.on(signal, () => {
+      if (!serves()) daemon.kill('SIGQUIT');
+      else {
+        writeSync(STDERR_FD, `the new process, ${daemon.pid}, has taken over and goes on\n`);
+        process.exit(0);
+      }
+    });
   }
 }
 
@@ -115,15 +139,16 @@ export function launchDaemon(): void {
     env: { ...process.env, [DAEMON_MARKER]: String(REPORT_FD), ...pinnedCpusEnv() },
     stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
   });
-  stopTogether(daemon);
   const lastWords = collect(daemon.stderr);
-  const report = collect(daemon.stdio[REPORT_FD] as NodeJS.ReadableStream);
+  const told = collect(daemon.stdio[REPORT_FD] as NodeJS.ReadableStream);
+  stopTogether(daemon, () => told.text.startsWith(SERVES_TEXT));
 
   // both pipes are read to their end before 'close', so no output is lost
   daemon.on('error', (err) => die(`could not start the daemon: ${err.message}`));
   const leaveIfReady = (): void => {
-    if (!report.text.startsWith(READY_TEXT)) return;
-    writeSync(STDOUT_FD, report.text.slice(READY_TEXT.length));
+    const text = told.text.startsWith(SERVES_TEXT) ? told.text.slice(SERVES_TEXT.length) : told.text;
+    if (!text.startsWith(READY_TEXT)) return;
+    writeSync(STDOUT_FD, text.slice(READY_TEXT.length));
     process.exit(0);
   };
   daemon.stdio[REPORT_FD]?.on('close', leaveIfReady);

@@ -355,8 +355,9 @@ function resumeWork(): void {
  * PgBouncer does not answer SHUTDOWN: the end of the connection shows that it has exited. SHUTDOWN cannot be revoked,
  * so giving up now would leave the clients without any process.
  */
-function shutDownOriginal(ch: Channel): void {
+function shutDownOriginal(ch: Channel, owned: () => void): void {
   if (ch.query('SHUTDOWN;', SEND_MS) !== 0) die('failed to send SHUTDOWN;');
+  owned();
   crashPoint('take-shutdown-sent');
   for (let msg = ch.next(ANSWER_MS); msg !== null; msg = ch.next(ANSWER_MS)) {
     if (typeof msg !== 'number') continue;
@@ -400,13 +401,15 @@ function shutdownAnswer(ch: Channel): 'given' | string {
 /**
  * Shuts down an old tsbouncer process: this process owns the sockets after its acknowledgement, or its death.
  * @param pid the old process
+ * @param owned called as soon as this process owns the sockets
  */
-function shutDownOwn(ch: Channel, pid: number): void {
+function shutDownOwn(ch: Channel, pid: number, owned: () => void): void {
   // a failed send needs no handling: the answer shows what has happened
   ch.query('SHUTDOWN;', SEND_MS);
   crashPoint('take-shutdown-sent');
   let answer = shutdownAnswer(ch);
   if (answer === 'given') {
+    owned();
     resumeWork();
     if (!serveUntil(() => channelEnded(ch))) logWarning('the old process is still running after the handover');
     return;
@@ -420,6 +423,7 @@ function shutDownOwn(ch: Channel, pid: number): void {
     notify(`MAINPID=${pid}`);
     die(`handover failed, old process keeps running: ${answer}`);
   }
+  owned();
   resumeWork();
 }
 
@@ -446,16 +450,17 @@ function isPidfileFree(file: Buffer): boolean {
 
 /**
  * Shuts the old process down and serves in its place.
+ * @param owned called as soon as this process owns the sockets, and nothing may end it any more
  * @returns a summary for the operator
  */
-export function takeoverFinish(): string {
+export function takeoverFinish(owned: () => void): string {
   const ch = channel as Channel;
   if (snapshotReader?.begin?.notifySocket) notifyState.socket ??= snapshotReader.begin.notifySocket;
   logInfo('sending SHUTDOWN;');
   // systemd must learn its new main process before the old process exits
   notify(`MAINPID=${process.pid}`);
-  if (snapshotReader === null) shutDownOriginal(ch);
-  else shutDownOwn(ch, snapshotReader.begin?.pid ?? 0);
+  if (snapshotReader === null) shutDownOriginal(ch, owned);
+  else shutDownOwn(ch, snapshotReader.begin?.pid ?? 0, owned);
   crashPoint('take-owned');
   ch.close();
   if (oldBouncer !== null) disconnectServer(oldBouncer, false, 'disko over');

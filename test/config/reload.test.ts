@@ -91,6 +91,34 @@ describe('databases', () => {
     });
   });
 
+  it('RELOAD applies changes of the * line to its idle databases', async () => {
+    const settings = { ...TX, server_idle_timeout: 0.4 };
+    await withPooler({ databases: { '*': pg.connstr('one') }, settings }, async (pooler) => {
+      const client = await login(pooler, { database: 'any' });
+      assert.equal(await ask(client, 'SELECT current_database()'), 'one');
+      await client.end();
+      await eventually('an idle database', async () => (await show(pooler, 'DATABASES', { name: 'any' })).length === 0);
+      pooler.rewrite({ databases: { '*': pg.connstr('two') } });
+      await pooler.admin('RELOAD');
+      const next = await login(pooler, { database: 'any' });
+      assert.equal(await ask(next, 'SELECT current_database()'), 'two');
+    });
+  });
+
+  it('RELOAD applies a changed auth_user to the databases of the * line', async () => {
+    for (const name of ['asks1', 'asks2', 'bob']) await pg.createUser(name, '', 'none');
+    // trust between the pooler and PostgreSQL
+    const asking = { ...TX, auth_type: 'plain', auth_query: "SELECT $1::text, 'plain'" };
+    const databases = { '*': pg.connstr('one') };
+    await withPooler({ databases, settings: { ...asking, auth_user: 'asks1' } }, async (pooler) => {
+      await login(pooler, { database: 'any', user: 'ann', password: 'plain' });
+      pooler.rewrite({ databases, settings: { ...asking, auth_user: 'asks2' } });
+      await pooler.admin('RELOAD');
+      await login(pooler, { database: 'any', user: 'bob', password: 'plain' });
+      assert.equal((await show(pooler, 'POOLS', { database: 'any', user: 'asks2' })).length, 1);
+    });
+  });
+
   it('RELOAD applies a changed password of a forced user', async () => {
     await pg.createUser('secret', 'first', 'scram');
     await pg.setHba(['local all all trust', 'host all secret all scram-sha-256', 'host all all all trust']);

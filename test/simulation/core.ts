@@ -87,7 +87,7 @@ export class Core {
     modules.load<typeof import('../../src/signals')>('signals').signalSetup();
     modules.load<typeof import('../../src/core/life/maint')>('core/life/maint').janitorSetup();
     stats.statsSetup();
-    if (takeover) take.takeoverFinish();
+    if (takeover) take.takeoverFinish(() => {});
     else pooler.poolerSetup();
     this.process.booted = true;
   }

@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
-import { it, PgCluster } from '../harness';
+import { eventually, it, PgCluster } from '../harness';
 import { ask, query, rowsOf } from '../harness/actor';
 import { after, before } from '../harness/limits';
 import { type RebootChain, withRebootChain } from '../harness/reboot-chain';
@@ -169,4 +169,43 @@ it('signals during handovers do not abort them', () =>
     slow.socket.resume();
     const rows = rowsOf(await slow.until('Z'));
     assert.equal(rows.length, 20);
+  }));
+
+it('Ctrl-C at the launcher of -R -d does not end a new process that has taken over', () =>
+  withRebootChain({ cluster: pg, settings: SETTINGS }, async (chain) => {
+    chain.write({ settings: { logfile: join(chain.dir, 'log') } });
+    const old = await chain.start('ts', stopAt('give-acknowledged'));
+    const client = await newClient(chain);
+    const launcher = chain.spawn('ts', ['-R', '-d']);
+    await old.waitStopped();
+    // the new process serves, and waits for the end of the old one
+    assert.equal(await ask(client, 'SELECT 1'), '1');
+    launcher.child.kill('SIGINT');
+    assert.equal((await launcher.waitEnd()).code, 0);
+    assert.match(launcher.log.text, /the new process, \d+, has taken over and goes on/);
+    old.child.kill('SIGCONT');
+    await old.waitEnd();
+    assert.equal(await ask(client, 'SELECT 2'), '2');
+    assert.equal(await ask(await newClient(chain), 'SELECT 3'), '3');
+    await eventually('its pidfile', () => chain.pidInFile() > 0 && chain.pidInFile() !== old.pid);
+    process.kill(chain.pidInFile(), 'SIGINT');
+  }));
+
+it('a new process that is shut down before the old one has ended does not listen again', () =>
+  withRebootChain({ cluster: pg, settings: SETTINGS }, async (chain) => {
+    const old = await chain.start('ts', stopAt('give-acknowledged'));
+    const client = await newClient(chain);
+    await ask(client, 'BEGIN');
+    const next = chain.spawn('ts', ['-R']);
+    await old.waitStopped();
+    assert.equal(await ask(client, 'SELECT 1'), '1');
+    next.child.kill('SIGTERM');
+    await next.log.wait(/got SIGTERM/);
+    old.child.kill('SIGCONT');
+    await old.waitEnd();
+    await next.log.wait(/old process killed, resuming work/);
+    await assert.rejects(chain.raw(), /ECONNREFUSED/);
+    assert.equal(await ask(client, 'COMMIT'), null);
+    await client.end();
+    assert.equal((await next.waitEnd()).code, 0);
   }));

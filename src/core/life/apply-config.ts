@@ -31,11 +31,9 @@ function reloadAutodatabases(onlyHosts: boolean): void {
     for (let db = list.head; db !== null; ) {
       const next = nextOf(db);
       if (db.auto) {
-        const inactiveTime = db.inactiveTime;
         const config = template === null ? null : parseDatabase(db.name, template.connstr);
-        if (config !== null && inactiveTime === 0) {
-          applyDatabase(config).auto = true;
-        }
+        // an idle one becomes active again, until maintenance finds it idle
+        if (config !== null) applyDatabase(config).auto = true;
         if (config === null || !onlyHosts) tagDatabaseDirty(db);
       }
       db = next;
@@ -68,6 +66,10 @@ export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => voi
   for (const config of parsed.users) findOrAddGlobalUser(config.name, '').config = config;
   for (const config of parsed.peers) applyPeer(config);
   if (autodbChanged) reloadAutodatabases(onlyHosts);
+  // the auth_user of the settings may have changed
+  for (const list of [databaseList, autodatabaseIdleList])
+    for (let db = list.head; db !== null; db = nextOf(db))
+      if (db.auto && db.config.authUser === null) db.authUser = null;
 
   // removing one database may remove another: the clients removed with it may be the other's last
   const gone: PgDatabase[] = [];

@@ -3,7 +3,7 @@
  */
 
 import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
-import { ownsListeners } from '../base/lifecycle';
+import { getShutdownMode, ownsListeners, ShutdownMode } from '../base/lifecycle';
 import { atExit, die, logDebug, logError, logInfo, logNoise, logWarning, wantNoise } from '../base/log';
 import { Family, native, type SockAddr } from '../base/native';
 import { parseWordList } from '../base/strutil';
@@ -367,7 +367,8 @@ export function checkListenAddr(): void {
  */
 export function settleListeners(): void {
   registerCleanup();
-  if (sockets.some((ls) => ls.inherited)) return;
+  // a shutdown that came meanwhile has closed the sockets
+  if (sockets.some((ls) => ls.inherited) || getShutdownMode() !== ShutdownMode.NONE) return;
   const wanted = configuredAddrs();
   for (let i = sockets.length - 1; i >= 0; i--) {
     const ls = sockets[i] as ListenSocket;
