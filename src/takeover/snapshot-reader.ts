@@ -79,7 +79,7 @@ export class SnapshotReader {
         this.listeners++;
         return;
       case 'user':
-        readUser(record);
+        readUser(record, frame.unknownUsers);
         return;
       case 'database':
         readDatabase(record, frame);

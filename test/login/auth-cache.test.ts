@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { cacheTime, findAnswer, keepAnswer } from '../../src/core/login/auth-cache';
 import { ClientSocket, PgDatabase, SocketState } from '../../src/core/pool/bouncer';
-import { ask, errorIn, login, refusal } from '../harness/answers';
+import { ask, backendsBecome, errorIn, login, refusal, rowsBecome, withPooler } from '../harness/answers';
 import { Bouncer } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
 import { after, before, describe } from '../harness/limits';
@@ -86,6 +86,19 @@ async function challenged(client: RawClient, user: string): Promise<void> {
   assert.equal((await client.next())?.type, 'R');
 }
 
+/** Sends the password that the pooler asks for; the login must succeed. */
+async function passes(client: RawClient, password: string): Promise<void> {
+  await client.sendMessage('p', cstring(password));
+  assert.equal((await client.until('ZE')).at(-1)?.type, 'Z');
+}
+
+/** Runs `body` with a pooler whose config file sets the time, so that RELOAD keeps it. */
+async function withCaching(auth_type: string, body: (own: Bouncer) => Promise<void>): Promise<void> {
+  await setSecret('ann', 'right');
+  const settings = { ...SETTINGS, auth_type, auth_query_cache_time: LONG };
+  await withPooler({ databases: { postgres: pg.connstr() }, settings }, body);
+}
+
 /** Waits until the query runs for one login. */
 function running(logins: number): Promise<unknown> {
   return eventually('the logins to wait for one query', async () => {
@@ -120,6 +133,7 @@ describe('auth_query_cache_time', () => {
       assert.equal(await ask(client, 'SELECT current_user'), 'ann');
       await client.destroy();
       await pg.killBackends("usename = 'ann'");
+      await rowsBecome(pooler, 'SERVERS', { user: 'ann' }, 0);
     }
     assert.equal(await asked(), 1);
     await pg.setAuth('trust');
@@ -244,6 +258,69 @@ describe('auth_query_cache_time', () => {
     assert.equal((await begun.until('ZE')).at(-1)?.type, 'Z');
     await begun.end();
   });
+
+  it('a login that RELOAD lets in without the query keeps no other login waiting', () =>
+    withCaching('plain', async (own) => {
+      await own.admin('PAUSE postgres');
+      const [first, second] = [await own.raw(), await own.raw()];
+      await first.startup({ user: 'ann', database: 'postgres' });
+      await rowsBecome(own, 'CLIENTS', { state: 'waiting' }, 1);
+      await second.startup({ user: 'ann', database: 'postgres' });
+      await rowsBecome(own, 'LISTS', { list: 'login_clients', items: 1 }, 1);
+      own.rewrite({ userlist: { ann: 'right' } });
+      await own.admin('RELOAD');
+      await own.admin('RESUME postgres');
+      for (const client of [first, second]) {
+        assert.equal((await client.next())?.type, 'R');
+        await passes(client, 'right');
+      }
+      own.rewrite({});
+      await own.admin('RELOAD');
+      for (const client of [await login(own, ANN), first, second]) await client.end();
+    }));
+
+  it('RELOAD and RECONNECT also end an answer that a login in progress holds', () =>
+    withCaching('plain', async (own) => {
+      for (const command of ['RELOAD', 'RECONNECT', 'RECONNECT postgres']) {
+        await setSecret('ann', 'right');
+        await (await login(own, ANN)).end();
+        const begun = await own.raw();
+        await challenged(begun, 'ann');
+        await setSecret('ann', 'changed');
+        await own.admin(command);
+        await passes(begun, 'right');
+        assert.equal(await refusal(own, ANN), 'password authentication failed', command);
+        await begun.end();
+      }
+    }));
+
+  it('a login after RELOAD asks, although a query that was sent before is still running', () =>
+    withCaching('plain', async (own) => {
+      await asked();
+      await setPace(1);
+      const before = login(own, ANN);
+      await backendsBecome(pg, "wait_event = 'PgSleep'", 1);
+      await own.admin('RELOAD');
+      for (const client of [await login(own, ANN), await before]) await client.end();
+      await setPace(0);
+      assert.equal(await asked(), 2);
+    }));
+
+  it('a plain password replaces the SCRAM secret of a user, and its keys', () =>
+    withCaching('scram-sha-256', async (own) => {
+      await setSecret('ann', await storedAs('scram-sha-256', 'right'));
+      await pg.setHba(['local all postgres trust', 'host all postgres all trust', 'host all all all scram-sha-256']);
+      const client = await login(own, ANN);
+      assert.equal(await ask(client, 'SELECT current_user'), 'ann');
+      await client.end();
+      await storedAs('scram-sha-256', 'changed');
+      await setSecret('ann', 'changed');
+      await own.admin('RECONNECT');
+      const later = await login(own, { user: 'ann', password: 'changed' });
+      assert.equal(await ask(later, 'SELECT current_user'), 'ann');
+      await later.end();
+      await pg.setAuth('trust');
+    }));
 
   it('an online reboot keeps waiting logins, and asks again for a password that an old answer refuses', async () => {
     await setSecret('ann', 'right');

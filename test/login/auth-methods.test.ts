@@ -8,7 +8,7 @@ import { readFileSync, rmSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { Client } from 'pg';
-import { ask, errorIn, login, refusal, withPooler } from '../harness/answers';
+import { ask, backendsBecome, errorIn, login, refusal, valueIn, withPooler } from '../harness/answers';
 import type { Bouncer } from '../harness/bouncer';
 import { type Cert, CertFolder } from '../harness/certs';
 import { after, before, describe } from '../harness/limits';
@@ -313,6 +313,27 @@ describe('PAM', { skip: pamMissing() ?? false }, () => {
       assert.equal(await ask(logins[0]?.client as RawClient, 'SELECT 5'), '5');
       for (const { client } of logins) await client.destroy();
     });
+  });
+
+  it('an online reboot keeps the passwords that PAM has accepted', async () => {
+    await ruleCluster().setAuth('scram-sha-256');
+    await withRebootChain(
+      { cluster: ruleCluster(), settings: { ...settings, pool_mode: 'transaction' } },
+      async (chain) => {
+        await chain.start('ts');
+        const client = await chain.raw();
+        const answer = await client.login({ user: 'pam_user', password: 'right', database: 'postgres' });
+        assert.equal(answer.at(-1)?.type, 'Z');
+        await chain.reboot('ts');
+        await ruleCluster().killBackends("usename = 'pam_user'");
+        await backendsBecome(ruleCluster(), "usename = 'pam_user'", 0);
+        await eventually('a new server connection', async () => {
+          return valueIn(await client.query('SELECT current_user')) === 'pam_user';
+        });
+        await client.destroy();
+      },
+    );
+    await ruleCluster().setAuth('trust');
   });
 
   it('PAM cannot be combined with auth_user of a database', async () => {

@@ -184,6 +184,10 @@ test('SCRAM keys of a login replace the password in the next login', () => {
   assert.equal(client.checkScramLogin(user), null);
   assert.ok(exchange(user, credentials(PENCIL)) instanceof ScramState);
 
+  const changed = { ...credentials(PENCIL), passwd: 'changed' };
+  server.saveScramKeys(state, changed);
+  assert.equal(changed.scramPassthroughValid, false, 'the secret has changed during the exchange');
+
   const plain = credentials('pencil');
   const adhoc = exchange(credentials('pencil'), plain);
   assert.ok(adhoc instanceof ScramState && adhoc.adhoc);

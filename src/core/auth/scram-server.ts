@@ -289,7 +289,9 @@ export function buildServerFinalMessage(state: ScramState): string {
 
 /** Stores the keys of a successful login for logins to servers, unless the secret was made for this exchange only. */
 export function saveScramKeys(state: ScramState, credentials: ScramCredentials): void {
-  if (state.adhoc || state.mock || state.clientKey === null) return;
+  if (state.adhoc || state.mock || state.clientKey === null || state.storedKey === null) return;
+  // a later answer of auth_query may have changed the secret during the exchange
+  if (parseScramSecret(credentials.passwd)?.storedKey.equals(state.storedKey) !== true) return;
   credentials.scramClientKey = state.clientKey;
   credentials.scramServerKey = state.serverKey;
   credentials.scramPassthroughValid = true;

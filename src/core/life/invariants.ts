@@ -14,6 +14,7 @@ import {
   type ServerSocket,
   SocketState,
 } from '../pool/bouncer';
+import { lostLookup } from '../pool/lookups';
 import { peerPoolList, poolList } from '../pool/pool';
 import { isDead, isServerSocket } from '../pool/socket';
 import { eachSocket, loginClientList } from '../pool/states';
@@ -118,5 +119,6 @@ export function brokenInvariant(): string | null {
   }
   for (const list of [poolList, peerPoolList])
     for (let pool = list.head; pool !== null; pool = nextOf(pool)) if (pool.dead) return 'a killed pool is in its list';
+  if (lostLookup() !== null) return 'a shared look-up belongs to a login that has left it';
   return brokenHostCount() ?? brokenCount();
 }

@@ -8,12 +8,16 @@ import { getCachedTime } from '../base/time';
 import { cf } from '../config/settings';
 import type { AuthAnswer } from '../pool/auth-answer';
 import type { ClientSocket, PgDatabase } from '../pool/bouncer';
+import { closeLookups } from '../pool/lookups';
 
 /** Most answers that are kept; then the least recently used one goes. */
 const ANSWERS_MAX = 10_000;
 
 /** the least recently used first */
 const answers = new Map<string, AuthAnswer>();
+
+/** usec; when answers were last forgotten: logins may still hold older ones, which are not kept any more */
+let forgottenAt = 0;
 
 /** How logins found their secrets, for the metrics. */
 export const authQueryCounts = { query: 0, cache: 0, shared: 0 };
@@ -45,7 +49,7 @@ export function keepAnswer(client: ClientSocket): void {
   const answer = client.login?.answer ?? null;
   if (client.login === null || answer === null) return;
   client.login.answer = null;
-  if (cacheTime(client.db as PgDatabase) === 0) return;
+  if (cacheTime(client.db as PgDatabase) === 0 || answer.askedAt <= forgottenAt) return;
   const known = answers.get(answer.key);
   answers.delete(answer.key);
   answers.set(answer.key, known !== undefined && known.askedAt > answer.askedAt ? known : answer);
@@ -58,13 +62,19 @@ export function keepAnswer(client: ClientSocket): void {
 
 /** The query has been answered again: replaces what is known. @param answer null = the user does not exist any more */
 export function renewAnswer(key: string, answer: AuthAnswer | null): void {
-  if (!answers.has(key)) return;
+  const known = answers.get(key);
+  if (known === undefined) return;
   if (answer === null) answers.delete(key);
-  else answers.set(key, answer);
+  else if (answer.askedAt >= known.askedAt) answers.set(key, answer);
 }
 
-/** Forgets answers: after RELOAD and RECONNECT. @param db null = those of all databases */
+/**
+ * Forgets answers: after RELOAD and RECONNECT. Later logins do not join look-ups that have been sent already.
+ * @param db null = those of all databases
+ */
 export function forgetAnswers(db: PgDatabase | null): void {
+  forgottenAt = getCachedTime();
+  closeLookups();
   if (db === null) {
     answers.clear();
     return;

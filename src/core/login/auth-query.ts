@@ -16,7 +16,7 @@ import { sbufContinue, sbufPause, sendPacket } from '../net/sbuf';
 import type { AuthAnswer, AuthLookup } from '../pool/auth-answer';
 import type { ClientSocket, PgCredentials, PgDatabase, ServerSocket } from '../pool/bouncer';
 import { dynamicLoginCredentials } from '../pool/database';
-import { endLookup, findLookup, startLookup, takeOrphans } from '../pool/lookups';
+import { endLookup, findLookup, leaveLookup, startLookup, takeOrphans } from '../pool/lookups';
 import { LoginPhase } from '../pool/phases';
 import { getPool } from '../pool/pool';
 import { uncountUser } from '../pool/provisional';
@@ -74,12 +74,14 @@ export function startAuthQuery(client: ClientSocket, username: string): Verdict 
   if (db === null) return Verdict.DISCONNECTED;
   const limit = cacheTime(clientDb);
   const login = loginOf(client);
+  const { name: authUser } = clientDb.authUser as PgCredentials;
+  const key = answerKey(db, authUser, authQueryOf(clientDb), username);
+  // RELOAD has changed the query
+  if (login.lookup !== null && login.lookup.key !== key) leaveLookup(client);
   // after the wait for a server
   if (limit === 0 || login.lookup?.leader === client) return runAuthQuery(client, db, username);
   if (login.lookup !== null) return waitForAnswer(client, login.lookup);
 
-  const { name: authUser } = clientDb.authUser as PgCredentials;
-  const key = answerKey(db, authUser, authQueryOf(clientDb), username);
   const answer = login.answer ?? findAnswer(key, limit);
   if (answer !== null) {
     authQueryCounts[login.answer === null ? 'cache' : 'shared']++;

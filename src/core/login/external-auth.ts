@@ -12,6 +12,7 @@ import { sbufContinue, sbufPause } from '../net/sbuf';
 import { type ClientSocket, type PgCredentials, SocketState } from '../pool/bouncer';
 import { LoginPhase } from '../pool/phases';
 import { loginOf } from '../pool/socket';
+import { changePassword } from '../pool/user';
 import { Verdict } from '../wire/verdict';
 
 /** Most logins of a queue that run at a time: the size of PgBouncer's queues. */
@@ -117,16 +118,10 @@ export function externalAuthBegin(line: AuthQueue, client: ClientSocket, passwd:
   return isValid(client) ? Verdict.PAUSED : Verdict.DISCONNECTED;
 }
 
-/**
- * Stores a password that the external service accepted, for logins to servers. Keys of another password become invalid.
- */
+/** Stores a password that the external service accepted, for logins to servers. */
 function rememberPassword(user: PgCredentials, passwd: string): void {
-  if (user.passwd === passwd) return;
-  user.passwd = passwd;
-  user.scramPassthroughValid = false;
-  user.scramClientKey = null;
-  user.scramServerKey = null;
-  user.scramVerifier = null;
+  changePassword(user, passwd);
+  user.externalPasswd = true;
 }
 
 function finish({ line, id, allowed, warnings }: Answer): void {

@@ -30,6 +30,12 @@ export function reloadHba(): void {
   else if (rules !== null) logWarning('could not load HBA file, keeping the previous rules');
 }
 
+/** True if LDAP may decide about a login. */
+export function usesLdap(): boolean {
+  if (cf.authType !== AuthType.HBA) return cf.authType === AuthType.LDAP;
+  return rules?.some(({ method }) => method === AuthType.LDAP) === true;
+}
+
 /** The rule for this client and this user name, or null. */
 export function findHbaRule(client: ClientSocket, db: PgDatabase, username: string): HbaRule | null {
   const facts: HbaClient = {

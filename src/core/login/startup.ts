@@ -15,6 +15,7 @@ import { addrDetails } from '../net/addr';
 import { sendPacket } from '../net/sbuf';
 import { tlsConnectionInfo } from '../net/tls';
 import { type ClientSocket, PgCredentials, PgDatabase, Replication } from '../pool/bouncer';
+import { leaveLookup } from '../pool/lookups';
 import { LoginPhase } from '../pool/phases';
 import { uncountUser } from '../pool/provisional';
 import { isDead, loginOf, replicationTypeParameters } from '../pool/socket';
@@ -319,6 +320,8 @@ function setExternalUser(client: ClientSocket, db: PgDatabase, username: string,
 
 /** The user is known, or mocked: starts authentication by the method of auth_type. */
 function finishSetPool(client: ClientSocket): Verdict {
+  // it may have waited to run auth_query when RELOAD made that unnecessary
+  leaveLookup(client);
   const login = loginOf(client);
   login.phase = LoginPhase.CHALLENGED;
   const db = client.db as PgDatabase;

@@ -26,6 +26,8 @@ export class PgCredentials {
   mockAuth = false;
   /** the password must be fetched again for every login */
   dynamicPasswd = false;
+  /** PAM or LDAP has accepted the password; auth_file may have another one */
+  externalPasswd = false;
   /** found by auth_query for a login that has not succeeded yet: only this client refers to them */
   provisional = false;
   globalUser: PgGlobalUser | null;

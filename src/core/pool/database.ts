@@ -5,7 +5,7 @@
 import { nextOf, StatList } from '../base/list';
 import { OrderedIndex } from '../base/ordered';
 import { PgCredentials, PgDatabase } from './bouncer';
-import { compareNames, findOrAddGlobalUser, findOrAddLoginUser } from './user';
+import { changePassword, compareNames, findOrAddGlobalUser, findOrAddLoginUser } from './user';
 
 /** Sorted by name, the order of SHOW. */
 export const databaseList = new StatList<PgDatabase>('database_list');
@@ -108,7 +108,7 @@ export function dynamicLoginCredentials(db: PgDatabase, name: string, passwd: st
     credentials = new PgCredentials(name, findOrAddLoginUser(name));
     credentials.provisional = true;
   }
-  credentials.passwd = passwd;
+  changePassword(credentials, passwd);
   credentials.dynamicPasswd = true;
   return credentials;
 }
@@ -120,7 +120,7 @@ export function addDynamicCredentials(db: PgDatabase, name: string, passwd: stri
     credentials = new PgCredentials(name, findOrAddGlobalUser(name, ''));
     db.dynamicUsers.set(name, credentials);
   }
-  credentials.passwd = passwd;
+  changePassword(credentials, passwd);
   credentials.dynamicPasswd = true;
   return credentials;
 }
@@ -132,9 +132,7 @@ export function forceUserCredentials(db: PgDatabase, name: string, passwd: strin
     credentials = new PgCredentials(name, findOrAddGlobalUser(name, ''));
     db.forcedUser = credentials;
   }
-  // keys that belong to another password
-  if (credentials.passwd !== passwd) credentials.scramPassthroughValid = false;
-  credentials.passwd = passwd;
+  changePassword(credentials, passwd);
   return credentials;
 }
 

@@ -34,7 +34,21 @@ export function endLookup(leader: ClientSocket): ClientSocket[] {
   return waiting;
 }
 
-/** A client is being disconnected: leaves its look-up. Those that wait for its answer become orphans. */
+/** Closes the look-ups that have been sent: other logins no longer join them. */
+export function closeLookups(): void {
+  for (const [key, { askedAt }] of lookups) if (askedAt !== 0) lookups.delete(key);
+}
+
+/** @returns the key of a look-up whose leader has left it, or null */
+export function lostLookup(): string | null {
+  for (const [key, lookup] of lookups) if (lookup.leader.login?.lookup !== lookup) return key;
+  return null;
+}
+
+/**
+ * A client no longer needs its look-up, because it disconnects or goes on without it. Those that wait for its answer
+ * become orphans.
+ */
 export function leaveLookup(client: ClientSocket): void {
   const lookup = client.login?.lookup ?? null;
   if (client.login === null || lookup === null) return;

@@ -11,7 +11,7 @@ import type { ClientSocket, PgCredentials, PgDatabase, PgPool } from './bouncer'
 import { findDatabaseCredentials, removeDatabase } from './database';
 import { leaveLookup } from './lookups';
 import { getPool } from './pool';
-import { forgetGlobalUser } from './user';
+import { changePassword, forgetGlobalUser } from './user';
 
 /**
  * Removes an auto-database that no client asks for any more, if no login to it has succeeded. killUnproven() handles
@@ -48,7 +48,7 @@ function keepCredentials(db: PgDatabase, user: PgCredentials): PgCredentials {
   if (!user.provisional) return user;
   const known = findDatabaseCredentials(db, user.name);
   if (known !== null) {
-    known.passwd = user.passwd;
+    changePassword(known, user.passwd);
     return known;
   }
   user.provisional = false;

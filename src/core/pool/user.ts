@@ -51,9 +51,20 @@ function wakeUser(name: string): PgGlobalUser | null {
   return user;
 }
 
+/** Changes a password, and drops what belongs to the old one: SCRAM keys and verifier. */
+export function changePassword(credentials: PgCredentials, passwd: string): void {
+  if (credentials.passwd === passwd) return;
+  credentials.passwd = passwd;
+  credentials.externalPasswd = false;
+  credentials.scramPassthroughValid = false;
+  credentials.scramClientKey = null;
+  credentials.scramServerKey = null;
+  credentials.scramVerifier = null;
+}
+
 /** The secret of a user without a password must be fetched at every login. */
 function updateGlobalUserPasswd(user: PgGlobalUser, passwd: string): void {
-  user.credentials.passwd = passwd;
+  changePassword(user.credentials, passwd);
   user.credentials.dynamicPasswd = passwd === '';
 }
 
@@ -103,25 +114,16 @@ export function applyAuthFile(users: AuthFileUser[]): void {
   for (let user = userList.head; user !== null; user = nextOf(user)) {
     if (user.authFileRound !== before) continue;
     user.authFileRound = 0;
-    replacePassword(user, '');
+    updateGlobalUserPasswd(user, '');
   }
 }
 
 function takeFromAuthFile(user: PgGlobalUser, passwd: string): void {
-  if (user.credentials.passwd !== passwd) replacePassword(user, detach(passwd));
+  if (user.credentials.passwd !== passwd) updateGlobalUserPasswd(user, detach(passwd));
   // an empty password in the file is intended: auth_query must not replace it
   user.credentials.dynamicPasswd = false;
   user.provisional = false;
   user.authFileRound = authFileRound;
-}
-
-/** Changes a password and drops the SCRAM keys that belong to the old one. */
-function replacePassword(user: PgGlobalUser, passwd: string): void {
-  updateGlobalUserPasswd(user, passwd);
-  user.credentials.scramPassthroughValid = false;
-  user.credentials.scramClientKey = null;
-  user.credentials.scramServerKey = null;
-  user.credentials.scramVerifier = null;
 }
 
 /** Removes a user that has no pools and no clients. */
@@ -141,6 +143,6 @@ export function addPamCredentials(name: string, passwd: string | null): PgCreden
     credentials = new PgCredentials(name, findOrAddLoginUser(name));
     pamCredentials.set(name, credentials);
   }
-  if (passwd !== null) credentials.passwd = passwd;
+  if (passwd !== null) changePassword(credentials, passwd);
   return credentials;
 }

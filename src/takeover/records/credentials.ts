@@ -9,6 +9,7 @@ import { PgCredentials, type PgDatabase } from '../../core/pool/bouncer';
 import { addDynamicCredentials } from '../../core/pool/database';
 import { addPamCredentials, findGlobalUser, findOrAddLoginUser } from '../../core/pool/user';
 import type { Frame } from './frame';
+import { globalCredentials } from './user';
 
 /**
  * The origin of credentials: auth_file, forced by the database, auth_query, PAM, an unknown user, or left over from a
@@ -41,7 +42,7 @@ export function readCredentials(ref: CredentialsRef, db: PgDatabase | null, fram
     mock.mockAuth = true;
     return mock;
   }
-  if (kind === 'global') return findOrAddLoginUser(name).credentials;
+  if (kind === 'global') return globalCredentials(name, frame.unknownUsers);
   if (kind === 'pam') return addPamCredentials(name, ref.passwd);
   if (kind === 'dynamic' && db !== null) return db.dynamicUsers.get(name) ?? addDynamicCredentials(db, name, '');
   if (kind === 'forced' && db?.forcedUser?.name === name) {

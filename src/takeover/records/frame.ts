@@ -6,6 +6,7 @@ import { hostNames } from '../../core/config/records';
 import type { PgCredentials, PgDatabase, PgPool, ServerSocket } from '../../core/pool/bouncer';
 import type { PgStats } from '../../core/pool/stats';
 import { VarBit, type VarCache, varNames } from '../../core/pool/varcache';
+import type { UnknownUsers } from './user';
 
 export class Frame {
   /** pools by their number in the records */
@@ -20,6 +21,7 @@ export class Frame {
   readonly hostsChanged = new Set<string>();
   /** servers were connected to under other server_tls_* settings, and have to be replaced as after RELOAD */
   serverTlsChanged = false;
+  readonly unknownUsers: UnknownUsers = new Map();
   /** credentials that are in no list, by database and name */
   readonly ownCredentials = new Map<string, PgCredentials>();
 
