@@ -2,14 +2,7 @@
  * Assigns every upcall: the only module that knows both the calling and the called layer.
  */
 
-import {
-  adminHandleCancel,
-  adminHandleClient,
-  adminPauseDone,
-  adminPostLogin,
-  adminPreLogin,
-  adminWaitCloseDone,
-} from './admin/admin';
+import { adminAnswerWaiting, adminHandleCancel, adminHandleClient, adminPostLogin, adminPreLogin } from './admin/admin';
 import { logPrefix } from './core/base/log';
 import { tagHostAddrDirty } from './core/link/dirty';
 import { logSocketFields, logSocketPrefix } from './core/net/addr';
@@ -34,8 +27,7 @@ export function wireUpcalls(): void {
   upcalls.admin.postLogin = adminPostLogin;
   upcalls.admin.handleClient = adminHandleClient;
   upcalls.admin.handleCancel = adminHandleCancel;
-  upcalls.admin.pauseDone = adminPauseDone;
-  upcalls.admin.waitCloseDone = adminWaitCloseDone;
+  upcalls.admin.answerWaiting = adminAnswerWaiting;
 
   upcalls.handover.command = handleHandoverCommand;
   upcalls.handover.turnEnd = handoverTurnEnd;

@@ -4,7 +4,6 @@
  */
 
 import { getPauseMode, getShutdownMode, isFrozen, PauseMode, ShutdownMode } from '../core/base/lifecycle';
-import { nextOf } from '../core/base/list';
 import { fatal, logDebug, logInfo, slogInfo, slogWarning, wantDebug } from '../core/base/log';
 import { native } from '../core/base/native';
 import { equalNoCase, strlistContains } from '../core/base/strutil';
@@ -17,7 +16,7 @@ import { disconnectClient } from '../core/link/objects';
 import { checkDbConnectionCount, checkUserConnectionCount } from '../core/login/admit';
 import { isUnixAddr } from '../core/net/addr';
 import type { ClientSocket, PgPool } from '../core/pool/bouncer';
-import { addDatabase, countPausedDatabases, forceUserCredentials } from '../core/pool/database';
+import { addDatabase, forceUserCredentials } from '../core/pool/database';
 import { getPool } from '../core/pool/pool';
 import { consoleSession, isDead } from '../core/pool/socket';
 import { upcalls } from '../core/pool/upcalls';
@@ -28,17 +27,16 @@ import { PktBuf } from '../core/wire/pktbuf';
 import { PktReader } from '../core/wire/reader';
 import { Verdict } from '../core/wire/verdict';
 import { type Command, cmdReconnectClients, cmdSet, commandTable, execCommand } from './commands';
-import { continueReading, endExtendedProtocol, handleExtended, mustWait } from './extended';
+import { endExtendedProtocol, handleExtended, mustWait } from './extended';
 import { readQuery } from './fake-params';
 import { isEmptyQuery, QueryKind } from './parse';
 import { adminEmpty, adminError, adminReady, extendedSession, setCurrentQuery, syntaxError } from './reply';
+import { answerWaiting, failWaiting, QUERY_CANCELED } from './waiting';
 
 /** The name of the admin database, and of the user that needs no password on a Unix socket. */
 const ADMIN_NAME = 'pgbouncer';
 /** Server connections of the admin database: only a new process opens one, to the console of the old process. */
 const ADMIN_POOL_SIZE = 2;
-/** SQLSTATE query_canceled */
-const QUERY_CANCELED = '57014';
 /** SQLSTATE feature_not_supported */
 const NOT_SUPPORTED = '0A000';
 
@@ -177,7 +175,7 @@ function isCommand(word: string): boolean {
 
 /** Handles one complete packet of a console client. */
 export function adminHandleClient(admin: ClientSocket, type: number, body: Buffer, off: number, end: number): Verdict {
-  if (consoleSession(admin).waiting && mustWait(admin, type)) return Verdict.PAUSED;
+  if (consoleSession(admin).waitsFor !== null && mustWait(admin, type)) return Verdict.PAUSED;
   const alive = handlePacket(admin, type, new PktReader(body, off, end));
   if (!alive && !isDead(admin)) disconnectClient(admin, true, 'failure');
   return isDead(admin) ? Verdict.DISCONNECTED : Verdict.CONSUMED;
@@ -239,38 +237,17 @@ export function adminPostLogin(client: ClientSocket): boolean {
   return false;
 }
 
-/** Answers every console client that waits for a command to complete. */
-function answerWaiting(tag: () => string): void {
-  for (let admin = pool().activeClientList.head; admin !== null; ) {
-    const next = nextOf(admin);
-    if (consoleSession(admin).waiting) {
-      consoleSession(admin).waiting = false;
-      if (adminReady(admin, tag())) continueReading(admin);
-      else disconnectClient(admin, false, 'dead admin');
-    }
-    admin = next;
-  }
-}
-
-function pausedTag(): string {
-  if (getPauseMode() === PauseMode.SUSPEND) return 'SUSPEND';
-  // otherwise single databases are paused
-  if (getPauseMode() === PauseMode.PAUSE || countPausedDatabases() > 0) return 'PAUSE';
-  return fatal('admin_pause_done: bad state');
-}
-
-/** PAUSE or SUSPEND is complete. Resumes if the client that issued SUSPEND has disconnected. */
-export function adminPauseDone(): void {
-  answerWaiting(pausedTag);
-  if (pool().activeClientList.count === 0 && getPauseMode() === PauseMode.SUSPEND) {
+/**
+ * Answers the consoles whose PAUSE, SUSPEND or WAIT_CLOSE has come to an end. Resumes if the client that issued SUSPEND
+ * has disconnected.
+ * @param modeReached the mode of the whole pooler is reached
+ */
+export function adminAnswerWaiting(modeReached: boolean): void {
+  answerWaiting(pool().activeClientList, modeReached);
+  if (modeReached && pool().activeClientList.count === 0 && getPauseMode() === PauseMode.SUSPEND) {
     logInfo('admin disappeared when suspended, doing RESUME');
     resumeAll();
   }
-}
-
-/** WAIT_CLOSE is complete. */
-export function adminWaitCloseDone(): void {
-  answerWaiting(() => 'WAIT_CLOSE');
 }
 
 /**
@@ -278,13 +255,11 @@ export function adminWaitCloseDone(): void {
  * answer, it sends PostgreSQL's error.
  */
 export function adminHandleCancel(admin: ClientSocket): void {
-  if (!consoleSession(admin).waiting) slogWarning(admin, 'admin cancel request for non-waiting client?');
+  const waits = consoleSession(admin).waitsFor !== null;
+  if (!waits) slogWarning(admin, 'admin cancel request for non-waiting client?');
   if (getShutdownMode() !== ShutdownMode.NONE) return;
   if (getPauseMode() !== PauseMode.NONE) resumeAll();
-  if (!consoleSession(admin).waiting) return;
-  consoleSession(admin).waiting = false;
-  if (adminError(admin, 'canceling statement due to user request', QUERY_CANCELED)) continueReading(admin);
-  else disconnectClient(admin, false, 'dead admin');
+  if (waits) failWaiting(admin, 'canceling statement due to user request', QUERY_CANCELED);
 }
 
 function welcomeMessage(): Buffer {

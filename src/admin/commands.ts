@@ -26,6 +26,7 @@ import { fakeSet } from './fake-params';
 import type { ReconnectClients } from './parse';
 import { accessError, adminError, adminFail, adminFlush, adminReady, NO_SUCH_STATEMENT, syntaxError } from './reply';
 import { cmdShow } from './show';
+import { waitFor } from './waiting';
 
 /** A command and its handler. */
 export interface Command {
@@ -85,7 +86,7 @@ function cmdResume(admin: ClientSocket, arg: string): boolean {
   return adminReady(admin, 'RESUME');
 }
 
-/** adminPauseDone() answers once every buffer is empty. */
+/** adminAnswerWaiting() answers once every buffer is empty. */
 function cmdSuspend(admin: ClientSocket): boolean {
   if (getPauseMode() !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
   // buffers of paused databases would never become empty
@@ -93,18 +94,16 @@ function cmdSuspend(admin: ClientSocket): boolean {
 
   logInfo('SUSPEND command issued');
   suspendAll();
-  consoleSession(admin).waiting = true;
-  return true;
+  return waitFor(admin, 'SUSPEND', null);
 }
 
-/** adminPauseDone() answers once no server connection is left. */
+/** adminAnswerWaiting() answers once no server connection is left. */
 function cmdPause(admin: ClientSocket, arg: string): boolean {
   if (getPauseMode() !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
   if (arg === '') {
     logInfo('PAUSE command issued');
     pauseAll();
-    consoleSession(admin).waiting = true;
-    return true;
+    return waitFor(admin, 'PAUSE', null);
   }
   logInfo(`PAUSE '${arg}' command issued`);
   const { db, alive } = targetDatabase(admin, arg, 'pause', (name) => findOrRegisterDatabase(admin, name));
@@ -112,8 +111,7 @@ function cmdPause(admin: ClientSocket, arg: string): boolean {
   db.paused = true;
   touchPools(db);
   if (countDbActive(db) === 0) return adminReady(admin, 'PAUSE');
-  consoleSession(admin).waiting = true;
-  return true;
+  return waitFor(admin, 'PAUSE', db);
 }
 
 function cmdReconnect(admin: ClientSocket, arg: string): boolean {
@@ -229,9 +227,10 @@ function cmdKillClient(admin: ClientSocket, arg: string): boolean {
   return adminReady(admin, 'KILL_CLIENT');
 }
 
-/** adminWaitCloseDone() answers once every server connection that has to be closed is closed. */
+/** adminAnswerWaiting() answers once every server connection that has to be closed is closed. */
 function cmdWaitClose(admin: ClientSocket, arg: string): boolean {
   let active = 0;
+  let only: PgDatabase | null = null;
   if (arg === '') {
     logInfo('WAIT_CLOSE command issued');
     for (let db = databaseList.head; db !== null; db = nextOf(db)) {
@@ -244,13 +243,13 @@ function cmdWaitClose(admin: ClientSocket, arg: string): boolean {
     logInfo(`WAIT_CLOSE '${arg}' command issued`);
     const { db, alive } = targetDatabase(admin, arg, 'wait in', (name) => findOrRegisterDatabase(admin, name));
     if (db === null) return alive;
+    only = db;
     db.waitClose = true;
     active = countDbActive(db);
     touchPools(db);
   }
   if (active === 0) return adminReady(admin, 'WAIT_CLOSE');
-  consoleSession(admin).waiting = true;
-  return true;
+  return waitFor(admin, 'WAIT_CLOSE', only);
 }
 
 /** SET key = value: changes the setting in this process only, not in the config file. */

@@ -265,7 +265,7 @@ function handleClose(admin: ClientSocket, session: ConsoleSession, reader: PktRe
 
 function handleSync(admin: ClientSocket, session: ConsoleSession): boolean {
   // the command still waits for its completion, or is SHUTDOWN, which gets no answer
-  if (consoleSession(admin).waiting || session.executing !== null) {
+  if (session.waitsFor !== null || session.executing !== null) {
     session.syncWaits = true;
     return true;
   }

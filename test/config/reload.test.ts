@@ -4,11 +4,12 @@
  */
 
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ask, backendOf, login, refusal, rowsBecome, show, thrownOut, withPooler } from '../harness/answers';
 import type { Bouncer } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
+import { fails } from '../harness/expect';
 import { after, before, describe } from '../harness/limits';
 import { eventually, it } from '../harness/machine';
 
@@ -271,6 +272,58 @@ describe('RELOAD with an error', () => {
       });
     });
   }
+
+  const lockouts: [string, string, RegExp][] = [
+    ['auth_type=cert without TLS', 'auth_type = cert', /ERROR auth_type=cert requires client_tls_sslmode/],
+    [
+      'auth_type=cert and a missing certificate',
+      'auth_type = cert\nclient_tls_sslmode = verify-full\nclient_tls_ca_file = /nowhere/ca\n' +
+        'client_tls_cert_file = /nowhere/cert\nclient_tls_key_file = /nowhere/key',
+      /ERROR TLS setup failed: /,
+    ],
+    [
+      'auth_type=hba and a missing auth_hba_file',
+      'auth_type = hba\nauth_hba_file = /nowhere/hba',
+      /ERROR could not open hba config file \/nowhere\/hba/,
+    ],
+    ['auth_type=hba without auth_hba_file', 'auth_type = hba', /ERROR could not open hba config file/],
+    ['auth_type=ldap without options', 'auth_type = ldap', /ERROR auth_ldap_options is null/],
+    [
+      'auth_type=ldap and unusable options',
+      'auth_type = ldap\nauth_ldap_options = ldapport=99999',
+      /ERROR invalid LDAP port number: "99999"/,
+    ],
+  ];
+  for (const [what, text, line] of lockouts) {
+    it(`RELOAD with ${what} fails and changes nothing`, async () => {
+      await withPooler({ databases: { app: pg.connstr('one') }, settings: TX }, async (pooler) => {
+        const before = await config(pooler);
+        pooler.writeIni(
+          `[pgbouncer]\nquery_timeout = 3\n${text}\n[databases]\napp = ${pg.connstr('one')}\nfresh = ${pg.connstr('two')}\n`,
+        );
+        await fails(pooler.admin('RELOAD'), 'RELOAD failed, see logs for additional details', 'F0000');
+        await pooler.logWait(line);
+        assert.deepEqual(await config(pooler), before);
+        assert.equal(await refusal(pooler, { database: 'fresh' }), 'no such database: fresh');
+        assert.equal(await ask(await login(pooler, { database: 'app' }), 'SELECT 1'), '1');
+      });
+    });
+  }
+
+  it('RELOAD keeps the previous HBA rules if their file has vanished, and applies the rest', async () => {
+    await withPooler({ cluster: pg, settings: TX }, async (pooler) => {
+      const rules = join(pooler.dir, 'rules');
+      writeFileSync(rules, 'local all all trust\nhost all all all trust\n');
+      pooler.rewrite({ settings: { auth_type: 'hba', auth_hba_file: rules } });
+      await pooler.admin('RELOAD');
+      rmSync(rules);
+      pooler.rewrite({ settings: { auth_type: 'hba', auth_hba_file: rules, query_timeout: 4 } });
+      await pooler.admin('RELOAD');
+      await pooler.logWait(/WARNING could not load HBA file, keeping the previous rules/);
+      assert.equal((await config(pooler)).query_timeout, '4');
+      assert.equal(await ask(await login(pooler), 'SELECT 1'), '1');
+    });
+  });
 
   it('RELOAD with an error in auth_file keeps the previous users', async () => {
     await withPooler({ cluster: pg, settings: TX, userlist: { ann: '' } }, async (pooler) => {

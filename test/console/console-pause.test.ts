@@ -6,7 +6,7 @@
 import assert from 'node:assert/strict';
 import { type Bouncer, eventually } from '../harness';
 import { backendPid, fails, watch } from '../harness/expect';
-import { itAlone, withCluster } from '../harness/fixtures';
+import { cluster, itAlone, withCluster } from '../harness/fixtures';
 import { describe } from '../harness/limits';
 import { cancelRequest, cstring, errorFields, letters, RawClient, SSL_REQUEST } from '../harness/raw-client';
 
@@ -256,5 +256,120 @@ describe('databases and their servers', () => {
     await single.done();
     await con.query('WAIT_CLOSE');
     await Promise.all([busy.end(), con.end(), one.end()]);
+  });
+});
+
+/** The tag WAIT_CLOSE as the driver reads it. */
+const WAIT_CLOSE_TAG = 'WAIT';
+
+describe('several consoles that wait', () => {
+  itAlone('PAUSE waits although a WAIT_CLOSE has been answered before', async (own) => {
+    await own.sql('SELECT 1', { database: 'other' });
+    const busy = await own.connect({ database: 'app' });
+    await busy.query('BEGIN');
+    const con = await own.console();
+    assert.equal((await con.query('WAIT_CLOSE other')).command, WAIT_CLOSE_TAG);
+    const pause = watch(con.query('PAUSE app'), 'PAUSE app');
+    await own.logWait(/LOG PAUSE 'app' command issued/);
+    await busy.query('SELECT 1');
+    await own.admin('SHOW VERSION');
+    assert.equal(pause.settled, false);
+    await busy.query('COMMIT');
+    assert.equal((await pause.done()).command, 'PAUSE');
+    await Promise.all([busy.end(), con.end()]);
+  });
+
+  itAlone('WAIT_CLOSE waits although another database is paused', async (own) => {
+    await own.admin('PAUSE other');
+    const busy = await own.connect({ database: 'app' });
+    await busy.query('BEGIN');
+    const con = await own.console();
+    await con.query('RECONNECT app');
+    const closed = watch(con.query('WAIT_CLOSE app'), 'WAIT_CLOSE app');
+    await own.logWait(/LOG WAIT_CLOSE 'app' command issued/);
+    await busy.query('SELECT 1');
+    await own.admin('SHOW VERSION');
+    assert.equal(closed.settled, false);
+    await busy.query('COMMIT');
+    assert.equal((await closed.done()).command, WAIT_CLOSE_TAG);
+    await Promise.all([busy.end(), con.end()]);
+  });
+
+  itAlone('each is answered when its own command is complete', async (own) => {
+    const [inApp, inOther] = [await own.connect({ database: 'app' }), await own.connect({ database: 'other' })];
+    await inApp.query('BEGIN');
+    await inOther.query('BEGIN');
+    await own.admin('RECONNECT other');
+    const begin = async (command: string) => {
+      const con = await own.console();
+      const answer = watch(con.query(command), command);
+      await own.logWait(new RegExp(`LOG ${command.replace(' ', " '")}' command issued`));
+      return { con, command, answer };
+    };
+    const waits: Awaited<ReturnType<typeof begin>>[] = [];
+    // the servers of app need not be closed, so WAIT_CLOSE app is complete at once
+    for (const command of ['PAUSE app', 'PAUSE app', 'PAUSE other', 'WAIT_CLOSE app', 'WAIT_CLOSE other'])
+      waits.push(await begin(command));
+    const settled = () => waits.map(({ answer }) => answer.settled);
+    await own.admin('SHOW VERSION');
+    assert.deepEqual(settled(), [false, false, false, true, false]);
+    await inApp.query('COMMIT');
+    await waits[0]?.answer.done();
+    await waits[1]?.answer.done();
+    await own.admin('SHOW VERSION');
+    assert.deepEqual(settled(), [true, true, false, true, false]);
+    await inOther.query('COMMIT');
+    for (const { con, command, answer } of waits) {
+      assert.equal((await answer.done()).command, command.startsWith('PAUSE') ? 'PAUSE' : WAIT_CLOSE_TAG);
+      await con.end();
+    }
+    await Promise.all([inApp.end(), inOther.end()]);
+  });
+
+  for (const [pause, resume] of [
+    ['PAUSE', 'RESUME'],
+    ['PAUSE app', 'RESUME app'],
+  ] as const) {
+    itAlone(`${resume} ends a waiting ${pause} with an error`, async (own) => {
+      const busy = await own.connect({ database: 'app' });
+      await busy.query('BEGIN');
+      const con = await own.console();
+      const waits = fails(con.query(pause), 'canceling statement due to RESUME', '57014');
+      await own.logWait(/LOG PAUSE .*command issued/);
+      await own.admin(resume);
+      await waits;
+      assert.equal((await con.query('SHOW VERSION')).command, 'SHOW');
+      await busy.query('COMMIT');
+      await busy.query('SELECT 1');
+      await Promise.all([busy.end(), con.end()]);
+    });
+  }
+
+  itAlone('SIGUSR2 ends a waiting PAUSE with an error', async (own) => {
+    const busy = await own.connect({ database: 'app' });
+    await busy.query('BEGIN');
+    const con = await own.console();
+    const waits = fails(con.query('PAUSE'), 'canceling statement due to RESUME', '57014');
+    await own.logWait(/LOG PAUSE command issued/);
+    own.signal('SIGUSR2');
+    await waits;
+    await Promise.all([busy.end(), con.end()]);
+  });
+
+  itAlone('RELOAD that removes the database ends a waiting PAUSE and WAIT_CLOSE of it', async (own) => {
+    const busy = await own.connect({ database: 'app' });
+    await busy.query('BEGIN');
+    busy.on('error', () => {});
+    await own.admin('RECONNECT app');
+    const [first, second] = [await own.console(), await own.console()];
+    const paused = fails(first.query('PAUSE app'), 'no such database: app');
+    const closed = watch(second.query('WAIT_CLOSE app'), 'WAIT_CLOSE app');
+    await own.logWait(/LOG PAUSE 'app' command issued/);
+    await own.logWait(/LOG WAIT_CLOSE 'app' command issued/);
+    own.rewrite({ databases: { other: cluster().connstr() } });
+    await own.admin('RELOAD');
+    await paused;
+    assert.equal((await closed.done()).command, WAIT_CLOSE_TAG);
+    await Promise.all([first.end(), second.end(), busy.end().catch(() => {})]);
   });
 });

@@ -313,6 +313,36 @@ both(
   },
 );
 
+it('PAUSE and WAIT_CLOSE that wait for different databases at a takeover are each answered when complete', () =>
+  started(
+    (connstr) => ({ databases: { one: connstr, two: connstr }, settings: { pool_mode: 'transaction' } }),
+    async (chain) => {
+      const [inOne, inTwo] = [await login(chain, { database: 'one' }), await login(chain, { database: 'two' })];
+      const [first, second] = [await admin(chain), await admin(chain)];
+      await inOne.query('BEGIN');
+      await inTwo.query('BEGIN');
+      await second.query('RECONNECT two');
+      // the driver reads WAIT_CLOSE as WAIT
+      const answers: string[] = [];
+      const [paused, closed] = [first.query('PAUSE one'), second.query('WAIT_CLOSE two')].map((answer) =>
+        answer.then(({ command }) => answers.push(command)),
+      );
+      await chain.now.log.wait(/PAUSE 'one' command issued/);
+      await chain.now.log.wait(/WAIT_CLOSE 'two' command issued/);
+      await chain.reboot('ts');
+      assert.equal(await ask(inOne, 'SELECT 1'), '1');
+      assert.deepEqual(answers, []);
+      await inOne.query('COMMIT');
+      await paused;
+      assert.equal(await ask(inTwo, 'SELECT 1'), '1');
+      assert.deepEqual(answers, ['PAUSE']);
+      await inTwo.query('COMMIT');
+      await closed;
+      assert.deepEqual(answers, ['PAUSE', 'WAIT']);
+      for (const each of [inOne, inTwo, first, second]) await each.end();
+    },
+  ));
+
 it('a killed database stays killed after a takeover until RESUME', () =>
   started(
     (connstr) => ({ databases: { one: connstr }, settings: { pool_mode: 'transaction' } }),

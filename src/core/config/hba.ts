@@ -271,6 +271,17 @@ export function parseHba(lines: string[], maps: IdentMaps | null, file: string):
   return rules;
 }
 
+/** @returns false after logging an error */
+export function isHbaReadable(path: string): boolean {
+  try {
+    readLines(path);
+    return true;
+  } catch (err) {
+    logError(`could not open hba config file ${path}: ${strerror(err)}`);
+    return false;
+  }
+}
+
 /** Reads auth_hba_file. @returns null if it cannot be opened, after logging why */
 export function loadHba(path: string, maps: IdentMaps | null): HbaRule[] | null {
   try {

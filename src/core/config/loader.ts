@@ -7,8 +7,8 @@
 import { logError } from '../base/log';
 import { type IniHandler, parseIniFile } from './ini';
 import { type DatabaseConfig, type PeerConfig, parseDatabase, parsePeer, parseUser, type UserConfig } from './records';
-import { findSetting, isConfigLoaded, parseSetting, setConfigLoaded, settingHooks, storeSetting } from './settings';
-import { type Setting, settingsTable } from './settings-table';
+import { cf, findSetting, isConfigLoaded, parseSetting, setConfigLoaded, settingHooks, storeSetting } from './settings';
+import { type Setting, type Settings, settingsTable } from './settings-table';
 
 /** A line of [pgbouncer] that has been checked. */
 interface SettingLine {
@@ -143,6 +143,32 @@ export function finishConfig(draft: ConfigBuilder): ParsedConfig | null {
   };
 }
 
+/** Calls `use` with each setting that a load applies, and its value. @param firstLoad as for applySettings() */
+function eachSetting(
+  parsed: ParsedConfig,
+  firstLoad: boolean,
+  use: (setting: Setting, value: string | number) => void,
+): void {
+  const texts = new Map<string, string>(parsed.settings.map((line) => [line.name, line.value]));
+  for (const setting of settingsTable) {
+    if (setting.noReload && !firstLoad) continue;
+    const text = texts.get(setting.name) ?? setting.def;
+    if (text === null) continue;
+    const value = parseSetting(setting, text);
+    if (value === null) throw new Error(`setting ${setting.name} was not checked: ${text}`);
+    use(setting, value);
+  }
+}
+
+/** The settings as they will be after a reload. */
+export function settingsAfter(parsed: ParsedConfig): Readonly<Settings> {
+  const after = { ...cf };
+  eachSetting(parsed, false, (setting, value) => {
+    (after as Record<keyof Settings, string | number | null>)[setting.field] = value;
+  });
+  return after;
+}
+
 /**
  * Copies the [pgbouncer] section to `cf`. A setting that the file does not mention gets its default, even if SET has
  * changed it; a setting without a default keeps its value. After all changes are made, calls
@@ -150,16 +176,10 @@ export function finishConfig(draft: ConfigBuilder): ParsedConfig | null {
  * @param firstLoad true once, at start: only this load sets noReload settings
  */
 export function applySettings(parsed: ParsedConfig, firstLoad: boolean): void {
-  const texts = new Map<string, string>(parsed.settings.map((line) => [line.name, line.value]));
   const changed: Setting[] = [];
-  for (const setting of settingsTable) {
-    if (setting.noReload && !firstLoad) continue;
-    const text = texts.get(setting.name) ?? setting.def;
-    if (text === null) continue;
-    const value = parseSetting(setting, text);
-    if (value === null) throw new Error(`setting ${setting.name} was not checked: ${text}`);
+  eachSetting(parsed, firstLoad, (setting, value) => {
     if (storeSetting(setting, value)) changed.push(setting);
-  }
+  });
   if (firstLoad) setConfigLoaded(true);
   for (const setting of changed) settingHooks.onSettingChanged?.(setting.name);
 }

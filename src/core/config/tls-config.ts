@@ -134,32 +134,32 @@ export function readServerTlsConfig(from: Readonly<Settings> = cf, own: Database
   });
 }
 
-/** The client_tls_* settings. @returns null after logging an error */
-export function readClientTlsConfig(): TlsConfig | null {
+/** The client_tls_* settings. @param from as above @returns null after logging an error */
+export function readClientTlsConfig(from: Readonly<Settings> = cf): TlsConfig | null {
   return checkSettings({
     prefix: 'client_tls',
-    verify: clientVerify(cf.clientTlsSslmode),
-    protocols: cf.clientTlsProtocols,
-    ciphers: cf.clientTlsCiphers,
-    ciphers13: cf.clientTls13Ciphers,
-    keyFile: cf.clientTlsKeyFile,
-    certFile: cf.clientTlsCertFile,
-    caFile: cf.clientTlsCaFile,
-    dheparams: cf.clientTlsDheparams,
-    ecdhcurve: cf.clientTlsEcdhcurve,
+    verify: clientVerify(from.clientTlsSslmode),
+    protocols: from.clientTlsProtocols,
+    ciphers: from.clientTlsCiphers,
+    ciphers13: from.clientTls13Ciphers,
+    keyFile: from.clientTlsKeyFile,
+    certFile: from.clientTlsCertFile,
+    caFile: from.clientTlsCaFile,
+    dheparams: from.clientTlsDheparams,
+    ecdhcurve: from.clientTlsEcdhcurve,
   });
 }
 
-/** Checks settings that require one another. @returns why they cannot be used, or null */
-export function missingTlsSettings(): string | null {
-  if (cf.clientTlsSslmode !== SslMode.DISABLED && (cf.clientTlsKeyFile === '' || cf.clientTlsCertFile === '')) {
+/** Checks settings that require one another. @param from as above @returns why they cannot be used, or null */
+export function missingTlsSettings(from: Readonly<Settings> = cf): string | null {
+  if (from.clientTlsSslmode !== SslMode.DISABLED && (from.clientTlsKeyFile === '' || from.clientTlsCertFile === '')) {
     return 'To allow TLS connections from clients, client_tls_key_file and client_tls_cert_file must be set.';
   }
-  if (cf.authType === AuthType.CERT) {
-    if (cf.clientTlsSslmode !== SslMode.VERIFY_FULL)
+  if (from.authType === AuthType.CERT) {
+    if (from.clientTlsSslmode !== SslMode.VERIFY_FULL)
       return 'auth_type=cert requires client_tls_sslmode=SSLMODE_VERIFY_FULL';
-    if (cf.clientTlsCaFile === '') return 'auth_type=cert requires client_tls_ca_file';
-  } else if (cf.clientTlsSslmode > SslMode.VERIFY_CA && cf.clientTlsCaFile === '') {
+    if (from.clientTlsCaFile === '') return 'auth_type=cert requires client_tls_ca_file';
+  } else if (from.clientTlsSslmode > SslMode.VERIFY_CA && from.clientTlsCaFile === '') {
     return 'client_tls_sslmode requires client_tls_ca_file';
   }
   return null;

@@ -15,7 +15,6 @@ import { activateClient, disconnectServer, dropIfEnded, releaseServer } from '..
 import { isSettling } from '../link/settling';
 import { sendPacket } from '../net/sbuf';
 import { type ClientSocket, type PgPool, Replication, SocketState } from '../pool/bouncer';
-import { databaseList } from '../pool/database';
 import { LoginPhase } from '../pool/phases';
 import {
   anyPoolTouched,
@@ -31,7 +30,7 @@ import { changeServerState, loginClientList } from '../pool/states';
 import { upcalls } from '../pool/upcalls';
 import { writeNotice, writeQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
-import { poolPause, poolWaitClose, suspendClients, suspendServers } from './pause';
+import { poolPause, suspendClients, suspendServers } from './pause';
 
 /** Processes the input of clients that were just activated, so that each takes its server before the next is woken. */
 type RunQueue = () => void;
@@ -148,9 +147,6 @@ function suspendPool(pool: PgPool, force: boolean, runQueue: RunQueue): number {
 
 function fullLoopMaint(runQueue: RunQueue): void {
   let active = 0;
-  let closing = 0;
-  let anyPaused = false;
-  let anyWaitClose = false;
   const mode = getPauseMode();
   const force =
     mode === PauseMode.SUSPEND && cf.suspendTimeout > 0 && getCachedTime() - suspendStart() >= cf.suspendTimeout;
@@ -161,29 +157,18 @@ function fullLoopMaint(runQueue: RunQueue): void {
       if (mode === PauseMode.SUSPEND) {
         active += suspendPool(pool, force, runQueue);
       } else if (mode === PauseMode.PAUSE || pool.db.paused) {
-        anyPaused = true;
         active += poolPause(pool);
       } else {
         poolActivate(pool, runQueue);
       }
-      if (pool.db.waitClose) {
-        anyWaitClose = true;
-        closing += poolWaitClose(pool);
-      }
     }
     pool = next;
   }
-  // a paused database without pools has nothing to wait for
-  if (mode === PauseMode.NONE && !anyPaused)
-    for (let db = databaseList.head; db !== null; db = nextOf(db)) anyPaused ||= db.paused;
-  if (!anyWaitClose) for (let db = databaseList.head; db !== null; db = nextOf(db)) anyWaitClose ||= db.waitClose;
-
   if (mode === PauseMode.SUSPEND) {
     if (force) closeClientList(loginClientList, 'suspend_timeout');
     else active += loginClientList.count;
   }
-  if (active === 0 && (mode !== PauseMode.NONE || anyPaused)) upcalls.admin.pauseDone();
-  if (anyWaitClose && closing === 0) upcalls.admin.waitCloseDone();
+  upcalls.admin.answerWaiting(mode !== PauseMode.NONE && active === 0);
 }
 
 /** Handles the pools of peers: launches connections for waiting cancel requests. */

@@ -18,7 +18,7 @@ import { cleanupTcpSockets, resumePooler, suspendPooler } from '../net/pooler';
 import { sbufContinue, sbufIsEmpty, sbufPause } from '../net/sbuf';
 import type { AnySocket, PgPool, ServerSocket } from '../pool/bouncer';
 import { Dropping } from '../pool/phases';
-import { poolList, touchPools } from '../pool/pool';
+import { poolList, requestFullLoopMaint, touchPools } from '../pool/pool';
 import { isServerSocket } from '../pool/socket';
 import { drainForShutdown } from './drain';
 
@@ -78,6 +78,11 @@ export function poolPause(pool: PgPool): number {
   closeServerList(pool.usedServerList, 'pause mode');
   closeServerList(pool.newServerList, 'pause mode');
   closeServerList(pool.listenServerList, 'pause mode');
+  return poolBusyServers(pool);
+}
+
+/** Number of servers that a PAUSE waits for. */
+export function poolBusyServers(pool: PgPool): number {
   return pool.activeServerList.count + pool.testedServerList.count + pool.beingCanceledServerList.count;
 }
 
@@ -117,6 +122,7 @@ function countCloseNeeded(list: StatList<ServerSocket>): number {
   return count;
 }
 
+/** Number of servers that a WAIT_CLOSE waits for. */
 export function poolWaitClose(pool: PgPool): number {
   return (
     countCloseNeeded(pool.activeServerList) +
@@ -171,6 +177,8 @@ export function resumeAll(): void {
   native.receiveAhead(1);
   if (suspended) resumeSockets();
   touchPools(null);
+  // consoles may wait for the mode that has ended
+  requestFullLoopMaint();
 }
 
 /** Begins a shutdown that waits: no new connections over TCP. */

@@ -8,15 +8,17 @@ import { logError, logState, logWarning, resetLogging, tellRepeats } from '../ba
 import { USEC } from '../base/time';
 import { newTimer, timerStart, timerStop } from '../base/timer';
 import { loadAuthFile, requiresAuthFile, usersFileChanged } from '../config/authfile';
-import { LogFormat } from '../config/choices';
+import { AuthType, LogFormat } from '../config/choices';
 import { warnIneffectiveSettings } from '../config/ineffective';
-import { applySettings, loadConfigFile } from '../config/loader';
+import { parseLdapOptions } from '../config/ldap-options';
+import { applySettings, loadConfigFile, type ParsedConfig, settingsAfter } from '../config/loader';
 import { cf } from '../config/settings';
+import type { Settings } from '../config/settings-table';
 import { tagPoolDirty } from '../link/dirty';
 import { killDatabase } from '../link/kill';
 import { forgetAnswers } from '../login/auth-cache';
-import { reloadHba } from '../login/hba-rules';
-import { sbufTlsSetup } from '../net/tls';
+import { checkHbaFile, reloadHba } from '../login/hba-rules';
+import { checkTlsSettings, sbufTlsSetup } from '../net/tls';
 import { poolList } from '../pool/pool';
 import { upcalls } from '../pool/upcalls';
 import { applyAuthFile } from '../pool/user';
@@ -41,6 +43,20 @@ export function applyLogSettings(): void {
   else timerStop(repeatsTimer);
 }
 
+/** @returns false after logging an error */
+function checkLdapOptions({ authType, authLdapOptions }: Readonly<Settings>): boolean {
+  if (authType !== AuthType.LDAP) return true;
+  const error = authLdapOptions === null ? 'auth_ldap_options is null' : parseLdapOptions(authLdapOptions).error;
+  if (error !== '') logError(error);
+  return error === '';
+}
+
+/** Checks settings together and the files that they name: with those that fail, no client could log in. */
+function canReload(parsed: ParsedConfig): boolean {
+  const settings = settingsAfter(parsed);
+  return checkTlsSettings(settings) && checkLdapOptions(settings) && checkHbaFile(settings);
+}
+
 /**
  * Reads cf.configFile and all files that it names.
  * @param firstLoad at start: also applies the settings that cannot change later
@@ -48,7 +64,7 @@ export function applyLogSettings(): void {
  */
 export function loadConfig(firstLoad: boolean): boolean {
   const parsed = loadConfigFile(cf.configFile ?? '');
-  if (parsed === null) {
+  if (parsed === null || (!firstLoad && !canReload(parsed))) {
     if (!firstLoad) logWarning('config file loading failed');
     return false;
   }

@@ -5,9 +5,10 @@
 import { type HbaClient, hbaEval } from '../auth/hba-eval';
 import { logWarning } from '../base/log';
 import { AuthType } from '../config/choices';
-import { type HbaRule, loadHba } from '../config/hba';
+import { type HbaRule, isHbaReadable, loadHba } from '../config/hba';
 import { type IdentMaps, loadIdent } from '../config/ident';
 import { cf } from '../config/settings';
+import type { Settings } from '../config/settings-table';
 import { isUnixAddr } from '../net/addr';
 import { type ClientSocket, type PgDatabase, Replication } from '../pool/bouncer';
 
@@ -34,6 +35,14 @@ export function reloadHba(): void {
 export function usesLdap(): boolean {
   if (cf.authType !== AuthType.HBA) return cf.authType === AuthType.LDAP;
   return rules?.some(({ method }) => method === AuthType.LDAP) === true;
+}
+
+/**
+ * Checks auth_hba_file before a reload applies it. It may be unreadable while there are previous rules.
+ * @returns false after logging an error
+ */
+export function checkHbaFile(settings: Readonly<Settings>): boolean {
+  return settings.authType !== AuthType.HBA || rules !== null || isHbaReadable(settings.authHbaFile);
 }
 
 /** The rule for this client and this user name, or null. */

@@ -40,6 +40,8 @@ const SETUP_FAILED: TlsSetup = { ok: false, serversOutdated: false };
 
 /** The loop's contexts, 0 = none. */
 let clientContext = 0;
+/** what clientContext was made from */
+let clientConfig: TlsConfig | null = null;
 let serverConfig: TlsConfig | null = null;
 /** the settings that are in use, for databases that have some of their own */
 let current: Readonly<Settings> = cf;
@@ -72,6 +74,37 @@ function changeRequiresReconnect(config: TlsConfig | null): boolean {
   return !same;
 }
 
+/** A new context for clients, 0 if the settings need none. @returns null after logging an error */
+function newClientContext(config: TlsConfig | null): number | null {
+  if (config === null) return 0;
+  const context = newTlsContext(TlsRole.ACCEPT, config);
+  if (typeof context !== 'string') return context;
+  logError(`TLS setup failed: ${context}`);
+  return null;
+}
+
+/**
+ * Checks the TLS settings of a config before a reload applies it. The files of unchanged settings are not read: if one
+ * of them has become unusable, sbufTlsSetup() keeps what it has read before.
+ * @returns false after logging an error
+ */
+export function checkTlsSettings(settings: Readonly<Settings>): boolean {
+  const missing = missingTlsSettings(settings);
+  if (missing !== null) {
+    logError(missing);
+    return false;
+  }
+  if (settings.serverTlsSslmode !== SslMode.DISABLED && readServerTlsConfig(settings) === null) return false;
+  if (settings.clientTlsSslmode === SslMode.DISABLED) return true;
+  const config = readClientTlsConfig(settings);
+  if (config === null) return false;
+  if (sameConfig(config, clientConfig)) return true;
+  const context = newClientContext(config);
+  if (context === null) return false;
+  native.tlsCtxFree(context);
+  return true;
+}
+
 /**
  * Applies the TLS settings and reads the certificates: at start, and after every change of the config. PgBouncer's
  * sbuf_tls_setup().
@@ -87,22 +120,19 @@ export function sbufTlsSetup(): TlsSetup {
     newServerConfig = readServerTlsConfig();
     if (newServerConfig === null) return SETUP_FAILED;
   }
-  let newClientContext = 0;
+  let newClientConfig: TlsConfig | null = null;
   if (cf.clientTlsSslmode !== SslMode.DISABLED) {
-    const config = readClientTlsConfig();
-    if (config === null) return SETUP_FAILED;
-    const context = newTlsContext(TlsRole.ACCEPT, config);
-    if (typeof context === 'string') {
-      logError(`TLS setup failed: ${context}`);
-      return SETUP_FAILED;
-    }
-    newClientContext = context;
+    newClientConfig = readClientTlsConfig();
+    if (newClientConfig === null) return SETUP_FAILED;
   }
+  const context = newClientContext(newClientConfig);
+  if (context === null) return SETUP_FAILED;
 
   const had = serverConfig !== null || newServerConfig !== null;
   const serversOutdated = had && changeRequiresReconnect(newServerConfig);
   native.tlsCtxFree(clientContext);
-  clientContext = newClientContext;
+  clientContext = context;
+  clientConfig = newClientConfig;
   tlsState.clientAcceptSslmode = cf.clientTlsSslmode;
   for (const { id } of serverContexts.values()) native.tlsCtxFree(id);
   serverContexts.clear();

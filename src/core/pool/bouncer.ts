@@ -199,6 +199,7 @@ export class PgDatabase implements ListNode {
   /** its pools whose clients wait for room under max_db_connections; see link/shares.ts */
   claims: Set<PgPool> | null = null;
   paused = false;
+  /** a console waits for WAIT_CLOSE of it */
   waitClose = false;
   /** absent from the config that is being loaded */
   dead = false;

@@ -17,13 +17,21 @@ export interface ConsolePortal {
   limit: number;
 }
 
+/** A command whose answer waits: PAUSE, SUSPEND or WAIT_CLOSE. */
+export interface WaitingCommand {
+  /** '' = not known: from an earlier version */
+  readonly tag: 'PAUSE' | 'SUSPEND' | 'WAIT_CLOSE' | '';
+  /** name of the database; null = all */
+  readonly db: string | null;
+}
+
 export class ConsoleSession {
   /** may make changes: a user in admin_users, or the owner of the process */
   admin = false;
   /** connected over a Unix socket by the user that runs the pooler */
   owner = false;
-  /** waits for PAUSE, SUSPEND or WAIT_CLOSE to complete */
-  waiting = false;
+  /** the command that waits to complete */
+  waitsFor: WaitingCommand | null = null;
 
   /* extended protocol */
 

@@ -69,6 +69,8 @@ export function removePool(pool: PgPool): void {
     return;
   }
   poolOrder.remove(pool);
+  // a console may wait for its last server
+  if (pool.db.paused || pool.db.waitClose) requestFullLoopMaint();
   pool.db.removedStats ??= newStats();
   statAdd(pool.db.removedStats, pool.stats);
   // the last element of each array moves to the freed position: the order is irrelevant

@@ -17,10 +17,8 @@ interface AdminCalls {
   handleClient: (client: ClientSocket, type: number, body: Buffer, off: number, end: number) => Verdict;
   /** A cancel request for a console client: its command stops waiting. */
   handleCancel: (client: ClientSocket) => void;
-  /** PAUSE or SUSPEND is complete. */
-  pauseDone: () => void;
-  /** WAIT_CLOSE is complete. */
-  waitCloseDone: () => void;
+  /** Answers the consoles whose PAUSE, SUSPEND or WAIT_CLOSE is complete or no longer can be. */
+  answerWaiting: (modeReached: boolean) => void;
 }
 
 /** The old process in a handover (src/takeover/give.ts). */
@@ -53,8 +51,7 @@ export const upcalls: {
     postLogin: () => true,
     handleClient: () => Verdict.DISCONNECTED,
     handleCancel: () => {},
-    pauseDone: () => {},
-    waitCloseDone: () => {},
+    answerWaiting: () => {},
   },
   handover: {
     command: () => 'handover is not possible',

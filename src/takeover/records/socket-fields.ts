@@ -125,9 +125,10 @@ const flags: readonly Flag[] = [
   ),
   clientFlag(
     'waitForResponse',
-    (client) => client.console?.waiting === true,
+    (client) => (client.console?.waitsFor ?? null) !== null,
     (client) => {
-      consoleSession(client).waiting = true;
+      // an earlier version says no more than that
+      consoleSession(client).waitsFor = { tag: '', db: null };
     },
   ),
   clientFlag(
