@@ -175,19 +175,6 @@ export const mutations: Mutation[] = [
     edits: [{ file: 'core/life/maint', find: '|| pool.db.paused ||', replace: '||' }],
   },
   {
-    // the process ended when WAIT_CLOSE was to be answered
-    name: 'a paused auto-database without clients is not counted as paused',
-    seed: 85,
-    wanted: { faults: { ...NONE, console: true }, settings: { pool_idle_timeout: 0 }, clients: 2 },
-    edits: [
-      {
-        file: 'core/pool/database',
-        find: 'for (const list of [exports.databaseList, exports.autodatabaseIdleList])',
-        replace: 'for (const list of [exports.databaseList])',
-      },
-    ],
-  },
-  {
     name: 'a server is not reset before its next client',
     wanted: { settings: { dirty_session: 'reset', server_reset_query_always: 0 } },
     edits: [{ file: 'core/link/leftovers', find: 'left === null || left.kinds === 0', replace: 'left !== undefined' }],

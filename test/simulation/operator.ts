@@ -39,7 +39,7 @@ const SHOWS = [
 
 /** Errors with which a command may fail: in another mode, or because the database has changed. */
 const REFUSALS =
-  /^(already suspended\/paused|cannot suspend with paused databases|pooler is not paused\/suspended|database \S+ is not paused|no such database: \S+|client not found|pooler is shutting down)$/;
+  /^(already suspended\/paused|cannot suspend with paused databases|pooler is not paused\/suspended|database \S+ is not paused|no such database: \S+|client not found|pooler is shutting down|canceling statement due to RESUME)$/;
 
 const AS_COMMAND = {
   SIGHUP: 'RELOAD',
