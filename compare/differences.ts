@@ -113,6 +113,19 @@ const forGood: MeantDifference[] = [
     right: /^WARNING unsupported LDAP URL scheme: http$/,
   },
   {
+    reason: 'RELOAD to TLS settings that cannot be used changes nothing; PgBouncer applies the other settings',
+    scenario: /^tls: set while running$/,
+    step: /^log/,
+    left: /^ERROR TLS configuration could not be reloaded, keeping old configuration$/,
+    right: /^ERROR RELOAD Failed, see logs for more details$/,
+  },
+  {
+    reason: 'RELOAD to TLS settings that cannot be used changes nothing: its second log line',
+    scenario: /^tls: set while running$/,
+    step: /^log/,
+    right: /^WARNING config file loading failed$/,
+  },
+  {
     reason: 'a failed RELOAD keeps the peers; PgBouncer drops them all',
     scenario: /^peers: peers come and go$/,
     right: /^row peer_id=\d+ |^row list=peers items=2$/,

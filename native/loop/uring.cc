@@ -175,7 +175,9 @@ int uringEnter(Uring *ring, unsigned least, int timeoutMs) {
     result = enter(ring, 0, 0);
     takeCompletions(ring);
   }
-  return uringPending(ring) > 0 ? result : 0;
+  if (uringPending(ring) == 0) return 0;
+  // what is left must not be taken for submitted, or its bytes would be sent twice
+  return result < 0 ? result : -EAGAIN;
 }
 
 std::vector<io_uring_sqe> uringTakeBack(Uring *ring) {

@@ -92,16 +92,18 @@ describe('a client that has received a part of a row gets nothing else', () => {
   }
 
   it('gets the error if its last row is complete', () =>
-    scene({ query_timeout: 1 }, async ({ client, server }) => {
+    scene({ query_timeout: 1 }, async ({ client, server, received }) => {
       await client.send(QUERY);
+      await eventually('the query', () => received().length === QUERY.length);
       server.socket.write(Buffer.concat([COLUMNS, ROW]));
       const answer = await client.until('E');
       assert.equal(answer.map((msg) => msg.type).join(''), 'TDE');
     }));
 
   it('gets the rest of the row and then the error, if the reason for the error follows the row', () =>
-    scene({}, async ({ client, server }) => {
+    scene({}, async ({ client, server, received }) => {
       await client.send(QUERY);
+      await eventually('the query', () => received().length === QUERY.length);
       server.socket.write(PART_OF_ANSWER);
       await client.bytes(PART_OF_ANSWER.length);
       server.socket.write(Buffer.concat([ROW.subarray(-20), ROW, message('!')]));
@@ -110,8 +112,9 @@ describe('a client that has received a part of a row gets nothing else', () => {
     }));
 
   it('an unknown packet in the form of a startup packet is not forwarded', () =>
-    scene({}, async ({ pooler, client, server }) => {
+    scene({}, async ({ pooler, client, server, received }) => {
       await client.send(message('Q', cstring('SELECT 1')));
+      await eventually('the query', () => received().length > 0);
       server.socket.write(Buffer.concat([int32(12), int32(80877102), int32(7)]));
       assert.equal((await client.until('E')).length, 1);
       await pooler.logWait(/unknown pkt: '!'/);
