@@ -92,11 +92,21 @@ export function daemonServes(): void {
   if (reportFd >= 0) report(SERVES_TEXT);
 }
 
+/** Writes to the launcher, which may have exited. */
 function report(text: string): void {
+  tryWrite(reportFd, text);
+}
+
+/** Writes to the terminal, which may have been closed. */
+function say(text: string): void {
+  tryWrite(STDERR_FD, text);
+}
+
+function tryWrite(fd: number, text: string): void {
   try {
-    writeSync(reportFd, text);
+    writeSync(fd, text);
   } catch {
-    // the launcher has exited; the daemon goes on all the same
+    // there is no reader any more
   }
 }
 
@@ -110,7 +120,7 @@ function stopTogether(daemon: ChildProcess, serves: () => boolean): void {
     process.on(signal, () => {
       if (!serves()) daemon.kill('SIGQUIT');
       else {
-        writeSync(STDERR_FD, `the new process, ${daemon.pid}, has taken over and goes on\n`);
+        say(`the new process, ${daemon.pid}, has taken over and goes on\n`);
         process.exit(0);
       }
     });

@@ -289,6 +289,7 @@ TABLE_TEST(many_entries, "a wait with more to submit than a ring takes at once r
   constexpr int kConnections = 1100;
   rlimit limit;
   CHECK_EQUAL(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  CHECK(limit.rlim_max > 2 * kConnections + 100);
   limit.rlim_cur = limit.rlim_max;
   CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &limit), 0);
   World world(ops);

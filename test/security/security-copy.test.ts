@@ -117,73 +117,62 @@ it('1.22.1: no client can leave an answer or a partial packet for the next clien
   );
 });
 
+/** Runs `body` with two clients of a pooler that has one server. */
+async function withTwoClients(
+  settings: Record<string, number>,
+  body: (client: RawClient, next: RawClient, bouncer: Bouncer) => Promise<void>,
+): Promise<void> {
+  const all = { pool_mode: 'transaction', default_pool_size: 1, ...settings };
+  await withAttackedPooler(cluster, { settings: all }, async (bouncer) => {
+    const [client, next] = [await bouncer.raw(), await bouncer.raw()];
+    for (const each of [client, next]) await each.login();
+    await body(client, next, bouncer);
+    for (const each of [client, next]) await each.destroy();
+  });
+}
+
+async function failCopy(client: RawClient, ...behind: Buffer[]): Promise<void> {
+  await client.send(sql('COPY copied FROM STDIN'));
+  await client.until('G');
+  await client.send(Buffer.concat([data('x\n'), ...behind]));
+  assert.equal(letters(await client.until('Z')), 'EZ');
+}
+
 it('1.22.1: a failed COPY releases the server, whether its client ends it or not', () =>
-  withAttackedPooler(cluster, { settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (bouncer) => {
-    const client = await bouncer.raw();
-    await client.login();
-    const next = await bouncer.raw();
-    await next.login();
+  withTwoClients({}, async (client, next) => {
     for (const rest of [[], [data('2\n'), END], [END], [message('f', cstring('never mind'))], [sql('SELECT 1')]]) {
-      await client.send(sql('COPY copied FROM STDIN'));
-      await client.until('G');
-      await client.send(data('x\n'));
-      assert.equal(letters(await client.until('Z')), 'EZ');
+      await failCopy(client);
       await client.send(...rest);
       assert.deepEqual(row(await next.query("SELECT 'mine'")), ['mine']);
       if (rest[0]?.[0] === 0x51) await client.until('Z');
     }
-    await client.end();
-    await next.end();
   }));
 
-/** Lets a COPY fail, with the first half of another packet of it right behind. @returns the other half */
-async function halfRow(client: RawClient): Promise<Buffer> {
-  await client.send(sql('COPY copied FROM STDIN'));
-  await client.until('G');
-  const packet = data('a row that is not wanted'.repeat(10));
-  await client.send(Buffer.concat([data('x\n'), packet.subarray(0, 20)]));
-  await client.until('Z');
-  return packet.subarray(20);
-}
+/** A packet of a COPY that has failed, in two parts. */
+const LATE = data('a row that is not wanted'.repeat(10));
+const LATE_FRONT = LATE.subarray(0, 20);
+const LATE_REST = LATE.subarray(20);
 
 for (const [how, end] of [
   ['Terminate', message('X')],
   ['a broken header', Buffer.from([1, 0, 0, 0, 4])],
 ] as const)
   it(`the rest of a packet reaches the server, if ${how} follows it at once`, () =>
-    withAttackedPooler(cluster, { settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (bouncer) => {
-      const client = await bouncer.raw();
-      await client.login();
-      const next = await bouncer.raw();
-      await next.login();
-      const rest = await halfRow(client);
-      await client.send(Buffer.concat([rest, end]));
+    withTwoClients({}, async (client, next) => {
+      await failCopy(client, LATE_FRONT);
+      await client.send(Buffer.concat([LATE_REST, end]));
       assert.deepEqual(row(await next.query("SELECT 'mine'")), ['mine']);
-      await client.destroy();
-      await next.end();
     }));
 
 it('idle_transaction_timeout ends a client that stops in the middle of a packet of a failed COPY', () =>
-  withAttackedPooler(
-    cluster,
-    { settings: { pool_mode: 'transaction', default_pool_size: 1, idle_transaction_timeout: 1 } },
-    async (bouncer) => {
-      const client = await bouncer.raw();
-      await client.login();
-      const next = await bouncer.raw();
-      await next.login();
-      await halfRow(client);
-      assert.deepEqual(row(await next.query("SELECT 'mine'")), ['mine']);
-      await bouncer.logWait(/closing because: idle transaction timeout/);
-      await client.destroy();
-      await next.end();
-    },
-  ));
+  withTwoClients({ idle_transaction_timeout: 1 }, async (client, next, bouncer) => {
+    await failCopy(client, LATE_FRONT);
+    assert.deepEqual(row(await next.query("SELECT 'mine'")), ['mine']);
+    await bouncer.logWait(/closing because: idle transaction timeout/);
+  }));
 
 it('a packet of COPY outside of a COPY does not keep a pipeline from being answered', () =>
-  withAttackedPooler(cluster, { settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (bouncer) => {
-    const client = await bouncer.raw();
-    await client.login();
+  withTwoClients({}, async (client) => {
     const named = (text: string) => message('P', cstring('twice'), cstring(text), int16(0));
     for (const stray of [END, data('x\n'), message('f', cstring('never mind'))]) {
       await client.send(named('SELECT 1'), stray, named('SELECT 2'), SYNC);
@@ -191,5 +180,4 @@ it('a packet of COPY outside of a COPY does not keep a pipeline from being answe
       await client.send(message('C', Buffer.from('S'), cstring('twice')), SYNC);
       await client.until('Z');
     }
-    await client.end();
   }));

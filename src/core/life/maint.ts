@@ -175,7 +175,7 @@ function activeServerMaint(pool: PgPool, now: number): void {
       return;
     }
     const client = server.link;
-    // a ready server is kept only for a client in the middle of a packet, such as the rest of a failed COPY
+    // a ready server has no timeouts, unless its client is in the middle of a packet, such as the rest of a failed COPY
     if (client === null || (server.ready && !inPacket(client))) return;
     const user = server.loginUser?.globalUser?.config ?? USER_DEFAULTS;
     const queryTimeout = user.queryTimeout > 0 ? user.queryTimeout : cf.queryTimeout;
