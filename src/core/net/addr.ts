@@ -100,6 +100,11 @@ export function fillAcceptedAddrs(client: ClientSocket, fd: number, isUnix: bool
   setLocalAddr(client, inet4Addr(2));
 }
 
+/** False if the kernel did not know the address of a TCP connection, which is broken then. */
+export function hasRemoteAddr({ remoteAddr }: AnySocket): boolean {
+  return isUnixAddr(remoteAddr) || remoteAddr.host !== '';
+}
+
 /** The host part, as printed by SHOW and in a handover. */
 export function addrHost(addr: PgAddr): string {
   return addr.family === Family.UNIX ? 'unix' : addr.host;

@@ -3,8 +3,9 @@
 import { slogDebug, wantDebug } from '../base/log';
 import { native } from '../base/native';
 import { getCachedTime } from '../base/time';
+import { disconnectClient } from '../link/objects';
 import { expectsProxyHeader } from '../login/proxy-protocol';
-import { connInfo, fillAcceptedAddrs } from '../net/addr';
+import { connInfo, fillAcceptedAddrs, hasRemoteAddr } from '../net/addr';
 import { attachHandle } from '../net/sbuf';
 import { type ClientSocket, SocketState } from '../pool/bouncer';
 import { loginOf } from '../pool/socket';
@@ -12,7 +13,7 @@ import { changeClientState, newClient } from '../pool/states';
 
 /**
  * Handles a new connection from a listening socket, which has its TCP options from that.
- * @returns the client, from which nothing is read yet; null if there is no room for it
+ * @returns the client, from which nothing is read yet; null if there is no room for it, or it has no address
  */
 export function acceptClient(fd: number, isUnix: boolean): ClientSocket | null {
   const handle = native.openAccepted(fd);
@@ -25,6 +26,11 @@ export function acceptClient(fd: number, isUnix: boolean): ClientSocket | null {
   fillAcceptedAddrs(client, fd, isUnix);
   attachHandle(client, handle);
   changeClientState(client, SocketState.CL_LOGIN);
+  if (!hasRemoteAddr(client)) {
+    // it has reset the connection; what it sent before could still be read, but no HBA rule or limit could apply to it
+    disconnectClient(client, false, 'client without an address');
+    return null;
+  }
   loginOf(client).proxyHeaderDue = expectsProxyHeader(client);
   if (wantDebug()) slogDebug(client, `P: got connection: ${connInfo(client)}`);
   return client;
