@@ -3,6 +3,7 @@
  */
 
 import assert from 'node:assert/strict';
+import { pgMd5Encrypt } from '../../src/core/auth/md5';
 import { cacheTime, findAnswer, keepAnswer } from '../../src/core/login/auth-cache';
 import { ClientSocket, PgDatabase, SocketState } from '../../src/core/pool/bouncer';
 import { ask, backendsBecome, errorIn, login, refusal, rowsBecome, withPooler } from '../harness/answers';
@@ -185,6 +186,19 @@ describe('auth_query_cache_time', () => {
     assert.equal(pooler.log.count(/user has MD5 secret/), 1);
     await setSecret('ann', 'right');
     await loginAndOut();
+  });
+
+  it('a SCRAM secret cannot be used as an MD5 secret when it has replaced one', async () => {
+    await begin('md5', LONG, await storedAs('md5', 'right'));
+    await loginAndOut();
+    const secret = await storedAs('scram-sha-256', 'right');
+    await setSecret('ann', secret);
+    const thief = await pooler.raw();
+    await thief.startup({ user: 'ann', database: 'postgres' });
+    const request = await thief.next();
+    const answer = pgMd5Encrypt(secret.slice(3), request?.body.subarray(4) as Buffer) as string;
+    await thief.sendMessage('p', cstring(answer));
+    assert.equal(errorIn(await thief.until('ZE'))?.M, 'password authentication failed');
   });
 
   it('a removed user is refused after the time at the latest, and at once after RELOAD and RECONNECT', async () => {

@@ -72,6 +72,8 @@ test('md5 secrets and answers match the reference values', () => {
   assert.ok(!checkMd5Password('joe', 'secret', Buffer.from([1, 2, 3, 5]), answer));
   assert.ok(!checkMd5Password('joe', '', salt, answer));
   assert.ok(!checkMd5Password('joe', 'secret', salt, 'md5'));
+  // who has read a SCRAM secret cannot log in with it
+  assert.ok(!checkMd5Password('joe', PENCIL, salt, pgMd5Encrypt(PENCIL.slice(3), salt) as string));
 });
 
 test('the type of a stored password is recognised', () => {

@@ -48,7 +48,10 @@ export function checkPlainPassword(user: string, stored: string, password: strin
  */
 export function checkMd5Password(user: string, stored: string, salt: Uint8Array, answer: string): boolean {
   if (stored === '' || answer.length !== MD5_PASSWD_LEN) return false;
-  const inner = passwordType(stored) === PasswordType.PLAINTEXT ? pgMd5Encrypt(stored, user) : stored;
+  const type = passwordType(stored);
+  // it became a SCRAM secret after the request; unlike an MD5 secret, it must not be enough for a login
+  if (type === PasswordType.SCRAM_SHA_256) return false;
+  const inner = type === PasswordType.PLAINTEXT ? pgMd5Encrypt(stored, user) : stored;
   if (inner === null) return false;
   const expected = pgMd5Encrypt(inner.slice(3), salt);
   return expected !== null && secretEqual(expected, answer);
