@@ -64,6 +64,11 @@ int streamResume(Streams *streams, int handle) {
   Stream *s = connectionOf(streams, handle);
   if (!s) return -EBADF;
   const int offset = takeKept(streams, s);
+  // of a stream that is reading, kept bytes come back only with new ones, unless they are asked for
+  if (offset == -ENOBUFS && s->reading) {
+    s->redeliver = true;
+    streamQueueReceive(s);
+  }
   streamRecvStart(streams, handle);
   return offset;
 }

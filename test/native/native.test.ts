@@ -193,19 +193,6 @@ test('park keeps bytes and stops, and resume gives them back and starts', () => 
   closeAll(a, b);
 });
 
-test('without room in the arena, resume has the bytes delivered in the next turn', () => {
-  const pairs = Array.from({ length: 3 }, pair);
-  arena.fill('k', 0, 1 << 20);
-  for (const [, b] of pairs) native.park(b, 0, 1 << 20);
-  // earlier tests have used room in the same turn
-  turn(0);
-  const offsets = pairs.map(([, b]) => native.resume(b));
-  assert.ok((offsets[0] as number) > 0 && (offsets[1] as number) > 0);
-  assert.equal(offsets[2], -E.ENOBUFS);
-  assert.equal(until(Ev.RECV, pairs[2]?.[1] as number).result, 1 << 20);
-  for (const [a, b] of pairs) closeAll(a, b);
-});
-
 test('recvFirst gives what a new connection has sent at once, and starts receiving', () => {
   const [listener, client, server] = connectedThrough(Family.INET);
   assert.equal(put(client, 'abc'), 0);
