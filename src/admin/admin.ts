@@ -14,7 +14,7 @@ import { cf } from '../core/config/settings';
 import { beginShutdown, resumeAll } from '../core/life/pause';
 import { disconnectClient } from '../core/link/objects';
 import { checkDbConnectionCount, checkUserConnectionCount } from '../core/login/admit';
-import { isUnixAddr } from '../core/net/addr';
+import { clientUid } from '../core/net/addr';
 import type { ClientSocket, PgPool } from '../core/pool/bouncer';
 import { addDatabase, forceUserCredentials } from '../core/pool/database';
 import { getPool } from '../core/pool/pool';
@@ -183,9 +183,8 @@ export function adminHandleClient(admin: ClientSocket, type: number, body: Buffe
 
 /** True for a client on a Unix socket whose process runs as the same user as this process. */
 function isOwnUid(client: ClientSocket): boolean {
-  if (!isUnixAddr(client.remoteAddr)) return false;
-  const cred = native.peerCred(native.fdOf(client.handle));
-  return cred !== null && cred[0] === process.getuid?.();
+  const uid = clientUid(client);
+  return uid !== null && uid === process.getuid?.();
 }
 
 /**

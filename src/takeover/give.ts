@@ -38,6 +38,7 @@ import { cf } from '../core/config/settings';
 import { replayDeferred } from '../core/life/mainloop';
 import { reloadAll } from '../core/life/reload';
 import { disconnectClient } from '../core/link/objects';
+import { clientUid } from '../core/net/addr';
 import { resumePooler, suspendPooler } from '../core/net/pooler';
 import type { AnySocket, ClientSocket } from '../core/pool/bouncer';
 import { isDead } from '../core/pool/socket';
@@ -145,8 +146,8 @@ export function handleHandoverCommand(admin: ClientSocket, arg: string): string 
   }
   const asked = Number.parseInt(arg, 10);
   if (!(asked >= 1)) return `bad handover format: ${arg}`;
-  const cred = native.peerCred(native.fdOf(admin.handle));
-  if (admin.console?.owner !== true || cred === null || cred[0] !== process.getuid?.())
+  const uid = clientUid(admin);
+  if (admin.console?.owner !== true || uid === null || uid !== process.getuid?.())
     return 'handover is only allowed for the owner of the process';
   if (newProcess !== null || isFinishingTakeover()) return 'another handover is under way';
   if (getShutdownMode() !== ShutdownMode.NONE || globalThis.cfShutdown > 0) return 'pooler is shutting down';

@@ -4,6 +4,7 @@
 
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
+import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { inNetworks } from '../../src/core/config/networks';
 import { readProxyHeader } from '../../src/core/login/proxy-protocol';
@@ -211,6 +212,26 @@ describe('connections from a load balancer', () => {
       await (await loggedIn(await connected(pooler.port, Buffer.concat([fromClient(0, 7), STARTUP])))).end();
       const other = await connected(pooler.port, Buffer.concat([fromClient(0, 8), STARTUP]));
       assert.match(errorIn(await other.until('ZE'))?.M ?? '', /no authentication method is found/);
+    });
+  });
+
+  it('a client that is forwarded over the Unix socket is not the system user of the load balancer', async () => {
+    const { username } = userInfo();
+    const rules = join(tempDir('hba'), 'hba.conf');
+    writeFileSync(rules, `local all "${username}" peer\nhost all all 127.0.0.1/32 trust\n`, { mode: 0o644 });
+    const own = { proxy_protocol_networks: 'unix', auth_type: 'hba', auth_hba_file: rules };
+    await pg.sql(`CREATE ROLE "${username}" LOGIN`);
+    await withPooler({ cluster: pg, settings: own, userlist: { [username]: '' } }, async (pooler) => {
+      const startup = startupPacket(PROTOCOL_30, { user: username, database: 'postgres' });
+      const answer = async (command: number, kind: number) => {
+        const client = await RawClient.connect({ path: join(pooler.socketDir, `.s.PGSQL.${pooler.port}`) });
+        await client.send(header(command, kind, Buffer.alloc(0)), startup);
+        const messages = await client.until('ZE');
+        await client.destroy();
+        return errorIn(messages)?.M ?? null;
+      };
+      assert.equal(await answer(LOCAL, 0), null);
+      for (const kind of [0, 0x31]) assert.equal(await answer(PROXY, kind), 'unix socket login rejected');
     });
   });
 

@@ -7,7 +7,7 @@ import { logDebug, slogError, slogNoise } from '../base/log';
 import { native } from '../base/native';
 import type { HbaRule } from '../config/hba';
 import type { IdentMap } from '../config/ident';
-import { isUnixAddr } from '../net/addr';
+import { clientUid, isUnixAddr } from '../net/addr';
 import { tlsPeerCertContainsName, tlsPeerCertProvided, tlsPeerCertSubject } from '../net/tls';
 import type { ClientSocket, PgCredentials } from '../pool/bouncer';
 
@@ -20,8 +20,8 @@ function mapAllows(map: IdentMap, username: string, isPeer: (systemUser: string)
 
 /** Name of the system user that opened a Unix socket; null if unknown. */
 function unixPeerName(client: ClientSocket): string | null {
-  const cred = native.peerCred(native.fdOf(client.handle));
-  return cred === null ? null : native.getpwuid(cred[0]);
+  const uid = clientUid(client);
+  return uid === null ? null : native.getpwuid(uid);
 }
 
 /** Auth method peer. @returns false if the login must be rejected with "unix socket login rejected" */

@@ -10,7 +10,7 @@ import { Family } from '../base/native';
 import { inNetworks } from '../config/networks';
 import { cf } from '../config/settings';
 import { disconnectClient } from '../link/objects';
-import { addrString, isUnixAddr } from '../net/addr';
+import { addrString, isUnixAddr, UNKNOWN_UID, unixAddr } from '../net/addr';
 import type { ClientSocket, PgAddr } from '../pool/bouncer';
 import { loginOf } from '../pool/socket';
 
@@ -35,8 +35,18 @@ type ProxyHeader =
   | { readonly kind: 'partial' }
   /** not a header that is accepted */
   | { readonly kind: 'bad'; readonly reason: string }
-  /** the length in bytes; without addresses, the connection keeps its own */
-  | { readonly kind: 'header'; readonly length: number; readonly remote: PgAddr | null; readonly local: PgAddr | null };
+  | ProxyAddresses;
+
+interface ProxyAddresses {
+  readonly kind: 'header';
+  /** in bytes */
+  readonly length: number;
+  /** without addresses, the connection keeps its own */
+  readonly remote: PgAddr | null;
+  readonly local: PgAddr | null;
+  /** the load balancer has forwarded the connection of a client */
+  readonly forwarded: boolean;
+}
 
 /** True if the connection has to begin with a header. */
 export function expectsProxyHeader(client: ClientSocket): boolean {
@@ -85,6 +95,7 @@ export function readProxyHeader(buf: Buffer, off: number, end: number): ProxyHea
     length: FIXED_LEN + length,
     remote: told ? addrAt(buf, at, size, at + 2 * size) : null,
     local: told ? addrAt(buf, at + size, size, at + 2 * size + 2) : null,
+    forwarded: command === Command.PROXY,
   };
 }
 
@@ -104,6 +115,9 @@ export function takeProxyHeader(client: ClientSocket, buf: Buffer, off: number, 
     if (wantDebug()) slogDebug(client, `P: the client is ${addrString(found.remote)}`);
     client.remoteAddr = found.remote;
     client.localAddr = found.local;
+  } else if (found.forwarded && isUnixAddr(client.remoteAddr)) {
+    // the process at the other end of the socket is the load balancer, not the client
+    client.remoteAddr = unixAddr(client.remoteAddr.port, UNKNOWN_UID, 0);
   }
   return found.length;
 }

@@ -15,6 +15,9 @@ export function isUnixAddr(addr: SockAddr): boolean {
   return addr.family === Family.UNIX;
 }
 
+/** In the place of a uid: the system user at the other end is not known. */
+export const UNKNOWN_UID = -1;
+
 /** The address of a Unix socket; its port is the number in the socket file's name. */
 export function unixAddr(port: number, uid: number, pid: number): PgAddr {
   return { family: Family.UNIX, host: 'unix', port, uid, pid };
@@ -38,7 +41,7 @@ function fillRemoteAddr(sk: AnySocket, fd: number, isUnix: boolean): void {
   if (isUnix) {
     const cred = native.peerCred(fd);
     if (cred !== null) logNoise(`unix peer uid: ${cred[0]}`);
-    sk.remoteAddr = unixAddr(cf.listenPort, cred === null ? -1 : cred[0], cred === null ? 0 : cred[2]);
+    sk.remoteAddr = unixAddr(cf.listenPort, cred === null ? UNKNOWN_UID : cred[0], cred === null ? 0 : cred[2]);
     return;
   }
   try {
@@ -108,6 +111,12 @@ export function fillAcceptedAddrs(client: ClientSocket, fd: number, isUnix: bool
   }
   client.remoteAddr = inet4Addr(0);
   setLocalAddr(client, inet4Addr(2));
+}
+
+/** The uid of the system user whose process is the client, on a Unix socket; null if that is not known. */
+export function clientUid(client: ClientSocket): number | null {
+  if (!isUnixAddr(client.remoteAddr) || client.remoteAddr.uid === UNKNOWN_UID) return null;
+  return native.peerCred(native.fdOf(client.handle))?.[0] ?? null;
 }
 
 /** False if the kernel did not know the address of a TCP connection, which is broken then. */
