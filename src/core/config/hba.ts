@@ -71,8 +71,6 @@ const methods: ReadonlyMap<string, AuthType> = new Map<string, AuthType>([
   ['ldap', AuthType.LDAP],
 ]);
 
-/* DEL */
-
 /** Path of a file relative to the file that names it, unless absolute. */
 function besideFile(parent: string, name: string): string {
   if (name.startsWith('/')) return name;
@@ -139,8 +137,6 @@ function noNames(): HbaNames {
   return { all: false, sameuser: false, replication: false, names: new Set() };
 }
 
-/* DEL */
-
 /** ADDRESS/BITS, or ADDRESS and MASK as two words. @returns false after logging the fault */
 function parseAddress(rule: HbaRule, tokens: Tokens, file: string): boolean {
   const linenr = rule.line;
@@ -191,8 +187,6 @@ function parseAddress(rule: HbaRule, tokens: Tokens, file: string): boolean {
   return true;
 }
 
-/* DEL */
-
 function parseMap(rule: HbaRule, maps: IdentMaps | null, tokens: Tokens): boolean {
   if (tokens.kind !== Tok.IDENT) return true;
   const text = tokens.text;
@@ -225,8 +219,6 @@ function parseMethod(rule: HbaRule, maps: IdentMaps | null, tokens: Tokens): boo
   logWarning(`hba line ${rule.line}: unsupported parameters`);
   return false;
 }
-
-/* DEL */
 
 function parseRule(rules: HbaRule[], maps: IdentMaps | null, line: string, linenr: number, file: string): boolean {
   const tokens = new Tokens(line);

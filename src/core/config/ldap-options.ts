@@ -37,8 +37,6 @@ const MAX_LDAP_CONFIG = 1024;
 const LDAP_PORT = 389;
 const LDAPS_PORT = 636;
 
-/* DEL */
-
 interface Pair {
   key: string;
   value: string;
@@ -100,8 +98,6 @@ function readPair(text: string, from: number): Pair | null {
   return key === '' || value === '' ? null : { key, value, next: pos };
 }
 
-/* DEL */
-
 function percentDecode(text: string): string {
   return text.replace(/%([0-9a-fA-F]{2})/g, (_, hex) => String.fromCharCode(Number.parseInt(hex, 16)));
 }
@@ -140,8 +136,6 @@ function parseLdapUrl(options: LdapOptions, url: string): string | null {
   if (filter !== '') options.searchFilter = filter;
   return null;
 }
-
-/* DEL */
 
 /** @returns null, or the error */
 function setOption(options: LdapOptions, key: string, value: string): string | null {

@@ -31,8 +31,6 @@ function writeEmpty(buf: PktBuf, type: number): void {
   buf.finishPacket();
 }
 
-/* DEL */
-
 function putField(buf: PktBuf, field: ErrField, value: string | null | undefined): void {
   if (value === null || value === undefined) return;
   buf.putChar(field);
@@ -149,8 +147,6 @@ export function writeAuthSASLFinal(buf: PktBuf, message: string): void {
   buf.putChars(message);
   buf.finishPacket();
 }
-
-/* DEL */
 
 function putColumnType(buf: PktBuf, letter: string): void {
   switch (letter) {
@@ -288,8 +284,6 @@ export function writeDataRow(
   buf.finishPacket();
 }
 
-/* DEL */
-
 /** ParameterDescription of a statement without parameters. */
 export function writeNoParameters(buf: PktBuf): void {
   buf.startPacket(PqMsg.ParameterDescription);
@@ -301,8 +295,6 @@ export function writeNoParameters(buf: PktBuf): void {
 export function writeBare(buf: PktBuf, type: PqMsg): void {
   writeEmpty(buf, type);
 }
-
-/* DEL */
 
 /** Begins a StartupMessage; the parameters and finishStartup() follow. @param version Pkt.STARTUP_V3 or STARTUP_V32 */
 export function startStartup(buf: PktBuf, version: Pkt): void {
@@ -324,10 +316,6 @@ export function writeCancelRequest(buf: PktBuf, key: Buffer): void {
   buf.startPacket(Pkt.CANCEL);
   buf.putSlice(key, 0, key.length);
   buf.finishPacket();
-}
-
-export function writeSSLRequest(buf: PktBuf): void {
-  writeEmpty(buf, Pkt.SSLREQ);
 }
 
 /** @param password in plain text, or its MD5 form */
@@ -433,15 +421,3 @@ export const PACKET_PARSE_COMPLETE = constant(PqMsg.ParseComplete);
 export const PACKET_CLOSE_COMPLETE = constant(PqMsg.CloseComplete);
 export const PACKET_SSL_REQUEST = constant(Pkt.SSLREQ);
 export const PACKET_READY_IDLE = readyForQuery();
-
-export function writeTerminate(buf: PktBuf): void {
-  buf.putBytes(PACKET_TERMINATE);
-}
-
-export function writeParseComplete(buf: PktBuf): void {
-  buf.putBytes(PACKET_PARSE_COMPLETE);
-}
-
-export function writeCloseComplete(buf: PktBuf): void {
-  buf.putBytes(PACKET_CLOSE_COMPLETE);
-}
