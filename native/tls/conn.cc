@@ -25,6 +25,10 @@ namespace tsb {
 static int bioRead(BIO *bio, char *into, int most) {
   TlsConn *conn = static_cast<TlsConn *>(BIO_get_data(bio));
   BIO_clear_retry_flags(bio);
+  if (conn->flooded) {
+    BIO_set_retry_read(bio);
+    return -1;
+  }
   const size_t have = inputLength(conn);
   if (have == 0) {
     if (conn->socketEnded) return 0;
@@ -252,7 +256,13 @@ ssize_t tlsRead(TlsConn *conn, uint8_t *place, size_t most) {
       ERR_clear_error();
       return tlsEnding(conn, 0, -EPROTO);
     }
+    if (conn->flooded) {
+      conn->error = "read failed: too many records without data";
+      ERR_clear_error();
+      return tlsEnding(conn, got, -EPROTO);
+    }
     if (res > 0) {
+      conn->session.idleRecords = 0;
       got += static_cast<size_t>(res);
       continue;
     }

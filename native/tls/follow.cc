@@ -62,7 +62,11 @@ void tlsFollowMessage(int written, int, int contentType, const void *buf, size_t
     if (!written) conn->messagePartial = first == SSL3_RT_HANDSHAKE;
     return;
   }
-  if (contentType == SSL3_RT_HANDSHAKE && !written) conn->messagePartial = false;
+  if (contentType == SSL3_RT_HANDSHAKE && !written) {
+    conn->messagePartial = false;
+    // it costs far more time than its bytes, and OpenSSL goes on as long as there is input
+    conn->flooded = ++session->idleRecords > kIdleRecordsMost;
+  }
   if (contentType == SSL3_RT_HEADER) {
     conn->traffic++;
     if (written) {

@@ -150,6 +150,8 @@ struct TlsConn {
   int dhBits;
   /** the peer began a second handshake */
   bool renegotiation;
+  /** the peer has sent too many messages without data, such as key updates: OpenSSL gets no more input */
+  bool flooded;
   /** the end of what was sent last, until the handshake is done */
   uint8_t lastWritten[48];
   std::string host;

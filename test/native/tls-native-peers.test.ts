@@ -178,6 +178,32 @@ itUnless(noProgram('openssl'))('TLS 1.3 may change keys, and the sequence number
   });
 });
 
+itUnless(noProgram('openssl'))(
+  'a peer that only changes keys is disconnected; data between the changes allows more',
+  async () => {
+    await withOpenssl(['-tls1_3'], async (server, type) => {
+      const changes = async (from: number, to: number) => {
+        for (let i = from; i < to; i++) {
+          type('k\n');
+          const end = Date.now() + 10_000;
+          while (native.tlsInfo(server)?.keyUpdatesRead !== i + 1 && Date.now() < end) {
+            turn(0);
+            await nextTick();
+          }
+        }
+      };
+      await changes(0, 32);
+      type('data\n');
+      assert.equal((await arrives(server)).bytes.toString(), 'data\n');
+      await changes(32, 64);
+      type('k\n');
+      assert.ok((await arrives(server)).result < 0);
+      assert.equal(native.tlsError(server), 'read failed: too many records without data');
+      return undefined;
+    });
+  },
+);
+
 test('peers without a common TLS protocol are not connected', () => {
   assert.match(
     failure(connecting({ protocols: TLS12 }), accepting(site, { protocols: TLS13 })).why,
