@@ -51,7 +51,8 @@ export function findHbaRule(client: ClientSocket, db: PgDatabase, username: stri
     isUnix: isUnixAddr(client.remoteAddr),
     host: client.remoteAddr.host,
     isTls: client.tls,
-    physicalReplication: client.replication === Replication.PHYSICAL,
+    // the console is a database, whatever the client asks for
+    physicalReplication: client.replication === Replication.PHYSICAL && !db.admin,
     database: db.name,
     user: username,
   };
