@@ -267,19 +267,22 @@ static Napi::Value recvFds(const Napi::CallbackInfo &info) {
     do n = recvmsg(argInt(info, 0), &message, MSG_CMSG_CLOEXEC);
     while (n < 0 && errno == EINTR);
   }
-  const int result = n < 0 ? -errno : static_cast<int>(n);
-
-  Napi::Array fds = Napi::Array::New(env);
-  uint32_t count = 0;
+  int result = n < 0 ? -errno : static_cast<int>(n);
+  std::vector<int> received;
   for (cmsghdr *head = n < 0 ? nullptr : CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head)) {
     if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
-    const size_t here = (head->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (size_t i = 0; i < here; i++) {
-      int fd;
-      memcpy(&fd, CMSG_DATA(head) + i * sizeof(int), sizeof(int));
-      fds.Set(count++, toInt(env, fd));
-    }
+    const size_t before = received.size();
+    received.resize(before + (head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+    memcpy(received.data() + before, CMSG_DATA(head), (received.size() - before) * sizeof(int));
   }
+  // the kernel dropped some: the receiver would take the later ones for those
+  if (n >= 0 && (message.msg_flags & MSG_CTRUNC)) {
+    for (const int fd : received) close(fd);
+    received.clear();
+    result = -EMFILE;
+  }
+  Napi::Array fds = Napi::Array::New(env, received.size());
+  for (size_t i = 0; i < received.size(); i++) fds.Set(static_cast<uint32_t>(i), toInt(env, received[i]));
   Napi::Object object = Napi::Object::New(env);
   object.Set("result", toInt(env, result));
   object.Set("fds", fds);

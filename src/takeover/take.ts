@@ -185,12 +185,15 @@ function send(ch: Channel, sql: string): void {
   if (failed !== 0) fatal(`command send failed: ${native.strerror(failed)}`);
 }
 
+const NO_FD = 'got row without fd info: out of file descriptors?';
+
 function receive(ch: Channel, timeoutMs = ANSWER_MS): ChannelMessage {
   const msg = ch.next(timeoutMs);
   if (msg === null) return fatal('unexpected EOF');
   if (msg === constants.errno.ETIMEDOUT) {
     return die(`no answer from the old process for ${timeoutMs / 1000} s, giving up`);
   }
+  if (msg === constants.errno.EMFILE) return die(NO_FD);
   if (typeof msg === 'number') return fatal(`safe_recvmsg: ${native.strerror(msg)}`);
   return msg;
 }
@@ -250,7 +253,7 @@ function takeClassic(ch: Channel): void {
 function takeFull(ch: Channel, first: ChannelMessage): void {
   const reader = new SnapshotReader();
   snapshotReader = reader;
-  const takeFd = (): number => ch.fds.shift() ?? die('got row without fd info: out of file descriptors?');
+  const takeFd = (): number => ch.fds.shift() ?? die(NO_FD);
   for (let msg = first; ; msg = receive(ch)) {
     if (msg.type === PqMsg.CopyData) {
       const frozen = reader.frozenSince > 0;

@@ -20,10 +20,19 @@ after(() => rmSync(dir, { recursive: true }));
 
 const descriptors = (): number => readdirSync('/proc/self/fd').length;
 
+const NATIVE = JSON.stringify(require.resolve('../../src/core/base/native'));
+
+/** Runs a script in a child process that may have 64 descriptors: the limit of this process is unchanged. */
+function withFewDescriptors(script: string): ReturnType<typeof runSync> {
+  // a shell does not run with every library that is loaded before a program, such as that of ThreadSanitizer
+  const { LD_PRELOAD: preload = '', ...env } = process.env;
+  const limited = 'ulimit -n 64; LD_PRELOAD="$2" exec "$0" -e "$1"';
+  return runSync('/bin/sh', ['-c', limited, process.execPath, script, preload], { env });
+}
+
 test('running out of descriptors is reported as one ACCEPT event per turn', () => {
-  // in a child process with a low limit, so that the limit of this process is unchanged
-  const script = `
-    const { native, ring } = require(${JSON.stringify(require.resolve('../../src/core/base/native'))});
+  const child = withFewDescriptors(`
+    const { native, ring } = require(${NATIVE});
     native.loopInit(${JSON.stringify(LOOP_BACKEND)}, 65536);
     const l = native.listenUnix(${JSON.stringify(join(dir, 'emfile'))}, 16);
     const h = native.listenOpen(l);
@@ -36,11 +45,7 @@ test('running out of descriptors is reported as one ACCEPT event per turn', () =
     console.log(n, ring[0], ring[2], native.wait(0), native.listenStart(h, 0), native.wait(50));
     require('fs').closeSync(held[0]);
     native.listenStart(h, 1);
-    console.log(native.wait(1000), ring[0], ring[2] > 0);`;
-  // a shell does not run with every library that is loaded before a program, such as that of ThreadSanitizer
-  const { LD_PRELOAD: preload = '', ...env } = process.env;
-  const limited = 'ulimit -n 64; LD_PRELOAD="$2" exec "$0" -e "$1"';
-  const child = runSync('/bin/sh', ['-c', limited, process.execPath, script, preload], { env });
+    console.log(native.wait(1000), ring[0], ring[2] > 0);`);
   assert.equal(child.stdout, `1 1 ${-E.EMFILE} 1 0 0\n1 1 true\n`, child.stderr);
 });
 
@@ -177,6 +182,21 @@ test('up to 250 descriptors can be sent over a Unix socket at once', () => {
   assert.equal(native.recvFds(b, into).result, 0);
   assert.equal(native.recvFds(b, into.subarray(0, 0)).result, -E.EINVAL);
   for (const fd of [b, c, d]) native.closeFd(fd);
+});
+
+test('without room for all descriptors, none is received', () => {
+  const { status, stdout, stderr } = withFewDescriptors(`
+    const { native } = require(${NATIVE});
+    const [a, b] = native.socketPair();
+    const open = () => require('fs').readdirSync('/proc/self/fd').length;
+    native.sendFds(a, Buffer.from('x'), Array(100).fill(a));
+    const before = open();
+    const { result, fds } = native.recvFds(b, Buffer.alloc(10));
+    console.log(result, fds.length, open() - before);
+    native.sendFds(a, Buffer.from('y'), [a]);
+    console.log(native.recvFds(b, Buffer.alloc(10)).fds.length);`);
+  assert.equal(stdout, `${-E.EMFILE} 0 0\n1\n`, stderr);
+  assert.equal(status, 0);
 });
 
 test('detach returns the descriptor with its unread bytes', () => {

@@ -108,6 +108,7 @@ it('when the new process runs out of file descriptors, the old process keeps run
       });
       const next = new PoolerProcess('ts', child);
       assert.notEqual((await next.waitEnd()).code, 0);
+      assert.match(next.log.text, /got row without fd info: out of file descriptors\?/);
       await chain.now.log.wait(/handover failed, resuming work/);
     });
   }));

@@ -457,7 +457,8 @@ export interface Native {
   sendFds(fd: number, bytes: Uint8Array, fds: number[]): number;
   /**
    * Receives bytes into the caller's memory, which is not empty, and any descriptors (close-on-exec). The addon keeps no
-   * copy: the bytes may be secrets. result = byte count, 0 at end of file, or -errno
+   * copy: the bytes may be secrets. result = byte count, 0 at end of file, or -errno; -EMFILE if there was no room for all
+   * descriptors, which are closed then
    */
   recvFds(fd: number, into: Uint8Array): { result: number; fds: number[] };
 }
