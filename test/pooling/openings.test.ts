@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import { type Bouncer, eventually, it, PgCluster } from '../harness';
-import { ask, login, rowsBecome, show, withPooler } from '../harness/answers';
+import { ask, login, rowsBecome, show, thrownOut, withPooler } from '../harness/answers';
 import { oneRow, WELCOME } from '../harness/hostile/fake-server';
 import { after, before } from '../harness/limits';
 import { message, type RawClient } from '../harness/raw-client';
@@ -246,5 +246,37 @@ it('server_lifetime_jitter ends the servers of many pools at different times', a
     // a server lives between 1 and 4 seconds
     for (const age of [1, 2, 3]) assert.ok(ages.includes(age), `ages ${ages}`);
     assert.ok(Math.max(...ages) <= 4 && Math.min(...ages) >= 1, `ages ${ages}`);
+  });
+});
+
+it('a connect that fails at once does not stop the pooler, even if server_login_retry is 0', async () => {
+  // without a folder for Unix sockets there is nothing to connect to
+  const databases = { app: pg.connstr(), none: 'port=1 user=postgres', least: 'port=1 user=postgres min_pool_size=2' };
+  const settings = { ...TX, unix_socket_dir: '', server_login_retry: 0, log_repeat_limit: 1 };
+  await withPooler({ databases, settings }, async (pooler) => {
+    const waiting = await pooler.raw();
+    await waiting.startup({ user: 'postgres', database: 'none' });
+    await pooler.logWait(/unix socket dir not configured: none/);
+    const other = await login(pooler, { database: 'app' });
+    assert.equal(await ask(other, 'SELECT 1'), '1');
+    await other.end();
+    await waiting.destroy();
+  });
+});
+
+it('a list of hosts that all refuse is a failed login, even if server_login_retry is 0', async () => {
+  const down = await SlowServer.start(0);
+  const hosts = `host=127.0.0.1,127.0.0.2 port=${down.port} load_balance_hosts=disable max_protocol_version=3.0`;
+  const settings = { ...TX, server_login_retry: 0 };
+  await withPooler({ databases: { app: hosts }, settings }, async (pooler) => {
+    down.release();
+    const [first, second] = [await login(pooler, { database: 'app' }), await login(pooler, { database: 'app' })];
+    assert.equal(await ask(first, 'SELECT'), 'answer');
+    await down.stop();
+    await first.sendMessage('Q', Buffer.from('SELECT\0'));
+    await pooler.logWait(/closing because: connect failed.*closing because: connect failed/s);
+    await second.sendMessage('Q', Buffer.from('SELECT\0'));
+    assert.match(await thrownOut(second), /server login has been failing, cached error: connect failed/);
+    await first.destroy();
   });
 });

@@ -11,7 +11,7 @@ import { newTimer, timerStart } from '../base/timer';
 import { USER_DEFAULTS } from '../config/records';
 import { cf } from '../config/settings';
 import { killDatabase, killPool, killUnproven } from '../link/kill';
-import { launchNewConnection } from '../link/launch';
+import { launchUpTo } from '../link/launch';
 import { disconnectClient, disconnectServer, dropIfEnded, LoginOutcome, lifetimeExceeded } from '../link/objects';
 import { passwordCommandMaint } from '../link/password-command';
 import { peersDnsMaint } from '../link/peers-dns';
@@ -226,8 +226,7 @@ function checkPoolSize(pool: PgPool): void {
   if (getPauseMode() !== PauseMode.NONE || pool.db.paused || isTakingOver()) return;
   if (poolClientCount(pool) === 0 && pool.db.forcedUser === null) return;
   logDebug('launching new connection to satisfy min_pool_size');
-  const most = Math.min(wanted, size) - count;
-  while (pool.newServerList.count < most && launchNewConnection(pool, false));
+  launchUpTo(pool, Math.min(wanted, size) - count, false);
 }
 
 function poolMaint(pool: PgPool, now: number): void {

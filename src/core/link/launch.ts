@@ -117,6 +117,9 @@ function poolHasRoom(pool: PgPool, evict: boolean): boolean {
 /** While clients are held because no host fits, the hosts are asked often. usec */
 const HOLDING_RETRY = USEC / 2;
 
+/** Failures belong to one attempt for so long, whatever server_login_retry is: it may be 0. usec */
+const ATTEMPT_AGE_MIN = USEC;
+
 function loginRetry(pool: PgPool): number {
   return pool.holding ? Math.min(HOLDING_RETRY, cf.serverLoginRetry) : cf.serverLoginRetry;
 }
@@ -165,11 +168,23 @@ function hasRoom(pool: PgPool, evictIfNeeded: boolean): boolean {
 }
 
 /**
+ * Opens connections until so many log in at a time.
+ * @param evictIfNeeded see launchNewConnection()
+ */
+export function launchUpTo(pool: PgPool, wanted: number, evictIfNeeded: boolean): void {
+  for (let count = pool.newServerList.count; count < wanted; count = pool.newServerList.count) {
+    if (!launchNewConnection(pool, evictIfNeeded)) return;
+    // it has failed at once, and so would the next one: without server_login_retry nothing else would end this loop
+    if (pool.newServerList.count <= count && !attemptContinues(pool)) return;
+  }
+}
+
+/**
  * Opens connections for clients or cancel requests.
  * @param wanted number of those that wait for a connection
  */
 export function launchFor(pool: PgPool, wanted: number): void {
-  while (pool.newServerList.count < wanted && launchNewConnection(pool, true));
+  launchUpTo(pool, wanted, true);
 }
 
 /** The first cancel request that no connection is being opened for, and whose server still runs the query. */
@@ -192,7 +207,8 @@ function openConnection(pool: PgPool): void {
   const server = newServer(pool);
   const now = getCachedTime();
   // failures that long ago do not belong to this attempt; connecting to a silent host may itself have taken that long
-  if (attemptContinues(pool) && now - pool.targetFailedAt >= cf.serverLoginRetry) endAttempt(pool);
+  if (attemptContinues(pool) && now - pool.targetFailedAt >= Math.max(ATTEMPT_AGE_MIN, cf.serverLoginRetry))
+    endAttempt(pool);
   if (server.login !== null) {
     server.login.attempt = pool.attempt;
     server.login.cancelRequest = request;
