@@ -4,7 +4,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { ask, login, withPooler } from '../harness/answers';
+import { ask, login, show, withPooler } from '../harness/answers';
 import type { Bouncer } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
 import { eachCase, lists } from '../harness/hostile/attack';
@@ -84,5 +84,34 @@ describe('logins that fail', () => {
       running = false;
       await noise;
     });
+  });
+});
+
+it('min_pool_size opens no servers for a database that no client has logged in to', async () => {
+  await pg.createUser('bob', 'secret', 'scram');
+  const databases = { '*': pg.connstr('postgres', 'user=postgres') };
+  const settings = { auth_type: 'scram-sha-256', auth_user: 'postgres', min_pool_size: 2, pool_mode: 'transaction' };
+  await withPooler({ databases, settings, userlist: { ann: 'right' } }, async (pooler) => {
+    // two logins that go no further: of a user of auth_file, and of a user that auth_query finds
+    const logins = [
+      { user: 'ann', database: 'invented' },
+      { user: 'bob', database: 'asked' },
+    ];
+    const clients: RawClient[] = [];
+    for (const params of logins) {
+      const client = await RawClient.connect({ port: pooler.port });
+      await client.startup(params);
+      const answer = await client.next();
+      assert.equal(answer?.type, 'R', answer?.body.toString());
+      clients.push(client);
+    }
+    const good = await login(pooler, { user: 'ann', password: 'right', database: 'good' });
+    const connections = async (name: string) =>
+      Number((await show(pooler, 'DATABASES', { name }))[0]?.current_connections);
+    // the maintenance that does this has then seen all databases
+    await eventually('the servers of min_pool_size', async () => (await connections('good')) === 2);
+    assert.equal(await connections('invented'), 0);
+    assert.equal(await connections('asked'), 1);
+    for (const client of [good, ...clients]) await client.destroy();
   });
 });

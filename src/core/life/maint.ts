@@ -225,6 +225,8 @@ function checkPoolSize(pool: PgPool): void {
   // a pause would close the new connection at once
   if (getPauseMode() !== PauseMode.NONE || pool.db.paused || isTakingOver()) return;
   if (poolClientCount(pool) === 0 && pool.db.forcedUser === null) return;
+  // without a password, anyone could have servers opened for invented names
+  if (pool.db.provisional) return;
   logDebug('launching new connection to satisfy min_pool_size');
   launchUpTo(pool, Math.min(wanted, size) - count, false);
 }
@@ -313,7 +315,7 @@ function fullMaint(): void {
   const now = getCachedTime();
   // pools of forced users are kept at min_pool_size even before their first client
   for (let db = databaseList.head; db !== null; db = nextOf(db)) {
-    if (db.forcedUser !== null && databaseMinPoolSize(db) > 0) getPool(db, db.forcedUser);
+    if (db.forcedUser !== null && !db.provisional && databaseMinPoolSize(db) > 0) getPool(db, db.forcedUser);
   }
   for (let pool = poolList.head; pool !== null; ) {
     const next: PgPool | null = nextOf(pool);
