@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ask, backendOf, login, refusal, rowsBecome, show, thrownOut, withPooler } from '../harness/answers';
-import type { Bouncer } from '../harness/bouncer';
+import { ADMIN_PASSWORD, ADMIN_USER, type Bouncer } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
 import { fails } from '../harness/expect';
 import { after, before, describe } from '../harness/limits';
@@ -334,6 +334,75 @@ describe('RELOAD with an error', () => {
       await login(pooler, { user: 'ann' });
       await login(pooler, { user: 'postgres' });
       await rowsBecome(pooler, 'CLIENTS', { database: 'postgres' }, 2);
+    });
+  });
+});
+
+describe('credentials of a pool that exists', () => {
+  const PASSWORD = 'right';
+  const settings = { ...TX, auth_type: 'scram-sha-256', auth_user: 'postgres', server_login_retry: 1 };
+
+  before(async () => {
+    await pg.createUser('kim', PASSWORD, 'scram');
+    await pg.setHba([
+      'local all all trust',
+      'host all postgres 127.0.0.1/32 trust',
+      'host all all 127.0.0.1/32 scram-sha-256',
+    ]);
+  });
+
+  /** Writes auth_file. */
+  function writeUsers(pooler: Bouncer, users: Record<string, string>): void {
+    const all = Object.entries({ postgres: '', [ADMIN_USER]: ADMIN_PASSWORD, ...users });
+    writeFileSync(join(pooler.dir, 'userlist.txt'), all.map(([name, secret]) => `"${name}" "${secret}"\n`).join(''));
+  }
+
+  async function closeServers(pooler: Bouncer): Promise<void> {
+    await pooler.admin('RECONNECT');
+    await rowsBecome(pooler, 'SERVERS', { user: 'kim' }, 0);
+  }
+
+  /** Replaces the servers of the pool, and has a client log in. */
+  async function works(pooler: Bouncer): Promise<void> {
+    await closeServers(pooler);
+    const client = await login(pooler, { user: 'kim', password: PASSWORD, database: 'app' });
+    assert.equal(await ask(client, 'SELECT session_user'), 'kim');
+    await client.end();
+  }
+
+  it('a forced user has the password of its line, although its pool logged in with another', async () => {
+    const secret = await pg.storedSecret('kim');
+    await withPooler(
+      { databases: { app: pg.connstr() }, settings, userlist: { kim: secret as string } },
+      async (pooler) => {
+        const client = await login(pooler, { user: 'kim', password: PASSWORD, database: 'app' });
+        assert.equal(await ask(client, 'SELECT session_user'), 'kim');
+        // the keys of a verifier are those of the client's login, which another secret drops
+        pooler.rewrite({
+          databases: { app: pg.connstr('postgres', `user=kim password=${PASSWORD}`) },
+          userlist: { kim: 'else' },
+        });
+        await pooler.admin('RELOAD');
+        await closeServers(pooler);
+        assert.equal(await ask(client, 'SELECT session_user'), 'kim');
+        await client.end();
+      },
+    );
+  });
+
+  it('a user that moves from auth_file to auth_query, and back', async () => {
+    await withPooler({ databases: { app: pg.connstr() }, settings, userlist: { kim: PASSWORD } }, async (pooler) => {
+      await works(pooler);
+      writeUsers(pooler, {});
+      await pooler.admin('RELOAD');
+      await works(pooler);
+      await pg.sql(`ALTER ROLE kim PASSWORD 'changed'`);
+      writeUsers(pooler, { kim: 'changed' });
+      await pooler.admin('RELOAD');
+      await closeServers(pooler);
+      const client = await login(pooler, { user: 'kim', password: 'changed', database: 'app' });
+      assert.equal(await ask(client, 'SELECT session_user'), 'kim');
+      await client.end();
     });
   });
 });

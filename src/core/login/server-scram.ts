@@ -37,7 +37,8 @@ export function killPoolLogins(pool: PgPool, sqlstate: string | null, msg: strin
 /** The credentials to log in with: a forced user without a password has that of auth_file. */
 export function serverCredentials(server: ServerSocket): PgCredentials {
   const pool = server.pool;
-  const credentials = pool.user as PgCredentials;
+  // the pool may have got others in the middle of this login
+  const credentials = server.loginUser ?? (pool.user as PgCredentials);
   if (credentials.passwd === '' && pool.db.forcedUser !== null)
     return findGlobalCredentials(credentials.name) ?? credentials;
   return credentials;

@@ -131,6 +131,8 @@ export function forceUserCredentials(db: PgDatabase, name: string, passwd: strin
   if (credentials === null || credentials.name !== name) {
     credentials = new PgCredentials(name, findOrAddGlobalUser(name, ''));
     db.forcedUser = credentials;
+    // the user may have had a pool before
+    for (const pool of db.pools) if (pool.user?.globalUser === credentials.globalUser) pool.user = credentials;
   }
   changePassword(credentials, passwd);
   return credentials;

@@ -35,12 +35,18 @@ function findPool(db: PgDatabase, user: PgGlobalUser): PgPool | null {
   return null;
 }
 
-/** The pool of a database and a user, created if missing. */
+/**
+ * The pool of a database and a user, created if missing. A known one logs in with these credentials from now on: those
+ * of its earlier clients may no longer be valid. The forced user of a database has its own.
+ */
 export function getPool(db: PgDatabase, user: PgCredentials): PgPool {
   const globalUser = user.globalUser;
   if (globalUser === null) throw new Error('get_pool: credentials without a user');
   const known = findPool(db, globalUser);
-  if (known !== null) return known;
+  if (known !== null) {
+    known.user = db.forcedUser?.globalUser === globalUser ? db.forcedUser : user;
+    return known;
+  }
   const pool = new PgPool(db, user);
   pool.indexInUser = globalUser.pools.push(pool) - 1;
   pool.indexInDb = db.pools.push(pool) - 1;
