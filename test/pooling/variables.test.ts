@@ -129,6 +129,25 @@ for (const one of clusters) {
       });
     });
 
+    it('values of startup packets apply to the other clients after a client has run RESET', async () => {
+      await withPooler({ cluster: pg(), settings: SHARED }, async (pooler) => {
+        const told = await reported();
+        for (const name of await names()) {
+          const { set, shown } = VALUES[name] as { set: string; shown: string };
+          const params = { [name]: set };
+          const [one, other] = [await login(pooler, { params }), await login(pooler, { params })];
+          for (const reset of ['RESET ALL', `RESET ${name}`, 'BEGIN; RESET ALL; ROLLBACK']) {
+            assert.equal(await ask(one, `SHOW ${name}`), spelled(name, shown));
+            await ask(one, reset);
+            assert.equal(await ask(other, `SHOW ${name}`), spelled(name, shown), `after ${reset} of another client`);
+            if (told.includes(name)) break;
+          }
+          await one.end();
+          await other.end();
+        }
+      });
+    });
+
     it('a client without values of its own follows new defaults of ALTER ROLE, as soon as servers are new', async () => {
       await withPooler({ cluster: pg(), settings: SHARED, userlist: { ben: '' } }, async (pooler) => {
         const who = { user: 'ben' };

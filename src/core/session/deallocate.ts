@@ -136,20 +136,27 @@ export function substituteDone(server: ServerSocket, buf: Buffer, off: number): 
 /** Lengths of a complete CommandComplete with these tags. */
 const DEALLOCATE_ALL_LEN = NEW_HEADER_LEN + 'DEALLOCATE ALL'.length + 1;
 const DISCARD_ALL_LEN = NEW_HEADER_LEN + 'DISCARD ALL'.length + 1;
+const RESET_LEN = NEW_HEADER_LEN + 'RESET'.length + 1;
 
 /** True for the length of a CommandComplete that noteDiscarded() has to see. */
 export function mayDiscard(len: number): boolean {
-  return len === DEALLOCATE_ALL_LEN || len === DISCARD_ALL_LEN;
+  return len === DEALLOCATE_ALL_LEN || len === DISCARD_ALL_LEN || len === RESET_LEN;
 }
 
 /**
  * After DEALLOCATE ALL and DISCARD ALL the server has none of its registered statements. DISCARD ALL has also reset the
- * variables.
+ * variables, and RESET may have reset any of them.
  * @param off of the tag in the arena, which ends at `end`
  */
 export function noteDiscarded(server: ServerSocket, off: number, end: number): void {
-  if (arena[off] !== 0x44) return;
+  // D, R
+  if (arena[off] !== 0x44 && arena[off] !== 0x52) return;
   const tag = arena.toString('latin1', off, end);
+  if (tag === 'RESET') {
+    // not that of the pooler, whose effect is known
+    if (!server.settingVars) server.vars.forget(false);
+    return;
+  }
   if (tag !== 'DEALLOCATE ALL' && tag !== 'DISCARD ALL') return;
   if (tag === 'DISCARD ALL') server.vars.forget(true);
   if (server.statements !== null || (server.link?.statements ?? null) !== null) deallocateAll(server);
