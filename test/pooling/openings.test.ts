@@ -10,7 +10,7 @@ import { type Bouncer, eventually, it, PgCluster } from '../harness';
 import { ask, login, rowsBecome, show, thrownOut, withPooler } from '../harness/answers';
 import { oneRow, WELCOME } from '../harness/hostile/fake-server';
 import { after, before } from '../harness/limits';
-import { message, type RawClient } from '../harness/raw-client';
+import { cancelRequest, message, type RawClient } from '../harness/raw-client';
 
 let pg: PgCluster;
 
@@ -83,6 +83,11 @@ class SlowServer {
   release(): void {
     this.held = false;
     for (const socket of this.queries.splice(0)) socket.write(oneRow('answer'));
+  }
+
+  /** Refuses new connections. */
+  close(): void {
+    this.server.close();
   }
 
   async stop(): Promise<void> {
@@ -278,5 +283,27 @@ it('a list of hosts that all refuse is a failed login, even if server_login_retr
     await second.sendMessage('Q', Buffer.from('SELECT\0'));
     assert.match(await thrownOut(second), /server login has been failing, cached error: connect failed/);
     await first.destroy();
+  });
+});
+
+it('waiting clients get servers while a cancel request waits for a connection that cannot be opened', async () => {
+  const settings = {
+    default_pool_size: 1,
+    server_check_delay: 0,
+    server_check_query: 'SELECT 1',
+    cancel_wait_timeout: 6,
+  };
+  await withSlowServer(0, settings, '', async (pooler, server) => {
+    const [first, second] = await crowd(pooler, 2);
+    assert.ok(first !== undefined && second !== undefined);
+    await rowsBecome(pooler, 'CLIENTS', { state: 'waiting' }, 1);
+    server.close();
+    const canceling = cancelRequest({ port: pooler.port }, first.backendPid, first.backendKey);
+    await pooler.logWait(/closing because: connect failed/);
+    server.release();
+    for (const client of [first, second]) assert.equal((await client.until('Z')).at(-1)?.type, 'Z');
+    assert.equal(pooler.log.count(/cancel_wait_timeout/), 0, 'the second client has waited for the request');
+    for (const client of [first, second]) await client.end();
+    await canceling;
   });
 });

@@ -51,7 +51,6 @@ function brokenQueue(heads: Heads, pool: PgPool): string | null {
   if (pool.waitingClientList.count === 0 || pool.idleServerList.count === 0) return null;
   if (getPauseMode() !== PauseMode.NONE || isTakingOver() || pool.db.paused || pool.db.admin) return null;
   if (pool.touched || heads.pool.isFullLoopMaintRequested() || heads.settling.isSettling(pool)) return null;
-  if (pool.waitingCancelReqList.count > 0) return null;
   // a client that logs in may need the welcome message, which only a new server sends
   const welcome = (sk: ClientSocket) => sk.login?.phase === LoginPhase.WELCOME && !pool.welcomeMsgReady;
   // a replication client gets a server of its own

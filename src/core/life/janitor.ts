@@ -78,10 +78,9 @@ function notifyWaiting(client: ClientSocket): void {
  * rechecked, or a new connection.
  */
 function poolActivate(pool: PgPool, runQueue: RunQueue): void {
-  if (pool.waitingCancelReqList.count > 0) {
-    launchFor(pool, pool.waitingCancelReqList.count);
-    return;
-  }
+  // the clients go on: a request may have to wait for long until its connection can be opened
+  const canceling = pool.waitingCancelReqList.count;
+  if (canceling > 0) launchFor(pool, canceling);
   if (pool.listening !== null) serveListeners(pool);
   if (isSettling(pool)) return;
   let tested = pool.testedServerList.count;
@@ -107,10 +106,8 @@ function poolActivate(pool: PgPool, runQueue: RunQueue): void {
       runQueue();
       used--;
     } else {
-      launchFor(
-        pool,
-        Math.max(1, pool.waitingClientList.count - pool.testedServerList.count - pool.usedServerList.count),
-      );
+      const soon = pool.testedServerList.count + pool.usedServerList.count;
+      launchFor(pool, canceling + Math.max(1, pool.waitingClientList.count - soon));
       break;
     }
     // activating a client may have disconnected or moved any client
