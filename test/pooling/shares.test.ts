@@ -3,7 +3,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { login, rowsBecome, show, start, valueIn, withPooler } from '../harness/answers';
+import { login, refusal, rowsBecome, show, start, valueIn, withPooler } from '../harness/answers';
 import type { Bouncer } from '../harness/bouncer';
 import { clusterWithUsers } from '../harness/fixtures';
 import { describe } from '../harness/limits';
@@ -28,6 +28,7 @@ async function withShares(options: Options, body: (pooler: Bouncer) => Promise<v
   const settings = {
     ...TX,
     max_db_connections: options.connections,
+    server_login_retry: 1,
     fair_share_timeout: options.fairShareTimeout ?? 0.02,
   };
   const userlist = { ann: '', ben: '', cem: '' };
@@ -194,6 +195,18 @@ describe('fair shares of max_db_connections', () => {
       );
       for (const client of holders) await client.end();
       assert.equal(valueIn(await ben.until('Z')), '1');
+      await ben.end();
+    }));
+
+  it('a pool whose last login failed gets its share once it may try again', () =>
+    withShares({ connections: 1 }, async (pooler) => {
+      await pg().sql('ALTER ROLE ben CONNECTION LIMIT 0');
+      assert.match(await refusal(pooler, { user: 'ben' }), /too many connections for role/);
+      await pg().sql('ALTER ROLE ben CONNECTION LIMIT -1');
+      await Load.start(pooler, 'ann', 4);
+      const ben = await login(pooler, { user: 'ben' });
+      await start(ben, 'SELECT session_user');
+      assert.equal(valueIn(await ben.until('Z')), 'ben');
       await ben.end();
     }));
 });

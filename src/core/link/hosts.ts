@@ -6,15 +6,26 @@
  * server_login_retry applies, only when all targets have failed. LoginOutcome.HOST_FAILED lists the failures of a host.
  */
 
-import { getCachedTime } from '../base/time';
+import { getCachedTime, USEC } from '../base/time';
 import { LoadBalanceHosts, TargetSession } from '../config/choices';
 import { hostNames } from '../config/records';
+import { cf } from '../config/settings';
 import { dnsAddressCount } from '../net/dnslookup';
 import type { PgPool } from '../pool/bouncer';
+
+/** While clients are held because no host fits, the hosts are asked often. usec */
+const HOLDING_RETRY = USEC / 2;
 
 /** True while an attempt has met a failed host and has another target to try. */
 export function attemptContinues(pool: PgPool): boolean {
   return pool.hostsTried > 0 || pool.addressesTried > 0;
+}
+
+/** After a failed attempt, the time until the next one may begin. @returns usec, not above 0 = it may begin now */
+export function retryWait(pool: PgPool): number {
+  if (!pool.lastConnectFailed || attemptContinues(pool)) return 0;
+  const retry = pool.holding ? Math.min(HOLDING_RETRY, cf.serverLoginRetry) : cf.serverLoginRetry;
+  return retry - (getCachedTime() - pool.lastConnectTime);
 }
 
 /** Makes the next connection begin a new attempt. */

@@ -27,7 +27,7 @@ import { poolServerCount, touchPool } from '../pool/pool';
 import { sendingAuthQuery } from '../pool/socket';
 import { changeServerState, newServer } from '../pool/states';
 import { connectBeside, connectToHost } from './connect';
-import { attemptContinues, endAttempt, pickHost } from './hosts';
+import { attemptContinues, endAttempt, pickHost, retryWait } from './hosts';
 import { disconnectServer } from './objects';
 import { awaitsPassword } from './password-command';
 import { claimBefore, claimShare, settleClaim } from './shares';
@@ -114,15 +114,8 @@ function poolHasRoom(pool: PgPool, evict: boolean): boolean {
   return false;
 }
 
-/** While clients are held because no host fits, the hosts are asked often. usec */
-const HOLDING_RETRY = USEC / 2;
-
 /** Failures belong to one attempt for so long, whatever server_login_retry is: it may be 0. usec */
 const ATTEMPT_AGE_MIN = USEC;
-
-function loginRetry(pool: PgPool): number {
-  return pool.holding ? Math.min(HOLDING_RETRY, cf.serverLoginRetry) : cf.serverLoginRetry;
-}
 
 /**
  * Opens one more connection of a pool if the limits allow it. While server_login_concurrency connections log in, the
@@ -135,10 +128,10 @@ export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): boole
     logDebug('launch_new_connection: already progress');
     return false;
   }
-  const now = getCachedTime();
-  if (pool.lastConnectFailed && !attemptContinues(pool) && now - pool.lastConnectTime < loginRetry(pool)) {
+  const wait = retryWait(pool);
+  if (wait > 0) {
     if (wantDebug()) {
-      const left = Math.floor((loginRetry(pool) - (now - pool.lastConnectTime)) / USEC);
+      const left = Math.floor(wait / USEC);
       logDebug(`launch_new_connection: last failed, not launching new connection yet, still waiting ${left} s`);
     }
     return false;

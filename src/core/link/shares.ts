@@ -12,6 +12,7 @@ import { cf } from '../config/settings';
 import { poolLoginLimit, poolPoolSize, userMaxConnections } from '../pool/admission';
 import type { PgPool, ServerSocket } from '../pool/bouncer';
 import { poolServerCount } from '../pool/pool';
+import { retryWait } from './hosts';
 
 function weightOf(pool: PgPool): number {
   return pool.user?.globalUser?.config.shareWeight ?? 1;
@@ -35,7 +36,7 @@ export function settleClaim(pool: PgPool): void {
 
 /** True if the pool could open a connection now, if its database had room. No pool waits for another that cannot. */
 function canUse(pool: PgPool): boolean {
-  if (pool.lastConnectFailed || pool.newServerList.count >= poolLoginLimit(pool)) return false;
+  if (retryWait(pool) > 0 || pool.newServerList.count >= poolLoginLimit(pool)) return false;
   const size = poolPoolSize(pool);
   if (size > 0 && poolServerCount(pool) >= size) return false;
   const user = pool.user?.globalUser ?? null;
