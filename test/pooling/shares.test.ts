@@ -3,7 +3,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { login, refusal, rowsBecome, show, start, valueIn, withPooler } from '../harness/answers';
+import { login, refusal, rowsBecome, show, start, thrownOut, valueIn, withPooler } from '../harness/answers';
 import type { Bouncer } from '../harness/bouncer';
 import { clusterWithUsers } from '../harness/fixtures';
 import { describe } from '../harness/limits';
@@ -208,5 +208,26 @@ describe('fair shares of max_db_connections', () => {
       await start(ben, 'SELECT session_user');
       assert.equal(valueIn(await ben.until('Z')), 'ben');
       await ben.end();
+    }));
+
+  it('a client whose pool has no room for another login is not told that logins fail', () =>
+    withShares({ connections: 1 }, async (pooler) => {
+      await introduce(pooler, 'ben');
+      await pg().sql('ALTER ROLE ben CONNECTION LIMIT 0');
+      await pg().killBackends("usename = 'ben'");
+      await rowsBecome(pooler, 'SERVERS', { user: 'ben' }, 0);
+      const first = await login(pooler, { user: 'ben' });
+      await start(first, 'SELECT 1');
+      assert.match(await thrownOut(first), /too many connections for role/);
+      await pg().sql('ALTER ROLE ben CONNECTION LIMIT -1');
+      const ann = await Load.start(pooler, 'ann', 4);
+      await eventually('server_login_retry to pass', async () => {
+        const ben = await login(pooler, { user: 'ben' });
+        await start(ben, 'SELECT session_user');
+        const answer = await ben.until('ZE');
+        await ben.end();
+        return answer.at(-1)?.type === 'Z' && valueIn(answer) === 'ben';
+      });
+      await ann.more(1);
     }));
 });

@@ -14,7 +14,8 @@ import { count, Stat } from '../pool/stats';
 import { writeErrorResponse, writeQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import type { ServerError } from '../wire/reader';
-import { launchFor } from './launch';
+import { retryWait } from './hosts';
+import { launchFor, launchNewConnection } from './launch';
 import { watchLeftovers } from './leftovers';
 import { disconnectClient, disconnectServer, pauseClient } from './objects';
 import { dropRestOfAnswer } from './recovery';
@@ -32,9 +33,10 @@ function checkFastFail(client: ClientSocket): boolean {
   if (pool === null || !pool.lastLoginFailed || pool.holding) return true;
   if (poolServerCount(pool) - pool.newServerList.count > 0) return true;
   const cached = pool.lastConnectFailedMessage;
+  // No client is waiting, so the maintenance would not try again: try now, for the next client. If there is no room for a
+  // connection, it is not known whether logins still fail, and the client waits for room.
+  if (pool.newServerList.count === 0 && retryWait(pool) <= 0 && !launchNewConnection(pool, true)) return true;
   disconnectClient(client, true, `server login has been failing, cached error: ${cached} (server_login_retry)`);
-  // no client is waiting, so the maintenance would not try again; try now, for the next client
-  launchFor(pool, 1);
   return false;
 }
 
