@@ -22,7 +22,7 @@ import type { Bouncer } from '../harness/bouncer';
 import { clusterWithUsers } from '../harness/fixtures';
 import { describe } from '../harness/limits';
 import { eventually, it } from '../harness/machine';
-import { cstring, type Login, message, type RawClient } from '../harness/raw-client';
+import { cancelRequest, cstring, type Login, message, type RawClient } from '../harness/raw-client';
 
 const pg = clusterWithUsers('ann', 'ben');
 
@@ -84,6 +84,42 @@ describe('pool size', () => {
       assert.equal(await backends(pg(), "state = 'idle in transaction'"), count);
     });
   });
+
+  it('a pool_size of 0 leaves min_pool_size in force', async () => {
+    const settings = { ...TX, default_pool_size: 0, min_pool_size: 3, server_lifetime: 2 };
+    await withPooler({ cluster: pg(), settings }, async (pooler) => {
+      const client = await login(pooler);
+      await rowsBecome(pooler, 'SERVERS', { database: 'postgres' }, 3);
+      await pooler.logWait(/server lifetime over/);
+      const [pool] = await show(pooler, 'POOLS', { database: 'postgres' });
+      assert.ok(Number(pool?.sv_idle) >= 3, 'the server was not replaced first');
+      await client.end();
+    });
+  });
+
+  for (const [limit, value] of [
+    ['max_db_connections', 1],
+    ['max_user_connections', 1],
+    ['max_db_connections', 0],
+  ] as const) {
+    it(`with a pool_size of 0, cancel requests reach the server, also by a peer: ${limit} = ${value}`, async () => {
+      const home = { ...TX, default_pool_size: 0, [limit]: value, peer_id: 1 };
+      await withPooler({ cluster: pg(), settings: home }, async (pooler) => {
+        const peers = { 1: `host=127.0.0.1 port=${pooler.port}` };
+        const other = { ...TX, default_pool_size: 0, peer_id: 2 };
+        await withPooler({ cluster: pg(), settings: other, peers }, async (peer) => {
+          const client = await login(pooler);
+          for (const { port } of [pooler, peer]) {
+            await start(client, 'SELECT pg_sleep(60)');
+            await eventually('the query to run', async () => (await backends(pg(), "wait_event = 'PgSleep'")) === 1);
+            await cancelRequest({ port }, client.backendPid, client.backendKey);
+            assert.equal(errorIn(await client.until('Z'))?.C, '57014');
+          }
+          await client.end();
+        });
+      });
+    });
+  }
 
   it('a lowered default_pool_size closes surplus servers', async () => {
     await withPooler({ cluster: pg(), settings: { ...TX, default_pool_size: 3 } }, async (pooler) => {

@@ -221,14 +221,15 @@ function checkPoolSize(pool: PgPool): void {
   }
   const wanted = databaseMinPoolSize(pool.db) + (pool.replacing ? 1 : 0);
   pool.replacing = false;
-  if (count >= wanted || count >= size) return;
+  const least = size > 0 ? Math.min(wanted, size) : wanted;
+  if (count >= least) return;
   // a pause would close the new connection at once
   if (getPauseMode() !== PauseMode.NONE || pool.db.paused || isTakingOver()) return;
   if (poolClientCount(pool) === 0 && pool.db.forcedUser === null) return;
   // without a password, anyone could have servers opened for invented names
   if (pool.db.provisional) return;
   logDebug('launching new connection to satisfy min_pool_size');
-  launchUpTo(pool, Math.min(wanted, size) - count, false);
+  launchUpTo(pool, least - count, false);
 }
 
 function poolMaint(pool: PgPool, now: number): void {

@@ -142,15 +142,25 @@ export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): boole
   return true;
 }
 
+/** The limit of connections, cancel requests included, is twice this; 0 = none. Without pool_size, other limits may be full. */
+function cancelLimit({ db, user }: PgPool, size: number): number {
+  if (size > 0) return size;
+  const ofUser = user?.globalUser ?? null;
+  const limits = [databaseMaxConnections(db), ofUser === null ? 0 : userMaxConnections(ofUser)];
+  const set = limits.filter((limit) => limit > 0);
+  return set.length === 0 ? 0 : Math.min(...set);
+}
+
 function hasRoom(pool: PgPool, evictIfNeeded: boolean): boolean {
   const count = poolServerCount(pool);
   const size = poolPoolSize(pool);
   if (pool.db.peerId > 0) {
-    if (count < size) return true;
+    if (size <= 0 || count < size) return true;
     if (wantDebug()) logDebug(`launch_new_connection: peer pool full (${count} >= ${size})`);
     return false;
   }
-  if (pool.waitingCancelReqList.count > pool.newServerList.count && count < 2 * size) {
+  const most = cancelLimit(pool, size);
+  if (pool.waitingCancelReqList.count > pool.newServerList.count && (most <= 0 || count < 2 * most)) {
     logDebug('launch_new_connection: bypass pool limitations for cancel request');
     return true;
   }

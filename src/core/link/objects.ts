@@ -318,7 +318,8 @@ function waitsForReplacement(server: ServerSocket, since: number): boolean {
   const overdue = since - server.connectTime;
   if (pool.lastConnectFailed || overdue > Math.min(cf.serverConnectTimeout, poolServerLifetime(pool))) return false;
   const connected = poolConnectedServerCount(pool);
-  if (connected > databaseMinPoolSize(pool.db) || connected >= poolPoolSize(pool)) return false;
+  const size = poolPoolSize(pool);
+  if (connected > databaseMinPoolSize(pool.db) || (size > 0 && connected >= size)) return false;
   pool.replacing = true;
   return true;
 }
