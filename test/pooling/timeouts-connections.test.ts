@@ -47,6 +47,18 @@ describe('client_login_timeout', () => {
     });
   });
 
+  it('client_login_timeout also applies while the login waits for a server that runs auth_query', async () => {
+    const settings = { auth_type: 'scram-sha-256', auth_user: 'postgres', default_pool_size: 1 };
+    const waits = { client_login_timeout: 0.5, query_wait_timeout: 0 };
+    const userlist = { postgres: 'secret' };
+    await withPooler({ cluster: pg(), settings: { ...TX, ...settings, ...waits }, userlist }, async (pooler) => {
+      const holder = await login(pooler, { password: 'secret' });
+      await ask(holder, 'BEGIN');
+      assert.equal(await refusal(pooler, { user: 'ann' }), 'client_login_timeout');
+      await holder.end();
+    });
+  });
+
   it('client_login_timeout=0 never disconnects', async () => {
     await withPooler({ cluster: pg(), settings: { ...TX, client_login_timeout: 0 } }, async (pooler) => {
       const client = await pooler.raw();

@@ -67,6 +67,16 @@ function effectiveQueryWaitTimeout(client: ClientSocket): number {
   return cf.queryWaitTimeout;
 }
 
+/** Why a login in the queue of a pool has taken too long; null = it may wait. */
+function loginOverdue(client: ClientSocket, pool: PgPool, now: number): string | null {
+  if (client.login === null || cf.clientLoginTimeout <= 0 || now - client.connectTime <= cf.clientLoginTimeout)
+    return null;
+  // it waits for a server that runs auth_query
+  if (client.state === SocketState.CL_WAITING_LOGIN) return 'client_login_timeout';
+  const down = client.login.phase === LoginPhase.WELCOME && !pool.welcomeMsgReady;
+  return down ? 'client_login_timeout (server down)' : null;
+}
+
 function waitingClientMaint(pool: PgPool, now: number): void {
   eachSocket(pool.waitingClientList, (client) => {
     // even if no server becomes free for long: the client counts for max_client_conn
@@ -79,13 +89,9 @@ function waitingClientMaint(pool: PgPool, now: number): void {
       disconnectClient(client, true, 'query_timeout');
     } else if (waitLimit > 0 && age > waitLimit) {
       disconnectClient(client, true, 'query_wait_timeout');
-    } else if (
-      client.login?.phase === LoginPhase.WELCOME &&
-      !pool.welcomeMsgReady &&
-      cf.clientLoginTimeout > 0 &&
-      now - client.connectTime > cf.clientLoginTimeout
-    ) {
-      disconnectClient(client, true, 'client_login_timeout (server down)');
+    } else {
+      const overdue = loginOverdue(client, pool, now);
+      if (overdue !== null) disconnectClient(client, true, overdue);
     }
   });
 }
