@@ -19,6 +19,7 @@ import {
 } from '../harness/answers';
 import type { BouncerOptions } from '../harness/bouncer';
 import { clusterWithUsers } from '../harness/fixtures';
+import { FakeServer, oneRow, WELCOME } from '../harness/hostile/fake-server';
 import { describe } from '../harness/limits';
 import { it } from '../harness/machine';
 import { cstring, errorFields, int16, int32, letters, type Message, message } from '../harness/raw-client';
@@ -200,6 +201,44 @@ describe('idle_transaction_timeout', () => {
       await pooler.logWait(/S-[^\n]* closing because: idle transaction timeout/);
     });
   });
+});
+
+describe('what a server says between two transactions', () => {
+  const said: Record<string, Buffer> = {
+    'a parameter': message('S', cstring('is_superuser'), cstring('off')),
+    'a notice': message('N', cstring('SWARNING'), cstring('C01000'), cstring('Mlater'), Buffer.alloc(1)),
+  };
+  for (const [what, bytes] of Object.entries(said)) {
+    for (const pool_mode of ['session', 'transaction']) {
+      it(`${what} is no idle transaction and keeps the server usable: ${pool_mode} mode`, async () => {
+        let visits = 0;
+        const fake = await FakeServer.start(async ({ next, socket }) => {
+          visits++;
+          socket.write(WELCOME);
+          await next();
+          socket.write(oneRow('first'));
+          await pause(100);
+          socket.write(bytes);
+          await next();
+          socket.write(oneRow('second'));
+        });
+        try {
+          const databases = { app: `host=127.0.0.1 port=${fake.port} max_protocol_version=3.0` };
+          const settings = { pool_mode, server_tls_sslmode: 'disable', idle_transaction_timeout: 0.4 };
+          await withPooler({ databases, settings }, async (pooler) => {
+            const client = await login(pooler, { database: 'app' });
+            assert.equal(await ask(client, 'SELECT'), 'first');
+            await pause(1500);
+            assert.equal(await ask(client, 'SELECT'), 'second');
+            assert.equal(visits, 1);
+            await client.end();
+          });
+        } finally {
+          await fake.stop();
+        }
+      });
+    }
+  }
 });
 
 describe('idle_transaction_timeout, of a pipeline', () => {

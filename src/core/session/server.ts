@@ -218,6 +218,7 @@ export function serverFlushed(server: ServerSocket): void {
       return;
     case SocketState.SV_BEING_CANCELED:
     case SocketState.SV_IDLE:
+    case SocketState.SV_USED:
       return;
     default:
       slogWarning(server, `EV_FLUSH with state=${state}`);
@@ -267,6 +268,13 @@ const packetState = {
   asynchronous: false,
 };
 
+/** The packet may come at any time, also between two requests: what is known about the server remains true. */
+function keepStatus(server: ServerSocket): void {
+  packetState.idleTx = server.idleTx;
+  packetState.ready = server.ready;
+  packetState.asynchronous = true;
+}
+
 /** Handles a packet of a logged-in server, which may not have arrived completely. */
 function workPacket(server: ServerSocket, off: number, end: number): Verdict {
   const type = hdr.type;
@@ -282,7 +290,6 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
   switch (type) {
     case PqMsg.DataRow:
     case PqMsg.CopyData:
-    case PqMsg.NoticeResponse:
     case PqMsg.CopyOutResponse:
     case PqMsg.ParameterDescription:
     case PqMsg.CopyDone:
@@ -294,9 +301,13 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
       if (verdict !== Verdict.FORWARD) return verdict;
       break;
     }
+    case PqMsg.NoticeResponse:
+      keepStatus(server);
+      break;
     case PqMsg.ParameterStatus: {
       const verdict = wholePacket(server, off, end);
       if (verdict !== Verdict.CONSUMED) return verdict;
+      keepStatus(server);
       if (!loadParameter(server, off + NEW_HEADER_LEN, off + len)) return Verdict.DISCONNECTED;
       break;
     }
@@ -305,10 +316,7 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
     case PqMsg.CommandComplete:
       return commandComplete(server, off, end);
     case PqMsg.NotificationResponse:
-      // LISTEN: does not change the state of the connection
-      packetState.idleTx = server.idleTx;
-      packetState.ready = server.ready;
-      packetState.asynchronous = true;
+      keepStatus(server);
       return notification(server, off, end);
     case PqMsg.CopyInResponse:
     case PqMsg.CopyBothResponse:
@@ -457,5 +465,5 @@ function deliver(server: ServerSocket, off: number, end: number, len: number): V
   }
   if ((ready || idleTx) && server.requests.count === 0) countTimes(server, client, ready, packetState.asynchronous);
   // the listening connection's answer releases it: see listen-share.ts
-  return ready && client.listening?.waiting ? Verdict.CONSUMED : Verdict.FORWARD;
+  return ready && !packetState.asynchronous && client.listening?.waiting ? Verdict.CONSUMED : Verdict.FORWARD;
 }
