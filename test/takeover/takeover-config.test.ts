@@ -157,3 +157,26 @@ it('a takeover opens new listen addresses and closes removed ones', () =>
     await chain.reboot('ts');
     await (await chain.raw()).destroy();
   }));
+
+it('an auto-database that only a login in progress asks for is forgotten with that login after a takeover', () =>
+  started(
+    (connstr) => ({
+      databases: { '*': `${connstr} user=postgres` },
+      settings: { auth_type: 'scram-sha-256', min_pool_size: 2 },
+      userlist: { scrammer: 'secret' },
+    }),
+    async (chain) => {
+      const stranger = await chain.raw();
+      await stranger.startup({ user: 'scrammer', database: 'invented' });
+      assert.equal((await stranger.next())?.type, 'R');
+      await chain.reboot('ts');
+      const client = await chain.connect({ user: 'scrammer', password: 'secret', database: 'good' });
+      const row = async (name: string) => (await chain.show('DATABASES')).find((one) => one.name === name);
+      // the maintenance that opens these has seen all databases
+      await eventually('min_pool_size', async () => Number((await row('good'))?.current_connections) === 2);
+      assert.equal(Number((await row('invented'))?.current_connections), 0);
+      await stranger.destroy();
+      await eventually('the database to be forgotten', async () => (await row('invented')) === undefined);
+      await client.end();
+    },
+  ));

@@ -6,7 +6,7 @@
 import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
 import { TargetSession } from '../../core/config/choices';
 import { hostNames } from '../../core/config/records';
-import { findOrRegisterDatabase } from '../../core/link/registry';
+import { findOrRegisterDatabase, findOrRegisterLoginDatabase } from '../../core/link/registry';
 import type { PgDatabase } from '../../core/pool/bouncer';
 import { addDatabase, addDynamicCredentials, retireAutodatabase } from '../../core/pool/database';
 import { newStats } from '../../core/pool/stats';
@@ -28,6 +28,8 @@ export interface DatabaseRecord {
   dynamicUsers: SecretRecord[];
   /** counters of its pools that were removed; left out if there are none */
   removedStats?: number[];
+  /** no login to it has succeeded yet; left out if one has, and by versions before 0.2 */
+  provisional?: boolean;
 }
 
 export function databaseRecord(db: PgDatabase): DatabaseRecord {
@@ -42,12 +44,14 @@ export function databaseRecord(db: PgDatabase): DatabaseRecord {
     connect: connectText(db),
     dynamicUsers: [...db.dynamicUsers.values()].map(secretRecord),
     ...(db.removedStats === null ? {} : { removedStats: [...db.removedStats] }),
+    ...(db.provisional ? { provisional: true } : {}),
   };
 }
 
 export function readDatabase(record: DatabaseRecord, frame: Frame): void {
   const inactiveTime = fromWallTime(record.inactiveTime);
-  let db = findOrRegisterDatabase(null, record.name);
+  const find = record.provisional ? findOrRegisterLoginDatabase : findOrRegisterDatabase;
+  let db = find(null, record.name);
   if (db?.admin) return;
   if (db === null) {
     // an idle auto-database, and the config has no `*` any more

@@ -71,8 +71,7 @@ function poolOf(record: PoolRecord, frame: Frame): PgPool | null {
   const db = findDatabase(record.db);
   if (db === null || record.user === null) throw new Error(`pool of unknown database ${record.db}`);
   const credentials = readCredentials(record.user, db, frame);
-  // a pool proves that a login has succeeded
-  db.provisional = false;
+  // a pool is that of a user who has logged in, or of auth_user
   if (credentials.globalUser !== null) credentials.globalUser.provisional = false;
   return getPool(db, credentials);
 }
