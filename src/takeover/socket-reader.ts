@@ -9,6 +9,7 @@ import { attachHandle, sbufClose } from '../core/net/sbuf';
 import { type AnySocket, type ClientSocket, type PgPool, type ServerSocket, SocketState } from '../core/pool/bouncer';
 import { forgetCancelKey } from '../core/pool/cancel-keys';
 import { forgetListener } from '../core/pool/listening';
+import { endRestoring } from '../core/pool/prepare';
 import { uncountClient } from '../core/pool/provisional';
 import { isServerSocket } from '../core/pool/socket';
 import { freeClientStatements } from '../core/pool/statements';
@@ -120,6 +121,7 @@ export class SocketReader {
       if (server.cancelingClients === null) server.cancelingClients = [from];
       else server.cancelingClients.push(from);
     }
+    endRestoring();
   }
 
   private link(from: AnySocket, to: AnySocket | null): void {

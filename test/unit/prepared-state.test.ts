@@ -107,7 +107,13 @@ describe('requests with notes', () => {
       }
     }
     assert.deepEqual(requests.allNotes(), notes);
-    assert.equal(requests.noteAt((3 - (shifted % 3)) % 3), notes[0]);
+    const found: [RequestNote, number][] = [];
+    requests.eachNote((note, at) => found.push([note, at]));
+    const first = (3 - (shifted % 3)) % 3;
+    assert.deepEqual(
+      found,
+      notes.map((note, i) => [note, first + 3 * i]),
+    );
     requests.clear();
     assert.equal(requests.fakes, 0);
   });

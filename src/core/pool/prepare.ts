@@ -54,6 +54,8 @@ export class PgPreparedStatement {
 /** The global query cache, by key, and the number of the newest query. */
 const preparedStatements = new Map<string, PgPreparedStatement>();
 let lastQueryId = 0;
+/** the same queries by number, while those of another process are restored: there may be many thousands */
+let byNumber: Map<number, PgPreparedStatement> | null = null;
 
 /** A digest never equals the text of another query, because every such text contains a NUL. */
 function keyOf(queryAndParameters: Buffer): string {
@@ -65,6 +67,7 @@ function addStatement(queryId: number, key: string, queryAndParameters: Buffer):
   const longBytes = queryAndParameters.length <= KEY_TEXT_MAX ? null : detachBytes(queryAndParameters);
   const ps = new PgPreparedStatement(queryId, key, longBytes);
   preparedStatements.set(key, ps);
+  byNumber?.set(queryId, ps);
   return ps;
 }
 
@@ -96,10 +99,18 @@ export function restorePreparedStatement(queryId: number, queryAndParameters: Bu
   const key = keyOf(queryAndParameters);
   const known = preparedStatements.get(key);
   if (known !== undefined) return known.queryId === queryId ? known : null;
-  for (const ps of preparedStatements.values()) if (ps.queryId === queryId) return null;
+  byNumber ??= new Map([...preparedStatements.values()].map((ps) => [ps.queryId, ps]));
+  const other = byNumber.get(queryId);
+  // it may have been removed since
+  if (other !== undefined && preparedStatements.get(other.key) === other) return null;
   const ps = addStatement(queryId, key, queryAndParameters);
   if (queryId > lastQueryId) lastQueryId = queryId;
   return ps;
+}
+
+/** All queries of the other process have been restored. */
+export function endRestoring(): void {
+  byNumber = null;
 }
 
 /** Removes a query from the cache if it has no references. */

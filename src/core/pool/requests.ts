@@ -248,15 +248,13 @@ export class RequestQueue {
     return this.subjects[(this.head + at) & (this.subjects.length - 1)] as number;
   }
 
-  /** The note of the entry at distance `at` from the oldest. O(at): for a handover. */
-  noteAt(at: number): RequestNote | null {
+  /** Calls `visit` for each note and the distance of its request from the oldest, oldest first. */
+  eachNote(visit: (note: RequestNote, at: number) => void): void {
     let index = this.notesHead;
-    for (let i = 0; i <= at; i++) {
-      if (((this.slots[(this.head + i) & (this.slots.length - 1)] as number) & NOTE_BIT) === 0) continue;
-      if (i === at) return (this.notes as (RequestNote | null)[])[index] as RequestNote;
-      index++;
+    for (let at = 0; at < this.count; at++) {
+      if (((this.slots[(this.head + at) & (this.slots.length - 1)] as number) & NOTE_BIT) === 0) continue;
+      visit((this.notes as (RequestNote | null)[])[index++] as RequestNote, at);
     }
-    return null;
   }
 
   /** The notes of all requests, oldest first. */

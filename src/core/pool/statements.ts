@@ -326,19 +326,16 @@ export function serverPreparedEntries(server: ServerSocket): ServerPrepared[] {
 }
 
 export function requestPreparedEntries(server: ServerSocket): RequestPrepared[] {
-  const requests = server.requests;
   const entries: RequestPrepared[] = [];
-  if (requests.allNotes().length === 0) return entries;
-  for (let at = 0; at < requests.count; at++) {
-    const note = requests.noteAt(at);
-    if (note === null || note.kind === NoteKind.DUPLICATE || (note.server === null && note.client === null)) continue;
+  server.requests.eachNote((note, at) => {
+    if (note.kind === NoteKind.DUPLICATE || (note.server === null && note.client === null)) return;
     entries.push({
       at,
       kind: note.kind,
       server: note.server === null ? null : serverPrepared(note.server),
       client: note.client === null ? null : clientPrepared(note.client),
     });
-  }
+  });
   return entries;
 }
 
