@@ -87,7 +87,7 @@ export class SocketReader {
 
   private takeServer(record: ServerRecord, server: ServerSocket, frame: Frame): void {
     readServer(record, server, frame);
-    if (record.requests !== undefined) this.requests.push({ server, record });
+    if (record.requests !== undefined || record.unnamedOfClient) this.requests.push({ server, record });
   }
 
   private takeClient(

@@ -4,9 +4,10 @@
 
 import assert from 'node:assert/strict';
 import { it, PgCluster } from '../harness';
+import { errorIn } from '../harness/answers';
 import { after, before } from '../harness/limits';
-import { parse, SYNC, use } from '../harness/prepared-packets';
-import { cstring, message, type RawClient } from '../harness/raw-client';
+import { bind, EXECUTE, FLUSH, parse, prepare, SYNC, use } from '../harness/prepared-packets';
+import { cstring, letters, type Message, message, type RawClient, rowValues } from '../harness/raw-client';
 import { type RebootChain, withRebootChain } from '../harness/reboot-chain';
 
 let pg: PgCluster;
@@ -30,6 +31,51 @@ function withClient(
     await body(client, chain);
   });
 }
+
+function textIn(answer: Message[]): string {
+  const row = answer.find((msg) => msg.type === 'D');
+  return row === undefined ? (errorIn(answer)?.M ?? letters(answer)) : (rowValues(row)[0] ?? 'null');
+}
+
+function tagIn(answer: Message[]): string {
+  const complete = answer.find((msg) => msg.type === 'C');
+  return complete === undefined
+    ? (errorIn(answer)?.M ?? letters(answer))
+    : complete.body.toString('latin1', 0, complete.body.length - 1);
+}
+
+/** Too long to be kept by the pooler. */
+const LONG_QUERY = `SELECT length('${'x'.repeat(100_000)}')`;
+
+it('a long unnamed statement whose Bind follows after the reboot is used', () =>
+  withClient(async (client, chain) => {
+    // in a pipeline
+    await client.send(parse('', LONG_QUERY), FLUSH);
+    assert.equal(letters(await client.until('1E')), '1');
+    await chain.reboot('ts');
+    await client.send(bind(''), EXECUTE, SYNC);
+    assert.equal(textIn(await client.until('Z')), '100000');
+    // in a transaction
+    await client.query('BEGIN');
+    await client.send(parse('', LONG_QUERY), SYNC);
+    assert.equal(letters(await client.until('Z')), '1Z');
+    await chain.reboot('ts');
+    await client.send(bind(''), EXECUTE, SYNC);
+    assert.equal(textIn(await client.until('Z')), '100000');
+    await client.query('COMMIT');
+  }));
+
+it('an unnamed DEALLOCATE that is executed after the reboot frees the name', () =>
+  withClient(async (client, chain) => {
+    assert.equal(await prepare(client, 'one', 'SELECT 1'), '1Z');
+    await client.send(parse('', 'DEALLOCATE one'), SYNC);
+    assert.equal(letters(await client.until('Z')), '1Z');
+    await chain.reboot('ts');
+    await client.send(bind(''), EXECUTE, SYNC);
+    assert.equal(tagIn(await client.until('Z')), 'DEALLOCATE');
+    assert.equal(await prepare(client, 'one', 'SELECT 2'), '1Z');
+    assert.equal(await use(client, 'one'), '2');
+  }));
 
 it('a reboot with many different statements takes no longer than one with few', () =>
   withClient(

@@ -157,6 +157,16 @@ export class RequestQueue {
     return false;
   }
 
+  /** The segment, as `segment` counts, of the newest outstanding Parse of the unnamed statement; 0 if there is none. */
+  unnamedSegment(): number {
+    let segment = this.segment;
+    for (let at = this.count - 1; at >= 0; at--) {
+      if ((this.entryAt(at) & TYPE_MASK) === PqMsg.Sync) segment--;
+      if (this.subjectAt(at) >= UNNAMED_AGAIN) return segment;
+    }
+    return 0;
+  }
+
   /** Removes all entries without settling their notes: for a batch that is sent again. */
   takeAll(): Request[] {
     const notes = this.allNotes();

@@ -126,3 +126,10 @@ export function restoreUnnamed(client: ClientSocket, body: Buffer): void {
   client.unnamedLen = body.length;
   client.unnamedSeq = ++lastSeq;
 }
+
+/** After a takeover: the unnamed statement of the server is its client's. The server's requests have been restored. */
+export function restoreUnnamedOfClient(server: ServerSocket): void {
+  if (server.link === null) return;
+  server.link.unnamedSeq = server.unnamedSeq = ++lastSeq;
+  server.unnamedSegment = server.requests.unnamedSegment();
+}

@@ -7,6 +7,7 @@ import { type ClientSocket, PgDatabase, type PgPool, SocketState } from '../../c
 import { adoptCancelKey } from '../../core/pool/cancel-keys';
 import { findDatabase } from '../../core/pool/database';
 import { LoginPhase } from '../../core/pool/phases';
+import { Deallocation } from '../../core/pool/prepare';
 import { keepOwners } from '../../core/pool/provisional';
 import { clientPreparedEntries, restoreClientPrepared } from '../../core/pool/statements';
 import { restoreUnnamed } from '../../core/session/unnamed';
@@ -31,6 +32,8 @@ export interface ClientRecord extends SocketRecord, LoginFields {
   /* from 0.2.0 on */
   /** the body of its Parse of the unnamed statement, raw bytes */
   unnamed?: string;
+  /** the statement that its unnamed DEALLOCATE frees, by name; null = ALL */
+  deallocating?: string | null;
   /** console client that uses the extended protocol, which version 0.1.0 does not support */
   console?: ConsoleRecord;
   /* from format 3 on */
@@ -41,7 +44,7 @@ export interface ClientRecord extends SocketRecord, LoginFields {
 /** @param seen called for each query that the client has prepared */
 export function clientRecord(client: ClientSocket, described: Described, seen: SeeQuery): ClientRecord {
   const record: ClientRecord = socketRecord(client, described);
-  const { console, canceledServer, db, login, partial } = client;
+  const { console, canceledServer, db, deallocating, login, partial } = client;
   if (partial !== null) record.collected = partial.length;
   if (console !== null) record.console = consoleRecord(console);
   if (canceledServer !== null) record.canceled = canceledServer.id;
@@ -53,6 +56,7 @@ export function clientRecord(client: ClientSocket, described: Described, seen: S
   if (client.unnamedSeq !== 0 && client.unnamed !== null && client.unnamedLen > 0) {
     record.unnamed = bytesText(client.unnamed.subarray(0, client.unnamedLen));
   }
+  if (deallocating !== null) record.deallocating = deallocating.statement?.name ?? null;
   if (client.listening !== null) record.listening = clientListeningRecord(client, client.listening);
   if (login !== null) addLoginFields(record, client, login);
   if (client.statements === null) return record;
@@ -93,6 +97,13 @@ export function readClient(
   }
   if (record.listening !== undefined && pool !== null) readClientListening(record.listening, client);
   if (record.unnamed !== undefined) restoreUnnamed(client, ownBytesOf(record.unnamed));
+  if (record.deallocating !== undefined) client.deallocating = deallocationOf(client, record.deallocating);
+}
+
+function deallocationOf({ statements }: ClientSocket, name: string | null): Deallocation | null {
+  if (name === null) return new Deallocation(null);
+  const statement = statements?.get(name);
+  return statement === undefined ? null : new Deallocation(statement);
 }
 
 function databaseOf(name: string, fake: boolean): PgDatabase {

@@ -15,6 +15,7 @@ import {
   restoreServerPrepared,
   serverPreparedEntries,
 } from '../../core/pool/statements';
+import { restoreUnnamedOfClient } from '../../core/session/unnamed';
 import { ownBytesOf } from './bytes';
 import type { Frame } from './frame';
 import { readServerListening, type ServerListeningRecord, serverListeningRecord } from './listening';
@@ -50,6 +51,8 @@ export interface ServerRecord extends SocketRecord {
   varBits?: readonly number[];
   /** Leftovers.numbers() */
   leftovers?: number[];
+  /** its unnamed statement is its client's, which may be too long for the client's record */
+  unnamedOfClient?: true;
   /* from format 3 on */
   /** it listens for all clients of its pool */
   listener?: ServerListeningRecord;
@@ -64,10 +67,11 @@ function requestList(queue: RequestQueue): number[] {
 /** @param seen called for each query that the server has prepared, or that a request prepares or removes */
 export function serverRecord(server: ServerSocket, described: Described, seen: SeeQuery): ServerRecord {
   const record: ServerRecord = socketRecord(server, described);
-  const { host, requests } = server;
+  const { host, link, requests, unnamedSeq } = server;
   if (host !== null) record.host = host;
   record.varBits = server.vars.bits;
   if (server.leftovers !== null) record.leftovers = server.leftovers.numbers();
+  if (unnamedSeq !== 0 && link?.unnamedSeq === unnamedSeq) record.unnamedOfClient = true;
   const listener = serverListeningRecord(server);
   if (listener !== undefined) record.listener = listener;
   if (requests.count > 0) {
@@ -121,11 +125,13 @@ export function readServer(record: ServerRecord, server: ServerSocket, frame: Fr
   if (!restoreServerPrepared(server, entries)) server.closeNeeded = true;
 }
 
-/** Restores the requests of a server that is linked again. */
+/** Restores the requests of a server that is linked again, and whose its unnamed statement is. */
 export function readRequests(record: ServerRecord, server: ServerSocket, frame: Frame): void {
-  if (record.requests === undefined) return;
-  const notes = (record.notes ?? []).map((note) => readNote(note, frame));
-  restoreRequests(server, record.requests, notes, record.subjects);
+  if (record.requests !== undefined) {
+    const notes = (record.notes ?? []).map((note) => readNote(note, frame));
+    restoreRequests(server, record.requests, notes, record.subjects);
+  }
+  if (record.unnamedOfClient) restoreUnnamedOfClient(server);
 }
 
 function readNote([at, closing, server, client, deallocate]: RequestNoteTuple, frame: Frame): RequestPrepared {
