@@ -57,8 +57,8 @@ function isIdle(sk: AnySocket): boolean {
     sk.pktRemain === 0 &&
     sk.partial === null &&
     sk.canceledServer === null &&
-    // a server may end its wait, or a notification fill its queue
-    (sk.listening === null || (!sk.listening.waiting && sk.listening.queue === null))
+    // a server may end its wait, a notification may fill its queue, and the end of the listening connection concern it
+    (sk.listening === null || (!sk.listening.waiting && sk.listening.queue === null && !sk.listening.noticeDue))
   );
 }
 

@@ -174,3 +174,67 @@ it('an older process that takes over ends the clients that listen, after their t
     assert.equal((await chain.now.waitEnd()).code, 0);
   });
 });
+
+it('the encoding of the notifications stays that of the client that listened first', async () => {
+  await withChain({}, async (chain) => {
+    await chain.start('ts');
+    const [first, other] = [await chain.raw(), await chain.raw()];
+    await first.login({ params: { client_encoding: 'UTF8' } });
+    await other.login({ params: { client_encoding: 'LATIN1' } });
+    const channel = Buffer.from('"caf\u00e9"', 'utf8').toString('latin1');
+    await first.sendMessage('Q', Buffer.from(`LISTEN ${channel}\0`, 'latin1'));
+    await first.until('Z');
+    await other.query('LISTEN plain');
+    await chain.reboot('ts');
+    await pg.sql("NOTIFY \"caf\u00e9\", 'heard'; NOTIFY plain, 'heard'");
+    assert.deepEqual(await payloads(first, 1), ['heard']);
+    assert.deepEqual(await payloads(other, 1), ['heard']);
+  });
+});
+
+it('clients that are to be told of a loss are told by the new process', async () => {
+  await withChain({ listen_loss: 'notice' }, async (chain) => {
+    await chain.start('ts');
+    const client = await loggedIn(chain);
+    await client.query('LISTEN news');
+    const backends = async (state: string): Promise<number> => {
+      const query = `SELECT pid FROM pg_stat_activity WHERE query ${state} AND backend_type = 'client backend'
+        AND pid <> pg_backend_pid() AND application_name <> 'test'`;
+      return Number((await pg.sql(query)).rows[0].pid);
+    };
+    // the next listening connection does not answer while its backend is stopped
+    assert.equal(await ask(client, "SELECT 'spare'"), 'spare');
+    const [listener, spare] = [await backends("LIKE 'LISTEN%'"), await backends("LIKE '%spare%'")];
+    process.kill(spare, 'SIGSTOP');
+    const next = chain.spawn('ts', ['-R'], { TSBOUNCER_TEST: '1', TSBOUNCER_TAKEOVER_STOP: 'take-ahead' });
+    await next.waitStopped();
+    const { log } = chain.now;
+    const listening = log.text.match(/listens for the clients/g)?.length ?? 0;
+    await pg.sql(`SELECT pg_terminate_backend(${listener})`);
+    await eventually(
+      'the next connection',
+      () => (log.text.match(/listens for the clients/g)?.length ?? 0) > listening,
+    );
+    next.child.kill('SIGCONT');
+    await next.waitUp();
+    chain.generations.push(next);
+    process.kill(spare, 'SIGCONT');
+    assert.equal((await client.until('N')).at(-1)?.type, 'N');
+    await pg.sql("NOTIFY news, 'heard'");
+    assert.deepEqual(await payloads(client, 1), ['heard']);
+  });
+});
+
+it('a client whose UNLISTEN is answered after the reboot no longer keeps its server', async () => {
+  await withChain({ listen_mode: 'pin', default_pool_size: 1 }, async (chain) => {
+    await chain.start('ts');
+    const [client, other] = [await loggedIn(chain), await loggedIn(chain)];
+    await client.query('LISTEN news');
+    await client.sendMessage('Q', cstring('SELECT pg_sleep(4)'));
+    await client.sendMessage('Q', cstring('UNLISTEN *'));
+    await chain.reboot('ts');
+    await client.until('Z');
+    await client.until('Z');
+    assert.equal(await ask(other, 'SELECT 1'), '1');
+  });
+});

@@ -55,20 +55,29 @@ export const enum Added {
 export function addChannel(client: ClientSocket, own: ClientListening, channel: string): Added {
   if (own.channels.has(channel)) return Added.YES;
   if (own.channels.size >= CHANNELS_MAX) return Added.TOO_MANY;
-  const pool = client.pool as PgPool;
-  const shared = poolListening(pool);
+  const shared = poolListening(client.pool as PgPool);
   if (shared.listeners.size === 0) shared.encoding = client.vars.get(Var.CLIENT_ENCODING) ?? '';
   else if (NOT_ASCII.test(channel) && !sameEncoding(client, shared)) return Added.ENCODING;
+  insertChannel(client, own, shared, channel);
+  return Added.YES;
+}
+
+/** A client listens on a channel, which the listening connection understands as the client does. */
+export function insertChannel(
+  client: ClientSocket,
+  own: ClientListening,
+  shared: PoolListening,
+  channel: string,
+): void {
   own.channels.add(channel);
   shared.listeners.add(client);
   const clients = shared.channels.get(channel);
   if (clients !== undefined) clients.add(client);
   else shared.channels.set(channel, new Set([client]));
-  if (shared.inForce.has(channel)) return Added.YES;
+  if (shared.inForce.has(channel)) return;
   own.missing = true;
   shared.dirty.add(channel);
-  touchPool(pool);
-  return Added.YES;
+  touchPool(client.pool as PgPool);
 }
 
 /** A client does not listen on a channel any more. */

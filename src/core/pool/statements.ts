@@ -288,7 +288,7 @@ export interface ServerPrepared {
 /** The note of a server's request in the form for a handover; `at` is its distance from the oldest request. */
 export interface RequestPrepared {
   at: number;
-  /** PARSE, CLOSE or DEALLOCATE; a DUPLICATE is not handed over */
+  /** a DUPLICATE is not handed over */
   kind: NoteKind;
   server: ServerPrepared | null;
   client: ClientPrepared | null;
@@ -328,7 +328,8 @@ export function serverPreparedEntries(server: ServerSocket): ServerPrepared[] {
 export function requestPreparedEntries(server: ServerSocket): RequestPrepared[] {
   const entries: RequestPrepared[] = [];
   server.requests.eachNote((note, at) => {
-    if (note.kind === NoteKind.DUPLICATE || (note.server === null && note.client === null)) return;
+    const empty = note.server === null && note.client === null && note.kind !== NoteKind.UNLISTEN;
+    if (note.kind === NoteKind.DUPLICATE || empty) return;
     entries.push({
       at,
       kind: note.kind,
@@ -393,6 +394,7 @@ export function restoreRequests(
 }
 
 function restoreNote(server: ServerSocket, entry: RequestPrepared, segment: number): RequestNote | null {
+  if (entry.kind === NoteKind.UNLISTEN) return new RequestNote(entry.kind, null, null);
   const closing = entry.kind !== NoteKind.PARSE;
   let ofServer: ServerStatement | null = null;
   if (entry.server !== null) {

@@ -7,7 +7,7 @@ import { nextOf } from '../../core/base/list';
 import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
 import { type ClientSocket, type PgPool, type ServerSocket, SocketState } from '../../core/pool/bouncer';
 import type { ClientListening } from '../../core/pool/channels';
-import { addChannel, clientListening, poolListening } from '../../core/pool/listening';
+import { clientListening, insertChannel, poolListening } from '../../core/pool/listening';
 import { poolList } from '../../core/pool/pool';
 import { PktBuf } from '../../core/wire/pktbuf';
 import { bytesOf, bytesText } from './bytes';
@@ -68,7 +68,8 @@ export function clientListeningRecord(client: ClientSocket, own: ClientListening
 /** Restores what a client listens on; it must have its pool. */
 export function readClientListening(record: ClientListeningRecord, client: ClientSocket): void {
   const own = clientListening(client);
-  for (const channel of record.channels) addChannel(client, own, channel);
+  const shared = poolListening(client.pool as PgPool);
+  for (const channel of record.channels) insertChannel(client, own, shared, channel);
   own.expected = (record.expected ?? []).map(statement);
   own.changes = (record.changes ?? []).map(statement);
   own.doubtful = record.doubtful ?? 0;
@@ -81,7 +82,6 @@ export function readClientListening(record: ClientListeningRecord, client: Clien
     own.queue.putBytes(bytesOf(record.queue));
     own.narrowed = true;
   }
-  const shared = poolListening(client.pool as PgPool);
   if (own.noticeDue) shared.noticeDue = true;
   if (record.ending) shared.ending.add(client);
   if (record.waiting === undefined) return;

@@ -6,6 +6,7 @@ import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
 import { dnsPeerAt, usesPeersDns } from '../../core/link/peers-dns';
 import type { PgPool } from '../../core/pool/bouncer';
 import { findDatabase, findPeer } from '../../core/pool/database';
+import { poolListening } from '../../core/pool/listening';
 import { getPeerPool, getPool } from '../../core/pool/pool';
 import { bytesOf, bytesText } from './bytes';
 import { type CredentialsRef, credentialsRef, readCredentials } from './credentials';
@@ -36,6 +37,8 @@ export interface PoolRecord {
   /** clients wait until a host fits target_session_attrs; missing if they do not, and from versions before 0.2 */
   holding?: boolean;
   rrcounter: number;
+  /** from format 3 on: the encoding of the notifications for its clients that share a listening connection */
+  listenEncoding?: string;
 }
 
 export function poolRecord(pool: PgPool, n: number): PoolRecord {
@@ -59,6 +62,7 @@ export function poolRecord(pool: PgPool, n: number): PoolRecord {
     lastLoginFailed: pool.lastLoginFailed,
     ...(pool.holding ? { holding: true } : {}),
     rrcounter: pool.rrcounter,
+    ...(pool.listening === null ? {} : { listenEncoding: pool.listening.encoding }),
   };
 }
 
@@ -87,6 +91,7 @@ export function readPool(record: PoolRecord, frame: Frame): void {
   pool.lastLifetimeDisconnect = fromWallTime(record.lastLifetimeDisconnect);
   pool.lastActiveTime = fromWallTime(record.lastActiveTime);
   pool.rrcounter = record.rrcounter;
+  if (record.listenEncoding !== undefined) poolListening(pool).encoding = record.listenEncoding;
   // the console's welcome message, and results of connecting under another config, do not apply here
   if (pool.db.admin || frame.changed.has(pool.db.name)) return;
   pool.lastConnectTime = fromWallTime(record.lastConnectTime);

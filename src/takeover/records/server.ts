@@ -30,9 +30,10 @@ import {
 
 /**
  * The statements that an outstanding request affects: its index, whether it removes them, the statements of server and
- * client, and true for a DEALLOCATE, which version 0.1.0 treats as a Close.
+ * client, and true for a DEALLOCATE, which version 0.1.0 treats as a Close. UNLISTEN * affects none, and has true at the
+ * end.
  */
-type RequestNoteTuple = [number, boolean, number | null, ClientStatementTuple | null, boolean?];
+type RequestNoteTuple = [number, boolean, number | null, ClientStatementTuple | null, boolean?, boolean?];
 
 /** Fields are left out where they do not apply. */
 export interface ServerRecord extends SocketRecord {
@@ -101,6 +102,7 @@ function noteTuple({ at, kind, server, client }: RequestPrepared, seen: SeeQuery
     server?.queryId ?? null,
     client === null ? null : clientTuple(client),
     kind === NoteKind.DEALLOCATE,
+    kind === NoteKind.UNLISTEN,
   ];
 }
 
@@ -134,10 +136,17 @@ export function readRequests(record: ServerRecord, server: ServerSocket, frame: 
   if (record.unnamedOfClient) restoreUnnamedOfClient(server);
 }
 
-function readNote([at, closing, server, client, deallocate]: RequestNoteTuple, frame: Frame): RequestPrepared {
+function kindOf([, closing, , , deallocate, unlisten]: RequestNoteTuple): NoteKind {
+  if (unlisten) return NoteKind.UNLISTEN;
+  if (deallocate) return NoteKind.DEALLOCATE;
+  return closing ? NoteKind.CLOSE : NoteKind.PARSE;
+}
+
+function readNote(tuple: RequestNoteTuple, frame: Frame): RequestPrepared {
+  const [at, , server, client] = tuple;
   return {
     at,
-    kind: deallocate ? NoteKind.DEALLOCATE : closing ? NoteKind.CLOSE : NoteKind.PARSE,
+    kind: kindOf(tuple),
     server: server === null ? null : readServerStatement(server, false, frame),
     client: client === null ? null : readClientTuple(client, frame),
   };
