@@ -7,6 +7,7 @@
 import { SCRAM_KEY_LEN } from '../core/auth/secret';
 import { die, fatal, logDebug, logError } from '../core/base/log';
 import { Family, native } from '../core/base/native';
+import { takeRandom } from '../core/base/random';
 import { getCachedTime } from '../core/base/time';
 import { AuthType } from '../core/config/choices';
 import { cf } from '../core/config/settings';
@@ -27,6 +28,7 @@ import {
 import { adoptCancelKey } from '../core/pool/cancel-keys';
 import { addDatabase, addDynamicCredentials } from '../core/pool/database';
 import { getPool } from '../core/pool/pool';
+import { raiseQueryId } from '../core/pool/prepare';
 import { keepOwners } from '../core/pool/provisional';
 import { insertInState, newClient, newServer } from '../core/pool/states';
 import { addPamCredentials, findGlobalCredentials, findOrAddGlobalUser } from '../core/pool/user';
@@ -264,6 +266,17 @@ export function takeoverLoadFd(msg: ChannelMessage, fd: number): void {
   if (!used) fatal('socket takeover failed');
 }
 
+/** More statements than PgBouncer prepares. */
+const STATEMENTS_MAX = 2 ** 30;
+
+/**
+ * The servers have statements of the old process, under names with numbers that it counted from 1 on, and does not tell.
+ * This process counts from a random number beyond all of them, because it may have handed over to PgBouncer before.
+ */
+function avoidStatementNames(): void {
+  raiseQueryId(STATEMENTS_MAX + (takeRandom(4).readUInt32BE() % STATEMENTS_MAX));
+}
+
 /** After the last row: links clients to servers by their descriptor numbers in the old process. */
 export function takeoverPostprocessFds(): void {
   for (const { client, linkFd } of classicState.links) {
@@ -272,6 +285,7 @@ export function takeoverPostprocessFds(): void {
     client.link = server;
     server.link = client;
   }
+  avoidStatementNames();
   classicState.byOldFd.clear();
   classicState.links.length = 0;
 }

@@ -3,8 +3,8 @@
  */
 
 import assert from 'node:assert/strict';
-import { it, PgCluster } from '../harness';
-import { errorIn } from '../harness/answers';
+import { it, itUnless, noOriginal, PgCluster } from '../harness';
+import { ask, errorIn } from '../harness/answers';
 import { after, before } from '../harness/limits';
 import { bind, EXECUTE, FLUSH, parse, prepare, SYNC, use } from '../harness/prepared-packets';
 import { cstring, letters, type Message, message, type RawClient, rowValues } from '../harness/raw-client';
@@ -103,3 +103,19 @@ it('a long pipeline under way does not keep the new process waiting', () =>
     for (let i = 0; i < 2; i++) await client.until('Z');
     assert.equal(await use(client, 'one'), '1');
   }));
+
+itUnless(noOriginal)('statements are prepared on servers that have those of PgBouncer', () =>
+  withRebootChain({ cluster: pg, settings: { ...TRANSACTION, max_prepared_statements: 100 } }, async (chain) => {
+    await chain.start('c');
+    const client = await chain.raw();
+    await client.login();
+    for (const n of [1, 2]) assert.equal(await prepare(client, `before${n}`, `SELECT ${n}`), '1Z');
+    const backend = await ask(client, 'SELECT pg_backend_pid()');
+    await chain.reboot('ts');
+    for (const n of [11, 12]) {
+      assert.equal(await prepare(client, `after${n}`, `SELECT ${n}`), '1Z');
+      assert.equal(await use(client, `after${n}`), String(n));
+    }
+    assert.equal(await ask(client, 'SELECT pg_backend_pid()'), backend);
+  }),
+);
