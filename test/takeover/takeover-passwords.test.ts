@@ -12,8 +12,9 @@ import { it, PgCluster } from '../harness';
 import { ask } from '../harness/answers';
 import { FalseDirectory } from '../harness/directory';
 import { after, before } from '../harness/limits';
-import type { RawClient } from '../harness/raw-client';
+import { cstring, type Message, type RawClient } from '../harness/raw-client';
 import { type RebootChain, withRebootChain } from '../harness/reboot-chain';
+import { md5Answer } from '../harness/scram';
 
 let pg: PgCluster;
 let directory: FalseDirectory;
@@ -90,4 +91,27 @@ it('the new process keeps the password of auth_file where LDAP has not accepted 
   } finally {
     cf.authType = authType;
   }
+});
+
+it('a user whose first login completes after the reboot logs in to servers with later passwords', async () => {
+  await pg.createUser('dan', 'first', 'md5');
+  const settings = { auth_type: 'md5', auth_user: 'postgres', pool_mode: 'transaction' };
+  const databases = { postgres: `host=127.0.0.1 port=${pg.port}` };
+  const hba = ['local all all trust', 'host all dan 127.0.0.1/32 md5', 'host all all 127.0.0.1/32 trust'];
+  await pg.setHba(hba);
+  await withRebootChain({ cluster: pg, settings, databases, userlist: { postgres: 'pw' } }, async (chain) => {
+    await chain.start('ts');
+    const client = await chain.raw();
+    await client.startup({ user: 'dan', database: 'postgres' });
+    const challenge = (await client.next()) as Message;
+    assert.equal(challenge.body.readInt32BE(0), 5);
+    await chain.reboot('ts');
+    await client.sendMessage('p', cstring(md5Answer('dan', 'first', challenge.body.subarray(4))));
+    assert.equal((await client.until('Z')).at(-1)?.type, 'Z');
+    assert.equal(await ask(client, 'SELECT current_user'), 'dan');
+    await pg.sql("SET password_encryption = md5; ALTER ROLE dan PASSWORD 'second'");
+    const other = await chain.raw();
+    assert.equal((await other.login({ user: 'dan', password: 'second', database: 'postgres' })).at(-1)?.type, 'Z');
+    await askAnew(chain, { dan: other });
+  });
 });

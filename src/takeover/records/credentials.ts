@@ -12,11 +12,11 @@ import type { Frame } from './frame';
 import { globalCredentials } from './user';
 
 /**
- * The origin of credentials: auth_file, forced by the database, auth_query, PAM, an unknown user, or left over from a
- * RELOAD.
+ * The origin of credentials: auth_file, forced by the database, auth_query, auth_query for a login in progress, PAM, an
+ * unknown user, or left over from a RELOAD.
  */
 export interface CredentialsRef {
-  kind: 'global' | 'forced' | 'dynamic' | 'pam' | 'mock' | 'own';
+  kind: 'global' | 'forced' | 'dynamic' | 'provisional' | 'pam' | 'mock' | 'own';
   name: string;
   db: string | null;
   /** only if no other record contains it */
@@ -30,6 +30,7 @@ export function credentialsRef(user: PgCredentials, db: PgDatabase | null): Cred
   if (user.globalUser?.credentials === user) return { kind: 'global', name, db: null, passwd: null };
   if (db !== null && db.dynamicUsers.get(name) === user) return { kind: 'dynamic', name, db: db.name, passwd: null };
   if (db !== null && db.forcedUser === user) return { kind: 'forced', name, db: db.name, passwd: user.passwd };
+  if (user.provisional) return { kind: 'provisional', name, db: db?.name ?? null, passwd: user.passwd };
   const kind = cf.authType === AuthType.PAM ? 'pam' : 'own';
   return { kind, name, db: db?.name ?? null, passwd: user.passwd };
 }
@@ -49,6 +50,7 @@ export function readCredentials(ref: CredentialsRef, db: PgDatabase | null, fram
     inheritPassword(db, ref.passwd ?? '');
     return db.forcedUser;
   }
+  if (kind === 'provisional') return provisionalCredentials(name, ref.passwd ?? '');
   const key = `${ref.db ?? ''}\0${name}`;
   let own = frame.ownCredentials.get(key);
   if (own === undefined) {
@@ -57,4 +59,12 @@ export function readCredentials(ref: CredentialsRef, db: PgDatabase | null, fram
     frame.ownCredentials.set(key, own);
   }
   return own;
+}
+
+/** The secret that auth_query has found for a login: if the login succeeds, the database keeps it. */
+function provisionalCredentials(name: string, passwd: string): PgCredentials {
+  const credentials = new PgCredentials(name, findOrAddLoginUser(name));
+  credentials.passwd = passwd;
+  credentials.dynamicPasswd = credentials.provisional = true;
+  return credentials;
 }
