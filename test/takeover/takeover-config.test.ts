@@ -180,3 +180,20 @@ it('an auto-database that only a login in progress asks for is forgotten with th
       await client.end();
     },
   ));
+
+it('pools of auto-databases that are not in use do not keep a takeover without a `*` entry from succeeding', () =>
+  started(
+    (connstr) => ({ databases: { '*': `host=127.0.0.1 port=${pg.port}`, stays: connstr } }),
+    async (chain) => {
+      const stays = await login(chain, { database: 'stays' });
+      const unused = await login(chain, { database: 'template1' });
+      assert.equal(await ask(unused, 'SELECT 1'), '1');
+      await unused.end();
+      await pg.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'template1'");
+      const used = async () => (await chain.show('DATABASES')).some((row) => row.name === 'template1');
+      await eventually('the auto-database to be idle', async () => !(await used()));
+      chain.write({ databases: { stays: pg.connstr() } });
+      await chain.reboot('ts');
+      assert.equal(await ask(stays, 'SELECT 1'), '1');
+    },
+  ));

@@ -73,7 +73,9 @@ function poolOf(record: PoolRecord, frame: Frame): PgPool | null {
     return peer === null ? null : getPeerPool(peer);
   }
   const db = findDatabase(record.db);
-  if (db === null || record.user === null) throw new Error(`pool of unknown database ${record.db}`);
+  // of an idle auto-database, which has no place in this config: the pool has no connections
+  if (db === null) return null;
+  if (record.user === null) throw new Error(`pool of database ${record.db} without a user`);
   const credentials = readCredentials(record.user, db, frame);
   // a pool is that of a user who has logged in, or of auth_user
   if (credentials.globalUser !== null) credentials.globalUser.provisional = false;
@@ -82,7 +84,7 @@ function poolOf(record: PoolRecord, frame: Frame): PgPool | null {
 
 export function readPool(record: PoolRecord, frame: Frame): void {
   const pool = poolOf(record, frame);
-  // the peer is no longer configured
+  // its peer or database is no longer configured
   if (pool === null) return;
   frame.pools.set(record.n, pool);
   frame.statsOf(record.stats, pool.stats);
