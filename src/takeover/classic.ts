@@ -140,6 +140,17 @@ function adoptFd(sk: AnySocket, fd: number, isUnix: boolean): boolean {
   return true;
 }
 
+/**
+ * The user of a row, from auth_file or as auth_query has found it; null = unknown. Logins find the same credentials: a
+ * pool keeps those that it was created with.
+ */
+function storedUserOf(db: PgDatabase, row: FdRow): PgCredentials | null {
+  const name = row.user ?? '';
+  const known = findGlobalCredentials(name);
+  if (known !== null && !known.dynamicPasswd) return known;
+  return authUserOf(db) === null ? known : addDynamicCredentials(db, name, row.password);
+}
+
 /** The client's user, as PgBouncer's set_pool() finds it in a takeover. Null = this config cannot tell. */
 function loginUserOf(db: PgDatabase, row: FdRow): PgCredentials | null {
   const name = row.user ?? '';
@@ -148,11 +159,8 @@ function loginUserOf(db: PgDatabase, row: FdRow): PgCredentials | null {
     return db.forcedUser;
   }
   if (cf.authType === AuthType.PAM) return addPamCredentials(name, row.password);
-  const known = findGlobalCredentials(name);
-  if (known !== null && !known.dynamicPasswd) return known;
-  if (authUserOf(db) !== null) return addDynamicCredentials(db, name, row.password);
   // no longer in auth_file: stays logged in, as after RELOAD
-  return findOrAddGlobalUser(name, '').credentials;
+  return storedUserOf(db, row) ?? findOrAddGlobalUser(name, '').credentials;
 }
 
 function adoptScramKeys(db: PgDatabase, row: FdRow): boolean {
@@ -173,9 +181,7 @@ function adoptScramKeys(db: PgDatabase, row: FdRow): boolean {
     logError('SCRAM key data received for PAM user');
     return false;
   }
-  const name = row.user ?? '';
-  let user = findGlobalCredentials(name);
-  if (user === null && db.authUser !== null) user = addDynamicCredentials(db, name, row.password);
+  const user = storedUserOf(db, row);
   // an unknown user needs no keys
   if (user === null) return true;
   user.scramClientKey = row.scramClientKey;
@@ -210,17 +216,17 @@ function useClientSocket(fd: number, row: FdRow): boolean {
   return insertInState(client, SocketState.CL_ACTIVE);
 }
 
+/** The user of the pool of a server. */
+function poolUserOf(db: PgDatabase, row: FdRow): PgCredentials {
+  const name = row.user ?? '';
+  if (cf.authType === AuthType.PAM) return addPamCredentials(name, row.password);
+  return storedUserOf(db, row) ?? findOrAddGlobalUser(name, '').credentials;
+}
+
 /** A row with task `server`. @returns false when it cannot be used (logged) */
 function useServerSocket(fd: number, row: FdRow): boolean {
   const db = databaseOf(row.db ?? '');
-  const name = row.user ?? '';
-  let user: PgCredentials | null;
-  if (db.forcedUser !== null) user = db.forcedUser;
-  else if (cf.authType === AuthType.PAM) user = addPamCredentials(name, row.password);
-  else user = findGlobalCredentials(name);
-  if (user === null && db.authUser !== null) user = addDynamicCredentials(db, name, row.password);
-  user ??= findOrAddGlobalUser(name, '').credentials;
-
+  const user = db.forcedUser ?? poolUserOf(db, row);
   const server = newServer(getPool(db, user));
   if (!adoptFd(server, fd, row.addr === 'unix')) return false;
   if (user.globalUser !== null) user.globalUser.provisional = false;

@@ -8,7 +8,7 @@ import { AuthType } from '../../src/core/config/choices';
 import { cf } from '../../src/core/config/settings';
 import { findOrAddGlobalUser } from '../../src/core/pool/user';
 import { globalCredentials, readUser, type UnknownUsers } from '../../src/takeover/records/user';
-import { it, PgCluster } from '../harness';
+import { it, itUnless, noOriginal, PgCluster } from '../harness';
 import { ask } from '../harness/answers';
 import { FalseDirectory } from '../harness/directory';
 import { after, before } from '../harness/limits';
@@ -93,13 +93,17 @@ it('the new process keeps the password of auth_file where LDAP has not accepted 
   }
 });
 
-it('a user whose first login completes after the reboot logs in to servers with later passwords', async () => {
-  await pg.createUser('dan', 'first', 'md5');
+/** Runs `body` with a pooler that finds user `dan` by auth_query, and a server that asks for its password. */
+async function withMd5Chain(users: Record<string, string>, body: (chain: RebootChain) => Promise<void>): Promise<void> {
   const settings = { auth_type: 'md5', auth_user: 'postgres', pool_mode: 'transaction' };
   const databases = { postgres: `host=127.0.0.1 port=${pg.port}` };
-  const hba = ['local all all trust', 'host all dan 127.0.0.1/32 md5', 'host all all 127.0.0.1/32 trust'];
-  await pg.setHba(hba);
-  await withRebootChain({ cluster: pg, settings, databases, userlist: { postgres: 'pw' } }, async (chain) => {
+  await pg.setHba(['local all all trust', 'host all dan 127.0.0.1/32 md5', 'host all all 127.0.0.1/32 trust']);
+  await withRebootChain({ cluster: pg, settings, databases, users, userlist: { postgres: 'pw' } }, body);
+}
+
+it('a user whose first login completes after the reboot logs in to servers with later passwords', async () => {
+  await pg.createUser('dan', 'first', 'md5');
+  await withMd5Chain({}, async (chain) => {
     await chain.start('ts');
     const client = await chain.raw();
     await client.startup({ user: 'dan', database: 'postgres' });
@@ -115,3 +119,39 @@ it('a user whose first login completes after the reboot logs in to servers with 
     await askAnew(chain, { dan: other });
   });
 });
+
+for (const users of [{}, { dan: 'pool_mode=transaction' }] as Record<string, string>[]) {
+  const which = 'dan' in users ? ', who has settings of its own' : '';
+  itUnless(noOriginal)(`an idle server of PgBouncer does not take the password from its user${which}`, async () => {
+    await pg.sql("SET password_encryption = md5; ALTER ROLE dan PASSWORD 'first'");
+    await withMd5Chain(users, async (chain) => {
+      await chain.start('c');
+      const dan = { user: 'dan', password: 'first', database: 'postgres' };
+      assert.equal((await chain.sql('SELECT current_user AS name', dan)).rows[0].name, 'dan');
+      await chain.reboot('ts');
+      const client = await chain.raw();
+      assert.equal((await client.login(dan)).at(-1)?.type, 'Z');
+      await askAnew(chain, { dan: client });
+    });
+  });
+}
+
+itUnless(noOriginal)(
+  'the keys of SCRAM that PgBouncer has learnt are kept for a user found by auth_query',
+  async () => {
+    const settings = { auth_type: 'scram-sha-256', auth_user: 'postgres', pool_mode: 'transaction' };
+    const databases = { postgres: `host=127.0.0.1 port=${pg.port}` };
+    await pg.setHba([
+      'local all all trust',
+      'host all ann 127.0.0.1/32 scram-sha-256',
+      'host all all 127.0.0.1/32 trust',
+    ]);
+    await withRebootChain({ cluster: pg, settings, databases, userlist: { postgres: 'pw' } }, async (chain) => {
+      await chain.start('c');
+      const client = await enter(chain, 'ann');
+      assert.equal(await ask(client, 'SELECT current_user'), 'ann');
+      await chain.reboot('ts');
+      await askAnew(chain, { ann: client });
+    });
+  },
+);
