@@ -31,6 +31,7 @@ import {
 import { logError, logInfo, logWarning } from '../core/base/log';
 import { native } from '../core/base/native';
 import { equalNoCase } from '../core/base/strutil';
+import { notify } from '../core/base/systemd';
 import { Tally, tally } from '../core/base/tallies';
 import { readClock, USEC } from '../core/base/time';
 import { newTimer, timerStart, timerStop } from '../core/base/timer';
@@ -313,6 +314,8 @@ function thaw(): void {
     return;
   }
   leaveFreeze();
+  // the new process may have told the service manager that it is the main process
+  notify(`MAINPID=${process.pid}`);
   if (frozen !== null) {
     requeueUnsent(frozen);
     // already inside a turn, which cannot be nested

@@ -73,6 +73,26 @@ for (const kind of ['a file', 'an abstract name']) {
   });
 }
 
+itUnless(noPython)(
+  'after a failed takeover, the old process tells the service manager that it is the main process',
+  async () => {
+    await withRebootChain({ cluster: pg }, async (chain) => {
+      const path = join(chain.dir, 'notify');
+      const heard = await notifyListener(chain, path);
+      const env = { NOTIFY_SOCKET: path, TSBOUNCER_TEST: '1', TSBOUNCER_TAKEOVER_STOP: 'give-shutdown' };
+      const old = await chain.start('ts', env);
+      const next = chain.spawn('ts', ['-R'], { NOTIFY_SOCKET: path });
+      await heard.wait(new RegExp(`<MAINPID=${next.pid}>`));
+      await old.waitStopped();
+      await next.kill();
+      old.child.kill('SIGCONT');
+      await old.log.wait(/handover failed, resuming work/);
+      await heard.wait(new RegExp(`<MAINPID=${next.pid}>[\\s\\S]*<MAINPID=${old.pid}>`));
+      assert.equal((await chain.sql('SELECT 1 AS one')).rows[0].one, 1);
+    });
+  },
+);
+
 /** Opens a TCP and a Unix socket and executes the pooler, as systemd's socket activation does. */
 const ACTIVATOR = `
 import os, socket, sys
