@@ -344,6 +344,7 @@ void bindLoop(Napi::Env env, Napi::Object exports, State *state) {
   addRaw(env, exports, state, "watchFd", onHandle<streamWatch>);
   addRaw(env, exports, state, "fdOf", onHandle<streamFd>);
   addRaw(env, exports, state, "close", onHandle<streamClose>);
+  addRaw(env, exports, state, "hangUp", onHandle<streamHangUp>);
   addRaw(env, exports, state, "detach", onHandle<streamDetach>);
   addRaw(env, exports, state, "recvStart", onHandle<streamRecvStart>);
   addRaw(env, exports, state, "recvStop", onHandle<streamRecvStop>);

@@ -301,7 +301,8 @@ int streamFd(Streams *streams, int handle) {
   return s ? s->fd : -EBADF;
 }
 
-int streamClose(Streams *streams, int handle) {
+/** `hangUp`: ends the connection even if another process has the descriptor too. */
+static int closeStream(Streams *streams, int handle, bool hangUp) {
   Stream *s = streamOf(streams, handle);
   if (!s) return -EBADF;
   const bool owned = s->kind != StreamKind::kWatch;
@@ -309,8 +310,17 @@ int streamClose(Streams *streams, int handle) {
   if (s->tls && !streamAway(s) && err == 0 && s->unsent.empty()) tlsShutdown(s->tls);
   outboxFlush(s);
   const int fd = forget(s, !owned);
+  if (owned && hangUp) shutdown(fd, SHUT_RDWR);
   if (owned) close(fd);
   return 0;
+}
+
+int streamClose(Streams *streams, int handle) {
+  return closeStream(streams, handle, false);
+}
+
+int streamHangUp(Streams *streams, int handle) {
+  return closeStream(streams, handle, true);
 }
 
 int streamDetach(Streams *streams, int handle) {

@@ -235,6 +235,8 @@ int streamListenStart(Streams *streams, int handle, bool on);
 int streamWatch(Streams *streams, int fd);
 int streamFd(Streams *streams, int handle);
 int streamClose(Streams *streams, int handle);
+/** As close, and ends the connection even if another process has its descriptor too. */
+int streamHangUp(Streams *streams, int handle);
 /** As close, but returns the descriptor, open. */
 int streamDetach(Streams *streams, int handle);
 

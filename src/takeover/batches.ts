@@ -55,6 +55,7 @@ export class Batches {
   private fdsOf(owned: Exclude<Owned, null>[]): number[] {
     return owned.map((one) => {
       if (typeof one === 'number') return one;
+      one.shared = true;
       return one.handle >= 0 ? native.fdOf(one.handle) : this.socket;
     });
   }

@@ -11,7 +11,7 @@ import { forgetCancelKey } from '../core/pool/cancel-keys';
 import { forgetListener } from '../core/pool/listening';
 import { endRestoring } from '../core/pool/prepare';
 import { uncountClient } from '../core/pool/provisional';
-import { isServerSocket } from '../core/pool/socket';
+import { isDead, isServerSocket } from '../core/pool/socket';
 import { freeClientStatements } from '../core/pool/statements';
 import { insertInState, newClient, newServer, socketCounts, stateOfHandoverName } from '../core/pool/states';
 import { VarCache } from '../core/pool/varcache';
@@ -68,7 +68,7 @@ export class SocketReader {
     if (state === null || (pool === null && (isServer || record.pool >= 0))) {
       // a cancel request for a peer that is no longer configured, or its server
       if (known === undefined) native.closeFd(fd);
-      else this.drop(known);
+      else this.drop(record.id, known);
       return;
     }
     const sk = known ?? this.open(fd, isServer ? newServer(pool as PgPool) : newClient());
@@ -106,11 +106,12 @@ export class SocketReader {
     const known = this.byId.get(id);
     if (known === undefined || isServerSocket(known)) throw new Error(`unknown client ${id}`);
     this.takeOut(known);
-    this.drop(known);
+    this.drop(id, known);
   }
 
   /** After the last socket: links clients to servers, and cancel requests to the servers whose queries they cancel. */
   resolveLinks(frame: Frame): void {
+    this.frozen.sockets = this.frozen.sockets.filter((sk) => !isDead(sk));
     settleListening();
     for (const { from, to } of this.links) this.link(from, this.byId.get(to) ?? null);
     for (const { server, record } of this.requests) readRequests(record, server, frame);
@@ -140,6 +141,7 @@ export class SocketReader {
     const handle = native.open(fd);
     if (handle < 0) throw new Error(`cannot use a socket: ${native.strerror(-handle)}`);
     attachHandle(sk, handle);
+    sk.shared = true;
     return sk;
   }
 
@@ -152,9 +154,10 @@ export class SocketReader {
     uncountClient(client);
   }
 
-  private drop(client: AnySocket): void {
+  /** @param id that of its records */
+  private drop(id: number, client: AnySocket): void {
     if (isServerSocket(client)) throw new Error('only clients are described ahead');
-    for (const [id, sk] of this.byId) if (sk === client) this.byId.delete(id);
+    this.byId.delete(id);
     this.frozen.idle.delete(client);
     forgetCancelKey(client);
     socketCounts.clients--;

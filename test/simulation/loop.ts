@@ -378,13 +378,14 @@ export class SimLoop {
     return stream.ending && this.endOf(stream) !== null ? 1 : 0;
   }
 
-  private close(handle: number): void {
+  private close(handle: number, hangUp = false): void {
     const stream = this.of(handle);
     if (stream === null) return;
     this.sendQueued(stream);
     const { end, tls } = stream;
     if (end !== null && stream.unsent.length > 0) end.cutShort = true;
     else if (tls?.established && !tls.frozen && !stream.connecting) end?.write(tls.close());
+    if (hangUp) end?.close();
     this.process.closeFd(this.forget(stream));
   }
 
@@ -468,6 +469,7 @@ export class SimLoop {
       },
       fdOf: (handle: number) => this.of(handle)?.fd ?? -EBADF,
       close: (handle: number) => this.close(handle),
+      hangUp: (handle: number) => this.close(handle, true),
       detach: (handle: number) => this.detach(handle),
       recvStart: (handle: number) => this.recvStart(handle),
       ended: (handle: number) => this.ended(handle),

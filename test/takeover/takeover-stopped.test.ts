@@ -209,3 +209,17 @@ it('a new process that is shut down before the old one has ended does not listen
     await client.end();
     assert.equal((await next.waitEnd()).code, 0);
   }));
+
+it('clients that disconnect while the new process reads are closed at once, and are not taken over', () =>
+  withRebootChain({ cluster: pg, settings: SETTINGS }, async (chain) => {
+    const old = await chain.start('ts');
+    const [stays, leaves] = [await newClient(chain), await newClient(chain)];
+    const next = chain.spawn('ts', ['-R'], stopAt('take-ahead'));
+    chain.generations.push(next);
+    await next.waitStopped();
+    await leaves.end();
+    await old.log.wait(/client close request/);
+    next.child.kill('SIGCONT');
+    await next.log.wait(/took over 2 listening sockets, 1 clients, 1 servers/);
+    assert.equal(await ask(stays, 'SELECT 1'), '1');
+  }));

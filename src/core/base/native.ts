@@ -206,6 +206,8 @@ export interface Native {
    * handle that are still in the ring. Handle numbers are reused only after the next wait().
    */
   close(handle: number): void;
+  /** As close(), and ends the connection even if another process has its descriptor too. */
+  hangUp(handle: number): void;
   /**
    * Forgets the handle and returns its descriptor, still open (or -EBADF). Take kept and unsent bytes first: they are
    * dropped.

@@ -55,7 +55,8 @@ export function attachHandle(sk: AnySocket, handle: number): void {
 export function sbufClose(sk: AnySocket): void {
   if (sk.handle < 0) return;
   socketsByHandle[sk.handle] = null;
-  native.close(sk.handle);
+  if (sk.shared) native.hangUp(sk.handle);
+  else native.close(sk.handle);
   sk.handle = -1;
   sk.reading = false;
   sk.hasKept = false;

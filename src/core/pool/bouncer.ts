@@ -336,6 +336,8 @@ export abstract class PgSocket implements ListNode {
   queued = false;
   /** reading is off for SUSPEND */
   suspended = false;
+  /** the other process of a handover has the descriptor, too, as long as it runs */
+  shared = false;
 
   constructor(state: SocketState) {
     this.state = state;
