@@ -1,7 +1,7 @@
 /*
  * The loop of a simulated process: the same interface as native/loop (handles, the arena, the ring, kept and unsent
- * bytes) on a simulated kernel. The guarantees of stream.cc and backend_epoll.cc hold here too: one RECV record per
- * handle and turn, kept bytes before new ones, and one end of the stream.
+ * bytes) on a simulated kernel. The guarantees of native/loop hold here too: one RECV record per handle and turn, kept
+ * bytes before new ones, and one end of the stream.
  */
 import { constants } from 'node:os';
 import { Ev, Rec } from '../../src/core/base/native';
@@ -17,16 +17,14 @@ const SIDE_SPACE = 2 << 20;
 const RING_RECORDS = 4096;
 const KEPT_MAX = 1 << 20;
 const RECEIVED_AHEAD_MAX = 8192; // one buffer of the io_uring backend
-/** what recvFirst() takes at most */
-const FIRST_MAX = 1024;
+const FIRST_MAX = 1024; // what recvFirst() takes at most
 const UNSENT_MAX = 256 << 20;
 const ACCEPT_MAX = 128;
 const ROOM_LEAST = 16 * 1024;
 /** Duration of a turn, usec: usually, and sometimes. */
 const TURN_USEC = 60;
 const SLOW_TURN_USEC = 5000;
-/** Fills the arena where nothing was received in this turn. */
-const STALE = 0xee;
+const STALE = 0xee; // fills the arena where nothing was received in this turn
 
 export class SimLoop {
   readonly arena = new ArrayBuffer(RECV_SPACE + SIDE_SPACE);

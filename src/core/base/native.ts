@@ -214,10 +214,7 @@ export interface Native {
    */
   detach(handle: number): number;
 
-  /**
-   * Starts receiving. Kept bytes are delivered first, on the next turn, even if no more arrive. Does nothing if the
-   * handle is already receiving.
-   */
+  /** Starts receiving, if that is off. Kept bytes are delivered first, on the next turn, even if no more arrive. */
   recvStart(handle: number): void;
   /**
    * For a handle that is not receiving: 1 if its stream has ended or broken and has no bytes left to receive; else 0,
