@@ -7,7 +7,7 @@ import { createHash, timingSafeEqual } from 'node:crypto';
 import { unlinkSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer, Server as TlsServer } from 'node:https';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { parentPort, workerData } from 'node:worker_threads';
 import type { MetricsNews, MetricsReport, MetricsSecrets, MetricsWorkerData } from '../core/base/worker-messages';
 import { MetricsState } from './metrics-state';
@@ -40,6 +40,22 @@ interface Site {
 
 let stuck = false;
 let watch: NodeJS.Timeout | undefined;
+/** The connections whose last answer is not sent yet. */
+const answering = new WeakSet<Socket>();
+
+/**
+ * Whether a request comes before the last one of its connection is answered. Such a connection is closed: Node passes on all
+ * requests of a received chunk at once, and their answers would be kept in memory together.
+ */
+function isTooEarly({ socket }: IncomingMessage, response: ServerResponse): boolean {
+  if (socket.destroyed || answering.has(socket)) {
+    socket.destroy();
+    return true;
+  }
+  answering.add(socket);
+  response.once('close', () => answering.delete(socket));
+  return false;
+}
 
 /** Begins the time within which the loop has to report again. */
 function beginWatch(): void {
@@ -135,7 +151,9 @@ function makeServer({ secrets: { tls } }: MetricsWorkerData, site: Site): Server
     keepAliveTimeout: 20_000,
     maxHeaderSize: HEADER_MAX,
   };
-  const handler = (request: IncomingMessage, response: ServerResponse) => handle(request, response, site);
+  const handler = (request: IncomingMessage, response: ServerResponse) => {
+    if (!isTooEarly(request, response)) handle(request, response, site);
+  };
   if (tls === null) return createServer(limits, handler);
   return createTlsServer({ ...limits, ...tls, handshakeTimeout: HANDSHAKE_MS }, handler);
 }

@@ -4,6 +4,7 @@
 
 import assert from 'node:assert/strict';
 import { chmodSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs';
+import { Agent, type IncomingMessage, request } from 'node:http';
 import { connect, createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { freePort } from '../../tools/postgres';
@@ -98,6 +99,33 @@ describe('/metrics', () => {
       await Promise.all(silent.map((socket) => new Promise((settle) => socket.once('connect', settle))));
       await becomes(port, '/livez', 200);
       for (const socket of silent) socket.destroy();
+    });
+  });
+
+  it('requests that are sent without waiting for the answers are not answered all at once', async () => {
+    const port = await freePort();
+    await withPooler({ cluster: pg, settings: { metrics_port: port } }, async () => {
+      await becomes(port, '/metrics', 200);
+      const hasty = connect({ port, host: '127.0.0.1' }).on('error', () => {});
+      let received = '';
+      hasty.on('data', (part: Buffer) => {
+        received += part.toString('latin1');
+      });
+      const closed = new Promise((settle) => hasty.once('close', settle));
+      hasty.write('GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(1000));
+      await closed;
+      assert.ok(received.split('HTTP/1.1 200 OK').length <= 2, 'more than one answer');
+      const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+      for (let i = 0; i < 20; i++) {
+        const { statusCode } = await new Promise<IncomingMessage>((settle, reject) => {
+          const asked = request({ port, host: '127.0.0.1', path: '/metrics', agent }, (response) => {
+            response.resume().once('end', () => settle(response));
+          });
+          asked.once('error', reject).end();
+        });
+        assert.equal(statusCode, 200);
+      }
+      agent.destroy();
     });
   });
 
