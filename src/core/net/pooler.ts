@@ -356,9 +356,15 @@ function sameAddr(a: SockAddr, b: SockAddr): boolean {
   return a.family === b.family && a.host === b.host && a.port === b.port;
 }
 
-/** Dies if listen_addr cannot be used: called while the new process can still give up. */
+/** What checkListenAddr() has found. */
+let checkedAddrs: SockAddr[] = [];
+
+/**
+ * Looks up listen_addr while the new process can still give up, and dies if that fails. Later a look-up could fail or make
+ * clients wait.
+ */
 export function checkListenAddr(): void {
-  configuredAddrs();
+  checkedAddrs = configuredAddrs();
 }
 
 /**
@@ -369,7 +375,7 @@ export function settleListeners(): void {
   registerCleanup();
   // a shutdown that came meanwhile has closed the sockets
   if (sockets.some((ls) => ls.inherited) || getShutdownMode() !== ShutdownMode.NONE) return;
-  const wanted = configuredAddrs();
+  const wanted = checkedAddrs;
   for (let i = sockets.length - 1; i >= 0; i--) {
     const ls = sockets[i] as ListenSocket;
     if (ls.addr.family === Family.UNIX || wanted.some((addr) => sameAddr(addr, ls.addr))) continue;
