@@ -4,7 +4,7 @@
  */
 
 import { createHash, timingSafeEqual } from 'node:crypto';
-import { unlinkSync } from 'node:fs';
+import { lstatSync, unlinkSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer, Server as TlsServer } from 'node:https';
 import { connect, type Socket } from 'node:net';
@@ -132,17 +132,24 @@ function pageOf(tell: (news: MetricsNews) => void): Page {
   }
 }
 
-/** A Unix socket that nothing listens on any more is removed: a process that was killed has left it behind. */
+/**
+ * A Unix socket that nothing listens on any more is removed: a process that was killed has left it behind. Another kind of
+ * file refuses connections too, and stays.
+ */
 function dropStaleSocket(path: string): void {
   const probe = connect(path);
   probe.on('connect', () => probe.destroy());
-  probe.on('error', (err: NodeJS.ErrnoException) => {
-    if (err.code === 'ECONNREFUSED') unlinkSync(path);
+  probe.on('error', (refused: NodeJS.ErrnoException) => {
+    try {
+      if (refused.code === 'ECONNREFUSED' && lstatSync(path).isSocket()) unlinkSync(path);
+    } catch {
+      // it is gone, or belongs to another user: listening fails as before
+    }
   });
 }
 
 /** @throws if the certificate or the key is not valid */
-function makeServer({ secrets: { tls } }: MetricsWorkerData, site: Site): Server | TlsServer {
+function makeServer({ tls }: MetricsSecrets, site: Site): Server | TlsServer {
   const limits = {
     headersTimeout: 5_000,
     requestTimeout: 10_000,
@@ -154,8 +161,15 @@ function makeServer({ secrets: { tls } }: MetricsWorkerData, site: Site): Server
   const handler = (request: IncomingMessage, response: ServerResponse) => {
     if (!isTooEarly(request, response)) handle(request, response, site);
   };
-  if (tls === null) return createServer(limits, handler);
-  return createTlsServer({ ...limits, ...tls, handshakeTimeout: HANDSHAKE_MS }, handler);
+  const server =
+    tls === null
+      ? createServer(limits, handler)
+      : createTlsServer({ ...limits, ...tls, handshakeTimeout: HANDSHAKE_MS }, handler);
+  server.maxConnections = CONNECTIONS_MAX;
+  // a client that does not read its answer
+  server.setTimeout(IDLE_MS, (socket) => socket.destroy());
+  server.on('clientError', (_err, socket) => socket.destroy());
+  return server;
 }
 
 /** Uses other files for the next requests and connections. */
@@ -169,22 +183,13 @@ function listenOn(server: Server | TlsServer, { host, listenPort }: MetricsWorke
   else server.listen({ port: listenPort, ...(host === '' ? {} : { host }) });
 }
 
-function serve(data: MetricsWorkerData): void {
-  const { port, host, listenPort, secrets, layout } = data;
-  const tell = (news: MetricsNews) => port.postMessage(news);
-  const complain = (err: Error) => tell({ failed: true, text: `metrics: ${err.message}` });
-  process.on('uncaughtException', complain);
-  const state = new MetricsState(layout);
-  const status = new Status(state);
-  const site: Site = { token: secrets.token, state, status, page: pageOf(tell) };
-  const server = makeServer(data, site);
-  server.maxConnections = CONNECTIONS_MAX;
-  // a client that does not read its answer
-  server.setTimeout(IDLE_MS, (socket) => socket.destroy());
-  let failures = 0;
-  let warned = false;
+/** Listens, again and again until that is possible. */
+function keepListening(server: Server | TlsServer, data: MetricsWorkerData, tell: (news: MetricsNews) => void): void {
+  const { host, listenPort } = data;
   const isPath = host.startsWith('/');
   const where = isPath ? `unix:${host}` : `${host === '' ? '*' : host}:${listenPort}`;
+  let failures = 0;
+  let warned = false;
   server.on('error', (err: NodeJS.ErrnoException) => {
     const inUse = err.code === 'EADDRINUSE';
     failures++;
@@ -196,19 +201,43 @@ function serve(data: MetricsWorkerData): void {
     setTimeout(() => listenOn(server, data), RETRY_MS);
   });
   server.on('listening', () => tell({ failed: false, text: `metrics: listening on ${where}` }));
-  // a bad request has no other consequence than its answer
-  server.on('clientError', (_err, socket) => socket.destroy());
+  listenOn(server, data);
+}
+
+function serve(data: MetricsWorkerData): void {
+  const { port, layout } = data;
+  const tell = (news: MetricsNews) => port.postMessage(news);
+  const complain = (err: Error) => tell({ failed: true, text: `metrics: ${err.message}` });
+  process.on('uncaughtException', complain);
+  const state = new MetricsState(layout);
+  const status = new Status(state);
+  const site: Site = { token: data.secrets.token, state, status, page: pageOf(tell) };
+  let server: Server | TlsServer | null = null;
+  const use = (secrets: MetricsSecrets) => {
+    if (server !== null) {
+      renewSecrets(secrets, server, site);
+      return;
+    }
+    site.token = secrets.token;
+    server = makeServer(secrets, site);
+    keepListening(server, data, tell);
+  };
   beginWatch();
   port.on('message', (news: MetricsReport | MetricsSecrets) => {
     if ('token' in news) {
-      renewSecrets(news, server, site);
+      use(news);
       return;
     }
     beginWatch();
     state.hear(news);
     status.add(news);
   });
-  listenOn(server, data);
+  try {
+    use(data.secrets);
+  } catch (err) {
+    // until RELOAD finds better files
+    complain(err as Error);
+  }
 }
 
 if (parentPort !== null) serve(workerData as MetricsWorkerData);

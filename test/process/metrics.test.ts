@@ -191,6 +191,41 @@ describe('/metrics', () => {
     });
   });
 
+  it('files for HTTPS that cannot be used at the start are used when RELOAD finds better ones', async () => {
+    const certs = new CertFolder();
+    const authority = certs.authority('one');
+    const site = certs.issue(authority, 'site', { cn: 'localhost', san: 'IP:127.0.0.1' });
+    const good = readFileSync(site.cert);
+    writeFileSync(site.cert, 'no certificate');
+    const port = await freePort();
+    const settings = { metrics_port: port, metrics_tls_cert_file: site.cert, metrics_tls_key_file: site.key };
+    await withPooler({ cluster: pg, settings }, async (pooler) => {
+      await pooler.logWait(/WARNING metrics: /);
+      await assert.rejects(get(port, '/livez'));
+      writeFileSync(site.cert, good);
+      await pooler.admin('RELOAD');
+      const ca = readFileSync(authority.cert, 'utf8');
+      await eventually('an answer by HTTPS', () =>
+        get(port, '/livez', { ca }).then(
+          ({ status }) => status === 200,
+          () => false,
+        ),
+      );
+      assert.match((await get(port, '/metrics', { ca })).body, /^pgbouncer_up 1$/m);
+    });
+  });
+
+  it('a file at metrics_addr that is no socket stays', async () => {
+    const path = join(tempDir('metrics'), 'file');
+    chmodSync(dirname(path), 0o777);
+    writeFileSync(path, 'precious');
+    chmodSync(path, 0o666);
+    await withPooler({ cluster: pg, settings: { metrics_addr: path } }, async (pooler) => {
+      await pooler.logWait(/metrics: (cannot listen on|listening on) unix:/);
+      assert.equal(readFileSync(path, 'utf8'), 'precious');
+    });
+  });
+
   it('a Unix socket instead of a port, also if a process that was killed has left one behind', async () => {
     const path = join(tempDir('metrics'), 'socket');
     chmodSync(dirname(path), 0o777);
