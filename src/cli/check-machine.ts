@@ -111,10 +111,11 @@ function ownPoolerRuns(): boolean {
   return readProc('/proc/net/unix').includes(` ${unixSocketDir}/.s.PGSQL.${cf.listenPort}\n`);
 }
 
-function mayBindAnyPort(): boolean {
+/** Whether this process has a capability. @param bit its number */
+export function hasCapability(bit: bigint): boolean {
   const capabilities = /^CapEff:\s*([0-9a-f]+)/m.exec(readProc('/proc/self/status'))?.[1];
   if (capabilities === undefined) return process.geteuid?.() === 0;
-  return ((BigInt(`0x${capabilities}`) >> MAY_BIND_BIT) & 1n) === 1n;
+  return ((BigInt(`0x${capabilities}`) >> bit) & 1n) === 1n;
 }
 
 function findPortWarnings(): Warning[] {
@@ -128,13 +129,17 @@ function findPortWarnings(): Warning[] {
   for (const [setting, port, addresses] of ports) {
     if (port <= 0 || addresses.length === 0) continue;
     const key = general(setting);
-    if (port < first && !mayBindAnyPort()) {
+    if (port < first && !hasCapability(MAY_BIND_BIT)) {
       found.push({ key, text: `${setting} ${port} is below ${first} and needs the capability CAP_NET_BIND_SERVICE` });
     }
     const busy = addresses.find((address) => listeners(port).some((listener) => excludes(listener, address)));
     if (busy !== undefined && cf.soReuseport === 0 && !ownPoolerRuns()) {
       found.push({ key, text: `port ${port} of ${busy} is in use by another process` });
     }
+  }
+  if (cf.listenAddr.trim() === '' && cf.unixSocketDir === '') {
+    const text = 'listen_addr and unix_socket_dir are empty, so a start needs sockets of systemd';
+    found.push({ key: general('unix_socket_dir'), text });
   }
   if (cf.metricsPort > 0 && cf.metricsPort === cf.listenPort && !cf.metricsAddr.startsWith('/')) {
     found.push({ key: general('metrics_port'), text: 'metrics_port is the same as listen_port' });

@@ -2,12 +2,11 @@
  * --check: loads the config file and all files it names, as a start would, but continues after an error, and reports
  * every problem with file and line. It binds, writes and changes nothing. PgBouncer has no such option.
  *
- * Most problems are the warnings and errors that the loaders log. This file checks the rest: certificates, folders and
- * settings that contradict each other.
+ * Most problems are the warnings and errors that the loaders log. The other files of --check find the rest:
+ * certificates, folders, and settings that contradict each other.
  */
 
-import { accessSync, constants, statSync, writeSync } from 'node:fs';
-import { posix } from 'node:path';
+import { writeSync } from 'node:fs';
 import { logState, strerror } from '../core/base/log';
 import { native } from '../core/base/native';
 import { type AuthFileUser, findBrokenLines, loadAuthFile, requiresAuthFile } from '../core/config/authfile';
@@ -18,11 +17,11 @@ import { type IniHandler, parseIniFile } from '../core/config/ini';
 import { parseLdapOptions } from '../core/config/ldap-options';
 import { applySettings, ConfigBuilder, finishConfig, type ParsedConfig } from '../core/config/loader';
 import { cf } from '../core/config/settings';
-import { parseUint32 } from '../core/config/values';
 import { connectAll } from './check-connect';
 import { compareWithRunning } from './check-diff';
 import { findWarnings } from './check-machine';
 import { findCommandProblems } from './check-password';
+import { findSystemProblems } from './check-system';
 import { findDatabaseTlsProblems, findTlsProblems } from './check-tls';
 
 /** Log lines of this level or worse are problems. */
@@ -226,42 +225,6 @@ function checkAuthentication(check: Check, parsed: ParsedConfig): void {
   }
 }
 
-/** Checks a folder into which the pooler will write. */
-function checkFolder(check: Check, setting: string, path: string): void {
-  try {
-    if (!statSync(Buffer.from(path, 'latin1')).isDirectory()) {
-      reportAt(check, `pgbouncer/${setting}`, `${path} is not a directory`);
-      return;
-    }
-    accessSync(Buffer.from(path, 'latin1'), constants.W_OK | constants.X_OK);
-  } catch (err) {
-    reportAt(check, `pgbouncer/${setting}`, `cannot write to ${path}: ${strerror(err)}`);
-  }
-}
-
-function checkReadable(check: Check, setting: string, path: string): void {
-  try {
-    accessSync(Buffer.from(path, 'latin1'), constants.R_OK);
-  } catch (err) {
-    reportAt(check, `pgbouncer/${setting}`, `could not open ${setting} ${path}: ${strerror(err)}`);
-  }
-}
-
-function checkSystem(check: Check): void {
-  if (cf.logfile !== '') checkFolder(check, 'logfile', posix.dirname(cf.logfile));
-  if (cf.pidfile !== '') checkFolder(check, 'pidfile', posix.dirname(cf.pidfile));
-  const sockets = cf.unixSocketDir;
-  if (sockets !== '' && !sockets.startsWith('@')) checkFolder(check, 'unix_socket_dir', sockets);
-  if (
-    cf.unixSocketGroup !== '' &&
-    native.getgrnam(cf.unixSocketGroup) < 0 &&
-    parseUint32(cf.unixSocketGroup) === null
-  ) {
-    reportAt(check, 'pgbouncer/unix_socket_group', `could not find group '${cf.unixSocketGroup}'`);
-  }
-  if (cf.resolvConf !== '') checkReadable(check, 'resolv_conf', cf.resolvConf);
-}
-
 /** If run as root, checks the files as the user that will have to read them. */
 function becomeUser(check: Check, given: string | null): void {
   const name = given ?? cf.user ?? '';
@@ -322,7 +285,7 @@ async function findProblems(configFile: string, options: CheckOptions): Promise<
     for (const db of [...parsed.databases, ...(parsed.autodb === null ? [] : [parsed.autodb])])
       for (const { text } of findDatabaseTlsProblems(db.tls, captureLog)) reportAt(check, `databases/${db.name}`, text);
     for (const { key, text } of findCommandProblems(parsed)) reportAt(check, key, text);
-    checkSystem(check);
+    for (const { key, text } of findSystemProblems()) reportAt(check, key, text);
     for (const { key, text } of findWarnings(parsed, readUsers().length)) reportAt(check, key, text, true);
     await checkOutside(check, parsed, options);
   }

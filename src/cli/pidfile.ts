@@ -89,6 +89,16 @@ export function pidfileIsLive(path: string): boolean {
   }
 }
 
+/** Why no start can use the pidfile, whatever is running; null = nothing is wrong with it. @param path byte string */
+export function pidfileProblem(path: string): string | null {
+  try {
+    const text = readFileSync(osPath(path), 'latin1').slice(0, PIDFILE_BYTES_MAX);
+    return parsePid(text) > 0 ? null : `pidfile '${path}' exists, and has no process id`;
+  } catch (err) {
+    return codeOf(err) === 'ENOENT' ? null : `could not read pidfile '${path}': ${strerror(err)}`;
+  }
+}
+
 /**
  * Writes this process's pid into a file that must not exist yet, and removes it at exit. Ends the process on failure.
  * @param path byte string; null or empty = no pidfile wanted
