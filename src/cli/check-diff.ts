@@ -16,7 +16,7 @@ import {
 import { cf, configForEach } from '../core/config/settings';
 import { formatLookup } from '../core/config/values';
 import { MAX_DBNAME } from '../core/wire/limits';
-import { allDatabases } from './check-limits';
+import { allDatabases, givenLimit } from './check-limits';
 import { CONSOLE, waysIn } from './console';
 import { type Answer, type Session, withSession } from './pg-client';
 
@@ -65,6 +65,10 @@ function general(value: number, otherwise: number): string {
   return String(value >= 0 ? value : otherwise);
 }
 
+function limit(value: number, otherwise: number): string {
+  return String(givenLimit(value, otherwise));
+}
+
 function modeName(mode: PoolMode): string {
   return mode === PoolMode.INHERIT ? '' : formatLookup(poolModeMap, mode);
 }
@@ -83,8 +87,8 @@ function databaseFields(db: DatabaseConfig): Row {
     ['server_lifetime', String(Math.floor(lifetime / USEC_PER_SECOND))],
     ['pool_mode', modeName(db.poolMode)],
     ['load_balance_hosts', db.host?.includes(',') ? formatLookup(loadBalanceHostsMap, db.loadBalanceHosts) : ''],
-    ['max_connections', general(db.maxDbConnections, cf.maxDbConnections)],
-    ['max_client_connections', general(db.maxDbClientConnections, cf.maxDbClientConnections)],
+    ['max_connections', limit(db.maxDbConnections, cf.maxDbConnections)],
+    ['max_client_connections', limit(db.maxDbClientConnections, cf.maxDbClientConnections)],
   ]);
 }
 
@@ -93,8 +97,8 @@ function userFields(user: UserConfig): Row {
     ['pool_size', user.poolSize >= 0 ? String(user.poolSize) : ''],
     ['reserve_pool_size', user.resPoolSize >= 0 ? String(user.resPoolSize) : ''],
     ['pool_mode', modeName(user.poolMode)],
-    ['max_user_connections', general(user.maxUserConnections, cf.maxUserConnections)],
-    ['max_user_client_connections', general(user.maxUserClientConnections, cf.maxUserClientConnections)],
+    ['max_user_connections', limit(user.maxUserConnections, cf.maxUserConnections)],
+    ['max_user_client_connections', limit(user.maxUserClientConnections, cf.maxUserClientConnections)],
   ]);
 }
 

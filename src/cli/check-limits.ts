@@ -23,6 +23,11 @@ function given(value: number, otherwise: number): number {
   return value >= 0 ? value : otherwise;
 }
 
+/** A limit of a database or a user; with 0, as without one, the general setting applies. */
+export function givenLimit(value: number, otherwise: number): number {
+  return value > 0 ? value : otherwise;
+}
+
 function poolSizeOf(db: DatabaseConfig): number {
   return given(db.poolSize, cf.defaultPoolSize);
 }
@@ -40,7 +45,7 @@ export function mostConnections(db: DatabaseConfig, users: number): number {
   const reserve = cf.reservePoolTimeout > 0 ? given(db.resPoolSize, cf.reservePoolSize) : 0;
   const pools = db.user === null ? Math.max(users, 1) : 1;
   const most = pools * (poolSizeOf(db) + Math.max(reserve, 0));
-  const limit = given(db.maxDbConnections, cf.maxDbConnections);
+  const limit = givenLimit(db.maxDbConnections, cf.maxDbConnections);
   return limit > 0 ? Math.min(limit, most) : most;
 }
 
@@ -64,10 +69,10 @@ function poolProblems(db: DatabaseConfig | null): string[] {
   const size = given(poolSize, cf.defaultPoolSize);
   const named = `${db === null ? 'default_pool_size' : 'pool_size'} ${size}`;
   const min = given(minPoolSize, cf.minPoolSize);
-  const limit = given(maxDbConnections, cf.maxDbConnections);
+  const limit = givenLimit(maxDbConnections, cf.maxDbConnections);
   const found: string[] = [];
   if (min > size && own(minPoolSize)) found.push(`min_pool_size ${min} is more than ${named}`);
-  if (limit > 0 && limit < size && own(maxDbConnections)) {
+  if (limit > 0 && limit < size && own(givenLimit(maxDbConnections, -1))) {
     found.push(`max_db_connections ${limit} is less than ${named}, so no pool reaches its size`);
   }
   return found;

@@ -219,6 +219,19 @@ it('--check --connect gives up on a server that does not answer', async () => {
   silent.close();
 });
 
+it('--check knows that a limit of 0 in a line stands for the general setting', async () => {
+  const at = `host=127.0.0.1 port=${cluster.port}`;
+  const limits = { max_db_connections: 9, max_db_client_connections: 8, max_user_connections: 30 };
+  const pooler = await Bouncer.start({
+    databases: { app: `${at} max_db_connections=0 max_db_client_connections=0` },
+    users: { ann: 'max_user_connections=0 max_user_client_connections=0' },
+    settings: { ...limits, max_user_client_connections: 7, default_pool_size: 6, max_client_conn: 15 },
+  });
+  const { stdout } = await check(pooler.iniPath, '--diff');
+  await pooler.stop();
+  assert.doesNotMatch(stdout, /^(database|user) /m);
+});
+
 it('--check --diff tells what a RELOAD would change', async () => {
   const at = `host=127.0.0.1 port=${cluster.port}`;
   const databases = { app: `${at} dbname=postgres`, old: `${at} dbname=postgres` };
