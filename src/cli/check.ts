@@ -23,6 +23,7 @@ import { findWarnings } from './check-machine';
 import { findCommandProblems } from './check-password';
 import { findSystemProblems } from './check-system';
 import { findDatabaseTlsProblems, findTlsProblems } from './check-tls';
+import { oneLine } from './printable';
 
 /** Log lines of this level or worse are problems. */
 const WARNING = 2;
@@ -290,11 +291,6 @@ async function findProblems(configFile: string, options: CheckOptions): Promise<
     await checkOutside(check, parsed, options);
   }
   return check.problems.sort(compare);
-}
-
-/** One line of output: a server's text must not move the cursor of a terminal. */
-function oneLine(text: string): string {
-  return Array.from(text, (char) => (char < ' ' || char === '\x7f' ? ' ' : char)).join('');
 }
 
 function write(fd: number, text: string): void {

@@ -9,6 +9,7 @@ import { dirname, join } from 'node:path';
 import { readConnInfo } from './connect-info';
 import { PROGRAM_NAME } from './options';
 import { fetchRows } from './pg-client';
+import { printable } from './printable';
 
 /** Expired roles keep their line, without a secret. */
 const QUERY = `SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END
@@ -16,7 +17,7 @@ const QUERY = `SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN N
 
 /** @param message byte string */
 function warn(message: string): void {
-  writeSync(2, Buffer.from(`${PROGRAM_NAME}: ${message}\n`, 'latin1'));
+  writeSync(2, Buffer.from(`${PROGRAM_NAME}: ${printable(message)}\n`, 'latin1'));
 }
 
 /** Quotes a text for auth_file. */

@@ -56,6 +56,11 @@ function shownName(text: string): string {
   return text === '' ? '""' : text.replace(UNPRINTABLE, code).replace(/\p{Zs}/gu, '\\x20');
 }
 
+/** A text with bytes of a server, likewise. */
+function shownText(text: string): string {
+  return utf8Of(text).replace(UNPRINTABLE, ' ');
+}
+
 function sizes(answer: Answer, key: string): Map<string, number> {
   const found = new Map<string, number>();
   for (const { [key]: name = '', pool_size: size = '' } of fieldsOf(answer)) {
@@ -197,7 +202,7 @@ interface View {
   /** first pool that is shown */
   from: number;
   clock: string;
-  /** why there is no newer sample; '' = there is */
+  /** why there is no newer sample, as a byte string; '' = there is */
   trouble: string;
   colour: boolean;
 }
@@ -218,7 +223,7 @@ export function screen(now: Sample | null, before: Sample | null, view: View): s
   const shown = pools.slice(from, from + room);
   const title = `tsbouncer top  ${clock}  ${pools.length} pools, by ${ORDERS[order]?.name}`;
   const lines = [
-    trouble === '' ? style('1', plain(title)) : style('1;31', plain(`${title}  ${trouble}`)),
+    trouble === '' ? style('1', plain(title)) : style('1;31', plain(`${title}  ${shownText(trouble)}`)),
     plain(
       `clients ${sum((p) => p.active)} active, ${sum((p) => p.waiting)} waiting, maxwait ${milliseconds(longest)}  ` +
         `servers ${sum((p) => p.serversActive)} active, ${sum((p) => p.serversIdle)} idle, ${sum((p) => p.serversOther)} other`,

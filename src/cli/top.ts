@@ -11,6 +11,7 @@ import { cf } from '../core/config/settings';
 import { waysIn } from './console';
 import { PROGRAM_NAME } from './options';
 import { type Session, withSession } from './pg-client';
+import { printable } from './printable';
 import { FRAME_LINES, ORDERS, plainTable, readSample, type Sample, screen, sorted } from './top-screen';
 import { changeUser } from './user';
 
@@ -206,7 +207,7 @@ class Top {
 }
 
 function warn(message: string): void {
-  writeSync(2, Buffer.from(`${PROGRAM_NAME}: ${message}\n`, 'latin1'));
+  writeSync(2, Buffer.from(`${PROGRAM_NAME}: ${printable(message)}\n`, 'latin1'));
 }
 
 /**

@@ -315,6 +315,18 @@ describe('a server that breaks the protocol', () => {
   }
 });
 
+it('mkauth prints nothing of a server that would disturb a terminal', () => {
+  const part = async ({ socket }: Visit) => {
+    const text = Buffer.from('M\x1b[2J\rno\xc2\x9b1m \xc3\xa9\x07\0', 'latin1');
+    socket.end(message('E', cstring('SFATAL'), text, Buffer.alloc(1)));
+  };
+  return withServer(part, async (fake) => {
+    const { code, stderr } = await mkauth(['-', `host=127.0.0.1 port=${fake.port} user=postgres sslmode=disable`]);
+    assert.equal(code, 1);
+    assert.match(stderr, /failed: FATAL: {3}\[2J no 1m \xc3\xa9 \n$/);
+  });
+});
+
 describe('a connection string', () => {
   const read = (text: string, env: NodeJS.ProcessEnv = {}): ConnInfo => readConnInfo(text, env, () => {});
 

@@ -217,6 +217,13 @@ describe('the lines of top', () => {
     );
   });
 
+  it('an error text of the server cannot disturb a terminal', () => {
+    const trouble = 'no answer: \x1b]0;x\x07\x1b[2J\xc2\x9b31m\x9b\u0085 end';
+    const [line = ''] = screen(null, null, { ...view, columns: 120, trouble });
+    assert.match(line, /no answer: +\]0;x +\[2J +31m +end/);
+    assert.match(line, /^[\x20-\x7e]+$/);
+  });
+
   it('fit any screen, with wide and long names', () => {
     const pools = Array.from({ length: 50 }, (_, at) => pool(`\u6570\u636e\u5e93${'x'.repeat(at * 3)}`));
     for (const [columns, rows] of [
