@@ -93,6 +93,8 @@ const REFUSED: Record<string, { env: string; harmless: string[] }> = {
 
 const SSL_MODES: readonly string[] = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full'];
 const DEFAULT_PORT = 5432;
+/** Node's timers end at once if they are longer. */
+const TIMER_MS_MAX = 2 ** 31 - 1;
 /** Default folders of the Unix socket in common builds of PostgreSQL. */
 const SOCKET_DIRS = ['/var/run/postgresql', '/tmp'];
 
@@ -195,11 +197,11 @@ function addEnvironment(options: Options, env: NodeJS.ProcessEnv): void {
   }
 }
 
-/** The fields of a line of the password file: `host:port:database:user:password`; a backslash quotes. */
+/** The fields of a line of the password file: `host:port:database:user:password`, others are ignored; a backslash quotes. */
 function passwordFields(line: string): string[] {
   const fields = [''];
   for (let p = 0; p < line.length; p++) {
-    if (line[p] === ':' && fields.length < 5) {
+    if (line[p] === ':') {
       fields.push('');
       continue;
     }
@@ -268,18 +270,35 @@ function timeoutMs(text: string): number {
   if (!/^\s*[+-]?\d+\s*$/.test(text)) {
     throw new Error(`invalid integer value "${text}" for connection option "connect_timeout"`);
   }
-  return Math.max(Number(text), 0) * 1000;
+  return Math.min(Math.max(Number(text), 0) * 1000, TIMER_MS_MAX);
+}
+
+function systemUser(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    throw new Error(`local user with ID ${process.getuid?.()} does not exist`);
+  }
+}
+
+/** A path in the user's home, '' if the user has none: in a container, a user id may have no entry. */
+function homePath(...names: string[]): string {
+  try {
+    return join(homedir(), ...names);
+  } catch {
+    return '';
+  }
 }
 
 function addPasswords(targets: Target[], options: Options, dbname: string, warn: (text: string) => void): void {
   const given = options.get('password') ?? '';
-  const passfile = options.get('passfile') || join(homedir(), '.pgpass');
-  const lines = given === '' ? readPassfile(passfile, warn) : [];
+  const passfile = options.get('passfile') || homePath('.pgpass');
+  const lines = given === '' && passfile !== '' ? readPassfile(passfile, warn) : [];
   for (const target of targets) {
     const host = SOCKET_DIRS.includes(target.host) ? 'localhost' : target.host;
     const asked = [host, String(target.port), dbname, options.get('user') as string];
     const line = lines.find(
-      (fields) => fields.length === 5 && asked.every((value, at) => fields[at] === '*' || fields[at] === value),
+      (fields) => fields.length >= 5 && asked.every((value, at) => fields[at] === '*' || fields[at] === value),
     );
     target.password = given === '' ? (line?.[4] ?? null) : given;
   }
@@ -287,8 +306,8 @@ function addPasswords(targets: Target[], options: Options, dbname: string, warn:
 
 /** The path of a file in ~/.postgresql, '' if it does not exist. */
 function userFile(name: string): string {
-  const path = join(homedir(), '.postgresql', name);
-  return existsSync(path) ? path : '';
+  const path = homePath('.postgresql', name);
+  return path !== '' && existsSync(path) ? path : '';
 }
 
 /**
@@ -299,7 +318,7 @@ function userFile(name: string): string {
 export function readConnInfo(text: string, env: NodeJS.ProcessEnv, warn: (text: string) => void): ConnInfo {
   const options = /^postgres(ql)?:\/\//.test(text) ? parseUri(text) : parsePairs(text);
   addEnvironment(options, env);
-  const user = options.get('user') || userInfo().username;
+  const user = options.get('user') || systemUser();
   options.set('user', user);
   const dbname = options.get('dbname') || user;
   const sslrootcert = options.get('sslrootcert') || userFile('root.crt');

@@ -4,6 +4,7 @@
  */
 
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type ConnInfo, readConnInfo } from '../../src/cli/connect-info';
@@ -16,6 +17,7 @@ import { PgCluster } from '../harness/cluster';
 import { FakeServer, oneRow, READY, type Visit, WELCOME } from '../harness/hostile/fake-server';
 import { after, before, describe } from '../harness/limits';
 import { dropDir, installed, it, type Outcome, run, tempDir, user, withTimeout } from '../harness/machine';
+import { itUnless, notRoot } from '../harness/needs';
 import { cstring, int32, message } from '../harness/raw-client';
 
 const certs = new CertFolder();
@@ -166,6 +168,18 @@ describe('a login', () => {
     const env = { PGHOST: 'localhost', PGPORT: String(pg.port), PGUSER: 'scram', PGDATABASE: 'postgres' };
     assert.equal(await complaint('', { ...env, PGPASSWORD: 'right' }), '');
     assert.match(await complaint('', env), /no password supplied/);
+  });
+
+  it('mkauth accepts a connect_timeout of any length', async () => {
+    assert.equal(await complaint(overTcp('user=plain password=right connect_timeout=2147484')), '');
+  });
+
+  itUnless(notRoot)('mkauth works as a user who has neither a name nor a home', () => {
+    const { node, mainJs } = installed();
+    const as = { uid: 54321, gid: 54321, cwd: '/', encoding: 'utf8', env: { PATH: process.env.PATH ?? '' } } as const;
+    const mkauthAs = (connstr: string) => spawnSync(node, [mainJs, 'mkauth', '-', connstr], as);
+    assert.match(mkauthAs(overTcp('user=plain password=right')).stdout, /^"plain" "SCRAM/m);
+    assert.match(mkauthAs(overTcp('password=right')).stderr, /^tsbouncer: local user with ID 54321 does not exist$/m);
   });
 
   it('mkauth reads the password from the password file', async () => {
@@ -392,7 +406,9 @@ describe('a connection string', () => {
 
   it('the first matching line of the password file is used', () => {
     const path = join(dir, 'lines');
-    writeFileSync(path, ['h\\:x:1:*:u:one', 'h:*:d:u:t:w\\\\o', '*:*:*:*:three', ''].join('\n'), { mode: 0o600 });
+    writeFileSync(path, ['h\\:x:1:*:u:one', 'h:*:d:u:t\\:w\\\\o:rest', '*:*:*:*:three', ''].join('\n'), {
+      mode: 0o600,
+    });
     const password = (text: string) => read(`passfile=${path} ${text}`).targets[0]?.password;
     assert.equal(password('host=h:x port=1 user=u'), 'one');
     assert.equal(password('host=h user=u dbname=d'), 't:w\\o');
