@@ -11,6 +11,8 @@ import { tlsOptions } from './ldap-tls';
 const CONNECT_MS_MAX = 3000;
 /** A silent LDAP server must not block the queue; PgBouncer waits without limit. */
 const ANSWER_MS_MAX = 30_000;
+/** Most bytes that a server may send in one session; a right answer has some hundred. */
+const SESSION_BYTES_MAX = 1024 * 1024;
 /** Most bytes of an answer to StartTLS. */
 const START_TLS_ANSWER_MAX = 4096;
 
@@ -224,11 +226,21 @@ async function openSocket(request: LdapRequest): Promise<Socket> {
   throw lastError;
 }
 
+/** Ends the connection of a server that sends too much: the library keeps a message until it is complete, and all entries. */
+function limitBytes(socket: Socket): void {
+  let received = 0;
+  socket.on('data', (chunk: Buffer) => {
+    received += chunk.length;
+    if (received > SESSION_BYTES_MAX) socket.destroy(new Error('answer too long'));
+  });
+}
+
 /** Runs `use` with an LDAP client on a single connection, which is closed afterwards and never replaced. */
 async function withClient<T>(request: LdapRequest, use: (client: Client) => Promise<T>): Promise<T> {
   // loaded here, so that a pooler without LDAP never loads the library
   const { Client: LdapClient } = require('ldapts') as typeof import('ldapts');
   const socket = await openSocket(request);
+  limitBytes(socket);
   let used = false;
   const once = () => {
     if (used) throw new Error('connection lost');

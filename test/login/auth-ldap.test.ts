@@ -250,6 +250,30 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
     assert.ok(!Buffer.concat(seen).includes('SECRET'));
   });
 
+  it('an LDAP server that sends without end is disconnected', async () => {
+    const most = 64 * 1024 * 1024;
+    const sent: number[] = [];
+    const babbler = await FalseDirectory.start((socket) => {
+      socket.once('data', () => {
+        const chunk = Buffer.alloc(64 * 1024);
+        // the beginning of a message of 2 GB
+        socket.write(Buffer.from('30847fffffff', 'hex'));
+        const more = () => {
+          while (!socket.destroyed && socket.bytesWritten < most) if (!socket.write(chunk)) return;
+          socket.destroy();
+        };
+        socket.on('drain', more).once('close', () => sent.push(socket.bytesWritten));
+        more();
+      });
+    });
+    await withRules(rulesFor(`ldapserver=127.0.0.1 ldapport=${babbler.port} ldapprefix="uid="`), async (pooler) => {
+      assert.equal(await refusal(pooler, LUCY), 'LDAP authentication failed');
+      await pooler.logWait(/LDAP login failed for user uid=lucy on server 127\.0\.0\.1: Can't contact LDAP server/);
+    });
+    await babbler.stop();
+    assert.ok((sent[0] ?? most) < most / 2, `${sent} bytes were received`);
+  });
+
   it('a pooler with a login under way ends at once', async () => {
     const mute = await FalseDirectory.start(() => {});
     await withRules(rulesFor(`ldapserver=127.0.0.1 ldapport=${mute.port} ldapprefix="uid="`), async (pooler) => {
