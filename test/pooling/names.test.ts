@@ -280,6 +280,18 @@ describe('dns_zone_check_period', () => {
     });
   });
 
+  it('the first serial number of a zone may be of any size', async () => {
+    await withNames({ settings: WATCH }, async (pooler, names) => {
+      names.names.set('one.test', { addresses: [ONE] });
+      names.names.set('test', { serial: 0xf0000000 });
+      await begun(pooler);
+      await pooler.logWait(/serial changed: old=0 new=4026531840/);
+      names.names.set('one.test', { addresses: [TWO] });
+      names.names.set('test', { serial: 0xf0000001 });
+      await eventually('new addresses', async () => (await hostsRow(pooler, 'one.test'))?.addrs === `${TWO}:0`);
+    });
+  });
+
   it('an unknown or removed zone has no effect, and other zones are still checked', async () => {
     await withNames(
       { conf: [FAST], settings: WATCH, hosts: ['one.test', 'two.gone', 'nodot'] },

@@ -69,8 +69,8 @@ function askZone(at: number): void {
 }
 
 function gotSerial(zone: Zone, serial: number): void {
-  // serial numbers wrap around: RFC 1982
-  if (((serial - zone.serial) | 0) <= 0) {
+  // serial numbers wrap around: RFC 1982. The first one has nothing to be compared with
+  if (zone.serial === 0 ? serial === 0 : ((serial - zone.serial) | 0) <= 0) {
     logDebug(`zone '${zone.name}' unchanged: serial=${serial}`);
     return;
   }
