@@ -41,6 +41,13 @@ class ServerError extends Error {
   }
 }
 
+/** The server has not answered in time. */
+class TimedOut extends Error {
+  constructor() {
+    super('timeout expired');
+  }
+}
+
 function cstring(text: string): Buffer {
   return Buffer.from(`${text}\0`, 'latin1');
 }
@@ -376,7 +383,7 @@ async function open(info: ConnInfo, target: Target, tls: boolean): Promise<OpenC
     // the socket may emit another error while it closes
     socket.on('error', () => {});
     socket.destroy();
-    throw timedOut ? new Error('timeout expired') : err;
+    throw timedOut ? new TimedOut() : err;
   } finally {
     clearTimeout(timer);
   }
@@ -390,8 +397,9 @@ function tlsChoices(info: ConnInfo, target: Target): boolean[] {
   return info.sslmode === 'prefer' ? [true, false] : [true];
 }
 
-/** Whether to try again with or without TLS: not if the server has refused the password. */
+/** Whether to try again with or without TLS: not if the server has refused the password, or does not answer. */
 function mayRetry(err: unknown): boolean {
+  if (err instanceof TimedOut) return false;
   return !(err instanceof ServerError) || err.sqlstate === '28000';
 }
 

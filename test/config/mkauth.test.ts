@@ -5,7 +5,9 @@
 
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import { type ConnInfo, readConnInfo } from '../../src/cli/connect-info';
 import { fetchRows } from '../../src/cli/pg-client';
@@ -327,6 +329,17 @@ describe('a server that breaks the protocol', () => {
         assert.match(await complaint(connstr), text);
       }));
   }
+});
+
+it('mkauth waits for a silent server once, and tries the next one', async () => {
+  let visits = 0;
+  const silent = createServer(() => visits++).listen(0, '127.0.0.1');
+  await once(silent, 'listening');
+  const { port } = silent.address() as AddressInfo;
+  const hosts = `host=127.0.0.1,localhost port=${port},${pg.port} dbname=postgres user=plain password=right`;
+  assert.equal(await complaint(`${hosts} sslmode=prefer connect_timeout=1`), '');
+  assert.equal(visits, 1);
+  silent.close();
 });
 
 it('mkauth prints nothing of a server that would disturb a terminal', () => {
