@@ -221,6 +221,20 @@ describe('the files of the page', () => {
     });
   });
 
+  it('loses no sample when the wall clock is set back', async () => {
+    const { Samples } = await import(join(FILES, 'history.mjs'));
+    const samples = new Samples();
+    const answer = (pid: number, time: number, wall: number) => {
+      samples.add({ pid, time, wall, history: { columns: ['time', 'seconds'], rows: [[time, 1]], count: time } });
+      return samples.list.map(({ values }: { values: { time: number } }) => values.time);
+    };
+    answer(1, 8, 5_000_008_000);
+    assert.deepEqual(answer(2, 9, 5_000_009_000), [8, 9]);
+    assert.deepEqual(answer(2, 10, 4_000_000_000), [10], 'an hour earlier and more');
+    assert.deepEqual(answer(2, 11, 4_000_001_000), [10, 11]);
+    assert.deepEqual(samples.changes, [], 'the change of the process is in the future');
+  });
+
   it('writes numbers, times and names so that an operator can read them', async () => {
     const { short, whole, duration, age, name, percent } = await import(join(FILES, 'format.mjs'));
     assert.deepEqual([0, 7, 7.5, 999, 1240, 38_100_000].map(short), ['0', '7', '7.5', '999', '1.2 k', '38.1 M']);

@@ -22,17 +22,17 @@ export class Samples {
     const changed = this.process !== 0 && this.process !== pid;
     this.process = pid;
     if (changed) this.changes.push(wall / 1000);
+    const end = wall / 1000;
+    // if the wall clock was set back, samples of before are in the future: they make room for those of now
+    this.list = this.list.filter((sample) => sample.at > end - SPAN - GAP && sample.at <= end + 1);
     const last = this.list.at(-1)?.at ?? 0;
     for (const row of history.rows) {
       const values = Object.fromEntries(history.columns.map((column, at) => [column, row[at]]));
-      const at = wall / 1000 - (time - values.time);
+      const at = end - (time - values.time);
       if (at > last) this.list.push({ at, process: pid, values });
     }
     this.count = history.count;
-    const end = wall / 1000;
-    // the wall clock was set back: what is later than now is shown at its place again when it comes
-    this.list = this.list.filter((sample) => sample.at > end - SPAN - GAP && sample.at <= end + 1);
-    this.changes = this.changes.filter((at) => at > end - SPAN);
+    this.changes = this.changes.filter((at) => at > end - SPAN && at <= end);
     return changed;
   }
 
