@@ -106,6 +106,10 @@ const forGood: MeantDifference[] = [
     right: /^WARNING could not open file of names /,
   },
   {
+    reason: 'a file of names is read as by PostgreSQL; PgBouncer skips a rule whose file has a comment',
+    scenario: /^rules: hba: several names in a line of a file$/,
+  },
+  {
     reason: 'a bad scheme in an LDAP URL is named; PgBouncer logs the text of an unrelated error code',
     scenario: /^rules: ldap by rules/,
     step: /^log/,

@@ -117,7 +117,12 @@ const hba: Scenario[] = [
   rules(
     'hba: names from files',
     ['host @{dir}/names @{dir}/names 0.0.0.0/0 trust', 'host all @/does/not/exist 0.0.0.0/0 trust'],
-    [rewriteFile('names', 'alice,\n# comment\n"postgres" x\n'), admin('RELOAD'), ...comers],
+    [rewriteFile('names', 'alice\n"postgres"\n'), admin('RELOAD'), ...comers],
+  ),
+  rules(
+    'hba: several names in a line of a file',
+    ['host @{dir}/names @{dir}/names 0.0.0.0/0 trust'],
+    [rewriteFile('names', 'bob alice,\n# comment\n\n"postgres" x\n'), admin('RELOAD'), ...comers],
   ),
   rules(
     'hba: the file changes',

@@ -166,6 +166,27 @@ test('HBA lists in files may name further files but not themselves', () => {
   assert.match(complaints('host all @loop all trust').join('\n'), /too deep.*\ncould not parse hba config line 1/);
 });
 
+test('a file of names may have several in a line, empty lines and comments, as in PostgreSQL', () => {
+  writeFileSync(join(dir, 'banned'), '# left the company\n\nann bob,carl\tdora ,\r\n  \n, eve # and so on\n"f g"h\n');
+  const rules = rulesOf('host all @banned all reject', 'host all all all trust');
+  for (const user of ['ann', 'bob', 'carl', 'dora', 'eve', 'f g', 'h']) assert.equal(lineFor(rules, { user }), 1, user);
+  for (const user of ['left', '#', 'and', '']) assert.equal(lineFor(rules, { user }), 2, user);
+  for (const bad of ['ann +group\n', 'ann "bob\n', 'ann samerole\n']) {
+    writeFileSync(join(dir, 'bad'), bad);
+    assert.deepEqual(rulesOf('host all @bad all trust'), [], bad);
+  }
+});
+
+test('a user may be called replication, in a rule and in a file of names', () => {
+  writeFileSync(join(dir, 'standbys'), 'replication\n');
+  for (const users of ['replication', 'joe,replication', '"replication"', '@standbys']) {
+    const rules = rulesOf(`host replication ${users} all trust`);
+    assert.equal(lineFor(rules, { physicalReplication: true, user: 'replication' }), 1, users);
+    assert.equal(lineFor(rules, { physicalReplication: true, user: 'ann' }), 0, users);
+  }
+  assert.equal(lineFor(rulesOf('host @standbys all all trust'), { physicalReplication: true }), 1);
+});
+
 test('physical replication needs an HBA rule for replication; logical replication matches its database', () => {
   const rules = rulesOf('host all all all md5', 'host replication joe all trust', 'host db,replication ann all trust');
   assert.equal(lineFor(rules, { physicalReplication: true }), 2);

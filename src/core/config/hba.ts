@@ -78,45 +78,71 @@ function besideFile(parent: string, name: string): string {
   return dir === '.' ? name : `${dir}${dir.endsWith('/') ? '' : '/'}${name}`;
 }
 
-function parseNamesFile(names: HbaNames, path: string, depth: number): boolean {
-  if (depth > NAME_FILES_DEPTH_MAX) {
-    logWarning(`nesting level of files of names too deep: ${path}`);
+/** A list of names that is being read: for which column, and from which file. */
+interface NamesPlace {
+  column: 'database' | 'user';
+  file: string;
+  /** how many files of names lead here */
+  depth: number;
+}
+
+/**
+ * A file of names has any number of them in a line, separated by spaces or commas, and comments, as in PostgreSQL. In
+ * PgBouncer only the first of names between spaces counts, and an empty line makes the rule invalid.
+ */
+function parseNamesFile(names: HbaNames, place: NamesPlace): boolean {
+  const { file } = place;
+  if (place.depth > NAME_FILES_DEPTH_MAX) {
+    logWarning(`nesting level of files of names too deep: ${file}`);
     return false;
   }
   let lines: string[];
   try {
-    lines = readLines(path);
+    lines = readLines(file);
   } catch (err) {
-    logWarning(`could not open file of names ${path}: ${strerror(err)}`);
+    logWarning(`could not open file of names ${file}: ${strerror(err)}`);
     return false;
   }
-  // a line feed at the end begins no further line
-  if (lines.at(-1) === '') lines.pop();
-  return lines.every((line) => parseNames(names, new Tokens(line), path, depth));
+  return lines.every((line) => {
+    const tokens = new Tokens(line);
+    while (tokens.kind !== Tok.EOL) {
+      if (eat(tokens, Tok.COMMA)) continue;
+      if (!parseName(names, tokens, place)) return false;
+      nextToken(tokens);
+    }
+    return true;
+  });
+}
+
+/** A bare word that is not only a name. @returns null if it is one; else whether it is valid */
+function parseKeyword(names: HbaNames, word: string, place: NamesPlace): boolean | null {
+  switch (word) {
+    case 'all':
+      names.all = true;
+      return true;
+    case 'sameuser':
+      names.sameuser = true;
+      return true;
+    case 'replication':
+      // in PgBouncer no rule can name a user who is called so
+      if (place.column === 'user') return null;
+      names.replication = true;
+      return true;
+    case 'samerole':
+    case 'samegroup':
+      logWarning(`${word} is not supported`);
+      return false;
+  }
+  if (word.startsWith('+')) return false;
+  if (!word.startsWith('@')) return null;
+  return parseNamesFile(names, { ...place, file: besideFile(place.file, word.slice(1)), depth: place.depth + 1 });
 }
 
 /** Parses one word of a list. @returns false if it is not a valid name */
-function parseName(names: HbaNames, tokens: Tokens, parent: string, depth: number): boolean {
+function parseName(names: HbaNames, tokens: Tokens, place: NamesPlace): boolean {
   if (tokens.kind === Tok.IDENT) {
-    switch (tokens.text) {
-      case 'all':
-        names.all = true;
-        return true;
-      case 'sameuser':
-        names.sameuser = true;
-        return true;
-      case 'replication':
-        names.replication = true;
-        return true;
-      case 'samerole':
-      case 'samegroup':
-        logWarning(`${tokens.text} is not supported`);
-        return false;
-    }
-    if (tokens.text.startsWith('+')) return false;
-    if (tokens.text.startsWith('@')) {
-      return parseNamesFile(names, besideFile(parent, tokens.text.slice(1)), depth + 1);
-    }
+    const valid = parseKeyword(names, tokens.text, place);
+    if (valid !== null) return valid;
   } else if (tokens.kind !== Tok.STRING) {
     return false;
   }
@@ -124,10 +150,10 @@ function parseName(names: HbaNames, tokens: Tokens, parent: string, depth: numbe
   return true;
 }
 
-/** A comma-separated list. Like PgBouncer's parse_names(), it parses users by the rules for databases. */
-function parseNames(names: HbaNames, tokens: Tokens, parent: string, depth: number): boolean {
+/** A comma-separated list in a rule. */
+function parseNames(names: HbaNames, tokens: Tokens, place: NamesPlace): boolean {
   do {
-    if (!parseName(names, tokens, parent, depth)) return false;
+    if (!parseName(names, tokens, place)) return false;
     nextToken(tokens);
   } while (eat(tokens, Tok.COMMA));
   return true;
@@ -241,7 +267,8 @@ function parseRule(rules: HbaRule[], maps: IdentMaps | null, line: string, linen
     line: linenr,
   };
   nextToken(tokens);
-  if (!parseNames(rule.databases, tokens, file, 0) || !parseNames(rule.users, tokens, file, 0)) return false;
+  if (!parseNames(rule.databases, tokens, { column: 'database', file, depth: 0 })) return false;
+  if (!parseNames(rule.users, tokens, { column: 'user', file, depth: 0 })) return false;
   if (type !== HbaType.LOCAL && !parseAddress(rule, tokens, file)) return false;
   if (!parseMethod(rule, maps, tokens)) return false;
   rules.push(rule);
