@@ -19,6 +19,7 @@ import { applySettings, ConfigBuilder, finishConfig, type ParsedConfig } from '.
 import { cf } from '../core/config/settings';
 import { connectAll } from './check-connect';
 import { compareWithRunning } from './check-diff';
+import { allDatabases } from './check-limits';
 import { findWarnings } from './check-machine';
 import { findCommandProblems } from './check-password';
 import { findSystemProblems } from './check-system';
@@ -205,7 +206,8 @@ function checkAuthentication(check: Check, parsed: ParsedConfig): void {
     else checkLdap(cf.authLdapOptions, (text) => reportAt(check, 'pgbouncer/auth_ldap_options', text));
   }
   const external = cf.authType === AuthType.LDAP || cf.authType === AuthType.PAM;
-  for (const db of parsed.databases) {
+  const databases = allDatabases(parsed);
+  for (const db of databases) {
     const position = `databases/${db.name}`;
     if (cf.authType === AuthType.ANY && db.user === null) {
       reportAt(check, position, `auth_type=any requires forced user: ${db.name}`);
@@ -220,7 +222,7 @@ function checkAuthentication(check: Check, parsed: ParsedConfig): void {
     if (!known) reportAt(check, position, `authentication database "${authDbname}" is not configured.`);
   }
   const noUserSource =
-    (cf.authFile ?? '') === '' && (cf.authUser ?? '') === '' && parsed.databases.every((db) => db.authUser === null);
+    (cf.authFile ?? '') === '' && (cf.authUser ?? '') === '' && databases.every((db) => db.authUser === null);
   if (noUserSource && requiresAuthFile(cf.authType) && !external && cf.authType !== AuthType.HBA) {
     reportAt(check, 'pgbouncer/auth_type', 'neither auth_file nor auth_user is set: there are no users');
   }
@@ -283,7 +285,7 @@ async function findProblems(configFile: string, options: CheckOptions): Promise<
     checkAuthentication(check, parsed);
     for (const { setting, text, isWarning } of findTlsProblems(captureLog))
       reportAt(check, `pgbouncer/${setting}`, text, isWarning);
-    for (const db of [...parsed.databases, ...(parsed.autodb === null ? [] : [parsed.autodb])])
+    for (const db of allDatabases(parsed))
       for (const { text } of findDatabaseTlsProblems(db.tls, captureLog)) reportAt(check, `databases/${db.name}`, text);
     for (const { key, text } of findCommandProblems(parsed)) reportAt(check, key, text);
     for (const { key, text } of findSystemProblems()) reportAt(check, key, text);

@@ -153,6 +153,13 @@ it('--check reports settings that admit no client or contradict each other', asy
     await problems(file('d.ini', '[databases]', 'x = host=y', 'z = user=u', '[pgbouncer]', 'auth_type = any')),
     ['d.ini:2: auth_type=any requires forced user: x'],
   );
+  assert.deepEqual(await problems(file('d.ini', '[databases]', '* = host=y', '[pgbouncer]', 'auth_type = any')), [
+    'd.ini:2: auth_type=any requires forced user: *',
+  ]);
+  assert.deepEqual(
+    await problems(file('d.ini', '[databases]', '* = auth_user=y', '[pgbouncer]', 'auth_type = md5')),
+    [],
+  );
   assert.deepEqual(await problems(file('e.ini', '[databases]')), [
     'e.ini: load_init_file: main section missing from config file',
   ]);
