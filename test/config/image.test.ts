@@ -322,6 +322,26 @@ describe("the variables of Zalando's operator", () => {
   });
 });
 
+describe('what Kubernetes sets for the Services of a namespace', () => {
+  const services: Environment = {
+    ...{ CONNECTION_POOLER_PORT: 'tcp://10.0.0.1:5432', METRICS_PORT: 'tcp://10.0.0.2:9127' },
+    ...{ DB_PORT: 'udp://10.0.0.3:53', LISTEN_PORT: 'sctp://10.0.0.4:1' },
+  };
+  it('is no setting', () => {
+    const { databases, settings } = readBack(edoburuConfig({ DB_HOST: 'pg', DB_USER: 'app', ...services }));
+    assert.equal(databases['*']?.port, '5432');
+    assert.equal(settings.listen_port, '5432');
+    assert.equal(settings.metrics_port, undefined);
+  });
+  it('is no variable of another image', () => {
+    const ini = join(dir, 'services', 'pgbouncer.ini');
+    mkdirSync(join(dir, 'services'));
+    const env = { DB_HOST: 'pg', DB_USER: 'app', ...services };
+    assert.deepEqual(prepareImage([ini], env, () => {}).args, [ini]);
+    assert.throws(() => prepareImage([join(dir, 'nosuch.ini')], services, () => {}), /there is no .*: mount one/);
+  });
+});
+
 describe('the command line of the image', () => {
   const env = { DB_HOST: 'pg', DB_USER: 'app', DB_PASSWORD: 'x' };
   /** As the user of this test. */

@@ -96,10 +96,10 @@ export function md5Secret(name: string, password: string): string {
   return secret;
 }
 
-/** A port number. Kubernetes sets NAME_PORT=tcp://… for a service of that name, which is not meant. */
+/** A port number. */
 export function portValue(env: Environment, name: string, otherwise: string): string {
   const value = readVariable(env, name);
-  if (value === '' || /^(?:tcp|udp|sctp):\/\//.test(value)) return otherwise;
+  if (value === '') return otherwise;
   const port = /^\d{1,5}$/.test(value) ? Number(value) : 0;
   if (port < 1 || port > 65535) throw new ImageError(`${name}: invalid port number: "${value}"`);
   return value;

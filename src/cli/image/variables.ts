@@ -11,9 +11,17 @@ export class ImageError extends Error {}
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
+/** Kubernetes sets NAME_PORT=tcp://… for each Service of the namespace. No such value is meant for the pooler. */
+const SERVICE_ADDRESS = /^(?:tcp|udp|sctp):\/\//;
+
+function ownValue(env: Environment, name: string): string {
+  const value = env[name] ?? '';
+  return name.endsWith('_PORT') && SERVICE_ADDRESS.test(value) ? '' : value;
+}
+
 /** Whether a variable, or the file of its value, is given. An empty variable counts as missing, as in the other images. */
 export function isGiven(env: Environment, name: string): boolean {
-  return (env[name] ?? '') !== '' || (env[`${name}_FILE`] ?? '') !== '';
+  return ownValue(env, name) !== '' || (env[`${name}_FILE`] ?? '') !== '';
 }
 
 /** Bytes of a variable or of its file; the file has precedence. Line breaks at the end of a file do not count. */
@@ -26,7 +34,7 @@ function rawValue(env: Environment, name: string): string {
       throw new ImageError(`${name}_FILE: could not read "${path}": ${strerror(err)}`);
     }
   }
-  const value = env[name] ?? '';
+  const value = ownValue(env, name);
   // Node has replaced bytes that are not UTF-8
   if (value.includes('\ufffd')) throw new ImageError(`${name}: not valid UTF-8; use ${name}_FILE`);
   return Buffer.from(value, 'utf8').toString('latin1');
