@@ -220,6 +220,13 @@ describe('the Helm chart', () => {
     assert.equal(new Set(sums).size, sums.length);
   });
 
+  chartIt('keeps the rules as they are written, whatever spaces they begin with', () => {
+    for (const hba of ['  host all bob all reject\nhost all all all md5\n', '\n\n   # rules\n host all all all md5\n']) {
+      const { data } = find(manifests({ auth: { type: 'hba', hba } }), 'ConfigMap');
+      assert.equal(data['pg_hba.conf'], hba);
+    }
+  });
+
   chartIt('uses a Secret that exists, and then makes none', () => {
     const all = manifests({ auth: { existingSecret: 'mine' } });
     assert.deepEqual(
