@@ -132,6 +132,9 @@ check_files() {
   for unit in tsbouncer.service tsbouncer.socket tsbouncer-takeover.service pgbouncer.service pgbouncer.socket; do
     found=$(systemd-analyze verify --man=no "$unit" 2>&1 | grep -E 'tsbouncer|pgbouncer' || true)
     [ -z "$found" ] || fail "$unit: $found"
+    for page in $(systemctl show --property=Documentation --value "$unit" | grep -o '/usr/share/doc/[^ ]*'); do
+      [ -f "$page" ] || fail "$unit names $page, which is not there"
+    done
   done
   found=$(logrotate --debug /etc/logrotate.d/tsbouncer 2>&1) || fail "logrotate: $found"
   ! grep -i error <<<"$found" || fail "logrotate reports an error"

@@ -168,7 +168,8 @@ function makeTsbouncer(date) {
   pack.write('etc/logrotate.d/tsbouncer', read('packaging/deb/logrotate'));
   const socket = read('etc/tsbouncer.socket').toString().replace('=/tmp/.s', '=/run/tsbouncer/.s');
   pack.write('usr/lib/systemd/system/tsbouncer.socket', socket);
-  pack.write('usr/lib/systemd/system/tsbouncer.service', read('etc/tsbouncer.service'));
+  const service = read('etc/tsbouncer.service').toString().replace('/online-reboot.md', '/online-reboot.md.gz');
+  pack.write('usr/lib/systemd/system/tsbouncer.service', service);
   const takeover = 'tsbouncer-takeover.service';
   pack.write(`usr/lib/systemd/system/${takeover}`, read(`packaging/deb/${takeover}`));
   // it never changes, so a new version asks no question about what the administrator has changed
