@@ -221,7 +221,10 @@ describe('the Helm chart', () => {
   });
 
   chartIt('keeps the rules as they are written, whatever spaces they begin with', () => {
-    for (const hba of ['  host all bob all reject\nhost all all all md5\n', '\n\n   # rules\n host all all all md5\n']) {
+    for (const hba of [
+      '  host all bob all reject\nhost all all all md5\n',
+      '\n\n   # rules\n host all all all md5\n',
+    ]) {
       const { data } = find(manifests({ auth: { type: 'hba', hba } }), 'ConfigMap');
       assert.equal(data['pg_hba.conf'], hba);
     }
