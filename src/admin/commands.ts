@@ -10,7 +10,7 @@ import { asciiLower, equalNoCase } from '../core/base/strutil';
 import { SetResult, setConfigParam } from '../core/config/settings';
 import { reconnectClients } from '../core/life/drain';
 import { pauseAll, resumeAll, suspendAll } from '../core/life/pause';
-import { applyTlsSettings, reloadAll } from '../core/life/reload';
+import { applyTlsSettings, reloadAll, setAuthParam } from '../core/life/reload';
 import { tagDatabaseDirty } from '../core/link/dirty';
 import { closeLogins, killPool } from '../core/link/kill';
 import { disconnectClient } from '../core/link/objects';
@@ -258,7 +258,7 @@ export function cmdSet(admin: ClientSocket, key: string, value: string): boolean
   if (faked !== null) return faked;
   if (!consoleSession(admin).admin) return accessError(admin);
 
-  const res = setConfigParam(key, value);
+  const res = key.startsWith('auth_') ? setAuthParam(key, value) : setConfigParam(key, value);
   // a setting that cannot be changed at run time is ignored without an error
   if (res !== SetResult.OK && res !== SetResult.READ_ONLY) return adminError(admin, 'SET failed');
   const buf = pktbufTemp();

@@ -4,7 +4,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ask, backendOf, login, refusal, rowsBecome, show, thrownOut, withPooler } from '../harness/answers';
 import { ADMIN_PASSWORD, ADMIN_USER, type Bouncer } from '../harness/bouncer';
@@ -322,6 +322,46 @@ describe('RELOAD with an error', () => {
       await pooler.logWait(/WARNING could not load HBA file, keeping the previous rules/);
       assert.equal((await config(pooler)).query_timeout, '4');
       assert.equal(await ask(await login(pooler), 'SELECT 1'), '1');
+    });
+  });
+
+  it('SET of a setting of logins is refused where RELOAD would be', async () => {
+    await withPooler({ cluster: pg, settings: TX }, async (pooler) => {
+      for (const method of ['hba', 'cert', 'ldap']) {
+        await fails(pooler.admin(`SET auth_type = '${method}'`), 'SET failed', '08P01');
+        assert.equal((await config(pooler)).auth_type, 'trust');
+      }
+      assert.equal(await ask(await login(pooler), 'SELECT 1'), '1');
+    });
+  });
+
+  it('SET of a file with rules or users reads it', async () => {
+    await pg.createUser('carl', '', 'none');
+    await withPooler({ cluster: pg, settings: TX, userlist: { ann: '' } }, async (pooler) => {
+      const [rules, users] = [join(pooler.dir, 'rules'), join(pooler.dir, 'users')];
+      assert.match(await refusal(pooler, { user: 'carl' }), /authentication failed/);
+      writeFileSync(users, `${readFileSync(join(pooler.dir, 'userlist.txt'), 'latin1')}\n"carl" ""\n`);
+      await pooler.admin(`SET auth_file = '${users}'`);
+      await login(pooler, { user: 'carl' });
+
+      writeFileSync(rules, 'host all ann all reject\nhost all all all trust\nlocal all all trust\n');
+      await pooler.admin(`SET auth_hba_file = '${rules}'`);
+      await pooler.admin("SET auth_type = 'hba'");
+      assert.equal(await refusal(pooler, { user: 'ann' }), 'login rejected');
+      await login(pooler, { user: 'carl' });
+      writeFileSync(rules, 'host all carl all reject\nhost all all all trust\nlocal all all trust\n');
+      await pooler.admin(`SET auth_hba_file = '${rules}'`);
+      assert.equal(await refusal(pooler, { user: 'carl' }), 'login rejected');
+      await login(pooler, { user: 'ann' });
+    });
+  });
+
+  it('SET of auth_user applies to databases that have used the former one', async () => {
+    const settings = { ...TX, auth_user: 'postgres', auth_query: 'SELECT $1, NULL' };
+    await withPooler({ cluster: pg, settings }, async (pooler) => {
+      await login(pooler, { user: 'bob' });
+      await pooler.admin("SET auth_user = 'nosuch'");
+      assert.match(await refusal(pooler, { user: 'carl' }), /role "nosuch" does not exist/);
     });
   });
 

@@ -114,6 +114,13 @@ export function storeSetting(setting: Setting, value: string | number): boolean 
   return setting.type !== SettingType.DEFER || (old === 0) !== (value === 0);
 }
 
+/** The settings as they will be after a SET; null if there is no such setting, or the value is not valid. */
+export function settingsWith(name: string, value: string): Readonly<Settings> | null {
+  const setting = findSetting(name);
+  const parsed = setting === null ? null : parseSetting(setting, value);
+  return setting === null || parsed === null ? null : { ...cf, [setting.field]: parsed };
+}
+
 /** SET name = value on the console. */
 export function setConfigParam(name: string, value: string): SetResult {
   const setting = findSetting(name);

@@ -47,6 +47,12 @@ function applyPeer({ id, host, port, poolSize }: PeerConfig): void {
   peer.config = { ...DATABASE_DEFAULTS, host, port, poolSize };
 }
 
+/** The auth_user of the settings may have changed: databases that have none of their own look at it again. */
+export function forgetAuthUsers(): void {
+  for (const list of [databaseList, autodatabaseIdleList])
+    for (let db = list.head; db !== null; db = nextOf(db)) if (db.config.authUser === null) db.authUser = null;
+}
+
 /**
  * Applies the databases, users and peers of a config that was read without errors.
  * @param kill removes a database or peer that is no longer in the config
@@ -66,10 +72,7 @@ export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => voi
   for (const config of parsed.users) findOrAddGlobalUser(config.name, '').config = config;
   for (const config of parsed.peers) applyPeer(config);
   if (autodbChanged) reloadAutodatabases(onlyHosts);
-  // the auth_user of the settings may have changed
-  for (const list of [databaseList, autodatabaseIdleList])
-    for (let db = list.head; db !== null; db = nextOf(db))
-      if (db.auto && db.config.authUser === null) db.authUser = null;
+  forgetAuthUsers();
 
   // removing one database may remove another: the clients removed with it may be the other's last
   const gone: PgDatabase[] = [];

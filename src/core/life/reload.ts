@@ -11,8 +11,8 @@ import { loadAuthFile, requiresAuthFile, usersFileChanged } from '../config/auth
 import { AuthType, LogFormat } from '../config/choices';
 import { warnIneffectiveSettings } from '../config/ineffective';
 import { parseLdapOptions } from '../config/ldap-options';
-import { applySettings, loadConfigFile, type ParsedConfig, settingsAfter } from '../config/loader';
-import { cf } from '../config/settings';
+import { applySettings, loadConfigFile, settingsAfter } from '../config/loader';
+import { cf, SetResult, setConfigParam, settingsWith } from '../config/settings';
 import type { Settings } from '../config/settings-table';
 import { tagPoolDirty } from '../link/dirty';
 import { killDatabase } from '../link/kill';
@@ -22,7 +22,7 @@ import { checkTlsSettings, sbufTlsSetup } from '../net/tls';
 import { poolList } from '../pool/pool';
 import { upcalls } from '../pool/upcalls';
 import { applyAuthFile } from '../pool/user';
-import { applyRecords } from './apply-config';
+import { applyRecords, forgetAuthUsers } from './apply-config';
 
 /** The period of log_repeat_limit, in usec. */
 const REPEATS_PERIOD = 10 * USEC;
@@ -52,9 +52,17 @@ function checkLdapOptions({ authType, authLdapOptions }: Readonly<Settings>): bo
 }
 
 /** Checks settings together and the files that they name: with those that fail, no client could log in. */
-function canReload(parsed: ParsedConfig): boolean {
-  const settings = settingsAfter(parsed);
+function admitsClients(settings: Readonly<Settings>): boolean {
   return checkTlsSettings(settings) && checkLdapOptions(settings) && checkHbaFile(settings);
+}
+
+/** Reads users and rules, as far as auth_type needs them. */
+function loadAuthFiles(firstLoad: boolean): void {
+  if (requiresAuthFile(cf.authType) && cf.authFile !== null && usersFileChanged(cf.authFile)) {
+    const users = loadAuthFile(cf.authFile, firstLoad);
+    if (users !== null) applyAuthFile(users);
+  }
+  reloadHba();
 }
 
 /**
@@ -64,23 +72,38 @@ function canReload(parsed: ParsedConfig): boolean {
  */
 export function loadConfig(firstLoad: boolean): boolean {
   const parsed = loadConfigFile(cf.configFile ?? '');
-  if (parsed === null || (!firstLoad && !canReload(parsed))) {
+  if (parsed === null || (!firstLoad && !admitsClients(settingsAfter(parsed)))) {
     if (!firstLoad) logWarning('config file loading failed');
     return false;
   }
   applySettings(parsed, firstLoad);
   applyLogSettings();
   applyRecords(parsed, killDatabase);
-  if (requiresAuthFile(cf.authType) && cf.authFile !== null && usersFileChanged(cf.authFile)) {
-    const users = loadAuthFile(cf.authFile, firstLoad);
-    if (users !== null) applyAuthFile(users);
-  }
-  reloadHba();
+  loadAuthFiles(firstLoad);
   forgetAnswers(null);
   // a reload reopens the log file, for log rotation
   if (!firstLoad) resetLogging();
   warnIneffectiveSettings();
   return true;
+}
+
+/** With a wrong value of one of these, no client could log in. */
+const DECISIVE = ['auth_type', 'auth_hba_file', 'auth_ldap_options'];
+/** After a SET of one of these, files are read. */
+const WITH_FILES = ['auth_type', 'auth_file', 'auth_hba_file', 'auth_ident_file'];
+
+/**
+ * SET of a setting whose name begins with `auth_`: reads the files that it names, and is refused where RELOAD would be.
+ * In PgBouncer, its files are read by the next RELOAD, which undoes the SET.
+ */
+export function setAuthParam(name: string, value: string): SetResult {
+  const after = settingsWith(name, value);
+  if (after !== null && DECISIVE.includes(name) && !admitsClients(after)) return SetResult.INVALID;
+  const result = setConfigParam(name, value);
+  if (result !== SetResult.OK) return result;
+  if (name === 'auth_user' || name === 'auth_type') forgetAuthUsers();
+  if (WITH_FILES.includes(name)) loadAuthFiles(false);
+  return result;
 }
 
 /**
