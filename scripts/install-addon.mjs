@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 const top = fileURLToPath(new URL('..', import.meta.url));
 
 /** Major version of Node by the version of its binary interface, which is in an addon's name. */
-export const NODE_OF_ABI = { 115: 20, 127: 22, 137: 24 };
+export const NODE_OF_ABI = { 115: 20, 127: 22, 137: 24, 147: 26 };
 
 /** What compiles the addon, and the variables that name another program in its place. */
 const TOOLS = {
