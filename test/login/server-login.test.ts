@@ -410,3 +410,19 @@ describe('a server that ends the session with FATAL', () => {
     });
   });
 });
+
+it('parameters of a server count towards their limit even if they have neither name nor value', async () => {
+  const empty = message('S', cstring(''), cstring(''));
+  const serve = (socket: Socket) => {
+    socket.once('data', () => socket.write(Buffer.concat([message('R', int32(0)), ...Array(40_000).fill(empty)])));
+  };
+  await withServer(serve, async ({ port }) => {
+    const settings = { server_tls_sslmode: 'disable' };
+    await withPooler({ databases: { own: `host=127.0.0.1 port=${port}` }, settings }, async (pooler) => {
+      const client = await pooler.raw();
+      await client.startup({ user: 'postgres', database: 'own' });
+      await pooler.logWait(/closing because: too many parameters from server/);
+      await client.destroy();
+    });
+  });
+});

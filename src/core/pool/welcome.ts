@@ -1,6 +1,7 @@
 // The welcome message of a pool: the parameters that its first server reported, sent to each client that logs in.
 
 import { writeAuthenticationOk, writeParameterStatus } from '../wire/messages';
+import { NEW_HEADER_LEN } from '../wire/packets';
 import { PktBuf } from '../wire/pktbuf';
 import type { ClientSocket, PgPool } from './bouncer';
 import type { ServerLogin } from './login-state';
@@ -8,6 +9,8 @@ import { isTracked } from './varcache';
 
 /** Limit for the parameters that a server reports during login, in bytes: every client of the pool receives them. */
 const WELCOME_MAX = 256 * 1024;
+/** Bytes of a ParameterStatus besides name and value: its header and two NULs. */
+const PARAMETER_OVERHEAD = NEW_HEADER_LEN + 2;
 
 /** True for what a pooler reports about itself: if the server is one, each client is told about this pooler only. */
 function isPoolerParameter(name: string): boolean {
@@ -22,7 +25,7 @@ export function addWelcomeParameter(pool: PgPool, name: string, value: string): 
   if (pool.welcomeMsgReady || isPoolerParameter(name)) return true;
   // tracked variables are sent from each client's own values
   if (pool.origVars.set(name, value)) return true;
-  pool.welcomePartsLen += name.length + value.length;
+  pool.welcomePartsLen += name.length + value.length + PARAMETER_OVERHEAD;
   if (pool.welcomePartsLen > WELCOME_MAX) return false;
   pool.welcomeParts.push([name, value]);
   return true;
