@@ -85,13 +85,15 @@ function findSocketProblems(dir: string): Warning[] {
 function findListenProblems(): Warning[] {
   // with sockets of the service manager, listen_addr is ignored
   if (process.env.LISTEN_FDS !== undefined) return [];
-  return parseWordList(cf.listenAddr).flatMap((name) => {
+  const names = parseWordList(cf.listenAddr).filter((name) => name !== '');
+  return names.flatMap((name) => {
+    let reason = 'no address';
     try {
-      if (name !== '') native.getaddrinfoPassive(name === '*' ? null : name, cf.listenPort);
-      return [];
+      if (native.getaddrinfoPassive(name === '*' ? null : name, cf.listenPort).length > 0) return [];
     } catch (err) {
-      return [problem('listen_addr', `could not look up '${name}': ${(err as Error).message}`)];
+      reason = (err as Error).message;
     }
+    return [problem('listen_addr', `could not look up '${name}': ${reason}`)];
   });
 }
 

@@ -4,7 +4,6 @@
  */
 
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
@@ -17,7 +16,7 @@ import { login, withPooler } from '../harness/answers';
 import { CertFolder } from '../harness/certs';
 import { PgCluster } from '../harness/cluster';
 import { FakeServer, oneRow, READY, type Visit, WELCOME } from '../harness/hostile/fake-server';
-import { after, before, describe } from '../harness/limits';
+import { after, before, describe, runSync } from '../harness/limits';
 import { dropDir, installed, it, type Outcome, run, tempDir, user, withTimeout } from '../harness/machine';
 import { itUnless, notRoot } from '../harness/needs';
 import { cstring, int32, message } from '../harness/raw-client';
@@ -178,8 +177,8 @@ describe('a login', () => {
 
   itUnless(notRoot)('mkauth works as a user who has neither a name nor a home', () => {
     const { node, mainJs } = installed();
-    const as = { uid: 54321, gid: 54321, cwd: '/', encoding: 'utf8', env: { PATH: process.env.PATH ?? '' } } as const;
-    const mkauthAs = (connstr: string) => spawnSync(node, [mainJs, 'mkauth', '-', connstr], as);
+    const as = { uid: 54321, gid: 54321, cwd: '/', env: { PATH: process.env.PATH ?? '' } };
+    const mkauthAs = (connstr: string) => runSync(node, [mainJs, 'mkauth', '-', connstr], as);
     assert.match(mkauthAs(overTcp('user=plain password=right')).stdout, /^"plain" "SCRAM/m);
     assert.match(mkauthAs(overTcp('password=right')).stderr, /^tsbouncer: local user with ID 54321 does not exist$/m);
   });
