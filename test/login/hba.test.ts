@@ -236,10 +236,14 @@ test('an HBA network with address bits outside its mask matches no client and is
   assert.equal(lineFor(rulesOf(line), { host: '192.168.1.1' }), 0);
 });
 
-test('an IPv4 HBA rule does not match IPv6 clients, not even mapped addresses', () => {
-  const rules = rulesOf('host all all 0.0.0.0/0 trust', 'host all all ::/0 md5');
+test('an IPv4 HBA rule matches IPv4 clients only, also on a socket for both families', () => {
+  const rules = rulesOf('host all all 1.2.3.0/24 reject', 'host all all ::/0 md5');
   assert.equal(lineFor(rules, { host: '1.2.3.4' }), 1);
-  assert.equal(lineFor(rules, { host: '::ffff:1.2.3.4' }), 2);
+  assert.equal(lineFor(rules, { host: '::ffff:1.2.3.4' }), 1);
+  assert.equal(lineFor(rules, { host: '::ffff:1.2.4.4' }), 2);
+  assert.equal(lineFor(rules, { host: '1.2.4.4' }), 0);
+  for (const host of ['::1.2.3.4', '::fffe:1.2.3.4', '1::ffff:1.2.3.4']) assert.equal(lineFor(rules, { host }), 2);
+  assert.equal(lineFor(rulesOf('host all all ::ffff:1.2.3.0/120 md5'), { host: '::ffff:1.2.3.4' }), 1);
   assert.equal(lineFor(rules, { host: 'nonsense' }), 0);
 });
 

@@ -98,9 +98,9 @@ describe('headers of the PROXY protocol', () => {
 
   it('networks are compared by their bits', () => {
     const list = '10.1.2.3/8, 2001:db8::/33,192.0.2.1, unix';
-    for (const host of ['10.0.0.1', '10.255.0.0', '2001:db8:7fff::1', '192.0.2.1', null])
+    for (const host of ['10.0.0.1', '10.255.0.0', '2001:db8:7fff::1', '192.0.2.1', '::ffff:10.0.0.1', null])
       assert.equal(inNetworks(list, host), true, `${host}`);
-    for (const host of ['11.0.0.1', '2001:db8:8000::', '192.0.2.2', '::ffff:10.0.0.1', 'unix'])
+    for (const host of ['11.0.0.1', '2001:db8:8000::', '192.0.2.2', '::ffff:11.0.0.1', '::10.0.0.1', 'unix'])
       assert.equal(inNetworks(list, host), false, host);
     assert.equal(inNetworks('10.0.0.0/8', null), false);
     assert.equal(inNetworks('0.0.0.0/0', '255.1.2.3'), true);

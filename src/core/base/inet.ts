@@ -67,6 +67,20 @@ export function parseInet(text: string): Uint8Array | null {
   return parseInet6(text) ?? parseInet4(text);
 }
 
+const MAPPED = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
+/**
+ * The addresses that rules may have for a client: its own, and the IPv4 address in `::ffff:10.0.0.1`. An IPv4 client has
+ * that form on a socket for both families, which systemd makes for `ListenStream=6432`.
+ */
+export function inetForms(text: string): Uint8Array[] {
+  // the zone names the local interface, and is not part of the address
+  const address = parseInet(text.replace(/%.*$/, ''));
+  if (address === null) return [];
+  const isMapped = address.length === IPV6_BYTES && MAPPED.every((byte, at) => address[at] === byte);
+  return isMapped ? [address, address.slice(MAPPED.length)] : [address];
+}
+
 function maskOfBits(bits: number, length: number): Uint8Array {
   const mask = new Uint8Array(length);
   for (let i = 0; i < length; i++) {

@@ -2,7 +2,7 @@
  * Settings that list networks: addresses, ADDRESS/BITS, and `unix` for the Unix socket, separated by commas.
  */
 
-import { parseInet, parseMaskBits } from '../base/inet';
+import { inetForms, parseInet, parseMaskBits } from '../base/inet';
 import { parseWordList } from '../base/strutil';
 
 interface Network {
@@ -53,10 +53,11 @@ let last: Networks = { text: '', unix: false, networks: [] };
 export function inNetworks(text: string, host: string | null): boolean {
   if (last.text !== text) last = parseNetworks(text) ?? last;
   if (host === null) return last.unix;
-  const percent = host.indexOf('%');
-  const address = parseInet(percent < 0 ? host : host.slice(0, percent));
-  if (address === null) return false;
-  const matches = ({ address: net, mask }: Network): boolean =>
-    net.length === address.length && net.every((byte, i) => byte === ((address[i] as number) & (mask[i] as number)));
-  return last.networks.some(matches);
+  const forms = inetForms(host);
+  return last.networks.some(({ address: net, mask }) =>
+    forms.some(
+      (form) =>
+        form.length === net.length && net.every((byte, i) => byte === ((form[i] as number) & (mask[i] as number))),
+    ),
+  );
 }
