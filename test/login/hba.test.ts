@@ -417,6 +417,8 @@ test('LDAP options with errors are refused', () => {
     ['ldapprefix=x', /^LDAP server not specified, and no ldapbasedn$/],
     ['ldapport=zero', /^invalid LDAP port number: "zero"$/],
     ['ldapport=99999', /^invalid LDAP port number/],
+    // five digits of it would be a port
+    ['ldapport=636000', /^invalid LDAP port number: "636000"$/],
     ['ldapscheme=http', /^invalid ldapscheme value: "http"$/],
     ['nonsense=1', /^invalid LDAP option: "nonsense"$/],
     ['ldapurl=http://h/', /^unsupported LDAP URL scheme: http$/],

@@ -148,7 +148,7 @@ function setOption(options: LdapOptions, key: string, value: string): string | n
       options.scheme = value;
       return null;
     case 'ldapport': {
-      const port = Number(/^[0-9]{1,5}/.exec(value)?.[0] ?? 0);
+      const port = Number(/^[0-9]+/.exec(value)?.[0] ?? 0);
       if (port === 0 || port > 65535) return `invalid LDAP port number: "${value}"`;
       options.port = port;
       return null;
