@@ -122,7 +122,7 @@ export async function benchConnections({ script }: Bench, poolers: RunningPooler
   const cpu = addRow('CPU per new connection', 'us', 1, { aims: ratioAim(0.95) });
   await inTurns(poolers, async (who) => {
     const result = await transactions(who, { script, clients: 16, protocol: 'simple', connect: true });
-    note(speed, who, result.transactions / options.seconds);
+    note(speed, who, result.perSecond);
     note(cpu, who, result.cpu);
   });
 }
