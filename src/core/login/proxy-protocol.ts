@@ -56,15 +56,9 @@ export function expectsProxyHeader(client: ClientSocket): boolean {
   return inNetworks(networks, isUnixAddr(addr) ? null : addr.host);
 }
 
-/** Load balancers that listen on sockets of both families write IPv4 addresses in the form of IPv6, behind these bytes. */
-const MAPPED = Buffer.from('00000000000000000000ffff', 'hex');
-
 function addrAt(buf: Buffer, at: number, size: number, portAt: number): PgAddr {
-  const bytes = buf.subarray(at, at + size);
-  const mapped = size === 16 && bytes.subarray(0, MAPPED.length).equals(MAPPED);
-  const host = formatInet(mapped ? bytes.subarray(MAPPED.length) : bytes);
-  const family = size === 4 || mapped ? Family.INET : Family.INET6;
-  return { family, host, port: buf.readUInt16BE(portAt), uid: 0, pid: 0 };
+  const host = formatInet(buf.subarray(at, at + size));
+  return { family: size === 4 ? Family.INET : Family.INET6, host, port: buf.readUInt16BE(portAt), uid: 0, pid: 0 };
 }
 
 /** Reads the header at the start of buf[off, end). */

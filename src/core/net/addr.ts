@@ -3,7 +3,6 @@
  */
 
 import { hostname } from 'node:os';
-import { parseInet4 } from '../base/inet';
 import { logError, logNoise } from '../base/log';
 import type { LogFields } from '../base/log-json';
 import { acceptedNames, Family, native, type SockAddr } from '../base/native';
@@ -27,15 +26,6 @@ export function inetAddr(addr: SockAddr): PgAddr {
   return { family: addr.family, host: addr.host, port: addr.port, uid: 0, pid: 0 };
 }
 
-/**
- * An address as HBA rules see it: through a listening socket of both families, as systemd makes them, an IPv4 address
- * comes in the form of IPv6.
- */
-function peerAddr(addr: SockAddr): PgAddr {
-  const host = addr.family === Family.INET6 && addr.host.startsWith('::ffff:') ? addr.host.slice(7) : '';
-  return inetAddr(parseInet4(host) === null ? addr : { ...addr, family: Family.INET, host });
-}
-
 /** Sets the remote address of an open socket. */
 function fillRemoteAddr(sk: AnySocket, fd: number, isUnix: boolean): void {
   if (isUnix) {
@@ -45,7 +35,7 @@ function fillRemoteAddr(sk: AnySocket, fd: number, isUnix: boolean): void {
     return;
   }
   try {
-    sk.remoteAddr = peerAddr(native.peerName(fd));
+    sk.remoteAddr = inetAddr(native.peerName(fd));
   } catch (err) {
     logError(`fill_remote_addr: getpeername(${fd}) = ${(err as Error).message}`);
   }
@@ -61,7 +51,7 @@ export function fillLocalAddr(sk: AnySocket, fd: number, isUnix: boolean): void 
     addr = unixAddr(cf.listenPort, process.geteuid?.() ?? 0, process.pid);
   } else {
     try {
-      addr = peerAddr(native.sockName(fd));
+      addr = inetAddr(native.sockName(fd));
     } catch (err) {
       logError(`fill_local_addr: getsockname(${fd}) = ${(err as Error).message}`);
       return;
