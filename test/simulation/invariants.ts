@@ -155,7 +155,11 @@ export class Timeouts {
     this.next.clear();
     const login = this.overdue(loginClientList, (sk) => sk.connectTime, cf.clientLoginTimeout, now);
     if (login !== null) return `${nameOf(login)} has not logged in for longer than client_login_timeout`;
+    // a login in the queue waits for a server that runs auth_query
+    const begun = (sk: AnySocket) => (sk.state === SocketState.CL_WAITING_LOGIN ? sk.connectTime : now);
     for (let pool = heads.pool.poolList.head; pool !== null; pool = pool.next as PgPool | null) {
+      const queued = this.overdue(pool.waitingClientList, begun, cf.clientLoginTimeout, now);
+      if (queued !== null) return `${nameOf(queued)} waits in a queue for longer than client_login_timeout`;
       if (pool.db.admin || pool.db.config.minPoolSize > 0 || cf.minPoolSize > 0) continue;
       const idle = this.overdue(pool.idleServerList, (sk) => sk.requestTime, cf.serverIdleTimeout, now);
       if (idle !== null) return `${nameOf(idle)} has been idle for longer than server_idle_timeout`;

@@ -15,7 +15,7 @@ import { writeErrorResponse, writeQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
 import type { ServerError } from '../wire/reader';
 import { retryWait } from './hosts';
-import { launchFor, launchNewConnection } from './launch';
+import { launchFor } from './launch';
 import { watchLeftovers } from './leftovers';
 import { disconnectClient, disconnectServer, pauseClient } from './objects';
 import { dropRestOfAnswer } from './recovery';
@@ -35,7 +35,7 @@ function checkFastFail(client: ClientSocket): boolean {
   const cached = pool.lastConnectFailedMessage;
   // No client is waiting, so the maintenance would not try again: try now, for the next client. If there is no room for a
   // connection, it is not known whether logins still fail, and the client waits for room.
-  if (pool.newServerList.count === 0 && retryWait(pool) <= 0 && !launchNewConnection(pool, true)) return true;
+  if (pool.newServerList.count === 0 && retryWait(pool) <= 0 && !launchFor(pool, 1)) return true;
   disconnectClient(client, true, `server login has been failing, cached error: ${cached} (server_login_retry)`);
   return false;
 }

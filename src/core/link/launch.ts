@@ -173,21 +173,26 @@ function hasRoom(pool: PgPool, evictIfNeeded: boolean): boolean {
 /**
  * Opens connections until so many log in at a time.
  * @param evictIfNeeded see launchNewConnection()
+ * @returns whether one was opened, which may have failed at once
  */
-export function launchUpTo(pool: PgPool, wanted: number, evictIfNeeded: boolean): void {
+export function launchUpTo(pool: PgPool, wanted: number, evictIfNeeded: boolean): boolean {
+  let opened = false;
   for (let count = pool.newServerList.count; count < wanted; count = pool.newServerList.count) {
-    if (!launchNewConnection(pool, evictIfNeeded)) return;
+    if (!launchNewConnection(pool, evictIfNeeded)) break;
+    opened = true;
     // it has failed at once, and so would the next one: without server_login_retry nothing else would end this loop
-    if (pool.newServerList.count <= count && !attemptContinues(pool)) return;
+    if (pool.newServerList.count <= count && !attemptContinues(pool)) break;
   }
+  return opened;
 }
 
 /**
  * Opens connections for clients or cancel requests.
  * @param wanted number of those that wait for a connection
+ * @returns whether one was opened, which may have failed at once
  */
-export function launchFor(pool: PgPool, wanted: number): void {
-  launchUpTo(pool, wanted, true);
+export function launchFor(pool: PgPool, wanted: number): boolean {
+  return launchUpTo(pool, wanted, true);
 }
 
 /** The first cancel request that no connection is being opened for, and whose server still runs the query. */
