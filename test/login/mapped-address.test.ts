@@ -44,7 +44,7 @@ itUnless(noPython)('HBA rules for IPv4 apply to clients of a listening socket of
       assert.equal(errorIn(refused)?.M, 'login rejected');
       const client = await chain.raw();
       assert.equal((await client.login({ user: 'ann' })).at(-1)?.type, 'Z');
-      await chain.now.log.wait(/ann@::ffff:127\.0\.0\.1:\d+ login attempt/);
+      await chain.now.log.wait(/ann@\[::ffff:127\.0\.0\.1\]:\d+ login attempt/);
       await client.end();
     });
   } finally {
