@@ -17,7 +17,7 @@ import { native } from '../core/base/native';
 import { noteReboot } from '../core/base/reboots';
 import { listenFdCount, notify, notifyState } from '../core/base/systemd';
 import { Tally, tally } from '../core/base/tallies';
-import { readClock, USEC } from '../core/base/time';
+import { readClock, setTimeCache, USEC } from '../core/base/time';
 import { newTimer, timerStart, timerStop } from '../core/base/timer';
 import { cf } from '../core/config/settings';
 import { mainLoopOnce } from '../core/life/mainloop';
@@ -337,6 +337,8 @@ function oneTurn(): void {
 
 /** This process now owns the sockets: clients are served again. */
 function resumeWork(): void {
+  // the sockets have instants that are later than the last turn of this process
+  setTimeCache(readClock());
   const goneDatabases = snapshotReader === null ? classicState.goneDatabases : snapshotReader.goneDatabases;
   if (snapshotReader === null) {
     resumeSockets();

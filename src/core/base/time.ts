@@ -36,7 +36,7 @@ export function getCachedTime(): number {
   return cachedTime;
 }
 
-/** Sets the reading of this turn; the loop calls it when its wait ends. @param now usec */
+/** Sets the reading of this turn: when the loop's wait ends, and after a takeover. @param now usec */
 export function setTimeCache(now: number): void {
   cachedTime = now;
 }
