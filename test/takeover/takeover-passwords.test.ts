@@ -94,16 +94,16 @@ it('the new process keeps the password of auth_file where LDAP has not accepted 
 });
 
 /** Runs `body` with a pooler that finds user `dan` by auth_query, and a server that asks for its password. */
-async function withMd5Chain(users: Record<string, string>, body: (chain: RebootChain) => Promise<void>): Promise<void> {
+async function withMd5Chain(body: (chain: RebootChain) => Promise<void>): Promise<void> {
   const settings = { auth_type: 'md5', auth_user: 'postgres', pool_mode: 'transaction' };
   const databases = { postgres: `host=127.0.0.1 port=${pg.port}` };
   await pg.setHba(['local all all trust', 'host all dan 127.0.0.1/32 md5', 'host all all 127.0.0.1/32 trust']);
-  await withRebootChain({ cluster: pg, settings, databases, users, userlist: { postgres: 'pw' } }, body);
+  await withRebootChain({ cluster: pg, settings, databases, userlist: { postgres: 'pw' } }, body);
 }
 
 it('a user whose first login completes after the reboot logs in to servers with later passwords', async () => {
   await pg.createUser('dan', 'first', 'md5');
-  await withMd5Chain({}, async (chain) => {
+  await withMd5Chain(async (chain) => {
     await chain.start('ts');
     const client = await chain.raw();
     await client.startup({ user: 'dan', database: 'postgres' });
@@ -124,10 +124,12 @@ for (const users of [{}, { dan: 'pool_mode=transaction' }] as Record<string, str
   const which = 'dan' in users ? ', who has settings of its own' : '';
   itUnless(noOriginal)(`an idle server of PgBouncer does not take the password from its user${which}`, async () => {
     await pg.sql("SET password_encryption = md5; ALTER ROLE dan PASSWORD 'first'");
-    await withMd5Chain(users, async (chain) => {
+    await withMd5Chain(async (chain) => {
       await chain.start('c');
       const dan = { user: 'dan', password: 'first', database: 'postgres' };
       assert.equal((await chain.sql('SELECT current_user AS name', dan)).rows[0].name, 'dan');
+      // not before: PgBouncer 1.18 runs no auth_query for a user in [users]
+      chain.write({ users });
       await chain.reboot('ts');
       const client = await chain.raw();
       assert.equal((await client.login(dan)).at(-1)?.type, 'Z');
