@@ -32,7 +32,7 @@ export const shareMutations: Mutation[] = [
   },
   {
     name: 'requests behind the COMMIT of a LISTEN do not wait for it',
-    seed: 40,
+    seed: 185,
     wanted: SHARE,
     edits: [
       {
@@ -56,7 +56,7 @@ export const shareMutations: Mutation[] = [
   },
   {
     name: 'a client gets notifications both from its server and from the listening connection',
-    seed: 5,
+    seed: 236,
     wanted: SHARE,
     edits: [
       { file: 'core/session/listen', find: 'return shared ? 1 /* Notification.DROP */', replace: 'return shared ? 0' },
@@ -69,7 +69,7 @@ export const shareMutations: Mutation[] = [
   },
   {
     name: 'a handover forgets the notifications that wait',
-    seed: 8,
+    seed: 10,
     wanted: { ...SHARE, faults: { ...NONE, reboots: true } },
     edits: [
       { file: 'takeover/records/listening', find: 'if (own.queue !== null)', replace: 'if (own.queue === undefined)' },
@@ -77,7 +77,7 @@ export const shareMutations: Mutation[] = [
   },
   {
     name: 'clients do not learn that the listening connection was lost',
-    seed: 14,
+    seed: 21,
     wanted: { ...SHARE, faults: { ...NONE, servers: true } },
     edits: [{ file: 'core/pool/listening', find: 'shared.lost = true;', replace: ';' }],
   },

@@ -28,7 +28,7 @@ export const targetMutations: Mutation[] = [
   },
   {
     name: 'a server that reports another role goes on serving',
-    seed: 27,
+    seed: 33,
     wanted: TARGET,
     edits: [
       {
@@ -72,7 +72,7 @@ export const targetMutations: Mutation[] = [
   {
     // it waited for server_connect_timeout at the same host again and again
     name: 'the pool tries no other host than one that is silent for longer than server_login_retry',
-    seed: 9,
+    seed: 119,
     wanted: { ...TARGET, settings: { ...TARGET.settings, server_login_retry: 1 } },
     edits: [
       { file: 'core/link/launch', find: 'now - pool.targetFailedAt >=', replace: 'now - pool.lastConnectTime >=' },

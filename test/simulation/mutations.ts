@@ -105,7 +105,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a handover forgets what was received ahead from an idle client',
-    seed: 211,
+    seed: 228,
     wanted: { faults: { ...NONE, reboots: true } },
     edits: [
       {
@@ -134,7 +134,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'the old process does not wait for transactions of clients that cannot be handed over',
-    seed: 32,
+    seed: 63,
     wanted: { faults: { ...NONE, reboots: true }, settings: TLS },
     edits: [
       {
@@ -146,14 +146,14 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'the old process does not find the clients that log in while it waits and cannot be handed over',
-    seed: 81,
+    seed: 267,
     wanted: { faults: { ...NONE, reboots: true }, clients: 100 },
     edits: [{ file: 'takeover/staying', find: 'now >= this.findAt', replace: 'false' }],
   },
   {
     // PgBouncer does this
     name: 'the parameters of a replication connection become those of its pool',
-    seed: 29,
+    seed: 48,
     wanted: { faults: NONE },
     edits: [
       {
@@ -170,7 +170,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'the pools of a paused database are filled up to min_pool_size',
-    seed: 5,
+    seed: 15,
     wanted: { faults: { ...NONE, console: true } },
     edits: [{ file: 'core/life/maint', find: '|| pool.db.paused ||', replace: '||' }],
   },
@@ -181,7 +181,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a client that listens gives its server to others',
-    seed: 39,
+    seed: 105,
     wanted: { faults: NONE, settings: LISTENING },
     edits: [
       { file: 'core/link/leftovers', find: 'PoolMode.SESSION */ || isPinned(server)', replace: 'PoolMode.SESSION */' },
@@ -194,7 +194,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a handover forgets that a client listens',
-    seed: 7,
+    seed: 9,
     wanted: { faults: { ...NONE, reboots: true }, settings: LISTENING },
     edits: [{ file: 'takeover/records/server', find: 'server.leftovers.restore(record.leftovers);', replace: ';' }],
   },
@@ -211,7 +211,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'no connection is given away for a fair share',
-    seed: 16,
+    seed: 20,
     wanted: SHARING,
     edits: [
       {
@@ -223,7 +223,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a pool that has no right to a connection hides those behind it',
-    seed: 16,
+    seed: 43,
     wanted: SHARING,
     edits: [
       {
