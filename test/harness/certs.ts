@@ -91,3 +91,22 @@ export class CertFolder {
     return made;
   }
 }
+
+/** Newer versions of OpenSSL refuse suites with short tags (CCM8), except at this security level. */
+const ANY_LEVEL = '@SECLEVEL=0';
+
+/** Names of suites of TLS 1.3 are no part of the list that sets the level. */
+function listWith(name: string): string {
+  return `${name.startsWith('TLS_') ? 'DEFAULT' : name}:${ANY_LEVEL}`;
+}
+
+/** The option `ciphers` of Node with one suite, by OpenSSL's name. */
+export function onlySuite(name: string): string {
+  return name.startsWith('TLS_') ? `${name}:${listWith(name)}` : listWith(name);
+}
+
+/** The settings with one suite to clients or servers. */
+export function suiteSettings(side: 'client' | 'server', name: string): Record<string, string> {
+  const list = { [`${side}_tls_ciphers`]: listWith(name) };
+  return name.startsWith('TLS_') ? { ...list, [`${side}_tls13_ciphers`]: name } : list;
+}

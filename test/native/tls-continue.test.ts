@@ -51,7 +51,10 @@ const SUITES: [number, string][] = [
 ];
 
 function suite(protocols: number, name: string): Partial<TlsContextOptions> {
-  return protocols === TLS13 ? { protocols, ciphers13: name } : { protocols, ciphers: `${name}:@SECLEVEL=0` };
+  // newer versions of OpenSSL refuse suites with short tags at higher levels
+  return protocols === TLS13
+    ? { protocols, ciphers13: name, ciphers: 'DEFAULT:@SECLEVEL=0' }
+    : { protocols, ciphers: `${name}:@SECLEVEL=0` };
 }
 
 function pairWith(protocols: number, name: string): [number, number] {

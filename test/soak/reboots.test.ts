@@ -9,7 +9,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import type { ConnectionOptions, SecureVersion } from 'node:tls';
 import { it, PgCluster } from '../harness';
-import { type Cert, CertFolder } from '../harness/certs';
+import { type Cert, CertFolder, onlySuite, suiteSettings } from '../harness/certs';
 import { holding, lists } from '../harness/hostile/attack';
 import { Random, seedFrom } from '../harness/hostile/random';
 import { RawClient } from '../harness/raw-client';
@@ -74,7 +74,6 @@ function listOf(suites: readonly Suite[], version: SecureVersion): string {
 
 /** [pgbouncer]: clients may use every suite, servers only one. */
 function settingsFor(site: Cert, suites: readonly Suite[], ofServers: Suite): Record<string, string | number> {
-  const key = ofServers.version === 'TLSv1.3' ? 'server_tls13_ciphers' : 'server_tls_ciphers';
   return {
     pool_mode: 'transaction',
     default_pool_size: 60,
@@ -84,18 +83,18 @@ function settingsFor(site: Cert, suites: readonly Suite[], ofServers: Suite): Re
     client_tls_sslmode: 'allow',
     client_tls_key_file: site.key,
     client_tls_cert_file: site.cert,
-    client_tls_ciphers: listOf(suites, 'TLSv1.2'),
+    client_tls_ciphers: onlySuite(listOf(suites, 'TLSv1.2')),
     client_tls13_ciphers: listOf(suites, 'TLSv1.3'),
     server_tls_sslmode: 'verify-full',
     server_tls_ca_file: ca.cert,
     server_tls_protocols: ofServers.version.toLowerCase(),
-    [key]: ofServers.name,
+    ...suiteSettings('server', ofServers.name),
   };
 }
 
 function optionsOf({ name, version }: Suite): ConnectionOptions {
   const trusting = { ca: readFileSync(ca.cert, 'utf8'), servername: 'localhost' };
-  return { ...trusting, ciphers: name, minVersion: version, maxVersion: version };
+  return { ...trusting, ciphers: onlySuite(name), minVersion: version, maxVersion: version };
 }
 
 async function connectWith(chain: RebootChain, suite: Suite): Promise<RawClient> {

@@ -8,7 +8,7 @@ import { readFileSync } from 'node:fs';
 import type { ConnectionOptions } from 'node:tls';
 import { it, PgCluster } from '../harness';
 import { ask } from '../harness/actor';
-import { CertFolder } from '../harness/certs';
+import { CertFolder, onlySuite, suiteSettings } from '../harness/certs';
 import { after, before } from '../harness/limits';
 import { RawClient, SSL_REQUEST } from '../harness/raw-client';
 import { withRebootChain } from '../harness/reboot-chain';
@@ -45,13 +45,13 @@ after(() => pg.stop());
 for (const version of ['TLSv1.3', 'TLSv1.2'] as const) {
   for (const suite of SUITES[version]) {
     it(`${suite}: the records of a connection are consecutive across ${REBOOTS} takeovers`, () => {
-      const name = version === 'TLSv1.3' ? 'client_tls13_ciphers' : 'client_tls_ciphers';
-      return withRebootChain({ cluster: pg, settings: { ...SETTINGS, [name]: suite } }, async (chain) => {
+      const settings = { ...SETTINGS, ...suiteSettings('client', suite) };
+      return withRebootChain({ cluster: pg, settings }, async (chain) => {
         await chain.start('ts');
         const capture = await Capture.start(chain.port);
         const plain = await RawClient.connect({ port: capture.port });
         assert.equal(await plain.request(SSL_REQUEST), 'S');
-        const options = { ...trusting, minVersion: version, maxVersion: version, ciphers: suite };
+        const options = { ...trusting, minVersion: version, maxVersion: version, ciphers: onlySuite(suite) };
         let keyLog = '';
         const client = await plain.shake(options, (line) => {
           keyLog += line.toString('latin1');
