@@ -2,7 +2,7 @@
  * Finds the HBA rule of a client: the first rule that matches its connection, database and user. Called at login.
  */
 
-import { inetForms } from '../base/inet';
+import { inetForms, isInNetwork } from '../base/inet';
 import { type HbaNames, type HbaRule, HbaType } from '../config/hba';
 
 /** The properties of a client that rules are matched against. */
@@ -26,19 +26,12 @@ function nameMatches(list: HbaNames, name: string, pair: string): boolean {
 }
 
 /** @param addresses see inetForms() */
-function addressMatches({ anyAddress, address, mask }: HbaRule, addresses: readonly Uint8Array[]): boolean {
-  if (anyAddress) return true;
-  return addresses.some(
-    (own) => own.length === address.length && own.every((byte, i) => (byte & (mask[i] as number)) === address[i]),
-  );
-}
-
 function connectionMatches(rule: HbaRule, client: HbaClient, addresses: readonly Uint8Array[]): boolean {
   if (client.isUnix) return rule.type === HbaType.LOCAL;
   if (rule.type === HbaType.LOCAL) return false;
   if (rule.type === HbaType.HOSTSSL && !client.isTls) return false;
   if (rule.type === HbaType.HOSTNOSSL && client.isTls) return false;
-  return addressMatches(rule, addresses);
+  return rule.anyAddress || isInNetwork(addresses, rule.address, rule.mask);
 }
 
 /** The rule for this client, or null: the client must be rejected. PgBouncer's hba_eval(). */

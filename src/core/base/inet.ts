@@ -81,6 +81,13 @@ export function inetForms(text: string): Uint8Array[] {
   return isMapped ? [address, address.slice(MAPPED.length)] : [address];
 }
 
+/** Whether one of the forms of an address (inetForms) is in a network. One with bits outside its mask has no addresses. */
+export function isInNetwork(forms: readonly Uint8Array[], network: Uint8Array, mask: Uint8Array): boolean {
+  const fits = (form: Uint8Array): boolean =>
+    form.length === network.length && form.every((byte, i) => (byte & (mask[i] as number)) === network[i]);
+  return forms.some(fits);
+}
+
 function maskOfBits(bits: number, length: number): Uint8Array {
   const mask = new Uint8Array(length);
   for (let i = 0; i < length; i++) {

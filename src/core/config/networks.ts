@@ -2,7 +2,7 @@
  * Settings that list networks: addresses, ADDRESS/BITS, and `unix` for the Unix socket, separated by commas.
  */
 
-import { inetForms, parseInet, parseMaskBits } from '../base/inet';
+import { inetForms, isInNetwork, parseInet, parseMaskBits } from '../base/inet';
 import { parseWordList } from '../base/strutil';
 
 interface Network {
@@ -54,10 +54,5 @@ export function inNetworks(text: string, host: string | null): boolean {
   if (last.text !== text) last = parseNetworks(text) ?? last;
   if (host === null) return last.unix;
   const forms = inetForms(host);
-  return last.networks.some(({ address: net, mask }) =>
-    forms.some(
-      (form) =>
-        form.length === net.length && net.every((byte, i) => byte === ((form[i] as number) & (mask[i] as number))),
-    ),
-  );
+  return last.networks.some(({ address, mask }) => isInNetwork(forms, address, mask));
 }
