@@ -3,12 +3,13 @@
  * user that the pooler will run as.
  */
 
-import { accessSync, constants, readFileSync, type Stats, statSync } from 'node:fs';
+import { accessSync, constants, type Stats, statSync } from 'node:fs';
 import { posix } from 'node:path';
 import { createSecureContext } from 'node:tls';
 import { strerror } from '../core/base/log';
 import { native } from '../core/base/native';
-import { parseWordList, trimSpace } from '../core/base/strutil';
+import { parseWordList } from '../core/base/strutil';
+import { readMetricsSecrets } from '../core/config/metrics-secrets';
 import { cf } from '../core/config/settings';
 import { parseUint32 } from '../core/config/values';
 import { general, type Warning } from './check-limits';
@@ -97,34 +98,13 @@ function findListenProblems(): Warning[] {
   });
 }
 
-/** The text of a file that a setting names; null after adding a problem. */
-function readNamed(setting: string, path: string, found: Warning[]): string | null {
-  try {
-    return readFileSync(osPath(path), 'utf8');
-  } catch (err) {
-    found.push(problem(setting, `could not open ${setting} ${path}: ${strerror(err)}`));
-    return null;
-  }
-}
-
 /** Files without which the metrics port is not opened. */
 function findMetricsProblems(): Warning[] {
-  const { metricsAddr, metricsPort, metricsTokenFile, metricsTlsCertFile, metricsTlsKeyFile } = cf;
-  if (metricsPort === 0 && !metricsAddr.startsWith('/')) return [];
+  if (cf.metricsPort === 0 && !cf.metricsAddr.startsWith('/')) return [];
   const found: Warning[] = [];
-  const token = metricsTokenFile === '' ? null : readNamed('metrics_token_file', metricsTokenFile, found);
-  if (token !== null && trimSpace(token.split('\n')[0] ?? '') === '') {
-    found.push(problem('metrics_token_file', `${metricsTokenFile} has no token`));
-  }
-  if (metricsTlsCertFile === '' && metricsTlsKeyFile === '') return found;
-  if (metricsTlsCertFile === '' || metricsTlsKeyFile === '') {
-    const given = metricsTlsCertFile === '' ? 'metrics_tls_key_file' : 'metrics_tls_cert_file';
-    return [...found, problem(given, 'TLS needs metrics_tls_cert_file and metrics_tls_key_file')];
-  }
-  const cert = readNamed('metrics_tls_cert_file', metricsTlsCertFile, found);
-  const key = readNamed('metrics_tls_key_file', metricsTlsKeyFile, found);
+  const secrets = readMetricsSecrets((setting, text) => found.push(problem(setting, text)));
   try {
-    if (cert !== null && key !== null) createSecureContext({ cert, key });
+    if (secrets !== null && secrets.tls !== null) createSecureContext(secrets.tls);
   } catch (err) {
     found.push(problem('metrics_tls_cert_file', `certificate and key cannot be used: ${(err as Error).message}`));
   }

@@ -3,15 +3,14 @@
  * what has changed (metrics-report.ts). So a scrape costs the loop nothing.
  */
 
-import { readFileSync } from 'node:fs';
 import { isDeepStrictEqual } from 'node:util';
 import { receiveMessageOnPort } from 'node:worker_threads';
-import { logInfo, logWarning, strerror } from '../base/log';
-import { trimSpace } from '../base/strutil';
+import { logInfo, logWarning } from '../base/log';
 import { startThread, type Thread } from '../base/thread';
 import { USEC } from '../base/time';
 import { newTimer, timerStart, timerStop } from '../base/timer';
 import type { MetricsNews, MetricsSecrets, MetricsWorkerData } from '../base/worker-messages';
+import { readMetricsSecrets } from '../config/metrics-secrets';
 import { cf } from '../config/settings';
 import { beginMetricsReports, endMetricsReports, metricsLayout, nextMetricsReport } from './metrics-report';
 
@@ -50,40 +49,6 @@ function tell(): void {
   timerStart(timer, report.more ? SHORT_PERIOD : PERIOD, 0);
 }
 
-/** The contents of a file that a setting names; null after a warning. */
-function readSetting(setting: string, path: string): string | null {
-  try {
-    return readFileSync(Buffer.from(path, 'latin1'), 'utf8');
-  } catch (err) {
-    logWarning(`metrics: could not open ${setting} ${path}: ${strerror(err)}`);
-    return null;
-  }
-}
-
-/** The bearer token in the first line of a file; null after a warning. */
-function readToken(path: string): string | null {
-  if (path === '') return '';
-  const text = readSetting('metrics_token_file', path);
-  const [line = ''] = (text ?? '').split('\n');
-  const token = trimSpace(line);
-  if (text !== null && token === '') logWarning(`metrics: ${path} has no token`);
-  return token === '' ? null : token;
-}
-
-/** What the files have; null after a warning. */
-function readSecrets(): MetricsSecrets | null {
-  const token = readToken(cf.metricsTokenFile);
-  if (token === null) return null;
-  if (cf.metricsTlsCertFile === '' && cf.metricsTlsKeyFile === '') return { token, tls: null };
-  if (cf.metricsTlsCertFile === '' || cf.metricsTlsKeyFile === '') {
-    logWarning('metrics: TLS needs metrics_tls_cert_file and metrics_tls_key_file');
-    return null;
-  }
-  const cert = readSetting('metrics_tls_cert_file', cf.metricsTlsCertFile);
-  const key = readSetting('metrics_tls_key_file', cf.metricsTlsKeyFile);
-  return cert === null || key === null ? null : { token, tls: { cert, key } };
-}
-
 /**
  * Starts, restarts or ends the thread, as the settings say: at start, when one of them has changed, and after RELOAD,
  * when the files may have changed.
@@ -92,7 +57,7 @@ export function metricsSetup(): void {
   const { metricsAddr, metricsPort, metricsTokenFile, metricsTlsCertFile, metricsTlsKeyFile } = cf;
   const settings = [metricsAddr, metricsPort, metricsTokenFile, metricsTlsCertFile, metricsTlsKeyFile];
   const wanted = metricsPort === 0 && !metricsAddr.startsWith('/') ? '' : JSON.stringify(settings);
-  const read = wanted === '' ? null : readSecrets();
+  const read = wanted === '' ? null : readMetricsSecrets((_setting, text) => logWarning(`metrics: ${text}`));
   if (thread !== null && wanted === startedWith) {
     // if a file cannot be read any more, what it had before stays
     if (read !== null && !isDeepStrictEqual(read, secrets)) thread.port.postMessage(read);
