@@ -162,6 +162,8 @@ export class SocketReader {
     forgetCancelKey(client);
     socketCounts.clients--;
     client.state = SocketState.CL_JUSTFREE;
+    // the old process has ended the connection, or owns it until this process serves
+    client.shared = false;
     sbufClose(client);
   }
 

@@ -127,7 +127,7 @@ export function readServer(record: ServerRecord, server: ServerSocket, frame: Fr
   if (!restoreServerPrepared(server, entries)) server.closeNeeded = true;
 }
 
-/** Restores the requests of a server that is linked again, and whose its unnamed statement is. */
+/** For a server that is linked again: restores its requests, and that its unnamed statement is its client's. */
 export function readRequests(record: ServerRecord, server: ServerSocket, frame: Frame): void {
   if (record.requests !== undefined) {
     const notes = (record.notes ?? []).map((note) => readNote(note, frame));
