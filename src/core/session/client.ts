@@ -56,11 +56,6 @@ export function clientRecvFailed(client: ClientSocket): void {
   disconnectClient(client, false, silent ? null : 'client unexpected eof');
 }
 
-/** True while packets belong to the login. */
-function inStartupPhase(client: ClientSocket): boolean {
-  return client.login !== null;
-}
-
 function handlePacket(client: ClientSocket, off: number, end: number): Verdict {
   if (client.login?.proxyHeaderDue) {
     hdr.len = takeProxyHeader(client, arena, off, end);
@@ -78,12 +73,7 @@ function handlePacket(client: ClientSocket, off: number, end: number): Verdict {
   }
   if (wantNoise()) slogNoise(client, `read pkt='${pktDesc(hdr.type)}' len=${hdr.len}`);
   client.requestTime = getCachedTime();
-  return inStartupPhase(client) ? startupPacket(client, off, end) : workPacket(client, arena, off, end);
-}
-
-function beginDelivery(off: number): void {
-  deliveryStart = off;
-  clearOutgoing();
+  return client.login !== null ? startupPacket(client, off, end) : workPacket(client, arena, off, end);
 }
 
 /**
@@ -104,7 +94,8 @@ function sendRest(client: ClientSocket, pos: number, end: number): number {
  */
 export function clientInput(client: ClientSocket, off: number, length: number): void {
   const end = off + length;
-  beginDelivery(off);
+  deliveryStart = off;
+  clearOutgoing();
   let pos = sendRest(client, off, end);
   // [run, pos) is to be forwarded in one piece
   let run = pos;
@@ -277,20 +268,10 @@ function startupPacket(client: ClientSocket, off: number, end: number): Verdict 
     return Verdict.PAUSED;
   }
   if (phase === LoginPhase.WELCOME || phase === LoginPhase.EXTERNAL_PASSED) {
-    if (finishClientLogin(client)) return restoreSkip(len);
+    if (finishClientLogin(client)) return Verdict.CONSUMED;
     return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
   }
-  return restoreLength(handleStartupPacket(client, type, off + hdr.headerLen, off + len), len);
-}
-
-/** Restores `hdr.len`, which the caller needs and handlers may have changed by reading other headers. */
-function restoreLength(verdict: Verdict, len: number): Verdict {
-  hdr.len = len;
-  return verdict;
-}
-
-function restoreSkip(len: number): Verdict {
-  return restoreLength(Verdict.CONSUMED, len);
+  return handleStartupPacket(client, type, off + hdr.headerLen, off + len);
 }
 
 function refuseEncryption(client: ClientSocket, what: string): Verdict {
@@ -437,18 +418,13 @@ function workPacket(client: ClientSocket, buf: Buffer, off: number, end: number)
     if (held !== null) return held;
   }
   const verdict = classify(client, type, buf, off, end, len);
-  hdr.len = len;
   if (verdict !== Verdict.FORWARD && verdict !== Verdict.REWRITE) return verdict;
 
   const { answered, unnamed } = found;
   const pool = client.pool as PgPool;
   startClocks(client, pool.stats);
   if (pool.db.admin) return adminPacket(client, type, len, off, end);
-  if (client.link === null && !findServer(client)) {
-    hdr.len = len;
-    return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
-  }
-  hdr.len = len;
+  if (client.link === null && !findServer(client)) return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
   count(pool.stats, Stat.CLIENT_BYTES, len);
   const server = client.link as ServerSocket;
   server.ready = false;
@@ -489,7 +465,6 @@ function adminPacket(client: ClientSocket, type: number, len: number, off: numbe
   const verdict = upcalls.admin.handleClient(client, type, arena, off + NEW_HEADER_LEN, off + len);
   if (isDead(client)) return Verdict.DISCONNECTED;
   if (verdict !== Verdict.CONSUMED) return verdict;
-  hdr.len = len;
   // a client that reads its answers slowly must not pile them up here
   if (native.unsent(client.handle) > 0) blockSource(client);
   return Verdict.CONSUMED;

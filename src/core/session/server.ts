@@ -91,11 +91,9 @@ function handlePacket(server: ServerSocket, off: number, end: number): Verdict {
   const len = hdr.len;
   const verdict = wholePacket(server, off, end);
   if (verdict !== Verdict.CONSUMED) return verdict;
-  const res = loggingIn
+  return loggingIn
     ? handleServerStartup(server, hdr.type, arena, off + NEW_HEADER_LEN, off + len)
     : listeningPacket(server, hdr.type, off, len);
-  hdr.len = len;
-  return res;
 }
 
 /** CONSUMED if the whole packet has arrived, else NEED_MORE; DISCONNECTED if it exceeds SERVER_PACKET_MAX. */
@@ -445,9 +443,7 @@ function deliver(server: ServerSocket, off: number, end: number, len: number): V
     server.idleTx = idleTx;
     server.ready = ready;
     countBytes(server, len);
-    const res = handleAuthQueryResponse(server, hdr.type, arena, off + NEW_HEADER_LEN, off + len);
-    hdr.len = len;
-    return res;
+    return handleAuthQueryResponse(server, hdr.type, arena, off + NEW_HEADER_LEN, off + len);
   }
   server.idleTx = idleTx;
   server.ready = ready;
