@@ -1,5 +1,5 @@
 /*
- * The limits on clients of an address, of a database and of a user, checked at login.
+ * Refuses clients at login; the limits on clients of an address, of a database and of a user.
  */
 
 import { logDebug, wantDebug } from '../base/log';
@@ -15,6 +15,13 @@ import {
   userMaxClientConnections,
 } from '../pool/admission';
 import type { ClientSocket, PgDatabase } from '../pool/bouncer';
+import { Verdict } from '../wire/verdict';
+
+/** Disconnects a client that may not log in. @returns the verdict on its packet */
+export function refuse(client: ClientSocket, reason: string): Verdict {
+  disconnectClient(client, true, reason);
+  return Verdict.DISCONNECTED;
+}
 
 function isAdminLogin(client: ClientSocket): boolean {
   const name = client.loginUser?.name ?? null;

@@ -28,7 +28,7 @@ import type { ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
 import type { ClientLogin } from '../pool/login-state';
 import { LoginPhase } from '../pool/phases';
 import { admitClient } from '../pool/provisional';
-import { isDead, loginOf } from '../pool/socket';
+import { loginOf } from '../pool/socket';
 import {
   writeAuthCleartext,
   writeAuthMd5,
@@ -39,6 +39,7 @@ import {
 import { pktbufTemp } from '../wire/pktbuf';
 import { PktReader } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
+import { refuse } from './admit';
 import { askAgain } from './auth-query';
 import { externalAuthBegin } from './external-auth';
 import { ldapQueue } from './ldapauth';
@@ -73,16 +74,6 @@ export function sendClientAuthReq(client: ClientSocket): boolean {
   }
   disconnectClient(client, false, 'failed to send auth req');
   return false;
-}
-
-function refuse(client: ClientSocket, reason: string): Verdict {
-  disconnectClient(client, true, reason);
-  return Verdict.DISCONNECTED;
-}
-
-function loginDone(client: ClientSocket): Verdict {
-  if (finishClientLogin(client)) return Verdict.CONSUMED;
-  return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
 }
 
 function checkClientPasswd(client: ClientSocket, passwd: string): boolean {
@@ -162,7 +153,7 @@ function saslPacket(client: ClientSocket, reader: PktReader): Verdict {
     if (opener.passwd === (client.loginUser as PgCredentials).passwd) saveScramKeys(state, opener);
   }
   login.scram = null;
-  return loginDone(client);
+  return finishClientLogin(client);
 }
 
 /** auth_query has answered again: the packet is checked against that. */
@@ -194,5 +185,5 @@ export function handlePasswordPacket(client: ClientSocket, buf: Buffer, off: num
   if (!checkClientPasswd(client, passwd)) {
     return login.cachedFor === '' ? refuse(client, WRONG_PASSWORD) : askAgain(client);
   }
-  return loginDone(client);
+  return finishClientLogin(client);
 }

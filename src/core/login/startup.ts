@@ -29,22 +29,12 @@ import { Pkt } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
 import { PktReader } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
-import { checkDbConnectionCount, checkUserConnectionCount } from './admit';
+import { checkDbConnectionCount, checkUserConnectionCount, refuse } from './admit';
 import { startAuthQuery } from './auth-query';
 import { findHbaRule } from './hba-rules';
 import { sendClientAuthReq } from './login';
 import { certAllows, peerAllows } from './peer-cert';
 import { finishClientLogin } from './welcome';
-
-/** The verdict on the packet of a client that has not been let in: it waits, unless it was disconnected. */
-function pausedUnlessDead(client: ClientSocket): Verdict {
-  return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
-}
-
-function refuse(client: ClientSocket, reason: string): Verdict {
-  disconnectClient(client, true, reason);
-  return Verdict.DISCONNECTED;
-}
 
 /** Reads one word of `options`: a backslash quotes the next character, a space ends the word. */
 function readEscapedToken(text: string, start: number): { token: string; next: number } {
@@ -318,8 +308,11 @@ function setExternalUser(client: ClientSocket, db: PgDatabase, username: string,
   return finishSetPool(client);
 }
 
-/** The user is known, or mocked: starts authentication by the method of auth_type. */
-function finishSetPool(client: ClientSocket): Verdict {
+/**
+ * The user is known, or mocked: starts authentication by the method of auth_type. Called at once, or when auth_query has
+ * been answered and the startup packet is handled again.
+ */
+export function finishSetPool(client: ClientSocket): Verdict {
   // it may have waited to run auth_query when RELOAD made that unnecessary
   leaveLookup(client);
   const login = loginOf(client);
@@ -335,7 +328,7 @@ function finishSetPool(client: ClientSocket): Verdict {
     slogInfo(client, `login attempt: db=${db.name} user=${user.name} tls=${tls} replication=${replication}`);
   }
   if (db.admin && !user.mockAuth && !upcalls.admin.postLogin(client)) return Verdict.DISCONNECTED;
-  if (client.console?.owner === true) return finishLogin(client);
+  if (client.console?.owner === true) return finishClientLogin(client);
 
   let auth = cf.authType;
   let rule: HbaRule | null = null;
@@ -355,10 +348,10 @@ function finishSetPool(client: ClientSocket): Verdict {
 
   switch (auth) {
     case AuthType.ANY:
-      return finishLogin(client);
+      return finishClientLogin(client);
     case AuthType.TRUST:
       if (user.mockAuth) return refuse(client, '"trust" authentication failed');
-      return finishLogin(client);
+      return finishClientLogin(client);
     case AuthType.PLAIN:
     case AuthType.MD5:
     case AuthType.LDAP:
@@ -367,20 +360,11 @@ function finishSetPool(client: ClientSocket): Verdict {
       return sendClientAuthReq(client) ? Verdict.CONSUMED : Verdict.DISCONNECTED;
     case AuthType.CERT:
       if (!certAllows(client, rule)) return refuse(client, 'certificate authentication failed');
-      return finishLogin(client);
+      return finishClientLogin(client);
     case AuthType.PEER:
       if (!peerAllows(client, rule)) return refuse(client, 'unix socket login rejected');
-      return finishLogin(client);
+      return finishClientLogin(client);
     default:
       return refuse(client, 'login rejected');
   }
-}
-
-function finishLogin(client: ClientSocket): Verdict {
-  return finishClientLogin(client) ? Verdict.CONSUMED : pausedUnlessDead(client);
-}
-
-/** Handles the startup packet again, after auth_query has been answered. */
-export function resumeAfterAuthQuery(client: ClientSocket): Verdict {
-  return finishSetPool(client);
 }

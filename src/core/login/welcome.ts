@@ -16,12 +16,14 @@ import { newCancelKey } from '../pool/cancel-keys';
 import { greetingOf, writePoolerParameters } from '../pool/greeting';
 import { LoginPhase } from '../pool/phases';
 import { admitClient } from '../pool/provisional';
-import { loginOf } from '../pool/socket';
+import { isDead, loginOf } from '../pool/socket';
 import { changeClientState } from '../pool/states';
 import { count, Stat } from '../pool/stats';
 import { varcacheEach } from '../pool/varcache';
 import { writeBackendKeyData, writeNotice, writeParameterStatus, writeReadyForQuery } from '../wire/messages';
 import { pktbufTemp } from '../wire/pktbuf';
+import { Verdict } from '../wire/verdict';
+import { refuse } from './admit';
 import { keepAnswer } from './auth-cache';
 
 function welcomeClient(client: ClientSocket): boolean {
@@ -48,25 +50,15 @@ function welcomeClient(client: ClientSocket): boolean {
   return false;
 }
 
-/**
- * The client is authenticated. Completes its login, or makes it wait until the pool has a welcome message.
- * @returns false if it waits (its packet must be buffered) or was disconnected
- */
-export function finishClientLogin(client: ClientSocket): boolean {
+/** The client is authenticated. Completes its login, or makes it wait until the pool has a welcome message. */
+export function finishClientLogin(client: ClientSocket): Verdict {
   const db = client.db as PgDatabase;
   if (db.fake) {
     if (cf.logConnections) slogInfo(client, `login failed: db=${db.name} user=${client.loginUser?.name ?? ''}`);
-    disconnectClient(client, true, `no such database: ${db.name}`);
-    return false;
+    return refuse(client, `no such database: ${db.name}`);
   }
-  if (db.disabled) {
-    disconnectClient(client, true, `database "${db.name}" is disabled`);
-    return false;
-  }
-  if (globalThis.cfShutdown > 0 && !db.admin) {
-    disconnectClient(client, true, 'pooler is shutting down');
-    return false;
-  }
+  if (db.disabled) return refuse(client, `database "${db.name}" is disabled`);
+  if (globalThis.cfShutdown > 0 && !db.admin) return refuse(client, 'pooler is shutting down');
 
   keepAnswer(client);
   const pool = admitClient(client);
@@ -80,11 +72,11 @@ export function finishClientLogin(client: ClientSocket): boolean {
     loginOf(client).phase = LoginPhase.WELCOME;
     pauseClient(client);
     if (getPauseMode() === PauseMode.NONE && !pool.db.paused) launchNewConnection(pool, true);
-    return false;
+    return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
   }
-  if (!welcomeClient(client)) return false;
+  if (!welcomeClient(client)) return Verdict.DISCONNECTED;
   client.login = null;
   if (wantDebug()) slogDebug(client, 'logged in');
   pool.lastActiveTime = getCachedTime();
-  return true;
+  return Verdict.CONSUMED;
 }

@@ -13,7 +13,7 @@ import { findServer } from '../link/find-server';
 import { disconnectClient } from '../link/objects';
 import { handlePasswordPacket } from '../login/login';
 import { takeProxyHeader } from '../login/proxy-protocol';
-import { decideStartupPool, resumeAfterAuthQuery } from '../login/startup';
+import { decideStartupPool, finishSetPool } from '../login/startup';
 import { finishClientLogin } from '../login/welcome';
 import { isUnixClient } from '../net/addr';
 import { blockSource, keepForLater, keepInput, sbufIsEmpty, sbufPause, sendBytes } from '../net/sbuf';
@@ -267,10 +267,7 @@ function startupPacket(client: ClientSocket, off: number, end: number): Verdict 
     sbufPause(client);
     return Verdict.PAUSED;
   }
-  if (phase === LoginPhase.WELCOME || phase === LoginPhase.EXTERNAL_PASSED) {
-    if (finishClientLogin(client)) return Verdict.CONSUMED;
-    return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;
-  }
+  if (phase === LoginPhase.WELCOME || phase === LoginPhase.EXTERNAL_PASSED) return finishClientLogin(client);
   return handleStartupPacket(client, type, off + hdr.headerLen, off + len);
 }
 
@@ -307,7 +304,7 @@ function handleStartupPacket(client: ClientSocket, type: number, body: number, e
         disconnectClient(client, true, 'client re-sent startup pkt');
         return Verdict.DISCONNECTED;
       }
-      if (loginOf(client).phase === LoginPhase.AUTH_QUERY_RESULT) return resumeAfterAuthQuery(client);
+      if (loginOf(client).phase === LoginPhase.AUTH_QUERY_RESULT) return finishSetPool(client);
       return decideStartupPool(client, type, arena, body, end);
     case PqMsg.PasswordMessage:
       return handlePasswordPacket(client, arena, body, end);
