@@ -104,8 +104,7 @@ function dropCancelRequest(req: ClientSocket): void {
   const target = req.canceledServer;
   if (target === null) return;
   req.canceledServer = null;
-  const list = target.cancelingClients;
-  if (list !== null) list.splice(list.indexOf(req), 1);
+  target.cancelingClients?.splice(target.cancelingClients.indexOf(req), 1);
   if (target.recovery !== Recovery.NONE) continueRecovery(target);
   else if (target.state === SocketState.SV_BEING_CANCELED && cancelCount(target) === 0) releaseServer(target);
 }
@@ -324,7 +323,7 @@ function waitsForReplacement(server: ServerSocket, since: number): boolean {
   return true;
 }
 
-function resetOnRelease(server: ServerSocket): boolean {
+function resetOnRelease(server: ServerSocket): void {
   const query = queryOnRelease(server);
   if (wantDebug()) slogDebug(server, `resetting: ${query}`);
   // until the reset query is answered: a flush later in this turn must not release the server again
@@ -333,9 +332,7 @@ function resetOnRelease(server: ServerSocket): boolean {
   server.unnamedSeq = 0;
   const buf = pktbufTemp();
   writeQuery(buf, query);
-  if (sendPacket(server, buf)) return true;
-  disconnectServer(server, false, 'reset query failed');
-  return false;
+  if (!sendPacket(server, buf)) disconnectServer(server, false, 'reset query failed');
 }
 
 /**
@@ -399,12 +396,12 @@ function stateOnRelease(server: ServerSocket): SocketState {
   }
 }
 
-/** Closes a server that must not be reused. @returns releaseServer's result, or null if the server is kept */
-function closeOnRelease(server: ServerSocket): boolean | null {
+/** Closes a server that must not be reused. @returns false if the server is kept */
+function closeOnRelease(server: ServerSocket): boolean {
   if (server.state !== SocketState.SV_LOGIN && lifetimeExceeded(server)) {
     disconnectServer(server, true, 'server lifetime over');
     server.pool.lastLifetimeDisconnect = getCachedTime();
-    return false;
+    return true;
   }
   if (server.requests.count > 0) {
     // the answers would reach the next client
@@ -413,50 +410,50 @@ function closeOnRelease(server: ServerSocket): boolean | null {
   }
   if (server.closeNeeded) {
     disconnectServer(server, true, 'close_needed', LoginOutcome.ABANDONED);
-    return false;
+    return true;
   }
   const claim = server.state === SocketState.SV_LOGIN ? null : claimOn(server);
   if (claim !== null) {
     disconnectServer(server, true, 'evicted for a fair share');
     touchPool(claim);
-    return false;
+    return true;
   }
-  return null;
+  return false;
 }
 
 /** A replication connection has logged in: links it to its client. */
-function releaseToReplicationClient(server: ServerSocket): boolean {
+function releaseToReplicationClient(server: ServerSocket): void {
   if (server.link === null) {
     disconnectServer(server, true, 'replication client was closed', LoginOutcome.ABANDONED);
-    return false;
+    return;
   }
   if (wantDebug()) slogDebug(server, 'release_server: new replication connection ready');
   changeServerState(server, SocketState.SV_ACTIVE);
   activateClient(server.link);
-  return true;
 }
 
 /**
  * Releases a server that has logged in, or whose client is done with it: to the next waiting client, to the reset
- * query, or to the idle list.
- * @returns false if it was closed instead
+ * query, or to the idle list. It is closed instead if it must not be reused.
  */
-export function releaseServer(server: ServerSocket): boolean {
+export function releaseServer(server: ServerSocket): void {
   const newState = stateOnRelease(server);
   dropUnsentCancels(server);
-  const closed = closeOnRelease(server);
-  if (closed !== null) return closed;
+  if (closeOnRelease(server)) return;
+
   if (cancelCount(server) > 0) {
     changeServerState(server, SocketState.SV_BEING_CANCELED);
-    return true;
+    return;
   }
-  if (server.replication !== Replication.NONE) return releaseToReplicationClient(server);
+  if (server.replication !== Replication.NONE) {
+    releaseToReplicationClient(server);
+    return;
+  }
 
   if (wantNoise()) slogNoise(server, `release_server: new state=${newState}`);
   changeServerState(server, newState);
   if (newState === SocketState.SV_IDLE) reuseOnRelease(server);
-  else if (newState === SocketState.SV_TESTED) return resetOnRelease(server);
-  return true;
+  else if (newState === SocketState.SV_TESTED) resetOnRelease(server);
 }
 
 /** Puts a client without a server in the queue. */
