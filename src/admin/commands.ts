@@ -179,7 +179,7 @@ function killPools(db: PgDatabase | null): void {
     pool.db.paused = true;
     if (!pool.dead) killPool(pool);
   }
-  closeLogins(db, 'database removed');
+  closeLogins(db);
 }
 
 function cmdKill(admin: ClientSocket, arg: string): boolean {

@@ -8,6 +8,9 @@ import { poolClientCount, poolList, poolServerCount, removePool } from '../pool/
 import { clientStates, loginClientList, serverStates } from '../pool/states';
 import { disconnectClient, disconnectServer, LoginOutcome } from './objects';
 
+/** PgBouncer's reason; KILL of a database gives it too. */
+const DATABASE_REMOVED = 'database removed';
+
 /** Disconnects all clients of a list. The loop ends, because each call removes at least the first client. */
 export function closeClientList(list: StatList<ClientSocket>, reason: string): void {
   while (list.head !== null) disconnectClient(list.head, true, reason);
@@ -22,7 +25,7 @@ export function closeServerList(list: StatList<ServerSocket>, reason: string): v
  * Closes the logins to a database, wherever they wait. A login has no pool yet, and would create it on success.
  * @param db null = all databases except the admin database
  */
-export function closeLogins(db: PgDatabase | null, reason: string): void {
+export function closeLogins(db: PgDatabase | null): void {
   const logins: ClientSocket[] = [];
   const take = (client: ClientSocket): void => {
     if (client.db === null || client.db.admin || (db !== null && client.db !== db)) return;
@@ -34,15 +37,12 @@ export function closeLogins(db: PgDatabase | null, reason: string): void {
     for (let client = pool.waitingClientList.head; client !== null; client = nextOf(client))
       if (client.state === SocketState.CL_WAITING_LOGIN) take(client);
   }
-  for (const client of logins) disconnectClient(client, true, reason);
+  for (const client of logins) disconnectClient(client, true, DATABASE_REMOVED);
 }
 
 /** Closes all connections of a pool and removes it. */
 export function killPool(pool: PgPool): void {
-  killPoolBecause(pool, pool.db.peerId > 0 ? 'peer removed' : 'database removed');
-}
-
-function killPoolBecause(pool: PgPool, reason: string): void {
+  const reason = pool.db.peerId > 0 ? 'peer removed' : DATABASE_REMOVED;
   for (const { list } of clientStates) closeClientList(list(pool), reason);
   for (const { list } of serverStates) closeServerList(list(pool), reason);
   removePool(pool);
@@ -61,7 +61,7 @@ export function killDatabase(db: PgDatabase): void {
 }
 
 function endDatabase(db: PgDatabase): void {
-  closeLogins(db, 'database removed');
+  closeLogins(db);
   while (db.pools.length > 0) killPool(db.pools[0] as PgPool);
   // a provisional database has already been removed with its last client
   if (db.list !== null) removeDatabase(db);
