@@ -11,7 +11,7 @@ import { forgetCancelKey } from '../core/pool/cancel-keys';
 import { forgetListener } from '../core/pool/listening';
 import { endRestoring } from '../core/pool/prepare';
 import { uncountClient } from '../core/pool/provisional';
-import { isDead, isServerSocket } from '../core/pool/socket';
+import { addCancel, isDead, isServerSocket } from '../core/pool/socket';
 import { freeClientStatements } from '../core/pool/statements';
 import { insertInState, newClient, newServer, socketCounts, stateOfHandoverName } from '../core/pool/states';
 import { VarCache } from '../core/pool/varcache';
@@ -117,10 +117,7 @@ export class SocketReader {
     for (const { server, record } of this.requests) readRequests(record, server, frame);
     for (const { from, to } of this.cancels) {
       const server = this.byId.get(to) ?? null;
-      if (server === null || !isServerSocket(server)) continue;
-      from.canceledServer = server;
-      if (server.cancelingClients === null) server.cancelingClients = [from];
-      else server.cancelingClients.push(from);
+      if (server !== null && isServerSocket(server)) addCancel(server, from);
     }
     endRestoring();
   }

@@ -14,6 +14,7 @@ import { findPeer } from '../pool/database';
 import { addressPeerId, DNS_PEER, reachedAt } from '../pool/peer-address';
 import { Dropping } from '../pool/phases';
 import { getPeerPool } from '../pool/pool';
+import { addCancel } from '../pool/socket';
 import { changeClientState, changeServerState, newClient } from '../pool/states';
 import { count, Stat } from '../pool/stats';
 import { upcalls } from '../pool/upcalls';
@@ -180,9 +181,7 @@ function cancelFor(client: ClientSocket, req: ClientSocket): void {
     disconnectClient(req, false, 'cancel request for idle client');
     return;
   }
-  req.canceledServer = server;
-  if (server.cancelingClients === null) server.cancelingClients = [req];
-  else server.cancelingClients.push(req);
+  addCancel(server, req);
   req.pool = client.pool as PgPool;
   pauseCancelRequest(req);
   launchFor(req.pool, req.pool.waitingCancelReqList.count);

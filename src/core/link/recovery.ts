@@ -12,6 +12,7 @@ import { inPacket, sbufIsEmpty, sendBytes, sendPacket, unblockSource } from '../
 import { type ClientSocket, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
 import { Recovery } from '../pool/recovery';
 import { ResponseAction } from '../pool/requests';
+import { addCancel, cancelCount } from '../pool/socket';
 import { changeClientState, changeServerState, newClient } from '../pool/states';
 import { PACKET_SYNC, writeQuery } from '../wire/messages';
 import { PqMsg } from '../wire/packets';
@@ -57,9 +58,7 @@ function requestCancel(server: ServerSocket): void {
   req.pool = server.pool;
   req.loginUser = server.loginUser;
   req.remoteAddr = server.localAddr;
-  req.canceledServer = server;
-  if (server.cancelingClients === null) server.cancelingClients = [req];
-  else server.cancelingClients.push(req);
+  addCancel(server, req);
   // the janitor launches its connection at the end of this turn
   changeClientState(req, SocketState.CL_WAITING_CANCEL);
 }
@@ -110,7 +109,7 @@ export function dropRestOfAnswer(server: ServerSocket): void {
 /** Cancels a server's query once more: the first request may have reached the server before the query did. */
 export function repeatCancel(server: ServerSocket): void {
   if (server.recovery !== Recovery.DRAIN || server.requests.count === 0) return;
-  if (server.cancelingClients === null || server.cancelingClients.length === 0) requestCancel(server);
+  if (cancelCount(server) === 0) requestCancel(server);
 }
 
 /** Decides what to do next: called when answers have been handled, or a cancel request is over. */
@@ -120,8 +119,7 @@ export function recoveryStep(server: ServerSocket): RecoveryStep {
   if (server.requests.count > 0 || !sbufIsEmpty(server)) return RecoveryStep.WAIT;
   if (server.ready) return RecoveryStep.DONE;
   // a cancel request that is under way could hit the rollback
-  const canceling = server.cancelingClients !== null && server.cancelingClients.length > 0;
-  if (!server.idleTx || canceling) return RecoveryStep.WAIT;
+  if (!server.idleTx || cancelCount(server) > 0) return RecoveryStep.WAIT;
   server.recovery = Recovery.ROLLBACK;
   server.idleTx = false;
   const buf = pktbufTemp();

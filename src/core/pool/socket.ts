@@ -73,6 +73,13 @@ export function cancelCount(server: ServerSocket): number {
   return server.cancelingClients === null ? 0 : server.cancelingClients.length;
 }
 
+/** A cancel request for the query of a server. */
+export function addCancel(server: ServerSocket, req: ClientSocket): void {
+  req.canceledServer = server;
+  if (server.cancelingClients === null) server.cancelingClients = [req];
+  else server.cancelingClients.push(req);
+}
+
 /** Drops cancel requests that have not been sent: there is nothing left to cancel. */
 export function dropUnsentCancels(server: ServerSocket): void {
   if (server.cancelingClients === null) return;
