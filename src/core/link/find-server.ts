@@ -3,8 +3,7 @@
  */
 
 import { getPauseMode, PauseMode } from '../base/lifecycle';
-import { slogDebug, slogNoise, slogWarning, wantDebug, wantNoise } from '../base/log';
-import { cf } from '../config/settings';
+import { slogDebug, slogNoise, wantDebug, wantNoise } from '../base/log';
 import { sbufPause, sendPacket } from '../net/sbuf';
 import { type ClientSocket, type PgPool, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
 import { poolServerCount } from '../pool/pool';
@@ -16,8 +15,9 @@ import { pktbufTemp } from '../wire/pktbuf';
 import type { ServerError } from '../wire/reader';
 import { retryWait } from './hosts';
 import { launchFor } from './launch';
-import { watchLeftovers } from './leftovers';
+import { resetRestores, watchLeftovers } from './leftovers';
 import { disconnectClient, disconnectServer, pauseClient } from './objects';
+import { logPoolerError } from './pooler-error';
 import { dropRestOfAnswer } from './recovery';
 
 /** PgBouncer's reason for closing both connections when a server rejects a client's variables. */
@@ -57,9 +57,8 @@ function takeIdleServer(pool: PgPool): ServerSocket | null {
  */
 function applyVars(server: ServerSocket, client: ClientSocket): boolean | null {
   if (server.vars.matches(client.vars)) return false;
-  const { db, origVars } = server.pool;
   const undo = server.vars.save();
-  const sql = server.vars.diff(client.vars, (db.config.connectQuery ?? '') === '' ? null : origVars);
+  const sql = server.vars.diff(client.vars, resetRestores(server.pool) ? null : server.pool.origVars);
   if (sql === '') return false;
   server.varsUndo = undo;
   if (wantDebug()) slogDebug(server, `varcache_apply: ${sql}`);
@@ -71,7 +70,7 @@ function applyVars(server: ServerSocket, client: ClientSocket): boolean | null {
 /** Sends a server's error to a client as the reason why its session ends. */
 function sendAsFatal(client: ClientSocket, error: ServerError): void {
   const msg = error.msg ?? INVALID_PARAMETER;
-  if (cf.logPoolerErrors) slogWarning(client, `pooler error: ${msg}`);
+  logPoolerError(client, msg);
   const buf = pktbufTemp();
   writeErrorResponse(buf, { ...error, severity: 'FATAL', msg });
   sendPacket(client, buf);

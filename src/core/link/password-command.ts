@@ -23,7 +23,7 @@ import type { PgDatabase, PgPool, ServerSocket } from '../pool/bouncer';
 import { autodatabaseIdleList, databaseList, forceUserCredentials } from '../pool/database';
 import { poolServerCount, touchPool } from '../pool/pool';
 import { MAX_PASSWORD } from '../wire/limits';
-import { disconnectClient } from './objects';
+import { closeClientList } from './kill';
 
 /** The time limit of a run. */
 const LIMIT_MS = 10_000;
@@ -159,7 +159,7 @@ function failPool(pool: PgPool): void {
   pool.lastConnectFailed = true;
   pool.lastConnectTime = getCachedTime();
   pool.lastConnectFailedMessage = FAILED;
-  while (pool.waitingClientList.head !== null) disconnectClient(pool.waitingClientList.head, true, FAILED);
+  closeClientList(pool.waitingClientList, FAILED);
 }
 
 function passwordChanged(command: Command, passwd: string): void {
