@@ -291,5 +291,5 @@ export function adminSetup(): void {
   adminPool.welcomeMsg = welcomeMessage();
   adminPool.welcomeMsgReady = true;
   // a user of that name must exist; no password matches it
-  findOrAddGlobalUser(ADMIN_NAME, '');
+  findOrAddGlobalUser(ADMIN_NAME);
 }

@@ -160,7 +160,7 @@ function loginUserOf(db: PgDatabase, row: FdRow): PgCredentials | null {
   }
   if (cf.authType === AuthType.PAM) return addPamCredentials(name, row.password);
   // no longer in auth_file: stays logged in, as after RELOAD
-  return storedUserOf(db, row) ?? findOrAddGlobalUser(name, '').credentials;
+  return storedUserOf(db, row) ?? findOrAddGlobalUser(name).credentials;
 }
 
 function adoptScramKeys(db: PgDatabase, row: FdRow): boolean {
@@ -220,7 +220,7 @@ function useClientSocket(fd: number, row: FdRow): boolean {
 function poolUserOf(db: PgDatabase, row: FdRow): PgCredentials {
   const name = row.user ?? '';
   if (cf.authType === AuthType.PAM) return addPamCredentials(name, row.password);
-  return storedUserOf(db, row) ?? findOrAddGlobalUser(name, '').credentials;
+  return storedUserOf(db, row) ?? findOrAddGlobalUser(name).credentials;
 }
 
 /** A row with task `server`. @returns false when it cannot be used (logged) */

@@ -242,9 +242,9 @@ describe('rows', () => {
   const zoo = addDatabase('zoo');
   zoo.config = { ...DATABASE_DEFAULTS, poolMode: PoolMode.TX };
   zoo.paused = true;
-  const alice = findOrAddGlobalUser('alice', 'secret');
+  const alice = findOrAddGlobalUser('alice');
   alice.config = { ...USER_DEFAULTS, poolSize: 3 };
-  const bob = findOrAddGlobalUser('bob', '');
+  const bob = findOrAddGlobalUser('bob');
   bob.config = { ...USER_DEFAULTS, poolMode: PoolMode.STMT };
   const pools = [getPool(app, alice.credentials), getPool(app, bob.credentials), getPool(zoo, alice.credentials)];
   for (const pool of pools) {

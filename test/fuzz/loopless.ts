@@ -132,7 +132,7 @@ export class World {
     cf.maxPreparedStatements = options.maxPreparedStatements ?? 200;
     cf.logConnections = cf.logDisconnections = cf.logPoolerErrors = 0;
     const db = addDatabase('fuzz');
-    this.pool = getPool(db, findOrAddGlobalUser('fuzzer', 'x').credentials);
+    this.pool = getPool(db, findOrAddGlobalUser('fuzzer').credentials);
     this.pool.welcomeMsgReady = true;
     this.pool.welcomeMsg = Buffer.alloc(0);
   }

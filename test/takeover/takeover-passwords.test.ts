@@ -6,7 +6,7 @@
 import assert from 'node:assert/strict';
 import { AuthType } from '../../src/core/config/choices';
 import { cf } from '../../src/core/config/settings';
-import { findOrAddGlobalUser } from '../../src/core/pool/user';
+import { changePassword, findOrAddGlobalUser } from '../../src/core/pool/user';
 import { globalCredentials, readUser, type UnknownUsers } from '../../src/takeover/records/user';
 import { it, itUnless, noOriginal, PgCluster } from '../harness';
 import { ask } from '../harness/answers';
@@ -75,7 +75,12 @@ it('the new process keeps the password of auth_file where LDAP has not accepted 
     readUser(externalPasswd === undefined ? record : { ...record, externalPasswd }, unknown);
     return globalCredentials(name, unknown).passwd;
   };
-  const listed = (name: string): string => findOrAddGlobalUser(name, 'listed').name;
+  const listed = (name: string): string => {
+    const { credentials } = findOrAddGlobalUser(name);
+    changePassword(credentials, 'listed');
+    credentials.dynamicPasswd = false;
+    return name;
+  };
   try {
     cf.authType = AuthType.LDAP;
     assert.equal(adopt('one', true), 'old');

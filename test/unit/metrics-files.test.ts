@@ -33,7 +33,7 @@ const DASHBOARD = join(ROOT, 'etc', 'grafana', 'tsbouncer-dashboard.json');
 function everything(): string {
   toDefaults();
   beginMetricsReports();
-  const pool = getPool(addDatabase('shop'), findOrAddGlobalUser('joe', '').credentials);
+  const pool = getPool(addDatabase('shop'), findOrAddGlobalUser('joe').credentials);
   for (let timing = 0; timing < Timing.SIZE; timing++) observe(pool, timing, 1000);
   const state = new MetricsState(metricsLayout);
   const report = nextMetricsReport();

@@ -28,7 +28,7 @@ import { histogram, samples } from '../harness/metrics';
 const made: PgPool[] = [];
 
 function pool(database: string, user: string): PgPool {
-  const made_ = getPool(addDatabase(database), findOrAddGlobalUser(user, '').credentials);
+  const made_ = getPool(addDatabase(database), findOrAddGlobalUser(user).credentials);
   made.push(made_);
   return made_;
 }

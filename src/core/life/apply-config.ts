@@ -69,7 +69,7 @@ export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => voi
   const named = new Set(parsed.users.map((config) => config.name));
   for (let user = userList.head; user !== null; user = nextOf(user))
     if (!named.has(user.name)) user.config = USER_DEFAULTS;
-  for (const config of parsed.users) findOrAddGlobalUser(config.name, '').config = config;
+  for (const config of parsed.users) findOrAddGlobalUser(config.name).config = config;
   for (const config of parsed.peers) applyPeer(config);
   if (autodbChanged) reloadAutodatabases(onlyHosts);
   forgetAuthUsers();

@@ -78,7 +78,7 @@ export function renewPassword(db: PgDatabase): void {
 }
 
 function authUserCredentials(name: string): PgCredentials {
-  return findOrAddGlobalUser(name, '').credentials;
+  return findOrAddGlobalUser(name).credentials;
 }
 
 /** The auth_user of a database: its own, or else that of the settings, which a database takes over when it is needed. */

@@ -117,7 +117,7 @@ export function dynamicLoginCredentials(db: PgDatabase, name: string, passwd: st
 export function addDynamicCredentials(db: PgDatabase, name: string, passwd: string): PgCredentials {
   let credentials = db.dynamicUsers.get(name);
   if (credentials === undefined) {
-    credentials = new PgCredentials(name, findOrAddGlobalUser(name, ''));
+    credentials = new PgCredentials(name, findOrAddGlobalUser(name));
     db.dynamicUsers.set(name, credentials);
   }
   changePassword(credentials, passwd);
@@ -129,7 +129,7 @@ export function addDynamicCredentials(db: PgDatabase, name: string, passwd: stri
 export function forceUserCredentials(db: PgDatabase, name: string, passwd: string): PgCredentials {
   let credentials = db.forcedUser;
   if (credentials === null || credentials.name !== name) {
-    credentials = new PgCredentials(name, findOrAddGlobalUser(name, ''));
+    credentials = new PgCredentials(name, findOrAddGlobalUser(name));
     db.forcedUser = credentials;
     // the user may have had a pool before
     for (const pool of db.pools) if (pool.user?.globalUser === credentials.globalUser) pool.user = credentials;

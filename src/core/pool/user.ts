@@ -46,7 +46,7 @@ function wakeUser(name: string): PgGlobalUser | null {
   const passwd = sleepingUsers.get(name);
   if (passwd === undefined) return null;
   sleepingUsers.delete(name);
-  const user = addGlobalUser(detach(name), '');
+  const user = addGlobalUser(detach(name));
   takeFromAuthFile(user, passwd);
   return user;
 }
@@ -63,22 +63,17 @@ export function changePassword(credentials: PgCredentials, passwd: string): void
 }
 
 /** The secret of a user without a password must be fetched at every login. */
-function updateGlobalUserPasswd(user: PgGlobalUser, passwd: string): void {
-  changePassword(user.credentials, passwd);
-  user.credentials.dynamicPasswd = passwd === '';
-}
-
-function addGlobalUser(name: string, passwd: string): PgGlobalUser {
+function addGlobalUser(name: string): PgGlobalUser {
   const user = new PgGlobalUser(name);
   usersByName.set(name, user);
   userOrder.insert(user);
-  updateGlobalUserPasswd(user, passwd);
+  user.credentials.dynamicPasswd = true;
   return user;
 }
 
-/** The user of that name, created with `passwd` if missing. */
-export function findOrAddGlobalUser(name: string, passwd: string): PgGlobalUser {
-  const user = findGlobalUser(name) ?? addGlobalUser(name, passwd);
+/** The user of that name, created if missing. */
+export function findOrAddGlobalUser(name: string): PgGlobalUser {
+  const user = findGlobalUser(name) ?? addGlobalUser(name);
   user.provisional = false;
   return user;
 }
@@ -90,7 +85,7 @@ export function findOrAddGlobalUser(name: string, passwd: string): PgGlobalUser 
 export function findOrAddLoginUser(name: string): PgGlobalUser {
   const known = findGlobalUser(name);
   if (known !== null) return known;
-  const user = addGlobalUser(name, '');
+  const user = addGlobalUser(name);
   user.provisional = true;
   return user;
 }
@@ -114,12 +109,13 @@ export function applyAuthFile(users: AuthFileUser[]): void {
   for (let user = userList.head; user !== null; user = nextOf(user)) {
     if (user.authFileRound !== before) continue;
     user.authFileRound = 0;
-    updateGlobalUserPasswd(user, '');
+    changePassword(user.credentials, '');
+    user.credentials.dynamicPasswd = true;
   }
 }
 
 function takeFromAuthFile(user: PgGlobalUser, passwd: string): void {
-  if (user.credentials.passwd !== passwd) updateGlobalUserPasswd(user, detach(passwd));
+  if (user.credentials.passwd !== passwd) changePassword(user.credentials, detach(passwd));
   // an empty password in the file is intended: auth_query must not replace it
   user.credentials.dynamicPasswd = false;
   user.provisional = false;
