@@ -40,23 +40,13 @@ interface StateRow<T extends AnySocket> {
   readonly showSockets: string | null;
 }
 
-function clientRow(
+function row<T extends AnySocket>(
   state: SocketState,
-  list: (pool: PgPool) => StatList<ClientSocket>,
-  handover: string,
-  show: string,
-  showSockets: string | null,
-): StateRow<ClientSocket> {
-  return { state, list, handover, show, showSockets };
-}
-
-function serverRow(
-  state: SocketState,
-  list: (pool: PgPool) => StatList<ServerSocket>,
+  list: (pool: PgPool) => StatList<T>,
   handover: string | null,
   show: string,
   showSockets: string | null,
-): StateRow<ServerSocket> {
+): StateRow<T> {
   return { state, list, handover, show, showSockets };
 }
 
@@ -67,52 +57,40 @@ const waitingCancels = (pool: PgPool) => pool.waitingCancelReqList;
 
 /** The states of clients, one per list, in the order of SHOW. */
 export const clientStates: readonly StateRow<ClientSocket>[] = [
-  clientRow(SocketState.CL_ACTIVE, activeClients, 'cl_active', 'active', 'cl_active'),
-  clientRow(SocketState.CL_WAITING, waitingClients, 'cl_waiting', 'waiting', 'cl_waiting'),
-  clientRow(SocketState.CL_ACTIVE_CANCEL, activeCancels, 'cl_active_cancel', 'active_cancel_req', null),
-  clientRow(SocketState.CL_WAITING_CANCEL, waitingCancels, 'cl_waiting_cancel', 'waiting_cancel_req', null),
+  row(SocketState.CL_ACTIVE, activeClients, 'cl_active', 'active', 'cl_active'),
+  row(SocketState.CL_WAITING, waitingClients, 'cl_waiting', 'waiting', 'cl_waiting'),
+  row(SocketState.CL_ACTIVE_CANCEL, activeCancels, 'cl_active_cancel', 'active_cancel_req', null),
+  row(SocketState.CL_WAITING_CANCEL, waitingCancels, 'cl_waiting_cancel', 'waiting_cancel_req', null),
 ];
 
 /** The state that shares its list with CL_WAITING. */
-const waitingLogin = clientRow(
-  SocketState.CL_WAITING_LOGIN,
-  waitingClients,
-  'cl_waiting_login',
-  'waiting',
-  'cl_waiting',
-);
+const waitingLogin = row(SocketState.CL_WAITING_LOGIN, waitingClients, 'cl_waiting_login', 'waiting', 'cl_waiting');
 
 /** The states of servers, one per list, in the order of SHOW. */
 export const serverStates: readonly StateRow<ServerSocket>[] = [
-  serverRow(SocketState.SV_ACTIVE, (pool) => pool.activeServerList, 'sv_active', 'active', 'sv_active'),
-  serverRow(SocketState.SV_IDLE, (pool) => pool.idleServerList, 'sv_idle', 'idle', 'sv_idle'),
-  serverRow(SocketState.SV_USED, (pool) => pool.usedServerList, 'sv_used', 'used', 'sv_used'),
-  serverRow(SocketState.SV_TESTED, (pool) => pool.testedServerList, 'sv_tested', 'tested', 'sv_tested'),
-  serverRow(SocketState.SV_LOGIN, (pool) => pool.newServerList, null, 'new', 'sv_login'),
-  serverRow(
-    SocketState.SV_ACTIVE_CANCEL,
-    (pool) => pool.activeCancelServerList,
-    'sv_active_cancel',
-    'active_cancel',
-    null,
-  ),
-  serverRow(
+  row(SocketState.SV_ACTIVE, (pool) => pool.activeServerList, 'sv_active', 'active', 'sv_active'),
+  row(SocketState.SV_IDLE, (pool) => pool.idleServerList, 'sv_idle', 'idle', 'sv_idle'),
+  row(SocketState.SV_USED, (pool) => pool.usedServerList, 'sv_used', 'used', 'sv_used'),
+  row(SocketState.SV_TESTED, (pool) => pool.testedServerList, 'sv_tested', 'tested', 'sv_tested'),
+  row(SocketState.SV_LOGIN, (pool) => pool.newServerList, null, 'new', 'sv_login'),
+  row(SocketState.SV_ACTIVE_CANCEL, (pool) => pool.activeCancelServerList, 'sv_active_cancel', 'active_cancel', null),
+  row(
     SocketState.SV_BEING_CANCELED,
     (pool) => pool.beingCanceledServerList,
     'sv_being_canceled',
     'being_canceled',
     null,
   ),
-  serverRow(SocketState.SV_LISTEN, (pool) => pool.listenServerList, 'sv_listen', 'listen', 'sv_listen'),
+  row(SocketState.SV_LISTEN, (pool) => pool.listenServerList, 'sv_listen', 'listen', 'sv_listen'),
 ];
 
 /** The name of CL_LOGIN in SHOW SOCKETS and in a handover record. Its list belongs to no pool. */
 export const LOGIN_STATE_NAME = 'cl_login';
 
 const clientRows: (StateRow<ClientSocket> | undefined)[] = [];
-for (const row of [...clientStates, waitingLogin]) clientRows[row.state] = row;
+for (const each of [...clientStates, waitingLogin]) clientRows[each.state] = each;
 const serverRows: (StateRow<ServerSocket> | undefined)[] = [];
-for (const row of serverStates) serverRows[row.state] = row;
+for (const each of serverStates) serverRows[each.state] = each;
 
 /** A state's name in a handover record; null if sockets in this state are not handed over. */
 export function handoverName(state: SocketState): string | null {
@@ -133,9 +111,9 @@ export function stateOfHandoverName(name: string): SocketState | null {
 function clientList(client: ClientSocket, state: SocketState): StatList<ClientSocket> | null {
   if (state === SocketState.CL_LOGIN) return loginClientList;
   if (state === SocketState.CL_FREE || state === SocketState.CL_JUSTFREE) return null;
-  const row = clientRows[state];
-  if (row === undefined || client.pool === null) return fatal(`bad client state: ${state}`);
-  return row.list(client.pool);
+  const found = clientRows[state];
+  if (found === undefined || client.pool === null) return fatal(`bad client state: ${state}`);
+  return found.list(client.pool);
 }
 
 function serverList(server: ServerSocket, state: SocketState): StatList<ServerSocket> | null {
