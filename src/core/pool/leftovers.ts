@@ -60,7 +60,7 @@ export class Leftovers {
   /**
    * Notes a completed command.
    * @param tag of CommandComplete; '' if longer than LEFT_TAG_MAX
-   * @param restored RESET does not give a variable the value that it had after the login, because of connect_query
+   * @param restored RESET gives a variable the value that it had after the login: there is no connect_query
    */
   note(tag: string, restored: boolean): void {
     this.commands++;
