@@ -5,8 +5,8 @@
 import { nextOf } from '../core/base/list';
 import { native } from '../core/base/native';
 import { type AnySocket, type ClientSocket, type PgPool, type ServerSocket, SocketState } from '../core/pool/bouncer';
+import { Recovery } from '../core/pool/phases';
 import { peerPoolList, poolList } from '../core/pool/pool';
-import { Recovery } from '../core/pool/recovery';
 import { isServerSocket } from '../core/pool/socket';
 import { clientStates, eachSocket, loginClientList, serverStates } from '../core/pool/states';
 import { FORMAT_LISTEN, FORMAT_TLS } from './format';

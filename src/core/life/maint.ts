@@ -24,7 +24,7 @@ import { databaseMinPoolSize, poolPoolSize, poolResPoolSize, serverLifetime } fr
 import { type ClientSocket, type PgPool, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
 import { autodatabaseIdleList, databaseList, retireAutodatabase } from '../pool/database';
 import type { PoolListening } from '../pool/listening';
-import { LoginPhase } from '../pool/phases';
+import { LoginPhase, Recovery } from '../pool/phases';
 import {
   getPool,
   peerPoolList,
@@ -35,7 +35,6 @@ import {
   requestFullLoopMaint,
   touchPool,
 } from '../pool/pool';
-import { Recovery } from '../pool/recovery';
 import { changeServerState, eachSocket, loginClientList, socketCounts } from '../pool/states';
 import { PACKET_FLUSH } from '../wire/messages';
 import { brokenInvariant } from './invariants';

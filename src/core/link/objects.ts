@@ -38,9 +38,9 @@ import {
 import { forgetCancelKey } from '../pool/cancel-keys';
 import { ended } from '../pool/ended';
 import { forgetListener, listenerClosed, wantsListener } from '../pool/listening';
+import { Recovery } from '../pool/phases';
 import { poolConnectedServerCount, touchPool } from '../pool/pool';
 import { uncountClient } from '../pool/provisional';
-import { Recovery } from '../pool/recovery';
 import { cancelCount, dropUnsentCancels, isDead, sendingAuthQuery } from '../pool/socket';
 import { freeClientStatements, freeServerStatements } from '../pool/statements';
 import { changeClientState, changeServerState } from '../pool/states';

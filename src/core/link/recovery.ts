@@ -10,7 +10,7 @@ import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
 import { inPacket, sbufIsEmpty, sendBytes, sendPacket, unblockSource } from '../net/sbuf';
 import { type ClientSocket, Replication, type ServerSocket, SocketState } from '../pool/bouncer';
-import { Recovery } from '../pool/recovery';
+import { Recovery } from '../pool/phases';
 import { ResponseAction } from '../pool/requests';
 import { addCancel, cancelCount } from '../pool/socket';
 import { changeClientState, changeServerState, newClient } from '../pool/states';

@@ -1,5 +1,6 @@
 /*
- * The phases of logins, and which packets of a client are dropped: the small states of a socket beside SocketState.
+ * The phases of logins and of recoveries, and which packets of a client are dropped: the small states of a socket beside
+ * SocketState.
  */
 
 /** The protocol version of a server connection before the startup packet is answered. See login/server-protocol.ts. */
@@ -50,4 +51,13 @@ export const enum ServerLoginPhase {
   AUTHENTICATED,
   /** running connect_query */
   CONNECT_QUERY,
+}
+
+/** How far the recovery of a server is whose client has left in the middle of its work: see link/recovery.ts. */
+export const enum Recovery {
+  NONE = 0,
+  /** the answers to the client's requests are read and dropped */
+  DRAIN,
+  /** the transaction is being rolled back */
+  ROLLBACK,
 }

@@ -5,7 +5,7 @@ import { arena } from '../base/native';
 import { usesResetQuery } from '../link/leftovers';
 import { disconnectServer } from '../link/objects';
 import type { ServerSocket } from '../pool/bouncer';
-import { Recovery } from '../pool/recovery';
+import { Recovery } from '../pool/phases';
 import { NEW_HEADER_LEN } from '../wire/packets';
 import { parseServerError, serverErrorLine } from '../wire/reader';
 
