@@ -16,10 +16,11 @@ import { closeClientList, closeServerList } from '../link/kill';
 import { disconnectClient, disconnectServer } from '../link/objects';
 import { cleanupTcpSockets, resumePooler, suspendPooler } from '../net/pooler';
 import { sbufContinue, sbufIsEmpty, sbufPause } from '../net/sbuf';
-import type { AnySocket, PgPool, ServerSocket } from '../pool/bouncer';
+import type { AnySocket, PgPool } from '../pool/bouncer';
 import { Dropping } from '../pool/phases';
 import { poolList, requestFullLoopMaint, touchPools } from '../pool/pool';
 import { isServerSocket } from '../pool/socket';
+import { forEachServer } from '../pool/states';
 import { drainForShutdown } from './drain';
 
 function closeSuspended(sk: AnySocket): void {
@@ -116,23 +117,13 @@ export function suspendServers(pool: PgPool, force: boolean): number {
   return busy;
 }
 
-function countCloseNeeded(list: StatList<ServerSocket>): number {
-  let count = 0;
-  for (let server = list.head; server !== null; server = nextOf(server)) if (server.closeNeeded) count++;
-  return count;
-}
-
 /** Number of servers that a WAIT_CLOSE waits for. */
 export function poolWaitClose(pool: PgPool): number {
-  return (
-    countCloseNeeded(pool.activeServerList) +
-    countCloseNeeded(pool.idleServerList) +
-    countCloseNeeded(pool.newServerList) +
-    countCloseNeeded(pool.testedServerList) +
-    countCloseNeeded(pool.usedServerList) +
-    countCloseNeeded(pool.beingCanceledServerList) +
-    countCloseNeeded(pool.listenServerList)
-  );
+  let count = 0;
+  forEachServer(pool, (server) => {
+    if (server.closeNeeded) count++;
+  });
+  return count;
 }
 
 function resumeSocketList(list: StatList<AnySocket>): void {
