@@ -7,10 +7,10 @@ import { getPauseMode, PauseMode } from '../core/base/lifecycle';
 import { nextOf, type StatList } from '../core/base/list';
 import { poolBusyServers, poolWaitClose } from '../core/life/pause';
 import { disconnectClient } from '../core/link/objects';
-import type { ClientSocket, PgDatabase, PgPool } from '../core/pool/bouncer';
+import type { ClientSocket, PgDatabase } from '../core/pool/bouncer';
 import type { WaitingCommand } from '../core/pool/console-session';
 import { databaseList, findDatabase } from '../core/pool/database';
-import { poolList } from '../core/pool/pool';
+import { sumOfPools } from '../core/pool/pool';
 import { consoleSession } from '../core/pool/socket';
 import { continueReading } from './extended';
 import { adminError, adminReady } from './reply';
@@ -22,14 +22,6 @@ export const QUERY_CANCELED = '57014';
 export function waitFor(admin: ClientSocket, tag: WaitingCommand['tag'], db: PgDatabase | null): true {
   consoleSession(admin).waitsFor = { tag, db: db?.name ?? null };
   return true;
-}
-
-/** The sum over the pools of a database. @param db null = all databases except the admin database */
-function sumOfPools(db: PgDatabase | null, count: (pool: PgPool) => number): number {
-  let sum = 0;
-  if (db !== null) for (const pool of db.pools) sum += count(pool);
-  else for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) if (!pool.db.admin) sum += count(pool);
-  return sum;
 }
 
 /** The command of a console that an earlier version has handed over: such a version does not name it. */

@@ -8,7 +8,7 @@ import { nextOf } from '../core/base/list';
 import { native } from '../core/base/native';
 import { forEachPoolerFd } from '../core/net/pooler';
 import { type AnySocket, type PgPool, SocketState } from '../core/pool/bouncer';
-import { autodatabaseIdleList, databaseList } from '../core/pool/database';
+import { eachDatabase } from '../core/pool/database';
 import { isServerSocket } from '../core/pool/socket';
 import { eachSocket, handoverName, loginClientList } from '../core/pool/states';
 import { userList } from '../core/pool/user';
@@ -118,9 +118,7 @@ export class SnapshotWriter {
     for (let user = userList.head; user !== null; user = nextOf(user)) {
       this.write(userRecord(user), [], null);
     }
-    for (const list of [databaseList, autodatabaseIdleList]) {
-      for (let db = list.head; db !== null; db = nextOf(db)) this.write(databaseRecord(db), [], null);
-    }
+    eachDatabase((db) => this.write(databaseRecord(db), [], null));
     for (const pool of allPools()) this.write(poolRecord(pool, this.numberOf(pool)), [], null);
   }
 

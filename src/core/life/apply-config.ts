@@ -8,7 +8,7 @@ import { forgetUnusedCommands } from '../link/password-command';
 import { applyDatabase, getAutodb, setAutodb } from '../link/registry';
 import type { PgDatabase } from '../pool/bouncer';
 import { noteChange } from '../pool/changes';
-import { addPeer, autodatabaseIdleList, databaseList, peerList } from '../pool/database';
+import { addPeer, databaseList, eachDatabase, peerList } from '../pool/database';
 import { poolList } from '../pool/pool';
 import { findOrAddGlobalUser, userList } from '../pool/user';
 
@@ -27,18 +27,13 @@ function sameButHosts(before: string, now: string): boolean {
  */
 function reloadAutodatabases(onlyHosts: boolean): void {
   const template = getAutodb();
-  for (const list of [databaseList, autodatabaseIdleList]) {
-    for (let db = list.head; db !== null; ) {
-      const next = nextOf(db);
-      if (db.auto) {
-        const config = template === null ? null : parseDatabase(db.name, template.connstr);
-        // an idle one becomes active again, until maintenance finds it idle
-        if (config !== null) applyDatabase(config).auto = true;
-        if (config === null || !onlyHosts) tagDatabaseDirty(db);
-      }
-      db = next;
-    }
-  }
+  eachDatabase((db) => {
+    if (!db.auto) return;
+    const config = template === null ? null : parseDatabase(db.name, template.connstr);
+    // an idle one becomes active again, until maintenance finds it idle
+    if (config !== null) applyDatabase(config).auto = true;
+    if (config === null || !onlyHosts) tagDatabaseDirty(db);
+  });
 }
 
 function applyPeer({ id, host, port, poolSize }: PeerConfig): void {
@@ -49,8 +44,9 @@ function applyPeer({ id, host, port, poolSize }: PeerConfig): void {
 
 /** The auth_user of the settings may have changed: databases that have none of their own look at it again. */
 export function forgetAuthUsers(): void {
-  for (const list of [databaseList, autodatabaseIdleList])
-    for (let db = list.head; db !== null; db = nextOf(db)) if (db.config.authUser === null) db.authUser = null;
+  eachDatabase((db) => {
+    if (db.config.authUser === null) db.authUser = null;
+  });
 }
 
 /**

@@ -19,8 +19,8 @@ import { disconnectClient } from '../link/objects';
 import { FORCED_TIME_MAX } from '../link/recovery';
 import { cleanupUnixSockets } from '../net/pooler';
 import type { ClientSocket, PgPool } from '../pool/bouncer';
-import { autodatabaseIdleList, databaseList } from '../pool/database';
-import { poolClientCount, poolList } from '../pool/pool';
+import { eachDatabase } from '../pool/database';
+import { poolClientCount, poolList, sumOfPools } from '../pool/pool';
 import { socketCounts } from '../pool/states';
 import { ADMIN_SHUTDOWN, TERMINATED } from './drain';
 
@@ -29,12 +29,6 @@ function exitNow(reason: string): void {
   setShutdown(ShutdownMode.IMMEDIATE);
   cleanupUnixSockets();
   native.loopBreak();
-}
-
-function sumOverPools(count: (pool: PgPool) => number): number {
-  let sum = 0;
-  for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) if (!pool.db.admin) sum += count(pool);
-  return sum;
 }
 
 function cancelCount(pool: PgPool): number {
@@ -48,12 +42,13 @@ function drainedClients(pool: PgPool): number {
 
 /** shutdown_timeout has passed: ends all clients, and cancels their queries. */
 function endByForce(now: number): void {
-  const left = sumOverPools(poolClientCount);
+  const left = sumOfPools(null, poolClientCount);
   logWarning(`shutdown_timeout reached, closing ${left} client connections`);
   forceShutdown(now);
   // cancel requests are not sent in a pause
-  for (const list of [databaseList, autodatabaseIdleList])
-    for (let db = list.head; db !== null; db = nextOf(db)) db.paused = false;
+  eachDatabase((db) => {
+    db.paused = false;
+  });
   const end = (client: ClientSocket): void => {
     client.leaving = true;
     disconnectClient(client, true, TERMINATED, ADMIN_SHUTDOWN);
@@ -71,13 +66,13 @@ export function shutdownMaint(now: number): void {
   if (mode === ShutdownMode.NONE || mode === ShutdownMode.IMMEDIATE) return;
   const forcedAt = shutdownForcedAt();
   if (forcedAt > 0) {
-    const busy = sumOverPools((pool) => pool.testedServerList.count + cancelCount(pool));
+    const busy = sumOfPools(null, (pool) => pool.testedServerList.count + cancelCount(pool));
     if (busy === 0 || now - forcedAt >= FORCED_TIME_MAX) exitNow('shutdown_timeout, exiting');
   } else if (mode === ShutdownMode.WAIT_FOR_SERVERS && socketCounts.servers === 0) {
     exitNow('server connections dropped, exiting');
   } else if (mode === ShutdownMode.WAIT_FOR_CLIENTS && socketCounts.clients === 0) {
     exitNow('client connections dropped, exiting');
-  } else if (mode === ShutdownMode.WAIT_FOR_TRANSACTIONS && sumOverPools(drainedClients) === 0) {
+  } else if (mode === ShutdownMode.WAIT_FOR_TRANSACTIONS && sumOfPools(null, drainedClients) === 0) {
     exitNow('transactions ended, exiting');
   } else if (cf.shutdownTimeout > 0 && now - shutdownStart() >= cf.shutdownTimeout) {
     endByForce(now);

@@ -13,14 +13,13 @@
 
 import { receiveMessageOnPort } from 'node:worker_threads';
 import { isFrozen } from '../base/lifecycle';
-import { nextOf } from '../base/list';
 import { logError, logInfo, logWarning } from '../base/log';
 import { startThread, type Thread } from '../base/thread';
 import { getCachedTime, USEC } from '../base/time';
 import type { CommandAnswer, CommandRequest } from '../base/worker-messages';
 import { commandWords, passwordFault } from '../config/password-source';
 import type { PgDatabase, PgPool, ServerSocket } from '../pool/bouncer';
-import { autodatabaseIdleList, databaseList, forceUserCredentials } from '../pool/database';
+import { eachDatabase, forceUserCredentials } from '../pool/database';
 import { poolServerCount, touchPool } from '../pool/pool';
 import { MAX_PASSWORD } from '../wire/limits';
 import { closeClientList } from './kill';
@@ -92,11 +91,6 @@ export function forgetUnusedCommands(autodb: string | null): void {
   const used = new Set([autodb]);
   eachDatabase((db) => used.add(db.config.passwordCommand));
   for (const text of commands.keys()) if (!used.has(text)) commands.delete(text);
-}
-
-function eachDatabase(visit: (db: PgDatabase) => void): void {
-  for (const list of [databaseList, autodatabaseIdleList])
-    for (let db = list.head; db !== null; db = nextOf(db)) visit(db);
 }
 
 function eachUser(command: Command, visit: (db: PgDatabase) => void): void {

@@ -138,10 +138,22 @@ export function forceUserCredentials(db: PgDatabase, name: string, passwd: strin
   return credentials;
 }
 
+/** Calls `each` for every database, including auto-databases that are not in use. `each` may make these active again. */
+export function eachDatabase(each: (db: PgDatabase) => void): void {
+  for (const list of [databaseList, autodatabaseIdleList]) {
+    for (let db = list.head; db !== null; ) {
+      const next = nextOf(db);
+      each(db);
+      db = next;
+    }
+  }
+}
+
 /** Auto-databases that are not in use count too: they may still have pools. */
 export function countPausedDatabases(): number {
   let count = 0;
-  for (const list of [databaseList, autodatabaseIdleList])
-    for (let db = list.head; db !== null; db = nextOf(db)) if (db.paused) count++;
+  eachDatabase((db) => {
+    if (db.paused) count++;
+  });
   return count;
 }

@@ -117,6 +117,14 @@ export function poolClientCount(pool: PgPool): number {
   return pool.activeClientList.count + pool.waitingClientList.count;
 }
 
+/** The sum over the pools of a database. @param db null = all databases except the admin database */
+export function sumOfPools(db: PgDatabase | null, count: (pool: PgPool) => number): number {
+  let sum = 0;
+  if (db !== null) for (const pool of db.pools) sum += count(pool);
+  else for (let pool = poolList.head; pool !== null; pool = nextOf(pool)) if (!pool.db.admin) sum += count(pool);
+  return sum;
+}
+
 /** The marked pools, linked by `nextTouched`: marking and taking them allocates nothing. */
 let touchedHead: PgPool | null = null;
 let touchedTail: PgPool | null = null;
