@@ -18,7 +18,7 @@ import { findOrRegisterDatabase } from '../core/link/registry';
 import { forgetAnswers } from '../core/login/auth-cache';
 import type { ClientSocket, PgDatabase, PgPool } from '../core/pool/bouncer';
 import { countPausedDatabases, databaseList, findDatabase } from '../core/pool/database';
-import { peerPoolList, poolList, poolServerCount, touchPools } from '../core/pool/pool';
+import { peerPoolList, poolList, poolServerCount, sumOfPools, touchPools } from '../core/pool/pool';
 import { consoleSession } from '../core/pool/socket';
 import { writeNotice } from '../core/wire/messages';
 import { pktbufTemp } from '../core/wire/pktbuf';
@@ -41,18 +41,12 @@ export interface Command {
 /** SQLSTATE config_file_error */
 const CONFIG_FILE_ERROR = 'F0000';
 
-function countDbActive(db: PgDatabase): number {
-  let count = 0;
-  for (const pool of db.pools) count += poolServerCount(pool);
-  return count;
-}
-
 /** The database that a command names; null if `verb` cannot be applied to it, and an error has been sent. */
 function targetDatabase(
   admin: ClientSocket,
   name: string,
   verb: string,
-  find: (name: string) => PgDatabase | null,
+  find = (each: string) => findOrRegisterDatabase(admin, each),
 ): { db: PgDatabase | null; alive: boolean } {
   const db = find(name);
   if (db === null) return { db: null, alive: adminError(admin, `no such database: ${name}`) };
@@ -106,11 +100,11 @@ function cmdPause(admin: ClientSocket, arg: string): boolean {
     return waitFor(admin, 'PAUSE', null);
   }
   logInfo(`PAUSE '${arg}' command issued`);
-  const { db, alive } = targetDatabase(admin, arg, 'pause', (name) => findOrRegisterDatabase(admin, name));
+  const { db, alive } = targetDatabase(admin, arg, 'pause');
   if (db === null) return alive;
   db.paused = true;
   touchPools(db);
-  if (countDbActive(db) === 0) return adminReady(admin, 'PAUSE');
+  if (sumOfPools(db, poolServerCount) === 0) return adminReady(admin, 'PAUSE');
   return waitFor(admin, 'PAUSE', db);
 }
 
@@ -125,7 +119,7 @@ function cmdReconnect(admin: ClientSocket, arg: string): boolean {
     return adminReady(admin, 'RECONNECT');
   }
   logInfo(`RECONNECT '${arg}' command issued`);
-  const { db, alive } = targetDatabase(admin, arg, 'reconnect', (name) => findOrRegisterDatabase(admin, name));
+  const { db, alive } = targetDatabase(admin, arg, 'reconnect');
   if (db === null) return alive;
   tagDatabaseDirty(db);
   touchPools(db);
@@ -152,7 +146,7 @@ export function cmdReconnectClients(admin: ClientSocket, args: ReconnectClients)
 function cmdDisable(admin: ClientSocket, arg: string): boolean {
   if (arg === '') return adminError(admin, 'a database is required');
   logInfo(`DISABLE '${arg}' command issued`);
-  const { db, alive } = targetDatabase(admin, arg, 'disable', (name) => findOrRegisterDatabase(admin, name));
+  const { db, alive } = targetDatabase(admin, arg, 'disable');
   if (db === null) return alive;
   db.disabled = true;
   return adminReady(admin, 'DISABLE');
@@ -190,7 +184,7 @@ function cmdKill(admin: ClientSocket, arg: string): boolean {
     return adminReady(admin, 'KILL');
   }
   logInfo(`KILL '${arg}' command issued`);
-  const { db, alive } = targetDatabase(admin, arg, 'kill', (name) => findOrRegisterDatabase(admin, name));
+  const { db, alive } = targetDatabase(admin, arg, 'kill');
   if (db === null) return alive;
   // even if the database has no pool yet: clients that connect later have to wait
   db.paused = true;
@@ -236,16 +230,16 @@ function cmdWaitClose(admin: ClientSocket, arg: string): boolean {
     for (let db = databaseList.head; db !== null; db = nextOf(db)) {
       if (db.pools.length === 0) continue;
       db.waitClose = true;
-      active += countDbActive(db);
+      active += sumOfPools(db, poolServerCount);
     }
     touchPools(null);
   } else {
     logInfo(`WAIT_CLOSE '${arg}' command issued`);
-    const { db, alive } = targetDatabase(admin, arg, 'wait in', (name) => findOrRegisterDatabase(admin, name));
+    const { db, alive } = targetDatabase(admin, arg, 'wait in');
     if (db === null) return alive;
     only = db;
     db.waitClose = true;
-    active = countDbActive(db);
+    active = sumOfPools(db, poolServerCount);
     touchPools(db);
   }
   if (active === 0) return adminReady(admin, 'WAIT_CLOSE');
