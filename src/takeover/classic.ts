@@ -6,7 +6,7 @@
 
 import { SCRAM_KEY_LEN } from '../core/auth/secret';
 import { die, fatal, logDebug, logError } from '../core/base/log';
-import { Family, native } from '../core/base/native';
+import { native } from '../core/base/native';
 import { takeRandom } from '../core/base/random';
 import { getCachedTime } from '../core/base/time';
 import { AuthType } from '../core/config/choices';
@@ -263,7 +263,7 @@ export function takeoverLoadFd(msg: ChannelMessage, fd: number): void {
       used = useServerSocket(fd, row);
       break;
     case 'pooler':
-      used = usePoolerSocket(fd, native.sockName(fd).family === Family.UNIX, false);
+      used = usePoolerSocket(fd, false);
       classicState.listeners++;
       break;
     default:

@@ -105,8 +105,8 @@ export function onDrain(sk: AnySocket, result: number): void {
 }
 
 function accept(handle: number, result: number): void {
-  const accepted = onAccept(handle, result);
-  const client = accepted === null ? null : acceptClient(result, accepted.isUnix);
+  const isUnix = onAccept(handle, result);
+  const client = isUnix === null ? null : acceptClient(result, isUnix);
   if (client === null) return;
   // with tcp_defer_accept, the startup packet is there already
   const offset = sbufStart(client);

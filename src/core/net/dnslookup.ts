@@ -5,7 +5,7 @@
  * The system resolves names, unless `resolv_conf` or `dns_zone_check_period` is set; then c-ares does (name-thread.ts).
  */
 
-import { logDebug, logNoise, logState, logWarning } from '../base/log';
+import { logDebug, logNoise, logWarning, wantNoise } from '../base/log';
 import { native, type SockAddr } from '../base/native';
 import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
@@ -161,7 +161,7 @@ function gotResult(req: DnsRequest, addrs: SockAddr[], result: number): void {
   } else {
     tellGone(req, addrs);
     req.lastGood = addrs;
-    if (logState.verbose > 1)
+    if (wantNoise())
       for (const [at, addr] of addrs.entries()) logNoise(`DNS: ${req.name}[${at}] = ${addrText(addr)} [STREAM]`);
     req.expires = getCachedTime() + cf.dnsMaxTtl;
   }

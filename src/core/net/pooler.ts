@@ -13,8 +13,8 @@ import { newTimer, timerStart } from '../base/timer';
 import { cf } from '../config/settings';
 import { parseUint32 } from '../config/values';
 import type { PgAddr } from '../pool/bouncer';
-import { addrString, inetAddr, unixAddr } from './addr';
-import { tuneSocket, tuneState } from './tune';
+import { addrString, inetAddr, isUnixAddr, unixAddr } from './addr';
+import { errorText, tuneSocket, tuneState } from './tune';
 
 interface ListenSocket {
   fd: number;
@@ -34,8 +34,8 @@ const acceptTimer = newTimer(() => {
   if (ownsListeners()) resumePooler();
 });
 
-function unixSocketPath(dir: string): string {
-  return `${dir}/.s.PGSQL.${cf.listenPort}`;
+function unixSocketPath(): string {
+  return `${cf.unixSocketDir}/.s.PGSQL.${cf.listenPort}`;
 }
 
 function fsPath(path: string): Buffer {
@@ -62,7 +62,7 @@ export function cleanupTcpSockets(): void {
   if (!ownsListeners()) return;
   for (let i = sockets.length - 1; i >= 0; i--) {
     const ls = sockets[i] as ListenSocket;
-    if (ls.addr.family === Family.UNIX) continue;
+    if (isUnixAddr(ls.addr)) continue;
     closeSocket(ls);
     sockets.splice(i, 1);
   }
@@ -73,10 +73,9 @@ export function cleanupUnixSockets(): void {
   if (!ownsListeners()) return;
   for (const ls of sockets) {
     closeSocket(ls);
-    if (ls.inherited || ls.addr.family !== Family.UNIX || cf.unixSocketDir.startsWith('@') || cf.unixSocketDir === '')
-      continue;
+    if (ls.inherited || !isUnixAddr(ls.addr) || cf.unixSocketDir.startsWith('@') || cf.unixSocketDir === '') continue;
     try {
-      unlinkSync(fsPath(unixSocketPath(cf.unixSocketDir)));
+      unlinkSync(fsPath(unixSocketPath()));
     } catch {
       // already removed
     }
@@ -84,38 +83,29 @@ export function cleanupUnixSockets(): void {
   sockets.length = 0;
 }
 
-function errorText(err: unknown): { syscall: string; message: string } {
-  const e = err as { syscall?: string; errno?: number; message: string };
-  return {
-    syscall: e.syscall ?? 'socket',
-    message: e.errno === undefined ? e.message : native.strerror(Math.abs(e.errno)),
-  };
-}
-
 function listenName(addr: SockAddr): string {
   if (addr.family === Family.UNIX) return `unix:${addr.host}`;
   return addrString(inetAddr(addr));
 }
 
-function addListenTcp(addr: SockAddr): boolean {
+function addListenTcp(addr: SockAddr): void {
   logDebug(`add_listen: ${listenName(addr)}`);
   let fd: number;
   try {
     fd = native.listenTcp(addr, cf.listenBacklog, cf.soReuseport ? 1 : 0);
   } catch (err) {
-    const { syscall, message } = errorText(err);
+    const { syscall = 'socket', message } = errorText(err);
     logWarning(`cannot listen on ${listenName(addr)}: ${syscall}(): ${message}`);
-    return false;
+    return;
   }
   if (!tuneSocket(fd, false)) {
     logWarning(`cannot listen on ${listenName(addr)}: tune_socket(): ${tuneState.error}`);
     native.closeFd(fd);
-    return false;
+    return;
   }
   tuneAccept(fd, cf.tcpDeferAccept !== 0);
   logInfo(`listening on ${listenName(addr)}`);
   addSocket(fd, inetAddr(addr));
-  return true;
 }
 
 /** For chown(): leave the owner as it is; PgBouncer prints it as this number. */
@@ -141,7 +131,7 @@ function listenUnix(path: string): number {
   try {
     return native.listenUnix(path, cf.listenBacklog);
   } catch (err) {
-    const { syscall, message } = errorText(err);
+    const { syscall = 'socket', message } = errorText(err);
     logWarning(`cannot listen on unix:${path}: ${syscall}(): ${message}`);
     return die('failed to create unix socket');
   }
@@ -151,9 +141,9 @@ function listenUnix(path: string): number {
  * Opens the Unix socket. A path that cannot be used ends the process: the socket is configured, and cancel requests
  * forwarded to a missing socket would fail silently.
  */
-function createUnixSocket(dir: string): void {
-  const path = unixSocketPath(dir);
-  const abstract = dir.startsWith('@');
+function createUnixSocket(): void {
+  const path = unixSocketPath();
+  const abstract = path.startsWith('@');
   if (!abstract) {
     let locked = true;
     try {
@@ -184,31 +174,27 @@ function tuneAccept(fd: number, on: boolean): void {
 
 /** Applies tcp_defer_accept to the open listening sockets. */
 export function poolerTuneAccept(on: boolean): void {
-  for (const ls of sockets) if (ls.addr.family !== Family.UNIX) tuneAccept(ls.fd, on);
+  for (const ls of sockets) if (!isUnixAddr(ls.addr)) tuneAccept(ls.fd, on);
 }
 
 /** Applies the other TCP settings to the open listening sockets: new connections have the options of these. */
 export function poolerTuneSockets(): void {
-  for (const ls of sockets) if (ls.addr.family !== Family.UNIX) tuneSocket(ls.fd, false);
+  for (const ls of sockets) if (!isUnixAddr(ls.addr)) tuneSocket(ls.fd, false);
 }
 
-/** The resolver's error text and number. */
-function gaiText(err: NodeJS.ErrnoException): string {
-  return `${err.message} [${err.errno}]`;
+/** The words of listen_addr. */
+function listenNames(): string[] {
+  return parseWordList(cf.listenAddr).filter((name) => name !== '');
 }
 
+/** The addresses of one of them. Dies if there are none. */
 function listenAddrs(name: string): SockAddr[] {
   try {
     return native.getaddrinfoPassive(name === '*' ? null : name, cf.listenPort);
   } catch (err) {
-    return die(`getaddrinfo('${name}', '${cf.listenPort}') = ${gaiText(err as NodeJS.ErrnoException)}`);
+    const { message, errno } = err as NodeJS.ErrnoException;
+    return die(`getaddrinfo('${name}', '${cf.listenPort}') = ${message} [${errno}]`);
   }
-}
-
-function listenOnName(name: string): void {
-  // a failing address is only a warning, because names and families often overlap; having no address at all is fatal
-  // below
-  for (const addr of listenAddrs(name)) addListenTcp(addr);
 }
 
 function registerCleanup(): void {
@@ -219,6 +205,16 @@ function registerCleanup(): void {
 /** Default value; ignoring it needs no warning. */
 const DEFAULT_UNIX_SOCKET_DIR = '/tmp';
 
+/** The address of a listening socket; null if the descriptor is no socket. */
+function addrOfListener(fd: number): PgAddr | null {
+  try {
+    const name = native.sockName(fd);
+    return name.family === Family.UNIX ? unixAddr(cf.listenPort, 0, 0) : inetAddr(name);
+  } catch {
+    return null;
+  }
+}
+
 /** Uses the listening sockets passed by the service manager, which then determines the addresses. */
 function useInheritedSockets(count: number): void {
   if (cf.listenAddr !== '') logWarning('sockets passed from service manager, cf_listen_addr ignored');
@@ -226,17 +222,11 @@ function useInheritedSockets(count: number): void {
     logWarning('sockets passed from service manager, cf_unix_socket_dir ignored');
   }
   for (let fd = LISTEN_FDS_START; fd < LISTEN_FDS_START + count; fd++) {
-    let addr: PgAddr | null = null;
-    try {
-      const name = native.sockName(fd);
-      addr = name.family === Family.UNIX ? unixAddr(cf.listenPort, 0, 0) : inetAddr(name);
-    } catch {
-      // not a socket
-    }
-    if (addr === null || !tuneSocket(fd, addr.family === Family.UNIX)) {
+    const addr = addrOfListener(fd);
+    if (addr === null || !tuneSocket(fd, isUnixAddr(addr))) {
       die(`failed to set up socket passed from service manager (fd ${fd})`);
     }
-    if (addr.family !== Family.UNIX) tuneAccept(fd, cf.tcpDeferAccept !== 0);
+    if (!isUnixAddr(addr)) tuneAccept(fd, cf.tcpDeferAccept !== 0);
     logInfo(`socket passed from service manager (fd ${fd})`);
     addSocket(fd, addr, true);
   }
@@ -251,12 +241,13 @@ export function poolerSetup(): void {
     resumePooler();
     return;
   }
-  const names = parseWordList(cf.listenAddr).filter((name) => name !== '');
-  for (const name of names) listenOnName(name);
+  const names = listenNames();
+  // a failing address is only a warning, because names and families often overlap; having no address at all is fatal
+  for (const name of names) for (const addr of listenAddrs(name)) addListenTcp(addr);
   if (names.length > 0 && sockets.length === 0) {
     die(`failed to listen on any address in listen_addr list: ${cf.listenAddr}`);
   }
-  if (cf.unixSocketDir !== '') createUnixSocket(cf.unixSocketDir);
+  if (cf.unixSocketDir !== '') createUnixSocket();
   if (sockets.length === 0) die('nowhere to listen on');
   resumePooler();
 }
@@ -265,7 +256,7 @@ export function poolerSetup(): void {
 export function checkOldProcessUnix(): boolean {
   // the service manager's socket accepts connections even before any process serves it
   if (cf.unixSocketDir === '' || listenFdCount() > 0) return false;
-  return native.unixProbe(unixSocketPath(cf.unixSocketDir));
+  return native.unixProbe(unixSocketPath());
 }
 
 /** Stops accepting; meanwhile connections queue in the kernel. */
@@ -291,7 +282,7 @@ export function resumePooler(): void {
  * @param result the new descriptor, or -errno
  * @returns whether the connection came over the Unix socket; null if there is no usable connection
  */
-export function onAccept(handle: number, result: number): { isUnix: boolean } | null {
+export function onAccept(handle: number, result: number): boolean | null {
   const ls = socketsByHandle.get(handle);
   if (result < 0) {
     logError(`accept() failed: ${native.strerror(-result)}`);
@@ -304,7 +295,7 @@ export function onAccept(handle: number, result: number): { isUnix: boolean } | 
     return null;
   }
   if (wantNoise()) logNoise(`new fd from accept=${result}`);
-  return { isUnix: ls.addr.family === Family.UNIX };
+  return isUnixAddr(ls.addr);
 }
 
 /**
@@ -321,35 +312,19 @@ export function forEachPoolerFd(each: (fd: number, addr: PgAddr, inherited: bool
  * @param inherited the service manager passed it
  * @returns false if it cannot be used (logged)
  */
-export function usePoolerSocket(fd: number, isUnix: boolean, inherited: boolean): boolean {
-  if (!tuneSocket(fd, isUnix)) return false;
-  let addr: PgAddr;
-  try {
-    addr = isUnix ? unixAddr(cf.listenPort, 0, 0) : inetAddr(native.sockName(fd));
-  } catch {
+export function usePoolerSocket(fd: number, inherited: boolean): boolean {
+  const addr = addrOfListener(fd);
+  if (addr === null) {
     logError('getsockname failed');
     return false;
   }
+  if (!tuneSocket(fd, isUnixAddr(addr))) return false;
   // listen_backlog of this process counts, unless the service manager has set its own
   const res = inherited ? 0 : native.listenBacklog(fd, cf.listenBacklog);
   if (res < 0) logWarning(`cannot set listen_backlog of ${addrString(addr)}: ${native.strerror(-res)}`);
   logInfo(`got pooler socket: ${addrString(addr)}`);
   addSocket(fd, addr, inherited);
   return true;
-}
-
-/** The addresses of listen_addr. Dies if a name has no address. */
-function configuredAddrs(): SockAddr[] {
-  const addrs: SockAddr[] = [];
-  for (const name of parseWordList(cf.listenAddr)) {
-    if (name === '') continue;
-    try {
-      addrs.push(...native.getaddrinfoPassive(name === '*' ? null : name, cf.listenPort));
-    } catch (err) {
-      die(`getaddrinfo('${name}', '${cf.listenPort}') = ${(err as Error).message}`);
-    }
-  }
-  return addrs;
 }
 
 function sameAddr(a: SockAddr, b: SockAddr): boolean {
@@ -364,7 +339,7 @@ let checkedAddrs: SockAddr[] = [];
  * clients wait.
  */
 export function checkListenAddr(): void {
-  checkedAddrs = configuredAddrs();
+  checkedAddrs = listenNames().flatMap(listenAddrs);
 }
 
 /**
@@ -378,7 +353,7 @@ export function settleListeners(): void {
   const wanted = checkedAddrs;
   for (let i = sockets.length - 1; i >= 0; i--) {
     const ls = sockets[i] as ListenSocket;
-    if (ls.addr.family === Family.UNIX || wanted.some((addr) => sameAddr(addr, ls.addr))) continue;
+    if (isUnixAddr(ls.addr) || wanted.some((addr) => sameAddr(addr, ls.addr))) continue;
     logInfo(`not listening on ${addrString(ls.addr)} any more`);
     closeSocket(ls);
     sockets.splice(i, 1);

@@ -9,18 +9,10 @@ import { cf } from '../config/settings';
 /** Why the last socket could not be tuned. */
 export const tuneState: { error: string } = { error: '' };
 
-/** @returns false after a warning, if the kernel rejected an option */
-function tuned(fd: number, tune: () => void): boolean {
-  try {
-    tune();
-    return true;
-  } catch (err) {
-    const e = err as { syscall?: string; errno?: number; message: string };
-    const text = e.errno === undefined ? e.message : native.strerror(Math.abs(e.errno));
-    tuneState.error = text;
-    logWarning(`${e.syscall ?? 'setsockopt'}(${fd}) failed: ${text}`);
-    return false;
-  }
+/** The step that an error of the addon names, and why it failed. */
+export function errorText(err: unknown): { syscall: string | undefined; message: string } {
+  const { syscall, errno, message } = err as { syscall?: string; errno?: number; message: string };
+  return { syscall, message: errno === undefined ? message : native.strerror(Math.abs(errno)) };
 }
 
 function tuneTcp(fd: number): void {
@@ -40,8 +32,14 @@ function tuneTcp(fd: number): void {
  * @returns false after a warning, if the kernel rejected an option
  */
 export function tuneSocket(fd: number, isUnix: boolean): boolean {
-  return tuned(fd, () => {
+  try {
     native.setUpSocket(fd);
     if (!isUnix) tuneTcp(fd);
-  });
+    return true;
+  } catch (err) {
+    const { syscall = 'setsockopt', message } = errorText(err);
+    tuneState.error = message;
+    logWarning(`${syscall}(${fd}) failed: ${message}`);
+    return false;
+  }
 }

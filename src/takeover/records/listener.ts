@@ -2,7 +2,6 @@
  * The record of a listening socket, which owns its descriptor.
  */
 
-import { native } from '../../core/base/native';
 import { usePoolerSocket } from '../../core/net/pooler';
 
 export interface ListenerRecord {
@@ -17,6 +16,5 @@ export function listenerRecord(inherited: boolean): ListenerRecord {
 }
 
 export function readListener(record: ListenerRecord, fd: number): void {
-  const isUnix = native.sockName(fd).family === 1;
-  if (!usePoolerSocket(fd, isUnix, record.inherited)) throw new Error('a listening socket cannot be used');
+  if (!usePoolerSocket(fd, record.inherited)) throw new Error('a listening socket cannot be used');
 }
