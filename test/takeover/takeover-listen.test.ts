@@ -15,10 +15,17 @@ import { connectAs } from '../harness/relay';
 
 let pg: PgCluster;
 
+let standby: PgCluster;
+
 before(async () => {
-  pg = await PgCluster.start();
+  const hba = ['local all all trust', 'host all all 127.0.0.1/32 trust', 'host replication all 127.0.0.1/32 trust'];
+  pg = await PgCluster.start({ hba, settings: { wal_level: 'replica' } });
+  standby = await pg.addStandby();
 });
-after(() => pg.stop());
+after(async () => {
+  await standby.stop();
+  await pg.stop();
+});
 
 const SHARE = { pool_mode: 'transaction', default_pool_size: 3, listen_mode: 'share' };
 
@@ -222,6 +229,35 @@ it('clients that are to be told of a loss are told by the new process', async ()
     assert.equal((await client.until('N')).at(-1)?.type, 'N');
     await pg.sql("NOTIFY news, 'heard'");
     assert.deepEqual(await payloads(client, 1), ['heard']);
+  });
+});
+
+it('after a reboot, a connection to a standby still does not become the listening connection', async () => {
+  const app = `host=127.0.0.1,127.0.0.1 port=${standby.port},${pg.port} dbname=postgres user=postgres`;
+  const settings = { ...SHARE, default_pool_size: 4, listen_loss: 'notice', server_round_robin: 1 };
+  await withRebootChain({ cluster: pg, settings, databases: { app } }, async (chain) => {
+    await chain.start('ts');
+    const clients = [await chain.raw(), await chain.raw()];
+    for (const client of clients) await client.login({ database: 'app' });
+    const [listens, other] = clients as [RawClient, RawClient];
+    // each has a server of its own, one of each host
+    for (const client of clients) await client.query('BEGIN');
+    const standbys: RawClient[] = [];
+    for (const client of clients) if ((await ask(client, 'SELECT pg_is_in_recovery()')) === 't') standbys.push(client);
+    assert.equal(standbys.length, 1);
+    const [first, last] = standbys[0] === listens ? [other, listens] : [listens, other];
+    await first.query('LISTEN news');
+    await first.query('COMMIT');
+    await last.query('COMMIT');
+    await chain.now.log.wait(/listens for the clients of its pool/);
+    await chain.reboot('ts');
+    await pg.sql(
+      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%LISTEN \"news\"%' AND state = 'idle'",
+    );
+    assert.equal((await first.until('N')).at(-1)?.type, 'N');
+    await pg.sql("NOTIFY news, 'heard'");
+    assert.deepEqual(await payloads(first, 1), ['heard']);
+    assert.equal(chain.now.log.count(/LISTEN failed|during recovery/), 0);
   });
 });
 

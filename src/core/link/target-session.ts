@@ -20,7 +20,7 @@ export function noteRole(server: ServerSocket, name: string, value: string): boo
   if (name === 'in_hot_standby') {
     const before = server.hotStandby;
     server.hotStandby = value === 'on';
-    // unknown after an online reboot
+    // unknown after an online reboot from PgBouncer or an earlier version
     return server.login === null && before !== server.hotStandby;
   }
   // later, clients change it

@@ -54,6 +54,8 @@ export interface ServerRecord extends SocketRecord {
   leftovers?: number[];
   /** its unnamed statement is its client's, which may be too long for the client's record */
   unnamedOfClient?: true;
+  /** what it has reported: whether it is a hot standby, and read-only by default; null = not reported */
+  role?: [boolean | null, boolean | null];
   /* from format 3 on */
   /** it listens for all clients of its pool */
   listener?: ServerListeningRecord;
@@ -68,8 +70,9 @@ function requestList(queue: RequestQueue): number[] {
 /** @param seen called for each query that the server has prepared, or that a request prepares or removes */
 export function serverRecord(server: ServerSocket, described: Described, seen: SeeQuery): ServerRecord {
   const record: ServerRecord = socketRecord(server, described);
-  const { host, link, requests, unnamedSeq } = server;
+  const { host, hotStandby, link, readOnly, requests, unnamedSeq } = server;
   if (host !== null) record.host = host;
+  if (hotStandby !== null || readOnly !== null) record.role = [hotStandby, readOnly];
   record.varBits = server.vars.bits;
   if (server.leftovers !== null) record.leftovers = server.leftovers.numbers();
   if (unnamedSeq !== 0 && link?.unnamedSeq === unnamedSeq) record.unnamedOfClient = true;
@@ -117,6 +120,7 @@ export function readServer(record: ServerRecord, server: ServerSocket, frame: Fr
   server.login = null;
   server.cancelKey = ownBytesOf(record.cancelKey);
   server.host = record.host ?? null;
+  [server.hotStandby, server.readOnly] = record.role ?? [null, null];
   server.loginUser = readLoginUser(record, server.pool.user, null, frame);
   countServer(server);
   if (frame.isOutdated(server)) server.closeNeeded = true;
