@@ -7,9 +7,10 @@ import { join } from 'node:path';
 import { it, PgCluster, user } from '../harness';
 import { ask, thrownOut } from '../harness/answers';
 import { recordsOf } from '../harness/handover-records';
+import { FakeServer, READY, type Visit, WELCOME } from '../harness/hostile/fake-server';
 import { after, before } from '../harness/limits';
 import { eventually } from '../harness/machine';
-import { cstring, type Message, type RawClient } from '../harness/raw-client';
+import { cstring, type Message, message, type RawClient } from '../harness/raw-client';
 import { type RebootChain, withRebootChain } from '../harness/reboot-chain';
 import { connectAs } from '../harness/relay';
 
@@ -259,6 +260,38 @@ it('after a reboot, a connection to a standby still does not become the listenin
     assert.deepEqual(await payloads(first, 1), ['heard']);
     assert.equal(chain.now.log.count(/LISTEN failed|during recovery/), 0);
   });
+});
+
+/** A server that executes LISTEN and UNLISTEN, except the LISTEN of the pooler itself on the channel `bad`. */
+async function serveListens({ socket, next }: Visit): Promise<void> {
+  socket.write(WELCOME);
+  for (let request = await next(); request?.type === 'Q'; request = await next()) {
+    const commands = request.body.toString('latin1').match(/\b(?:UN)?LISTEN\b/g) ?? [];
+    if (request.body.includes('LISTEN "bad"'))
+      socket.write(message('E', cstring('SERROR'), cstring('Mno'), Buffer.alloc(1)));
+    else for (const command of commands) socket.write(message('C', cstring(command)));
+    socket.write(READY);
+  }
+}
+
+it('after a reboot, a listening connection whose UNLISTEN failed is not used for anything else', async () => {
+  const fake = await FakeServer.start(serveListens);
+  const databases = { postgres: `host=127.0.0.1 port=${fake.port}` };
+  try {
+    await withRebootChain({ cluster: pg, settings: SHARE, databases }, async (chain) => {
+      await chain.start('ts');
+      const [stays, goes] = [await loggedIn(chain), await loggedIn(chain)];
+      await stays.query('LISTEN news');
+      await goes.query('LISTEN other');
+      await goes.sendMessage('Q', cstring('UNLISTEN other; LISTEN bad'));
+      assert.equal(await thrownOut(goes), 'LISTEN failed: no');
+      await chain.reboot('ts');
+      await stays.query('UNLISTEN news');
+      await chain.now.log.wait(/S-\w+: postgres[^\n]* closing because: no client listens any more/);
+    });
+  } finally {
+    await fake.stop();
+  }
 });
 
 it('a client whose UNLISTEN is answered after the reboot no longer keeps its server', async () => {

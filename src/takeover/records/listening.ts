@@ -38,6 +38,8 @@ export interface ServerListeningRecord {
   /** the channels of the LISTENs that the server has not answered yet */
   sending: string[] | null;
   failure: string | null;
+  /** it may still listen on other channels */
+  tainted?: boolean;
 }
 
 type Statement = ClientListening['changes'][number];
@@ -94,8 +96,8 @@ export function readClientListening(record: ClientListeningRecord, client: Clien
 export function serverListeningRecord(server: ServerSocket): ServerListeningRecord | undefined {
   const shared = server.pool.listening;
   if (server.state !== SocketState.SV_LISTEN || shared === null) return undefined;
-  const { inForce, sending, failure } = shared;
-  return { inForce: [...inForce], sending, failure };
+  const { inForce, sending, failure, tainted } = shared;
+  return { inForce: [...inForce], sending, failure, ...(tainted ? { tainted } : {}) };
 }
 
 /** Restores a listening server. */
@@ -105,6 +107,7 @@ export function readServerListening(record: ServerListeningRecord, server: Serve
   for (const channel of record.inForce) shared.inForce.add(channel);
   shared.sending = record.sending;
   shared.failure = record.failure;
+  shared.tainted = record.tainted === true;
 }
 
 /** After the last socket: finds out what the listening connections still have to do. */
