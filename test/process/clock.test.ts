@@ -297,4 +297,29 @@ describe('the wall clock is set during a reboot', () => {
       });
     });
   }
+
+  it('no client is taken for idle when the wall clock is set forward before the new process has read its record', async () => {
+    const clock = new WallClock();
+    const settings = { pool_mode: 'transaction', client_idle_timeout: 600 };
+    await withRebootChain({ cluster: pg, settings }, async (chain) => {
+      await chain.start('ts', clock.env);
+      const client = await chain.raw();
+      await client.login();
+      const stop = { TSBOUNCER_TEST: '1', TSBOUNCER_TAKEOVER_STOP: 'take-ahead' };
+      const next = chain.spawn('ts', ['-R'], { ...clock.env, ...stop });
+      await next.waitStopped();
+      // the old process sends what the new one does not read yet
+      await chain.now.log.wait(/HANDOVER command issued/);
+      await new Promise((wake) => setTimeout(wake, 300));
+      clock.set(HOUR);
+      next.child.kill('SIGCONT');
+      await next.waitUp();
+      chain.generations.push(next);
+      // maintenance runs three times a second
+      await new Promise((wake) => setTimeout(wake, 1000));
+      assert.equal(await ask(client, 'SELECT 1'), '1');
+      const [shown] = (await chain.show('CLIENTS')).filter((row) => row.database === 'postgres');
+      assertShown(String(shown?.connect_time), HOUR);
+    });
+  });
 });

@@ -49,18 +49,25 @@ function wallOffset(now: number): number {
   return offset;
 }
 
-/** The wall time of an instant, according to the wall clock's current setting. 0 stays 0. */
-export function wallTime(instant: number): WallTime {
-  return (instant === 0 ? 0 : instant + wallOffset(readClock())) as unknown as WallTime;
+/** How far the wall clock is ahead of the monotonic clock now, in usec. */
+export function currentWallOffset(): number {
+  return wallOffset(readClock());
+}
+
+/**
+ * The wall time of an instant. 0 stays 0.
+ * @param ahead how far the wall clock is ahead, in usec; default: according to its current setting
+ */
+export function wallTime(instant: number, ahead = currentWallOffset()): WallTime {
+  return (instant === 0 ? 0 : instant + ahead) as unknown as WallTime;
 }
 
 /**
  * The instant of a wall time received from another process. It is never in the future: a later wall time was read
  * before the wall clock was set back, and counts as now. 0 or a missing value becomes 0.
+ * @param ahead as for wallTime()
  */
-export function fromWallTime(time: WallTime): number {
+export function fromWallTime(time: WallTime, ahead = currentWallOffset()): number {
   const usec = time as unknown as number;
-  if (!(usec > 0)) return 0;
-  const now = readClock();
-  return Math.min(Math.max(usec - wallOffset(now), 1), now);
+  return usec > 0 ? Math.min(Math.max(usec - ahead, 1), readClock()) : 0;
 }

@@ -8,6 +8,7 @@ import { TSBOUNCER_VERSION } from '../../core/base/version';
 import { serverTlsSettings } from '../../core/net/tls';
 import { statNames } from '../../core/pool/stats';
 import { varNames } from '../../core/pool/varcache';
+import { followClock, type HandoverClock, startClock } from '../clock';
 import { Frame } from './frame';
 import { flagNames, numberNames } from './socket-fields';
 
@@ -27,6 +28,8 @@ export interface BeginRecord {
   serverTls?: string;
   /** earlier reboots; older versions send none */
   reboots?: readonly Reboot[];
+  /** what the times of all records refer to; older versions send none */
+  clock?: HandoverClock;
 }
 
 export function beginRecord(format: number): BeginRecord {
@@ -42,10 +45,12 @@ export function beginRecord(format: number): BeginRecord {
     notifySocket: notifyState.socket,
     serverTls: serverTlsSettings(),
     reboots: lastReboots(),
+    clock: startClock(),
   };
 }
 
-export function readBegin({ flags, numbers, vars, stats, serverTls, reboots }: BeginRecord): Frame {
+export function readBegin({ flags, numbers, vars, stats, serverTls, reboots, clock }: BeginRecord): Frame {
+  followClock(clock);
   restoreReboots(reboots);
   const counters = stats.map((name) => statNames.indexOf(name));
   const frame = new Frame(flags, numbers, vars, counters);

@@ -3,13 +3,14 @@
  * its servers were opened with.
  */
 
-import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
+import type { WallTime } from '../../core/base/time';
 import { TargetSession } from '../../core/config/choices';
 import { hostNames } from '../../core/config/records';
 import { findOrRegisterDatabase, findOrRegisterLoginDatabase } from '../../core/link/registry';
 import type { PgDatabase } from '../../core/pool/bouncer';
 import { addDatabase, addDynamicCredentials, retireAutodatabase } from '../../core/pool/database';
 import { newStats } from '../../core/pool/stats';
+import { receivedTime, sentTime } from '../clock';
 import type { Frame } from './frame';
 import { readSecret, type SecretRecord, secretRecord } from './user';
 
@@ -40,7 +41,7 @@ export function databaseRecord(db: PgDatabase): DatabaseRecord {
     disabled: db.disabled,
     waitClose: db.waitClose,
     auto: db.auto,
-    inactiveTime: wallTime(db.inactiveTime),
+    inactiveTime: sentTime(db.inactiveTime),
     connect: connectText(db),
     dynamicUsers: [...db.dynamicUsers.values()].map(secretRecord),
     ...(db.removedStats === null ? {} : { removedStats: [...db.removedStats] }),
@@ -49,7 +50,7 @@ export function databaseRecord(db: PgDatabase): DatabaseRecord {
 }
 
 export function readDatabase(record: DatabaseRecord, frame: Frame): void {
-  const inactiveTime = fromWallTime(record.inactiveTime);
+  const inactiveTime = receivedTime(record.inactiveTime);
   const find = record.provisional ? findOrRegisterLoginDatabase : findOrRegisterDatabase;
   let db = find(null, record.name);
   if (db?.admin) return;

@@ -4,12 +4,13 @@
  */
 
 import { nextOf } from '../../core/base/list';
-import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
+import type { WallTime } from '../../core/base/time';
 import { type ClientSocket, type PgPool, type ServerSocket, SocketState } from '../../core/pool/bouncer';
 import type { ClientListening } from '../../core/pool/channels';
 import { clientListening, insertChannel, poolListening } from '../../core/pool/listening';
 import { poolList } from '../../core/pool/pool';
 import { PktBuf } from '../../core/wire/pktbuf';
+import { receivedTime, sentTime } from '../clock';
 import { bytesOf, bytesText } from './bytes';
 
 /** Whether it is a LISTEN, and the channel; null = all. */
@@ -59,7 +60,7 @@ export function clientListeningRecord(client: ClientSocket, own: ClientListening
   if (own.doubtful > 0) record.doubtful = own.doubtful;
   if (own.bound !== null) record.bound = tuple(own.bound);
   if (own.missing) record.missing = true;
-  if (own.waiting) record.waiting = wallTime(own.waitStart);
+  if (own.waiting) record.waiting = sentTime(own.waitStart);
   if (own.told) record.told = true;
   if (own.noticeDue) record.noticeDue = true;
   if (client.pool?.listening?.ending.has(client)) record.ending = true;
@@ -88,7 +89,7 @@ export function readClientListening(record: ClientListeningRecord, client: Clien
   if (record.ending) shared.ending.add(client);
   if (record.waiting === undefined) return;
   own.waiting = true;
-  own.waitStart = fromWallTime(record.waiting);
+  own.waitStart = receivedTime(record.waiting);
   shared.waiting.add(client);
 }
 

@@ -2,12 +2,13 @@
  * The record of a pool: its counters, its welcome message, and the outcome of its last connects and logins.
  */
 
-import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
+import type { WallTime } from '../../core/base/time';
 import { dnsPeerAt, usesPeersDns } from '../../core/link/peers-dns';
 import type { PgPool } from '../../core/pool/bouncer';
 import { findDatabase, findPeer } from '../../core/pool/database';
 import { poolListening } from '../../core/pool/listening';
 import { getPeerPool, getPool } from '../../core/pool/pool';
+import { receivedTime, sentTime } from '../clock';
 import { bytesOf, bytesText } from './bytes';
 import { type CredentialsRef, credentialsRef, readCredentials } from './credentials';
 import type { Frame } from './frame';
@@ -54,9 +55,9 @@ export function poolRecord(pool: PgPool, n: number): PoolRecord {
     olderStats: [...pool.olderStats],
     welcomeMsg: pool.welcomeMsgReady && pool.welcomeMsg !== null ? bytesText(pool.welcomeMsg) : null,
     origVars: pool.origVars.values,
-    lastLifetimeDisconnect: wallTime(pool.lastLifetimeDisconnect),
-    lastConnectTime: wallTime(pool.lastConnectTime),
-    lastActiveTime: wallTime(pool.lastActiveTime),
+    lastLifetimeDisconnect: sentTime(pool.lastLifetimeDisconnect),
+    lastConnectTime: sentTime(pool.lastConnectTime),
+    lastActiveTime: sentTime(pool.lastActiveTime),
     lastConnectFailed: pool.lastConnectFailed,
     lastConnectFailedMessage: pool.lastConnectFailedMessage,
     lastLoginFailed: pool.lastLoginFailed,
@@ -90,13 +91,13 @@ export function readPool(record: PoolRecord, frame: Frame): void {
   frame.statsOf(record.stats, pool.stats);
   frame.statsOf(record.newerStats, pool.newerStats);
   frame.statsOf(record.olderStats, pool.olderStats);
-  pool.lastLifetimeDisconnect = fromWallTime(record.lastLifetimeDisconnect);
-  pool.lastActiveTime = fromWallTime(record.lastActiveTime);
+  pool.lastLifetimeDisconnect = receivedTime(record.lastLifetimeDisconnect);
+  pool.lastActiveTime = receivedTime(record.lastActiveTime);
   pool.rrcounter = record.rrcounter;
   if (record.listenEncoding !== undefined) poolListening(pool).encoding = record.listenEncoding;
   // the console's welcome message, and results of connecting under another config, do not apply here
   if (pool.db.admin || frame.changed.has(pool.db.name)) return;
-  pool.lastConnectTime = fromWallTime(record.lastConnectTime);
+  pool.lastConnectTime = receivedTime(record.lastConnectTime);
   pool.lastConnectFailed = record.lastConnectFailed;
   pool.lastConnectFailedMessage = record.lastConnectFailedMessage;
   pool.lastLoginFailed = record.lastLoginFailed;

@@ -3,11 +3,12 @@
  * The names are those of format 1, which has one flat list for clients and servers.
  */
 
-import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
+import type { WallTime } from '../../core/base/time';
 import type { AnySocket, ClientSocket, PgSocket, ServerSocket } from '../../core/pool/bouncer';
 import { ClientLogin } from '../../core/pool/login-state';
 import { LoginPhase } from '../../core/pool/phases';
 import { consoleSession, hasStarted, isServerSocket } from '../../core/pool/socket';
+import { receivedTime, sentTime } from '../clock';
 
 interface Flag {
   readonly name: string;
@@ -191,13 +192,13 @@ interface NumberField {
   readonly set: (sk: AnySocket, value: number | WallTime) => void;
 }
 
-/** Times are handed over as wall time, the only clock that both processes share. */
+/** Times are handed over as wall time: see ../clock.ts. */
 function time(name: 'connectTime' | 'requestTime'): NumberField {
   return {
     name,
-    get: (sk) => wallTime(sk[name]),
+    get: (sk) => sentTime(sk[name]),
     set: (sk, value) => {
-      sk[name] = fromWallTime(value as WallTime);
+      sk[name] = receivedTime(value as WallTime);
     },
   };
 }
@@ -205,9 +206,9 @@ function time(name: 'connectTime' | 'requestTime'): NumberField {
 function clientTime(name: 'queryStart' | 'xactStart' | 'waitStart'): NumberField {
   return {
     name,
-    get: (sk) => wallTime(isServerSocket(sk) ? 0 : sk[name]),
+    get: (sk) => sentTime(isServerSocket(sk) ? 0 : sk[name]),
     set: (sk, value) => {
-      if (!isServerSocket(sk)) sk[name] = fromWallTime(value as WallTime);
+      if (!isServerSocket(sk)) sk[name] = receivedTime(value as WallTime);
     },
   };
 }

@@ -5,9 +5,10 @@
 
 import { enterPause, PauseMode } from '../../core/base/lifecycle';
 import { Tally, tallies, tally } from '../../core/base/tallies';
-import { fromWallTime, type WallTime, wallTime } from '../../core/base/time';
+import type { WallTime } from '../../core/base/time';
 import { newestQueryId, raiseQueryId } from '../../core/pool/prepare';
 import { statsStamps } from '../../core/pool/stats';
+import { receivedTime, sentTime } from '../clock';
 
 export interface StillRecord {
   k: 'still';
@@ -30,9 +31,9 @@ export interface StillRecord {
 export function stillRecord(since: number, pauseMode: PauseMode): StillRecord {
   return {
     k: 'still',
-    since: wallTime(since),
+    since: sentTime(since),
     paused: pauseMode === PauseMode.PAUSE,
-    statsStamps: [wallTime(statsStamps.old), wallTime(statsStamps.now)],
+    statsStamps: [sentTime(statsStamps.old), sentTime(statsStamps.now)],
     newestQueryId: newestQueryId(),
     rebootsDone: tallies[Tally.REBOOT_DONE] as number,
     rebootsFailed: tallies[Tally.REBOOT_FAILED] as number,
@@ -42,10 +43,10 @@ export function stillRecord(since: number, pauseMode: PauseMode): StillRecord {
 /** @returns when the sockets were frozen, usec */
 export function readStill(record: StillRecord): number {
   if (record.paused) enterPause();
-  statsStamps.old = fromWallTime(record.statsStamps[0]);
-  statsStamps.now = fromWallTime(record.statsStamps[1]);
+  statsStamps.old = receivedTime(record.statsStamps[0]);
+  statsStamps.now = receivedTime(record.statsStamps[1]);
   raiseQueryId(record.newestQueryId ?? 0);
   tally(Tally.REBOOT_DONE, record.rebootsDone ?? 0);
   tally(Tally.REBOOT_FAILED, record.rebootsFailed ?? 0);
-  return fromWallTime(record.since);
+  return receivedTime(record.since);
 }
