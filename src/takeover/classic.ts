@@ -10,7 +10,9 @@ import { native } from '../core/base/native';
 import { takeRandom } from '../core/base/random';
 import { getCachedTime } from '../core/base/time';
 import { AuthType } from '../core/config/choices';
+import { hostNames } from '../core/config/records';
 import { cf } from '../core/config/settings';
+import { rememberAddress } from '../core/link/connect';
 import { authUserOf, findOrRegisterDatabase } from '../core/link/registry';
 import { fillAddrs } from '../core/net/addr';
 import { usePoolerSocket } from '../core/net/pooler';
@@ -233,6 +235,8 @@ function useServerSocket(fd: number, row: FdRow): boolean {
   server.login = null;
   server.loginUser = user;
   server.host = db.config.host;
+  // with a list of hosts, it is not known which of them this is
+  if (hostNames(server.host).length === 1) rememberAddress(server, server.host);
   countServer(server);
   server.cancelKey = row.cancelKey;
   applyVars(server, row);

@@ -244,6 +244,27 @@ describe('dns_zone_check_period', () => {
     });
   });
 
+  it('after an online reboot, the zones of the servers that were taken over are checked, and their addresses', async () => {
+    await withNames({ settings: WATCH }, async (pooler, names) => {
+      names.names.set('test', { serial: 1 });
+      names.names.set('one.test', { addresses: [ONE] });
+      const client = await begun(pooler);
+      const next = pooler.beside(['-R']);
+      await next.waitUp();
+      await pooler.expectEnd();
+      assert.equal((await hostsRow(next, 'one.test'))?.addrs, `${ONE}:0`);
+      await next.logWait(/serial changed: old=0 new=1/);
+      names.names.set('one.test', { addresses: [TWO] });
+      names.names.set('test', { serial: 2 });
+      await eventually('new addresses', async () => (await hostsRow(next, 'one.test'))?.addrs === `${TWO}:0`);
+      assert.equal(await where(client), ONE, 'a transaction goes on');
+      await ask(client, 'COMMIT');
+      await next.logWait(/S-[^\n]*@127\.0\.0\.1:\d+ closing because: /);
+      assert.equal(await where(client), TWO);
+      await next.stop();
+    });
+  });
+
   it('zones of names in a list of hosts are checked too', async () => {
     await withNames({ settings: WATCH, hosts: [] }, async (pooler, names) => {
       names.names.set('test', { serial: 1 });

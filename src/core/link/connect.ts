@@ -4,7 +4,7 @@ import { logError, logNoise, slogDebug, slogNoise } from '../base/log';
 import { Family, native, type SockAddr } from '../base/native';
 import { cf } from '../config/settings';
 import { inetAddr, isUnixAddr, unixAddr } from '../net/addr';
-import { dnsResolve } from '../net/dnslookup';
+import { dnsRemember, dnsResolve } from '../net/dnslookup';
 import { attachHandle } from '../net/sbuf';
 import { tuneSocket } from '../net/tune';
 import { type ServerSocket, SocketState } from '../pool/bouncer';
@@ -36,6 +36,15 @@ export function connectToHost(server: ServerSocket, host: string | null, port: n
     if (server.state === SocketState.SV_LOGIN && server.login !== null && server.handle < 0)
       server.login.dnsToken = token;
   }
+}
+
+/**
+ * A server connection has been taken over: if its host is a name that loses this address, it is closed when it is idle.
+ * @param host null = not known, or a Unix socket
+ */
+export function rememberAddress({ remoteAddr }: ServerSocket, host: string | null): void {
+  if (host === null || isUnixAddr(remoteAddr) || IPV4.test(host) || IPV6.test(host)) return;
+  dnsRemember(host, { family: remoteAddr.family, host: remoteAddr.host, port: 0 });
 }
 
 /** Connects to the other end of a connection, whatever the name of its host stands for by now. */

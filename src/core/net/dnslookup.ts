@@ -21,7 +21,7 @@ interface Waiter {
 class DnsRequest {
   name: string;
   addrs: SockAddr[] = [];
-  /** the last answer with addresses: a failure in between hides no change */
+  /** the last answer with addresses: a failure in between hides no change. After a takeover, the addresses in use. */
   lastGood: SockAddr[] = [];
   /** position of the next address to use */
   next = 0;
@@ -41,6 +41,28 @@ const requests = new Map<string, DnsRequest>();
 const bySystem = new Map<number, DnsRequest>();
 let inFlightCount = 0;
 let lastToken = 0;
+
+/** The record of a name, created if missing. */
+function requestOf(name: string): DnsRequest {
+  const known = requests.get(name);
+  if (known !== undefined) return known;
+  logNoise(`dns: new req: ${name}`);
+  const added = new DnsRequest(name);
+  requests.set(name, added);
+  zoneRegister(name, () => lookUpAgain(added));
+  return added;
+}
+
+/**
+ * A connection of another process to this address of a name has been taken over. From now on the zone of the name is
+ * checked, and the next look-up tells whether the address has disappeared.
+ */
+export function dnsRemember(name: string, addr: SockAddr): void {
+  const req = requestOf(name);
+  if (req.lastGood.some((known) => addrText(known) === addrText(addr))) return;
+  req.lastGood = req.addrs = [...req.lastGood, { ...addr, port: 0 }];
+  req.resolved = true;
+}
 
 /** Looks a name up again, because its zone has changed. */
 function lookUpAgain(req: DnsRequest): void {
@@ -68,14 +90,7 @@ function deliver(req: DnsRequest, done: Waiter['done']): void {
  * @returns a token for dnsCancel(), or -1 if `done` has already been called
  */
 export function dnsResolve(name: string, done: (addr: SockAddr | null) => void): number {
-  let req = requests.get(name);
-  if (req === undefined) {
-    logNoise(`dns: new req: ${name}`);
-    req = new DnsRequest(name);
-    requests.set(name, req);
-    const added = req;
-    zoneRegister(name, () => lookUpAgain(added));
-  }
+  const req = requestOf(name);
   if (!req.inFlight && req.resolved) {
     if (getCachedTime() <= req.expires) {
       deliver(req, done);

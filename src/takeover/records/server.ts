@@ -3,6 +3,7 @@
  * statements of the linked client.
  */
 
+import { rememberAddress } from '../../core/link/connect';
 import { countServer } from '../../core/pool/admission';
 import type { ServerSocket } from '../../core/pool/bouncer';
 import { Leftovers } from '../../core/pool/leftovers';
@@ -120,6 +121,7 @@ export function readServer(record: ServerRecord, server: ServerSocket, frame: Fr
   server.login = null;
   server.cancelKey = ownBytesOf(record.cancelKey);
   server.host = record.host ?? null;
+  rememberAddress(server, server.host);
   [server.hotStandby, server.readOnly] = record.role ?? [null, null];
   server.loginUser = readLoginUser(record, server.pool.user, null, frame);
   countServer(server);
