@@ -73,6 +73,7 @@ export class SnapshotReader {
         return;
       case 'still':
         this.frozenSince = readStill(record);
+        frame.described.clear();
         return;
       case 'listener':
         readListener(record, takeFd());
@@ -98,6 +99,7 @@ export class SnapshotReader {
         for (const id of record.ids) this.sockets.takeGone(id);
         return;
       case 'end':
+        frame.forgetRemovedPools();
         this.sockets.resolveLinks(frame);
         if (record.sockets !== this.sockets.arrived || record.listeners !== this.listeners) {
           throw new Error(

@@ -5,9 +5,11 @@
 
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
+import { freePort } from '../../tools/postgres';
 import { eventually, it, PgCluster } from '../harness';
 import { ask, query, rowsOf } from '../harness/actor';
 import { after, before } from '../harness/limits';
+import { samplesBecome } from '../harness/metrics';
 import { type RebootChain, withRebootChain } from '../harness/reboot-chain';
 
 let pg: PgCluster;
@@ -50,6 +52,39 @@ async function watchdog(chain: RebootChain): Promise<{ stop: () => Promise<void>
     },
   };
 }
+
+it('the counters of a pool that is removed while the new process is stopped count once', async () => {
+  await pg.createUser('bob', '', 'none');
+  const port = await freePort();
+  const settings = {
+    ...SETTINGS,
+    pool_idle_timeout: 3,
+    server_idle_timeout: 1,
+    suspend_timeout: 20,
+    metrics_port: port,
+  };
+  await withRebootChain({ cluster: pg, settings, userlist: { bob: '' } }, async (chain) => {
+    const old = await chain.start('ts');
+    const queries = 'pgbouncer_stats_queries_pooled_total{database="postgres"}';
+    const counts = (expected: number) => (found: Map<string, number>) => found.get(queries) === expected;
+    await samplesBecome(port, 'the metrics', (found) => found.size > 0);
+    const bob = await chain.raw();
+    await bob.login({ user: 'bob' });
+    for (let i = 0; i < 10; i++) await ask(bob, 'SELECT 1');
+    await bob.end();
+    await samplesBecome(port, 'ten queries', counts(10));
+    const next = chain.spawn('ts', ['-R'], stopAt('take-ahead'));
+    await next.waitStopped();
+    await old.log.wait(/cleaning up idle pool for user bob/);
+    next.child.kill('SIGCONT');
+    await next.waitUp();
+    chain.generations.push(next);
+    await old.waitEnd();
+    await samplesBecome(port, 'the metrics of the new process', (found) => found.size > 0);
+    const found = await samplesBecome(port, 'the counter', (all) => all.has(queries));
+    assert.equal(found.get(queries), 10);
+  });
+});
 
 for (const step of ['take-suspended', 'take-row', 'take-complete']) {
   it(`when the new process is stopped at ${step}, clients wait at most two seconds and no query fails`, () =>

@@ -11,6 +11,8 @@ import type { UnknownUsers } from './user';
 export class Frame {
   /** pools by their number in the records */
   readonly pools = new Map<number, PgPool>();
+  /** numbers of the pools that have been described since the freeze; empty if a version describes them only once */
+  readonly described = new Set<number>();
   /** prepared queries by their number in the old process */
   readonly queries = new Map<number, Buffer>();
   /** databases missing from the new config */
@@ -62,6 +64,13 @@ export class Frame {
     varNames().forEach((name, at) => {
       if (server.vars.values[at] != null) server.vars.setBits(name, VarBit.REPORTED | VarBit.CHANGED);
     });
+  }
+
+  /** The counters of pools that the old process has removed meanwhile are in those of their databases. */
+  forgetRemovedPools(): void {
+    if (this.described.size === 0) return;
+    for (const [number, { stats, newerStats, olderStats }] of this.pools)
+      if (!this.described.has(number)) for (const counters of [stats, newerStats, olderStats]) counters.fill(0);
   }
 
   /** True if the server connection was opened under settings that have changed since. */

@@ -88,6 +88,7 @@ export function readPool(record: PoolRecord, frame: Frame): void {
   // its peer or database is no longer configured
   if (pool === null) return;
   frame.pools.set(record.n, pool);
+  frame.described.add(record.n);
   frame.statsOf(record.stats, pool.stats);
   frame.statsOf(record.newerStats, pool.newerStats);
   frame.statsOf(record.olderStats, pool.olderStats);
