@@ -6,12 +6,14 @@
 import assert from 'node:assert/strict';
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { freePort } from '../../tools/postgres';
 import { ask, backendOf, login, refusal, rowsBecome, show, thrownOut, withPooler } from '../harness/answers';
 import { ADMIN_PASSWORD, ADMIN_USER, type Bouncer } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
 import { fails } from '../harness/expect';
 import { after, before, describe } from '../harness/limits';
 import { eventually, it } from '../harness/machine';
+import { get } from '../harness/metrics';
 
 let pg: PgCluster;
 
@@ -117,6 +119,36 @@ describe('databases', () => {
       await pooler.admin('RELOAD');
       await login(pooler, { database: 'any', user: 'bob', password: 'plain' });
       assert.equal((await show(pooler, 'POOLS', { database: 'any', user: 'asks2' })).length, 1);
+    });
+  });
+
+  it('RELOAD with another forced user gives its servers also to clients that stay connected', async () => {
+    for (const name of ['before', 'after']) await pg.createUser(name, '', 'none');
+    const line = (user: string) => ({ app: pg.connstr('one', `user=${user}`) });
+    const metricsPort = await freePort();
+    const settings = { ...TX, metrics_port: metricsPort };
+    await withPooler({ databases: line('before'), settings }, async (pooler) => {
+      const [idle, busy] = [await login(pooler, { database: 'app' }), await login(pooler, { database: 'app' })];
+      assert.equal(await ask(idle, 'SELECT current_user'), 'before');
+      await ask(busy, 'BEGIN');
+      pooler.rewrite({ databases: line('after'), settings });
+      await pooler.admin('RELOAD');
+      assert.equal(await ask(idle, 'SELECT current_user'), 'after');
+      assert.equal(await ask(busy, 'SELECT current_user'), 'before', 'a transaction ends where it began');
+      await ask(busy, 'COMMIT');
+      assert.equal(await ask(busy, 'SELECT current_user'), 'after');
+      assert.deepEqual(
+        (await show(pooler, 'POOLS', { database: 'app' })).map((row) => row.user),
+        ['after'],
+      );
+      const counts = await Promise.all(
+        ['before', 'after'].map(async (name) => (await show(pooler, 'USERS', { name }))[0]?.current_connections),
+      );
+      assert.deepEqual(counts, [0, (await show(pooler, 'SERVERS', { database: 'app' })).length]);
+      await eventually('the metrics to name the user', async () =>
+        (await get(metricsPort, '/metrics')).body.includes('database="app",user="after"'),
+      );
+      assert.doesNotMatch((await get(metricsPort, '/metrics')).body, /database="app",user="before"/);
     });
   });
 

@@ -42,6 +42,24 @@ it('clients of a database missing from the new config are disconnected as after 
     },
   ));
 
+it('after a takeover with another forced user, clients that stay connected get its servers', async () => {
+  for (const name of ['before', 'after']) await pg.createUser(name, '', 'none');
+  await started(
+    () => ({ databases: { postgres: pg.connstr('postgres', 'user=before') }, settings: { pool_mode: 'transaction' } }),
+    async (chain) => {
+      const client = await login(chain);
+      await client.query('BEGIN');
+      assert.equal(await ask(client, 'SELECT current_user'), 'before');
+      chain.write({ databases: { postgres: pg.connstr('postgres', 'user=after') } });
+      await chain.reboot('ts');
+      assert.equal(await ask(client, 'SELECT current_user'), 'before');
+      await client.query('COMMIT');
+      assert.equal(await ask(client, 'SELECT current_user'), 'after');
+      await client.end();
+    },
+  );
+});
+
 it('a takeover with a changed config closes servers when idle and applies new limits and pool modes', () =>
   started(
     (connstr) => ({ databases: { postgres: connstr }, settings: { pool_mode: 'session' } }),

@@ -6,6 +6,7 @@ import { DATABASE_DEFAULTS, type DatabaseConfig, parseDatabase } from '../config
 import { cf } from '../config/settings';
 import type { ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
 import { addDatabase, findDatabase, forceUserCredentials } from '../pool/database';
+import { handOverPool } from '../pool/pool';
 import { findOrAddGlobalUser } from '../pool/user';
 import { tagDatabaseDirty, tagHostsGone } from './dirty';
 import { commandPassword } from './password-command';
@@ -48,8 +49,12 @@ export function applyDatabase(config: DatabaseConfig): PgDatabase {
   }
   db.config = config;
   db.authUser = config.authUser === null ? null : authUserCredentials(config.authUser);
+  const before = db.forcedUser;
   if (config.user === null) db.forcedUser = null;
-  else forceUserCredentials(db, config.user, knownPassword(config));
+  else {
+    const user = forceUserCredentials(db, config.user, knownPassword(config));
+    if (before !== null && before !== user) handOverPool(db, before, user);
+  }
   return db;
 }
 

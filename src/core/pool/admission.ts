@@ -167,3 +167,9 @@ export function uncountServer({ pool }: ServerSocket): void {
   const user = pool.user?.globalUser ?? null;
   if (user !== null) user.connectionCount--;
 }
+
+/** The pool of one user, with that many server connections, becomes the pool of another. */
+export function moveServerCount(from: PgGlobalUser, to: PgGlobalUser, count: number): void {
+  from.connectionCount -= count;
+  to.connectionCount += count;
+}

@@ -5,6 +5,7 @@
 
 import { nextOf, StatList } from '../base/list';
 import { OrderedIndex } from '../base/ordered';
+import { moveServerCount } from './admission';
 import { type PgCredentials, type PgDatabase, type PgGlobalUser, PgPool } from './bouncer';
 import { noteChange, noteRemoval } from './changes';
 import { comparePeers } from './database';
@@ -80,18 +81,55 @@ export function removePool(pool: PgPool): void {
   pool.db.removedStats ??= newStats();
   statAdd(pool.db.removedStats, pool.stats);
   // the last element of each array moves to the freed position: the order is irrelevant
-  const ofUser = (pool.user.globalUser as PgGlobalUser).pools;
-  const lastOfUser = ofUser.pop() as PgPool;
-  if (lastOfUser !== pool) {
-    ofUser[pool.indexInUser] = lastOfUser;
-    lastOfUser.indexInUser = pool.indexInUser;
-  }
+  leaveUser(pool, pool.user.globalUser as PgGlobalUser);
   const ofDb = pool.db.pools;
   const lastOfDb = ofDb.pop() as PgPool;
   if (lastOfDb !== pool) {
     ofDb[pool.indexInDb] = lastOfDb;
     lastOfDb.indexInDb = pool.indexInDb;
   }
+}
+
+/** Takes a pool out of the array of its user. */
+function leaveUser(pool: PgPool, { pools }: PgGlobalUser): void {
+  const last = pools.pop() as PgPool;
+  if (last === pool) return;
+  pools[pool.indexInUser] = last;
+  last.indexInUser = pool.indexInUser;
+}
+
+function isUnused(pool: PgPool): boolean {
+  const requests = pool.waitingCancelReqList.count + pool.activeCancelReqList.count;
+  return poolClientCount(pool) + requests + countedServers(pool) === 0;
+}
+
+/** Number of all server connections, as counted for the database and the user. */
+function countedServers(pool: PgPool): number {
+  return poolServerCount(pool) + pool.listenServerList.count;
+}
+
+/**
+ * A database has got another forced user: the pool of the former one, with its clients, belongs to the new one from now
+ * on. The caller replaces its servers. If the new user has connections in a pool of its own, both pools stay.
+ */
+export function handOverPool(db: PgDatabase, before: PgCredentials, user: PgCredentials): void {
+  const [from, to] = [before.globalUser, user.globalUser];
+  if (from === null || to === null || from === to) return;
+  const pool = findPool(db, from);
+  if (pool === null || pool.user !== before) return;
+  const other = findPool(db, to);
+  if (other !== null && !isUnused(other)) return;
+  if (other !== null) removePool(other);
+  poolOrder.remove(pool);
+  leaveUser(pool, from);
+  moveServerCount(from, to, countedServers(pool));
+  pool.user = user;
+  pool.indexInUser = to.pools.push(pool) - 1;
+  poolOrder.insert(pool);
+  // the failures were those of the former user
+  pool.lastLoginFailed = pool.lastConnectFailed = pool.holding = false;
+  noteChange(pool);
+  touchPool(pool);
 }
 
 /**

@@ -93,7 +93,8 @@ interface ToldDatabase {
 /** changed pools that are still to be reported, from `next` on */
 let pending: PgPool[] = [];
 let next = 0;
-const toldPools = new Set<PgPool>();
+/** with the name of the user, which RELOAD may change */
+const toldPools = new Map<PgPool, string>();
 const toldDatabases = new Map<PgDatabase, ToldDatabase>();
 let lastDatabaseId = 0;
 /** the database that the next report begins with; null = the first */
@@ -165,9 +166,10 @@ function takePools(): PgPool[] {
 }
 
 function tellPool(pool: PgPool, newPools: MetricsPool[]): void {
-  if (toldPools.has(pool)) return;
-  toldPools.add(pool);
-  newPools.push({ id: pool.serial, database: utf8Of(pool.db.name), user: utf8Of(pool.user?.name ?? '') });
+  const user = pool.user?.name ?? '';
+  if (toldPools.get(pool) === user) return;
+  toldPools.set(pool, user);
+  newPools.push({ id: pool.serial, database: utf8Of(pool.db.name), user: utf8Of(user) });
 }
 
 function changedPools(taken: PgPool[]): Pick<MetricsReport, 'newPools' | 'pools' | 'timings'> {

@@ -46,8 +46,9 @@ export function readCredentials(ref: CredentialsRef, db: PgDatabase | null, fram
   if (kind === 'global') return globalCredentials(name, frame.unknownUsers);
   if (kind === 'pam') return addPamCredentials(name, ref.passwd);
   if (kind === 'dynamic' && db !== null) return db.dynamicUsers.get(name) ?? addDynamicCredentials(db, name, '');
-  if (kind === 'forced' && db?.forcedUser?.name === name) {
-    inheritPassword(db, ref.passwd ?? '');
+  if (kind === 'forced' && db !== null && db.forcedUser !== null) {
+    // this config may name another user: the clients belong to its pool, as after RELOAD
+    if (db.forcedUser.name === name) inheritPassword(db, ref.passwd ?? '');
     return db.forcedUser;
   }
   if (kind === 'provisional') return provisionalCredentials(name, ref.passwd ?? '');
