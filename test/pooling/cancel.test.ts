@@ -169,6 +169,26 @@ it('a cancel request over the Unix socket works', async () => {
   await own.stop();
 });
 
+for (const command of ['PAUSE', 'PAUSE app', 'SHUTDOWN WAIT_FOR_SERVERS']) {
+  it(`a query that ${command} waits for can be canceled`, async () => {
+    const own = await Bouncer.start({ databases: { app: pg.connstr() }, settings: { pool_mode: 'transaction' } });
+    const [canceled, leaves] = [await loggedIn(own), await loggedIn(own)];
+    for (const raw of [canceled, leaves]) await startSleeping(raw);
+    const con = await own.console();
+    const done = con.query(command);
+    await own.logWait(/(PAUSE( 'app')?|SHUTDOWN WAIT_FOR_SERVERS) command issued/);
+    const socket = { path: `${own.socketDir}/.s.PGSQL.${own.port}` };
+    await cancelRequest(socket, canceled.backendPid, canceled.backendKey);
+    isCanceled(await canceled.until('Z'));
+    // its query is canceled by the pooler
+    await leaves.destroy();
+    await done;
+    if (command.startsWith('SHUTDOWN')) await own.expectEnd();
+    await Promise.all([canceled.destroy(), con.end().catch(() => {})]);
+    await own.stop();
+  });
+}
+
 describe('queries that are not canceled', () => {
   itGated('a cancel request does not cancel a query of a client with another key', async (own) => {
     const raw = await loggedIn(own);

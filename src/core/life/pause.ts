@@ -13,14 +13,15 @@ import { nextOf, type StatList } from '../base/list';
 import { native } from '../base/native';
 import { getCachedTime } from '../base/time';
 import { closeClientList, closeServerList } from '../link/kill';
-import { disconnectClient, disconnectServer } from '../link/objects';
+import { launchForCancels } from '../link/launch';
+import { disconnectClient, disconnectServer, LoginOutcome } from '../link/objects';
 import { cleanupTcpSockets, resumePooler, suspendPooler } from '../net/pooler';
 import { sbufContinue, sbufIsEmpty, sbufPause } from '../net/sbuf';
-import type { AnySocket, PgPool } from '../pool/bouncer';
+import { type AnySocket, type PgPool, type ServerSocket, SocketState } from '../pool/bouncer';
 import { Dropping } from '../pool/phases';
 import { poolList, requestFullLoopMaint, touchPools } from '../pool/pool';
 import { isServerSocket } from '../pool/socket';
-import { forEachServer } from '../pool/states';
+import { eachSocket, forEachServer } from '../pool/states';
 import { drainForShutdown } from './drain';
 
 function closeSuspended(sk: AnySocket): void {
@@ -73,13 +74,23 @@ function flushSocketList(list: StatList<AnySocket>, force: boolean): number {
   return active;
 }
 
-/** Closes the unused servers of a pool that is being paused. @returns number of servers that are still busy */
+/**
+ * Closes the unused servers of a pool that is being paused. Connections for cancel requests stay, and are opened: the
+ * pause may be waiting for just that query.
+ * @returns number of servers that are still busy
+ */
 export function poolPause(pool: PgPool): number {
   closeServerList(pool.idleServerList, 'pause mode');
   closeServerList(pool.usedServerList, 'pause mode');
-  closeServerList(pool.newServerList, 'pause mode');
+  if (pool.newServerList.head !== null) eachSocket(pool.newServerList, closeUnlessForCancel);
   closeServerList(pool.listenServerList, 'pause mode');
+  if (pool.waitingCancelReqList.head !== null) launchForCancels(pool);
   return poolBusyServers(pool);
+}
+
+function closeUnlessForCancel(server: ServerSocket): void {
+  if (server.login?.cancelRequest?.state === SocketState.CL_WAITING_CANCEL) return;
+  disconnectServer(server, true, 'pause mode', LoginOutcome.ABANDONED);
 }
 
 /** Number of servers that a PAUSE waits for. */

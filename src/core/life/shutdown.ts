@@ -19,7 +19,6 @@ import { disconnectClient } from '../link/objects';
 import { FORCED_TIME_MAX } from '../link/recovery';
 import { cleanupUnixSockets } from '../net/pooler';
 import type { ClientSocket, PgPool } from '../pool/bouncer';
-import { eachDatabase } from '../pool/database';
 import { poolClientCount, poolList, sumOfPools } from '../pool/pool';
 import { socketCounts } from '../pool/states';
 import { ADMIN_SHUTDOWN, TERMINATED } from './drain';
@@ -45,10 +44,6 @@ function endByForce(now: number): void {
   const left = sumOfPools(null, poolClientCount);
   logWarning(`shutdown_timeout reached, closing ${left} client connections`);
   forceShutdown(now);
-  // cancel requests are not sent in a pause
-  eachDatabase((db) => {
-    db.paused = false;
-  });
   const end = (client: ClientSocket): void => {
     client.leaving = true;
     disconnectClient(client, true, TERMINATED, ADMIN_SHUTDOWN);

@@ -195,6 +195,14 @@ export function launchFor(pool: PgPool, wanted: number): boolean {
   return launchUpTo(pool, wanted, true);
 }
 
+/** Opens connections for the cancel requests whose query still runs, and for nothing else: the pool is paused. */
+export function launchForCancels(pool: PgPool): void {
+  let wanted = 0;
+  for (let req = pool.waitingCancelReqList.head; req !== null; req = nextOf(req))
+    if (req.canceledServer !== null) wanted++;
+  if (wanted > pool.newServerList.count) launchUpTo(pool, wanted, true);
+}
+
 /** The first cancel request that no connection is being opened for, and whose server still runs the query. */
 function uncarriedCancel(pool: PgPool): ClientSocket | null {
   for (let req = pool.waitingCancelReqList.head; req !== null; req = nextOf(req)) {
