@@ -11,8 +11,8 @@ import { connect, type Socket } from 'node:net';
 import { parentPort, workerData } from 'node:worker_threads';
 import type { MetricsNews, MetricsReport, MetricsSecrets, MetricsWorkerData } from '../core/base/worker-messages';
 import { MetricsState } from './metrics-state';
-import { metricsText } from './metrics-text';
 import { answerPage, isOfPage, type Page, readPage } from './page';
+import { Scrapes } from './scrapes';
 import { Status } from './status';
 
 /** A loop that has told nothing for so long is stuck. */
@@ -20,7 +20,7 @@ const STUCK_MS = 10_000;
 const RETRY_MS = 200;
 /** The old process of a reboot keeps the port until it ends: so many failures are not worth a warning. */
 const QUIET_TRIES = 25;
-/** Connections at the same time; scrapers and probes need a few. */
+/** Connections at the same time; scrapers and probes need a few. The next one ends the oldest. */
 const CONNECTIONS_MAX = 64;
 const HEADER_MAX = 8192;
 const HANDSHAKE_MS = 5_000;
@@ -34,6 +34,7 @@ interface Site {
   /** bearer token that a scrape has to send; '' = none */
   token: string;
   readonly state: MetricsState;
+  readonly scrapes: Scrapes;
   readonly status: Status;
   readonly page: Page;
 }
@@ -86,7 +87,7 @@ function isAllowed({ headers: { authorization = '' } }: IncomingMessage, token: 
   return login.includes(':') && sameSecret(login.slice(login.indexOf(':') + 1), token);
 }
 
-function metrics(request: IncomingMessage, response: ServerResponse, { token, state }: Site): void {
+function metrics(request: IncomingMessage, response: ServerResponse, { token, state, scrapes }: Site): void {
   if (!isAllowed(request, token)) {
     response.setHeader('WWW-Authenticate', 'Bearer');
     answer(response, 401, 'a bearer token is needed\n');
@@ -94,7 +95,9 @@ function metrics(request: IncomingMessage, response: ServerResponse, { token, st
     answer(response, 503, 'the pooler does not report its state\n');
   } else {
     const open = (request.headers.accept ?? '').includes('application/openmetrics-text');
-    answer(response, 200, metricsText(state, state.report, open), open ? OPEN_METRICS : PROMETHEUS);
+    response.setHeader('Content-Type', open ? OPEN_METRICS : PROMETHEUS);
+    response.setHeader('Cache-Control', 'no-store');
+    scrapes.answer(response, state.report, open);
   }
 }
 
@@ -148,6 +151,17 @@ function dropStaleSocket(path: string): void {
   });
 }
 
+/** If new connections were refused instead, a few silent or slow ones could keep out the probes, and the pooler be killed. */
+function limitConnections(server: Server | TlsServer): void {
+  const open = new Set<Socket>();
+  server.on('connection', (socket: Socket) => {
+    open.add(socket);
+    socket.once('close', () => open.delete(socket));
+    const [oldest] = open;
+    if (open.size > CONNECTIONS_MAX) oldest?.destroy();
+  });
+}
+
 /** @throws if the certificate or the key is not valid */
 function makeServer({ tls }: MetricsSecrets, site: Site): Server | TlsServer {
   const limits = {
@@ -165,7 +179,7 @@ function makeServer({ tls }: MetricsSecrets, site: Site): Server | TlsServer {
     tls === null
       ? createServer(limits, handler)
       : createTlsServer({ ...limits, ...tls, handshakeTimeout: HANDSHAKE_MS }, handler);
-  server.maxConnections = CONNECTIONS_MAX;
+  limitConnections(server);
   // a client that does not read its answer
   server.setTimeout(IDLE_MS, (socket) => socket.destroy());
   server.on('clientError', (_err, socket) => socket.destroy());
@@ -211,7 +225,8 @@ function serve(data: MetricsWorkerData): void {
   process.on('uncaughtException', complain);
   const state = new MetricsState(layout);
   const status = new Status(state);
-  const site: Site = { token: data.secrets.token, state, status, page: pageOf(tell) };
+  const scrapes = new Scrapes(state);
+  const site: Site = { token: data.secrets.token, state, scrapes, status, page: pageOf(tell) };
   let server: Server | TlsServer | null = null;
   const use = (secrets: MetricsSecrets) => {
     if (server !== null) {
@@ -230,6 +245,7 @@ function serve(data: MetricsWorkerData): void {
     }
     beginWatch();
     state.hear(news);
+    scrapes.forget();
     status.add(news);
   });
   try {
