@@ -244,6 +244,8 @@ function serve(data: MetricsWorkerData): void {
       return;
     }
     beginWatch();
+    // the loop starts another thread if it hears nothing
+    tell({ failed: false, text: '' });
     state.hear(news);
     scrapes.forget();
     status.add(news);

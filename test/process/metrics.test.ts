@@ -8,11 +8,12 @@ import { Agent, type IncomingMessage, request } from 'node:http';
 import { connect, createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { freePort } from '../../tools/postgres';
+import { giveTo } from '../../tools/unprivileged';
 import { ask, login, withPooler } from '../harness/answers';
 import { type Cert, CertFolder } from '../harness/certs';
 import { PgCluster } from '../harness/cluster';
 import { after, before, describe } from '../harness/limits';
-import { eventually, it, tempDir } from '../harness/machine';
+import { eventually, it, tempDir, user } from '../harness/machine';
 import { becomes, get, samples } from '../harness/metrics';
 import { withRebootChain } from '../harness/reboot-chain';
 
@@ -99,6 +100,44 @@ describe('/metrics', () => {
       await Promise.all(silent.map((socket) => new Promise((settle) => socket.once('connect', settle))));
       await becomes(port, '/livez', 200);
       for (const socket of silent) socket.destroy();
+    });
+  });
+
+  it('a metrics thread that has ended for want of memory is replaced', async () => {
+    const port = await freePort();
+    const folder = tempDir('metrics');
+    const mark = join(folder, 'eat');
+    // runs in every thread of the pooler: at the next report, the metrics thread uses up its memory
+    const lines = [
+      "const { isMainThread, workerData } = require('node:worker_threads');",
+      "const { existsSync, rmSync } = require('node:fs');",
+      `const mark = ${JSON.stringify(mark)};`,
+      'if (!isMainThread && workerData?.layout !== undefined)',
+      "  workerData.port.on('message', () => {",
+      '    if (!existsSync(mark)) return;',
+      '    rmSync(mark);',
+      '    for (const eaten = []; ; ) eaten.push(Array(1000).fill(eaten));',
+      '  });',
+    ];
+    writeFileSync(join(folder, 'hook.js'), lines.join('\n'));
+    giveTo(user, folder);
+    const env = { NODE_OPTIONS: `--max-old-space-size=100 --require ${join(folder, 'hook.js')}` };
+    await withPooler({ cluster: pg, settings: { metrics_port: port }, env }, async (pooler) => {
+      await becomes(port, '/livez', 200);
+      const client = await login(pooler);
+      await ask(client, 'SELECT 1');
+      writeFileSync(mark, '');
+      giveTo(user, folder);
+      await eventually('the end of the thread', () =>
+        get(port, '/livez').then(
+          () => false,
+          () => true,
+        ),
+      );
+      await pooler.logWait(/WARNING the metrics thread no longer answers, starting another/);
+      assert.equal((await becomes(port, '/livez', 200)).body, 'alive\n');
+      await becomes(port, '/metrics', 200);
+      await ask(client, 'SELECT 1');
     });
   });
 

@@ -36,6 +36,8 @@ export function startThread(file: string, data: object = {}): Thread {
     stdout: true,
     stderr: true,
   });
+  // a thread that has no more memory ends with an event, which would end the process too
+  worker.on('error', () => {});
   worker.unref();
   channel.port1.unref();
   return {

@@ -211,5 +211,6 @@ export interface MetricsReport {
 /** What the metrics thread has for the log. */
 export interface MetricsNews {
   failed: boolean;
+  /** '' = nothing: a report has arrived */
   text: string;
 }

@@ -19,7 +19,12 @@ const PERIOD = USEC;
 /** The same if not all changes had room in the first one. */
 const SHORT_PERIOD = USEC / 50;
 
+/** The thread confirms each report. After so many seconds without that it hangs, or has ended for want of memory. */
+const UNANSWERED_MAX = 15;
+
 let thread: Thread | null = null;
+/** seconds since it last confirmed a report */
+let unanswered = 0;
 let startedWith = '';
 /** what the thread was told last */
 let secrets: MetricsSecrets | null = null;
@@ -31,7 +36,9 @@ function hear(from: Thread): void {
   for (;;) {
     const got = receiveMessageOnPort(from.port);
     if (got === undefined) return;
+    unanswered = 0;
     const { failed, text } = got.message as MetricsNews;
+    if (text === '') continue;
     if (failed) logWarning(text);
     else logInfo(text);
   }
@@ -40,13 +47,46 @@ function hear(from: Thread): void {
 function tell(): void {
   if (thread === null) return;
   hear(thread);
+  if (unanswered > UNANSWERED_MAX && secrets !== null) {
+    logWarning('the metrics thread no longer answers, starting another');
+    endThread();
+    beginThread(secrets);
+    return;
+  }
   const report = nextMetricsReport();
   const { pools, timings, databases } = report;
   thread.port.postMessage(
     report,
     [pools, timings, databases].map((numbers) => numbers.buffer as ArrayBuffer),
   );
+  if (!report.more) unanswered++;
   timerStart(timer, report.more ? SHORT_PERIOD : PERIOD, 0);
+}
+
+function endThread(): void {
+  thread?.end();
+  thread = null;
+  timerStop(timer);
+  endMetricsReports();
+}
+
+function beginThread(own: MetricsSecrets): void {
+  const data: Omit<MetricsWorkerData, 'port' | 'wakeFd'> = {
+    host: cf.metricsAddr === '*' ? '' : cf.metricsAddr,
+    listenPort: cf.metricsPort,
+    secrets: own,
+    layout: metricsLayout,
+  };
+  try {
+    thread = startThread('metrics.js', data);
+  } catch (err) {
+    logWarning(`could not start the metrics thread: ${(err as Error).message}`);
+    return;
+  }
+  unanswered = 0;
+  beginMetricsReports();
+  // not at once: after a takeover clients are waiting
+  timerStart(timer, SHORT_PERIOD, 0);
 }
 
 /**
@@ -65,28 +105,8 @@ export function metricsSetup(): void {
     return;
   }
   startedWith = wanted;
-  if (thread !== null) {
-    thread.end();
-    thread = null;
-    timerStop(timer);
-    endMetricsReports();
-  }
+  if (thread !== null) endThread();
   // a config that wants a token or TLS gets no metrics without it
   secrets = read;
-  if (read === null) return;
-  const data: Omit<MetricsWorkerData, 'port' | 'wakeFd'> = {
-    host: cf.metricsAddr === '*' ? '' : cf.metricsAddr,
-    listenPort: cf.metricsPort,
-    secrets: read,
-    layout: metricsLayout,
-  };
-  try {
-    thread = startThread('metrics.js', data);
-  } catch (err) {
-    logWarning(`could not start the metrics thread: ${(err as Error).message}`);
-    return;
-  }
-  beginMetricsReports();
-  // not at once: after a takeover clients are waiting
-  timerStart(timer, SHORT_PERIOD, 0);
+  if (read !== null) beginThread(read);
 }
