@@ -178,6 +178,21 @@ describe('LDAP', { skip: noSlapd ?? false }, () => {
     });
   });
 
+  it('rules with LDAP work beside an auth_user of the settings, also after it has been used', async () => {
+    const rules = [`host all lucy all ldap ${direct()}`, 'host all all all scram-sha-256'];
+    const more = { settings: { auth_user: 'postgres' }, userlist: {} };
+    await withRules(
+      rules,
+      async (pooler) => {
+        await login(pooler, LUCY);
+        await login(pooler, { user: 'ann', password: 'right' });
+        assert.match(pooler.log.text, /\/postgres@\S+ new connection to server/, 'auth_query did not run');
+        await login(pooler, LUCY);
+      },
+      more,
+    );
+  });
+
   it('LDAP accepts UTF-8 names and passwords', async () => {
     const bytes = (text: string) => Buffer.from(text, 'utf8').toString('latin1');
     await withRules(rulesFor(search()), async (pooler) => {

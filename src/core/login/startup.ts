@@ -299,7 +299,8 @@ function externalAuthType(client: ClientSocket, db: PgDatabase, username: string
 /** Accepts any user name; the password is stored once PAM or LDAP accepts it. */
 function setExternalUser(client: ClientSocket, db: PgDatabase, username: string, type: AuthType): Verdict {
   const pam = type === AuthType.PAM;
-  if (db.authUser !== null) {
+  // not db.authUser, which is that of the settings once auth_query has run for this database
+  if (db.config.authUser !== null) {
     slogError(client, `${pam ? 'PAM' : 'LDAP'} can't be used together with database authentication`);
     return refuse(client, 'bouncer config error');
   }
