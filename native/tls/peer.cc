@@ -67,13 +67,15 @@ enum class Match { kNo, kYes, kMalicious };
 
 struct Wanted {
   const std::string &name;
+  /** of a user: users whose names differ in case are two, and no wildcard stands for a user */
+  bool user;
   uint8_t address[16];
   /** 4, 16, or 0 for a host name */
   int addressLength;
 };
 
-static Wanted wanted(const std::string &name) {
-  Wanted w = {name, {}, 0};
+static Wanted wanted(const std::string &name, bool user) {
+  Wanted w = {name, user, {}, 0};
   if (inet_pton(AF_INET, name.c_str(), w.address) == 1)
     w.addressLength = 4;
   else if (inet_pton(AF_INET6, name.c_str(), w.address) == 1)
@@ -91,8 +93,9 @@ static bool wildcardMatches(const std::string &pattern, const std::string &name)
   return strcasecmp(pattern.c_str() + 1, name.c_str() + dot) == 0;
 }
 
-static bool hostMatches(const std::string &pattern, const std::string &name) {
-  return strcasecmp(pattern.c_str(), name.c_str()) == 0 || wildcardMatches(pattern, name);
+static bool textMatches(const std::string &pattern, const Wanted &w) {
+  if (w.user) return pattern == w.name;
+  return strcasecmp(pattern.c_str(), w.name.c_str()) == 0 || wildcardMatches(pattern, w.name);
 }
 
 static std::string textOf(const ASN1_STRING *string) {
@@ -111,7 +114,7 @@ static Match matchDnsName(const ASN1_STRING *string, const Wanted &w, std::strin
     *error = "error verifying name '" + w.name + "': a dNSName of \" \" must not be used";
     return Match::kMalicious;
   }
-  return hostMatches(text, w.name) ? Match::kYes : Match::kNo;
+  return textMatches(text, w) ? Match::kYes : Match::kNo;
 }
 
 /** @param present set when the certificate lists names of the wanted kind: then its common name does not count (RFC 6125). */
@@ -146,19 +149,17 @@ static Match matchCommonName(X509 *cert, const Wanted &w, std::string *error) {
     return Match::kMalicious;
   }
   if (w.addressLength > 0) return text == w.name ? Match::kYes : Match::kNo;
-  return hostMatches(text, w.name) ? Match::kYes : Match::kNo;
+  return textMatches(text, w) ? Match::kYes : Match::kNo;
 }
 
-enum class CommonName { kAlways, kWithoutAltNames };
-
-static Match matchName(X509 *cert, const std::string &name, CommonName common, std::string *error) {
+/** The common name always counts for a user; for a host it does only if the certificate lists no other names. */
+static Match matchName(X509 *cert, const std::string &name, bool user, std::string *error) {
   // no valid name contains a NUL byte
   if (name.find('\0') != std::string::npos) return Match::kNo;
-  const Wanted w = wanted(name);
+  const Wanted w = wanted(name, user);
   bool altNames = false;
   Match match = matchAltNames(cert, w, &altNames, error);
-  const bool byCommonName = common == CommonName::kAlways || !altNames;
-  if (match == Match::kNo && byCommonName) match = matchCommonName(cert, w, error);
+  if (match == Match::kNo && (user || !altNames)) match = matchCommonName(cert, w, error);
   ERR_clear_error();
   return match;
 }
@@ -225,7 +226,7 @@ std::string tlsCertHash(const TlsConn *conn, bool own) {
 
 bool tlsPeerCertContainsName(TlsConn *conn, const std::string &name) {
   const PeerCert peer(conn);
-  return peer.cert && matchName(peer.cert, name, CommonName::kAlways, &conn->error) == Match::kYes;
+  return peer.cert && matchName(peer.cert, name, true, &conn->error) == Match::kYes;
 }
 
 bool tlsPeerCertVerifyHost(TlsConn *conn) {
@@ -234,7 +235,7 @@ bool tlsPeerCertVerifyHost(TlsConn *conn) {
     conn->error = "no server certificate";
     return false;
   }
-  const Match match = matchName(peer.cert, conn->host, CommonName::kWithoutAltNames, &conn->error);
+  const Match match = matchName(peer.cert, conn->host, false, &conn->error);
   if (match == Match::kNo) conn->error = "name `" + conn->host + "' not present in server certificate";
   return match == Match::kYes;
 }

@@ -232,7 +232,7 @@ int tlsOwnDhBits(SSL *ssl);
 bool tlsPeerCertProvided(const TlsConn *conn);
 /** Subject in one line, slashes in front of the fields; empty without a certificate. */
 std::string tlsPeerCertSubject(const TlsConn *conn);
-/** Whether the peer's certificate is for this host name or address. */
+/** Whether the peer's certificate has the name of this user: the same text, as the common name or a DNS name. */
 bool tlsPeerCertContainsName(TlsConn *conn, const std::string &name);
 /** Hash of a certificate for tls-server-end-point (RFC 5929); `own`: that of this end. Empty if there is no such hash, and for
  *  the own certificate of a continued connection. */

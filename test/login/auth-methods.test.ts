@@ -159,6 +159,21 @@ describe('cert', () => {
     });
   });
 
+  it('a certificate is not for users whose names differ in case, or match a wildcard', async () => {
+    const ann = certs.issue(ca, 'exact', { cn: 'ann', san: 'DNS:ann.example.net' });
+    const all = certs.issue(ca, 'all', { cn: '*.example.net', san: 'DNS:*.example.net' });
+    const settings = { ...tls, auth_type: 'cert', client_tls_sslmode: 'verify-full' };
+    const names = { ann: '', Ann: '', 'ann.example.net': '', 'ANN.example.net': '' };
+    const refused = 'certificate authentication failed';
+    await ruleCluster().sql('CREATE ROLE "ann.example.net" LOGIN');
+    await withPooler({ cluster: ruleCluster(), settings, userlist: names }, async (pooler) => {
+      assert.equal(await certLogin(pooler, 'ann', ann), null);
+      assert.equal(await certLogin(pooler, 'ann.example.net', ann), null);
+      for (const name of ['Ann', 'ANN.example.net']) assert.equal(await certLogin(pooler, name, ann), refused);
+      assert.equal(await certLogin(pooler, 'ann.example.net', all), refused);
+    });
+  });
+
   it('HBA method cert works with rules and an ident map', async () => {
     const robot = certs.issue(ca, 'robot', { cn: 'robot', san: 'DNS:robot.example.net' });
     const ident = ruleFile('ident.conf', 'm robot.example.net ann', 'm "somebody else" postgres');

@@ -227,7 +227,7 @@ export function tlsPeerCertSubject(sk: AnySocket): string | null {
   return sk.tls ? native.tlsPeerCertSubject(sk.handle) : null;
 }
 
-/** True if the certificate contains the name of a host, address or user, compared as in PgBouncer. */
+/** True if the certificate contains the name of a user. Unlike those of hosts, the names must be the same in every byte. */
 export function tlsPeerCertContainsName(sk: AnySocket, name: string): boolean {
   return sk.tls && native.tlsPeerCertContainsName(sk.handle, name);
 }
