@@ -35,6 +35,8 @@ namespace tsb {
 /** The kernel makes about so many completions in one call; when there may be more, the same turn asks again. */
 constexpr size_t kCompletionsOfCall = 20;
 constexpr int kMoreCalls = 32;
+/** How long a wait may last before it is looked at what became of small sends. */
+constexpr int kLookMs = 10;
 /** So many completions before it is its turn, the stream of a completion is fetched into the cache. */
 constexpr size_t kFetchAhead = 2;
 
@@ -206,26 +208,51 @@ static void endSends(UringLane *l) {
   }
   // the kernel did not take these
   outboxFlushAll(&l->outbox);
+}
+
+/** Nothing refers to the buffers of the turn before any more. */
+static void giveBackLent(UringLane *l) {
   // other hands may be sending what this turn's buffers hold
   if (l->turn->hands() > 0) l->lent.swap(l->lentBefore);
   for (const unsigned buffer : l->lent) uringGiveBack(&l->ring, buffer);
   l->lent.clear();
 }
 
+/**
+ * Submits, and waits for something besides the sends. A send that failed or was cut short is something, too, but the kernel
+ * does not count it as such: the sends are looked at before a long wait.
+ */
+static void submitAndWait(UringLane *l, unsigned sends, bool large, int timeoutMs) {
+  if (sends == 0 || timeoutMs == 0) {
+    uringWait(l, timeoutMs != 0 ? 1 : 0, timeoutMs);
+    return;
+  }
+  const bool isLong = timeoutMs < 0 || timeoutMs > kLookMs;
+  const int firstMs = large ? 0 : isLong ? kLookMs : timeoutMs;
+  uringWait(l, sends + 1, firstMs);
+  if (l->ring.completions.size() > sends) return;
+  endSends(l);
+  uringSubmitListed(l);
+  const bool again = l->due.empty() && firstMs != timeoutMs;
+  uringWait(l, again ? 1 : 0, !again ? 0 : timeoutMs < 0 ? timeoutMs : timeoutMs - firstMs);
+}
+
 /** One turn of a lane, by its thread. timeoutMs: 0 = do not wait, -1 = without limit. */
 static void turnOf(UringLane *l, int timeoutMs) {
-  const unsigned sends = uringSubmitSends(l);
+  bool large = false;
+  const unsigned sends = uringSubmitSends(l, &large);
   uringSubmitListed(l);
   uringSubmitCancels(l);
-  // a full queue has been submitted meanwhile, and what completed then has to be handled
-  if (!l->ring.completions.empty()) timeoutMs = 0;
-  uringWait(l, timeoutMs != 0 ? sends + 1 : 0, timeoutMs);
+  // A full queue has been submitted meanwhile, and what completed then has to be handled. Or something failed.
+  if (!l->ring.completions.empty() || !l->due.empty()) timeoutMs = 0;
+  submitAndWait(l, sends, large, timeoutMs);
   size_t before = sends;
   for (int i = 0; i < kMoreCalls && l->ring.completions.size() - before >= kCompletionsOfCall; i++) {
     before = l->ring.completions.size();
     uringWait(l, 0, 0);
   }
   endSends(l);
+  giveBackLent(l);
   l->handling.swap(l->ring.completions);
   l->counted = 0;
   for (size_t i = 0; i < l->handling.size(); i++) {

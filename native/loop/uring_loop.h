@@ -63,8 +63,9 @@ void uringFetch(uint64_t data);
 
 /** The stream needs something from the kernel, or may: the next wait looks. */
 void uringList(Stream *s);
-/** Entries for what the outbox holds. Returns their number; each completes as it is submitted. */
-unsigned uringSubmitSends(UringLane *l);
+/** Entries for what the outbox holds. Returns their number; each completes as it is submitted. *large: one is so long that the
+ *  socket may well not take all of it. */
+unsigned uringSubmitSends(UringLane *l, bool *large);
 /** Entries for what the listed streams need. */
 void uringSubmitListed(UringLane *l);
 /** Entries for l->cancels. */

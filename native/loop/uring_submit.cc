@@ -11,6 +11,8 @@ namespace tsb {
 
 constexpr uint64_t kOpMask = 63;
 constexpr int kTagShift = 48;
+/** Smaller sends fill the least buffer of a socket only when its peer has not received for some time. */
+constexpr size_t kLargeSend = 4096;
 constexpr uint64_t kPointerMask = ((1ull << kTagShift) - 1) & ~kOpMask;
 
 /* ---- what a completion is about ---- */
@@ -117,7 +119,7 @@ static bool submitSend(UringLane *l, const Stream *s, size_t *message, size_t *p
   return true;
 }
 
-unsigned uringSubmitSends(UringLane *l) {
+unsigned uringSubmitSends(UringLane *l, bool *large) {
   const std::vector<Stream *> &senders = l->outbox.streams;
   if (senders.empty()) return 0;
   outboxSealAll(&l->outbox);
@@ -129,6 +131,7 @@ unsigned uringSubmitSends(UringLane *l) {
   for (const Stream *s : senders) {
     if (s->outbox.count == 0) continue;
     if (!submitSend(l, s, &message, &part)) break;
+    if (s->outbox.length >= kLargeSend) *large = true;
     count++;
   }
   return count;

@@ -1,0 +1,85 @@
+/* What becomes of a send is seen although nothing else happens. */
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "world.h"
+
+using namespace tsb;
+
+namespace {
+
+constexpr int kWaitMs = 10000;
+
+/** Reads so many bytes after a while, and closes the descriptor. */
+struct LateReader {
+  int fd;
+  size_t left;
+  pthread_t thread;
+
+  LateReader(int fd, size_t length) : fd(fd), left(length) { CHECK_EQUAL(pthread_create(&thread, nullptr, run, this), 0); }
+  ~LateReader() {
+    pthread_join(thread, nullptr);
+    close(fd);
+  }
+
+  static void *run(void *data) {
+    LateReader *reader = static_cast<LateReader *>(data);
+    usleep(50000);
+    while (reader->left > 0) {
+      const size_t n = get(reader->fd).size();
+      reader->left -= n;
+      if (n == 0) usleep(100);
+    }
+    return nullptr;
+  }
+};
+
+/** Waits, with much time in each turn, for a DRAIN record, which has to come soon. Returns its result. */
+int drained(World &world, int handle) {
+  const double end = monotonicUsec() + kWaitMs * 1e3 / 2;
+  while (monotonicUsec() < end)
+    for (const Event &event : world.turn(kWaitMs))
+      if (event.kind == kDrain && event.handle == handle && monotonicUsec() < end) return event.result;
+  check::fail(__FILE__, __LINE__, "no DRAIN record in time");
+}
+
+}  // namespace
+
+TABLE_TEST(short_send, "what a socket does not take is sent as soon as it takes more, although nothing else happens") {
+  constexpr size_t kLength = 1 << 20;
+  World world(ops);
+  int peer;
+  const int handle = world.openReading(&peer);
+  world.quiet();
+  memset(world.turns.arena, 'a', kLength);
+  LateReader reader(peer, kLength);
+  CHECK(streamSend(world.streams, handle, world.turns.arena, kLength, Origin::kArena) >= 0);
+  CHECK_EQUAL(drained(world, handle), 0);
+}
+
+TABLE_TEST(small_send, "a small send that finds the socket full is sent as soon as it takes more, although nothing else happens") {
+  World world(ops);
+  int peer;
+  const int handle = world.openReading(&peer);
+  world.quiet();
+  const int fd = streamFd(world.streams, handle);
+  size_t filled = 0;
+  for (const size_t length : {size_t{1 << 20}, size_t{1}})
+    while (const size_t n = put(fd, std::string(length, 'f'))) filled += n;
+  LateReader reader(peer, filled + 5);
+  CHECK(world.send(handle, "small") >= 0);
+  CHECK_EQUAL(drained(world, handle), 0);
+}
+
+TABLE_TEST(failed_send, "a send that fails is reported, although nothing else happens") {
+  World world(ops);
+  int peer;
+  const int handle = world.open(&peer);
+  world.quiet();
+  close(peer);
+  CHECK_EQUAL(world.send(handle, "lost"), 0);
+  CHECK_EQUAL(drained(world, handle), -EPIPE);
+}
