@@ -62,8 +62,11 @@ static bool reportFailure(Stream *s) {
     reportTls(s, err);
   else if (s->reading)
     reportEnd(s, err);
-  else
+  else {
+    // streamRecvStart() asks again
+    s->receiveDue = false;
     return true;
+  }
   s->failed = 0;
   s->sendFailed = false;
   return true;

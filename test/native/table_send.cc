@@ -1,4 +1,7 @@
-/* What becomes of a send is seen although nothing else happens. */
+/*
+ * How long a wait lasts: what becomes of a send ends it although nothing else happens. A failure that cannot be reported yet
+ * does not.
+ */
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
@@ -82,4 +85,23 @@ TABLE_TEST(failed_send, "a send that fails is reported, although nothing else ha
   close(peer);
   CHECK_EQUAL(world.send(handle, "lost"), 0);
   CHECK_EQUAL(drained(world, handle), -EPIPE);
+}
+
+TABLE_TEST(unheard_failure, "a failure that cannot be reported yet lets the loop wait, and is the next record") {
+  constexpr int kTurns = 4, kTurnMs = 50;
+  World world(ops, 1024);
+  int peer;
+  const int handle = world.openReading(&peer);
+  put(peer, pattern(100000, 12));
+  world.until(kRecv, handle);
+  // more bytes are due
+  streamRecvStop(world.streams, handle);
+  streamFailed(world.streams->all[static_cast<size_t>(handle)], -EIO);
+  const double before = monotonicUsec();
+  for (int i = 0; i < kTurns; i++) CHECK_EQUAL(world.turn(kTurnMs).size(), 0u);
+  if (ops != &kLoopEager) CHECK(monotonicUsec() - before > (kTurns - 2) * kTurnMs * 1e3);
+  streamRecvStart(world.streams, handle);
+  CHECK_EQUAL(world.until(kRecv, handle).result, -EIO);
+  world.quiet();
+  close(peer);
 }
