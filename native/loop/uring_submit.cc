@@ -157,7 +157,12 @@ static bool lasts(UringOp op) { return op == kOpReceive || op == kOpPollOut; }
 
 static void countCompletions(UringLane *l) {
   for (; l->counted < l->ring.completions.size(); l->counted++) {
-    const io_uring_cqe &cqe = l->ring.completions[l->counted];
+    io_uring_cqe &cqe = l->ring.completions[l->counted];
+    if (cqe.res <= 0 && (cqe.flags & IORING_CQE_F_BUFFER)) {
+      // kernels before 6.1 also name the buffer of a receive that brought nothing
+      uringGiveBack(&l->ring, uringBufferOf(cqe));
+      cqe.flags &= ~IORING_CQE_F_BUFFER;
+    }
     if (lasts(uringOpOf(cqe)) && !(cqe.flags & IORING_CQE_F_MORE)) countOff(l, cqe.user_data);
   }
 }
