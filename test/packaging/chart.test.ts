@@ -230,6 +230,19 @@ describe('the Helm chart', () => {
     }
   });
 
+  chartIt('has a config that starts for methods of login that need other values too', async () => {
+    const ldap = 'ldapserver=ldap.example.net ldapprefix="uid=" ldapsuffix=",dc=example"';
+    const ini = await check(manifests({ auth: { type: 'ldap' }, settings: { auth_ldap_options: ldap } }));
+    assert.match(ini, /^auth_type = ldap$/m);
+    await check(manifests({ auth: { type: 'any' }, databases: { '*': null, app: 'host=db user=app' } }));
+  });
+
+  chartIt('says that no user can log in only if the userlist decides', () => {
+    const notes = (auth: object): boolean =>
+      / userlist is empty/.test(render({ auth, settings: { auth_ldap_options: 'x' } }).stdout);
+    assert.deepEqual([{}, { type: 'ldap' }, { users: { app: 'x' } }].map(notes), [true, false, false]);
+  });
+
   chartIt('uses a Secret that exists, and then makes none', () => {
     const all = manifests({ auth: { existingSecret: 'mine' } });
     assert.deepEqual(
@@ -267,6 +280,15 @@ describe('the Helm chart', () => {
       [{ auth: { users: { app: 'x"\n"eve" "y' } } }, /auth.users.app/],
       [{ auth: { type: 'hba' } }, /auth/],
       [{ auth: { type: 'peer' } }, /auth.type/],
+      // the process would not start
+      [{ auth: { type: 'cert' } }, /tls.existingSecret/],
+      [{ auth: { type: 'cert' }, tls: { existingSecret: 'certificate' } }, /tls.sslmode/],
+      [{ auth: { type: 'ldap' } }, /auth_ldap_options is required/],
+      [{ auth: { type: 'any' }, databases: { app: 'host=db auth_user=app' } }, /databases.app/],
+      // the labels by which Services and the Deployment find the pods, and the annotation that replaces them
+      [{ podLabels: { 'app.kubernetes.io/name': 'other' } }, /podLabels/],
+      [{ podAnnotations: { 'checksum/config': 'x' } }, /podAnnotations/],
+      [{ metrics: { serviceMonitor: { labels: { 'helm.sh/chart': 'x' } } } }, /serviceMonitor.labels/],
       [{ tls: { sslmode: 'yes' } }, /tls.sslmode/],
       [{ drain: { timeout: 0 } }, /drain.timeout/],
       [{ service: { port: 70000 } }, /service.port/],
