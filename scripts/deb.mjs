@@ -22,7 +22,7 @@ import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { NODE_OF_ABI, prebuiltName } from './install-addon.mjs';
-import { HOME, installTree, prebuiltAddons } from './install-tree.mjs';
+import { HOME, installTree, nodeVersions, prebuiltAddons } from './install-tree.mjs';
 
 const top = fileURLToPath(new URL('..', import.meta.url));
 const folder = resolve(process.argv[2] ?? top);
@@ -49,7 +49,7 @@ function libcVersion(addon) {
   return `2.${Math.max(...found)}`;
 }
 
-/** What the addons need: a range of Node's versions, and C libraries. */
+/** What the addons need: versions of Node, and C libraries. */
 function runtimeDependencies() {
   const addons = prebuiltAddons();
   const nodes = addons.map((path) => NODE_OF_ABI[/node-(\d+)/.exec(path)[1]]).filter((major) => major !== undefined);
@@ -58,8 +58,7 @@ function runtimeDependencies() {
     .map((path) => libcVersion(join(top, path)))
     .sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
   return [
-    `nodejs (>= ${Math.min(...nodes)})`,
-    `nodejs (<< ${Math.max(...nodes) + 1})`,
+    ...nodeVersions(nodes),
     `libc6 (>= ${libc.at(-1)})`,
     'libgcc-s1',
     'libstdc++6',
@@ -174,7 +173,10 @@ function makeTsbouncer(date) {
   pack.write(`usr/lib/systemd/system/${takeover}`, read(`packaging/deb/${takeover}`));
   // it never changes, so a new version asks no question about what the administrator has changed
   pack.write('etc/tsbouncer/tsbouncer.ini', read('packaging/deb/tsbouncer.ini'));
-  pack.write('usr/share/doc/tsbouncer/examples/tsbouncer.ini', read('etc/tsbouncer.ini'));
+  const examples = 'usr/share/doc/tsbouncer/examples';
+  pack.write(`${examples}/tsbouncer.ini`, read('etc/tsbouncer.ini'));
+  for (const file of readdirSync(join(top, 'etc/grafana')))
+    pack.write(`${examples}/grafana/${file}`, read(`etc/grafana/${file}`));
   // no user: the passwords of the sample file are public
   pack.write('etc/tsbouncer/userlist.txt', '');
   manPages(pack, 'tsbouncer');

@@ -35,6 +35,22 @@ export function prebuiltAddons() {
 }
 
 /**
+ * The versions of Debian's package nodejs that have an addon, as parts of Depends. Addons are made for even versions only,
+ * so each gap has a part of its own: the version is below it or above it.
+ * @param majors versions of Node
+ */
+export function nodeVersions(majors) {
+  const [first, ...others] = majors.toSorted((a, b) => a - b);
+  const parts = [`nodejs (>= ${first})`];
+  let end = first + 1;
+  for (const major of others) {
+    if (major > end) parts.push(`nodejs (<< ${end}) | nodejs (>= ${major})`);
+    end = major + 1;
+  }
+  return [...parts, `nodejs (<< ${end})`];
+}
+
+/**
  * Copies the built program, its packages of npm and its addons to ROOT/usr/lib/tsbouncer, where every user may read them.
  * @returns the names of the packages
  */

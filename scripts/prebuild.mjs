@@ -7,7 +7,7 @@
 // musl, so those addons are compiled on Alpine. --libc is the newest version of glibc that the addon may need. Without
 // --libc it may need that of the machine that compiles it.
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
+import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -84,8 +84,11 @@ const name = isCross ? prebuiltName(`linux-${arch}`) : prebuiltName();
 const to = join(top, name);
 const report = check(built, arch, values.libc);
 mkdirSync(dirname(to), { recursive: true });
-copyFileSync(built, to);
+// another program may be reading the earlier one
+const part = `${to}.${process.pid}`;
+copyFileSync(built, part);
 if (isCross) rmSync(folder, { recursive: true });
 // without symbols it is half as large; it works with them too
-spawnSync(isCross ? `${MACHINES[arch].triplet}-strip` : 'strip', ['--strip-unneeded', to]);
+spawnSync(isCross ? `${MACHINES[arch].triplet}-strip` : 'strip', ['--strip-unneeded', part]);
+renameSync(part, to);
 console.log(`${name}: ${report}`);
