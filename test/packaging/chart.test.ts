@@ -207,6 +207,9 @@ describe('the Helm chart', () => {
     const isSelected = (found: Record<string, string>): boolean =>
       Object.entries(spec.selector.matchLabels).every(([name, value]) => found[name] === value);
     assert.deepEqual([isSelected(labels), isSelected(others)], [true, false]);
+    // the value of that label is the name of the job, which an alert has
+    const alerts = readFileSync(join(PROJECT_DIR, 'etc', 'grafana', 'tsbouncer-alerts.yml'), 'utf8');
+    assert.equal(labels[spec.jobLabel], /up\{job="(\w+)"\}/.exec(alerts)?.[1]);
   });
 
   chartIt('starts new pods when the config, a user or a rule has changed', () => {
