@@ -2,6 +2,7 @@
  * The measured poolers, all with one PostgreSQL server: pool of 20, transaction mode, trust, by default without TLS,
  * connection logging off.
  */
+import { readFileSync } from 'node:fs';
 import type { ConnectionOptions } from 'node:tls';
 import { Bouncer, eventually, howEnded, type PgCluster } from '../test/harness';
 import { RawClient } from '../test/harness/raw-client';
@@ -54,6 +55,8 @@ async function waitUp(pooler: Bouncer, contender: Contender, upMs?: number): Pro
     });
     const up = eventually(`${contender.name} to accept connections`, () => accepts(pooler.port), upMs);
     await Promise.race([up, ended]);
+    if (hasChildren(pooler.pid))
+      throw new Error(`${contender.name}: the figures are of one process, but this command starts another: use exec`);
     return;
   }
   try {
@@ -67,6 +70,11 @@ async function waitUp(pooler: Bouncer, contender: Contender, upMs?: number): Pro
 
 /** The program does not have a setting that it should run with. */
 export class UnknownSetting extends Error {}
+
+/** Whether a process has started others: a script that does not end with exec, or a pooler of several processes. */
+function hasChildren(pid: number): boolean {
+  return readFileSync(`/proc/${pid}/task/${pid}/children`, 'latin1').trim() !== '';
+}
 
 async function accepts(port: number): Promise<boolean> {
   const client = await RawClient.connect({ port }).catch(() => null);

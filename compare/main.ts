@@ -15,6 +15,9 @@ import { families } from './scenarios';
 import type { Program, Scenario } from './side';
 import { TestBed } from './test-bed';
 
+/** The exit code if the comparison could not start or could not go on; 1 means differences. */
+const NOT_COMPARED = 2;
+
 function programs(bin: string): [Program, Program] {
   const { node, mainJs } = installed();
   return [
@@ -53,12 +56,12 @@ async function main(): Promise<number> {
   const bin = originalBin();
   if (bin === null) {
     console.error('PgBouncer is not installed: apt-get install pgbouncer, or set PGBOUNCER_BIN');
-    return 2;
+    return NOT_COMPARED;
   }
   const scenarios = chosen(words);
   if (scenarios.length === 0) {
     console.error(`no scenario has that in its name; the families are ${Object.keys(families).join(', ')}`);
-    return 2;
+    return NOT_COMPARED;
   }
   const startMs = Date.now();
   const originalVersion = versionOf(bin);
@@ -73,6 +76,10 @@ async function main(): Promise<number> {
     // an entry without a difference could hide a later fault
     const stale = words.length > 0 ? [] : claims.filter((claim) => claim.count === 0 && concerns(claim, tally.ran));
     for (const { entry } of stale) console.log(`\nlisted, but no such difference was found: ${entry.reason}`);
+    if (tally.ran.length === 0) {
+      console.error('none of these scenarios can run here: nothing was compared');
+      return NOT_COMPARED;
+    }
     const seconds = Math.round((Date.now() - startMs) / 1000);
     const used = claims.filter(({ count }) => count > 0).length;
     console.log(`\n${summary(tally, `PgBouncer ${originalVersion}`, used, seconds)}`);
@@ -86,6 +93,6 @@ main().then(
   (code) => process.exit(code),
   (err) => {
     console.error(err);
-    process.exit(1);
+    process.exit(NOT_COMPARED);
   },
 );

@@ -3,14 +3,14 @@
  * rows. What the figures are is not tested.
  */
 import { strict as assert } from 'node:assert';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { chartOf } from '../../bench/chart';
 import { variantSettings } from '../../bench/contenders';
 import { cpuBetween } from '../../bench/cpu';
 import { allowedBy, hardLimit } from '../../bench/descriptors';
 import { addRow, isMet, median, note, OFF, ON, OURS, ratioAim, ratioOf, roundRatios, THEIRS } from '../../bench/rows';
-import { PROJECT_DIR, runSync, tempDir } from '../harness';
+import { installed, PROJECT_DIR, runSync, tempDir } from '../harness';
 import { it } from '../harness/machine';
 import { itUnless, noProgram } from '../harness/needs';
 
@@ -96,16 +96,28 @@ it('the time of each thread counts from its first sample', () => {
   assert.equal(use.user, 250);
 });
 
+const program = join(PROJECT_DIR, 'dist-test', 'bench', 'bench.js');
+
 /** @returns what it prints, and its JSON */
 function runBench(args: string[]) {
   const json = join(tempDir('bench-json'), 'figures.json');
-  const program = join(PROJECT_DIR, 'dist-test', 'bench', 'bench.js');
   const { status, stdout, stderr } = runSync(process.execPath, [program, '--quick', ...args, '--json', json], {
     timeout: RUN_MS_MAX,
   });
   assert.equal(status, 0, stderr);
   return { stdout, report: JSON.parse(readFileSync(json, 'latin1')) };
 }
+
+it('a command that starts another process is refused, because the figures would be those of a shell', () => {
+  const { node, mainJs } = installed();
+  const script = join(tempDir('wrapper'), 'wrapper.sh');
+  writeFileSync(script, `#!/bin/sh\n'${node}' '${mainJs}' "$@"\n`, { mode: 0o755 });
+  const env = { ...process.env, BENCH_ALSO: `wrapped=${script}` };
+  const args = [program, '--quick', '--only', 'no figure'];
+  const { status, stderr } = runSync(process.execPath, args, { env, timeout: RUN_MS_MAX });
+  assert.equal(status, 1);
+  assert.match(stderr, /^wrapped: the figures are of one process, but this command starts another: use exec$/m);
+});
 
 itUnless(noProgram('g++'))('what settings cost is measured without and with them', async () => {
   const names = ['dirty_session=log: 64 clients', 'proxy_protocol_networks=127.0.0.0/8: reconnecting'];
