@@ -67,6 +67,19 @@ describe('the compose file', () => {
   });
 });
 
+describe('docs/install.md', () => {
+  it('starts the image with variables that also fit a server that asks for SCRAM', () => {
+    const page = readFileSync(join(PROJECT_DIR, 'docs', 'install.md'), 'utf8');
+    const command = /^ {4}docker run [\s\S]*?tsbouncer$/m.exec(page)?.[0] ?? assert.fail('no docker run');
+    const env = Object.fromEntries([...command.matchAll(/ -e (\w+)=(\S+)/g)].map(([, name, value]) => [name, value]));
+    const config = edoburuConfig(env);
+    load(iniText(config));
+    assert.equal(command.includes(`-p 6432:${env.LISTEN_PORT} `), true);
+    // an MD5 secret would not do
+    assert.match(authFileText(config), /^"app" "secret"$/m);
+  });
+});
+
 describe('the Dockerfile', () => {
   const text = readFileSync(join(FOLDER, 'Dockerfile'), 'utf8');
 
