@@ -105,6 +105,7 @@ it('reset: only servers that were altered are reset, and tracked parameters do n
     // undone by the client itself
     await one.query('BEGIN; PREPARE a AS SELECT 1; DECLARE c CURSOR FOR SELECT 1');
     await one.query('DEALLOCATE ALL; CLOSE ALL; COMMIT');
+    await one.query('DECLARE c CURSOR WITH HOLD FOR SELECT 1; CLOSE ALL');
     assert.equal(pooler.log.count(/resetting: /), 0);
     // the client's own values come back after a reset
     await one.query("SET work_mem = '5MB'");
@@ -223,6 +224,8 @@ it('refuse: what ends with its transaction is allowed', async () => {
     ])
       await one.query(sql);
     await fails(one.query("SET nothing_at_all.x.y = '"), /unterminated/, '42601');
+    // undone by the error
+    await fails(one.query("SET work_mem = '5MB'; SELECT 1 / 0"), /division by zero/, '22012');
     assert.equal(await backendPid(one), pid);
   });
 });

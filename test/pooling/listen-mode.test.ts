@@ -65,6 +65,7 @@ it('pin: a listener keeps its server and gets notifications, until UNLISTEN *', 
       await one.query('BEGIN; SELECT 1; COMMIT');
       await one.query('UNLISTEN other');
       await one.query('BEGIN; UNLISTEN *; ROLLBACK');
+      for (const part of ['BEGIN', 'UNLISTEN *', 'ROLLBACK']) await one.query(part);
       await two.query("NOTIFY news, 'second'");
       assert.equal(await heard(one), 'news second');
       assert.deepEqual(

@@ -164,13 +164,14 @@ describe('fair shares of max_db_connections', () => {
     }));
 
   it('no pool waits for a pool that cannot open a connection', () =>
-    withShares({ connections: 2, users: { ben: 'max_user_connections=1' } }, async (pooler) => {
+    withShares({ connections: 4, users: { ben: 'max_user_connections=1' } }, async (pooler) => {
       await introduce(pooler, 'ann', 'ben');
       const ben = await Load.start(pooler, 'ben', 4);
-      const ann = await Load.start(pooler, 'ann', 4);
-      await settlesAt(pooler, [ann, ben], ['ann', 'ben'], [1, 1]);
+      const ann = await Load.start(pooler, 'ann', 8);
+      // more than an equal share, which ben cannot have
+      await settlesAt(pooler, [ann, ben], ['ann', 'ben'], [3, 1]);
       await ben.stop();
-      await eventually('ann to have both', async () => (await serversOf(pooler, 'ann'))[0] === 2);
+      await eventually('ann to have all', async () => (await serversOf(pooler, 'ann'))[0] === 4);
       await ann.stop();
     }));
 
