@@ -100,6 +100,17 @@ describe('the events of logins', () => {
     assert.deepEqual(turn(), []);
   });
 
+  it('the end of a client comes behind its bytes that were kept, although none came later', () => {
+    cost = 1e6;
+    const client = loginClient(2);
+    putOffLogin(loginClient(1), 5, 50);
+    putOffLogin(client, 10, 100);
+    turn();
+    putOffLogin(client, 0, 0);
+    assert.deepEqual(turn(), [[2, 10, -1]]);
+    assert.deepEqual(turn(), [[2, 0, -1]]);
+  });
+
   it('of a client that is gone, or stopped, are dropped', () => {
     cost = 1e6;
     const [gone, stopped] = [loginClient(2), loginClient(3)];

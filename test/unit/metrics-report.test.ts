@@ -4,6 +4,7 @@
  */
 
 import assert from 'node:assert/strict';
+import { turns } from '../../src/core/base/tallies';
 import type { MetricsReport } from '../../src/core/base/worker-messages';
 import type { PgPool } from '../../src/core/pool/bouncer';
 import { noteChange } from '../../src/core/pool/changes';
@@ -91,6 +92,12 @@ describe('the reports to the metrics thread', () => {
     assert.equal(state.pools.size, 600);
     assert.equal(state.databases.size, 600);
     assert.equal(state.report, report);
+  });
+
+  it('have the longest turn since the report before', () => {
+    turns.longest = 5000;
+    assert.equal(nextMetricsReport().longestTurn, 5000);
+    assert.equal(nextMetricsReport().longestTurn, 0);
   });
 
   it('a counter of a database does not fall when a pool is removed', () => {
