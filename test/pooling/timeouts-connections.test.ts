@@ -15,10 +15,11 @@ import {
   valueIn,
   withPooler,
 } from '../harness/answers';
+import type { Bouncer } from '../harness/bouncer';
 import { clusterWithUsers } from '../harness/fixtures';
 import { describe } from '../harness/limits';
 import { eventually, it, withTimeout } from '../harness/machine';
-import { cancelRequest } from '../harness/raw-client';
+import { cancelRequest, type RawClient } from '../harness/raw-client';
 import { pause, SOON_MS, TX, withGate } from '../harness/timeout-gate';
 
 const pg = clusterWithUsers('ann');
@@ -47,17 +48,32 @@ describe('client_login_timeout', () => {
     });
   });
 
-  it('client_login_timeout also applies while the login waits for a server that runs auth_query', async () => {
+  /** A client holds the only server that could run auth_query. */
+  async function withHolder(loginTimeout: number, body: (pooler: Bouncer, holder: RawClient) => Promise<void>) {
     const settings = { auth_type: 'scram-sha-256', auth_user: 'postgres', default_pool_size: 1 };
-    const waits = { client_login_timeout: 0.5, query_wait_timeout: 0 };
+    const waits = { client_login_timeout: loginTimeout, query_wait_timeout: 0 };
     const userlist = { postgres: 'secret' };
     await withPooler({ cluster: pg(), settings: { ...TX, ...settings, ...waits }, userlist }, async (pooler) => {
       const holder = await login(pooler, { password: 'secret' });
       await ask(holder, 'BEGIN');
-      assert.equal(await refusal(pooler, { user: 'ann' }), 'client_login_timeout');
+      await body(pooler, holder);
       await holder.end();
     });
-  });
+  }
+
+  it('client_login_timeout also applies while the login waits for a server that runs auth_query', () =>
+    withHolder(0.5, async (pooler) => {
+      assert.equal(await refusal(pooler, { user: 'ann' }), 'client_login_timeout');
+    }));
+
+  it('client_login_timeout=0 never disconnects a login that waits for a server', () =>
+    withHolder(0, async (pooler, holder) => {
+      // ann has no password
+      const answer = refusal(pooler, { user: 'ann' });
+      await pause(1000);
+      await ask(holder, 'COMMIT');
+      assert.match(await answer, /authentication failed/);
+    }));
 
   it('client_login_timeout=0 never disconnects', async () => {
     await withPooler({ cluster: pg(), settings: { ...TX, client_login_timeout: 0 } }, async (pooler) => {
