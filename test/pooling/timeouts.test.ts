@@ -61,15 +61,19 @@ describe('server_lifetime', () => {
 describe('server_idle_timeout', () => {
   it('server_idle_timeout closes unused servers down to min_pool_size', async () => {
     const databases = { postgres: pg().connstr(), min: pg().connstr('postgres', 'min_pool_size=1') };
-    await withPooler({ databases, settings: { ...TX, server_idle_timeout: 0.7 } }, async (pooler) => {
+    await withPooler({ databases, settings: TX }, async (pooler) => {
       for (const [database, left] of [
         ['postgres', 0],
         ['min', 1],
       ] as const) {
         const clients = [await login(pooler, { database }), await login(pooler, { database })];
         for (const client of clients) await ask(client, 'BEGIN');
+        await pooler.admin('SET server_idle_timeout = 60');
         for (const client of clients) await ask(client, 'COMMIT');
+        await pause(1000);
+        assert.equal((await show(pooler, 'SERVERS', { database })).length, 2);
         const from = pooler.log.mark();
+        await pooler.admin("SET server_idle_timeout = '0.7'");
         await pooler.logWait(/S-[^\n]* closing because: server idle timeout/, from);
         await rowsBecome(pooler, 'SERVERS', { database }, left);
         if (left > 0) await pause(1200);
