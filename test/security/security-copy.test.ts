@@ -6,9 +6,11 @@
  */
 
 import assert from 'node:assert/strict';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Bouncer, it, PgCluster } from '../harness';
 import { withAttackedPooler } from '../harness/attacked-pooler';
 import { after, before } from '../harness/limits';
+import { bind, EXECUTE, FLUSH, parse, SYNC } from '../harness/prepared-packets';
 import {
   cstring,
   int16,
@@ -37,7 +39,6 @@ const row = (answer: Message[]) => {
 const sql = (text: string) => message('Q', cstring(text));
 const data = (rows: string) => message('d', Buffer.from(rows));
 const END = message('c');
-const SYNC = message('S');
 const COPY = [
   message('P', cstring(''), cstring('COPY copied FROM STDIN'), int16(0)),
   message('B', cstring(''), cstring(''), int16(0), int16(0), int16(0)),
@@ -119,7 +120,7 @@ it('1.22.1: no client can leave an answer or a partial packet for the next clien
 
 /** Runs `body` with two clients of a pooler that has one server. */
 async function withTwoClients(
-  settings: Record<string, number>,
+  settings: Record<string, number | string>,
   body: (client: RawClient, next: RawClient, bouncer: Bouncer) => Promise<void>,
 ): Promise<void> {
   const all = { pool_mode: 'transaction', default_pool_size: 1, ...settings };
@@ -181,3 +182,35 @@ it('a packet of COPY outside of a COPY does not keep a pipeline from being answe
       await client.until('Z');
     }
   }));
+
+const EMPTY_QUERY = [parse('', ''), bind(''), EXECUTE, FLUSH];
+/** Answered long after the ReadyForQuery that precedes it. */
+const LATE_ANSWER = [bind('slow'), EXECUTE, SYNC];
+
+/*
+ * statement_timeout counts from a Parse on. If it has expired when PostgreSQL reads a packet of COPY outside of a COPY, it
+ * sends an error and ReadyForQuery, and then executes what follows.
+ */
+for (const [name, begin] of Object.entries({
+  'a Parse': [parse('', 'SELECT 1'), FLUSH],
+  'a Parse that is not answered yet': [parse('', 'SELECT 1')],
+  'an Execute of an empty query': EMPTY_QUERY,
+  'an Execute of an empty query that is not answered yet': EMPTY_QUERY.slice(0, -1),
+  'an Execute that is suspended': [parse('', 'VALUES (1), (2)'), bind(''), message('E', cstring(''), int32(1))],
+  'a COPY': [...COPY, data('1\n'), END, parse('', 'SELECT 1')],
+}))
+  for (const mode of ['transaction', 'session'])
+    it(`a packet of COPY after ${name} and statement_timeout leaves no answer behind (${mode} mode)`, () =>
+      withTwoClients({ pool_mode: mode }, async (client, next) => {
+        await client.query('SET statement_timeout = 100');
+        await client.send(parse('slow', "SELECT 'poison' FROM pg_sleep(0.08)"), SYNC);
+        await client.until('Z');
+        await client.send(...begin);
+        await sleep(200);
+        await client.send(data('x'), ...LATE_ANSWER);
+        const asked = next.query("SELECT 'mine'");
+        await client.until('Z');
+        if (mode === 'session') await client.destroy();
+        assert.deepEqual(row(await asked), ['mine']);
+        assert.deepEqual(row(await next.query("SELECT 'mine too'")), ['mine too']);
+      }));

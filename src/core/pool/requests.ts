@@ -189,6 +189,24 @@ export class RequestQueue {
   }
 
   /**
+   * True if a COPY may be under way when the server gets to the next packet. If not, PostgreSQL ignores CopyData, CopyDone
+   * and CopyFail, unless statement_timeout has expired since a Parse before them: then it reports that, and adds a
+   * ReadyForQuery that answers no request. After a reboot from PgBouncer nothing is known about earlier requests.
+   */
+  mayCopy(): boolean {
+    for (let at = this.count - 1; at >= 0; at--) {
+      const type = this.entryAt(at) & TYPE_MASK;
+      if (!isCopyMark(type) && type !== PqMsg.Sync) return type === PqMsg.Query || type === PqMsg.Execute;
+    }
+    return this.total === this.count;
+  }
+
+  /** True if a packet of COPY follows the oldest request, which is an Execute that has not begun a COPY. */
+  hasStrayCopy(): boolean {
+    return this.count > 1 && this.firstType() === PqMsg.Execute && isCopyMark(this.entryAt(1) & TYPE_MASK);
+  }
+
+  /**
    * The COPY begun by the oldest request has ended: drops the entries that the server consumed as part of it, up to
    * CopyDone or CopyFail. If the COPY failed, a Sync after the first data may have been received after the failure, and
    * is answered: it stays.

@@ -438,12 +438,13 @@ function workPacket(client: ClientSocket, buf: Buffer, off: number, end: number)
   return Verdict.FORWARD;
 }
 
-/** Handles a packet of a COPY, or of a failed COPY: the server skips it and stays as ready as it is. */
+/** Handles a packet of a COPY. Outside of one it is dropped: the server would ignore it, or worse: see mayCopy(). */
 function copyPacket(client: ClientSocket, type: number, len: number): Verdict {
   const server = client.link;
-  // a late packet of a failed COPY: the server has already been released
+  // without a server it is a late packet of a failed COPY
   if (server === null) return Verdict.CONSUMED;
   count((client.pool as PgPool).stats, Stat.CLIENT_BYTES, len);
+  if (!server.requests.mayCopy()) return Verdict.CONSUMED;
   server.requests.markCopy(type);
   server.batch?.drop();
   return Verdict.FORWARD;

@@ -281,6 +281,8 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
   // the table has no types of startup packets
   const request = ANSWERED[type] ?? 0;
   if (request !== 0) {
+    // the server may answer that packet: see mayCopy()
+    if (request === PqMsg.Execute && server.requests.hasStrayCopy()) server.closeNeeded = true;
     popRequest(server, request);
     return deliver(server, off, end, len);
   }
