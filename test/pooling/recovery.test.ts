@@ -4,13 +4,15 @@
  */
 
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import type { Client } from 'pg';
 import { type Bouncer, it, PgCluster } from '../harness';
 import { backendsBecome, login, withPooler } from '../harness/answers';
 import { backendPid } from '../harness/expect';
 import { after, before, eventually } from '../harness/limits';
 import { bind, EXECUTE, FLUSH, parse, SYNC } from '../harness/prepared-packets';
-import { message, type RawClient } from '../harness/raw-client';
+import { CANCEL_REQUEST, message, type RawClient } from '../harness/raw-client';
 import { withRebootChain } from '../harness/reboot-chain';
 
 let pg: PgCluster;
@@ -207,6 +209,49 @@ it('without server_recovery_timeout the server is closed, and RELOAD turns it on
     assert.equal(await nextPid(pooler), second);
   });
 });
+
+/** Runs `body` with a way to the server that accepts cancel requests, but neither forwards them nor ends. */
+async function withHeldCancels(body: (port: number) => Promise<void>): Promise<void> {
+  const ends: Socket[] = [];
+  const relay = createServer((from) => {
+    ends.push(from.on('error', () => {}));
+    from.once('data', (first: Buffer) => {
+      if (first.readInt32BE(4) === CANCEL_REQUEST) return;
+      const to = connect(pg.port, '127.0.0.1').on('error', () => from.destroy());
+      ends.push(to);
+      to.write(first);
+      from.pipe(to).pipe(from);
+    });
+  }).listen(0, '127.0.0.1');
+  await once(relay, 'listening');
+  try {
+    await body((relay.address() as AddressInfo).port);
+  } finally {
+    for (const end of ends) end.destroy();
+    relay.close();
+  }
+}
+
+for (const [how, seconds] of [
+  ['that ends by itself', 0.5],
+  ['that goes on', 100],
+] as const)
+  it(`a cancel request that the server does not end makes no server unusable: a query ${how}`, () =>
+    withHeldCancels(async (port) => {
+      const databases = { postgres: `host=127.0.0.1 port=${port}` };
+      const settings = { ...ONE_SERVER, server_recovery_timeout: 1.5, cancel_wait_timeout: 1 };
+      await withPooler({ databases, settings }, async (pooler) => {
+        const client = await login(pooler);
+        await client.sendMessage('Q', Buffer.from(`SELECT pg_sleep(${seconds})\0`));
+        await backendsBecome(pg, `state = 'active' AND wait_event = 'PgSleep'`, 1);
+        await client.destroy(true);
+        await pooler.logWait(/closing because: cancel_wait_timeout/);
+        assert.equal((await pooler.sql('SELECT 1 AS one')).rows[0].one, 1);
+        const [pool] = (await pooler.admin('SHOW POOLS')).filter(({ database }) => database === 'postgres');
+        assert.deepEqual([pool?.sv_being_canceled, pool?.sv_active_cancel], [0, 0]);
+        await pg.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+      });
+    }));
 
 it('PAUSE waits for a server that is being recovered', async () => {
   await withOneServer({}, async (pooler, pid) => {

@@ -114,6 +114,13 @@ function cancelReqMaint(pool: PgPool, now: number): void {
   eachSocket(pool.waitingCancelReqList, (req) => {
     if (now - req.requestTime > cf.cancelWaitTimeout) disconnectClient(req, false, 'cancel_wait_timeout');
   });
+  // those of the pooler have no client that would give up
+  eachSocket(pool.activeCancelReqList, (req) => {
+    if (req.handle >= 0 || now - (req.link?.connectTime ?? now) <= cf.cancelWaitTimeout) return;
+    // the request may still arrive, and must not cancel the next client's query
+    if (req.canceledServer !== null) disconnectServer(req.canceledServer, true, 'cancel_wait_timeout');
+    disconnectClient(req, false, 'cancel_wait_timeout');
+  });
 }
 
 function unusedServerMaint(pool: PgPool, list: StatList<ServerSocket>, idleTest: boolean, now: number): void {
@@ -252,7 +259,7 @@ function poolMaint(pool: PgPool, now: number): void {
   const waiting = pool.waitingClientList.head !== null;
   const canceling = pool.waitingCancelReqList.head !== null;
   if (waiting) waitingClientMaint(pool, now);
-  if (canceling) cancelReqMaint(pool, now);
+  if (canceling || pool.activeCancelReqList.head !== null) cancelReqMaint(pool, now);
   // waiters may be able to proceed: retry interval, reserve pool or notification is due
   if (waiting || canceling) touchPool(pool);
 }
