@@ -9,6 +9,20 @@ export function isSpace(code: number): boolean {
   return code === 0x20 || (code >= 0x09 && code <= 0x0d);
 }
 
+/** The position after the white space at `from`. */
+export function skipSpace(text: string, from: number): number {
+  let pos = from;
+  while (pos < text.length && isSpace(text.charCodeAt(pos))) pos++;
+  return pos;
+}
+
+/** Likewise where only a space separates: a tab is part of a word. */
+export function skipBlanks(text: string, from: number): number {
+  let pos = from;
+  while (text[pos] === ' ') pos++;
+  return pos;
+}
+
 function isSeparatorAt(list: string, pos: number): boolean {
   if (pos < 0 || pos >= list.length) return true;
   const code = list.charCodeAt(pos);
@@ -31,9 +45,8 @@ export function strlistContains(list: string, word: string): boolean {
 
 /** Removes ASCII white space at both ends. */
 export function trimSpace(text: string): string {
-  let start = 0;
+  const start = skipSpace(text, 0);
   let end = text.length;
-  while (start < end && isSpace(text.charCodeAt(start))) start++;
   while (end > start && isSpace(text.charCodeAt(end - 1))) end--;
   return text.slice(start, end);
 }
@@ -110,9 +123,9 @@ export function equalNoCase(a: string, b: string): boolean {
   return a.length === b.length && asciiLower(a) === asciiLower(b);
 }
 
-/** Lower-case hex of bytes, at most `max` of them. */
-export function bin2hex(bytes: Uint8Array, max = bytes.length): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(max, bytes.length)).toString('hex');
+/** Byte order, as in strcmp(). */
+export function compareNames(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
 }
 
 /** Compares two secrets in a time that does not depend on where they differ. Their lengths are not secret. */

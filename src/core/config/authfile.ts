@@ -5,7 +5,7 @@
 
 import { type BigIntStats, statSync } from 'node:fs';
 import { logDebug, logError, strerror } from '../base/log';
-import { isSpace } from '../base/strutil';
+import { skipSpace } from '../base/strutil';
 import { MAX_PASSWORD, MAX_USERNAME } from '../wire/limits';
 import { AuthType } from './choices';
 import { readByteString } from './ini';
@@ -96,7 +96,7 @@ export function findBrokenLines(path: string): BrokenLine[] {
 function parseAuthFile(text: string, from: number, users: AuthFileUser[]): { reason: string; pos: number } | null {
   let p = from;
   for (;;) {
-    while (isSpace(text.charCodeAt(p))) p++;
+    p = skipSpace(text, p);
     if (p >= text.length) return null;
     if (text[p] === ';') {
       p = lineEnd(text, p);

@@ -1,7 +1,9 @@
 /*
  * Connect strings: the `key=value key='quoted value'` lists after the names in [databases], [users] and [peers].
  */
+
 import { logNoise, wantNoise } from '../base/log';
+import { skipBlanks } from '../base/strutil';
 
 /**
  * Splits a connect string as PgBouncer's cstr_get_pair() does: pairs separated by spaces, spaces around '=' allowed,
@@ -10,14 +12,14 @@ import { logNoise, wantNoise } from '../base/log';
  */
 export function parseConnstr(text: string): [key: string, value: string][] | null {
   const pairs: [string, string][] = [];
-  let p = skipSpaces(text, 0);
+  let p = skipBlanks(text, 0);
   while (p < text.length) {
     const keyStart = p;
     while (p < text.length && text[p] !== '=' && text[p] !== ' ') p++;
     const key = text.slice(keyStart, p);
-    p = skipSpaces(text, p);
+    p = skipBlanks(text, p);
     if (key === '' || text[p] !== '=') return null;
-    p = skipSpaces(text, p + 1);
+    p = skipBlanks(text, p + 1);
 
     let value: string;
     if (text[p] === "'") {
@@ -34,16 +36,9 @@ export function parseConnstr(text: string): [key: string, value: string][] | nul
     if (wantNoise()) logNoise(`cstr_get_pair: "${key}"="${value}"`);
     pairs.push([key, value]);
     // the byte after a closing quote counts as the separator, whatever it is
-    p = skipSpaces(text, p + 1);
+    p = skipBlanks(text, p + 1);
   }
   return pairs;
-}
-
-/** Only spaces separate: a tab is part of a word. */
-function skipSpaces(text: string, from: number): number {
-  let p = from;
-  while (text[p] === ' ') p++;
-  return p;
 }
 
 /** Position of the quote that ends a quoted value starting at `from`, or -1. */

@@ -6,9 +6,11 @@
  * text if blank lines follow. A key may also be in double quotes, with "" for a quote, as PgBouncer's documentation
  * says; its code accepts single quotes only.
  */
+
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { posix } from 'node:path';
 import { logDebug, logError, strerror, wantDebug } from '../base/log';
+import { compareNames, cstr, isSpace } from '../base/strutil';
 
 /** Limit of nesting for %include. */
 const MAX_INCLUDE = 10;
@@ -24,9 +26,7 @@ export interface IniHandler {
 
 /** The bytes of a file up to the first NUL, where the text also ends for PgBouncer. Throws as fs does. */
 export function readByteString(path: string): string {
-  const text = readFileSync(Buffer.from(path, 'latin1')).toString('latin1');
-  const nul = text.indexOf('\0');
-  return nul < 0 ? text : text.slice(0, nul);
+  return cstr(readFileSync(Buffer.from(path, 'latin1')).toString('latin1'));
 }
 
 /** The position in a file being read. */
@@ -81,7 +81,7 @@ function skipSpace(at: Cursor): void {
   for (; at.pos < at.text.length; at.pos++) {
     const c = at.text.charCodeAt(at.pos);
     if (c === 10) at.line++;
-    else if (c !== 32 && (c < 9 || c > 13)) return;
+    else if (!isSpace(c)) return;
   }
 }
 
@@ -147,13 +147,9 @@ function includedFiles(name: string): string[] {
   return readdirSync(Buffer.from(folder, 'latin1'), 'buffer')
     .map((entry) => entry.toString('latin1'))
     .filter((entry) => wanted.test(entry))
-    .sort(byBytes)
+    .sort(compareNames)
     .map((entry) => posix.join(folder, entry))
     .filter((path) => isKind(path, 'isFile'));
-}
-
-function byBytes(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
 }
 
 function parseSection(at: Cursor, handler: IniHandler): boolean {

@@ -3,7 +3,7 @@
  * login and by --check. Errors have PgBouncer's words.
  */
 
-import { asciiLower, isSpace, trimSpace } from '../base/strutil';
+import { asciiLower, isSpace, skipSpace, trimSpace } from '../base/strutil';
 
 export const enum LdapScope {
   BASE = 'base',
@@ -41,12 +41,6 @@ interface Pair {
   key: string;
   value: string;
   next: number;
-}
-
-function skipSpace(text: string, from: number): number {
-  let pos = from;
-  while (pos < text.length && isSpace(text.charCodeAt(pos))) pos++;
-  return pos;
 }
 
 /** A word in double quotes, with "" for a quote; without a closing quote it extends to the end. */

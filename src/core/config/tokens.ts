@@ -1,7 +1,7 @@
 /*
  * The tokens of an HBA or ident line: bare words, "quoted" words, commas, a comment to the end. Byte strings.
  */
-import { isSpace } from '../base/strutil';
+import { cstr, isSpace, skipSpace } from '../base/strutil';
 
 /** Numbered as in PgBouncer: the numbers appear in a log line. */
 export const enum Tok {
@@ -28,8 +28,7 @@ export class Tokens {
 
   /** Starts at the first token. A NUL ends the line, as in C. */
   constructor(line: string) {
-    const nul = line.indexOf('\0');
-    this.line = nul < 0 ? line : line.slice(0, nul);
+    this.line = cstr(line);
     nextToken(this);
   }
 }
@@ -55,8 +54,7 @@ export function closingQuote(line: string, from: number): number {
 export function nextToken(tokens: Tokens): void {
   if (tokens.kind === Tok.EOL) return;
   const line = tokens.line;
-  let pos = tokens.pos;
-  while (pos < line.length && isSpace(line.charCodeAt(pos))) pos++;
+  const pos = skipSpace(line, tokens.pos);
   const c = pos < line.length ? line.charCodeAt(pos) : HASH;
   tokens.pos = pos;
   if (c === HASH) {

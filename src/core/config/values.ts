@@ -3,7 +3,7 @@
  * PgBouncer uses (strtol with base 0, strtoul, strtod, atoi, %g). Called by the settings table and by the loader; knows
  * no setting by name.
  */
-import { asciiLower } from '../base/strutil';
+import { asciiLower, skipSpace } from '../base/strutil';
 import { USEC } from '../base/time';
 
 /** One row of a map between names and numbers. */
@@ -15,8 +15,6 @@ export interface Lookup {
 const INT_MIN = -2147483648;
 const INT_MAX = 2147483647;
 const UINT_MAX = 4294967295;
-
-const isSpace = (c: number): boolean => c === 32 || (c >= 9 && c <= 13);
 
 /**
  * An integer as strtol(text, 0) parses it: leading white space, sign, 0x for hexadecimal, a leading 0 for octal.
@@ -120,9 +118,7 @@ export function formatLookup(map: readonly Lookup[], value: number): string {
 
 /** C's atoi(): the leading integer of a text, 0 if there is none; the rest is ignored. */
 export function atoi(text: string): number {
-  let i = 0;
-  while (i < text.length && isSpace(text.charCodeAt(i))) i++;
-  const m = /^[+-]?[0-9]+/.exec(text.slice(i));
+  const m = /^[+-]?[0-9]+/.exec(text.slice(skipSpace(text, 0)));
   if (m === null) return 0;
   // a value beyond long saturates, then its lower half becomes the int
   return Number(BigInt.asIntN(32, clampLong(BigInt(m[0].replace('+', '')))));

@@ -14,6 +14,7 @@
 import { receiveMessageOnPort } from 'node:worker_threads';
 import { isFrozen } from '../base/lifecycle';
 import { logError, logInfo, logWarning } from '../base/log';
+import { utf8Of } from '../base/strutil';
 import { startThread, type Thread } from '../base/thread';
 import { getCachedTime, USEC } from '../base/time';
 import type { CommandAnswer, CommandRequest } from '../base/worker-messages';
@@ -113,7 +114,7 @@ function begin(command: Command): void {
     runEnded(command, '', `could not be started: ${(err as Error).message}`);
     return;
   }
-  const words = command.words.map((word) => Buffer.from(word, 'latin1').toString('utf8'));
+  const words = command.words.map(utf8Of);
   const request: CommandRequest = { id: lastRun, words, limitMs: LIMIT_MS, outputMax: MAX_PASSWORD + 1 };
   thread.port.postMessage(request);
 }

@@ -6,6 +6,7 @@
 import { randomBytes } from 'node:crypto';
 import { isFrozen } from '../base/lifecycle';
 import { logError, slogDebug, slogError, slogInfo, slogNoise, wantDebug, wantNoise } from '../base/log';
+import { cstr } from '../base/strutil';
 import { Tally, tally } from '../base/tallies';
 import { getCachedTime } from '../base/time';
 import { cf } from '../config/settings';
@@ -179,21 +180,15 @@ function readUserRow(client: ClientSocket, server: ServerSocket, reader: PktRead
   if (name === null || reader.fail) return fail(server, 'bad packet');
   const passwd = passwdLen === 0xffffffff ? IMPOSSIBLE_PASSWORD : reader.chars(passwdLen);
   if (passwd === null) return fail(server, 'bad packet');
-  const user = untilNul(name).slice(0, MAX_USERNAME - 1);
+  const user = cstr(name).slice(0, MAX_USERNAME - 1);
   if (wantDebug()) slogDebug(client, `successfully parsed auth_query response for user ${user}`);
-  const secret = untilNul(passwd).slice(0, MAX_PASSWORD - 1);
+  const secret = cstr(passwd).slice(0, MAX_PASSWORD - 1);
   const { lookup } = loginOf(client);
   if (lookup !== null) lookup.answer = { key: lookup.key, name: user, passwd: secret, askedAt: lookup.askedAt };
   // if the query returns several rows, the last one counts
   uncountUser(client);
   client.loginUser = dynamicLoginCredentials(client.db as PgDatabase, user, secret);
   return checkUserConnectionCount(client);
-}
-
-/** Truncates a text at its first NUL, where a C string ends in PgBouncer. */
-function untilNul(text: string): string {
-  const nul = text.indexOf('\0');
-  return nul < 0 ? text : text.slice(0, nul);
 }
 
 /** The query failed: as for this login, it would for those that wait for its answer. */

@@ -4,6 +4,7 @@
  */
 
 import { receiveMessageOnPort } from 'node:worker_threads';
+import { utf8Of } from '../base/strutil';
 import { startThread, type Thread } from '../base/thread';
 import type { LdapAnswer, LdapRequest } from '../base/worker-messages';
 import { type LdapOptions, parseLdapOptions } from '../config/ldap-options';
@@ -13,32 +14,27 @@ import { externalAuthDone, newAuthQueue } from './external-auth';
 
 let thread: Thread | null = null;
 
-/** Converts to a JavaScript string, as LDAP needs it; the pooler's strings are byte strings. */
-function toUtf8(bytes: string): string {
-  return Buffer.from(bytes, 'latin1').toString('utf8');
-}
-
 function toBytes(text: string): string {
   return Buffer.from(text, 'utf8').toString('latin1');
 }
 
 function requestOf(id: number, options: LdapOptions, user: string, passwd: string): LdapRequest {
-  const text = (bytes: string | null) => (bytes === null ? null : toUtf8(bytes));
+  const text = (bytes: string | null) => (bytes === null ? null : utf8Of(bytes));
   return {
     id,
-    user: toUtf8(user),
-    password: toUtf8(passwd),
+    user: utf8Of(user),
+    password: utf8Of(passwd),
     tls: options.tls,
     scheme: options.scheme,
-    server: toUtf8(options.server),
+    server: utf8Of(options.server),
     port: options.port,
     baseDn: text(options.baseDn),
-    bindDn: toUtf8(options.bindDn ?? ''),
-    bindPasswd: toUtf8(options.bindPasswd ?? ''),
+    bindDn: utf8Of(options.bindDn ?? ''),
+    bindPasswd: utf8Of(options.bindPasswd ?? ''),
     searchAttribute: text(options.searchAttribute),
     searchFilter: text(options.searchFilter),
     scope: options.scope,
-    directDn: toUtf8(`${options.prefix ?? ''}${user}${options.suffix ?? ''}`),
+    directDn: utf8Of(`${options.prefix ?? ''}${user}${options.suffix ?? ''}`),
   };
 }
 

@@ -16,7 +16,7 @@ import {
   wantDebug,
 } from '../base/log';
 import { arena, native } from '../base/native';
-import { detachBytes, trimSpace } from '../base/strutil';
+import { cstr, detachBytes, trimSpace } from '../base/strutil';
 import { getCachedTime } from '../base/time';
 import { SslMode } from '../config/choices';
 import { cf } from '../config/settings';
@@ -119,9 +119,8 @@ function beginLogin(server: ServerSocket, isUnix: boolean): boolean {
 /** The text of an error without a length, from after its letter, in one line. */
 function forkErrorText(buf: Buffer, off: number, end: number): string {
   const text = buf.toString('latin1', off + 1, Math.min(end, off + 1 + FORK_ERROR_MAX));
-  const nul = text.indexOf('\0');
   // a line break would begin a new line of the log
-  return trimSpace((nul < 0 ? text : text.slice(0, nul)).replace(/[\r\n]+/g, ' '));
+  return trimSpace(cstr(text).replace(/[\r\n]+/g, ' '));
 }
 
 /**

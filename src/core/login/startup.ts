@@ -4,7 +4,7 @@
 
 import { PasswordType, passwordType } from '../auth/secret';
 import { slogDebug, slogError, slogInfo, slogNoise, slogWarning, wantDebug } from '../base/log';
-import { asciiLower, isSpace, strlistContains } from '../base/strutil';
+import { asciiLower, isSpace, skipBlanks, strlistContains } from '../base/strutil';
 import { Tally, tally } from '../base/tallies';
 import { AuthType } from '../config/choices';
 import type { HbaRule } from '../config/hba';
@@ -54,12 +54,6 @@ function readEscapedToken(text: string, start: number): { token: string; next: n
   return { token, next: i };
 }
 
-function skipSpaces(text: string, start: number): number {
-  let i = start;
-  while (text[i] === ' ') i++;
-  return i;
-}
-
 /** True if the config ignores a startup parameter. @param entry the word of ignore_startup_parameters that does so */
 function isIgnored(name: string, entry = name): boolean {
   return strlistContains(cf.ignoreStartupParameters, entry) && !isConfiguredVar(name);
@@ -79,8 +73,8 @@ function setStartupOptions(client: ClientSocket, options: string): string | null
   const unsupported = "unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed";
   let pos = 0;
   while (pos < options.length) {
-    pos = skipSpaces(options, pos);
-    if (options.startsWith('-c', pos)) pos = skipSpaces(options, pos + 2);
+    pos = skipBlanks(options, pos);
+    if (options.startsWith('-c', pos)) pos = skipBlanks(options, pos + 2);
     else if (options.startsWith('--', pos)) pos += 2;
     else return unsupported;
     const { token, next } = readEscapedToken(options, pos);

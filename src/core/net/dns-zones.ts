@@ -6,7 +6,7 @@
  */
 
 import { logDebug, logInfo, logNoise, logWarning } from '../base/log';
-import { asciiLower, equalNoCase } from '../base/strutil';
+import { asciiLower, compareNames, equalNoCase } from '../base/strutil';
 import { newTimer, timerStart, timerStop } from '../base/timer';
 import { cf } from '../config/settings';
 import { askNameThread } from './name-thread';
@@ -94,9 +94,7 @@ export function zoneCacheMaint(): void {
 
 /** Calls `each` for every zone, sorted by name, for SHOW DNS_ZONES. */
 export function dnsForEachZone(each: (zone: string, serial: number, count: number) => void): void {
-  const sorted = zones
-    .map((zone) => ({ zone, key: asciiLower(zone.name) }))
-    .sort((a, b) => (a.key < b.key ? -1 : Number(a.key > b.key)));
+  const sorted = zones.map((zone) => ({ zone, key: asciiLower(zone.name) })).sort((a, b) => compareNames(a.key, b.key));
   for (const { zone } of sorted) each(zone.name, zone.serial, zone.hosts.size);
 }
 

@@ -7,6 +7,7 @@
 
 import { logDebug, logNoise, logWarning, wantNoise } from '../base/log';
 import { native, type SockAddr } from '../base/native';
+import { compareNames } from '../base/strutil';
 import { getCachedTime, USEC } from '../base/time';
 import { cf } from '../config/settings';
 import { upcalls } from '../pool/upcalls';
@@ -188,7 +189,7 @@ function gotResult(req: DnsRequest, addrs: SockAddr[], result: number): void {
 /** Calls `each` for every cached name in order, for SHOW DNS_HOSTS. ttl in seconds. */
 export function dnsForEachHost(each: (name: string, ttl: number, addrs: string[]) => void): void {
   const now = getCachedTime();
-  const sorted = [...requests.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+  const sorted = [...requests.values()].sort((a, b) => compareNames(a.name, b.name));
   for (const req of sorted) {
     const ttl = Math.max(0, Math.floor((req.expires - now) / USEC));
     each(req.name, ttl, req.addrs.map(addrText));

@@ -8,6 +8,7 @@ import { accessSync, constants } from 'node:fs';
 import { receiveMessageOnPort } from 'node:worker_threads';
 import { logWarning, strerror } from '../base/log';
 import { Family, type SockAddr } from '../base/native';
+import { utf8Of } from '../base/strutil';
 import { startThread, type Thread } from '../base/thread';
 import { getCachedTime, USEC } from '../base/time';
 import type { NameAnswer, NameQuestion } from '../base/worker-messages';
@@ -72,7 +73,7 @@ function give(question: Question): void {
   const message: NameQuestion = {
     id: lastId,
     kind: question.kind,
-    name: Buffer.from(question.name, 'latin1').toString('utf8'),
+    name: utf8Of(question.name),
   };
   thread.port.postMessage(message);
 }

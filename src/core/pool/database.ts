@@ -4,8 +4,9 @@
 
 import { nextOf, StatList } from '../base/list';
 import { OrderedIndex } from '../base/ordered';
+import { compareNames } from '../base/strutil';
 import { PgCredentials, PgDatabase } from './bouncer';
-import { changePassword, compareNames, findOrAddGlobalUser, findOrAddLoginUser } from './user';
+import { changePassword, findOrAddGlobalUser, findOrAddLoginUser } from './user';
 
 /** Sorted by name, the order of SHOW. */
 export const databaseList = new StatList<PgDatabase>('database_list');

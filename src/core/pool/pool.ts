@@ -5,12 +5,12 @@
 
 import { nextOf, StatList } from '../base/list';
 import { OrderedIndex } from '../base/ordered';
+import { compareNames } from '../base/strutil';
 import { moveServerCount } from './admission';
 import { type PgCredentials, type PgDatabase, type PgGlobalUser, PgPool } from './bouncer';
 import { noteChange, noteRemoval } from './changes';
 import { comparePeers } from './database';
 import { newStats, statAdd } from './stats';
-import { compareNames } from './user';
 
 /** Sorted by database and user, the order of SHOW. */
 export const poolList = new StatList<PgPool>('pool_list');

@@ -5,7 +5,7 @@
 
 import { nextOf, StatList } from '../base/list';
 import { OrderedIndex } from '../base/ordered';
-import { detach } from '../base/strutil';
+import { compareNames, detach } from '../base/strutil';
 import type { AuthFileUser } from '../config/authfile';
 import { PgCredentials, PgGlobalUser } from './bouncer';
 
@@ -16,11 +16,6 @@ const usersByName = new Map<string, PgGlobalUser>();
 let sleepingUsers = new Map<string, string>();
 /** PAM users are kept apart: their names may clash with those of other methods. */
 const pamCredentials = new Map<string, PgCredentials>();
-
-/** Byte order, as in strcmp(). */
-export function compareNames(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
-}
 
 const userOrder = new OrderedIndex(userList, (a: PgGlobalUser, b: PgGlobalUser) => compareNames(a.name, b.name));
 

@@ -4,11 +4,11 @@
 
 import { getPauseMode, PauseMode } from '../base/lifecycle';
 import { nextOf } from '../base/list';
+import { compareNames } from '../base/strutil';
 import { getCachedTime } from '../base/time';
 import { databaseMaxConnections, poolPoolSize, userMaxConnections } from '../pool/admission';
 import type { PgPool } from '../pool/bouncer';
 import { poolList, poolServerCount } from '../pool/pool';
-import { compareNames } from '../pool/user';
 import { maxWait } from './pools';
 
 interface WaitRow {

@@ -2,7 +2,6 @@
  * The packet reader: headers, and the bodies of the packets that the pooler parses. No length received from a peer is
  * trusted: a read beyond the end of the packet fails and sets `fail`. It never throws, and never reads adjacent bytes.
  */
-import { bin2hex } from '../base/strutil';
 import { nameText } from './names';
 import { ErrField, NEW_HEADER_LEN, OLD_HEADER_LEN, Pkt } from './packets';
 
@@ -193,7 +192,7 @@ export function pktDesc(type: number): string {
 
 /** The beginning of an invalid header in hex, for `bad packet header: '...'`. At most OLD_HEADER_LEN bytes. */
 export function hdr2hex(buf: Buffer, off: number, end: number): string {
-  return bin2hex(buf.subarray(off, end), OLD_HEADER_LEN);
+  return buf.toString('hex', off, Math.min(end, off + OLD_HEADER_LEN));
 }
 
 /** The fields of an ErrorResponse or NoticeResponse; a missing field is null. */
