@@ -83,7 +83,7 @@ function keyOf(text: string | null): Buffer {
 function parseRow(msg: ChannelMessage): FdRow {
   const row = scanTextRow(new PktReader(msg.buf, msg.off, msg.end), COLUMNS);
   if (row === null) return die('invalid data from old process');
-  const at = (column: number): string | null => row.values[column] ?? null;
+  const at = (column: number): string | null => row[column] ?? null;
   const bytes = (column: number): Buffer | null => {
     const text = at(column);
     return text === null ? null : (parseBytea(text) ?? die('invalid data from old process'));

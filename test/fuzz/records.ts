@@ -33,15 +33,13 @@ function readAll(buf: Buffer, off: number, end: number, random: Random): unknown
   const reader = new PktReader(buf, off, end);
   const found: unknown[] = [];
   for (let left = 12; left > 0; left--) {
-    const way = random.below(8);
+    const way = random.below(6);
     if (way === 0) found.push(reader.u8());
     else if (way === 1) found.push(reader.u16());
     else if (way === 2) found.push(reader.i32());
     else if (way === 3) found.push(reader.str());
     else if (way === 4) found.push(reader.chars(reader.u32()));
-    else if (way === 5) found.push(reader.bytes(random.below(9))?.toString('hex') ?? null);
-    else if (way === 6) found.push(reader.skip(random.below(5)));
-    else found.push(reader.avail());
+    else found.push(reader.bytes(random.below(9))?.toString('hex') ?? null);
     found.push(reader.fail, reader.pos - off);
     assert.ok(reader.pos <= end && reader.pos >= off);
   }
@@ -82,7 +80,7 @@ const wire: Target = {
     const asked = random.below(5);
     const row = scanTextRow(new PktReader(around, front, end), asked);
     assert.deepEqual(row, scanTextRow(new PktReader(input), asked));
-    if (row !== null) assert.equal(row.values.length, asked);
+    if (row !== null) assert.equal(row.length, asked);
   },
 };
 

@@ -10,7 +10,7 @@ import {
   strlistContains,
 } from '../../src/core/base/strutil';
 import * as m from '../../src/core/wire/messages';
-import { Pkt, TxStatus } from '../../src/core/wire/packets';
+import { Pkt } from '../../src/core/wire/packets';
 import { PKTBUF_MAX, PktBuf, pktbufTemp } from '../../src/core/wire/pktbuf';
 import {
   getHeader,
@@ -56,10 +56,6 @@ test('session packets to clients are written correctly', () => {
     'Z\0\0\0\x05I',
   );
   assert.equal(
-    bytesOf((b) => m.writeReadyForQuery(b, TxStatus.InTransaction)),
-    'Z\0\0\0\x05T',
-  );
-  assert.equal(
     bytesOf((b) => m.writeParameterStatus(b, 'a', 'bc')),
     'S\0\0\0\x09a\0bc\0',
   );
@@ -72,7 +68,7 @@ test('session packets to clients are written correctly', () => {
     'K\0\0\0\x0c12345678',
   );
   assert.equal(
-    bytesOf((b) => m.writeNegotiateProtocolVersion(b, Pkt.STARTUP_V32, 1, Buffer.from('_pq_.x\0'))),
+    bytesOf((b) => m.writeNegotiateProtocolVersion(b, Pkt.STARTUP_V32, ['_pq_.x'])),
     'v\0\0\0\x13\0\x03\0\x02\0\0\0\x01_pq_.x\0',
   );
   assert.equal(
@@ -177,10 +173,9 @@ test('result sets contain types, sizes, values and NULL', () => {
   m.writeDataRow(row, 'siqNbTs', values);
   const reader = new PktReader(row.buf, 5, row.pos);
   const scanned = scanTextRow(reader, 8);
-  assert.equal(scanned?.ncol, 7);
-  assert.deepEqual(scanned?.values.slice(0, 5), ['x', '-5', '1099511627776', '18446744073709551615', '\\x00ff']);
-  assert.match(scanned?.values[5] as string, /^2023-11-1\d \d\d:\d\d:\d\d [\w+-]+$/);
-  assert.deepEqual(scanned?.values.slice(6), [null, null]);
+  assert.deepEqual(scanned?.slice(0, 5), ['x', '-5', '1099511627776', '18446744073709551615', '\\x00ff']);
+  assert.match(scanned?.[5] as string, /^2023-11-1\d \d\d:\d\d:\d\d [\w+-]+$/);
+  assert.deepEqual(scanned?.slice(6), [null, null]);
   assert.deepEqual(parseBytea('\\x00ff'), Buffer.from([0, 255]));
   assert.equal(parseBytea('00ff'), null);
 });
@@ -275,18 +270,17 @@ test('a packet reader never reads beyond its end, and stays failed', () => {
   assert.equal(reader.str(), null, 'the NUL behind the end is not ours');
   assert.equal(reader.fail, true);
   assert.equal(reader.u8(), 0);
-  reader.set(buf, 0, 100);
-  assert.equal(reader.end, 6);
-  assert.equal(reader.str(), 'ab');
-  assert.equal(reader.u16(), 0x6364);
-  assert.equal(reader.u32(), 0);
-  assert.equal(reader.avail(), 0);
-  for (const len of [-1, Number.NaN, 7, 2 ** 32]) assert.equal(reader.set(buf, 0, 6).bytes(len), null);
+  const whole = new PktReader(buf, 0, 100);
+  assert.equal(whole.end, 6);
+  assert.equal(whole.str(), 'ab');
+  assert.equal(whole.u16(), 0x6364);
+  assert.equal(whole.u32(), 0);
+  assert.equal(whole.fail, true);
+  assert.equal(whole.rest(), '');
+  for (const len of [-1, Number.NaN, 7, 2 ** 32]) assert.equal(new PktReader(buf, 0, 6).bytes(len), null);
   assert.equal(new PktReader(buf, 7, 6).fail, true);
   assert.equal(new PktReader(buf, -1, 6).fail, true);
-  assert.equal(reader.set(buf, 3, 6).rest(), 'cd\0');
-  assert.equal(reader.set(buf, 0, 6).skip(6), true);
-  assert.equal(reader.skip(1), false);
+  assert.equal(new PktReader(buf, 3, 6).rest(), 'cd\0');
 });
 
 test('server errors are parsed even if they are broken', () => {
@@ -307,7 +301,7 @@ test('broken DataRows are refused', () => {
   assert.equal(scan('\0'), null);
   assert.equal(scan('\0\x01\0\0\0\x09ab'), null);
   assert.equal(scan('\0\x02\0\0\0\x01a\0\0'), null);
-  assert.deepEqual(scan('\0\x01\xff\xff\xff\xff'), { ncol: 1, values: [null, null] });
+  assert.deepEqual(scan('\0\x01\xff\xff\xff\xff'), [null, null]);
 });
 
 test('lists of words are parsed', () => {

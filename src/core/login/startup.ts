@@ -190,12 +190,7 @@ function readStartup(client: ClientSocket, pairs: [string, string][]): StartupRe
 function negotiateProtocol(client: ClientSocket, extensions: string[]): boolean {
   loginOf(client).protocolNegotiated = true;
   const buf = pktbufTemp();
-  writeNegotiateProtocolVersion(
-    buf,
-    client.protocol32 ? Pkt.STARTUP_V32 : Pkt.STARTUP_V3,
-    extensions.length,
-    Buffer.from(extensions.map((name) => `${name}\0`).join(''), 'latin1'),
-  );
+  writeNegotiateProtocolVersion(buf, client.protocol32 ? Pkt.STARTUP_V32 : Pkt.STARTUP_V3, extensions);
   return sendPacket(client, buf);
 }
 

@@ -26,7 +26,8 @@ export interface PoolerError {
 /** A column: number for i, q, N, T (usec); BigInt for q, N; byte string for s; bytes for b; null for SQL's NULL. */
 export type ColumnValue = string | number | bigint | Uint8Array | WallTime | null;
 
-function writeEmpty(buf: PktBuf, type: number): void {
+/** A packet that consists of its type only: ParseComplete, BindComplete, NoData and others. */
+export function writeBare(buf: PktBuf, type: number): void {
   buf.startPacket(type);
   buf.finishPacket();
 }
@@ -48,27 +49,27 @@ export function writeErrorResponse(buf: PktBuf, error: PoolerError): void {
   buf.finishPacket();
 }
 
-export function writeNotice(buf: PktBuf, msg: string): void {
+function writeNoticeOf(buf: PktBuf, severity: string, msg: string, sqlstate: string): void {
   buf.startPacket(PqMsg.NoticeResponse);
-  putField(buf, ErrField.Severity, 'NOTICE');
-  putField(buf, ErrField.SqlState, '00000');
-  putField(buf, ErrField.Message, msg);
-  buf.putChar(0);
-  buf.finishPacket();
-}
-
-export function writeWarning(buf: PktBuf, msg: string, sqlstate: string): void {
-  buf.startPacket(PqMsg.NoticeResponse);
-  putField(buf, ErrField.Severity, 'WARNING');
+  putField(buf, ErrField.Severity, severity);
   putField(buf, ErrField.SqlState, sqlstate);
   putField(buf, ErrField.Message, msg);
   buf.putChar(0);
   buf.finishPacket();
 }
 
-export function writeReadyForQuery(buf: PktBuf, status: TxStatus = TxStatus.Idle): void {
+export function writeNotice(buf: PktBuf, msg: string): void {
+  writeNoticeOf(buf, 'NOTICE', msg, '00000');
+}
+
+export function writeWarning(buf: PktBuf, msg: string, sqlstate: string): void {
+  writeNoticeOf(buf, 'WARNING', msg, sqlstate);
+}
+
+/** The session is idle: only the server says anything else. */
+export function writeReadyForQuery(buf: PktBuf): void {
   buf.startPacket(PqMsg.ReadyForQuery);
-  buf.putChar(status);
+  buf.putChar(TxStatus.Idle);
   buf.finishPacket();
 }
 
@@ -95,14 +96,13 @@ export function writeBackendKeyData(buf: PktBuf, key: Buffer): void {
 /**
  * Tells the client which version the session has, and that the pooler supports no protocol extensions.
  * @param version Pkt.STARTUP_V3 or STARTUP_V32
- * @param count number of extensions (_pq_. parameters) that the client requested
- * @param names their names, each with its terminating NUL
+ * @param extensions the names of the extensions (_pq_. parameters) that the client requested
  */
-export function writeNegotiateProtocolVersion(buf: PktBuf, version: Pkt, count: number, names: Uint8Array): void {
+export function writeNegotiateProtocolVersion(buf: PktBuf, version: Pkt, extensions: readonly string[]): void {
   buf.startPacket(PqMsg.NegotiateProtocolVersion);
   buf.putUint32(version);
-  buf.putUint32(count);
-  buf.putBytes(names);
+  buf.putUint32(extensions.length);
+  for (const name of extensions) buf.putString(name);
   buf.finishPacket();
 }
 
@@ -291,11 +291,6 @@ export function writeNoParameters(buf: PktBuf): void {
   buf.finishPacket();
 }
 
-/** A packet that consists of its type only: ParseComplete, BindComplete, NoData and others. */
-export function writeBare(buf: PktBuf, type: PqMsg): void {
-  writeEmpty(buf, type);
-}
-
 /** Begins a StartupMessage; the parameters and finishStartup() follow. @param version Pkt.STARTUP_V3 or STARTUP_V32 */
 export function startStartup(buf: PktBuf, version: Pkt): void {
   buf.startPacket(version);
@@ -397,14 +392,14 @@ export function writeExtQuery(buf: PktBuf, query: string, args: readonly string[
   buf.putUint32(0); // no row limit
   buf.finishPacket();
 
-  writeEmpty(buf, PqMsg.Sync);
+  writeBare(buf, PqMsg.Sync);
 }
 
 /* Packets that never vary. */
 
 function constant(type: number): Buffer {
   const buf = new PktBuf(16);
-  writeEmpty(buf, type);
+  writeBare(buf, type);
   return buf.copy();
 }
 

@@ -10,10 +10,10 @@ const NEAR = 64;
 
 /** A cursor over [pos, end) of a buffer. After the first failed read `fail` stays true and all reads fail. */
 export class PktReader {
-  buf: Buffer;
+  readonly buf: Buffer;
   pos: number;
   /** offset after the last byte of the packet */
-  end: number;
+  readonly end: number;
   fail: boolean;
 
   /** @param pos @param end offsets into `buf`, limited to its length */
@@ -22,20 +22,6 @@ export class PktReader {
     this.pos = pos;
     this.end = Math.min(end, buf.length);
     this.fail = pos < 0 || pos > this.end;
-  }
-
-  /** Points the reader at other bytes, so that one reader can be reused for many packets. */
-  set(buf: Buffer, pos: number, end: number): this {
-    this.buf = buf;
-    this.pos = pos;
-    this.end = Math.min(end, buf.length);
-    this.fail = pos < 0 || pos > this.end;
-    return this;
-  }
-
-  /** bytes left */
-  avail(): number {
-    return this.fail ? 0 : this.end - this.pos;
   }
 
   private need(len: number): boolean {
@@ -115,13 +101,6 @@ export class PktReader {
     const view = this.buf.subarray(this.pos, this.pos + len);
     this.pos += len;
     return view;
-  }
-
-  /** Skips `len` bytes. @returns false if fewer are left */
-  skip(len: number): boolean {
-    if (!this.need(len)) return false;
-    this.pos += len;
-    return true;
   }
 
   /** All remaining bytes, as a byte string. */
@@ -258,9 +237,9 @@ export function serverErrorLine(note: string, error: ServerError): string {
 /**
  * Reads the body of a DataRow of text columns. Missing columns are null, additional columns are ignored.
  * @param asked how many columns the caller wants
- * @returns the values and the row's number of columns; null if the packet is malformed
+ * @returns the values; null if the packet is malformed
  */
-export function scanTextRow(reader: PktReader, asked: number): { ncol: number; values: (string | null)[] } | null {
+export function scanTextRow(reader: PktReader, asked: number): (string | null)[] | null {
   const ncol = reader.u16();
   if (reader.fail) return null;
   const values: (string | null)[] = [];
@@ -273,7 +252,7 @@ export function scanTextRow(reader: PktReader, asked: number): { ncol: number; v
     values.push(len < 0 ? null : reader.chars(len));
     if (reader.fail) return null;
   }
-  return { ncol, values };
+  return values;
 }
 
 /** The bytes of a bytea in hex format; null for any other text (the caller logs "invalid bytea value"). */
