@@ -182,7 +182,6 @@ describe('[databases]', () => {
       ],
       connstr,
     });
-    assert.equal(parsed.anyDatabaseLevelClientTimeoutSet, true);
     assert.equal(parseDatabase('x', 'reserve_pool=9')?.resPoolSize, 9);
   });
 
@@ -287,24 +286,12 @@ describe('[users]', () => {
         shareMinimum: 11,
       },
     ]);
-    assert.deepEqual([parsed.anyUserLevelTimeoutSet, parsed.anyUserLevelClientTimeoutSet], [true, true]);
   });
 
   it('users need a share_weight of at least 1 and no negative share_minimum', () => {
     for (const wrong of ['share_weight=0', 'share_minimum=-1']) {
       assert.deepEqual(loadBad(`[users]\nu = ${wrong}\n[pgbouncer]\n`)[0], `ERROR invalid ${wrong.replace('=', ': ')}`);
     }
-  });
-
-  it('the config records whether any user has a timeout that the janitor must check', () => {
-    const flags = (line: string): boolean[] => {
-      const parsed = load(`[users]\nu = ${line}\n[pgbouncer]\n`);
-      return [parsed.anyUserLevelTimeoutSet, parsed.anyUserLevelClientTimeoutSet];
-    };
-    assert.deepEqual(flags('pool_size=3'), [false, false]);
-    assert.deepEqual(flags('query_timeout=3'), [true, false]);
-    assert.deepEqual(flags('query_wait_timeout=0'), [true, false]);
-    assert.deepEqual(flags('client_idle_timeout=3'), [false, true]);
   });
 
   const bad: [string, string][] = [

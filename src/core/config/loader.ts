@@ -28,12 +28,6 @@ export interface ParsedConfig {
   peers: PeerConfig[];
   /** the "*" line: parseDatabase() makes an auto-database from its connstr */
   autodb: DatabaseConfig | null;
-  /** at least one user has its own transaction, idle-transaction, query or query-wait timeout */
-  anyUserLevelTimeoutSet: boolean;
-  /** at least one user has its own client-idle timeout */
-  anyUserLevelClientTimeoutSet: boolean;
-  /** at least one database has its own query-wait timeout */
-  anyDatabaseLevelClientTimeoutSet: boolean;
 }
 
 const MAIN_SECTION = 'pgbouncer';
@@ -123,23 +117,12 @@ export function finishConfig(draft: ConfigBuilder): ParsedConfig | null {
     logError('load_init_file: main section missing from config file');
     return null;
   }
-  const databases = [...draft.databases.values()];
-  const users = [...draft.users.values()];
   return {
     settings: [...draft.settings.values()],
-    databases: databases.filter((db) => db.name !== '*'),
-    users,
+    databases: [...draft.databases.values()].filter((db) => db.name !== '*'),
+    users: [...draft.users.values()],
     peers: [...draft.peers.values()],
     autodb: draft.databases.get('*') ?? null,
-    anyUserLevelTimeoutSet: users.some(
-      (user) =>
-        user.transactionTimeout !== 0 ||
-        user.idleTransactionTimeout !== 0 ||
-        user.queryTimeout !== 0 ||
-        user.queryWaitTimeoutSet,
-    ),
-    anyUserLevelClientTimeoutSet: users.some((user) => user.clientIdleTimeout !== 0),
-    anyDatabaseLevelClientTimeoutSet: databases.some((db) => db.queryWaitTimeoutSet),
   };
 }
 
