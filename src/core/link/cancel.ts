@@ -121,8 +121,7 @@ function cancelWaiting(client: ClientSocket): void {
 
 /** Handles a packet of a client whose request was canceled before a server received it, as PostgreSQL would. */
 export function dropCanceled(client: ClientSocket, type: number, len: number): Verdict {
-  const stats = (client.pool as PgPool).stats;
-  count(stats, Stat.CLIENT_BYTES, len);
+  count((client.pool as PgPool).stats, Stat.CLIENT_BYTES, len);
   if (type === PqMsg.Terminate) {
     disconnectClient(client, false, 'client close request');
     return Verdict.DISCONNECTED;

@@ -141,8 +141,7 @@ export function findServer(client: ClientSocket): boolean {
   if (wantNoise()) slogNoise(client, `linking client to S-0x${server.id.toString(16)}`);
   client.link = server;
   server.link = client;
-  const stats = server.pool.stats;
-  count(stats, Stat.SERVER_ASSIGNMENT_COUNT, 1);
+  count(server.pool.stats, Stat.SERVER_ASSIGNMENT_COUNT, 1);
   changeServerState(server, SocketState.SV_ACTIVE);
   watchLeftovers(server);
   if (!varsSent) return true;

@@ -34,7 +34,7 @@ import { noteUnlisten } from './complete';
 import { DEALLOCATE_MAX, executeDeallocate, mayDeallocate } from './deallocate';
 import { queryPacket, requestAnswers, statementPacket, unnamedFound } from './inspect';
 import { awaitText, holdBehindListen, noteRequest, tracksListen } from './listen';
-import { appendBytes, appendRun, clearOutgoing, flushRun, outgoing, outgoingIsLarge } from './outgoing';
+import { appendRun, clearOutgoing, flushRun, outgoing, outgoingIsLarge } from './outgoing';
 import { collectBytes, startCollect } from './partial-packet';
 import { rewritePacket } from './prepared';
 import { serverFlushed } from './server';
@@ -204,7 +204,7 @@ function collected(client: ClientSocket, pos: number, n: number, end: number): b
   if (verdict === Verdict.CONSUMED) return true;
   const done = verdict === Verdict.REWRITE ? rewritePacket(client, type, packet, 0, len, outgoing) : 0;
   if (done < 0) return false;
-  appendBytes(packet, done, len - done);
+  outgoing.putSlice(packet, done, len - done);
   return !outgoingIsLarge() || makeRoom(client, pos + n, end);
 }
 
@@ -327,27 +327,22 @@ function unknownPacket(client: ClientSocket, type: number): Verdict {
   return Verdict.DISCONNECTED;
 }
 
-/** The findings of classify() about a packet, besides its verdict. */
-const found = {
-  /** the server will answer it */
-  answered: false,
-  /** it may concern the unnamed statement */
-  unnamed: false,
-};
+/** Set by classify(): the packet may concern the unnamed statement. */
+let unnamed = false;
 
 /**
  * Decides about a packet of a logged-in client, before a server is assigned.
  * @returns FORWARD, REWRITE, or a final verdict
  */
 function classify(client: ClientSocket, type: number, buf: Buffer, off: number, end: number, len: number): Verdict {
-  found.answered = true;
-  found.unnamed = false;
+  unnamed = false;
   switch (type) {
     case PqMsg.Query:
       return classifyQuery(client, buf, off, end, len);
     case PqMsg.FunctionCall:
     case PqMsg.Sync:
     case PqMsg.Execute:
+    case PqMsg.Flush:
       return Verdict.FORWARD;
     case PqMsg.Parse:
     case PqMsg.Bind:
@@ -355,12 +350,9 @@ function classify(client: ClientSocket, type: number, buf: Buffer, off: number, 
     case PqMsg.Close: {
       if (client.db?.admin === true) return Verdict.FORWARD;
       const verdict = statementPacket(client, type, buf, off, end, len);
-      found.unnamed = unnamedFound;
+      unnamed = unnamedFound;
       return verdict;
     }
-    case PqMsg.Flush:
-      found.answered = false;
-      return Verdict.FORWARD;
     case PqMsg.Terminate:
       // packets of the same delivery before this one may not have been forwarded yet
       client.leaving = buf === arena && off === deliveryStart;
@@ -417,7 +409,7 @@ function workPacket(client: ClientSocket, buf: Buffer, off: number, end: number)
   const verdict = classify(client, type, buf, off, end, len);
   if (verdict !== Verdict.FORWARD && verdict !== Verdict.REWRITE) return verdict;
 
-  const { answered, unnamed } = found;
+  const aboutUnnamed = unnamed;
   const pool = client.pool as PgPool;
   startClocks(client, pool.stats);
   if (pool.db.admin) return adminPacket(client, type, len, off, end);
@@ -430,11 +422,11 @@ function workPacket(client: ClientSocket, buf: Buffer, off: number, end: number)
   if (server.leftovers !== null) noteRequest(client, type, buf, off, end, len);
   if (type === PqMsg.Query) dropUnnamed(client, server);
   if (verdict === Verdict.REWRITE) return verdict;
-  if (unnamed) return unnamedPacket(client, type, buf, off, end, len);
+  if (aboutUnnamed) return unnamedPacket(client, type, buf, off, end, len);
   if (type === PqMsg.Execute && client.deallocating !== null) executeDeallocate(client, server);
   else if (type === PqMsg.Query && server.leftovers !== null)
     server.requests.push(type, ResponseAction.FORWARD, noteUnlisten(server, buf, off, end, len));
-  else if (answered) server.requests.push(type, ResponseAction.FORWARD);
+  else if (type !== PqMsg.Flush) server.requests.push(type, ResponseAction.FORWARD);
   return Verdict.FORWARD;
 }
 

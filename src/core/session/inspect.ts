@@ -135,12 +135,6 @@ function awaitMore(client: ClientSocket, type: number, len: number, avail: numbe
   return Verdict.DISCONNECTED;
 }
 
-/** True if a complete Parse deallocates a statement. */
-function isDeallocateParse(client: ClientSocket, buf: Buffer, off: number, len: number): boolean {
-  const query = off + NEW_HEADER_LEN + 1;
-  return mayDeallocate(buf, query, off + len, true) && parseDeallocation(client, buf, off, len) !== null;
-}
-
 /** Decides about a packet for the unnamed statement: FORWARD = unnamedPacket() handles it once there is a server. */
 function unnamedStatement(
   client: ClientSocket,
@@ -154,13 +148,15 @@ function unnamedStatement(
   if (type === PqMsg.Parse) {
     const whole = end - off >= len;
     if (!whole && len <= UNNAMED_MAX) return awaitMore(client, type, len, end - off, true);
-    if (!whole || len > DEALLOCATE_MAX || !isDeallocateParse(client, buf, off, len)) return Verdict.FORWARD;
+    const query = off + NEW_HEADER_LEN + 1;
+    if (!whole || len > DEALLOCATE_MAX || !mayDeallocate(buf, query, off + len, true)) return Verdict.FORWARD;
     const what = parseDeallocation(client, buf, off, len);
-    const name = what?.statement?.name ?? '';
+    if (what === null) return Verdict.FORWARD;
+    const name = what.statement?.name ?? '';
     if (server?.requests?.hasNotes() && namedUnsure(client, server, type, name, null)) {
       return holdPacket(client, server);
     }
-    return what?.statement?.closing ? Verdict.FORWARD : Verdict.REWRITE;
+    return what.statement?.closing ? Verdict.FORWARD : Verdict.REWRITE;
   }
   return server !== null && type !== PqMsg.Close && unnamedUnsure(server)
     ? holdPacket(client, server)
@@ -190,7 +186,8 @@ export function statementPacket(
     return unnamedStatement(client, type, buf, off, end, len);
   }
   if (found === Inspect.IGNORE) return Verdict.FORWARD;
-  if (cf.maxPreparedStatements === 0) return namelessOnly(client, type, found, end - off, len);
+  // without max_prepared_statements, packets about named statements pass unchanged, even malformed packets
+  if (cf.maxPreparedStatements === 0 && found !== Inspect.MORE) return Verdict.FORWARD;
   switch (found) {
     case Inspect.MORE:
       return awaitMore(client, type, len, end - off, false);
@@ -212,14 +209,8 @@ export function statementPacket(
     }
   }
   if (type !== PqMsg.Close) return Verdict.REWRITE;
-  const stats = (client.pool as PgPool).stats;
-  count(stats, Stat.CLIENT_BYTES, len);
+  count((client.pool as PgPool).stats, Stat.CLIENT_BYTES, len);
   return closeStatement(client, buf, off);
-}
-
-/** Without max_prepared_statements, packets about named statements pass unchanged, even malformed packets. */
-function namelessOnly(client: ClientSocket, type: number, found: Inspect, avail: number, len: number): Verdict {
-  return found === Inspect.MORE ? awaitMore(client, type, len, avail, false) : Verdict.FORWARD;
 }
 
 /** Decides about a simple query that may be a DEALLOCATE. @returns FORWARD, REWRITE, NEED_MORE or PAUSED */

@@ -28,11 +28,6 @@ export function outgoingIsLarge(): boolean {
   return outgoing.pos > HOLD_MAX;
 }
 
-/** Appends bytes from outside the arena. */
-export function appendBytes(buf: Buffer, off: number, len: number): void {
-  outgoing.putSlice(buf, off, len);
-}
-
 /**
  * Appends the run [off, end), which ends because the next packet is not forwarded unchanged.
  * @returns false if the server's connection broke; the client was disconnected too

@@ -60,17 +60,29 @@ function fakePacket(type: number): Buffer {
   return type === PqMsg.Parse ? PACKET_PARSE_COMPLETE : PACKET_CLOSE_COMPLETE;
 }
 
-/** Sends a made-up answer now. @returns false if the client's connection broke */
-function answerNow(client: ClientSocket, type: number): boolean {
-  const packet = fakePacket(type);
-  const res = native.sendBytes(client.handle, packet, 0, packet.length);
+/**
+ * Sends the client bytes of the pooler. If it reads them slowly, `source` waits: they must not pile up here.
+ * @returns false if the client's connection broke
+ */
+export function sendToClient(
+  client: ClientSocket,
+  source: ClientSocket | ServerSocket,
+  bytes: Buffer,
+  len: number,
+): boolean {
+  const res = native.sendBytes(client.handle, bytes, 0, len);
   if (res < 0) {
     disconnectClient(client, false, 'unexpected eof');
     return false;
   }
-  // a client that reads its answers slowly must not pile them up here
-  if (res > 0) blockSource(client);
+  if (res > 0) blockSource(source);
   return true;
+}
+
+/** Sends a made-up answer now. @returns false if the client's connection broke */
+function answerNow(client: ClientSocket, type: number): boolean {
+  const packet = fakePacket(type);
+  return sendToClient(client, client, packet, packet.length);
 }
 
 /**
@@ -115,13 +127,7 @@ function answerFakes(server: ServerSocket, client: ClientSocket): boolean {
     buf.putBytes(fakePacket(type));
     settleFirst(server);
   }
-  const res = native.sendBytes(client.handle, buf.buf, 0, buf.pos);
-  if (res < 0) {
-    disconnectClient(client, false, 'unexpected eof');
-    return false;
-  }
-  if (res > 0) blockSource(server);
-  return true;
+  return sendToClient(client, server, buf.buf, buf.pos);
 }
 
 /** The query of a statement for a log line, as a C string. */
@@ -140,15 +146,12 @@ function registerOnServer(server: ServerSocket, statement: ServerStatement, out:
   }
   while (statements.count > cf.maxPreparedStatements) {
     const oldest = statements.lru.head as ServerStatement;
-    writeCloseStmt(out, oldest.ps.name);
-    const note = new RequestNote(NoteKind.CLOSE, oldest, null);
-    server.requests.push(PqMsg.Close, ResponseAction.SKIP, note);
     if (wantNoise()) slogNoise(server, `prepared statement '${oldest.ps.name}' deleted from server cache`);
-    statements.remove(oldest);
+    closeOnServer(server, oldest, out);
   }
 }
 
-/** Closes a statement on a server that is about to prepare it again. */
+/** Closes a statement on a server, which has too many of them or is about to prepare it again. */
 export function closeOnServer(server: ServerSocket, statement: ServerStatement, out: PktBuf): void {
   writeCloseStmt(out, statement.ps.name);
   const note = new RequestNote(NoteKind.CLOSE, statement, null);
@@ -163,8 +166,7 @@ export function parseOnServer(
   named: ClientStatement | null,
   out: PktBuf,
 ): void {
-  const stats = server.pool.stats;
-  count(stats, Stat.PS_SERVER_PARSE_COUNT, 1);
+  count(server.pool.stats, Stat.PS_SERVER_PARSE_COUNT, 1);
   const fresh = new ServerStatement(ps);
   const action = named === null ? ResponseAction.SKIP : ResponseAction.FORWARD;
   const requests = server.requests;
@@ -220,8 +222,7 @@ function handleParse(
     return false;
   }
   const name = nameOf(PqMsg.Parse, buf, off);
-  const stats = (client.pool as PgPool).stats;
-  count(stats, Stat.PS_CLIENT_PARSE_COUNT, 1);
+  count((client.pool as PgPool).stats, Stat.PS_CLIENT_PARSE_COUNT, 1);
   const old = client.statements?.get(name);
   if (old?.unsure === true) {
     dropClientStatement(client, old);
@@ -318,8 +319,7 @@ function handleBind(
   const portal = off + NEW_HEADER_LEN;
   const at = nameAt(PqMsg.Bind, buf, off);
   const nameEnd = findNul(buf, at, buf.length);
-  const stats = (client.pool as PgPool).stats;
-  count(stats, Stat.PS_BIND_COUNT, 1);
+  count((client.pool as PgPool).stats, Stat.PS_BIND_COUNT, 1);
   const name = nameText(buf, at, nameEnd);
   const ps = clientStatement(client, name);
   const requests = server.requests;

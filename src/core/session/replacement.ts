@@ -3,14 +3,11 @@
  * Used by server.ts while it handles one packet.
  */
 
-import { native } from '../base/native';
-import { disconnectClient } from '../link/objects';
-import { blockSource } from '../net/sbuf';
 import type { ClientSocket, ServerSocket } from '../pool/bouncer';
 import type { PktBuf } from '../wire/pktbuf';
 import { Verdict } from '../wire/verdict';
 import { refuseSession } from './complete';
-import { answerDueFakes } from './prepared';
+import { answerDueFakes, sendToClient } from './prepared';
 
 /** null = nothing is sent instead */
 let replacement: PktBuf | null = null;
@@ -45,13 +42,6 @@ export function sendReplacement(server: ServerSocket): boolean {
     return false;
   }
   const client = server.link as ClientSocket;
-  if (replacement !== null) {
-    const res = native.sendBytes(client.handle, replacement.buf, 0, replacement.pos);
-    if (res < 0) {
-      disconnectClient(client, false, 'unexpected eof');
-      return false;
-    }
-    if (res > 0) blockSource(server);
-  }
+  if (replacement !== null && !sendToClient(client, server, replacement.buf, replacement.pos)) return false;
   return answerDueFakes(server);
 }
