@@ -115,7 +115,8 @@ export class LastTransactions {
 
   /** Resumes reading from the held clients: before the freeze, which remembers which were read, or after a failed handover. */
   resumeHeld(): void {
-    for (const client of this.held) if (!isDead(client)) sbufContinue(client);
+    // RESUME continues those that SUSPEND has stopped meanwhile
+    for (const client of this.held) if (!isDead(client) && !client.suspended) sbufContinue(client);
     this.held.clear();
     this.busy.clear();
   }

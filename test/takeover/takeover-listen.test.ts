@@ -183,6 +183,38 @@ it('an older process that takes over ends the clients that listen, after their t
   });
 });
 
+it('SUSPEND also stops the clients that a failed reboot has held, until RESUME', async () => {
+  await pg.sql('CREATE TABLE written (id int)');
+  await withChain({ suspend_timeout: 10 }, async (chain) => {
+    await chain.start('ts');
+    const [held, busy] = [await loggedIn(chain), await loggedIn(chain)];
+    for (const client of [held, busy]) await client.query('LISTEN news');
+    await busy.query('BEGIN');
+    const admin = await chain.raw();
+    await admin.login({ user: 'admin', password: 'admin', database: 'pgbouncer' });
+    const next = await connectAs(user, chain.socketPath, join(chain.dir, 'relay'));
+    await next.login({ user: 'pgbouncer', database: 'pgbouncer' });
+    const recordUntil = async (kind: string): Promise<void> => {
+      while (!(await next.until('d')).at(-1)?.body.includes(`{"k":"${kind}"`));
+    };
+    await next.sendMessage('Q', cstring('HANDOVER 2;'));
+    await recordUntil('aheadEnd');
+    await next.sendMessage('Q', cstring('HANDOVER READY;'));
+    await recordUntil('wait');
+    assert.equal((await admin.query('SUSPEND')).at(-1)?.type, 'Z');
+    await next.destroy();
+    await chain.now.log.wait(/handover failed, resuming work/);
+    await held.sendMessage('Q', cstring('INSERT INTO written VALUES (1)'));
+    // what is not to happen has no event
+    await new Promise((wake) => setTimeout(wake, 500));
+    assert.equal((await pg.sql('SELECT 1 FROM written')).rowCount, 0);
+    await admin.query('RESUME');
+    await held.until('Z');
+    assert.equal((await pg.sql('SELECT 1 FROM written')).rowCount, 1);
+    await busy.query('COMMIT');
+  });
+});
+
 it('the encoding of the notifications stays that of the client that listened first', async () => {
   await withChain({}, async (chain) => {
     await chain.start('ts');
