@@ -5,6 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { eventually, it, PgCluster } from '../harness';
+import { FakeServer, WELCOME } from '../harness/hostile/fake-server';
 import { after, before } from '../harness/limits';
 import {
   cancelRequest,
@@ -15,6 +16,7 @@ import {
   letters,
   type Message,
   message,
+  PROTOCOL_30,
   PROTOCOL_32,
   type RawClient,
 } from '../harness/raw-client';
@@ -92,6 +94,39 @@ for (const [secured, suffix] of TRANSPORTS) {
   it(`a query that runs across reboots is canceled with the long cancel keys of client and server${suffix}`, () =>
     longKeys(secured));
 }
+
+it('servers that have refused protocol 3.2 are not asked for it again after a reboot', async () => {
+  const versions: number[] = [];
+  const fake = await FakeServer.start(async ({ socket, version, next }) => {
+    versions.push(version);
+    if (version === PROTOCOL_32) {
+      socket.end(message('E', cstring('SFATAL'), cstring('C0A000'), cstring('Munsupported protocol'), Buffer.alloc(1)));
+      return;
+    }
+    socket.write(WELCOME);
+    // no query is answered: each client needs a connection
+    while ((await next()) !== null);
+  });
+  const databases = { postgres: `host=127.0.0.1 port=${fake.port}` };
+  try {
+    await withRebootChain({ cluster: pg, settings: { pool_mode: 'transaction' }, databases }, async (chain) => {
+      await chain.start('ts');
+      const first = await chain.raw();
+      await first.login();
+      await first.sendMessage('Q', cstring('SELECT 1'));
+      await chain.now.log.wait(/using 3\.0 for this database/);
+      const before = versions.length;
+      await chain.reboot('ts');
+      const second = await chain.raw();
+      await second.login();
+      await second.sendMessage('Q', cstring('SELECT 1'));
+      await eventually('another connection', () => versions.length > before);
+      assert.deepEqual(versions.slice(before), [PROTOCOL_30]);
+    });
+  } finally {
+    await fake.stop();
+  }
+});
 
 it('a client that waits for its welcome message across a reboot gets its long cancel key', () =>
   withRebootChain({ cluster: pg, databases: { postgres: 'host=127.0.0.1 port=1 dbname=postgres' } }, async (chain) => {

@@ -7,7 +7,7 @@ import type { WallTime } from '../../core/base/time';
 import { TargetSession } from '../../core/config/choices';
 import { hostNames } from '../../core/config/records';
 import { findOrRegisterDatabase, findOrRegisterLoginDatabase } from '../../core/link/registry';
-import type { PgDatabase } from '../../core/pool/bouncer';
+import { type PgDatabase, ServerProtocol } from '../../core/pool/bouncer';
 import { addDatabase, addDynamicCredentials, retireAutodatabase } from '../../core/pool/database';
 import { newStats } from '../../core/pool/stats';
 import { receivedTime, sentTime } from '../clock';
@@ -31,6 +31,8 @@ export interface DatabaseRecord {
   removedStats?: number[];
   /** no login to it has succeeded yet; left out if one has, and by versions before 0.2 */
   provisional?: boolean;
+  /** its servers have refused protocol 3.2, and accept 3.0; left out if not, and by versions before 0.2 */
+  only30?: boolean;
 }
 
 export function databaseRecord(db: PgDatabase): DatabaseRecord {
@@ -46,6 +48,7 @@ export function databaseRecord(db: PgDatabase): DatabaseRecord {
     dynamicUsers: [...db.dynamicUsers.values()].map(secretRecord),
     ...(db.removedStats === null ? {} : { removedStats: [...db.removedStats] }),
     ...(db.provisional ? { provisional: true } : {}),
+    ...(db.serverProtocol === ServerProtocol.ONLY_30 ? { only30: true } : {}),
   };
 }
 
@@ -70,6 +73,7 @@ export function readDatabase(record: DatabaseRecord, frame: Frame): void {
   const change = connectChange(record.connect, db);
   if (change === 'all') frame.changed.add(db.name);
   else if (change === 'hosts') frame.hostsChanged.add(db.name);
+  if (change !== 'all') db.serverProtocol = record.only30 ? ServerProtocol.ONLY_30 : ServerProtocol.ASK_32;
   for (const user of record.dynamicUsers) readSecret(user, addDynamicCredentials(db, user.name, user.passwd));
   if (inactiveTime > 0 && db.auto && db.pools.length === 0) retireAutodatabase(db, inactiveTime);
 }
