@@ -48,6 +48,16 @@ export function sendAll(socket: number, bytes: Uint8Array, fds: number[], stallM
   return 0;
 }
 
+/**
+ * The records of an old process let in any client that it likes, so it must be of the same user. The kernel tells who has
+ * opened the listening socket: this may also be root, for a service manager, or before a change of user.
+ * @returns the id of another user; null if the old process may be trusted
+ */
+export function foreignUid(socket: number): number | null {
+  const uid = native.peerCred(socket)?.[0] ?? 0;
+  return uid === 0 || uid === process.getuid?.() ? null : uid;
+}
+
 /** One message: its type byte and its body in `buf[off, end)`, valid until the next call of next(). */
 export interface ChannelMessage {
   type: number;

@@ -34,7 +34,7 @@ import { isServerSocket } from '../core/pool/socket';
 import { PqMsg } from '../core/wire/packets';
 import { PktReader } from '../core/wire/reader';
 import { Verdict } from '../core/wire/verdict';
-import { Channel, type ChannelMessage, errorText } from './channel';
+import { Channel, type ChannelMessage, errorText, foreignUid } from './channel';
 import { classicState, takeoverLoadFd, takeoverPostprocessFds } from './classic';
 import { crashPoint } from './crash-point';
 import { FORMAT, type HandoverRecord, READY } from './format';
@@ -159,6 +159,8 @@ function isUnknownCommand(msg: ChannelMessage): boolean {
 function takeoverLogin(server: ServerSocket): void {
   slogInfo(server, 'login OK, sending SUSPEND');
   const fd = native.detach(server.handle);
+  const uid = foreignUid(fd);
+  if (uid !== null) die(`the process at the Unix socket runs as another user (uid ${uid}), not taking over`);
   socketsByHandle[server.handle] = null;
   server.handle = -1;
   oldBouncer = server;

@@ -4,7 +4,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { chmodSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { giveTo, spawnAs } from '../../tools/unprivileged';
 import { eventually, installed, it, PgCluster, startProgram, user } from '../harness';
@@ -12,6 +12,7 @@ import type { Actor, ActorContext } from '../harness/actor';
 import { castOf, play } from '../harness/actors';
 import { after, before } from '../harness/limits';
 import { LogTail } from '../harness/log-tail';
+import { itUnless, notRoot } from '../harness/needs';
 import { letters, type Message, type RawClient, rowValues } from '../harness/raw-client';
 import { PoolerProcess, type RebootChain, withRebootChain } from '../harness/reboot-chain';
 import { connectAs } from '../harness/relay';
@@ -351,6 +352,34 @@ it('the old process refuses -R by another user and keeps running', async () => {
     assert.equal((await other.waitEnd()).code, 1);
     assert.match(other.log.text, /login failed/);
     assert.equal((await chain.sql('SELECT 1 AS one')).rows[0].one, 1);
+  });
+});
+
+/** Answers every login, and prints what it is asked. */
+const FALSE_CONSOLE = `
+require('node:net').createServer((socket) => {
+  socket.on('error', () => {});
+  socket.once('data', () => {
+    socket.write('R\\0\\0\\0\\x08\\0\\0\\0\\0Z\\0\\0\\0\\x05I', 'latin1');
+    socket.on('data', (bytes) => console.error('asked: ' + bytes.toString('latin1', 5)));
+  });
+}).listen(process.argv[1], () => {
+  require('node:fs').chmodSync(process.argv[1], 0o777);
+  console.error('listening');
+});
+`;
+
+itUnless(notRoot)('a new process takes nothing over from a process of another user', async () => {
+  await withRebootChain({ cluster: pg }, async (chain) => {
+    chmodSync(chain.dir, 0o777);
+    const uid = (user?.uid ?? 0) === 65533 ? 65532 : 65533;
+    const options = { cwd: '/', stdio: ['ignore', 'ignore', 'pipe'] as ['ignore', 'ignore', 'pipe'], uid, gid: uid };
+    const log = new LogTail(startProgram(installed().node, ['-e', FALSE_CONSOLE, chain.socketPath], options));
+    await log.wait(/listening/);
+    const next = chain.spawn('ts', ['-R']);
+    assert.equal((await next.waitEnd()).code, 1);
+    assert.match(next.log.text, new RegExp(`runs as another user \\(uid ${uid}\\), not taking over`));
+    assert.equal(log.count(/asked: (?:HANDOVER|SUSPEND)/), 0);
   });
 });
 
