@@ -7,7 +7,7 @@
  * keeps running.
  */
 
-import { accessSync, constants as fsConstants, readFileSync, unlinkSync } from 'node:fs';
+import { accessSync, constants as fsConstants } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname } from 'node:path';
 import { unpinCpus } from '../core/base/cpu-affinity';
@@ -39,6 +39,7 @@ import { classicState, takeoverLoadFd, takeoverPostprocessFds } from './classic'
 import { crashPoint } from './crash-point';
 import { FORMAT, type HandoverRecord, READY } from './format';
 import { requeueUnsent, resumeFrozen } from './freeze';
+import { isAlive, isPidfileFree, mayReplacePidfile, refuseOtherPidfile, removePidfile } from './old-pidfile';
 import { SnapshotReader } from './snapshot-reader';
 import { countKinds } from './sockets';
 
@@ -259,7 +260,9 @@ function takeFull(ch: Channel, first: ChannelMessage): void {
   for (let msg = first; ; msg = receive(ch)) {
     if (msg.type === PqMsg.CopyData) {
       const frozen = reader.frozenSince > 0;
-      if (takeRecord(reader, msg, takeFd) === 'aheadEnd') {
+      const kind = takeRecord(reader, msg, takeFd);
+      if (kind === 'begin') refuseOtherPidfile(reader.begin?.pid ?? 0);
+      else if (kind === 'aheadEnd') {
         unpinCpus();
         pauseBegan = readClock();
         send(ch, `HANDOVER ${READY};`);
@@ -315,20 +318,6 @@ export function takeoverPart1(oldProcessAnswers: () => boolean): boolean {
   endTakeover();
   logInfo('disko over, going background');
   return true;
-}
-
-/** True if the process exists and is not a zombie; its parent may never reap it. */
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-  } catch (err) {
-    return (err as NodeJS.ErrnoException).code !== 'ESRCH';
-  }
-  try {
-    return !/^State:[ \t]+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
-  } catch {
-    return true;
-  }
 }
 
 /** Runs one event loop turn without waiting. */
@@ -434,27 +423,6 @@ function shutDownOwn(ch: Channel, pid: number, owned: () => void): void {
   resumeWork();
 }
 
-function removeFile(file: Buffer): void {
-  try {
-    unlinkSync(file);
-  } catch {
-    // the old process has removed it
-  }
-}
-
-/** True if the file is gone or names no running process: the old process may have been killed. */
-function isPidfileFree(file: Buffer): boolean {
-  let pid: number;
-  try {
-    pid = Number.parseInt(readFileSync(file, 'latin1'), 10);
-  } catch (err) {
-    return (err as NodeJS.ErrnoException).code === 'ENOENT';
-  }
-  if (!(pid > 0) || isAlive(pid)) return false;
-  removeFile(file);
-  return true;
-}
-
 /**
  * Shuts the old process down and serves in its place.
  * @param owned called as soon as this process owns the sockets, and nothing may end it any more
@@ -472,11 +440,10 @@ export function takeoverFinish(owned: () => void): string {
   ch.close();
   if (oldBouncer !== null) disconnectServer(oldBouncer, false, 'disko over');
   if (cf.pidfile !== null && cf.pidfile !== '') {
-    const pidfile = Buffer.from(cf.pidfile, 'latin1');
     logInfo('waiting for old pidfile to go away');
-    if (!serveUntil(() => isPidfileFree(pidfile))) {
+    if (!serveUntil(isPidfileFree) && mayReplacePidfile(snapshotReader?.begin?.pid ?? 0)) {
       logWarning('the old process has not removed its pidfile, replacing it');
-      removeFile(pidfile);
+      removePidfile();
     }
   }
   logInfo('old process killed, resuming work');

@@ -4,7 +4,8 @@
  */
 
 import assert from 'node:assert/strict';
-import { chmodSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { giveTo, spawnAs } from '../../tools/unprivileged';
 import { eventually, installed, it, PgCluster, startProgram, user } from '../harness';
@@ -126,6 +127,26 @@ it('a new process with a bad config does not disturb the old process', () =>
       chain.write({ settings: { pidfile: '/no/such/folder/pooler.pid' } });
       await chain.failReboot();
       assert.equal(chain.now.log.count(/HANDOVER command issued|SUSPEND command issued/, from), 0);
+    });
+  }));
+
+it('a pidfile of another running process is refused, and stays', () =>
+  scene(async ({ chain, cast }) => {
+    await play(cast, async () => {
+      const pidfile = join(chain.dir, 'other.pid');
+      const other = startProgram('sleep', ['1000'], spawnAs(user));
+      writeFileSync(pidfile, `${other.pid}\n`);
+      giveTo(user, pidfile);
+      chain.write({ settings: { pidfile } });
+      const next = await chain.failReboot();
+      assert.match(next.log.text, /FATAL pidfile '.*\/other\.pid' exists, another instance running\?/);
+      assert.equal(readFileSync(pidfile, 'latin1'), `${other.pid}\n`);
+      await chain.now.log.wait(/handover failed, resuming work/);
+      // as if it had ended without removing its file
+      other.kill('SIGKILL');
+      await once(other, 'close');
+      await chain.reboot('ts');
+      assert.equal(Number(readFileSync(pidfile, 'latin1')), chain.now.pid);
     });
   }));
 
