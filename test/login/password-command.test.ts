@@ -107,6 +107,8 @@ describe('password_command', () => {
     try {
       const first = Promise.all([who(pooler, 'shop'), who(pooler, 'another')]);
       await eventually('the command to run', () => runs() === 1);
+      await eventually('both to wait', async () => (await pooler.admin('SHOW WAITS')).length === 2);
+      for (const row of await pooler.admin('SHOW WAITS')) assert.equal(row.waits_for, 'password_command');
       rmSync(at('hold'));
       assert.deepEqual(await first, ['app', 'app']);
       // both databases have the same command

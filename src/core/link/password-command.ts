@@ -132,6 +132,12 @@ export function awaitsPassword(pool: PgPool): boolean {
   return command.passwd === null;
 }
 
+/** As awaitsPassword(), for the console: begins nothing. */
+export function isWithoutPassword({ user, db }: PgPool): boolean {
+  const command = db.config.passwordCommand === null ? undefined : commands.get(db.config.passwordCommand);
+  return command !== undefined && user === db.forcedUser && (command.passwd === null || command.refused);
+}
+
 /**
  * A server has refused the login of a pool's user.
  * @returns true if the password may be another one now: the login is to be repeated, and no client is told

@@ -6,6 +6,7 @@ import { getPauseMode, PauseMode } from '../base/lifecycle';
 import { nextOf } from '../base/list';
 import { compareNames } from '../base/strutil';
 import { getCachedTime } from '../base/time';
+import { isWithoutPassword } from '../link/password-command';
 import { databaseMaxConnections, poolPoolSize, userMaxConnections } from '../pool/admission';
 import type { PgPool } from '../pool/bouncer';
 import { poolList, poolServerCount } from '../pool/pool';
@@ -43,6 +44,7 @@ function reason(pool: PgPool): [waitsFor: string, heldBy: string] {
   if (pool.holding) return ['target_session_attrs', ''];
   if (pool.newServerList.count > 0) return ['server login', ''];
   if (pool.lastConnectFailed) return ['server_login_retry', ''];
+  if (isWithoutPassword(pool)) return ['password_command', ''];
   const size = poolPoolSize(pool);
   if (size > 0 && count >= size) return ['pool_size', holders([pool], userOf)];
   const ofDb = databaseMaxConnections(db);
