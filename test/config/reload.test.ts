@@ -406,6 +406,9 @@ describe('RELOAD with an error', () => {
       await login(pooler, { user: 'ann' });
       await login(pooler, { user: 'postgres' });
       await rowsBecome(pooler, 'CLIENTS', { database: 'postgres' }, 2);
+      // the file has not changed, but the error is still there
+      await pooler.admin('RELOAD');
+      assert.equal(pooler.log.count(/ERROR broken auth file/), 2);
     });
   });
 });

@@ -26,9 +26,9 @@ export function requiresAuthFile(authType: AuthType): boolean {
 let lastSeen: string | null = null;
 
 /**
- * Whether auth_file must be read again: its path or the file itself has changed since the last call. The state is
- * remembered even if reading then fails; a missing file counts as a change only once. PgBouncer's auth_loaded(), with
- * time stamps finer than a second.
+ * Whether auth_file must be read again: its path or the file itself has changed since the last call, or it could not be
+ * read completely. A missing file counts as a change only once. PgBouncer's auth_loaded(), with time stamps finer than a
+ * second.
  * @param path auth_file, or null if there is none (never a reason to read; forgets the remembered state)
  */
 export function usersFileChanged(path: string | null): boolean {
@@ -63,6 +63,7 @@ export function loadAuthFile(path: string, firstLoad: boolean): AuthFileUser[] |
     text = readByteString(path);
   } catch (err) {
     logError(`could not open auth_file ${path}: ${strerror(err)}`);
+    readAgain();
     return null;
   }
   logDebug(`loading auth_file: "${path}"`);
@@ -70,7 +71,13 @@ export function loadAuthFile(path: string, firstLoad: boolean): AuthFileUser[] |
   const broken = parseAuthFile(text, 0, users);
   if (broken === null) return users;
   logError(broken.reason);
+  readAgain();
   return firstLoad ? users : null;
+}
+
+/** The next RELOAD reads the file again: the cause may be gone, or else the error must not be passed over in silence. */
+function readAgain(): void {
+  if (lastSeen !== '') lastSeen = null;
 }
 
 /** A malformed line. */
