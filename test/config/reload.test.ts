@@ -108,6 +108,26 @@ describe('databases', () => {
     });
   });
 
+  it('RELOAD without the * line removes its databases, also those that are idle', async () => {
+    const settings = { ...TX, server_idle_timeout: 0.4 };
+    await withPooler({ databases: { '*': pg.connstr('one') }, settings }, async (pooler) => {
+      const [client, leaves] = [await login(pooler, { database: 'any' }), await login(pooler, { database: 'idle' })];
+      await ask(client, 'BEGIN');
+      await ask(leaves, 'SELECT 1');
+      await leaves.end();
+      await eventually(
+        'an idle database',
+        async () => (await show(pooler, 'DATABASES', { name: 'idle' })).length === 0,
+      );
+      pooler.rewrite({ databases: { named: pg.connstr('one') }, settings });
+      await pooler.admin('RELOAD');
+      assert.equal(await thrownOut(client), 'database removed');
+      for (const name of ['any', 'idle', 'fresh'])
+        assert.equal(await refusal(pooler, { database: name }), `no such database: ${name}`);
+      await login(pooler, { database: 'named' });
+    });
+  });
+
   it('RELOAD applies a changed auth_user to the databases of the * line', async () => {
     for (const name of ['asks1', 'asks2', 'bob']) await pg.createUser(name, '', 'none');
     // trust between the pooler and PostgreSQL

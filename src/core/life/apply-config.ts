@@ -2,13 +2,19 @@
 
 import { nextOf } from '../base/list';
 import type { ParsedConfig } from '../config/loader';
-import { DATABASE_DEFAULTS, type PeerConfig, parseDatabase, USER_DEFAULTS } from '../config/records';
+import {
+  DATABASE_DEFAULTS,
+  type DatabaseConfig,
+  type PeerConfig,
+  parseDatabase,
+  USER_DEFAULTS,
+} from '../config/records';
 import { tagDatabaseDirty } from '../link/dirty';
 import { forgetUnusedCommands } from '../link/password-command';
 import { applyDatabase, getAutodb, setAutodb } from '../link/registry';
 import type { PgDatabase } from '../pool/bouncer';
 import { noteChange } from '../pool/changes';
-import { addPeer, databaseList, eachDatabase, peerList } from '../pool/database';
+import { addPeer, eachDatabase, peerList } from '../pool/database';
 import { poolList } from '../pool/pool';
 import { findOrAddGlobalUser, userList } from '../pool/user';
 
@@ -25,11 +31,10 @@ function sameButHosts(before: string, now: string): boolean {
  * Re-creates the databases of a changed `*` entry, and replaces their servers.
  * @param onlyHosts only its hosts changed: servers whose host is still listed stay
  */
-function reloadAutodatabases(onlyHosts: boolean): void {
-  const template = getAutodb();
+function reloadAutodatabases(template: DatabaseConfig, onlyHosts: boolean): void {
   eachDatabase((db) => {
     if (!db.auto) return;
-    const config = template === null ? null : parseDatabase(db.name, template.connstr);
+    const config = parseDatabase(db.name, template.connstr);
     // an idle one becomes active again, until maintenance finds it idle
     if (config !== null) applyDatabase(config).auto = true;
     if (config === null || !onlyHosts) tagDatabaseDirty(db);
@@ -58,7 +63,9 @@ export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => voi
   const autodbChanged = (autodb?.connstr ?? null) !== (parsed.autodb?.connstr ?? null);
   const onlyHosts = autodb !== null && parsed.autodb !== null && sameButHosts(autodb.connstr, parsed.autodb.connstr);
   setAutodb(parsed.autodb);
-  for (let db = databaseList.head; db !== null; db = nextOf(db)) if (!db.admin && !db.auto) db.dead = true;
+  eachDatabase((db) => {
+    db.dead = !db.admin && (!db.auto || parsed.autodb === null);
+  });
   for (let peer = peerList.head; peer !== null; peer = nextOf(peer)) peer.dead = !peer.fromDns;
 
   for (const config of parsed.databases) applyDatabase(config).provisional = false;
@@ -67,13 +74,16 @@ export function applyRecords(parsed: ParsedConfig, kill: (db: PgDatabase) => voi
     if (!named.has(user.name)) user.config = USER_DEFAULTS;
   for (const config of parsed.users) findOrAddGlobalUser(config.name).config = config;
   for (const config of parsed.peers) applyPeer(config);
-  if (autodbChanged) reloadAutodatabases(onlyHosts);
+  if (autodbChanged && parsed.autodb !== null) reloadAutodatabases(parsed.autodb, onlyHosts);
   forgetAuthUsers();
 
   // removing one database may remove another: the clients removed with it may be the other's last
   const gone: PgDatabase[] = [];
-  for (const list of [databaseList, peerList])
-    for (let db = list.head; db !== null; db = nextOf(db)) if (db.dead) gone.push(db);
+  const note = (db: PgDatabase): void => {
+    if (db.dead) gone.push(db);
+  };
+  eachDatabase(note);
+  for (let peer = peerList.head; peer !== null; peer = nextOf(peer)) note(peer);
   for (const db of gone) kill(db);
   forgetUnusedCommands(parsed.autodb?.passwordCommand ?? null);
   // their sizes may have changed
