@@ -19,6 +19,7 @@ import {
 } from '../harness/answers';
 import { Bouncer } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
+import { fails } from '../harness/expect';
 import { after, before, describe } from '../harness/limits';
 import { installed, it, run } from '../harness/machine';
 import {
@@ -135,6 +136,17 @@ describe('the startup packet', () => {
   it('a startup packet with an unknown database is refused', async () => {
     await withPooler({ databases: { postgres: pg.connstr() } }, async (strict) => {
       assert.equal(await refusal(strict, { database: 'nowhere' }), 'no such database: nowhere');
+    });
+  });
+
+  it('the * line is not a database that can be asked for', async () => {
+    await withPooler({ databases: { '*': pg.connstr() } }, async (own) => {
+      assert.equal(await refusal(own, { database: '*' }), 'no such database: *');
+      await fails(own.admin('PAUSE "*"'), 'no such database: *');
+      assert.deepEqual(
+        (await own.admin('SHOW DATABASES')).map((row) => row.name),
+        ['pgbouncer'],
+      );
     });
   });
 });

@@ -94,7 +94,8 @@ export function authUserOf(db: PgDatabase): PgCredentials | null {
 }
 
 function registerAutoDatabase(name: string): PgDatabase | null {
-  if (autodb === null) return null;
+  // as in PgBouncer, a database of the name `*` cannot be asked for
+  if (autodb === null || name === '*') return null;
   const config = parseDatabase(name, autodb.connstr);
   if (config === null) return null;
   const db = applyDatabase(config);
