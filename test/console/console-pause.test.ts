@@ -206,6 +206,31 @@ describe('SUSPEND', () => {
   );
 });
 
+describe('SHUTDOWN of a suspended pooler', () => {
+  itAlone('WAIT_FOR_SERVERS lets transactions end, and the pooler exits', async (own) => {
+    const client = await own.connect({ database: 'app' });
+    await client.query('BEGIN');
+    const con = await own.console();
+    await con.query('SUSPEND');
+    await con.query('SHUTDOWN WAIT_FOR_SERVERS');
+    await client.query('COMMIT');
+    await own.expectEnd();
+    await Promise.all([client.end().catch(() => {}), con.end().catch(() => {})]);
+  });
+
+  itAlone('after WAIT_FOR_CLIENTS, RESUME does not open the TCP sockets again', async (own) => {
+    const client = await own.connect({ database: 'app' });
+    const con = await own.console();
+    await con.query('SUSPEND');
+    await con.query('SHUTDOWN WAIT_FOR_CLIENTS');
+    await con.query('RESUME');
+    await assert.rejects(RawClient.connect({ port: own.port }), /ECONNREFUSED/);
+    await client.query('SELECT 1');
+    await Promise.all([client.end(), con.end()]);
+    await own.expectEnd();
+  });
+});
+
 describe('databases and their servers', () => {
   itAlone('DISABLE refuses new clients and keeps connected clients; ENABLE accepts new clients again', async (own) => {
     const old = await own.connect({ database: 'app' });

@@ -4,6 +4,7 @@ import {
   enterPause,
   enterSuspend,
   getPauseMode,
+  getShutdownMode,
   leavePause,
   PauseMode,
   ShutdownMode,
@@ -177,6 +178,8 @@ export function resumeAll(): void {
   const suspended = getPauseMode() === PauseMode.SUSPEND;
   leavePause();
   native.receiveAhead(1);
+  // as they were suspended, a shutdown has not closed them
+  if (getShutdownMode() !== ShutdownMode.NONE) cleanupTcpSockets();
   if (suspended) resumeSockets();
   touchPools(null);
   // consoles may wait for the mode that has ended
@@ -185,8 +188,14 @@ export function resumeAll(): void {
 
 /** Begins a shutdown that waits: no new connections over TCP. */
 export function beginShutdown(mode: Exclude<ShutdownMode, ShutdownMode.NONE | ShutdownMode.IMMEDIATE>): void {
+  const suspended = getPauseMode() === PauseMode.SUSPEND;
   setShutdown(mode);
   cleanupTcpSockets();
   if (mode === ShutdownMode.WAIT_FOR_TRANSACTIONS) drainForShutdown();
+  if (suspended && getPauseMode() !== PauseMode.SUSPEND) {
+    // it waits for the ends of transactions
+    native.receiveAhead(1);
+    resumeSockets();
+  }
   touchPools(null);
 }
