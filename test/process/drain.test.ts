@@ -145,6 +145,25 @@ it('drain_rate limits how many clients are ended in a second', async () => {
   });
 });
 
+it('SHUTDOWN WAIT_FOR_CLIENTS ends a drain: the clients that are left stay until they leave', async () => {
+  await withDatabases({ drain_rate: 1 }, async (pooler) => {
+    const clients = await Promise.all(Array.from({ length: 3 }, () => watched(pooler, 'app')));
+    await pooler.admin('SHUTDOWN WAIT_FOR_TRANSACTIONS');
+    await eventually('the first client to be ended', async () => clients.some(({ code }) => code !== null));
+    const con = await RawClient.connect({ path: `${pooler.socketDir}/.s.PGSQL.${pooler.port}` });
+    await con.login({ user: 'admin', database: 'pgbouncer' });
+    await con.query('SHUTDOWN WAIT_FOR_CLIENTS');
+    await con.end();
+    const left = clients.filter(({ code }) => code === null);
+    assert.ok(left.length > 0);
+    // longer than a drain needs for the next client
+    const start = Date.now();
+    while (Date.now() - start < 1500) for (const { client } of left) await client.query('SELECT pg_sleep(0.1)');
+    for (const { client } of left) await client.end();
+    await pooler.expectEnd();
+  });
+});
+
 it('shutdown_timeout cancels what still runs', async () => {
   await withDatabases({ shutdown_timeout: 1 }, async (pooler) => {
     const open = await watched(pooler, 'app');

@@ -132,6 +132,13 @@ export function drainForShutdown(): void {
   start({ db: null, before: Number.POSITIVE_INFINITY, rate: null, tokens: 1 });
 }
 
+/** Stops ending clients for a shutdown, because it waits for something else now. RECONNECT CLIENTS goes on. */
+export function endShutdownDrain(): void {
+  if (drains.length === 0) return;
+  drains = drains.filter((drain) => drain.before !== Number.POSITIVE_INFINITY);
+  if (drains.length === 0) stopDraining();
+}
+
 /**
  * Ends the clients that are connected now.
  * @param db null = all databases except the admin database

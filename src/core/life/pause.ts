@@ -23,7 +23,7 @@ import { Dropping } from '../pool/phases';
 import { poolList, requestFullLoopMaint, touchPools } from '../pool/pool';
 import { isServerSocket } from '../pool/socket';
 import { eachSocket, forEachServer } from '../pool/states';
-import { drainForShutdown } from './drain';
+import { drainForShutdown, endShutdownDrain } from './drain';
 
 function closeSuspended(sk: AnySocket): void {
   if (isServerSocket(sk)) disconnectServer(sk, true, 'suspend_timeout');
@@ -192,6 +192,7 @@ export function beginShutdown(mode: Exclude<ShutdownMode, ShutdownMode.NONE | Sh
   setShutdown(mode);
   cleanupTcpSockets();
   if (mode === ShutdownMode.WAIT_FOR_TRANSACTIONS) drainForShutdown();
+  else endShutdownDrain();
   if (suspended && getPauseMode() !== PauseMode.SUSPEND) {
     // it waits for the ends of transactions
     native.receiveAhead(1);
