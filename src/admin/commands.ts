@@ -17,7 +17,7 @@ import { disconnectClient } from '../core/link/objects';
 import { findOrRegisterDatabase } from '../core/link/registry';
 import { forgetAnswers } from '../core/login/auth-cache';
 import type { ClientSocket, PgDatabase, PgPool } from '../core/pool/bouncer';
-import { countPausedDatabases, databaseList, findDatabase } from '../core/pool/database';
+import { countPausedDatabases, databaseList, eachDatabase, findDatabase } from '../core/pool/database';
 import { peerPoolList, poolList, poolServerCount, sumOfPools, touchPools } from '../core/pool/pool';
 import { consoleSession } from '../core/pool/socket';
 import { writeNotice } from '../core/wire/messages';
@@ -111,9 +111,10 @@ function cmdPause(admin: ClientSocket, arg: string): boolean {
 function cmdReconnect(admin: ClientSocket, arg: string): boolean {
   if (arg === '') {
     logInfo('RECONNECT command issued');
-    for (let db = databaseList.head; db !== null; db = nextOf(db)) {
-      if (!db.admin && db.pools.length > 0) tagDatabaseDirty(db);
-    }
+    // what is known of the servers of a database may outlive its pools
+    eachDatabase((db) => {
+      if (!db.admin) tagDatabaseDirty(db);
+    });
     touchPools(null);
     forgetAnswers(null);
     return adminReady(admin, 'RECONNECT');

@@ -319,6 +319,28 @@ describe('towards servers that do not speak 3.2', () => {
     });
   }
 
+  it('RECONNECT makes the pooler ask for 3.2 again, also if the database has no pool', async () => {
+    const act = async (visit: Visit) => {
+      if (visit.version === PROTOCOL_32) visit.socket.end();
+      else await serve(visit, AUTH_OK, keyData(4));
+    };
+    await scene(act, async ({ pooler, versions }) => {
+      for (const expected of [
+        [PROTOCOL_32, PROTOCOL_30],
+        [PROTOCOL_32, PROTOCOL_30, PROTOCOL_32, PROTOCOL_30],
+      ]) {
+        const client = await pooler.raw();
+        await client.login();
+        await client.query('SELECT');
+        assert.deepEqual(versions, expected);
+        await client.end();
+        await pooler.admin('KILL');
+        await pooler.admin('RESUME postgres');
+        await pooler.admin('RECONNECT');
+      }
+    });
+  });
+
   it("a server that refuses 3.0 too counts as failed, with the server's error", async () => {
     const act = async (visit: Visit) => void visit.socket.end(error('08P01', 'no more connections allowed'));
     await scene(act, async ({ pooler, versions }) => {
