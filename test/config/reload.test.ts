@@ -6,14 +6,12 @@
 import assert from 'node:assert/strict';
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { freePort } from '../../tools/postgres';
 import { ask, backendOf, login, refusal, rowsBecome, show, thrownOut, withPooler } from '../harness/answers';
-import { ADMIN_PASSWORD, ADMIN_USER, type Bouncer } from '../harness/bouncer';
+import type { Bouncer } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
 import { fails } from '../harness/expect';
 import { after, before, describe } from '../harness/limits';
 import { eventually, it } from '../harness/machine';
-import { get } from '../harness/metrics';
 
 let pg: PgCluster;
 
@@ -139,50 +137,6 @@ describe('databases', () => {
       await pooler.admin('RELOAD');
       await login(pooler, { database: 'any', user: 'bob', password: 'plain' });
       assert.equal((await show(pooler, 'POOLS', { database: 'any', user: 'asks2' })).length, 1);
-    });
-  });
-
-  it('RELOAD with another forced user gives its servers also to clients that stay connected', async () => {
-    for (const name of ['before', 'after']) await pg.createUser(name, '', 'none');
-    const line = (user: string) => ({ app: pg.connstr('one', `user=${user}`) });
-    const metricsPort = await freePort();
-    const settings = { ...TX, metrics_port: metricsPort };
-    await withPooler({ databases: line('before'), settings }, async (pooler) => {
-      const [idle, busy] = [await login(pooler, { database: 'app' }), await login(pooler, { database: 'app' })];
-      assert.equal(await ask(idle, 'SELECT current_user'), 'before');
-      await ask(busy, 'BEGIN');
-      pooler.rewrite({ databases: line('after'), settings });
-      await pooler.admin('RELOAD');
-      assert.equal(await ask(idle, 'SELECT current_user'), 'after');
-      assert.equal(await ask(busy, 'SELECT current_user'), 'before', 'a transaction ends where it began');
-      await ask(busy, 'COMMIT');
-      assert.equal(await ask(busy, 'SELECT current_user'), 'after');
-      assert.deepEqual(
-        (await show(pooler, 'POOLS', { database: 'app' })).map((row) => row.user),
-        ['after'],
-      );
-      const counts = await Promise.all(
-        ['before', 'after'].map(async (name) => (await show(pooler, 'USERS', { name }))[0]?.current_connections),
-      );
-      assert.deepEqual(counts, [0, (await show(pooler, 'SERVERS', { database: 'app' })).length]);
-      await eventually('the metrics to name the user', async () =>
-        (await get(metricsPort, '/metrics')).body.includes('database="app",user="after"'),
-      );
-      assert.doesNotMatch((await get(metricsPort, '/metrics')).body, /database="app",user="before"/);
-    });
-  });
-
-  it('RELOAD applies a changed password of a forced user', async () => {
-    await pg.createUser('secret', 'first', 'scram');
-    await pg.setHba(['local all all trust', 'host all secret all scram-sha-256', 'host all all all trust']);
-    const line = (password: string) => ({ app: pg.connstr('one', `user=secret password=${password}`) });
-    await withPooler({ databases: line('first'), settings: TX }, async (pooler) => {
-      const client = await login(pooler, { database: 'app' });
-      await pg.sql("ALTER ROLE secret PASSWORD 'second'");
-      pooler.rewrite({ databases: line('second') });
-      await pooler.admin('RELOAD');
-      await pooler.admin('RECONNECT app');
-      assert.equal(await ask(client, 'SELECT current_user'), 'secret');
     });
   });
 });
@@ -429,75 +383,6 @@ describe('RELOAD with an error', () => {
       // the file has not changed, but the error is still there
       await pooler.admin('RELOAD');
       assert.equal(pooler.log.count(/ERROR broken auth file/), 2);
-    });
-  });
-});
-
-describe('credentials of a pool that exists', () => {
-  const PASSWORD = 'right';
-  const settings = { ...TX, auth_type: 'scram-sha-256', auth_user: 'postgres', server_login_retry: 1 };
-
-  before(async () => {
-    await pg.createUser('kim', PASSWORD, 'scram');
-    await pg.setHba([
-      'local all all trust',
-      'host all postgres 127.0.0.1/32 trust',
-      'host all all 127.0.0.1/32 scram-sha-256',
-    ]);
-  });
-
-  /** Writes auth_file. */
-  function writeUsers(pooler: Bouncer, users: Record<string, string>): void {
-    const all = Object.entries({ postgres: '', [ADMIN_USER]: ADMIN_PASSWORD, ...users });
-    writeFileSync(join(pooler.dir, 'userlist.txt'), all.map(([name, secret]) => `"${name}" "${secret}"\n`).join(''));
-  }
-
-  async function closeServers(pooler: Bouncer): Promise<void> {
-    await pooler.admin('RECONNECT');
-    await rowsBecome(pooler, 'SERVERS', { user: 'kim' }, 0);
-  }
-
-  /** Replaces the servers of the pool, and has a client log in. */
-  async function works(pooler: Bouncer): Promise<void> {
-    await closeServers(pooler);
-    const client = await login(pooler, { user: 'kim', password: PASSWORD, database: 'app' });
-    assert.equal(await ask(client, 'SELECT session_user'), 'kim');
-    await client.end();
-  }
-
-  it('a forced user has the password of its line, although its pool logged in with another', async () => {
-    const secret = await pg.storedSecret('kim');
-    await withPooler(
-      { databases: { app: pg.connstr() }, settings, userlist: { kim: secret as string } },
-      async (pooler) => {
-        const client = await login(pooler, { user: 'kim', password: PASSWORD, database: 'app' });
-        assert.equal(await ask(client, 'SELECT session_user'), 'kim');
-        // the keys of a verifier are those of the client's login, which another secret drops
-        pooler.rewrite({
-          databases: { app: pg.connstr('postgres', `user=kim password=${PASSWORD}`) },
-          userlist: { kim: 'else' },
-        });
-        await pooler.admin('RELOAD');
-        await closeServers(pooler);
-        assert.equal(await ask(client, 'SELECT session_user'), 'kim');
-        await client.end();
-      },
-    );
-  });
-
-  it('a user that moves from auth_file to auth_query, and back', async () => {
-    await withPooler({ databases: { app: pg.connstr() }, settings, userlist: { kim: PASSWORD } }, async (pooler) => {
-      await works(pooler);
-      writeUsers(pooler, {});
-      await pooler.admin('RELOAD');
-      await works(pooler);
-      await pg.sql(`ALTER ROLE kim PASSWORD 'changed'`);
-      writeUsers(pooler, { kim: 'changed' });
-      await pooler.admin('RELOAD');
-      await closeServers(pooler);
-      const client = await login(pooler, { user: 'kim', password: 'changed', database: 'app' });
-      assert.equal(await ask(client, 'SELECT session_user'), 'kim');
-      await client.end();
     });
   });
 });
