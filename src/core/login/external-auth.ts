@@ -89,9 +89,9 @@ function enqueue(line: AuthQueue, login: Login): void {
   line.waiting.push(login);
 }
 
-/** Fails all running logins if the thread no longer answers, when the queue is full: they must not fill it forever. */
+/** Fails all running logins if the thread no longer answers: further ones would get no decision either. */
 function expireLost(line: AuthQueue): void {
-  if (line.lost === null) return;
+  if (line.lost === null || line.running.size === 0) return;
   const before = getCachedTime() - LOST_AFTER;
   const lost = [...line.running];
   if (!lost.some(([, login]) => login.since < before)) return;
@@ -108,7 +108,7 @@ export function externalAuthBegin(line: AuthQueue, client: ClientSocket, passwd:
   loginOf(client).phase = LoginPhase.EXTERNAL_AUTH;
   sbufPause(client);
   const login = { client, passwd, since: 0 };
-  if (line.running.size >= RUNNING_MAX) expireLost(line);
+  expireLost(line);
   if (line.running.size < RUNNING_MAX) {
     startLogin(line, login);
   } else {
