@@ -7,7 +7,7 @@ import { createHash, timingSafeEqual } from 'node:crypto';
 import { lstatSync, unlinkSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer, Server as TlsServer } from 'node:https';
-import { connect, type Socket } from 'node:net';
+import { connect, isIP, type Socket } from 'node:net';
 import { parentPort, workerData } from 'node:worker_threads';
 import type { MetricsNews, MetricsReport, MetricsSecrets, MetricsWorkerData } from '../core/base/worker-messages';
 import { MetricsState } from './metrics-state';
@@ -26,6 +26,8 @@ const HEADER_MAX = 8192;
 const HANDSHAKE_MS = 5_000;
 /** A connection on which nothing happens for so long is closed. */
 const IDLE_MS = 30_000;
+/** Addresses at which only programs on this machine can connect. */
+const LOCAL = /^(127\.[\d.]+|::1|localhost)$/;
 const OPEN_METRICS = 'application/openmetrics-text; version=1.0.0; charset=utf-8';
 const PROMETHEUS = 'text/plain; version=0.0.4; charset=utf-8';
 
@@ -33,6 +35,8 @@ const PROMETHEUS = 'text/plain; version=0.0.4; charset=utf-8';
 interface Site {
   /** bearer token that a scrape has to send; '' = none */
   token: string;
+  /** listens on an address of this machine only */
+  readonly isLocal: boolean;
   readonly state: MetricsState;
   readonly scrapes: Scrapes;
   readonly status: Status;
@@ -87,6 +91,22 @@ function isAllowed({ headers: { authorization = '' } }: IncomingMessage, token: 
   return login.includes(':') && sameSecret(login.slice(login.indexOf(':') + 1), token);
 }
 
+/** The name without its port, and an IPv6 address without its brackets. */
+function hostName(host: string): string {
+  const [, address, name] = /^(?:\[([^\]]*)\]|([^:]*))(?::\d*)?$/.exec(host) ?? [];
+  return (address ?? name ?? '').toLowerCase();
+}
+
+/**
+ * Whether a request may come from the page of another site, open in a browser on this machine: the owner of a name can let
+ * it lead here (DNS rebinding). With a token such a page gets nothing.
+ */
+function isForeign({ headers: { host = '' } }: IncomingMessage, { token, isLocal }: Site): boolean {
+  if (token !== '' || !isLocal || host === '') return false;
+  const name = hostName(host);
+  return isIP(name) === 0 && name !== 'localhost' && !name.endsWith('.localhost');
+}
+
 function metrics(request: IncomingMessage, response: ServerResponse, { token, state, scrapes }: Site): void {
   if (!isAllowed(request, token)) {
     response.setHeader('WWW-Authenticate', 'Bearer');
@@ -106,8 +126,6 @@ function handle(request: IncomingMessage, response: ServerResponse, site: Site):
   if (request.method !== 'GET' && request.method !== 'HEAD') {
     response.setHeader('Allow', 'GET, HEAD');
     answer(response, 405, 'only GET and HEAD\n');
-  } else if (path === '/metrics') {
-    metrics(request, response, site);
   } else if (path === '/livez') {
     if (stuck) answer(response, 503, 'the pooler does not report its state\n');
     else answer(response, 200, 'alive\n');
@@ -115,6 +133,10 @@ function handle(request: IncomingMessage, response: ServerResponse, site: Site):
     const report = stuck ? null : site.state.report;
     const why = report === null ? 'the pooler does not report its state' : report.notReady;
     answer(response, why === '' ? 200 : 503, `${why === '' ? 'ready' : why}\n`);
+  } else if (isForeign(request, site)) {
+    answer(response, 403, 'use the address or localhost, or set metrics_token_file\n');
+  } else if (path === '/metrics') {
+    metrics(request, response, site);
   } else if (!isOfPage(site.page, path)) {
     answer(response, 404, 'only /, /metrics, /livez and /readyz\n');
   } else if (!isAllowed(request, site.token)) {
@@ -226,7 +248,8 @@ function serve(data: MetricsWorkerData): void {
   const state = new MetricsState(layout);
   const status = new Status(state);
   const scrapes = new Scrapes(state);
-  const site: Site = { token: data.secrets.token, state, scrapes, status, page: pageOf(tell) };
+  const isLocal = LOCAL.test(data.host);
+  const site: Site = { token: data.secrets.token, isLocal, state, scrapes, status, page: pageOf(tell) };
   let server: Server | TlsServer | null = null;
   const use = (secrets: MetricsSecrets) => {
     if (server !== null) {

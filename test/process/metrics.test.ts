@@ -151,7 +151,7 @@ describe('/metrics', () => {
         received += part.toString('latin1');
       });
       const closed = new Promise((settle) => hasty.once('close', settle));
-      hasty.write('GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(1000));
+      hasty.write('GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n'.repeat(1000));
       await closed;
       assert.ok(received.split('HTTP/1.1 200 OK').length <= 2, 'more than one answer');
       const agent = new Agent({ keepAlive: true, maxSockets: 1 });
@@ -182,6 +182,30 @@ describe('/metrics', () => {
       }
       const { status } = await get(port, '/metrics', { headers: { Authorization: 'Bearer secret' } });
       assert.equal(status, 200);
+    });
+  });
+
+  it('without a token, a local address answers only to names of this machine', async () => {
+    const port = await freePort();
+    const token = join(tempDir('metrics'), 'token');
+    writeFileSync(token, 'secret', { mode: 0o644 });
+    chmodSync(dirname(token), 0o755);
+    await withPooler({ cluster: pg, settings: { metrics_port: port } }, async (pooler) => {
+      await becomes(port, '/metrics', 200);
+      const status = async (path: string, Host: string) => (await get(port, path, { headers: { Host } })).status;
+      for (const name of ['evil.example', `evil.example:${port}`, '127.0.0.1.evil.example', 'localhost.evil.example']) {
+        for (const path of ['/metrics', '/', '/status.json', '/page.mjs']) assert.equal(await status(path, name), 403);
+        for (const path of ['/livez', '/readyz']) assert.equal(await status(path, name), 200);
+      }
+      for (const name of ['localhost', `LOCALHOST:${port}`, '127.0.0.1', `[::1]:${port}`, '10.0.0.1:1'])
+        for (const path of ['/metrics', '/status.json']) assert.equal(await status(path, name), 200, name);
+      pooler.rewrite({ settings: { metrics_port: port, metrics_token_file: token } });
+      await pooler.admin('RELOAD');
+      const headers = { Host: 'proxy.example', Authorization: 'Bearer secret' };
+      await eventually(
+        'the token',
+        async () => (await get(port, '/metrics', { headers }).catch(() => null))?.status === 200,
+      );
     });
   });
 

@@ -77,7 +77,7 @@ async function slowReader(): Promise<Socket> {
   readers.push(reader);
   await once(reader, 'connect');
   reader.pause();
-  reader.write('GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n');
+  reader.write('GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n');
   // requests are handled in the order of their arrival
   await get(port, '/livez');
   return reader;
