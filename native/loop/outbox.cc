@@ -127,7 +127,8 @@ static int sendNow(Stream *s, const uint8_t *bytes, size_t length) {
   s->lane->sent += static_cast<uint64_t>(n);
   const bool kept = err < 0 || keepUnsent(s, parts, count, static_cast<size_t>(n));
   outboxDrop(s);
-  if (err < 0 || !kept) return err < 0 ? err : -ENOMEM;
+  s->sendBroken = err < 0 || !kept;
+  if (s->sendBroken) return err < 0 ? err : -ENOMEM;
   if (static_cast<size_t>(n) == all) return 0;
   s->streams->loop->ops->drain(s->streams->loop, s);
   return 0;
@@ -147,6 +148,7 @@ static bool queue(Stream *s, const uint8_t *bytes, size_t length, Origin origin,
 }
 
 int outboxPutRecords(Stream *s, const uint8_t *bytes, size_t length, Origin origin) {
+  if (s->sendBroken) return -EPIPE;
   if (!s->unsent.empty() || s->connecting) {
     if (!s->unsent.append(bytes, length)) return -ENOMEM;
     s->streams->loop->ops->drain(s->streams->loop, s);

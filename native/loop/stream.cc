@@ -30,6 +30,7 @@ void streamQueueReceive(Stream *s) {
 
 /** The unsent bytes cannot be sent any more. */
 static void dropUnsent(Stream *s, int result) {
+  s->sendBroken = true;
   s->unsent.clear();
   report(s, kDrain, result, 0);
 }
@@ -328,7 +329,7 @@ void streamFailed(Stream *s, int err) {
 }
 
 void streamSendFailed(Stream *s, int err) {
-  s->sendFailed = true;
+  s->sendFailed = s->sendBroken = true;
   streamFailed(s, err);
 }
 

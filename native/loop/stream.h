@@ -89,6 +89,8 @@ struct alignas(64) Stream {
   bool unixListener;
   /** what failed was sending */
   bool sendFailed;
+  /** bytes that were to be sent are lost: nothing may be sent behind them */
+  bool sendBroken;
   /** turn of the last RECV or READABLE record */
   uint32_t lastTurn;
   UringPart uring;
@@ -220,7 +222,7 @@ void streamAccepted(Stream *s, int result);
 void streamReadable(Stream *s);
 /** Reports a failure that has no other record. Without it the connection or listener would silently stop working. */
 void streamFailed(Stream *s, int err);
-/** Sending failed: what is unsent is dropped, and a DRAIN record reports the failure. */
+/** Sending failed: what is unsent is dropped, a DRAIN record reports the failure, and nothing more is sent. */
 void streamSendFailed(Stream *s, int err);
 
 /* ---- for JavaScript; by handle ---- */

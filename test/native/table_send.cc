@@ -105,3 +105,21 @@ TABLE_TEST(unheard_failure, "a failure that cannot be reported yet lets the loop
   world.quiet();
   close(peer);
 }
+
+TABLE_TEST(nothing_behind, "nothing is sent behind bytes that are lost, also when the connection is closed") {
+  World world(ops);
+  int peer;
+  const int handle = world.openReading(&peer);
+  CHECK_EQUAL(world.send(handle, "first"), 0);
+  world.quiet();
+  CHECK_EQUAL(get(peer), std::string("first"));
+  // as if the kernel had no memory
+  streamSendFailed(world.streams->all[static_cast<size_t>(handle)], -ENOBUFS);
+  CHECK_EQUAL(world.send(handle, "behind"), -EPIPE);
+  CHECK_EQUAL(drained(world, handle), -ENOBUFS);
+  CHECK_EQUAL(world.send(handle, "behind"), -EPIPE);
+  world.close(handle);
+  world.turn();
+  CHECK_EQUAL(get(peer), std::string());
+  close(peer);
+}

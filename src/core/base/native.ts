@@ -268,8 +268,8 @@ export interface Native {
   /**
    * Queues bytes of the arena, without copying them; the next wait() sends them. Returns the number of unsent bytes:
    * those that the socket has not taken in earlier turns, and these behind them. If it is not 0, Ev.DRAIN follows.
-   * Returns -errno on failure (-ENOBUFS: more than 256 MB queued, -EFAULT: outside the arena). A failure to send is an
-   * Ev.DRAIN with -errno.
+   * Returns -errno on failure (-ENOBUFS: more than 256 MB queued, -EFAULT: outside the arena, -EPIPE: an earlier send has
+   * failed). A failure to send is an Ev.DRAIN with -errno.
    */
   send(handle: number, offset: number, length: number): number;
   /** Like send(), from any Uint8Array (Buffer), which is copied or sent at once. */
