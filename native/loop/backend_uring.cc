@@ -229,7 +229,7 @@ static void submitAndWait(UringLane *l, unsigned sends, bool large, int timeoutM
   }
   const bool isLong = timeoutMs < 0 || timeoutMs > kLookMs;
   const int firstMs = large ? 0 : isLong ? kLookMs : timeoutMs;
-  uringWait(l, sends + 1, firstMs);
+  uringWait(l, firstMs != 0 ? sends + 1 : 0, firstMs);
   if (l->ring.completions.size() > sends) return;
   endSends(l);
   uringSubmitListed(l);
