@@ -77,7 +77,8 @@ export const reboots: Scenario[] = [
     settings: TRANSACTION,
     steps: [
       login('a'),
-      ask('a', 'SELECT pg_sleep(1), 2 AS two'),
+      // longer than a reboot on a busy machine
+      ask('a', 'SELECT pg_sleep(5), 2 AS two'),
       whenPool('sv_active', 1),
       reboot(),
       receive('a'),

@@ -234,6 +234,8 @@ describe('the welcome', () => {
       // these are the values of the login: a later one is told the new values
       await telling.admin('SET max_prepared_statements = 0');
       assert.deepEqual(await told({ database: 'sess' }), ['session', '0']);
+      await telling.admin('SET pool_mode = statement');
+      assert.deepEqual(await told({ database: 'sess' }), ['statement', '0']);
     });
   });
 

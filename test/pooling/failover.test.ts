@@ -9,7 +9,7 @@ import type { Client } from 'pg';
 import { type Bouncer, eventually, it, PgCluster } from '../harness';
 import { ask, login, withPooler } from '../harness/answers';
 import { fails, watch } from '../harness/expect';
-import { FakeServer, oneRow, WELCOME } from '../harness/hostile/fake-server';
+import { FakeServer, oneRow, type Visit, WELCOME } from '../harness/hostile/fake-server';
 import { after, before } from '../harness/limits';
 import { message } from '../harness/raw-client';
 
@@ -215,8 +215,46 @@ it('a client does not notice that its server ends right behind the answer', asyn
   }
 });
 
-it('a promotion that a server reports replaces the connections of target_session_attrs=standby', async () => {
-  // the former standby is the primary now: no host fits
+/** A ParameterStatus with the role of a server. */
+const role = (inHotStandby: 'on' | 'off'): Buffer => message('S', Buffer.from(`in_hot_standby\0${inHotStandby}\0`));
+
+for (const [attrs, before, now] of [
+  ['standby', 'on', 'off'],
+  ['primary', 'off', 'on'],
+] as const) {
+  it(`a server that reports another role is replaced: target_session_attrs=${attrs}`, async () => {
+    const readOnly = message('S', Buffer.from('default_transaction_read_only\0off\0'));
+    const welcome = Buffer.concat([WELCOME.subarray(0, 9), readOnly, role(before), WELCOME.subarray(9)]);
+    const visits: Visit[] = [];
+    const fake = await FakeServer.start(async (visit) => {
+      const name = `visit ${visits.push(visit)}`;
+      visit.socket.write(welcome);
+      while ((await visit.next())?.type === 'Q') visit.socket.write(oneRow(name));
+    });
+    try {
+      const databases = {
+        app: `host=127.0.0.1 port=${fake.port} max_protocol_version=3.0 target_session_attrs=${attrs}`,
+      };
+      const settings = { pool_mode: 'transaction', server_tls_sslmode: 'disable' };
+      await withPooler({ databases, settings }, async (pooler) => {
+        const client = await login(pooler, { database: 'app' });
+        assert.equal(await ask(client, 'SELECT'), 'visit 1');
+        // the same role again is no news
+        visits[0]?.socket.write(role(before));
+        assert.equal(await ask(client, 'SELECT'), 'visit 1');
+        visits[0]?.socket.write(role(now));
+        const is = now === 'on' ? '' : 'not ';
+        await pooler.logWait(new RegExp(`server is ${is}in hot standby mode now: replacing the server connections`));
+        assert.equal(await ask(client, 'SELECT'), 'visit 2');
+        await client.end();
+      });
+    } finally {
+      await fake.stop();
+    }
+  });
+}
+
+it('after the promotion, no host fits target_session_attrs=standby', async () => {
   await withBoth({ app: 'target_session_attrs=standby' }, { query_wait_timeout: 1 }, async (pooler) => {
     await fails(pooler.sql('SELECT 1', { database: 'app' }), 'query_wait_timeout');
   });

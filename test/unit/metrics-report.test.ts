@@ -8,7 +8,7 @@ import { turns } from '../../src/core/base/tallies';
 import type { MetricsReport } from '../../src/core/base/worker-messages';
 import type { PgPool } from '../../src/core/pool/bouncer';
 import { noteChange } from '../../src/core/pool/changes';
-import { addDatabase, removeDatabase } from '../../src/core/pool/database';
+import { addDatabase, removeDatabase, retireAutodatabase } from '../../src/core/pool/database';
 import { getPool, removePool } from '../../src/core/pool/pool';
 import { count, Stat } from '../../src/core/pool/stats';
 import { observe, Timing } from '../../src/core/pool/timings';
@@ -129,6 +129,16 @@ describe('the reports to the metrics thread', () => {
     removeDatabase(one.db);
     assert.ok(![...figures(state).keys()].some((sample) => sample.includes('"shop"')));
     assert.equal(state.databases.size, 0);
+  });
+
+  it('an auto-database that has become idle is not shown any more, as in SHOW DATABASES', () => {
+    const state = new MetricsState(metricsLayout);
+    const [db, other] = [addDatabase('auto'), addDatabase('other')];
+    const isShown = () => [...figures(state).keys()].some((name) => /^pgbouncer_databases_.*name="auto"/.test(name));
+    assert.equal(isShown(), true);
+    retireAutodatabase(db, 1);
+    assert.equal(isShown(), false);
+    for (const each of [db, other]) removeDatabase(each);
   });
 
   it('different names with the same text are one sample', () => {
