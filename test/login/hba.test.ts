@@ -126,6 +126,8 @@ test('HBA record types match the way a client is connected', () => {
   assert.equal(lineFor(rules), 3);
   assert.equal(lineFor(rules, { host: '11.0.0.1' }), 4);
   assert.equal(lineFor(rules, { host: 'fe80::1%eth0' }), 4);
+  const withoutSsl = rulesOf('hostnossl all all all trust', 'host all all all md5');
+  assert.deepEqual([lineFor(withoutSsl, { isTls: true }), lineFor(withoutSsl, { isTls: false })], [2, 1]);
 });
 
 test('the first matching HBA rule decides, even if it is a reject', () => {

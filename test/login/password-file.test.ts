@@ -84,6 +84,12 @@ describe('password_file', () => {
       await pooler.admin('RECONNECT');
       assert.equal((await pooler.sql(ASK, { database: 'shop' })).rows[0].current_user, 'app');
       assert.equal(pooler.log.count(/two|three/), 0);
+      // only its user can read it
+      assert.equal(pooler.log.count(/can be read by all users/), 0);
+      chmodSync(secret, 0o444);
+      await pooler.admin('RELOAD');
+      await pooler.logWait(/WARNING password_file .*password can be read by all users/);
+      chmodSync(secret, 0o400);
     } finally {
       await pooler.stop();
     }

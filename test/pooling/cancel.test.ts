@@ -6,7 +6,9 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
+import { freePort } from '../../tools/postgres';
 import { Bouncer, eventually, it, PgCluster } from '../harness';
+import { withPooler } from '../harness/answers';
 import { after, before, describe } from '../harness/limits';
 import {
   CANCEL_REQUEST,
@@ -395,4 +397,21 @@ it('cancel requests that race with queries never hit the wrong client', async ()
   const lists = Object.fromEntries((await own.admin('SHOW LISTS')).map(({ list, items }) => [list, items]));
   assert.equal(lists.used_clients, 1);
   await own.stop();
+});
+
+it('a cancel request that peers forward in a circle ends after three times', async () => {
+  const [port, otherPort] = [await freePort(), await freePort()];
+  const settings = { verbose: 1 };
+  const peerAt = (at: number) => ({ 3: `host=127.0.0.1 port=${at}` });
+  const first = { cluster: pg, settings: { ...settings, listen_port: port, peer_id: 1 }, peers: peerAt(otherPort) };
+  const second = { cluster: pg, settings: { ...settings, listen_port: otherPort, peer_id: 2 }, peers: peerAt(port) };
+  await withPooler(first, (one) =>
+    withPooler(second, async (two) => {
+      // of the process 3, with the full count of hops
+      await cancelRequest({ port }, 3 << 16, int32(3));
+      await two.logWait(/failed to forward cancel request because its TTL was exhausted/);
+      const forwarded = [one, two].map(({ log }) => log.count(/forwarding cancellation request to peer/));
+      assert.deepEqual(forwarded, [2, 1]);
+    }),
+  );
 });
