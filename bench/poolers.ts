@@ -2,7 +2,7 @@
  * The measured poolers, all with one PostgreSQL server: pool of 20, transaction mode, trust, by default without TLS,
  * connection logging off.
  */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import type { ConnectionOptions } from 'node:tls';
 import { Bouncer, eventually, howEnded, type PgCluster } from '../test/harness';
 import { RawClient } from '../test/harness/raw-client';
@@ -73,7 +73,9 @@ export class UnknownSetting extends Error {}
 
 /** Whether a process has started others: a script that does not end with exec, or a pooler of several processes. */
 function hasChildren(pid: number): boolean {
-  return readFileSync(`/proc/${pid}/task/${pid}/children`, 'latin1').trim() !== '';
+  const children = `/proc/${pid}/task/${pid}/children`;
+  // kernels without CONFIG_PROC_CHILDREN do not tell
+  return existsSync(children) && readFileSync(children, 'latin1').trim() !== '';
 }
 
 async function accepts(port: number): Promise<boolean> {
