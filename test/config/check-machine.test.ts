@@ -4,7 +4,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { chmodSync, chownSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { findWarnings } from '../../src/cli/check-machine';
@@ -154,6 +154,25 @@ itUnless(isRoot() ? null : 'only root can check as another user')(
     const { code, stdout } = await check(path);
     assert.equal(code, 1);
     assert.match(stdout, /key\.ini:6: TLS setup failed: failed to load private key file .*Permission denied/);
+  },
+);
+
+/** The first port that every user may open. */
+const FIRST_PORT = Number(readFileSync('/proc/sys/net/ipv4/ip_unprivileged_port_start', 'latin1'));
+
+itUnless(FIRST_PORT > 1 ? null : 'every user may open every port')(
+  '--check warns of a port that needs a capability',
+  async () => {
+    const path = join(dir, 'port.ini');
+    const lines = (port: number) => ['listen_addr = 127.0.0.1', `listen_port = ${port}`, `unix_socket_dir = ${dir}`];
+    const checked = async (port: number) => {
+      writeFileSync(path, `[databases]\n[pgbouncer]\nauth_file = ${dir}/users.txt\n${lines(port).join('\n')}\n`);
+      return (await check(path)).stdout;
+    };
+    const low = FIRST_PORT - 1;
+    const text = `listen_port ${low} is below ${FIRST_PORT} and needs the capability CAP_NET_BIND_SERVICE`;
+    assert.equal(await checked(low), `${path}:5: warning: ${text}\n`);
+    assert.equal(await checked(await freePort()), '');
   },
 );
 

@@ -10,6 +10,7 @@ import { describe, it } from '../harness/limits';
 import { PROJECT_DIR } from '../harness/machine';
 import { itUnless } from '../harness/needs';
 
+const MAKE_MS_MAX = 50_000;
 const SCRIPTS = join(PROJECT_DIR, 'scripts');
 
 /** Depends for addons of these versions of Node. */
@@ -47,7 +48,10 @@ describe('the Debian packages', () => {
   itUnless(noProgram('dpkg-deb'))('have the program, its pages, and the dashboard that they mention', async () => {
     const folder = tempDir('deb');
     for (const [script, ...args] of [['prebuild.mjs'], ['deb.mjs', folder]] as [string, ...string[]][]) {
-      const made = await run(process.execPath, [join(SCRIPTS, script), ...args], { asSelf: true });
+      const made = await run(process.execPath, [join(SCRIPTS, script), ...args], {
+        asSelf: true,
+        timeoutMs: MAKE_MS_MAX,
+      });
       assert.equal(made.code, 0, made.stderr);
     }
     const file = readdirSync(folder).find((name) => name.startsWith('tsbouncer_')) ?? assert.fail('no package');
