@@ -65,10 +65,16 @@ function mayGiveTo(gid: number): boolean {
   return hasCapability(MAY_CHOWN_BIT) || process.getegid?.() === gid || (process.getgroups?.() ?? []).includes(gid);
 }
 
-function findSocketProblems(dir: string): Warning[] {
-  const group = cf.unixSocketGroup;
-  const gid = group === '' ? 0 : (parseUint32(group) ?? native.getgrnam(group));
+/** What keeps the pooler from giving its socket to a group. A start looks the group up only for a socket that is a file. */
+function findGroupProblems(group: string): Warning[] {
+  if (group === '') return [];
+  const gid = parseUint32(group) ?? native.getgrnam(group);
   if (gid < 0) return [problem('unix_socket_group', `could not find group '${group}'`)];
+  if (mayGiveTo(gid)) return [];
+  return [problem('unix_socket_group', `the user of the pooler may not give a socket to group '${group}'`)];
+}
+
+function findSocketProblems(dir: string): Warning[] {
   if (dir === '') return [];
   const path = `${dir}/.s.PGSQL.${cf.listenPort}`;
   const abstract = dir.startsWith('@');
@@ -76,10 +82,7 @@ function findSocketProblems(dir: string): Warning[] {
   const found: Warning[] = [];
   if (path.length > most) found.push(problem('unix_socket_dir', `${path} is longer than ${most} bytes`));
   if (abstract) return found;
-  if (group !== '' && !mayGiveTo(gid)) {
-    found.push(problem('unix_socket_group', `the user of the pooler may not give a socket to group '${group}'`));
-  }
-  return [...found, ...findFolderProblems('unix_socket_dir', dir)];
+  return [...found, ...findGroupProblems(cf.unixSocketGroup), ...findFolderProblems('unix_socket_dir', dir)];
 }
 
 /** Names in listen_addr that cannot be looked up: with one of them, the pooler does not start. */

@@ -63,6 +63,7 @@ it('--check reports what would make a start fail', async () => {
       [`unix_socket_dir = ${dir}`, 'unix_socket_group = root'],
       /user of the pooler may not give a socket to group 'root'$/,
     ],
+    [[`unix_socket_dir = ${dir}`, 'unix_socket_group = no-such-group'], /^could not find group 'no-such-group'$/],
     [['listen_addr ='], /^warning: listen_addr and unix_socket_dir are empty/],
   ];
   for (const [settings, problem] of cases) {
@@ -72,6 +73,13 @@ it('--check reports what would make a start fail', async () => {
     const { code, stderr } = await tsbouncer(config(...settings));
     assert.equal(code, 1, `${settings}: ${stderr}`);
     assert.match(stderr, /FATAL/);
+  }
+});
+
+it('--check accepts an unknown group if there is no Unix socket in the file system, as a start does', async () => {
+  for (const where of ['', '@check-start']) {
+    const found = await checked(`unix_socket_dir = ${where}`, 'unix_socket_group = no-such-group');
+    assert.deepEqual(found, []);
   }
 });
 

@@ -122,6 +122,20 @@ it('the daemon has its own session, its standard streams on the null device, and
   await stopDaemon(at);
 });
 
+itUnless(notRoot)("a daemon that root starts has the user that -u names, and none of root's groups", async () => {
+  const at = await setUp();
+  const { node, mainJs } = installed();
+  const { name, uid, gid } = user as RunUser;
+  const outcome = await run(node, [mainJs, '-d', '-u', name, at.ini], { cwd: at.dir, asSelf: true });
+  assert.equal(outcome.code, 0, outcome.stderr);
+  const status = readFileSync(`/proc/${pidOf(at)}/status`, 'latin1');
+  const ids = (what: string) => new RegExp(`^${what}:\\s+(.*?)\\s*$`, 'm').exec(status)?.[1]?.split(/\s+/).map(Number);
+  assert.deepEqual(ids('Uid'), Array(4).fill(uid));
+  assert.deepEqual(ids('Gid'), Array(4).fill(gid));
+  assert.deepEqual(ids('Groups'), [gid]);
+  await stopDaemon(at);
+});
+
 it('relative paths are resolved from the directory in which the daemon was started', async () => {
   const at = await setUp({ pidfile: 'a.pid', logfile: 'a.log', unix_socket_dir: '.' });
   const { node, mainJs } = installed();
@@ -214,6 +228,16 @@ it('a pidfile of a running process prevents a start', async () => {
   assert.equal(outcome.code, 1);
   assert.match(outcome.stderr, new RegExp(`FATAL pidfile '${at.pidfile}' exists, another instance running\\?\n`));
   assert.equal(pidOf(at), pid);
+});
+
+it('a pidfile with the process id of the process that starts is stale, as in a container', async () => {
+  const at = await setUp();
+  const { node, mainJs } = installed();
+  const command = ['-c', 'echo $$ >"$0"; exec "$@"', at.pidfile, node, mainJs, '-q', at.ini];
+  const child = startProgram('sh', command, { cwd: at.dir, stdio: 'ignore', ...spawnAs(user) });
+  await eventually('the pooler to be up', () => log(at).includes('LOG process up: '));
+  assert.equal(pidOf(at), child.pid);
+  await stopDaemon(at);
 });
 
 it('an empty pidfile prevents a start', async () => {
