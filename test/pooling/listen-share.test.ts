@@ -300,6 +300,22 @@ it('what cannot be followed, or is too much, ends the client', async () => {
   });
 });
 
+it('a channel that is not ASCII is in the encoding of its clients, whatever the server had before', async () => {
+  await withShare({ server_round_robin: 1 }, async (pooler) => {
+    const latin = await login(pooler, { params: { client_encoding: 'LATIN1' } });
+    const listener = await login(pooler);
+    await latin.query('BEGIN');
+    await listener.query('BEGIN');
+    // its server is the first of the idle ones
+    await latin.query('COMMIT');
+    const channel = Buffer.from('\u00e4').toString('latin1');
+    await listener.query(`LISTEN "${channel}"`);
+    await listener.query('COMMIT');
+    await pg.sql(`NOTIFY "\u00e4", 'x'`);
+    assert.equal(await heard(listener), `${channel} x`);
+  });
+});
+
 it('limits: the listening connection is beside pool_size, and within max_db_connections', async () => {
   await withShare({ default_pool_size: 1, max_db_connections: 2 }, async (pooler) => {
     const [one, two, three] = [await login(pooler), await login(pooler), await login(pooler)];

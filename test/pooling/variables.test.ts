@@ -234,6 +234,34 @@ for (const one of clusters) {
       });
     });
 
+    it('values that are not ASCII are in the encoding of their client, whatever that of the last client was', async () => {
+      const names = ['\u00e9', '\u00c3\u00a9', '\u0439'];
+      for (const name of names) await pg().sql(`CREATE SCHEMA "${name}"`);
+      const utf8 = (text: string) => Buffer.from(text).toString('latin1');
+      const params: Record<string, string>[] = [
+        { search_path: utf8('\u00e9') },
+        { client_encoding: 'LATIN1' },
+        { search_path: utf8('\u00e9'), application_name: utf8('\u00c9') },
+        { client_encoding: 'LATIN1', search_path: '\xe9' },
+        { client_encoding: 'WIN1251', search_path: '\xe9' },
+        { client_encoding: 'EUC_JP' },
+        { application_name: utf8('\u00c9') },
+        { client_encoding: 'WIN1251', search_path: '\xe9' },
+      ];
+      const codes = ['233', '112', '233', '233', '1081', '112', '112', '1081'];
+      await withPooler({ cluster: pg(), settings: SHARED }, async (pooler) => {
+        const clients = await Promise.all(params.map((each) => login(pooler, { params: each })));
+        for (let turn = 0; turn < 2; turn++) {
+          for (const [i, client] of clients.entries()) {
+            const wanted = [codes[i], params[i]?.client_encoding ?? 'UTF8'];
+            const found = await ask(client, 'SELECT ascii(current_schema())');
+            assert.deepEqual([found, await ask(client, 'SHOW client_encoding')], wanted, `client ${i}`);
+          }
+        }
+      });
+      for (const name of names) await pg().sql(`DROP SCHEMA "${name}"`);
+    });
+
     it('a search_path means the same as in a direct connection, or is refused as there', async () => {
       const lists = ['a', 'a,b', ' a , "B" ', '$user,public', '"$user", public', 'a-b,c.d', '', '""', "it's", '"x""y"'];
       const broken = ['a b', 'a,', ',a', '"a', '"a"b', 'a; BEGIN', 'pg_temp; DROP TABLE x'];

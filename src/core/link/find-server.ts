@@ -51,16 +51,37 @@ function takeIdleServer(pool: PgPool): ServerSocket | null {
   }
 }
 
+function varsQuery(server: ServerSocket, client: ClientSocket, recoded: boolean): string {
+  return server.vars.diff(client.vars, resetRestores(server.pool) ? null : server.pool.origVars, recoded);
+}
+
 /**
- * Sends the SET that gives the server the client's variables.
+ * Sends the SET that gives the server the client's variables, or that which must precede it.
  * @returns whether a SET was sent; null if sending failed
  */
 function applyVars(server: ServerSocket, client: ClientSocket): boolean | null {
   if (server.vars.matches(client.vars)) return false;
   const undo = server.vars.save();
-  const sql = server.vars.diff(client.vars, resetRestores(server.pool) ? null : server.pool.origVars);
+  const encoding = server.vars.encodingQuery(client.vars);
+  const sql = encoding === '' ? varsQuery(server, client, false) : encoding;
   if (sql === '') return false;
   server.varsUndo = undo;
+  server.recoding = encoding !== '';
+  return sendVars(server, sql);
+}
+
+/** The server has the client's encoding now: sends the other variables. @returns false if the server was disconnected */
+export function applyRecodedVars(server: ServerSocket, client: ClientSocket): boolean {
+  server.recoding = server.ready = false;
+  // if one of them is rejected, it is not known which values the server has
+  server.varsUndo = null;
+  if (sendVars(server, varsQuery(server, client, true)) !== null) return true;
+  disconnectServer(server, true, 'var change failed');
+  return false;
+}
+
+/** @returns null if sending failed */
+function sendVars(server: ServerSocket, sql: string): true | null {
   if (wantDebug()) slogDebug(server, `varcache_apply: ${sql}`);
   const buf = pktbufTemp();
   writeQuery(buf, sql);
@@ -85,6 +106,7 @@ export function varsRejected(server: ServerSocket, error: ServerError, ends: boo
   const reason = ends && error.msg !== null ? error.msg : INVALID_PARAMETER;
   const { link: client, varsUndo } = server;
   server.varsUndo = null;
+  server.recoding = false;
   if (client !== null) {
     client.link = null;
     server.link = null;

@@ -30,6 +30,7 @@ import { disconnectClient, disconnectServer } from './objects';
 const QUEUE_MOST = PKTBUF_MAX;
 /** Most channels in one query. */
 const BATCH_MAX = 500;
+const NOT_ASCII = /[\x80-\xff]/;
 const LOST = 'notifications may have been lost: the listening server connection has ended';
 /** SQLSTATE connection_failure */
 const CONNECTION_FAILURE = '08006';
@@ -108,6 +109,14 @@ function sendChanges(server: ServerSocket, shared: PoolListening): void {
     if (shared.channels.size === 0) giveBack(server, shared);
     return;
   }
+  const encoding = encodingQuery(server, shared);
+  // the server reads a whole query in the encoding that it had before
+  const alone = encoding !== '' && [...shared.dirty].some((channel) => NOT_ASCII.test(channel));
+  if (alone) {
+    server.vars.set('client_encoding', shared.encoding);
+    sendQuery(server, shared, encoding, []);
+    return;
+  }
   const sending: string[] = [];
   let sql = '';
   let count = 0;
@@ -121,9 +130,12 @@ function sendChanges(server: ServerSocket, shared: PoolListening): void {
     if (wanted) sending.push(channel);
     else shared.inForce.delete(channel);
   }
-  if (count === 0) return;
+  if (count > 0) sendQuery(server, shared, encoding + sql, sending);
+}
+
+/** @param sending the channels that are in force when the query is answered */
+function sendQuery(server: ServerSocket, shared: PoolListening, sql: string, sending: string[]): void {
   shared.sending = sending;
-  sql = encodingQuery(server, shared) + sql;
   const buf = pktbufTemp();
   if (wantDebug()) slogDebug(server, `listening: ${sql}`);
   writeQuery(buf, sql);

@@ -445,6 +445,8 @@ export class ServerSocket extends PgSocket {
   closeNeeded = false;
   /** is setting the client's variables */
   settingVars = false;
+  /** while it does: it gets the client's encoding first, and then the other variables */
+  recoding = false;
   /** while it does: its variables before; null after a takeover in the middle of it */
   varsUndo: VarsUndo | null = null;
   /** to be released when idle even in session mode (reset query, auth_query) */

@@ -31,6 +31,8 @@ const CASELESS = [
   'timezone',
 ];
 
+const NOT_ASCII = /[\x80-\xff]/;
+
 /** tracked names in the order of SET and ParameterStatus; index = position in a socket's vars */
 let names: string[] = [];
 /** for each of them, whether upper and lower case mean the same */
@@ -317,11 +319,25 @@ export class ServerVars extends VarCache {
   }
 
   /**
+   * A server reads a whole query in the encoding that it had before. So if the client has another encoding and values that
+   * are not ASCII, this statement must precede those of diff() as a query of its own. '' = not needed
+   */
+  encodingQuery(client: VarCache): string {
+    const c = client.get(Var.CLIENT_ENCODING);
+    const s = this.get(Var.CLIENT_ENCODING);
+    if (c === null || c === s || (s !== null && equalNoCase(c, s))) return '';
+    return client.values.some((value) => value !== null && NOT_ASCII.test(value))
+      ? `SET client_encoding=${pgQuoteLiteral(c)};`
+      : '';
+  }
+
+  /**
    * The SET and RESET statements that give the server the client's values, or '' if none are needed. What the server does
    * not report is stored here; if the statements fail, see restore().
    * @param defaults the values that connect_query has left, which RESET would lose; null without it
+   * @param recoded after encodingQuery(): bytes that are not ASCII had another meaning before
    */
-  diff(client: VarCache, defaults: VarCache | null): string {
+  diff(client: VarCache, defaults: VarCache | null, recoded = false): string {
     let sql = '';
     for (let i = 0; i < this.current.length; i++) {
       const c = client.values[i] ?? null;
@@ -335,8 +351,12 @@ export class ServerVars extends VarCache {
         this.putBits(i, bits & ~VarBit.CHANGED);
       } else {
         // every server reports those that were always tracked: they are unset only until it has done so
-        if (c === s || (s === null && i < ALWAYS_TRACKED.length)) continue;
-        if (s !== null && caseless[i] && equalNoCase(c, s)) continue;
+        if (s === null && i < ALWAYS_TRACKED.length) continue;
+        const same = c === s || (s !== null && caseless[i] === true && equalNoCase(c, s));
+        const other = recoded && NOT_ASCII.test(c);
+        if (same && !other) continue;
+        // if the server has this value already, it does not report it
+        if (other) this.put(i, c);
         sql += `SET ${name}=${quoteValue(name, c)};`;
         this.putBits(i, bits | VarBit.CHANGED);
       }

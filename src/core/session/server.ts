@@ -8,7 +8,7 @@ import { arena, native } from '../base/native';
 import { getCachedTime } from '../base/time';
 import { PoolMode, TargetSession } from '../config/choices';
 import { cf } from '../config/settings';
-import { varsRejected } from '../link/find-server';
+import { applyRecodedVars, varsRejected } from '../link/find-server';
 import { keepsClient } from '../link/leftovers';
 import { continueRecovery, disconnectClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
 import { noteServerError } from '../link/target-session';
@@ -189,6 +189,10 @@ export function serverFlushed(server: ServerSocket): void {
   if (!server.ready) return;
   const client = server.link;
   if (server.settingVars && client !== null) {
+    if (server.recoding) {
+      applyRecodedVars(server, client);
+      return;
+    }
     // the server may spell a value in its own way: the client adopts that spelling
     client.vars.adoptSpelling(server.vars, (name, from, to) => {
       slogDebug(client, `varcache_set_canonical: setting ${name} to its canonical version ${from} -> ${to}`);

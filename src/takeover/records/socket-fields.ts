@@ -140,6 +140,7 @@ const flags: readonly Flag[] = [
     },
   ),
   serverFlag('failedTx'),
+  serverFlag('recoding'),
 ];
 
 function isExternal(phase: LoginPhase | undefined): boolean {
