@@ -334,3 +334,11 @@ describe('the unnamed statement', () => {
       await b.end();
     }));
 });
+
+it('the error about a wrong number of parameters has the name that the client uses', () =>
+  withMode('transaction', async (pooler) => {
+    const client = await login(pooler);
+    await exchange(client, parse('mine', 'SELECT $1::int'));
+    const wanted = 'bind message supplies 0 parameters, but prepared statement "mine" requires 1';
+    assert.equal(await use(client, 'mine'), `08P01 ${wanted} I`);
+  }));

@@ -19,6 +19,8 @@ import { closeOnServer, parseOnServer, TAKEN_NAME, UNKNOWN_PREFIX } from './prep
 
 const UNDEFINED_STATEMENT = '26000';
 const DUPLICATE_STATEMENT = '42P05';
+/** Among others: a Bind with another number of parameters than the statement has. */
+const PROTOCOL_VIOLATION = '08P01';
 const NOT_SUPPORTED = '0A000';
 /** The routine in which PostgreSQL detects that a statement's result has changed; the message may be translated. */
 const REVALIDATE = 'RevalidateCachedQuery';
@@ -86,7 +88,8 @@ function renamedMessage(server: ServerSocket, fields: Fields): string {
     return name === undefined ? message : message.replace(TAKEN_NAME, () => name);
   }
   const type = requests.firstType();
-  if (sqlstate !== UNDEFINED_STATEMENT || (type !== PqMsg.Bind && type !== PqMsg.Describe)) return message;
+  if (sqlstate !== UNDEFINED_STATEMENT && sqlstate !== PROTOCOL_VIOLATION) return message;
+  if (type !== PqMsg.Bind && type !== PqMsg.Describe) return message;
   const subject = requests.subjectAt(0);
   if (subject === 0) return message.replace(UNKNOWN_PREFIX, '');
   const name = clientName(server.link as ClientSocket, subject);
