@@ -110,7 +110,10 @@ function parameterOfSet(rest: string[]): string | null {
   return then === '=' || then === 'to' ? (name ?? null) : null;
 }
 
-/** The parameter that a SHOW in one of PostgreSQL's forms shows; null for other queries. @param rest the tokens after SHOW */
+/**
+ * The parameter that a SHOW in one of PostgreSQL's forms shows; null for other queries.
+ * @param rest the tokens after SHOW
+ */
 function parameterOfShow(rest: string[]): string | null {
   const words = rest.join(' ');
   if (words === 'transaction isolation level') return 'transaction_isolation';

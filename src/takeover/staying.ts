@@ -1,7 +1,8 @@
 /*
- * Connections that cannot be handed over: they end with the old process. Before the sockets are frozen, the transactions on
- * them get time to end, while all other clients are served. A client that is between two transactions is not read any more, so
- * that it begins no other. It is not closed before the end, because the handover may still fail. At the end it is told why.
+ * Connections that cannot be handed over: they end with the old process. Before the sockets are frozen, the
+ * transactions on them get time to end, while all other clients are served. A client that is between two transactions
+ * is not read any more, so that it begins no other. It is not closed before the end, because the handover may still
+ * fail. At the end it is told why.
  */
 
 import { getPauseMode, PauseMode } from '../core/base/lifecycle';
@@ -113,7 +114,10 @@ export class LastTransactions {
     return lastingRefusalOf(client, this.format);
   }
 
-  /** Resumes reading from the held clients: before the freeze, which remembers which were read, or after a failed handover. */
+  /**
+   * Resumes reading from the held clients: before the freeze, which remembers which were read, or after a failed
+   * handover.
+   */
   resumeHeld(): void {
     // RESUME continues those that SUSPEND has stopped meanwhile
     for (const client of this.held) if (!isDead(client) && !client.suspended) sbufContinue(client);
@@ -128,8 +132,8 @@ function isBetweenPackets(client: ClientSocket): boolean {
 }
 
 /**
- * The new process owns everything else: tells the clients why their connections end, and closes them. Nothing but these sockets
- * may be touched.
+ * The new process owns everything else: tells the clients why their connections end, and closes them. Nothing but these
+ * sockets may be touched.
  * @param staying the sockets that were not handed over, and why
  */
 export function closeStaying(staying: ReadonlyMap<AnySocket, string>): void {

@@ -412,7 +412,7 @@ export interface Native {
   rlimitNofile(): [number, number];
   /** Ends the process at once: no thread is waited for, and nothing that threads use is taken down. */
   exitNow(code: number): never;
-  /** Whether the kernel may write core dumps of this process, and other processes of its user may trace it. 0 or -errno. */
+  /** Whether the kernel may write core dumps of this process, and processes of its user may trace it. 0 or -errno. */
   setDumpable(on: number): number;
   /**
    * Gives the kernel what the C library holds unused, and drops the constants of Node's program that were needed once.
@@ -477,8 +477,8 @@ export const waitClock: Float64Array = new Float64Array(native.ring, native.ring
 /** One element: the number of bytes that the last resume() or recvFirst() has moved. */
 export const resumedLength: Int32Array = new Int32Array(native.ring, native.ring.byteLength - 24, 1);
 /**
- * The addresses of the connection that the last openAccepted() has opened, if it uses IPv4: the peer's host as a number and
- * its port, and the local ones. A port of 0 says that it does not.
+ * The addresses of the connection that the last openAccepted() has opened, if it uses IPv4: the peer's host as a number
+ * and its port, and the local ones. A port of 0 says that it does not.
  */
 export const acceptedNames: Uint32Array = new Uint32Array(native.ring, native.ring.byteLength - 16, 4);
 

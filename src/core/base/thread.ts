@@ -1,8 +1,7 @@
 /*
- * Threads for work that would block the loop: name look-ups, LDAP, password commands
- * and metrics. A thread receives requests through a message port
- * and wakes the loop when it has posted an answer. The loop never waits for a thread, and no thread keeps the process
- * running.
+ * Threads for work that would block the loop: name look-ups, LDAP, password commands and metrics. A thread receives
+ * requests through a message port and wakes the loop when it has posted an answer. The loop never waits for a thread,
+ * and no thread keeps the process running.
  */
 import { accessSync, constants } from 'node:fs';
 import { join } from 'node:path';

@@ -1,6 +1,7 @@
 /*
- * The few timers of the loop thread: the janitor, the statistics period, the pause after a failed accept, DNS
- * zones, metrics, drains and handovers. A sorted array is enough for them. The timeouts of sockets need no timers: the janitor finds them by walking ordered lists.
+ * The few timers of the loop thread: the janitor, the statistics period, the pause after a failed accept, DNS zones,
+ * metrics, drains and handovers. A sorted array is enough for them. The timeouts of sockets need no timers: the janitor
+ * finds them by walking ordered lists.
  */
 import { readClock } from './time';
 

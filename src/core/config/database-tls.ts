@@ -1,6 +1,6 @@
 /*
- * The keys of a connect string for TLS towards the servers of its database. They have the names of settings, over which they
- * take precedence.
+ * The keys of a connect string for TLS towards the servers of its database. They have the names of settings, over which
+ * they take precedence.
  */
 
 import { type SslMode, sslModeMap } from './choices';

@@ -1,6 +1,6 @@
 /*
- * Clients that are logged in do not wait behind logins. In each turn the events of logins come last, and may take a limited
- * time. What is left over comes first in the next turn, so that logins go on under any load, in their order.
+ * Clients that are logged in do not wait behind logins. In each turn the events of logins come last, and may take a
+ * limited time. What is left over comes first in the next turn, so that logins go on under any load, in their order.
  */
 
 import { isFrozen } from '../base/lifecycle';

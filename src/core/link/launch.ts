@@ -142,7 +142,10 @@ export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): boole
   return true;
 }
 
-/** The limit of connections, cancel requests included, is twice this; 0 = none. Without pool_size, other limits may be full. */
+/**
+ * The limit of connections, cancel requests included, is twice this; 0 = none. Without pool_size, other limits may be
+ * full.
+ */
 function cancelLimit({ db, user }: PgPool, size: number): number {
   if (size > 0) return size;
   const ofUser = user?.globalUser ?? null;

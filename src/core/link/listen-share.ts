@@ -1,7 +1,7 @@
 /*
- * The listening server connection of a pool (listen_mode = share). An idle server of the pool becomes it, and listens on
- * the channels of all clients. When it ends, another server does. life/janitor.ts calls this at the end of a turn, for each pool
- * that has changed. session/listening.ts calls this when the server has answered.
+ * The listening server connection of a pool (listen_mode = share). An idle server of the pool becomes it, and listens
+ * on the channels of all clients. When it ends, another server does. life/janitor.ts calls this at the end of a turn,
+ * for each pool that has changed. session/listening.ts calls this when the server has answered.
  */
 
 import { nextOf } from '../base/list';

@@ -39,7 +39,10 @@ function checkHostConnectionCount(client: ClientSocket): boolean {
   return false;
 }
 
-/** Counts the client for its database and its address. @returns false if that exceeds the limit: the client was disconnected */
+/**
+ * Counts the client for its database and its address.
+ * @returns false if that exceeds the limit: the client was disconnected
+ */
 export function checkDbConnectionCount(client: ClientSocket): boolean {
   const db = client.db as PgDatabase;
   countForDatabase(client, db);

@@ -153,8 +153,8 @@ export function serverSslmode(db: PgDatabase): SslMode {
 }
 
 /**
- * The context for a connection to a server of a database. As in PgBouncer, its files are read when connecting: a certificate renewed
- * in place applies to the next connection, and an unreadable file fails only that connection.
+ * The context for a connection to a server of a database. As in PgBouncer, its files are read when connecting: a
+ * certificate renewed in place applies to the next connection, and an unreadable file fails only that connection.
  * @returns a context, or the error
  */
 function serverTlsContext(db: PgDatabase): number | string {

@@ -106,8 +106,8 @@ function wholePacket(server: ServerSocket, off: number, end: number): Verdict {
 }
 
 /**
- * Sends the rest of a packet whose beginning the client has, if another packet follows. That one may end the client, and an
- * error of the pooler must not follow a part of a row.
+ * Sends the rest of a packet whose beginning the client has, if another packet follows. That one may end the client,
+ * and an error of the pooler must not follow a part of a row.
  * @returns the end of the packet; `off` if there is no such rest; -1 if the input ends here
  */
 function forwardRest(server: ServerSocket, off: number, end: number): number {
