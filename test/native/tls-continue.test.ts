@@ -6,6 +6,7 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { Socket } from 'node:net';
+import { constants } from 'node:os';
 import { Ev, native, type TlsContextOptions, TlsVerify } from '../../src/core/base/native';
 import { startTestLoop } from '../harness/backend';
 import { Random } from '../harness/hostile/random';
@@ -194,7 +195,7 @@ test('a stream that ended without close_notify is moved too, and sends no close_
   }
 });
 
-test('a connection that may have another owner sends nothing, and goes on when it has none', () => {
+test('a connection that may have another owner sends nothing, also later: it would be missing', () => {
   const [client, server] = tlsPair();
   const moved = describe(server, [client]);
   assert.ok(put(server, Buffer.from('no')) <= 0);
@@ -204,6 +205,16 @@ test('a connection that may have another owner sends nothing, and goes on when i
       turn(10).filter((event) => event.handle === client),
       [],
     );
+  // the handover has failed
+  native.tlsFreeze(server, 0);
+  moved.session.fill(0);
+  assert.equal(put(server, Buffer.from('yes')), -constants.errno.EPIPE);
+  closeAll(client, server);
+});
+
+test('a connection that might have had another owner goes on when it has none', () => {
+  const [client, server] = tlsPair();
+  const moved = describe(server, [client]);
   // the handover has failed
   native.tlsFreeze(server, 0);
   moved.session.fill(0);
