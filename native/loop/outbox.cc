@@ -161,6 +161,7 @@ int outboxPutRecords(Stream *s, const uint8_t *bytes, size_t length, Origin orig
 
 int outboxPut(Stream *s, const uint8_t *bytes, size_t length, Origin origin) {
   if (!s->tls) return outboxPutRecords(s, bytes, length, origin);
+  if (s->sendBroken) return -EPIPE;
   if (streamAway(s)) return -EIO;
   if (tlsWritable(s->tls) && s->unsent.empty() && queue(s, bytes, length, origin, true)) return 0;
   int err = outboxSeal(s);
