@@ -219,9 +219,9 @@ const forGood: MeantDifference[] = [
     right: /canceling statement due to user request$/,
   },
   {
-    reason: 'a removed `*` line has no effect after RELOAD; PgBouncer uses it until a restart',
+    reason: 'a removed `*` line has no effect after RELOAD, and its databases leave; PgBouncer uses it until a restart',
     scenario: /^reload: the fallback database leaves$/,
-    step: /^(login postgres on template1|log)$/,
+    step: /^(login postgres on (second|template1)|log)$/,
   },
   {
     reason:

@@ -218,6 +218,12 @@ static void giveBackLent(UringLane *l) {
   l->lent.clear();
 }
 
+static bool onlySends(const UringLane *l) {
+  for (const io_uring_cqe &cqe : l->ring.completions)
+    if (uringOpOf(cqe) != kOpSend) return false;
+  return true;
+}
+
 /**
  * Submits, and waits for something besides the sends. A send that failed or was cut short is something, too, but the kernel
  * does not count it as such: the sends are looked at before a long wait.
@@ -233,7 +239,8 @@ static void submitAndWait(UringLane *l, unsigned sends, bool large, int timeoutM
   if (l->ring.completions.size() > sends) return;
   endSends(l);
   uringSubmitListed(l);
-  const bool again = l->due.empty() && firstMs != timeoutMs;
+  // if the kernel has refused sends, as many other completions may be there
+  const bool again = l->due.empty() && firstMs != timeoutMs && onlySends(l);
   uringWait(l, again ? 1 : 0, !again ? 0 : timeoutMs < 0 ? timeoutMs : timeoutMs - firstMs);
 }
 
