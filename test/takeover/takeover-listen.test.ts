@@ -3,16 +3,14 @@
  */
 
 import assert from 'node:assert/strict';
-import { join } from 'node:path';
-import { it, PgCluster, user } from '../harness';
+import { it, PgCluster } from '../harness';
 import { ask, thrownOut } from '../harness/answers';
-import { recordsOf } from '../harness/handover-records';
+import { recordsOf, waitingProcess } from '../harness/handover-records';
 import { FakeServer, READY, type Visit, WELCOME } from '../harness/hostile/fake-server';
 import { after, before } from '../harness/limits';
 import { eventually } from '../harness/machine';
 import { cstring, type Message, message, type RawClient } from '../harness/raw-client';
 import { type RebootChain, withRebootChain } from '../harness/reboot-chain';
-import { connectAs } from '../harness/relay';
 
 let pg: PgCluster;
 
@@ -162,15 +160,7 @@ it('an older process that takes over ends the clients that listen, after their t
     const [listens, plain] = [await loggedIn(chain), await loggedIn(chain)];
     await listens.query('LISTEN news');
     await listens.query('BEGIN');
-    const next = await connectAs(user, chain.socketPath, join(chain.dir, 'relay'));
-    assert.equal((await next.login({ user: 'pgbouncer', database: 'pgbouncer' })).at(-1)?.type, 'Z');
-    const recordUntil = async (kind: string): Promise<void> => {
-      while (!(await next.until('d')).at(-1)?.body.includes(`{"k":"${kind}"`));
-    };
-    await next.sendMessage('Q', cstring('HANDOVER 2;'));
-    await recordUntil('aheadEnd');
-    await next.sendMessage('Q', cstring('HANDOVER READY;'));
-    await recordUntil('wait');
+    const { next, recordUntil } = await waitingProcess(chain, 2);
     assert.equal(await ask(plain, 'SELECT 1'), '1');
     assert.equal(await ask(listens, 'SELECT 1'), '1');
     await listens.query('COMMIT');
@@ -192,15 +182,7 @@ it('SUSPEND also stops the clients that a failed reboot has held, until RESUME',
     await busy.query('BEGIN');
     const admin = await chain.raw();
     await admin.login({ user: 'admin', password: 'admin', database: 'pgbouncer' });
-    const next = await connectAs(user, chain.socketPath, join(chain.dir, 'relay'));
-    await next.login({ user: 'pgbouncer', database: 'pgbouncer' });
-    const recordUntil = async (kind: string): Promise<void> => {
-      while (!(await next.until('d')).at(-1)?.body.includes(`{"k":"${kind}"`));
-    };
-    await next.sendMessage('Q', cstring('HANDOVER 2;'));
-    await recordUntil('aheadEnd');
-    await next.sendMessage('Q', cstring('HANDOVER READY;'));
-    await recordUntil('wait');
+    const { next } = await waitingProcess(chain, 2);
     assert.equal((await admin.query('SUSPEND')).at(-1)?.type, 'Z');
     await next.destroy();
     await chain.now.log.wait(/handover failed, resuming work/);

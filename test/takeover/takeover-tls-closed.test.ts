@@ -5,14 +5,13 @@
  */
 
 import assert from 'node:assert/strict';
-import { join } from 'node:path';
 import type { ConnectionOptions } from 'node:tls';
-import { eventually, it, itUnless, noOriginal, PgCluster, user } from '../harness';
+import { eventually, it, itUnless, noOriginal, PgCluster } from '../harness';
 import { ask, rowsOf } from '../harness/actor';
+import { waitingProcess } from '../harness/handover-records';
 import { after, before } from '../harness/limits';
 import { cstring, errorFields, letters, RawClient } from '../harness/raw-client';
 import { type ChainOptions, type Kind, type RebootChain, withRebootChain } from '../harness/reboot-chain';
-import { connectAs } from '../harness/relay';
 import { TlsPlace } from '../harness/tls-place';
 
 const place = new TlsPlace();
@@ -106,15 +105,7 @@ it('for a new process of an older version, all TLS transactions get time to end;
   withTls({ suspend_timeout: 10 }, async (chain) => {
     const busy = await clientOf(chain, null);
     await busy.query('BEGIN');
-    const next = await connectAs(user, chain.socketPath, join(chain.dir, 'relay'));
-    assert.equal((await next.login({ user: 'pgbouncer', database: 'pgbouncer' })).at(-1)?.type, 'Z');
-    const recordUntil = async (kind: string): Promise<void> => {
-      while (!(await next.until('d')).at(-1)?.body.includes(`{"k":"${kind}"`));
-    };
-    await next.sendMessage('Q', cstring('HANDOVER 1;'));
-    await recordUntil('aheadEnd');
-    await next.sendMessage('Q', cstring('HANDOVER READY;'));
-    await recordUntil('wait');
+    const { next, recordUntil } = await waitingProcess(chain, 1);
     assert.equal(letters(await busy.query('COMMIT')), 'CZ');
     await recordUntil('end');
     await next.until('Z');
