@@ -35,7 +35,7 @@ namespace tsb {
 /** The kernel makes about so many completions in one call; when there may be more, the same turn asks again. */
 constexpr size_t kCompletionsOfCall = 20;
 constexpr int kMoreCalls = 32;
-/** How long a wait may last before it is looked at what became of small sends. */
+/** Small sends are checked at the latest after a wait of so long. */
 constexpr int kLookMs = 10;
 /** So many completions before it is its turn, the stream of a completion is fetched into the cache. */
 constexpr size_t kFetchAhead = 2;

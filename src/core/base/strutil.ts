@@ -128,6 +128,11 @@ export function compareNames(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0;
 }
 
+/** True if a byte string has bytes whose meaning depends on its encoding. */
+export function hasNonAscii(text: string): boolean {
+  return /[\x80-\xff]/.test(text);
+}
+
 /** Compares two secrets in a time that does not depend on where they differ. Their lengths are not secret. */
 export function secretEqual(a: string | Uint8Array, b: string | Uint8Array): boolean {
   const left = typeof a === 'string' ? Buffer.from(a, 'latin1') : a;

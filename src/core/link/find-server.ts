@@ -67,25 +67,23 @@ function applyVars(server: ServerSocket, client: ClientSocket): boolean | null {
   if (sql === '') return false;
   server.varsUndo = undo;
   server.recoding = encoding !== '';
-  return sendVars(server, sql);
+  return sendVars(server, sql) ? true : null;
 }
 
-/** The server has the client's encoding now: sends the other variables. @returns false if the server was disconnected */
-export function applyRecodedVars(server: ServerSocket, client: ClientSocket): boolean {
+/** The server has the client's encoding now: sends the other variables. */
+export function applyRecodedVars(server: ServerSocket, client: ClientSocket): void {
   server.recoding = server.ready = false;
   // if one of them is rejected, it is not known which values the server has
   server.varsUndo = null;
-  if (sendVars(server, varsQuery(server, client, true)) !== null) return true;
-  disconnectServer(server, true, 'var change failed');
-  return false;
+  if (!sendVars(server, varsQuery(server, client, true))) disconnectServer(server, true, 'var change failed');
 }
 
-/** @returns null if sending failed */
-function sendVars(server: ServerSocket, sql: string): true | null {
+/** @returns false if sending failed */
+function sendVars(server: ServerSocket, sql: string): boolean {
   if (wantDebug()) slogDebug(server, `varcache_apply: ${sql}`);
   const buf = pktbufTemp();
   writeQuery(buf, sql);
-  return sendPacket(server, buf) ? true : null;
+  return sendPacket(server, buf);
 }
 
 /** Sends a server's error to a client as the reason why its session ends. */

@@ -6,7 +6,7 @@
 
 import { nextOf } from '../base/list';
 import { slogDebug, slogInfo, slogWarning, wantDebug } from '../base/log';
-import { equalNoCase, pgQuoteLiteral } from '../base/strutil';
+import { equalNoCase, hasNonAscii, pgQuoteLiteral } from '../base/strutil';
 import { Tally, tally } from '../base/tallies';
 import { getCachedTime } from '../base/time';
 import { ListenLoss } from '../config/choices';
@@ -30,7 +30,6 @@ import { disconnectClient, disconnectServer } from './objects';
 const QUEUE_MOST = PKTBUF_MAX;
 /** Most channels in one query. */
 const BATCH_MAX = 500;
-const NOT_ASCII = /[\x80-\xff]/;
 const LOST = 'notifications may have been lost: the listening server connection has ended';
 /** SQLSTATE connection_failure */
 const CONNECTION_FAILURE = '08006';
@@ -111,7 +110,7 @@ function sendChanges(server: ServerSocket, shared: PoolListening): void {
   }
   const encoding = encodingQuery(server, shared);
   // the server reads a whole query in the encoding that it had before
-  const alone = encoding !== '' && [...shared.dirty].some((channel) => NOT_ASCII.test(channel));
+  const alone = encoding !== '' && [...shared.dirty].some(hasNonAscii);
   if (alone) {
     server.vars.set('client_encoding', shared.encoding);
     sendQuery(server, shared, encoding, []);

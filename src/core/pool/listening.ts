@@ -4,7 +4,7 @@
  * session/listen.ts finds out what clients have executed.
  */
 
-import { equalNoCase } from '../base/strutil';
+import { equalNoCase, hasNonAscii } from '../base/strutil';
 import type { ClientSocket, PgPool, ServerSocket } from './bouncer';
 import { ClientListening, Listening } from './channels';
 import { touchPool } from './pool';
@@ -13,7 +13,6 @@ import { Var } from './varcache';
 /** Most channels of a client: beyond, it is disconnected. PostgreSQL has no limit. */
 export const CHANNELS_MAX = 1000;
 
-const NOT_ASCII = /[\x80-\xff]/;
 /** After so many connections that ended before they listened, the next is not used at once. */
 const FAILURES_MAX = 3;
 
@@ -57,7 +56,7 @@ export function addChannel(client: ClientSocket, own: ClientListening, channel: 
   if (own.channels.size >= CHANNELS_MAX) return Added.TOO_MANY;
   const shared = poolListening(client.pool as PgPool);
   if (shared.listeners.size === 0) shared.encoding = client.vars.get(Var.CLIENT_ENCODING) ?? '';
-  else if (NOT_ASCII.test(channel) && !sameEncoding(client, shared)) return Added.ENCODING;
+  else if (hasNonAscii(channel) && !sameEncoding(client, shared)) return Added.ENCODING;
   insertChannel(client, own, shared, channel);
   return Added.YES;
 }

@@ -73,7 +73,7 @@ export function cancelCount(server: ServerSocket): number {
   return server.cancelingClients === null ? 0 : server.cancelingClients.length;
 }
 
-/** A cancel request for the query of a server. */
+/** Makes a request cancel the query of this server. */
 export function addCancel(server: ServerSocket, req: ClientSocket): void {
   req.canceledServer = server;
   if (server.cancelingClients === null) server.cancelingClients = [req];

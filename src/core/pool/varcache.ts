@@ -4,7 +4,7 @@
  */
 
 import { quoteNameList } from '../base/name-list';
-import { asciiLower, detach, equalNoCase, parseWordList, pgQuoteLiteral } from '../base/strutil';
+import { asciiLower, detach, equalNoCase, hasNonAscii, parseWordList, pgQuoteLiteral } from '../base/strutil';
 import type { PktBuf } from '../wire/pktbuf';
 
 /** Names that every version of PgBouncer tracks. Every server reports them. */
@@ -30,8 +30,6 @@ const CASELESS = [
   'standard_conforming_strings',
   'timezone',
 ];
-
-const NOT_ASCII = /[\x80-\xff]/;
 
 /** tracked names in the order of SET and ParameterStatus; index = position in a socket's vars */
 let names: string[] = [];
@@ -326,7 +324,7 @@ export class ServerVars extends VarCache {
     const c = client.get(Var.CLIENT_ENCODING);
     const s = this.get(Var.CLIENT_ENCODING);
     if (c === null || c === s || (s !== null && equalNoCase(c, s))) return '';
-    return client.values.some((value) => value !== null && NOT_ASCII.test(value))
+    return client.values.some((value) => value !== null && hasNonAscii(value))
       ? `SET client_encoding=${pgQuoteLiteral(c)};`
       : '';
   }
@@ -353,7 +351,7 @@ export class ServerVars extends VarCache {
         // every server reports those that were always tracked: they are unset only until it has done so
         if (s === null && i < ALWAYS_TRACKED.length) continue;
         const same = c === s || (s !== null && caseless[i] === true && equalNoCase(c, s));
-        const other = recoded && NOT_ASCII.test(c);
+        const other = recoded && hasNonAscii(c);
         if (same && !other) continue;
         // if the server has this value already, it does not report it
         if (other) this.put(i, c);
