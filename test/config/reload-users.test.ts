@@ -11,7 +11,7 @@ import { ADMIN_PASSWORD, ADMIN_USER, type Bouncer } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
 import { after, before, describe } from '../harness/limits';
 import { eventually, it } from '../harness/machine';
-import { get } from '../harness/metrics';
+import { becomes, get } from '../harness/metrics';
 
 let pg: PgCluster;
 
@@ -47,6 +47,7 @@ describe('forced users', () => {
         ['before', 'after'].map(async (name) => (await show(pooler, 'USERS', { name }))[0]?.current_connections),
       );
       assert.deepEqual(counts, [0, (await show(pooler, 'SERVERS', { database: 'app' })).length]);
+      await becomes(metricsPort, '/metrics', 200);
       await eventually('the metrics to name the user', async () =>
         (await get(metricsPort, '/metrics')).body.includes('database="app",user="after"'),
       );
