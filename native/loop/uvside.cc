@@ -31,6 +31,8 @@ struct UvSide {
   /** the backend's watch of libuv's descriptor */
   Stream watch;
   uv_signal_t *signals[kSignalsMax];
+  /** libuv runs between two turns: the ring is being read, and gets no more records */
+  bool between;
   std::unordered_map<int, Lookup *> lookups;
   int lastLookup;
 };
@@ -38,6 +40,13 @@ struct UvSide {
 /* ---- life ---- */
 
 static void runPending(void *context) { uv_run(&static_cast<UvSide *>(context)->loop, UV_RUN_NOWAIT); }
+
+static void report(const UvSide *uv, Kind kind, int handle, int result) {
+  if (uv->between)
+    uv->turn->addForNext(kind, handle, result);
+  else
+    uv->turn->add(kind, handle, result, 0);
+}
 
 UvSide *uvSideNew(Streams *streams, int *err) {
   *err = -ENOMEM;
@@ -80,7 +89,7 @@ void uvSideEnd(UvSide *uv) {
 /* ---- signals ---- */
 
 static void onSignal(uv_signal_t *signal, int signum) {
-  static_cast<UvSide *>(signal->data)->turn->add(kSignal, signum, 0, 0);
+  report(static_cast<UvSide *>(signal->data), kSignal, signum, 0);
 }
 
 /* libuv installs its handler over whatever Node had, the inspector's SIGUSR1 included. */
@@ -102,7 +111,9 @@ int signalStart(UvSide *uv, int signum) {
   }
   uv->signals[signum] = signal;
   // libuv tells the kernel only when its loop turns
+  uv->between = true;
   runPending(uv);
+  uv->between = false;
   return 0;
 }
 
@@ -166,7 +177,7 @@ static void onFound(uv_getaddrinfo_t *request, int status, addrinfo *found) {
   if (lookup->cancelled)
     release(lookup);
   else
-    lookup->uv->turn->add(kResolved, lookup->id, status < 0 ? systemCode(status) : usableAddresses(found), 0);
+    report(lookup->uv, kResolved, lookup->id, status < 0 ? systemCode(status) : usableAddresses(found));
 }
 
 int lookupStart(UvSide *uv, const char *name) {

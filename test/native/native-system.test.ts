@@ -61,6 +61,14 @@ test('signals are reported, including SIGUSR1 and repeated starts', () => {
   assert.ok(native.signalStart(constants.signals.SIGKILL) < 0);
 });
 
+test('a signal that arrives before another one is started is not lost', () => {
+  const { SIGUSR1, SIGWINCH } = constants.signals;
+  assert.equal(native.signalStart(SIGUSR1), 0);
+  process.kill(process.pid, 'SIGUSR1');
+  assert.equal(native.signalStart(SIGWINCH), 0);
+  assert.equal(until(Ev.SIGNAL, SIGUSR1).result, 0);
+});
+
 test('a worker thread wakes the wait, and loopBreak ends the next wait', () => {
   const code = `
     const { writeSync } = require('fs');
