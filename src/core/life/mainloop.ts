@@ -190,6 +190,7 @@ function runQueue(): void {
 /** A handler threw, which is a bug of the pooler. Only the connection being handled is disconnected. */
 function handlerFailed(err: unknown): void {
   logError(`exception in event handler: ${err instanceof Error ? (err.stack ?? err.message) : String(err)}`);
+  endInput();
   const sk = current;
   if (sk === null || isDead(sk)) return;
   try {
@@ -200,6 +201,11 @@ function handlerFailed(err: unknown): void {
       `exception while disconnecting: ${again instanceof Error ? (again.stack ?? again.message) : String(again)}`,
     );
   }
+}
+
+/** The socket that a record is about. Those of other kinds have numbers of their own: of signals, names, logins. */
+function socketOf(kind: number, handle: number): AnySocket | null {
+  return kind <= Ev.DRAIN || kind === Ev.TLS ? (socketsByHandle[handle] ?? null) : null;
 }
 
 function dispatchAll(count: number): void {
@@ -214,7 +220,7 @@ function dispatchAll(count: number): void {
         const result = ring[at + Rec.RESULT] as number;
         const offset = ring[at + Rec.OFFSET] as number;
         at += Rec.SIZE;
-        current = socketsByHandle[handle] ?? null;
+        current = socketOf(kind, handle);
         dispatch(kind, handle, result, offset);
         runQueue();
       }

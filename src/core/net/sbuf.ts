@@ -22,6 +22,8 @@ export const socketsByHandle: (AnySocket | null)[] = [];
  */
 const continueQueue: (AnySocket | null)[] = [];
 let continueCount = 0;
+/** The element that is processed next. If `input` throws, the next call goes on with the socket behind. */
+let continueNext = 0;
 
 /**
  * The socket whose input is being handled, and whether reading is to stop with the end of that: then one call keeps the
@@ -113,9 +115,9 @@ export function keepForLater(sk: AnySocket, offset: number, end: number): void {
 /** Passes the buffered input of resumed sockets to `input`, in order. Called after each event and the maintenance. */
 export function runContinueQueue(input: (sk: AnySocket, offset: number, length: number) => void): void {
   if (continueCount === 0) return;
-  for (let i = 0; i < continueCount; i++) {
-    const sk = continueQueue[i] as AnySocket;
-    continueQueue[i] = null;
+  while (continueNext < continueCount) {
+    const sk = continueQueue[continueNext] as AnySocket;
+    continueQueue[continueNext++] = null;
     sk.queued = false;
     if (sk.handle < 0 || isDead(sk) || !sk.reading || sk.blocked) continue;
     const offset = native.resume(sk.handle);
@@ -124,7 +126,7 @@ export function runContinueQueue(input: (sk: AnySocket, offset: number, length: 
     sk.hasKept = false;
     input(sk, offset, resumedLength[0] as number);
   }
-  continueCount = 0;
+  continueCount = continueNext = 0;
 }
 
 /** Stops reading from a source until its destination has sent everything. */
