@@ -123,6 +123,8 @@ static void receiveOrFail(Stream *s, bool on) {
 
 int streamSendRecord(void *context, const uint8_t *bytes, size_t length) {
   Stream *s = static_cast<Stream *>(context);
+  if (s->unsent.empty()) s->answered = 0;
+  if (!s->encrypting) s->answered += length;
   return outboxPutRecords(s, bytes, length, Origin::kCaller);
 }
 

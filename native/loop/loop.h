@@ -48,7 +48,8 @@ constexpr size_t kEventsPart = 4;
 constexpr size_t kKeptMax = 1 << 20;
 /** Most unsent bytes of one handle; beyond it send() is -ENOBUFS. TypeScript stops its sources long before. */
 constexpr size_t kUnsentMax = 256u << 20;
-/** With more unsent bytes than this, a TLS connection is not decrypted for: its peer could make OpenSSL write without end. */
+/** With more unsent answers of OpenSSL than this, a TLS connection is not decrypted for: its peer could make OpenSSL write
+ *  without end. */
 constexpr size_t kTlsUnsentMax = 256 * 1024;
 /**
  * Connections accepted from one listener in one turn. With fewer, a short queue overflows (listen_backlog is 4096 by

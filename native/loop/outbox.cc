@@ -159,13 +159,20 @@ int outboxPutRecords(Stream *s, const uint8_t *bytes, size_t length, Origin orig
   return static_cast<int>(s->unsent.length());
 }
 
+static int encrypt(Stream *s, const uint8_t *bytes, size_t length) {
+  s->encrypting = true;
+  const int err = tlsWrite(s->tls, bytes, length);
+  s->encrypting = false;
+  return err;
+}
+
 int outboxPut(Stream *s, const uint8_t *bytes, size_t length, Origin origin) {
   if (!s->tls) return outboxPutRecords(s, bytes, length, origin);
   if (s->sendBroken) return -EPIPE;
   if (streamAway(s)) return -EIO;
   if (tlsWritable(s->tls) && s->unsent.empty() && queue(s, bytes, length, origin, true)) return 0;
   int err = outboxSeal(s);
-  if (err == 0) err = tlsWrite(s->tls, bytes, length);
+  if (err == 0) err = encrypt(s, bytes, length);
   return err < 0 ? err : static_cast<int>(s->unsent.length());
 }
 
@@ -180,7 +187,7 @@ struct Joined {
 static int sealJoined(Stream *s, Joined *joined) {
   const size_t length = joined->length;
   joined->length = 0;
-  return length > 0 ? tlsWrite(s->tls, joined->bytes, length) : 0;
+  return length > 0 ? encrypt(s, joined->bytes, length) : 0;
 }
 
 static int sealPiece(Stream *s, const OutPiece &piece, Joined *joined) {
@@ -192,7 +199,7 @@ static int sealPiece(Stream *s, const OutPiece &piece, Joined *joined) {
   }
   const int err = sealJoined(s, joined);
   if (err < 0) return err;
-  if (piece.plain) return tlsWrite(s->tls, piece.bytes, piece.length);
+  if (piece.plain) return encrypt(s, piece.bytes, piece.length);
   const int unsent = outboxPutRecords(s, piece.bytes, piece.length, Origin::kArena);
   return unsent < 0 ? unsent : 0;
 }

@@ -117,6 +117,10 @@ struct alignas(64) Stream {
   void *context;
   /** see streamRest; the TLS records until then */
   bool rested;
+  /** TLS is encrypting: what it sends is no answer to the peer */
+  bool encrypting;
+  /** bytes that TLS has sent of itself since nothing was unsent */
+  size_t answered;
   uint64_t restedTraffic;
 };
 static_assert(sizeof(void *) != 8 || offsetof(Stream, epoll) <= 128, "what every event needs takes more than two cache lines");
@@ -174,11 +178,16 @@ void streamQueue(Stream *s);
 void streamQueueReceive(Stream *s);
 
 /**
- * True when bytes may be received for a connection. What a TLS peer sends can make OpenSSL answer (key updates, alerts): a
- * peer that does not receive those answers is not read from, or they would pile up here without end.
+ * True unless a TLS peer does not receive what it makes OpenSSL answer (key updates, alerts): the answers would pile up here
+ * without end. Data does not count: a server that is sending a result takes the next request only after that.
  */
+inline bool streamTakesAnswers(const Stream *s) {
+  return s->unsent.length() <= kTlsUnsentMax || s->answered <= kTlsUnsentMax;
+}
+
+/** True when bytes may be received for a connection. */
 inline bool streamWants(const Stream *s) {
-  if (s->tls) return !streamAway(s) && (s->shaking || s->reading) && s->unsent.length() <= kTlsUnsentMax;
+  if (s->tls) return !streamAway(s) && (s->shaking || s->reading) && streamTakesAnswers(s);
   return s->reading && !s->connecting;
 }
 

@@ -1,6 +1,6 @@
 /*
  * TLS without OpenSSL, so that the program needs no library. A record is its length in two bytes and the bytes, each with some
- * bits inverted. The handshake is one byte each way. test/native/tls-native.test.ts tests the real TLS.
+ * bits inverted. A record with the first bit set is sent back instead. The handshake is one byte each way. test/native/tls-native.test.ts tests the real TLS.
  */
 #include "fake_tls.h"
 
@@ -11,6 +11,7 @@
 namespace tsb {
 
 constexpr size_t kHeader = 2;
+constexpr uint8_t kQuestion = 0x80;
 
 TlsPool::~TlsPool() {}
 
@@ -19,7 +20,8 @@ static TlsPiece *piece(const TlsConn *conn) { return const_cast<TlsPiece *>(&con
 static size_t recordSize(const TlsConn *conn) {
   const TlsPiece *in = piece(conn);
   if (in->length() < kHeader) return 0;
-  const size_t size = kHeader + (static_cast<size_t>(in->memory[in->begin]) << 8) + in->memory[in->begin + 1];
+  const size_t high = in->memory[in->begin] & ~kQuestion;
+  const size_t size = kHeader + (high << 8) + in->memory[in->begin + 1];
   return size <= in->length() ? size : 0;
 }
 
@@ -32,6 +34,12 @@ TlsConn *fakeTlsNew() {
 std::string fakeTlsRecord(const std::string &bytes) {
   std::string record = {static_cast<char>(bytes.size() >> 8), static_cast<char>(bytes.size())};
   for (const char byte : bytes) record += static_cast<char>(byte ^ 0x5a);
+  return record;
+}
+
+std::string fakeTlsQuestion(size_t length) {
+  std::string record = fakeTlsRecord(std::string(length, '?'));
+  record[0] = static_cast<char>(record[0] | kQuestion);
   return record;
 }
 
@@ -102,7 +110,11 @@ ssize_t tlsRead(TlsConn *conn, uint8_t *place, size_t most) {
   size_t got = 0;
   for (size_t size = recordSize(conn); size > 0 && got + size - kHeader <= most; size = recordSize(conn)) {
     TlsPiece *in = piece(conn);
-    for (size_t i = kHeader; i < size; i++) place[got++] = in->memory[in->begin + i] ^ 0x5a;
+    const uint8_t *record = in->memory + in->begin;
+    if (*record & kQuestion)
+      conn->outlet.send(conn->outlet.context, record, size);
+    else
+      for (size_t i = kHeader; i < size; i++) place[got++] = record[i] ^ 0x5a;
     in->begin += size;
   }
   if (recordSize(conn) > 0 || (!conn->socketEnded && !conn->recvErrno)) return got > 0 ? static_cast<ssize_t>(got) : kTlsNothing;

@@ -78,22 +78,59 @@ TABLE_TEST(tls_order, "decrypted bytes come in their order, also when kept and w
   close(peer);
 }
 
-TABLE_TEST(tls_unsent, "a peer that does not receive is not read from, until it does") {
+TABLE_TEST(tls_unsent, "a peer that does not receive the answers it asks for is not read from, until it does") {
+  // what a connection may be given at once, and hold ahead
+  constexpr size_t kAtOnce = 2 * kTlsPieceSize;
+  World world(ops);
+  int peer;
+  const int handle = openTls(world, &peer);
+  streamRecvStart(world.streams, handle);
+  std::string questions;
+  for (int i = 0; i < 1000; i++) questions += fakeTlsQuestion(1000);
+  questions += fakeTlsRecord("last");
+  size_t asked = 0;
+  for (int i = 0; i < 200; i++) {
+    asked += put(peer, questions.substr(asked));
+    CHECK_EQUAL(world.turn().size(), 0u);
+  }
+  const size_t unsent = static_cast<size_t>(streamUnsent(world.streams, handle));
+  CHECK(unsent > kTlsUnsentMax && unsent < kTlsUnsentMax + kAtOnce);
+  std::string got;
+  size_t answered = 0;
+  for (int i = 0; got.empty(); i++) {
+    CHECK(i < 100000);
+    asked += put(peer, questions.substr(asked));
+    answered += get(peer).size();
+    for (const Event &event : world.turn()) got += event.bytes;
+    CHECK(static_cast<size_t>(streamUnsent(world.streams, handle)) < kTlsUnsentMax + kAtOnce);
+  }
+  CHECK_EQUAL(got, std::string("last"));
+  CHECK_EQUAL(asked, questions.size());
+  while (answered < questions.size() - fakeTlsRecord("last").size()) {
+    answered += get(peer).size();
+    world.turn();
+  }
+  close(peer);
+}
+
+TABLE_TEST(tls_both_ways, "a peer that has to be read from before it receives is read from") {
   World world(ops);
   int peer;
   const int handle = openTls(world, &peer);
   streamRecvStart(world.streams, handle);
   world.send(handle, pattern(2000000, 10));
   CHECK(streamUnsent(world.streams, handle) > static_cast<int>(kTlsUnsentMax));
-  put(peer, fakeTlsRecord("question"));
-  for (int i = 0; i < 5; i++) CHECK_EQUAL(world.turn().size(), 0u);
-  std::string got;
-  while (got.empty()) {
-    get(peer);
+  const std::string all = pattern(3000000, 11);
+  std::string records, got;
+  for (size_t at = 0; at < all.size(); at += 1500) records += fakeTlsRecord(all.substr(at, 1500));
+  size_t sent = 0;
+  for (int i = 0; got.size() < all.size(); i++) {
+    CHECK(i < 100000);
+    sent += put(peer, records.substr(sent, 50000));
     for (const Event &event : world.turn()) got += event.bytes;
   }
-  CHECK_EQUAL(got, std::string("question"));
-  CHECK(streamUnsent(world.streams, handle) <= static_cast<int>(kTlsUnsentMax));
+  CHECK(got == all);
+  CHECK(streamUnsent(world.streams, handle) > static_cast<int>(kTlsUnsentMax));
   close(peer);
 }
 

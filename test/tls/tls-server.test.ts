@@ -13,7 +13,7 @@ import { type Cert, CertFolder } from '../harness/certs';
 import { PgCluster } from '../harness/cluster';
 import { after, before, describe } from '../harness/limits';
 import { eventually, it, user } from '../harness/machine';
-import { message } from '../harness/raw-client';
+import { cstring, int16, letters, message } from '../harness/raw-client';
 
 const certs = new CertFolder();
 const ca = certs.authority('ca');
@@ -234,6 +234,26 @@ describe('with servers', () => {
       assert.ok(got.rows.every((row) => row.v.length === 32_000));
       await client.end();
     }));
+
+  it('a large request behind a large result does not keep the server from sending that', () =>
+    withPooler(
+      { server_tls_sslmode: 'require', pool_mode: 'transaction', max_prepared_statements: 100 },
+      async (pooler) => {
+        const client = await pooler.raw();
+        await client.login({ database: 'safe' });
+        // more than all buffers on the way hold
+        const rows = 40;
+        await client.sendMessage('Q', cstring(`SELECT repeat('x', 1000000) FROM generate_series(1, ${rows})`));
+        assert.equal((await client.next())?.type, 'T');
+        client.pause();
+        const large = `SELECT '${'y'.repeat(16_000_000)}'`;
+        await client.send(message('P', cstring('large'), cstring(large), int16(0)), message('S'));
+        client.resume();
+        assert.equal(letters(await client.until('Z')), `${'D'.repeat(rows)}CZ`);
+        assert.equal(letters(await client.until('Z')), '1Z');
+        await client.end();
+      },
+    ));
 });
 
 describe('changed settings', () => {
