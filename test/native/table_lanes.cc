@@ -69,6 +69,8 @@ TABLE_TEST(lanes_change, "hands begin and end to work, and no connection loses a
   }
 }
 
+namespace {
+
 /** A connection whose bytes are forwarded to another one, and the peers at both ends. */
 struct Flow {
   int source;
@@ -79,6 +81,8 @@ struct Flow {
   size_t sent = 0;
   size_t arrived = 0;
 };
+
+}  // namespace
 
 TABLE_TEST(lanes_forward, "hands begin and end to work, and bytes that are sent by reference stay as they are") {
   // more connections than change their lane in one turn, with more bytes than a turn takes from each
