@@ -13,6 +13,7 @@ static void keepDecrypted(Stream *s) {
   while (!s->tls->ended && tlsHasInput(s->tls)) {
     const ssize_t n = tlsRead(s->tls, plain, sizeof(plain));
     if (n <= 0) break;
+    s->lane->received += static_cast<uint64_t>(n);
     if (!s->kept.append(plain, static_cast<size_t>(n))) streamFailed(s, -ENOMEM);
   }
   // the end comes behind the kept bytes

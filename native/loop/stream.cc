@@ -151,6 +151,7 @@ static void deliverNothing(Stream *s, int result) {
 /** The kernel had these bytes already when receiving was stopped. */
 static void keepForLater(Stream *s, const uint8_t *bytes, ssize_t n) {
   if (n > 0) {
+    s->lane->received += static_cast<uint64_t>(n);
     if (!s->kept.append(bytes, static_cast<size_t>(n))) streamFailed(s, -ENOMEM);
   } else if (n != -EAGAIN) {
     s->endHeld = true;

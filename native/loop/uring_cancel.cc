@@ -74,6 +74,7 @@ static void holdCompletions(UringLane *l) {
 /** What is held comes behind the kept bytes. */
 static void keepHeld(Stream *s) {
   UringPart *part = &s->uring;
+  s->lane->received += s->held.length();
   if (!s->kept.append(s->held.first(), s->held.length())) streamFailed(s, -ENOMEM);
   s->held.clear();
   part->saturated = false;
