@@ -26,7 +26,7 @@ import { PqMsg } from '../core/wire/packets';
 import { PktBuf } from '../core/wire/pktbuf';
 import { PktReader } from '../core/wire/reader';
 import { Verdict } from '../core/wire/verdict';
-import { type Command, cmdReconnectClients, cmdSet, commandTable, execCommand } from './commands';
+import { type Command, cmdReconnectClients, cmdSet, commandTable, execCommand, isSuspenderGone } from './commands';
 import { endExtendedProtocol, handleExtended, mustWait } from './extended';
 import { readQuery } from './fake-params';
 import { isEmptyQuery, QueryKind } from './parse';
@@ -237,13 +237,13 @@ export function adminPostLogin(client: ClientSocket): boolean {
 }
 
 /**
- * Answers the consoles whose PAUSE, SUSPEND or WAIT_CLOSE has come to an end. Resumes if the client that issued SUSPEND
- * has disconnected.
+ * Answers the consoles whose PAUSE, SUSPEND or WAIT_CLOSE has come to an end. Resumes if the console that has given
+ * SUSPEND has disconnected. PgBouncer does so only if no other console is connected.
  * @param modeReached the mode of the whole pooler is reached
  */
 export function adminAnswerWaiting(modeReached: boolean): void {
   answerWaiting(pool().activeClientList, modeReached);
-  if (modeReached && pool().activeClientList.count === 0 && getPauseMode() === PauseMode.SUSPEND) {
+  if (getPauseMode() === PauseMode.SUSPEND && isSuspenderGone()) {
     logInfo('admin disappeared when suspended, doing RESUME');
     resumeAll();
   }

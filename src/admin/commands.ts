@@ -19,7 +19,7 @@ import { forgetAnswers } from '../core/login/auth-cache';
 import type { ClientSocket, PgDatabase, PgPool } from '../core/pool/bouncer';
 import { countPausedDatabases, databaseList, eachDatabase, findDatabase } from '../core/pool/database';
 import { peerPoolList, poolList, poolServerCount, sumOfPools, touchPools } from '../core/pool/pool';
-import { consoleSession } from '../core/pool/socket';
+import { consoleSession, isDead } from '../core/pool/socket';
 import { writeNotice } from '../core/wire/messages';
 import { pktbufTemp } from '../core/wire/pktbuf';
 import { fakeSet } from './fake-params';
@@ -80,6 +80,14 @@ function cmdResume(admin: ClientSocket, arg: string): boolean {
   return adminReady(admin, 'RESUME');
 }
 
+/** The console that has given the last SUSPEND. */
+let suspender: ClientSocket | null = null;
+
+/** True if the console that has given SUSPEND is gone: a new process that has failed will never give RESUME. */
+export function isSuspenderGone(): boolean {
+  return suspender === null || isDead(suspender);
+}
+
 /** adminAnswerWaiting() answers once every buffer is empty. */
 function cmdSuspend(admin: ClientSocket): boolean {
   if (getPauseMode() !== PauseMode.NONE) return adminError(admin, 'already suspended/paused');
@@ -87,6 +95,7 @@ function cmdSuspend(admin: ClientSocket): boolean {
   if (countPausedDatabases() > 0) return adminError(admin, 'cannot suspend with paused databases');
 
   logInfo('SUSPEND command issued');
+  suspender = admin;
   suspendAll();
   return waitFor(admin, 'SUSPEND', null);
 }

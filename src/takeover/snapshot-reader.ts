@@ -100,6 +100,7 @@ export class SnapshotReader {
         return;
       case 'end':
         frame.forgetRemovedPools();
+        frame.restoreClaims();
         this.sockets.resolveLinks(frame);
         if (record.sockets !== this.sockets.arrived || record.listeners !== this.listeners) {
           throw new Error(

@@ -53,6 +53,8 @@ function isIdle(sk: AnySocket): boolean {
     !isServerSocket(sk) &&
     sk.state === SocketState.CL_ACTIVE &&
     sk.link === null &&
+    // the record tells whether it is read; RESUME after SUSPEND changes that
+    sk.reading &&
     sk.pool?.db.admin === false &&
     sk.pktRemain === 0 &&
     sk.partial === null &&

@@ -169,17 +169,21 @@ describe('SUSPEND', () => {
     await con.end();
   });
 
-  itAlone('SUSPEND ends when the console client that issued it disconnects', async (own) => {
-    const client = await own.connect({ database: 'app' });
-    await client.query('SELECT 1');
-    const con = await own.console();
-    await con.query('SUSPEND');
-    await con.end();
-    await own.logWait(/LOG admin disappeared when suspended, doing RESUME/);
-    assert.equal((await client.query('SELECT 1 AS one')).rows[0].one, 1);
-    assert.equal((await own.admin('SHOW STATE'))[0]?.value, 'yes');
-    await client.end();
-  });
+  for (const others of ['no other console', 'a console that watches']) {
+    itAlone(`SUSPEND ends when the console client that issued it disconnects: ${others}`, async (own) => {
+      const client = await own.connect({ database: 'app' });
+      await client.query('SELECT 1');
+      const watching = others.startsWith('no') ? null : await own.console();
+      const con = await own.console();
+      await con.query('SUSPEND');
+      await con.end();
+      await own.logWait(/LOG admin disappeared when suspended, doing RESUME/);
+      assert.equal((await client.query('SELECT 1 AS one')).rows[0].one, 1);
+      assert.equal((await own.admin('SHOW STATE'))[0]?.value, 'yes');
+      await client.end();
+      await watching?.end();
+    });
+  }
 
   itAlone(
     'SUSPEND disconnects clients whose buffers are not empty at suspend_timeout',

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { user } from '../harness';
-import type { RawClient } from './raw-client';
+import { cstring, message, type RawClient } from './raw-client';
 import type { RebootChain } from './reboot-chain';
 import { connectAs } from './relay';
 
@@ -38,21 +38,24 @@ export async function waitingProcess(
 /**
  * The records that a process gets which asks for that format and then goes away.
  * @param between called before the sockets are frozen
+ * @param along a command that is sent together with HANDOVER
  */
 export async function recordsOf(
   chain: RebootChain,
   format: number,
-  between: () => Promise<void> = async () => {},
+  between: (process: RawClient) => Promise<unknown> = async () => {},
+  along = '',
 ): Promise<{ ahead: string[]; frozen: string[] }> {
   const process = await connectToOld(chain);
   const text = (body: Buffer): string => body.toString('latin1', 4, 4 + body.readUInt32BE(0));
   const ahead: string[] = [];
-  await process.sendMessage('Q', Buffer.from(`HANDOVER ${format};\0`));
+  const commands = [`HANDOVER ${format};`, along].filter((sql) => sql !== '');
+  await process.send(...commands.map((sql) => message('Q', cstring(sql))));
   while (!ahead.at(-1)?.includes('"aheadEnd"')) {
     const record = (await process.until('d')).at(-1);
     ahead.push(text(record?.body ?? Buffer.alloc(4)));
   }
-  await between();
+  await between(process);
   await process.sendMessage('Q', Buffer.from('HANDOVER READY;\0'));
   const frozen = (await process.until('Z')).filter((msg) => msg.type === 'd').map((msg) => text(msg.body));
   await process.destroy();

@@ -159,16 +159,22 @@ export class Operator {
     });
   }
 
-  /** While suspended, the process accepts no connection. So the connection for RESUME is opened first. */
+  /**
+   * While suspended, the process accepts no connection. So the connection for RESUME is opened first. That of SUSPEND stays
+   * open, because the suspension ends with it.
+   */
   private suspend(): void {
     const { clock, random, trace } = this.world;
     const rescue = new Visit(
       this.world,
       () => {
-        this.command('SUSPEND', '');
+        const suspender = this.command('SUSPEND', '');
+        suspender.stays = true;
         clock.after(random.between(...LASTS), () => {
+          if (random.one(2)) suspender.leave();
           trace.add('operator', 'RESUME');
           rescue.ask('RESUME');
+          clock.after(SECOND, () => suspender.leave());
         });
       },
       () => this.undo('RESUME', '', 0),
@@ -192,7 +198,7 @@ export class Operator {
    * @param failed called if the connection to the console ends before the command has been answered
    * @param sent called when the command has been sent
    */
-  private command(word: string, arg: string, failed = () => {}, sent: () => unknown = () => {}): void {
+  private command(word: string, arg: string, failed = () => {}, sent: () => unknown = () => {}): Visit {
     const sql = `${word} ${arg}`.trim();
     this.world.trace.add('operator', sql);
     const visit = new Visit(
@@ -204,6 +210,7 @@ export class Operator {
       },
       failed,
     );
+    return visit;
   }
 }
 
@@ -213,6 +220,8 @@ class Visit {
   private readonly packets = new Packets(false);
   private sql = '';
   private isOver = false;
+  /** the connection stays open when the command has been answered */
+  stays = false;
 
   /**
    * @param onReady called when it has logged in
@@ -275,6 +284,11 @@ class Visit {
       this.onReady();
       return;
     }
+    this.isOver = true;
+    if (!this.stays) this.line.close();
+  }
+
+  leave(): void {
     this.isOver = true;
     this.line.close();
   }

@@ -3,10 +3,10 @@
  */
 
 import assert from 'node:assert/strict';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { eventually, it, type PgCluster } from '../harness';
 import { after, before } from '../harness/limits';
-import { errorFields, type Message, RawClient } from '../harness/raw-client';
+import { cancelRequest, cstring, errorFields, type Message, RawClient } from '../harness/raw-client';
 import type { RebootChain } from '../harness/reboot-chain';
 import { ask, firstValue, login, type Options, startTakeoverCluster, withStarted } from '../harness/takeover-fixtures';
 
@@ -80,6 +80,22 @@ it('a takeover with a changed config closes servers when idle and applies new li
       assert.match(errorFields((await third.login()).at(-1) as Message).M ?? '', /max_client_conn/);
       await second.end();
       await client.end();
+    },
+  ));
+
+it('a value of a parameter that the new process does not track reaches no other client', () =>
+  started(
+    { settings: { pool_mode: 'transaction', default_pool_size: 1, track_extra_parameters: 'statement_timeout' } },
+    async (chain) => {
+      const client = await login(chain);
+      const other = await login(chain, { statement_timeout: '1234' });
+      assert.equal(await ask(client, 'SHOW statement_timeout'), '0');
+      assert.equal(await ask(other, 'SHOW statement_timeout'), '1234ms');
+      chain.write({ settings: { track_extra_parameters: 'IntervalStyle' } });
+      await chain.reboot('ts');
+      assert.equal(await ask(client, 'SHOW statement_timeout'), '0');
+      assert.equal(await ask(other, 'SELECT 1'), '1');
+      for (const one of [client, other]) await one.end();
     },
   ));
 
@@ -158,6 +174,22 @@ it('a takeover can change listen_addr from one address to all addresses and back
     for (const one of [client, other]) await one.end();
   }));
 
+it('a takeover gives the listening sockets the options of the new config', () =>
+  started({ settings: { unix_socket_mode: '0777', tcp_defer_accept: 1 } }, async (chain) => {
+    const silent = await chain.raw();
+    const mode = () => statSync(chain.socketPath).mode & 0o777;
+    assert.equal(mode(), 0o777);
+    chain.write({ settings: { unix_socket_mode: '0700', tcp_defer_accept: 0 } });
+    await chain.reboot('ts');
+    assert.equal(mode(), 0o700);
+    const another = await chain.raw();
+    await eventually('a silent client to be accepted', async () => {
+      const lists = await chain.show('LISTS');
+      return Number(lists.find((row) => row.list === 'login_clients')?.items) >= 1;
+    });
+    for (const one of [silent, another]) await one.destroy();
+  }));
+
 it('a takeover opens new listen addresses and closes removed ones', () =>
   started({}, async (chain) => {
     chain.write({ settings: { listen_addr: '127.0.0.1,127.0.0.2' } });
@@ -174,6 +206,20 @@ it('a takeover opens new listen addresses and closes removed ones', () =>
     chain.write();
     await chain.reboot('ts');
     await (await chain.raw()).destroy();
+  }));
+
+it('a key from before peering was configured cancels a query', () =>
+  started({ settings: { pool_mode: 'transaction' } }, async (chain) => {
+    const client = await login(chain);
+    await client.sendMessage('Q', cstring('SELECT pg_sleep(600)'));
+    const running = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    await eventually('the query to run', async () => (await pg.sql(running)).rowCount === 1);
+    chain.write({ settings: { peer_id: 1 } });
+    await chain.reboot('ts');
+    await cancelRequest({ port: chain.port }, client.backendPid, client.backendKey);
+    assert.equal(errorFields((await client.until('E')).at(-1) as Message).C, '57014');
+    await client.until('Z');
+    await client.end();
   }));
 
 it('an auto-database that only a login in progress asks for is forgotten with that login after a takeover', () =>
@@ -198,6 +244,37 @@ it('an auto-database that only a login in progress asks for is forgotten with th
       await client.end();
     },
   ));
+
+it('pools that wait for room in their database get it in the order in which they have begun to wait', async () => {
+  const names = ['share_a', 'share_b', 'share_c'];
+  for (const name of names) await pg.createUser(name, '', 'none');
+  const settings = { pool_mode: 'transaction', max_db_connections: 1, fair_share_timeout: '0.001' };
+  await started({ settings, userlist: Object.fromEntries(names.map((name) => [name, ''])) }, async (chain) => {
+    const clients: RawClient[] = [];
+    for (const user of names) {
+      const client = await login(chain, { user });
+      assert.equal(await ask(client, 'SELECT 1'), '1');
+      clients.push(client);
+    }
+    const [late, early, holder] = clients as [RawClient, RawClient, RawClient];
+    await holder.query('BEGIN');
+    const waiting = async (count: number) =>
+      eventually(`${count} clients to wait`, async () => {
+        const rows = await chain.show('CLIENTS');
+        return rows.filter((row) => row.state === 'waiting').length === count;
+      });
+    const TIME = cstring('SELECT extract(epoch FROM clock_timestamp())');
+    await early.sendMessage('Q', TIME);
+    await waiting(1);
+    await late.sendMessage('Q', TIME);
+    await waiting(2);
+    await chain.reboot('ts');
+    await holder.query('COMMIT');
+    const [first, second] = [firstValue(await early.until('Z')), firstValue(await late.until('Z'))];
+    assert.ok(Number(first) < Number(second), `${first} is not before ${second}`);
+    for (const client of clients) await client.end();
+  });
+});
 
 it('pools of auto-databases that are not in use do not keep a takeover without a `*` entry from succeeding', () =>
   started(

@@ -11,6 +11,7 @@ import { giveTo, spawnAs } from '../../tools/unprivileged';
 import { eventually, installed, it, PgCluster, startProgram, user } from '../harness';
 import type { Actor, ActorContext } from '../harness/actor';
 import { castOf, play } from '../harness/actors';
+import { recordsOf } from '../harness/handover-records';
 import { after, before } from '../harness/limits';
 import { LogTail } from '../harness/log-tail';
 import { itUnless, notRoot } from '../harness/needs';
@@ -416,4 +417,17 @@ it('SUSPEND on the console holds queries up until RESUME', () =>
     await admin.query('RESUME');
     const rows = (await client.until('Z')).filter((msg) => msg.type === 'D').map(rowValues);
     assert.deepEqual(rows, [['late']]);
+  }));
+
+it('a client that is suspended while it is described ahead is read by the process that owns it after RESUME', () =>
+  withRebootChain({ cluster: pg }, async (chain) => {
+    await chain.start('ts');
+    const client = await chain.raw();
+    await client.login();
+    const { ahead, frozen } = await recordsOf(chain, 3, (process) => process.query('RESUME'), 'SUSPEND;');
+    const reading = 1 << JSON.parse(ahead[0] ?? '').flags.indexOf('reading');
+    const records = [...ahead, ...frozen].map((text) => JSON.parse(text));
+    const record = records.filter(({ k, state }) => /^(?:ahead|socket)$/.test(k) && state === 'cl_active').at(-1);
+    assert.notEqual(record.f & reading, 0);
+    await client.end();
   }));

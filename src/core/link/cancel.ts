@@ -145,6 +145,12 @@ export function dropCanceled(client: ClientSocket, type: number, len: number): V
  * @returns false if it has to be handled again later
  */
 export function acceptCancelRequest(req: ClientSocket, key: Buffer): boolean {
+  // the client may have got its key before peering was configured, or with another peer_id
+  const known = findByCancelKey(key);
+  if (known !== null) {
+    cancelFor(known, req);
+    return true;
+  }
   // a longer key names no peer: its client logged in before peering was configured
   if (cf.peerId > 0 && key.length === BACKENDKEY_LEN) {
     const peerId = peerIdOf(key);

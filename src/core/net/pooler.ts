@@ -113,17 +113,18 @@ const NO_UID = 0xffffffff;
 /** The bits that chmod() changes. */
 const MODE_BITS = 0o7777;
 
-function changeFileMode(path: string): void {
+/** @param failed called with what has failed; it may end the process */
+function changeFileMode(path: string, failed: (reason: string) => void): void {
   if (cf.unixSocketGroup !== '') {
     const gid = parseUint32(cf.unixSocketGroup) ?? native.getgrnam(cf.unixSocketGroup);
-    if (gid < 0) die(`could not find group '${cf.unixSocketGroup}': ${native.strerror(0)}`);
-    const res = native.chown(path, -1, gid);
-    if (res < 0) die(`chown(${path}, ${NO_UID}, ${gid}) failed: ${native.strerror(-res)}`);
+    const res = gid < 0 ? 0 : native.chown(path, -1, gid);
+    if (gid < 0) failed(`could not find group '${cf.unixSocketGroup}': ${native.strerror(0)}`);
+    if (res < 0) failed(`chown(${path}, ${NO_UID}, ${gid}) failed: ${native.strerror(-res)}`);
   }
   try {
     chmodSync(fsPath(path), cf.unixSocketMode & MODE_BITS);
   } catch (err) {
-    die(`failure to chmod(${path}, 0${(cf.unixSocketMode >>> 0).toString(8)}): ${errorText(err).message}`);
+    failed(`failure to chmod(${path}, 0${(cf.unixSocketMode >>> 0).toString(8)}): ${errorText(err).message}`);
   }
 }
 
@@ -159,7 +160,7 @@ function createUnixSocket(): void {
     }
   }
   const fd = listenUnix(path);
-  if (!abstract) changeFileMode(path);
+  if (!abstract) changeFileMode(path, die);
   tuneSocket(fd, true);
   logInfo(`listening on unix:${path}`);
   addSocket(fd, unixAddr(cf.listenPort, 0, 0));
@@ -343,11 +344,12 @@ export function checkListenAddr(): void {
 }
 
 /**
- * After a takeover: closes listening sockets that the config no longer names, and opens those that it names now.
- * Clients were taken over and must be kept, so no failure here is fatal.
+ * After a takeover: closes listening sockets that the config no longer names, and opens those that it names now. Gives
+ * those that stay the options of this config. Clients were taken over and must be kept, so no failure here is fatal.
  */
 export function settleListeners(): void {
   registerCleanup();
+  poolerTuneAccept(cf.tcpDeferAccept !== 0);
   // a shutdown that came meanwhile has closed the sockets
   if (sockets.some((ls) => ls.inherited) || getShutdownMode() !== ShutdownMode.NONE) return;
   const wanted = checkedAddrs;
@@ -359,5 +361,6 @@ export function settleListeners(): void {
     sockets.splice(i, 1);
   }
   for (const addr of wanted) if (!sockets.some((ls) => sameAddr(addr, ls.addr))) addListenTcp(addr);
+  if (sockets.some((ls) => isUnixAddr(ls.addr))) changeFileMode(unixSocketPath(), logError);
   if (sockets.length === 0) logError('nowhere to listen on');
 }

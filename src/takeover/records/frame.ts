@@ -5,7 +5,7 @@
 import { hostNames } from '../../core/config/records';
 import type { PgCredentials, PgDatabase, PgPool, ServerSocket } from '../../core/pool/bouncer';
 import type { PgStats } from '../../core/pool/stats';
-import { VarBit, type VarCache, varNames } from '../../core/pool/varcache';
+import { isTracked, VarBit, type VarCache, varNames } from '../../core/pool/varcache';
 import type { UnknownUsers } from './user';
 
 export class Frame {
@@ -24,6 +24,8 @@ export class Frame {
   /** servers were connected to under other server_tls_* settings, and have to be replaced as after RELOAD */
   serverTlsChanged = false;
   readonly unknownUsers: UnknownUsers = new Map();
+  /** pools whose clients wait for room in their database, each with its place in that order */
+  readonly claims = new Map<PgPool, number>();
   /** credentials that are in no list, by database and name */
   readonly ownCredentials = new Map<string, PgCredentials>();
 
@@ -66,11 +68,30 @@ export class Frame {
     });
   }
 
+  /**
+   * True if a server has a client's value of a variable that is no longer tracked (track_extra_parameters): nothing would
+   * set it back for the next client.
+   * @param bits undefined if the old process has not sent them
+   */
+  hasUntracked(values: readonly (string | null)[], bits: readonly number[] | undefined): boolean {
+    return this.vars.some((name, i) => {
+      if (isTracked(name)) return false;
+      return bits === undefined ? (values[i] ?? null) !== null : ((bits[i] ?? 0) & VarBit.CHANGED) !== 0;
+    });
+  }
+
   /** The counters of pools that the old process has removed meanwhile are in those of their databases. */
   forgetRemovedPools(): void {
     if (this.described.size === 0) return;
     for (const [number, { stats, newerStats, olderStats }] of this.pools)
       if (!this.described.has(number)) for (const counters of [stats, newerStats, olderStats]) counters.fill(0);
+  }
+
+  /** The pools get room in the order in which they have begun to wait. */
+  restoreClaims(): void {
+    const inOrder = [...this.claims].sort(([, a], [, b]) => a - b);
+    for (const [{ db }] of inOrder) db.claims ??= new Set();
+    for (const [pool] of inOrder) pool.db.claims?.add(pool);
   }
 
   /** True if the server connection was opened under settings that have changed since. */

@@ -101,14 +101,14 @@ export function serverListeningRecord(server: ServerSocket): ServerListeningReco
   return { inForce: [...inForce], sending, failure, ...(tainted ? { tainted } : {}) };
 }
 
-/** Restores a listening server. */
-export function readServerListening(record: ServerListeningRecord, server: ServerSocket): void {
+/** Restores a listening server. @param dirty it must not be used for anything else */
+export function readServerListening(record: ServerListeningRecord, server: ServerSocket, dirty: boolean): void {
   const shared = poolListening(server.pool);
   shared.server = server;
   for (const channel of record.inForce) shared.inForce.add(channel);
   shared.sending = record.sending;
   shared.failure = record.failure;
-  shared.tainted = record.tainted === true;
+  shared.tainted = dirty || record.tainted === true;
 }
 
 /** After the last socket: finds out what the listening connections still have to do. */

@@ -38,11 +38,20 @@ export interface PoolRecord {
   /** clients wait until a host fits target_session_attrs; missing if they do not, and from versions before 0.2 */
   holding?: boolean;
   rrcounter: number;
+  /** its place among the pools whose clients wait for room in its database; missing if they do not */
+  claim?: number;
   /** from format 3 on: the encoding of the notifications for its clients that share a listening connection */
   listenEncoding?: string;
 }
 
+/** The place of a pool in the order of claims (link/shares.ts), -1 = it has none. */
+function claimOf(pool: PgPool): number {
+  const { claims } = pool.db;
+  return claims?.has(pool) ? [...claims].indexOf(pool) : -1;
+}
+
 export function poolRecord(pool: PgPool, n: number): PoolRecord {
+  const claim = claimOf(pool);
   return {
     k: 'pool',
     n,
@@ -63,6 +72,7 @@ export function poolRecord(pool: PgPool, n: number): PoolRecord {
     lastLoginFailed: pool.lastLoginFailed,
     ...(pool.holding ? { holding: true } : {}),
     rrcounter: pool.rrcounter,
+    ...(claim < 0 ? {} : { claim }),
     ...(pool.listening === null ? {} : { listenEncoding: pool.listening.encoding }),
   };
 }
@@ -95,6 +105,8 @@ export function readPool(record: PoolRecord, frame: Frame): void {
   pool.lastLifetimeDisconnect = receivedTime(record.lastLifetimeDisconnect);
   pool.lastActiveTime = receivedTime(record.lastActiveTime);
   pool.rrcounter = record.rrcounter;
+  if (record.claim === undefined) frame.claims.delete(pool);
+  else frame.claims.set(pool, record.claim);
   if (record.listenEncoding !== undefined) poolListening(pool).encoding = record.listenEncoding;
   // the console's welcome message, and results of connecting under another config, do not apply here
   if (pool.db.admin || frame.changed.has(pool.db.name)) return;

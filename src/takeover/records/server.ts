@@ -126,7 +126,9 @@ export function readServer(record: ServerRecord, server: ServerSocket, frame: Fr
   server.loginUser = readLoginUser(record, server.pool.user, null, frame);
   countServer(server);
   if (frame.isOutdated(server)) server.closeNeeded = true;
-  if (record.listener !== undefined) readServerListening(record.listener, server);
+  const untracked = frame.hasUntracked(record.v, record.varBits);
+  if (record.listener !== undefined) readServerListening(record.listener, server, untracked);
+  else if (untracked) server.closeNeeded = true;
   if (record.serverStatements === undefined) return;
   const stale = new Set(record.staleStatements ?? []);
   const entries = record.serverStatements.map((queryId) => readServerStatement(queryId, stale.has(queryId), frame));
