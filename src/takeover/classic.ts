@@ -9,7 +9,7 @@ import { die, fatal, logDebug, logError } from '../core/base/log';
 import { native } from '../core/base/native';
 import { takeRandom } from '../core/base/random';
 import { getCachedTime } from '../core/base/time';
-import { AuthType } from '../core/config/choices';
+import { AuthType, PoolMode } from '../core/config/choices';
 import { hostNames } from '../core/config/records';
 import { cf } from '../core/config/settings';
 import { rememberAddress } from '../core/link/connect';
@@ -18,7 +18,7 @@ import { fillAddrs } from '../core/net/addr';
 import { usePoolerSocket } from '../core/net/pooler';
 import { attachHandle } from '../core/net/sbuf';
 import { tuneSocket } from '../core/net/tune';
-import { countForDatabase, countForUser, countServer } from '../core/pool/admission';
+import { connectionPoolMode, countForDatabase, countForUser, countServer } from '../core/pool/admission';
 import {
   type AnySocket,
   type ClientSocket,
@@ -210,8 +210,8 @@ function useClientSocket(fd: number, row: FdRow): boolean {
   adoptCancelKey(client, row.cancelKey);
   applyVars(client, row);
   if (row.linkFd !== 0) {
-    // inside a transaction; the row does not tell when it began
-    client.xactStart = getCachedTime();
+    // inside a transaction; the row does not tell when it began. In session mode it need not be in one
+    if (connectionPoolMode(client) !== PoolMode.SESSION) client.xactStart = getCachedTime();
     classicState.links.push({ client, linkFd: row.linkFd });
   }
   classicState.clients++;

@@ -165,6 +165,8 @@ function pipelineIdle(server: ServerSocket, client: ClientSocket, limit: number,
   if (client.state !== SocketState.CL_ACTIVE || server.settingVars || server.copyMode) return 0;
   const silent = now - Math.max(client.requestTime, server.requestTime);
   const requests = server.requests;
+  // taken over from PgBouncer, which does not tell whether a query is running, and silent since
+  if (requests.total === 0 && client.queryStart === 0) return 0;
   if (requests.count === 0) return silent;
   if (!requests.owesSync()) return 0;
   // after an error the server skips everything up to the Sync
