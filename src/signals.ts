@@ -15,6 +15,7 @@ import {
 import { die, exitProcess, fatalErrno, logInfo } from './core/base/log';
 import { native } from './core/base/native';
 import { notify, notifyReloading } from './core/base/systemd';
+import { getCachedTime } from './core/base/time';
 import { SigtermShutdown } from './core/config/choices';
 import { cf } from './core/config/settings';
 import { beginShutdown, pauseAll, resumeAll } from './core/life/pause';
@@ -93,7 +94,13 @@ function onUsr2(): void {
   }
 }
 
+/** the turn of the last SIGHUP, usec */
+let hupTurn = 0;
+
 function onHup(): void {
+  // one reload is enough for all that have arrived before it, however many; those behind them may have to end the process
+  if (hupTurn === getCachedTime()) return;
+  hupTurn = getCachedTime();
   logInfo('got SIGHUP, re-reading config');
   // a new process may own the sockets soon; if the handover fails, the signal takes effect then
   if (isFrozen()) {

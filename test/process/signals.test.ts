@@ -4,8 +4,10 @@
  */
 
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { Bouncer, eventually, it, PgCluster } from '../harness';
 import { fails, watch } from '../harness/expect';
 import { after, before } from '../harness/limits';
@@ -316,6 +318,14 @@ itRuns('SIGHUP reloads the config repeatedly and survives a broken config', asyn
   await own.sql('SELECT 1', { database: 'fresh' });
   await client.query('COMMIT');
   await client.end();
+});
+
+itRuns('thousands of SIGHUPs in a moment do not keep a SIGTERM from ending the process', async (own) => {
+  const flood = `
+    for (let i = 0; i < 300_000; i++) process.kill(${own.pid}, 'SIGHUP');
+    process.kill(${own.pid}, 'SIGTERM');`;
+  await promisify(execFile)(process.execPath, ['-e', flood]);
+  await endsCleanly(own);
 });
 
 itRuns('SIGHUP disconnects every client of a removed database with an error', async (own) => {
