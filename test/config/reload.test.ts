@@ -63,6 +63,18 @@ describe('databases', () => {
     });
   });
 
+  it('after RELOAD to transaction pooling, what a session has left is reset before the next client', async () => {
+    const databases = (mode: string) => ({ app: pg.connstr('one', `pool_size=1 pool_mode=${mode}`) });
+    await withPooler({ databases: databases('session'), settings: TX }, async (pooler) => {
+      const client = await login(pooler, { database: 'app' });
+      await ask(client, "SET statement_timeout = '1234'");
+      pooler.rewrite({ databases: databases('transaction') });
+      await pooler.admin('RELOAD');
+      await ask(client, 'SELECT 1');
+      assert.equal(await ask(await login(pooler, { database: 'app' }), 'SHOW statement_timeout'), '0');
+    });
+  });
+
   it('RELOAD disconnects clients of removed databases and adds new databases', async () => {
     const databases = { app: pg.connstr('one'), old: pg.connstr('one') };
     await withPooler({ databases, settings: TX }, async (pooler) => {

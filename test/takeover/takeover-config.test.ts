@@ -159,6 +159,18 @@ it('after a takeover that changes pool_mode to session, servers stay with their 
     for (const client of clients) await client.end();
   }));
 
+it('after a takeover that changes pool_mode to transaction, what a session has left is reset before the next client', () =>
+  started({ settings: { pool_mode: 'session', default_pool_size: 1 } }, async (chain) => {
+    const client = await login(chain);
+    await client.query("SET statement_timeout = '1234'");
+    chain.write({ settings: { pool_mode: 'transaction' } });
+    await chain.reboot('ts');
+    assert.equal(await ask(client, 'SELECT 1'), '1');
+    const other = await login(chain);
+    assert.equal(await ask(other, 'SHOW statement_timeout'), '0');
+    for (const one of [client, other]) await one.end();
+  }));
+
 it('a takeover can change listen_addr from one address to all addresses and back', () =>
   started({ settings: { listen_addr: '127.0.0.1' } }, async (chain) => {
     const client = await login(chain);

@@ -18,19 +18,18 @@ const UNDO: readonly [Left, string][] = [
   [Left.CURSORS, 'CLOSE ALL;'],
 ];
 
-/** True if server_reset_query runs when a server is released. */
+/** True if server_reset_query runs when a server is released. The pool mode may have changed since its client got it. */
 export function usesResetQuery(server: ServerSocket): boolean {
-  return (
-    cf.serverResetQuery !== '' && (cf.serverResetQueryAlways !== 0 || connectionPoolMode(server) === PoolMode.SESSION)
-  );
+  if (cf.serverResetQuery === '') return false;
+  return cf.serverResetQueryAlways !== 0 || server.sessionClient || connectionPoolMode(server) === PoolMode.SESSION;
 }
 
 /** A server gets a client: begins to note what clients leave behind, or ends it. */
 export function watchLeftovers(server: ServerSocket): void {
   const { pool } = server;
   const either = poolDirtySession(pool) !== DirtySession.IGNORE || poolListenMode(pool) !== ListenMode.IGNORE;
-  const wanted =
-    (either || (server.link?.listening ?? null) !== null) && connectionPoolMode(server) !== PoolMode.SESSION;
+  server.sessionClient = connectionPoolMode(server) === PoolMode.SESSION;
+  const wanted = (either || (server.link?.listening ?? null) !== null) && !server.sessionClient;
   if (wanted === (server.leftovers !== null)) return;
   server.leftovers = wanted ? new Leftovers() : null;
 }

@@ -457,6 +457,8 @@ export class ServerSocket extends PgSocket {
   dying = false;
   /** what clients have left behind in its session; null = not watched */
   leftovers: Leftovers | null = null;
+  /** its client is in session mode, or was when it got this server: it may leave anything behind */
+  sessionClient = false;
   /** its client has left, and it is being made usable again */
   recovery: Recovery = Recovery.NONE;
   /** usec */

@@ -141,6 +141,7 @@ const flags: readonly Flag[] = [
   ),
   serverFlag('failedTx'),
   serverFlag('recoding'),
+  serverFlag('sessionClient'),
 ];
 
 function isExternal(phase: LoginPhase | undefined): boolean {
