@@ -4,7 +4,7 @@ import { slogDebug, wantDebug } from '../base/log';
 import { arena } from '../base/native';
 import { disconnectServer } from '../link/objects';
 import { noteRole, roleChanged } from '../link/target-session';
-import type { ServerSocket } from '../pool/bouncer';
+import { type ServerSocket, SocketState } from '../pool/bouncer';
 import { isAlwaysTracked } from '../pool/varcache';
 import { PktReader } from '../wire/reader';
 
@@ -22,8 +22,10 @@ export function loadParameter(server: ServerSocket, off: number, end: number): b
   const client = server.link;
   const tracked = server.vars.report(name, value, client !== null && !server.settingVars);
   if (tracked && server.leftovers !== null && !server.settingVars) server.leftovers.reports++;
+  // auth_query runs before its client has logged in, with the variables of the server
+  if (client === null || client.state === SocketState.CL_LOGIN) return true;
   // what RESET reports is the server's default, not the client's value
-  if (client !== null && (!server.settingVars || isAlwaysTracked(name))) {
+  if (!server.settingVars || isAlwaysTracked(name)) {
     if (wantDebug()) slogDebug(client, `setting client var: ${name}='${value}'`);
     client.vars.set(name, value);
   }
