@@ -6,7 +6,7 @@
 import { randomBytes } from 'node:crypto';
 import { isFrozen } from '../base/lifecycle';
 import { logError, slogDebug, slogError, slogInfo, slogNoise, wantDebug, wantNoise } from '../base/log';
-import { cstr } from '../base/strutil';
+import { cstr, hasNonAscii } from '../base/strutil';
 import { Tally, tally } from '../base/tallies';
 import { getCachedTime } from '../base/time';
 import { cf } from '../config/settings';
@@ -23,8 +23,9 @@ import { getPool } from '../pool/pool';
 import { uncountUser } from '../pool/provisional';
 import { ResponseAction } from '../pool/requests';
 import { isDead, loginOf } from '../pool/socket';
+import { Var } from '../pool/varcache';
 import { MAX_PASSWORD, MAX_USERNAME } from '../wire/limits';
-import { writeExtQuery } from '../wire/messages';
+import { writeExtCommand, writeExtQuery } from '../wire/messages';
 import { PqMsg } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
 import { isFatal, PktReader, parseServerError, serverErrorLine } from '../wire/reader';
@@ -141,6 +142,15 @@ export function askAgain(client: ClientSocket): Verdict {
   return runAuthQuery(client, db, login.cachedFor);
 }
 
+/**
+ * True if the server would read the name in the encoding that an earlier client has left. PostgreSQL compares the name
+ * in a startup packet byte by byte.
+ */
+function misreads(server: ServerSocket, username: string): boolean {
+  const encoding = server.vars.get(Var.CLIENT_ENCODING);
+  return hasNonAscii(username) && encoding !== server.pool.origVars.get(Var.CLIENT_ENCODING);
+}
+
 /** Runs the query, once there is a server for it. */
 function runAuthQuery(client: ClientSocket, db: PgDatabase, username: string): Verdict {
   const clientDb = client.db as PgDatabase;
@@ -161,6 +171,8 @@ function runAuthQuery(client: ClientSocket, db: PgDatabase, username: string): V
   // so that the server is closed if the client disconnects before the answer
   server.requests.push(PqMsg.Sync, ResponseAction.SKIP);
   const buf = pktbufTemp();
+  // no conversion; the server reports the change, so that the next client gets its own encoding
+  if (misreads(server, username)) writeExtCommand(buf, 'SET client_encoding = SQL_ASCII');
   writeExtQuery(buf, query, [username]);
   if (!sendPacket(server, buf)) disconnectServer(server, false, 'unable to send auth_query');
   return isDead(client) ? Verdict.DISCONNECTED : Verdict.PAUSED;

@@ -362,8 +362,8 @@ export function writeCloseStmt(buf: PktBuf, statement: string): void {
   buf.finishPacket();
 }
 
-/** Parse, Bind, Describe, Execute and Sync of a query with text parameters: the packets that auth_query sends. */
-export function writeExtQuery(buf: PktBuf, query: string, args: readonly string[]): void {
+/** Parse and Bind of the unnamed statement, with text parameters. */
+function writeUnnamed(buf: PktBuf, query: string, args: readonly string[]): void {
   buf.startPacket(PqMsg.Parse);
   buf.putChar(0); // unnamed statement
   buf.putString(query);
@@ -381,17 +381,29 @@ export function writeExtQuery(buf: PktBuf, query: string, args: readonly string[
   }
   buf.putUint16(0); // all results are text
   buf.finishPacket();
+}
 
-  buf.startPacket(PqMsg.Describe);
-  buf.putChar(PqTarget.Portal);
-  buf.putChar(0);
-  buf.finishPacket();
-
+function writeExecute(buf: PktBuf): void {
   buf.startPacket(PqMsg.Execute);
   buf.putChar(0);
   buf.putUint32(0); // no row limit
   buf.finishPacket();
+}
 
+/** Parse, Bind and Execute of a command without a result, before the packets of writeExtQuery(). */
+export function writeExtCommand(buf: PktBuf, command: string): void {
+  writeUnnamed(buf, command, []);
+  writeExecute(buf);
+}
+
+/** Parse, Bind, Describe, Execute and Sync of a query with text parameters: the packets that auth_query sends. */
+export function writeExtQuery(buf: PktBuf, query: string, args: readonly string[]): void {
+  writeUnnamed(buf, query, args);
+  buf.startPacket(PqMsg.Describe);
+  buf.putChar(PqTarget.Portal);
+  buf.putChar(0);
+  buf.finishPacket();
+  writeExecute(buf);
   writeBare(buf, PqMsg.Sync);
 }
 
