@@ -34,7 +34,7 @@ import { PqMsg } from '../../src/core/wire/packets';
 import { describe, it } from '../harness/limits';
 
 function query(text: string): PgPreparedStatement {
-  return getPreparedStatement(Buffer.from(`${text}\0\0\0`, 'latin1'));
+  return getPreparedStatement(Buffer.from(`${text}\0\0\0`, 'latin1'), '');
 }
 
 function linked(): { client: ClientSocket; server: ServerSocket; requests: RequestQueue } {
@@ -204,7 +204,8 @@ describe('a handover', () => {
     // a number that means another query in this process
     const clash = new ServerSocket(SocketState.SV_FREE, new PgPool(new PgDatabase('db'), null));
     const { queryId } = serverPreparedEntries(to.server)[0] as { queryId: number };
-    assert.equal(restoreServerPrepared(clash, [{ queryId, query: Buffer.from('other\0\0\0'), stale: false }]), false);
+    const other = { queryId, query: Buffer.from('other\0\0\0'), reading: '', stale: false };
+    assert.equal(restoreServerPrepared(clash, [other]), false);
     freeClientStatements(to.client);
     freeServerStatements(to.server);
     freeServerStatements(clash);

@@ -17,6 +17,8 @@ const KEY_TEXT_MAX = 512;
 export class PgPreparedStatement {
   readonly queryId: number;
   readonly key: string;
+  /** see readingOf(): statements with the same text and another reading are different */
+  readonly reading: string;
   /** the bytes of a query whose key is a digest; null = the key contains them */
   private readonly longBytes: Buffer | null;
   /** number of clients' names, servers and outstanding Closes that refer to it */
@@ -24,9 +26,10 @@ export class PgPreparedStatement {
   /** undefined = not known yet */
   private channel: ChannelStatement | null | undefined;
 
-  constructor(queryId: number, key: string, longBytes: Buffer | null) {
+  constructor(queryId: number, key: string, reading: string, longBytes: Buffer | null) {
     this.queryId = queryId;
     this.key = key;
+    this.reading = reading;
     this.longBytes = longBytes;
   }
 
@@ -47,7 +50,9 @@ export class PgPreparedStatement {
    * from the key each time: a Buffer kept for each query would take several times its length.
    */
   get queryAndParameters(): Buffer {
-    return this.longBytes ?? Buffer.from(this.key, 'latin1');
+    if (this.longBytes !== null) return this.longBytes;
+    const { key, reading } = this;
+    return Buffer.from(reading === '' ? key : key.slice(0, -reading.length), 'latin1');
   }
 }
 
@@ -57,15 +62,21 @@ let lastQueryId = 0;
 /** the same queries by number, while those of another process are restored: there may be many thousands */
 let byNumber: Map<number, PgPreparedStatement> | null = null;
 
-/** A digest never equals the text of another query, because every such text contains a NUL. */
-function keyOf(queryAndParameters: Buffer): string {
-  if (queryAndParameters.length <= KEY_TEXT_MAX) return queryAndParameters.toString('latin1');
-  return createHash('sha256').update(queryAndParameters).digest('base64');
+/**
+ * A digest never equals the text of another query, because every such text contains a NUL. The text contains its own
+ * length, and a digest has a fixed one: so neither is confused with what follows.
+ */
+function keyOf(queryAndParameters: Buffer, reading: string): string {
+  const short = queryAndParameters.length <= KEY_TEXT_MAX;
+  const own = short
+    ? queryAndParameters.toString('latin1')
+    : createHash('sha256').update(queryAndParameters).digest('base64');
+  return own + reading;
 }
 
-function addStatement(queryId: number, key: string, queryAndParameters: Buffer): PgPreparedStatement {
+function addStatement(queryId: number, key: string, queryAndParameters: Buffer, reading: string): PgPreparedStatement {
   const longBytes = queryAndParameters.length <= KEY_TEXT_MAX ? null : detachBytes(queryAndParameters);
-  const ps = new PgPreparedStatement(queryId, key, longBytes);
+  const ps = new PgPreparedStatement(queryId, key, reading, longBytes);
   preparedStatements.set(key, ps);
   byNumber?.set(queryId, ps);
   return ps;
@@ -75,15 +86,16 @@ function addStatement(queryId: number, key: string, queryAndParameters: Buffer):
  * The entry of a query, created if missing. The caller must refer to it at once: an entry without references is
  * removed.
  * @param queryAndParameters a view; copied if it is kept
+ * @param reading see readingOf()
  */
-export function getPreparedStatement(queryAndParameters: Buffer): PgPreparedStatement {
-  const key = keyOf(queryAndParameters);
-  return preparedStatements.get(key) ?? addStatement(++lastQueryId, key, queryAndParameters);
+export function getPreparedStatement(queryAndParameters: Buffer, reading: string): PgPreparedStatement {
+  const key = keyOf(queryAndParameters, reading);
+  return preparedStatements.get(key) ?? addStatement(++lastQueryId, key, queryAndParameters, reading);
 }
 
 /** The entry of a query, or null. */
-export function findPreparedStatement(queryAndParameters: Buffer): PgPreparedStatement | null {
-  return preparedStatements.get(keyOf(queryAndParameters)) ?? null;
+export function findPreparedStatement(queryAndParameters: Buffer, reading: string): PgPreparedStatement | null {
+  return preparedStatements.get(keyOf(queryAndParameters, reading)) ?? null;
 }
 
 /** Removes one reference; the last one removes the query from the cache. */
@@ -95,15 +107,19 @@ export function releasePreparedStatement(ps: PgPreparedStatement): void {
  * Adds a query with the number that another process gave it: the servers taken over know it by that number.
  * @returns null if the query or the number is already in use otherwise; the caller must then close the server
  */
-export function restorePreparedStatement(queryId: number, queryAndParameters: Buffer): PgPreparedStatement | null {
-  const key = keyOf(queryAndParameters);
+export function restorePreparedStatement(
+  queryId: number,
+  queryAndParameters: Buffer,
+  reading: string,
+): PgPreparedStatement | null {
+  const key = keyOf(queryAndParameters, reading);
   const known = preparedStatements.get(key);
   if (known !== undefined) return known.queryId === queryId ? known : null;
   byNumber ??= new Map([...preparedStatements.values()].map((ps) => [ps.queryId, ps]));
   const other = byNumber.get(queryId);
   // it may have been removed since
   if (other !== undefined && preparedStatements.get(other.key) === other) return null;
-  const ps = addStatement(queryId, key, queryAndParameters);
+  const ps = addStatement(queryId, key, queryAndParameters, reading);
   if (queryId > lastQueryId) lastQueryId = queryId;
   return ps;
 }
@@ -192,9 +208,12 @@ export class ServerStatement implements ListNode {
   gone = false;
   /** the server can no longer use it, or may have lost it: it is closed and prepared again before its next use */
   stale = false;
+  /** how the server has read its constants: not as the query says if the client had changed its variables */
+  reading: string;
 
   constructor(ps: PgPreparedStatement) {
     this.ps = ps;
+    this.reading = ps.reading;
     ps.useCount++;
   }
 }

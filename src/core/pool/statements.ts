@@ -275,13 +275,16 @@ export interface ClientPrepared {
   queryId: number;
   /** the query with its NUL, the number of parameter types and the types; read-only */
   query: Buffer;
+  /** PgPreparedStatement.reading */
+  reading: string;
 }
 
 /** A server's statement in the form for a handover. Its name on the server is PGBOUNCER_<queryId>. */
 export interface ServerPrepared {
   queryId: number;
   query: Buffer;
-  /** ServerStatement.stale */
+  reading: string;
+  /** it has to be prepared again before its next use */
   stale: boolean;
 }
 
@@ -295,7 +298,8 @@ export interface RequestPrepared {
 }
 
 function serverPrepared(statement: ServerStatement): ServerPrepared {
-  return { queryId: statement.ps.queryId, query: statement.ps.queryAndParameters, stale: statement.stale };
+  const { queryId, queryAndParameters, reading } = statement.ps;
+  return { queryId, query: queryAndParameters, reading, stale: statement.stale || statement.reading !== reading };
 }
 
 function clientPrepared(statement: ClientStatement): ClientPrepared {
@@ -304,6 +308,7 @@ function clientPrepared(statement: ClientStatement): ClientPrepared {
     unsure: statement.unsure,
     queryId: statement.ps.queryId,
     query: statement.ps.queryAndParameters,
+    reading: statement.ps.reading,
   };
 }
 
@@ -345,9 +350,9 @@ export function requestPreparedEntries(server: ServerSocket): RequestPrepared[] 
  * does not see.
  */
 export function restoreClientPrepared(client: ClientSocket, entries: readonly ClientPrepared[]): void {
-  for (const { name, unsure, queryId, query } of entries) {
+  for (const { name, unsure, queryId, query, reading } of entries) {
     if (client.statements?.has(name) === true) continue;
-    const ps = restorePreparedStatement(queryId, query) ?? getPreparedStatement(query);
+    const ps = restorePreparedStatement(queryId, query, reading) ?? getPreparedStatement(query, reading);
     addClientStatement(client, name, ps).unsure = unsure;
   }
 }
@@ -359,8 +364,8 @@ export function restoreClientPrepared(client: ClientSocket, entries: readonly Cl
  */
 export function restoreServerPrepared(server: ServerSocket, entries: readonly ServerPrepared[]): boolean {
   let fits = true;
-  for (const { queryId, query, stale } of entries) {
-    const ps = restorePreparedStatement(queryId, query);
+  for (const { queryId, query, reading, stale } of entries) {
+    const ps = restorePreparedStatement(queryId, query, reading);
     if (ps === null) {
       fits = false;
     } else if (server.statements?.find(ps) === undefined) {
@@ -398,7 +403,8 @@ function restoreNote(server: ServerSocket, entry: RequestPrepared, segment: numb
   const closing = entry.kind !== NoteKind.PARSE;
   let ofServer: ServerStatement | null = null;
   if (entry.server !== null) {
-    const ps = restorePreparedStatement(entry.server.queryId, entry.server.query);
+    const { queryId, query, reading } = entry.server;
+    const ps = restorePreparedStatement(queryId, query, reading);
     if (ps !== null) {
       ofServer = closing ? new ServerStatement(ps) : (server.statements?.find(ps) ?? null);
       dropUnusedStatement(ps);
@@ -406,8 +412,8 @@ function restoreNote(server: ServerSocket, entry: RequestPrepared, segment: numb
   }
   let ofClient: ClientStatement | null = null;
   if (entry.client !== null) {
-    const { name, queryId, query } = entry.client;
-    const ps = restorePreparedStatement(queryId, query) ?? getPreparedStatement(query);
+    const { name, queryId, query, reading } = entry.client;
+    const ps = restorePreparedStatement(queryId, query, reading) ?? getPreparedStatement(query, reading);
     ofClient = closing ? new ClientStatement(name, ps) : (server.link?.statements?.get(name) ?? null);
     ofClient?.awaitAnswer(entry.kind === NoteKind.DEALLOCATE ? -1 : segment, closing);
     // until its Close or DEALLOCATE is answered, the client's next packet about that name may have to wait

@@ -39,13 +39,14 @@ const lookup = new Map<string, number>();
 /** names that ignore_startup_parameters cannot hide, in lower case */
 const configured = new Set<string>();
 
-/** Positions of client_encoding and others in vars, for the rows of SHOW FDS. */
+/** Positions of client_encoding and others in vars. */
 export const enum Var {
   DATESTYLE = 0,
   CLIENT_ENCODING = 1,
   TIMEZONE = 2,
   STD_STRINGS = 3,
   APPNAME = 4,
+  INTERVAL_STYLE = 6,
 }
 
 /**
@@ -169,6 +170,8 @@ export class VarCache {
   protected readonly current: (string | null)[] = names.map(() => null);
   /** see number(); ASKED = it has been called once; 0 = not since the values have changed */
   private ownNumber = 0;
+  /** see dateKey(); null = not known since the values have changed */
+  private ownDateKey: string | null = null;
 
   /** The values in the order of varNames(); null = unset. */
   get values(): readonly (string | null)[] {
@@ -183,6 +186,7 @@ export class VarCache {
   protected put(slot: number, value: string | null): void {
     this.current[slot] = value;
     this.ownNumber = 0;
+    this.ownDateKey = null;
   }
 
   /**
@@ -198,6 +202,14 @@ export class VarCache {
   /** As number(), if that has found one since the values have changed; else 0. */
   knownNumber(): number {
     return this.ownNumber === ASKED ? 0 : this.ownNumber;
+  }
+
+  /** The values by which PostgreSQL reads dates, times and intervals, as one text. */
+  dateKey(): string {
+    if (this.ownDateKey !== null) return this.ownDateKey;
+    const values = [Var.DATESTYLE, Var.TIMEZONE, Var.INTERVAL_STYLE].map((slot) => this.get(slot) ?? '');
+    this.ownDateKey = intern(asciiLower(values.join('\n')));
+    return this.ownDateKey;
   }
 
   /**

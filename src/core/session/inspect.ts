@@ -9,6 +9,7 @@ import { cf } from '../config/settings';
 import { disconnectClient } from '../link/objects';
 import { sbufContinue, sbufPause, sendBytes } from '../net/sbuf';
 import type { ClientSocket, PgPool, ServerSocket } from '../pool/bouncer';
+import { readingOf } from '../pool/constants';
 import { findPreparedStatement, NoteKind, type PgPreparedStatement } from '../pool/prepare';
 import { preparedStatementsEnabled, serversChange } from '../pool/statements';
 import { count, Stat } from '../pool/stats';
@@ -204,7 +205,7 @@ export function statementPacket(
     const requests = server.requests;
     if (requests.count > 0 && (type === PqMsg.Parse || requests.hasNotes())) {
       const body = type === PqMsg.Parse && requests.hasNotes() ? parseBody(buf.subarray(off, off + len)) : null;
-      const parsed = body === null ? null : findPreparedStatement(body);
+      const parsed = body === null ? null : findPreparedStatement(body, readingOf(body, client.vars));
       if (namedUnsure(client, server, type, nameOf(type, buf, off), parsed)) return holdPacket(client, server);
     }
   }

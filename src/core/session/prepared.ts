@@ -13,6 +13,7 @@ import { disconnectClient } from '../link/objects';
 import { blockSource } from '../net/sbuf';
 import { Batch } from '../pool/batch';
 import type { ClientSocket, PgPool, ServerSocket } from '../pool/bouncer';
+import { readingOf } from '../pool/constants';
 import {
   type ClientStatement,
   getPreparedStatement,
@@ -159,6 +160,11 @@ export function closeOnServer(server: ServerSocket, statement: ServerStatement, 
   server.statements?.remove(statement);
 }
 
+/** How the server would read the constants of a statement now: its client has not changed its variables for most. */
+function currentReading(server: ServerSocket, ps: PgPreparedStatement): string {
+  return ps.reading === '' || server.link === null ? ps.reading : readingOf(ps.queryAndParameters, server.link.vars);
+}
+
 /** Prepares a statement on a server. @param named the client's statement, if the client gets the answer; else null */
 export function parseOnServer(
   server: ServerSocket,
@@ -168,6 +174,7 @@ export function parseOnServer(
 ): void {
   count(server.pool.stats, Stat.PS_SERVER_PARSE_COUNT, 1);
   const fresh = new ServerStatement(ps);
+  if (named === null) fresh.reading = currentReading(server, ps);
   const action = named === null ? ResponseAction.SKIP : ResponseAction.FORWARD;
   const requests = server.requests;
   requests.push(PqMsg.Parse, action, new RequestNote(NoteKind.PARSE, fresh, named));
@@ -231,11 +238,11 @@ function handleParse(
     return true;
   }
 
-  const ps = getPreparedStatement(body);
+  const ps = getPreparedStatement(body, readingOf(body, client.vars));
   const named = addClientStatement(client, name, ps);
   named.awaitAnswer(server.requests.segment, false);
   const there = server.statements?.find(ps);
-  const known = there !== undefined && !there.stale && !server.failedTx;
+  const known = there !== undefined && isUsable(server, there) && !server.failedTx;
   if (wantDebug()) {
     const what = known ? 'mapping' : 'creating mapping for';
     slogDebug(client, `handle_parse_command: ${what} statement '${name}' to '${ps.name}' (query '${queryText(ps)}')`);
@@ -246,6 +253,11 @@ function handleParse(
   if (there !== undefined) closeOnServer(server, there, out);
   parseOnServer(server, ps, named, out);
   return true;
+}
+
+/** True if the server's statement is what its client has prepared, or would prepare now. */
+function isUsable(server: ServerSocket, { stale, reading, ps }: ServerStatement): boolean {
+  return !stale && (reading === ps.reading || reading === currentReading(server, ps));
 }
 
 /** The client's statement of that name, or null. */
@@ -260,7 +272,7 @@ function clientStatement(client: ClientSocket, name: string): PgPreparedStatemen
 function ensurePrepared(server: ServerSocket, ps: PgPreparedStatement, out: PktBuf): void {
   const statements = server.statements;
   const statement = statements?.find(ps);
-  if (statement !== undefined && !statement.stale) {
+  if (statement !== undefined && isUsable(server, statement)) {
     statements?.touch(statement);
     tally(Tally.PREPARED_HIT);
     return;

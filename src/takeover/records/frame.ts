@@ -4,6 +4,7 @@
 
 import { hostNames } from '../../core/config/records';
 import type { PgCredentials, PgDatabase, PgPool, ServerSocket } from '../../core/pool/bouncer';
+import type { ServerPrepared } from '../../core/pool/statements';
 import type { PgStats } from '../../core/pool/stats';
 import { isTracked, VarBit, type VarCache, varNames } from '../../core/pool/varcache';
 import type { UnknownUsers } from './user';
@@ -14,7 +15,7 @@ export class Frame {
   /** numbers of the pools that have been described since the freeze; empty if a version describes them only once */
   readonly described = new Set<number>();
   /** prepared queries by their number in the old process */
-  readonly queries = new Map<number, Buffer>();
+  readonly queries = new Map<number, Omit<ServerPrepared, 'stale'>>();
   /** databases missing from the new config */
   readonly goneDatabases: PgDatabase[] = [];
   /** databases whose servers were opened under another config */

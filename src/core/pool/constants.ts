@@ -1,0 +1,44 @@
+/*
+ * The constants in the text of a query. PostgreSQL reads them when it parses the query, not when it executes it, and by
+ * the variables of the session: '01.02.2024' by DateStyle, a time without a zone by TimeZone. So clients with other
+ * values of these cannot share a prepared statement.
+ */
+
+import { asciiLower, hasNonAscii } from '../base/strutil';
+import { Var, type VarCache } from './varcache';
+
+/** A constant, or a character that is not ASCII. A parameter ($1) is neither. */
+const ANY = /'|\$[^0-9]|[\x80-\xff]/;
+/** Where quotes need not come in pairs: escapes, comments, dollar quotes. */
+const UNPAIRED = /\\|--|\/\*|\$[^0-9]/;
+/** A quoted name, or a constant. */
+const QUOTED = /"[^"]*"|'([^']*)'/g;
+/** What may be a date, a time or an interval. */
+const DATE = /\d|\b(?:now|today|tomorrow|yesterday)\b/i;
+
+/** True if a constant of the text matches, or perhaps does. */
+function hasConstant(text: string, pattern: RegExp): boolean {
+  if (UNPAIRED.test(text)) return pattern.test(text);
+  for (const [, constant] of text.matchAll(QUOTED)) if (constant !== undefined && pattern.test(constant)) return true;
+  return false;
+}
+
+/** The text of a query. @param queryAndParameters as in Parse */
+function textOf(queryAndParameters: Buffer): string {
+  return queryAndParameters.toString('latin1', 0, queryAndParameters.indexOf(0));
+}
+
+/**
+ * How a session with these variables reads the constants of a query. Where it is the same, so is the prepared
+ * statement. It has no NUL.
+ * @param queryAndParameters as in Parse
+ * @returns '' if the variables do not matter, as for most queries: they have parameters instead of dates
+ */
+export function readingOf(queryAndParameters: Buffer, vars: VarCache): string {
+  const text = textOf(queryAndParameters);
+  if (!ANY.test(text)) return '';
+  let reading = hasConstant(text, DATE) ? vars.dateKey() : '';
+  if (hasNonAscii(text)) reading += `\nencoding ${asciiLower(vars.get(Var.CLIENT_ENCODING) ?? '')}`;
+  if (text.includes('\\') && vars.get(Var.STD_STRINGS) === 'off') reading += '\nescapes';
+  return reading;
+}
