@@ -11,7 +11,7 @@ import type { Bouncer } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
 import { after, before, describe } from '../harness/limits';
 import { it } from '../harness/machine';
-import { onServer, prepare, use } from '../harness/prepared-packets';
+import { close, onServer, prepare, SYNC, use } from '../harness/prepared-packets';
 import { RawClient } from '../harness/raw-client';
 import { withRebootChain } from '../harness/reboot-chain';
 
@@ -123,6 +123,22 @@ it('clients share a statement whose constants do not depend on their variables',
       assert.equal(await use(client, 'q', ['1']), 'one');
     }
     assert.deepEqual(await onServer(await login(pooler)), ['PGBOUNCER_1']);
+  }));
+
+it("'now' is the time of the client's own Parse, also if the server has the statement already", () =>
+  withOneServer(async (pooler) => {
+    const sql = "SELECT 'now'::timestamptz::text";
+    const [a, b] = [await login(pooler), await login(pooler)];
+    await prepare(a, 'q', sql);
+    const first = await use(a, 'q');
+    assert.equal(await use(a, 'q'), first);
+    await prepare(b, 'q', sql);
+    const second = await use(b, 'q');
+    assert.notEqual(second, first);
+    await b.send(close('q'), SYNC);
+    await b.until('Z');
+    await prepare(b, 'q', sql);
+    assert.notEqual(await use(b, 'q'), second);
   }));
 
 it('a new process distinguishes the statements, too', () =>

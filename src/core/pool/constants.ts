@@ -15,6 +15,8 @@ const UNPAIRED = /\\|--|\/\*|\$[^0-9]/;
 const QUOTED = /"[^"]*"|'([^']*)'/g;
 /** What may be a date, a time or an interval. */
 const DATE = /\d|\b(?:now|today|tomorrow|yesterday)\b/i;
+/** A date that depends on the clock; now() is a function. */
+const CLOCK = /\b(?:now|today|tomorrow|yesterday)\b(?!\s*\()/i;
 
 /** True if a constant of the text matches, or perhaps does. */
 function hasConstant(text: string, pattern: RegExp): boolean {
@@ -41,4 +43,9 @@ export function readingOf(queryAndParameters: Buffer, vars: VarCache): string {
   if (hasNonAscii(text)) reading += `\nencoding ${asciiLower(vars.get(Var.CLIENT_ENCODING) ?? '')}`;
   if (text.includes('\\') && vars.get(Var.STD_STRINGS) === 'off') reading += '\nescapes';
   return reading;
+}
+
+/** True if a constant has the time of the Parse, like 'today': an earlier Parse of the same query is another one. */
+export function readsClock(queryAndParameters: Buffer): boolean {
+  return hasConstant(textOf(queryAndParameters), CLOCK);
 }

@@ -13,7 +13,7 @@ import { disconnectClient } from '../link/objects';
 import { blockSource } from '../net/sbuf';
 import { Batch } from '../pool/batch';
 import type { ClientSocket, PgPool, ServerSocket } from '../pool/bouncer';
-import { readingOf } from '../pool/constants';
+import { readingOf, readsClock } from '../pool/constants';
 import {
   type ClientStatement,
   getPreparedStatement,
@@ -242,14 +242,15 @@ function handleParse(
   const named = addClientStatement(client, name, ps);
   named.awaitAnswer(server.requests.segment, false);
   const there = server.statements?.find(ps);
-  const known = there !== undefined && isUsable(server, there) && !server.failedTx;
+  const dated = ps.reading !== '' && readsClock(body);
+  const known = there !== undefined && isUsable(server, there) && !server.failedTx && !dated;
   if (wantDebug()) {
     const what = known ? 'mapping' : 'creating mapping for';
     slogDebug(client, `handle_parse_command: ${what} statement '${name}' to '${ps.name}' (query '${queryText(ps)}')`);
   }
   tally(known ? Tally.PREPARED_HIT : Tally.PREPARED_MISS);
   if (known) return answerInTurn(client, server, PqMsg.Parse, new RequestNote(NoteKind.PARSE, null, named));
-  // in a failed transaction the server must reject it
+  // in a failed transaction the server must reject it; 'today' may have become yesterday
   if (there !== undefined) closeOnServer(server, there, out);
   parseOnServer(server, ps, named, out);
   return true;
