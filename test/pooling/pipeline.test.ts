@@ -267,6 +267,24 @@ describe('the server of a pipeline in transaction pooling', () => {
     await raw.end();
   });
 
+  it('a Flush while no answer is outstanding takes no server connection', async () => {
+    const idle = [await rawIn('transaction'), await rawIn('transaction')];
+    for (const raw of idle) {
+      await raw.send(whole('SELECT 1'), SYNC);
+      await raw.until('Z');
+      await raw.send(FLUSH);
+    }
+    // in session pooling, and in a transaction, it has no effect either
+    const busy = [await rawIn('session'), await rawIn('transaction')];
+    for (const raw of busy) {
+      await raw.query('BEGIN');
+      await raw.send(FLUSH);
+      assert.deepEqual(rows(await raw.query('SELECT 2')), ['2']);
+      assert.equal((await raw.query('COMMIT')).at(-1)?.body.toString(), 'I');
+    }
+    for (const raw of [...idle, ...busy]) await raw.end();
+  });
+
   it('a client that disconnects within a pipeline ends its server connection and affects no other client', async () => {
     const raw = await rawIn('transaction');
     const other = await rawIn('transaction');

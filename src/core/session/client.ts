@@ -342,8 +342,9 @@ function classify(client: ClientSocket, type: number, buf: Buffer, off: number, 
     case PqMsg.FunctionCall:
     case PqMsg.Sync:
     case PqMsg.Execute:
-    case PqMsg.Flush:
       return Verdict.FORWARD;
+    case PqMsg.Flush:
+      return flushPacket(client, len);
     case PqMsg.Parse:
     case PqMsg.Bind:
     case PqMsg.Describe:
@@ -361,6 +362,15 @@ function classify(client: ClientSocket, type: number, buf: Buffer, off: number, 
     default:
       return unknownPacket(client, type);
   }
+}
+
+/** A Flush while no answer is outstanding has no effect. It would take a server, and no answer would release that. */
+function flushPacket(client: ClientSocket, len: number): Verdict {
+  const { db, link: server } = client;
+  if (db?.admin === true) return Verdict.FORWARD;
+  if (server !== null && (server.requests.count > 0 || !(server.ready || server.idleTx))) return Verdict.FORWARD;
+  count((client.pool as PgPool).stats, Stat.CLIENT_BYTES, len);
+  return Verdict.CONSUMED;
 }
 
 function classifyQuery(client: ClientSocket, buf: Buffer, off: number, end: number, len: number): Verdict {
