@@ -161,6 +161,8 @@ export function findServer(client: ClientSocket): boolean {
   if (wantNoise()) slogNoise(client, `linking client to S-0x${server.id.toString(16)}`);
   client.link = server;
   server.link = client;
+  server.changedVars = 0;
+  server.afterReset = false;
   count(server.pool.stats, Stat.SERVER_ASSIGNMENT_COUNT, 1);
   changeServerState(server, SocketState.SV_ACTIVE);
   watchLeftovers(server);

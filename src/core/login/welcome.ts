@@ -33,7 +33,10 @@ function welcomeClient(client: ClientSocket): boolean {
   const console = (client.db as PgDatabase).admin;
   const mode = console ? PoolMode.STMT : connectionPoolMode(client);
   const statements = console ? 0 : cf.maxPreparedStatements;
-  if (own === null) client.vars.fillUnset(pool.origVars);
+  if (own === null) {
+    client.startupVars = client.vars.startup();
+    client.vars.fillUnset(pool.origVars);
+  }
   const greeting = own === null ? greetingOf(pool, client.vars.values, mode, statements) : own;
   const buf = pktbufTemp();
   buf.putBytes(greeting);

@@ -353,6 +353,8 @@ export interface PartialPacket {
 export class ClientSocket extends PgSocket {
   readonly kind: SocketKind.CLIENT = SocketKind.CLIENT;
   vars = new VarCache();
+  /** VarCache.startup() of its login */
+  startupVars: readonly (string | null)[] | null = null;
   link: ServerSocket | null = null;
   /** null while the client logs in, except that it is the pool for auth_query while the login waits for that */
   pool: PgPool | null = null;
@@ -447,6 +449,10 @@ export class ServerSocket extends PgSocket {
   settingVars = false;
   /** while it does: it gets the client's encoding first, and then the other variables */
   recoding = false;
+  /** varBit(), or'ed, of what it has reported to its client since it was last idle */
+  changedVars = 0;
+  /** its client has run RESET or DISCARD ALL since then */
+  afterReset = false;
   /** while it does: its variables before; null after a takeover in the middle of it */
   varsUndo: VarsUndo | null = null;
   /** to be released when idle even in session mode (reset query, auth_query) */

@@ -49,6 +49,9 @@ export const enum Var {
   INTERVAL_STYLE = 6,
 }
 
+/** So many variables have a varBit(). */
+const VAR_BITS = 31;
+
 /**
  * What is known about a server's variable besides its value. Not for those that PgBouncer has always tracked: clients
  * have a value for each of these, the default of the time of their login.
@@ -118,6 +121,12 @@ export function isTracked(name: string): boolean {
   return lookup.has(asciiLower(name));
 }
 
+/** A bit for the variable; 0 = it is not tracked, or one of too many. */
+export function varBit(name: string): number {
+  const slot = lookup.get(asciiLower(name)) ?? VAR_BITS;
+  return slot < VAR_BITS ? 1 << slot : 0;
+}
+
 /** True for the variables of which each client has a value. */
 export function isAlwaysTracked(name: string): boolean {
   const slot = lookup.get(asciiLower(name));
@@ -152,6 +161,9 @@ const NUMBERED_LENGTH_MAX = 1024;
 let lastNumber = 0;
 /** In place of a number: the next call of number() finds one. */
 const ASKED = -1;
+
+/** The values that clients have begun with: most begin with the same. Bounded like the numbers. */
+const beginnings = new Map<string, readonly (string | null)[]>();
 
 /** A number that no other set of values has, or 0 if the values are too long to be kept. */
 function numberOf(values: readonly (string | null)[]): number {
@@ -243,6 +255,41 @@ export class VarCache {
   fillUnset(defaults: VarCache): void {
     for (let i = 0; i < ALWAYS_TRACKED.length; i++)
       if (this.current[i] === null) this.put(i, defaults.current[i] ?? null);
+  }
+
+  /** The values of a client before fillUnset(), for restoreStartup(); null = none. Clients share equal ones. */
+  startup(): readonly (string | null)[] | null {
+    if (this.current.every((value) => value === null)) return null;
+    const key = JSON.stringify(this.current);
+    const known = beginnings.get(key);
+    if (known !== undefined) return known;
+    const values = this.current.slice();
+    if (key.length > NUMBERED_LENGTH_MAX) return values;
+    if (beginnings.size >= NUMBERS_MAX) beginnings.clear();
+    beginnings.set(key, values);
+    return values;
+  }
+
+  /**
+   * After RESET or DISCARD ALL, gives variables that have the server's defaults now the values of the startup packet.
+   * @param values startup()
+   * @param changed varBit(), or'ed, of the variables that the server has reported
+   * @param restored called for each variable
+   */
+  restoreStartup(
+    values: readonly (string | null)[],
+    defaults: VarCache,
+    changed: number,
+    restored: (name: string, value: string) => void,
+  ): void {
+    for (let i = 0; i < values.length && i < VAR_BITS; i++) {
+      const value = values[i] ?? null;
+      if (value === null || (changed & (1 << i)) === 0 || value === this.current[i]) continue;
+      // RESET means another user there, not a value
+      if (this.current[i] !== defaults.current[i] || names[i] === 'session_authorization') continue;
+      this.put(i, value);
+      restored(names[i] as string, value);
+    }
   }
 
   /** Appends names and values to a startup packet: replication connections cannot use SET. */

@@ -152,6 +152,7 @@ export function noteDiscarded(server: ServerSocket, off: number, end: number): v
   // D, R
   if (arena[off] !== 0x44 && arena[off] !== 0x52) return;
   const tag = arena.toString('latin1', off, end);
+  if (server.link !== null && !server.settingVars && tag !== 'DEALLOCATE ALL') server.afterReset = true;
   if (tag === 'RESET') {
     // not that of the pooler, whose effect is known
     if (!server.settingVars) server.vars.forget(false);

@@ -5,7 +5,7 @@ import { arena } from '../base/native';
 import { disconnectServer } from '../link/objects';
 import { noteRole, roleChanged } from '../link/target-session';
 import { type ServerSocket, SocketState } from '../pool/bouncer';
-import { isAlwaysTracked } from '../pool/varcache';
+import { isAlwaysTracked, varBit } from '../pool/varcache';
 import { PktReader } from '../wire/reader';
 
 /** Handles a ParameterStatus, body in arena[off, end). @returns false if the server was disconnected */
@@ -28,6 +28,7 @@ export function loadParameter(server: ServerSocket, off: number, end: number): b
   if (!server.settingVars || isAlwaysTracked(name)) {
     if (wantDebug()) slogDebug(client, `setting client var: ${name}='${value}'`);
     client.vars.set(name, value);
+    if (!server.settingVars) server.changedVars |= varBit(name);
   }
   return true;
 }

@@ -36,6 +36,7 @@ import {
   serverErrorLine,
 } from '../wire/reader';
 import { Verdict } from '../wire/verdict';
+import { restoredAfterReset } from './after-reset';
 import { bulkEnd, bulkOfServer } from './bulk';
 import { Completion, completion, endCopy, queryEnded } from './complete';
 import { countBytes, countTimes } from './counters';
@@ -302,7 +303,10 @@ function workPacket(server: ServerSocket, off: number, end: number): Verdict {
     case PqMsg.ReadyForQuery: {
       const verdict = readyForQuery(server, off, end);
       if (verdict !== Verdict.FORWARD) return verdict;
-      break;
+      if (server.changedVars === 0 || !packetState.ready) break;
+      const instead = restoredAfterReset(server);
+      const delivered = deliver(server, off, end, len);
+      return instead === null || delivered !== Verdict.FORWARD ? delivered : replace(instead, READY_LEN);
     }
     case PqMsg.NoticeResponse:
       keepStatus(server);

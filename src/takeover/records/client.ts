@@ -10,6 +10,7 @@ import { LoginPhase } from '../../core/pool/phases';
 import { Deallocation } from '../../core/pool/prepare';
 import { keepOwners } from '../../core/pool/provisional';
 import { clientPreparedEntries, restoreClientPrepared } from '../../core/pool/statements';
+import { VarCache } from '../../core/pool/varcache';
 import { restoreUnnamed } from '../../core/session/unnamed';
 import { bytesText, ownBytesOf } from './bytes';
 import { type ConsoleRecord, consoleOf, consoleRecord } from './console';
@@ -34,6 +35,8 @@ export interface ClientRecord extends SocketRecord, LoginFields {
   unnamed?: string;
   /** the statement that its unnamed DEALLOCATE frees, by name; null = ALL */
   deallocating?: string | null;
+  /** the values that it gets again by RESET */
+  startupVars?: readonly (string | null)[];
   /** console client that uses the extended protocol, which version 0.1.0 does not support */
   console?: ConsoleRecord;
   /* from format 3 on */
@@ -56,6 +59,7 @@ export function clientRecord(client: ClientSocket, described: Described, seen: S
   if (client.unnamedSeq !== 0 && client.unnamed !== null && client.unnamedLen > 0) {
     record.unnamed = bytesText(client.unnamed.subarray(0, client.unnamedLen));
   }
+  if (client.startupVars !== null) record.startupVars = client.startupVars;
   if (deallocating !== null) record.deallocating = deallocating.statement?.name ?? null;
   if (client.listening !== null) record.listening = clientListeningRecord(client, client.listening);
   if (login !== null) addLoginFields(record, client, login);
@@ -94,6 +98,11 @@ export function readClient(
   if (record.clientStatements !== undefined) {
     const entries = record.clientStatements.map((tuple) => readClientTuple(tuple, frame));
     restoreClientPrepared(client, entries);
+  }
+  if (record.startupVars !== undefined) {
+    const values = new VarCache();
+    frame.varsOf(record.startupVars, values);
+    client.startupVars = values.startup();
   }
   if (record.listening !== undefined && pool !== null) readClientListening(record.listening, client);
   if (record.unnamed !== undefined) restoreUnnamed(client, ownBytesOf(record.unnamed));
