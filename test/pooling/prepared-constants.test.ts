@@ -1,6 +1,7 @@
 /*
  * Prepared statements with constants. PostgreSQL reads these when it parses the query, by the variables of the session.
- * A client gets what its own session would read, although clients share the statements of a server connection.
+ * A client gets what its own session would read, although clients share the statements of a server connection. The
+ * same holds for the names of tables.
  */
 
 import assert from 'node:assert/strict';
@@ -11,8 +12,8 @@ import type { Bouncer } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
 import { after, before, describe } from '../harness/limits';
 import { it } from '../harness/machine';
-import { close, onServer, prepare, SYNC, use } from '../harness/prepared-packets';
-import { RawClient } from '../harness/raw-client';
+import { bind, close, EXECUTE, onServer, prepare, SYNC, use } from '../harness/prepared-packets';
+import { RawClient, rowValues } from '../harness/raw-client';
 import { withRebootChain } from '../harness/reboot-chain';
 
 let pg: PgCluster;
@@ -125,6 +126,32 @@ it('clients share a statement whose constants do not depend on their variables',
     assert.deepEqual(await onServer(await login(pooler)), ['PGBOUNCER_1']);
   }));
 
+it('clients whose search_path leads to other tables do not share statements', () =>
+  withOneServer(async (pooler) => {
+    const sql = 'SELECT * FROM goods WHERE id = $1';
+    for (const [schema, columns] of [
+      ['one', "1 AS id, 'from one' AS name"],
+      ['two', "'1'::text AS id, 'more' AS more, 'from two' AS name"],
+    ])
+      await pg.sql(`CREATE SCHEMA ${schema}; CREATE TABLE ${schema}.goods AS SELECT ${columns}`);
+    try {
+      const ways: Record<string, string>[] = [{ search_path: 'one' }, { options: '-c search_path=two' }];
+      const clients = await Promise.all(ways.map((params) => login(pooler, { params })));
+      for (const client of clients) assert.equal(await prepare(client, 'q', sql), '1Z');
+      for (let turn = 0; turn < 2; turn++) {
+        const found: (string | null)[] = [];
+        for (const client of clients) {
+          await client.send(bind('q', ['1']), EXECUTE, SYNC);
+          const row = (await client.until('Z')).find((msg) => msg.type === 'D');
+          found.push(row === undefined ? null : (rowValues(row).at(-1) ?? null));
+        }
+        assert.deepEqual(found, ['from one', 'from two']);
+      }
+    } finally {
+      await pg.sql('DROP SCHEMA one, two CASCADE');
+    }
+  }));
+
 it("'now' is the time of the client's own Parse, also if the server has the statement already", () =>
   withOneServer(async (pooler) => {
     const sql = "SELECT 'now'::timestamptz::text";
@@ -173,6 +200,6 @@ describe('which constants depend on variables', () => {
     ["SELECT '\xe9'", true],
   ] as const)
     it(`${depends ? 'those' : 'none'} of ${JSON.stringify(sql)}`, () => {
-      assert.equal(readingOf(Buffer.from(`${sql}\0\0\0`, 'latin1'), vars) !== '', depends);
+      assert.equal(readingOf(Buffer.from(`${sql}\0\0\0`, 'latin1'), { vars, startupVars: null }) !== '', depends);
     });
 });

@@ -1,11 +1,13 @@
 /*
  * The constants in the text of a query. PostgreSQL reads them when it parses the query, not when it executes it, and by
  * the variables of the session: '01.02.2024' by DateStyle, a time without a zone by TimeZone. So clients with other
- * values of these cannot share a prepared statement.
+ * values of these cannot share a prepared statement. Neither can clients for which the same names mean other tables:
+ * the types of a statement's parameters and columns are those of its first Parse.
  */
 
 import { asciiLower, hasNonAscii } from '../base/strutil';
-import { Var, type VarCache } from './varcache';
+import type { ClientSocket } from './bouncer';
+import { Var } from './varcache';
 
 /** A constant, or a character that is not ASCII. A parameter ($1) is neither. */
 const ANY = /'|\$[^0-9]|[\x80-\xff]/;
@@ -31,15 +33,18 @@ function textOf(queryAndParameters: Buffer): string {
 }
 
 /**
- * How a session with these variables reads the constants of a query. Where it is the same, so is the prepared
- * statement. It has no NUL.
+ * How the session of a client reads a query. Where it is the same, so is the prepared statement. It has no NUL. A later
+ * SET of search_path does not count: PostgreSQL then analyses the statement again.
  * @param queryAndParameters as in Parse
  * @returns '' if the variables do not matter, as for most queries: they have parameters instead of dates
  */
-export function readingOf(queryAndParameters: Buffer, vars: VarCache): string {
+export function readingOf(queryAndParameters: Buffer, client: Pick<ClientSocket, 'vars' | 'startupVars'>): string {
+  const { vars, startupVars } = client;
+  const path = startupVars?.[Var.SEARCH_PATH] ?? null;
+  const names = path === null ? '' : `\npath ${path}`;
   const text = textOf(queryAndParameters);
-  if (!ANY.test(text)) return '';
-  let reading = hasConstant(text, DATE) ? vars.dateKey() : '';
+  if (!ANY.test(text)) return names;
+  let reading = hasConstant(text, DATE) ? vars.dateKey() + names : names;
   if (hasNonAscii(text)) reading += `\nencoding ${asciiLower(vars.get(Var.CLIENT_ENCODING) ?? '')}`;
   if (text.includes('\\') && vars.get(Var.STD_STRINGS) === 'off') reading += '\nescapes';
   return reading;

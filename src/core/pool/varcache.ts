@@ -47,6 +47,7 @@ export const enum Var {
   STD_STRINGS = 3,
   APPNAME = 4,
   INTERVAL_STYLE = 6,
+  SEARCH_PATH = 8,
 }
 
 /** So many variables have a varBit(). */

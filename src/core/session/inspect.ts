@@ -205,7 +205,7 @@ export function statementPacket(
     const requests = server.requests;
     if (requests.count > 0 && (type === PqMsg.Parse || requests.hasNotes())) {
       const body = type === PqMsg.Parse && requests.hasNotes() ? parseBody(buf.subarray(off, off + len)) : null;
-      const parsed = body === null ? null : findPreparedStatement(body, readingOf(body, client.vars));
+      const parsed = body === null ? null : findPreparedStatement(body, readingOf(body, client));
       if (namedUnsure(client, server, type, nameOf(type, buf, off), parsed)) return holdPacket(client, server);
     }
   }

@@ -162,7 +162,7 @@ export function closeOnServer(server: ServerSocket, statement: ServerStatement, 
 
 /** How the server would read the constants of a statement now: its client has not changed its variables for most. */
 function currentReading(server: ServerSocket, ps: PgPreparedStatement): string {
-  return ps.reading === '' || server.link === null ? ps.reading : readingOf(ps.queryAndParameters, server.link.vars);
+  return ps.reading === '' || server.link === null ? ps.reading : readingOf(ps.queryAndParameters, server.link);
 }
 
 /** Prepares a statement on a server. @param named the client's statement, if the client gets the answer; else null */
@@ -238,7 +238,7 @@ function handleParse(
     return true;
   }
 
-  const ps = getPreparedStatement(body, readingOf(body, client.vars));
+  const ps = getPreparedStatement(body, readingOf(body, client));
   const named = addClientStatement(client, name, ps);
   named.awaitAnswer(server.requests.segment, false);
   const there = server.statements?.find(ps);
