@@ -247,6 +247,28 @@ describe('a statement whose result changes', () => {
 });
 
 describe('a server that lost its statements', () => {
+  it('a statement whose parameters no longer fit the table is prepared again', () =>
+    withMode('transaction', async (pooler) => {
+      const [a, b] = [await login(pooler), await login(pooler)];
+      const sql = 'SELECT count(*) FROM kinds WHERE id = $1';
+      const useOne = async (client: RawClient) => {
+        const values = [int16(0), int16(1), int32(1), Buffer.from('1'), int16(0)];
+        return summary(await exchange(client, message('B', cstring(''), cstring('q'), ...values), EXECUTE));
+      };
+      await ask(a, 'CREATE TABLE kinds AS SELECT 1 AS id');
+      try {
+        await exchange(a, parse('q', sql));
+        assert.equal(await useOne(a), '1 I');
+        await ask(a, 'ALTER TABLE kinds ALTER id TYPE text');
+        await exchange(b, parse('q', sql));
+        assert.match(await useOne(b), /^42883 /);
+        assert.equal(await useOne(b), '1 I');
+        assert.equal(await useOne(a), '1 I');
+      } finally {
+        await ask(a, 'DROP TABLE kinds');
+      }
+    }));
+
   it('statements lost by DEALLOCATE ALL in a function are prepared again without an error for clients', () =>
     withMode('transaction', async (pooler) => {
       const client = await login(pooler);

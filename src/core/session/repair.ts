@@ -22,6 +22,8 @@ const DUPLICATE_STATEMENT = '42P05';
 /** Among others: a Bind with another number of parameters than the statement has. */
 const PROTOCOL_VIOLATION = '08P01';
 const NOT_SUPPORTED = '0A000';
+/** Syntax error or access rule violation. A Bind reports such errors when it analyses the statement again. */
+const ANALYSIS_CLASS = '42';
 /** The routine in which PostgreSQL detects that a statement's result has changed; the message may be translated. */
 const REVALIDATE = 'RevalidateCachedQuery';
 
@@ -164,9 +166,11 @@ function learn(server: ServerSocket, fields: Fields): boolean {
     markStale(server, null);
     return true;
   }
-  if (fields.sqlstate !== NOT_SUPPORTED || fields.routine !== REVALIDATE) return false;
-  markStale(server, subject);
-  return asksForResult(requests);
+  const changed = fields.sqlstate === NOT_SUPPORTED && fields.routine === REVALIDATE;
+  // its parameters have the types of its first Parse, with which the changed tables cannot be used
+  const outdated = fields.sqlstate.startsWith(ANALYSIS_CLASS);
+  if (changed || outdated) markStale(server, subject);
+  return changed && asksForResult(requests);
 }
 
 /**
