@@ -269,6 +269,15 @@ describe('a server that lost its statements', () => {
       }
     }));
 
+  it('a server connection on which SQL has prepared a name of the pooler is replaced after one error', () =>
+    withMode('transaction', async (pooler) => {
+      const [a, b] = [await login(pooler), await login(pooler)];
+      await ask(a, 'PREPARE "PGBOUNCER_1" AS SELECT 0');
+      assert.match(summary(await exchange(b, parse('q', 'SELECT 1'))), /^42P05 /);
+      await exchange(b, parse('q', 'SELECT 1'));
+      assert.equal(await use(b, 'q'), '1 I');
+    }));
+
   it('statements lost by DEALLOCATE ALL in a function are prepared again without an error for clients', () =>
     withMode('transaction', async (pooler) => {
       const client = await login(pooler);

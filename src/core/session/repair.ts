@@ -151,6 +151,12 @@ function readyBehind(off: number, end: number): boolean | null {
   return end - off < READY_LEN ? null : arena[off + NEW_HEADER_LEN] === TxStatus.Idle;
 }
 
+/** True if the server already has a statement with the common name of a query: a client has run PREPARE in SQL. */
+function isNameTaken({ requests }: ServerSocket, { sqlstate }: Fields): boolean {
+  const note = requests.firstNote();
+  return sqlstate === DUPLICATE_STATEMENT && note?.kind === NoteKind.PARSE && note.server !== null;
+}
+
 /**
  * Marks the statements that the server cannot use.
  * @returns true if sending the transaction again helps, and the client cannot tell
@@ -181,6 +187,7 @@ export function statementError(server: ServerSocket, off: number, end: number, l
   const requests = server.requests;
   if (requests.count === 0 || requests.firstAction() === ResponseAction.FAKE) return ErrorFate.FORWARD;
   const fields = readFields(off + NEW_HEADER_LEN, off + len);
+  if (isNameTaken(server, fields)) server.closeNeeded = true;
   if (learn(server, fields) && server.batch?.repeatable(requests.total, requests.count)) {
     const ready = readyBehind(off + len, end);
     if (ready === null) return ErrorFate.MORE;
