@@ -9,16 +9,7 @@ import { ask, errorIn, login, withPooler } from '../harness/answers';
 import type { Bouncer } from '../harness/bouncer';
 import { after, before, describe } from '../harness/limits';
 import { it } from '../harness/machine';
-import {
-  cstring,
-  int16,
-  int32,
-  letters,
-  type Message,
-  message,
-  type RawClient,
-  rowValues,
-} from '../harness/raw-client';
+import { cstring, int16, int32, letters, type Message, message, RawClient, rowValues } from '../harness/raw-client';
 import { withRebootChain } from '../harness/reboot-chain';
 
 let pg: PgCluster;
@@ -345,6 +336,31 @@ describe('the unnamed statement', () => {
       assert.match(summary(await a.until('Z')), /^26000 /);
       assert.equal(summary(await a.until('Z')), '26000 unnamed prepared statement does not exist I');
       assert.equal(await use(b, ''), 'of b I');
+    }));
+
+  it('the unnamed statement stays if the server skips what would replace it, as in a direct connection', () =>
+    withMode('transaction', async (pooler) => {
+      const [a, b] = [await login(pooler), await login(pooler)];
+      const direct = await RawClient.connect({ port: pg.port });
+      await direct.login();
+      for (const client of [direct, a]) {
+        const isThen = async (wanted: string, ...packets: Buffer[]) => {
+          assert.match(summary(await exchange(client, ...packets)), /^(26000|42703) /);
+          await exchange(b, parse('', "SELECT 'of b'"));
+          assert.equal(await use(client, ''), wanted);
+        };
+        const [one, two] = [parse('', "SELECT 'one'"), parse('', "SELECT 'two'")];
+        await exchange(client, one);
+        await isThen('one I', bind('nothing'), two);
+        await isThen('one I', bind('nothing'), close(''), two, parse('', "SELECT 'three'"));
+        await isThen('one I', bind('nothing'), message('Q', cstring('SELECT 2')), two);
+        await isThen('two I', two, bind('nothing'), one);
+        const none = '26000 unnamed prepared statement does not exist I';
+        await isThen(none, parse('', 'SELECT nothing_such'), one);
+        await exchange(client, one);
+        await isThen(none, bind(''), close(''), EXECUTE, bind('nothing'), two);
+      }
+      await direct.end();
     }));
 
   it('the unnamed statement belongs to its client in a new process', () =>

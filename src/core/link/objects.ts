@@ -363,6 +363,7 @@ function unlinkOnRelease(server: ServerSocket): SocketState {
   if (client !== null) {
     client.link = null;
     server.link = null;
+    client.earlierUnnamed = null;
     if (ended.wanted) ended.clients.push(client);
     if (client.listening !== null) sendNotifications(client);
     // the client waited until this server had sent its bytes, and no further event would wake it

@@ -13,7 +13,7 @@ import type { Greeting } from './greeting';
 import type { Leftovers } from './leftovers';
 import { ClientLogin, ServerLogin } from './login-state';
 import { Dropping, Recovery } from './phases';
-import type { ClientStatement, Deallocation, ServerStatements } from './prepare';
+import type { ClientStatement, Deallocation, EarlierUnnamed, ServerStatements } from './prepare';
 import { RequestQueue } from './requests';
 import { newStats, type PgStats } from './stats';
 import { ServerVars, VarCache, type VarsUndo } from './varcache';
@@ -383,6 +383,8 @@ export class ClientSocket extends PgSocket {
   unnamedLen = 0;
   /** the unnamed statement is a DEALLOCATE that the pooler handles itself */
   deallocating: Deallocation | null = null;
+  /** the unnamed statement before a request that replaces it and may be skipped; null = no such request */
+  earlierUnnamed: EarlierUnnamed | null = null;
   /** which of the client's packets are dropped */
   dropping: Dropping = Dropping.NONE;
   /** the connection ended or broke without Terminate */

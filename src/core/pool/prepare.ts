@@ -263,6 +263,19 @@ export class Deallocation {
   }
 }
 
+/** A client's unnamed statement before a request that replaces it, as long as the server may skip that request. */
+export interface EarlierUnnamed {
+  /** the segment of the pipeline with that request (RequestQueue.segment) */
+  readonly segment: number;
+  /** number of the request: RequestQueue.total before it */
+  readonly at: number;
+  /* the fields of ClientSocket */
+  readonly unnamedSeq: number;
+  readonly unnamed: Buffer | null;
+  readonly unnamedLen: number;
+  readonly deallocating: Deallocation | null;
+}
+
 /** The kind of request that a note belongs to. */
 export const enum NoteKind {
   /** Parse: the note has the statement that it registered */

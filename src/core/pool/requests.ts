@@ -115,6 +115,11 @@ export class RequestQueue {
     return false;
   }
 
+  /** True if an outstanding request may fail so that the server skips the next one. */
+  maySkip(): boolean {
+    return this.count > 0 && (this.entryAt(this.count - 1) & TYPE_MASK) !== PqMsg.Sync;
+  }
+
   /** True if an outstanding request has a note. */
   hasNotes(): boolean {
     return this.notes !== null && this.notes.length > this.notesHead;

@@ -20,7 +20,7 @@ import {
   ServerStatement,
   ServerStatements,
 } from './prepare';
-import { type ResponseAction, UNNAMED } from './requests';
+import { type ResponseAction, UNNAMED, UNNAMED_AGAIN } from './requests';
 import { isServerSocket } from './socket';
 
 /** True if a client's next transaction may run on another server. In session mode, statements are left alone. */
@@ -56,6 +56,7 @@ export function dropClientStatement(client: ClientSocket | null, statement: Clie
 export function freeClientStatements(client: ClientSocket): void {
   client.partial = null;
   client.unnamed = null;
+  client.earlierUnnamed = null;
   client.unnamedSeq = 0;
   client.deallocating = null;
   const statements = client.statements;
@@ -209,15 +210,39 @@ function keepClientStatement(client: ClientSocket | null, statement: ClientState
   client.statements.set(statement.name, statement);
 }
 
+/** True if the server skipped the request that replaced its client's unnamed statement. @param failedAt as its `at` */
+function skippedUnnamed({ link, requests }: ServerSocket, failedAt: number): boolean {
+  const at = link?.earlierUnnamed?.at ?? -1;
+  return at > failedAt && at < requests.total - requests.count;
+}
+
+/** The client's unnamed statement is the one before the request that was skipped. */
+function restoreEarlier(server: ServerSocket): void {
+  const client = server.link;
+  const earlier = client?.earlierUnnamed ?? null;
+  if (client === null || earlier === null) return;
+  // a Parse for this client may have been skipped, too
+  server.unnamedSeq = 0;
+  client.unnamedSeq = earlier.unnamedSeq;
+  client.unnamed = earlier.unnamed;
+  client.unnamedLen = earlier.unnamedLen;
+  client.deallocating = earlier.deallocating;
+  client.earlierUnnamed = null;
+}
+
 /**
  * Drops the requests that the server skipped after an error, up to and including the first of these types, and undoes
  * their effects. It undoes the newest first, because a pipeline may prepare, evict and prepare the same query again.
  */
 export function clearRequestsUntil(server: ServerSocket, typeA: number, typeB: number): void {
   const requests = server.requests;
+  const failedAt = requests.total - requests.count;
+  // the server has no unnamed statement after a Parse that failed
+  const unnamedFailed = requests.count > 0 && requests.subjectAt(0) >= UNNAMED_AGAIN;
   const dropped = requests.clearUntil(typeA, typeB);
   if (wantNoise()) slogNoise(server, `clear_outstanding_requests_until_sync: still outstanding ${requests.count}`);
-  if (requests.droppedUnnamed !== 0 && !requests.hasUnnamedParse()) {
+  if (!unnamedFailed && skippedUnnamed(server, failedAt)) restoreEarlier(server);
+  else if (requests.droppedUnnamed !== 0 && !requests.hasUnnamedParse()) {
     // the server has no unnamed statement now, or an older statement that is unknown here
     server.unnamedSeq = 0;
     const client = server.link;

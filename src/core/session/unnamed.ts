@@ -31,6 +31,28 @@ function roomFor(client: ClientSocket, length: number): Buffer {
   return client.unnamed;
 }
 
+/**
+ * A request replaces the client's unnamed statement. If the server may skip it, the statement is kept until then. Only
+ * one is kept: what follows in the same pipeline is skipped with the request, or comes after it.
+ */
+function replaceUnnamed(client: ClientSocket, server: ServerSocket): void {
+  const { requests } = server;
+  if (!requests.maySkip()) {
+    client.earlierUnnamed = null;
+    return;
+  }
+  if (client.earlierUnnamed?.segment === requests.segment) return;
+  const { unnamed, unnamedLen, deallocating } = client;
+  // an outstanding Parse of an earlier segment decides what it is
+  const unnamedSeq = unnamedUnsure(server) ? 0 : client.unnamedSeq;
+  client.earlierUnnamed = {
+    ...{ segment: requests.segment, at: requests.total },
+    ...{ unnamedSeq, unnamed, unnamedLen, deallocating },
+  };
+  client.unnamed = null;
+  client.unnamedLen = 0;
+}
+
 /** Registers a Parse of the unnamed statement that is being sent to the server. */
 function noteParse(
   client: ClientSocket,
@@ -41,6 +63,7 @@ function noteParse(
   len: number,
 ): void {
   const requests = server.requests;
+  replaceUnnamed(client, server);
   client.unnamedSeq = server.unnamedSeq = ++lastSeq;
   server.unnamedSegment = requests.segment;
   client.deallocating = null;
@@ -82,6 +105,7 @@ export function unnamedPacket(
     return Verdict.FORWARD;
   }
   if (type === PqMsg.Close) {
+    replaceUnnamed(client, server);
     client.unnamedSeq = server.unnamedSeq = 0;
     server.requests.push(type, ResponseAction.FORWARD);
     return Verdict.FORWARD;
@@ -109,6 +133,7 @@ export function supplyUnnamed(client: ClientSocket, server: ServerSocket, type: 
     writeCloseStmt(out, '');
     requests.push(PqMsg.Close, ResponseAction.SKIP);
     client.unnamedSeq = server.unnamedSeq = 0;
+    client.earlierUnnamed = null;
     client.deallocating = null;
   }
   requests.push(type, ResponseAction.FORWARD);
@@ -116,6 +141,7 @@ export function supplyUnnamed(client: ClientSocket, server: ServerSocket, type: 
 
 /** A simple query destroys the unnamed statement. */
 export function dropUnnamed(client: ClientSocket, server: ServerSocket): void {
+  replaceUnnamed(client, server);
   client.unnamedSeq = server.unnamedSeq = 0;
   client.deallocating = null;
 }
