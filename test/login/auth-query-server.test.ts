@@ -4,7 +4,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { ask, backendOf, login, withPooler } from '../harness/answers';
+import { ask, backendOf, login, refusal, withPooler } from '../harness/answers';
 import { PgCluster } from '../harness/cluster';
 import { after, before } from '../harness/limits';
 import { it } from '../harness/machine';
@@ -52,6 +52,20 @@ it('auth_query finds a name that is not ASCII, whatever the encoding of the last
       assert.equal(await ask(last, 'SHOW client_encoding'), client_encoding);
       assert.equal(await ask(plain, 'SHOW client_encoding'), 'UTF8');
       assert.equal(await backendOf(plain), backend);
+    }
+  });
+});
+
+it('a name that makes auth_query fail costs no server connection', async () => {
+  const auth_query = 'SELECT rolname, rolname FROM pg_roles WHERE rolname = $1';
+  await withPooler({ cluster: pg, settings: { ...SETTINGS, auth_query }, ...POSTGRES }, async (pooler) => {
+    const client = await login(pooler, KNOWN);
+    const backend = await backendOf(client);
+    for (let i = 0; i < 3; i++) {
+      const from = pooler.log.mark();
+      assert.equal(await refusal(pooler, { user: '\xff', password: 'secret' }), 'bouncer config error');
+      await pooler.logWait(/S: error in auth_query: ERROR: invalid byte sequence for encoding "UTF8"/, from);
+      assert.equal(await backendOf(client), backend);
     }
   });
 });

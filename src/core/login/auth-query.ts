@@ -12,6 +12,7 @@ import { getCachedTime } from '../base/time';
 import { cf } from '../config/settings';
 import { findServer } from '../link/find-server';
 import { disconnectClient, disconnectServer } from '../link/objects';
+import { dropRestOfAnswer } from '../link/recovery';
 import { authUserOf, findOrRegisterDatabase } from '../link/registry';
 import { sbufContinue, sbufPause, sendPacket } from '../net/sbuf';
 import type { AuthAnswer, AuthLookup } from '../pool/auth-answer';
@@ -212,6 +213,19 @@ function fail(server: ServerSocket, reason: string): boolean {
   return false;
 }
 
+/**
+ * The server has reported an error, for instance because the name is not valid in its encoding. The server connection
+ * is kept: clients that have not authenticated must not be able to close those of others.
+ */
+function queryFailed(client: ClientSocket, server: ServerSocket): void {
+  tally(Tally.AUTH_QUERY_FAILED);
+  const waiting = endLookup(client);
+  client.link = null;
+  server.link = null;
+  dropRestOfAnswer(server);
+  for (const each of [client, ...waiting]) disconnectClient(each, true, 'bouncer config error');
+}
+
 /** Handles one complete packet of the answer. @param off start of the packet's body, which ends at `end` */
 export function handleAuthQueryResponse(
   server: ServerSocket,
@@ -245,7 +259,7 @@ export function handleAuthQueryResponse(
       logError(serverErrorLine('S: error in auth_query', parseServerError(buf, off, end)));
       // a server that ends its session says nothing about the query
       if (isFatal(buf, off, end)) disconnectServer(server, false, 'error response from auth_query');
-      else fail(server, 'error response from auth_query');
+      else queryFailed(client, server);
       break;
     default:
       fail(server, 'unexpected response from auth_query');
