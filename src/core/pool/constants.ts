@@ -16,9 +16,9 @@ const UNPAIRED = /\\|--|\/\*|\$[^0-9]/;
 /** A quoted name, or a constant. */
 const QUOTED = /"[^"]*"|'([^']*)'/g;
 /** What may be a date, a time or an interval. */
-const DATE = /\d|\b(?:now|today|tomorrow|yesterday)\b/i;
+const DATE = /\d|(?<![a-z])(?:now|today|tomorrow|yesterday)(?![a-z])/i;
 /** A date that depends on the clock; now() is a function. */
-const CLOCK = /\b(?:now|today|tomorrow|yesterday)\b(?!\s*\()/i;
+const CLOCK = /(?<![a-z])(?:now|today|tomorrow|yesterday)(?![a-z]|[ \t\n\v\f\r]*\()/i;
 
 /** True if a constant of the text matches, or perhaps does. */
 function hasConstant(text: string, pattern: RegExp): boolean {
