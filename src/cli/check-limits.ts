@@ -44,7 +44,9 @@ export function allDatabases(parsed: ParsedConfig): DatabaseConfig[] {
 export function mostConnections(db: DatabaseConfig, users: number): number {
   const reserve = cf.reservePoolTimeout > 0 ? given(db.resPoolSize, cf.reservePoolSize) : 0;
   const pools = db.user === null ? Math.max(users, 1) : 1;
-  const most = pools * (poolSizeOf(db) + Math.max(reserve, 0));
+  const size = poolSizeOf(db);
+  // 0 is no limit: a server for each client
+  const most = size === 0 ? cf.maxClientConn : pools * (size + Math.max(reserve, 0));
   const limit = givenLimit(db.maxDbConnections, cf.maxDbConnections);
   return limit > 0 ? Math.min(limit, most) : most;
 }
@@ -71,7 +73,7 @@ function poolProblems(db: DatabaseConfig | null): string[] {
   const min = given(minPoolSize, cf.minPoolSize);
   const limit = givenLimit(maxDbConnections, cf.maxDbConnections);
   const found: string[] = [];
-  if (min > size && own(minPoolSize)) found.push(`min_pool_size ${min} is more than ${named}`);
+  if (size > 0 && min > size && own(minPoolSize)) found.push(`min_pool_size ${min} is more than ${named}`);
   if (limit > 0 && limit < size && own(givenLimit(maxDbConnections, -1))) {
     found.push(`max_db_connections ${limit} is less than ${named}, so no pool reaches its size`);
   }

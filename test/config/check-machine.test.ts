@@ -81,6 +81,13 @@ it('--check warns of limits and pool sizes that contradict each other', () => {
   ]);
 });
 
+it('--check knows that a pool size of 0 is no limit', () => {
+  assert.deepEqual(warnings(['default_pool_size = 0', 'min_pool_size = 3']), []);
+  assert.deepEqual(warnings(['default_pool_size = 0', 'max_db_connections = 9']), []);
+  const [most = ''] = warnings(['default_pool_size = 0', 'max_client_conn = 1000000000']);
+  assert.match(most, / file descriptors \(max_client_conn 1000000000, pools 1000000000, peers 0\)/);
+});
+
 it('--check warns of timeouts and modes that have no effect', () => {
   assert.deepEqual(
     warnings(['query_wait_timeout = 0', 'server_lifetime = 60', 'transaction_timeout = 5', 'query_timeout = 6']),
