@@ -158,11 +158,17 @@ class Connecting {
     await this.tryAuthQuery(db, session);
   }
 
+  /** Whether auth_query for this database runs on itself. The `*` line stands for an auth_dbname that has no line. */
+  private runsAuthQuery(db: DatabaseConfig): boolean {
+    const where = db.authDbname ?? cf.authDbname ?? db.name;
+    if (where === db.name) return true;
+    return db === this.parsed.autodb && !this.parsed.databases.some(({ name }) => name === where);
+  }
+
   /** Runs auth_query for auth_user itself, on the database that it runs on. */
   private async tryAuthQuery(db: DatabaseConfig, session: Session): Promise<void> {
     const authUser = db.authUser ?? cf.authUser ?? '';
-    const elsewhere = (db.authDbname ?? cf.authDbname ?? db.name) !== db.name;
-    if (authUser === '' || elsewhere || (db.user !== null && db.user !== authUser)) return;
+    if (authUser === '' || !this.runsAuthQuery(db) || (db.user !== null && db.user !== authUser)) return;
     const key = db.authQuery === null ? general('auth_query') : `databases/${db.name}`;
     try {
       const { names } = await session.ask(db.authQuery ?? cf.authQuery, authUser);

@@ -221,6 +221,10 @@ it('--check --connect runs auth_query', async () => {
   const good = await check(pooler.iniPath, '--connect');
   assert.match(good.stderr, /^app: auth_query works$/m);
   assert.equal(good.code, 0, good.stdout);
+  // the database in which it runs has no line of its own
+  const line = { '*': databases.app.replace(/ dbname=.*/, '') };
+  pooler.rewrite({ databases: line, settings: { auth_dbname: 'postgres' } });
+  assert.match((await check(pooler.iniPath, '--connect')).stderr, /^\*: auth_query works$/m);
   pooler.rewrite({ settings: { auth_query: 'SELECT $1::text' } });
   assert.match(
     (await check(pooler.iniPath, '--connect')).stdout,
