@@ -136,11 +136,14 @@ function compareDatabases(running: Map<string, Row>, parsed: ParsedConfig): stri
   return compareRows('database', running, wanted);
 }
 
-/** Users that auth_query, PAM or a forced user brings are in no file: a missing line says nothing about them. */
+/** With these, users need no line in auth_file. */
+const UNLISTED: ReadonlySet<AuthType> = new Set([AuthType.PAM, AuthType.LDAP, AuthType.ANY, AuthType.HBA]);
+
+/** Users that auth_query, PAM, LDAP or a forced user brings are in no file: a missing line says nothing about them. */
 function usersAreListed(parsed: ParsedConfig): boolean {
   const databases = allDatabases(parsed);
   const byQuery = (cf.authUser ?? '') !== '' || databases.some((db) => db.authUser !== null);
-  return !byQuery && cf.authType !== AuthType.PAM && cf.authType !== AuthType.ANY && cf.authType !== AuthType.HBA;
+  return !byQuery && !UNLISTED.has(cf.authType);
 }
 
 function compareUsers(running: Map<string, Row>, parsed: ParsedConfig, users: AuthFileUser[]): string[] {

@@ -13,7 +13,9 @@ import { applySettings, loadConfigFile } from '../../src/core/config/loader';
 import { setConfigLoaded } from '../../src/core/config/settings';
 import { giveTo, isRoot } from '../../tools/unprivileged';
 import { Bouncer, freePort, PgCluster } from '../harness';
+import { login, withPooler } from '../harness/answers';
 import { CertFolder } from '../harness/certs';
+import { FalseDirectory } from '../harness/directory';
 import { after, before } from '../harness/limits';
 import { dropDir, installed, it, type Outcome, run, tempDir, user } from '../harness/machine';
 import { itUnless } from '../harness/needs';
@@ -297,4 +299,19 @@ it('--check --diff tells what a RELOAD would change', async () => {
   const alone = await check(join(dir, 'w.ini'), '--diff');
   assert.equal(alone.code, 1);
   assert.match(alone.stdout, /w\.ini: the running pooler could not be asked: .*No such file or directory/);
+});
+
+it('--check --diff is silent about users that LDAP brings', async () => {
+  // accepts every password
+  const directory = await FalseDirectory.start((socket) => {
+    socket.once('data', () => socket.write(Buffer.from('300c02010261070a010004000400', 'hex')));
+  });
+  const options = `ldapserver=127.0.0.1 ldapport=${directory.port} ldapprefix="uid="`;
+  const settings = { auth_type: 'ldap', auth_ldap_options: options };
+  await cluster.createUser('lucy', '', 'none');
+  await withPooler({ cluster, settings }, async (pooler) => {
+    await login(pooler, { user: 'lucy', password: 'right' });
+    assert.doesNotMatch((await check(pooler.iniPath, '--diff')).stdout, /^user /m);
+  });
+  await directory.stop();
 });
