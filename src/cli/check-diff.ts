@@ -46,6 +46,18 @@ function shown(value: string): string {
   return value === '' ? '(empty)' : value;
 }
 
+/**
+ * Settings that an online reboot cannot change: it finds the old process by them, needs its user, or keeps the sockets that
+ * were opened with them.
+ */
+const RESTART_ONLY: ReadonlySet<string> = new Set(['listen_port', 'so_reuseport', 'unix_socket_dir', 'user']);
+
+/** What a setting needs in order to change, behind its line. */
+function needOf(name: string, changeable: boolean): string {
+  if (changeable) return '';
+  return RESTART_ONLY.has(name) ? ' (needs a restart)' : ' (needs a restart or an online reboot)';
+}
+
 function compareSettings(running: Map<string, Row>, parsed: ParsedConfig): string[] {
   const inFile = new Set(parsed.settings.map(({ name }) => name));
   const differences: string[] = [];
@@ -55,8 +67,8 @@ function compareSettings(running: Map<string, Row>, parsed: ParsedConfig): strin
     if (name === 'conffile' || row === undefined || (def === null && !inFile.has(name))) return;
     const before = row.get('value') ?? '';
     if (before === (value ?? '')) return;
-    const how = changeable ? '' : ' (needs a restart or an online reboot)';
-    differences.push(`setting ${name}: ${shown(before)} -> ${shown(value ?? '')}${how}`);
+    const need = needOf(name, changeable);
+    differences.push(`setting ${name}: ${shown(before)} -> ${shown(value ?? '')}${need}`);
   });
   return differences;
 }

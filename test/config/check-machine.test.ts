@@ -315,3 +315,12 @@ it('--check --diff is silent about users that LDAP brings', async () => {
   });
   await directory.stop();
 });
+
+it('--check --diff knows what an online reboot cannot change', async () => {
+  await withPooler({ cluster }, async (pooler) => {
+    pooler.rewrite({ settings: { so_reuseport: 1, unix_socket_mode: '0700' } });
+    const { stdout } = await check(pooler.iniPath, '--diff');
+    assert.match(stdout, /^setting so_reuseport: 0 -> 1 \(needs a restart\)$/m);
+    assert.match(stdout, /^setting unix_socket_mode: 511 -> 448 \(needs a restart or an online reboot\)$/m);
+  });
+});
