@@ -170,23 +170,34 @@ function compareUsers(running: Map<string, Row>, parsed: ParsedConfig, users: Au
   return compareRows('user', running, wanted);
 }
 
-function comparePeers(running: Map<string, Row>, parsed: ParsedConfig): string[] {
+/** The peers of peers_dns are in no file. @param settings of the running pooler */
+function peersAreListed(settings: Map<string, Row>): boolean {
+  const value = (name: string) => settings.get(name)?.get('value') ?? '';
+  return value('peers_dns') === '' || value('peer_id') !== '0';
+}
+
+function comparePeers(running: Map<string, Row>, settings: Map<string, Row>, parsed: ParsedConfig): string[] {
   const fields = ({ host, port, poolSize }: PeerConfig): Row =>
     new Map([
       ['host', host],
       ['port', String(port)],
       ['pool_size', general(poolSize, cf.defaultPoolSize)],
     ]);
-  return compareRows('peer', running, new Map(parsed.peers.map((peer) => [String(peer.id), fields(peer)])));
+  const wanted = new Map(parsed.peers.map((peer) => [String(peer.id), fields(peer)]));
+  if (!peersAreListed(settings)) for (const id of running.keys()) if (!wanted.has(id)) running.delete(id);
+  return compareRows('peer', running, wanted);
 }
 
 function compareAll(parsed: ParsedConfig, users: AuthFileUser[]): (session: Session) => Promise<string[]> {
-  return async (session) => [
-    ...compareSettings(rowsByName(await session.ask('SHOW CONFIG'), 'key'), parsed),
-    ...compareDatabases(rowsByName(await session.ask('SHOW DATABASES'), 'name'), parsed),
-    ...compareUsers(rowsByName(await session.ask('SHOW USERS'), 'name'), parsed, users),
-    ...comparePeers(rowsByName(await session.ask('SHOW PEERS'), 'peer_id'), parsed),
-  ];
+  return async (session) => {
+    const settings = rowsByName(await session.ask('SHOW CONFIG'), 'key');
+    return [
+      ...compareSettings(settings, parsed),
+      ...compareDatabases(rowsByName(await session.ask('SHOW DATABASES'), 'name'), parsed),
+      ...compareUsers(rowsByName(await session.ask('SHOW USERS'), 'name'), parsed, users),
+      ...comparePeers(rowsByName(await session.ask('SHOW PEERS'), 'peer_id'), settings, parsed),
+    ];
+  };
 }
 
 /** Compares the config with the running pooler. @param users of auth_file */

@@ -13,7 +13,7 @@ import { ask, errorIn, login, withPooler } from '../harness/answers';
 import { Bouncer, type BouncerOptions } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
 import { after, before, describe } from '../harness/limits';
-import { dropDir, eventually, it, tempDir, user } from '../harness/machine';
+import { dropDir, eventually, installed, it, run, tempDir, user } from '../harness/machine';
 import { PATIENT } from '../harness/name-fixtures';
 import { NameServer, SERVFAIL } from '../harness/name-server';
 import {
@@ -272,6 +272,17 @@ describe('the setting', () => {
       }
       await one.admin('RELOAD', { host });
       await peersBecome(one, [ONE]);
+    });
+  });
+
+  it('--check --diff takes the addresses for no peers that are removed', async () => {
+    await withReplicas([ONE, TWO], async ({ at }) => {
+      const one = at.get(ONE) as Bouncer;
+      await peersBecome(one, [ONE, TWO]);
+      const { node, mainJs } = installed();
+      const { stdout, stderr } = await run(node, [mainJs, '--check', '--diff', one.iniPath]);
+      assert.match(stderr, /no problems found/);
+      assert.doesNotMatch(stdout, /^peer /m);
     });
   });
 
