@@ -36,6 +36,7 @@ import {
   SSL_REQUEST,
   startupPacket,
 } from '../harness/raw-client';
+import { startUntilTold } from '../harness/until-told';
 
 let pg: PgCluster;
 let pooler: Bouncer;
@@ -273,10 +274,11 @@ describe('cancel requests', () => {
   it('a cancel request cancels the query of its client and of no other client', async () => {
     const [client, other] = [await login(pooler), await login(pooler)];
     await start(client, 'SELECT pg_sleep(30)');
-    await start(other, 'SELECT pg_sleep(1), 8');
+    const end = await startUntilTold(pg, other);
     await rowsBecome(pooler, 'SERVERS', { state: 'active' }, 2);
     await cancelRequest({ port: pooler.port }, client.backendPid, client.backendKey);
     assert.equal(errorIn(await client.until('Z'))?.M, 'canceling statement due to user request');
+    await end();
     assert.equal(valueIn(await other.until('Z')), '');
     assert.equal(await ask(client, 'SELECT 9'), '9', 'the client goes on');
   });
@@ -286,12 +288,12 @@ describe('cancel requests', () => {
     const from = pooler.log.mark();
     await cancelRequest({ port: pooler.port }, client.backendPid, client.backendKey);
     await pooler.logWait(/closing because: cancel request for idle client/, from);
-    await start(client, 'SELECT pg_sleep(0.5)');
-    await rowsBecome(pooler, 'SERVERS', { state: 'active' }, 1);
+    const end = await startUntilTold(pg, client);
     const wrong = Buffer.from(client.backendKey);
     wrong[0] = (wrong[0] as number) ^ 0x55;
     await cancelRequest({ port: pooler.port }, client.backendPid, wrong);
     await pooler.logWait(/closing because: failed cancel request/, from);
+    await end();
     assert.equal(valueIn(await client.until('Z')), '');
   });
 

@@ -22,6 +22,7 @@ import {
   rowValues,
   startupPacket,
 } from '../harness/raw-client';
+import { startUntilTold } from '../harness/until-told';
 
 let pg: PgCluster;
 
@@ -120,9 +121,9 @@ async function loggedIn(own: Bouncer): Promise<RawClient> {
 }
 
 /** Starts a query that runs until it is canceled, and waits until it runs. */
-async function startSleeping(raw: RawClient, seconds = 600): Promise<void> {
+async function startSleeping(raw: RawClient): Promise<void> {
   const mark = `victim ${raw.socket.localPort}`;
-  await raw.sendMessage('Q', cstring(`SELECT /* ${mark} */ pg_sleep(${seconds})`));
+  await raw.sendMessage('Q', cstring(`SELECT /* ${mark} */ pg_sleep(600)`));
   const running = `SELECT 1 FROM pg_stat_activity WHERE query LIKE '%${mark}%' AND wait_event = 'PgSleep'`;
   await eventually('the query to run', async () => (await pg.sql(running)).rowCount === 1);
 }
@@ -196,7 +197,7 @@ describe('queries that are not canceled', () => {
     const raw = await loggedIn(own);
     const other = await loggedIn(own);
     assert.notDeepEqual(raw.backendKey, other.backendKey);
-    await startSleeping(raw, 1);
+    const end = await startUntilTold(pg, raw);
     const wrong = Buffer.from(raw.backendKey);
     wrong[0] = (wrong[0] as number) ^ 1;
     await cancelRequest({ port: own.port }, raw.backendPid, wrong);
@@ -204,6 +205,7 @@ describe('queries that are not canceled', () => {
     // another client's key has no effect on this client
     await cancelRequest({ port: own.port }, other.backendPid, other.backendKey);
     await own.logWait(/closing because: cancel request for idle client/);
+    await end();
     assert.equal(letters(await raw.until('Z')), 'TDCZ');
     await raw.end();
     await other.end();
@@ -215,8 +217,9 @@ describe('queries that are not canceled', () => {
       const raw = await loggedIn(own);
       const other = await loggedIn(own);
       await raw.query('SELECT 1');
-      await startSleeping(other, 1);
+      const end = await startUntilTold(pg, other);
       await cancelRequest({ port: own.port }, raw.backendPid, raw.backendKey);
+      await end();
       assert.equal(letters(await other.until('Z')), 'TDCZ');
       await raw.end();
       await other.end();
@@ -225,7 +228,7 @@ describe('queries that are not canceled', () => {
 
   itGated('cancel requests of the wrong size are refused', async (own) => {
     const raw = await loggedIn(own);
-    await startSleeping(raw, 1);
+    const end = await startUntilTold(pg, raw);
     const whole = Buffer.concat([int32(raw.backendPid), raw.backendKey]);
     for (const key of [whole.subarray(0, 4), whole.subarray(0, 7), Buffer.concat([whole, Buffer.alloc(253)])]) {
       const req = await own.raw();
@@ -233,6 +236,7 @@ describe('queries that are not canceled', () => {
       assert.deepEqual(await req.until(''), []);
     }
     await eventually('three lines in the log', () => own.log.count(/closing because: bad cancel request/) === 3);
+    await end();
     assert.equal(letters(await raw.until('Z')), 'TDCZ');
     await raw.end();
   });
@@ -242,9 +246,10 @@ describe('queries that are not canceled', () => {
     async (own, gate) => {
       const raw = await loggedIn(own);
       const next = await loggedIn(own);
-      await startSleeping(raw, 1);
+      const end = await startUntilTold(pg, raw);
       const req = await beginCancel(own, raw);
       await eventually('the gate to hold the request', () => gate.held.length === 1);
+      await end();
       assert.equal(letters(await raw.until('Z')), 'TDCZ');
       const servers = (await own.admin('SHOW SERVERS')).map((server) => server.state).sort();
       assert.deepEqual(servers, ['active_cancel', 'being_canceled']);
@@ -270,9 +275,10 @@ describe('while a request is on its way', () => {
       `${command} waits until the server is free`,
       async (own, gate) => {
         const raw = await loggedIn(own);
-        await startSleeping(raw, 1);
+        const end = await startUntilTold(pg, raw);
         const req = await beginCancel(own, raw);
         await eventually('the gate to hold the request', () => gate.held.length === 1);
+        await end();
         assert.equal(letters(await raw.until('Z')), 'TDCZ');
         if (before !== null) await own.admin(before);
         let answered = false;
@@ -328,13 +334,14 @@ describe('while a request is on its way', () => {
 
   itGated('a killed cancel request cancels nothing', async (own, gate) => {
     const raw = await loggedIn(own);
-    await startSleeping(raw, 1);
+    const end = await startUntilTold(pg, raw);
     const req = await beginCancel(own, raw);
     await eventually('the gate to hold the request', () => gate.held.length === 1);
     const row = (await own.admin('SHOW CLIENTS')).find((client) => client.state === 'active_cancel_req');
     await own.admin(`KILL_CLIENT ${row?.id}`);
     await own.logWait(/client gave up on cancel request, so we also give up forwarding to server/);
     await eventually('the gate to be told', () => gate.held.length === 0);
+    await end();
     assert.equal(letters(await raw.until('Z')), 'TDCZ');
     await req.destroy();
     await raw.end();

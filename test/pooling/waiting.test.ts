@@ -25,6 +25,7 @@ import {
   RawClient,
   startupPacket,
 } from '../harness/raw-client';
+import { startUntilTold } from '../harness/until-told';
 
 let pg: PgCluster;
 
@@ -412,8 +413,7 @@ describe('a client whose connection ends while it waits for a server', () => {
     it(`the next client in the queue gets the server when a waiting client disconnects: ${mode} pooling`, async () => {
       await withPooler({ cluster: pg, settings: { pool_mode: mode, default_pool_size: 1 } }, async (pooler) => {
         const holder = await login(pooler);
-        await start(holder, 'SELECT pg_sleep(0.5)');
-        await rowsBecome(pooler, 'SERVERS', { state: 'active' }, 1);
+        const end = await startUntilTold(pg, holder);
         const first = await login(pooler);
         const second = await login(pooler);
         await start(first, 'SELECT 1');
@@ -421,6 +421,7 @@ describe('a client whose connection ends while it waits for a server', () => {
         await start(second, 'SELECT 2');
         await queueIs(pooler, 2);
         await first.destroy();
+        await end();
         await holder.until('Z');
         await holder.end();
         assert.equal(letters(await second.until('Z')), 'TDCZ');
