@@ -3,6 +3,7 @@
  */
 
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import { freePort } from '../../tools/postgres';
 
 export const TX = { pool_mode: 'transaction' };
 
@@ -23,7 +24,9 @@ class Gate {
   ) {}
 
   /** @param onward port to forward connections to; null reads all bytes and never answers */
-  static open(onward: number | null): Promise<Gate> {
+  static async open(onward: number | null): Promise<Gate> {
+    // while it refuses connections, no other process takes the port
+    const port = await freePort();
     return new Promise((settle) => {
       const server = createServer((socket) => {
         gate.count++;
@@ -35,8 +38,8 @@ class Gate {
         there.on('close', () => socket.destroy());
       });
       let gate: Gate;
-      server.listen(0, '127.0.0.1', () => {
-        gate = new Gate(server, (server.address() as { port: number }).port);
+      server.listen(port, '127.0.0.1', () => {
+        gate = new Gate(server, port);
         settle(gate);
       });
     });
