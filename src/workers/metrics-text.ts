@@ -215,7 +215,9 @@ function writeProcess(text: Text): void {
 export function metricsText(state: MetricsState, report: MetricsReport, open: boolean): string {
   const text = new Text(open);
   text.gauge('pgbouncer_up', '1 as long as the pooler reports its state', 1);
-  text.gauge('pgbouncer_version_info', 'version of PgBouncer that the console shows', 1, { version: report.version });
+  text.gauge('pgbouncer_version_info', 'version of PgBouncer that the console shows', 1, {
+    version: `PgBouncer ${report.version}`,
+  });
   for (const { name, column, help } of LISTS) text.gauge(`pgbouncer_${name}`, help, report.lists[column] ?? 0);
   text.gauge('pgbouncer_config_max_client_connections', 'setting max_client_conn', report.maxClientConn);
   text.gauge('pgbouncer_config_max_user_connections', 'setting max_user_connections', report.maxUserConnections);

@@ -70,7 +70,7 @@ describe('/metrics', () => {
         assert.equal(found.get('pgbouncer_up'), 1);
         assert.equal(found.get('pgbouncer_auth_query_total{source="cache"}'), 0);
         const version = [...found.keys()].find((sample) => sample.startsWith('pgbouncer_version_info'));
-        assert.equal(version, 'pgbouncer_version_info{version="1.26.1"}');
+        assert.equal(version, 'pgbouncer_version_info{version="PgBouncer 1.26.1"}');
       }
     });
   });
