@@ -133,10 +133,11 @@ it('clients that wait for a server are served before they are ended', async () =
 
 it('drain_rate limits how many clients are ended in a second', async () => {
   await withDatabases({ drain_rate: 1 }, async (pooler) => {
-    const clients = await Promise.all(Array.from({ length: 3 }, () => watched(pooler, 'app')));
+    const clients = await Promise.all(Array.from({ length: 30 }, () => watched(pooler, 'app')));
     await pooler.admin('SHUTDOWN WAIT_FOR_TRANSACTIONS');
     await eventually('the first client to be ended', async () => clients.some(({ code }) => code !== null));
-    assert.equal(clients.filter(({ code }) => code === null).length, 2);
+    // a slow machine may notice that some seconds later
+    assert.ok(clients.filter(({ code }) => code === null).length > 20);
     // a setting for the rest of the drain
     const con = await RawClient.connect({ path: `${pooler.socketDir}/.s.PGSQL.${pooler.port}` });
     await con.login({ user: 'admin', database: 'pgbouncer' });
@@ -147,19 +148,23 @@ it('drain_rate limits how many clients are ended in a second', async () => {
 
 it('SHUTDOWN WAIT_FOR_CLIENTS ends a drain: the clients that are left stay until they leave', async () => {
   await withDatabases({ drain_rate: 1 }, async (pooler) => {
-    const clients = await Promise.all(Array.from({ length: 3 }, () => watched(pooler, 'app')));
+    const clients = await Promise.all(Array.from({ length: 20 }, () => watched(pooler, 'app')));
     await pooler.admin('SHUTDOWN WAIT_FOR_TRANSACTIONS');
     await eventually('the first client to be ended', async () => clients.some(({ code }) => code !== null));
     const con = await RawClient.connect({ path: `${pooler.socketDir}/.s.PGSQL.${pooler.port}` });
     await con.login({ user: 'admin', database: 'pgbouncer' });
     await con.query('SHUTDOWN WAIT_FOR_CLIENTS');
     await con.end();
-    const left = clients.filter(({ code }) => code === null);
-    assert.ok(left.length > 0);
+    const left = () => clients.filter(({ code }) => code === null);
+    const ended = pooler.log.count(new RegExp(`closing because: ${TERMINATED}`));
+    await eventually('the ended clients to notice', () => left().length === clients.length - ended);
+    const staying = left();
+    assert.ok(staying.length > 0);
     // longer than a drain needs for the next client
     const start = Date.now();
-    while (Date.now() - start < 1500) for (const { client } of left) await client.query('SELECT pg_sleep(0.1)');
-    for (const { client } of left) await client.end();
+    while (Date.now() - start < 1500) await staying[0]?.client.query('SELECT pg_sleep(0.1)');
+    for (const { client } of staying) await client.query('SELECT 1');
+    for (const { client } of staying) await client.end();
     await pooler.expectEnd();
   });
 });
