@@ -6,6 +6,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
+import { freePort } from '../../tools/postgres';
 import { type Bouncer, eventually, it, PgCluster } from '../harness';
 import { ask, login, rowsBecome, show, thrownOut, withPooler } from '../harness/answers';
 import { oneRow, WELCOME } from '../harness/hostile/fake-server';
@@ -23,6 +24,9 @@ after(() => pg.stop());
 class SlowServer {
   private readonly sockets = new Set<Socket>();
   private readonly queries: Socket[] = [];
+  private logins: Socket[] = [];
+  private together = 1;
+  private all = 1;
   private held = true;
   /** connections that are logging in: now, and at most so far */
   loggingIn = 0;
@@ -40,7 +44,8 @@ class SlowServer {
 
   static async start(loginMs: number, host = '127.0.0.1', port = 0): Promise<SlowServer> {
     const server = createServer();
-    server.listen(port, host);
+    // once it is closed, no other process takes the port
+    server.listen(port === 0 ? await freePort() : port, host);
     await once(server, 'listening');
     return new SlowServer(server, loginMs);
   }
@@ -57,7 +62,13 @@ class SlowServer {
       this.attempts++;
       this.loggingIn++;
       this.mostLoggingIn = Math.max(this.mostLoggingIn, this.loggingIn);
-      setTimeout(() => this.answerLogin(socket), this.loginMs);
+      this.logins.push(socket);
+      if (this.logins.length < this.together && this.loggedIn + this.logins.length < this.all) return;
+      const ready = this.logins;
+      this.logins = [];
+      setTimeout(() => {
+        for (const each of ready) this.answerLogin(each);
+      }, this.loginMs);
     });
   }
 
@@ -73,6 +84,12 @@ class SlowServer {
       if (this.held) this.queries.push(socket);
       else socket.write(oneRow('answer'));
     });
+  }
+
+  /** Answers no login before `count` are in progress, or no more are missing until `all` have logged in. */
+  gather(count: number, all: number): void {
+    this.together = count;
+    this.all = all;
   }
 
   hold(): void {
@@ -137,6 +154,10 @@ for (const [limit, settings, more] of [
 ] as const) {
   it(`a pool opens ${limit} connections at a time: ${JSON.stringify(settings)} ${more}`, async () => {
     await withSlowServer(20, { default_pool_size: 40, ...settings }, more, async (pooler, server) => {
+      server.release();
+      await served(await crowd(pooler, 1));
+      server.hold();
+      server.gather(limit, 40);
       const clients = await crowd(pooler, 40);
       await eventually('the pool to be full', async () => server.loggedIn === 40);
       assert.equal(server.mostLoggingIn, limit);
@@ -166,7 +187,8 @@ it('after a refused login a pool opens one connection at a time', async () => {
     server.refuse = true;
     const clients = await crowd(pooler, 20);
     await pooler.logWait(/closing because: sorry, too many clients already/);
-    await eventually('the logins in progress to end', async () => server.loggingIn === 0);
+    // the server does not know yet of some that the pooler has begun
+    await rowsBecome(pooler, 'POOLS', { database: 'slow', sv_login: 0 }, 1);
     const attempts = server.attempts;
     server.mostLoggingIn = 0;
     await eventually('three more attempts', async () => server.attempts >= attempts + 3);
