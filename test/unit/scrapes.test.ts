@@ -115,6 +115,19 @@ it('a client that is too slow is disconnected when later reports have been asked
   assert.deepEqual(whole, [false, false, true, true, true, true]);
 });
 
+it('a loop that reports nothing for ten seconds is stuck: probes and scrapes are told so until it reports again', async () => {
+  const paths = ['/livez', '/readyz', '/metrics'];
+  const answers = async () => (await Promise.all(paths.map((path) => get(port, path)))).map(({ status }) => status);
+  thread.port.postMessage(report(false));
+  await becomes(port, '/livez', 200);
+  assert.deepEqual(await answers(), [200, 200, 200]);
+  await becomes(port, '/livez', 503);
+  assert.deepEqual(await answers(), [503, 503, 503]);
+  thread.port.postMessage(report(false));
+  await becomes(port, '/livez', 200);
+  assert.deepEqual(await answers(), [200, 200, 200]);
+});
+
 it('a new connection ends the oldest of 64, so that probes are answered', async () => {
   const silent = Array.from({ length: 64 }, () => connect({ port, host: '127.0.0.1' }).on('error', () => {}));
   readers.push(...silent);
