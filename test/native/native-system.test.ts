@@ -81,8 +81,9 @@ test('a worker thread wakes the wait, and loopBreak ends the next wait', () => {
   void worker;
   native.loopBreak();
   const start = performance.now();
-  assert.deepEqual(turn(-1), []);
-  assert.ok(performance.now() - start < 50);
+  assert.deepEqual(turn(10_000), []);
+  // a busy machine may let the process wait
+  assert.ok(performance.now() - start < 5000);
 });
 
 test('a worker has its own loop, which is released when the worker ends', async () => {

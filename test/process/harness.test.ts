@@ -95,7 +95,9 @@ for (const original of [false, true]) {
 
 async function cancelWhenRunning(bouncer: Bouncer, client: RawClient): Promise<void> {
   for (;;) {
-    const running = await cluster.sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'");
+    const running = await cluster.sql(
+      "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'",
+    );
     if (running.rowCount !== 0) break;
   }
   await cancelRequest({ port: bouncer.port }, client.backendPid, client.backendKey);

@@ -56,7 +56,7 @@ describe('the histograms of a pool', () => {
 
   it('have the time of each client in the queue, however it ends', async () => {
     const port = await freePort();
-    const settings = { pool_mode: 'transaction', default_pool_size: 1, query_wait_timeout: 1, metrics_port: port };
+    const settings = { pool_mode: 'transaction', default_pool_size: 1, metrics_port: port };
     await withPooler({ cluster: pg, settings }, async (pooler) => {
       const [first, second] = [await login(pooler), await login(pooler)];
       await ask(first, 'BEGIN');
@@ -70,6 +70,7 @@ describe('the histograms of a pool', () => {
       const one = await samplesBecome(port, 'the wait', (all) => times(all, 'client_wait')?.count === logins + 1);
       assert.ok(longer(times(one, 'client_wait') as Histogram, 0.02) >= 1);
       await ask(first, 'BEGIN');
+      await pooler.admin('SET query_wait_timeout = 1');
       await assert.rejects(ask(second, 'SELECT 2'), /query_wait_timeout/);
       const two = await samplesBecome(port, 'the timeout', (all) => times(all, 'client_wait')?.count === logins + 2);
       assert.ok(longer(times(two, 'client_wait') as Histogram, 0.5) >= 1);

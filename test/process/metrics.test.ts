@@ -362,9 +362,9 @@ describe('metrics_port', () => {
   });
 
   it('a port in use is a warning, and taken when it is free', async () => {
-    const other = createServer().listen(0, '127.0.0.1');
+    const port = await freePort();
+    const other = createServer().listen(port, '127.0.0.1');
     await new Promise((settle) => other.once('listening', settle));
-    const { port } = other.address() as { port: number };
     await withPooler({ cluster: pg, settings: { metrics_port: port } }, async (pooler) => {
       assert.equal(await ask(await login(pooler), 'SELECT 1'), '1');
       await pooler.logWait(/WARNING metrics: cannot listen on 127\.0\.0\.1:\d+: .*EADDRINUSE/);

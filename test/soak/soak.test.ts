@@ -144,7 +144,7 @@ it(
     ]);
 
     assert.deepEqual(await idleLists(), listsBefore);
-    await eventually('descriptors to be closed', () => holding(bouncer.pid).descriptors === before.descriptors, 5000);
+    await eventually('descriptors to be closed', () => holding(bouncer.pid).descriptors === before.descriptors);
     const late = samples.filter(({ second }) => second > SECONDS * WARM_UP).map(({ rssKb }) => rssKb);
     const half = late.length >> 1;
     const early = median(late.slice(0, half));
