@@ -9,6 +9,7 @@ import { dirname, join, resolve } from 'node:path';
 import { commands } from '../../src/admin/admin';
 import { showColumns } from '../../src/admin/columns';
 import { showTable } from '../../src/admin/show';
+import { putLists } from '../../src/admin/show-lists';
 import { OPTIONS, usageText } from '../../src/cli/options';
 import { recordKeys } from '../../src/core/config/records';
 import { settingsTable } from '../../src/core/config/settings-table';
@@ -112,11 +113,20 @@ describe('docs/console.md', () => {
     }
   });
 
-  it('docs/console.md describes the rows of SHOW LISTS and SHOW MEM', () => {
-    assert.deepEqual(
-      statNames.filter((name) => !section(consolePage, 'SHOW TOTALS').includes(`\`${name}\``)),
-      [],
-    );
+  it('docs/console.md describes the rows of SHOW TOTALS and SHOW LISTS', () => {
+    const lists: string[] = [];
+    putLists((name) => void lists.push(String(name)));
+    for (const [title, names] of [
+      ['SHOW TOTALS', statNames],
+      ['SHOW LISTS', lists],
+    ] as const) {
+      const text = section(consolePage, title);
+      assert.deepEqual(
+        names.filter((name) => !text.includes(`\`${name}\``)),
+        [],
+        title,
+      );
+    }
   });
 });
 
