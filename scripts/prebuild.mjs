@@ -10,7 +10,7 @@ import { spawnSync } from 'node:child_process';
 import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { headersArgument, prebuiltName } from './install-addon.mjs';
@@ -84,8 +84,10 @@ const name = isCross ? prebuiltName(`linux-${arch}`) : prebuiltName();
 const to = join(top, name);
 const report = check(built, arch, values.libc);
 mkdirSync(dirname(to), { recursive: true });
-// another program may be reading the earlier one
-const part = `${to}.${process.pid}`;
+// another program may be reading the earlier one, and `npm pack` takes every file that it finds in prebuilds/
+const scratch = join(top, 'build');
+mkdirSync(scratch, { recursive: true });
+const part = join(scratch, `${basename(to)}.${process.pid}`);
 copyFileSync(built, part);
 if (isCross) rmSync(folder, { recursive: true });
 // without symbols it is half as large; it works with them too

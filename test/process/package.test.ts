@@ -19,11 +19,14 @@ import {
 import { basename, join } from 'node:path';
 import { freePort } from '../../tools/postgres';
 import { giveTo, spawnAs } from '../../tools/unprivileged';
-import { iniText, itUnless, run, startProgram, tempDir, user } from '../harness';
+import { iniText, it, itUnless, run, startProgram, tempDir, user } from '../harness';
 import { before, describe } from '../harness/limits';
 import { LogTail } from '../harness/log-tail';
 import { PROJECT_DIR } from '../harness/machine';
 import { noProgram } from '../harness/needs';
+
+/** npm, strip and dpkg-deb take their time on a busy machine. */
+const MAKING = { cwd: PROJECT_DIR, asSelf: true, timeoutMs: 100_000 };
 
 /** A package and those that it needs. */
 function withDependencies(name: string, found: Set<string> = new Set()): Set<string> {
@@ -37,7 +40,7 @@ function withDependencies(name: string, found: Set<string> = new Set()): Set<str
 
 /** Unpacks the package as npm would install it. @returns its folder */
 async function install(dir: string): Promise<string> {
-  const packed = await run('npm', ['pack', '--silent', '--pack-destination', dir], { cwd: PROJECT_DIR, asSelf: true });
+  const packed = await run('npm', ['pack', '--silent', '--pack-destination', dir], MAKING);
   assert.equal(packed.code, 0, packed.stderr);
   const archive = join(dir, packed.stdout.trim().split('\n').at(-1) as string);
   const modules = join(dir, 'node_modules');
@@ -103,9 +106,24 @@ itUnless(noProgram('npm') ?? noProgram('tar'))('the package runs without a compi
   assert.match(compiled.stderr, /cannot compile the addon without python3, make, g\+\+: /);
 });
 
+it('while an addon is prepared, npm pack finds no other file beside it', async () => {
+  const dir = tempDir('strip');
+  // called with the file that is being made
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: it is for the shell
+  writeFileSync(join(dir, 'strip'), '#!/bin/sh\necho "$2" >"$STRIPPED"\nPATH=${PATH#*:} exec strip "$@"\n', {
+    mode: 0o755,
+  });
+  const stripped = join(dir, 'stripped');
+  const env = { ...process.env, PATH: `${dir}:${process.env.PATH ?? ''}`, STRIPPED: stripped };
+  const script = join(PROJECT_DIR, 'scripts', 'prebuild.mjs');
+  const made = await run(process.execPath, [script], { env, asSelf: true });
+  assert.equal(made.code, 0, made.stderr);
+  assert.doesNotMatch(readFileSync(stripped, 'utf8'), /prebuilds/);
+});
+
 /** Makes the Debian packages. @returns the folder in which each is unpacked, with its control files in DEBIAN */
 async function unpackedDebs(dir: string): Promise<{ tsbouncer: string; pgbouncer: string }> {
-  const built = await run('npm', ['run', '--silent', 'deb', '--', dir], { cwd: PROJECT_DIR, asSelf: true });
+  const built = await run('npm', ['run', '--silent', 'deb', '--', dir], MAKING);
   assert.equal(built.code, 0, built.stderr);
   // the first line is about the addon
   const files = built.stdout.split('\n').filter((line) => line.endsWith('.deb'));
