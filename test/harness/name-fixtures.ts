@@ -51,6 +51,8 @@ export function nameFolder(): string {
 
 interface Case {
   hosts: string[];
+  /** besides those of the hosts */
+  databases: Record<string, string>;
   conf: string[];
   settings: Record<string, string | number>;
   env: Record<string, string>;
@@ -58,12 +60,12 @@ interface Case {
 
 /** Runs `body` with a name server and a pooler that uses it; each database is named after its host. */
 export async function withNames(
-  { hosts = ['one.test'], conf = [PATIENT], settings = {}, env = {} }: Partial<Case>,
+  { hosts = ['one.test'], databases: more = {}, conf = [PATIENT], settings = {}, env = {} }: Partial<Case>,
   body: (pooler: Bouncer, names: NameServer) => Promise<void>,
 ): Promise<void> {
   const names = await NameServer.start();
   const path = names.conf(dir, ...conf);
-  const databases = Object.fromEntries(hosts.map((host) => [host, dbLine(host)]));
+  const databases = { ...Object.fromEntries(hosts.map((host) => [host, dbLine(host)])), ...more };
   const common = { pool_mode: 'transaction', verbose: 1, server_login_retry: 0.1, resolv_conf: path };
   // prevents a search in the domain of this machine
   const options: BouncerOptions = {

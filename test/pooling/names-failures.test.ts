@@ -3,7 +3,9 @@
  */
 
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { giveTo } from '../../tools/unprivileged';
 import { ask } from '../harness/answers';
@@ -90,6 +92,28 @@ it('the pooler logs the failure of the name thread and starts another thread', a
     assert.equal(await where(await begun(pooler)), TWO);
     assert.equal(pooler.log.count(/WARNING DNS resolver thread failed: the thread ended/), 1);
     assert.equal(pooler.log.count(LOOKUP_FAILED), 1);
+  });
+});
+
+it('a pool tries every address of a name, although another pool takes an address in between', async () => {
+  const silent = '127.0.0.9';
+  const held: Socket[] = [];
+  const server = createServer((socket) => {
+    socket.on('error', () => {});
+    held.push(socket);
+  });
+  server.listen(nameCluster().port, silent);
+  await once(server, 'listening');
+  const line = `${dbLine('one.test')} max_protocol_version=3.0 server_tls_sslmode=disable`;
+  const settings = { server_login_retry: 600, dns_max_ttl: 1000 };
+  await withNames({ databases: { first: line, second: line }, settings }, async (pooler, names) => {
+    names.names.set('one.test', { addresses: [silent, TWO] });
+    const waiting = begun(pooler, 'first');
+    await eventually('the first pool to connect', () => held.length === 1);
+    assert.equal(await where(await begun(pooler, 'second')), TWO);
+    server.close();
+    held[0]?.destroy();
+    assert.equal(await where(await waiting), TWO);
   });
 });
 

@@ -32,7 +32,7 @@ export function connectToHost(server: ServerSocket, host: string | null, port: n
   } else {
     slogNoise(server, `dns socket: ${host}`);
     // `done` may be called before dnsResolve() returns: then there is no look-up to cancel
-    const token = dnsResolve(host, (addr) => onServerResolved(server, addr));
+    const token = dnsResolve(host, (addr) => onServerResolved(server, addr), server.pool.failedAddresses);
     if (server.state === SocketState.SV_LOGIN && server.login !== null && server.handle < 0)
       server.login.dnsToken = token;
   }

@@ -11,14 +11,14 @@ import { LoadBalanceHosts, TargetSession } from '../config/choices';
 import { hostNames } from '../config/records';
 import { cf } from '../config/settings';
 import { dnsAddressCount } from '../net/dnslookup';
-import type { PgPool } from '../pool/bouncer';
+import type { PgPool, ServerSocket } from '../pool/bouncer';
 
 /** While clients are held because no host fits, the hosts are asked often. usec */
 const HOLDING_RETRY = USEC / 2;
 
 /** True while an attempt has met a failed host and has another target to try. */
 export function attemptContinues(pool: PgPool): boolean {
-  return pool.hostsTried > 0 || pool.addressesTried > 0;
+  return pool.hostsTried > 0 || pool.failedAddresses.length > 0;
 }
 
 /** After a failed attempt, the time until the next one may begin. @returns usec, not above 0 = it may begin now */
@@ -32,7 +32,7 @@ export function retryWait(pool: PgPool): number {
 export function endAttempt(pool: PgPool): void {
   pool.attempt++;
   pool.hostsTried = 0;
-  pool.addressesTried = 0;
+  pool.failedAddresses = [];
 }
 
 /** True if the pool stays with a host as long as that works. There is only one primary. */
@@ -47,7 +47,7 @@ export function pickHost(pool: PgPool): { host: string | null; port: number } {
   const { host, port, ports } = pool.db.config;
   const hosts = hostNames(host);
   if (hosts.length === 1) return { host: hosts[0] as string | null, port };
-  const sameHost = pool.addressesTried > 0;
+  const sameHost = pool.failedAddresses.length > 0;
   let at = pool.rrcounter;
   if (!staysWithHost(pool)) {
     // the counter is already at the host after the last one used
@@ -61,17 +61,17 @@ export function pickHost(pool: PgPool): { host: string | null; port: number } {
 }
 
 /**
- * Handles the failure of a host.
+ * Handles the failure of the host of a connection.
  * @returns true if the attempt continues: the next connection goes to another address of that host, or to another host
  */
-export function nextTarget(pool: PgPool, failed: string | null): boolean {
+export function nextTarget({ pool, host, remoteAddr }: ServerSocket): boolean {
   pool.attempt++;
-  if (failed !== null && pool.addressesTried + 1 < dnsAddressCount(failed)) {
-    pool.addressesTried++;
+  if (host !== null && pool.failedAddresses.length + 1 < dnsAddressCount(host)) {
+    pool.failedAddresses = [...pool.failedAddresses, remoteAddr.host];
     pool.targetFailedAt = getCachedTime();
     return true;
   }
-  pool.addressesTried = 0;
+  pool.failedAddresses = [];
   if (pool.hostsTried + 1 < hostNames(pool.db.config.host).length) {
     pool.hostsTried++;
     pool.targetFailedAt = getCachedTime();

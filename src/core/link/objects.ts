@@ -220,7 +220,7 @@ function loginEnded(server: ServerSocket, reason: string, outcome: LoginOutcome)
         unlinkForRetry(server);
         return;
       }
-      if (nextTarget(pool, server.host)) {
+      if (nextTarget(server)) {
         unlinkForRetry(server);
         return;
       }

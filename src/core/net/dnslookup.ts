@@ -17,6 +17,8 @@ import { askNameThread } from './name-thread';
 interface Waiter {
   token: number;
   done: (addr: SockAddr | null) => void;
+  /** addresses that have just failed */
+  avoid: readonly string[];
 }
 
 class DnsRequest {
@@ -77,10 +79,19 @@ function addrText(addr: SockAddr): string {
   return addr.host.includes(':') ? `[${addr.host}]:0` : `${addr.host}:0`;
 }
 
-function deliver(req: DnsRequest, done: Waiter['done']): void {
-  const count = req.addrs.length;
-  const addr = count === 0 ? null : (req.addrs[req.next % count] as SockAddr);
-  if (addr !== null) req.next = (req.next + 1) % count;
+/** Several pools take addresses in turn, so the next one may have failed for this pool. */
+function pickAddress(req: DnsRequest, avoid: readonly string[]): SockAddr | null {
+  const { addrs, next } = req;
+  const count = addrs.length;
+  if (count === 0) return null;
+  let at = next % count;
+  for (let i = 0; i < count && avoid.includes((addrs[at] as SockAddr).host); i++) at = (at + 1) % count;
+  req.next = (at + 1) % count;
+  return addrs[at] as SockAddr;
+}
+
+function deliver(req: DnsRequest, { done, avoid }: Omit<Waiter, 'token'>): void {
+  const addr = pickAddress(req, avoid);
   logNoise(`dns: deliver_info(${req.name}) addr=${addr === null ? 'NULL' : addrText(addr)}`);
   done(addr);
 }
@@ -88,19 +99,20 @@ function deliver(req: DnsRequest, done: Waiter['done']): void {
 /**
  * Looks up an address of `name`.
  * @param done called with an address (port 0) or null: before this function returns if the answer is cached, else later
+ * @param avoid addresses that have just failed: they are used only if there is no other
  * @returns a token for dnsCancel(), or -1 if `done` has already been called
  */
-export function dnsResolve(name: string, done: (addr: SockAddr | null) => void): number {
+export function dnsResolve(name: string, done: (addr: SockAddr | null) => void, avoid: readonly string[] = []): number {
   const req = requestOf(name);
   if (!req.inFlight && req.resolved) {
     if (getCachedTime() <= req.expires) {
-      deliver(req, done);
+      deliver(req, { done, avoid });
       return -1;
     }
     logNoise(`dns: ttl over: ${name}`);
   }
   const token = ++lastToken;
-  req.waiters.push({ token, done });
+  req.waiters.push({ token, done, avoid });
   if (!req.inFlight) launch(req);
   return req.inFlight ? token : -1;
 }
@@ -183,7 +195,7 @@ function gotResult(req: DnsRequest, addrs: SockAddr[], result: number): void {
   }
   const waiters = req.waiters;
   req.waiters = [];
-  for (const waiter of waiters) deliver(req, waiter.done);
+  for (const waiter of waiters) deliver(req, waiter);
 }
 
 /** Calls `each` for every cached name in order, for SHOW DNS_HOSTS. ttl in seconds. */

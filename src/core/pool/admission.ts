@@ -85,7 +85,8 @@ export function serverLifetime(server: ServerSocket): number {
  * rejects logins is not flooded, and the hosts of a list are tried in order.
  */
 export function poolLoginLimit(pool: PgPool): number {
-  if (pool.lastConnectFailed || !pool.welcomeMsgReady || pool.hostsTried > 0 || pool.addressesTried > 0) return 1;
+  if (pool.lastConnectFailed || !pool.welcomeMsgReady || pool.hostsTried > 0 || pool.failedAddresses.length > 0)
+    return 1;
   const ofDb = pool.db.config.serverLoginConcurrency;
   return ofDb > 0 ? ofDb : cf.serverLoginConcurrency;
 }

@@ -135,9 +135,9 @@ export class PgPool implements ListNode {
   holding = false;
   /** round-robin counter over the hosts of the database */
   rrcounter = 0;
-  /** number of hosts, and of addresses of the current host, that failed in this connection attempt (link/hosts.ts) */
+  /** number of hosts, and the addresses of the current host, that failed in this connection attempt (link/hosts.ts) */
   hostsTried = 0;
-  addressesTried = 0;
+  failedAddresses: readonly string[] = [];
   /** when the last of them failed, usec */
   targetFailedAt = 0;
   /** number of the target, to tell failures of earlier targets from those of this one */
