@@ -132,7 +132,8 @@ it('--check finds every error in every file', async () => {
 });
 
 it('--check reports every broken line of auth_file', async () => {
-  const users = file('broken.txt', '"ann" "x"', 'bob', '; a comment', `"${'n'.repeat(200)}" ""`, '"eve" "open', '');
+  const long = `"${'n'.repeat(200)}" ""`;
+  const users = file('broken.txt', '"ann" "x"', 'bob', '; a comment', long, '"admin"', '"dan" "x"', '"eve" "open', '');
   const ini = file('users.ini', ...main(`auth_file = ${users}`));
   assert.deepEqual(await problems(ini), [
     'broken.txt:2: broken auth file',
@@ -150,6 +151,7 @@ it('--check reports settings that admit no client or contradict each other', asy
     'c.ini:5: LDAP server not specified, and no ldapbasedn',
   ]);
   assert.deepEqual(
+    'broken.txt:7: broken auth file',
     await problems(file('d.ini', '[databases]', 'x = host=y', 'z = user=u', '[pgbouncer]', 'auth_type = any')),
     ['d.ini:2: auth_type=any requires forced user: x'],
   );

@@ -147,7 +147,6 @@ describe('auth_file', () => {
     ],
     ['no space between', '"a"x"b"\n', [['a', 'b']]],
     ['bytes', '"\xc3\xa9" "\xff"\n', [['\xc3\xa9', '\xff']]],
-    ['a password on the next line', '"a"\n"b"\n', [['a', 'b']]],
     [
       'a name twice',
       '"a" "1"\n"a" "2"\n',
@@ -170,6 +169,7 @@ describe('auth_file', () => {
     ['# as a comment', '# x\n', broken],
     ['an open name', '"b', broken],
     ['no password', '"b"\n', broken],
+    ['no password before another user', '"b"\n"c" "x"\n', broken],
     ['an open password', '"b" "x\n', broken],
     ['an open password that ends in doubled quotes', '"b" "x""', broken],
     ['a name of 128 bytes', `"${'n'.repeat(128)}" "p"\n`, 'ERROR username too long in auth file'],

@@ -118,7 +118,8 @@ function parseAuthFile(text: string, from: number, users: AuthFileUser[]): { rea
     if (nameEnd - nameStart >= MAX_USERNAME) return { ...broken, reason: 'username too long in auth file' };
 
     const passwdQuote = text.indexOf('"', nameEnd + 1);
-    if (passwdQuote < 0) return broken;
+    // in PgBouncer, a user without a password gets the name in the next line as one
+    if (passwdQuote < 0 || lineEnd(text, nameEnd) < passwdQuote) return broken;
     const passwdEnd = closingQuote(text, passwdQuote + 1);
     if (passwdEnd < 0) return broken;
     if (passwdEnd - passwdQuote - 1 >= MAX_PASSWORD) return { ...broken, reason: 'password too long in auth file' };
