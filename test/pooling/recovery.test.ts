@@ -8,7 +8,7 @@ import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import type { Client } from 'pg';
 import { type Bouncer, it, PgCluster } from '../harness';
-import { backendsBecome, login, withPooler } from '../harness/answers';
+import { backendsBecome, login, refusal, withPooler } from '../harness/answers';
 import { backendPid } from '../harness/expect';
 import { after, before, eventually } from '../harness/limits';
 import { bind, EXECUTE, FLUSH, parse, SYNC } from '../harness/prepared-packets';
@@ -256,6 +256,22 @@ for (const [how, ends] of [
         await pg.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
       });
     }));
+
+it('a cancel request of the pooler does not count for max_client_conn', () =>
+  withHeldCancels(async (port) => {
+    const databases = { postgres: `host=127.0.0.1 port=${port}` };
+    const limits = { max_client_conn: 2, server_recovery_timeout: 100, cancel_wait_timeout: 100 };
+    await withPooler({ databases, settings: { ...ONE_SERVER, ...limits, verbose: 1 } }, async (pooler) => {
+      const client = await login(pooler);
+      await client.sendMessage('Q', Buffer.from('SELECT pg_sleep(100)\0'));
+      await backendsBecome(pg, `state = 'active' AND wait_event = 'PgSleep'`, 1);
+      await client.destroy(true);
+      await pooler.logWait(/started sending cancel request/);
+      for (let i = 0; i < 2; i++) await login(pooler);
+      assert.match(await refusal(pooler), /max_client_conn/);
+      await pg.killBackends("wait_event = 'PgSleep'");
+    });
+  }));
 
 it('PAUSE waits for a server that is being recovered', async () => {
   await withOneServer({}, async (pooler, pid) => {

@@ -15,7 +15,7 @@ import { addressPeerId, DNS_PEER, reachedAt } from '../pool/peer-address';
 import { Dropping } from '../pool/phases';
 import { getPeerPool } from '../pool/pool';
 import { addCancel } from '../pool/socket';
-import { changeClientState, changeServerState, newClient } from '../pool/states';
+import { changeClientState, changeServerState, newOwnRequest } from '../pool/states';
 import { count, Stat } from '../pool/stats';
 import { upcalls } from '../pool/upcalls';
 import { PACKET_READY_IDLE, writeCancelRequest } from '../wire/messages';
@@ -65,9 +65,9 @@ function queueForPeer(peer: PgDatabase, req: ClientSocket, key: Buffer): void {
   launchFor(req.pool, 1);
 }
 
-/** Queues the same request for one more peer. It has no connection: only its server connection has one. */
+/** Queues the same request for one more peer. */
 function queueCopyForPeer(peer: PgDatabase, { remoteAddr }: ClientSocket, key: Buffer): void {
-  const copy = newClient();
+  const copy = newOwnRequest();
   copy.connectTime = copy.requestTime = getCachedTime();
   copy.remoteAddr = remoteAddr;
   copy.cancelKey = key;

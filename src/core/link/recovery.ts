@@ -13,7 +13,7 @@ import { type ClientSocket, Replication, type ServerSocket, SocketState } from '
 import { Recovery } from '../pool/phases';
 import { ResponseAction } from '../pool/requests';
 import { addCancel, cancelCount } from '../pool/socket';
-import { changeClientState, changeServerState, newClient } from '../pool/states';
+import { changeClientState, changeServerState, newOwnRequest } from '../pool/states';
 import { PACKET_SYNC, writeQuery } from '../wire/messages';
 import { PqMsg } from '../wire/packets';
 import { pktbufTemp } from '../wire/pktbuf';
@@ -51,9 +51,8 @@ export function isRecoverable(server: ServerSocket, client: ClientSocket): boole
   return server.requests.fakes === 0;
 }
 
-/** Queues a cancel request that no client has sent. It has no connection: only its server connection has one. */
 function requestCancel(server: ServerSocket): void {
-  const req = newClient();
+  const req = newOwnRequest();
   req.connectTime = req.requestTime = getCachedTime();
   req.pool = server.pool;
   req.loginUser = server.loginUser;

@@ -206,7 +206,7 @@ export function decideStartupPool(client: ClientSocket, type: number, buf: Buffe
   if (typeof request === 'string') return refuse(client, request);
 
   // the client itself is already counted; the console stays reachable
-  if (socketCounts.clients > cf.maxClientConn && request.database !== 'pgbouncer') {
+  if (socketCounts.clients - socketCounts.ownRequests > cf.maxClientConn && request.database !== 'pgbouncer') {
     tally(Tally.REFUSED_BY_PROCESS);
     return refuse(client, 'no more connections allowed (max_client_conn)');
   }

@@ -15,12 +15,21 @@ import { isServerSocket } from './socket';
 /** Clients that are not logged in yet, the longest connected first. */
 export const loginClientList = new StatList<ClientSocket>('login_client_list');
 
-/** Number of open sockets now, and at most so far: SHOW LISTS prints the difference as free. */
-export const socketCounts = { clients: 0, servers: 0, clientsPeak: 0, serversPeak: 0 };
+/**
+ * Number of open sockets now, and at most so far: SHOW LISTS prints the difference as free. The clients include the
+ * pooler's own cancel requests.
+ */
+export const socketCounts = { clients: 0, ownRequests: 0, servers: 0, clientsPeak: 0, serversPeak: 0 };
 
 export function newClient(): ClientSocket {
   if (++socketCounts.clients > socketCounts.clientsPeak) socketCounts.clientsPeak = socketCounts.clients;
   return new ClientSocket(SocketState.CL_FREE);
+}
+
+/** A cancel request that no client has sent. It has no connection: only its server connection has one. */
+export function newOwnRequest(): ClientSocket {
+  socketCounts.ownRequests++;
+  return newClient();
 }
 
 export function newServer(pool: PgPool): ServerSocket {
@@ -153,6 +162,7 @@ export function changeClientState(client: ClientSocket, newState: SocketState): 
   const list = clientList(client, newState);
   if (list === null) {
     socketCounts.clients--;
+    if (client.handle < 0) socketCounts.ownRequests--;
     return;
   }
   if (newState === SocketState.CL_WAITING || newState === SocketState.CL_WAITING_LOGIN) {
