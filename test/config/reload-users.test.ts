@@ -118,6 +118,33 @@ describe('credentials of a pool that exists', () => {
       'host all postgres 127.0.0.1/32 trust',
       'host all all 127.0.0.1/32 scram-sha-256',
     ]);
+  it('another forced user may have clients of its own in the database', async () => {
+    for (const name of ['former', 'latter']) await pg.createUser(name, '', 'none');
+    const line = (user: string) => ({ app: pg.connstr('one', user) });
+    const userlist = { latter: '' };
+    await withPooler({ databases: line(''), settings: TX, userlist }, async (pooler) => {
+      const own = await login(pooler, { database: 'app', user: 'latter' });
+      await ask(own, 'BEGIN');
+      pooler.rewrite({ databases: line('user=former'), userlist });
+      await pooler.admin('RELOAD');
+      const [idle, busy] = [await login(pooler, { database: 'app' }), await login(pooler, { database: 'app' })];
+      await ask(busy, 'BEGIN');
+      assert.equal(await ask(idle, 'SELECT current_user'), 'former');
+      pooler.rewrite({ databases: line('user=latter'), userlist });
+      await pooler.admin('RELOAD');
+      assert.equal(await ask(idle, 'SELECT current_user'), 'latter');
+      assert.equal(await ask(busy, 'SELECT current_user'), 'former', 'a transaction ends where it began');
+      for (const client of [busy, own]) await ask(client, 'COMMIT');
+      for (const client of [idle, busy, own]) assert.equal(await ask(client, 'SELECT current_user'), 'latter');
+      const [pool, ...others] = await show(pooler, 'POOLS', { database: 'app' });
+      assert.deepEqual([pool?.user, pool?.cl_active, others.length], ['latter', 3, 0]);
+      const counts = await Promise.all(
+        ['former', 'latter'].map(async (name) => (await show(pooler, 'USERS', { name }))[0]?.current_connections),
+      );
+      assert.deepEqual(counts, [0, (await show(pooler, 'SERVERS', { database: 'app' })).length]);
+    });
+  });
+
   });
 
   /** Writes auth_file. */

@@ -6,6 +6,7 @@ import { DATABASE_DEFAULTS, type DatabaseConfig, parseDatabase } from '../config
 import { cf } from '../config/settings';
 import type { ClientSocket, PgCredentials, PgDatabase } from '../pool/bouncer';
 import { addDatabase, findDatabase, forceUserCredentials } from '../pool/database';
+import { joinPools } from '../pool/join';
 import { handOverPool } from '../pool/pool';
 import { findOrAddGlobalUser } from '../pool/user';
 import { tagDatabaseDirty, tagHostsGone } from './dirty';
@@ -53,7 +54,10 @@ export function applyDatabase(config: DatabaseConfig): PgDatabase {
   if (config.user === null) db.forcedUser = null;
   else {
     const user = forceUserCredentials(db, config.user, knownPassword(config));
-    if (before !== null && before !== user) handOverPool(db, before, user);
+    if (before !== null && before !== user) {
+      joinPools(db, before, user);
+      handOverPool(db, before, user);
+    }
   }
   return db;
 }

@@ -410,7 +410,8 @@ export class ClientSocket extends PgSocket {
 export class ServerSocket extends PgSocket {
   readonly kind: SocketKind.SERVER = SocketKind.SERVER;
   link: ClientSocket | null = null;
-  readonly pool: PgPool;
+  /** changed by joinPools() only */
+  pool: PgPool;
   /** null after the login */
   login: ServerLogin<ClientSocket> | null = new ServerLogin();
   readonly vars = new ServerVars();

@@ -27,7 +27,7 @@ const poolOrder = new OrderedIndex(poolList, comparePools);
 const peerPoolOrder = new OrderedIndex(peerPoolList, (a: PgPool, b: PgPool) => comparePeers(a.db, b.db));
 
 /** The pool of a database and a user, or null. Searches the shorter of their two arrays: either may be very long. */
-function findPool(db: PgDatabase, user: PgGlobalUser): PgPool | null {
+export function findPool(db: PgDatabase, user: PgGlobalUser): PgPool | null {
   if (db.pools.length < user.pools.length) {
     for (const pool of db.pools) if (pool.user?.globalUser === user) return pool;
   } else {
@@ -104,13 +104,14 @@ function isUnused(pool: PgPool): boolean {
 }
 
 /** Number of all server connections, as counted for the database and the user. */
-function countedServers(pool: PgPool): number {
+export function countedServers(pool: PgPool): number {
   return poolServerCount(pool) + pool.listenServerList.count;
 }
 
 /**
  * A database has got another forced user: the pool of the former one, with its clients, belongs to the new one from now
- * on. The caller replaces its servers. If the new user has connections in a pool of its own, both pools stay.
+ * on. The caller replaces its servers. If the new user has connections in a pool of its own, both pools stay: see
+ * joinPools().
  */
 export function handOverPool(db: PgDatabase, before: PgCredentials, user: PgCredentials): void {
   const [from, to] = [before.globalUser, user.globalUser];

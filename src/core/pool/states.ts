@@ -218,6 +218,18 @@ export function changeServerState(server: ServerSocket, newState: SocketState): 
   }
 }
 
+function moveList(from: StatList<AnySocket>, to: StatList<AnySocket>, pool: PgPool): void {
+  for (let sk = from.pop(); sk !== null; sk = from.pop()) {
+    sk.pool = pool;
+    to.append(sk);
+  }
+}
+
+/** Moves all sockets of a pool to another one. */
+export function moveSockets(from: PgPool, to: PgPool): void {
+  for (const { list } of [...clientStates, ...serverStates]) moveList(list(from), list(to), to);
+}
+
 /** Calls `each` for every socket of a list. `each` may disconnect the socket passed to it, and the next one. */
 export function eachSocket<T extends AnySocket>(list: StatList<T>, each: (sk: T) => void): void {
   let sk = list.head;
