@@ -9,7 +9,7 @@ import { writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { freePort } from '../../tools/postgres';
-import { ask, backendOf, login, refusal, show, withPooler } from '../harness/answers';
+import { ask, backendOf, login, refusal, show, start, thrownOut, valueIn, withPooler } from '../harness/answers';
 import type { Bouncer } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
 import { iniText } from '../harness/index';
@@ -172,6 +172,26 @@ describe('several hosts', () => {
       });
     });
   }
+
+  for (const [what, line] of [
+    ['another host', 'host=127.0.0.1'],
+    ['one more host', 'host=127.0.0.9,127.0.0.1'],
+  ])
+    it(`after RELOAD with ${what}, no client gets the error of an earlier login`, async () => {
+      const databases = (hosts: string) => ({ postgres: `${hosts} port=${pg.port}` });
+      const settings = { ...TX, server_login_retry: 600 };
+      await withPooler({ databases: databases('host=127.0.0.1'), settings }, async (pooler) => {
+        const [waits, fails, works] = [await login(pooler), await login(pooler), await login(pooler)];
+        await changeHosts(pooler, databases('host=127.0.0.8,127.0.0.9'));
+        await start(waits, 'SELECT 1');
+        await pooler.logWait(/closing because: connect failed[\s\S]*closing because: connect failed/);
+        await start(fails, 'SELECT 1');
+        assert.match(await thrownOut(fails), /^server login has been failing, cached error: connect failed/);
+        await changeHosts(pooler, databases(line as string));
+        assert.equal(await ask(works, 'SELECT 1'), '1');
+        assert.equal(valueIn(await waits.until('Z')), '1');
+      });
+    });
 
   it('all hosts are tried once before the login counts as failed and server_login_retry applies', async () => {
     const databases = { postgres: `host=127.0.0.7,127.0.0.8,127.0.0.9 port=${pg.port}` };

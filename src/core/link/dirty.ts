@@ -11,6 +11,12 @@ import { endAttempt } from './hosts';
 import { closeServerList } from './kill';
 import { disconnectServer, LoginOutcome } from './objects';
 
+/** Nothing is known about the servers of a pool any more: its next login need not wait, and no client gets an old error. */
+function forgetFailures(pool: PgPool): void {
+  endAttempt(pool);
+  pool.lastLoginFailed = pool.lastConnectFailed = pool.holding = false;
+}
+
 /** Closes the servers of this pool when they are released, and those logging in at once. */
 export function tagPoolDirty(pool: PgPool): void {
   if (pool.db.admin) return;
@@ -19,7 +25,7 @@ export function tagPoolDirty(pool: PgPool): void {
     server.closeNeeded = true;
   });
   closeServerList(pool.newServerList, 'connect string changed');
-  endAttempt(pool);
+  forgetFailures(pool);
 }
 
 /** Does so for all pools of a database: its connect string changed, or RECONNECT was requested. */
@@ -46,7 +52,7 @@ export function tagHostsGone(db: PgDatabase, host: string | null): void {
         disconnectServer(server, true, 'connect string changed', LoginOutcome.ABANDONED);
       else server.closeNeeded = true;
     });
-    endAttempt(pool);
+    forgetFailures(pool);
   }
 }
 

@@ -127,8 +127,6 @@ export function handOverPool(db: PgDatabase, before: PgCredentials, user: PgCred
   pool.user = user;
   pool.indexInUser = to.pools.push(pool) - 1;
   poolOrder.insert(pool);
-  // the failures were those of the former user
-  pool.lastLoginFailed = pool.lastConnectFailed = pool.holding = false;
   noteChange(pool);
   touchPool(pool);
 }
