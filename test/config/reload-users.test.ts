@@ -6,12 +6,13 @@ import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { freePort } from '../../tools/postgres';
-import { ask, login, rowsBecome, show, withPooler } from '../harness/answers';
+import { ask, login, rowsBecome, show, start, thrownOut, withPooler } from '../harness/answers';
 import { ADMIN_PASSWORD, ADMIN_USER, type Bouncer } from '../harness/bouncer';
 import { PgCluster } from '../harness/cluster';
 import { after, before, describe } from '../harness/limits';
 import { eventually, it } from '../harness/machine';
 import { becomes, get } from '../harness/metrics';
+import type { RawClient } from '../harness/raw-client';
 
 let pg: PgCluster;
 
@@ -69,6 +70,30 @@ describe('forced users', () => {
     });
   });
 
+  it('after RELOAD with another password, no client gets the error of the former one', async () => {
+    await pg.createUser('rotated', 'first', 'scram');
+    await pg.setHba(['local all all trust', 'host all rotated all scram-sha-256', 'host all all all trust']);
+    const line = (password: string) => ({ app: pg.connstr('one', `user=rotated password=${password}`) });
+    const settings = { ...TX, server_login_retry: 600 };
+    await withPooler({ databases: line('first'), settings }, async (pooler) => {
+      const clients = [];
+      for (let i = 0; i < 3; i++) clients.push(await login(pooler, { database: 'app' }));
+      const [refused, next, works] = clients as [RawClient, RawClient, RawClient];
+      await pg.sql("ALTER ROLE rotated PASSWORD 'second'");
+      await pooler.admin('RECONNECT');
+      await start(refused, 'SELECT 1');
+      assert.match(await thrownOut(refused), /password authentication failed/);
+      await start(next, 'SELECT 1');
+      assert.match(
+        await thrownOut(next),
+        /^server login has been failing, cached error: password authentication failed/,
+      );
+      pooler.rewrite({ databases: line('second'), settings });
+      await pooler.admin('RELOAD');
+      assert.equal(await ask(works, 'SELECT current_user'), 'rotated');
+    });
+  });
+
   it('the servers of another forced user also replace those of a pool that it had before', async () => {
     for (const name of ['first', 'next']) await pg.createUser(name, '', 'none');
     const line = (user: string) => ({ app: pg.connstr('one', user) });
@@ -90,6 +115,33 @@ describe('forced users', () => {
         }
         await client.end();
       }
+    });
+  });
+
+  it('another forced user may have clients of its own in the database', async () => {
+    for (const name of ['former', 'latter']) await pg.createUser(name, '', 'none');
+    const line = (user: string) => ({ app: pg.connstr('one', user) });
+    const userlist = { latter: '' };
+    await withPooler({ databases: line(''), settings: TX, userlist }, async (pooler) => {
+      const own = await login(pooler, { database: 'app', user: 'latter' });
+      await ask(own, 'BEGIN');
+      pooler.rewrite({ databases: line('user=former'), userlist });
+      await pooler.admin('RELOAD');
+      const [idle, busy] = [await login(pooler, { database: 'app' }), await login(pooler, { database: 'app' })];
+      await ask(busy, 'BEGIN');
+      assert.equal(await ask(idle, 'SELECT current_user'), 'former');
+      pooler.rewrite({ databases: line('user=latter'), userlist });
+      await pooler.admin('RELOAD');
+      assert.equal(await ask(idle, 'SELECT current_user'), 'latter');
+      assert.equal(await ask(busy, 'SELECT current_user'), 'former', 'a transaction ends where it began');
+      for (const client of [busy, own]) await ask(client, 'COMMIT');
+      for (const client of [idle, busy, own]) assert.equal(await ask(client, 'SELECT current_user'), 'latter');
+      const [pool, ...others] = await show(pooler, 'POOLS', { database: 'app' });
+      assert.deepEqual([pool?.user, pool?.cl_active, others.length], ['latter', 3, 0]);
+      const counts = await Promise.all(
+        ['former', 'latter'].map(async (name) => (await show(pooler, 'USERS', { name }))[0]?.current_connections),
+      );
+      assert.deepEqual(counts, [0, (await show(pooler, 'SERVERS', { database: 'app' })).length]);
     });
   });
 
@@ -118,33 +170,6 @@ describe('credentials of a pool that exists', () => {
       'host all postgres 127.0.0.1/32 trust',
       'host all all 127.0.0.1/32 scram-sha-256',
     ]);
-  it('another forced user may have clients of its own in the database', async () => {
-    for (const name of ['former', 'latter']) await pg.createUser(name, '', 'none');
-    const line = (user: string) => ({ app: pg.connstr('one', user) });
-    const userlist = { latter: '' };
-    await withPooler({ databases: line(''), settings: TX, userlist }, async (pooler) => {
-      const own = await login(pooler, { database: 'app', user: 'latter' });
-      await ask(own, 'BEGIN');
-      pooler.rewrite({ databases: line('user=former'), userlist });
-      await pooler.admin('RELOAD');
-      const [idle, busy] = [await login(pooler, { database: 'app' }), await login(pooler, { database: 'app' })];
-      await ask(busy, 'BEGIN');
-      assert.equal(await ask(idle, 'SELECT current_user'), 'former');
-      pooler.rewrite({ databases: line('user=latter'), userlist });
-      await pooler.admin('RELOAD');
-      assert.equal(await ask(idle, 'SELECT current_user'), 'latter');
-      assert.equal(await ask(busy, 'SELECT current_user'), 'former', 'a transaction ends where it began');
-      for (const client of [busy, own]) await ask(client, 'COMMIT');
-      for (const client of [idle, busy, own]) assert.equal(await ask(client, 'SELECT current_user'), 'latter');
-      const [pool, ...others] = await show(pooler, 'POOLS', { database: 'app' });
-      assert.deepEqual([pool?.user, pool?.cl_active, others.length], ['latter', 3, 0]);
-      const counts = await Promise.all(
-        ['former', 'latter'].map(async (name) => (await show(pooler, 'USERS', { name }))[0]?.current_connections),
-      );
-      assert.deepEqual(counts, [0, (await show(pooler, 'SERVERS', { database: 'app' })).length]);
-    });
-  });
-
   });
 
   /** Writes auth_file. */

@@ -46,9 +46,11 @@ function wakeUser(name: string): PgGlobalUser | null {
   return user;
 }
 
-/** Changes a password, and drops what belongs to the old one: SCRAM keys and verifier. */
+/** Changes a password, and drops what belongs to the old one: SCRAM keys and verifier, and failures of server logins. */
 export function changePassword(credentials: PgCredentials, passwd: string): void {
   if (credentials.passwd === passwd) return;
+  for (const pool of credentials.globalUser?.pools ?? [])
+    if (pool.user === credentials) pool.lastLoginFailed = pool.lastConnectFailed = false;
   credentials.passwd = passwd;
   credentials.externalPasswd = false;
   credentials.scramPassthroughValid = false;
