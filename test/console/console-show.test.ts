@@ -172,7 +172,9 @@ describe('CLIENTS, SERVERS, SOCKETS', () => {
     await eventually('connect_query to run', async () =>
       (await show('SERVERS')).some((server) => server.database === 'slow' && server.state === 'new'),
     );
-    assert.equal((await row('POOLS', 'database', 'slow')).sv_login, 1);
+    const pool = await row('POOLS', 'database', 'slow');
+    assert.equal(pool.sv_login, 1);
+    assert.ok(Number(pool.maxwait) * 1_000_000 + Number(pool.maxwait_us) > 0);
     assert.equal((await row('CLIENTS', 'application_name', 'patient')).state, 'waiting');
     assert.ok((await show('SOCKETS')).some((socket) => socket.state === 'sv_login'));
     await con.query('KILL slow');

@@ -49,10 +49,15 @@ function cancelCounts(pool: PgPool): CancelCounts {
   };
 }
 
-/** How long the first client in the queue has waited, usec. @param now usec */
+/**
+ * How long the first client in the queue has waited, usec. In PgBouncer, that is 0 for a client that is logging in.
+ * @param now usec
+ */
 export function maxWait(pool: PgPool, now: number): number {
   const waiter = pool.waitingClientList.head;
-  return waiter !== null && waiter.queryStart > 0 ? now - waiter.queryStart : 0;
+  if (waiter === null) return 0;
+  const since = waiter.queryStart > 0 ? waiter.queryStart : waiter.waitStart;
+  return since > 0 ? now - since : 0;
 }
 
 function poolRow(pool: PgPool, now: number): PoolRow {
