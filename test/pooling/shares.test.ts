@@ -3,12 +3,23 @@
  */
 
 import assert from 'node:assert/strict';
-import { login, refusal, rowsBecome, show, start, thrownOut, valueIn, withPooler } from '../harness/answers';
+import {
+  ask,
+  backendOf,
+  login,
+  refusal,
+  rowsBecome,
+  show,
+  start,
+  thrownOut,
+  valueIn,
+  withPooler,
+} from '../harness/answers';
 import type { Bouncer } from '../harness/bouncer';
 import { clusterWithUsers } from '../harness/fixtures';
 import { describe } from '../harness/limits';
 import { eventually, it } from '../harness/machine';
-import type { RawClient } from '../harness/raw-client';
+import { RawClient } from '../harness/raw-client';
 
 const pg = clusterWithUsers('ann', 'ben', 'cem');
 
@@ -22,6 +33,7 @@ interface Options {
   connections: number;
   fairShareTimeout?: number;
   users?: Record<string, string>;
+  settings?: Record<string, string | number>;
 }
 
 async function withShares(options: Options, body: (pooler: Bouncer) => Promise<void>): Promise<void> {
@@ -30,6 +42,7 @@ async function withShares(options: Options, body: (pooler: Bouncer) => Promise<v
     max_db_connections: options.connections,
     server_login_retry: 1,
     fair_share_timeout: options.fairShareTimeout ?? 0.02,
+    ...options.settings,
   };
   const userlist = { ann: '', ben: '', cem: '' };
   await withPooler({ cluster: pg(), settings, userlist, users: options.users ?? {} }, async (pooler) => {
@@ -174,6 +187,35 @@ describe('fair shares of max_db_connections', () => {
       await eventually('ann to have all', async () => (await serversOf(pooler, 'ann'))[0] === 4);
       await ann.stop();
     }));
+
+  it('no pool waits for a pool whose clients wait for servers that are being reset', () => {
+    const reset = "SELECT pg_advisory_xact_lock_shared(1) WHERE current_user = 'ann'";
+    const settings = { server_reset_query: reset, server_reset_query_always: 1 };
+    return withShares({ connections: 3, settings }, async (pooler) => {
+      await introduce(pooler, 'ann', 'ben');
+      const locker = await RawClient.connect({ port: pg().port });
+      await locker.login();
+      await ask(locker, 'SELECT pg_advisory_lock(1)');
+      const holders = [];
+      for (const user of ['ann', 'ben', 'ben']) holders.push(await login(pooler, { user }));
+      for (const client of holders) await ask(client, 'BEGIN');
+      const [first, second] = holders as [RawClient, RawClient];
+      const waiting = [await login(pooler, { user: 'ann' }), await login(pooler, { user: 'ben' })];
+      for (const client of waiting) {
+        await start(client, 'SELECT session_user');
+        await rowsBecome(pooler, 'CLIENTS', { state: 'waiting' }, waiting.indexOf(client) + 1);
+      }
+      await ask(first, 'COMMIT');
+      await rowsBecome(pooler, 'SERVERS', { state: 'tested', user: 'ann' }, 1);
+      await pg().killBackends(`pid = ${await backendOf(second)}`);
+      const [ann, ben] = waiting as [RawClient, RawClient];
+      assert.equal(valueIn(await ben.until('Z')), 'ben');
+      assert.equal((await show(pooler, 'CLIENTS', { state: 'waiting', user: 'ann' })).length, 1);
+      await ask(locker, 'SELECT pg_advisory_unlock(1)');
+      assert.equal(valueIn(await ann.until('Z')), 'ann');
+      await locker.end();
+    });
+  });
 
   it('SHOW WAITS tells what clients wait for, and who has it', () =>
     withShares({ connections: 2, fairShareTimeout: 0 }, async (pooler) => {

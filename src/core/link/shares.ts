@@ -34,9 +34,13 @@ export function settleClaim(pool: PgPool): void {
   pool.db.claims?.delete(pool);
 }
 
-/** True if the pool could open a connection now, if its database had room. No pool waits for another that cannot. */
+/**
+ * True if the pool would open a connection now, if its database had room. No pool waits for another that does not: one
+ * whose clients wait for servers that are being tested opens none.
+ */
 function canUse(pool: PgPool): boolean {
   if (retryWait(pool) > 0 || pool.newServerList.count >= poolLoginLimit(pool)) return false;
+  if (pool.waitingClientList.count <= pool.testedServerList.count + pool.usedServerList.count) return false;
   const size = poolPoolSize(pool);
   if (size > 0 && poolServerCount(pool) >= size) return false;
   const user = pool.user?.globalUser ?? null;
