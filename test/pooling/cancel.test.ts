@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { connect, createServer, type Socket } from 'node:net';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { freePort } from '../../tools/postgres';
 import { Bouncer, eventually, it, PgCluster } from '../harness';
 import { withPooler } from '../harness/answers';
@@ -404,6 +404,45 @@ it('cancel requests that race with queries never hit the wrong client', async ()
   const lists = Object.fromEntries((await own.admin('SHOW LISTS')).map(({ list, items }) => [list, items]));
   assert.equal(lists.used_clients, 1);
   await own.stop();
+});
+
+it('a server that has just refused a login gets cancel requests', async () => {
+  await pg.createUser('few', '', 'none');
+  await pg.sql('ALTER ROLE few CONNECTION LIMIT 1');
+  const settings = { pool_mode: 'transaction', server_login_retry: 600 };
+  await withPooler({ cluster: pg, settings, userlist: { few: '' } }, async (pooler) => {
+    const [busy, waiting] = [await login(pooler, { user: 'few' }), await login(pooler, { user: 'few' })];
+    await start(busy, 'SELECT pg_sleep(100)');
+    await rowsBecome(pooler, 'SERVERS', { state: 'active' }, 1);
+    await start(waiting, 'SELECT 1');
+    await pooler.logWait(/server login failed: FATAL too many connections for role "few"/);
+    await cancelRequest({ port: pooler.port }, busy.backendPid, busy.backendKey);
+    assert.equal(errorIn(await busy.until('Z'))?.C, '57014');
+    assert.equal(valueIn(await waiting.until('Z')), '1');
+  });
+});
+
+it('peers get cancel requests without delay during PAUSE', async () => {
+  let received = 0;
+  const peer = createServer((socket) => {
+    socket.on('error', () => {});
+    socket.once('data', () => {
+      received++;
+      socket.end();
+    });
+  });
+  peer.listen(0, '127.0.0.1');
+  await once(peer, 'listening');
+  const peers = { 2: `host=127.0.0.1 port=${(peer.address() as AddressInfo).port}` };
+  // if one connection were opened in each run of the maintenance, the last requests would not live that long
+  const settings = { peer_id: 1, cancel_wait_timeout: 2 };
+  await withPooler({ cluster: pg, settings, peers }, async (pooler) => {
+    await pooler.admin('PAUSE');
+    const requests = Array.from({ length: 15 }, () => cancelRequest({ port: pooler.port }, 2 << 16, int32(3)));
+    await Promise.all(requests);
+    assert.equal(received, requests.length);
+  });
+  peer.close();
 });
 
 it('a cancel request that peers forward in a circle ends after three times', async () => {

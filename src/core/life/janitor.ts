@@ -161,6 +161,8 @@ function fullLoopMaint(runQueue: RunQueue): void {
     }
     pool = next;
   }
+  // peers are never paused
+  if (mode !== PauseMode.SUSPEND) peerPoolsMaint();
   if (mode === PauseMode.SUSPEND) {
     if (force) closeClientList(loginClientList, 'suspend_timeout');
     else active += loginClientList.count;
