@@ -8,7 +8,7 @@ import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { freePort } from '../../tools/postgres';
 import { Bouncer, eventually, it, PgCluster } from '../harness';
-import { withPooler } from '../harness/answers';
+import { errorIn, login, rowsBecome, start, valueIn, withPooler } from '../harness/answers';
 import { after, before, describe } from '../harness/limits';
 import {
   CANCEL_REQUEST,

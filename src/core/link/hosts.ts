@@ -15,6 +15,8 @@ import type { PgPool, ServerSocket } from '../pool/bouncer';
 
 /** While clients are held because no host fits, the hosts are asked often. usec */
 const HOLDING_RETRY = USEC / 2;
+/** Cancel requests wait no longer than cancel_wait_timeout. usec */
+const CANCEL_RETRY = USEC / 2;
 
 /** True while an attempt has met a failed host and has another target to try. */
 export function attemptContinues(pool: PgPool): boolean {
@@ -26,6 +28,16 @@ export function retryWait(pool: PgPool): number {
   if (!pool.lastConnectFailed || attemptContinues(pool)) return 0;
   const retry = pool.holding ? Math.min(HOLDING_RETRY, cf.serverLoginRetry) : cf.serverLoginRetry;
   return retry - (getCachedTime() - pool.lastConnectTime);
+}
+
+/**
+ * True if a connection for a cancel request may be opened now. Failed logins say nothing about it: a server that has no
+ * room for another session takes requests, too.
+ * @returns false if something has failed, and the last one was opened a moment ago
+ */
+export function cancelMayConnect(pool: PgPool): boolean {
+  const retry = Math.min(CANCEL_RETRY, cf.serverLoginRetry);
+  return !pool.lastConnectFailed || getCachedTime() - pool.lastCancelTime >= retry;
 }
 
 /** Makes the next connection begin a new attempt. */

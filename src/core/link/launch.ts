@@ -27,7 +27,7 @@ import { poolServerCount, touchPool } from '../pool/pool';
 import { sendingAuthQuery } from '../pool/socket';
 import { changeServerState, newServer } from '../pool/states';
 import { connectBeside, connectToHost } from './connect';
-import { attemptContinues, endAttempt, pickHost, retryWait } from './hosts';
+import { attemptContinues, cancelMayConnect, endAttempt, pickHost, retryWait } from './hosts';
 import { disconnectServer } from './objects';
 import { awaitsPassword } from './password-command';
 import { claimBefore, claimShare, settleClaim } from './shares';
@@ -128,7 +128,10 @@ export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): boole
     logDebug('launch_new_connection: already progress');
     return false;
   }
-  const wait = retryWait(pool);
+  const cancelWaits = pool.waitingCancelReqList.count > pool.newServerList.count;
+  const forCancel = cancelWaits && cancelMayConnect(pool);
+  if (cancelWaits && !forCancel && pool.waitingClientList.count === 0) return false;
+  const wait = forCancel ? 0 : retryWait(pool);
   if (wait > 0) {
     if (wantDebug()) {
       const left = Math.floor(wait / USEC);
@@ -136,9 +139,9 @@ export function launchNewConnection(pool: PgPool, evictIfNeeded: boolean): boole
     }
     return false;
   }
-  if (awaitsPassword(pool) && pool.waitingCancelReqList.count <= pool.newServerList.count) return false;
-  if (!hasRoom(pool, evictIfNeeded)) return false;
-  openConnection(pool);
+  if (awaitsPassword(pool) && !forCancel) return false;
+  if (!hasRoom(pool, evictIfNeeded, forCancel)) return false;
+  openConnection(pool, forCancel);
   return true;
 }
 
@@ -154,7 +157,7 @@ function cancelLimit({ db, user }: PgPool, size: number): number {
   return set.length === 0 ? 0 : Math.min(...set);
 }
 
-function hasRoom(pool: PgPool, evictIfNeeded: boolean): boolean {
+function hasRoom(pool: PgPool, evictIfNeeded: boolean, forCancel: boolean): boolean {
   const count = poolServerCount(pool);
   const size = poolPoolSize(pool);
   if (pool.db.peerId > 0) {
@@ -163,7 +166,7 @@ function hasRoom(pool: PgPool, evictIfNeeded: boolean): boolean {
     return false;
   }
   const most = cancelLimit(pool, size);
-  if (pool.waitingCancelReqList.count > pool.newServerList.count && (most <= 0 || count < 2 * most)) {
+  if (forCancel && (most <= 0 || count < 2 * most)) {
     logDebug('launch_new_connection: bypass pool limitations for cancel request');
     return true;
   }
@@ -221,8 +224,9 @@ function isCarried(pool: PgPool, req: ClientSocket): boolean {
   return false;
 }
 
-function openConnection(pool: PgPool): void {
-  const request = uncarriedCancel(pool);
+/** @param forCancel cancel requests wait for a connection, and it may be opened for one of them */
+function openConnection(pool: PgPool, forCancel: boolean): void {
+  const request = forCancel ? uncarriedCancel(pool) : null;
   const server = newServer(pool);
   const now = getCachedTime();
   // failures that long ago do not belong to this attempt; connecting to a silent host may itself have taken that long
@@ -234,7 +238,9 @@ function openConnection(pool: PgPool): void {
   }
   server.loginUser = pool.user;
   server.connectTime = now;
-  pool.lastConnectTime = now;
+  // the next login need not wait because of a cancel request
+  if (forCancel) pool.lastCancelTime = now;
+  else pool.lastConnectTime = now;
   pool.lastActiveTime = now;
   changeServerState(server, SocketState.SV_LOGIN);
   countServer(server);

@@ -126,6 +126,8 @@ export class PgPool implements ListNode {
   /* usec */
   lastLifetimeDisconnect = 0;
   lastConnectTime = 0;
+  /** when a connection for a cancel request was last opened */
+  lastCancelTime = 0;
   lastActiveTime = getCachedTime();
 
   lastConnectFailed = false;
