@@ -51,6 +51,17 @@ describe('databases', () => {
     });
   });
 
+  it('RELOAD applies changed initial values of variables', async () => {
+    const line = (zone: string) => ({ app: pg.connstr('one', `timezone=${zone}`) });
+    await withPooler({ databases: line('Asia/Tokyo'), settings: TX }, async (pooler) => {
+      const zone = async () => ask(await login(pooler, { database: 'app' }), 'SHOW timezone');
+      assert.equal(await zone(), 'Asia/Tokyo');
+      pooler.rewrite({ databases: line('Asia/Kolkata') });
+      await pooler.admin('RELOAD');
+      assert.equal(await zone(), 'Asia/Kolkata');
+    });
+  });
+
   it('RELOAD keeps the servers of databases whose limits have changed', async () => {
     await withPooler({ databases: { app: pg.connstr('one') }, settings: TX }, async (pooler) => {
       const client = await login(pooler, { database: 'app' });

@@ -36,7 +36,9 @@ function connectStringChanged(db: PgDatabase, config: DatabaseConfig): boolean {
     JSON.stringify(db.config.tls) !== JSON.stringify(config.tls) ||
     db.config.authDbname !== config.authDbname ||
     db.config.authQuery !== config.authQuery ||
-    db.config.loadBalanceHosts !== config.loadBalanceHosts
+    db.config.loadBalanceHosts !== config.loadBalanceHosts ||
+    // initial values of variables, which are the defaults of the clients of its pools
+    JSON.stringify(db.config.startupParams) !== JSON.stringify(config.startupParams)
   );
 }
 
