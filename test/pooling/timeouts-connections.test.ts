@@ -180,6 +180,18 @@ describe('idle databases and pools', () => {
     });
   });
 
+  it('an auto-database that is disabled stays so, however long it is unused', async () => {
+    const settings = { ...TX, autodb_idle_timeout: 0.8 };
+    await withPooler({ databases: { '*': pg().connstr('postgres') }, settings }, async (pooler) => {
+      await pooler.admin('DISABLE closed');
+      await pooler.admin('RECONNECT unused');
+      await pooler.logWait(/dropping database 'unused'/);
+      assert.equal(await refusal(pooler, { database: 'closed' }), 'database "closed" is disabled');
+      await pooler.admin('ENABLE closed');
+      assert.equal(await ask(await login(pooler, { database: 'closed' }), 'SELECT 1'), '1');
+    });
+  });
+
   it('pool_idle_timeout removes pools without connections, except pools with min_pool_size', async () => {
     const databases = {
       postgres: pg().connstr(),

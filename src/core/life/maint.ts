@@ -291,7 +291,8 @@ function databasesMaint(now: number): void {
   if (cf.autodbIdleTimeout <= 0) return;
   for (let db = autodatabaseIdleList.head; db !== null; ) {
     const next = nextOf(db);
-    if (!db.paused) {
+    // otherwise the next client would find it neither paused nor disabled
+    if (!db.paused && !db.disabled) {
       if (now - db.inactiveTime <= cf.autodbIdleTimeout) return;
       killDatabase(db);
     }
