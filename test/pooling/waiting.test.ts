@@ -445,4 +445,25 @@ describe('a client whose connection ends while it waits for a server', () => {
       assert.equal(await ask(holder, 'SELECT count(*) FROM seen'), '0');
     });
   });
+
+  it('a login does not wait behind queries once the welcome message is known', async () => {
+    const databases = { postgres: pg.connstr('postgres', "connect_query='SELECT pg_advisory_xact_lock_shared(5)'") };
+    await withPooler({ databases, settings: { pool_mode: 'transaction', default_pool_size: 1 } }, async (pooler) => {
+      const [holder, queued] = [await login(pooler), await login(pooler)];
+      await ask(holder, 'BEGIN');
+      const locker = await RawClient.connect({ port: pg.port });
+      await locker.login();
+      await ask(locker, 'SELECT pg_advisory_lock(5)');
+      await start(queued, 'BEGIN');
+      await pooler.admin('RECONNECT');
+      await rowsBecome(pooler, 'SERVERS', { state: 'new' }, 1);
+      const late = await pooler.raw();
+      const answer = late.login();
+      await queueIs(pooler, 2);
+      await ask(locker, 'SELECT pg_advisory_unlock(5)');
+      assert.equal(letters(await queued.until('Z')), 'CZ');
+      assert.equal((await answer).at(-1)?.type, 'Z');
+      await locker.end();
+    });
+  });
 });

@@ -21,7 +21,7 @@ import { getCachedTime } from '../base/time';
 import { SslMode } from '../config/choices';
 import { cf } from '../config/settings';
 import { cancelRequestFor, forwardCancelRequest } from '../link/cancel';
-import { disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
+import { activateClient, disconnectServer, LoginOutcome, releaseServer } from '../link/objects';
 import { passwordRefused } from '../link/password-command';
 import { renewPassword } from '../link/registry';
 import { misfit, noteRole } from '../link/target-session';
@@ -29,8 +29,9 @@ import { addrString, fillLocalAddr, isUnixAddr } from '../net/addr';
 import { sbufContinue, sendBytes, sendPacket } from '../net/sbuf';
 import { sbufTlsConnect, serverSslmode, tlsConnectionInfo } from '../net/tls';
 import { type PgCredentials, type PgPool, Replication, type ServerSocket } from '../pool/bouncer';
-import { ProtocolTry, ServerLoginPhase } from '../pool/phases';
+import { LoginPhase, ProtocolTry, ServerLoginPhase } from '../pool/phases';
 import { isDead, replicationTypeParameters, sendingAuthQuery, serverLoginOf } from '../pool/socket';
+import { eachSocket } from '../pool/states';
 import { observe, Timing } from '../pool/timings';
 import { upcalls } from '../pool/upcalls';
 import { addOwnParameter, addWelcomeParameter, finishWelcomeMsg, forgetWelcomeParts } from '../pool/welcome';
@@ -296,6 +297,14 @@ function loginParameter(server: ServerSocket, reader: PktReader): Verdict {
   return Verdict.DISCONNECTED;
 }
 
+/** The welcome message is known: the logins that wait for it need no server, so they do not wait behind queries. */
+function welcomeWaiting(pool: PgPool): void {
+  finishWelcomeMsg(pool);
+  eachSocket(pool.waitingClientList, (client) => {
+    if (client.login?.phase === LoginPhase.WELCOME && client.replication === Replication.NONE) activateClient(client);
+  });
+}
+
 function loginReady(server: ServerSocket): Verdict {
   const { pool } = server;
   const login = serverLoginOf(server);
@@ -319,7 +328,7 @@ function loginReady(server: ServerSocket): Verdict {
   observe(pool, Timing.LOGIN, getCachedTime() - login.connectedAt);
   server.ready = true;
   server.login = null;
-  if (server.replication === Replication.NONE) finishWelcomeMsg(pool);
+  if (server.replication === Replication.NONE) welcomeWaiting(pool);
   else if (server.link?.login) server.link.login.welcome = login.welcome?.copy() ?? null;
   if (pool.db.admin) return upcalls.takeoverLoggedIn(server);
   releaseServer(server);
