@@ -11,7 +11,7 @@ import { logState, strerror } from '../core/base/log';
 import { native } from '../core/base/native';
 import { type AuthFileUser, findBrokenLines, loadAuthFile, requiresAuthFile } from '../core/config/authfile';
 import { AuthType } from '../core/config/choices';
-import { loadHba } from '../core/config/hba';
+import { loadHba, OPEN_CERT, openCertRules } from '../core/config/hba';
 import { loadIdent } from '../core/config/ident';
 import { type IniHandler, parseIniFile } from '../core/config/ini';
 import { parseLdapOptions } from '../core/config/ldap-options';
@@ -184,7 +184,9 @@ function checkHba(check: Check): void {
     rules = loadHba(file, maps);
   });
   reportRules(check, file, 'pgbouncer/auth_hba_file', lines);
-  for (const rule of (rules as ReturnType<typeof loadHba>) ?? []) {
+  const loaded = (rules as ReturnType<typeof loadHba>) ?? [];
+  for (const { line } of openCertRules(loaded, cf)) report(check, file, line, OPEN_CERT, true);
+  for (const rule of loaded) {
     if (rule.method === AuthType.LDAP) checkLdap(rule.options, (text) => report(check, file, rule.line, text));
     if (rule.identMap !== null && rule.method !== AuthType.CERT && rule.method !== AuthType.PEER) {
       report(check, file, rule.line, 'map= has no effect with this method');

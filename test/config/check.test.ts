@@ -131,6 +131,18 @@ it('--check finds every error in every file', async () => {
   }
 });
 
+it('--check warns of HBA rules with cert that trust all authorities of the system', async () => {
+  const hba = file('cert.conf', 'host all all all md5', 'hostssl all all all cert');
+  const tls = ['client_tls_sslmode = prefer', `client_tls_key_file = ${dir}/key`, `client_tls_cert_file = ${dir}/crt`];
+  const rules = ['auth_type = hba', `auth_hba_file = ${hba}`];
+  const warned = async (...lines: string[]) =>
+    (await problems(file('cert.ini', ...main(...lines)))).filter((line) => line.startsWith('cert.conf'));
+  const text = 'cert without client_tls_ca_file accepts certificates of all authorities that this system trusts';
+  assert.deepEqual(await warned(...rules, ...tls), [`cert.conf:2: warning: ${text}`]);
+  assert.deepEqual(await warned(...rules, ...tls, `client_tls_ca_file = ${dir}/ca`), []);
+  assert.deepEqual(await warned(...rules), []);
+});
+
 it('--check reports every broken line of auth_file', async () => {
   const long = `"${'n'.repeat(200)}" ""`;
   const users = file('broken.txt', '"ann" "x"', 'bob', '; a comment', long, '"admin"', '"dan" "x"', '"eve" "open', '');
@@ -139,6 +151,7 @@ it('--check reports every broken line of auth_file', async () => {
     'broken.txt:2: broken auth file',
     'broken.txt:4: username too long in auth file',
     'broken.txt:5: broken auth file',
+    'broken.txt:7: broken auth file',
   ]);
 });
 
@@ -151,7 +164,6 @@ it('--check reports settings that admit no client or contradict each other', asy
     'c.ini:5: LDAP server not specified, and no ldapbasedn',
   ]);
   assert.deepEqual(
-    'broken.txt:7: broken auth file',
     await problems(file('d.ini', '[databases]', 'x = host=y', 'z = user=u', '[pgbouncer]', 'auth_type = any')),
     ['d.ini:2: auth_type=any requires forced user: x'],
   );

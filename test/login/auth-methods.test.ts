@@ -159,6 +159,19 @@ describe('cert', () => {
     });
   });
 
+  it('the log warns of HBA rules with cert that trust all authorities of the system', async () => {
+    const warning = /WARNING hba line 2: cert without client_tls_ca_file accepts certificates of all authorities/;
+    const rules = ['host all all all md5', 'hostssl all all all cert'];
+    for (const [caFile, count] of [
+      ['', 1],
+      [ca.cert, 0],
+    ] as const) {
+      await withRules(rules, async (pooler) => assert.equal(pooler.log.count(warning), count), {
+        settings: { ...tls, client_tls_ca_file: caFile },
+      });
+    }
+  });
+
   it('a certificate is not for users whose names differ in case, or match a wildcard', async () => {
     const ann = certs.issue(ca, 'exact', { cn: 'ann', san: 'DNS:ann.example.net' });
     const all = certs.issue(ca, 'all', { cn: '*.example.net', san: 'DNS:*.example.net' });

@@ -10,8 +10,9 @@
 import { posix } from 'node:path';
 import { formatInet, parseInet, parseInet4, parseInet6, parseMaskBits } from '../base/inet';
 import { logError, logWarning, strerror } from '../base/log';
-import { AuthType } from './choices';
+import { AuthType, SslMode } from './choices';
 import { type IdentMap, type IdentMaps, readLines } from './ident';
+import type { Settings } from './settings-table';
 import { atWord, eat, eatWord, nextToken, Tok, Tokens } from './tokens';
 
 export const enum HbaType {
@@ -288,6 +289,15 @@ export function parseHba(lines: string[], maps: IdentMaps | null, file: string):
       logWarning(`could not parse hba config line ${i + 1}`);
   }
   return rules;
+}
+
+export const OPEN_CERT =
+  'cert without client_tls_ca_file accepts certificates of all authorities that this system trusts';
+
+/** The rules with `cert` to which that applies. PostgreSQL refuses them; PgBouncer has them without a word. */
+export function openCertRules(rules: readonly HbaRule[], settings: Readonly<Settings>): HbaRule[] {
+  if (settings.clientTlsSslmode === SslMode.DISABLED || settings.clientTlsCaFile !== '') return [];
+  return rules.filter(({ method }) => method === AuthType.CERT);
 }
 
 /** @returns false after logging an error */

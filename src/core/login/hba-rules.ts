@@ -5,7 +5,7 @@
 import { type HbaClient, hbaEval } from '../auth/hba-eval';
 import { logWarning } from '../base/log';
 import { AuthType } from '../config/choices';
-import { type HbaRule, isHbaReadable, loadHba } from '../config/hba';
+import { type HbaRule, isHbaReadable, loadHba, OPEN_CERT, openCertRules } from '../config/hba';
 import { type IdentMaps, loadIdent } from '../config/ident';
 import { cf } from '../config/settings';
 import type { Settings } from '../config/settings-table';
@@ -29,6 +29,7 @@ export function reloadHba(): void {
   const loaded = loadHba(cf.authHbaFile, maps);
   if (loaded !== null) rules = loaded;
   else if (rules !== null) logWarning('could not load HBA file, keeping the previous rules');
+  for (const { line } of openCertRules(rules ?? [], cf)) logWarning(`hba line ${line}: ${OPEN_CERT}`);
 }
 
 /** True if LDAP may decide about a login. */
