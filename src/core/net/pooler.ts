@@ -113,8 +113,9 @@ const NO_UID = 0xffffffff;
 /** The bits that chmod() changes. */
 const MODE_BITS = 0o7777;
 
-/** @param failed called with what has failed; it may end the process */
+/** An abstract socket has no file. @param failed called with what has failed; it may end the process */
 function changeFileMode(path: string, failed: (reason: string) => void): void {
+  if (path.startsWith('@')) return;
   if (cf.unixSocketGroup !== '') {
     const gid = parseUint32(cf.unixSocketGroup) ?? native.getgrnam(cf.unixSocketGroup);
     const res = gid < 0 ? 0 : native.chown(path, -1, gid);
@@ -160,7 +161,7 @@ function createUnixSocket(): void {
     }
   }
   const fd = listenUnix(path);
-  if (!abstract) changeFileMode(path, die);
+  changeFileMode(path, die);
   tuneSocket(fd, true);
   logInfo(`listening on unix:${path}`);
   addSocket(fd, unixAddr(cf.listenPort, 0, 0));
