@@ -61,14 +61,15 @@ function mutated(text: string, edits: Edit[]): string {
   return changed;
 }
 
-/** @throws Error if a fault cannot be put in */
+/**
+ * A module that cannot be compiled ends every simulation, which would pass for a fault that has been found.
+ * @throws Error if a fault cannot be put in, or leaves text that cannot be compiled
+ */
 export function checkMutation({ edits }: Mutation): void {
   for (const { file } of edits) {
     const text = readFileSync(join(SOURCE, `${file}.js`), 'utf8');
-    mutated(
-      text,
-      edits.filter((edit) => edit.file === file),
-    );
+    const ofFile = edits.filter((edit) => edit.file === file);
+    compileFunction(mutated(text, ofFile), PARAMETERS);
   }
 }
 

@@ -105,7 +105,7 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'a handover forgets what was received ahead from an idle client',
-    seed: 228,
+    seed: 263,
     wanted: { faults: { ...NONE, reboots: true } },
     edits: [
       {
@@ -146,14 +146,13 @@ export const mutations: Mutation[] = [
   },
   {
     name: 'the old process does not find the clients that log in while it waits and cannot be handed over',
-    seed: 267,
+    seed: 337,
     wanted: { faults: { ...NONE, reboots: true }, clients: 100 },
     edits: [{ file: 'takeover/staying', find: 'now >= this.findAt', replace: 'false' }],
   },
   {
     // PgBouncer does this
     name: 'the parameters of a replication connection become those of its pool',
-    seed: 48,
     wanted: { faults: NONE },
     edits: [
       {
@@ -163,8 +162,8 @@ export const mutations: Mutation[] = [
       },
       {
         file: 'core/login/server-login',
-        find: 'if (server.replication === 0 /* Replication.NONE */)\n        (0, welcome_1.finishWelcomeMsg)(pool);',
-        replace: '(0, welcome_1.finishWelcomeMsg)(pool); if (server.replication === 0);',
+        find: 'if (server.replication === 0 /* Replication.NONE */)\n        welcomeWaiting(pool);',
+        replace: 'welcomeWaiting(pool); if (server.replication === 0);',
       },
     ],
   },

@@ -48,6 +48,11 @@ describe('the simulation with a fault that is put back', () => {
     );
   });
 
+  it('refuses a fault that leaves text which cannot be compiled', () => {
+    const edit = { file: 'core/base/timer', find: '"use strict"', replace: '}' };
+    assert.throws(() => checkMutation({ name: 'broken', wanted: {}, edits: [edit] }), SyntaxError);
+  });
+
   for (const mutation of [...mutations, ...shareMutations, ...targetMutations]) {
     it(`finds the fault: ${mutation.name}`, () => {
       checkMutation(mutation);
