@@ -235,6 +235,12 @@ const forGood: MeantDifference[] = [
     step: /^log$/,
     either: /postgres\/c_empty@/,
   },
+  {
+    reason: 'the server connection is kept if auth_query fails: clients that have not logged in cannot close it',
+    scenario: /^login: auth_query that fails$/,
+    step: /^log/,
+    left: /^LOG S: .* closing because: error response from auth_query /,
+  },
 ];
 
 /** The online reboot, for which tsbouncer has its own handover. */
