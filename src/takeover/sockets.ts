@@ -4,10 +4,10 @@
 
 import { nextOf } from '../core/base/list';
 import { native } from '../core/base/native';
-import { type AnySocket, type ClientSocket, type PgPool, type ServerSocket, SocketState } from '../core/pool/bouncer';
+import { type AnySocket, type PgPool, type ServerSocket, SocketState } from '../core/pool/bouncer';
 import { Recovery } from '../core/pool/phases';
 import { peerPoolList, poolList } from '../core/pool/pool';
-import { isServerSocket } from '../core/pool/socket';
+import { isOwnRequest, isServerSocket } from '../core/pool/socket';
 import { clientStates, eachSocket, loginClientList, serverStates } from '../core/pool/states';
 import { FORMAT_LISTEN, FORMAT_TLS } from './format';
 
@@ -54,11 +54,6 @@ export function anyHandshake(): boolean {
     if (sk.tls && sk.handle >= 0 && native.tlsRefusal(sk.handle) === UNDER_WAY) return true;
   }
   return false;
-}
-
-/** True for a cancel request that no client has sent (link/recovery.ts). */
-function isOwnRequest(client: ClientSocket): boolean {
-  return client.handle < 0;
 }
 
 /** True for a listening connection, and for its clients. */

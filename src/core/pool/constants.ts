@@ -15,10 +15,12 @@ const ANY = /'|\$[^0-9]|[\x80-\xff]/;
 const UNPAIRED = /\\|--|\/\*|\$[^0-9]/;
 /** A quoted name, or a constant. */
 const QUOTED = /"[^"]*"|'([^']*)'/g;
+/** A word that names a time of the clock, up to its end. */
+const CLOCK_WORD = '(?<![a-z])(?:now|today|tomorrow|yesterday)(?![a-z]';
 /** What may be a date, a time or an interval. */
-const DATE = /\d|(?<![a-z])(?:now|today|tomorrow|yesterday)(?![a-z])/i;
+const DATE = new RegExp(`\\d|${CLOCK_WORD})`, 'i');
 /** A date that depends on the clock; now() is a function. */
-const CLOCK = /(?<![a-z])(?:now|today|tomorrow|yesterday)(?![a-z]|[ \t\n\v\f\r]*\()/i;
+const CLOCK = new RegExp(`${CLOCK_WORD}|[ \\t\\n\\v\\f\\r]*\\()`, 'i');
 
 /** True if a constant of the text matches, or perhaps does. */
 function hasConstant(text: string, pattern: RegExp): boolean {

@@ -29,6 +29,11 @@ export function isServerSocket(sk: PgSocket): sk is ServerSocket {
   return sk.kind === SocketKind.SERVER;
 }
 
+/** True for a cancel request that no client has sent: states.ts, newOwnRequest(). */
+export function isOwnRequest(client: ClientSocket): boolean {
+  return client.handle < 0;
+}
+
 /** True after a socket was disconnected: it has no handle, and no event may be handled for it. */
 export function isDead(sk: PgSocket): boolean {
   return sk.state === SocketState.CL_JUSTFREE || sk.state === SocketState.SV_JUSTFREE;

@@ -10,7 +10,7 @@ import { cf } from '../config/settings';
 import { type AnySocket, ClientSocket, type PgPool, ServerSocket, SocketState } from './bouncer';
 import { noteChange } from './changes';
 import { touchPool } from './pool';
-import { isServerSocket } from './socket';
+import { isOwnRequest, isServerSocket } from './socket';
 
 /** Clients that are not logged in yet, the longest connected first. */
 export const loginClientList = new StatList<ClientSocket>('login_client_list');
@@ -162,7 +162,7 @@ export function changeClientState(client: ClientSocket, newState: SocketState): 
   const list = clientList(client, newState);
   if (list === null) {
     socketCounts.clients--;
-    if (client.handle < 0) socketCounts.ownRequests--;
+    if (isOwnRequest(client)) socketCounts.ownRequests--;
     return;
   }
   if (newState === SocketState.CL_WAITING || newState === SocketState.CL_WAITING_LOGIN) {

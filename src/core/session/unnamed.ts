@@ -45,10 +45,8 @@ function replaceUnnamed(client: ClientSocket, server: ServerSocket): void {
   const { unnamed, unnamedLen, deallocating } = client;
   // an outstanding Parse of an earlier segment decides what it is
   const unnamedSeq = unnamedUnsure(server) ? 0 : client.unnamedSeq;
-  client.earlierUnnamed = {
-    ...{ segment: requests.segment, at: requests.total },
-    ...{ unnamedSeq, unnamed, unnamedLen, deallocating },
-  };
+  const { segment, total: at } = requests;
+  client.earlierUnnamed = { segment, at, unnamedSeq, unnamed, unnamedLen, deallocating };
   client.unnamed = null;
   client.unnamedLen = 0;
 }
